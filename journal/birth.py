@@ -1,0 +1,91 @@
+"""How a journal comes into being: complete under its name, or not at all.
+
+LMDB writes the first pages of a new file in one step that a power cut can tear, and a torn one is never accepted
+again. So the file is made in a scratch folder, with its first records, synced and closed, and then linked to its name.
+"""
+
+import errno
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from journal.durable import fsync_dir, link_durably
+from journal.environment import ENGINE, MAP_BYTES, open_environment, translated
+from journal.errors import JournalExistsError, JournalFilesystemError
+from journal.filesystem import filesystem_type, judge_filesystem
+from journal.record import EMPTY, Head, Record, encode, link, seal
+
+FORMAT: Final = 1
+
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS})
+
+
+def give_birth(
+    path: Path,
+    records: Sequence[Record],
+    *,
+    scratch: Path,
+    projections: Mapping[bytes, bytes],
+    allow_unknown_filesystem: bool,
+    map_bytes: int = MAP_BYTES,
+) -> Head:
+    """Make a journal with its first records; see `Journal.create`."""
+    raws = [encode(record) for record in records]
+    if os.path.lexists(path):
+        raise _exists(path)
+    with translated(path, "giving birth"):
+        judge_filesystem(filesystem_type(path.parent), path, allow_unknown=allow_unknown_filesystem)
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="journal-", dir=scratch))
+        try:
+            head = _build(folder / path.name, raws, projections, map_bytes)
+            _link(folder / path.name, path)
+            # The folder of the journal may be new itself, and its name belongs to the folder above it.
+            with suppress(PermissionError):
+                fsync_dir(path.parent.resolve().parent)
+        finally:
+            for left in folder.iterdir():
+                left.unlink()
+            folder.rmdir()
+    return head
+
+
+def _build(path: Path, raws: Sequence[bytes], projections: Mapping[bytes, bytes], map_bytes: int) -> Head:
+    environment = open_environment(path, readonly=False, create=True, map_bytes=map_bytes)
+    try:
+        seq, chain = EMPTY
+        with environment.write() as txn:
+            txn.put_meta(b"format", b"%d" % FORMAT)
+            txn.put_meta(b"engine", ENGINE)
+            for raw in raws:
+                seq, chain = seq + 1, link(chain, raw)
+                txn.put_record(seq, chain + raw)
+            for name, value in projections.items():
+                txn.put_projection(name, seal(name, value))
+        environment.sync()
+    finally:
+        environment.close()
+    return Head(seq, chain)
+
+
+def _link(source: Path, path: Path) -> None:
+    try:
+        link_durably(source, path)
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        raise JournalFilesystemError(
+            f"{path}: a hard link from {source.parent.parent} expected to work, found: {error.strerror}",
+            hint="keep cache and scratch folder on one local file system with hard links",
+        ) from error
+
+
+def _exists(path: Path) -> JournalExistsError:
+    return JournalExistsError(
+        f"{path}: no journal expected, somebody gave birth to one before", hint="open that one"
+    )

@@ -1,0 +1,158 @@
+"""What can go wrong with a journal, grouped by what a caller does about it.
+
+Every error has a `kind`, a short name that never changes once it was released; programs match on it, or on the
+class, and never on the text. `message` says what was expected and what was found, `hint` what mends it.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar
+
+
+class ErrorKind(StrEnum):
+    """Stable names of the errors. Names are added, never changed or reused."""
+
+    JOURNAL = "journal"
+    DAMAGED = "journal-damaged"
+    FULL = "journal-full"
+    PERMISSION = "journal-permission"
+    FILESYSTEM = "journal-filesystem"
+    VERSION = "journal-version"
+    MISSING = "journal-missing"
+    EXISTS = "journal-exists"
+    HEAD_MOVED = "journal-head-moved"
+    LOCK_HELD = "build-lock-held"
+    MISUSE = "journal-misuse"
+    CLOSED = "journal-closed"
+    IO = "journal-io"
+    RECORD = "journal-record"
+
+
+class JournalError(Exception):
+    """Something is wrong with a journal, a record or the build lock.
+
+    Attributes:
+        kind: Stable name of the class of errors.
+        message: What was expected and what was found.
+        hint: What mends it; empty if nothing can be said in general.
+    """
+
+    kind: ClassVar[ErrorKind] = ErrorKind.JOURNAL
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class JournalDamagedError(JournalError):
+    """The file is not a sound journal, or not the one it was. Keep it as evidence, then rebuild.
+
+    Attributes:
+        seq: Place of the first record that cannot be trusted; None if the damage is not in a record.
+        problems: Findings of the structural check, if there was one.
+    """
+
+    kind = ErrorKind.DAMAGED
+
+    def __init__(
+        self, message: str, *, hint: str = "", seq: int | None = None, problems: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(
+            message, hint=hint or "keep the file as evidence and rebuild the journal from its segments"
+        )
+        self.seq = seq
+        self.problems = problems
+
+
+class JournalFullError(JournalError):
+    """No space left on the file system, in the quota or in the reserved map. Nothing was appended."""
+
+    kind = ErrorKind.FULL
+
+
+class JournalPermissionError(JournalError):
+    """This user may not read or write the journal or its folder."""
+
+    kind = ErrorKind.PERMISSION
+
+
+class JournalFilesystemError(JournalError):
+    """The file system cannot keep the promises a journal needs: it is remote, unknown, or without hard links."""
+
+    kind = ErrorKind.FILESYSTEM
+
+
+class JournalVersionError(JournalError):
+    """A newer release wrote this journal; this one may read it and must not write."""
+
+    kind = ErrorKind.VERSION
+
+
+class JournalMissingError(JournalError):
+    """There is no journal under this name."""
+
+    kind = ErrorKind.MISSING
+
+
+class JournalExistsError(JournalError):
+    """Somebody else gave birth to a journal under this name first."""
+
+    kind = ErrorKind.EXISTS
+
+
+class HeadMovedError(JournalError):
+    """The journal has another head than the caller decided upon. Read again, decide again.
+
+    Attributes:
+        expected: Seq and chain the caller had seen.
+        found: Seq and chain in the journal.
+    """
+
+    kind = ErrorKind.HEAD_MOVED
+
+    def __init__(self, message: str, *, expected: tuple[int, bytes], found: tuple[int, bytes]) -> None:
+        super().__init__(message, hint="read the new records and decide again")
+        self.expected = expected
+        self.found = found
+
+
+class BuildLockHeldError(JournalError):
+    """Another process holds the build lock and did not release it in time.
+
+    Attributes:
+        holder: The document the holder wrote (pid, host, boot_id, since, build, command); None if it wrote none yet.
+    """
+
+    kind = ErrorKind.LOCK_HELD
+
+    def __init__(self, message: str, *, holder: Mapping[str, object] | None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.holder = None if holder is None else dict(holder)
+
+
+class JournalMisuseError(JournalError):
+    """The calling program broke a rule of this package; no retry helps."""
+
+    kind = ErrorKind.MISUSE
+
+
+class JournalClosedError(JournalMisuseError):
+    """The journal was closed, or given up after an error of the disk; open it again."""
+
+    kind = ErrorKind.CLOSED
+
+
+class JournalIOError(JournalError):
+    """The operating system failed a read or write for a reason that has no class of its own."""
+
+    kind = ErrorKind.IO
+
+
+class RecordError(JournalError):
+    """Bytes that are no canonical record, or a value that a record cannot hold."""
+
+    kind = ErrorKind.RECORD

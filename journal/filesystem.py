@@ -1,0 +1,76 @@
+"""Which file systems a journal may live on.
+
+LMDB needs one coherent page cache and working locks, and the journal needs names that survive a power cut and hard
+links. Local file systems that are known to give these are allowed; remote ones never are; others need an explicit
+setting, because nobody tried them.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+from journal.errors import JournalFilesystemError
+
+# From linux/magic.h; f_type of statfs(2).
+_ALLOWED: Final = {
+    0xEF53: "ext4",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0xF2F52010: "f2fs",
+    0x01021994: "tmpfs",
+    0x794C7630: "overlay",
+}
+_REMOTE: Final = {
+    0x6969: "nfs",
+    0x517B: "smb",
+    0xFF534D42: "cifs",
+    0xFE534D42: "smb2",
+    0x00C36400: "ceph",
+    0x01021997: "9p",
+    0x5346414F: "afs",
+    0x6B414653: "afs",
+    0x73757245: "coda",
+    0x0BD00BD0: "lustre",
+    0x47504653: "gpfs",
+    0x01161970: "gfs2",
+    0x7461636F: "ocfs2",
+    0x786F4256: "vboxsf",
+}
+_STATFS_BYTES: Final = 256  # struct statfs has 120 bytes on 64-bit Linux; f_type is its first word
+_TYPE_BYTES: Final = 8
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def filesystem_type(path: Path) -> int:
+    """The type number of the file system that holds an existing path: `f_type` of statfs(2).
+
+    Raises:
+        OSError: The path does not exist or cannot be asked.
+    """
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.statfs(os.fsencode(path), buffer) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(path))
+    return int.from_bytes(buffer.raw[:_TYPE_BYTES], "little") & 0xFFFFFFFF
+
+
+def judge_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
+    """Refuse a file system by its type number; see the module for the rule.
+
+    Raises:
+        JournalFilesystemError: It is remote, or unknown while `allow_unknown` is False.
+    """
+    if number in _ALLOWED:
+        return
+    expected = f"{path}: a local file system expected ({', '.join(_ALLOWED.values())})"
+    if number in _REMOTE:
+        raise JournalFilesystemError(
+            f"{expected}, found {_REMOTE[number]}, which is remote", hint="put the cache on a local disk"
+        )
+    if not allow_unknown:
+        raise JournalFilesystemError(
+            f"{expected}, found type 0x{number:X}, which nobody tried",
+            hint="put the cache on one of these, or allow unknown file systems in the configuration",
+        )

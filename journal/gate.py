@@ -1,0 +1,145 @@
+"""Checks on the raw bytes of a journal file, made before anything maps it into memory.
+
+They are cheap, and they are about what would harm the process that opens the file: something that is no regular
+file, a file without its two meta pages, or one that is written in another format. Damage further inside is the
+business of the structural check, the chain and the guarded reader.
+
+Meta pages of LMDB 0.9 (mdb.c, `MDB_page` and `MDB_meta`, 64 bit): a page header of 16 bytes, then magic (4),
+version (4), address (8), map size (8), two database records of 48 bytes of which the first begins with the page
+size (4), last page number (8), transaction number (8); all in the byte order of the machine.
+"""
+
+import errno
+import os
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from journal.errors import (
+    JournalDamagedError,
+    JournalIOError,
+    JournalMissingError,
+    JournalPermissionError,
+)
+
+_META: Final = struct.Struct("=16xIIQQI44x48xQQ")
+_MAGIC: Final = 0xBEEFC0DE
+_VERSION: Final = 1
+_PAGE_SIZES: Final = frozenset(1 << shift for shift in range(9, 16))
+_ATTEMPTS: Final = 5
+_PAUSE_S: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What the meta pages say.
+
+    Attributes:
+        transactions: Number of the transaction that wrote meta page 0 and meta page 1. Equal pairs before and after
+            something mean that nobody committed in between.
+        page_bytes: Size of a page.
+        device: Device of the file.
+        inode: Inode of the file.
+    """
+
+    transactions: tuple[int, int]
+    page_bytes: int
+    device: int
+    inode: int
+
+
+def gate(path: Path) -> Gate:
+    """Look at a journal file without mapping it.
+
+    Raises:
+        JournalMissingError: There is no such file.
+        JournalPermissionError: It cannot be read.
+        JournalDamagedError: It is no regular file, or not an LMDB 0.9 file of this architecture with both meta pages.
+    """
+    with open_regular(path) as fd:
+        return gate_open(fd, path)
+
+
+def gate_open(fd: int, path: Path) -> Gate:
+    """`gate` on an open descriptor; `path` is for the message."""
+    problem = ""
+    for _ in range(_ATTEMPTS):
+        found = _look(fd)
+        if isinstance(found, Gate):
+            return found
+        problem = found
+        time.sleep(_PAUSE_S)  # a meta page may have been read while it was written
+    raise JournalDamagedError(f"{path}: {problem}")
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """An open descriptor of a regular file; neither follows a symbolic link nor waits for a pipe.
+
+    Raises:
+        JournalMissingError: There is no such file.
+        JournalPermissionError: It cannot be read.
+        JournalDamagedError: It is no regular file.
+        JournalIOError: The system cannot open it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        match error.errno:
+            case errno.ENOENT | errno.ENOTDIR:
+                raise JournalMissingError(
+                    f"{path}: a journal expected, there is none", hint="check the path of the cache"
+                ) from error
+            case errno.EACCES | errno.EPERM:
+                raise JournalPermissionError(
+                    f"{path}: permission to read expected: {error.strerror}",
+                    hint="run as the owner of the cache",
+                ) from error
+            case errno.ELOOP | errno.ENXIO:
+                raise JournalDamagedError(
+                    f"{path}: a regular file expected, found a symbolic link, a pipe or a socket"
+                ) from error
+            case _:
+                raise JournalIOError(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise JournalDamagedError(f"{path}: a regular file expected, found something else")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _look(fd: int) -> Gate | str:
+    first = os.pread(fd, _META.size, 0)
+    if len(first) < _META.size:
+        return f"two meta pages expected, the file has only {len(first)} bytes"
+    page_bytes = _META.unpack(first)[4]
+    if page_bytes not in _PAGE_SIZES:
+        return f"meta page 0: a page size of 512 to 32768 bytes expected, found {page_bytes}"
+    second = os.pread(fd, _META.size, page_bytes)
+    # The size is asked for after the pages: a file only grows, and it grows before a meta page says so.
+    about = os.fstat(fd)
+    if len(second) < _META.size or about.st_size < 2 * page_bytes:
+        return f"two meta pages of {page_bytes} bytes expected, the file has only {about.st_size} bytes"
+    transactions = []
+    for number, data in enumerate((first, second)):
+        magic, version, _, _, size, last_page, transaction = _META.unpack(data)
+        if magic != _MAGIC or version != _VERSION or size != page_bytes:
+            return (
+                f"meta page {number}: magic {_MAGIC:#x}, version {_VERSION} and page size {page_bytes} expected, "
+                f"found {magic:#x}, {version} and {size}"
+            )
+        if last_page < 1:
+            return f"meta page {number}: at least two pages expected, last page is {last_page}"
+        transactions.append(transaction)
+    return Gate(
+        transactions=(transactions[0], transactions[1]),
+        page_bytes=page_bytes,
+        device=about.st_dev,
+        inode=about.st_ino,
+    )

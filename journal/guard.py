@@ -1,0 +1,228 @@
+"""Read a journal that may be busy, damaged or hostile, without risk to the process that asks.
+
+LMDB ends the process that reads a damaged file, and the structural check cannot be believed while somebody commits.
+So a file that is quiet and sound is read here, and every other one in a child process whose death is an answer. What a
+child says is believed only as far as the digest chain holds, and the chain is computed again here.
+"""
+
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from journal.environment import Quiet, is_open, open_environment, require_sound
+from journal.errors import (
+    JournalDamagedError,
+    JournalError,
+    JournalFilesystemError,
+    JournalIOError,
+    JournalMissingError,
+    JournalPermissionError,
+)
+from journal.gate import gate
+from journal.guard_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
+from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, follow, unseal
+
+TIMEOUT_S: Final = 60.0
+
+_ATTEMPTS: Final = 3
+_ERRORS: Final[dict[str, type[JournalError]]] = {
+    error.kind: error
+    for error in (JournalPermissionError, JournalFilesystemError, JournalMissingError, JournalIOError)
+}
+_START_CHILD: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from journal.guard_child import main; sys.exit(main(sys.argv[2:]))"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One consistent state of a journal; every link of it was checked here.
+
+    Attributes:
+        head: The newest record.
+        entries: The entries from the seq that was asked for up to the head.
+        projections: Named values, their digests checked.
+    """
+
+    head: Head
+    entries: tuple[Entry, ...]
+    projections: dict[bytes, bytes]
+
+
+def snapshot(
+    path: Path | str,
+    *,
+    start: int = 1,
+    foreign: bool = False,
+    verified: Head = EMPTY,
+    timeout_s: float = TIMEOUT_S,
+) -> Snapshot:
+    """Read a journal in one consistent state, whatever is in the file and whoever writes it.
+
+    Args:
+        path: The file.
+        start: First seq that is wanted; the chain is checked from the beginning nevertheless.
+        foreign: The file comes from elsewhere and nobody writes it: its lock file is not trusted and it is never mapped
+            into this process.
+        verified: A head the caller trusts: the chain is checked from there, and the journal must still contain it.
+        timeout_s: Limit for a child process, in seconds of wall time and of processor time.
+
+    Raises:
+        JournalMissingError: There is no such file.
+        JournalPermissionError: This user may not read it.
+        JournalDamagedError: The file is not sound: its structure, its chain, or because reading it killed the child or
+            took too long. The loss of the newest records cannot be noticed; compare `head` with one kept elsewhere.
+    """
+    path = Path(path)
+    start = max(start, verified.seq + 1)
+    if foreign:
+        gate(path)
+    elif not is_open(path) and require_sound(path) is Quiet.HEALTHY:
+        return _read_here(path, start, verified)
+    return _retried(path, verified, start, foreign=foreign, timeout_s=timeout_s)
+
+
+def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
+    """Check the whole chain of a busy journal in a child process, and return its head.
+
+    Raises:
+        JournalDamagedError: As for `snapshot`.
+    """
+    return _retried(path, EMPTY, sys.maxsize, foreign=False, timeout_s=timeout_s).head
+
+
+def _read_here(path: Path, start: int, verified: Head) -> Snapshot:
+    environment = open_environment(path, readonly=True)
+    try:
+        with environment.read() as reader:
+            values = list(reader.records(max(verified.seq, 1)))
+            sealed = list(reader.projections())
+    finally:
+        environment.close()
+    if verified != EMPTY:
+        _must_contain(path, verified, values[0] if values else None)
+        values = values[1:]
+    return _checked(verified, iter(values), sealed, start)
+
+
+def _must_contain(path: Path, verified: Head, first: tuple[int, bytes] | None) -> None:
+    if first is None or first[0] != verified.seq or first[1][:CHAIN_BYTES] != verified.chain:
+        raise JournalDamagedError(
+            f"{path}: record {verified.seq} was known and is gone or another one", seq=verified.seq
+        )
+
+
+def _checked(
+    verified: Head, values: Iterator[tuple[int, bytes]], sealed: list[tuple[bytes, bytes]], start: int
+) -> Snapshot:
+    head = verified
+    entries = []
+    for entry in follow(verified, values):
+        head = entry.head
+        if entry.seq >= start:
+            entries.append(entry)
+    return Snapshot(
+        head=head, entries=tuple(entries), projections={name: unseal(name, value) for name, value in sealed}
+    )
+
+
+def _retried(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:
+    """Read in a child. A failure beside a writer is believed only when it happens again and again."""
+    for _ in range(_ATTEMPTS - 1):
+        before = gate(path).transactions
+        try:
+            return _read_in_child(path, verified, start, foreign=foreign, timeout_s=timeout_s)
+        except JournalDamagedError:
+            if foreign or gate(path).transactions == before:
+                raise
+    return _read_in_child(path, verified, start, foreign=foreign, timeout_s=timeout_s)
+
+
+def _read_in_child(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:
+    arguments = [
+        *(sys.executable, "-P", "-c", _START_CHILD, str(Path(__file__).resolve().parent.parent)),
+        *(str(path.absolute()), "foreign" if foreign else "live", str(verified.seq), verified.chain.hex()),
+        *(str(math.ceil(timeout_s)), str(os.getpid())),
+    ]
+    try:
+        child = subprocess.run(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            close_fds=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise JournalDamagedError(
+            f"{path}: reading it within {timeout_s:g} s expected, it took longer"
+        ) from error
+    if child.returncode < 0:
+        name = signal.strsignal(-child.returncode) or f"signal {-child.returncode}"
+        raise JournalDamagedError(f"{path}: reading it ended the child process: {name}")
+    if child.returncode == STATUS_ERROR:
+        raise _child_error(path, child.stderr)
+    values, sealed, head = _parse(path, child.stdout, child.stderr)
+    found = _checked(verified, iter(values), sealed, start)
+    if child.returncode != 0 or found.head != head:
+        raise JournalDamagedError(f"{path}: reading it in a child process gave no complete answer")
+    return found
+
+
+def _child_error(path: Path, text: bytes) -> JournalError:
+    try:
+        told = json.loads(text)
+        kind, message, hint, seq = told["kind"], told["message"], told["hint"], told["seq"]
+    except (ValueError, KeyError, TypeError):
+        return JournalDamagedError(f"{path}: reading it in a child process failed: {text[-200:]!r}")
+    if kind in _ERRORS:
+        return _ERRORS[kind](message, hint=hint)
+    return JournalDamagedError(f"{path}: {message}", hint=hint, seq=seq)
+
+
+def _parse(
+    path: Path, data: bytes, complaint: bytes
+) -> tuple[list[tuple[int, bytes]], list[tuple[bytes, bytes]], Head]:
+    """Take the frames of `journal.guard_child` apart."""
+    values: list[tuple[int, bytes]] = []
+    sealed: list[tuple[bytes, bytes]] = []
+    at = 0
+    try:
+        while (kind := data[at : at + 1]) != b"H":
+            if kind == b"R":
+                _, seq, length = RECORD.unpack_from(data, at)
+                at += RECORD.size
+                values.append((seq, _cut(data, at, length)))
+            else:
+                mark, name_length, length = PROJECTION.unpack_from(data, at)
+                name = _cut(data, at + PROJECTION.size, name_length)
+                at += PROJECTION.size + name_length
+                sealed.append((name, _cut(data, at, length)))
+                _expect(mark == b"P")
+            at += length
+        _, seq, chain = HEAD.unpack_from(data, at)
+        _expect(at + HEAD.size == len(data))
+    except (struct.error, ValueError) as error:
+        raise JournalDamagedError(
+            f"{path}: reading it in a child process gave no complete answer: {complaint[-200:]!r}"
+        ) from error
+    return values, sealed, Head(seq, Chain(chain))
+
+
+def _cut(data: bytes, at: int, length: int) -> bytes:
+    _expect(at + length <= len(data))
+    return data[at : at + length]
+
+
+def _expect(holds: bool) -> None:  # noqa: FBT001  (it is a condition, not a flag)
+    if not holds:
+        raise ValueError("the frames of the child do not fit together")

@@ -1,0 +1,93 @@
+"""The other side of `journal.guard`: reads a journal in a process that may die, and writes what it finds to a pipe.
+
+Frames on standard output, integers big-endian: `R` seq (8) length (4) stored value; `P` length of name (2) length of
+value (4) name, stored value; `H` seq (8) chain (32), the last one. An error is one JSON object on standard error and
+exit status 3. Everything is read in one transaction, so that it belongs together.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import Final
+
+from journal.environment import MAP_BYTES, open_environment
+from journal.errors import JournalDamagedError, JournalError
+from journal.record import CHAIN_BYTES, EMPTY, Chain, Head, follow, stored
+
+RECORD: Final = struct.Struct(">cQI")
+PROJECTION: Final = struct.Struct(">cHI")
+HEAD: Final = struct.Struct(">cQ32s")
+STATUS_ERROR: Final = 3
+
+_PR_SET_PDEATHSIG: Final = 1
+_HEAP_BYTES: Final = 2 << 30
+_WRITE_BYTES: Final = 1 << 20
+
+
+def main(arguments: list[str]) -> int:
+    """Read a journal from a trusted head on.
+
+    Args:
+        arguments: path; `live` or `foreign`; seq and hexadecimal chain of a trusted head; limit of processor time in
+            seconds; pid of the parent.
+
+    Returns:
+        Exit status.
+    """
+    path, mode, seq, chain, seconds, parent = arguments
+    _limit(int(seconds), int(parent))
+    try:
+        _read(Path(path), Head(int(seq), Chain(bytes.fromhex(chain))), foreign=mode == "foreign")
+    except JournalError as error:
+        place = error.seq if isinstance(error, JournalDamagedError) else None
+        sys.stderr.write(
+            json.dumps({"kind": error.kind, "message": error.message, "hint": error.hint, "seq": place})
+        )
+        return STATUS_ERROR
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _limit(seconds: int, parent: int) -> None:
+    """Die with the parent, leave no core, and use neither more time nor more memory than an honest journal needs."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(STATUS_ERROR)  # it died before the line above
+    for which, limit in (
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, MAP_BYTES + _HEAP_BYTES),
+        (resource.RLIMIT_FSIZE, _WRITE_BYTES),
+    ):
+        hard = resource.getrlimit(which)[1]
+        allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(which, (allowed, allowed))
+
+
+def _read(path: Path, verified: Head, *, foreign: bool) -> None:
+    out = sys.stdout.buffer
+    # A foreign file is sealed: nobody writes it, so no lock is needed and its lock file is not trusted.
+    map_bytes = max(path.stat().st_size, 1 << 20) if foreign else MAP_BYTES
+    environment = open_environment(path, readonly=True, lock=not foreign, map_bytes=map_bytes)
+    with environment.read() as reader:
+        head = EMPTY
+        if verified != EMPTY:
+            value = reader.record(verified.seq)
+            if value is None or value[:CHAIN_BYTES] != verified.chain:
+                raise JournalDamagedError(
+                    f"record {verified.seq} was known and is gone or another one", seq=verified.seq
+                )
+            head = verified
+        for entry in follow(head, reader.records(head.seq + 1)):
+            head = entry.head
+            value = stored(entry)
+            out.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
+        for name, sealed in reader.projections():
+            out.write(PROJECTION.pack(b"P", len(name), len(sealed)) + name + sealed)
+    out.write(HEAD.pack(b"H", head.seq, head.chain))
+    environment.close()

@@ -1,0 +1,305 @@
+"""A record and its bytes: canonical MessagePack, and the digest chain over it.
+
+A value has exactly one encoding, and only that one decodes: two different byte strings never mean the same record,
+so a digest of the bytes is a digest of the meaning. Nothing in here reads a file, a clock or the environment.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Final, NamedTuple, NewType, TypeAlias
+
+import msgpack
+
+from journal.errors import JournalDamagedError, RecordError
+
+Payload: TypeAlias = "bool | int | float | str | bytes | list[Payload] | dict[str, Payload] | None"
+"""A tree that a record can hold. Integers from -2^63 to 2^64-1, finite floats, no tuples, maps with text keys."""
+
+Chain = NewType("Chain", bytes)
+"""32-byte digest that stands for a record and all records before it."""
+
+MAX_RECORD_BYTES: Final = 1 << 20
+MAX_DEPTH: Final = 32
+MAX_MEMBERS: Final = 1 << 16
+CHAIN_BYTES: Final = 32
+GENESIS: Final = Chain(bytes(CHAIN_BYTES))
+
+_DOMAIN: Final = b"c10/journal/chain/v1\0"
+_SEAL_DOMAIN: Final = b"c10/journal/projection/v1\0"
+_TAG: Final = re.compile(r"[a-z0-9._-]{1,64}")
+_FIELDS: Final = 6
+_INT64_MIN, _INT64_MAX, _UINT64_MAX = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
+_VERSION_MAX: Final = (1 << 31) - 1
+
+
+class Head(NamedTuple):
+    """The newest record of a journal: its place, counted from 1, and its chain digest. Empty: `EMPTY`."""
+
+    seq: int
+    chain: Chain
+
+
+EMPTY: Final = Head(0, GENESIS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A fact with its envelope.
+
+    Attributes:
+        tag: What kind of fact, 1 to 64 of `a-z 0-9 . _ -`; never changes once it was written.
+        version: Of the payload under this tag, from 1.
+        build: Number of the build it belongs to, from 0; None if it belongs to none.
+        wall_ns: Nanoseconds since 1970-01-01 UTC, for people; clocks step, so it says nothing about order.
+        mono_ns: Nanoseconds of a clock that never steps back, from 0; comparable within one boot only.
+        payload: The fact itself.
+    """
+
+    tag: str
+    version: int
+    build: int | None
+    wall_ns: int
+    mono_ns: int
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A record as the journal holds it, its chain link checked.
+
+    Attributes:
+        seq: Its place, from 1.
+        chain: Digest of it and all before it.
+        raw: The record bytes.
+    """
+
+    seq: int
+    chain: Chain
+    raw: bytes
+
+    @property
+    def record(self) -> Record:
+        """The decoded record; decoded anew at every call.
+
+        Raises:
+            RecordError: The bytes are no canonical record.
+        """
+        return decode(self.raw)
+
+    @property
+    def head(self) -> Head:
+        """What the head was when this record was the newest."""
+        return Head(self.seq, self.chain)
+
+
+def encode(record: Record) -> bytes:
+    """Encode a record.
+
+    Returns:
+        Canonical MessagePack of `[tag, version, build, wall_ns, mono_ns, payload]`, at most 1 MiB.
+
+    Raises:
+        RecordError: A field is out of its range, the payload holds something else than `Payload`, or it is too big.
+    """
+    _check_envelope(record)
+    payload = _ordered(record.payload, 1)
+    raw = _pack([record.tag, record.version, record.build, record.wall_ns, record.mono_ns, payload])
+    if len(raw) > MAX_RECORD_BYTES:
+        raise RecordError(
+            f"a record has at most {MAX_RECORD_BYTES} bytes, this one of tag {record.tag!r} has {len(raw)}",
+            hint="store large content as an artifact and record its digest",
+        )
+    return raw
+
+
+def decode(raw: bytes) -> Record:
+    """Decode record bytes from anywhere; refuses everything that `encode` would not have written.
+
+    Raises:
+        RecordError: The only error that bytes can cause, whatever they are.
+    """
+    if len(raw) > MAX_RECORD_BYTES:
+        raise RecordError(f"record bytes: at most {MAX_RECORD_BYTES} expected, {len(raw)} found")
+    try:
+        fields = msgpack.unpackb(
+            raw,
+            raw=False,
+            use_list=True,
+            strict_map_key=True,
+            max_str_len=MAX_RECORD_BYTES,
+            max_bin_len=MAX_RECORD_BYTES,
+            max_array_len=MAX_MEMBERS,
+            max_map_len=MAX_MEMBERS,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise RecordError(f"record bytes are not MessagePack within the limits: {error!r}") from error
+    if type(fields) is not list or len(fields) != _FIELDS:
+        raise RecordError(f"record bytes: an array of {_FIELDS} expected, found {_kind_of(fields)}")
+    tag, version, build, wall_ns, mono_ns, payload = fields
+    record = Record(tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload)
+    if encode(record) != raw:
+        raise RecordError(
+            f"record bytes of tag {record.tag!r} are not canonical: the same record encodes to other bytes"
+        )
+    return record
+
+
+def canonical(payload: Payload) -> bytes:
+    """The one encoding of a tree: equal trees give equal bytes, whatever the order of their maps.
+
+    Raises:
+        RecordError: The tree holds something else than `Payload`, or is nested or branched too far.
+    """
+    return _pack(_ordered(payload, 1))
+
+
+def link(prev: Chain, record_bytes: bytes) -> Chain:
+    """The chain digest of a record: SHA-256 over a domain string, the digest before it, and its bytes."""
+    return Chain(hashlib.sha256(b"".join((_DOMAIN, prev, record_bytes))).digest())
+
+
+def extend(head: Head, records: Iterable[bytes]) -> Head:
+    """The head after appending records, given as their bytes."""
+    seq, chain = head
+    for raw in records:
+        seq, chain = seq + 1, link(chain, raw)
+    return Head(seq, chain)
+
+
+def stored(entry: Entry) -> bytes:
+    """The bytes under which a journal keeps an entry: chain, then record bytes."""
+    return entry.chain + entry.raw
+
+
+def follow(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
+    """Check stored values link by link, beginning after a head that is trusted.
+
+    Args:
+        head: What precedes the first value; `EMPTY` at the beginning of a journal.
+        values: Seq and stored bytes, in order.
+
+    Raises:
+        JournalDamagedError: A record is missing, cut short or changed; `seq` is the first that cannot be trusted.
+    """
+    for seq, value in values:
+        expected = head.seq + 1
+        if seq != expected:
+            raise JournalDamagedError(
+                f"record {expected} expected, the journal continues with {seq}", seq=expected
+            )
+        chain, raw = Chain(value[:CHAIN_BYTES]), value[CHAIN_BYTES:]
+        if not raw or link(head.chain, raw) != chain:
+            raise JournalDamagedError(
+                f"record {seq} does not continue the chain: it, its digest or a record before it was changed",
+                seq=seq,
+            )
+        head = Head(seq, chain)
+        yield Entry(seq=seq, chain=chain, raw=raw)
+
+
+def seal(name: bytes, value: bytes) -> bytes:
+    """The bytes under which a journal keeps a projection: a digest over name and value, then the value."""
+    return _seal_digest(name, value) + value
+
+
+def unseal(name: bytes, sealed: bytes) -> bytes:
+    """The value of a projection from its stored bytes.
+
+    Raises:
+        JournalDamagedError: The bytes were changed, or belong to another name.
+    """
+    value = sealed[CHAIN_BYTES:]
+    if sealed[:CHAIN_BYTES] != _seal_digest(name, value):
+        raise JournalDamagedError(
+            f"projection {name!r} does not match its digest",
+            hint="drop it and project again from the records",
+        )
+    return value
+
+
+def _seal_digest(name: bytes, value: bytes) -> bytes:
+    return hashlib.sha256(b"".join((_SEAL_DOMAIN, len(name).to_bytes(2, "big"), name, value))).digest()
+
+
+def _check_envelope(record: Record) -> None:
+    if type(record.tag) is not str or not _TAG.fullmatch(record.tag):
+        raise RecordError(f"tag: 1 to 64 of a-z 0-9 . _ - expected, found {record.tag!r:.80}")
+    _check_integer("version", record.version, 1, _VERSION_MAX)
+    if record.build is not None:
+        _check_integer("build", record.build, 0, _INT64_MAX)
+    _check_integer("wall_ns", record.wall_ns, _INT64_MIN, _INT64_MAX)
+    _check_integer("mono_ns", record.mono_ns, 0, _INT64_MAX)
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    # bool is an int to Python and something else to MessagePack, so the exact type is asked for.
+    if type(value) is not int or not low <= value <= high:
+        raise RecordError(f"{name}: an integer from {low} to {high} expected, found {value!r:.80}")
+
+
+def _ordered(value: object, depth: int) -> Payload:
+    """The same tree with its maps in key order; the check that it is a `Payload` at all.
+
+    Exact types are asked for: an enumeration member or a NumPy scalar would come back as something else.
+    """
+    if value is None or type(value) is bool or type(value) is bytes:
+        return value
+    if type(value) is str:
+        _utf8(value)
+        return value
+    if type(value) is int:
+        if not _INT64_MIN <= value <= _UINT64_MAX:
+            raise RecordError(
+                f"payload: integers from -2^63 to 2^64-1 expected, found one of {value.bit_length()} bits"
+            )
+        return value
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise RecordError(f"payload: finite floats expected, found {value!r}")
+        return value
+    if type(value) is list:
+        _check_members(value, depth)
+        return [_ordered(member, depth + 1) for member in value]
+    if type(value) is dict:
+        _check_members(value, depth)
+        # The order of UTF-8 bytes is the order of code points, so sorting the encoded keys is for clarity, not speed.
+        return {key: _ordered(value[key], depth + 1) for key in sorted(value, key=_utf8)}
+    raise RecordError(
+        "payload: null, bool, int, float, str, bytes, list or dict with text keys expected, "
+        f"found {type(value).__qualname__}",
+        hint="turn it into one of these before it is recorded",
+    )
+
+
+def _check_members(value: Sized, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise RecordError(
+            f"payload: at most {MAX_DEPTH} lists and dicts inside each other expected, found more"
+        )
+    if len(value) > MAX_MEMBERS:
+        raise RecordError(
+            f"payload: at most {MAX_MEMBERS} members in a list or dict expected, found {len(value)}"
+        )
+
+
+def _utf8(text: object) -> bytes:
+    if type(text) is not str:
+        raise RecordError(f"payload: text as the key of a dict expected, found {type(text).__qualname__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(
+            f"payload: text that UTF-8 can hold expected, found a lone surrogate: {error}"
+        ) from error
+
+
+def _pack(tree: Payload) -> bytes:
+    return msgpack.packb(tree, use_bin_type=True, strict_types=True)
+
+
+def _kind_of(value: object) -> str:
+    return f"an array of {len(value)}" if isinstance(value, list) else type(value).__qualname__

@@ -1,0 +1,106 @@
+"""The child's half of `pipeline.children`: arm, serve, report.
+
+A child module is run as ``python -P -m MODULE PARENT_PID`` and calls ``serve``. Standard input carries requests and
+standard output carries answers; both are taken away from the libraries at once, so that a library that prints cannot
+garble the stream: what it prints goes to standard error, which the parent keeps as the log.
+
+The child ends when its parent does, however that ends: the kernel kills it (PR_SET_PDEATHSIG), and if the parent was
+gone before that was armed, the parent's pid has changed. End of input ends it too.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final
+
+from pipeline.frames import FrameReader, Message, Payload, encode
+
+Progress = Callable[[Payload], None]
+Handler = Callable[[Message, Progress], Payload]
+"""Takes a request and a way to report progress, returns the answer. An exception is the answer "failed"."""
+
+READY, PROGRESS, FINISHED, FAILED = "ready", "progress", "finished", "failed"
+
+_PR_SET_PDEATHSIG: Final = 1
+_READ_SIZE: Final = 1 << 20
+_MESSAGE_LIMIT: Final = 4_000
+_TRACEBACK_LIMIT: Final = 16_000
+
+
+def arm(parent: int) -> None:
+    """Make this process die with its parent, and leave interrupts to the parent.
+
+    Args:
+        parent: Pid of the process that started this one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def serve(start: Callable[[Message], Handler]) -> None:
+    """Answer requests until standard input ends.
+
+    Args:
+        start: Takes the first message, the initial request, and returns the handler of all that follow.
+    """
+    arm(int(sys.argv[1]))
+    requests, answers = _take_streams()
+    messages = _messages(requests)
+    try:
+        handler = start(next(messages))
+    except StopIteration:
+        return
+    except Exception as error:  # noqa: BLE001 - every failure must reach the parent
+        _send(answers, [FAILED, None, _describe(error)])
+        return
+    _send(answers, [READY, None, None])
+    for number, request in messages:
+        _answer(answers, number, request, handler)
+
+
+def _answer(answers: BinaryIO, number: int, request: Payload, handler: Handler) -> None:
+    def report(value: Payload) -> None:
+        _send(answers, [PROGRESS, number, value])
+
+    try:
+        frame = encode([FINISHED, number, handler(request, report)])
+    except Exception as error:  # noqa: BLE001 - every failure must reach the parent
+        frame = encode([FAILED, number, _describe(error)])
+    answers.write(frame)
+    answers.flush()
+
+
+def _describe(error: Exception) -> Payload:
+    text = "".join(traceback.format_exception(error))
+    return {
+        "kind": type(error).__name__,
+        "message": str(error)[:_MESSAGE_LIMIT],
+        "traceback": text[-_TRACEBACK_LIMIT:],
+    }
+
+
+def _send(answers: BinaryIO, message: Payload) -> None:
+    answers.write(encode(message))
+    answers.flush()
+
+
+def _take_streams() -> tuple[int, BinaryIO]:
+    requests = os.dup(0)
+    answers = os.fdopen(os.dup(1), "wb")
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device, not a file of ours
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _messages(requests: int) -> Iterator[Message]:
+    reader = FrameReader()
+    while data := os.read(requests, _READ_SIZE):
+        yield from reader.feed(data)

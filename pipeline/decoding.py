@@ -1,0 +1,116 @@
+"""Turns the encoded bytes of a tile into pixels, and refuses what is no plain picture.
+
+Which decoder is installed must not change a descriptor. Pillow is the judge; simplejpeg, twice as fast, is used for
+JPEG when it is there and decodes without complaint, always with the accurate transform and smooth upsampling, with
+which both give the same pixels.
+
+Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot ask for
+gigabytes. Rules for what is not three channels of eight bits:
+
+- grey is repeated, palettes are expanded, transparency is composited over black (`store.preprocessing`);
+- CMYK JPEG, more than 8 bits per channel and animations are refused: no two programs agree on how they look;
+- colour profiles and orientation tags are ignored.
+"""
+
+import io
+import warnings
+from types import ModuleType
+
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import ErrorKind, TileError
+from pipeline.image_header import ImageHeader, read_header, sniff
+from store.preprocessing import Pixels, flatten_alpha
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+MAX_PIXELS = 4096 * 4096
+"""Greatest tile by default."""
+PIXEL_CEILING = 8192 * 8192
+"""Greatest limit that may be asked for. It stays below Pillow's own, whose setting is shared by the whole process."""
+
+_FAST_JPEG: ModuleType | None = simplejpeg
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = None) -> Pixels:
+    """Decode a JPEG, PNG or WebP image.
+
+    Args:
+        data: The whole encoded image.
+        max_pixels: Greatest width times height, at most `PIXEL_CEILING`.
+        subject: What messages call it, such as "z/x/y".
+
+    Returns:
+        uint8 [height, width, 3], RGB, C-contiguous.
+
+    Raises:
+        TileError: when it is no such image, is damaged or cut off, too large, or of a kind that is refused.
+        ValueError: when `max_pixels` is above the ceiling.
+    """
+    if not 0 < max_pixels <= PIXEL_CEILING:
+        raise ValueError(f"expected max_pixels from 1 to {PIXEL_CEILING}, found {max_pixels}")
+    header = _checked_header(data, max_pixels, subject)
+    pixels = _decode_fast(data) if header.format == "jpeg" else None
+    if pixels is None:
+        pixels = _decode_with_pillow(data, header, subject)
+    if pixels.shape != (header.height, header.width, 3):
+        raise _bad(subject, f"{header.height} x {header.width} pixels", f"{list(pixels.shape)}")
+    return pixels
+
+
+def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageHeader:
+    header = read_header(data)
+    if header is None:
+        kind = sniff(data)
+        found = f"a damaged {kind} header" if kind else f"bytes that begin with {data[:8]!r}"
+        raise _bad(subject, "a JPEG, PNG or WebP image", found)
+    if header.width * header.height == 0 or header.width * header.height > max_pixels:
+        raise _bad(subject, f"1 to {max_pixels} pixels", f"{header.width} x {header.height}")
+    if header.depth > 8:
+        raise _bad(subject, "at most 8 bits per channel", f"{header.depth}")
+    if header.channels not in {0, 1, 3}:
+        raise _bad(subject, "a grey or RGB picture", f"{header.channels} channels (CMYK)")
+    if header.animated:
+        raise _bad(subject, "a single picture", "an animation")
+    return header
+
+
+def _decode_fast(data: bytes) -> Pixels | None:
+    """The pixels of a JPEG; None when the fast decoder is absent or complains, which leaves the verdict to Pillow."""
+    if _FAST_JPEG is None:
+        return None
+    try:
+        pixels: Pixels = _FAST_JPEG.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
+    except (ValueError, RuntimeError):
+        return None
+    return pixels
+
+
+def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as picture:
+            if picture.size != (header.width, header.height) or getattr(picture, "n_frames", 1) != 1:
+                raise _bad(subject, "the picture that its header announces", f"{picture.size}")
+            picture.load()
+            if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
+                return flatten_alpha(np.asarray(picture.convert("RGBA")))
+            return np.array(picture.convert("RGB"))
+    except TileError:
+        raise
+    except Exception as error:
+        # Decoders of hostile bytes raise whatever comes to hand: OSError, SyntaxError, ValueError, zlib.error, …
+        raise _bad(subject, f"a whole {header.format} image", str(error) or type(error).__name__) from error
+
+
+def _bad(subject: str | None, expected: str, found: str) -> TileError:
+    where = f"tile {subject}: " if subject else ""
+    return TileError(
+        f"{where}expected {expected}, found {found}",
+        'fetch the tile again, or set tiles.on_bad = "skip"',
+        ErrorKind.BAD_TILE,
+        subject=subject,
+    )

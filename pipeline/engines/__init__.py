@@ -1,0 +1,1 @@
+"""The EngineCompiler port and its backends."""

@@ -1,0 +1,127 @@
+"""Golden inputs and the two questions asked of every engine: is it right, and does it mind its neighbours? Pure.
+
+Engine bytes cannot be compared, because compilers do not reproduce them; answers can. The inputs follow from a fixed
+integer formula, so that ground and aircraft make the same ones without carrying them, on any machine and with any
+version of any library.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Run = Callable[[Vectors], Vectors]
+"""Runs an engine: samples float32 [n, ...] to descriptors float32 [n, d]."""
+
+_BYTE: Final = 255
+
+
+def golden_images(count: int, height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """Return images, uint8 [count, height, width, 3], with the smooth and the rough parts of a natural one.
+
+    Each channel is a gradient, plus bilinear value noise in cells of 32, 8 and 2 pixels with falling weight. All of it
+    is integer arithmetic on a hash of the coordinates (the finaliser of MurmurHash3, 32 bits), so that no rounding
+    mode or math library can change a bit.
+    """
+    out = np.empty((count, height, width, 3), np.uint8)
+    rows = np.arange(height, dtype=np.uint64)
+    columns = np.arange(width, dtype=np.uint64)
+    for number in range(count):
+        for channel in range(3):
+            key = (seed * 1_000_003 + number * 3 + channel) & 0xFFFF_FFFF
+            slope = _hash(np.array([key], np.uint64))[0]
+            ramp = rows[:, None] * (slope & np.uint64(0xFF)) // np.uint64(height)
+            ramp = (
+                ramp + columns[None, :] * (slope >> np.uint64(8) & np.uint64(0xFF)) // np.uint64(width)
+            ) // np.uint64(2)
+            noise = sum(
+                (
+                    np.uint64(weight) * _value_noise(rows, columns, cell, key)
+                    for cell, weight in ((32, 4), (8, 2), (2, 1))
+                ),
+                start=np.uint64(0),
+            )
+            out[number, :, :, channel] = (ramp + noise // np.uint64(7)) // np.uint64(2)
+    return out
+
+
+def golden_inputs(shape: tuple[int, ...], *, seed: int = 0) -> Vectors:
+    """Return raw samples, float32 of ``shape``, with values of 0 ... 255.
+
+    Args:
+        shape: [n, 3, h, w] or [n, h, w, 3] gives golden images; any other shape is filled with hashed values.
+        seed: Another seed gives other samples.
+    """
+    match shape:
+        case (count, 3, height, width):
+            images = golden_images(count, height, width, seed=seed)
+            return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
+        case (count, height, width, 3):
+            return golden_images(count, height, width, seed=seed).astype(np.float32)
+        case _:
+            size = int(np.prod(shape, dtype=np.int64))
+            values = _hash(np.arange(size, dtype=np.uint64) + np.uint64((seed * 1_000_003) & 0xFFFF_FFFF))
+            return (values & np.uint64(_BYTE)).astype(np.float32).reshape(shape)
+
+
+def parity(engine: Run, reference: Run, inputs: Vectors) -> float:
+    """Return the least cosine between the rows of two runs on the same inputs; -1 when a number is not finite.
+
+    Args:
+        engine: The compiled engine.
+        reference: ONNX Runtime on the same network.
+        inputs: Preprocessed samples, float32 [n, ...].
+    """
+    found, expected = engine(inputs).astype(np.float64), reference(inputs).astype(np.float64)
+    if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return -1.0
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    products = np.einsum("nd,nd->n", found, expected)
+    # Two zero rows agree; a zero row against another does not.
+    both_zero = (np.abs(found).max(axis=1, initial=0) == 0) & (np.abs(expected).max(axis=1, initial=0) == 0)
+    cosines = np.divide(products, norms, out=np.where(both_zero, 1.0, -1.0), where=norms > 0)
+    return float(np.clip(cosines, -1.0, 1.0).min(initial=1.0))
+
+
+def batch_invariance(engine: Run, inputs: Vectors) -> float:
+    """Return the greatest absolute difference between rows run together and the same rows each run alone.
+
+    Zero means that a descriptor does not depend on its neighbours. Networks with dynamic quantisation fail this, and
+    must be compiled with batch 1.
+    """
+    together = engine(inputs)
+    alone = [engine(inputs[row : row + 1]) for row in range(len(inputs))]
+    backwards = engine(np.ascontiguousarray(inputs[::-1]))[::-1]
+    differences = [np.abs(together - np.concatenate(alone)), np.abs(together - backwards)]
+    return float(max(np.nan_to_num(each, nan=np.inf).max(initial=0.0) for each in differences))
+
+
+def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix 32-bit integers: the finaliser of MurmurHash3 (A. Appleby, public domain)."""
+    mask = np.uint64(0xFFFF_FFFF)
+    mixed = values & mask
+    mixed = (mixed ^ (mixed >> np.uint64(16))) * np.uint64(0x85EB_CA6B) & mask
+    mixed = (mixed ^ (mixed >> np.uint64(13))) * np.uint64(0xC2B2_AE35) & mask
+    return mixed ^ (mixed >> np.uint64(16))
+
+
+def _value_noise(
+    rows: NDArray[np.uint64], columns: NDArray[np.uint64], cell: int, key: int
+) -> NDArray[np.uint64]:
+    """Return bilinear noise of 0 ... 255, uint64 [len(rows), len(columns)], on a lattice of ``cell`` pixels."""
+    size = np.uint64(cell)
+    row, column = rows[:, None] // size, columns[None, :] // size
+    down, right = rows[:, None] % size, columns[None, :] % size
+    one = np.uint64(1)
+
+    def corner(y: NDArray[np.uint64], x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        return _hash(
+            y * np.uint64(0x9E37) + x * np.uint64(0x79B9_0001) + np.uint64(key * 31 + cell)
+        ) & np.uint64(_BYTE)
+
+    top = corner(row, column) * (size - right) + corner(row, column + one) * right
+    bottom = corner(row + one, column) * (size - right) + corner(row + one, column + one) * right
+    blended: NDArray[np.uint64] = (top * (size - down) + bottom * down) // (size * size)
+    return blended

@@ -1,0 +1,400 @@
+"""Reads an ONNX file: what it is, what it weighs, and whether it can become an engine.
+
+The bytes come from a person's disk, so nothing here trusts them. Weights may lie in other files beside the model
+("external data"); those are named by plain base names, never through links or folders, and they count into the
+digest. Files are read once, and what was hashed is what is compiled.
+"""
+
+import hashlib
+import importlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from pipeline.engines.port import Role
+from pipeline.errors import CompileError, ErrorKind
+
+Proto = Any
+"""A protocol buffer message: onnx carries no types."""
+
+MAX_MODEL_BYTES: Final = (1 << 31) - 1
+"""Protocol buffers end at 2 GiB."""
+
+_EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
+_CHANNELS: Final = 3
+_EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
+
+Size = int | str | None
+"""A dimension: fixed, named, or unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """An input or output as the model declares it.
+
+    Attributes:
+        name: Its name.
+        dtype: ONNX element type in lower case, such as "float" or "int64".
+        shape: Its sizes; None as a whole when the model declares no rank.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Size, ...] | None
+
+    def __str__(self) -> str:
+        sizes = "unknown rank" if self.shape is None else f"[{', '.join(str(s or '?') for s in self.shape)}]"
+        return f"{self.name!r} {self.dtype} {sizes}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSignature:
+    """What an ONNX model takes and gives.
+
+    Attributes:
+        input: The input that the engine will have.
+        output: The output that the engine will have.
+        inputs: All inputs, without those that are weights.
+        outputs: All outputs.
+        external: Base names of the files that hold its external weights, sorted.
+    """
+
+    input: TensorInfo
+    output: TensorInfo
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    external: tuple[str, ...]
+
+    def fixed_batch(self) -> int | None:
+        """Return the batch size that the model fixes, None when it takes any."""
+        size = self.input.shape[0] if self.input.shape else None
+        return size if isinstance(size, int) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxFile:
+    """A model that was read, with its weights inlined.
+
+    Attributes:
+        model: The `onnx.ModelProto`.
+        sha256: Digest of the file, and of its external files if it has any.
+    """
+
+    model: Proto
+    sha256: str
+
+
+def onnx_digest(path: Path) -> str:
+    """Return the SHA-256 of a model, in hexadecimal.
+
+    A model in one file has that file's SHA-256. With external data it is the SHA-256 of a domain string, the digest of
+    the model file, and for each external file in order of name: the length of its name (uint32, little-endian), its
+    name and its digest.
+
+    Raises:
+        CompileError: BAD_MODEL, the file is unreadable, no ONNX, or names external data outside its own folder.
+    """
+    data = _read(path)
+    names = external_files(_parse(data, path.name))
+    return _digest(data, ((name, hashlib.sha256(_read(path.parent / name)).digest()) for name in names))
+
+
+def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
+    """Read a model and its external weights, each file once, and refuse any that is not the one expected.
+
+    Raises:
+        CompileError: BAD_MODEL as for `onnx_digest`, an external tensor lies outside its file, or another digest.
+    """
+    data = _read(path)
+    model = _parse(data, path.name)
+    files = {name: _read(path.parent / name) for name in external_files(model)}
+    found = _digest(data, ((name, hashlib.sha256(files[name]).digest()) for name in sorted(files)))
+    if found != expected_sha256:
+        raise _bad(
+            f"expected the network with SHA-256 {expected_sha256}, found {found}: it changed after it was read",
+            "keep the file still and run the build again",
+            path.name,
+        )
+    for tensor in _tensors(model):
+        _inline(tensor, files, path.name)
+    return OnnxFile(model=model, sha256=found)
+
+
+def inspect_onnx(
+    data: bytes,
+    *,
+    role: Role = "descriptor",
+    input: str | None = None,  # noqa: A002 - the word of the request
+    output: str | None = None,
+    subject: str = "",
+) -> ModelSignature:
+    """Return what a model takes and gives, after checking that an engine of its role can be made of it.
+
+    Args:
+        data: The bytes of the ONNX file.
+        role: A "descriptor" must take float32 images of rank 4 with 3 channels and give float32 [N, D].
+        input: Which input takes the image; needed only when there are several.
+        output: Which output is the descriptor; needed only when there are several.
+        subject: Name of the model, for messages.
+
+    Raises:
+        CompileError: BAD_MODEL, with what was expected and found.
+    """
+    model = _parse(data, subject)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_info(value) for value in model.graph.input if value.name not in weights)
+    outputs = tuple(_info(value) for value in model.graph.output)
+    signature = ModelSignature(
+        input=_choose("input", inputs, input, role, subject),
+        output=_choose("output", outputs, output, role, subject),
+        inputs=inputs,
+        outputs=outputs,
+        external=external_files(model),
+    )
+    if role == "descriptor":
+        _check_descriptor(signature, subject)
+    return signature
+
+
+def external_files(model: Proto) -> tuple[str, ...]:
+    """Return the base names of a model's external weight files, sorted.
+
+    Raises:
+        CompileError: BAD_MODEL, a location is not a plain file name.
+    """
+    names: set[str] = set()
+    for tensor in _tensors(model):
+        if tensor.data_location == tensor.EXTERNAL:
+            location = _external_entries(tensor).get("location", "")
+            if not location or location in {".", ".."} or any(mark in location for mark in "/\\\0"):
+                raise _bad(
+                    f"expected external weights as a file name in the model's own folder, found {location!r}",
+                    "save the network again with its weights beside it or inside",
+                    tensor.name,
+                )
+            names.add(location)
+    return tuple(sorted(names))
+
+
+def fix_sizes(
+    model: Proto, signature: ModelSignature, *, batch: int, sample_shape: tuple[int, ...], model_name: str
+) -> None:
+    """Give a descriptor model's input fixed sizes in place: batch and sample shape; keep only the wanted output.
+
+    What the model said of the sizes of other tensors is dropped where it was not a number: the compiler infers it
+    again from the fixed input.
+
+    Raises:
+        CompileError: BAD_MODEL, the model fixes another size already.
+    """
+    wanted = (batch, *sample_shape)
+    declared = signature.input.shape or ()
+    for axis, (have, want) in enumerate(zip(declared, wanted, strict=True)):
+        if isinstance(have, int) and have != want:
+            what = "batch" if axis == 0 else f"size of axis {axis}"
+            hint = (
+                f"set engine.batch = {have}"
+                if axis == 0
+                else "set the model's size to what the network takes"
+            )
+            raise _bad(f"expected a {what} of {want}, found {have} fixed in the network", hint, model_name)
+    graph = model.graph
+    for value in graph.input:
+        if value.name == signature.input.name:
+            for dimension, size in zip(value.type.tensor_type.shape.dim, wanted, strict=True):
+                dimension.dim_value = size
+    keep = [value for value in graph.output if value.name == signature.output.name]
+    del graph.output[:]
+    graph.output.extend(keep)
+    for value in (*graph.output, *graph.value_info):
+        if any(size.WhichOneof("value") != "dim_value" for size in value.type.tensor_type.shape.dim):
+            value.type.tensor_type.ClearField("shape")
+
+
+def _check_descriptor(signature: ModelSignature, subject: str) -> None:
+    image, vector = signature.input, signature.output
+    if image.dtype != "float" or image.shape is None or len(image.shape) != 4:
+        raise _bad(
+            f"expected an image input of float [N,3,H,W] or [N,H,W,3], found {image}", _EXPORT_HINT, subject
+        )
+    channels = (image.shape[1], image.shape[3])
+    if _CHANNELS not in channels and all(isinstance(size, int) for size in channels):
+        raise _bad(f"expected an image input with 3 channels, found {image}", _EXPORT_HINT, subject)
+    # A model may leave its output's rank undeclared; then the compiled engine is checked instead.
+    if vector.dtype != "float" or (vector.shape is not None and len(vector.shape) != 2):
+        raise _bad(f"expected a descriptor output of float [N,D], found {vector}", _EXPORT_HINT, subject)
+
+
+def _choose(
+    role: str, found: tuple[TensorInfo, ...], name: str | None, kind: Role, subject: str
+) -> TensorInfo:
+    listed = ", ".join(str(each) for each in found) or "none"
+    if name is not None:
+        for each in found:
+            if each.name == name:
+                return each
+        raise _bad(
+            f"expected an {role} called {name!r}, found {listed}", f"name one of them as `{role}`", subject
+        )
+    if not found or (len(found) > 1 and kind == "descriptor"):
+        raise _bad(
+            f"expected one {role}, found {listed}", f"name the one to use as `{role}` of the model", subject
+        )
+    return found[0]
+
+
+def _info(value: Proto) -> TensorInfo:
+    onnx = _onnx()
+    kind = value.type.tensor_type
+    shape: tuple[Size, ...] | None = None
+    if kind.HasField("shape"):
+        shape = tuple(
+            size.dim_value if size.WhichOneof("value") == "dim_value" else size.dim_param or None
+            for size in kind.shape.dim
+        )
+    try:
+        dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
+    except ValueError:
+        dtype = f"type {kind.elem_type}"
+    return TensorInfo(name=value.name, dtype=dtype, shape=shape)
+
+
+def _tensors(model: Proto) -> Iterator[Proto]:
+    """Yield every tensor of the model: weights, attributes, and those of nested graphs and functions."""
+    yield from _graph_tensors(model.graph)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: Proto) -> Iterator[Proto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[Proto]) -> Iterator[Proto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (
+                *attribute.sparse_tensors,
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+            ):
+                yield sparse.values
+                yield sparse.indices
+            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graph_tensors(graph)
+
+
+def _external_entries(tensor: Proto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _inline(tensor: Proto, files: dict[str, bytes], subject: str) -> None:
+    if tensor.data_location != tensor.EXTERNAL:
+        return
+    entries = _external_entries(tensor)
+    data = files[entries["location"]]
+    try:
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length", str(len(data) - offset)))
+    except ValueError as error:
+        raise _bad(
+            f"expected whole numbers for the place of weights, found {entries}", _EXPORT_HINT, subject
+        ) from error
+    if not (offset >= 0 and length >= 0 and offset + length <= len(data)):
+        raise _bad(
+            f"expected the weights {tensor.name!r} within the {len(data)} bytes of {entries['location']!r}, found "
+            f"{length} bytes at {offset}",
+            "copy the external data file again",
+            subject,
+        )
+    tensor.raw_data = data[offset : offset + length]
+    tensor.data_location = tensor.DEFAULT
+    del tensor.external_data[:]
+
+
+def _digest(data: bytes, external: Iterable[tuple[str, bytes]]) -> str:
+    own = hashlib.sha256(data)
+    parts = list(external)
+    if not parts:
+        return own.hexdigest()
+    whole = hashlib.sha256(_EXTERNAL_DOMAIN + own.digest())
+    for name, digest in parts:
+        encoded = name.encode("utf-8")
+        whole.update(len(encoded).to_bytes(4, "little") + encoded + digest)
+    return whole.hexdigest()
+
+
+def _parse(data: bytes, subject: str) -> Proto:
+    onnx = _onnx()
+    decode_error: type[Exception] = importlib.import_module("google.protobuf.message").DecodeError
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except decode_error as error:
+        raise _bad(
+            f"expected an ONNX model, found {len(data)} bytes that are none: truncated or another format",
+            "copy or export the network again",
+            subject,
+        ) from error
+    if not model.graph.node or not model.opset_import:
+        raise _bad(
+            "expected an ONNX model with nodes and an operator set, found none: truncated or another format",
+            "copy or export the network again",
+            subject,
+        )
+    return model
+
+
+def _read(path: Path) -> bytes:
+    """Read a regular file without following a link at its last step."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _bad(
+            f"expected a readable network file, found: {error.strerror}",
+            "check the path; links are not followed",
+            str(path),
+        ) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _bad(
+                "expected a regular file, found something else", "name the ONNX file itself", str(path)
+            )
+        if status.st_size > MAX_MODEL_BYTES and path.suffix == ".onnx":
+            raise _bad(
+                f"expected a model below 2 GiB, found {status.st_size} bytes",
+                "save its weights as external data",
+                str(path),
+            )
+        return file.read()
+
+
+def _bad(message: str, hint: str, subject: str) -> CompileError:
+    return CompileError(message, hint, ErrorKind.BAD_MODEL, None, subject or None)
+
+
+def _onnx() -> ModuleType:
+    try:
+        import onnx  # noqa: PLC0415 - heavy, and not needed by a warm run
+    except ImportError as error:
+        raise CompileError(
+            f"expected the Python package 'onnx' to read networks, found none: {error}",
+            "pip install 'c10[cpu]'",
+            ErrorKind.BACKEND_UNAVAILABLE,
+        ) from error
+    module: ModuleType = onnx
+    return module

@@ -1,0 +1,133 @@
+"""What can go wrong in the work of a build, grouped by what a handler would do about it.
+
+Every error names what was expected, what was found and what mends it, as data: `kind` for programs, `message`
+and `hint` for people, `step` and `subject` for the place. Exit codes are decided at the edge, not here.
+
+All fields travel through `args`, so that an error raised in a worker process arrives whole in its parent.
+"""
+
+from enum import StrEnum
+from typing import ClassVar, NamedTuple
+
+
+class ErrorKind(StrEnum):
+    """Stable names of failures. Append only: scripts and journals match on them."""
+
+    BAD_REQUEST = "bad-request"
+    REQUEST_UNREADABLE = "request-unreadable"
+    SOURCE_UNREADABLE = "source-unreadable"
+
+    BAD_TILE = "bad-tile"
+    BAD_ARCHIVE = "bad-archive"
+    UNSUPPORTED_ARCHIVE = "unsupported-archive"
+    SOURCE_CHANGED = "source-changed"
+    BAD_CAPTURE_DATES = "bad-capture-dates"
+    NO_TILES = "no-tiles"
+    TOO_MANY_TILES = "too-many-tiles"
+    TILES_TOO_OLD = "tiles-too-old"
+    TILE_AGE_UNKNOWN = "tile-age-unknown"
+
+    BACKEND_UNAVAILABLE = "backend-unavailable"
+    BAD_MODEL = "bad-model"
+    COMPILE_FAILED = "compile-failed"
+    COMPILE_CRASHED = "compile-crashed"
+    COMPILE_TIMEOUT = "compile-timeout"
+    COMPILE_OUT_OF_MEMORY = "compile-out-of-memory"
+    COMPILE_CANCELLED = "compile-cancelled"
+
+    EMBED_FAILED = "embed-failed"
+    WORKER_DIED = "worker-died"
+    BAD_VECTORS = "bad-vectors"
+    INDEX_FAILED = "index-failed"
+
+    CHECK_FAILED = "check-failed"
+    COVERAGE_TOO_LOW = "coverage-too-low"
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a request: the key it concerns (dotted, as in the file) and a sentence about it."""
+
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.text}" if self.key else self.text
+
+
+class PipelineError(Exception):
+    """A failure of the work, with its place and its remedy.
+
+    Attributes:
+        message: What was expected and what was found.
+        hint: One command or action that mends it; empty when there is none.
+        kind: Stable name of the failure.
+        step: The build step that failed, when one was running.
+        subject: What it failed on: "z/x/y" of a tile, a path, a model name.
+    """
+
+    default_kind: ClassVar[ErrorKind]
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        kind: ErrorKind | None = None,
+        step: str | None = None,
+        subject: str | None = None,
+    ) -> None:
+        super().__init__(message, hint, kind, step, subject)
+        self.message = message
+        self.hint = hint
+        self.kind = self.default_kind if kind is None else ErrorKind(kind)
+        self.step = step
+        self.subject = subject
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class RequestError(PipelineError):
+    """The request, or a file that it names, must be changed by a person before anything can run.
+
+    Attributes:
+        problems: Every problem found in one pass; empty when the request could not be read at all.
+    """
+
+    default_kind = ErrorKind.BAD_REQUEST
+
+    def __init__(  # noqa: PLR0917  (positional, so that args carry everything between processes)
+        self,
+        message: str,
+        hint: str = "",
+        kind: ErrorKind | None = None,
+        step: str | None = None,
+        subject: str | None = None,
+        problems: tuple[Problem, ...] = (),
+    ) -> None:
+        super().__init__(message, hint, kind, step, subject)
+        self.args = (message, hint, kind, step, subject, problems)
+        self.problems = problems
+
+
+class TileError(PipelineError):
+    """A tile or a tile archive is damaged, unsuitable, too old, or changed while it was used."""
+
+    default_kind = ErrorKind.BAD_TILE
+
+
+class CompileError(PipelineError):
+    """A model could not be turned into an engine for this device."""
+
+    default_kind = ErrorKind.COMPILE_FAILED
+
+
+class EmbedError(PipelineError):
+    """Tiles could not be turned into descriptors, or descriptors into an index."""
+
+    default_kind = ErrorKind.EMBED_FAILED
+
+
+class CheckError(PipelineError):
+    """A quality gate before the commit said no."""
+
+    default_kind = ErrorKind.CHECK_FAILED

@@ -1,0 +1,604 @@
+"""The build request: what a flight cache must contain, as one checked, immutable value.
+
+A request comes from a TOML file (`BuildRequest.load`), from its text (`BuildRequest.parse`) or straight from Python;
+all three meet the same rules and report every problem at once. An unknown key is an error, since a misspelt option
+that is silently ignored would leave the ground station sure of something that is not so.
+
+Everything here is pure except `BuildRequest.load`, which reads one file.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, assert_never, cast
+
+from pipeline import fields as rules
+from pipeline.errors import Problem, RequestError
+from pipeline.fields import Checked, RefusedError, check_fields, checked, request_error
+from pipeline.geometry import (
+    FULL_TURN_E7,
+    HALF_TURN_E7,
+    MERCATOR_LIMIT,
+    MERCATOR_LIMIT_E7,
+    BoxE7,
+    contains,
+    degrees_to_e7,
+    metres_to_mm,
+)
+from pipeline.request_file import read_request_text
+
+MAX_ZOOM = 25
+BUILTIN = "builtin:"
+
+_Record = TypeVar("_Record", bound=Checked)
+
+
+class SectorClassification(StrEnum):
+    """How fast the ground below changes, which bounds the age of a tile that may be trusted."""
+
+    ACTIVE_CONFLICT = "active_conflict"
+    STABLE_REAR = "stable_rear"
+
+    @property
+    def max_age_days(self) -> int:
+        """Greatest age of a tile, in days, unless the request sets one."""
+        match self:
+            case SectorClassification.ACTIVE_CONFLICT:
+                return 180
+            case SectorClassification.STABLE_REAR:
+                return 365
+            case _:
+                assert_never(self)
+
+
+class BadTilePolicy(StrEnum):
+    """What becomes of a tile that cannot be decoded."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class TooOldPolicy(StrEnum):
+    """What becomes of a tile that is older than allowed."""
+
+    WARN = "warn"
+    EXCLUDE = "exclude"
+    FAIL = "fail"
+
+
+class UnknownAgePolicy(StrEnum):
+    """What becomes of a tile whose capture date nobody knows."""
+
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Backend(StrEnum):
+    """Who compiles and runs the networks."""
+
+    ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+    OPENVINO = "openvino"
+
+
+class Precision(StrEnum):
+    """Number format that a network computes in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class ModelRole(StrEnum):
+    """What a network is for: describing tiles, or merely to be carried as an engine."""
+
+    DESCRIPTOR = "descriptor"
+    AUXILIARY = "auxiliary"
+
+
+class Colour(StrEnum):
+    """Order of the colour channels that a network expects."""
+
+    RGB = "rgb"
+    BGR = "bgr"
+
+
+class Layout(StrEnum):
+    """Order of the axes that a network expects."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
+class IndexKind(StrEnum):
+    """Structure of the descriptor index; `auto` is flat for few tiles and a graph for many."""
+
+    AUTO = "auto"
+    FLAT = "flat"
+    HNSW = "hnsw"
+    IVF_PQ = "ivf-pq"
+
+
+class Storage(StrEnum):
+    """Number format in which the index keeps vectors."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+def _capture_source(value: object) -> date | str:
+    if isinstance(value, (str, Path)):
+        said = cast("str", rules.text()(value))
+        try:
+            date.fromisoformat(said)
+        except ValueError:
+            return said
+        raise RefusedError("a date without quotes, or the path of a CSV file", "remove the quotes")
+    try:
+        return rules.day(value)
+    except RefusedError:
+        raise RefusedError("a date such as 2026-03-01, or the path of a CSV file") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileOptions(Checked):
+    """Where the tiles come from and how old they may be.
+
+    Attributes:
+        source: "dir/{z}/{x}/{y}.jpg", "x.mbtiles" or "x.pmtiles"; relative to the request's folder.
+        on_bad: What becomes of a tile that cannot be decoded.
+        captured: Capture date of all tiles, or a CSV file with the columns z, x, y, captured.
+        as_of: Day on which ages are judged; the day of the build when absent.
+        max_age_days: Greatest age; the sector's when absent.
+        too_old: What becomes of older tiles.
+        unknown_age: What becomes of tiles without a capture date.
+    """
+
+    table: ClassVar[str] = "tiles"
+
+    source: str = field(metadata=checked(rules.text()))
+    on_bad: BadTilePolicy = field(default=BadTilePolicy.FAIL, metadata=checked(rules.one_of(BadTilePolicy)))
+    captured: date | str | None = field(default=None, metadata=checked(_capture_source))
+    as_of: date | None = field(default=None, metadata=checked(rules.day))
+    max_age_days: int | None = field(default=None, metadata=checked(rules.whole(1, 36_500)))
+    too_old: TooOldPolicy = field(default=TooOldPolicy.WARN, metadata=checked(rules.one_of(TooOldPolicy)))
+    unknown_age: UnknownAgePolicy = field(
+        default=UnknownAgePolicy.WARN, metadata=checked(rules.one_of(UnknownAgePolicy))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions(Checked):
+    """How networks become engines.
+
+    Attributes:
+        backend: Who compiles.
+        precision: Number format of the computation.
+        target: Device to compile for, in the backend's words; this one when absent.
+        batch: Fixed batch size; the planner's choice when absent.
+        workspace_mb: Scratch memory that the compiler may plan for, MiB.
+        timeout_s: Wall-clock limit of one compilation, seconds.
+        tf32: Allow TensorFloat-32 in place of fp32; off, since it changes results.
+    """
+
+    table: ClassVar[str] = "engine"
+
+    backend: Backend = field(default=Backend.ONNXRUNTIME, metadata=checked(rules.one_of(Backend)))
+    precision: Precision = field(default=Precision.FP32, metadata=checked(rules.one_of(Precision)))
+    target: str | None = field(default=None, metadata=checked(rules.text(64)))
+    batch: int | None = field(default=None, metadata=checked(rules.whole(1, 4096)))
+    workspace_mb: int | None = field(default=None, metadata=checked(rules.whole(1, 1 << 20)))
+    timeout_s: float = field(default=3600.0, metadata=checked(rules.number(1, 7 * 86_400)))
+    tf32: bool = field(default=False, metadata=checked(rules.flag))
+
+
+_SHAPE = "a list of 1 to 8 whole numbers from 1 to 2147483647"
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 8:
+        raise RefusedError(_SHAPE)
+    try:
+        return tuple(cast("int", rules.whole(1, 2**31 - 1)(item)) for item in value)
+    except RefusedError:
+        raise RefusedError(_SHAPE) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeProfile(Checked):
+    """Shapes that the model's input may take, batch first: smallest, the one to tune for, greatest."""
+
+    table: ClassVar[str] = "profile"
+
+    min: tuple[int, ...] = field(metadata=checked(_shape))
+    opt: tuple[int, ...] = field(metadata=checked(_shape))
+    max: tuple[int, ...] = field(metadata=checked(_shape))
+
+    def relations(self) -> Iterator[Problem]:
+        """Equal rank and min <= opt <= max along every axis."""
+        same_rank = len(self.min) == len(self.opt) == len(self.max)
+        if not same_rank or any(
+            not a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True)
+        ):
+            shown = ", ".join(rules.shown(shape) for shape in (self.min, self.opt, self.max))
+            yield Problem("min", f"expected min <= opt <= max with equally many axes, found {shown}")
+
+
+def _profile(value: object) -> ShapeProfile:
+    if isinstance(value, ShapeProfile):
+        return value
+    if not isinstance(value, dict):
+        raise RefusedError("a table {min = [...], opt = [...], max = [...]}")
+    try:
+        return _record_from(ShapeProfile, value, "profile")
+    except RequestError as error:
+        problem = error.problems[0]
+        raise RefusedError(
+            "a table {min = [...], opt = [...], max = [...]}", found=f"one with {problem}"
+        ) from None
+
+
+_THREE = "three finite numbers, one for each colour channel, on the scale 0 to 255"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec(Checked):
+    """One network.
+
+    What is absent is taken from the model: a builtin knows its own preprocessing, and an ONNX file its input's
+    name and fixed size.
+
+    Attributes:
+        name: Label, unique in the request.
+        role: Descriptor or auxiliary.
+        onnx: "builtin:NAME" or a path relative to the request's folder.
+        input: Name of the input tensor.
+        output: Name of the output tensor.
+        size: Height and width that the network sees, pixels.
+        mean: Subtracted from each channel, in the network's colour order, on the scale 0 to 255.
+        std: Divides each channel after that.
+        colour: Order of colour channels.
+        layout: Order of axes.
+        profile: Shapes of a dynamic input.
+    """
+
+    table: ClassVar[str] = "models"
+
+    name: str = field(
+        metadata=checked(
+            rules.matching(
+                r"[a-z0-9][a-z0-9._-]{0,63}",
+                "1 to 64 of a-z, 0-9, dot, underscore and hyphen, the first a letter or digit",
+            )
+        )
+    )
+    role: ModelRole = field(metadata=checked(rules.one_of(ModelRole)))
+    onnx: str = field(metadata=checked(rules.text()))
+    input: str | None = field(default=None, metadata=checked(rules.text(256)))
+    output: str | None = field(default=None, metadata=checked(rules.text(256)))
+    size: tuple[int, int] | None = field(
+        default=None,
+        metadata=checked(rules.sequence_of(rules.whole(16, 4096), 2, "[height, width] in pixels")),
+    )
+    mean: tuple[float, float, float] | None = field(
+        default=None, metadata=checked(rules.sequence_of(rules.number(-1e6, 1e6), 3, _THREE))
+    )
+    std: tuple[float, float, float] | None = field(
+        default=None, metadata=checked(rules.sequence_of(rules.number(1e-6, 1e6), 3, _THREE))
+    )
+    colour: Colour = field(default=Colour.RGB, metadata=checked(rules.one_of(Colour)))
+    layout: Layout = field(default=Layout.NCHW, metadata=checked(rules.one_of(Layout)))
+    profile: ShapeProfile | None = field(default=None, metadata=checked(_profile))
+
+    @property
+    def builtin(self) -> str | None:
+        """Name of the embedded model that is meant, if one is."""
+        return self.onnx.removeprefix(BUILTIN) if self.onnx.startswith(BUILTIN) else None
+
+    def relations(self) -> Iterator[Problem]:
+        """A builtin must have a name."""
+        if self.builtin == "":
+            yield Problem("onnx", f'expected "{BUILTIN}NAME" or a path, found {self.onnx!r}')
+
+    def warnings(self) -> Iterator[str]:
+        """A mean and deviation that look like the ones for pixel values from 0 to 1."""
+        if self.mean and self.std and any(self.mean) and max(*self.mean, *self.std) <= 1.0:
+            yield (
+                f"models.{self.name}: mean and std apply to pixel values from 0 to 255, "
+                "these look like values for 0 to 1; multiply both by 255"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions(Checked):
+    """How descriptors are indexed; what is absent is the index builder's choice.
+
+    Attributes:
+        kind: Structure.
+        m: Links per node (hnsw), or bytes per vector (ivf-pq).
+        ef: Candidates kept while a graph is built and searched.
+        storage: Number format of stored vectors.
+        nprobe: Lists visited by a search (ivf-pq).
+    """
+
+    table: ClassVar[str] = "index"
+
+    kind: IndexKind = field(default=IndexKind.AUTO, metadata=checked(rules.one_of(IndexKind)))
+    m: int | None = field(default=None, metadata=checked(rules.whole(2, 256)))
+    ef: int | None = field(default=None, metadata=checked(rules.whole(8, 4096)))
+    storage: Storage = field(default=Storage.FP32, metadata=checked(rules.one_of(Storage)))
+    nprobe: int | None = field(default=None, metadata=checked(rules.whole(1, 65_536)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageOptions(Checked):
+    """How much of the wanted area must be there.
+
+    Attributes:
+        min_fraction: Least fraction of wanted tiles that are present and localisable, 0 to 1.
+    """
+
+    table: ClassVar[str] = "coverage"
+
+    min_fraction: float = field(default=0.0, metadata=checked(rules.number(0, 1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions(Checked):
+    """Thresholds of the checks before a commit.
+
+    Attributes:
+        parity: Least cosine between an engine's output and the reference's.
+        recall: Least fraction of sampled tiles that find themselves first.
+    """
+
+    table: ClassVar[str] = "checks"
+
+    parity: float = field(default=0.999, metadata=checked(rules.number(0, 1)))
+    recall: float = field(default=0.9, metadata=checked(rules.number(0, 1)))
+
+
+def _numbers(value: object, count: int, described: str) -> tuple[float, ...]:
+    """The values as given (Decimals stay Decimals until they become integers)."""
+    if not isinstance(value, (list, tuple)) or len(value) != count:
+        raise RefusedError(described)
+    try:
+        for item in value:
+            rules.number(-1e6, 1e6)(item)
+    except RefusedError:
+        raise RefusedError(described) from None
+    return tuple(value)
+
+
+def _box(value: object) -> tuple[float, ...]:
+    described = "[west, south, east, north] in finite degrees"
+    box = _numbers(value, 4, described)
+    west, south, east, north = (degrees_to_e7(item) for item in box)
+    mend = "the order is west, south, east, north"
+    if max(abs(west), abs(east)) > HALF_TURN_E7:
+        raise RefusedError("longitudes from -180 to 180", mend)
+    if max(abs(south), abs(north)) > MERCATOR_LIMIT_E7:
+        raise RefusedError(
+            f"latitudes in the Web Mercator range, -{MERCATOR_LIMIT} to {MERCATOR_LIMIT}", mend
+        )
+    if south >= north:
+        raise RefusedError("south less than north", mend)
+    if (west - east) % FULL_TURN_E7 == 0 and west >= east:
+        raise RefusedError("a box of some width; this one is empty", mend)
+    return box
+
+
+def _zoom(value: object) -> tuple[int, ...]:
+    described = f"[lowest, highest] zoom, whole numbers from 0 to {MAX_ZOOM}"
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise RefusedError(described)
+    try:
+        lowest, highest = (cast("int", rules.whole(0, MAX_ZOOM)(item)) for item in value)
+    except RefusedError:
+        raise RefusedError(described) from None
+    if lowest > highest:
+        raise RefusedError("the lowest zoom first", f"write [{highest}, {lowest}]")
+    return lowest, highest
+
+
+def _origin(value: object) -> tuple[float, ...]:
+    described = "[longitude, latitude, altitude] in finite degrees and metres"
+    origin = _numbers(value, 3, described)
+    longitude, latitude, altitude = origin
+    if not (-180 <= longitude <= 180 and -90 <= latitude <= 90 and -1000 <= altitude <= 30_000):
+        raise RefusedError(
+            "longitude -180 to 180, latitude -90 to 90, altitude -1000 to 30000 m",
+            "the order is longitude, latitude, altitude",
+        )
+    return origin
+
+
+def _models(value: object) -> tuple[ModelSpec, ...]:
+    described = '1 to 64 models, exactly one of them with role = "descriptor"'
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 64:
+        raise RefusedError(described, "add a [[models]] table")
+    models = tuple(cast("ModelSpec", rules.record(ModelSpec)(item)) for item in value)
+    names = [model.name for model in models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RefusedError(
+            "a different name for each model", "rename one", found=f"{twice[0]!r} more than once"
+        )
+    descriptors = [model.name for model in models if model.role is ModelRole.DESCRIPTOR]
+    if len(descriptors) != 1:
+        raise RefusedError(described, found=" and ".join(descriptors) or "none")
+    return models
+
+
+def _folder(value: object) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise RefusedError("a folder")
+    return Path(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest(Checked):
+    """What a flight cache must contain.
+
+    Attributes:
+        flight_id: Printable label of the flight.
+        sector: How fast the ground changes.
+        bbox: West, south, east, north; degrees, WGS 84. West greater than east crosses the antimeridian.
+        zoom: Lowest and highest zoom, inclusive.
+        origin: Take-off point: longitude, latitude (degrees), altitude (metres).
+        calibration: Path of the camera calibration, any JSON object.
+        tiles: Where tiles come from.
+        models: Networks; exactly one is the descriptor.
+        engine: How networks become engines.
+        index: How descriptors are indexed.
+        coverage: How much must be there.
+        checks: Thresholds before a commit.
+        base: Folder that relative paths start from.
+        bbox_e7: The box in units of 1e-7 degree, rounded half to even; what everything computes with.
+        origin_e7: Longitude and latitude of the origin in units of 1e-7 degree.
+        altitude_mm: Altitude of the origin in millimetres.
+    """
+
+    flight_id: str = field(metadata=checked(rules.text(128)))
+    sector: SectorClassification = field(metadata=checked(rules.one_of(SectorClassification)))
+    bbox: tuple[float, float, float, float] = field(metadata=checked(_box))
+    zoom: tuple[int, int] = field(metadata=checked(_zoom))
+    origin: tuple[float, float, float] = field(metadata=checked(_origin))
+    calibration: str = field(metadata=checked(rules.text()))
+    tiles: TileOptions = field(metadata=checked(rules.record(TileOptions)))
+    models: tuple[ModelSpec, ...] = field(metadata=checked(_models))
+    engine: EngineOptions = field(
+        default_factory=EngineOptions, metadata=checked(rules.record(EngineOptions))
+    )
+    index: IndexOptions = field(default_factory=IndexOptions, metadata=checked(rules.record(IndexOptions)))
+    coverage: CoverageOptions = field(
+        default_factory=CoverageOptions, metadata=checked(rules.record(CoverageOptions))
+    )
+    checks: CheckOptions = field(default_factory=CheckOptions, metadata=checked(rules.record(CheckOptions)))
+    base: Path = field(default=Path(), metadata=checked(_folder))
+
+    bbox_e7: BoxE7 = field(init=False)
+    origin_e7: tuple[int, int] = field(init=False)
+    altitude_mm: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check everything, then turn degrees and metres into integers, once.
+
+        Raises:
+            RequestError: with all the problems.
+        """
+        # super() without arguments fails here: a slotted dataclass is not the class that the compiler saw.
+        Checked.__post_init__(self)
+        west, south, east, north = (degrees_to_e7(value) for value in self.bbox)
+        longitude, latitude, altitude = self.origin
+        object.__setattr__(self, "bbox_e7", (west, south, east, north))
+        object.__setattr__(self, "origin_e7", (degrees_to_e7(longitude), degrees_to_e7(latitude)))
+        object.__setattr__(self, "altitude_mm", metres_to_mm(altitude))
+        object.__setattr__(self, "bbox", tuple(float(value) for value in self.bbox))
+        object.__setattr__(self, "origin", tuple(float(value) for value in self.origin))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed, but probably not meant."""
+        found = [line for model in self.models for line in model.warnings()]
+        if not contains(self.bbox_e7, *self.origin_e7):
+            found.insert(0, f"origin: {list(self.origin[:2])} lies outside the box {list(self.bbox)}")
+        return tuple(found)
+
+    @property
+    def max_age_days(self) -> int:
+        """Greatest age of a tile in days: the one set, else the sector's."""
+        return self.sector.max_age_days if self.tiles.max_age_days is None else self.tiles.max_age_days
+
+    @property
+    def descriptor(self) -> ModelSpec:
+        """The one model that describes tiles."""
+        return next(model for model in self.models if model.role is ModelRole.DESCRIPTOR)
+
+    def resolve(self, path: str) -> Path:
+        """A path of the request, seen from the request's folder."""
+        return self.base / path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a request file.
+
+        Raises:
+            RequestError: when it cannot be read, is not TOML, or is not a valid request.
+        """
+        where = Path(path)
+        return cls.parse(read_request_text(where), base=where.parent, name=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, base: Path, name: str = "request") -> Self:
+        """Make a request from TOML text.
+
+        Args:
+            text: The whole file.
+            base: Folder that relative paths start from.
+            name: What messages call the text.
+
+        Raises:
+            RequestError: with every problem found.
+        """
+        try:
+            # Decimals keep the digits as written, so that degrees are rounded once, from the decimal.
+            document = tomllib.loads(text, parse_float=Decimal)
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            reason = "tables nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise RequestError(f"{name}: expected TOML, found {reason}", subject=name) from None
+        given, problems = _records_from(document)
+        broken = {problem.key.partition(".")[0].partition("[")[0] for problem in problems}
+        more = check_fields(cls, {**given, "base": base})[1]
+        problems += [problem for problem in more if problem.key not in broken]
+        if problems:
+            raise request_error(problems, subject=name)
+        return cls(base=base, **given)
+
+
+_TABLES: Mapping[str, type[Checked]] = {
+    "tiles": TileOptions,
+    "engine": EngineOptions,
+    "index": IndexOptions,
+    "coverage": CoverageOptions,
+    "checks": CheckOptions,
+}
+
+
+def _records_from(document: Mapping[str, object]) -> tuple[dict[str, Any], list[Problem]]:
+    """Turn the tables of a file into records; what cannot be turned is left out and told as problems."""
+    given: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key, value in document.items():
+        try:
+            if key in _TABLES:
+                given[key] = _record_from(_TABLES[key], value, key)
+            elif key == "models" and isinstance(value, list):
+                given[key] = [_record_from(ModelSpec, item, f"models[{i}]") for i, item in enumerate(value)]
+            elif key == "base":
+                raise request_error([Problem(key, "expected a known key, found 'base'; remove it")])
+            else:
+                given[key] = value
+        except RequestError as error:
+            problems += error.problems
+    return given, problems
+
+
+def _record_from(kind: type[_Record], value: object, where: str) -> _Record:
+    if not isinstance(value, dict):
+        raise request_error([Problem(where, f"expected a table, found {rules.shown(value)}")])
+    problems = check_fields(kind, value)[1]
+    if problems:
+        raise request_error([Problem(f"{where}.{problem.key}", problem.text) for problem in problems])
+    try:
+        return kind(**value)
+    except RequestError as error:
+        found = [
+            Problem(where + problem.key.removeprefix(kind.table), problem.text) for problem in error.problems
+        ]
+        raise request_error(found) from None

@@ -1,0 +1,281 @@
+"""Tiles in an MBTiles archive (SQLite, specification 1.3): rows count from the south, so they are flipped here.
+
+The database is opened immutable: SQLite then takes no lock and leaves no -wal, -shm or -journal file beside it. That
+is honest only for a file at rest, so an archive with unmerged changes beside it is refused.
+"""
+
+import hashlib
+import os
+import sqlite3
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.geometry import BoxE7
+from pipeline.image_header import sniff
+from pipeline.regular import open_regular, read_at
+from pipeline.tiles.assembly import assemble, bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
+from pipeline.tiles.memory import DigestMemory, Fingerprint
+from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
+
+FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
+MAX_BLOB_BYTES = 32 << 20
+
+_MAGIC = b"SQLite format 3\x00"
+_HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")
+
+
+class MBTilesArchive:
+    """A raster MBTiles file.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        memory_folder: Where digests are remembered; None remembers nothing.
+        now_ns: Wall clock, nanoseconds since 1970.
+
+    Raises:
+        RequestError: when the file is not there or cannot be read.
+        TileError: when it is damaged, holds no raster tiles, or is still being written.
+    """
+
+    def __init__(
+        self, path: Path, *, name: str, memory_folder: Path | None, now_ns: Callable[[], int]
+    ) -> None:
+        self.name = name
+        self._path = Path(os.path.abspath(path))
+        self._memory_folder = memory_folder
+        self._now_ns = now_ns
+        self._fingerprint = _require_settled(self._path)
+        with closing(open_database(self._path)) as database, _translated(self._path):
+            self.tile_format = _tile_format(database, self._path)
+
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[Tile]:
+        """See `TileMetadataStore.query_by_bbox`."""
+        memory = DigestMemory(
+            self._memory_folder,
+            subject=f"mbtiles:{self._path}",
+            scope=self._fingerprint.row,
+            columns=3,
+            now_ns=self._now_ns,
+        )
+        ranges = tile_ranges(bbox_e7, zoom)
+        with closing(open_database(self._path)) as database, _translated(self._path):
+            sizes = self._sizes(database, ranges)
+            places = sorted(sizes)
+            keys = np.array(places, dtype=np.int64).reshape(len(places), 3)
+            digests, known = memory.recall(keys)
+            if not known.all():
+                unknown = {place: row for row, place in enumerate(places) if not known[row]}
+                for part in ranges:
+                    for place, content in self._contents(database, part):
+                        if place in unknown:
+                            digest = hashlib.sha256(content).digest()
+                            digests[unknown[place]] = np.frombuffer(digest, dtype=np.uint8)
+        require_unchanged(self._path, self._fingerprint)
+        settled = max(self._fingerprint.mtime_ns, self._fingerprint.ctime_ns) < memory.racy_from_ns
+        if settled and not known.all():
+            memory.remember(keys, digests)
+        path = str(self._path)
+        return assemble(
+            (place.z for place in places),
+            (place.x for place in places),
+            (place.y for place in places),
+            digests=digests,
+            sizes=(sizes[place] for place in places),
+            locators=(("mbtiles", path, place.z, place.x, place.y) for place in places),
+        )
+
+    def extent(self) -> Extent:
+        """See `TileMetadataStore.extent`; bounds are those of the highest zoom."""
+        with closing(open_database(self._path)) as database, _translated(self._path):
+            low, high = database.execute("SELECT min(zoom_level), max(zoom_level) FROM tiles").fetchone()
+            x0, x1, y0, y1 = database.execute(
+                "SELECT min(tile_column), max(tile_column), min(tile_row), max(tile_row) FROM tiles"
+                " WHERE zoom_level = ?",
+                (high,),
+            ).fetchone()
+        edge = 1 << high if isinstance(high, int) and 0 <= high <= 30 else 0
+        if not all(isinstance(value, int) and 0 <= value < max(edge, 31) for value in (low, x0, x1, y0, y1)):
+            return Extent(zoom=None, box_e7=None)
+        west, _, _, north = tile_box_e7(Place(high, x0, edge - 1 - y1))
+        _, south, east, _ = tile_box_e7(Place(high, x1, edge - 1 - y0))
+        return Extent(zoom=(low, high), box_e7=(west, south, east, north))
+
+    def _sizes(self, database: sqlite3.Connection, ranges: tuple[TileRange, ...]) -> dict[Place, int]:
+        """Encoded length of every tile in some rectangles."""
+        sizes: dict[Place, int] = {}
+        for part in ranges:
+            for z, x, row, size, kind in _select(database, part, "length(tile_data), typeof(tile_data)"):
+                place = self._place(part, z, x, row)
+                if kind != "blob" or not 0 < size <= MAX_BLOB_BYTES:
+                    raise bad_archive(
+                        str(self._path),
+                        f"an image at tile {place}",
+                        f"{size} bytes of type {kind}",
+                        "export it again",
+                    )
+                if place in sizes:
+                    raise bad_archive(
+                        str(self._path), f"one tile {place}", "several", "export the archive again"
+                    )
+                sizes[place] = size
+        return sizes
+
+    def _contents(self, database: sqlite3.Connection, part: TileRange) -> Iterator[tuple[Place, bytes]]:
+        for z, x, row, content in _select(database, part, "tile_data"):
+            yield self._place(part, z, x, row), content
+
+    def _place(self, part: TileRange, z: object, x: object, row: object) -> Place:
+        # SQLite columns have no fixed type: 5.5 lies between 5 and 6 too.
+        if not (isinstance(z, int) and isinstance(x, int) and isinstance(row, int)):
+            raise bad_archive(str(self._path), "whole numbers as tile coordinates", f"{z!r}/{x!r}/{row!r}")
+        return Place(z, x, (1 << part.z) - 1 - row)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open an MBTiles file for reading without leaving anything beside it; the caller closes it.
+
+    Raises:
+        TileError: when it is not there or is no database.
+    """
+    uri = "file:" + urllib.parse.quote(str(path)) + "?mode=ro&immutable=1"
+    with _translated(path):
+        database = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        # The archive may come from a stranger: its views must not call functions, its values not fill the memory.
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
+        database.execute("PRAGMA trusted_schema = OFF")
+        database.execute("PRAGMA query_only = ON")
+    return database
+
+
+def read_row(database: sqlite3.Connection, path: str, z: int, x: int, y: int) -> bytes:
+    """The encoded bytes of one tile, y counted from the north.
+
+    Raises:
+        TileError: when the archive has no such tile.
+    """
+    with _translated(Path(path)):
+        row = database.execute(
+            "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+            (z, x, (1 << z) - 1 - y),
+        ).fetchone()
+    if row is None or not isinstance(row[0], bytes):
+        raise TileError(
+            f"tile {z}/{x}/{y}: expected it in {path}, found none",
+            "build again once the archive is at rest",
+            ErrorKind.SOURCE_CHANGED,
+            subject=f"{z}/{x}/{y}",
+        )
+    return row[0]
+
+
+def _select(database: sqlite3.Connection, part: TileRange, columns: str) -> sqlite3.Cursor:
+    last = (1 << part.z) - 1
+    return database.execute(
+        f"SELECT zoom_level, tile_column, tile_row, {columns} FROM tiles"  # noqa: S608  (columns are ours)
+        " WHERE zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_row BETWEEN ? AND ?",
+        (part.z, part.x0, part.x1, last - part.y1, last - part.y0),
+    )
+
+
+def _tile_format(database: sqlite3.Connection, path: Path) -> str:
+    """Encoding of the tiles, by the metadata or else by the first tile."""
+    objects = {
+        name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+    }
+    if "tiles" not in objects:
+        found = ", ".join(sorted(map(str, objects))[:8]) or "no tables"
+        raise bad_archive(
+            str(path), "a table or view named tiles", found, "check that it is an MBTiles archive"
+        )
+    first = database.execute("SELECT tile_data FROM tiles LIMIT 1").fetchone()
+    if first is None:
+        raise bad_archive(str(path), "at least one tile", "none", "export the archive again")
+    said = None
+    if "metadata" in objects:
+        said = database.execute("SELECT value FROM metadata WHERE name = 'format'").fetchone()
+    announced = str(said[0]).lower() if said else None
+    by_content = sniff(first[0]) if isinstance(first[0], bytes) else None
+    tile_format = (
+        FORMATS.get(announced, by_content if announced is None else None) if announced else by_content
+    )
+    if tile_format is None:
+        kind = (
+            "vector tiles (pbf)"
+            if announced == "pbf"
+            else f"format {announced!r}"
+            if announced
+            else "none of them"
+        )
+        raise unsupported_archive(
+            str(path),
+            "raster tiles in jpg, png or webp",
+            kind,
+            "export the area as raster tiles, such as satellite imagery",
+        )
+    return tile_format
+
+
+def _require_settled(path: Path) -> Fingerprint:
+    """The fingerprint of an archive that is a database at rest.
+
+    Raises:
+        RequestError: when it cannot be read.
+        TileError: when it is no SQLite file, or changes wait beside it.
+    """
+    try:
+        descriptor = open_regular(path)
+        try:
+            status = os.fstat(descriptor)
+            magic = read_at(descriptor, 0, len(_MAGIC))
+        finally:
+            os.close(descriptor)
+        if magic != _MAGIC:
+            raise bad_archive(
+                str(path), "an SQLite database (MBTiles)", f"a file that begins with {magic[:16]!r}"
+            )
+        waiting = [f"{path}-wal"] if _begins(f"{path}-wal", b"") else []
+        waiting += [f"{path}-journal"] if _begins(f"{path}-journal", _HOT_JOURNAL) else []
+    except OSError as error:
+        raise RequestError(
+            f"{path}: expected a readable MBTiles archive, found {error.strerror or error}",
+            "check the path and its permissions; it starts from the request's folder",
+            ErrorKind.SOURCE_UNREADABLE,
+            subject=str(path),
+        ) from error
+    if waiting:
+        raise TileError(
+            f"{path}: expected an archive at rest, found unmerged changes in {waiting[0]}",
+            f"close the program that writes it, or merge them: sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+            ErrorKind.SOURCE_CHANGED,
+            subject=str(path),
+        )
+    return Fingerprint.of(status)
+
+
+def _begins(path: str, magic: bytes) -> bool:
+    """Whether there is a non-empty file at a path, and it begins so."""
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return False
+    try:
+        head = read_at(descriptor, 0, 8)
+        return bool(head) and head.startswith(magic)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise bad_archive(str(path), "an MBTiles archive that SQLite can read", str(error)) from error

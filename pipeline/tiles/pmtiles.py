@@ -1,0 +1,279 @@
+"""Tiles in a PMTiles archive, version 3: one file of a header, directories and tile data.
+
+Each directory is decoded once and kept, and only the leaf directories that the area needs are decoded at all. Every
+offset and length is compared with the file before anything is read by it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
+
+from pipeline.errors import ErrorKind, RequestError
+from pipeline.geometry import BoxE7
+from pipeline.image_header import sniff
+from pipeline.regular import open_regular, read_at
+from pipeline.tiles.assembly import Numbers, assemble, bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.grid import TileRange, tile_ranges
+from pipeline.tiles.hilbert import covering_intervals, first_id, tile_places
+from pipeline.tiles.memory import DigestMemory, Fingerprint
+from pipeline.tiles.pmtiles_directory import Directory, DirectoryError, parse, unpack
+from pipeline.tiles.reading import MAX_TILE_BYTES
+from pipeline.tiles.tile import Extent, Tile, ZoomRange
+
+HEADER_BYTES = 127
+MAX_DEPTH = 4
+MAX_PACKED_DIRECTORY_BYTES = 16 << 20
+
+_MAGIC = b"PMTiles"
+_FORMATS = {TileType.JPEG: "jpeg", TileType.PNG: "png", TileType.WEBP: "webp"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """Tiles that the archive holds, as int64 columns: id, absolute offset, length."""
+
+    ids: Numbers
+    offsets: Numbers
+    lengths: Numbers
+
+
+class PMTilesArchive:
+    """A raster PMTiles file.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        memory_folder: Where digests are remembered; None remembers nothing.
+        now_ns: Wall clock, nanoseconds since 1970.
+
+    Raises:
+        RequestError: when the file is not there or cannot be read.
+        TileError: when it is damaged or holds no raster tiles.
+    """
+
+    def __init__(
+        self, path: Path, *, name: str, memory_folder: Path | None, now_ns: Callable[[], int]
+    ) -> None:
+        self.name = name
+        self._path = Path(os.path.abspath(path))
+        self._memory_folder = memory_folder
+        self._now_ns = now_ns
+        self._directories: dict[int, Directory] = {}
+        with self._opened() as file:
+            self._fingerprint = Fingerprint.of(os.fstat(file))
+            self._header = self._read_header(file)
+            root = self._directory(file, self._header["root_offset"], self._header["root_length"])
+            if not len(root.ids):
+                raise bad_archive(str(self._path), "at least one tile", "none", "export the archive again")
+            self.tile_format = self._tile_format(file)
+
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[Tile]:
+        """See `TileMetadataStore.query_by_bbox`."""
+        ranges = tile_ranges(bbox_e7, zoom)
+        with self._opened() as file:
+            require_unchanged(self._path, self._fingerprint)
+            held = self._held(file, ranges)
+            z, x, y, rows = _placed(held.ids, ranges)
+            offsets, lengths = held.offsets[rows], held.lengths[rows]
+            digests = self._digests(file, offsets, lengths)
+            require_unchanged(self._path, self._fingerprint)
+        path = str(self._path)
+        places = zip(offsets.tolist(), lengths.tolist(), strict=True)
+        return assemble(
+            z.tolist(),
+            x.tolist(),
+            y.tolist(),
+            digests=digests,
+            sizes=lengths.tolist(),
+            locators=(("pmtiles", path, offset, length) for offset, length in places),
+        )
+
+    def extent(self) -> Extent:
+        """See `TileMetadataStore.extent`; as the header says."""
+        header = self._header
+        box = (header["min_lon_e7"], header["min_lat_e7"], header["max_lon_e7"], header["max_lat_e7"])
+        return Extent(zoom=(header["min_zoom"], header["max_zoom"]), box_e7=box)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        try:
+            file = open_regular(self._path)
+            try:
+                yield file
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise RequestError(
+                f"{self._path}: expected a readable PMTiles archive, found {error.strerror or error}",
+                "check the path and its permissions; it starts from the request's folder",
+                ErrorKind.SOURCE_UNREADABLE,
+                subject=str(self._path),
+            ) from error
+
+    def _read_header(self, file: int) -> HeaderDict:
+        path, size = str(self._path), self._fingerprint.size
+        start = read_at(file, 0, HEADER_BYTES)
+        if not start.startswith(_MAGIC):
+            raise bad_archive(path, "a PMTiles archive", f"a file that begins with {start[:8]!r}")
+        if len(start) < HEADER_BYTES:
+            raise bad_archive(path, f"a header of {HEADER_BYTES} bytes", f"{len(start)}")
+        if start[7] != 3:
+            raise unsupported_archive(
+                path, "PMTiles version 3", f"version {start[7]}", "run: pmtiles convert"
+            )
+        try:
+            header = deserialize_header(start)
+        except ValueError as error:
+            raise bad_archive(path, "known compression and tile types", str(error)) from None
+        if header["internal_compression"] not in {Compression.NONE, Compression.GZIP}:
+            found = header["internal_compression"].name.lower()
+            raise unsupported_archive(path, "directories in gzip or unpacked", found, "run: pmtiles convert")
+        for section in ("root", "leaf_directory", "tile_data"):
+            end = header[f"{section}_offset"] + header[f"{section}_length"]  # type: ignore[literal-required]
+            if end > size:
+                raise bad_archive(path, f"at least {end} bytes (end of {section})", f"{size}")
+        return header
+
+    def _tile_format(self, file: int) -> str:
+        header = self._header
+        hint = "export the area as raster tiles, such as satellite imagery"
+        expected = "raster tiles in jpg, png or webp, not compressed again"
+        if header["tile_compression"] not in {Compression.NONE, Compression.UNKNOWN}:
+            found = f"tiles in {header['tile_compression'].name.lower()}"
+            raise unsupported_archive(str(self._path), expected, found, hint)
+        known = _FORMATS.get(header["tile_type"])
+        if known is None and header["tile_type"] is TileType.UNKNOWN:
+            known = sniff(read_at(file, header["tile_data_offset"], min(16, header["tile_data_length"])))
+        if known is None:
+            vector = header["tile_type"] in {TileType.MVT, TileType.MLT}
+            found = f"{'vector ' if vector else ''}tiles of type {header['tile_type'].name.lower()}"
+            raise unsupported_archive(str(self._path), expected, found, hint)
+        return known
+
+    def _directory(self, file: int, offset: int, length: int) -> Directory:
+        """The directory at an absolute offset."""
+        if offset not in self._directories:
+            name = f"a directory at offset {offset}"
+            if length > MAX_PACKED_DIRECTORY_BYTES:
+                limit = MAX_PACKED_DIRECTORY_BYTES
+                raise bad_archive(str(self._path), f"{name} of at most {limit} bytes", f"{length}")
+            packed = read_at(file, offset, length)
+            try:
+                gzipped = self._header["internal_compression"] is Compression.GZIP
+                self._directories[offset] = parse(unpack(packed, gzipped=gzipped))
+            except DirectoryError as error:
+                raise bad_archive(str(self._path), name, str(error)) from None
+        return self._directories[offset]
+
+    def _held(self, file: int, ranges: tuple[TileRange, ...]) -> _Held:
+        """What the archive holds in the squares around some rectangles."""
+        starts, ends = covering_intervals(ranges)
+        found: list[_Held] = []
+        header = self._header
+        waiting = [(header["root_offset"], header["root_length"], 0, None, 1)]
+        while waiting:
+            offset, length, low, high, depth = waiting.pop()
+            directory = self._directory(file, offset, length)
+            self._require_within(directory, low, high)
+            leaf = directory.runs == 0
+            last = np.concatenate([directory.ids[1:], [np.iinfo(np.int64).max if high is None else high]])
+            found.append(self._clipped(directory, ~leaf, starts, ends))
+            needed = np.searchsorted(ends, directory.ids, "right") < np.searchsorted(starts, last, "left")
+            for row in np.flatnonzero(leaf & needed).tolist():
+                if depth == MAX_DEPTH:
+                    raise bad_archive(str(self._path), f"at most {MAX_DEPTH} levels of directories", "more")
+                at, size = int(directory.offsets[row]), int(directory.lengths[row])
+                if at + size > header["leaf_directory_length"]:
+                    raise bad_archive(
+                        str(self._path), "directories inside their section", f"one at {at}+{size}"
+                    )
+                at += header["leaf_directory_offset"]
+                waiting.append((at, size, int(directory.ids[row]), int(last[row]), depth + 1))
+        return _Held(
+            ids=np.concatenate([part.ids for part in found]),
+            offsets=np.concatenate([part.offsets for part in found]),
+            lengths=np.concatenate([part.lengths for part in found]),
+        )
+
+    def _require_within(self, directory: Directory, low: int, high: int | None) -> None:
+        """A leaf must keep to the ids that its parent gave it, or tiles could come twice."""
+        if not len(directory.ids):
+            return
+        first, last = int(directory.ids[0]), int(directory.ids[-1] + np.maximum(directory.runs[-1], 1))
+        if first < low or (high is not None and last > high):
+            raise bad_archive(
+                str(self._path), f"a directory for ids {low} to {high}", f"one for {first} to {last}"
+            )
+
+    def _clipped(
+        self, directory: Directory, tiles: "np.typing.NDArray[np.bool_]", starts: Numbers, ends: Numbers
+    ) -> _Held:
+        """The single tiles of the entries, as far as they lie in some intervals of ids."""
+        first, past = directory.ids[tiles], directory.ids[tiles] + directory.runs[tiles]
+        low, high = np.searchsorted(ends, first, "right"), np.searchsorted(starts, past, "left")
+        entry = np.repeat(np.arange(len(first)), np.maximum(high - low, 0))
+        interval = _counted(low[entry], entry)
+        start, end = np.maximum(first[entry], starts[interval]), np.minimum(past[entry], ends[interval])
+        single = np.repeat(np.arange(len(start)), end - start)
+        offsets, lengths = directory.offsets[tiles][entry][single], directory.lengths[tiles][entry][single]
+        limit = self._header["tile_data_length"]
+        if len(offsets) and (int((offsets + lengths).max()) > limit or int(lengths.max()) > MAX_TILE_BYTES):
+            raise bad_archive(
+                str(self._path), f"tiles inside {limit} bytes of data", "an entry that points outside"
+            )
+        return _Held(
+            ids=_counted(start[single], single),
+            offsets=offsets + self._header["tile_data_offset"],
+            lengths=lengths,
+        )
+
+    def _digests(self, file: int, offsets: Numbers, lengths: Numbers) -> "np.typing.NDArray[np.uint8]":
+        """SHA-256 of each content, uint8 [n, 32]; contents that tiles share are hashed once."""
+        memory = DigestMemory(
+            self._memory_folder,
+            subject=f"pmtiles:{self._path}",
+            scope=self._fingerprint.row,
+            columns=2,
+            now_ns=self._now_ns,
+        )
+        keys, inverse = np.unique(np.stack([offsets, lengths], axis=1), axis=0, return_inverse=True)
+        digests, known = memory.recall(keys)
+        for row in np.flatnonzero(~known).tolist():
+            offset, length = keys[row].tolist()
+            digest = hashlib.sha256(read_at(file, offset, length)).digest()
+            digests[row] = np.frombuffer(digest, dtype=np.uint8)
+        require_unchanged(self._path, self._fingerprint)
+        settled = max(self._fingerprint.mtime_ns, self._fingerprint.ctime_ns) < memory.racy_from_ns
+        if settled and not known.all():
+            memory.remember(keys, digests)
+        return digests[inverse.reshape(-1)]
+
+
+def _counted(starts: Numbers, groups: Numbers) -> Numbers:
+    """Each group's start plus 0, 1, 2, … along the group; groups are sorted and `starts` holds one value per row."""
+    if not len(groups):
+        return starts
+    rows = np.arange(len(groups))
+    heads = np.maximum.accumulate(np.where(np.concatenate([[True], groups[1:] != groups[:-1]]), rows, 0))
+    return starts + rows - heads
+
+
+def _placed(ids: Numbers, ranges: tuple[TileRange, ...]) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Zoom, column, row and source row of the ids that lie in some rectangles, sorted by (z, x, y)."""
+    none = np.zeros(0, np.int64)
+    parts: list[tuple[Numbers, Numbers, Numbers, Numbers]] = [(none, none, none, none)]
+    for part in ranges:
+        rows = np.flatnonzero((ids >= first_id(part.z)) & (ids < first_id(part.z + 1)))
+        x, y = tile_places(part.z, ids[rows])
+        inside = (x >= part.x0) & (x <= part.x1) & (y >= part.y0) & (y <= part.y1)
+        x, y, rows = x[inside], y[inside], rows[inside]
+        order = np.lexsort((y, x))
+        parts.append((np.full(len(rows), part.z, np.int64), x[order], y[order], rows[order]))
+    z, x, y, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return z, x, y, rows

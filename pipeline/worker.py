@@ -1,0 +1,137 @@
+"""The worker process that embeds tiles: read, hash, decode, prepare, run.
+
+The bytes that are hashed are the bytes that are decoded, so that a source that changes under a build cannot slip
+another picture under a known digest. A tile that is bad costs only itself: the rest of its window is embedded.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.child import Handler, Progress, serve
+from pipeline.decoding import decode
+from pipeline.errors import EmbedError, ErrorKind, TileError
+from pipeline.frames import Message, Payload
+from pipeline.place import texture_energy
+from pipeline.tiles.reading import read_tile
+from store.preprocessing import Preprocessing
+from store.runtime import Engine, load_engine
+
+_THREADS: Final = 1
+
+
+class Embedder:
+    """Embeds windows with one loaded engine."""
+
+    def __init__(self, engine: Engine, preprocessing: Preprocessing) -> None:
+        self._engine = engine
+        self._preprocessing = preprocessing
+        self._samples: NDArray[np.float32] = np.empty((engine.batch, *engine.sample_shape), np.float32)
+
+    def embed(self, request: Message, progress: Progress) -> Payload:
+        """Embed one window.
+
+        Args:
+            request: For each tile its expected SHA-256 in hexadecimal and its locator.
+            progress: Not used: a window is short.
+
+        Returns:
+            A map of `vectors`, float32 [n, d], and `texture`, float32 [n], of the good tiles in order, and `bad`: for
+            each other tile its place in the request, an `ErrorKind` and a message.
+        """
+        del progress
+        bad: dict[int, tuple[str, str]] = {}
+        good: list[int] = []
+        textures: list[float] = []
+        vectors: list[NDArray[np.float32]] = []
+        filled = 0
+        for number, (sha256, locator) in enumerate(request):
+            try:
+                image = _picture(sha256, locator)
+                self._samples[filled] = self._preprocessing.apply(image)
+            except TileError as error:
+                bad[number] = (error.kind, error.message)
+                continue
+            good.append(number)
+            textures.append(texture_energy(image))
+            filled += 1
+            if filled == len(self._samples):
+                vectors.append(self._engine.run(self._samples))
+                filled = 0
+        if filled:
+            vectors.append(self._engine.run(self._samples[:filled]))
+        rows = np.concatenate([np.empty((0, self._engine.dimensions), np.float32), *vectors])
+        return _answer(rows, np.array(textures, np.float32), good, bad)
+
+
+def start(first: Message) -> Handler:
+    """Load the engine whose bytes have the expected digest.
+
+    Raises:
+        EmbedError: The bytes are others.
+        ExecutionError: The engine cannot run here.
+    """
+    # A worker gives way to the build's own process, which keeps the workers fed, and to whoever else is at work.
+    os.nice(5)
+    data = Path(first["engine"]).read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != first["sha256"]:
+        raise EmbedError(
+            f"expected the engine with SHA-256 {first['sha256']}, found {found}",
+            "c10 verify --full",
+            ErrorKind.EMBED_FAILED,
+        )
+    engine = load_engine(
+        data,
+        backend=first["backend"],
+        version=first["version"],
+        input=first["input"],
+        output=first["output"],
+        batch=first["batch"],
+        threads=_THREADS,
+    )
+    return Embedder(engine, Preprocessing.from_document(first["preprocessing"])).embed
+
+
+def _picture(sha256: str, locator: list[str | int]) -> NDArray[np.uint8]:
+    """Return a tile's pixels, uint8 [h, w, 3].
+
+    Raises:
+        TileError: Unreadable, undecodable, or other bytes than expected.
+    """
+    data = read_tile(tuple(locator))
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise TileError(
+            f"expected a tile with SHA-256 {sha256}, found {found}: the source changed during the build",
+            "build again once the source is at rest",
+            ErrorKind.SOURCE_CHANGED,
+        )
+    return decode(data)
+
+
+def _answer(
+    rows: NDArray[np.float32],
+    textures: NDArray[np.float32],
+    good: Iterable[int],
+    bad: dict[int, tuple[str, str]],
+) -> Payload:
+    """Move tiles whose descriptor is not finite to the bad ones."""
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(rows).all(axis=1))
+    for number, fine in zip(good, finite, strict=True):
+        if not fine:
+            bad[number] = (ErrorKind.BAD_VECTORS, "expected a finite descriptor, found NaN or infinity")
+    return {
+        "vectors": rows[finite],
+        "texture": textures[finite],
+        "bad": [[number, str(kind), message] for number, (kind, message) in sorted(bad.items())],
+    }
+
+
+if __name__ == "__main__":
+    serve(start)

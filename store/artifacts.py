@@ -1,0 +1,188 @@
+"""Content-addressed artifacts: write-once files named by their SHA-256.
+
+`artifacts/ab/ab12...` exists only whole and durable. Putting bytes that are there already costs no second
+copy, but the existing file is hashed again and made durable first: it may be damaged, and whoever linked it may
+have died before syncing. A damaged object is never overwritten: it is linked into `quarantine/` as evidence,
+unlinked, and the new bytes take the name.
+
+Writers hold `artifacts/.lock` shared from their first put until the event that names it is committed;
+collection holds it exclusively.
+"""
+
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal.durable import fsync_dir
+from store.canonical import Digest, is_digest
+from store.errors import ArtifactError, ErrorKind, from_os_error
+from store.events import ArtifactRef
+from store.layout import Layout
+from store.writeonce import Draft, draft, sync_existing
+
+_CHUNK = 1 << 20
+
+
+@dataclass(slots=True)
+class Artifacts:
+    """The artifact folder of one cache. `created` counts the files made through this object."""
+
+    layout: Layout
+    created: int = 0
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Keep collection away while artifacts are written and their events are under way.
+
+        Raises:
+            StoreError: The lock file cannot be opened.
+        """
+        fd = self._open_lock()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(fd)
+
+    def _open_lock(self) -> int:
+        try:
+            return os.open(self.layout.artifacts_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise from_os_error(error, f"lock file {self.layout.artifacts_lock}") from error
+
+    @contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """Open a nameless file on the cache's file system, to be given to `publish`."""
+        try:
+            with draft(self.layout.scratch) as new:
+                yield new
+        except OSError as error:
+            raise from_os_error(error, f"artifact in {self.layout.artifacts}") from error
+
+    def put(self, data: bytes | memoryview) -> ArtifactRef:
+        """Store bytes durably.
+
+        Raises:
+            DiskFullError: No space.
+            CacheUnusableError: The folder cannot be written.
+        """
+        with self.draft() as new:
+            new.write(data)
+            ref = ArtifactRef(sha256=hashlib.sha256(data).hexdigest(), size=memoryview(data).nbytes)
+            return self._publish(new, ref)
+
+    def publish(self, new: Draft) -> ArtifactRef:
+        """Store what was written to a draft; it is hashed from the file itself."""
+        return self._publish(new, _hash(new.fd))
+
+    def _publish(self, new: Draft, ref: ArtifactRef) -> ArtifactRef:
+        folder = self.layout.artifact_folder(ref.sha256)
+        try:
+            new.publish(folder, ref.sha256)
+        except FileExistsError:
+            if self.damage(ref) is None:
+                sync_existing(folder, ref.sha256)
+                return ref
+            self.quarantine(ref.sha256)
+            new.publish(folder, ref.sha256)
+        self.created += 1
+        return ref
+
+    def present(self, ref: ArtifactRef) -> bool:
+        """Whether a regular file of the right size has this name; looks at no content."""
+        return self.size(ref.sha256) == ref.size
+
+    def size(self, digest: str) -> int | None:
+        """Return the size of the object, or nothing if there is none or it is no regular file."""
+        try:
+            found = os.lstat(self.layout.artifact(digest))
+        except OSError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def damage(self, ref: ArtifactRef) -> str | None:
+        """Hash the object and say what is wrong with it, or nothing."""
+        try:
+            fd = os.open(
+                self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
+        except FileNotFoundError:
+            return "missing"
+        except OSError as error:
+            return f"unreadable ({error.strerror})"
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return "not a regular file"
+            if found.st_size != ref.size:
+                return f"expected {ref.size} bytes, found {found.st_size}"
+            actual = _hash(fd).sha256
+        except OSError as error:
+            return f"unreadable ({error.strerror})"
+        finally:
+            os.close(fd)
+        return None if actual == ref.sha256 else f"expected SHA-256 {ref.sha256[:12]}, found {actual[:12]}"
+
+    def read(self, ref: ArtifactRef) -> bytes:
+        """Return the bytes of an artifact after checking them.
+
+        Raises:
+            ArtifactError: It is missing or damaged.
+        """
+        if not self.present(ref):
+            raise self._error(ref, self.damage(ref) or "changed while it was looked at")
+        try:
+            data = self.layout.artifact(ref.sha256).read_bytes()
+        except OSError as error:
+            raise from_os_error(error, f"artifact {ref.sha256}") from error
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise self._error(ref, "other bytes")
+        return data
+
+    def names(self) -> Iterator[tuple[str, os.stat_result, Path]]:
+        """Yield (digest, lstat, path) of every well-named object; anything else has an empty digest."""
+        for folder in sorted(self.layout.artifacts.iterdir()):
+            if folder == self.layout.artifacts_lock:
+                continue
+            if len(folder.name) != 2 or folder.is_symlink() or not folder.is_dir():
+                yield "", os.lstat(folder), folder
+                continue
+            for path in sorted(folder.iterdir()):
+                well = is_digest(path.name) and path.name[:2] == folder.name
+                yield Digest(path.name if well else ""), os.lstat(path), path
+
+    def quarantine(self, digest: str) -> str:
+        """Keep a damaged object as evidence and free its name; returns where it lies, relative to the cache."""
+        path = self.layout.artifact(digest)
+        number = 0
+        while True:
+            kept = self.layout.quarantine / f"{digest}.{number}"
+            try:
+                os.link(path, kept, follow_symlinks=False)
+                break
+            except FileExistsError:
+                number += 1
+        fsync_dir(self.layout.quarantine)
+        path.unlink()
+        fsync_dir(path.parent)
+        return f"{self.layout.quarantine.name}/{kept.name}"
+
+    @staticmethod
+    def _error(ref: ArtifactRef, found: str) -> ArtifactError:
+        kind = ErrorKind.ARTIFACT_MISSING if found == "missing" else ErrorKind.ARTIFACT_DAMAGED
+        return ArtifactError(
+            kind, f"artifact {ref.sha256[:12]}: {found}", hint="c10 build (runs the damaged step again)"
+        )
+
+
+def _hash(fd: int) -> ArtifactRef:
+    state, size = hashlib.sha256(), 0
+    while chunk := os.pread(fd, _CHUNK, size):
+        state.update(chunk)
+        size += len(chunk)
+    return ArtifactRef(sha256=state.hexdigest(), size=size)

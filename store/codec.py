@@ -1,0 +1,157 @@
+"""Events to and from (tag, version, payload): an explicit table.
+
+Tags are short, stable and never a class path: a class may move or be renamed, a tag may not. The payload is a
+map from field name to plain data; its shape is fixed by the version beside the tag. Reading is strict, since a
+journal may come from elsewhere: a missing, surplus or mistyped field is an error, never a default. When a
+version 2 of a tag appears, its upcaster goes into `UPCASTERS`, works on payloads, in memory, after the chain
+was verified; stored records are never rewritten.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
+
+from store import events as e
+from store.canonical import Document
+from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
+from store.events import ArtifactRef, Event
+
+TABLE: Mapping[str, tuple[int, type[Event]]] = {
+    "cache.created": (1, e.CacheCreated),
+    "build.started": (1, e.BuildStarted),
+    "build.planned": (1, e.BuildPlanned),
+    "tiles.selected": (1, e.TilesSelected),
+    "step.started": (1, e.StepStarted),
+    "step.retried": (1, e.StepRetried),
+    "engine.compiled": (1, e.EngineCompiled),
+    "cell.embedded": (1, e.CellEmbedded),
+    "index.built": (1, e.IndexBuilt),
+    "step.reused": (1, e.StepReused),
+    "check.passed": (1, e.CheckPassed),
+    "check.failed": (1, e.CheckFailed),
+    "coverage.walked": (1, e.CoverageWalked),
+    "build.committed": (1, e.BuildCommitted),
+    "build.failed": (1, e.BuildFailed),
+    "build.abandoned": (1, e.BuildAbandoned),
+    "build.refused": (1, e.BuildRefused),
+    "rolled.back": (1, e.RolledBack),
+    "generation.accepted": (1, e.GenerationAccepted),
+    "collection.planned": (1, e.CollectionPlanned),
+    "collected": (1, e.Collected),
+    "repaired": (1, e.Repaired),
+    "imported": (1, e.Imported),
+}
+"""Tag to (current version, class)."""
+
+Upcaster: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+"""(tag, old version) to a function that turns that payload into the next version's. Version 1 needs none."""
+
+_TAG_OF: Mapping[type[Event], str] = {cls: tag for tag, (_, cls) in TABLE.items()}
+_HINTS: Mapping[type[Event], dict[str, Any]] = {cls: get_type_hints(cls) for _, cls in TABLE.values()}
+
+
+def tag_of(event: Event) -> str:
+    """Return the stable name of the event's kind."""
+    return _TAG_OF[type(event)]
+
+
+def encode(event: Event) -> tuple[str, int, dict[str, Any]]:
+    """Return (tag, version, payload) of the event."""
+    tag = _TAG_OF[type(event)]
+    payload = {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
+    return tag, TABLE[tag][0], payload
+
+
+def decode(tag: str, version: int, payload: object) -> Event:
+    """Return the event.
+
+    Raises:
+        UnknownEventError: No such tag, or a newer version: written by a later C10.
+        DamagedHistoryError: The payload does not have the shape its version fixes.
+    """
+    known = TABLE.get(tag)
+    if known is None or version > known[0]:
+        raise UnknownEventError(
+            ErrorKind.UNKNOWN_EVENT,
+            f"expected an event this version knows, found {tag!r} version {version}",
+            hint="use the newer C10 that wrote this cache",
+        )
+    current, cls = known
+    if not isinstance(payload, dict):
+        raise _invalid(tag, f"a {type(payload).__name__} as payload")
+    for step in range(version, current):
+        payload = UPCASTERS[tag, step](payload)
+    hints = _HINTS[cls]
+    if payload.keys() != hints.keys():
+        raise _invalid(tag, f"fields {sorted(map(str, payload.keys() ^ hints.keys()))} missing or surplus")
+    return cls(**{name: _typed(payload[name], hint, f"{tag}.{name}") for name, hint in hints.items()})
+
+
+def _invalid(where: str, found: str) -> DamagedHistoryError:
+    return DamagedHistoryError(
+        ErrorKind.INVALID_EVENT, f"expected a well-formed {where}, found {found}", hint="c10 verify --full"
+    )
+
+
+def _plain(value: object) -> object:
+    match value:
+        case ArtifactRef(sha256=sha256, size=size):
+            return {"sha256": sha256, "size": size}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case Mapping():
+            return {key: _plain(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401 - the shape is what is being checked
+    origin = get_origin(hint)
+    if origin is UnionType:
+        inner = [option for option in get_args(hint) if option is not NoneType]
+        return None if value is None else _typed(value, inner[0], where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _invalid(where, type(value).__name__)
+        return tuple(_typed(item, get_args(hint)[0], where) for item in value)
+    if origin is Mapping:
+        return _document(value, where)
+    if hint is ArtifactRef:
+        return _artifact(value, where)
+    if type(value) is not hint:
+        raise _invalid(where, f"{type(value).__name__} instead of {hint.__name__}")
+    return value
+
+
+def _artifact(value: object, where: str) -> ArtifactRef:
+    match value:
+        case {"sha256": str(sha256), "size": int(size), **rest} if (
+            not rest and len(sha256) == 64 and size >= 0
+        ):
+            return ArtifactRef(sha256=sha256, size=size)
+        case _:
+            raise _invalid(where, "no artifact reference")
+
+
+def _document(value: Any, where: str) -> Document:  # noqa: ANN401 - hostile until checked
+    if not isinstance(value, dict):
+        raise _invalid(where, f"{type(value).__name__} instead of a map")
+    _plain_data(value, where)
+    return value
+
+
+def _plain_data(value: object, where: str) -> None:
+    match value:
+        case None | bool() | int() | str():
+            return
+        case dict():
+            for item in value.values():
+                _plain_data(item, where)
+        case list():
+            for item in value:
+                _plain_data(item, where)
+        case _:
+            raise _invalid(where, f"{type(value).__name__} inside a document")

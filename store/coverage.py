@@ -1,0 +1,174 @@
+"""The coverage walk: hold what a manifest names against what lies in the tree, all problems in one pass.
+
+An artifact that is named must be a regular file of its size, and, in a full walk, of its digest. A well-named
+artifact that nothing names is *unreferenced*: every kill leaves some, and collection removes them. Anything
+else in the tree is an error, since nothing of C10's could have put it there.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from store.artifacts import Artifacts
+from store.errors import ArtifactError, ManifestCoverageError
+from store.events import ArtifactRef
+from store.layout import KNOWN_ENTRIES
+from store.manifest import Manifest
+from store.state import BuildStatus, State
+from store.tables import BlockRow, decode_blocks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """What a walk found. Sizes in bytes; `unreferenced` holds the digests that nothing names."""
+
+    files: int
+    size: int
+    problems: tuple[str, ...]
+    unreferenced: tuple[str, ...]
+    unreferenced_size: int
+
+    def require(self, *, hint: str) -> None:
+        """Raise if there was any problem.
+
+        Raises:
+            ManifestCoverageError: With every problem of the walk.
+        """
+        if self.problems:
+            raise ManifestCoverageError(self.problems, hint=hint)
+
+
+def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, int]]:
+    """Return digest to (role, size) of all artifacts of a manifest, blocks included.
+
+    Raises:
+        ArtifactError: The block table is missing or damaged.
+    """
+    named = {ref.sha256: (role, ref.size) for role, ref in manifest.artifacts()}
+    for row in decode_blocks(artifacts.read(manifest.index.blocks)):
+        named[row.ref.sha256] = (_block_role(row), row.ref.size)
+    return named
+
+
+def missing(manifest: Manifest, artifacts: Artifacts) -> tuple[str, ...]:
+    """Return what quick verification finds: artifacts that are no regular file of their exact size."""
+    problems = [
+        f"{role} {ref.sha256[:12]}: {_shape(artifacts, ref)}"
+        for role, ref in manifest.artifacts()
+        if not artifacts.present(ref)
+    ]
+    if problems:
+        return tuple(problems)
+    try:
+        named = named_by(manifest, artifacts)
+    except ArtifactError as error:
+        return (f"block table: {error.message}",)
+    refs = ((role, ArtifactRef(sha256=digest, size=size)) for digest, (role, size) in named.items())
+    return tuple(
+        f"{role} {ref.sha256[:12]}: {_shape(artifacts, ref)}"
+        for role, ref in refs
+        if not artifacts.present(ref)
+    )
+
+
+def walk(
+    artifacts: Artifacts,
+    named: Mapping[str, tuple[str, int]],
+    *,
+    referenced: frozenset[str],
+    full: bool,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Coverage:
+    """Walk the whole tree once.
+
+    Args:
+        artifacts: The folder.
+        named: Digest to (role, size) of what must be there.
+        referenced: Digests that the journal knows of, named here or not.
+        full: Whether to hash every named artifact, or to look at type and size alone.
+        threads: How many to hash with; hashing runs outside of Python's lock.
+        on_progress: Called with the bytes of each artifact looked at.
+    """
+    problems = list(_strangers(artifacts))
+    unreferenced, unreferenced_size = list[str](), 0
+    for digest, found, path in artifacts.names():
+        if not digest:
+            problems.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
+        elif digest not in named and digest not in referenced:
+            unreferenced.append(digest)
+            unreferenced_size += found.st_size
+    items = sorted((digest, role, size) for digest, (role, size) in named.items())
+
+    def look(item: tuple[str, str, int]) -> str | None:
+        digest, role, size = item
+        ref = ArtifactRef(sha256=digest, size=size)
+        wrong = artifacts.damage(ref) if full else _shape(artifacts, ref)
+        if on_progress is not None:
+            on_progress(size)
+        return None if wrong is None else f"{role} {digest[:12]}: {wrong}"
+
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        problems.extend(problem for problem in pool.map(look, items) if problem is not None)
+    return Coverage(
+        files=len(items),
+        size=sum(size for _, _, size in items),
+        problems=tuple(problems),
+        unreferenced=tuple(unreferenced),
+        unreferenced_size=unreferenced_size,
+    )
+
+
+def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
+    """Return the digests that the journal's facts name: of committed and open builds, and of what may be reused.
+
+    Args:
+        state: The folded journal.
+        tables: Block tables of builds, whose blocks later builds may have superseded.
+    """
+    digests: set[str] = set()
+    for build in state.builds.values():
+        if build.status not in {BuildStatus.COMMITTED, BuildStatus.OPEN}:
+            continue
+        digests.update(event.artifact.sha256 for _, event in build.engines)
+        digests.update(ref.sha256 for ref in (build.calibration,) if ref)
+        digests.update(event.table.sha256 for event in (build.tiles,) if event)
+        digests.update(event.geography.sha256 for event in (build.coverage,) if event)
+        digests.update(
+            sha for event in (build.index,) if event for sha in (event.artifact.sha256, event.blocks.sha256)
+        )
+    digests.update(event.artifact.sha256 for event in state.engines.values())
+    digests.update(
+        sha for event in state.indexes.values() for sha in (event.artifact.sha256, event.blocks.sha256)
+    )
+    digests.update(event.block.sha256 for event in state.blocks.values())
+    digests.update(row.ref.sha256 for table in tables for row in table)
+    return frozenset(digests)
+
+
+def _block_role(row: BlockRow) -> str:
+    return f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
+
+
+def _shape(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
+    size = artifacts.size(ref.sha256)
+    if size is None:
+        return artifacts.damage(ref) or "changed while it was looked at"
+    return None if size == ref.size else f"expected {ref.size} bytes, found {size}"
+
+
+def _strangers(artifacts: Artifacts) -> Iterable[str]:
+    layout = artifacts.layout
+    for entry in sorted(os.scandir(layout.root), key=lambda found: found.name):
+        if entry.name not in KNOWN_ENTRIES:
+            yield f"{entry.name}: expected nothing of this name"
+    expected = {
+        layout.manifests: {*layout.manifest_files().values()},
+        layout.segments: {*layout.segment_files().values()},
+    }
+    for folder, names in expected.items():
+        signatures = {name.removesuffix(".json") + ".sig" for name in names}
+        for entry in sorted(os.scandir(folder), key=lambda found: found.name):
+            if entry.name not in names and entry.name not in signatures:
+                yield f"{folder.name}/{entry.name}: expected nothing of this name"

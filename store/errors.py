@@ -1,0 +1,118 @@
+"""Errors of the store, grouped by what a handler would do.
+
+Every error carries a stable `kind`, one sentence that says what was expected and what was found, and a hint:
+the one command or action that mends it. Kinds are append-only, because scripts match on them.
+"""
+
+import errno
+from collections.abc import Sequence
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    """Stable names of what went wrong."""
+
+    NO_CACHE = "no-cache"
+    NO_GENERATION = "no-generation"
+    UNKNOWN_GENERATION = "unknown-generation"
+    NOTHING_TO_ROLL_BACK = "nothing-to-roll-back"
+    TARGET_DAMAGED = "target-damaged"
+    ROLLED_BACK = "rolled-back"
+    FILE_SYSTEM = "file-system"
+    PERMISSION = "permission"
+    INPUT_OUTPUT = "input-output"
+    DISK_FULL = "disk-full"
+    JOURNAL_REPLACED = "journal-replaced"
+    JOURNAL_INCOMPLETE = "journal-incomplete"
+    UNKNOWN_EVENT = "unknown-event"
+    INVALID_EVENT = "invalid-event"
+    IMPOSSIBLE_HISTORY = "impossible-history"
+    ARTIFACT_MISSING = "artifact-missing"
+    ARTIFACT_DAMAGED = "artifact-damaged"
+    COVERAGE = "coverage"
+    GEOGRAPHY = "geography"
+    MANIFEST_INVALID = "manifest-invalid"
+    VERIFICATION = "verification"
+    SIGNATURE = "signature"
+    FLOOR = "floor"
+    DEVICE = "device"
+
+
+class StoreError(Exception):
+    """Base of the tree."""
+
+    def __init__(self, kind: ErrorKind, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.hint = hint
+
+
+class RequestRefusedError(StoreError):
+    """The caller asked for something this cache cannot do; nothing was changed. Ask for something else."""
+
+
+class CacheUnusableError(StoreError):
+    """The folder, file system or permissions do not allow it. Mend the machine, not the cache."""
+
+
+class DiskFullError(StoreError):
+    """No space is left. Free some; the head did not move."""
+
+
+class DamagedHistoryError(StoreError):
+    """The journal does not fit the files beside it, or cannot be understood. Never write to it."""
+
+
+class UnknownEventError(DamagedHistoryError):
+    """The journal holds events of a newer version. Reading goes on without them; writing is refused."""
+
+
+class ArtifactError(StoreError):
+    """An artifact is missing or its bytes are not the ones named. Run its step again."""
+
+
+class ManifestCoverageError(StoreError):
+    """What the manifest would name is not what lies in the tree; lists every problem of one pass."""
+
+    def __init__(
+        self, problems: Sequence[str], *, kind: ErrorKind = ErrorKind.COVERAGE, hint: str = ""
+    ) -> None:
+        self.problems = tuple(problems)
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        super().__init__(kind, f"the coverage walk found: {self.problems[0]}{more}", hint=hint)
+
+
+class NoGoError(StoreError):
+    """The cache must not be flown; carries every reason."""
+
+    def __init__(
+        self, reasons: Sequence[str], *, kind: ErrorKind = ErrorKind.VERIFICATION, hint: str = ""
+    ) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__(kind, "NO-GO: " + "; ".join(self.reasons), hint=hint)
+
+
+class IncompatibleDeviceError(NoGoError):
+    """The cache is sound but made for another device or library version."""
+
+    def __init__(self, reasons: Sequence[str], *, hint: str = "") -> None:
+        super().__init__(reasons, kind=ErrorKind.DEVICE, hint=hint)
+
+
+def from_os_error(error: OSError, what: str) -> StoreError:
+    """Translate an error of the operating system once, at the boundary."""
+    found = f"{what}: {error.strerror or error}"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFullError(
+            ErrorKind.DISK_FULL, f"no space left: {found}", hint="free disk space, then run it again"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return CacheUnusableError(
+            ErrorKind.PERMISSION,
+            f"expected a writable cache, found {found}",
+            hint="mend the permissions or mount",
+        )
+    return CacheUnusableError(
+        ErrorKind.INPUT_OUTPUT, f"expected the disk to answer, found {found}", hint="c10 doctor"
+    )

@@ -1,0 +1,291 @@
+"""The facts a flight cache is made of: a tagged union of past-tense events.
+
+Every state, manifest and report is folded from these and nothing else. An event says what happened and carries
+what is needed to explain it or to go back; it never carries bulk: tile lists, blocks, engines and indexes are
+artifacts, events hold their digests. Fields are plain data. A field name is its name on disk, so renaming one
+needs a new version in `store.codec`. Lengths of time are integers of milliseconds, ratios are parts per
+million, so that everything projected from an event has one canonical form.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from store.canonical import Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactRef:
+    """A write-once file: its SHA-256 (hexadecimal, also its name) and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheCreated:
+    """The genesis: a cache with a random id came to be."""
+
+    cache_id: str
+    format: int
+    writer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildStarted:
+    """A build began; `identity` is absent when its inputs could not be read. `host` holds facts only."""
+
+    identity: str | None
+    inputs: Document
+    calibration: ArtifactRef | None
+    again: bool
+    host: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPlanned:
+    """What the build meant to do: per step its kind, subject, key, decision and why."""
+
+    steps: tuple[Document, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilesSelected:
+    """The tiles of the area were chosen; `table` is the tile table, `wanted` counts the area's tiles."""
+
+    digest: str
+    table: ArtifactRef
+    count: int
+    wanted: int
+    excluded: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """Work on a step began; for cells, one window of them was dispatched (`subjects` as zoom/x/y of cells)."""
+
+    kind: str
+    subjects: tuple[str, ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRetried:
+    """A worker failed and its work is tried again."""
+
+    kind: str
+    subjects: tuple[str, ...]
+    attempt: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCompiled:
+    """A network was compiled. `signature` holds input and output names and shapes."""
+
+    model: str
+    key: str
+    components: Document
+    artifact: ArtifactRef
+    signature: Document
+    elapsed_ms: int
+    log: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellEmbedded:
+    """One cell's block was made: `rows` tiles, of which `embedded` digests went through the network."""
+
+    space: str
+    zoom: int
+    cell_x: int
+    cell_y: int
+    key: str
+    components: Document
+    block: ArtifactRef
+    rows: int
+    embedded: int
+    copied: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexBuilt:
+    """The descriptor index was built from the blocks that `blocks` (the block table) lists."""
+
+    key: str
+    components: Document
+    artifact: ArtifactRef
+    blocks: ArtifactRef
+    kind: str
+    metric: str
+    dimensions: int
+    rows: int
+    elapsed_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReused:
+    """Steps of one kind were not run, since the journal holds their results; `keys` maps subject to step key."""
+
+    kind: str
+    count: int
+    keys: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPassed:
+    """A check on `subject` (a model, the index) with step key `key` passed."""
+
+    check: str
+    subject: str
+    key: str
+    measured: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckFailed:
+    """A check failed; the step result with this key must never be used again."""
+
+    check: str
+    subject: str
+    key: str
+    measured: Document
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageWalked:
+    """Everything the manifest will name was found whole; `geography` is the geographic report."""
+
+    files: int
+    size: int
+    unreferenced: int
+    problems: tuple[str, ...]
+    geography: ArtifactRef
+    wanted: int
+    present: int
+    featureless: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildCommitted:
+    """A generation came to be: the only commit point, of builds and of rollbacks."""
+
+    generation: int
+    parent: int | None
+    origin: int
+    manifest_sha256: str
+    body_sha256: str
+    signature: str
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFailed:
+    """A build ended without a commit, with everything needed to look into it."""
+
+    step: str
+    kind: str
+    subject: str
+    message: str
+    hint: str
+    traceback: str
+    inputs: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildAbandoned:
+    """A build's process died; written by the next one that holds the lock. `step` is what it was doing."""
+
+    reason: str
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRefused:
+    """A build was not begun, since its identity was rolled back from."""
+
+    identity: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolledBack:
+    """The next commit, in the same transaction, shows an earlier build: `left` and `target` are origins."""
+
+    left: int
+    target: int
+    requested: int | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationAccepted:
+    """A person marked a generation as good."""
+
+    generation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionPlanned:
+    """These artifacts are about to be removed under a policy."""
+
+    digests: tuple[str, ...]
+    size: int
+    policy: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """These artifacts were removed; steps that made them count as not done."""
+
+    digests: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """A damaged object was replaced; the damaged bytes lie under `quarantine`."""
+
+    subject: str
+    sha256: str
+    action: str
+    quarantine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """Artifacts came from a bundle of another cache."""
+
+    source: str
+    cache_id: str
+    artifacts: int
+
+
+Event: TypeAlias = (
+    CacheCreated
+    | BuildStarted
+    | BuildPlanned
+    | TilesSelected
+    | StepStarted
+    | StepRetried
+    | EngineCompiled
+    | CellEmbedded
+    | IndexBuilt
+    | StepReused
+    | CheckPassed
+    | CheckFailed
+    | CoverageWalked
+    | BuildCommitted
+    | BuildFailed
+    | BuildAbandoned
+    | BuildRefused
+    | RolledBack
+    | GenerationAccepted
+    | CollectionPlanned
+    | Collected
+    | Repaired
+    | Imported
+)

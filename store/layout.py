@@ -1,0 +1,161 @@
+"""Where things lie in a cache, and how its folders come to be.
+
+Every path of the cache is made here. Folders are made once, at birth, and made durable; what lies in them is
+write-once. Of the names, only digests and generation numbers vary, so that no text from a request or manifest
+ever becomes a path.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal.durable import fsync_dir
+from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
+from store.manifest import MANIFEST_NAME
+
+_SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.events")
+FOLDERS = ("artifacts", "manifests", "segments", "quarantine", "tmp")
+KNOWN_ENTRIES = frozenset({*FOLDERS, "journal.mdb", "journal.mdb-lock", "build.lock", "lost+found"})
+"""What may lie in the root; a cache may be the root of its own file system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one cache. `manifest_filename` is a format string on `generation`."""
+
+    root: Path
+    manifest_filename: str = "{generation:08d}.json"
+
+    def __post_init__(self) -> None:
+        """Hold the template to names that the reader finds.
+
+        Raises:
+            RequestRefusedError: It is no such template.
+        """
+        try:
+            found = MANIFEST_NAME.fullmatch(self.manifest_filename.format(generation=7))
+        except (KeyError, IndexError, ValueError):
+            found = None
+        if found is None or int(found[1]) != 7:
+            raise RequestRefusedError(
+                ErrorKind.UNKNOWN_GENERATION,
+                f"expected a manifest_filename such as 'flight-{{generation:08d}}.json', found"
+                f" {self.manifest_filename!r}",
+                hint="leave manifest_filename out",
+            )
+
+    @property
+    def journal(self) -> Path:
+        """The LMDB file."""
+        return self.root / "journal.mdb"
+
+    @property
+    def build_lock(self) -> Path:
+        """The lock file of everything that commits."""
+        return self.root / "build.lock"
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of the content-addressed files."""
+        return self.root / "artifacts"
+
+    @property
+    def artifacts_lock(self) -> Path:
+        """Held shared by writers of artifacts, exclusively by collection."""
+        return self.root / "artifacts" / ".lock"
+
+    @property
+    def manifests(self) -> Path:
+        """The folder of the projected manifests and signatures."""
+        return self.root / "manifests"
+
+    @property
+    def segments(self) -> Path:
+        """The folder of the journal's segments."""
+        return self.root / "segments"
+
+    @property
+    def quarantine(self) -> Path:
+        """The folder of damaged objects kept as evidence."""
+        return self.root / "quarantine"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of files without a future; garbage after a crash."""
+        return self.root / "tmp"
+
+    def artifact_folder(self, digest: str) -> Path:
+        """The folder of one artifact."""
+        return self.artifacts / digest[:2]
+
+    def artifact(self, digest: str) -> Path:
+        """The path of one artifact."""
+        return self.artifact_folder(digest) / digest
+
+    def manifest_name(self, generation: int) -> str:
+        """The name of a manifest file."""
+        return self.manifest_filename.format(generation=generation)
+
+    def segment_name(self, generation: int) -> str:
+        """The name of a segment file."""
+        return f"{generation:08d}.events"
+
+    def exists(self) -> bool:
+        """Whether there is a cache, whole or not."""
+        return self.journal.exists() or self.manifests.is_dir()
+
+    def create(self) -> None:
+        """Make the folders and make them durable; folders that exist are kept.
+
+        Raises:
+            CacheUnusableError: The folder cannot be made or is not ours to fill.
+            DiskFullError: No space.
+        """
+        try:
+            self._refuse_foreign()
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
+            for name in FOLDERS:
+                (self.root / name).mkdir(exist_ok=True, mode=0o755)
+            for first in range(256):
+                (self.artifacts / f"{first:02x}").mkdir(exist_ok=True, mode=0o755)
+            for folder in (self.artifacts, self.root, self.root.parent):
+                fsync_dir(folder)
+        except OSError as error:
+            raise from_os_error(error, f"cache folder {self.root}") from error
+
+    def manifest_files(self) -> dict[int, str]:
+        """Return generation to file name of the manifests that are there."""
+        return dict(_numbered(self.manifests, MANIFEST_NAME))
+
+    def segment_files(self) -> dict[int, str]:
+        """Return generation to file name of the segments that are there."""
+        return dict(_numbered(self.segments, _SEGMENT_NAME))
+
+    def _refuse_foreign(self) -> None:
+        if self.root.exists() and not self.root.is_dir():
+            raise CacheUnusableError(
+                ErrorKind.FILE_SYSTEM,
+                f"expected a folder for the cache, found a file: {self.root}",
+                hint="--cache DIR",
+            )
+        if self.root.is_dir() and not self.exists():
+            strange = sorted(entry.name for entry in os.scandir(self.root) if entry.name not in KNOWN_ENTRIES)
+            if strange:
+                raise CacheUnusableError(
+                    ErrorKind.FILE_SYSTEM,
+                    f"expected an empty folder or a cache, found {strange[0]!r} in {self.root}",
+                    hint="choose another --cache DIR",
+                )
+
+
+def _numbered(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        found = pattern.fullmatch(entry.name)
+        if found:
+            yield int(found[1]), entry.name

@@ -1,0 +1,347 @@
+"""The manifest: what a generation contains, as a projection of the journal.
+
+A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
+The *body* says what the cache contains and what it was built from; generations of one origin have the same
+body, byte for byte. The *envelope* says which generation this is: cache id, generation, origin, the place in
+the journal just before its commit, and the time of the commit. `body_sha256` is the digest of the body's
+canonical form; the digest of the whole file is `manifest_sha256` and stands in the journal.
+
+The file names artifacts by digest alone, so that no name in it can lead anywhere else. It stays under
+`MAX_BYTES` whatever the number of tiles: tile table, block table and geographic report are artifacts.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from store.canonical import CanonicalError, Document, decode, encode, is_digest, sha256
+from store.errors import DamagedHistoryError, ErrorKind, NoGoError
+from store.events import ArtifactRef, EngineCompiled
+from store.identity import build_identity
+from store.state import Build, BuildStatus, Generation, Position, State, checks_of
+
+FORMAT = 1
+MAX_BYTES = 64 * 1024
+LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""What a model may be called; never used as a path."""
+
+MANIFEST_NAME = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,31}-)?([0-9]{8,18})\.json")
+"""What is taken for a manifest file: an optional prefix and the generation, eight digits or more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """Which generation a manifest file is. `wall_ns` is the time of the commit, Unix epoch."""
+
+    cache_id: str
+    generation: int
+    origin: int
+    before: Position
+    wall_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineEntry:
+    """A compiled network: where its bytes are and what may run them."""
+
+    model: str
+    role: str
+    artifact: ArtifactRef
+    step_key: str
+    backend: str
+    version: str
+    target: str
+    precision: str
+    batch: int
+    signature: Document
+    preprocessing: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """The descriptor index and the block table it was made from."""
+
+    artifact: ArtifactRef
+    blocks: ArtifactRef
+    step_key: str
+    kind: str
+    metric: str
+    dimensions: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A parsed manifest file; `raw` are its exact bytes."""
+
+    raw: bytes
+    body: Document
+    body_sha256: str
+    envelope: Envelope
+    identity: str
+    inputs: Document
+    tiles: ArtifactRef
+    tile_count: int
+    tile_set: str
+    calibration: ArtifactRef
+    geography: ArtifactRef
+    vector_space: str
+    engines: tuple[EngineEntry, ...]
+    index: IndexEntry
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file."""
+        return sha256(self.raw)
+
+    @property
+    def descriptor_engine(self) -> EngineEntry:
+        """The one engine whose output is searched in the index."""
+        return next(engine for engine in self.engines if engine.role == "descriptor")
+
+    def artifacts(self) -> Iterator[tuple[str, ArtifactRef]]:
+        """Yield (role, reference) of every artifact the manifest names, blocks within the table aside."""
+        yield "calibration", self.calibration
+        yield "tile table", self.tiles
+        yield "geographic report", self.geography
+        for engine in self.engines:
+            yield f"engine {engine.model}", engine.artifact
+        yield "descriptor index", self.index.artifact
+        yield "block table", self.index.blocks
+
+
+def project(state: State, generation: Generation) -> bytes:
+    """Return the manifest file of a generation, from the state alone; the same bytes at any later state."""
+    envelope = Envelope(
+        cache_id=state.cache_id,
+        generation=generation.number,
+        origin=generation.origin,
+        before=generation.before,
+        wall_ns=generation.wall_ns,
+    )
+    return render(body_of(state, state.builds[generation.origin]), envelope)
+
+
+def render(body: Document, envelope: Envelope) -> bytes:
+    """Return the manifest file of this body and envelope."""
+    document: Document = {
+        "format": FORMAT,
+        "body": body,
+        "envelope": {
+            "cache_id": envelope.cache_id,
+            "generation": envelope.generation,
+            "origin": envelope.origin,
+            "prev_head": {"seq": envelope.before.seq, "chain": envelope.before.chain},
+            "time_ns": envelope.wall_ns,
+        },
+    }
+    return encode(document) + b"\n"
+
+
+def body_of(state: State, build: Build) -> Document:
+    """Return the body of `build`, open or committed.
+
+    Raises:
+        DamagedHistoryError: The build lacks a part that a manifest names.
+    """
+    tiles, index, coverage, calibration = build.tiles, build.index, build.coverage, build.calibration
+    if tiles is None or index is None or coverage is None or calibration is None or not build.engines:
+        raise DamagedHistoryError(
+            ErrorKind.IMPOSSIBLE_HISTORY,
+            f"expected build {build.number} to have tiles, engines, index and coverage before its commit",
+            hint="c10 verify --full",
+        )
+    models = {model["name"]: model for model in build.inputs["models"]}
+    return {
+        "identity": build.identity,
+        "inputs": build.inputs,
+        "tiles": {"count": tiles.count, "digest": tiles.digest, "table": _ref(tiles.table)},
+        "calibration": _ref(calibration),
+        "engines": [_engine(models[name], event) for name, event in build.engines],
+        "vector_space": index.components["space"],
+        "index": {
+            "artifact": _ref(index.artifact),
+            "blocks": _ref(index.blocks),
+            "step_key": index.key,
+            "kind": index.kind,
+            "metric": index.metric,
+            "dimensions": index.dimensions,
+            "rows": index.rows,
+        },
+        "geography": {
+            "report": _ref(coverage.geography),
+            "wanted": coverage.wanted,
+            "present": coverage.present,
+            "featureless": coverage.featureless,
+            "skipped": coverage.skipped,
+        },
+        "checks": [
+            {"check": check.check, "subject": check.subject, "key": check.key, "measured": check.measured}
+            for check in (checks_of(state, build) if build.status is BuildStatus.OPEN else build.checks)
+        ],
+    }
+
+
+def body_digest(body: Document) -> str:
+    """Return `body_sha256`."""
+    return sha256(encode(body))
+
+
+def parse(raw: bytes) -> Manifest:
+    """Read a manifest file, trusting nothing in it.
+
+    Raises:
+        NoGoError: It is too long, not canonical, not of this format, or says two different things.
+    """
+    if len(raw) > MAX_BYTES:
+        raise _invalid(f"at most {MAX_BYTES} bytes", f"{len(raw)}")
+    if not raw.endswith(b"\n"):
+        raise _invalid("a final newline", "none; the file may be cut short")
+    try:
+        document = decode(raw[:-1])
+    except CanonicalError as error:
+        raise _invalid("canonical JSON", str(error)) from error
+    match document:
+        case {"format": 1, "body": dict(body), "envelope": dict(envelope), **rest} if not rest:
+            try:
+                return _manifest(raw, body, _envelope(envelope))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise _invalid("the fields of format 1", f"{type(error).__name__}: {error}") from error
+        case {"format": int(number)} if number != FORMAT:
+            raise _invalid(f"format {FORMAT}", f"format {number}, written by another version of C10")
+        case _:
+            raise _invalid("body and envelope", "something else")
+
+
+def _engine(model: Document, event: EngineCompiled) -> Document:
+    components = event.components
+    return {
+        "model": model["name"],
+        "role": model["role"],
+        "artifact": _ref(event.artifact),
+        "step_key": event.key,
+        "backend": components["backend"],
+        "version": components["version"],
+        "target": components["target"],
+        "precision": components["precision"],
+        "batch": components["batch"],
+        "signature": event.signature,
+        "preprocessing": model["preprocessing"],
+    }
+
+
+def _ref(ref: ArtifactRef) -> Document:
+    return {"sha256": ref.sha256, "size": ref.size}
+
+
+def _invalid(expected: str, found: str) -> NoGoError:
+    return NoGoError(
+        (f"manifest: expected {expected}, found {found}",),
+        kind=ErrorKind.MANIFEST_INVALID,
+        hint="c10 verify --full on the ground",
+    )
+
+
+def _envelope(document: Document) -> Envelope:
+    before = document["prev_head"]
+    if document.keys() != {"cache_id", "generation", "origin", "prev_head", "time_ns"}:
+        raise ValueError(f"envelope holds {sorted(document)}")
+    return Envelope(
+        cache_id=_text(document["cache_id"]),
+        generation=_count(document["generation"]),
+        origin=_count(document["origin"]),
+        before=Position(_count(before["seq"]), _digest(before["chain"])),
+        wall_ns=_count(document["time_ns"]),
+    )
+
+
+def _manifest(raw: bytes, body: Document, envelope: Envelope) -> Manifest:
+    inputs, index, tiles = body["inputs"], body["index"], body["tiles"]
+    if body["identity"] != build_identity(inputs):
+        raise ValueError("the identity is not that of the inputs")
+    if inputs["tiles"]["digest"] != tiles["digest"] or inputs["calibration"] != body["calibration"]["sha256"]:
+        raise ValueError("the inputs name another tile set or calibration")
+    engines = tuple(_parse_engine(engine) for engine in body["engines"])
+    _consistent(inputs["models"], engines)
+    return Manifest(
+        raw=raw,
+        body=body,
+        body_sha256=body_digest(body),
+        envelope=envelope,
+        identity=_digest(body["identity"]),
+        inputs=inputs,
+        tiles=_parse_ref(tiles["table"]),
+        tile_count=_count(tiles["count"]),
+        tile_set=_digest(tiles["digest"]),
+        calibration=_parse_ref(body["calibration"]),
+        geography=_parse_ref(body["geography"]["report"]),
+        vector_space=_digest(body["vector_space"]),
+        engines=engines,
+        index=IndexEntry(
+            artifact=_parse_ref(index["artifact"]),
+            blocks=_parse_ref(index["blocks"]),
+            step_key=_digest(index["step_key"]),
+            kind=_text(index["kind"]),
+            metric=_text(index["metric"]),
+            dimensions=_count(index["dimensions"]),
+            rows=_count(index["rows"]),
+        ),
+    )
+
+
+def _consistent(models: Sequence[Document], engines: tuple[EngineEntry, ...]) -> None:
+    asked = {model["name"]: (model["role"], model["preprocessing"]) for model in models}
+    found = {engine.model: (engine.role, engine.preprocessing) for engine in engines}
+    if asked != found or len(found) != len(engines):
+        raise ValueError("the engines are not those of the models asked for")
+    if [engine.role for engine in engines].count("descriptor") != 1:
+        raise ValueError("not exactly one engine has the role of descriptor")
+
+
+def _parse_engine(document: Document) -> EngineEntry:
+    model = _text(document["model"])
+    if not LABEL.fullmatch(model):
+        raise ValueError(f"model name {model!r}")
+    return EngineEntry(
+        model=model,
+        role=_text(document["role"]),
+        artifact=_parse_ref(document["artifact"]),
+        step_key=_digest(document["step_key"]),
+        backend=_text(document["backend"]),
+        version=_text(document["version"]),
+        target=_text(document["target"]),
+        precision=_text(document["precision"]),
+        batch=_count(document["batch"]),
+        signature=_map(document["signature"]),
+        preprocessing=_map(document["preprocessing"]),
+    )
+
+
+def _parse_ref(document: Document) -> ArtifactRef:
+    if document.keys() != {"sha256", "size"}:
+        raise ValueError("an artifact is named by digest and size alone")
+    return ArtifactRef(sha256=_digest(document["sha256"]), size=_count(document["size"]))
+
+
+def _digest(value: object) -> str:
+    if not isinstance(value, str) or not is_digest(value):
+        raise ValueError(f"expected 64 hexadecimal digits, found {value!r:.80}")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"expected a count, found {value!r:.80}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 256:
+        raise ValueError(f"expected a short text, found {value!r:.80}")
+    return value
+
+
+def _map(value: object) -> Document:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected a map, found {value!r:.80}")
+    return value

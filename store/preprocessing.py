@@ -1,0 +1,186 @@
+"""The image contract: from the pixels of a tile or camera frame to the numbers that a network sees. Pure.
+
+Ground station and aircraft run this very code with the parameters from the manifest; anything else would compare
+descriptors of different pictures. One sample is made as follows:
+
+1. Alpha is composited over black: each channel becomes (c * a + 127) // 255. Palettes are expanded and grey is
+   repeated before; embedded colour profiles and orientation tags are ignored, since map tiles have none that count.
+2. The picture is resized to `size` by `RESAMPLER`, without keeping the aspect ratio; an equal size is left alone.
+3. Channels are put into `colour` order and axes into `layout` order.
+4. In float32, (p - mean) / std for p from 0 to 255; mean and std are in the network's channel order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+Sample = npt.NDArray[np.float32]
+
+RESAMPLER: Final = "pillow-bilinear-antialiased/1"
+"""Pillow's triangle filter, widened when it shrinks; 8-bit fixed-point arithmetic, hence the same on every machine."""
+ALPHA: Final = "over-black/1"
+
+MIN_SIDE: Final = 1
+MAX_SIDE: Final = 16_384
+
+_Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """Parameters of the image contract.
+
+    Attributes:
+        size: Height and width that the network sees, pixels.
+        colour: Order of the colour channels.
+        layout: "nchw" for [3, h, w] samples, "nhwc" for [h, w, 3].
+        mean: Subtracted from each channel, on the scale 0 to 255, in `colour` order.
+        std: Divides each channel after that.
+        resampler: Name and version of the resampler; only `RESAMPLER` exists.
+        alpha: Name and version of the rule for transparency; only `ALPHA` exists.
+
+    Raises:
+        ValueError: at construction, when a parameter is out of range or names a rule that this version lacks.
+    """
+
+    size: tuple[int, int]
+    colour: Literal["rgb", "bgr"] = "rgb"
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    mean: _Triple = (0.0, 0.0, 0.0)
+    std: _Triple = (1.0, 1.0, 1.0)
+    resampler: str = RESAMPLER
+    alpha: str = ALPHA
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be carried out exactly."""
+        if len(self.size) != 2 or not all(
+            type(side) is int and MIN_SIDE <= side <= MAX_SIDE for side in self.size
+        ):
+            raise ValueError(
+                f"expected size as two whole numbers from {MIN_SIDE} to {MAX_SIDE}, found {self.size!r}"
+            )
+        for name, value, known in (
+            ("colour", self.colour, ("rgb", "bgr")),
+            ("layout", self.layout, ("nchw", "nhwc")),
+            ("resampler", self.resampler, (RESAMPLER,)),
+            ("alpha", self.alpha, (ALPHA,)),
+        ):
+            if value not in known:
+                raise ValueError(f"expected {name} to be {' or '.join(known)}, found {value!r}")
+        object.__setattr__(self, "size", tuple(self.size))
+        object.__setattr__(self, "mean", _triple("mean", self.mean))
+        object.__setattr__(self, "std", _triple("std", self.std))
+        if any(np.float32(value) <= 0 for value in self.std):
+            raise ValueError(f"expected std greater than 0, found {self.std!r}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one sample."""
+        height, width = self.size
+        return (3, height, width) if self.layout == "nchw" else (height, width, 3)
+
+    def apply(self, image: Pixels) -> Sample:
+        """Make one sample.
+
+        Args:
+            image: uint8 [height, width, 3], RGB.
+
+        Returns:
+            float32 of `shape`, C-contiguous, new.
+
+        Raises:
+            ValueError: when the image has another shape or type.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"expected a picture uint8 [h, w, 3], found {image.dtype} {list(image.shape)}")
+        resized = resample(image, self.size)
+        ordered = resized[:, :, ::-1] if self.colour == "bgr" else resized
+        mean, std = np.array(self.mean, dtype=np.float32), np.array(self.std, dtype=np.float32)
+        if self.layout == "nchw":
+            ordered = ordered.transpose(2, 0, 1)
+            mean, std = mean[:, None, None], std[:, None, None]
+        sample = np.array(ordered, dtype=np.float32, order="C")
+        sample -= mean
+        sample /= std
+        return sample
+
+    def to_document(self) -> dict[str, object]:
+        """The parameters as whole numbers and strings only; a float is its shortest decimal that reads back equal."""
+        return {
+            "alpha": self.alpha,
+            "colour": self.colour,
+            "layout": self.layout,
+            "mean": [repr(value) for value in self.mean],
+            "resampler": self.resampler,
+            "size": list(self.size),
+            "std": [repr(value) for value in self.std],
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Preprocessing":
+        """The parameters from what `to_document` gave; any other spelling of the same is refused.
+
+        Raises:
+            ValueError: when the document is not of that form.
+        """
+        try:
+            made = cls(
+                size=tuple(document["size"]),
+                colour=document["colour"],
+                layout=document["layout"],
+                mean=tuple(float(text) for text in document["mean"]),  # type: ignore[arg-type]
+                std=tuple(float(text) for text in document["std"]),  # type: ignore[arg-type]
+                resampler=document["resampler"],
+                alpha=document["alpha"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"expected a preprocessing document, found {error!r}") from None
+        if made.to_document() != dict(document):
+            raise ValueError(f"expected a preprocessing document in canonical form, found {dict(document)!r}")
+        return made
+
+
+def flatten_alpha(image: Pixels) -> Pixels:
+    """Composite a picture over black: (c * a + 127) // 255.
+
+    Args:
+        image: uint8 [height, width, 4], RGBA, alpha not premultiplied.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+    """
+    alpha = image[:, :, 3:].astype(np.uint16)
+    flat = (image[:, :, :3].astype(np.uint16) * alpha + np.uint16(127)) // np.uint16(255)
+    return flat.astype(np.uint8)
+
+
+def resample(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize by `RESAMPLER`.
+
+    Args:
+        image: uint8 [height, width, 3].
+        size: New height and width, pixels.
+
+    Returns:
+        uint8 [*size, 3]; the image itself when it has that size already.
+    """
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize((width, height), resample=Image.Resampling.BILINEAR))
+
+
+def _triple(name: str, values: _Triple) -> _Triple:
+    if len(values) != 3 or not all(
+        isinstance(value, (int, float)) and np.isfinite(value) for value in values
+    ):
+        raise ValueError(f"expected {name} as three finite numbers, found {values!r}")
+    # Adding zero turns -0.0 into 0.0, so that equal parameters have equal documents.
+    first, second, third = (float(value) + 0.0 for value in values)
+    return first, second, third

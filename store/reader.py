@@ -1,0 +1,341 @@
+"""The onboard reader: verify a generation, then hand out its parts.
+
+The order is signature, cache and floor, device, then content. All files are opened when the cache is opened,
+relative to its folder, never through a symbolic link, and must be regular files of their exact size: what
+happens to the folder afterwards cannot change what this reader uses. Content is hashed while it is copied into
+sealed memory, and that memory is what the libraries get. The newest generation that is a NO-GO is refused with
+all reasons; an older one is used only if the caller names it.
+
+The reader needs neither journal nor LMDB and never writes. It raises `NoGoError` for whatever is wrong with a
+cache, and `store.runtime.ExecutionError` where an engine's library is missing or fails.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from store.errors import ErrorKind, NoGoError, StoreError
+from store.events import ArtifactRef
+from store.identity import tile_of, tile_set
+from store.manifest import MANIFEST_NAME, MAX_BYTES, EngineEntry, Manifest
+from store.preprocessing import Preprocessing
+from store.runtime import DescriptorIndex, Engine, load_engine, load_index
+from store.sealed import Sealed, SealError, digest, open_regular, seal
+from store.tables import TileTable, decode_blocks, decode_tiles
+from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, judge
+
+__all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "Verification"]
+
+_MAX_SIGNATURE = 4096
+_BACKENDS = {"onnxruntime": ("onnxruntime", frozenset({"cpu"}))}
+"""Backend to the distribution that runs it and the targets it can run anywhere."""
+
+
+class Tile(NamedTuple):
+    """One tile of the cache: XYZ scheme, `y` grows southwards; SHA-256 of its encoded bytes."""
+
+    z: int
+    x: int
+    y: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """How much was hashed and found good; sizes in bytes."""
+
+    files: int
+    size: int
+
+
+@dataclass(slots=True)
+class FlightCache:
+    """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once."""
+
+    manifest: Manifest
+    _folder: int
+    _files: dict[str, int] = field(default_factory=dict)
+    _sealed: dict[str, Sealed] = field(default_factory=dict)
+    _tiles: TileTable | None = None
+
+    @classmethod
+    def open(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        trusted_keys: TrustedKeys,
+        floor: int | Mapping[str, int] | None = None,
+        generation: int | None = None,
+    ) -> "FlightCache":
+        """Open the newest generation, or the one named, if it may be flown.
+
+        Args:
+            root: Folder of the cache.
+            trusted_keys: Public keys that may have signed it, or `ALLOW_UNSIGNED`.
+            floor: Least generation to accept, for any cache or per known cache id.
+            generation: An older generation to use instead of the newest; never below the floor.
+
+        Raises:
+            NoGoError: With every reason why not.
+            IncompatibleDeviceError: The cache is sound but for another device.
+        """
+        try:
+            folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
+        try:
+            raw, signature, number = _read_manifest(folder, generation)
+            policy = Policy(
+                trusted_keys=trusted_keys, floor=floor, libraries=_installed(), targets=dict(_targets())
+            )
+            cache = cls(judge(raw, signature, generation=number, policy=policy), folder)
+        except BaseException:
+            os.close(folder)
+            raise
+        try:
+            cache._open_artifacts()
+        except BaseException:
+            cache.close()
+            raise
+        return cache
+
+    def close(self) -> None:
+        """Close all files. Engines and indexes that were handed out keep working on mapped memory."""
+        for fd in (*self._files.values(), self._folder):
+            if fd >= 0:
+                os.close(fd)
+        for sealed in self._sealed.values():
+            sealed.close()
+        self._files, self._sealed, self._folder = {}, {}, -1
+
+    def __enter__(self) -> Self:
+        """Use the cache in a `with` statement."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all files."""
+        self.close()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The image contract of the descriptor network."""
+        return Preprocessing.from_document(self.manifest.descriptor_engine.preprocessing)
+
+    def verify(self) -> Verification:
+        """Hash everything the manifest names, blocks included, and hold tables against manifest and each other.
+
+        Raises:
+            NoGoError: With every problem found.
+        """
+        problems, files, size = list[str](), 0, 0
+        for role, ref in self.manifest.artifacts():
+            files, size = files + 1, size + ref.size
+            try:
+                digest(self._files[ref.sha256], ref)
+            except SealError as error:
+                problems.append(f"{role}: {error}")
+        if not problems:
+            problems.extend(self._table_problems())
+        if not problems:
+            for row in decode_blocks(self._bytes("block table", self.manifest.index.blocks)):
+                files, size = files + 1, size + row.ref.size
+                problem = self._block_problem(row.ref)
+                if problem:
+                    problems.append(f"block {row.zoom}/{row.cell_x}/{row.cell_y}: {problem}")
+        if problems:
+            raise _damaged(problems)
+        return Verification(files=files, size=size)
+
+    def engine_bytes(self, name: str) -> bytes:
+        """Return the verified bytes of an engine.
+
+        Raises:
+            KeyError: No model has this name.
+            NoGoError: The bytes are not the ones named.
+        """
+        return self._bytes(f"engine {name}", self._entry(name).artifact)
+
+    def engine(self, name: str, *, threads: int = 1) -> Engine:
+        """Return an engine, loaded and ready to run.
+
+        Raises:
+            KeyError: No model has this name.
+            NoGoError: The bytes are not the ones named.
+            store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
+        """
+        entry = self._entry(name)
+        return load_engine(
+            self._bytes(f"engine {name}", entry.artifact),
+            backend=entry.backend,
+            version=entry.version,
+            input=entry.signature["input"],
+            output=entry.signature["output"],
+            batch=entry.batch,
+            threads=threads,
+        )
+
+    def descriptor_index(self) -> DescriptorIndex:
+        """Return the index, loaded from sealed memory and checked against the manifest.
+
+        Raises:
+            NoGoError: The bytes are not the ones named.
+            store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
+        """
+        index = self.manifest.index
+        sealed = self._seal("descriptor index", index.artifact)
+        return load_index(
+            sealed.path, kind=index.kind, dimensions=index.dimensions, ntotal=index.rows, metric=index.metric
+        )
+
+    def calibration(self) -> dict[str, Any]:
+        """Return the camera calibration, as given in the request.
+
+        Raises:
+            NoGoError: The bytes are not the ones named.
+        """
+        calibration: dict[str, Any] = json.loads(self._bytes("calibration", self.manifest.calibration))
+        return calibration
+
+    def tile(self, descriptor_id: int) -> Tile:
+        """Return the tile behind a descriptor id.
+
+        Raises:
+            KeyError: The cache holds no such tile.
+            NoGoError: The tile table is not the one named.
+        """
+        if self._tiles is None:
+            self._tiles = decode_tiles(self._bytes("tile table", self.manifest.tiles))
+        zoom, x, y, _ = tile_of(descriptor_id)
+        found = self._tiles.digest(descriptor_id) if descriptor_id >= 0 else None
+        if found is None:
+            raise KeyError(f"no tile {zoom}/{x}/{y} in this cache")
+        return Tile(zoom, x, y, found)
+
+    def _entry(self, name: str) -> EngineEntry:
+        for entry in self.manifest.engines:
+            if entry.model == name:
+                return entry
+        raise KeyError(
+            f"no engine {name!r} in this cache, only {[entry.model for entry in self.manifest.engines]}"
+        )
+
+    def _open_artifacts(self) -> None:
+        problems = list[str]()
+        for role, ref in self.manifest.artifacts():
+            try:
+                if ref.sha256 not in self._files:
+                    name = f"artifacts/{ref.sha256[:2]}/{ref.sha256}"
+                    self._files[ref.sha256] = open_regular(name, folder=self._folder, size=ref.size)
+            except SealError as error:
+                problems.append(f"{role}: {error}")
+        if problems:
+            raise _damaged(problems)
+
+    def _seal(self, role: str, ref: ArtifactRef) -> Sealed:
+        if ref.sha256 not in self._sealed:
+            try:
+                self._sealed[ref.sha256] = seal(self._files[ref.sha256], ref)
+            except SealError as error:
+                raise _damaged([f"{role}: {error}"]) from error
+        return self._sealed[ref.sha256]
+
+    def _bytes(self, role: str, ref: ArtifactRef) -> bytes:
+        return self._seal(role, ref).read()
+
+    def _table_problems(self) -> list[str]:
+        manifest = self.manifest
+        try:
+            tiles = decode_tiles(self._bytes("tile table", manifest.tiles))
+            rows = decode_blocks(self._bytes("block table", manifest.index.blocks))
+        except (StoreError, ValueError) as error:
+            return [f"tables: {error}"]
+        problems = list[str]()
+        if len(tiles) != manifest.tile_count:
+            problems.append(f"tile table: expected {manifest.tile_count} tiles, found {len(tiles)}")
+        pairs = zip(tiles.ids.tolist(), (bytes(row).hex() for row in tiles.digests), strict=True)
+        if tile_set(pairs) != manifest.tile_set:
+            problems.append("tile table: its tiles are not the tile set of the build")
+        blocks = sum(row.rows for row in rows)
+        if blocks != manifest.index.rows:
+            problems.append(f"block table: expected {manifest.index.rows} rows, found {blocks}")
+        return problems
+
+    def _block_problem(self, ref: ArtifactRef) -> str | None:
+        try:
+            fd = open_regular(f"artifacts/{ref.sha256[:2]}/{ref.sha256}", folder=self._folder, size=ref.size)
+        except SealError as error:
+            return str(error)
+        try:
+            digest(fd, ref)
+        except SealError as error:
+            return str(error)
+        finally:
+            os.close(fd)
+        return None
+
+
+def _read_manifest(folder: int, wanted: int | None) -> tuple[bytes, bytes | None, int]:
+    found = {int(match[1]): name for name in _names(folder) if (match := MANIFEST_NAME.fullmatch(name))}
+    number = max(found, default=0) if wanted is None else wanted
+    if number not in found:
+        raise _no_cache(
+            f"expected generation {wanted or 'of any number'}, found {sorted(found)[-3:] or 'none'}"
+        )
+    name = f"manifests/{found[number]}"
+    raw = _small_file(folder, name, MAX_BYTES)
+    if raw is None:
+        raise _no_cache(f"expected a regular file of at most {MAX_BYTES} bytes as {name}")
+    return raw, _small_file(folder, name.removesuffix(".json") + ".sig", _MAX_SIGNATURE), number
+
+
+def _names(folder: int) -> list[str]:
+    try:
+        manifests = os.open(
+            "manifests", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+        )
+    except OSError as error:
+        raise _no_cache(f"expected the manifests of a cache, found: {error.strerror}") from error
+    try:
+        with os.scandir(manifests) as entries:
+            return [entry.name for entry in entries]
+    finally:
+        os.close(manifests)
+
+
+def _small_file(folder: int, name: str, limit: int) -> bytes | None:
+    try:
+        fd = open_regular(name, folder=folder, limit=limit)
+    except SealError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit + 1)
+
+
+def _installed() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for backend, (distribution, _) in _BACKENDS.items():
+        try:
+            found[backend] = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _targets() -> Sequence[tuple[str, frozenset[str]]]:
+    return [(backend, targets) for backend, (_, targets) in _BACKENDS.items()]
+
+
+def _no_cache(reason: str) -> NoGoError:
+    return NoGoError((reason,), kind=ErrorKind.NO_GENERATION, hint="put a committed cache in place")
+
+
+def _damaged(problems: Sequence[str]) -> NoGoError:
+    return NoGoError(
+        problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 verify --full on the ground, then c10 build"
+    )

@@ -1,0 +1,110 @@
+"""Recovery: what a writer sets right before it does anything else.
+
+The plan is pure: from the state and what lies on disk it decides what must be written, or that nothing may be.
+A build whose process died is marked as abandoned; its finished steps stay usable, since they are in the
+journal. Manifests, signatures and segments that are missing are projected again from the journal alone.
+
+Nothing inside a journal reveals that its newest records are gone. So the plan compares it with the files: the
+highest manifest or segment must belong to a generation the journal holds, and the highest manifest must be the
+one the journal committed. If not, the journal lost its tail or is another's, and nothing is written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
+from store.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What lies beside the journal.
+
+    Attributes:
+        manifests: Generation to file name of the manifests.
+        segments: Generation to file name of the segments.
+        signatures: Generations that have a signature file.
+        highest_sha256: Digest of the manifest file with the highest generation, if there is one.
+        scratch: Whether the scratch folder holds anything.
+    """
+
+    manifests: Mapping[int, str]
+    segments: Mapping[int, str]
+    signatures: frozenset[int]
+    highest_sha256: str | None
+    scratch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Append `BuildAbandoned` for this build."""
+
+    build: int
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Write what is missing of this generation: segment, signature, manifest, in this order."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClearScratch:
+    """Remove what a dead process left in the scratch folder."""
+
+
+Action: TypeAlias = Abandon | Project | ClearScratch
+
+
+def check(state: State, observed: Observed) -> None:
+    """Hold the journal against the files beside it.
+
+    Raises:
+        DamagedHistoryError: The journal is not the one that made these files, or lost its newest records.
+    """
+    committed = len(state.generations)
+    highest = max((*observed.manifests, *observed.segments), default=0)
+    if highest > committed:
+        raise DamagedHistoryError(
+            ErrorKind.JOURNAL_REPLACED,
+            f"expected the journal to hold generation {highest}, of which files exist, found {committed} generations:"
+            " it lost its newest records or is another cache's",
+            hint="c10 rebuild (makes the journal again from its segments)",
+        )
+    if observed.manifests:
+        last = max(observed.manifests)
+        expected = state.generations[last].manifest_sha256
+        if observed.highest_sha256 != expected:
+            raise DamagedHistoryError(
+                ErrorKind.JOURNAL_REPLACED,
+                f"expected manifest {observed.manifests[last]} with SHA-256 {expected[:12]} as the journal committed"
+                f" it, found {(observed.highest_sha256 or 'none')[:12]}: the journal was replaced, or the file damaged",
+                hint="c10 verify --full (says which of them)",
+            )
+
+
+def plan(state: State, observed: Observed) -> tuple[Action, ...]:
+    """Return what a writer must do first; nothing for a cache that is whole.
+
+    Raises:
+        DamagedHistoryError: See `check`.
+        UnknownEventError: The journal holds events of a newer version.
+    """
+    if state.unknown:
+        raise UnknownEventError(
+            ErrorKind.UNKNOWN_EVENT,
+            f"expected events this version knows, found {state.unknown[0]}; the cache may be read, not written",
+            hint="use the newer C10 that wrote this cache",
+        )
+    check(state, observed)
+    actions: list[Action] = [ClearScratch()] if observed.scratch else []
+    for number, generation in state.generations.items():
+        unsigned = not generation.signature or number in observed.signatures
+        if number not in observed.manifests or number not in observed.segments or not unsigned:
+            actions.append(Project(number))
+    if state.open_build is not None:
+        actions.append(Abandon(state.open_build, state.builds[state.open_build].doing))
+    return tuple(actions)

@@ -1,0 +1,58 @@
+"""Rollback, decided: which build a new generation shows, from the state alone.
+
+Without a target the head's parent is shown. The parent of a rollback is the parent of the build it shows, so
+that two rollbacks in a row go two builds back and never forward onto the one that was left. A generation given
+as target stands for its origin; the build shown already is no change.
+"""
+
+from dataclasses import dataclass
+
+from store.errors import ErrorKind, RequestRefusedError
+from store.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackPlan:
+    """What a rollback will do; `left`, `target` and `parent` are builds, `requested` a generation."""
+
+    left: int
+    target: int
+    parent: int | None
+    requested: int | None
+    why: str
+
+
+def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
+    """Decide a rollback; nothing if the target is shown already.
+
+    Raises:
+        RequestRefusedError: There is no generation, no parent, or no such target.
+    """
+    head = state.head
+    if head is None:
+        raise RequestRefusedError(
+            ErrorKind.NO_GENERATION,
+            "expected a committed generation to roll back from, found none",
+            hint="c10 log",
+        )
+    if to is None:
+        if head.parent is None:
+            raise RequestRefusedError(
+                ErrorKind.NOTHING_TO_ROLL_BACK,
+                f"expected a build before build {head.origin}, which generation {head.number} shows, found none",
+                hint="c10 log, then c10 rollback --to GENERATION",
+            )
+        target = head.parent
+    elif to in state.generations:
+        target = state.generations[to].origin
+    else:
+        raise RequestRefusedError(
+            ErrorKind.UNKNOWN_GENERATION,
+            f"expected a generation from 1 to {head.number}, found {to}",
+            hint="c10 log",
+        )
+    if target == head.origin:
+        return None
+    return RollbackPlan(
+        left=head.origin, target=target, parent=state.builds[target].parent, requested=to, why=why
+    )

@@ -1,0 +1,124 @@
+"""Verified bytes that cannot change afterwards: sealed memory files.
+
+Hashing a file and opening or mapping it again later is a race that whoever can write to the card wins. Here a
+file is read once, into a memory file, while it is hashed; the memory file is then sealed against writing,
+growing and shrinking. What a parser gets is that very memory, under a path of this process.
+"""
+
+import fcntl
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+
+from store.events import ArtifactRef
+
+_CHUNK = 1 << 20
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class SealError(Exception):
+    """The file is not the one named; the text says what was expected and found."""
+
+
+@dataclass(slots=True)
+class Sealed:
+    """A sealed memory file, open until `close`."""
+
+    fd: int
+
+    @property
+    def path(self) -> str:
+        """A path that leads to these bytes within this process."""
+        return f"/proc/self/fd/{self.fd}"
+
+    def read(self) -> bytes:
+        """Return all bytes."""
+        size = os.fstat(self.fd).st_size
+        data = bytearray()
+        while len(data) < size:
+            data += os.pread(self.fd, size - len(data), len(data))
+        return bytes(data)
+
+    def close(self) -> None:
+        """Give the memory back, once nothing maps it any more."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def open_regular(name: str, *, folder: int, size: int | None = None, limit: int | None = None) -> int:
+    """Open a regular file for reading, relative to a folder's descriptor, never through a symbolic link.
+
+    Raises:
+        SealError: There is none, it is something else, or not of the size expected.
+    """
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError as error:
+        raise SealError(f"expected a regular file, found: {error.strerror}") from error
+    found, wrong = os.fstat(fd), ""
+    if not stat.S_ISREG(found.st_mode):
+        wrong = "expected a regular file, found something else"
+    elif size is not None and found.st_size != size:
+        wrong = f"expected {size} bytes, found {found.st_size}"
+    elif limit is not None and found.st_size > limit:
+        wrong = f"expected at most {limit} bytes, found {found.st_size}"
+    if wrong:
+        os.close(fd)
+        raise SealError(wrong)
+    return fd
+
+
+def digest(fd: int, ref: ArtifactRef) -> None:
+    """Hash an open file and hold it against its name.
+
+    Raises:
+        SealError: Other bytes, more of them, or the disk fails.
+    """
+    _copy(fd, ref, None)
+
+
+def seal(fd: int, ref: ArtifactRef) -> Sealed:
+    """Copy an open file into sealed memory while hashing it.
+
+    Raises:
+        SealError: Other bytes, more of them, the disk fails, or there is not enough memory.
+    """
+    try:
+        memory = os.memfd_create(ref.sha256[:16], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise SealError(f"expected a memory file, found: {error.strerror}") from error
+    sealed = Sealed(memory)
+    try:
+        _copy(fd, ref, memory)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        sealed.close()
+        raise
+    return sealed
+
+
+def _copy(fd: int, ref: ArtifactRef, memory: int | None) -> None:
+    state, done = hashlib.sha256(), 0
+    try:
+        # One byte more than expected is asked for, so that a file that grew is noticed and endless data ends.
+        while chunk := os.pread(fd, min(_CHUNK, ref.size + 1 - done), done):
+            state.update(chunk)
+            done += len(chunk)
+            if done > ref.size:
+                break
+            if memory is not None:
+                _write(memory, chunk)
+    except OSError as error:
+        raise SealError(f"expected the disk and memory to suffice, found: {error.strerror}") from error
+    if done != ref.size or state.hexdigest() != ref.sha256:
+        raise SealError(
+            f"expected {ref.size} bytes with SHA-256 {ref.sha256[:12]}, found {done} with {state.hexdigest()[:12]}"
+        )
+
+
+def _write(memory: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(memory, view) :]

@@ -1,0 +1,409 @@
+"""State from events: `evolve` one, `fold` many.
+
+The state answers what the next build may reuse, what each generation shows and what every build did. It is
+pure: the same facts give the same state on any machine, at any time; nothing here reads a clock, a file or the
+environment. `evolve` never changes the state it is given. `fold` works on a private copy, so that folding a
+million facts does not copy a million maps.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from store import events as e
+from store.canonical import Document
+from store.errors import DamagedHistoryError, ErrorKind
+from store.events import ArtifactRef, Event
+
+GENESIS_CHAIN = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """An event of a newer version: kept in its place, not understood."""
+
+    tag: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """An event in its place: `seq` from 1, `chain` the digest up to and with it, times in nanoseconds."""
+
+    seq: int
+    chain: str
+    build: int | None
+    wall_ns: int
+    mono_ns: int
+    event: Event | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the journal: how many records, and the chain digest up to there."""
+
+    seq: int = 0
+    chain: str = GENESIS_CHAIN
+
+
+class BuildStatus(StrEnum):
+    """How a build stands."""
+
+    OPEN = "open"
+    COMMITTED = "committed"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """One build attempt and what it has produced so far."""
+
+    number: int
+    started_seq: int
+    started_ns: int
+    identity: str | None = None
+    inputs: Document = field(default_factory=dict)
+    host: Document = field(default_factory=dict)
+    calibration: ArtifactRef | None = None
+    status: BuildStatus = BuildStatus.OPEN
+    ended_seq: int | None = None
+    ended_ns: int | None = None
+    plan: tuple[Document, ...] = ()
+    tiles: e.TilesSelected | None = None
+    engines: tuple[tuple[str, e.EngineCompiled], ...] = ()
+    index: e.IndexBuilt | None = None
+    checks: tuple[e.CheckPassed, ...] = ()
+    coverage: e.CoverageWalked | None = None
+    cells_embedded: int = 0
+    tiles_embedded: int = 0
+    steps_reused: int = 0
+    retries: int = 0
+    doing: str = ""
+    failure: e.BuildFailed | None = None
+    ending: str = ""
+    body_sha256: str = ""
+    parent: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What one commit made. `origin` is the build it shows, `parent` the origin to go back to."""
+
+    number: int
+    origin: int
+    parent: int | None
+    before: Position
+    seq: int
+    wall_ns: int
+    manifest_sha256: str
+    body_sha256: str
+    signature: str
+    key_id: str
+    rolled_back: e.RolledBack | None
+
+
+CellName = tuple[str, int, int, int]
+"""(vector space, zoom, x >> 4, y >> 4)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """Everything folded so far. Treat as a value: only this module changes one, and only a copy of its own."""
+
+    position: Position = field(default_factory=Position)
+    cache_id: str = ""
+    created_ns: int = 0
+    builds: dict[int, Build] = field(default_factory=dict)
+    generations: dict[int, Generation] = field(default_factory=dict)
+    engines: dict[str, e.EngineCompiled] = field(default_factory=dict)
+    indexes: dict[str, e.IndexBuilt] = field(default_factory=dict)
+    blocks: dict[CellName, e.CellEmbedded] = field(default_factory=dict)
+    passed: dict[tuple[str, str], e.CheckPassed] = field(default_factory=dict)
+    undone: dict[str, int] = field(default_factory=dict)
+    accepted: frozenset[int] = frozenset()
+    open_build: int | None = None
+    pending_rollback: e.RolledBack | None = None
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> Generation | None:
+        """The newest generation, if any."""
+        return self.generations[len(self.generations)] if self.generations else None
+
+    @property
+    def head_build(self) -> Build | None:
+        """The build that the head shows."""
+        return self.builds[self.head.origin] if self.head else None
+
+    @property
+    def next_build(self) -> int:
+        """Number of the build to come."""
+        return max(self.builds, default=0) + 1
+
+    def copy(self) -> "State":
+        """Return a state that shares nothing mutable with this one."""
+        return replace(
+            self,
+            builds=dict(self.builds),
+            generations=dict(self.generations),
+            engines=dict(self.engines),
+            indexes=dict(self.indexes),
+            blocks=dict(self.blocks),
+            passed=dict(self.passed),
+            undone=dict(self.undone),
+        )
+
+
+def evolve(state: State, fact: Fact) -> State:
+    """Return the state after `fact`; `state` stays as it was.
+
+    Raises:
+        DamagedHistoryError: No C10 could have written this fact in this state.
+    """
+    return fold((fact,), state)
+
+
+def fold(facts: Iterable[Fact], start: State | None = None) -> State:
+    """Return the state after all facts, from nothing or from `start`.
+
+    Raises:
+        DamagedHistoryError: No C10 could have written these facts in this order.
+    """
+    state = start.copy() if start is not None else State()
+    absorb(state, facts)
+    return state
+
+
+def absorb(state: State, facts: Iterable[Fact]) -> None:
+    """Fold facts into a state that the caller owns, in place.
+
+    Raises:
+        DamagedHistoryError: No C10 could have written these facts in this order.
+    """
+    for fact in facts:
+        _apply(state, fact)
+
+
+def _apply(state: State, fact: Fact) -> None:
+    if fact.seq != state.position.seq + 1:
+        raise _impossible(fact, f"expected seq {state.position.seq + 1}")
+    event = fact.event
+    if not state.cache_id and not isinstance(event, e.CacheCreated):
+        raise _impossible(fact, "expected the genesis event first")
+    if isinstance(event, Unknown):
+        state.unknown = (*state.unknown, f"{event.tag} v{event.version}")
+    elif fact.build is None:
+        _apply_to_cache(state, fact, event)
+    else:
+        _apply_to_build(state, fact, fact.build, event)
+    state.position = Position(fact.seq, fact.chain)
+
+
+def _apply_to_cache(state: State, fact: Fact, event: Event) -> None:
+    match event:
+        case e.CacheCreated(cache_id=cache_id):
+            if state.cache_id:
+                raise _impossible(fact, "the cache was created twice")
+            state.cache_id, state.created_ns = cache_id, fact.wall_ns
+        case e.EngineCompiled(key=key):
+            state.engines[key] = event
+        case e.CheckPassed() | e.CheckFailed():
+            _judge(state, event)
+        case e.GenerationAccepted(generation=number):
+            state.accepted |= {number}
+        case e.Collected(digests=digests):
+            _evict(state, frozenset(digests))
+        case e.RolledBack():
+            state.pending_rollback = event
+        case e.StepStarted() | e.CollectionPlanned() | e.Repaired() | e.Imported():
+            pass
+        case _:
+            raise _impossible(fact, f"{type(event).__name__} needs a build")
+
+
+def _apply_to_build(state: State, fact: Fact, number: int, event: Event) -> None:
+    match event:
+        case e.BuildStarted():
+            _start(state, fact, number, event)
+        case e.BuildRefused(identity=identity, reason=reason):
+            _start(state, fact, number, None)
+            build = replace(state.builds[number], identity=identity)
+            state.builds[number] = _end(state, fact, build, BuildStatus.REFUSED, reason)
+        case e.BuildCommitted():
+            _commit(state, fact, number, event)
+        case _ if state.open_build != number:
+            raise _impossible(fact, f"{type(event).__name__} for build {number}, which is not open")
+        case _:
+            state.builds[number] = _work(state, fact, state.builds[number], event)
+
+
+def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
+    """Facts of an open build that also change what later builds may reuse, or end it."""
+    match event:
+        case e.EngineCompiled(key=key):
+            state.engines[key] = event
+            return _with_engine(build, event)
+        case e.CellEmbedded(space=space, zoom=zoom, cell_x=cell_x, cell_y=cell_y):
+            state.blocks[space, zoom, cell_x, cell_y] = event
+            embedded = build.tiles_embedded + event.embedded
+            return replace(build, cells_embedded=build.cells_embedded + 1, tiles_embedded=embedded)
+        case e.IndexBuilt(key=key):
+            state.indexes[key] = event
+            return replace(build, index=event)
+        case e.CheckPassed() | e.CheckFailed():
+            _judge(state, event)
+            return build
+        case e.StepReused():
+            return _reuse(state, fact, build, event)
+        case e.BuildFailed(message=message):
+            return _end(state, fact, replace(build, failure=event), BuildStatus.FAILED, message)
+        case e.BuildAbandoned(reason=reason):
+            return _end(state, fact, build, BuildStatus.ABANDONED, reason)
+        case _:
+            return _note(fact, build, event)
+
+
+def _end(state: State, fact: Fact, build: Build, status: BuildStatus, ending: str) -> Build:
+    state.open_build = None
+    return replace(build, status=status, ending=ending, ended_seq=fact.seq, ended_ns=fact.wall_ns)
+
+
+def _note(fact: Fact, build: Build, event: Event) -> Build:
+    """Facts that concern their build alone."""
+    match event:
+        case e.BuildPlanned(steps=steps):
+            return replace(build, plan=steps)
+        case e.TilesSelected():
+            return replace(build, tiles=event)
+        case e.StepStarted(kind=kind, subjects=subjects):
+            return replace(build, doing=" ".join((kind, *subjects[:1])))
+        case e.StepRetried():
+            return replace(build, retries=build.retries + 1)
+        case e.CoverageWalked():
+            return replace(build, coverage=event)
+        case e.Repaired():
+            return build
+        case _:
+            raise _impossible(fact, f"{type(event).__name__} belongs to no open build")
+
+
+def _start(state: State, fact: Fact, number: int, event: e.BuildStarted | None) -> None:
+    if state.open_build is not None:
+        raise _impossible(fact, f"build {number} began while build {state.open_build} was open")
+    if number != state.next_build:
+        raise _impossible(fact, f"expected build {state.next_build}, found {number}")
+    build = Build(number=number, started_seq=fact.seq, started_ns=fact.wall_ns)
+    if event is not None:
+        build = replace(
+            build,
+            identity=event.identity,
+            inputs=event.inputs,
+            host=event.host,
+            calibration=event.calibration,
+        )
+    state.builds[number] = build
+    state.open_build = number
+
+
+def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> None:
+    expected = len(state.generations) + 1
+    if event.generation != expected or event.origin != number or number not in state.builds:
+        raise _impossible(fact, f"expected generation {expected} of a known build, found {event.generation}")
+    rollback, build = state.pending_rollback, state.builds[number]
+    if rollback is None and state.open_build != number:
+        raise _impossible(fact, f"build {number} was committed without being open")
+    if rollback is not None and (build.status is not BuildStatus.COMMITTED or rollback.target != number):
+        raise _impossible(fact, f"rolled back to build {number}, which was never committed")
+    state.generations[expected] = Generation(
+        number=expected,
+        origin=number,
+        parent=event.parent,
+        before=state.position,
+        seq=fact.seq,
+        wall_ns=fact.wall_ns,
+        manifest_sha256=event.manifest_sha256,
+        body_sha256=event.body_sha256,
+        signature=event.signature,
+        key_id=event.key_id,
+        rolled_back=rollback,
+    )
+    if rollback is not None:
+        _undo(state, rollback)
+        state.pending_rollback = None
+        return
+    state.open_build = None
+    state.undone.pop(build.identity or "", None)
+    state.builds[number] = replace(
+        build,
+        status=BuildStatus.COMMITTED,
+        parent=event.parent,
+        body_sha256=event.body_sha256,
+        checks=checks_of(state, build),
+        ended_seq=fact.seq,
+        ended_ns=fact.wall_ns,
+    )
+
+
+def _undo(state: State, rollback: e.RolledBack) -> None:
+    """Mark the identities that were left, down the line of parents to the target or else the last one alone."""
+    state.undone.pop(state.builds[rollback.target].identity or "", None)
+    line: list[int] = []
+    at: int | None = rollback.left
+    while at is not None and at != rollback.target and at not in line:
+        line.append(at)
+        at = state.builds[at].parent
+    for origin in line if at == rollback.target else line[:1]:
+        state.undone[state.builds[origin].identity or ""] = origin
+
+
+def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
+    """Return the passed checks of everything `build` shows, by check and subject."""
+    keys = {event.key for _, event in build.engines} | ({build.index.key} if build.index else set())
+    found = [check for (_, key), check in state.passed.items() if key in keys]
+    return tuple(sorted(found, key=lambda check: (check.check, check.subject, check.key)))
+
+
+def _with_engine(build: Build, event: e.EngineCompiled, model: str | None = None) -> Build:
+    engines = dict(build.engines) | {model or event.model: event}
+    return replace(build, engines=tuple(sorted(engines.items(), key=lambda item: item[0])))
+
+
+def _reuse(state: State, fact: Fact, build: Build, event: e.StepReused) -> Build:
+    build = replace(build, steps_reused=build.steps_reused + event.count)
+    for subject, key in event.keys.items():
+        if event.kind == "engine" and key in state.engines:
+            build = _with_engine(build, state.engines[key], subject)
+        elif event.kind == "index" and key in state.indexes:
+            build = replace(build, index=state.indexes[key])
+        else:
+            raise _impossible(fact, f"{event.kind} {subject} was reused without having been made")
+    return build
+
+
+def _judge(state: State, event: e.CheckPassed | e.CheckFailed) -> None:
+    if isinstance(event, e.CheckPassed):
+        state.passed[event.check, event.key] = event
+        return
+    state.passed.pop((event.check, event.key), None)
+    state.engines.pop(event.key, None)
+    state.indexes.pop(event.key, None)
+    for name in [name for name in state.blocks if name[0] == event.key]:
+        del state.blocks[name]
+
+
+def _evict(state: State, digests: frozenset[str]) -> None:
+    for key in [key for key, event in state.engines.items() if event.artifact.sha256 in digests]:
+        del state.engines[key]
+    for key, index in list(state.indexes.items()):
+        if not digests.isdisjoint((index.artifact.sha256, index.blocks.sha256)):
+            del state.indexes[key]
+    for name in [name for name, event in state.blocks.items() if event.block.sha256 in digests]:
+        del state.blocks[name]
+
+
+def _impossible(fact: Fact, found: str) -> DamagedHistoryError:
+    return DamagedHistoryError(
+        ErrorKind.IMPOSSIBLE_HISTORY, f"record {fact.seq} cannot follow: {found}", hint="c10 verify --full"
+    )

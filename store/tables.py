@@ -1,0 +1,161 @@
+"""Tile table and block table: the two artifacts that list a generation's content.
+
+Both are flat little-endian files of fixed-width columns, so that a reader may look up one row without parsing
+the rest, and so that equal content has equal bytes. Rows are in rising order of their key, without duplicates.
+
+Tile table, magic `C10TILE1`: count (8 bytes), then the columns
+    id        u64   descriptor id, see `store.identity.descriptor_id`
+    digest    32 B  SHA-256 of the encoded tile
+    captured  i32   days since 1970-01-01, or the least value where the age is unknown
+
+Block table, magic `C10BLCK1`: count (8 bytes), then the columns
+    zoom, cell_x, cell_y, rows   u32 each
+    digest    32 B  SHA-256 of the block
+    size      u64   its size in bytes
+"""
+
+import datetime as dt
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.errors import ArtifactError, ErrorKind
+from store.events import ArtifactRef
+
+_TILE_MAGIC, _BLOCK_MAGIC = b"C10TILE1", b"C10BLCK1"
+_HEADER = struct.Struct("<8sQ")
+_TILE_ROW, _BLOCK_ROW = 8 + 32 + 4, 16 + 32 + 8
+_UNKNOWN_AGE = -(1 << 31)
+_EPOCH = dt.date(1970, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class TileTable:
+    """The tiles of a generation.
+
+    Attributes:
+        ids: Descriptor ids, uint64 [n], rising.
+        digests: SHA-256 of the encoded tiles, uint8 [n, 32].
+        captured: Days since 1970-01-01, int32 [n]; the least int32 means unknown.
+    """
+
+    ids: NDArray[np.uint64]
+    digests: NDArray[np.uint8]
+    captured: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.ids)
+
+    def digest(self, identifier: int) -> str | None:
+        """Return the SHA-256 (hexadecimal) of a tile, or nothing if it is not in the table."""
+        row = int(np.searchsorted(self.ids, np.uint64(identifier)))
+        if row == len(self.ids) or int(self.ids[row]) != identifier:
+            return None
+        return bytes(self.digests[row]).hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRow:
+    """One block: its cell, its number of rows and where its bytes are."""
+
+    zoom: int
+    cell_x: int
+    cell_y: int
+    rows: int
+    ref: ArtifactRef
+
+
+def encode_tiles(tiles: Iterable[tuple[int, str, dt.date | None]]) -> bytes:
+    """Return the tile table of (descriptor id, SHA-256, date captured) in any order.
+
+    Raises:
+        ValueError: Two tiles share an id.
+    """
+    rows = sorted(tiles, key=lambda row: row[0])
+    ids = np.array([row[0] for row in rows], "<u8")
+    if (ids[1:] == ids[:-1]).any():
+        raise ValueError("a tile occurs twice")
+    digests = b"".join(bytes.fromhex(row[1]) for row in rows)
+    days = [_UNKNOWN_AGE if row[2] is None else (row[2] - _EPOCH).days for row in rows]
+    return b"".join(
+        (_HEADER.pack(_TILE_MAGIC, len(rows)), ids.tobytes(), digests, np.array(days, "<i4").tobytes())
+    )
+
+
+def decode_tiles(data: bytes | memoryview) -> TileTable:
+    """Return the tile table as views of `data`.
+
+    Raises:
+        ArtifactError: `data` is no whole tile table.
+    """
+    count = _count(data, _TILE_MAGIC, _TILE_ROW)
+    ids = np.frombuffer(data, "<u8", count, _HEADER.size)
+    digests = np.frombuffer(data, np.uint8, count * 32, _HEADER.size + 8 * count).reshape(count, 32)
+    captured = np.frombuffer(data, "<i4", count, _HEADER.size + 40 * count)
+    if (ids[1:] <= ids[:-1]).any():
+        raise _broken("rising tile ids", "another order")
+    return TileTable(ids, digests, captured)
+
+
+def encode_blocks(rows: Iterable[BlockRow]) -> bytes:
+    """Return the block table of blocks in any order."""
+    ordered = sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
+    columns = [_column(ordered, name) for name in ("zoom", "cell_x", "cell_y", "rows")]
+    digests = b"".join(bytes.fromhex(row.ref.sha256) for row in ordered)
+    sizes = np.array([row.ref.size for row in ordered], "<u8").tobytes()
+    return b"".join((_HEADER.pack(_BLOCK_MAGIC, len(ordered)), *columns, digests, sizes))
+
+
+def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
+    """Return the rows of a block table, by zoom, cell x, cell y.
+
+    Raises:
+        ArtifactError: `data` is no whole block table.
+    """
+    count = _count(data, _BLOCK_MAGIC, _BLOCK_ROW)
+    start = _HEADER.size
+    columns = np.frombuffer(data, "<u4", 4 * count, start).reshape(4, count).tolist()
+    digests = np.frombuffer(data, np.uint8, 32 * count, start + 16 * count).reshape(count, 32)
+    sizes = np.frombuffer(data, "<u8", count, start + 48 * count).tolist()
+    rows = tuple(
+        BlockRow(
+            zoom=columns[0][i],
+            cell_x=columns[1][i],
+            cell_y=columns[2][i],
+            rows=columns[3][i],
+            ref=ArtifactRef(sha256=digests[i].tobytes().hex(), size=sizes[i]),
+        )
+        for i in range(count)
+    )
+    keys = [(row.zoom, row.cell_x, row.cell_y) for row in rows]
+    if any(later <= earlier for earlier, later in pairwise(keys)):
+        raise _broken("rising cells", "another order")
+    return rows
+
+
+def _column(rows: Sequence[BlockRow], name: str) -> bytes:
+    values: Any = [getattr(row, name) for row in rows]
+    return np.array(values, "<u4").tobytes()
+
+
+def _count(data: bytes | memoryview, magic: bytes, row: int) -> int:
+    if len(data) < _HEADER.size:
+        raise _broken(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
+    found, count = _HEADER.unpack_from(data)
+    if found != magic:
+        raise _broken(f"the magic {magic!r}", repr(found))
+    if len(data) != _HEADER.size + count * row:
+        raise _broken(f"{_HEADER.size + count * row} bytes for {count} rows", str(len(data)))
+    return int(count)
+
+
+def _broken(expected: str, found: str) -> ArtifactError:
+    return ArtifactError(
+        ErrorKind.ARTIFACT_DAMAGED, f"table: expected {expected}, found {found}", hint="c10 verify --full"
+    )

@@ -1,0 +1,304 @@
+"""Fakes for tests of the store and of what stands on it.
+
+`play` runs one build through every kind of event with tiny artifacts, and can be told to raise, or to stop
+dead, at any step; it is what the pipeline does, without the work.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from store import canonical, identity
+from store.coverage import named_by, referenced_by, walk
+from store.events import (
+    ArtifactRef,
+    BuildFailed,
+    BuildPlanned,
+    BuildStarted,
+    CellEmbedded,
+    CheckPassed,
+    CoverageWalked,
+    EngineCompiled,
+    IndexBuilt,
+    StepReused,
+    StepStarted,
+    TilesSelected,
+)
+from store.manifest import Envelope, body_of, parse, render
+from store.state import Generation, Position
+from store.tables import BlockRow, encode_blocks, encode_tiles
+from store.transaction import Store
+
+STEPS = ("start", "tiles", "engine", "check", "cells", "index", "coverage", "commit")
+"""Where `play` can be made to fail or to stop."""
+
+PREPROCESSING: Mapping[str, object] = {
+    "size": [8, 8],
+    "colour": "rgb",
+    "layout": "nchw",
+    "mean": ["0", "0", "0"],
+    "std": ["1", "1", "1"],
+    "resampler": "none",
+}
+
+
+@dataclass(slots=True)
+class FakeClock:
+    """A clock that moves by one millisecond per look, and jumps when told to."""
+
+    now_ns: int = 1_700_000_000_000_000_000
+    ticks: int = 0
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the Unix epoch."""
+        self.now_ns += 1_000_000
+        return self.now_ns
+
+    def mono_ns(self) -> int:
+        """Nanoseconds that never run backwards."""
+        self.ticks += 1_000_000
+        return self.ticks
+
+
+class StopDeadError(BaseException):
+    """Stands for the death of the process: nothing after it runs, not even the recording of a failure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A build to play: its inputs in miniature.
+
+    Attributes:
+        flight: Flight id, part of the identity alone.
+        engine: Content of the network, hence of the engine key.
+        tiles: Tile position (column, row at zoom 6) to content.
+        fail_at: Step at which it raises, or nothing.
+        die_at: Step at which it stops dead, or nothing.
+    """
+
+    flight: str = "f1"
+    engine: str = "net"
+    tiles: Mapping[tuple[int, int], str] = field(
+        default_factory=lambda: {(0, 0): "a", (1, 0): "b", (20, 3): "c"}
+    )
+    fail_at: str = ""
+    die_at: str = ""
+
+    def inputs(self) -> Mapping[str, object]:
+        """The document of the build identity."""
+        return identity.build_inputs(
+            flight_id=self.flight,
+            sector="stable_rear",
+            bbox_e7=[0, 0, 10, 10],
+            zoom=[6, 6],
+            origin={"lon_e7": 1, "lat_e7": 1, "altitude_mm": 0},
+            calibration=_sha(b"{}"),
+            tiles={"digest": identity.tile_set(self.rows())},
+            models=[
+                {
+                    "name": "place",
+                    "role": "descriptor",
+                    "onnx": _sha(self.engine),
+                    "preprocessing": PREPROCESSING,
+                }
+            ],
+            engine={"backend": "onnxruntime", "version": "1", "target": "cpu"},
+            index={"kind": "flat"},
+            checks={},
+        )
+
+    def rows(self) -> list[tuple[int, str]]:
+        """The tiles as (descriptor id, digest)."""
+        return [(identity.descriptor_id(6, x, y), _sha(text)) for (x, y), text in sorted(self.tiles.items())]
+
+
+@dataclass(slots=True)
+class Work:
+    """What a played build would have cost: compiles, digests embedded, index builds."""
+
+    compiled: int = 0
+    embedded: int = 0
+    indexed: int = 0
+
+
+def play(store: Store, scenario: Scenario) -> tuple[Generation | None, Work]:
+    """Run a build; returns its generation, or nothing if it failed as told to, and the work it did.
+
+    Raises:
+        StopDeadError: The scenario dies; the build stays open in the journal.
+    """
+    work, number = Work(), store.state.next_build
+    calibration = store.artifacts.put(b"{}")
+    inputs = scenario.inputs()
+    started = BuildStarted(
+        identity=identity.build_identity(inputs), inputs=inputs, calibration=calibration, again=False, host={}
+    )
+    store.append(started, build=number)
+    try:
+        _reach(scenario, "start")
+        _steps(store, scenario, number, work)
+        _reach(scenario, "commit")
+    except RuntimeError as error:
+        failed = BuildFailed(
+            step=scenario.fail_at,
+            kind="test",
+            subject="",
+            message=str(error),
+            hint="",
+            traceback="",
+            inputs={"step": scenario.fail_at},
+        )
+        store.append(failed, build=number)
+        return None, work
+    return store.commit(number), work
+
+
+def _steps(store: Store, scenario: Scenario, number: int, work: Work) -> None:
+    table = store.artifacts.put(encode_tiles((tile, sha, None) for tile, sha in scenario.rows()))
+    selected = TilesSelected(
+        digest=identity.tile_set(scenario.rows()),
+        table=table,
+        count=len(scenario.tiles),
+        wanted=len(scenario.tiles),
+        excluded=0,
+        warnings=(),
+    )
+    store.append(selected, BuildPlanned(steps=({"kind": "engine", "why": "test"},)), build=number)
+    _reach(scenario, "tiles")
+    key = _engine(store, scenario, number, work)
+    _reach(scenario, "check")
+    space = identity.vector_space(engine=key, preprocessing=PREPROCESSING, precision="fp32", batch=1)
+    blocks = _cells(store, scenario, number, space, work)
+    _reach(scenario, "cells")
+    _index(store, number, space, blocks, work, rows=len(scenario.tiles))
+    _reach(scenario, "index")
+    _walk(store, number)
+    _reach(scenario, "coverage")
+
+
+def _engine(store: Store, scenario: Scenario, number: int, work: Work) -> str:
+    components = identity.engine_components(
+        onnx_sha256=_sha(scenario.engine),
+        backend="onnxruntime",
+        version="1",
+        target="cpu",
+        precision="fp32",
+        batch=1,
+        options={},
+    )
+    key = identity.engine_key(components)
+    known = store.state.engines.get(key)
+    if (
+        known is not None
+        and store.artifacts.present(known.artifact)
+        and ("parity", key) in store.state.passed
+    ):
+        store.append(StepReused(kind="engine", count=1, keys={"place": key}), build=number)
+        return key
+    store.append(StepStarted(kind="engine", subjects=("place",), key=key), build=number)
+    _reach(scenario, "engine")
+    work.compiled += 1
+    compiled = EngineCompiled(
+        model="place",
+        key=key,
+        components=components,
+        artifact=store.artifacts.put(f"engine of {scenario.engine}".encode()),
+        signature={"input": "input", "output": "descriptor", "dimensions": 4},
+        elapsed_ms=1,
+        log="",
+    )
+    passed = CheckPassed(check="parity", subject="place", key=key, measured={"cosine_ppm": 1_000_000})
+    store.append(compiled, passed, build=number)
+    return key
+
+
+def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work) -> list[BlockRow]:
+    cells: dict[tuple[int, int], list[tuple[int, str]]] = {}
+    for (x, y), text in sorted(scenario.tiles.items()):
+        cells.setdefault((x >> 4, y >> 4), []).append((identity.descriptor_id(6, x, y), _sha(text)))
+    rows = []
+    for (cell_x, cell_y), tiles in cells.items():
+        components = identity.cell_components(space=space, tiles=tiles)
+        key = identity.cell_key(components)
+        known = store.state.blocks.get((space, 6, cell_x, cell_y))
+        if known is None or known.key != key or not store.artifacts.present(known.block):
+            store.append(StepStarted(kind="cells", subjects=(f"6/{cell_x}/{cell_y}",), key=key), build=number)
+            work.embedded += len(tiles)
+            block = store.artifacts.put(canonical.encode([space, [list(tile) for tile in tiles]]))
+            known = CellEmbedded(
+                space=space,
+                zoom=6,
+                cell_x=cell_x,
+                cell_y=cell_y,
+                key=key,
+                components=components,
+                block=block,
+                rows=len(tiles),
+                embedded=len(tiles),
+                copied=0,
+            )
+            store.append(known, build=number)
+        rows.append(BlockRow(zoom=6, cell_x=cell_x, cell_y=cell_y, rows=known.rows, ref=known.block))
+    return rows
+
+
+def _index(store: Store, number: int, space: str, blocks: list[BlockRow], work: Work, *, rows: int) -> None:
+    table = store.artifacts.put(encode_blocks(blocks))
+    components = identity.index_components(
+        space=space, blocks=table.sha256, options={"kind": "flat"}, library="none"
+    )
+    key = identity.index_key(components)
+    known = store.state.indexes.get(key)
+    if known is not None and store.artifacts.present(known.artifact):
+        store.append(StepReused(kind="index", count=1, keys={"index": key}), build=number)
+        return
+    work.indexed += 1
+    built = IndexBuilt(
+        key=key,
+        components=components,
+        artifact=store.artifacts.put(b"index of " + table.sha256.encode()),
+        blocks=table,
+        kind="flat",
+        metric="ip",
+        dimensions=4,
+        rows=rows,
+        elapsed_ms=1,
+    )
+    store.append(built, build=number)
+
+
+def _walk(store: Store, number: int) -> None:
+    geography = store.artifacts.put(canonical.encode({"holes": []}))
+    tentative = CoverageWalked(
+        files=0,
+        size=0,
+        unreferenced=0,
+        problems=(),
+        geography=geography,
+        wanted=1,
+        present=1,
+        featureless=0,
+        skipped=0,
+    )
+    store.append(tentative, build=number)
+    envelope = Envelope(cache_id="", generation=1, origin=number, before=Position(), wall_ns=0)
+    manifest = parse(render(body_of(store.state, store.state.builds[number]), envelope))
+    named = named_by(manifest, store.artifacts)
+    referenced = referenced_by(store.state)
+    walk(store.artifacts, named, referenced=referenced, full=True).require(hint="c10 build")
+
+
+def _reach(scenario: Scenario, step: str) -> None:
+    if scenario.die_at == step:
+        raise StopDeadError(step)
+    if scenario.fail_at == step:
+        raise RuntimeError(f"told to fail at {step}")
+
+
+def _sha(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def ref_of(data: bytes) -> ArtifactRef:
+    """The reference that `data` gets as an artifact."""
+    return ArtifactRef(sha256=_sha(data), size=len(data))

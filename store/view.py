@@ -1,0 +1,105 @@
+"""A look at a cache from the ground, without writing and without risk to the process that looks.
+
+The journal is read through `journal.guard`, which survives a damaged file and a build that runs meanwhile. The
+view is the state at one moment, held against the files beside the journal.
+"""
+
+from dataclasses import dataclass
+
+from journal import guard
+from journal.record import Head
+from store.canonical import sha256
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
+from store.facts import to_facts
+from store.layout import Layout
+from store.manifest import MAX_BYTES
+from store.recovery import Observed
+from store.recovery import check as check_history
+from store.state import Fact, State, absorb
+from store.writeonce import read_regular
+
+RESERVE_NAME = "reserve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The journal's facts and their state at one moment."""
+
+    layout: Layout
+    head: Head
+    facts: tuple[Fact, ...]
+    state: State
+    observed: Observed
+
+
+def observe(layout: Layout) -> Observed:
+    """Look at what lies beside the journal.
+
+    Raises:
+        CacheUnusableError: A folder cannot be read.
+    """
+    try:
+        manifests, highest = layout.manifest_files(), None
+        if manifests:
+            raw = read_regular(layout.manifests / manifests[max(manifests)], limit=MAX_BYTES)
+            highest = None if raw is None else sha256(raw)
+        names = {entry.name for entry in layout.manifests.iterdir()} if layout.manifests.is_dir() else set()
+        scratch = layout.scratch.is_dir() and any(
+            entry.name != RESERVE_NAME for entry in layout.scratch.iterdir()
+        )
+    except OSError as error:
+        raise from_os_error(error, f"cache {layout.root}") from error
+    signed = {number for number, name in manifests.items() if name.removesuffix(".json") + ".sig" in names}
+    return Observed(
+        manifests=manifests,
+        segments=layout.segment_files(),
+        signatures=frozenset(signed),
+        highest_sha256=highest,
+        scratch=scratch,
+    )
+
+
+def require_cache(layout: Layout) -> None:
+    """Make sure that there is a journal to read.
+
+    Raises:
+        RequestRefusedError: There is no cache.
+        DamagedHistoryError: There are generations without a journal.
+    """
+    if layout.journal.exists():
+        return
+    if layout.manifest_files() or layout.segment_files():
+        raise DamagedHistoryError(
+            ErrorKind.JOURNAL_REPLACED,
+            f"expected {layout.journal.name} beside the generations in {layout.root}, found none",
+            hint="c10 rebuild (makes the journal again from its segments)",
+        )
+    raise RequestRefusedError(
+        ErrorKind.NO_CACHE,
+        f"expected a cache in {layout.root}, found none",
+        hint="c10 build REQUEST --cache DIR",
+    )
+
+
+def look(layout: Layout, *, strict: bool = True) -> View:
+    """Read the journal and fold it.
+
+    Args:
+        layout: Where the cache is.
+        strict: Whether to hold the journal against the files beside it; forensics may leave that out.
+
+    Raises:
+        RequestRefusedError: There is no cache.
+        DamagedHistoryError: The journal does not fit the files beside it, or itself.
+        journal.JournalError: The journal cannot be read.
+    """
+    require_cache(layout)
+    # The files first: a generation that is committed after this look is not held against older names.
+    observed = observe(layout)
+    snapshot = guard.snapshot(layout.journal)
+    facts = tuple(to_facts(snapshot.entries))
+    state = State()
+    absorb(state, facts)
+    if strict:
+        check_history(state, observed)
+    return View(layout=layout, head=snapshot.head, facts=facts, state=state, observed=observed)

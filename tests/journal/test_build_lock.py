@@ -1,0 +1,222 @@
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from journal.errors import (
+    BuildLockHeldError,
+    JournalFilesystemError,
+    JournalMissingError,
+    JournalMisuseError,
+    JournalPermissionError,
+)
+from journal.lock import BuildLock, held
+from journal.testing import FakeBuildLock
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from journal.lock import BuildLock
+with BuildLock(Path(sys.argv[1]), command="holding") as lock:
+    lock.describe(build=7)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def holder(path):
+    child = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert child.stdout.readline() == b"held\n"
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "build.lock"
+
+
+def test_lock_is_free_again_afterwards_and_the_file_stays(path):
+    for _ in range(2):
+        with BuildLock(path, timeout_s=0) as lock:
+            assert lock.acquired
+            assert held(path)["pid"] == os.getpid()
+        assert not lock.acquired
+        assert held(path) is None
+    assert path.exists()
+
+
+def test_holder_is_named(path):
+    with holder(path) as child:
+        found = held(path)
+        assert (found["pid"], found["build"], found["command"]) == (child.pid, 7, "holding")
+        assert set(found) == {"pid", "host", "boot_id", "since", "build", "command"}
+        with pytest.raises(BuildLockHeldError) as caught:
+            BuildLock(path, timeout_s=0.05).acquire()
+        assert caught.value.holder == found
+        for word in (str(child.pid), found["host"], found["since"], "build 7"):
+            assert word in str(caught.value)
+
+
+def test_lock_of_a_killed_holder_is_free(path):
+    with holder(path) as child:
+        waiting = BuildLock(path, timeout_s=10)
+        child.kill()
+        child.wait()
+        waiting.acquire()  # what the kernel freed needs no second attempt
+        assert held(path)["pid"] == os.getpid()
+        waiting.release()
+
+
+def test_waiting_ends_when_the_holder_ends(path):
+    with holder(path) as child:
+        os.kill(child.pid, signal.SIGSTOP)
+        with pytest.raises(BuildLockHeldError):
+            BuildLock(path, timeout_s=0.02).acquire()
+        os.kill(child.pid, signal.SIGKILL)
+        with BuildLock(path, timeout_s=10) as lock:
+            assert lock.acquired
+
+
+def test_probes_disturb_nobody(path):
+    with BuildLock(path):
+        pass
+    script = "import sys\nfrom pathlib import Path\nfrom journal.lock import held\nprint(flush=True)\nwhile True: held(Path(sys.argv[1]))"
+    prober = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        prober.stdout.readline()
+        for _ in range(300):
+            with BuildLock(path, timeout_s=0):
+                pass
+    finally:
+        prober.kill()
+        prober.wait()
+        prober.stdout.close()
+
+
+def test_second_object_of_one_process_is_refused(path):
+    with BuildLock(path), pytest.raises(BuildLockHeldError):
+        BuildLock(path, timeout_s=0).acquire()
+
+
+def test_not_reentrant(path):
+    with BuildLock(path) as lock, pytest.raises(JournalMisuseError):
+        lock.acquire()
+
+
+def test_only_a_holder_describes(path):
+    with pytest.raises(JournalMisuseError):
+        BuildLock(path).describe(build=1)
+
+
+def test_replaced_file_is_not_mistaken_for_the_lock(path):
+    with BuildLock(path):
+        path.unlink()
+        # The name is free; whoever comes next locks the new file and not the old one.
+        with BuildLock(path, timeout_s=0.5) as second:
+            assert os.path.samestat(os.fstat(second._fd), path.stat())
+
+
+def test_descriptor_is_not_inherited_by_programs(path):
+    with BuildLock(path) as lock:
+        assert not os.get_inheritable(lock._fd)
+        assert fcntl.fcntl(lock._fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+
+
+def test_fork_does_not_keep_the_lock_alive(path):
+    script = """
+import os, sys, time
+from pathlib import Path
+from journal.lock import BuildLock
+lock = BuildLock(Path(sys.argv[1])); lock.acquire()
+if os.fork() == 0:
+    assert not lock.acquired
+    print("forked", os.getpid(), flush=True)
+    time.sleep(60)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
+    child = int(parent.stdout.readline().split()[1])
+    try:
+        assert held(path)["pid"] == parent.pid
+        parent.kill()
+        parent.wait()
+        with BuildLock(path, timeout_s=5) as lock:
+            assert lock.acquired
+        os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
+def test_probe_of_a_file_nobody_locked(path):
+    assert held(path) is None
+    path.write_text("not json")
+    assert held(path) is None
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[1]", '{"pid": 1', "[" * 5000])
+def test_holder_that_has_not_said_who_it_is(path, text):
+    with BuildLock(path) as lock:
+        path.write_text(text)
+        assert held(path) == {}
+        with pytest.raises(BuildLockHeldError, match="not said") as caught:
+            BuildLock(path, timeout_s=0).acquire()
+        assert caught.value.holder is None
+        lock.describe(build=2)
+        assert json.loads(path.read_text())["build"] == 2
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(JournalMissingError):
+        BuildLock(tmp_path / "none" / "build.lock").acquire()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("elsewhere")])
+def test_only_a_regular_file_is_a_lock(path, make):
+    make(path)
+    with pytest.raises(JournalFilesystemError):
+        BuildLock(path, timeout_s=0).acquire()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives up root to lose permission")
+def test_no_permission(path):
+    with BuildLock(path):
+        pass
+    path.chmod(0o400)
+    path.parent.chmod(0o755)
+    script = "import os, sys\nfrom pathlib import Path\nfrom journal.lock import BuildLock\nfrom journal.errors import JournalPermissionError\nos.seteuid(65534)\ntry: BuildLock(Path(sys.argv[1])).acquire()\nexcept JournalPermissionError: print('refused')"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "refused\n", done.stderr
+
+
+def test_permission_error_has_its_kind():
+    assert JournalPermissionError("x").kind == "journal-permission"
+
+
+def test_fake_keeps_the_same_promises():
+    with FakeBuildLock() as lock:
+        lock.describe(build=3)
+        with pytest.raises(JournalMisuseError):
+            lock.acquire()
+    assert (lock.acquired, lock.build, lock.acquisitions) == (False, 3, 1)
+    with pytest.raises(BuildLockHeldError):
+        FakeBuildLock({"pid": 1}).acquire()
+    with pytest.raises(JournalMisuseError):
+        FakeBuildLock().describe(build=1)
