@@ -396,7 +396,8 @@ def _ours(error: Exception, path: Path, doing: str) -> tuple[JournalError, bool]
         case lmdb.DiskError():
             return _full(what), True
         case lmdb.Error() | OSError():
-            code = error.errno if isinstance(error, OSError) else error.code
+            # An lmdb.Error that Python code made instead of LMDB has no code.
+            code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
             return _by_errno(code or 0, what, path)
         case _:
             return JournalIOError(what), True

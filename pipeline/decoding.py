@@ -13,7 +13,6 @@ gigabytes. Rules for what is not three channels of eight bits:
 """
 
 import io
-import warnings
 from types import ModuleType
 
 import numpy as np
@@ -93,14 +92,10 @@ def _decode_fast(data: bytes) -> Pixels | None:
 def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -> Pixels:
     try:
         with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as picture:
-            if picture.size != (header.width, header.height) or getattr(picture, "n_frames", 1) != 1:
-                raise _bad(subject, "the picture that its header announces", f"{picture.size}")
             picture.load()
             if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
                 return flatten_alpha(np.asarray(picture.convert("RGBA")))
             return np.array(picture.convert("RGB"))
-    except TileError:
-        raise
     except Exception as error:
         # Decoders of hostile bytes raise whatever comes to hand: OSError, SyntaxError, ValueError, zlib.error, …
         raise _bad(subject, f"a whole {header.format} image", str(error) or type(error).__name__) from error

@@ -14,19 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cells import Window
-from pipeline.children import (
-    QUEUE_DEPTH,
-    Died,
-    Failed,
-    Finished,
-    Outcome,
-    OutOfMemory,
-    TimedOut,
-    WorkerPool,
-    WorkerStartError,
-)
+from pipeline.children import QUEUE_DEPTH, WorkerPool, WorkerStartError
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.frames import Message, Payload
+from pipeline.outcomes import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
 from pipeline.tiles.tile import Tile
 from store.preprocessing import Preprocessing
 

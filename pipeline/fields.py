@@ -14,7 +14,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pipeline.errors import Problem, RequestError
 
@@ -245,3 +245,54 @@ def record(kind: type[Checked]) -> Rule:
         return value
 
     return rule
+
+
+_Record = TypeVar("_Record", bound=Checked)
+
+
+def records_from(
+    document: Mapping[str, object], *, tables: Mapping[str, type[Checked]], lists: Mapping[str, type[Checked]]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Turn the tables of a document into records.
+
+    Args:
+        document: The whole document.
+        tables: Record of each key that holds a table.
+        lists: Record of each key that holds a list of tables.
+
+    Returns:
+        The document with records in place of the tables, less those that cannot be made, and why they cannot.
+    """
+    given: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for key, value in document.items():
+        try:
+            if key in tables:
+                given[key] = record_from(tables[key], value, key)
+            elif key in lists and isinstance(value, list):
+                given[key] = [record_from(lists[key], item, f"{key}[{i}]") for i, item in enumerate(value)]
+            else:
+                given[key] = value
+        except RequestError as error:
+            problems += error.problems
+    return given, problems
+
+
+def record_from(kind: type[_Record], value: object, where: str) -> _Record:
+    """One record from a table; problems are told with its place in the document.
+
+    Raises:
+        RequestError: with every problem.
+    """
+    if not isinstance(value, dict):
+        raise request_error([Problem(where, f"expected a table, found {shown(value)}")])
+    problems = check_fields(kind, value)[1]
+    if problems:
+        raise request_error([Problem(f"{where}.{problem.key}", problem.text) for problem in problems])
+    try:
+        return kind(**value)
+    except RequestError as error:
+        found = [
+            Problem(where + problem.key.removeprefix(kind.table), problem.text) for problem in error.problems
+        ]
+        raise request_error(found) from None

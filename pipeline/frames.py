@@ -59,7 +59,7 @@ def decode(body: bytes | bytearray | memoryview) -> Message:
         return msgpack.unpackb(body, raw=False, ext_hook=_unpack_extension)
     except FrameError:
         raise
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException) as error:
         raise FrameError(f"expected a message in msgpack, found: {error!r}") from error
 
 

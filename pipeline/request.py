@@ -14,16 +14,21 @@ from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, assert_never, cast
+from typing import ClassVar, Self, assert_never, cast
 
 from pipeline import fields as rules
+from pipeline import request_rules
 from pipeline.errors import Problem, RequestError
-from pipeline.fields import Checked, RefusedError, check_fields, checked, request_error
+from pipeline.fields import (
+    Checked,
+    RefusedError,
+    check_fields,
+    checked,
+    record_from,
+    records_from,
+    request_error,
+)
 from pipeline.geometry import (
-    FULL_TURN_E7,
-    HALF_TURN_E7,
-    MERCATOR_LIMIT,
-    MERCATOR_LIMIT_E7,
     BoxE7,
     contains,
     degrees_to_e7,
@@ -31,10 +36,7 @@ from pipeline.geometry import (
 )
 from pipeline.request_file import read_request_text
 
-MAX_ZOOM = 25
 BUILTIN = "builtin:"
-
-_Record = TypeVar("_Record", bound=Checked)
 
 
 class SectorClassification(StrEnum):
@@ -131,20 +133,6 @@ class Storage(StrEnum):
     FP16 = "fp16"
 
 
-def _capture_source(value: object) -> date | str:
-    if isinstance(value, (str, Path)):
-        said = cast("str", rules.text()(value))
-        try:
-            date.fromisoformat(said)
-        except ValueError:
-            return said
-        raise RefusedError("a date without quotes, or the path of a CSV file", "remove the quotes")
-    try:
-        return rules.day(value)
-    except RefusedError:
-        raise RefusedError("a date such as 2026-03-01, or the path of a CSV file") from None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileOptions(Checked):
     """Where the tiles come from and how old they may be.
@@ -163,7 +151,7 @@ class TileOptions(Checked):
 
     source: str = field(metadata=checked(rules.text()))
     on_bad: BadTilePolicy = field(default=BadTilePolicy.FAIL, metadata=checked(rules.one_of(BadTilePolicy)))
-    captured: date | str | None = field(default=None, metadata=checked(_capture_source))
+    captured: date | str | None = field(default=None, metadata=checked(request_rules.capture_source))
     as_of: date | None = field(default=None, metadata=checked(rules.day))
     max_age_days: int | None = field(default=None, metadata=checked(rules.whole(1, 36_500)))
     too_old: TooOldPolicy = field(default=TooOldPolicy.WARN, metadata=checked(rules.one_of(TooOldPolicy)))
@@ -197,27 +185,15 @@ class EngineOptions(Checked):
     tf32: bool = field(default=False, metadata=checked(rules.flag))
 
 
-_SHAPE = "a list of 1 to 8 whole numbers from 1 to 2147483647"
-
-
-def _shape(value: object) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 8:
-        raise RefusedError(_SHAPE)
-    try:
-        return tuple(cast("int", rules.whole(1, 2**31 - 1)(item)) for item in value)
-    except RefusedError:
-        raise RefusedError(_SHAPE) from None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeProfile(Checked):
     """Shapes that the model's input may take, batch first: smallest, the one to tune for, greatest."""
 
     table: ClassVar[str] = "profile"
 
-    min: tuple[int, ...] = field(metadata=checked(_shape))
-    opt: tuple[int, ...] = field(metadata=checked(_shape))
-    max: tuple[int, ...] = field(metadata=checked(_shape))
+    min: tuple[int, ...] = field(metadata=checked(request_rules.shape))
+    opt: tuple[int, ...] = field(metadata=checked(request_rules.shape))
+    max: tuple[int, ...] = field(metadata=checked(request_rules.shape))
 
     def relations(self) -> Iterator[Problem]:
         """Equal rank and min <= opt <= max along every axis."""
@@ -235,7 +211,7 @@ def _profile(value: object) -> ShapeProfile:
     if not isinstance(value, dict):
         raise RefusedError("a table {min = [...], opt = [...], max = [...]}")
     try:
-        return _record_from(ShapeProfile, value, "profile")
+        return record_from(ShapeProfile, value, "profile")
     except RequestError as error:
         problem = error.problems[0]
         raise RefusedError(
@@ -363,61 +339,6 @@ class CheckOptions(Checked):
     recall: float = field(default=0.9, metadata=checked(rules.number(0, 1)))
 
 
-def _numbers(value: object, count: int, described: str) -> tuple[float, ...]:
-    """The values as given (Decimals stay Decimals until they become integers)."""
-    if not isinstance(value, (list, tuple)) or len(value) != count:
-        raise RefusedError(described)
-    try:
-        for item in value:
-            rules.number(-1e6, 1e6)(item)
-    except RefusedError:
-        raise RefusedError(described) from None
-    return tuple(value)
-
-
-def _box(value: object) -> tuple[float, ...]:
-    described = "[west, south, east, north] in finite degrees"
-    box = _numbers(value, 4, described)
-    west, south, east, north = (degrees_to_e7(item) for item in box)
-    mend = "the order is west, south, east, north"
-    if max(abs(west), abs(east)) > HALF_TURN_E7:
-        raise RefusedError("longitudes from -180 to 180", mend)
-    if max(abs(south), abs(north)) > MERCATOR_LIMIT_E7:
-        raise RefusedError(
-            f"latitudes in the Web Mercator range, -{MERCATOR_LIMIT} to {MERCATOR_LIMIT}", mend
-        )
-    if south >= north:
-        raise RefusedError("south less than north", mend)
-    if (west - east) % FULL_TURN_E7 == 0 and west >= east:
-        raise RefusedError("a box of some width; this one is empty", mend)
-    return box
-
-
-def _zoom(value: object) -> tuple[int, ...]:
-    described = f"[lowest, highest] zoom, whole numbers from 0 to {MAX_ZOOM}"
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise RefusedError(described)
-    try:
-        lowest, highest = (cast("int", rules.whole(0, MAX_ZOOM)(item)) for item in value)
-    except RefusedError:
-        raise RefusedError(described) from None
-    if lowest > highest:
-        raise RefusedError("the lowest zoom first", f"write [{highest}, {lowest}]")
-    return lowest, highest
-
-
-def _origin(value: object) -> tuple[float, ...]:
-    described = "[longitude, latitude, altitude] in finite degrees and metres"
-    origin = _numbers(value, 3, described)
-    longitude, latitude, altitude = origin
-    if not (-180 <= longitude <= 180 and -90 <= latitude <= 90 and -1000 <= altitude <= 30_000):
-        raise RefusedError(
-            "longitude -180 to 180, latitude -90 to 90, altitude -1000 to 30000 m",
-            "the order is longitude, latitude, altitude",
-        )
-    return origin
-
-
 def _models(value: object) -> tuple[ModelSpec, ...]:
     described = '1 to 64 models, exactly one of them with role = "descriptor"'
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 64:
@@ -433,12 +354,6 @@ def _models(value: object) -> tuple[ModelSpec, ...]:
     if len(descriptors) != 1:
         raise RefusedError(described, found=" and ".join(descriptors) or "none")
     return models
-
-
-def _folder(value: object) -> Path:
-    if not isinstance(value, (str, Path)):
-        raise RefusedError("a folder")
-    return Path(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,9 +381,9 @@ class BuildRequest(Checked):
 
     flight_id: str = field(metadata=checked(rules.text(128)))
     sector: SectorClassification = field(metadata=checked(rules.one_of(SectorClassification)))
-    bbox: tuple[float, float, float, float] = field(metadata=checked(_box))
-    zoom: tuple[int, int] = field(metadata=checked(_zoom))
-    origin: tuple[float, float, float] = field(metadata=checked(_origin))
+    bbox: tuple[float, float, float, float] = field(metadata=checked(request_rules.box))
+    zoom: tuple[int, int] = field(metadata=checked(request_rules.zoom))
+    origin: tuple[float, float, float] = field(metadata=checked(request_rules.origin))
     calibration: str = field(metadata=checked(rules.text()))
     tiles: TileOptions = field(metadata=checked(rules.record(TileOptions)))
     models: tuple[ModelSpec, ...] = field(metadata=checked(_models))
@@ -480,7 +395,7 @@ class BuildRequest(Checked):
         default_factory=CoverageOptions, metadata=checked(rules.record(CoverageOptions))
     )
     checks: CheckOptions = field(default_factory=CheckOptions, metadata=checked(rules.record(CheckOptions)))
-    base: Path = field(default=Path(), metadata=checked(_folder))
+    base: Path = field(default=Path(), metadata=checked(request_rules.folder))
 
     bbox_e7: BoxE7 = field(init=False)
     origin_e7: tuple[int, int] = field(init=False)
@@ -552,7 +467,9 @@ class BuildRequest(Checked):
         except (ValueError, ArithmeticError, RecursionError) as error:
             reason = "tables nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise RequestError(f"{name}: expected TOML, found {reason}", subject=name) from None
-        given, problems = _records_from(document)
+        given, problems = records_from(document, tables=_TABLES, lists={"models": ModelSpec})
+        if given.pop("base", None) is not None:
+            problems.append(Problem("base", "expected a known key, found 'base'; remove it"))
         broken = {problem.key.partition(".")[0].partition("[")[0] for problem in problems}
         more = check_fields(cls, {**given, "base": base})[1]
         problems += [problem for problem in more if problem.key not in broken]
@@ -568,37 +485,3 @@ _TABLES: Mapping[str, type[Checked]] = {
     "coverage": CoverageOptions,
     "checks": CheckOptions,
 }
-
-
-def _records_from(document: Mapping[str, object]) -> tuple[dict[str, Any], list[Problem]]:
-    """Turn the tables of a file into records; what cannot be turned is left out and told as problems."""
-    given: dict[str, Any] = {}
-    problems: list[Problem] = []
-    for key, value in document.items():
-        try:
-            if key in _TABLES:
-                given[key] = _record_from(_TABLES[key], value, key)
-            elif key == "models" and isinstance(value, list):
-                given[key] = [_record_from(ModelSpec, item, f"models[{i}]") for i, item in enumerate(value)]
-            elif key == "base":
-                raise request_error([Problem(key, "expected a known key, found 'base'; remove it")])
-            else:
-                given[key] = value
-        except RequestError as error:
-            problems += error.problems
-    return given, problems
-
-
-def _record_from(kind: type[_Record], value: object, where: str) -> _Record:
-    if not isinstance(value, dict):
-        raise request_error([Problem(where, f"expected a table, found {rules.shown(value)}")])
-    problems = check_fields(kind, value)[1]
-    if problems:
-        raise request_error([Problem(f"{where}.{problem.key}", problem.text) for problem in problems])
-    try:
-        return kind(**value)
-    except RequestError as error:
-        found = [
-            Problem(where + problem.key.removeprefix(kind.table), problem.text) for problem in error.problems
-        ]
-        raise request_error(found) from None

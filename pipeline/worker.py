@@ -5,7 +5,6 @@ another picture under a known digest. A tile that is bad costs only itself: the 
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -73,11 +72,9 @@ def start(first: Message) -> Handler:
     """Load the engine whose bytes have the expected digest.
 
     Raises:
-        EmbedError: The bytes are others.
+        EmbedError: The bytes are others, or the engine takes samples of another shape.
         ExecutionError: The engine cannot run here.
     """
-    # A worker gives way to the build's own process, which keeps the workers fed, and to whoever else is at work.
-    os.nice(5)
     data = Path(first["engine"]).read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != first["sha256"]:
@@ -95,7 +92,14 @@ def start(first: Message) -> Handler:
         batch=first["batch"],
         threads=_THREADS,
     )
-    return Embedder(engine, Preprocessing.from_document(first["preprocessing"])).embed
+    preprocessing = Preprocessing.from_document(first["preprocessing"])
+    if preprocessing.shape != engine.sample_shape:
+        raise EmbedError(
+            f"expected preprocessing that makes samples of {list(engine.sample_shape)}, found {list(preprocessing.shape)}",
+            "set the model's size and layout to what its engine takes",
+            ErrorKind.EMBED_FAILED,
+        )
+    return Embedder(engine, preprocessing).embed
 
 
 def _picture(sha256: str, locator: list[str | int]) -> NDArray[np.uint8]:

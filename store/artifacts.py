@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from journal.durable import fsync_dir
@@ -30,10 +30,17 @@ _CHUNK = 1 << 20
 
 @dataclass(slots=True)
 class Artifacts:
-    """The artifact folder of one cache. `created` counts the files made through this object."""
+    """The artifact folder of one cache.
+
+    Attributes:
+        layout: Where it lies.
+        created: How many files were made through this object.
+        replaced: Digest and place in quarantine of damaged objects that were replaced through this object.
+    """
 
     layout: Layout
     created: int = 0
+    replaced: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
@@ -88,7 +95,7 @@ class Artifacts:
             if self.damage(ref) is None:
                 sync_existing(folder, ref.sha256)
                 return ref
-            self.quarantine(ref.sha256)
+            self.replaced.append((ref.sha256, self.quarantine(ref.sha256)))
             new.publish(folder, ref.sha256)
         self.created += 1
         return ref

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from store import events as e
-from store.canonical import Document
+from store.canonical import Document, is_digest
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.events import ArtifactRef, Event
 
@@ -82,6 +82,8 @@ def decode(tag: str, version: int, payload: object) -> Event:
     current, cls = known
     if not isinstance(payload, dict):
         raise _invalid(tag, f"a {type(payload).__name__} as payload")
+    if version < 1:
+        raise _invalid(tag, f"version {version}")
     for step in range(version, current):
         payload = UPCASTERS[tag, step](payload)
     hints = _HINTS[cls]
@@ -129,7 +131,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401 - the shap
 def _artifact(value: object, where: str) -> ArtifactRef:
     match value:
         case {"sha256": str(sha256), "size": int(size), **rest} if (
-            not rest and len(sha256) == 64 and size >= 0
+            not rest and is_digest(sha256) and type(size) is int and size >= 0
         ):
             return ArtifactRef(sha256=sha256, size=size)
         case _:

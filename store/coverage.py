@@ -25,17 +25,23 @@ class Coverage:
 
     files: int
     size: int
-    problems: tuple[str, ...]
+    damaged: tuple[str, ...]
+    strangers: tuple[str, ...]
     unreferenced: tuple[str, ...]
     unreferenced_size: int
 
-    def require(self, *, hint: str) -> None:
-        """Raise if there was any problem.
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Everything that is wrong."""
+        return (*self.damaged, *self.strangers)
+
+    def require(self, *, strict: bool, hint: str) -> None:
+        """Raise if what is named is not whole, or, when strict, if there are strangers.
 
         Raises:
             ManifestCoverageError: With every problem of the walk.
         """
-        if self.problems:
+        if self.damaged or (strict and self.strangers):
             raise ManifestCoverageError(self.problems, hint=hint)
 
 
@@ -47,7 +53,7 @@ def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, i
     """
     named = {ref.sha256: (role, ref.size) for role, ref in manifest.artifacts()}
     for row in decode_blocks(artifacts.read(manifest.index.blocks)):
-        named[row.ref.sha256] = (_block_role(row), row.ref.size)
+        named[row.ref.sha256] = (block_role(row), row.ref.size)
     return named
 
 
@@ -78,6 +84,7 @@ def walk(
     *,
     referenced: frozenset[str],
     full: bool,
+    hashed: frozenset[str] = frozenset(),
     threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Coverage:
@@ -88,14 +95,15 @@ def walk(
         named: Digest to (role, size) of what must be there.
         referenced: Digests that the journal knows of, named here or not.
         full: Whether to hash every named artifact, or to look at type and size alone.
+        hashed: Digests that the caller hashed under the same lock; their type and size are looked at again.
         threads: How many to hash with; hashing runs outside of Python's lock.
         on_progress: Called with the bytes of each artifact looked at.
     """
-    problems = list(_strangers(artifacts))
+    strangers = list(_strangers(artifacts))
     unreferenced, unreferenced_size = list[str](), 0
     for digest, found, path in artifacts.names():
         if not digest:
-            problems.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
+            strangers.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
         elif digest not in named and digest not in referenced:
             unreferenced.append(digest)
             unreferenced_size += found.st_size
@@ -104,20 +112,52 @@ def walk(
     def look(item: tuple[str, str, int]) -> str | None:
         digest, role, size = item
         ref = ArtifactRef(sha256=digest, size=size)
-        wrong = artifacts.damage(ref) if full else _shape(artifacts, ref)
+        wrong = artifacts.damage(ref) if full and digest not in hashed else _shape(artifacts, ref)
         if on_progress is not None:
             on_progress(size)
         return None if wrong is None else f"{role} {digest[:12]}: {wrong}"
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        problems.extend(problem for problem in pool.map(look, items) if problem is not None)
+    with ThreadPoolExecutor(threads or processors()) as pool:
+        damaged = tuple(problem for problem in pool.map(look, items) if problem is not None)
     return Coverage(
         files=len(items),
         size=sum(size for _, _, size in items),
-        problems=tuple(problems),
+        damaged=damaged,
+        strangers=tuple(strangers),
         unreferenced=tuple(unreferenced),
         unreferenced_size=unreferenced_size,
     )
+
+
+def sound(
+    artifacts: Artifacts, refs: Iterable[ArtifactRef], *, on_progress: Callable[[int], None] | None = None
+) -> dict[str, int]:
+    """Hash artifacts in parallel and return digest to size of those that are whole."""
+
+    def look(ref: ArtifactRef) -> bool:
+        whole = artifacts.damage(ref) is None
+        if on_progress is not None:
+            on_progress(ref.size)
+        return whole
+
+    distinct = list({ref.sha256: ref for ref in refs}.values())
+    with ThreadPoolExecutor(processors()) as pool:
+        return {
+            ref.sha256: ref.size
+            for ref, whole in zip(distinct, pool.map(look, distinct), strict=True)
+            if whole
+        }
+
+
+def sizes(artifacts: Artifacts, refs: Iterable[ArtifactRef]) -> dict[str, int]:
+    """Return digest to size of the artifacts that are regular files; looks at no content."""
+    found = ((ref.sha256, artifacts.size(ref.sha256)) for ref in refs)
+    return {digest: size for digest, size in found if size is not None}
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
@@ -147,7 +187,8 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
     return frozenset(digests)
 
 
-def _block_role(row: BlockRow) -> str:
+def block_role(row: BlockRow) -> str:
+    """What a block is called in findings."""
     return f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
 
 

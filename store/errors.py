@@ -64,6 +64,24 @@ class DamagedHistoryError(StoreError):
     """The journal does not fit the files beside it, or cannot be understood. Never write to it."""
 
 
+class UnprojectedError(StoreError):
+    """A generation is committed, but its files could not be written; the next command that writes does it.
+
+    Attributes:
+        generation: The generation, which readers cannot see yet.
+        reason: What kept its files from being written.
+    """
+
+    def __init__(self, generation: int, reason: StoreError) -> None:
+        super().__init__(
+            reason.kind,
+            f"generation {generation} is committed, but its files could not be written: {reason.message}",
+            hint="mend that, then run the same command again: it writes them first",
+        )
+        self.generation = generation
+        self.reason = reason
+
+
 class UnknownEventError(DamagedHistoryError):
     """The journal holds events of a newer version. Reading goes on without them; writing is refused."""
 

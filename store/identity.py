@@ -12,7 +12,7 @@ produces from the same inputs; nothing else in C10's version may cause work to b
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from store.canonical import Digest, Document, Value, digest
+from store.canonical import Digest, Document, Value, digest, encode
 
 RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 1, "index": 1, "checks": 1}
 
@@ -208,5 +208,5 @@ def difference(old: Value, new: Value, path: str = "") -> list[str]:
             else:
                 found.extend(difference(old[name], new[name], here))
         return found
-    same = old == new and isinstance(old, bool) == isinstance(new, bool)
-    return [] if same else [path]
+    # By canonical form, in which true is not 1 and a tuple is a list, also inside of lists.
+    return [] if encode(old) == encode(new) else [path]

@@ -144,6 +144,17 @@ def body_of(state: State, build: Build) -> Document:
     Raises:
         DamagedHistoryError: The build lacks a part that a manifest names.
     """
+    try:
+        return _body(state, build)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedHistoryError(
+            ErrorKind.IMPOSSIBLE_HISTORY,
+            f"expected the facts of build {build.number} to name what a manifest holds, found {error!r}",
+            hint="c10 verify --full",
+        ) from error
+
+
+def _body(state: State, build: Build) -> Document:
     tiles, index, coverage, calibration = build.tiles, build.index, build.coverage, build.calibration
     if tiles is None or index is None or coverage is None or calibration is None or not build.engines:
         raise DamagedHistoryError(
@@ -182,6 +193,11 @@ def body_of(state: State, build: Build) -> Document:
     }
 
 
+def head_projections(generation: int, raw: bytes) -> dict[bytes, bytes]:
+    """Return the journal's own projections of its head: which generation it is, and its manifest file."""
+    return {b"head": encode({"generation": generation, "manifest_sha256": sha256(raw)}), b"manifest": raw}
+
+
 def body_digest(body: Document) -> str:
     """Return `body_sha256`."""
     return sha256(encode(body))
@@ -202,7 +218,9 @@ def parse(raw: bytes) -> Manifest:
     except CanonicalError as error:
         raise _invalid("canonical JSON", str(error)) from error
     match document:
-        case {"format": 1, "body": dict(body), "envelope": dict(envelope), **rest} if not rest:
+        case {"format": int(number), "body": dict(body), "envelope": dict(envelope), **rest} if (
+            number is not True and number == FORMAT and not rest
+        ):
             try:
                 return _manifest(raw, body, _envelope(envelope))
             except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -10,7 +10,7 @@ descriptors of different pictures. One sample is made as follows:
 4. In float32, (p - mean) / std for p from 0 to 255; mean and std are in the network's channel order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -133,8 +133,8 @@ class Preprocessing:
                 size=tuple(document["size"]),
                 colour=document["colour"],
                 layout=document["layout"],
-                mean=tuple(float(text) for text in document["mean"]),  # type: ignore[arg-type]
-                std=tuple(float(text) for text in document["std"]),  # type: ignore[arg-type]
+                mean=_from_decimals(document["mean"]),
+                std=_from_decimals(document["std"]),
                 resampler=document["resampler"],
                 alpha=document["alpha"],
             )
@@ -176,11 +176,19 @@ def resample(image: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(picture.resize((width, height), resample=Image.Resampling.BILINEAR))
 
 
-def _triple(name: str, values: _Triple) -> _Triple:
-    if len(values) != 3 or not all(
-        isinstance(value, (int, float)) and np.isfinite(value) for value in values
-    ):
-        raise ValueError(f"expected {name} as three finite numbers, found {values!r}")
-    # Adding zero turns -0.0 into 0.0, so that equal parameters have equal documents.
-    first, second, third = (float(value) + 0.0 for value in values)
+def _from_decimals(texts: Sequence[str]) -> _Triple:
+    try:
+        first, second, third = (float(text) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"expected three decimal numbers, found {texts!r}") from error
     return first, second, third
+
+
+def _triple(name: str, values: Sequence[object]) -> _Triple:
+    numbers = [
+        float(value) + 0.0 for value in values if isinstance(value, (int, float)) and np.isfinite(value)
+    ]
+    # Adding zero turns -0.0 into 0.0, so that equal parameters have equal documents.
+    if len(values) != 3 or len(numbers) != 3:
+        raise ValueError(f"expected {name} as three finite numbers, found {values!r}")
+    return numbers[0], numbers[1], numbers[2]

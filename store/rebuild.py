@@ -14,8 +14,9 @@ from store import canonical, segment
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.facts import to_facts
 from store.layout import Layout
-from store.manifest import project
+from store.manifest import head_projections, project
 from store.state import State, absorb
+from store.writeonce import read_regular
 
 
 def rebuild(layout: Layout) -> State:
@@ -35,7 +36,9 @@ def rebuild(layout: Layout) -> State:
         _set_aside(layout)
     except OSError as error:
         raise from_os_error(error, f"journal {layout.journal}") from error
-    Journal.create(layout.journal, records, scratch=layout.scratch)
+    head = state.generations[len(state.generations)]
+    projections = head_projections(head.number, project(state, head))
+    Journal.create(layout.journal, records, scratch=layout.scratch, projections=projections)
     return state
 
 
@@ -47,9 +50,12 @@ def _read(layout: Layout) -> tuple[list[Record], State]:
     records, state, head = list[Record](), State(), EMPTY
     for number in sorted(files):
         try:
-            data = (layout.segments / files[number]).read_bytes()
+            path = layout.segments / files[number]
+            data = read_regular(path, limit=path.lstat().st_size)
         except OSError as error:
             raise from_os_error(error, f"segment {files[number]}") from error
+        if data is None:
+            raise _broken(f"segment {files[number]} to be a regular file, found something else")
         found = segment.decode(data)
         if found.generation != number or found.before != head or not found.entries:
             raise _broken(

@@ -256,7 +256,8 @@ def load_index(
     """Load an index whose bytes were already verified, and check it against what is expected of it.
 
     From a path the vectors are mapped, not copied, where the index type allows it: the file must not change while
-    the index lives.
+    the index lives. The check of size and digest comes first and is the caller's: faiss accepts flipped bytes, and its
+    mapped reader a last element that is cut short.
 
     Args:
         data: The index's bytes, or a path such as ``/proc/self/fd/N`` of a sealed memory file.

@@ -316,6 +316,10 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
         raise _impossible(fact, f"build {number} was committed without being open")
     if rollback is not None and (build.status is not BuildStatus.COMMITTED or rollback.target != number):
         raise _impossible(fact, f"rolled back to build {number}, which was never committed")
+    shown = state.head.origin if state.head else None
+    parent = shown if rollback is None else build.parent
+    if event.parent != parent or (rollback is not None and rollback.left != shown):
+        raise _impossible(fact, f"expected parent {parent} after build {shown}, found {event.parent}")
     state.generations[expected] = Generation(
         number=expected,
         origin=number,
@@ -348,14 +352,15 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
 
 def _undo(state: State, rollback: e.RolledBack) -> None:
     """Mark the identities that were left, down the line of parents to the target or else the last one alone."""
-    state.undone.pop(state.builds[rollback.target].identity or "", None)
     line: list[int] = []
     at: int | None = rollback.left
-    while at is not None and at != rollback.target and at not in line:
+    while at is not None and at != rollback.target:
         line.append(at)
         at = state.builds[at].parent
     for origin in line if at == rollback.target else line[:1]:
         state.undone[state.builds[origin].identity or ""] = origin
+    # Last, since a build that was left may have had the very identity that is shown now.
+    state.undone.pop(state.builds[rollback.target].identity or "", None)
 
 
 def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
@@ -373,9 +378,9 @@ def _with_engine(build: Build, event: e.EngineCompiled, model: str | None = None
 def _reuse(state: State, fact: Fact, build: Build, event: e.StepReused) -> Build:
     build = replace(build, steps_reused=build.steps_reused + event.count)
     for subject, key in event.keys.items():
-        if event.kind == "engine" and key in state.engines:
+        if event.kind == "engine" and isinstance(key, str) and key in state.engines:
             build = _with_engine(build, state.engines[key], subject)
-        elif event.kind == "index" and key in state.indexes:
+        elif event.kind == "index" and isinstance(key, str) and key in state.indexes:
             build = replace(build, index=state.indexes[key])
         else:
             raise _impossible(fact, f"{event.kind} {subject} was reused without having been made")

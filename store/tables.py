@@ -54,6 +54,8 @@ class TileTable:
 
     def digest(self, identifier: int) -> str | None:
         """Return the SHA-256 (hexadecimal) of a tile, or nothing if it is not in the table."""
+        if not 0 <= identifier < 1 << 64:
+            return None
         row = int(np.searchsorted(self.ids, np.uint64(identifier)))
         if row == len(self.ids) or int(self.ids[row]) != identifier:
             return None

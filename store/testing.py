@@ -72,6 +72,8 @@ class Scenario:
         flight: Flight id, part of the identity alone.
         engine: Content of the network, hence of the engine key.
         tiles: Tile position (column, row at zoom 6) to content.
+        version: Version of the compiler; the reader wants the installed one.
+        target: Device the engine is for.
         fail_at: Step at which it raises, or nothing.
         die_at: Step at which it stops dead, or nothing.
     """
@@ -81,6 +83,8 @@ class Scenario:
     tiles: Mapping[tuple[int, int], str] = field(
         default_factory=lambda: {(0, 0): "a", (1, 0): "b", (20, 3): "c"}
     )
+    version: str = "1"
+    target: str = "cpu"
     fail_at: str = ""
     die_at: str = ""
 
@@ -102,7 +106,7 @@ class Scenario:
                     "preprocessing": PREPROCESSING,
                 }
             ],
-            engine={"backend": "onnxruntime", "version": "1", "target": "cpu"},
+            engine={"backend": "onnxruntime", "version": self.version, "target": self.target},
             index={"kind": "flat"},
             checks={},
         )
@@ -180,8 +184,8 @@ def _engine(store: Store, scenario: Scenario, number: int, work: Work) -> str:
     components = identity.engine_components(
         onnx_sha256=_sha(scenario.engine),
         backend="onnxruntime",
-        version="1",
-        target="cpu",
+        version=scenario.version,
+        target=scenario.target,
         precision="fp32",
         batch=1,
         options={},
@@ -285,7 +289,7 @@ def _walk(store: Store, number: int) -> None:
     manifest = parse(render(body_of(store.state, store.state.builds[number]), envelope))
     named = named_by(manifest, store.artifacts)
     referenced = referenced_by(store.state)
-    walk(store.artifacts, named, referenced=referenced, full=True).require(hint="c10 build")
+    walk(store.artifacts, named, referenced=referenced, full=True).require(strict=True, hint="c10 build")
 
 
 def _reach(scenario: Scenario, step: str) -> None:

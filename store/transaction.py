@@ -16,13 +16,22 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from journal import HeadMovedError, Journal, JournalFullError
-from journal.errors import JournalIOError
+from journal.errors import JournalDamagedError, JournalIOError
 from journal.record import EMPTY, Chain, Head, Record, encode, extend
 from store import canonical, manifest, segment
 from store.artifacts import Artifacts
-from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
+from store.errors import (
+    DamagedHistoryError,
+    DiskFullError,
+    ErrorKind,
+    RequestRefusedError,
+    StoreError,
+    UnprojectedError,
+    from_os_error,
+)
 from store.events import BuildAbandoned, BuildCommitted, CacheCreated, Event, RolledBack
 from store.facts import Clock, to_facts, to_record
 from store.layout import Layout
@@ -72,8 +81,10 @@ class Store:
         if create and not (layout.journal.exists() or layout.manifest_files() or layout.segment_files()):
             _birth(layout, clock)
         require_cache(layout)
-        with Journal.open(layout.journal) as journal:
-            store = cls(layout=layout, journal=journal, clock=clock, artifacts=Artifacts(layout))
+        store = cls(
+            layout=layout, journal=Journal.open(layout.journal), clock=clock, artifacts=Artifacts(layout)
+        )
+        try:
             store.refresh()
             if not store.state.cache_id:
                 raise DamagedHistoryError(
@@ -83,9 +94,12 @@ class Store:
                 )
             store.recovered = plan(store.state, observe(layout))
             store.recover(store.recovered)
+            store.project_head()
             with store.artifacts.sharing():
                 store.fill_reserve(reserve_bytes)
                 yield store
+        finally:
+            store.journal.close()  # not always the one of the beginning: see `append_at_any_cost`
 
     @property
     def writes(self) -> int:
@@ -110,8 +124,9 @@ class Store:
         """Commit an open build as the next generation and project it.
 
         Raises:
-            DamagedHistoryError: The build lacks a part that a manifest names; or a projection's name is taken.
+            DamagedHistoryError: The build lacks a part that a manifest names.
             journal.JournalError: The commit could not be made durable; the head did not move.
+            UnprojectedError: The generation is committed, but its files could not be written.
         """
         head = self.state.head
         return self._commit(self.state.builds[build], parent=head.origin if head else None, rollback=None)
@@ -157,15 +172,26 @@ class Store:
             )
             try:
                 records = [*first, self._record(event, build.number, now)]
-                self.journal.append(records, _projections(event, raw), expect=expected)
+                projections = manifest.head_projections(event.generation, raw)
+                self.journal.append(records, projections, expect=expected)
             except HeadMovedError:
                 self.refresh()
                 continue
             self._appended += 1
             self.refresh()
-            generation = self.state.generations[event.generation]
-            self.project(generation)
-            return generation
+            return self._make_visible(self.state.generations[event.generation])
+
+    def _make_visible(self, generation: Generation) -> Generation:
+        """Project a generation that was just committed, from the reserve if need be."""
+        try:
+            try:
+                self.project(generation)
+            except DiskFullError:
+                self.release_reserve()
+                self.project(generation)
+        except StoreError as error:
+            raise UnprojectedError(generation.number, error) from error
+        return generation
 
     def project(self, generation: Generation) -> None:
         """Write what is missing on disk of a generation: segment, signature, and last the manifest.
@@ -184,7 +210,8 @@ class Store:
                 f" {canonical.sha256(raw)[:12]}",
                 hint="use the C10 that committed it",
             )
-        name = self.layout.manifest_name(generation.number)
+        taken = self.layout.manifest_files().get(generation.number)
+        name = taken or self.layout.manifest_name(generation.number)
         self._write(
             self.layout.segments,
             self.layout.segment_name(generation.number),
@@ -193,15 +220,37 @@ class Store:
         if generation.signature:
             signature = bytes.fromhex(generation.signature)
             self._write(self.layout.manifests, name.removesuffix(".json") + ".sig", signature)
-        taken = self.layout.manifest_files().get(generation.number, name)
-        self._write(self.layout.manifests, taken, raw)
+        self._write(self.layout.manifests, name, raw)
+
+    def project_head(self) -> None:
+        """Set the journal's own projections of the head again where they are missing, damaged or stale.
+
+        Raises:
+            journal.JournalError: They could not be set.
+        """
+        head = self.state.head
+        if head is None:
+            return
+        expected = manifest.head_projections(head.number, manifest.project(self.state, head))
+        if any(self._projection(name) != value for name, value in expected.items()):
+            self.journal.append([], expected)
+            self._appended += 1
+
+    def _projection(self, name: bytes) -> bytes | None:
+        try:
+            return self.journal.projection(name)
+        except JournalDamagedError:
+            return None
 
     def recover(self, actions: Sequence[Action]) -> None:
         """Carry out a recovery plan; may be interrupted anywhere and done again."""
         for action in actions:
             match action:
                 case ClearScratch():
-                    _clear(self.layout)
+                    try:
+                        _clear(self.layout)
+                    except OSError as error:
+                        raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
                 case Project(generation=number):
                     self.project(self.state.generations[number])
                 case Abandon(build=number, step=step):
@@ -223,6 +272,10 @@ class Store:
             path.unlink(missing_ok=True)
             raise from_os_error(error, f"disk reserve of {size} bytes in {self.layout.scratch}") from error
 
+    def release_reserve(self) -> None:
+        """Give the disk space back that was set aside."""
+        (self.layout.scratch / RESERVE_NAME).unlink(missing_ok=True)
+
     def append_at_any_cost(self, event: Event, *, build: int) -> None:
         """Append one event even on a full disk, from the reserve.
 
@@ -232,7 +285,7 @@ class Store:
         try:
             self.append(event, build=build)
         except (JournalFullError, JournalIOError):
-            (self.layout.scratch / RESERVE_NAME).unlink(missing_ok=True)
+            self.release_reserve()
             self.journal.close()
             self.journal = Journal.open(self.layout.journal)
             self.refresh()
@@ -246,8 +299,7 @@ class Store:
         (entry,) = self.journal.entries(seq, seq + 1)
         return entry.chain
 
-    def _write(self, folder: os.PathLike[str], name: str, data: bytes) -> None:
-        folder = self.layout.root / folder
+    def _write(self, folder: Path, name: str, data: bytes) -> None:
         try:
             self._projected += write_once(folder, name, data, scratch=self.layout.scratch)
         except FileExistsError as error:
@@ -269,11 +321,6 @@ def _birth(layout: Layout, clock: Clock) -> None:
 
 def _head_of(position: Position) -> Head:
     return Head(position.seq, Chain(bytes.fromhex(position.chain)))
-
-
-def _projections(event: BuildCommitted, raw: bytes) -> dict[bytes, bytes | None]:
-    head = canonical.encode({"generation": event.generation, "manifest_sha256": event.manifest_sha256})
-    return {b"head": head, b"manifest": raw}
 
 
 def _clear(layout: Layout) -> None:

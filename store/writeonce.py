@@ -117,10 +117,11 @@ def read_regular(path: Path, *, limit: int) -> bytes | None:
         if error.errno == errno.ELOOP:
             return None
         raise
+    found = os.fstat(fd)
+    if not _is_regular(found) or found.st_size > limit:
+        os.close(fd)
+        return None
     with os.fdopen(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not _is_regular(found) or found.st_size > limit:
-            return None
         return file.read(limit + 1)
 
 

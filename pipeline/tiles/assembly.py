@@ -1,6 +1,5 @@
 """Turns columns of numbers into the sorted list of tiles that every source returns, and words their errors alike."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def unsupported_archive(name: str, expected: str, found: str, hint: str) -> Tile
 def require_unchanged(path: Path, before: Fingerprint) -> None:
     """Raise TileError unless the file at a path is still the one that was opened."""
     try:
-        now = Fingerprint.of(os.stat(path))
+        now = Fingerprint.of(path.stat())
     except OSError:
         now = None
     if now != before:

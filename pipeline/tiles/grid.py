@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 import mercantile
 
-from pipeline.geometry import E7, BoxE7, degrees_to_e7, split_at_antimeridian
+from pipeline.geometry import (
+    E7,
+    HALF_TURN_E7,
+    MERCATOR_LIMIT_E7,
+    BoxE7,
+    degrees_to_e7,
+    split_at_antimeridian,
+)
 from pipeline.tiles.tile import Place, ZoomRange
 
 
@@ -44,11 +51,15 @@ class TileRange:
 
 def west_edge_e7(z: int, x: int) -> int:
     """Longitude of a column's west edge in 1e-7 degree; column 2^z gives the east edge of the world."""
+    if x == 1 << z:
+        return HALF_TURN_E7
     return degrees_to_e7(mercantile.ul(x, 0, z).lng)
 
 
 def north_edge_e7(z: int, y: int) -> int:
     """Latitude of a row's north edge in 1e-7 degree; row 2^z gives the south edge of the world."""
+    if y == 1 << z:
+        return -MERCATOR_LIMIT_E7
     return degrees_to_e7(mercantile.ul(0, y, z).lat)
 
 

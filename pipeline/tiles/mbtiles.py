@@ -25,6 +25,7 @@ from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
 
 FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 MAX_BLOB_BYTES = 32 << 20
+MAX_ZOOM = 25
 
 _MAGIC = b"SQLite format 3\x00"
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")
@@ -48,7 +49,7 @@ class MBTilesArchive:
         self, path: Path, *, name: str, memory_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         self.name = name
-        self._path = Path(os.path.abspath(path))
+        self._path = path.resolve()
         self._memory_folder = memory_folder
         self._now_ns = now_ns
         self._fingerprint = _require_settled(self._path)
@@ -60,7 +61,7 @@ class MBTilesArchive:
         memory = DigestMemory(
             self._memory_folder,
             subject=f"mbtiles:{self._path}",
-            scope=self._fingerprint.row,
+            scope=tuple(self._fingerprint),
             columns=3,
             now_ns=self._now_ns,
         )
@@ -94,17 +95,23 @@ class MBTilesArchive:
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`; bounds are those of the highest zoom."""
         with closing(open_database(self._path)) as database, _translated(self._path):
-            low, high = database.execute("SELECT min(zoom_level), max(zoom_level) FROM tiles").fetchone()
-            x0, x1, y0, y1 = database.execute(
-                "SELECT min(tile_column), max(tile_column), min(tile_row), max(tile_row) FROM tiles"
-                " WHERE zoom_level = ?",
-                (high,),
+            low, high = database.execute(
+                "SELECT min(zoom_level), max(zoom_level) FROM tiles WHERE zoom_level BETWEEN 0 AND ?",
+                (MAX_ZOOM,),
             ).fetchone()
-        edge = 1 << high if isinstance(high, int) and 0 <= high <= 30 else 0
-        if not all(isinstance(value, int) and 0 <= value < max(edge, 31) for value in (low, x0, x1, y0, y1)):
-            return Extent(zoom=None, box_e7=None)
-        west, _, _, north = tile_box_e7(Place(high, x0, edge - 1 - y1))
-        _, south, east, _ = tile_box_e7(Place(high, x1, edge - 1 - y0))
+            if not (isinstance(low, int) and isinstance(high, int)):
+                return Extent(zoom=None, box_e7=None)
+            last = (1 << high) - 1
+            edges = database.execute(
+                "SELECT min(tile_column), max(tile_column), min(tile_row), max(tile_row) FROM tiles WHERE"
+                " zoom_level = ? AND tile_column BETWEEN 0 AND ? AND tile_row BETWEEN 0 AND ?",
+                (high, last, last),
+            ).fetchone()
+        if not all(isinstance(edge, int) for edge in edges):
+            return Extent(zoom=(low, high), box_e7=None)
+        x0, x1, south_row, north_row = edges
+        west, _, _, north = tile_box_e7(Place(high, x0, last - north_row))
+        _, south, east, _ = tile_box_e7(Place(high, x1, last - south_row))
         return Extent(zoom=(low, high), box_e7=(west, south, east, north))
 
     def _sizes(self, database: sqlite3.Connection, ranges: tuple[TileRange, ...]) -> dict[Place, int]:
@@ -200,19 +207,13 @@ def _tile_format(database: sqlite3.Connection, path: Path) -> str:
     said = None
     if "metadata" in objects:
         said = database.execute("SELECT value FROM metadata WHERE name = 'format'").fetchone()
-    announced = str(said[0]).lower() if said else None
-    by_content = sniff(first[0]) if isinstance(first[0], bytes) else None
-    tile_format = (
-        FORMATS.get(announced, by_content if announced is None else None) if announced else by_content
-    )
+    announced = None if said is None else str(said[0]).lower()
+    if announced is not None:
+        tile_format = FORMATS.get(announced)
+    else:
+        tile_format = sniff(first[0]) if isinstance(first[0], bytes) else None
     if tile_format is None:
-        kind = (
-            "vector tiles (pbf)"
-            if announced == "pbf"
-            else f"format {announced!r}"
-            if announced
-            else "none of them"
-        )
+        kind = {None: "none of them", "pbf": "vector tiles (pbf)"}.get(announced, f"format {announced!r}")
         raise unsupported_archive(
             str(path),
             "raster tiles in jpg, png or webp",

@@ -17,8 +17,8 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +41,11 @@ _MIXERS = np.array(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
-    """What `stat` says of a file, as far as it tells one content from another."""
+class Fingerprint(NamedTuple):
+    """What `stat` says of a file, as far as it tells one content from another.
+
+    A tuple, since there is one for each of a hundred thousand files, and it is a row of keys as it stands.
+    """
 
     device: int
     inode: int
@@ -54,18 +56,8 @@ class Fingerprint:
     @classmethod
     def of(cls, status: os.stat_result) -> "Fingerprint":
         """The fingerprint in a stat result."""
-        return cls(
-            device=_signed(status.st_dev),
-            inode=_signed(status.st_ino),
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            ctime_ns=status.st_ctime_ns,
-        )
-
-    @property
-    def row(self) -> tuple[int, int, int, int, int]:
-        """The fields as a row of keys."""
-        return self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns
+        device, inode = _signed(status.st_dev), _signed(status.st_ino)
+        return cls(device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class DigestMemory:
@@ -202,4 +194,5 @@ def _row_hashes(keys: Keys) -> npt.NDArray[np.uint64]:
     mixed = (keys.astype(np.int64).view(np.uint64).reshape(keys.shape) * _MIXERS[: keys.shape[1]]).sum(
         axis=1, dtype=np.uint64
     )
-    return mixed ^ (mixed >> np.uint64(29))
+    hashes: npt.NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(29))
+    return hashes

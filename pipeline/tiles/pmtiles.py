@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
-from pipeline.errors import ErrorKind, RequestError
+from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.geometry import BoxE7
 from pipeline.image_header import sniff
 from pipeline.regular import open_regular, read_at
@@ -22,12 +23,13 @@ from pipeline.tiles.assembly import Numbers, assemble, bad_archive, require_unch
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.hilbert import covering_intervals, first_id, tile_places
 from pipeline.tiles.memory import DigestMemory, Fingerprint
-from pipeline.tiles.pmtiles_directory import Directory, DirectoryError, parse, unpack
+from pipeline.tiles.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
 from pipeline.tiles.reading import MAX_TILE_BYTES
 from pipeline.tiles.tile import Extent, Tile, ZoomRange
 
 HEADER_BYTES = 127
 MAX_DEPTH = 4
+MAX_FOUND = 40_000_000
 MAX_PACKED_DIRECTORY_BYTES = 16 << 20
 
 _MAGIC = b"PMTiles"
@@ -61,7 +63,7 @@ class PMTilesArchive:
         self, path: Path, *, name: str, memory_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         self.name = name
-        self._path = Path(os.path.abspath(path))
+        self._path = path.resolve()
         self._memory_folder = memory_folder
         self._now_ns = now_ns
         self._directories: dict[int, Directory] = {}
@@ -135,7 +137,7 @@ class PMTilesArchive:
             found = header["internal_compression"].name.lower()
             raise unsupported_archive(path, "directories in gzip or unpacked", found, "run: pmtiles convert")
         for section in ("root", "leaf_directory", "tile_data"):
-            end = header[f"{section}_offset"] + header[f"{section}_length"]  # type: ignore[literal-required]
+            end = header[f"{section}_offset"] + header[f"{section}_length"]
             if end > size:
                 raise bad_archive(path, f"at least {end} bytes (end of {section})", f"{size}")
         return header
@@ -176,13 +178,14 @@ class PMTilesArchive:
         starts, ends = covering_intervals(ranges)
         found: list[_Held] = []
         header = self._header
-        waiting = [(header["root_offset"], header["root_length"], 0, None, 1)]
+        # Offset, length, first id and one past the last that the directory may name, depth.
+        waiting = [(header["root_offset"], header["root_length"], 0, END_OF_IDS, 1)]
         while waiting:
             offset, length, low, high, depth = waiting.pop()
             directory = self._directory(file, offset, length)
             self._require_within(directory, low, high)
             leaf = directory.runs == 0
-            last = np.concatenate([directory.ids[1:], [np.iinfo(np.int64).max if high is None else high]])
+            last = np.concatenate([directory.ids[1:], [high]])
             found.append(self._clipped(directory, ~leaf, starts, ends))
             needed = np.searchsorted(ends, directory.ids, "right") < np.searchsorted(starts, last, "left")
             for row in np.flatnonzero(leaf & needed).tolist():
@@ -201,18 +204,18 @@ class PMTilesArchive:
             lengths=np.concatenate([part.lengths for part in found]),
         )
 
-    def _require_within(self, directory: Directory, low: int, high: int | None) -> None:
+    def _require_within(self, directory: Directory, low: int, high: int) -> None:
         """A leaf must keep to the ids that its parent gave it, or tiles could come twice."""
         if not len(directory.ids):
             return
         first, last = int(directory.ids[0]), int(directory.ids[-1] + np.maximum(directory.runs[-1], 1))
-        if first < low or (high is not None and last > high):
+        if first < low or last > high:
             raise bad_archive(
                 str(self._path), f"a directory for ids {low} to {high}", f"one for {first} to {last}"
             )
 
     def _clipped(
-        self, directory: Directory, tiles: "np.typing.NDArray[np.bool_]", starts: Numbers, ends: Numbers
+        self, directory: Directory, tiles: npt.NDArray[np.bool_], starts: Numbers, ends: Numbers
     ) -> _Held:
         """The single tiles of the entries, as far as they lie in some intervals of ids."""
         first, past = directory.ids[tiles], directory.ids[tiles] + directory.runs[tiles]
@@ -220,6 +223,14 @@ class PMTilesArchive:
         entry = np.repeat(np.arange(len(first)), np.maximum(high - low, 0))
         interval = _counted(low[entry], entry)
         start, end = np.maximum(first[entry], starts[interval]), np.minimum(past[entry], ends[interval])
+        # One entry may stand for any number of tiles: count before the memory is asked for.
+        if float((end - start).sum(dtype=np.float64)) > MAX_FOUND:
+            raise TileError(
+                f"{self._path}: expected at most {MAX_FOUND} tiles in the area, found more",
+                "shrink the box or lower the highest zoom",
+                ErrorKind.TOO_MANY_TILES,
+                subject=str(self._path),
+            )
         single = np.repeat(np.arange(len(start)), end - start)
         offsets, lengths = directory.offsets[tiles][entry][single], directory.lengths[tiles][entry][single]
         limit = self._header["tile_data_length"]
@@ -233,12 +244,12 @@ class PMTilesArchive:
             lengths=lengths,
         )
 
-    def _digests(self, file: int, offsets: Numbers, lengths: Numbers) -> "np.typing.NDArray[np.uint8]":
+    def _digests(self, file: int, offsets: Numbers, lengths: Numbers) -> npt.NDArray[np.uint8]:
         """SHA-256 of each content, uint8 [n, 32]; contents that tiles share are hashed once."""
         memory = DigestMemory(
             self._memory_folder,
             subject=f"pmtiles:{self._path}",
-            scope=self._fingerprint.row,
+            scope=tuple(self._fingerprint),
             columns=2,
             now_ns=self._now_ns,
         )

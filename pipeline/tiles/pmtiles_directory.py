@@ -14,7 +14,7 @@ from pipeline.tiles.hilbert import MAX_PMTILES_ZOOM, Numbers, first_id
 
 MAX_DIRECTORY_BYTES = 64 << 20
 
-_END_OF_IDS = first_id(MAX_PMTILES_ZOOM + 1)
+END_OF_IDS = first_id(MAX_PMTILES_ZOOM + 1)
 _MAX_VARINT_BYTES = 9  # 63 bits: any greater number lies outside every file
 
 
@@ -72,13 +72,13 @@ def parse(content: bytes) -> Directory:
     steps, runs, lengths, places = (numbers[1 + count * i : 1 + count * (i + 1)] for i in range(4))
     if not count:
         return Directory(ids=steps, runs=runs, offsets=places, lengths=lengths)
-    if (steps >= _END_OF_IDS).any() or (runs >= _END_OF_IDS).any():
+    if (steps >= END_OF_IDS).any() or (runs >= END_OF_IDS).any():
         raise DirectoryError("a tile id beyond the last zoom")
     ids = np.cumsum(steps)
     # The step to the first id may be 0; a sum that wrapped around is a step back.
-    if (ids[1:] <= ids[:-1]).any() or int(ids[-1]) + int(runs[-1]) > _END_OF_IDS:
+    if (ids[1:] <= ids[:-1]).any() or int(ids[-1]) + int(runs[-1]) > END_OF_IDS:
         raise DirectoryError("tile ids that do not rise")
-    if (ids[:-1] + runs[:-1] > ids[1:]).any():
+    if (runs[:-1] > np.diff(ids)).any():
         raise DirectoryError("entries that overlap")
     if (lengths == 0).any():
         raise DirectoryError("an entry without content")

@@ -8,8 +8,8 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ _PATTERN = re.compile(r"(?P<root>.*?)/?\{z\}/\{x\}/\{y\}\.(?P<extension>[A-Za-z]
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
+class _Found(NamedTuple):
     """A tile file: its place, where it is, and what `stat` says of it."""
 
     place: Place
@@ -81,7 +80,7 @@ class XYZFolder:
             self._memory_folder, subject=f"xyz:{self._root}:{self._suffix}", columns=5, now_ns=self._now_ns
         )
         found = [tile for part in tile_ranges(bbox_e7, zoom) for tile in self._scan(part)]
-        keys = np.array([tile.fingerprint.row for tile in found], dtype=np.int64).reshape(len(found), 5)
+        keys = np.array([tile.fingerprint for tile in found], dtype=np.int64).reshape(len(found), 5)
         digests, known = memory.recall(keys)
         for row in np.flatnonzero(~known).tolist():
             digests[row] = np.frombuffer(_digest(found[row]), dtype=np.uint8)
@@ -122,7 +121,7 @@ class XYZFolder:
                 for y, entry in sorted(self._rows(wanted, x).items()):
                     place = Place(wanted.z, x, y)
                     status = self._status(entry, place)
-                    yield _Found(place=place, path=entry.path, fingerprint=Fingerprint.of(status))
+                    yield _Found(place, entry.path, Fingerprint.of(status))
 
     def _numbers(self, folder: str) -> list[int]:
         """Names in plain decimal of the folders inside a folder, in rising order; none when it is missing."""
@@ -177,7 +176,7 @@ class XYZFolder:
 def _digest(tile: _Found) -> bytes:
     try:
         content = read_tile_file(tile.path)
-        unchanged = Fingerprint.of(os.stat(tile.path)) == tile.fingerprint
+        unchanged = Fingerprint.of(Path(tile.path).stat()) == tile.fingerprint
     except OSError as error:
         raise _unreadable(tile.path, error) from error
     if not unchanged or len(content) != tile.fingerprint.size:

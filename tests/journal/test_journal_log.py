@@ -38,6 +38,16 @@ def some(first, last):
     return [made_up(number) for number in range(first, last + 1)]
 
 
+def names(folder):
+    return sorted(found.name for found in folder.iterdir())
+
+
+def coded(code):
+    error = lmdb.Error("x")
+    error.code = code
+    return error
+
+
 def in_child(script, *arguments):
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
@@ -57,15 +67,15 @@ def test_missing_journal_is_born_empty(path):
         assert journal.verify() == EMPTY
         assert not journal.readonly
         assert journal.path == path
-    assert sorted(os.listdir(path.parent)) == ["journal.mdb", "journal.mdb-lock", "tmp"]
-    assert os.listdir(path.parent / "tmp") == []
+    assert names(path.parent) == ["journal.mdb", "journal.mdb-lock", "tmp"]
+    assert names(path.parent / "tmp") == []
     assert path.stat().st_nlink == 1
 
 
 def test_missing_journal_is_not_made_by_a_reader(path):
     with pytest.raises(JournalMissingError):
         Journal.open(path, readonly=True)
-    assert os.listdir(path.parent) == []
+    assert names(path.parent) == []
 
 
 def test_appended_records_come_back(path):
@@ -249,7 +259,7 @@ def test_birth_refuses_a_name_that_is_taken(path):
     with pytest.raises(JournalExistsError):
         Journal.create(path, some(1, 1), scratch=path.parent / "tmp")
     assert path.read_bytes() == before
-    assert os.listdir(path.parent / "tmp") == []
+    assert names(path.parent / "tmp") == []
     with Journal.open(path) as journal:
         assert (journal.head, journal.projections()) == (head, {b"a": b"b"})
 
@@ -259,7 +269,7 @@ def test_birth_loses_the_race_cleanly(path, monkeypatch):
     path.write_bytes(b"somebody was faster")
     with pytest.raises(JournalExistsError):
         Journal.create(path, [], scratch=path.parent / "tmp")
-    assert os.listdir(path.parent / "tmp") == []
+    assert names(path.parent / "tmp") == []
 
 
 def test_birth_of_nonsense_leaves_nothing(path):
@@ -282,7 +292,7 @@ def test_birth_needs_hard_links(path, monkeypatch, code):
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(JournalFilesystemError, match="hard link"):
         Journal.create(path, [], scratch=path.parent / "tmp")
-    assert os.listdir(path.parent / "tmp") == []
+    assert names(path.parent / "tmp") == []
 
 
 def test_known_head_must_still_be_there(path):
@@ -420,9 +430,9 @@ with Journal.open(sys.argv[1]) as journal:
     [
         (lmdb.MapFullError("x"), JournalFullError, False),
         (lmdb.DiskError("x"), JournalFullError, True),
-        (lmdb.Error("x", errno.EDQUOT), JournalFullError, True),
-        (lmdb.Error("x", errno.EIO), JournalIOError, True),
-        (lmdb.Error("x", errno.EACCES), JournalPermissionError, False),
+        (coded(errno.EDQUOT), JournalFullError, True),
+        (coded(errno.EIO), JournalIOError, True),
+        (coded(errno.EACCES), JournalPermissionError, False),
         (lmdb.ReadonlyError("x"), JournalPermissionError, False),
         (lmdb.CorruptedError("x"), JournalDamagedError, True),
         (lmdb.PanicError("x"), JournalDamagedError, True),
@@ -449,7 +459,7 @@ def test_every_error_of_lmdb_is_translated(path):
 
 def test_write_cut_short_on_a_full_disk_is_no_io_error(path, monkeypatch):
     monkeypatch.setattr(environment_module, "_NEARLY_FULL_BYTES", 1 << 80)
-    error, _ = environment_module._ours(lmdb.Error("x", errno.EIO), path, "testing")
+    error, _ = environment_module._ours(coded(errno.EIO), path, "testing")
     assert type(error) is JournalFullError
 
 
@@ -480,7 +490,7 @@ for readonly in (True, False):
     assert in_child(script, path).split() == ["journal-permission"] * 2
 
 
-def test_memory_journal_refuses_the_same(path):
+def test_memory_journal_refuses_the_same():
     journal = MemoryJournal()
     head = journal.append(some(1, 3), {b"a": b"b"})
     assert head == extend(EMPTY, map(encode, some(1, 3)))

@@ -1,0 +1,58 @@
+"""The work: from a request to a committed flight cache.
+
+    from pipeline import BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+
+    provisioner = build_cache_provisioner(C10ProvisionerConfig(cache_root=Path("cache")))
+    report = provisioner.build_cache_artifacts(BuildRequest.load("request.toml"))
+
+Names are imported when they are first used: a worker process needs few of them and must start fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from journal.errors import BuildLockHeldError
+    from pipeline.config import C10ProvisionerConfig
+    from pipeline.descriptors import DescriptorBatcher
+    from pipeline.engines.port import EngineCompiler
+    from pipeline.provisioner import CacheProvisioner, build_cache_provisioner
+    from pipeline.report import BuildOutcome, BuildReport
+    from pipeline.request import BuildRequest, SectorClassification
+    from store.errors import ManifestCoverageError
+
+__all__ = [
+    "BuildLockHeldError",
+    "BuildOutcome",
+    "BuildReport",
+    "BuildRequest",
+    "C10ProvisionerConfig",
+    "CacheProvisioner",
+    "DescriptorBatcher",
+    "EngineCompiler",
+    "ManifestCoverageError",
+    "SectorClassification",
+    "build_cache_provisioner",
+]
+
+_HOMES = {
+    "BuildLockHeldError": "journal.errors",
+    "BuildOutcome": "pipeline.report",
+    "BuildReport": "pipeline.report",
+    "BuildRequest": "pipeline.request",
+    "C10ProvisionerConfig": "pipeline.config",
+    "CacheProvisioner": "pipeline.provisioner",
+    "DescriptorBatcher": "pipeline.descriptors",
+    "EngineCompiler": "pipeline.engines.port",
+    "ManifestCoverageError": "store.errors",
+    "SectorClassification": "pipeline.request",
+    "build_cache_provisioner": "pipeline.provisioner",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,111 @@
+"""The engine stage: compile what the plan says, check each engine once, note what was reused."""
+
+import tempfile
+from pathlib import Path
+from time import monotonic
+
+from pipeline.checks import check_engine, same_vectors
+from pipeline.engines.port import CompiledEngine
+from pipeline.errors import CheckError
+from pipeline.gathering import located
+from pipeline.plan import BuildPlan, Decision, EnginePlan
+from pipeline.run import Run
+from store.errors import from_os_error
+from store.events import CheckFailed, EngineCompiled, StepReused, StepStarted
+
+_LOG_LIMIT = 16_384
+
+
+def prepare_engines(run: Run, plan: BuildPlan) -> bool:
+    """Make sure that every network of the build has a checked engine.
+
+    Returns:
+        Whether a recompiled engine gives other vectors, so that the blocks made with it were forgotten and the
+        cells must be planned again.
+
+    Raises:
+        CompileError: A network could not be compiled.
+        CheckError: An engine disagrees with its network; it will not be used again.
+    """
+    reused: dict[str, str] = {}
+    forgotten = False
+    for engine in plan.engines:
+        name, key = engine.model.spec.name, engine.model.key
+        run.enter("engine", name)
+        known = run.store.state.engines.get(key)
+        if engine.decision is Decision.REUSE and known is not None:
+            run.engines[name] = known
+            reused[name] = key
+        else:
+            run.engines[name] = _compile(run, engine)
+        if not engine.checked:
+            forgotten = _check(run, engine) or forgotten
+    if reused:
+        run.append(StepReused(kind="engine", count=len(reused), keys=reused))
+        run.counts.reused += len(reused)
+    return forgotten
+
+
+def _compile(run: Run, plan: EnginePlan) -> EngineCompiled:
+    model, progress = plan.model, run.ports.progress
+    run.append(StepStarted(kind="engine", subjects=(model.spec.name,), key=model.key))
+    progress.start(f"compile {model.spec.name}", total=None, unit="steps")
+    began = monotonic()
+    with tempfile.TemporaryDirectory(dir=run.scratch) as folder:
+        scratch = Path(folder)
+        compiled = run.ports.compiler.compile(
+            located(model, scratch), scratch=scratch, on_progress=lambda _: progress.advance()
+        )
+        event = _store(run, plan, compiled, round((monotonic() - began) * 1000))
+    run.append(event)
+    run.counts.compiled += 1
+    progress.finish(f"{event.artifact.size / 1e6:.1f} MB")
+    return event
+
+
+def _store(run: Run, plan: EnginePlan, compiled: CompiledEngine, elapsed_ms: int) -> EngineCompiled:
+    signature = compiled.signature
+    try:
+        data = compiled.path.read_bytes()
+    except OSError as error:
+        raise from_os_error(error, f"engine of {plan.model.spec.name}") from error
+    return EngineCompiled(
+        model=plan.model.spec.name,
+        key=plan.model.key,
+        components=plan.model.components,
+        artifact=run.put(data),
+        signature={
+            "input": signature.input,
+            "input_shape": list(signature.input_shape),
+            "output": signature.output,
+            "output_shape": list(signature.output_shape),
+            "dimensions": signature.dimensions,
+        },
+        elapsed_ms=elapsed_ms,
+        log=compiled.log[-_LOG_LIMIT:],
+    )
+
+
+def _check(run: Run, plan: EnginePlan) -> bool:
+    """Hold the engine against its network, and a recompiled one against the vectors that exist.
+
+    Returns:
+        Whether those vectors were forgotten.
+    """
+    event = run.engines[plan.model.spec.name]
+    run.enter("check", plan.model.spec.name)
+    verdict = check_engine(run, plan.model, event)
+    if isinstance(verdict, CheckFailed):
+        run.append(verdict)
+        raise CheckError(
+            f"expected engine {plan.model.spec.name} to agree with its network, found {verdict.why}",
+            "compile at another precision, or set engine.batch = 1",
+            subject=plan.model.spec.name,
+        )
+    run.append(verdict)
+    changed = plan.known is not None and plan.known.artifact.sha256 != event.artifact.sha256
+    if changed and plan.model is run.inputs.descriptor:
+        same = same_vectors(run, event)
+        run.append(same)
+        return isinstance(same, CheckFailed)
+    return False

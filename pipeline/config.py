@@ -1,0 +1,95 @@
+"""What an operator sets for a machine; nothing of it enters a build's identity."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RequestError
+
+_MAX_WORKERS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class C10ProvisionerConfig:
+    """Operator settings.
+
+    Attributes:
+        cache_root: Folder of the cache.
+        coverage_strict: Whether strangers in the cache's folders stop a build; what a manifest names and is
+            missing or damaged always does.
+        lock_timeout_s: How long to wait for another build, seconds.
+        manifest_filename: Names of the manifest files, a format string on `generation`.
+        workers: Embedding processes; by default one per processor this process may use.
+        reserve_mb: Disk space set aside so that a failure on a full disk is still recorded, MiB.
+        memory_folder: Where tile digests are remembered between builds; outside of any cache.
+    """
+
+    cache_root: Path
+    coverage_strict: bool = True
+    lock_timeout_s: float = 5.0
+    manifest_filename: str = "{generation:08d}.json"
+    workers: int | None = None
+    reserve_mb: int = 8
+    memory_folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot.
+
+        Raises:
+            RequestError: A setting has a wrong type or is out of its range.
+        """
+        wanted: dict[str, tuple[bool, str]] = {
+            "coverage_strict": (isinstance(self.coverage_strict, bool), "true or false"),
+            "lock_timeout_s": (_number(self.lock_timeout_s, 0, 86_400), "seconds from 0 to 86400"),
+            "manifest_filename": (
+                isinstance(self.manifest_filename, str),
+                "a name such as 'f-{generation:08d}.json'",
+            ),
+            "workers": (
+                self.workers is None or _whole(self.workers, 1, _MAX_WORKERS),
+                f"a whole number from 1 to {_MAX_WORKERS}",
+            ),
+            "reserve_mb": (_whole(self.reserve_mb, 0, 1 << 20), "MiB from 0 to 1048576"),
+        }
+        for name, (good, expected) in wanted.items():
+            if not good:
+                raise RequestError(
+                    f"{name}: expected {expected}, found {getattr(self, name)!r}", "change the setting"
+                )
+
+    @property
+    def worker_count(self) -> int:
+        """How many embedding processes to start."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], *, cache_root: Path, memory_folder: Path | None = None
+    ) -> "C10ProvisionerConfig":
+        """Make a config from named settings.
+
+        Raises:
+            RequestError: A setting is unknown, mistyped or out of its range.
+        """
+        known = [item.name for item in fields(cls) if item.name not in {"cache_root", "memory_folder"}]
+        for name in settings:
+            if name in {"signing_key", "trusted_keys"}:
+                raise RequestError(f"{name}: signing is not offered by this version", f"remove {name}")
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise RequestError(
+                    f"expected a known setting, found {name!r}",
+                    f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
+                )
+        return cls(cache_root=cache_root, memory_folder=memory_folder, **settings)
+
+
+def _whole(value: object, least: int, greatest: int) -> bool:
+    return type(value) is int and least <= value <= greatest
+
+
+def _number(value: object, least: float, greatest: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= greatest

@@ -1,0 +1,59 @@
+"""The geographic report: what of the wanted area is there, missing, featureless or skipped. Pure.
+
+Tiles are written as runs along a row of one zoom, `[zoom, y, first x, last x]`, so that a large hole stays
+small. A *featureless* tile (water, cloud, no data) is present, but cannot be told from its like.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from store.canonical import Document
+
+Place = tuple[int, int, int]
+"""(zoom, x, y)."""
+
+Run = list[int]
+"""[zoom, y, first x, last x]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geography:
+    """The tiles of an area by what became of them, and how many it wants in all."""
+
+    wanted: int
+    present: int
+    holes: tuple[Place, ...]
+    featureless: tuple[Place, ...]
+    skipped: tuple[Place, ...]
+    excluded: tuple[Place, ...]
+
+    @property
+    def localisable(self) -> float:
+        """Fraction of the wanted tiles by which a place can be found."""
+        return (
+            (self.present - len(self.featureless) - len(self.skipped)) / self.wanted if self.wanted else 0.0
+        )
+
+    def to_document(self) -> Document:
+        """Return the report artifact's content."""
+        return {
+            "format": 1,
+            "wanted": self.wanted,
+            "present": self.present,
+            "holes": runs(self.holes),
+            "featureless": runs(self.featureless),
+            "skipped": runs(self.skipped),
+            "excluded": runs(self.excluded),
+        }
+
+
+def runs(places: Iterable[Place]) -> list[Run]:
+    """Return places as runs, by zoom, y and x; a place that occurs twice counts once."""
+    found: list[Run] = []
+    for zoom, y, x in sorted({(zoom, y, x) for zoom, x, y in places}):
+        last = found[-1] if found else None
+        if last is not None and last[:2] == [zoom, y] and last[3] + 1 == x:
+            last[3] = x
+        else:
+            found.append([zoom, y, x, x])
+    return found

@@ -1,0 +1,220 @@
+"""The index stage and what follows it: index, survey of the area, coverage walk."""
+
+from collections.abc import Iterator, Sequence
+from time import monotonic
+
+from pipeline.checks import INDEX_CHECK, check_index, require_coverage
+from pipeline.errors import CheckError
+from pipeline.geography import Geography
+from pipeline.index import IndexPlan, resolve
+from pipeline.place import FEATURELESS_BELOW
+from pipeline.run import Run
+from store import blocks, canonical
+from store.blocks import Block
+from store.canonical import Document
+from store.coverage import Coverage, block_role, referenced_by, walk
+from store.errors import ArtifactError
+from store.events import (
+    ArtifactRef,
+    CheckFailed,
+    CoverageWalked,
+    IndexBuilt,
+    StepReused,
+    StepStarted,
+)
+from store.identity import descriptor_id, index_components, index_key, tile_of
+from store.state import BuildStatus
+from store.tables import BlockRow, decode_blocks, encode_blocks
+
+
+def build_index(run: Run, rows: Sequence[BlockRow]) -> IndexBuilt:
+    """Make sure that the blocks have a checked index.
+
+    Raises:
+        EmbedError: The index could not be built.
+        CheckError: It does not find its own tiles; it will not be used again.
+    """
+    run.enter("index")
+    table = run.put(encode_blocks(rows))
+    count = sum(row.rows for row in rows)
+    dimensions = run.engines[run.inputs.descriptor.spec.name].signature["dimensions"]
+    plan = resolve(run.inputs.request.index, count=count, dimensions=dimensions)
+    builder = run.ports.index
+    components = index_components(
+        space=run.inputs.space,
+        blocks=table.sha256,
+        options=plan.to_document(),
+        library=f"{builder.name} {builder.version}",
+    )
+    key = index_key(components)
+    known = run.store.state.indexes.get(key)
+    if known is not None and run.store.artifacts.damage(known.artifact) is None:
+        run.hashed.add(known.artifact.sha256)
+        run.append(StepReused(kind="index", count=1, keys={"index": key}))
+        run.counts.reused += 1
+    else:
+        known = _build(run, rows, plan, components, table)
+    if (INDEX_CHECK, key) not in run.store.state.passed:
+        run.enter("check", "index")
+        verdict = check_index(run, known, rows)
+        run.append(verdict)
+        if isinstance(verdict, CheckFailed):
+            raise CheckError(
+                f"expected the index to find its own tiles, found {verdict.why}",
+                "raise index.ef or index.m, or lower checks.recall",
+                subject="index",
+            )
+    return known
+
+
+def _build(
+    run: Run, rows: Sequence[BlockRow], plan: IndexPlan, components: Document, table: ArtifactRef
+) -> IndexBuilt:
+    key, count = index_key(components), sum(row.rows for row in rows)
+    dimensions = run.engines[run.inputs.descriptor.spec.name].signature["dimensions"]
+    run.append(StepStarted(kind="index", subjects=(), key=key))
+    began, progress = monotonic(), run.ports.progress
+    progress.start("index", total=count, unit="rows")
+    done = 0
+
+    def advance(now: int, _: int) -> None:
+        nonlocal done
+        progress.advance(now - done)
+        done = now
+
+    with run.store.artifacts.draft() as new:
+        facts = run.ports.index.build(
+            _Blocks(run, rows), count, dimensions, plan, fd_path=new.path, on_progress=advance
+        )
+        artifact = run.store.artifacts.publish(new)
+    run.hashed.add(artifact.sha256)
+    event = IndexBuilt(
+        key=key,
+        components=components,
+        artifact=artifact,
+        blocks=table,
+        kind=str(facts.plan.kind),
+        metric=facts.metric,
+        dimensions=facts.dimensions,
+        rows=facts.ntotal,
+        elapsed_ms=round((monotonic() - began) * 1000),
+    )
+    run.append(event)
+    progress.finish(f"{plan.kind}, {artifact.size / 1e6:.1f} MB")
+    return event
+
+
+class _Blocks:
+    """The blocks of a table, read and checked one at a time, as often as they are asked for."""
+
+    def __init__(self, run: Run, rows: Sequence[BlockRow]) -> None:
+        self._run, self._rows = run, rows
+
+    def __iter__(self) -> Iterator[Block]:
+        for row in self._rows:
+            yield blocks.decode(self._run.store.artifacts.read(row.ref))
+
+
+def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
+    """Look at what became of every wanted tile.
+
+    Raises:
+        CheckError: Too little of the area can be localised.
+    """
+    run.enter("coverage", "area")
+    indexed, featureless = set[int](), list[int]()
+    for row in rows:
+        block = blocks.decode(run.store.artifacts.read(row.ref))
+        ids = block.ids.tolist()
+        indexed.update(ids)
+        featureless.extend(
+            identifier
+            for identifier, texture in zip(ids, block.texture.tolist(), strict=True)
+            if texture < FEATURELESS_BELOW
+        )
+    selection = run.inputs.selection
+    skipped = [
+        (tile.z, tile.x, tile.y)
+        for tile in selection.tiles
+        if descriptor_id(tile.z, tile.x, tile.y) not in indexed
+    ]
+    geography = Geography(
+        wanted=selection.wanted,
+        present=len(selection.tiles),
+        holes=tuple((place.z, place.x, place.y) for place in selection.holes),
+        featureless=tuple(tile_of(identifier)[:3] for identifier in featureless),
+        skipped=tuple(skipped),
+        excluded=tuple((tile.z, tile.x, tile.y) for tile in selection.excluded),
+    )
+    require_coverage(geography.localisable, run.inputs.request.coverage.min_fraction)
+    return geography
+
+
+def walk_coverage(run: Run, geography: Geography, index: IndexBuilt, rows: Sequence[BlockRow]) -> Coverage:
+    """Hold everything that the manifest will name against the tree, and record it.
+
+    Raises:
+        ManifestCoverageError: Something named is not whole; or, when strict, there are strangers.
+    """
+    run.enter("coverage", "artifacts")
+    report = run.put(canonical.encode(geography.to_document()))
+    named = _named(run, report, index, rows)
+    run.ports.progress.start("verify", total=sum(size for _, size in named.values()), unit="bytes")
+    found = walk(
+        run.store.artifacts,
+        named,
+        referenced=referenced_by(run.store.state, _tables(run)),
+        full=True,
+        hashed=frozenset(run.hashed),
+        on_progress=run.ports.progress.advance,
+    )
+    run.ports.progress.finish(f"{found.files} files")
+    found.require(strict=run.strict, hint="c10 build (runs the damaged steps again)")
+    run.counts.checked = found.files
+    run.append(
+        CoverageWalked(
+            files=found.files,
+            size=found.size,
+            unreferenced=len(found.unreferenced),
+            problems=found.strangers,
+            geography=report,
+            wanted=geography.wanted,
+            present=geography.present,
+            featureless=len(geography.featureless),
+            skipped=len(geography.skipped),
+        )
+    )
+    return found
+
+
+def _named(
+    run: Run, report: ArtifactRef, index: IndexBuilt, rows: Sequence[BlockRow]
+) -> dict[str, tuple[str, int]]:
+    build = run.store.state.builds[run.number]
+    refs = {
+        "geographic report": report,
+        "descriptor index": index.artifact,
+        "block table": index.blocks,
+        **{f"engine {name}": event.artifact for name, event in run.engines.items()},
+        **{block_role(row): row.ref for row in rows},
+    }
+    if build.tiles is not None:
+        refs["tile table"] = build.tiles.table
+    if build.calibration is not None:
+        refs["calibration"] = build.calibration
+    return {ref.sha256: (role, ref.size) for role, ref in refs.items()}
+
+
+def _tables(run: Run) -> Iterator[tuple[BlockRow, ...]]:
+    """The block tables of committed builds; one that is damaged names nothing."""
+    seen: set[str] = set()
+    for build in run.store.state.builds.values():
+        if build.status is not BuildStatus.COMMITTED or build.index is None:
+            continue
+        table = build.index.blocks
+        if table.sha256 not in seen:
+            seen.add(table.sha256)
+            try:
+                yield decode_blocks(run.store.artifacts.read(table))
+            except ArtifactError:
+                continue

@@ -1,0 +1,71 @@
+"""Everything a build is defined by, as values. Pure."""
+
+from dataclasses import dataclass
+
+from pipeline.engines.port import EngineJob
+from pipeline.request import BuildRequest, ModelRole, ModelSpec
+from pipeline.tiles.selection import Selection
+from store.canonical import Document
+from store.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One network, looked at but not compiled.
+
+    Attributes:
+        spec: As requested.
+        job: What the compiler is given; an embedded network has no file yet.
+        components: Everything its engine depends on.
+        key: Step key of the engine.
+        preprocessing: The image contract; none for an auxiliary network.
+    """
+
+    spec: ModelSpec
+    job: EngineJob
+    components: Document
+    key: str
+    preprocessing: Preprocessing | None
+
+    @property
+    def document(self) -> Document:
+        """What enters the build identity."""
+        return {
+            "name": self.spec.name,
+            "role": str(self.spec.role),
+            "engine": self.components,
+            "preprocessing": self.preprocessing.to_document() if self.preprocessing else {},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything a build is defined by.
+
+    Attributes:
+        request: As asked for.
+        calibration: Bytes of the calibration file.
+        models: The networks, by name.
+        selection: The tiles.
+        document: What the identity is the digest of.
+        identity: The build identity.
+        space: Vector space of the descriptors.
+    """
+
+    request: BuildRequest
+    calibration: bytes
+    models: tuple[Model, ...]
+    selection: Selection
+    document: Document
+    identity: str
+    space: str
+
+    @property
+    def descriptor(self) -> Model:
+        """The network that describes tiles."""
+        return next(model for model in self.models if model.spec.role is ModelRole.DESCRIPTOR)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before the build starts."""
+        return (*self.request.warnings, *self.selection.warnings)

@@ -1,0 +1,189 @@
+"""What a build will do, and why: decided from the state, the inputs and what lies on disk. Pure.
+
+A step is reused if the journal holds its result under the same key and the artifact is there; otherwise it
+runs, and the plan says which component of which key changed. Cells are decided one by one: a cell whose tiles
+changed keeps the rows of the tiles that did not.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.cells import Cell, group_cells
+from pipeline.inputs import Inputs, Model
+from store.canonical import Document
+from store.events import ArtifactRef, CellEmbedded, EngineCompiled
+from store.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, difference
+from store.state import State
+
+ENGINE_CHECK = "engine"
+"""Name of the check that an engine must have passed before its step counts as done."""
+
+Present = Mapping[str, int]
+"""Digest to size of the artifacts on disk that the journal names."""
+
+
+class Decision(StrEnum):
+    """What becomes of a step."""
+
+    REUSE = "reuse"
+    RUN = "run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """One network: compiled anew, or taken from `known`. `checked` tells whether its check passed already."""
+
+    model: Model
+    decision: Decision
+    why: str
+    known: EngineCompiled | None
+    checked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellPlan:
+    """One cell: its block taken as it is from `known`, or put together anew.
+
+    Attributes:
+        cell: Its tiles.
+        components: What its key is the digest of.
+        key: Its step key.
+        decision: What becomes of it.
+        why: Why.
+        known: The latest block of this cell in this vector space, whole and present.
+    """
+
+    cell: Cell
+    components: Document
+    key: str
+    decision: Decision
+    why: str
+    known: CellEmbedded | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildPlan:
+    """All that is known before work starts; the index follows from the blocks and is decided after them."""
+
+    engines: tuple[EnginePlan, ...]
+    cells: tuple[CellPlan, ...]
+
+    @property
+    def stale(self) -> tuple[CellPlan, ...]:
+        """The cells that must be put together anew."""
+        return tuple(cell for cell in self.cells if cell.decision is Decision.RUN)
+
+    def summary(self) -> tuple[Document, ...]:
+        """Return one document per engine and one per reason among the cells, for the journal and for people."""
+        engines = [
+            {
+                "kind": "engine",
+                "subject": plan.model.spec.name,
+                "key": plan.model.key,
+                "decision": str(plan.decision),
+                "why": plan.why,
+                "count": 1,
+            }
+            for plan in self.engines
+        ]
+        reasons = Counter((str(plan.decision), plan.why) for plan in self.cells)
+        cells = [
+            {"kind": "cells", "subject": "", "key": "", "decision": decision, "why": why, "count": count}
+            for (decision, why), count in sorted(reasons.items())
+        ]
+        index = {
+            "kind": "index",
+            "subject": "",
+            "key": "",
+            "decision": str(Decision.RUN if self.stale else Decision.REUSE),
+            "why": "cells change" if self.stale else "follows from the blocks",
+            "count": 1,
+        }
+        return (*engines, *cells, index)
+
+
+def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
+    """Return the artifacts whose presence the plan asks for."""
+    engines = [found.artifact for model in inputs.models if (found := state.engines.get(model.key))]
+    cells = {(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) for tile in inputs.selection.tiles}
+    blocks = [event.block for cell in sorted(cells) if (event := state.blocks.get((inputs.space, *cell)))]
+    return (*engines, *blocks)
+
+
+def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
+    """Decide every engine and cell.
+
+    Args:
+        state: The folded journal.
+        inputs: What the build is defined by.
+        present: Digest to size of the artifacts among `needed` that are regular files.
+    """
+    same_space = not state.blocks or any(name[0] == inputs.space for name in state.blocks)
+    why_new = "new cell" if same_space else "new vector space"
+    return BuildPlan(
+        engines=tuple(_engine(state, model, present) for model in inputs.models),
+        cells=tuple(
+            _cell(state, inputs.space, cell, present, why_new) for cell in group_cells(inputs.selection.tiles)
+        ),
+    )
+
+
+def is_present(ref: ArtifactRef, present: Present) -> bool:
+    """Tell whether an artifact is there with its size."""
+    return present.get(ref.sha256) == ref.size
+
+
+def _engine(state: State, model: Model, present: Present) -> EnginePlan:
+    known = state.engines.get(model.key)
+    checked = (ENGINE_CHECK, model.key) in state.passed
+    if known is None:
+        decision, why = Decision.RUN, _why_new(state, model)
+    elif not is_present(known.artifact, present):
+        decision, why, checked = Decision.RUN, "its artifact is missing or has another size", False
+    elif checked:
+        decision, why = Decision.REUSE, "same key, checked"
+    else:
+        decision, why = Decision.REUSE, "same key, its check is still to run"
+    return EnginePlan(model=model, decision=decision, why=why, known=known, checked=checked)
+
+
+def _why_new(state: State, model: Model) -> str:
+    earlier = _last_engine(state, model.spec.name)
+    if earlier is None:
+        return "never compiled in this cache"
+    changed = difference(earlier.components, model.components)
+    return f"changed: {', '.join(changed)}" if changed else "its last result failed a check or was collected"
+
+
+def _last_engine(state: State, name: str) -> EngineCompiled | None:
+    for number in sorted(state.builds, reverse=True):
+        for model, event in state.builds[number].engines:
+            if model == name:
+                return event
+    return None
+
+
+def _cell(state: State, space: str, cell: Cell, present: Present, why_new: str) -> CellPlan:
+    tiles = [(descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in cell.tiles]
+    components = cell_components(space=space, tiles=tiles)
+    key = cell_key(components)
+    known = state.blocks.get((space, cell.key.zoom, cell.key.x, cell.key.y))
+    whole = known is not None and is_present(known.block, present)
+    if known is not None and known.key == key and whole:
+        decision, why = Decision.REUSE, "same tiles"
+    elif known is None:
+        decision, why = Decision.RUN, why_new
+    elif not whole:
+        decision, why = Decision.RUN, "its block is missing or has another size"
+    else:
+        decision, why = Decision.RUN, "its tiles changed"
+    return CellPlan(
+        cell=cell,
+        components=components,
+        key=key,
+        decision=decision,
+        why=why,
+        known=known if whole else None,
+    )

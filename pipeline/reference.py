@@ -1,0 +1,50 @@
+"""The reference that engines are held against: ONNX Runtime on the network as it was given."""
+
+import importlib
+
+import numpy as np
+
+from pipeline.engines.golden import Run, Vectors
+from pipeline.engines.port import EngineJob
+from store.runtime import EngineLoadError, EngineRunError, RuntimeUnavailableError
+
+
+def reference_run(job: EngineJob) -> Run:
+    """Return a function from samples, float32 [n, ...], to descriptors, float32 [n, d]; nothing is optimised.
+
+    Raises:
+        RuntimeUnavailableError: ONNX Runtime is not installed.
+        EngineLoadError: It refuses the network.
+    """
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"expected the Python package 'onnxruntime' as the reference for {job.model}, found none",
+            hint="pip install 'c10[cpu]'",
+        ) from error
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    try:
+        session = runtime.InferenceSession(str(job.onnx), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library raises a private class per status code
+        raise EngineLoadError(f"expected ONNX Runtime to load {job.model}, found: {error}") from error
+    fixed = session.get_inputs()[0].shape[0]
+
+    def run(samples: Vectors) -> Vectors:
+        size = fixed if isinstance(fixed, int) else 1
+        rows = []
+        for start in range(0, len(samples), size):
+            chunk = samples[start : start + size]
+            padded = np.zeros((size, *samples.shape[1:]), np.float32)
+            padded[: len(chunk)] = chunk
+            try:
+                (answer,) = session.run([job.output], {job.input: padded})
+            except Exception as error:  # the library raises a private class per status code
+                raise EngineRunError(f"ONNX Runtime failed on {job.model}: {error}") from error
+            rows.append(np.asarray(answer, np.float32)[: len(chunk)])
+        return np.concatenate(rows)
+
+    return run

@@ -1,0 +1,137 @@
+"""What a build, a plan and a rollback tell the person who asked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class BuildOutcome(StrEnum):
+    """How a build ended."""
+
+    BUILT = "built"
+    REUSED = "reused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a build failed: a stable kind, the step and subject, what was expected and found, and what mends it."""
+
+    kind: str
+    step: str
+    message: str
+    hint: str
+    subject: str = ""
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the `error` map of the JSON report."""
+        return {"kind": self.kind, "step": self.step, "message": self.message, "hint": self.hint}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildReport:
+    """The result of one build.
+
+    Attributes:
+        outcome: How it ended.
+        build: Its number; for `reused`, the build that the head shows; nothing if it was never recorded.
+        generation: The generation it made or reused.
+        identity: Its identity, if its inputs could be read.
+        manifest_sha256: Digest of the manifest file of `generation`.
+        body_sha256: Digest of that manifest's body.
+        tiles: Tiles selected.
+        engines_compiled: Networks compiled in this run.
+        tiles_embedded: Tile digests that went through the network in this run.
+        steps_reused: Engines, cells and indexes taken from the journal.
+        files_checked: Files whose presence, size or digest was verified.
+        writes: Files created or changed in the cache plus write transactions.
+        seconds: Wall time.
+        error: Why it failed.
+        warnings: What a person should know.
+        cause: The exception behind `error`.
+    """
+
+    outcome: BuildOutcome
+    build: int | None = None
+    generation: int | None = None
+    identity: str | None = None
+    manifest_sha256: str | None = None
+    body_sha256: str | None = None
+    tiles: int = 0
+    engines_compiled: int = 0
+    tiles_embedded: int = 0
+    steps_reused: int = 0
+    files_checked: int = 0
+    writes: int = 0
+    seconds: float = 0.0
+    error: Failure | None = None
+    warnings: tuple[str, ...] = ()
+    cause: BaseException | None = field(default=None, compare=False, repr=False)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON report."""
+        return {
+            "outcome": str(self.outcome),
+            "build": self.build,
+            "generation": self.generation,
+            "identity": self.identity,
+            "manifest_sha256": self.manifest_sha256,
+            "body_sha256": self.body_sha256,
+            "tiles": self.tiles,
+            "engines_compiled": self.engines_compiled,
+            "tiles_embedded": self.tiles_embedded,
+            "steps_reused": self.steps_reused,
+            "files_checked": self.files_checked,
+            "writes": self.writes,
+            "seconds": round(self.seconds, 3),
+            "error": self.error.to_document() if self.error else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReport:
+    """What a build would do. `steps` are maps of kind, subject, decision, why and count."""
+
+    identity: str
+    decision: str
+    steps: tuple[Mapping[str, Any], ...]
+    tiles: int
+    wanted: int
+    to_embed: int
+    warnings: tuple[str, ...] = ()
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON report."""
+        return {
+            "identity": self.identity,
+            "decision": self.decision,
+            "steps": [dict(step) for step in self.steps],
+            "tiles": self.tiles,
+            "wanted": self.wanted,
+            "to_embed": self.to_embed,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackReport:
+    """What a rollback did; `changed` is off if the target was shown already."""
+
+    generation: int
+    origin: int
+    previous_origin: int
+    changed: bool
+    manifest_sha256: str
+    body_sha256: str
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON report."""
+        return {
+            "generation": self.generation,
+            "build": self.origin,
+            "previous_build": self.previous_origin,
+            "changed": self.changed,
+            "manifest_sha256": self.manifest_sha256,
+            "body_sha256": self.body_sha256,
+        }

@@ -1,0 +1,110 @@
+"""One build in progress: what its stages share."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.descriptors import DescriptorBatcher
+from pipeline.engines.port import EngineCompiler
+from pipeline.index import IndexBuilder
+from pipeline.inputs import Inputs
+from pipeline.progress import Progress
+from store.events import ArtifactRef, EngineCompiled, Event, Repaired
+from store.transaction import Store
+
+_GROUP_EVENTS = 64
+_GROUP_S = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Ports:
+    """What does the work."""
+
+    compiler: EngineCompiler
+    batcher: DescriptorBatcher
+    index: IndexBuilder
+    progress: Progress
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What a run has done so far."""
+
+    compiled: int = 0
+    embedded: int = 0
+    reused: int = 0
+    checked: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One build in progress.
+
+    Attributes:
+        store: The cache, open for writing.
+        inputs: What the build is defined by.
+        ports: What does the work.
+        number: The build's number.
+        scratch: A folder for temporary files, outside of the cache.
+        strict: Whether strangers in the cache's folders stop the build.
+        engines: Model name to its engine, as far as the build has come.
+        hashed: Digests of artifacts that were hashed in this run.
+        step: What the build is doing, for the record of a failure.
+        subject: What it is doing it to.
+        counts: What it has done.
+    """
+
+    store: Store
+    inputs: Inputs
+    ports: Ports
+    number: int
+    scratch: Path
+    strict: bool
+    engines: dict[str, EngineCompiled] = field(default_factory=dict)
+    hashed: set[str] = field(default_factory=set)
+    step: str = "start"
+    subject: str = ""
+    counts: Counts = field(default_factory=Counts)
+    _pending: list[Event] = field(default_factory=list)
+    _pending_since: float = 0.0
+
+    def enter(self, step: str, subject: str = "") -> None:
+        """Say what the build is doing now."""
+        self.step, self.subject = step, subject
+
+    def append(self, *events: Event) -> None:
+        """Append events of this build in one durable transaction, after those that were put off."""
+        everything = (*self._pending, *self._repairs(), *events)
+        self._pending = []
+        if everything:
+            self.store.append(*everything, build=self.number)
+
+    def put_off(self, event: Event) -> None:
+        """Append an event soon: together with others, within a second or 64 of them."""
+        if not self._pending:
+            self._pending_since = time.monotonic()
+        self._pending.append(event)
+        if len(self._pending) >= _GROUP_EVENTS or time.monotonic() - self._pending_since >= _GROUP_S:
+            self.append()
+
+    def put(self, data: bytes) -> ArtifactRef:
+        """Store an artifact durably; its bytes were hashed on the way."""
+        ref = self.store.artifacts.put(data)
+        self.hashed.add(ref.sha256)
+        return ref
+
+    def forget_pending(self) -> None:
+        """Drop events that were put off; their artifacts stay as unreferenced files."""
+        self._pending = []
+
+    def _repairs(self) -> list[Event]:
+        replaced, self.store.artifacts.replaced = self.store.artifacts.replaced, []
+        return [
+            Repaired(
+                subject="artifact",
+                sha256=digest,
+                action="replaced by the step that made it",
+                quarantine=where,
+            )
+            for digest, where in replaced
+        ]

@@ -1,0 +1,194 @@
+"""One spawned child process with its pipes: starts it, moves bytes, and says how it ended.
+
+Nothing here waits for input or output; `pipeline.children` does that for all children together.
+"""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import site
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from pipeline.frames import FrameError, FrameReader, Message, Payload, encode
+from pipeline.outcomes import Died, Failed, Outcome, OutOfMemory
+
+LOG_LIMIT: Final = 64 * 1024
+"""Bytes of a child's standard error that are kept: the last ones."""
+
+_FAREWELL_S: Final = 5.0
+"""Seconds between the end of a child's answers and its own."""
+
+_READ_SIZE: Final = 1 << 20
+_ONE_THREAD: Final = {
+    # Throughput comes from processes. A library that starts a thread per core in each of them only fights itself.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    # A segmentation fault then leaves the stack of the Python frames in the log.
+    "PYTHONFAULTHANDLER": "1",
+}
+
+
+class Child:
+    """One process with its three pipes. All input and output is non-blocking; somebody else waits.
+
+    Attributes:
+        process: The process.
+        stdin: File descriptor that takes requests.
+        stdout: File descriptor that gives answers.
+        stderr: File descriptor that gives the log.
+        ended: Whether the answers have come to their end.
+        broken: What was wrong with the answers, if they were no frames.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._oom_kills = _oom_kills()
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": _python_path(module)},
+            bufsize=0,
+            close_fds=True,
+            # Its own session: Ctrl-C reaches the parent alone, which then decides.
+            start_new_session=True,
+        )
+        pipes = (self.process.stdin, self.process.stdout, self.process.stderr)
+        self.stdin, self.stdout, self.stderr = (pipe.fileno() for pipe in pipes if pipe is not None)
+        for descriptor in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(descriptor, False)
+        self._outgoing = bytearray()
+        self._incoming = FrameReader()
+        self._log = bytearray()
+        self._closed = False
+        self.ended = False
+        self.broken: FrameError | None = None
+
+    def send(self, message: Payload) -> None:
+        """Queue a message, and write of it what the pipe takes now.
+
+        Raises:
+            FrameError: The message is not plain data.
+        """
+        self._outgoing += encode(message)
+        self.write()
+
+    @property
+    def writing(self) -> bool:
+        """Whether something is left to be written."""
+        return bool(self._outgoing) and not self.ended
+
+    def write(self) -> None:
+        """Write what the pipe takes now."""
+        while self._outgoing:
+            try:
+                written = os.write(self.stdin, memoryview(self._outgoing)[:_READ_SIZE])
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                self._outgoing.clear()
+                return
+            del self._outgoing[:written]
+
+    def read(self) -> list[Message]:
+        """Return the messages that have arrived; set ``ended`` at the end of the stream."""
+        messages: list[Message] = []
+        try:
+            while data := os.read(self.stdout, _READ_SIZE):
+                messages.extend(self._incoming.feed(data))
+        except BlockingIOError:
+            return messages
+        except FrameError as error:
+            self.broken = error
+        self.ended = True
+        return messages
+
+    def drain(self) -> bool:
+        """Take in the log; return whether more may come."""
+        try:
+            while data := os.read(self.stderr, _READ_SIZE):
+                self._log += data
+                del self._log[:-LOG_LIMIT]
+        except BlockingIOError:
+            return True
+        return False
+
+    @property
+    def log(self) -> str:
+        """The last 64 KiB of standard error that were taken in."""
+        return self._log.decode("utf-8", "replace")
+
+    def kill(self) -> None:
+        """Kill the child and what it may have started. Harmless when it is gone already."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.drain()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def obituary(self) -> Outcome:
+        """Say how a child ended whose answers have ended. Reaps it."""
+        try:
+            status = self.process.wait(timeout=_FAREWELL_S)
+        except subprocess.TimeoutExpired:  # it closed its standard output and lives on
+            status = 0
+        self.drain()
+        if self.broken is not None:
+            return Failed(kind="FrameError", message=str(self.broken), traceback="", log=self.log)
+        if status >= 0:
+            return Failed(
+                kind="ChildExit",
+                message=f"expected an answer, found that the child ended with status {status}",
+                traceback="",
+                log=self.log,
+            )
+        name = signal.Signals(-status).name
+        if name == "SIGKILL" and (self._oom_kills is None or _oom_kills() != self._oom_kills):
+            return OutOfMemory(message="the kernel killed the process (SIGKILL)", log=self.log)
+        return Died(signal=name, log=self.log)
+
+
+def _oom_kills() -> int | None:
+    """Return how many processes the kernel has killed for want of memory since it started, None if it keeps that secret."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def _python_path(module: str) -> str:
+    """Return a PYTHONPATH under which a child finds the same packages as this process, wherever that was started.
+
+    Without installation the packages are found through the working directory or through what a test runner put on
+    the path; ``-P`` takes the former away from the child and the latter is not inherited.
+    """
+    roots = [_root(module), _root(__name__)]
+    installed = {*site.getsitepackages(), site.getusersitepackages()}
+    paths = [root for root in dict.fromkeys(roots) if root not in installed]
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([*paths, inherited] if inherited else paths)
+
+
+def _root(module: str) -> str:
+    """Return the folder from which the top-level package of ``module`` is imported."""
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        raise ModuleNotFoundError(f"expected a module {top!r} to run in a child, found none", name=top)
+    if spec.submodule_search_locations:
+        return str(Path(next(iter(spec.submodule_search_locations))).resolve().parent)
+    return str(Path(spec.origin or "").resolve().parent)

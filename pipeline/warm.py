@@ -1,0 +1,60 @@
+"""The warm run: recognise that the head is what is asked for, without a write."""
+
+from dataclasses import dataclass
+
+from store.artifacts import Artifacts
+from store.coverage import missing, named_by
+from store.layout import Layout
+from store.manifest import parse, project
+from store.recovery import ClearScratch, plan
+from store.state import Generation, State
+from store.transaction import Store
+from store.view import look, observe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warm:
+    """The witness of a warm run: the head, how many files were looked at, and the steps it stands for."""
+
+    head: Generation
+    chain: str
+    files: int
+    steps: int
+
+
+def look_warm(layout: Layout, identity: str, *, store: Store | None = None) -> Warm | None:
+    """Return the witness if the head shows `identity` and is whole; nothing if there is work to do.
+
+    Args:
+        layout: Where the cache is; the caller holds its build lock.
+        identity: What is asked for.
+        store: The cache, if it is open for writing already and hence recovered.
+
+    Raises:
+        DamagedHistoryError: The journal does not fit the files beside it.
+        journal.JournalError: The journal cannot be read.
+    """
+    if store is None and not layout.exists():
+        return None
+    state = look(layout).state if store is None else store.state
+    head, build = state.head, state.head_build
+    if head is None or build is None or build.identity != identity:
+        return None
+    if store is None and _to_heal(state, layout):
+        return None
+    artifacts = Artifacts(layout)
+    manifest = parse(project(state, head))
+    if missing(manifest, artifacts):
+        return None
+    named = named_by(manifest, artifacts)
+    cells = len(named) - len({ref.sha256 for _, ref in manifest.artifacts()})
+    return Warm(
+        head=head,
+        chain=state.position.chain,
+        files=len(named) + 1,
+        steps=len(manifest.engines) + cells + 1,
+    )
+
+
+def _to_heal(state: State, layout: Layout) -> bool:
+    return any(not isinstance(action, ClearScratch) for action in plan(state, observe(layout)))

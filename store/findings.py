@@ -1,0 +1,191 @@
+"""What ground verification found, and what follows from it. Pure.
+
+A finding says what was seen; judging it adds which generations it touches and the command that mends it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import assert_never
+
+from store.errors import IncompatibleDeviceError, NoGoError
+
+
+class Depth(StrEnum):
+    """How closely to look."""
+
+    QUICK = "quick"
+    BUDGET = "budget"
+    FULL = "full"
+
+
+class ProblemKind(StrEnum):
+    """What a problem concerns, hence what mends it. Append only."""
+
+    ABSENT = "absent"
+    DAMAGED = "damaged"
+    PROJECTION_ABSENT = "projection-absent"
+    PROJECTION_DAMAGED = "projection-damaged"
+    STRANGER = "stranger"
+    CONTENT = "content"
+    MANIFEST = "manifest"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, as it was seen.
+
+    Attributes:
+        kind: What it concerns.
+        subject: What a person calls it, such as "engine place" or "segments/00000002.events".
+        found: What was expected and found.
+        path: Where it is, relative to the cache; empty if it is no file.
+        digest: The artifact it concerns, if it is one.
+        generation: The one generation it concerns, if it is no artifact.
+    """
+
+    kind: ProblemKind
+    subject: str
+    found: str
+    path: str = ""
+    digest: str = ""
+    generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A finding with its consequences: which generations it touches, and the command that mends it."""
+
+    kind: ProblemKind
+    subject: str
+    found: str
+    path: str
+    generations: tuple[int, ...]
+    mend: str
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.subject}: {self.found}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Covered:
+    """How much was hashed, of how much the head names (in a full run: any generation); sizes in bytes."""
+
+    files: int
+    size: int
+    files_total: int
+    size_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The result of one run.
+
+    Attributes:
+        depth: How closely it looked.
+        generation: The head.
+        origin: The build that the head shows.
+        identity: That build's identity.
+        manifest_sha256: Digest of the head's manifest file, as committed.
+        body_sha256: Digest of its body.
+        looked_at: Files whose type and size were looked at.
+        hashed: How much was read and hashed.
+        problems: Everything that is wrong.
+        notes: What was not done, or is worth knowing; no reason for a NO-GO.
+        unreferenced: Artifacts that nothing names; collectable.
+        unreferenced_size: Their size in bytes.
+        seed: Of the sample, in a run with a budget.
+    """
+
+    depth: Depth
+    generation: int
+    origin: int
+    identity: str | None
+    manifest_sha256: str
+    body_sha256: str
+    looked_at: int
+    hashed: Covered
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    unreferenced: int = 0
+    unreferenced_size: int = 0
+    seed: int | None = None
+
+    @property
+    def go(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    @property
+    def head_sound(self) -> bool:
+        """Whether nothing is wrong with what the head shows, on this or another device."""
+        return not any(self.generation in problem.generations for problem in self.problems)
+
+    def require(self) -> None:
+        """Raise if anything is wrong.
+
+        Raises:
+            IncompatibleDeviceError: The cache is sound but made for another device or library version.
+            NoGoError: Anything else; carries every problem.
+        """
+        if self.go:
+            return
+        reasons = [str(problem) for problem in self.problems]
+        mend = self.problems[0].mend
+        if all(problem.kind is ProblemKind.DEVICE for problem in self.problems):
+            raise IncompatibleDeviceError(reasons, hint=mend)
+        raise NoGoError(reasons, hint=mend)
+
+
+def judge(
+    findings: Iterable[Finding], *, root: Path, head: int, named_in: Mapping[str, Sequence[int]]
+) -> tuple[Problem, ...]:
+    """Say of every finding which generations it touches and what mends it. Pure.
+
+    Args:
+        findings: What was seen.
+        root: The cache, for the commands.
+        head: Number of the newest generation.
+        named_in: Digest to the generations that name the artifact.
+    """
+    return tuple(_problem(finding, root, head, named_in) for finding in findings)
+
+
+def _problem(finding: Finding, root: Path, head: int, named_in: Mapping[str, Sequence[int]]) -> Problem:
+    if finding.digest:
+        generations = tuple(sorted(named_in.get(finding.digest, ())))
+    else:
+        generations = (finding.generation,) if finding.generation else ()
+    return Problem(
+        kind=finding.kind,
+        subject=finding.subject,
+        found=finding.found,
+        path=finding.path,
+        generations=generations,
+        mend=_mend(finding, root, in_head=head in generations),
+    )
+
+
+def _mend(finding: Finding, root: Path, *, in_head: bool) -> str:
+    build = f"c10 build REQUEST --cache {root}"
+    aside = f"mv {root / finding.path} {root / 'quarantine'}/"
+    match finding.kind:
+        case ProblemKind.ABSENT:
+            return build if in_head else f"copy {finding.path} from a mirror of this cache"
+        case ProblemKind.DAMAGED:
+            return f"{aside} && {build}" if in_head else f"{aside}, then copy it from a mirror of this cache"
+        case ProblemKind.PROJECTION_ABSENT:
+            return f"{build} (writes it again from the journal)"
+        case ProblemKind.PROJECTION_DAMAGED:
+            return f"{aside} && {build}"
+        case ProblemKind.STRANGER:
+            return f"mv {root / finding.path} ELSEWHERE"
+        case ProblemKind.CONTENT | ProblemKind.MANIFEST:
+            return f"{build} --again"
+        case ProblemKind.DEVICE:
+            return f"{build} on that device, with its libraries"
+        case _:
+            assert_never(finding.kind)

@@ -1,0 +1,417 @@
+"""Ground verification: is what the head shows what the journal committed, and is all of it there?
+
+Three depths. *Quick* looks at type and size of every file the head names, blocks included. *Budget* does that and
+then hashes: engines, index and tables always, then blocks in a seeded random order until the time is up; it says
+how much that was. *Full* hashes what any generation names, looks for strangers, holds every manifest and segment
+against the journal and loads engine and index as the aircraft would.
+
+Whatever is wrong is collected, not raised, so that one run names everything; only a journal that cannot be
+believed ends it. Looking happens here, judging in
+`store.findings`. Nothing is ever written.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import assert_never
+
+from store import segment
+from store.artifacts import Artifacts
+from store.canonical import sha256
+from store.coverage import named_by, processors, referenced_by, walk
+from store.errors import (
+    ArtifactError,
+    DamagedHistoryError,
+    ErrorKind,
+    IncompatibleDeviceError,
+    NoGoError,
+    StoreError,
+)
+from store.events import ArtifactRef
+from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
+from store.identity import tile_set
+from store.layout import Layout
+from store.manifest import MAX_BYTES, Manifest, parse, project
+from store.reader import FlightCache
+from store.runtime import ExecutionError, RuntimeUnavailableError
+from store.state import Generation, State
+from store.tables import decode_blocks, decode_tiles
+from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.view import View, look
+from store.writeonce import read_regular
+
+_MAX_SEGMENT = 1 << 32
+
+
+def verify(
+    layout: Layout,
+    *,
+    depth: Depth = Depth.QUICK,
+    budget_s: float = 0.0,
+    seed: int = 0,
+    trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
+    monotonic: Callable[[], float] = time.monotonic,
+    on_total: Callable[[int], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Verification:
+    """Verify a cache.
+
+    Args:
+        layout: Where it is.
+        depth: How closely to look.
+        budget_s: How long to hash blocks, seconds; for `Depth.BUDGET`.
+        seed: Of the order of the blocks; for `Depth.BUDGET`.
+        trusted_keys: Public keys that may have signed it, or `ALLOW_UNSIGNED`.
+        monotonic: A clock, seconds.
+        on_total: Told how many bytes may be hashed.
+        on_bytes: Told of bytes hashed.
+
+    Raises:
+        NoGoError: There is no committed generation.
+        RequestRefusedError: There is no cache.
+        DamagedHistoryError, journal.JournalError: The journal cannot be believed.
+    """
+    view = _look(layout)
+    head = view.state.head
+    if head is None:
+        raise NoGoError(
+            ("expected a committed generation, found none",),
+            kind=ErrorKind.NO_GENERATION,
+            hint=f"c10 build REQUEST --cache {layout.root}",
+        )
+    run = _Run(view=view, head=head, artifacts=Artifacts(layout), on_bytes=on_bytes)
+    run.findings.extend(_projections(view, full=depth is Depth.FULL))
+    origins = {generation.origin: generation for generation in view.state.generations.values()}
+    shown = [head] if depth is not Depth.FULL else [*origins.values()]
+    # The head last, so that an artifact that many generations name bears the role it has there.
+    for generation in sorted(shown, key=lambda each: each.origin == head.origin):
+        run.name(generation)
+    run.look_at_shapes()
+    whole = [item for item in run.items() if item.digest not in run.bad]
+    if on_total is not None:
+        on_total(sum(item.size for item in whole))
+    match depth:
+        case Depth.QUICK:
+            run.open_as_reader(trusted_keys, load=False)
+        case Depth.BUDGET:
+            first = [item for item in whole if item.urgency < _BLOCK]
+            blocks = [item for item in whole if item.urgency == _BLOCK]
+            random.Random(seed).shuffle(blocks)  # noqa: S311 - a sample, not a secret
+            run.hash(sorted(first, key=lambda item: item.urgency), until=lambda: False)
+            deadline = monotonic() + budget_s
+            run.hash(blocks, until=lambda: monotonic() >= deadline)
+            run.open_as_reader(trusted_keys, load=False)
+        case Depth.FULL:
+            run.hash(whole, until=lambda: False)
+            run.look_for_strangers()
+            run.look_into_tables()
+            run.open_as_reader(trusted_keys, load=True)
+        case _:
+            assert_never(depth)
+    return run.result(depth, seed=seed if depth is Depth.BUDGET else None)
+
+
+_ENGINE, _INDEX, _TABLE, _BLOCK = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An artifact to look at; the lower its urgency, the earlier."""
+
+    digest: str
+    role: str
+    size: int
+
+    @property
+    def urgency(self) -> int:
+        if self.role.startswith("engine "):
+            return _ENGINE
+        if self.role.startswith("block ") and self.role != "block table":
+            return _BLOCK
+        return _INDEX if self.role == "descriptor index" else _TABLE
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """One run under way."""
+
+    view: View
+    head: Generation
+    artifacts: Artifacts
+    on_bytes: Callable[[int], None] | None
+    manifests: dict[int, Manifest] = field(default_factory=dict)
+    named: dict[str, tuple[str, int]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    bad: set[str] = field(default_factory=set)
+    hashed_files: int = 0
+    hashed_size: int = 0
+    unreferenced: int = 0
+    unreferenced_size: int = 0
+
+    def name(self, generation: Generation) -> None:
+        """Gather what a generation names; a block table that cannot be read leaves its blocks unnamed."""
+        manifest = parse(project(self.view.state, generation))
+        self.manifests[generation.origin] = manifest
+        try:
+            self.named.update(named_by(manifest, self.artifacts))
+        except ArtifactError:
+            self.named.update({ref.sha256: (role, ref.size) for role, ref in manifest.artifacts()})
+            self.notes.append(
+                f"the blocks of build {generation.origin} were not looked at: their table is not readable"
+            )
+            self._hash_one(_Item(manifest.index.blocks.sha256, "block table", manifest.index.blocks.size))
+
+    def items(self) -> list[_Item]:
+        """What there is to look at, most urgent first."""
+        found = [_Item(digest, role, size) for digest, (role, size) in self.named.items()]
+        return sorted(found, key=lambda item: (item.urgency, item.role, item.digest))
+
+    def look_at_shapes(self) -> None:
+        """Hold type and size of everything named against what is expected."""
+        for item in self.items():
+            if item.digest not in self.bad and self.artifacts.size(item.digest) != item.size:
+                self._hash_one(item)
+
+    def hash(self, items: Sequence[_Item], *, until: Callable[[], bool]) -> None:
+        """Hash in parallel, a few at a time, until told to stop."""
+        width = 4 * processors()
+        with ThreadPoolExecutor(processors()) as pool:
+            for start in range(0, len(items), width):
+                if until():
+                    return
+                some = items[start : start + width]
+                refs = [ArtifactRef(sha256=item.digest, size=item.size) for item in some]
+                for item, wrong in zip(some, pool.map(self.artifacts.damage, refs), strict=True):
+                    self.hashed_files += 1
+                    self.hashed_size += item.size
+                    if self.on_bytes is not None:
+                        self.on_bytes(item.size)
+                    if wrong is not None:
+                        self._artifact(item, wrong)
+
+    def look_for_strangers(self) -> None:
+        """Find what nothing of C10's could have put into the tree, and what nothing names any more."""
+        referenced = referenced_by(self.view.state) | frozenset(self.named)
+        found = walk(self.artifacts, {}, referenced=referenced, full=False)
+        self.unreferenced, self.unreferenced_size = len(found.unreferenced), found.unreferenced_size
+        for stranger in found.strangers:
+            path, _, text = stranger.partition(": ")
+            self.findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
+
+    def look_into_tables(self) -> None:
+        """Hold the head's tables against its manifest."""
+        manifest = self.manifests[self.head.origin]
+        if not self.bad.isdisjoint((manifest.tiles.sha256, manifest.index.blocks.sha256)):
+            return
+        for wrong in _table_problems(manifest, self.artifacts):
+            self._content("tables", wrong)
+
+    def open_as_reader(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
+        """Open the head as the aircraft would; with `load`, engine and index as well."""
+        if any(finding.generation == self.head.number for finding in self.findings):
+            return
+        layout = self.view.layout
+        try:
+            with FlightCache.open(
+                layout.root, trusted_keys=trusted_keys, generation=self.head.number
+            ) as cache:
+                if load and self._head_whole(cache.manifest):
+                    self._load(cache)
+        except IncompatibleDeviceError as error:
+            for reason in error.reasons:
+                subject, _, text = reason.partition(": ")
+                self._add(ProblemKind.DEVICE, subject, text)
+        except NoGoError as error:
+            if error.kind is not ErrorKind.ARTIFACT_DAMAGED:
+                self._add(ProblemKind.MANIFEST, f"generation {self.head.number}", "; ".join(error.reasons))
+            elif not self.bad:
+                self._content(f"generation {self.head.number}", "; ".join(error.reasons))
+
+    def result(self, depth: Depth, *, seed: int | None) -> Verification:
+        """Judge what was found."""
+        state, items = self.view.state, self.items()
+        if state.unknown:
+            self.notes.append(f"the journal holds events of a newer version: {state.unknown[0]}")
+        if state.open_build is not None:
+            self.notes.append(f"build {state.open_build} is under way, or its process died")
+        named_in = {} if not self.bad else _named_in(state, self.artifacts)
+        return Verification(
+            depth=depth,
+            generation=self.head.number,
+            origin=self.head.origin,
+            identity=state.builds[self.head.origin].identity,
+            manifest_sha256=self.head.manifest_sha256,
+            body_sha256=self.head.body_sha256,
+            looked_at=len(items),
+            hashed=Covered(
+                files=self.hashed_files,
+                size=self.hashed_size,
+                files_total=len(items),
+                size_total=sum(item.size for item in items),
+            ),
+            problems=judge(
+                self.findings, root=self.view.layout.root, head=self.head.number, named_in=named_in
+            ),
+            notes=tuple(self.notes),
+            unreferenced=self.unreferenced,
+            unreferenced_size=self.unreferenced_size,
+            seed=seed,
+        )
+
+    def _load(self, cache: FlightCache) -> None:
+        name = cache.manifest.descriptor_engine.model
+        for subject, load in (
+            (f"engine {name}", lambda: cache.engine(name)),
+            ("descriptor index", cache.descriptor_index),
+        ):
+            try:
+                load()
+            except RuntimeUnavailableError as error:
+                self.notes.append(f"{subject} was not loaded: {error.message}")
+            except ExecutionError as error:
+                self._content(subject, error.message)
+
+    def _head_whole(self, manifest: Manifest) -> bool:
+        return self.bad.isdisjoint(ref.sha256 for _, ref in manifest.artifacts())
+
+    def _hash_one(self, item: _Item) -> None:
+        wrong = self.artifacts.damage(ArtifactRef(sha256=item.digest, size=item.size))
+        self._artifact(item, wrong or "changed while it was looked at")
+
+    def _artifact(self, item: _Item, wrong: str) -> None:
+        self.bad.add(item.digest)
+        path = self.artifacts.layout.artifact(item.digest).relative_to(self.artifacts.layout.root)
+        kind = ProblemKind.ABSENT if wrong == "missing" else ProblemKind.DAMAGED
+        self.findings.append(
+            Finding(kind=kind, subject=item.role, found=wrong, path=str(path), digest=item.digest)
+        )
+
+    def _content(self, subject: str, found: str) -> None:
+        self._add(ProblemKind.CONTENT, subject, found)
+
+    def _add(self, kind: ProblemKind, subject: str, found: str) -> None:
+        self.findings.append(Finding(kind=kind, subject=subject, found=found, generation=self.head.number))
+
+
+def _look(layout: Layout) -> View:
+    """Look at the cache, and say which of the two it is when journal and newest manifest disagree."""
+    try:
+        return look(layout)
+    except DamagedHistoryError as error:
+        manifests = layout.manifest_files()
+        if error.kind is not ErrorKind.JOURNAL_REPLACED or not manifests or not layout.journal.exists():
+            raise
+        name = manifests[max(manifests)]
+        path = layout.manifests / name
+        raw = read_regular(path, limit=MAX_BYTES)
+        try:
+            if raw is not None and parse(raw).envelope.generation == max(manifests):
+                raise
+        except NoGoError as broken:
+            raise DamagedHistoryError(
+                ErrorKind.JOURNAL_REPLACED,
+                f"expected {path} as the journal committed it, found a damaged file ({broken.reasons[0]}):"
+                " the journal itself is sound",
+                hint=f"mv {path} {layout.quarantine}/ && c10 build REQUEST --cache {layout.root}",
+            ) from error
+        raise
+
+
+def _projections(view: View, *, full: bool) -> Iterator[Finding]:
+    """Hold manifests, signatures and segments against the journal: their presence, in a full run their bytes."""
+    layout, observed = view.layout, view.observed
+    for number, generation in view.state.generations.items():
+        manifest = observed.manifests.get(number)
+        name = manifest or layout.manifest_name(number)
+        expected: list[tuple[Path, bool, Callable[[bytes], bool]]] = [
+            (
+                layout.segments / layout.segment_name(number),
+                number in observed.segments,
+                lambda data, of=generation: _is_segment(data, view, of),  # type: ignore[misc]
+            ),
+            (
+                layout.manifests / name,
+                manifest is not None,
+                lambda data, of=generation: sha256(data) == of.manifest_sha256,  # type: ignore[misc]
+            ),
+        ]
+        if generation.signature:
+            signature = layout.manifests / (name.removesuffix(".json") + ".sig")
+            expected.append(
+                (
+                    signature,
+                    number in observed.signatures,
+                    lambda data, of=generation: data.hex() == of.signature,  # type: ignore[misc]
+                )
+            )
+        for path, present, is_right in expected:
+            wrong = _projection_problem(path, is_right) if present and full else "" if present else "missing"
+            if wrong:
+                kind = ProblemKind.PROJECTION_DAMAGED if present else ProblemKind.PROJECTION_ABSENT
+                where = str(path.relative_to(layout.root))
+                yield Finding(kind=kind, subject=where, found=wrong, path=where, generation=number)
+
+
+def _projection_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
+    try:
+        data = read_regular(path, limit=_MAX_SEGMENT)
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+    if data is None:
+        return "expected a regular file, found something else"
+    return "" if is_right(data) else "expected what the journal projects, found other bytes"
+
+
+def _is_segment(data: bytes, view: View, generation: Generation) -> bool:
+    """Whether a segment holds this generation's records; equal chain digests mean equal records."""
+    try:
+        found = segment.decode(data)
+    except DamagedHistoryError:
+        return False
+    previous = view.state.generations.get(generation.number - 1)
+    first = previous.seq if previous else 0
+    chains = [fact.chain for fact in view.facts[first : generation.seq]]
+    return (
+        found.generation == generation.number
+        and found.before.seq == first
+        and found.before.chain.hex() == (view.facts[first - 1].chain if previous else "0" * 64)
+        and [entry.chain.hex() for entry in found.entries] == chains
+    )
+
+
+def _named_in(state: State, artifacts: Artifacts) -> dict[str, list[int]]:
+    """Return digest to the generations that name it."""
+    by_origin: dict[int, list[int]] = {}
+    for number, generation in state.generations.items():
+        by_origin.setdefault(generation.origin, []).append(number)
+    named: dict[str, list[int]] = {}
+    for numbers in by_origin.values():
+        manifest = parse(project(state, state.generations[numbers[0]]))
+        try:
+            digests = set(named_by(manifest, artifacts))
+        except ArtifactError:
+            digests = {ref.sha256 for _, ref in manifest.artifacts()}
+        for digest in digests:
+            named.setdefault(digest, []).extend(numbers)
+    return named
+
+
+def _table_problems(manifest: Manifest, artifacts: Artifacts) -> Iterator[str]:
+    try:
+        tiles = decode_tiles(artifacts.read(manifest.tiles))
+        rows = decode_blocks(artifacts.read(manifest.index.blocks))
+    except (StoreError, ValueError) as error:
+        yield str(error)
+        return
+    if len(tiles) != manifest.tile_count:
+        yield f"expected {manifest.tile_count} tiles in the tile table, found {len(tiles)}"
+    pairs = zip(tiles.ids.tolist(), (bytes(row).hex() for row in tiles.digests), strict=True)
+    if tile_set(pairs) != manifest.tile_set:
+        yield "expected the tile set of the build in the tile table, found another"
+    blocks = sum(row.rows for row in rows)
+    if blocks != manifest.index.rows:
+        yield f"expected {manifest.index.rows} rows in the block table, found {blocks}"

@@ -1,0 +1,238 @@
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from journal import Journal, JournalDamagedError, JournalFilesystemError, JournalMissingError
+from journal import environment as environment_module
+from journal import log as log_module
+from journal.environment import Quiet, check_quiet, open_environment, require_sound
+from journal.errors import JournalMisuseError, JournalPermissionError
+from journal.filesystem import filesystem_type, judge_filesystem
+from journal.gate import gate
+from journal.testing import made_up
+
+ROOT = Path(__file__).parents[2]
+LAST_PAGE, TRANSACTION = 16 + 24 + 2 * 48, 16 + 24 + 2 * 48 + 8
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "journal.mdb"
+    with Journal.open(path) as journal:
+        for number in range(1, 30):
+            journal.append([made_up(number, size=300)], {b"%d" % number: bytes(number * 100)})
+    return path
+
+
+def patched(path, at, data):
+    whole = bytearray(path.read_bytes())
+    whole[at : at + len(data)] = data
+    path.write_bytes(whole)
+
+
+def test_sound_file_passes(path):
+    found = gate(path)
+    assert found.page_bytes == os.sysconf("SC_PAGE_SIZE")
+    assert abs(found.transactions[0] - found.transactions[1]) == 1
+    assert found.inode == path.stat().st_ino
+    assert check_quiet(path).outcome is Quiet.HEALTHY
+    assert require_sound(path) is Quiet.HEALTHY
+
+
+def test_commits_change_the_transactions(path):
+    before = gate(path).transactions
+    with Journal.open(path) as journal:
+        journal.append([made_up(1)])
+    assert gate(path).transactions != before
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 4095, 4096, 4216, 8191])
+def test_file_without_two_pages_is_refused(path, size):
+    os.truncate(path, size)
+    with pytest.raises(JournalDamagedError, match="meta pages"):
+        gate(path)
+    with pytest.raises(JournalDamagedError):
+        Journal.open(path)
+
+
+@pytest.mark.parametrize(
+    ("at", "data"),
+    [
+        (16, b"\0\0\0\0"),
+        (20, b"\x03"),
+        (40, b"\0\0\0\0"),
+        (40, struct.pack("=I", 3000)),
+        (40, struct.pack("=I", 1 << 30)),
+        (40, struct.pack("=I", 512)),
+        (4096 + 16, b"junk"),
+        (4096 + 40, struct.pack("=I", 8192)),
+        (LAST_PAGE, bytes(8)),
+    ],
+)
+def test_damaged_meta_page_is_refused(path, at, data):
+    patched(path, at, data)
+    with pytest.raises(JournalDamagedError, match="meta page"):
+        gate(path)
+
+
+@pytest.mark.parametrize("last_page", [1 << 62, (1 << 64) - 1, 1 << 40, 100_000])
+def test_meta_page_that_claims_too_much_is_damage(path, last_page):
+    newest = max(range(2), key=lambda page: gate(path).transactions[page])
+    patched(path, newest * 4096 + LAST_PAGE, struct.pack("=Q", last_page))
+    assert check_quiet(path).outcome is Quiet.DAMAGED
+    with pytest.raises(JournalDamagedError):
+        Journal.open(path)
+
+
+def test_truncated_file_is_damage(path):
+    for pages in (3, 8, path.stat().st_size // 4096 // 2):
+        os.truncate(path, path.stat().st_size - pages * 4096)
+        assert check_quiet(path).outcome is Quiet.DAMAGED
+        with pytest.raises(JournalDamagedError, match="problems found, first"):
+            Journal.open(path, readonly=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to("real.mdb"),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.write_bytes(b"not a journal" * 1000),
+    ],
+    ids=["folder", "pipe", "link", "device", "text"],
+)
+def test_what_is_no_journal_is_refused_at_once(tmp_path, make):
+    Journal.create(tmp_path / "real.mdb", [], scratch=tmp_path / "tmp")
+    path = tmp_path / "journal.mdb"
+    make(path)
+    for readonly in (True, False):
+        with pytest.raises(JournalDamagedError):
+            Journal.open(path, readonly=readonly)
+
+
+def test_missing_file(tmp_path):
+    for use in (gate, check_quiet):
+        with pytest.raises(JournalMissingError):
+            use(tmp_path / "none")
+        with pytest.raises(JournalMissingError):
+            use(tmp_path / "no" / "folder")
+
+
+def test_writer_that_never_rests_makes_the_check_undecided(path, monkeypatch):
+    def commit_meanwhile(_):
+        with environment.write() as writer:
+            writer.put_meta(b"noise", os.urandom(8))
+        return ("looked damaged",)
+
+    environment = open_environment(path, readonly=False)
+    monkeypatch.setattr(environment_module, "_structure", commit_meanwhile)
+    assert check_quiet(path).outcome is Quiet.BUSY
+    environment.close()
+
+
+def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
+    real = environment_module._structure
+    calls = []
+
+    def commit_once(fd):
+        if not calls:
+            with environment.write() as writer:
+                writer.put_meta(b"noise", b"1")
+        calls.append(fd)
+        return real(fd)
+
+    environment = open_environment(path, readonly=False)
+    monkeypatch.setattr(environment_module, "_structure", commit_once)
+    assert check_quiet(path).outcome is Quiet.HEALTHY
+    assert len(calls) == 2
+    environment.close()
+
+
+def test_checker_that_falls_over_is_a_finding(path, monkeypatch):
+    def fall(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(environment_module.verify, "verify", fall)
+    assert check_quiet(path).problems == ("MemoryError: ",)
+
+
+def test_killed_reader_is_forgotten_when_a_writer_opens(path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+from journal.environment import open_environment
+with open_environment(Path(sys.argv[1]), readonly=True).read() as reader:
+    reader.last()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    # Somebody keeps the reader table alive, or the next opener would begin a new one.
+    with Journal.open(path, readonly=True) as keeper:
+        killed = subprocess.Popen([sys.executable, "-c", script, path], cwd=ROOT)
+        assert killed.wait() < 0
+        assert str(killed.pid) in keeper._environment._env.readers()
+        other = "import sys\nfrom journal import Journal\nJournal.open(sys.argv[1]).close()"
+        subprocess.run([sys.executable, "-c", other, path], cwd=ROOT, check=True)
+        assert str(killed.pid) not in keeper._environment._env.readers()
+
+
+def test_settings_that_durability_needs(path):
+    environment = open_environment(path, readonly=False)
+    flags = environment._env.flags()
+    assert (flags["sync"], flags["metasync"], flags["writemap"], flags["map_async"]) == (
+        True,
+        True,
+        False,
+        False,
+    )
+    assert environment._env.lib_version()[:2] == (0, 9)
+    environment.close()
+
+
+def test_read_only_environment_has_no_write_transaction(path):
+    environment = open_environment(path, readonly=True)
+    with pytest.raises(JournalMisuseError), environment.write():
+        pass
+    environment.close()
+
+
+@pytest.mark.parametrize("number", [0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630])
+def test_local_file_systems_are_allowed(tmp_path, number):
+    judge_filesystem(number, tmp_path, allow_unknown=False)
+
+
+@pytest.mark.parametrize("number", [0x6969, 0xFF534D42, 0xFE534D42, 0x01021997])
+def test_remote_file_systems_are_refused_in_any_case(tmp_path, number):
+    with pytest.raises(JournalFilesystemError, match="remote"):
+        judge_filesystem(number, tmp_path, allow_unknown=True)
+
+
+def test_unknown_file_systems_need_a_setting(tmp_path):
+    with pytest.raises(JournalFilesystemError, match="0xABC"):
+        judge_filesystem(0xABC, tmp_path, allow_unknown=False)
+    judge_filesystem(0xABC, tmp_path, allow_unknown=True)
+
+
+def test_file_system_is_asked_for(tmp_path):
+    assert filesystem_type(Path("/proc")) == 0x9FA0
+    with pytest.raises(FileNotFoundError):
+        filesystem_type(tmp_path / "none")
+
+
+def test_journal_refuses_and_accepts_unknown_file_systems(path, monkeypatch):
+    monkeypatch.setattr(log_module, "filesystem_type", lambda _: 0xABC)
+    with pytest.raises(JournalFilesystemError):
+        Journal.open(path)
+    Journal.open(path, allow_unknown_filesystem=True).close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_file(path):
+    path.chmod(0)
+    with pytest.raises(JournalPermissionError):
+        gate(path)

@@ -1,0 +1,241 @@
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from journal import Head, Journal, JournalDamagedError, JournalMissingError
+from journal import guard as guard_module
+from journal.environment import Quiet, check_quiet, open_environment
+from journal.guard import head_in_child, snapshot
+from journal.guard_child import HEAD, RECORD
+from journal.record import EMPTY, encode, extend, link
+from journal.testing import made_up
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "journal.mdb"
+    with Journal.open(path) as journal:
+        journal.append(
+            [made_up(number, size=100) for number in range(1, 201)], {b"name": b"value", b"empty": b""}
+        )
+    return path
+
+
+@pytest.fixture
+def busy_writer(path):
+    writer = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("fast_writer.py"), path],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    writer.stdout.readline()
+    os.set_blocking(writer.stdout.fileno(), False)
+    yield writer
+    assert writer.poll() is None, "the writer died: nobody was there to be disturbed by"
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_snapshot_is_the_journal(path, foreign):
+    found = snapshot(path, foreign=foreign)
+    assert found.head == extend(EMPTY, [encode(made_up(number, size=100)) for number in range(1, 201)])
+    assert [entry.record for entry in found.entries] == [
+        made_up(number, size=100) for number in range(1, 201)
+    ]
+    assert found.projections == {b"name": b"value", b"empty": b""}
+    assert snapshot(path, start=199, foreign=foreign).entries == found.entries[198:]
+    assert snapshot(path, start=201, foreign=foreign).entries == ()
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_snapshot_from_a_head_that_is_known(path, foreign):
+    whole = snapshot(path)
+    known = whole.entries[149].head
+    found = snapshot(path, verified=known, foreign=foreign)
+    assert (found.head, found.entries) == (whole.head, whole.entries[150:])
+    at_head = snapshot(path, verified=whole.head, foreign=foreign)
+    assert (at_head.head, at_head.entries) == (whole.head, ())
+    for wrong in (Head(150, whole.head.chain), Head(300, known.chain)):
+        with pytest.raises(JournalDamagedError) as caught:
+            snapshot(path, verified=wrong, foreign=foreign)
+        assert caught.value.seq == wrong.seq
+
+
+def test_journal_that_this_process_has_open(path):
+    with Journal.open(path) as journal:
+        journal.append([made_up(201)])
+        assert snapshot(path).head == journal.head
+        assert journal.append([made_up(202)]).seq == 202
+
+
+def test_foreign_file_is_left_as_it_is(path, tmp_path):
+    lone = tmp_path / "elsewhere"
+    lone.mkdir()
+    shutil.copy(path, lone / "journal.mdb")
+    (lone / "journal.mdb-lock").write_bytes(b"junk" * 5000)
+    before = (lone / "journal.mdb").stat().st_mtime_ns
+    assert snapshot(lone / "journal.mdb", foreign=True).head.seq == 200
+    assert (lone / "journal.mdb-lock").read_bytes() == b"junk" * 5000
+    assert (lone / "journal.mdb").stat().st_mtime_ns == before
+
+
+def test_missing_file(tmp_path):
+    for foreign in (False, True):
+        with pytest.raises(JournalMissingError):
+            snapshot(tmp_path / "none.mdb", foreign=foreign)
+
+
+def test_empty_journal(tmp_path):
+    Journal.open(tmp_path / "journal.mdb").close()
+    for foreign in (False, True):
+        assert snapshot(tmp_path / "journal.mdb", foreign=foreign).head == EMPTY
+
+
+def test_truncated_foreign_file_kills_the_child_only(path):
+    os.truncate(path, 5 * 4096)
+    with pytest.raises(JournalDamagedError):
+        snapshot(path, foreign=True)
+
+
+def test_changed_record_is_named_across_the_pipe(path):
+    data = path.read_bytes()
+    at = data.index(encode(made_up(77, size=100))) + 50
+    path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+    for foreign in (False, True):
+        with pytest.raises(JournalDamagedError) as caught:
+            snapshot(path, foreign=foreign)
+        assert caught.value.seq == 77
+
+
+def test_changed_projection_is_found_across_the_pipe(path):
+    data = path.read_bytes()
+    path.write_bytes(
+        data.replace(b"namevalue", b"namevalve") if b"namevalue" in data else data.replace(b"value", b"valve")
+    )
+    for foreign in (False, True):
+        with pytest.raises(JournalDamagedError, match="name"):
+            snapshot(path, foreign=foreign)
+
+
+def test_child_that_takes_too_long(path):
+    with pytest.raises(JournalDamagedError, match="took longer"):
+        snapshot(path, foreign=True, timeout_s=0.001)
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "Segmentation fault"),
+        ("import os; os.abort()", "Aborted"),
+        ("import sys; sys.exit(0)", "no complete answer"),
+        ("import sys; sys.exit(3)", "failed"),
+        ("import sys; sys.stderr.write('{}'); sys.exit(3)", "failed"),
+        ("import sys; sys.stdout.write('R'); sys.exit(0)", "no complete answer"),
+        ("import sys; sys.stdout.write('P' * 50)", "no complete answer"),
+        ("import sys; sys.stdout.write('H' * 50)", "no complete answer"),
+        ("import sys; sys.stdout.write('H' * 41); sys.exit(0)", "no complete answer"),
+        ("raise MemoryError", "no complete answer"),
+    ],
+)
+def test_whatever_becomes_of_the_child_is_an_answer(path, monkeypatch, script, says):
+    monkeypatch.setattr(guard_module, "_START_CHILD", script)
+    with pytest.raises(JournalDamagedError, match=says):
+        snapshot(path, foreign=True)
+
+
+def test_child_is_not_believed(path, monkeypatch):
+    raw = encode(made_up(1))
+    good = link(EMPTY.chain, raw)
+    for chain, head in ((bytes(32), bytes(32)), (good, bytes(32)), (bytes(32), good)):
+        told = RECORD.pack(b"R", 1, 32 + len(raw)) + chain + raw + HEAD.pack(b"H", 1, head)
+        monkeypatch.setattr(
+            guard_module,
+            "_START_CHILD",
+            f"import sys; sys.stdout.buffer.write(bytes.fromhex('{told.hex()}'))",
+        )
+        with pytest.raises(JournalDamagedError):
+            snapshot(path, foreign=True)
+
+
+def test_child_dies_with_its_parent(path):
+    script = """
+import os, sys
+from journal import guard_child
+guard_child._limit(60, os.getppid() + 1)
+"""
+    done = subprocess.run([sys.executable, "-c", script, path], cwd=ROOT, check=False)
+    assert done.returncode == 3
+
+
+@pytest.mark.usefixtures("busy_writer")
+def test_no_false_alarm_beside_a_fast_writer(path):
+    known = EMPTY
+    chains = {}
+    here = 0
+    for _ in range(200):
+        found = snapshot(path, verified=known)
+        assert found.head.seq >= known.seq
+        for entry in found.entries:
+            assert chains.setdefault(entry.seq, entry.chain) == entry.chain
+        known = found.head
+        here += check_quiet(path, attempts=1).outcome is Quiet.HEALTHY
+    assert known.seq > 1000
+    assert here < 200
+    assert sorted(chains) == list(range(1, known.seq + 1))
+    assert snapshot(path).head.seq >= known.seq
+
+
+@pytest.mark.usefixtures("busy_writer")
+def test_journal_opens_and_appends_beside_a_fast_writer(path):
+    for _ in range(10):
+        with Journal.open(path) as journal:
+            before = journal.head
+            assert journal.append([made_up(0, tag="guest")]).seq > before.seq
+            time.sleep(0.01)
+            assert journal.verify().seq > before.seq
+
+
+def test_head_in_child(path):
+    assert head_in_child(path) == snapshot(path).head
+
+
+def test_failure_beside_a_writer_is_tried_again(path, monkeypatch):
+    environment = open_environment(path, readonly=False)
+    real = guard_module._read_in_child
+    calls = []
+
+    def fail_first(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) < 3:
+            with environment.write() as writer:
+                writer.put_meta(b"noise", b"%d" % len(calls))
+            raise JournalDamagedError("a state that was overwritten meanwhile")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(guard_module, "_read_in_child", fail_first)
+    assert snapshot(path).head.seq == 200
+    assert len(calls) == 3
+    environment.close()
+
+
+def test_failure_of_a_quiet_file_is_believed_at_once(path, monkeypatch):
+    calls = []
+
+    def fail(*arguments, **_):
+        calls.append(arguments)
+        raise JournalDamagedError("damage")
+
+    monkeypatch.setattr(guard_module, "_read_in_child", fail)
+    with pytest.raises(JournalDamagedError):
+        head_in_child(path)
+    assert len(calls) == 1

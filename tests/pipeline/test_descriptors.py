@@ -1,0 +1,310 @@
+"""Embedding with real worker processes: right rows, bad tiles told apart, and workers that die."""
+
+import hashlib
+import io
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from pipeline.cells import group_cells, plan_windows, shared_digests
+from pipeline.decoding import decode
+from pipeline.descriptors import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatcher
+from pipeline.errors import EmbedError, ErrorKind
+from pipeline.place import texture_energy
+from pipeline.tiles.tile import Tile
+from store.preprocessing import Preprocessing
+from store.runtime import load_engine
+from tests.toy_networks import DIMENSIONS, toy_network
+
+BATCH = 4
+PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0))
+
+MORTAL_WORKER = """
+import os, signal, time
+from pipeline import worker
+from pipeline.child import serve
+
+read = worker.read_tile
+
+def read_or_die(locator):
+    if locator[0] != "mortal":
+        return read(locator)
+    _, path, flag, end = locator
+    if flag != "always":
+        try:
+            os.unlink(flag)
+        except FileNotFoundError:
+            return read(("file", path))
+    if end == "memory":
+        raise MemoryError("no room")
+    if end == "hang":
+        time.sleep(600)
+    os.kill(os.getpid(), getattr(signal, end))
+
+worker.read_tile = read_or_die
+
+if __name__ == "__main__":
+    serve(worker.start)
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    path = tmp_path_factory.mktemp("engine") / "engine.onnx"
+    data = toy_network(batch=BATCH, size=(32, 32)).SerializeToString()
+    path.write_bytes(data)
+    return EngineSpec(
+        path=str(path),
+        sha256=hashlib.sha256(data).hexdigest(),
+        backend="onnxruntime",
+        version=onnxruntime.__version__,
+        input="input",
+        output="descriptor",
+        batch=BATCH,
+        dimensions=DIMENSIONS,
+    )
+
+
+@pytest.fixture
+def mortal(tmp_path, monkeypatch):
+    (tmp_path / "mortal_worker.py").write_text(MORTAL_WORKER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("pipeline.descriptors._WORKER", "mortal_worker")
+
+
+def picture(number):
+    rng = np.random.default_rng(number)
+    small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    small.resize((64, 64)).save(buffer, "JPEG" if number % 2 else "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    out = []
+    for number in range(30):
+        content = picture(number)
+        path = tmp_path / f"{number}.tile"
+        path.write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        out.append(
+            Tile(
+                z=12,
+                x=16 * (number // 5),
+                y=number % 5,
+                sha256=digest,
+                size=len(content),
+                captured=None,
+                locator=("file", str(path)),
+            )
+        )
+    return out
+
+
+def windows_of(tiles, size=5):
+    cells = group_cells(tiles)
+    return plan_windows(cells, shared=shared_digests(cells), size=size)
+
+
+def embed(tiles, engine, *, workers=2, size=5, timeout_s=None, **callbacks):
+    batcher = LocalDescriptorBatcher(workers=workers, timeout_s=timeout_s)
+    return list(
+        batcher.embed(windows_of(tiles, size), engine=engine, preprocessing=PREPROCESSING, **callbacks)
+    )
+
+
+def expected_rows(tiles, engine):
+    loaded = load_engine(
+        engine.path,
+        backend=engine.backend,
+        version=engine.version,
+        input=engine.input,
+        output=engine.output,
+        batch=engine.batch,
+    )
+    images = [decode(picture(int(each.locator[1].rpartition("/")[2].split(".")[0]))) for each in tiles]
+    return loaded.run(np.stack([PREPROCESSING.apply(image) for image in images])), [
+        np.float32(texture_energy(image)) for image in images
+    ]
+
+
+def by_digest(results):
+    return {
+        tile.sha256: (vector, texture)
+        for result in results
+        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True)
+    }
+
+
+def test_every_tile_gets_the_row_of_its_own_pixels(tiles, engine):
+    vectors, textures = expected_rows(tiles, engine)
+    for workers, size in ((1, 7), (2, 5)):
+        found = by_digest(embed(tiles, engine, workers=workers, size=size))
+        assert len(found) == 30
+        for tile, vector, texture in zip(tiles, vectors, textures, strict=True):
+            np.testing.assert_array_equal(found[tile.sha256][0], vector)
+            assert found[tile.sha256][1] == texture
+
+
+def test_progress_and_dispatch_are_told(tiles, engine):
+    dispatched, done = [], []
+    results = embed(tiles, engine, on_dispatch=dispatched.append, on_progress=done.append)
+    assert sum(done) == 30
+    assert sorted(window.number for window in dispatched) == sorted(
+        result.window.number for result in results
+    )
+    assert len(set(dispatched)) == 6
+
+
+def test_windows_are_taken_only_as_there_is_room(tiles, engine):
+    taken = []
+
+    def lazily():
+        for window in windows_of(tiles, 1):
+            taken.append(window.number)
+            yield window
+
+    batcher = LocalDescriptorBatcher(workers=1)
+    results = batcher.embed(lazily(), engine=engine, preprocessing=PREPROCESSING)
+    assert taken == []
+    for finished, _ in enumerate(results, start=1):
+        assert len(taken) <= finished + 2
+    assert len(taken) == 6
+
+
+def test_no_windows_start_no_worker(engine):
+    missing = replace(engine, path="/nowhere")
+    assert embed([], missing) == []
+
+
+def test_bad_tiles_cost_only_themselves(tiles, engine, tmp_path):
+    (tmp_path / "3.tile").write_bytes(picture(99))
+    (tmp_path / "11.tile").unlink()
+    junk = b"not an image at all"
+    (tmp_path / "17.tile").write_bytes(junk)
+    tiles[17] = replace(tiles[17], sha256=hashlib.sha256(junk).hexdigest())
+    results = embed(tiles, engine)
+    bad = {each.tile.place: each for result in results for each in result.bad}
+    assert set(bad) == {tiles[number].place for number in (3, 11, 17)}
+    changed = bad[tiles[3].place]
+    assert changed.kind == ErrorKind.SOURCE_CHANGED
+    assert tiles[3].sha256 in changed.message
+    assert hashlib.sha256(picture(99)).hexdigest() in changed.message
+    assert bad[tiles[11].place].kind == ErrorKind.SOURCE_CHANGED
+    assert bad[tiles[17].place].kind == ErrorKind.BAD_TILE
+    found = by_digest(results)
+    good = [tile for number, tile in enumerate(tiles) if number not in {3, 11, 17}]
+    vectors, _ = expected_rows(good, engine)
+    assert len(found) == 27
+    for tile, vector in zip(good, vectors, strict=True):
+        np.testing.assert_array_equal(found[tile.sha256][0], vector)
+
+
+def test_a_descriptor_that_is_not_finite_is_a_bad_tile(tiles, engine):
+    overflowing = Preprocessing(size=(32, 32), std=(1e-38, 1e-38, 1e-38))
+    batcher = LocalDescriptorBatcher(workers=1)
+    results = list(batcher.embed(windows_of(tiles[:5]), engine=engine, preprocessing=overflowing))
+    assert {each.kind for result in results for each in result.bad} == {ErrorKind.BAD_VECTORS}
+    assert sum(len(result.bad) + len(result.tiles) for result in results) == 5
+
+
+def doomed(tile, flag, end):
+    return replace(tile, locator=("mortal", tile.locator[1], str(flag), end))
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGSEGV", "memory", "hang"])
+@pytest.mark.usefixtures("mortal")
+def test_a_worker_that_dies_once_costs_a_retry_with_fewer_workers(tiles, engine, tmp_path, end):
+    flag = tmp_path / "dies once"
+    flag.touch()
+    tiles[12] = doomed(tiles[12], flag, end)
+    retries, dispatched = [], []
+    results = embed(
+        tiles,
+        engine,
+        on_retry=retries.append,
+        on_dispatch=dispatched.append,
+        timeout_s=2 if end == "hang" else None,
+    )
+    plain = [replace(tile, locator=("file", tile.locator[1])) for tile in tiles]
+    vectors, _ = expected_rows(plain, engine)
+    found = by_digest(results)
+    assert len(results) == len(dispatched) == 6
+    for tile, vector in zip(tiles, vectors, strict=True):
+        np.testing.assert_array_equal(found[tile.sha256][0], vector)
+    (retry,) = retries
+    assert (retry.window.number, retry.attempt, retry.workers) == (2, 1, 1)
+    words = {"SIGKILL": "SIGKILL", "SIGSEGV": "SIGSEGV", "memory": "out of memory", "hang": "within 2 s"}
+    assert words[end] in retry.why
+
+
+@pytest.mark.usefixtures("mortal")
+def test_a_window_that_always_kills_is_named(tiles, engine):
+    tiles[12] = doomed(tiles[12], "always", "SIGSEGV")
+    retries = []
+    with pytest.raises(EmbedError, match=r"window 2 \(cells 12/2/0, 5 tiles\).*SIGSEGV") as caught:
+        embed(tiles, engine, on_retry=retries.append)
+    assert caught.value.kind is ErrorKind.WORKER_DIED
+    assert "Fatal Python error: Segmentation fault" in caught.value.message
+    assert [retry.workers for retry in retries] == [1] * ATTEMPTS_ALONE
+
+
+def test_a_worker_killed_from_outside_costs_a_retry(tiles, engine, monkeypatch):
+    pools = []
+
+    class Watched(__import__("pipeline.children").children.WorkerPool):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            pools.append(self)
+
+    monkeypatch.setattr("pipeline.descriptors.WorkerPool", Watched)
+    retries = []
+    batcher = LocalDescriptorBatcher(workers=2)
+    results = batcher.embed(
+        windows_of(tiles, 1), engine=engine, preprocessing=PREPROCESSING, on_retry=retries.append
+    )
+    collected = [next(results)]
+    os.kill(pools[0].pids[0], signal.SIGKILL)
+    collected.extend(results)
+    assert len(by_digest(collected)) == 30
+    assert len(collected) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"sha256": "00" * 32}, "SHA-256 0000.*found"),
+        ({"version": "0.1"}, r"expected onnxruntime 0\.1"),
+        ({"path": "/nowhere"}, "No such file"),
+        ({"batch": 8}, "batch of 8"),
+    ],
+)
+def test_an_engine_that_does_not_load_fails_at_once(tiles, engine, change, complaint):
+    retries = []
+    with pytest.raises(EmbedError, match=complaint) as caught:
+        embed(tiles, replace(engine, **change), on_retry=retries.append)
+    assert caught.value.kind is ErrorKind.EMBED_FAILED
+    assert retries == []
+
+
+def test_another_number_of_dimensions_is_refused(tiles, engine):
+    with pytest.raises(EmbedError, match=r"\[5, 17\], found \[5, 16\]") as caught:
+        embed(tiles, replace(engine, dimensions=17))
+    assert caught.value.kind is ErrorKind.BAD_VECTORS
+
+
+def test_preprocessing_of_another_size_fails_with_the_reason(tiles, engine):
+    batcher = LocalDescriptorBatcher(workers=1)
+    with pytest.raises(EmbedError, match=r"samples of \[3, 32, 32\].*found \[3, 16, 16\]"):
+        list(batcher.embed(windows_of(tiles), engine=engine, preprocessing=Preprocessing(size=(16, 16))))
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ValueError, match="at least 1 worker"):
+        LocalDescriptorBatcher(workers=0)

@@ -1,0 +1,349 @@
+"""The ONNX Runtime backend and the reading of ONNX files, on real networks and broken ones."""
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from onnx.external_data_helper import set_external_data
+
+from pipeline.engines.golden import batch_invariance, golden_images, golden_inputs, parity
+from pipeline.engines.onnx_file import inspect_onnx, onnx_digest, read_onnx
+from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.port import EngineJob
+from pipeline.errors import CompileError, ErrorKind
+from store.canonical import encode
+from store.runtime import load_engine
+from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network
+
+SAMPLE = (3, 64, 64)
+
+
+@pytest.fixture
+def job(tmp_path):
+    path = tmp_path / "toy.onnx"
+    path.write_bytes(toy_network().SerializeToString())
+    return job_of(path)
+
+
+def job_of(path, **fields):
+    settings = {
+        "model": "toy",
+        "role": "descriptor",
+        "onnx": path,
+        "onnx_sha256": onnx_digest(path),
+        "input": "input",
+        "output": "descriptor",
+        "sample_shape": SAMPLE,
+        "target": "cpu",
+    } | fields
+    return EngineJob(**settings)
+
+
+def load(engine, *, batch=8):
+    version = OnnxRuntimeCompiler().version
+    return load_engine(
+        engine.path.read_bytes(),
+        backend="onnxruntime",
+        version=version,
+        input=engine.signature.input,
+        output=engine.signature.output,
+        batch=batch,
+    )
+
+
+def reference(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda samples: session.run(["descriptor"], {"input": samples})[0]
+
+
+def test_an_engine_is_compiled_runs_and_agrees_with_its_network(job, tmp_path):
+    seen = []
+    engine = OnnxRuntimeCompiler().compile(job, scratch=tmp_path, on_progress=seen.append)
+    assert engine.signature.input_shape == (8, *SAMPLE)
+    assert engine.signature.output_shape == (8, DIMENSIONS)
+    assert engine.signature.dimensions == DIMENSIONS
+    assert [step["done"] for step in seen] == [0, 1, 2, 3]
+    run = load(engine).run
+    inputs = golden_inputs((11, *SAMPLE))
+    assert parity(run, reference(job.onnx), inputs) > 0.999999
+    assert batch_invariance(run, inputs) == 0
+
+
+def test_two_compiles_give_the_same_bytes(job, tmp_path):
+    digests = set()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        engine = OnnxRuntimeCompiler().compile(job, scratch=tmp_path / name)
+        digests.add(hashlib.sha256(engine.path.read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_batch_is_the_one_asked_for(tmp_path, batch):
+    path = tmp_path / "fixed.onnx"
+    path.write_bytes(toy_network(batch=batch).SerializeToString())
+    engine = OnnxRuntimeCompiler().compile(job_of(path, batch=batch), scratch=tmp_path)
+    assert engine.signature.input_shape == (batch, *SAMPLE)
+    assert load(engine, batch=batch).run(golden_inputs((5, *SAMPLE))).shape == (5, DIMENSIONS)
+
+
+def test_open_sizes_are_fixed_and_other_outputs_are_left_out(tmp_path):
+    path = tmp_path / "open.onnx"
+    path.write_bytes(toy_network(size=("h", None), extra_output=True).SerializeToString())
+    engine = OnnxRuntimeCompiler().compile(job_of(path, sample_shape=(3, 48, 32)), scratch=tmp_path)
+    assert engine.signature.input_shape == (8, 3, 48, 32)
+    assert [value.name for value in onnx.load(engine.path).graph.output] == ["descriptor"]
+
+
+def test_a_fixed_batch_other_than_the_one_asked_for_is_refused(tmp_path):
+    path = tmp_path / "fixed.onnx"
+    path.write_bytes(toy_network(batch=1).SerializeToString())
+    with pytest.raises(CompileError, match=r"batch of 8, found 1.*engine.batch = 1") as caught:
+        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.BAD_MODEL
+
+
+def test_an_auxiliary_network_is_compiled_as_it_is(tmp_path):
+    path = tmp_path / "aux.onnx"
+    path.write_bytes(toy_network(rank_out=4, size=(None, None), channels=1).SerializeToString())
+    engine = OnnxRuntimeCompiler().compile(job_of(path, role="auxiliary", sample_shape=()), scratch=tmp_path)
+    assert engine.signature.input_shape == (-1, 1, -1, -1)
+
+
+def test_the_key_names_what_matters_and_no_path(job, tmp_path):
+    compiler = OnnxRuntimeCompiler()
+    key = compiler.key_components(job)
+    encode(key)
+    assert str(tmp_path) not in repr(key)
+    assert key["onnx"] == hashlib.sha256(job.onnx.read_bytes()).hexdigest()
+    elsewhere = replace(
+        job, onnx=Path("/other/name.onnx"), timeout_s=1.0, workspace_mb=5, tf32=True, model="renamed"
+    )
+    assert compiler.key_components(elsewhere) == key
+    for field, value in {
+        "batch": 4,
+        "output": "relu",
+        "sample_shape": (3, 32, 32),
+        "onnx_sha256": "00" * 32,
+    }.items():
+        assert compiler.key_components(replace(job, **{field: value})) != key
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_not_offered(job, tmp_path, precision):
+    job = replace(job, precision=precision)
+    with pytest.raises(CompileError, match=f"fp32.*found '{precision}'"):
+        OnnxRuntimeCompiler().key_components(job)
+    with pytest.raises(CompileError, match=f"fp32.*found '{precision}'"):
+        OnnxRuntimeCompiler().compile(job, scratch=tmp_path)
+
+
+def test_the_only_target_is_the_cpu():
+    assert OnnxRuntimeCompiler().target(None) == OnnxRuntimeCompiler().target("cpu") == "cpu"
+    with pytest.raises(CompileError, match=r"'cpu'.*found 'sm_87'"):
+        OnnxRuntimeCompiler().target("sm_87")
+
+
+def test_a_network_that_changed_after_it_was_hashed_is_refused(job, tmp_path):
+    job.onnx.write_bytes(toy_network(seed=1).SerializeToString())
+    with pytest.raises(CompileError, match=f"SHA-256 {job.onnx_sha256}, found .*changed"):
+        OnnxRuntimeCompiler().compile(job, scratch=tmp_path)
+
+
+def test_an_operator_that_nobody_knows_is_a_failed_compile(tmp_path):
+    model = toy_network()
+    model.graph.node[1].op_type = "NetVLAD"
+    path = tmp_path / "unknown.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CompileError, match="NetVLAD") as caught:
+        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.COMPILE_FAILED
+
+
+def test_a_network_that_gives_infinities_is_refused(tmp_path):
+    model = toy_network()
+    weights = model.graph.initializer[0]
+    weights.raw_data = np.full((DIMENSIONS, 3, 3, 3), 3e38, np.float32).tobytes()
+    path = tmp_path / "huge.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CompileError, match="finite descriptors"):
+        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+
+
+def test_a_compile_that_takes_too_long_is_a_timeout(job, tmp_path):
+    with pytest.raises(CompileError, match=r"within 0.01 s.*timeout_s") as caught:
+        OnnxRuntimeCompiler().compile(replace(job, timeout_s=0.01), scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.COMPILE_TIMEOUT
+
+
+def refusal(model, **options):
+    with pytest.raises(CompileError) as caught:
+        inspect_onnx(model if isinstance(model, bytes) else model.SerializeToString(), **options)
+    assert caught.value.kind is ErrorKind.BAD_MODEL
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_inspection_tells_what_a_network_takes_and_gives():
+    signature = inspect_onnx(toy_network().SerializeToString())
+    assert (signature.input.name, signature.input.shape) == ("input", ("N", 3, 64, 64))
+    assert (signature.output.name, signature.output.shape) == ("descriptor", ("N", DIMENSIONS))
+    assert signature.fixed_batch() is None
+    assert inspect_onnx(toy_network(batch=4).SerializeToString()).fixed_batch() == 4
+
+
+def test_networks_of_another_shape_are_refused_with_a_reason():
+    assert "[N,D], found 'descriptor' float [N, 16, 1, 1]" in refusal(toy_network(rank_out=4))
+    assert "3 channels, found 'input' float [N, 1, 64, 64]" in refusal(toy_network(channels=1))
+    flat = toy_network()
+    del flat.graph.input[0].type.tensor_type.shape.dim[0]
+    assert "[N,3,H,W]" in refusal(flat)
+    integers = toy_network()
+    integers.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    assert "found 'input' uint8" in refusal(integers)
+
+
+def test_several_outputs_need_a_choice():
+    model = toy_network(extra_output=True)
+    assert "expected one output" in refusal(model)
+    assert "expected an output called 'vector'" in refusal(model, output="vector")
+    assert inspect_onnx(model.SerializeToString(), output="descriptor").output.name == "descriptor"
+
+
+@pytest.mark.parametrize("length", [0, 1, 10, 200, 1500, -1])
+def test_a_truncated_network_is_refused(length):
+    assert "truncated" in refusal(toy_network().SerializeToString()[:length])
+
+
+@pytest.mark.parametrize("junk", [b"\x89PNG\r\n\x1a\n" * 9, b"PK\x03\x04" + bytes(60), b"{}", bytes(100)])
+def test_another_file_is_refused(junk):
+    refusal(junk)
+
+
+GOOD = toy_network().SerializeToString()
+
+
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_a_flipped_byte_is_refused_or_read(position, mask):
+    data = bytearray(GOOD)
+    data[position] ^= mask
+    try:
+        signature = inspect_onnx(bytes(data))
+    except CompileError:
+        return
+    assert len(signature.input.shape) == 4
+
+
+def with_external(folder, location="weights.bin", *, offset=0, length=None):
+    model = toy_network()
+    tensor = model.graph.initializer[0]
+    content = tensor.raw_data
+    set_external_data(tensor, location, offset=offset, length=len(content) if length is None else length)
+    tensor.ClearField("raw_data")
+    path = folder / "external.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path, content
+
+
+def test_external_weights_count_into_the_digest_and_are_compiled(job, tmp_path):
+    path, content = with_external(tmp_path, offset=64)
+    (tmp_path / "weights.bin").write_bytes(bytes(64) + content)
+    before = onnx_digest(path)
+    assert before != hashlib.sha256(path.read_bytes()).hexdigest()
+    engine = OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    (tmp_path / "inline").mkdir()
+    inline = OnnxRuntimeCompiler().compile(job, scratch=tmp_path / "inline")
+    assert engine.path.read_bytes() == inline.path.read_bytes()
+    (tmp_path / "weights.bin").write_bytes(bytes(63) + b"\1" + content)
+    assert onnx_digest(path) != before
+    with pytest.raises(CompileError, match="changed"):
+        read_onnx(path, expected_sha256=before)
+
+
+@pytest.mark.parametrize(
+    "location", ["../weights.bin", "/etc/passwd", "sub/weights.bin", "..", ".", "", "a\\b"]
+)
+def test_external_weights_elsewhere_are_refused(tmp_path, location):
+    path, _ = with_external(tmp_path, location)
+    with pytest.raises(CompileError, match="own folder"):
+        onnx_digest(path)
+
+
+def test_external_weights_through_a_link_or_missing_or_a_pipe_are_refused(tmp_path):
+    path, content = with_external(tmp_path)
+    with pytest.raises(CompileError, match="No such file"):
+        onnx_digest(path)
+    (tmp_path / "elsewhere.bin").write_bytes(content)
+    (tmp_path / "weights.bin").symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(CompileError, match="symbolic links"):
+        onnx_digest(path)
+    (tmp_path / "weights.bin").unlink()
+    os.mkfifo(tmp_path / "weights.bin")
+    with pytest.raises(CompileError, match="regular file"):
+        onnx_digest(path)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(10**9, 4), (0, 10**9), (-4, 4)])
+def test_external_weights_beyond_their_file_are_refused(tmp_path, offset, length):
+    path, content = with_external(tmp_path, offset=offset, length=length)
+    (tmp_path / "weights.bin").write_bytes(content)
+    with pytest.raises(CompileError, match="within the"):
+        read_onnx(path, expected_sha256=onnx_digest(path))
+
+
+def test_external_data_of_nested_graphs_is_found(tmp_path):
+    path, _ = with_external(tmp_path)
+    inner = onnx.load(path, load_external_data=False).graph
+    outer = toy_network()
+    outer.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner, else_branch=inner))
+    assert inspect_onnx(outer.SerializeToString()).external == ("weights.bin",)
+
+
+def test_golden_images_never_change():
+    images = golden_images(2, 40, 56, seed=7)
+    assert images.shape == (2, 40, 56, 3)
+    assert (
+        hashlib.sha256(images.tobytes()).hexdigest()
+        == "fa64ef1ec9e9326d4b68b3619b222763c943fbf42e7a9ac38db7d62595f209db"
+    )
+    assert images.std() > 20
+    np.testing.assert_array_equal(
+        golden_inputs((2, 3, 40, 56), seed=7), images.transpose(0, 3, 1, 2).astype(np.float32)
+    )
+    np.testing.assert_array_equal(golden_inputs((2, 40, 56, 3), seed=7), images.astype(np.float32))
+    other = golden_inputs((4, 9))
+    assert other.dtype == np.float32
+    assert len(np.unique(other)) > 10
+
+
+def rows(*values):
+    return lambda _: np.array(values, np.float32)
+
+
+def test_parity_is_the_worst_cosine():
+    ones = np.zeros((2, 1), np.float32)
+    assert parity(rows([1, 0], [0, 2]), rows([5, 0], [0, 1]), ones) == 1.0
+    assert parity(rows([1, 0], [1, 0]), rows([1, 0], [0, 1]), ones) == 0.0
+    assert parity(rows([0, 0], [1, 0]), rows([0, 0], [1, 0]), ones) == 1.0
+    assert parity(rows([0, 0], [1, 0]), rows([1, 0], [1, 0]), ones) == -1.0
+    assert parity(rows([np.nan, 0], [1, 0]), rows([1, 0], [1, 0]), ones) == -1.0
+    assert parity(rows([1, 0]), rows([1, 0], [1, 0]), ones) == -1.0
+
+
+def test_a_network_that_minds_its_neighbours_is_found_out(tmp_path):
+    path = tmp_path / "coupled.onnx"
+    path.write_bytes(batch_coupled_network().SerializeToString())
+    inputs = golden_inputs((3, *SAMPLE))
+    engine = OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    assert batch_invariance(load(engine).run, inputs) > 0.01
+    alone = OnnxRuntimeCompiler().compile(job_of(path, batch=1), scratch=tmp_path)
+    assert batch_invariance(load(alone, batch=1).run, inputs) == 0

@@ -1,0 +1,234 @@
+"""The index builder: equal blocks give equal bytes, whatever the threads and wherever blocks end."""
+
+import hashlib
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import EmbedError, ErrorKind
+from pipeline.index import (
+    FLAT_BELOW,
+    FaissIndexBuilder,
+    IndexPlan,
+    chunk_rows,
+    faiss_distribution,
+    resolve,
+)
+from pipeline.request import IndexKind, IndexOptions, Storage
+from store.blocks import Block, descriptor_ids
+from store.runtime import load_index
+
+ZOOM = 12
+
+
+def make_blocks(count, dimensions, *, per_cell=256, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((count, dimensions)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    out = []
+    for number, start in enumerate(range(0, count, per_cell)):
+        cell_x, cell_y = divmod(number, 64)
+        rows = min(per_cell, count - start)
+        offsets = np.arange(rows)
+        ids = descriptor_ids(np.full(rows, ZOOM), cell_x * 16 + offsets // 16, cell_y * 16 + offsets % 16)
+        out.append(
+            Block(
+                zoom=ZOOM,
+                cell_x=cell_x,
+                cell_y=cell_y,
+                dimensions=dimensions,
+                ids=ids,
+                digests=np.zeros((rows, 32), np.uint8),
+                vectors=vectors[start : start + rows],
+                texture=np.ones(rows, np.float32),
+            )
+        )
+    return out
+
+
+def plan_for(kind, count, dimensions, **options):
+    return resolve(IndexOptions(kind=IndexKind(kind), **options), count=count, dimensions=dimensions)
+
+
+@contextmanager
+def unnamed_file(folder):
+    descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def build(blocks, plan, folder, *, count=None, threads=1, on_progress=None):
+    dimensions = blocks[0].dimensions
+    faiss.omp_set_num_threads(threads)
+    try:
+        with unnamed_file(folder) as path:
+            total = sum(block.rows for block in blocks) if count is None else count
+            facts = FaissIndexBuilder().build(
+                blocks, total, dimensions, plan, fd_path=path, on_progress=on_progress
+            )
+            return facts, Path(path).read_bytes()
+    finally:
+        faiss.omp_set_num_threads(1)
+
+
+@pytest.mark.parametrize("storage", list(Storage))
+@pytest.mark.parametrize(("kind", "count"), [("flat", 700), ("hnsw", 3000)])
+def test_bytes_do_not_depend_on_threads_and_every_row_finds_itself(tmp_path, kind, storage, count):
+    blocks = make_blocks(count, 24)
+    plan = plan_for(kind, count, 24, storage=storage)
+    built = [build(blocks, plan, tmp_path, threads=threads) for threads in (1, 2, 1)]
+    assert len({hashlib.sha256(data).hexdigest() for _, data in built}) == 1
+    facts, data = built[0]
+    assert (facts.ntotal, facts.dimensions, facts.metric) == (count, 24, "ip")
+    index = load_index(data, kind=kind, dimensions=24, ntotal=count)
+    vectors = np.concatenate([block.vectors for block in blocks])
+    ids = np.concatenate([block.ids for block in blocks]).astype(np.int64)
+    scores, found = index.search(vectors, 1)
+    assert (found[:, 0] == ids).mean() >= (1.0 if kind == "flat" else 0.99)
+    assert np.abs(scores[found[:, 0] == ids] - 1).max() < 2e-3
+
+
+def test_a_graph_is_not_the_work_of_its_block_sizes(tmp_path):
+    # Two ways to cut the same rows: ids stay in the same order, chunks fall where the builder puts them.
+    small, large = make_blocks(600, 8, per_cell=30), make_blocks(600, 8, per_cell=200)
+    for blocks in (small, large):
+        for block, start in zip(blocks, np.cumsum([0, *(b.rows for b in blocks)]), strict=False):
+            object.__setattr__(block, "ids", np.arange(start, start + block.rows, dtype=np.uint64))
+    plan = plan_for("hnsw", 600, 8)
+    assert build(small, plan, tmp_path)[1] == build(large, plan, tmp_path)[1]
+
+
+def test_more_rows_than_one_chunk_equal_the_same_calls_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.index._CHUNK_ROWS", 100)
+    blocks = make_blocks(730, 12)
+    plan = plan_for("hnsw", 730, 12)
+    _, data = build(blocks, plan, tmp_path)
+    inner = faiss.IndexHNSWFlat(12, 32, faiss.METRIC_INNER_PRODUCT)
+    inner.hnsw.efConstruction, inner.hnsw.efSearch = 40, 64
+    expected = faiss.IndexIDMap2(inner)
+    vectors = np.concatenate([block.vectors for block in blocks])
+    ids = np.concatenate([block.ids for block in blocks]).astype(np.int64)
+    for start in range(0, 730, 100):
+        expected.add_with_ids(vectors[start : start + 100], ids[start : start + 100])
+    assert data == faiss.serialize_index(expected).tobytes()
+
+
+def test_ivf_pq_is_trained_the_same_way_each_time(tmp_path):
+    blocks = make_blocks(600, 16)
+    plan = plan_for("ivf-pq", 600, 16, m=4)
+    assert (plan.lists, plan.nprobe, plan.m) == (8, 8, 4)
+    first, second = (build(blocks, plan, tmp_path, threads=threads)[1] for threads in (1, 2))
+    assert first == second
+    index = load_index(first, kind="ivf-pq", dimensions=16, ntotal=600)
+    _, found = index.search(blocks[0].vectors, 10)
+    ids = blocks[0].ids.astype(np.int64)
+    assert (found == ids[:, None]).any(axis=1).mean() > 0.9
+
+
+def test_progress_reaches_the_count(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.index._CHUNK_ROWS", 250)
+    seen = []
+    build(
+        make_blocks(600, 4), plan_for("flat", 600, 4), tmp_path, on_progress=lambda *each: seen.append(each)
+    )
+    assert seen == [(250, 600), (500, 600), (600, 600)]
+
+
+def refusal(folder, blocks, plan, **options):
+    with pytest.raises(EmbedError) as caught:
+        build(blocks, plan, folder, **options)
+    assert caught.value.kind is ErrorKind.INDEX_FAILED
+    return caught.value.message
+
+
+def test_blocks_that_would_make_a_wrong_index_are_refused(tmp_path):
+    blocks = make_blocks(600, 4)
+    plan = plan_for("flat", 600, 4)
+    assert "ascending order of their cells" in refusal(tmp_path, [blocks[1], blocks[0]], plan)
+    assert "ascending order of their cells" in refusal(tmp_path, [blocks[0], blocks[0]], plan)
+    assert "expected 601 rows in the blocks, found 600" in refusal(tmp_path, blocks, plan, count=601)
+    assert "numbers, found 5" in refusal(tmp_path, [blocks[0], make_blocks(600, 5)[1]], plan)
+    twice = make_blocks(4, 4)
+    object.__setattr__(twice[0], "ids", twice[0].ids[[0, 1, 1, 2]])
+    assert "without repetition" in refusal(tmp_path, twice, plan)
+
+
+def test_training_needs_blocks_that_can_be_read_twice(tmp_path):
+    blocks = make_blocks(600, 16)
+    plan = plan_for("ivf-pq", 600, 16)
+    with unnamed_file(tmp_path) as path, pytest.raises(EmbedError, match="read twice"):
+        FaissIndexBuilder().build(iter(blocks), 600, 16, plan, fd_path=path)
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
+    blocks = make_blocks(10, 4)
+    with pytest.raises(EmbedError, match="could not open"):
+        FaissIndexBuilder().build(
+            blocks, 10, 4, plan_for("flat", 10, 4), fd_path=str(tmp_path / "no" / "index")
+        )
+
+
+def test_an_empty_index_has_a_form(tmp_path):
+    with unnamed_file(tmp_path) as path:
+        facts = FaissIndexBuilder().build([], 0, 4, plan_for("auto", 0, 4), fd_path=path)
+        index = load_index(path, kind="flat", dimensions=4, ntotal=0)
+        _, ids = index.search(np.ones((1, 4), np.float32), 2)
+    assert facts.ntotal == 0
+    assert ids.tolist() == [[-1, -1]]
+
+
+def test_auto_is_flat_for_few_and_a_graph_for_many():
+    assert plan_for("auto", FLAT_BELOW - 1, 8) == IndexPlan(kind=IndexKind.FLAT, storage=Storage.FP32)
+    assert plan_for("auto", FLAT_BELOW, 8) == IndexPlan(
+        kind=IndexKind.HNSW, storage=Storage.FP32, m=32, ef=64
+    )
+    assert plan_for("hnsw", 5, 8, m=16, ef=99).to_document() == {
+        "kind": "hnsw",
+        "metric": "ip",
+        "storage": "fp32",
+        "m": 16,
+        "ef": 99,
+        "ef_construction": 40,
+        "lists": 0,
+        "nprobe": 0,
+    }
+
+
+def test_ivf_pq_refuses_what_cannot_be_trained():
+    with pytest.raises(EmbedError, match=r"at least 256 tiles.*found 255"):
+        plan_for("ivf-pq", 255, 16)
+    with pytest.raises(EmbedError, match=r"divide the 10 dimensions.*found 4.*\[1, 2, 5, 10\]"):
+        plan_for("ivf-pq", 1000, 10, m=4)
+
+
+@given(st.integers(256, 10**7), st.integers(1, 50_000))
+def test_every_ivf_pq_plan_can_be_built(count, dimensions):
+    plan = plan_for("ivf-pq", count, dimensions)
+    assert dimensions % plan.m == 0
+    assert 1 <= plan.nprobe <= plan.lists <= count // 64 + 1
+
+
+@given(st.integers(1, 65_536))
+def test_a_chunk_is_bounded(dimensions):
+    rows = chunk_rows(dimensions)
+    assert 1 <= rows <= 16_384
+    assert rows * dimensions * 4 <= 64 << 20
+
+
+def test_exactly_one_distribution_of_faiss_is_accepted():
+    assert faiss_distribution([("numpy", "2"), ("faiss-cpu", "1.15.1")]) == ("faiss-cpu", "1.15.1")
+    # The same folder can be on the path twice.
+    assert faiss_distribution([("faiss-cpu", "1.15.1")] * 2) == ("faiss-cpu", "1.15.1")
+    with pytest.raises(EmbedError, match="found none"):
+        faiss_distribution([("numpy", "2")])
+    with pytest.raises(EmbedError, match=r"faiss-cpu 1.15.1 and faiss-gpu 1.15.1.*pip uninstall"):
+        faiss_distribution([("faiss-gpu", "1.15.1"), ("faiss-cpu", "1.15.1")])
+    assert FaissIndexBuilder().version == faiss.__version__

@@ -1,0 +1,314 @@
+"""The embedded descriptor: pinned bytes, no influence between rows, no heading, and no file but its own."""
+
+import hashlib
+import math
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pipeline import place
+from pipeline.errors import CompileError, ErrorKind
+from tools.terrain import CONDITIONS, random_view, terrain, view
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+
+def session(model, threads=1):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return place.place_model()
+
+
+@pytest.fixture(scope="module")
+def network(model):
+    return session(model)
+
+
+@pytest.fixture(scope="module")
+def mosaic():
+    return terrain(2048, 11)
+
+
+@pytest.fixture(scope="module")
+def tiles(mosaic):
+    cut = [mosaic[y : y + 256, x : x + 256] for y in range(256, 1792, 256) for x in range(256, 1792, 256)]
+    return np.stack(cut)
+
+
+def embed(network, pictures, batch=8):
+    samples = np.stack(list(pictures)).transpose(0, 3, 1, 2).astype(np.float32)
+    rows = [network.run(None, {"input": samples[i : i + batch]})[0] for i in range(0, len(samples), batch)]
+    return np.concatenate(rows)
+
+
+class TestModel:
+    def test_bytes_are_the_pinned_ones_every_time(self, model):
+        assert hashlib.sha256(model).hexdigest() == place.PLACE_MODEL_SHA256
+        assert place.place_model() == model
+
+    def test_another_process_with_other_hashing_makes_the_same_bytes(self, model):
+        program = "import hashlib,pipeline.place as p; print(hashlib.sha256(p.place_model()).hexdigest())"
+        made = subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert made.stdout.strip() == hashlib.sha256(model).hexdigest()
+
+    def test_the_interface_is_the_promised_one(self, network):
+        (given_input,), (output,) = network.get_inputs(), network.get_outputs()
+        assert (given_input.name, given_input.type, given_input.shape) == (
+            place.PLACE_INPUT,
+            "tensor(float)",
+            ["N", 3, *place.PLACE_SIZE],
+        )
+        assert (output.name, output.type, output.shape) == (
+            place.PLACE_OUTPUT,
+            "tensor(float)",
+            ["N", place.PLACE_DIMENSIONS],
+        )
+
+    def test_only_operators_that_every_backend_has(self, model):
+        import onnx
+
+        graph = onnx.load_from_string(model)
+        assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 17)]
+        assert {node.op_type for node in graph.graph.node} <= {
+            *("Add", "AveragePool", "Concat", "Conv", "Div", "Flatten", "Gather", "Identity", "MatMul", "Mul"),
+            *("ReduceSum", "Reshape", "Resize", "Slice", "Sqrt", "Sub"),
+        }
+        floats = [onnx.numpy_helper.to_array(table) for table in graph.graph.initializer]
+        assert all(np.isfinite(table).all() for table in floats)
+
+    def test_last_bit_differences_of_the_tables_change_no_byte(self, model, monkeypatch):
+        exact = place._dyadic
+        for away in (-np.inf, np.inf):
+            monkeypatch.setattr(place, "_dyadic", lambda values, away=away: exact(np.nextafter(values, away)))
+            assert place._serialised(place.decode_whitening(place._WHITENING.read_bytes())) == model
+
+    @given(
+        hnp.arrays(
+            np.float64,
+            hnp.array_shapes(max_dims=2, max_side=6),
+            elements=st.floats(-4, 4, allow_subnormal=False),
+        ).filter(np.any)
+    )
+    def test_rounded_tables_are_exact_in_float32_and_close(self, values):
+        rounded = place._dyadic(values)
+        largest = np.abs(values).max()
+        assert np.abs(rounded - values).max() <= largest * 2.0**-19
+        grid = 2.0 ** (math.frexp(largest)[1] - 20)
+        assert np.all(rounded / grid == np.rint(rounded / grid))
+        assert not np.signbit(rounded[rounded == 0]).any()
+
+
+class TestRows:
+    def test_unit_length(self, network, tiles):
+        assert np.abs(np.linalg.norm(embed(network, tiles), axis=1) - 1).max() < 1e-5
+
+    @pytest.mark.parametrize("batch", [1, 2, 3, 8, 32])
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_a_row_is_bit_identical_whatever_the_batch_and_threads(self, model, network, tiles, batch, threads):
+        expected = embed(network, tiles[:32], batch=8)
+        assert np.array_equal(embed(session(model, threads), tiles[:32], batch=batch), expected)
+
+    def test_a_row_is_bit_identical_whatever_its_neighbours_and_padding(self, network, tiles):
+        expected = embed(network, tiles[:5], batch=5)
+        zeros = np.zeros_like(tiles[:3])
+        assert np.array_equal(embed(network, np.concatenate([tiles[:5], zeros]))[:5], expected)
+        assert np.array_equal(embed(network, np.concatenate([zeros, tiles[:5]]))[3:], expected)
+        assert np.array_equal(embed(network, tiles[4::-1], batch=5)[::-1], expected)
+
+    def test_featureless_and_wild_tiles_give_finite_unit_rows(self, network):
+        rng = np.random.default_rng(1)
+        checks = np.indices((256, 256)).sum(0) % 2 * 255
+        pictures = [
+            *(np.full((256, 256, 3), level) for level in (0, 1, 128, 255)),
+            np.stack([checks] * 3, -1),
+            np.where(np.arange(256)[:, None, None] < 128, 0, 255) * np.ones((256, 256, 3)),
+            rng.integers(0, 256, (256, 256, 3)),
+            np.eye(256)[..., None] * np.full(3, 255),
+        ]
+        rows = embed(network, pictures)
+        assert np.isfinite(rows).all()
+        assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-5
+
+    @settings(max_examples=15, deadline=None)
+    @given(st.integers(0, 2**32), st.floats(0, 255), st.floats(0, 60))
+    def test_noise_of_any_strength_gives_finite_unit_rows(self, network, seed, level, strength):
+        noise = np.random.default_rng(seed).normal(level, strength, (1, 256, 256, 3))
+        row = embed(network, np.clip(noise, 0, 255))
+        assert np.isfinite(row).all()
+        assert abs(np.linalg.norm(row) - 1) < 1e-5
+
+
+class TestPlaces:
+    def test_a_turned_picture_resembles_its_tile_far_more_than_any_other(self, network, mosaic, tiles):
+        rows = embed(network, tiles[:6])
+        for turn in range(0, 360, 15):
+            seen = embed(network, [view(mosaic, (384, 384), heading_deg=turn, rng=np.random.default_rng(0))])
+            scores = (seen @ rows.T)[0]
+            assert scores[0] > 0.8
+            assert scores[1:].max() < 0.5
+
+    def test_light_is_no_matter(self, network, tiles):
+        dark = 20 + tiles[:8].astype(np.float32) * 0.5
+        alike = (embed(network, tiles[:8]) * embed(network, dark)).sum(1)
+        assert alike.min() > 0.95
+
+    @pytest.mark.parametrize(
+        ("kind", "least"), [("nominal", 0.97), ("hard", 0.85), ("rot360", 0.97), ("hard360", 0.85)]
+    )
+    def test_recall(self, network, mosaic, tiles, kind, least):
+        rng = np.random.default_rng(3)
+        centres = [(x + 128, y + 128) for y in range(256, 1792, 256) for x in range(256, 1792, 256)]
+        rows = embed(network, tiles)
+        seen = embed(network, [random_view(mosaic, place_, CONDITIONS[kind], rng=rng) for place_ in centres])
+        assert np.mean((seen @ rows.T).argmax(1) == np.arange(len(rows))) >= least
+
+    def test_whitening_beats_the_bare_features(self, network, mosaic, tiles):
+        rng = np.random.default_rng(4)
+        bare = session(place.feature_model())
+        centres = [(x + 128, y + 128) for y in range(256, 1792, 256) for x in range(256, 1792, 256)]
+        pictures = [random_view(mosaic, place_, CONDITIONS["hard360"], rng=rng) for place_ in centres]
+
+        def margin(net):
+            rows, seen = (embed(net, group) for group in (tiles, pictures))
+            rows, seen = (group / np.linalg.norm(group, axis=1, keepdims=True) for group in (rows, seen))
+            scores = seen @ rows.T
+            own = scores.diagonal().copy()
+            np.fill_diagonal(scores, -1)
+            return np.mean(own - scores.max(1))
+
+        assert margin(network) > 2 * margin(bare)
+
+
+class TestDataFile:
+    def test_the_shipped_file_is_the_pinned_one(self):
+        data = place._WHITENING.read_bytes()
+        assert hashlib.sha256(data).hexdigest() == place.PLACE_WHITENING_SHA256
+        whitening = place.decode_whitening(data)
+        assert whitening.projection.shape == (place.PLACE_FEATURES, place.PLACE_DIMENSIONS)
+        assert place.encode_whitening(whitening) == data
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: data[:-1],
+            lambda data: data + b"\0",
+            lambda data: b"",
+            lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:],
+            lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        ],
+    )
+    def test_a_changed_file_is_refused_with_both_digests(self, tmp_path, damage):
+        file = tmp_path / "whitening.bin"
+        changed = damage(place._WHITENING.read_bytes())
+        file.write_bytes(changed)
+        with pytest.raises(CompileError, match=place.PLACE_WHITENING_SHA256) as caught:
+            place.place_model(file)
+        assert hashlib.sha256(changed).hexdigest() in str(caught.value)
+        assert caught.value.kind is ErrorKind.BAD_MODEL
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(CompileError, match="absent.bin") as caught:
+            place.place_model(tmp_path / "absent.bin")
+        assert caught.value.kind is ErrorKind.BAD_MODEL
+
+    @pytest.mark.parametrize(
+        ("data", "text"),
+        [
+            (b"", "begins with"),
+            (b"PNG" + bytes(80), "begins with"),
+            (struct.pack("<8sIII44x", b"C10WHITE", 2, 3, 2), "found 2"),
+            (struct.pack("<8sIII44x", b"C10WHITE", 1, 3, 2) + bytes(23), "expected 88 bytes .* found 87"),
+            (struct.pack("<8sIII44x", b"C10WHITE", 1, 2**31, 2**31), "found 64"),
+            (struct.pack("<8sIII44xfe", b"C10WHITE", 1, 1, 1, math.nan, 1.0), "finite"),
+            (struct.pack("<8sIII44xfe", b"C10WHITE", 1, 1, 1, 1.0, math.inf), "finite"),
+        ],
+    )
+    def test_bytes_that_are_no_whitening_are_refused(self, data, text):
+        with pytest.raises(CompileError, match=text):
+            place.decode_whitening(data)
+
+    @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32))
+    def test_a_whitening_survives_the_round_trip(self, features, dimensions, seed):
+        rng = np.random.default_rng(seed)
+        given_ = place.Whitening(
+            mean=rng.standard_normal(features).astype(np.float32),
+            projection=rng.standard_normal((features, dimensions)).astype(np.float16),
+        )
+        back = place.decode_whitening(place.encode_whitening(given_))
+        assert np.array_equal(back.mean, given_.mean)
+        assert np.array_equal(back.projection, given_.projection)
+
+    def test_a_model_of_other_bytes_is_refused(self, monkeypatch):
+        monkeypatch.setattr(place, "_CONTRAST_FLOOR", 0.02)
+        with pytest.raises(CompileError, match=place.PLACE_MODEL_SHA256):
+            place.place_model()
+
+
+def test_without_onnx_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(CompileError, match="pip install") as caught:
+        place.place_model()
+    assert caught.value.kind is ErrorKind.BACKEND_UNAVAILABLE
+
+
+def test_importing_needs_neither_onnx_nor_a_runtime():
+    program = "import sys,pipeline.place; print(sorted({'onnx','onnxruntime'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+class TestTexture:
+    @pytest.mark.parametrize("level", [0, 77, 255])
+    def test_a_uniform_tile_has_none(self, level):
+        assert place.texture_energy(np.full((256, 256, 3), level, dtype=np.uint8)) == 0
+
+    def test_sensor_noise_and_slow_gradients_stay_below_the_threshold(self):
+        rng = np.random.default_rng(2)
+        noisy = np.clip(np.rint(90 + rng.normal(0, 6, (256, 256, 3))), 0, 255).astype(np.uint8)
+        ramp = np.broadcast_to(np.linspace(80, 120, 256)[None, :, None], (256, 256, 3)).astype(np.uint8)
+        assert place.texture_energy(noisy) < place.FEATURELESS_BELOW
+        assert place.texture_energy(ramp) < place.FEATURELESS_BELOW
+
+    def test_ground_lies_well_above_the_threshold(self, tiles):
+        assert min(map(place.texture_energy, tiles)) > 2 * place.FEATURELESS_BELOW
+
+    @given(
+        hnp.arrays(np.uint8, st.tuples(st.integers(4, 80), st.integers(4, 80), st.just(3))),
+    )
+    def test_any_picture_gives_a_finite_score_that_inversion_does_not_change(self, picture):
+        score = place.texture_energy(picture)
+        assert 0 <= score <= 128
+        assert place.texture_energy(255 - picture) == pytest.approx(score, abs=1e-3)
+
+    def test_a_strided_view_scores_like_its_copy(self, mosaic):
+        cut = mosaic[10:266, 30:286]
+        assert place.texture_energy(cut) == place.texture_energy(cut.copy())
+
+    @pytest.mark.parametrize("shape", [(256, 256), (256, 256, 4), (3, 256, 3), (0, 0, 3)])
+    def test_another_shape_is_refused(self, shape):
+        with pytest.raises(ValueError, match="expected pixels"):
+            place.texture_energy(np.zeros(shape, dtype=np.uint8))

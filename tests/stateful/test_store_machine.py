@@ -1,0 +1,458 @@
+"""The store against a plain model: builds, failures, deaths, rollbacks, lost projections and lost journals.
+
+`SOAK` is how many histories are tried. Twelve keep the file quick; for a longer soak set the environment variable
+`C10_STORE_MACHINE` to a larger number of histories.
+"""
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from journal import Journal
+from store import rollback
+from store.artifacts import Artifacts
+from store.coverage import named_by
+from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
+from store.events import ArtifactRef, GenerationAccepted
+from store.facts import to_record
+from store.identity import build_identity
+from store.layout import Layout
+from store.manifest import parse, project
+from store.reader import ALLOW_UNSIGNED, FlightCache, _installed
+from store.rebuild import rebuild
+from store.recovery import Project
+from store.state import BuildStatus
+from store.testing import STEPS, FakeClock, Scenario, StopDeadError, play
+from store.transaction import Store
+from store.view import look
+
+SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
+HISTORY_STEPS = 20
+VERSION = _installed().get("onnxruntime", "1")
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+positions = st.sampled_from([(0, 0), (1, 0), (15, 15), (20, 3), (40, 40)])
+scenarios = st.builds(
+    Scenario,
+    flight=st.sampled_from(["f1", "f2"]),
+    engine=st.sampled_from(["n1", "n2"]),
+    tiles=st.dictionaries(positions, st.sampled_from("ab"), min_size=1, max_size=4),
+    version=st.just(VERSION),
+)
+steps = st.sampled_from(STEPS)
+
+
+class BesideClock(FakeClock):
+    """A clock that lets something happen, once, when it is looked at for the n-th time."""
+
+    due: Callable[[], None] | None = None
+    looks: int = 0
+
+    def wall_ns(self):
+        if self.due is not None:
+            self.looks -= 1
+            if self.looks <= 0:
+                due, self.due = self.due, None
+                due()
+        return super().wall_ns()
+
+
+class DyingStore(Store):
+    """A store whose process dies just before it writes a projection for the n-th time."""
+
+    lives = 0
+
+    def _write(self, folder, name, data):
+        if DyingStore.lives == 0:
+            raise StopDeadError(name)
+        DyingStore.lives -= 1
+        super()._write(folder, name, data)
+
+
+@dataclass
+class ModelBuild:
+    identity: str
+    status: str = "open"
+    parent: int | None = None
+
+
+@dataclass
+class Model:
+    """What the journal holds, as plain lists and maps."""
+
+    builds: list[ModelBuild] = field(default_factory=list)
+    generations: list[tuple[int, int | None]] = field(default_factory=list)
+    engines: set[str] = field(default_factory=set)
+    cells: dict[tuple[str, int, int], dict] = field(default_factory=dict)
+    indexes: set[tuple] = field(default_factory=set)
+    accepted: set[int] = field(default_factory=set)
+
+    @property
+    def head(self):
+        return self.generations[-1] if self.generations else None
+
+    def cost(self, scenario, until=""):
+        """Play the build: what it costs, and what is known afterwards. `until` is where it ends early."""
+        reached = STEPS.index(until) if until else len(STEPS)
+        compiled = embedded = indexed = 0
+        if scenario.engine not in self.engines:
+            if reached <= STEPS.index("engine"):
+                return compiled, embedded, indexed
+            compiled = 1
+            self.engines.add(scenario.engine)
+        if reached > STEPS.index("check"):
+            wanted = {}
+            for (x, y), content in scenario.tiles.items():
+                wanted.setdefault((scenario.engine, x >> 4, y >> 4), {})[x, y] = content
+            for cell, tiles in wanted.items():
+                if self.cells.get(cell) != tiles:
+                    embedded += len(tiles)
+                    self.cells[cell] = tiles
+        if reached > STEPS.index("cells"):
+            index = (scenario.engine, *sorted(scenario.tiles.items()))
+            indexed = index not in self.indexes
+            self.indexes.add(index)
+        return compiled, embedded, indexed
+
+    def ends_early(self, scenario, step):
+        """Whether a build that is told to end at this step gets there: a reused engine is not compiled."""
+        return step if step != "engine" or scenario.engine not in self.engines else ""
+
+
+class StoreMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="c10-store-"))
+        self.layout = Layout(self.folder / "cache")
+        self.clock = BesideClock()
+        self.model = Model()
+        self.durable = (
+            Model()
+        )  # what the segments hold: the model at the last commit whose segment is on disk
+        self.healed = Model()  # what they will hold after the next opening
+        self.manifests = {}  # generation -> bytes of every manifest that was ever visible
+        self.bodies = {}  # origin -> body digest as committed first
+        self.scenarios = {}
+        self.state = None
+
+    def teardown(self):
+        shutil.rmtree(self.folder)
+
+    @initialize()
+    def birth(self):
+        with self.opened() as store:
+            assert store.recovered == ()
+            assert store.state.head is None
+
+    def opened(self, cls=Store, lives=-1):
+        DyingStore.lives = lives
+        self.durable = self.healed  # opening writes the segments that are missing
+        for build in self.model.builds:  # what opening does to a build whose process died
+            if build.status == "open":
+                build.status = "abandoned"
+        return cls.open(self.layout, clock=self.clock, create=True, reserve_bytes=1 << 12)
+
+    def committed(self, origin, parent, *, segment=True):
+        self.model.generations.append((origin, parent))
+        self.healed = copy.deepcopy(self.model)
+        if segment:
+            self.durable = self.healed
+
+    def started(self, scenario):
+        identity = build_identity(scenario.inputs())
+        self.scenarios[identity] = scenario
+        self.model.builds.append(ModelBuild(identity))
+        return len(self.model.builds), self.model.builds[-1]
+
+    def build(self, store, scenario):
+        """Build without trouble."""
+        number, build = self.started(scenario)
+        expected = self.model.cost(scenario)
+        build.parent = self.model.head[0] if self.model.head else None
+        build.status = "committed"
+        shown, work = play(store, scenario)
+        assert (work.compiled, work.embedded, work.indexed) == expected
+        assert (shown.origin, shown.parent) == (number, build.parent)
+        return number, build
+
+    @rule(scenario=scenarios)
+    def builds(self, scenario):
+        with self.opened() as store:
+            number, build = self.build(store, scenario)
+            self.state = store.state.copy()
+        self.committed(number, build.parent)
+        assert build.identity not in self.state.undone
+
+    @precondition(lambda self: self.model.builds)
+    @rule(scenario=scenarios, looks=st.integers(1, 16))
+    def builds_while_somebody_accepts(self, scenario, looks):
+        generation = len(self.model.generations)
+        with self.opened() as store:
+
+            def accept():
+                accepted = GenerationAccepted(generation=generation, why="beside")
+                store.journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
+                self.model.accepted.add(generation)
+
+            self.clock.looks, self.clock.due = looks, accept
+            number, build = self.build(store, scenario)
+            self.clock.due = None
+            self.state = store.state.copy()
+        self.committed(number, build.parent)
+
+    @precondition(lambda self: self.model.generations)
+    @rule()
+    def builds_what_is_shown(self):
+        """Whatever was done for the build that is shown, and not superseded since, is not done again."""
+        identity = self.model.builds[self.model.head[0] - 1].identity
+        with self.opened() as store:
+            number, build = self.build(store, self.scenarios[identity])
+            self.state = store.state.copy()
+        self.committed(number, build.parent)
+
+    @rule(scenario=scenarios, step=steps)
+    def fails(self, scenario, step):
+        at = self.model.ends_early(scenario, step)
+        with self.opened() as store:
+            if not at:
+                self.builds_inside(store, scenario)
+                return
+            _, build = self.started(scenario)
+            expected = self.model.cost(scenario, at)
+            shown, work = play(store, replace(scenario, fail_at=step))
+            assert shown is None
+            assert (work.compiled, work.embedded, work.indexed) == expected
+            self.state = store.state.copy()
+        build.status = "failed"
+        last = self.state.builds[len(self.model.builds)]
+        assert (last.failure.step, last.failure.inputs) == (step, {"step": step})
+
+    def builds_inside(self, store, scenario):
+        number, build = self.build(store, scenario)
+        self.state = store.state.copy()
+        self.committed(number, build.parent)
+
+    @rule(scenario=scenarios, step=steps)
+    def dies_and_is_built_again(self, scenario, step):
+        at = self.model.ends_early(scenario, step)
+        with self.opened() as store:
+            if not at:
+                self.builds_inside(store, scenario)
+                return
+            self.started(scenario)
+            self.model.cost(scenario, at)
+            with pytest.raises(StopDeadError):
+                play(store, replace(scenario, die_at=step))
+        left = look(self.layout).state
+        assert left.open_build == len(self.model.builds)
+        self.check()
+        with self.opened() as store:
+            assert left.open_build in {action.build for action in store.recovered if hasattr(action, "build")}
+            number, build = self.build(store, scenario)
+            self.state = store.state.copy()
+        self.committed(number, build.parent)
+
+    @rule(scenario=scenarios, step=steps)
+    def dies(self, scenario, step):
+        at = self.model.ends_early(scenario, step)
+        with self.opened() as store:
+            if not at:
+                self.builds_inside(store, scenario)
+                return
+            self.started(scenario)
+            self.model.cost(scenario, at)
+            with pytest.raises(StopDeadError):
+                play(store, replace(scenario, die_at=step))
+            self.state = store.state.copy()
+
+    @rule(scenario=scenarios, lives=st.integers(0, 1))
+    def dies_after_the_commit(self, scenario, lives):
+        """The generation is committed, and nothing of it, or its segment alone, is on disk."""
+        number, build = len(self.model.builds) + 1, None
+        with self.opened(DyingStore) as store:
+            DyingStore.lives = lives
+            _, build = self.started(scenario)
+            self.model.cost(scenario)
+            with pytest.raises(StopDeadError):
+                play(store, scenario)
+            self.state = store.state.copy()
+        build.status, build.parent = "committed", self.model.head[0] if self.model.head else None
+        self.committed(number, build.parent, segment=lives > 0)
+        assert len(self.model.generations) not in self.layout.manifest_files()
+
+    @precondition(lambda self: self.model.generations)
+    @rule(data=st.data(), lives=st.none() | st.integers(0, 1))
+    def rolls_back(self, data, lives):
+        number = len(self.model.generations)
+        to = data.draw(st.none() | st.integers(1, number + 1))
+        origin, parent = self.model.head
+        refusal, target = None, None
+        if to is None:
+            target, refusal = parent, None if parent is not None else ErrorKind.NOTHING_TO_ROLL_BACK
+        elif to > number:
+            refusal = ErrorKind.UNKNOWN_GENERATION
+        else:
+            target = self.model.generations[to - 1][0]
+        changes = refusal is None and target != origin
+        with self.opened(DyingStore) as store:
+            if refusal is not None:
+                with pytest.raises(RequestRefusedError) as refused:
+                    rollback.plan(store.state, to=to, why="test")
+                assert refused.value.kind is refusal
+            planned = None if refusal is not None else rollback.plan(store.state, to=to, why="test")
+            assert (planned is not None) == changes
+            if planned is not None and lives is None:
+                shown = store.roll_back(planned)
+                assert (shown.origin, shown.rolled_back.left) == (target, origin)
+            elif planned is not None:
+                DyingStore.lives = lives
+                with pytest.raises(StopDeadError):
+                    store.roll_back(planned)
+            self.state = store.state.copy()
+        if changes:
+            self.committed(target, self.model.builds[target - 1].parent, segment=lives != 0)
+            left = self.model.builds[origin - 1].identity
+            shows = self.model.builds[target - 1].identity
+            assert (left in self.state.undone) == (left != shows)
+
+    @precondition(lambda self: self.model.generations)
+    @rule()
+    def somebody_accepts(self):
+        generation = len(self.model.generations)
+        with Journal.open(self.layout.journal) as journal:
+            accepted = GenerationAccepted(generation=generation, why="beside")
+            journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
+        self.model.accepted.add(generation)
+        self.state = look(self.layout).state
+
+    @precondition(lambda self: self.model.generations)
+    @rule(data=st.data())
+    def loses_projections(self, data):
+        """Everything that is projected may go, and comes back byte for byte."""
+        with self.opened():
+            pass  # heals what earlier deaths left open
+        files = sorted((*self.layout.manifests.iterdir(), *self.layout.segments.iterdir()))
+        gone = data.draw(st.sets(st.sampled_from(files), min_size=1) | st.just(set(files)))
+        before = {path: path.read_bytes() for path in files}
+        with Journal.open(self.layout.journal) as journal:
+            inside = journal.projections()
+            assert inside
+            journal.append([], dict.fromkeys(inside))
+        for path in gone:
+            path.unlink()
+        with self.opened() as store:
+            assert store.recovered
+            assert all(isinstance(action, Project) for action in store.recovered)
+            assert store.writes == len(gone) + 1
+            assert store.journal.projections() == inside
+            self.state = store.state.copy()
+        assert {path: path.read_bytes() for path in sorted(before)} == before
+
+    @precondition(lambda self: self.model.generations)
+    @rule(data=st.data())
+    def dies_while_projecting_again(self, data):
+        with self.opened():
+            pass
+        files = sorted((*self.layout.manifests.iterdir(), *self.layout.segments.iterdir()))
+        for path in files:
+            path.unlink()
+        lives = data.draw(st.integers(0, len(files) - 1))
+        with pytest.raises(StopDeadError), self.opened(DyingStore, lives):
+            pytest.fail("it has to die while it opens")
+        self.check()
+        with self.opened() as store:
+            self.state = store.state.copy()
+        assert sorted((*self.layout.manifests.iterdir(), *self.layout.segments.iterdir())) == files
+
+    @rule(damage=st.sampled_from(["unlink", "truncate"]))
+    def loses_the_journal(self, damage):
+        """The LMDB file is made again from the segments; what came after the last commit is gone with it."""
+        self.layout.journal.unlink()
+        self.layout.journal.with_name("journal.mdb-lock").unlink(missing_ok=True)
+        if damage == "truncate":
+            self.layout.journal.write_bytes(b"C10")
+        if not self.layout.segment_files():
+            with pytest.raises(DamagedHistoryError):
+                rebuild(self.layout)
+            self.layout.journal.unlink(missing_ok=True)
+            self.model, self.durable, self.healed, self.state = Model(), Model(), Model(), None
+            self.birth()
+            return
+        if damage == "unlink":
+            with pytest.raises(DamagedHistoryError), Store.open(self.layout, clock=self.clock, create=True):
+                pytest.fail("a journal was born beside generations")
+        state = rebuild(self.layout)
+        self.healed = self.durable
+        self.model = copy.deepcopy(self.durable)
+        assert len(self.model.generations) >= max(self.manifests, default=0)
+        assert look(self.layout).state == state
+        with self.opened() as store:
+            self.state = store.state.copy()
+
+    @invariant()
+    def check(self):
+        if not self.layout.journal.exists():
+            return
+        view = look(self.layout)
+        self.agrees_with_the_model(view.state)
+        visible = self.layout.manifest_files()
+        for number, name in visible.items():
+            raw = (self.layout.manifests / name).read_bytes()
+            assert raw == self.manifests.setdefault(number, raw)
+            assert raw == project(view.state, view.state.generations[number])
+        artifacts = Artifacts(self.layout)
+        for number, generation in view.state.generations.items():
+            manifest = parse(project(view.state, generation))
+            assert manifest.envelope.generation == number
+            origin = (generation.origin, manifest.identity)
+            assert manifest.body_sha256 == self.bodies.setdefault(origin, manifest.body_sha256)
+            assert (manifest.sha256, manifest.body_sha256) == (
+                generation.manifest_sha256,
+                generation.body_sha256,
+            )
+            if number == len(view.state.generations):
+                for digest, (role, size) in named_by(manifest, artifacts).items():
+                    assert artifacts.damage(ArtifactRef(sha256=digest, size=size)) is None, role
+        self.flies(visible)
+
+    def agrees_with_the_model(self, state):
+        model = self.model
+        assert [(one.origin, one.parent) for one in state.generations.values()] == model.generations
+        assert [one.status for one in state.builds.values()] == [
+            BuildStatus(one.status) for one in model.builds
+        ]
+        assert [one.identity for one in state.builds.values()] == [one.identity for one in model.builds]
+        assert state.accepted == model.accepted
+        if model.head:
+            assert state.head_build.status is BuildStatus.COMMITTED
+            assert state.head_build.identity not in state.undone
+        if self.state is not None and self.state.position == state.position:
+            assert self.state == state
+
+    def flies(self, visible):
+        if not visible:
+            with pytest.raises(NoGoError) as refused:
+                FlightCache.open(self.layout.root, trusted_keys=ALLOW_UNSIGNED)
+            assert refused.value.kind is ErrorKind.NO_GENERATION
+            return
+        with FlightCache.open(self.layout.root, trusted_keys=ALLOW_UNSIGNED) as cache:
+            assert cache.manifest.envelope.generation == max(visible)
+            assert cache.verify().files >= 6
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(
+    max_examples=SOAK,
+    stateful_step_count=HISTORY_STEPS,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)

@@ -1,0 +1,182 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.preprocessing import ALPHA, RESAMPLER, Preprocessing, flatten_alpha, resample
+
+
+def gradient(height, width):
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 7 % 256, columns * 5 % 256, (rows * columns) % 256], axis=2).astype(np.uint8)
+
+
+def test_the_plain_case_is_the_pixels_themselves():
+    image = gradient(8, 6)
+    sample = Preprocessing(size=(8, 6)).apply(image)
+    assert sample.shape == (3, 8, 6)
+    assert sample.dtype == np.float32
+    assert sample.flags.c_contiguous
+    assert (sample == image.transpose(2, 0, 1)).all()
+
+
+def test_order_of_channels_and_axes():
+    image = gradient(8, 6)
+    made = Preprocessing(size=(8, 6), colour="bgr", layout="nhwc", mean=(1, 2, 3), std=(2, 4, 8))
+    sample = made.apply(image)
+    assert sample.shape == made.shape == (8, 6, 3)
+    assert sample.flags.c_contiguous
+    assert (
+        sample == (image[..., ::-1].astype(np.float32) - np.float32([1, 2, 3])) / np.float32([2, 4, 8])
+    ).all()
+    other = Preprocessing(size=(8, 6), colour="bgr", layout="nchw", mean=(1, 2, 3), std=(2, 4, 8)).apply(
+        image
+    )
+    assert (other.transpose(1, 2, 0) == sample).all()
+
+
+def test_the_image_is_left_alone():
+    image = gradient(8, 8)
+    before = image.copy()
+    Preprocessing(size=(8, 8), mean=(9, 9, 9), std=(3, 3, 3)).apply(image)
+    Preprocessing(size=(4, 4), mean=(9, 9, 9), std=(3, 3, 3)).apply(image)
+    assert (image == before).all()
+    image.setflags(write=False)
+    Preprocessing(size=(8, 8)).apply(image)
+
+
+def test_samples_are_the_same_for_ever():
+    made = Preprocessing(
+        size=(17, 23), colour="bgr", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    )
+    digests = [
+        hashlib.sha256(made.apply(gradient(*size)).tobytes()).hexdigest() for size in ((64, 64), (9, 11))
+    ]
+    assert digests == [
+        "68b042bc0958c6ce15d5f14be258828f842eb378e8865ea11eb429e7eabbb762",
+        "eb571420bb579c8b332e575e43cf9db7827e179ba50320b91142c86a5536c8ae",
+    ]
+
+
+def test_views_give_the_same_as_copies():
+    image = gradient(40, 40)
+    made = Preprocessing(size=(16, 16))
+    assert (made.apply(image[::2, ::-1]) == made.apply(image[::2, ::-1].copy())).all()
+
+
+def test_shrinking_averages():
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[::2] = 255
+    small = resample(image, (16, 16))
+    assert small.min() > 100
+    assert small.max() < 155
+
+
+@given(st.integers(0, 255), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+def test_a_flat_picture_stays_flat(value, height, width, new_height, new_width):
+    image = np.full((height, width, 3), value, dtype=np.uint8)
+    assert (resample(image, (new_height, new_width)) == value).all()
+
+
+@given(st.integers(0, 255), st.integers(0, 255))
+def test_alpha_over_black(colour, alpha):
+    pixel = np.array([[[colour, 0, 255, alpha]]], dtype=np.uint8)
+    flat = flatten_alpha(pixel)[0, 0].tolist()
+    assert flat == [(colour * alpha + 127) // 255, 0, (255 * alpha + 127) // 255]
+    assert flat[0] == round(colour * alpha / 255)
+
+
+floats = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@given(
+    st.tuples(st.integers(1, 16_384), st.integers(1, 16_384)),
+    st.sampled_from(["rgb", "bgr"]),
+    st.sampled_from(["nchw", "nhwc"]),
+    st.tuples(floats, floats, floats),
+    st.tuples(*[st.floats(1e-6, 1e6)] * 3),
+)
+def test_documents_come_back(size, colour, layout, mean, std):
+    made = Preprocessing(size=size, colour=colour, layout=layout, mean=mean, std=std)
+    document = made.to_document()
+    carried = json.loads(json.dumps(document))
+    assert Preprocessing.from_document(carried) == made
+    assert carried == document
+    assert Preprocessing.from_document(carried).to_document() == document
+
+
+def test_a_document_is_plain_and_pinned():
+    assert Preprocessing(size=(224, 320), mean=(1, -0.0, 0.1), std=(58.395, 1, 1)).to_document() == {
+        "alpha": ALPHA,
+        "colour": "rgb",
+        "layout": "nchw",
+        "mean": ["1.0", "0.0", "0.1"],
+        "resampler": RESAMPLER,
+        "size": [224, 320],
+        "std": ["58.395", "1.0", "1.0"],
+    }
+    assert RESAMPLER == "pillow-bilinear-antialiased/1"
+    assert ALPHA == "over-black/1"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": ["1", "0.0", "0.1"]},
+        {"mean": ["nan", "0.0", "0.1"]},
+        {"mean": [1.0, 0.0, 0.1]},
+        {"mean": ["1.0", "0.0"]},
+        {"std": ["0.0", "1.0", "1.0"]},
+        {"std": ["x", "1.0", "1.0"]},
+        {"size": [224]},
+        {"size": [224, True]},
+        {"size": [224, 3.0]},
+        {"size": "ab"},
+        {"size": 3},
+        {"colour": "gbr"},
+        {"colour": ["rgb"]},
+        {"resampler": "pillow-bicubic/1"},
+        {"alpha": "over-white/1"},
+        {"more": 1},
+        {"layout": None},
+    ],
+)
+def test_other_documents_are_refused(change):
+    document = Preprocessing(size=(224, 320)).to_document() | change
+    with pytest.raises(ValueError, match="expected"):
+        Preprocessing.from_document(document)
+    del document["size"]
+    with pytest.raises(ValueError, match="expected"):
+        Preprocessing.from_document(document)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": (0, 4)},
+        {"size": (4, 20_000)},
+        {"std": (1, 1e-60, 1)},
+        {"mean": (1, float("inf"), 1)},
+        {"mean": (1, 2)},
+    ],
+)
+def test_parameters_that_cannot_be_carried_out(change):
+    with pytest.raises(ValueError, match="expected"):
+        Preprocessing(**({"size": (4, 4)} | change))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(image):
+    with pytest.raises(ValueError, match="expected a picture"):
+        Preprocessing(size=(4, 4)).apply(image)

@@ -1,0 +1,103 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
+from store.recovery import Abandon, ClearScratch, Observed, Project, check, plan
+from store.state import Build, Generation, Position, State
+
+SHA = "cd" * 32
+
+
+def generation(number, *, signature=""):
+    return Generation(
+        number=number,
+        origin=number,
+        parent=None,
+        before=Position(),
+        seq=number,
+        wall_ns=number,
+        manifest_sha256=f"{number:064x}",
+        body_sha256="",
+        signature=signature,
+        key_id="",
+        rolled_back=None,
+    )
+
+
+def state_of(count, **changes):
+    return State(cache_id="c", generations={number: generation(number) for number in range(1, count + 1)}, **changes)
+
+
+def observed(count, **changes):
+    """What lies beside a journal of so many generations when nothing is missing."""
+    numbers = range(1, count + 1)
+    whole = Observed(
+        manifests={number: f"{number:08d}.json" for number in numbers},
+        segments={number: f"{number:08d}.events" for number in numbers},
+        signatures=frozenset(),
+        highest_sha256=f"{count:064x}" if count else None,
+    )
+    return replace(whole, **changes)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_whole_cache_needs_nothing(count):
+    assert plan(state_of(count), observed(count)) == ()
+
+
+@given(st.integers(0, 5), st.data())
+def test_what_is_missing_is_projected_in_order(count, data):
+    numbers = st.sets(st.integers(1, count)) if count else st.just(set())
+    manifests, segments = data.draw(numbers), data.draw(numbers)
+    there = observed(
+        count,
+        manifests={number: f"{number}.json" for number in manifests},
+        segments={number: f"{number}.events" for number in segments},
+        highest_sha256=f"{max(manifests):064x}" if manifests else None,
+    )
+    missing = [number for number in range(1, count + 1) if number not in manifests & segments]
+    assert plan(state_of(count), there) == tuple(map(Project, missing))
+
+
+def test_signatures_are_missed_only_where_there_is_one():
+    state = state_of(2)
+    state.generations[1] = generation(1, signature="ab")
+    assert plan(state, observed(2)) == (Project(1),)
+    assert plan(state, observed(2, signatures=frozenset({1}))) == ()
+
+
+def test_order_of_actions():
+    build = Build(number=3, started_seq=1, started_ns=1, doing="cells 6/0/0")
+    state = state_of(1, open_build=3, builds={3: build})
+    there = observed(0, scratch=True)
+    assert plan(state, there) == (ClearScratch(), Project(1), Abandon(3, "cells 6/0/0"))
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        observed(3),
+        observed(2, segments={3: "00000003.events"}),
+        observed(0, manifests={9: "00000009.json"}, highest_sha256=SHA),
+        observed(2, highest_sha256=SHA),
+        observed(2, highest_sha256=None),
+        observed(1, highest_sha256=f"{2:064x}"),
+    ],
+)
+def test_a_journal_that_does_not_fit_the_files(there):
+    for function in (check, plan):
+        with pytest.raises(DamagedHistoryError) as damaged:
+            function(state_of(2), there)
+        assert damaged.value.kind is ErrorKind.JOURNAL_REPLACED
+        assert damaged.value.hint
+
+
+def test_a_journal_of_a_later_version_is_read_and_not_written():
+    state = state_of(1, unknown=("new v1", "newer v1"))
+    check(state, observed(1))
+    with pytest.raises(UnknownEventError, match="new v1") as unknown:
+        plan(state, observed(1))
+    assert unknown.value.kind is ErrorKind.UNKNOWN_EVENT

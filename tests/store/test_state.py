@@ -1,0 +1,460 @@
+import copy
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store import events as e
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
+from store.rollback import plan
+from store.state import BuildStatus, Fact, Position, State, Unknown, checks_of, evolve, fold
+
+REF = e.ArtifactRef(sha256="ab" * 32, size=3)
+GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")
+
+
+def ref(number):
+    return e.ArtifactRef(sha256=f"{number:064x}", size=number)
+
+
+def facts(*pairs, start=1):
+    """Facts of (build, event) in a row."""
+    return [
+        Fact(seq=seq, chain=f"{seq:064x}", build=build, wall_ns=seq * 10, mono_ns=seq, event=event)
+        for seq, (build, event) in enumerate(pairs, start)
+    ]
+
+
+def started(identity="i1"):
+    return e.BuildStarted(
+        identity=identity, inputs={"models": []}, calibration=REF, again=False, host={"name": "h"}
+    )
+
+
+def tiles():
+    return e.TilesSelected(digest="t", table=REF, count=1, wanted=2, excluded=1, warnings=("w",))
+
+
+def engine(key="k1", model="place", number=1):
+    return e.EngineCompiled(
+        model=model, key=key, components={}, artifact=ref(number), signature={}, elapsed_ms=1, log=""
+    )
+
+
+def passed(key="k1", check="parity", subject="place"):
+    return e.CheckPassed(check=check, subject=subject, key=key, measured={})
+
+
+def failed_check(key="k1", check="parity"):
+    return e.CheckFailed(check=check, subject="place", key=key, measured={}, why="differs")
+
+
+def cell(space="k1", x=0, number=2):
+    return e.CellEmbedded(
+        space=space,
+        zoom=6,
+        cell_x=x,
+        cell_y=0,
+        key=f"cell-{number}",
+        components={},
+        block=ref(number),
+        rows=3,
+        embedded=2,
+        copied=1,
+    )
+
+
+def index(key="x1", number=3):
+    return e.IndexBuilt(
+        key=key,
+        components={"space": "s"},
+        artifact=ref(number),
+        blocks=ref(number + 100),
+        kind="flat",
+        metric="ip",
+        dimensions=4,
+        rows=3,
+        elapsed_ms=1,
+    )
+
+
+def reused(kind="engine", **keys):
+    return e.StepReused(kind=kind, count=len(keys), keys=keys)
+
+
+def walked():
+    return e.CoverageWalked(
+        files=1,
+        size=1,
+        unreferenced=0,
+        problems=(),
+        geography=REF,
+        wanted=1,
+        present=1,
+        featureless=0,
+        skipped=0,
+    )
+
+
+def committed(generation, origin, parent=None):
+    return e.BuildCommitted(
+        generation=generation,
+        parent=parent,
+        origin=origin,
+        manifest_sha256=f"{generation:064x}",
+        body_sha256=f"{origin:064x}",
+        signature="",
+        key_id="",
+    )
+
+
+def failed():
+    return e.BuildFailed(
+        step="tiles", kind="bad-tile", subject="1/2/3", message="m", hint="", traceback="", inputs={}
+    )
+
+
+def rolled_back(left, target, requested=None):
+    return e.RolledBack(left=left, target=target, requested=requested, why="test")
+
+
+def whole(number, generation, parent, identity="i1"):
+    """Every event of a build that is committed."""
+    events = (
+        started(identity),
+        e.BuildPlanned(steps=({"kind": "engine"},)),
+        tiles(),
+        e.StepStarted(kind="engine", subjects=("place", "other"), key="k1"),
+        e.StepRetried(kind="engine", subjects=("place",), attempt=2, why="died"),
+        engine(),
+        passed(),
+        cell(),
+        index(),
+        passed("x1", "retrieval", "index"),
+        e.Repaired(subject="block", sha256="ab" * 32, action="replaced", quarantine="quarantine/x"),
+        walked(),
+        committed(generation, number, parent),
+    )
+    return [(number, event) for event in events]
+
+
+THREE = [
+    (None, GENESIS),
+    *whole(1, 1, None),
+    *whole(2, 2, 1, "i2"),
+    (3, started("i3")),
+    (3, failed()),
+    *whole(4, 3, 2, "i4"),
+]
+"""Builds 1, 2 and 4 are committed as generations 1, 2 and 3; build 3 failed."""
+
+
+def test_nothing_folds_to_nothing():
+    state = fold([])
+    assert state == State()
+    assert (state.head, state.head_build, state.next_build) == (None, None, 1)
+    assert state.position == Position(0, "0" * 64)
+
+
+def test_a_committed_build():
+    state = fold(facts(*THREE[:14]))
+    assert state.cache_id == "c1"
+    assert state.created_ns == 10
+    assert state.position == Position(14, f"{14:064x}")
+    build = state.head_build
+    assert (build.number, build.identity, build.status) == (1, "i1", BuildStatus.COMMITTED)
+    assert (build.started_seq, build.started_ns, build.ended_seq, build.ended_ns) == (2, 20, 14, 140)
+    assert (build.cells_embedded, build.tiles_embedded, build.retries, build.steps_reused) == (1, 2, 1, 0)
+    assert build.doing == "engine place"
+    assert build.engines == (("place", engine()),)
+    assert (build.index, build.tiles, build.coverage) == (index(), tiles(), walked())
+    assert build.checks == (passed(), passed("x1", "retrieval", "index"))
+    assert build.plan == ({"kind": "engine"},)
+    assert (build.calibration, build.host, build.inputs) == (REF, {"name": "h"}, {"models": []})
+    assert state.engines == {"k1": engine()}
+    assert state.indexes == {"x1": index()}
+    assert state.blocks == {("k1", 6, 0, 0): cell()}
+    head = state.head
+    assert (head.number, head.origin, head.parent, head.seq, head.wall_ns) == (1, 1, None, 14, 140)
+    assert head.before == Position(13, f"{13:064x}")
+    assert (head.manifest_sha256, head.body_sha256) == (f"{1:064x}", f"{1:064x}")
+    assert (state.open_build, state.next_build) == (None, 2)
+
+
+def test_how_builds_end():
+    state = fold(
+        facts(
+            (None, GENESIS),
+            (1, started()),
+            (1, failed()),
+            (2, started(None)),
+            (2, e.BuildAbandoned(reason="died", step="cells")),
+            (3, e.BuildRefused(identity="i9", reason="rolled back")),
+        )
+    )
+    assert [(build.status, build.ending) for build in state.builds.values()] == [
+        (BuildStatus.FAILED, "m"),
+        (BuildStatus.ABANDONED, "died"),
+        (BuildStatus.REFUSED, "rolled back"),
+    ]
+    assert state.builds[1].failure == failed()
+    assert state.builds[2].identity is None
+    assert state.builds[3].identity == "i9"
+    assert state.open_build is None
+    assert state.generations == {}
+
+
+def test_two_rollbacks_in_a_row_go_two_builds_back():
+    events = list(THREE)
+    for generation, expected in ((4, (4, 2, 1)), (5, (2, 1, None))):
+        planned = plan(fold(facts(*events)), to=None, why="bad")
+        assert (planned.left, planned.target, planned.parent) == expected
+        assert (planned.requested, planned.why) == (None, "bad")
+        events += [
+            (None, rolled_back(planned.left, planned.target)),
+            (planned.target, committed(generation, planned.target, planned.parent)),
+        ]
+    state = fold(facts(*events))
+    assert state.head.rolled_back == rolled_back(2, 1)
+    assert state.head.before == Position(len(events) - 1, f"{len(events) - 1:064x}")
+    assert state.undone == {"i2": 2, "i4": 4}
+    assert state.pending_rollback is None
+    with pytest.raises(RequestRefusedError) as refused:
+        plan(state, to=None, why="")
+    assert refused.value.kind is ErrorKind.NOTHING_TO_ROLL_BACK
+
+
+def test_rollback_to_a_generation_means_its_origin():
+    state = fold(facts(*THREE, (None, rolled_back(4, 1)), (1, committed(4, 1))))
+    assert state.undone == {"i4": 4, "i2": 2}
+    assert plan(state, to=4, why="") is None
+    assert plan(state, to=1, why="") is None
+    forward = plan(state, to=3, why="")
+    assert (forward.left, forward.target, forward.parent, forward.requested) == (1, 4, 2, 3)
+    state = fold(facts((None, rolled_back(1, 4, 3)), (4, committed(5, 4, 2)), start=len(THREE) + 3), state)
+    assert state.undone == {"i1": 1, "i2": 2}
+    for missing in (0, 6, -1):
+        with pytest.raises(RequestRefusedError) as refused:
+            plan(state, to=missing, why="")
+        assert refused.value.kind is ErrorKind.UNKNOWN_GENERATION
+
+
+def test_nothing_to_roll_back_from():
+    with pytest.raises(RequestRefusedError) as refused:
+        plan(fold(facts((None, GENESIS))), to=None, why="")
+    assert refused.value.kind is ErrorKind.NO_GENERATION
+
+
+def test_what_is_shown_is_never_undone():
+    """The build that was left may have had the identity of the one that is shown."""
+    history = [(None, GENESIS), *whole(1, 1, None), *whole(2, 2, 1)]
+    state = fold(facts(*history, (None, rolled_back(2, 1)), (1, committed(3, 1))))
+    assert state.head_build.identity == "i1"
+    assert state.undone == {}
+
+
+def test_building_what_was_left_makes_it_done():
+    history = [*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1)), *whole(5, 5, 2, "i4")]
+    assert fold(facts(*history)).undone == {}
+
+
+def test_reused_steps_are_part_of_the_build():
+    history = [
+        *THREE,
+        (5, started("i5")),
+        (5, reused(place="k1", twin="k1")),
+        (5, reused("index", index="x1")),
+    ]
+    build = fold(facts(*history)).builds[5]
+    assert build.engines == (("place", engine()), ("twin", engine()))
+    assert build.index == index()
+    assert build.steps_reused == 3
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        reused(place="k9"),
+        reused(place=["k1"]),
+        reused(place=None),
+        reused("index", index="k1"),
+        reused("index", index={}),
+        reused("cells", cell="cell-2"),
+    ],
+)
+def test_nothing_is_reused_that_was_not_made(event):
+    impossible([*THREE, (5, started()), (5, event)], "reused")
+
+
+def test_engines_may_be_compiled_without_a_build():
+    state = fold(facts((None, GENESIS), (None, engine("k7")), (None, passed("k7"))))
+    assert state.engines == {"k7": engine("k7")}
+    assert set(state.passed) == {("parity", "k7")}
+    state = fold(facts((None, failed_check("k7")), start=4), state)
+    assert (state.engines, state.passed) == ({}, {})
+
+
+def test_a_failed_check_takes_the_result_away():
+    state = fold(facts(*THREE, (5, started()), (5, failed_check("k1")), (5, failed_check("x1", "retrieval"))))
+    assert (state.engines, state.indexes, state.blocks, state.passed) == ({}, {}, {}, {})
+    assert state.builds[1].checks == (passed(), passed("x1", "retrieval", "index"))
+
+
+@pytest.mark.parametrize(
+    ("number", "left"), [(1, (0, 1, 1)), (2, (1, 1, 0)), (3, (1, 0, 1)), (103, (1, 0, 1)), (9, (1, 1, 1))]
+)
+def test_what_was_collected_is_not_reused(number, left):
+    collected = e.Collected(digests=(ref(number).sha256,), size=1)
+    state = fold(facts(*THREE, (None, collected)))
+    assert (len(state.engines), len(state.indexes), len(state.blocks)) == left
+
+
+def test_facts_that_change_nothing():
+    quiet = [
+        e.StepStarted(kind="engine", subjects=(), key="k"),
+        e.CollectionPlanned(digests=(), size=0, policy={}),
+        e.Repaired(subject="", sha256="", action="", quarantine=""),
+        e.Imported(source="", cache_id="", artifacts=0),
+    ]
+    before = fold(facts(*THREE))
+    after = fold(facts(*((None, event) for event in quiet), start=len(THREE) + 1), before)
+    assert replace(after, position=before.position) == before
+
+
+def test_acceptance_is_kept():
+    accepted = [(None, e.GenerationAccepted(generation=number, why="")) for number in (1, 2, 1)]
+    assert fold(facts(*THREE, *accepted)).accepted == {1, 2}
+
+
+def test_events_of_a_later_version_keep_their_place():
+    state = fold(facts(*THREE, (5, Unknown(tag="new", version=2)), (None, Unknown(tag="collected", version=9))))
+    assert state.unknown == ("new v2", "collected v9")
+    assert state.position.seq == len(THREE) + 2
+
+
+def test_checks_of_a_build_without_an_index():
+    state = fold(facts((None, GENESIS), (1, started()), (1, engine()), (1, passed()), (1, passed("other"))))
+    assert checks_of(state, state.builds[1]) == (passed(),)
+
+
+def impossible(history, text=""):
+    with pytest.raises(DamagedHistoryError, match=text) as found:
+        fold(facts(*history))
+    assert found.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
+    assert f"record {len(history)} " in found.value.message
+
+
+@pytest.mark.parametrize(
+    ("history", "text"),
+    [
+        ([(1, started())], "genesis"),
+        ([(None, Unknown(tag="x", version=1))], "genesis"),
+        ([(None, GENESIS), (None, GENESIS)], "twice"),
+        ([(None, GENESIS), (1, GENESIS)], "not open"),
+        ([*THREE, (5, started()), (5, GENESIS)], "no open build"),
+        ([*THREE, (5, started()), (5, rolled_back(4, 1))], "no open build"),
+        ([(None, GENESIS), (None, started())], "needs a build"),
+        ([(None, GENESIS), (None, walked())], "needs a build"),
+        ([(None, GENESIS), (2, started())], "expected build 1"),
+        ([*THREE, (4, started())], "expected build 5"),
+        ([*THREE, (5, started()), (6, started())], "while build 5 was open"),
+        ([*THREE, (5, started()), (6, e.BuildRefused(identity="", reason=""))], "while build 5 was open"),
+        ([*THREE, (4, tiles())], "not open"),
+        ([*THREE, (5, started()), (4, tiles())], "not open"),
+        ([*THREE, (3, committed(4, 3, 4))], "without being open"),
+        ([*THREE, (4, committed(4, 4, 4))], "without being open"),
+        ([*THREE, (5, started()), (5, committed(3, 5, 4))], "expected generation 4"),
+        ([*THREE, (5, started()), (5, committed(4, 4, 4))], "expected generation 4"),
+        ([*THREE, (9, committed(4, 9, 4))], "expected generation 4"),
+        ([*THREE, (5, started()), (5, committed(4, 5, None))], "expected parent 4"),
+        ([*THREE, (5, started()), (5, committed(4, 5, 99))], "expected parent 4"),
+        ([*THREE, (None, rolled_back(4, 3)), (3, committed(4, 3, 2))], "never committed"),
+        ([*THREE, (None, rolled_back(4, 2)), (1, committed(4, 1))], "never committed"),
+        ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 2))], "expected parent 1"),
+        ([*THREE, (None, rolled_back(77, 2)), (2, committed(4, 2, 1))], "after build 4"),
+    ],
+)
+def test_histories_that_nothing_could_have_written(history, text):
+    impossible(history, text)
+
+
+@pytest.mark.parametrize("seq", [0, 1, len(THREE), len(THREE) + 2])
+def test_a_fact_out_of_its_place(seq):
+    state = fold(facts(*THREE))
+    with pytest.raises(DamagedHistoryError, match="expected seq"):
+        evolve(state, replace(facts((None, e.Imported(source="", cache_id="", artifacts=0)))[0], seq=seq))
+
+
+EVENTS = [
+    *((None, event) for event in (GENESIS, engine("k2"), passed("k2"), failed_check(), rolled_back(4, 2))),
+    *((build, event) for build in (1, 2, 5) for event in (started(), tiles(), engine("k3", "b"), index("x2"))),
+    *((build, committed(generation, build, parent)) for build in (2, 5) for generation in (4, 5) for parent in (1, 4)),
+    (5, failed()),
+    (5, reused(place="k1")),
+    (5, reused("index", index="x1")),
+    (5, failed_check()),
+    (5, cell(x=7)),
+    (None, e.Collected(digests=(ref(1).sha256, ref(2).sha256), size=1)),
+    (None, e.GenerationAccepted(generation=1, why="")),
+    (6, Unknown(tag="new", version=1)),
+]
+
+
+@settings(max_examples=150)
+@given(st.integers(0, len(THREE)), st.lists(st.sampled_from(EVENTS), max_size=12))
+def test_evolve_changes_nothing_and_fold_is_evolve_again_and_again(kept, more):
+    state = fold(facts(*THREE[:kept]))
+    at = kept
+    for pair in more:
+        (fact,) = facts(pair, start=at + 1)
+        before = copy.deepcopy(state)
+        try:
+            after = evolve(state, fact)
+        except DamagedHistoryError:
+            assert state == before
+            continue
+        assert state == before
+        assert after.position == Position(fact.seq, fact.chain)
+        state, at = after, at + 1
+
+
+@settings(max_examples=100)
+@given(st.integers(0, len(THREE)), st.integers(0, len(THREE)))
+def test_fold_may_be_done_in_pieces(one, other):
+    first, last = sorted((one, other))
+    history = facts(*THREE)
+    pieces = fold(history[last:], fold(history[first:last], fold(history[:first])))
+    step_by_step = State()
+    for fact in history:
+        step_by_step = evolve(step_by_step, fact)
+    assert pieces == step_by_step == fold(history)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_shuffled_histories_fold_or_are_refused(data):
+    """Dropping, doubling and swapping facts gives a state or our error, never another one."""
+    history = list(THREE) + [(None, rolled_back(4, 2)), (2, committed(4, 2, 1))]
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(history) - 1))
+        match data.draw(st.sampled_from(["drop", "double", "swap", "insert"])):
+            case "drop":
+                del history[at]
+            case "double":
+                history.insert(at, history[at])
+            case "swap":
+                other = data.draw(st.integers(0, len(history) - 1))
+                history[at], history[other] = history[other], history[at]
+            case "insert":
+                history.insert(at, data.draw(st.sampled_from(EVENTS)))
+        if not history:
+            return
+    try:
+        state = fold(facts(*history))
+    except DamagedHistoryError as error:
+        assert error.kind is ErrorKind.IMPOSSIBLE_HISTORY
+        return
+    assert state.position.seq == len(history)
+    assert list(state.generations) == list(range(1, len(state.generations) + 1))
+    assert all(generation.parent != generation.origin for generation in state.generations.values())

@@ -1,0 +1,1 @@
+"""The edge: argument vector, environment, exit codes and everything that is printed."""

@@ -1,0 +1,189 @@
+"""The command `c10`: its table of commands, and the one place that reads the environment.
+
+Commands are imported when they are called, so that a look at a cache does not wait for the libraries that a build
+needs.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+import click
+
+from tools import edge
+from tools.exit_codes import MEANINGS, ExitCode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entry:
+    """A command: where it is, what it does in one line, and what its JSON looks like before anything is known."""
+
+    module: str
+    summary: str
+    shape: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _nulls(*names: str) -> dict[str, None]:
+    return dict.fromkeys(names)
+
+
+_SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
+    "Build": {
+        "build": _Entry(
+            module="tools.build_command",
+            summary="Build a flight cache, or find that it is built already.",
+            shape={
+                "outcome": "failed",
+                **_nulls("build", "generation", "identity", "manifest_sha256", "body_sha256", "tiles"),
+                **_nulls("engines_compiled", "tiles_embedded", "steps_reused", "files_checked", "writes"),
+                **_nulls("seconds"),
+            },
+        ),
+        "plan": _Entry(
+            module="tools.build_command",
+            summary="Say what a build would do, and why; do nothing.",
+            shape=_nulls("identity", "decision", "steps", "tiles", "wanted", "to_embed", "warnings"),
+        ),
+        "rollback": _Entry(
+            module="tools.build_command",
+            summary="Go back to an earlier build, as a new generation.",
+            shape=_nulls(
+                "generation", "build", "previous_build", "changed", "manifest_sha256", "body_sha256"
+            ),
+        ),
+    },
+    "Look (never writes)": {
+        "status": _Entry(
+            module="tools.read_commands",
+            summary="What the cache shows now.",
+            shape=_nulls(
+                "generation",
+                "build",
+                "identity",
+                "manifest_sha256",
+                "body_sha256",
+                "chain",
+                "seq",
+                "open_build",
+            ),
+        ),
+        "log": _Entry(
+            module="tools.read_commands",
+            summary="Every build and rollback, newest first.",
+            shape=_nulls("entries"),
+        ),
+        "show": _Entry(
+            module="tools.read_commands",
+            summary="One build: inputs, plan, steps, checks, failure.",
+            shape=_nulls("build", "status", "identity", "inputs", "plan", "steps", "checks", "failure"),
+        ),
+        "manifest": _Entry(
+            module="tools.read_commands", summary="Print the head's manifest file, byte for byte."
+        ),
+        "query": _Entry(
+            module="tools.query_command",
+            summary="Where was this picture taken? Search the index.",
+            shape=_nulls("hits"),
+        ),
+    },
+    "Trust (never writes)": {
+        "verify": _Entry(
+            module="tools.verify_command",
+            summary="GO or NO-GO, with everything that is wrong.",
+            shape=_nulls("go", "depth", "generation", "build", "identity", "problems"),
+        ),
+        "doctor": _Entry(
+            module="tools.doctor",
+            summary="What this machine and cache are fit for.",
+            shape=_nulls("ok", "machine", "packages", "cache", "problems"),
+        ),
+    },
+    "Learn": {
+        "demo": _Entry(
+            module="tools.demo",
+            summary="See all of it work on made-up terrain, in a minute.",
+            shape=_nulls("ok", "sections"),
+        )
+    },
+}
+_COMMANDS: Final = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
+
+
+class _C10(click.Group):
+    """Loads commands by name, and turns everything that can go wrong into an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names of all commands, in the order of the help."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Import one command."""
+        entry = _COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        found: click.Command = getattr(importlib.import_module(entry.module), cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """Write the commands by section, without importing any."""
+        for title, entries in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<9}", entry.summary) for name, entry in entries.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """Write the exit codes."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(f"{code:<9d}", meaning) for code, meaning in MEANINGS.items()])
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **extra: Any,  # noqa: ANN401 - click's signature
+    ) -> NoReturn:
+        """Run a command and leave with its exit code."""
+        given = list(args) if args is not None else None
+        words = given if given is not None else sys.argv[1:]
+        entry = next((_COMMANDS[word] for word in words if word in _COMMANDS), None)
+        as_json = "--json" in words
+        extra |= {"standalone_mode": False, "obj": dict(os.environ)}
+        try:
+            with edge.termination():
+                answer = super().main(given, prog_name or "c10", **extra)
+                if isinstance(answer, edge.Answer):
+                    edge.write(answer, as_json=as_json)
+                    code = answer.code
+                else:
+                    code = ExitCode.DONE if not isinstance(answer, int) else ExitCode(answer)
+        except BrokenPipeError:
+            edge.abandon_output()
+            code = ExitCode.DONE
+        except BaseException as error:  # noqa: BLE001 - the last place where anything can be said about it
+            code = edge.report(error, shape=entry.shape if entry else {}, as_json=as_json)
+        edge.leave(code)
+
+
+@click.group(
+    cls=_C10,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    no_args_is_help=True,
+)
+@click.version_option(package_name="c10", prog_name="c10")
+def cli() -> None:
+    """Build flight caches for drones that find their place by looking down.
+
+    A build is a transaction: it shows whole or not at all, and every step of it stays in the cache's journal. A
+    first look: c10 demo
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Between a command and the shell: what every command is given, and what becomes of its answer and its errors.
+
+A command is a function from options to an `Answer`; nothing else prints to standard output. That keeps the promise
+of `--json`, exactly one line, in one place. Errors become two lines on standard error, what was expected and found
+and what mends it, and an exit code from `tools.exit_codes`.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+
+from store.layout import Layout
+from tools.exit_codes import ExitCode, TerminatedError, code_of
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SETTING_PREFIX: Final = "C10_"
+_NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a command has to say.
+
+    Attributes:
+        document: The map that `--json` prints as one line.
+        lines: The same for people.
+        raw: Bytes to print instead of either.
+        code: Exit code.
+    """
+
+    document: Mapping[str, Any] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+    raw: bytes | None = None
+    code: ExitCode = ExitCode.DONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The options that commands share, and the environment they were called in.
+
+    Attributes:
+        cache: Folder of the cache, where the command takes one.
+        config: The settings file.
+        as_json: Whether standard output gets one line of JSON.
+        environ: The environment, read once in `tools.cli`.
+    """
+
+    cache: Path | None
+    config: Path | None
+    as_json: bool
+    environ: Mapping[str, str]
+
+    @property
+    def root(self) -> Path:
+        """Folder of the cache.
+
+        Raises:
+            click.UsageError: None was given.
+        """
+        if self.cache is None:
+            raise click.UsageError("expected --cache DIR, found none")
+        return self.cache
+
+    def layout(self) -> Layout:
+        """Where the cache's files lie.
+
+        Raises:
+            pipeline.errors.RequestError: A setting is wrong.
+        """
+        settings = self.settings()
+        if not settings:
+            return Layout(self.root)
+        from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
+
+        return Layout(
+            self.root, C10ProvisionerConfig.from_settings(settings, cache_root=self.root).manifest_filename
+        )
+
+    def settings(self, **flags: object) -> dict[str, Any]:
+        """Return the settings that were given: a flag beats the environment, and that beats the file.
+
+        Raises:
+            pipeline.errors.RequestError: The file cannot be read.
+        """
+        told = {name: value for name, value in flags.items() if value is not None}
+        named = {
+            name: text
+            for name, text in self.environ.items()
+            if name.startswith(SETTING_PREFIX) and name not in _NO_SETTINGS
+        }
+        if self.config is None and not named:
+            return told
+        from tools.config_file import from_environment, read_settings  # noqa: PLC0415 - as above
+
+        filed = read_settings(self.config) if self.config is not None else {}
+        known, strange = from_environment(named, prefix=SETTING_PREFIX)
+        for name in strange:
+            say(f"c10: warning: {name} is no setting; it has no effect")
+        return {**filed, **known, **told}
+
+    def memory_folder(self) -> Path | None:
+        """Where tile digests are remembered between builds, outside of any cache."""
+        base = self.environ.get("XDG_CACHE_HOME") or ""
+        home = self.environ.get("HOME") or ""
+        if os.path.isabs(base):
+            return Path(base) / "c10"
+        return Path(home) / ".cache" / "c10" if os.path.isabs(home) else None
+
+
+def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
+    """Give a command the options that all of them have; it receives a `Call` as its first argument."""
+
+    def decorate(command: Command) -> Command:
+        def called(
+            context: click.Context, /, *, config: Path | None, as_json: bool, **rest: object
+        ) -> object:
+            environ: Mapping[str, str] = context.obj if isinstance(context.obj, Mapping) else {}
+            folder = rest.pop("cache", None) or _path(environ.get("C10_CACHE"))
+            call = Call(
+                cache=folder if cache and isinstance(folder, Path) else None,
+                config=config or _path(environ.get("C10_CONFIG")),
+                as_json=as_json,
+                environ=environ,
+            )
+            return command(call, **rest)
+
+        called.__doc__ = command.__doc__
+        called.__name__ = getattr(command, "__name__", "command")
+        called.__dict__.update(command.__dict__)
+        wrapped: Any = click.pass_context(called)
+        wrapped = click.option(
+            "--json", "as_json", is_flag=True, help="One line of JSON on standard output."
+        )(wrapped)
+        wrapped = click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Operator settings (c10.toml).",
+        )(wrapped)
+        if cache:
+            wrapped = click.option(
+                "--cache", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the cache."
+            )(wrapped)
+        done: Command = wrapped
+        return done
+
+    return decorate
+
+
+def say(text: str) -> None:
+    """Tell a person something on standard error."""
+    click.echo(text, err=True)
+
+
+def complain(message: str, hint: str) -> None:
+    """Print an error: one line that says what is wrong, one that says what mends it."""
+    say(f"c10: error: {_one_line(message)}")
+    if hint:
+        say(f"  -> {_one_line(hint)}")
+
+
+def write(answer: Answer, *, as_json: bool) -> None:
+    """Print an answer to standard output.
+
+    Raises:
+        BrokenPipeError: Nobody reads it.
+    """
+    if answer.raw is not None:
+        stream = click.get_binary_stream("stdout")
+        stream.write(answer.raw)
+        stream.flush()
+    elif as_json:
+        click.echo(json.dumps(dict(answer.document)))
+    else:
+        for line in answer.lines:
+            click.echo(line)
+
+
+def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool) -> ExitCode:
+    """Print an error that ended a command, and return its exit code.
+
+    Args:
+        error: What happened.
+        shape: What `--json` prints for this command, empty.
+        as_json: Whether it is to be printed.
+    """
+    kind, message, hint, code = _described(error)
+    if code is ExitCode.INTERNAL:
+        say("".join(traceback.format_exception(error)).rstrip())
+        hint = "this is a fault of C10: please report it with the lines above"
+    complain(message, hint)
+    if as_json:
+        step = getattr(error, "step", None)
+        document = {"kind": kind, "step": step, "message": _one_line(message), "hint": _one_line(hint)}
+        write(Answer(document={**shape, "error": document}), as_json=True)
+    return code
+
+
+def leave(code: ExitCode) -> NoReturn:
+    """End the process once everything is written; a reader that went away is no error."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        abandon_output()
+    raise SystemExit(int(code))
+
+
+def abandon_output() -> None:
+    """Let what is still to be written go nowhere, so that the interpreter does not complain at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def termination() -> Iterator[None]:
+    """Turn SIGTERM into an exception in the main thread; a second one does nothing while the first is handled."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raised(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, raised)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _described(error: BaseException) -> tuple[str, str, str, ExitCode]:
+    """Return kind, message, hint and exit code of any error."""
+    match error:
+        case click.UsageError():
+            context = error.ctx
+            name = context.command_path if context else "c10"
+            return "usage", error.format_message(), f"{name} --help", ExitCode.REFUSED
+        case click.ClickException():
+            return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
+        case click.Abort():
+            return "interrupted", "interrupted", "", ExitCode.INTERRUPTED
+        case TerminatedError():
+            return "terminated", "terminated by SIGTERM", "run it again", ExitCode.TERMINATED
+        case KeyboardInterrupt():
+            return "interrupted", "interrupted", "run it again", ExitCode.INTERRUPTED
+        case _:
+            pass
+    code = code_of(error)
+    kind, message = getattr(error, "kind", None), getattr(error, "message", None)
+    if kind is not None and message is not None:
+        return str(kind), str(message), str(getattr(error, "hint", "")), code
+    if message is not None:
+        return _kebab(type(error).__name__), str(message), str(getattr(error, "hint", "")), code
+    if isinstance(error, OSError):
+        where = error.filename or "a file"
+        found = error.strerror or str(error)
+        hint = (
+            "free disk space, then run it again" if code is ExitCode.DISK_FULL else "mend it, or name another"
+        )
+        return "file-system", f"expected to use {where}, found: {found}", hint, code
+    return "internal", f"expected no {type(error).__name__}, found: {error}", "", code
+
+
+def _kebab(name: str) -> str:
+    short = name.removesuffix("Error")
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in short).lstrip("-")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

@@ -1,0 +1,120 @@
+"""Which exit code an error becomes: one table, by class. Pure.
+
+Classes are named by their full path and not imported: the commands that only read must start without the
+libraries that the pipeline needs, and an error of a class exists only where its module was loaded already. A
+class that is not listed takes the code of its nearest listed base.
+"""
+
+import errno
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+
+class ExitCode(IntEnum):
+    """What the shell sees. Numbers are never reused."""
+
+    DONE = 0
+    INTERNAL = 1
+    REFUSED = 2
+    BUILD_FAILED = 3
+    LOCK_HELD = 4
+    NO_GO = 5
+    INCOMPATIBLE = 6
+    DAMAGED = 7
+    DISK_FULL = 8
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM arrived. It takes the way of Ctrl-C, so that whoever cleans up after the one does after the other."""
+
+
+MEANINGS: Final[Mapping[ExitCode, str]] = {
+    ExitCode.DONE: "done",
+    ExitCode.INTERNAL: "internal error",
+    ExitCode.REFUSED: "bad request or usage, permission, file system, no cache",
+    ExitCode.BUILD_FAILED: "build failed; the cache still shows what it showed",
+    ExitCode.LOCK_HELD: "another process holds the build lock",
+    ExitCode.NO_GO: "verification says NO-GO",
+    ExitCode.INCOMPATIBLE: "made for another device or library version",
+    ExitCode.DAMAGED: "damaged journal or history",
+    ExitCode.DISK_FULL: "disk full",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C); recorded as failed",
+    ExitCode.TERMINATED: "terminated (SIGTERM); recorded as failed",
+}
+
+BY_CLASS: Final[Mapping[str, ExitCode]] = {
+    "builtins.BaseException": ExitCode.INTERNAL,
+    "builtins.OSError": ExitCode.REFUSED,
+    "builtins.KeyboardInterrupt": ExitCode.INTERRUPTED,
+    "tools.exit_codes.TerminatedError": ExitCode.TERMINATED,
+    "journal.errors.JournalError": ExitCode.DAMAGED,
+    "journal.errors.JournalDamagedError": ExitCode.DAMAGED,
+    "journal.errors.RecordError": ExitCode.DAMAGED,
+    "journal.errors.JournalVersionError": ExitCode.DAMAGED,
+    "journal.errors.JournalFullError": ExitCode.DISK_FULL,
+    "journal.errors.BuildLockHeldError": ExitCode.LOCK_HELD,
+    "journal.errors.JournalPermissionError": ExitCode.REFUSED,
+    "journal.errors.JournalFilesystemError": ExitCode.REFUSED,
+    "journal.errors.JournalMissingError": ExitCode.REFUSED,
+    "journal.errors.JournalExistsError": ExitCode.REFUSED,
+    "journal.errors.JournalIOError": ExitCode.REFUSED,
+    "journal.errors.HeadMovedError": ExitCode.INTERNAL,
+    "journal.errors.JournalMisuseError": ExitCode.INTERNAL,
+    "journal.errors.JournalClosedError": ExitCode.INTERNAL,
+    "store.errors.StoreError": ExitCode.NO_GO,
+    "store.errors.RequestRefusedError": ExitCode.REFUSED,
+    "store.errors.CacheUnusableError": ExitCode.REFUSED,
+    "store.errors.DiskFullError": ExitCode.DISK_FULL,
+    "store.errors.DamagedHistoryError": ExitCode.DAMAGED,
+    "store.errors.UnknownEventError": ExitCode.DAMAGED,
+    "store.errors.ArtifactError": ExitCode.NO_GO,
+    "store.errors.ManifestCoverageError": ExitCode.BUILD_FAILED,
+    "store.errors.NoGoError": ExitCode.NO_GO,
+    "store.errors.IncompatibleDeviceError": ExitCode.INCOMPATIBLE,
+    "store.sealed.SealError": ExitCode.NO_GO,
+    "store.blocks.BlockError": ExitCode.NO_GO,
+    "store.canonical.CanonicalError": ExitCode.INTERNAL,
+    "store.runtime.ExecutionError": ExitCode.INCOMPATIBLE,
+    "store.runtime.RuntimeUnavailableError": ExitCode.REFUSED,
+    "store.runtime.EngineLoadError": ExitCode.INCOMPATIBLE,
+    "store.runtime.EngineRunError": ExitCode.INCOMPATIBLE,
+    "store.runtime.IndexLoadError": ExitCode.NO_GO,
+    "store.runtime.IndexSearchError": ExitCode.INTERNAL,
+    "pipeline.errors.PipelineError": ExitCode.BUILD_FAILED,
+    "pipeline.errors.RequestError": ExitCode.REFUSED,
+    "pipeline.errors.TileError": ExitCode.BUILD_FAILED,
+    "pipeline.errors.CompileError": ExitCode.BUILD_FAILED,
+    "pipeline.errors.EmbedError": ExitCode.BUILD_FAILED,
+    "pipeline.errors.CheckError": ExitCode.BUILD_FAILED,
+    "pipeline.children.WorkerStartError": ExitCode.BUILD_FAILED,
+    "pipeline.regular.NotRegularError": ExitCode.REFUSED,
+    "pipeline.frames.FrameError": ExitCode.BUILD_FAILED,
+}
+"""Full path of a class to the code of its errors."""
+
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def code_of(error: BaseException) -> ExitCode:
+    """Return the exit code of an error that ended a command."""
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return ExitCode.DISK_FULL
+    for cls in type(error).__mro__:
+        code = BY_CLASS.get(f"{cls.__module__}.{cls.__qualname__}")
+        if code is not None:
+            return code
+    return ExitCode.INTERNAL
+
+
+def code_of_failure(cause: BaseException | None) -> ExitCode:
+    """Return the exit code of a build that ended as failed because of `cause`.
+
+    What would be a NO-GO, or unfit, for somebody who looks at a cache is a failure of the step that met it.
+    """
+    if cause is None:
+        return ExitCode.BUILD_FAILED
+    code = code_of(cause)
+    return ExitCode.BUILD_FAILED if code in {ExitCode.NO_GO, ExitCode.INCOMPATIBLE} else code
