@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from journal.errors import BuildLockHeldError
+    from pipeline.composition import build_cache_provisioner
     from pipeline.config import C10ProvisionerConfig
     from pipeline.descriptors import DescriptorBatcher
     from pipeline.engines.port import EngineCompiler
-    from pipeline.provisioner import CacheProvisioner, build_cache_provisioner
+    from pipeline.provisioner import CacheProvisioner
     from pipeline.report import BuildOutcome, BuildReport
     from pipeline.request import BuildRequest, SectorClassification
     from store.errors import ManifestCoverageError
@@ -46,7 +47,7 @@ _HOMES = {
     "EngineCompiler": "pipeline.engines.port",
     "ManifestCoverageError": "store.errors",
     "SectorClassification": "pipeline.request",
-    "build_cache_provisioner": "pipeline.provisioner",
+    "build_cache_provisioner": "pipeline.composition",
 }
 
 

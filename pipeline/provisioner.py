@@ -6,47 +6,40 @@ its first step; whatever goes wrong is recorded with its step, subject and trace
 move. This module only walks the plan; the stages do the work.
 """
 
-import os
-import platform
 import tempfile
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
 
-from journal import JournalError
-from journal.lock import BuildLock
 from pipeline.compiling import prepare_engines
 from pipeline.config import C10ProvisionerConfig
-from pipeline.descriptors import DescriptorBatcher, LocalDescriptorBatcher
+from pipeline.descriptors import DescriptorBatcher
 from pipeline.embedding import embed_cells
-from pipeline.engines.choice import engine_compiler as choose_compiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError, RequestError
+from pipeline.failures import failed_event, failure_of
 from pipeline.gathering import gather
-from pipeline.index import FaissIndexBuilder, IndexBuilder
+from pipeline.index import IndexBuilder
 from pipeline.indexing import build_index, survey, walk_coverage
 from pipeline.inputs import Inputs
-from pipeline.known import KnownRows
+from pipeline.locking import Lock
 from pipeline.plan import BuildPlan, needed
 from pipeline.plan import plan as make_plan
-from pipeline.progress import Progress, Silent
+from pipeline.preview import preview
+from pipeline.progress import Progress
 from pipeline.report import BuildOutcome, BuildReport, Failure, PlanReport, RollbackReport
 from pipeline.request import BuildRequest
 from pipeline.run import Ports, Run
-from pipeline.tiles.opening import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from pipeline.warm import Warm, look_warm
 from store import manifest, rollback
-from store.artifacts import Artifacts
-from store.coverage import missing, sizes, sound
-from store.errors import ErrorKind, RequestRefusedError, StoreError, UnprojectedError, from_os_error
-from store.events import BuildFailed, BuildPlanned, BuildRefused, BuildStarted, TilesSelected
-from store.facts import Clock, SystemClock
+from store.coverage import missing, sound
+from store.errors import ErrorKind, RequestRefusedError, UnprojectedError
+from store.events import BuildPlanned, BuildRefused, BuildStarted, TilesSelected
+from store.facts import Clock
 from store.identity import descriptor_id
 from store.layout import Layout
 from store.state import Generation, State
@@ -54,28 +47,7 @@ from store.tables import encode_tiles
 from store.transaction import Store
 from store.view import look
 
-_TRACEBACK_LIMIT = 16_384
 _MIB = 1 << 20
-
-
-class Lock(Protocol):
-    """What keeps two builds apart: entered for as long as a build runs."""
-
-    def __enter__(self) -> object:
-        """Acquire it.
-
-        Raises:
-            journal.BuildLockHeldError: Somebody else holds it.
-        """
-        ...
-
-    def __exit__(self, *exc: object) -> object:
-        """Release it."""
-        ...
-
-    def describe(self, *, build: int | None) -> None:
-        """Tell others which build holds it."""
-        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,23 +99,7 @@ class CacheProvisioner:
             PipelineError: Something the request names is missing, damaged or unusable.
             StoreError, JournalError: The cache cannot be read.
         """
-        inputs = self._gather(request)
-        state, artifacts = State(), Artifacts(self.layout)
-        if self.layout.exists():
-            state = look(self.layout).state
-        head = state.head_build
-        reused = head is not None and head.identity == inputs.identity
-        planned = make_plan(state, inputs, sizes(artifacts, needed(state, inputs)))
-        stale = {tile.sha256 for cell in planned.stale for tile in cell.cell.tiles}
-        return PlanReport(
-            identity=inputs.identity,
-            decision="reused" if reused and not planned.stale else "build",
-            steps=planned.summary(),
-            tiles=len(inputs.selection.tiles),
-            wanted=inputs.selection.wanted,
-            to_embed=len(stale - _known(artifacts, state, inputs)),
-            warnings=inputs.warnings,
-        )
+        return preview(self.layout, self._gather(request))
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
         """Append a generation that shows an earlier build.
@@ -236,8 +192,8 @@ class CacheProvisioner:
             host=self.host,
         )
         store.append(started, build=number)
-        failure = _failure(error, error.step or "inputs", error.subject or "")
-        store.append_at_any_cost(_failed_event(failure, error, started.inputs), build=number)
+        failure = failure_of(error, error.step or "inputs", error.subject or "")
+        store.append_at_any_cost(failed_event(failure, error, started.inputs), build=number)
         return BuildReport(
             outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure, cause=error
         )
@@ -255,7 +211,7 @@ class CacheProvisioner:
             identity=inputs.identity,
             tiles=len(inputs.selection.tiles),
             writes=store.writes,
-            error=_failure(error, "start", ""),
+            error=failure_of(error, "start", ""),
             warnings=inputs.warnings,
             cause=error,
         )
@@ -316,10 +272,10 @@ class CacheProvisioner:
         run.append(started)
 
     def _record(self, run: Run, error: BaseException) -> Failure:
-        failure = _failure(error, run.step, run.subject)
+        failure = failure_of(error, run.step, run.subject)
         run.forget_pending()
         if run.store.state.open_build == run.number:
-            event = _failed_event(failure, error, {"step": run.step, "subject": failure.subject})
+            event = failed_event(failure, error, {"step": run.step, "subject": failure.subject})
             run.store.append_at_any_cost(event, build=run.number)
         return failure
 
@@ -333,95 +289,6 @@ class CacheProvisioner:
                 + (f" and {len(problems) - 1} more problems" if len(problems) > 1 else ""),
                 hint="roll back to another generation: c10 log, c10 rollback --to GENERATION",
             )
-
-
-def build_cache_provisioner(
-    config: C10ProvisionerConfig,
-    *,
-    engine_compiler: EngineCompiler | None = None,
-    descriptor_batcher: DescriptorBatcher | None = None,
-    tile_metadata_store: TileMetadataStore | None = None,
-    lock: Lock | None = None,
-    host: Mapping[str, object] | None = None,
-    precision: str | None = None,
-    clock: Clock | None = None,
-    index_builder: IndexBuilder | None = None,
-    progress: Progress | None = None,
-) -> CacheProvisioner:
-    """Put a provisioner together; every port that is not given is the embedded default.
-
-    Args:
-        config: Operator settings, the cache's folder among them.
-        engine_compiler: Compiles networks; by default the backend that the request names.
-        descriptor_batcher: Embeds tiles; by default worker processes on this machine.
-        tile_metadata_store: Where tiles come from; by default the source that the request names.
-        lock: Keeps builds apart; by default a lock file in the cache.
-        host: Facts about this machine, recorded and never part of an identity.
-        precision: Replaces the request's precision.
-        clock: Where times come from.
-        index_builder: Builds the descriptor index; by default FAISS.
-        progress: Told how the work moves on.
-
-    Raises:
-        RequestRefusedError: `config.manifest_filename` is no usable template.
-    """
-    layout = Layout(config.cache_root, config.manifest_filename)
-
-    def source_for(request: BuildRequest) -> TileMetadataStore:
-        return tile_metadata_store or open_source(
-            request.tiles.source, request.base, memory_folder=config.memory_folder
-        )
-
-    def compiler_for(request: BuildRequest) -> EngineCompiler:
-        return engine_compiler or choose_compiler(request.engine.backend)
-
-    return CacheProvisioner(
-        config=config,
-        layout=layout,
-        clock=clock or SystemClock(),
-        lock=lock or _CacheLock(layout, config.lock_timeout_s),
-        host=host if host is not None else host_facts(),
-        progress=progress or Silent(),
-        batcher=descriptor_batcher or LocalDescriptorBatcher(workers=config.worker_count),
-        index_builder=index_builder or FaissIndexBuilder(),
-        compiler_for=compiler_for,
-        source_for=source_for,
-        precision=precision,
-    )
-
-
-def host_facts() -> dict[str, object]:
-    """Return what is worth knowing about this machine when a build is looked into later."""
-    return {
-        "host": platform.node(),
-        "machine": platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count() or 0,
-        "pid": os.getpid(),
-    }
-
-
-class _CacheLock:
-    """The build lock of a cache, whose folder is made first if need be."""
-
-    def __init__(self, layout: Layout, timeout_s: float) -> None:
-        self._layout = layout
-        self._lock = BuildLock(layout.build_lock, timeout_s=timeout_s, command="c10")
-
-    def __enter__(self) -> object:
-        try:
-            self._layout.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(error, f"cache folder {self._layout.root}") from error
-        return self._lock.__enter__()
-
-    def __exit__(self, *exc: object) -> object:
-        self._lock.release()
-        return None
-
-    def describe(self, *, build: int | None) -> None:
-        self._lock.describe(build=build)
 
 
 def _steps(run: Run) -> None:
@@ -460,12 +327,6 @@ def _select(run: Run, plan: BuildPlan) -> None:
     run.append(selected, BuildPlanned(steps=plan.summary()))
 
 
-def _known(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
-    cells = [event for name, event in state.blocks.items() if name[0] == inputs.space]
-    known = KnownRows(artifacts, cells)
-    return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}
-
-
 def _committed_anyway(cause: BaseException | None) -> int | None:
     """The generation of a commit whose files could not be written: the journal holds it, readers do not see it."""
     return cause.generation if isinstance(cause, UnprojectedError) else None
@@ -479,48 +340,3 @@ def _require_head(state: State) -> Generation:
             hint="c10 log",
         )
     return state.head
-
-
-def _failure(error: BaseException, step: str, subject: str) -> Failure:
-    match error:
-        case PipelineError():
-            found = error.subject or subject
-            return Failure(
-                kind=str(error.kind),
-                step=error.step or step,
-                message=error.message,
-                hint=error.hint,
-                subject=found,
-            )
-        case StoreError() | JournalError():
-            return Failure(
-                kind=str(error.kind), step=step, message=error.message, hint=error.hint, subject=subject
-            )
-        case OSError():
-            return _failure(from_os_error(error, f"{step} {subject}".strip()), step, subject)
-        case KeyboardInterrupt() | SystemExit():
-            return Failure(
-                kind="interrupted", step=step, message="interrupted", hint="run it again", subject=subject
-            )
-        case _:
-            message = f"{type(error).__name__}: {error}"
-            return Failure(
-                kind="unexpected",
-                step=step,
-                message=message,
-                hint="c10 show (has the traceback)",
-                subject=subject,
-            )
-
-
-def _failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, object]) -> BuildFailed:
-    trace = "".join(traceback.format_exception(error))
-    return BuildFailed(
-        step=failure.step,
-        kind=failure.kind,
-        subject=failure.subject,
-        message=failure.message,
-        hint=failure.hint,
-        traceback=trace[-_TRACEBACK_LIMIT:],
-        inputs=inputs,
-    )

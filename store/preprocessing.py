@@ -58,9 +58,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out exactly."""
-        if len(self.size) != 2 or not all(
-            type(side) is int and MIN_SIDE <= side <= MAX_SIDE for side in self.size
-        ):
+        sides: list[object] = list(self.size)
+        if len(sides) != 2 or not all(type(side) is int and MIN_SIDE <= side <= MAX_SIDE for side in sides):
             raise ValueError(
                 f"expected size as two whole numbers from {MIN_SIDE} to {MAX_SIDE}, found {self.size!r}"
             )

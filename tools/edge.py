@@ -112,11 +112,10 @@ class Call:
 
     def memory_folder(self) -> Path | None:
         """Where tile digests are remembered between builds, outside of any cache."""
-        base = self.environ.get("XDG_CACHE_HOME") or ""
-        home = self.environ.get("HOME") or ""
-        if os.path.isabs(base):
-            return Path(base) / "c10"
-        return Path(home) / ".cache" / "c10" if os.path.isabs(home) else None
+        base, home = Path(self.environ.get("XDG_CACHE_HOME", "")), Path(self.environ.get("HOME", ""))
+        if base.is_absolute():
+            return base / "c10"
+        return home / ".cache" / "c10" if home.is_absolute() else None
 
 
 def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:

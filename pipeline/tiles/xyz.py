@@ -7,9 +7,10 @@ A symbolic link is followed as long as it stays inside the folder.
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,12 +28,23 @@ _PATTERN = re.compile(r"(?P<root>.*?)/?\{z\}/\{x\}/\{y\}\.(?P<extension>[A-Za-z]
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
-class _Found(NamedTuple):
-    """A tile file: its place, where it is, and what `stat` says of it."""
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Tile files as columns of equal length: a hundred thousand small objects would keep the garbage collector busy.
 
-    place: Place
-    path: str
-    fingerprint: Fingerprint
+    Attributes:
+        z: Zooms.
+        x: Columns.
+        y: Rows.
+        paths: Where they are.
+        stamps: Five numbers for each, its fingerprint.
+    """
+
+    z: list[int] = field(default_factory=list)
+    x: list[int] = field(default_factory=list)
+    y: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    stamps: "array[int]" = field(default_factory=lambda: array("q"))
 
 
 class XYZFolder:
@@ -79,22 +91,25 @@ class XYZFolder:
         memory = DigestMemory(
             self._memory_folder, subject=f"xyz:{self._root}:{self._suffix}", columns=5, now_ns=self._now_ns
         )
-        found = [tile for part in tile_ranges(bbox_e7, zoom) for tile in self._scan(part)]
-        keys = np.array([tile.fingerprint for tile in found], dtype=np.int64).reshape(len(found), 5)
+        files = _Files()
+        for part in tile_ranges(bbox_e7, zoom):
+            self._scan(part, files)
+        keys = np.array(files.stamps, dtype=np.int64).reshape(len(files.paths), 5)
         digests, known = memory.recall(keys)
         for row in np.flatnonzero(~known).tolist():
-            digests[row] = np.frombuffer(_digest(found[row]), dtype=np.uint8)
+            digest = _digest(files.paths[row], Fingerprint(*keys[row].tolist()))
+            digests[row] = np.frombuffer(digest, dtype=np.uint8)
         if not known.all():
             settled = keys[:, 3:].max(axis=1) < memory.racy_from_ns
             if (settled & ~known).any():
                 memory.remember(keys[settled], digests[settled])
         return assemble(
-            (tile.place.z for tile in found),
-            (tile.place.x for tile in found),
-            (tile.place.y for tile in found),
+            files.z,
+            files.x,
+            files.y,
             digests=digests,
-            sizes=(tile.fingerprint.size for tile in found),
-            locators=(("file", tile.path) for tile in found),
+            sizes=keys[:, 2].tolist(),
+            locators=(("file", path) for path in files.paths),
         )
 
     def extent(self) -> Extent:
@@ -113,15 +128,18 @@ class XYZFolder:
                 return Extent(zoom=(zooms[0], z), box_e7=(west, south, east, north))
         return Extent(zoom=None, box_e7=None)
 
-    def _scan(self, wanted: TileRange) -> Iterator[_Found]:
-        """The files of a rectangle, sorted by column and row."""
-        folder = f"{self._root}/{wanted.z}"
-        for x in self._numbers(folder):
+    def _scan(self, wanted: TileRange, files: _Files) -> None:
+        """Append the files of a rectangle, sorted by column and row."""
+        for x in self._numbers(f"{self._root}/{wanted.z}"):
             if wanted.x0 <= x <= wanted.x1:
-                for y, entry in sorted(self._rows(wanted, x).items()):
-                    place = Place(wanted.z, x, y)
-                    status = self._status(entry, place)
-                    yield _Found(place, entry.path, Fingerprint.of(status))
+                rows = self._rows(wanted, x)
+                for y in sorted(rows):
+                    entry = rows[y]
+                    files.stamps.extend(self._fingerprint(entry))
+                    files.z.append(wanted.z)
+                    files.x.append(x)
+                    files.y.append(y)
+                    files.paths.append(entry.path)
 
     def _numbers(self, folder: str) -> list[int]:
         """Names in plain decimal of the folders inside a folder, in rising order; none when it is missing."""
@@ -153,15 +171,13 @@ class XYZFolder:
             raise _unreadable(folder, error) from error
         return rows
 
-    def _status(self, entry: "os.DirEntry[str]", place: Place) -> os.stat_result:
+    def _fingerprint(self, entry: "os.DirEntry[str]") -> Fingerprint:
         try:
             if entry.is_symlink():
                 self._require_inside(entry.path)
             if not entry.is_file():
-                raise bad_archive(
-                    entry.path, f"a regular file for tile {place}", "something else", "remove it"
-                )
-            return entry.stat()
+                raise bad_archive(entry.path, "a regular file as a tile", "something else", "remove it")
+            return Fingerprint.of(entry.stat())
         except OSError as error:
             raise _unreadable(entry.path, error) from error
 
@@ -173,18 +189,18 @@ class XYZFolder:
             )
 
 
-def _digest(tile: _Found) -> bytes:
+def _digest(path: str, fingerprint: Fingerprint) -> bytes:
     try:
-        content = read_tile_file(tile.path)
-        unchanged = Fingerprint.of(Path(tile.path).stat()) == tile.fingerprint
+        content = read_tile_file(path)
+        unchanged = Fingerprint.of(Path(path).stat()) == fingerprint
     except OSError as error:
-        raise _unreadable(tile.path, error) from error
-    if not unchanged or len(content) != tile.fingerprint.size:
+        raise _unreadable(path, error) from error
+    if not unchanged or len(content) != fingerprint.size:
         raise TileError(
-            f"tile {tile.place}: expected {tile.path} to stay the same while it is used, found it changed",
+            f"tile {path}: expected it to stay the same while it is used, found it changed",
             "wait until nothing writes to the folder, then build again",
             ErrorKind.SOURCE_CHANGED,
-            subject=str(tile.place),
+            subject=path,
         )
     return hashlib.sha256(content).digest()
 

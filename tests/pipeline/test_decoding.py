@@ -2,6 +2,7 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -167,10 +168,9 @@ class TestDamage:
         for _ in range(150):
             damaged = bytearray(data)
             damaged[random.integers(len(data))] ^= int(random.integers(1, 256))
-            try:
+            # Any other exception fails the test; a lucky flip gives a picture.
+            with suppress(TileError):
                 assert decode(bytes(damaged)).dtype == np.uint8
-            except TileError as error:
-                assert error.kind is ErrorKind.BAD_TILE
 
 
 def test_a_truncated_jpeg_is_refused_by_the_fast_path_too(archives):
@@ -212,10 +212,7 @@ class TestSize:
         data = archives.image(1)
         bomb = _chunk(b"iCCP", b"k\x00\x00" + zlib.compress(bytes(80 << 20)))
         with warnings.catch_warnings(record=True):
-            try:
-                assert (decode(data[:33] + bomb + data[33:]) == decode(data)).all()
-            except TileError as error:
-                assert error.kind is ErrorKind.BAD_TILE
+            assert (decode(data[:33] + bomb + data[33:]) == decode(data)).all()
 
 
 def _chunk(kind, data):

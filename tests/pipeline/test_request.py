@@ -58,8 +58,10 @@ def test_every_optional_key(request_text):
     text = request_text(
         (
             'source = "whitney.pmtiles"',
-            'source = "t/{z}/{x}/{y}.jpg"\non_bad = "skip"\ncaptured = 2026-03-01\nas_of = 2026-04-01\n'
-            'max_age_days = 30\ntoo_old = "exclude"\nunknown_age = "fail"',
+            (
+                'source = "t/{z}/{x}/{y}.jpg"\non_bad = "skip"\ncaptured = 2026-03-01\nas_of = 2026-04-01\n'
+                'max_age_days = 30\ntoo_old = "exclude"\nunknown_age = "fail"'
+            ),
         ),
         (
             'precision = "fp32"',
@@ -67,9 +69,11 @@ def test_every_optional_key(request_text):
         ),
         (
             MODEL,
-            'onnx = "place.onnx"\ninput = "image"\noutput = "vector"\nsize = [224, 320]\nmean = [123.675, 116.28, 103]\n'
-            'std = [58.4, 57.1, 57.4]\ncolour = "bgr"\nlayout = "nhwc"\n'
-            "profile = {min = [1, 3, 8, 8], opt = [4, 3, 8, 8], max = [8, 3, 8, 8]}",
+            (
+                'onnx = "place.onnx"\ninput = "image"\noutput = "vector"\nsize = [224, 320]\nmean = [123.675, 116.28, 103]\n'
+                'std = [58.4, 57.1, 57.4]\ncolour = "bgr"\nlayout = "nhwc"\n'
+                "profile = {min = [1, 3, 8, 8], opt = [4, 3, 8, 8], max = [8, 3, 8, 8]}"
+            ),
         ),
         ('kind = "auto"', 'kind = "ivf-pq"\nm = 16\nef = 64\nstorage = "fp16"\nnprobe = 8'),
     )
@@ -376,6 +380,10 @@ def test_no_value_escapes_the_rules(field, value):
     try:
         made = BuildRequest(**(good | {field: value}))
     except RequestError as error:
-        assert all(problem.key.partition(".")[0] == field for problem in error.problems)
-    else:
-        assert hash(made) is not None
+        made = error
+    keys = (
+        {problem.key.partition(".")[0] for problem in made.problems}
+        if isinstance(made, RequestError)
+        else {field}
+    )
+    assert keys == {field}

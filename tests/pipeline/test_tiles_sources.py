@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -48,10 +49,13 @@ def write(archives, tmp_path):
 
 
 def refused(spec, tmp_path, *, query=True):
-    with pytest.raises(TileError) as caught:
+    def use():
         source = open_source(spec, tmp_path)
         if query:
             source.query_by_bbox(WORLD, (0, 25))
+
+    with pytest.raises(TileError) as caught:
+        use()
     assert str(tmp_path) in caught.value.message or "tile" in caught.value.message
     assert caught.value.hint
     return caught.value
@@ -238,7 +242,7 @@ class TestFolder:
 
         def read_and_change(path):
             content = real(path)
-            with open(path, "ab") as file:
+            with Path(path).open("ab") as file:
                 file.write(b"more")
             return content
 
@@ -482,7 +486,7 @@ class TestPMTiles:
     def test_a_worker_notices_a_truncated_archive(self, spec, tmp_path):
         tile = open_source(spec, tmp_path).query_by_bbox(WORLD, (5, 5))[-1]
         os.truncate(spec, 200)
-        with pytest.raises(TileError, match="expected .* bytes at offset"):
+        with pytest.raises(TileError, match=r"expected .* bytes at offset"):
             read_tile(tile.locator)
 
     def test_every_truncation_is_an_error(self, archives, tmp_path):

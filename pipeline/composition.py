@@ -1,0 +1,88 @@
+"""The composition root: which parts a provisioner is made of, unless the caller brings others."""
+
+import os
+import platform
+from collections.abc import Mapping
+
+from pipeline.config import C10ProvisionerConfig
+from pipeline.descriptors import DescriptorBatcher, LocalDescriptorBatcher
+from pipeline.engines.choice import engine_compiler as choose_compiler
+from pipeline.engines.port import EngineCompiler
+from pipeline.index import FaissIndexBuilder, IndexBuilder
+from pipeline.locking import CacheLock, Lock
+from pipeline.progress import Progress, Silent
+from pipeline.provisioner import CacheProvisioner
+from pipeline.request import BuildRequest
+from pipeline.tiles.opening import open_source
+from pipeline.tiles.tile import TileMetadataStore
+from store.facts import Clock, SystemClock
+from store.layout import Layout
+
+
+def build_cache_provisioner(
+    config: C10ProvisionerConfig,
+    *,
+    engine_compiler: EngineCompiler | None = None,
+    descriptor_batcher: DescriptorBatcher | None = None,
+    tile_metadata_store: TileMetadataStore | None = None,
+    lock: Lock | None = None,
+    host: Mapping[str, object] | None = None,
+    precision: str | None = None,
+    clock: Clock | None = None,
+    index_builder: IndexBuilder | None = None,
+    progress: Progress | None = None,
+) -> CacheProvisioner:
+    """Put a provisioner together; every port that is not given is the embedded default.
+
+    Args:
+        config: Operator settings, the cache's folder among them.
+        engine_compiler: Compiles networks; by default the backend that the request names.
+        descriptor_batcher: Embeds tiles; by default worker processes on this machine.
+        tile_metadata_store: Where tiles come from; by default the source that the request names.
+        lock: Keeps builds apart; by default a lock file in the cache.
+        host: Facts about this machine, recorded and never part of an identity.
+        precision: Replaces the request's precision.
+        clock: Where times come from.
+        index_builder: Builds the descriptor index; by default FAISS.
+        progress: Told how the work moves on.
+
+    Raises:
+        RequestRefusedError: `config.manifest_filename` is no usable template.
+    """
+    layout = Layout(config.cache_root, config.manifest_filename)
+
+    def source_for(request: BuildRequest) -> TileMetadataStore:
+        return (
+            tile_metadata_store
+            if tile_metadata_store is not None
+            else open_source(request.tiles.source, request.base, memory_folder=config.memory_folder)
+        )
+
+    def compiler_for(request: BuildRequest) -> EngineCompiler:
+        return engine_compiler if engine_compiler is not None else choose_compiler(request.engine.backend)
+
+    return CacheProvisioner(
+        config=config,
+        layout=layout,
+        clock=clock or SystemClock(),
+        lock=lock or CacheLock(layout, config.lock_timeout_s),
+        host=host if host is not None else host_facts(),
+        progress=progress or Silent(),
+        batcher=descriptor_batcher or LocalDescriptorBatcher(workers=config.worker_count),
+        index_builder=index_builder or FaissIndexBuilder(),
+        compiler_for=compiler_for,
+        source_for=source_for,
+        precision=precision,
+    )
+
+
+def host_facts() -> dict[str, object]:
+    """Return what is worth knowing about this machine when a build is looked into later."""
+    return {
+        "host": platform.node(),
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "processors": os.cpu_count() or 0,
+        "pid": os.getpid(),
+    }

@@ -1,0 +1,59 @@
+"""From whatever a step raised to what is reported and recorded of it."""
+
+import traceback
+from collections.abc import Mapping
+
+from journal import JournalError
+from pipeline.errors import PipelineError
+from pipeline.report import Failure
+from store.errors import StoreError, from_os_error
+from store.events import BuildFailed
+
+_TRACEBACK_LIMIT = 16_384
+
+
+def failure_of(error: BaseException, step: str, subject: str) -> Failure:
+    """Return what a report says of an error, raised at `step` while it worked on `subject`."""
+    match error:
+        case PipelineError():
+            found = error.subject or subject
+            return Failure(
+                kind=str(error.kind),
+                step=error.step or step,
+                message=error.message,
+                hint=error.hint,
+                subject=found,
+            )
+        case StoreError() | JournalError():
+            return Failure(
+                kind=str(error.kind), step=step, message=error.message, hint=error.hint, subject=subject
+            )
+        case OSError():
+            return failure_of(from_os_error(error, f"{step} {subject}".strip()), step, subject)
+        case KeyboardInterrupt() | SystemExit():
+            return Failure(
+                kind="interrupted", step=step, message="interrupted", hint="run it again", subject=subject
+            )
+        case _:
+            message = f"{type(error).__name__}: {error}"
+            return Failure(
+                kind="unexpected",
+                step=step,
+                message=message,
+                hint="c10 show (has the traceback)",
+                subject=subject,
+            )
+
+
+def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, object]) -> BuildFailed:
+    """Return the event that records a failure, with its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    return BuildFailed(
+        step=failure.step,
+        kind=failure.kind,
+        subject=failure.subject,
+        message=failure.message,
+        hint=failure.hint,
+        traceback=trace[-_TRACEBACK_LIMIT:],
+        inputs=inputs,
+    )

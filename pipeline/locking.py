@@ -1,0 +1,50 @@
+"""What keeps two builds of one cache apart."""
+
+from typing import Protocol, Self
+
+from journal.lock import BuildLock
+from store.errors import from_os_error
+from store.layout import Layout
+
+
+class Lock(Protocol):
+    """What keeps two builds apart: entered for as long as a build runs."""
+
+    def __enter__(self) -> object:
+        """Acquire it.
+
+        Raises:
+            journal.BuildLockHeldError: Somebody else holds it.
+        """
+        ...
+
+    def __exit__(self, *exc: object) -> object:
+        """Release it."""
+        ...
+
+    def describe(self, *, build: int | None) -> None:
+        """Tell others which build holds it."""
+        ...
+
+
+class CacheLock:
+    """The build lock of a cache, whose folder is made first if need be."""
+
+    def __init__(self, layout: Layout, timeout_s: float) -> None:
+        self._layout = layout
+        self._lock = BuildLock(layout.build_lock, timeout_s=timeout_s, command="c10")
+
+    def __enter__(self) -> Self:
+        try:
+            self._layout.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(error, f"cache folder {self._layout.root}") from error
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+    def describe(self, *, build: int | None) -> None:
+        """Tell others which build holds it."""
+        self._lock.describe(build=build)

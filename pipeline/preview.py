@@ -1,0 +1,41 @@
+"""The dry run: what a build would do, from a look that writes nothing and takes no lock."""
+
+from pipeline.inputs import Inputs
+from pipeline.known import KnownRows
+from pipeline.plan import Decision, needed, plan
+from pipeline.report import PlanReport
+from store.artifacts import Artifacts
+from store.coverage import sizes
+from store.layout import Layout
+from store.state import State
+from store.view import look
+
+
+def preview(layout: Layout, inputs: Inputs) -> PlanReport:
+    """Tell what a build with these inputs would do.
+
+    Raises:
+        StoreError, journal.JournalError: The cache cannot be read.
+    """
+    artifacts = Artifacts(layout)
+    state = look(layout).state if layout.exists() else State()
+    head = state.head_build
+    planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
+    work = any(engine.decision is Decision.RUN for engine in planned.engines) or planned.stale
+    reused = head is not None and head.identity == inputs.identity and not work
+    stale = {tile.sha256 for cell in planned.stale for tile in cell.cell.tiles}
+    return PlanReport(
+        identity=inputs.identity,
+        decision="reused" if reused else "build",
+        steps=planned.summary(),
+        tiles=len(inputs.selection.tiles),
+        wanted=inputs.selection.wanted,
+        to_embed=len(stale - _known(artifacts, state, inputs)),
+        warnings=inputs.warnings,
+    )
+
+
+def _known(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
+    cells = [event for name, event in state.blocks.items() if name[0] == inputs.space]
+    known = KnownRows(artifacts, cells)
+    return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}

@@ -1,0 +1,222 @@
+"""One build, told from its facts: a document for programs, lines for people. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from store import events as e
+from store.state import Build, Fact, State
+from tools import render
+
+_STEP_EVENTS = (e.EngineCompiled, e.IndexBuilt, e.StepReused, e.StepRetried, e.CoverageWalked)
+
+
+def elapsed(build: Build) -> float | None:
+    """Seconds from start to end by the wall clock; nothing for a build that has not ended."""
+    if build.ended_ns is None:
+        return None
+    return max(0.0, round((build.ended_ns - build.started_ns) / 1e9, 3))
+
+
+def document_of(state: State, build: Build, facts: Sequence[Fact]) -> dict[str, Any]:
+    """Everything the journal says of a build; `facts` are its own."""
+    failure = build.failure
+    generations = [number for number, found in state.generations.items() if found.origin == build.number]
+    return {
+        "build": build.number,
+        "status": str(build.status),
+        "generations": generations,
+        "identity": build.identity,
+        "started": render.iso(build.started_ns),
+        "seconds": elapsed(build),
+        "inputs": build.inputs,
+        "host": build.host,
+        "plan": list(build.plan),
+        "steps": list(_steps(facts)),
+        "checks": [
+            {
+                "check": fact.event.check,
+                "subject": fact.event.subject,
+                "passed": True,
+                "why": "",
+                **_measured(fact),
+            }
+            if isinstance(fact.event, e.CheckPassed)
+            else {
+                "check": fact.event.check,
+                "subject": fact.event.subject,
+                "passed": False,
+                "why": fact.event.why,
+                **_measured(fact),
+            }
+            for fact in facts
+            if isinstance(fact.event, (e.CheckPassed, e.CheckFailed))
+        ],
+        "tiles": build.tiles.count if build.tiles else None,
+        "wanted": build.tiles.wanted if build.tiles else None,
+        "tiles_embedded": build.tiles_embedded,
+        "warnings": list(build.tiles.warnings) if build.tiles else [],
+        "doing": build.doing,
+        "ending": build.ending,
+        "failure": None
+        if failure is None
+        else {
+            "kind": failure.kind,
+            "step": failure.step,
+            "subject": failure.subject,
+            "message": failure.message,
+            "hint": failure.hint,
+            "traceback": failure.traceback,
+            "inputs": failure.inputs,
+        },
+    }
+
+
+def _measured(fact: Fact) -> dict[str, Any]:
+    event = fact.event
+    return {"measured": event.measured} if isinstance(event, (e.CheckPassed, e.CheckFailed)) else {}
+
+
+def _steps(facts: Sequence[Fact]) -> Iterator[dict[str, Any]]:
+    """One line per thing that was done; cells together, since there may be thousands."""
+    cells = [fact for fact in facts if isinstance(fact.event, e.CellEmbedded)]
+    for fact in facts:
+        event = fact.event
+        if isinstance(event, e.CellEmbedded) and fact is cells[-1]:
+            made = [found.event for found in cells if isinstance(found.event, e.CellEmbedded)]
+            rows = {"rows": sum(each.rows for each in made), "embedded": sum(each.embedded for each in made)}
+            began = next((each for each in facts if isinstance(each.event, e.StepStarted)), cells[0])
+            yield _step(
+                fact, "cells", f"{len(made)} embedded", (fact.mono_ns - began.mono_ns) // 1_000_000, **rows
+            )
+        elif isinstance(event, _STEP_EVENTS):
+            yield _other_step(fact, event)
+
+
+def _other_step(
+    fact: Fact, event: e.EngineCompiled | e.IndexBuilt | e.StepReused | e.StepRetried | e.CoverageWalked
+) -> dict[str, Any]:
+    match event:
+        case e.EngineCompiled():
+            return _step(fact, "engine", f"{event.model} compiled", event.elapsed_ms, key=event.key)
+        case e.IndexBuilt():
+            return _step(
+                fact, "index", f"{event.kind} built", event.elapsed_ms, rows=event.rows, key=event.key
+            )
+        case e.StepReused():
+            return _step(fact, event.kind, f"{event.count} reused", None)
+        case e.StepRetried():
+            return _step(fact, event.kind, f"attempt {event.attempt}: {event.why}", None)
+        case e.CoverageWalked():
+            what = f"{event.files} files walked, {event.present} of {event.wanted} tiles present"
+            return _step(fact, "coverage", what, None, featureless=event.featureless, skipped=event.skipped)
+
+
+def _step(fact: Fact, kind: str, what: str, elapsed_ms: int | None, **more: object) -> dict[str, Any]:
+    return {
+        "seq": fact.seq,
+        "time": render.iso(fact.wall_ns),
+        "kind": kind,
+        "what": what,
+        "ms": elapsed_ms,
+        **more,
+    }
+
+
+def lines_of(document: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    took = document["seconds"]
+    generations = ", ".join(str(number) for number in document["generations"]) or None
+    lines = render.facts(
+        (
+            ("build", f"{document['build']}, {document['status']}"),
+            ("generations", generations),
+            ("identity", document["identity"] or "unknown: its inputs could not be read"),
+            ("started", f"{document['started'][:19].replace('T', ' ')} UTC"),
+            ("took", None if took is None else render.seconds(took)),
+            (
+                "tiles",
+                None
+                if document["tiles"] is None
+                else f"{document['tiles']:,} of {document['wanted']:,} wanted",
+            ),
+            (
+                "embedded",
+                render.number(document["tiles_embedded"]) if document["tiles"] is not None else None,
+            ),
+        )
+    )
+    lines += render.section("Inputs", render.facts(_input_facts(document["inputs"])))
+    lines += render.section("Host", render.facts((name, value) for name, value in document["host"].items()))
+    if document["plan"]:
+        rows = [
+            (
+                step.get("kind"),
+                step.get("subject") or None,
+                step.get("count"),
+                step.get("decision"),
+                step.get("why"),
+            )
+            for step in document["plan"]
+        ]
+        lines += render.section(
+            "Plan", render.table(("step", "subject", "count", "decision", "why"), rows, right="  r")
+        )
+    if document["steps"]:
+        steps = [
+            (
+                step["seq"],
+                step["kind"],
+                None if step["ms"] is None else render.seconds(step["ms"] / 1000),
+                step["what"],
+            )
+            for step in document["steps"]
+        ]
+        lines += render.section("Steps", render.table(("record", "kind", "took", "what"), steps, right="r r"))
+    if document["checks"]:
+        checks = [
+            (
+                check["check"],
+                check["subject"] or None,
+                "passed" if check["passed"] else "FAILED",
+                " ".join(f"{name}={value}" for name, value in check["measured"].items()),
+            )
+            for check in document["checks"]
+        ]
+        lines += render.section("Checks", render.table(("check", "subject", "verdict", "measured"), checks))
+    for warning in document["warnings"]:
+        lines += ["", *render.wrap(f"warning: {warning}")]
+    return lines + _failure_lines(document)
+
+
+def _input_facts(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
+    def shown(value: object) -> object:
+        if isinstance(value, Mapping):
+            return " ".join(f"{name}={inner}" for name, inner in sorted(value.items()) if inner is not None)
+        if isinstance(value, (list, tuple)):
+            return ", ".join(
+                str(item.get("name", item)) if isinstance(item, Mapping) else str(item) for item in value
+            )
+        return value
+
+    return [(name, shown(value)) for name, value in inputs.items() if name != "recipes"]
+
+
+def _failure_lines(document: Mapping[str, Any]) -> list[str]:
+    failure = document["failure"]
+    if failure is None:
+        ending = document["ending"]
+        doing = f" (it was at: {document['doing']})" if document["doing"] else ""
+        return render.section("Ending", render.wrap(ending + doing, render.WIDTH - 2)) if ending else []
+    lines = render.facts(
+        (
+            ("step", failure["step"]),
+            ("subject", failure["subject"]),
+            ("kind", failure["kind"]),
+            ("message", failure["message"]),
+            ("mend", failure["hint"]),
+        )
+    )
+    return [
+        *render.section("Failure", lines),
+        *render.section("Traceback", failure["traceback"].rstrip().splitlines()),
+    ]

@@ -1,0 +1,204 @@
+"""`status`, `log`, `show` and `manifest`: what the journal says, without writing and without heavy libraries."""
+
+from typing import Any
+
+import click
+
+from store.canonical import sha256
+from store.errors import ErrorKind, RequestRefusedError
+from store.manifest import MAX_BYTES, project
+from store.state import Build, BuildStatus, Generation, State
+from store.view import View, look
+from store.writeonce import read_regular
+from tools import build_view, render
+from tools.edge import Answer, Call, say, shared_options
+
+
+@click.command()
+@shared_options()
+def status(call: Call) -> Answer:
+    """Say what the cache shows now."""
+    view = look(call.layout())
+    state, head = view.state, view.state.head
+    build = state.head_build
+    document = {
+        "generation": head.number if head else None,
+        "build": head.origin if head else None,
+        "identity": build.identity if build else None,
+        "manifest_sha256": head.manifest_sha256 if head else None,
+        "body_sha256": head.body_sha256 if head else None,
+        "chain": view.head.chain.hex(),
+        "seq": view.head.seq,
+        "open_build": state.open_build,
+    }
+    return Answer(document=document, lines=[*_head_lines(view, head, build), *_journal_lines(view)])
+
+
+@click.command()
+@click.option("--failed", is_flag=True, help="Only builds that did not end in a commit.")
+@click.option("-n", "count", type=click.IntRange(1), metavar="N", help="Only the newest N.")
+@shared_options()
+def log(call: Call, *, failed: bool, count: int | None) -> Answer:
+    """List every build and rollback, newest first."""
+    state = look(call.layout()).state
+    entries = [
+        entry
+        for entry in _entries(state)
+        if not failed or entry["status"] in {"failed", "abandoned", "refused"}
+    ]
+    entries = entries[: count or len(entries)]
+    rows = [
+        (
+            entry["generation"],
+            entry["build"],
+            entry["time"][:19].replace("T", " "),
+            entry["status"],
+            render.number(entry["tiles"]),
+            render.number(entry["tiles_embedded"]),
+            None if entry["seconds"] is None else render.seconds(entry["seconds"]),
+        )
+        for entry in entries
+    ]
+    lines = render.table(
+        ("gen", "build", "when (UTC)", "outcome", "tiles", "embedded", "took"), rows, right="rr  rrr"
+    )
+    # What a line has to add stands below it, so that the columns stay narrow.
+    shown = [lines[0]]
+    for line, entry in zip(lines[1:], entries, strict=True):
+        shown.append(line)
+        shown.extend(render.wrap(entry["note"], indent=" " * 12) if entry["note"] else ())
+    return Answer(document={"entries": entries}, lines=shown if entries else ["nothing yet"])
+
+
+@click.command()
+@click.argument("number", metavar="BUILD", type=click.IntRange(1))
+@shared_options()
+def show(call: Call, *, number: int) -> Answer:
+    """Show one build: its identity, inputs, plan, steps, checks and failure."""
+    view = look(call.layout())
+    build = view.state.builds.get(number)
+    if build is None:
+        raise RequestRefusedError(
+            ErrorKind.UNKNOWN_GENERATION,
+            f"expected a build from 1 to {len(view.state.builds)}, found {number}",
+            hint=f"c10 log --cache {call.root}",
+        )
+    facts = [fact for fact in view.facts if fact.build == number]
+    document = build_view.document_of(view.state, build, facts)
+    return Answer(document=document, lines=build_view.lines_of(document))
+
+
+@click.command()
+@shared_options()
+def manifest(call: Call) -> Answer:
+    """Print the manifest file of the head, byte for byte."""
+    view = look(call.layout())
+    head = view.state.head
+    if head is None:
+        raise RequestRefusedError(
+            ErrorKind.NO_GENERATION,
+            f"expected a committed generation in {call.root}, found none",
+            hint=f"c10 build REQUEST --cache {call.root}",
+        )
+    name = view.observed.manifests.get(head.number)
+    raw = read_regular(view.layout.manifests / name, limit=MAX_BYTES) if name else None
+    if raw is None or sha256(raw) != head.manifest_sha256:
+        say("c10: warning: the manifest file is not there yet; this is what the journal projects")
+        raw = project(view.state, head)
+    return Answer(raw=raw)
+
+
+def _head_lines(view: View, head: Generation | None, build: Build | None) -> list[str]:
+    if head is None or build is None:
+        return render.facts((("cache", view.layout.root), ("generation", "none committed yet")))
+    inputs, tiles = build.inputs, build.tiles
+    shows = f"{head.number}, shows build {head.origin}"
+    if head.rolled_back is not None:
+        why = f": {head.rolled_back.why}" if head.rolled_back.why else ""
+        shows += f" (rolled back from build {head.rolled_back.left}{why})"
+    zooms = "-".join(str(zoom) for zoom in dict.fromkeys(inputs.get("zoom", ())))
+    return render.facts(
+        (
+            ("cache", view.layout.root),
+            ("generation", shows),
+            ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
+            ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
+            ("index", f"{build.index.kind}, {build.index.dimensions} dimensions" if build.index else None),
+            ("committed", f"{render.when(head.wall_ns)} UTC"),
+            ("identity", build.identity),
+            ("manifest", head.manifest_sha256),
+        )
+    )
+
+
+def _journal_lines(view: View) -> list[str]:
+    state = view.state
+    last = state.builds.get(len(state.builds))
+    lately = None
+    if last is not None and last.status is not BuildStatus.COMMITTED:
+        doing = (
+            f" at {last.failure.step if last.failure else last.doing}" if last.failure or last.doing else ""
+        )
+        lately = f"build {last.number} {last.status}{doing}; c10 show {last.number}"
+    return render.facts(
+        (
+            ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
+            ("lately", lately),
+        )
+    )
+
+
+def _entries(state: State) -> list[dict[str, Any]]:
+    generation_of = {
+        generation.origin: generation.number
+        for generation in state.generations.values()
+        if generation.rolled_back is None
+    }
+    placed = [
+        (build.started_seq, _build_entry(build, generation_of.get(build.number)))
+        for build in state.builds.values()
+    ]
+    placed += [
+        (generation.seq, _rollback_entry(generation, state))
+        for generation in state.generations.values()
+        if generation.rolled_back is not None
+    ]
+    return [entry for _, entry in sorted(placed, key=lambda item: item[0], reverse=True)]
+
+
+def _build_entry(build: Build, generation: int | None) -> dict[str, Any]:
+    error = None
+    if build.failure is not None:
+        error = {"kind": build.failure.kind, "step": build.failure.step, "message": build.failure.message}
+    note = f"{error['step']}: {error['message']}" if error else build.ending
+    return {
+        "type": "build",
+        "build": build.number,
+        "generation": generation,
+        "status": str(build.status),
+        "time": render.iso(build.started_ns),
+        "seconds": build_view.elapsed(build),
+        "identity": build.identity,
+        "tiles": build.tiles.count if build.tiles else None,
+        "tiles_embedded": build.tiles_embedded if build.tiles else None,
+        "error": error,
+        "note": note,
+    }
+
+
+def _rollback_entry(generation: Generation, state: State) -> dict[str, Any]:
+    left = generation.rolled_back.left if generation.rolled_back else None
+    why = generation.rolled_back.why if generation.rolled_back else ""
+    return {
+        "type": "rollback",
+        "build": generation.origin,
+        "generation": generation.number,
+        "status": "rolled back",
+        "time": render.iso(generation.wall_ns),
+        "seconds": None,
+        "identity": state.builds[generation.origin].identity,
+        "tiles": None,
+        "tiles_embedded": None,
+        "error": None,
+        "note": f"left build {left}" + (f": {why}" if why else ""),
+    }

@@ -1,0 +1,182 @@
+"""Text for people: aligned, at most 80 columns where the content allows it, without colour. Pure."""
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+WIDTH: Final = 80
+_LABEL: Final = 13
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def when(wall_ns: int) -> str:
+    """A moment as UTC, from nanoseconds since 1970."""
+    return datetime.fromtimestamp(wall_ns / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(wall_ns: int) -> str:
+    """A moment for programs: ISO 8601, UTC, milliseconds."""
+    moment = datetime.fromtimestamp(wall_ns / 1e9, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds(value: float) -> str:
+    """A length of time with three significant figures at most."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 120:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(count: int) -> str:
+    """A number of bytes in a unit that suits it."""
+    value, unit = float(count), _UNITS[0]
+    for unit in _UNITS:  # noqa: B007 - the unit at which the loop ends is the answer
+        if value < 1024:
+            break
+        value /= 1024
+    return f"{count} B" if value == count else f"{value:.1f} {unit}"
+
+
+def number(count: int | None) -> str:
+    """A count with thousands set apart; a dash for none."""
+    return "-" if count is None else f"{count:,}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """A count with its noun."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
+    """Label and value per line; long values go on below themselves. None and empty values are left out."""
+    lines: list[str] = []
+    for label, value in pairs:
+        if value is None or value == "":
+            continue
+        wrapped = wrap(str(value), WIDTH - _LABEL)
+        lines.append(f"{label:<{_LABEL}}{wrapped[0]}")
+        lines.extend(" " * _LABEL + more for more in wrapped[1:])
+    return lines
+
+
+def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
+    """Break a text into lines; words longer than a line, such as digests and paths, stay whole."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> list[str]:
+    """Align columns.
+
+    Args:
+        header: Names of the columns.
+        rows: As many values each; None is a dash.
+        right: A mark per column, "r" for those that are aligned to the right.
+    """
+    cells = [[*header], *([("-" if value is None else str(value)) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    marks = right.ljust(len(header))
+    return [
+        "  ".join(
+            f"{text:>{width}}" if mark == "r" else f"{text:<{width}}"
+            for text, width, mark in zip(row, widths, marks, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def section(title: str, lines: Iterable[str]) -> list[str]:
+    """A title and what belongs to it, indented by two; nothing if there is nothing."""
+    body = [f"  {line}".rstrip() for line in lines]
+    return ["", title, *body] if body else []
+
+
+def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[str]:
+    """What a build did, from the document of its JSON report."""
+    outcome, generation = document["outcome"], document["generation"]
+    took = seconds(document["seconds"])
+    match outcome:
+        case "built":
+            first = f"built generation {generation} (build {document['build']}) in {took}"
+        case "reused":
+            first = f"nothing to do: generation {generation} shows this already (build {document['build']}), {took}"
+        case _:
+            first = f"failed after {took}; the cache still shows what it showed"
+    lines = [first]
+    if outcome != "failed":
+        lines += [""]
+    lines += facts(
+        (
+            ("identity", document["identity"]),
+            ("manifest", document["manifest_sha256"]),
+            ("tiles", number(document["tiles"]) if document["tiles"] else None),
+            ("embedded", number(document["tiles_embedded"]) if outcome != "reused" else None),
+            ("compiled", plural(document["engines_compiled"], "engine") if outcome != "reused" else None),
+            ("reused", plural(document["steps_reused"], "step") if document["steps_reused"] else None),
+            ("checked", plural(document["files_checked"], "file") if document["files_checked"] else None),
+            ("writes", number(document["writes"])),
+        )
+    )
+    for warning in warnings:
+        lines += wrap(f"warning: {warning}")
+    return lines
+
+
+def plan_report(document: Mapping[str, Any]) -> list[str]:
+    """What a build would do, from the document of its JSON report."""
+    first = (
+        "nothing to do: the head shows this already"
+        if document["decision"] == "reused"
+        else f"a build would embed {plural(document['to_embed'], 'tile')}"
+    )
+    missing = document["wanted"] - document["tiles"]
+    tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
+    lines = [first, "", *facts((("identity", document["identity"]), ("tiles", tiles)))]
+    if missing > 0:
+        lines += facts((("", f"{number(missing)} are not in the source, or left out"),))
+    rows = [
+        (step["kind"], step["subject"] or None, number(step["count"]), step["decision"], step["why"])
+        for step in document["steps"]
+    ]
+    lines += ["", *table(("step", "subject", "count", "decision", "why"), rows, right="  r")]
+    for warning in document["warnings"]:
+        lines += wrap(f"warning: {warning}")
+    return lines
+
+
+def rollback_report(document: Mapping[str, Any]) -> list[str]:
+    """What a rollback did, from the document of its JSON report."""
+    if not document["changed"]:
+        return [f"nothing to do: generation {document['generation']} shows build {document['build']} already"]
+    number, build, before = document["generation"], document["build"], document["previous_build"]
+    return [
+        f"generation {number} now shows build {build}, in place of build {before}",
+        "",
+        *facts((("manifest", document["manifest_sha256"]),)),
+    ]
+
+
+def hits(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Places found, best first."""
+    rows = [
+        (
+            place + 1,
+            f"{hit['z']}/{hit['x']}/{hit['y']}",
+            f"{hit['lon']:.6f}",
+            f"{hit['lat']:.6f}",
+            f"{hit['score']:.4f}",
+        )
+        for place, hit in enumerate(found)
+    ]
+    return table(("#", "tile z/x/y", "longitude", "latitude", "score"), rows, right="r rrr")
