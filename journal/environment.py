@@ -48,6 +48,7 @@ _RECORDS, _PROJECTIONS, _META = b"records", b"projections", b"meta"
 _KEY: Final = struct.Struct(">Q")
 _QUIET_ATTEMPTS: Final = 3
 _QUIET_PAUSE_S: Final = 0.005
+_GLANCE_S: Final = 0.002
 _NEARLY_FULL_BYTES: Final = 1 << 20
 
 
@@ -86,9 +87,13 @@ def check_quiet(path: Path, *, attempts: int = _QUIET_ATTEMPTS) -> Check:
         for attempt in range(attempts):
             if attempt:
                 time.sleep(_QUIET_PAUSE_S)
-            before = gate_open(fd, path)
+            before = gate_open(fd, path).transactions
+            # The walk takes as long as the file is large; a writer that commits within this pause would spoil it.
+            time.sleep(_GLANCE_S)
+            if gate_open(fd, path).transactions != before:
+                continue
             problems = _structure(fd)
-            if gate_open(fd, path).transactions == before.transactions:
+            if gate_open(fd, path).transactions == before:
                 return Check(outcome=Quiet.DAMAGED if problems else Quiet.HEALTHY, problems=problems)
     return Check(outcome=Quiet.BUSY)
 
@@ -158,7 +163,25 @@ class Environment:
                 f"{self.path}: open for reading only", hint="open it with readonly=False"
             )
         with translated(self.path, "writing", self), env.begin(write=True) as txn:
+            self._require_named()
             yield Writer(txn, self._records, self._projections, self._meta)
+
+    def _require_named(self) -> None:
+        """Refuse to write to a file that lost its name: a journal made again has taken its place.
+
+        Raises:
+            JournalDamagedError: The path names another file now, or none.
+        """
+        try:
+            named = _file_of(self.path)
+        except FileNotFoundError:
+            named = None
+        if named != self._file:
+            raise JournalDamagedError(
+                f"{self.path}: expected the file that was opened, found "
+                + ("none" if named is None else "another one in its place"),
+                hint="open the journal again",
+            )
 
     def sync(self) -> None:
         """Flush everything to the device; commits do that already."""
@@ -265,11 +288,12 @@ class Writer(Reader):
             raise JournalDamagedError(f"seq {seq} was expected to be free, it is taken", seq=seq)
 
     def put_projection(self, name: bytes, value: bytes) -> None:
-        """Replace a projection."""
-        # Deleted first: a large value overwritten in place by a smaller one keeps a page count that the structural
-        # check takes for damage.
-        self._txn.delete(name, db=self._projections)
-        self._txn.put(name, value, overwrite=False, db=self._projections)
+        """Replace a projection; at most once for a name in a transaction.
+
+        Put twice in one transaction, a large value and then a smaller one, LMDB keeps a page count that the structural
+        check takes for damage.
+        """
+        self._txn.put(name, value, db=self._projections)
 
     def delete_projection(self, name: bytes) -> None:
         """Drop a projection; without effect if there is none."""
@@ -379,6 +403,8 @@ def _ours(error: Exception, path: Path, doing: str) -> tuple[JournalError, bool]
             | lmdb.NotFoundError()
             | lmdb.BadChecksumError()
             | lmdb.BadValsizeError()
+            | lmdb.BadTxnError()
+            | lmdb.BadDbiError()
             | lmdb.ProblemError()
             | lmdb.KeyExistsError()
             | lmdb.CursorFullError()

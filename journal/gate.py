@@ -31,6 +31,9 @@ _META: Final = struct.Struct("=16xIIQQI44x48xQQ")
 _MAGIC: Final = 0xBEEFC0DE
 _VERSION: Final = 1
 _PAGE_SIZES: Final = frozenset(1 << shift for shift in range(9, 16))
+# Free pages at the end need not have been written, so a last page somewhat beyond the end is no damage; how far the
+# structural check decides. What would make it, or LMDB, reserve memory without measure is refused here.
+_SLACK_PAGES: Final = 1 << 20
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.001
 
@@ -134,8 +137,9 @@ def _look(fd: int) -> Gate | str:
                 f"meta page {number}: magic {_MAGIC:#x}, version {_VERSION} and page size {page_bytes} expected, "
                 f"found {magic:#x}, {version} and {size}"
             )
-        if last_page < 1:
-            return f"meta page {number}: at least two pages expected, last page is {last_page}"
+        pages = about.st_size // page_bytes
+        if not 1 <= last_page < pages + max(pages, _SLACK_PAGES):
+            return f"meta page {number}: about {pages} pages in the file, last page is said to be {last_page}"
         transactions.append(transaction)
     return Gate(
         transactions=(transactions[0], transactions[1]),

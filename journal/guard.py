@@ -51,11 +51,13 @@ class Snapshot:
         head: The newest record.
         entries: The entries from the seq that was asked for up to the head.
         projections: Named values, their digests checked.
+        damaged: Names of projections whose digest does not fit; they can be made again from the records.
     """
 
     head: Head
     entries: tuple[Entry, ...]
     projections: dict[bytes, bytes]
+    damaged: tuple[bytes, ...] = ()
 
 
 def snapshot(
@@ -130,9 +132,13 @@ def _checked(
         head = entry.head
         if entry.seq >= start:
             entries.append(entry)
-    return Snapshot(
-        head=head, entries=tuple(entries), projections={name: unseal(name, value) for name, value in sealed}
-    )
+    projections, damaged = {}, []
+    for name, value in sealed:
+        try:
+            projections[name] = unseal(name, value)
+        except JournalDamagedError:
+            damaged.append(name)
+    return Snapshot(head=head, entries=tuple(entries), projections=projections, damaged=tuple(damaged))
 
 
 def _retried(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:

@@ -99,7 +99,7 @@ class BuildLock:
         self._document = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "boot_id": _boot_id(),
+            "boot_id": boot_id(),
             "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "build": None,
             "command": self.command,
@@ -268,7 +268,8 @@ def _read_document(path: Path) -> Holder | None:
     return dict(document) if isinstance(document, Mapping) else None
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """What the kernel calls its present run; monotonic times are comparable within one. Empty if it does not say."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:

@@ -6,6 +6,7 @@ Runtime on the network as it was given, unoptimised. A check's outcome is an eve
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ from pipeline.reference import reference_run
 from pipeline.run import Run
 from pipeline.tiles.reading import read_tile
 from store import blocks
+from store.canonical import Document
 from store.events import CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
-from store.runtime import Engine, ExecutionError, load_engine, load_index
+from store.runtime import Engine, ExecutionError, RuntimeUnavailableError, load_engine, load_index
 from store.tables import BlockRow
 
 INDEX_CHECK = "index"
@@ -38,30 +40,54 @@ _SAME_COSINE = 0.99999
 _INVARIANT_WITHIN = 1e-5
 
 Vectors = NDArray[np.float32]
+Verdict = CheckPassed | CheckFailed
 
 
-def check_engine(run: Run, model: Model, event: EngineCompiled) -> CheckPassed | CheckFailed:
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a check looks at: its name, whom it concerns, the step key, and the digest of the very bytes."""
+
+    check: str
+    name: str
+    key: str
+    artifact: str
+
+    def verdict(self, measured: Document, why: str = "") -> Verdict:
+        """Return the outcome as an event; a reason means that the check failed."""
+        if why:
+            return CheckFailed(
+                check=self.check,
+                subject=self.name,
+                key=self.key,
+                artifact=self.artifact,
+                measured=measured,
+                why=why,
+            )
+        return CheckPassed(
+            check=self.check, subject=self.name, key=self.key, artifact=self.artifact, measured=measured
+        )
+
+
+def check_engine(run: Run, model: Model, event: EngineCompiled) -> Verdict:
     """Compare an engine with its network on golden images, and its rows with each other.
 
     An auxiliary network has no image contract; of its engine only the bytes are known.
     """
-    subject, key = model.spec.name, model.key
+    subject = Subject(ENGINE_CHECK, model.spec.name, model.key, event.artifact.sha256)
     if model.preprocessing is None:
-        measured = {"size": event.artifact.size}
-        return CheckPassed(check=ENGINE_CHECK, subject=subject, key=key, measured=measured)
+        return subject.verdict({"size": event.artifact.size})
     height, width = model.preprocessing.size
     images = golden_images(_GOLDEN, height, width)
     samples = np.stack([model.preprocessing.apply(image) for image in images])
     try:
         engine = open_engine(run, event)
         with tempfile.TemporaryDirectory(dir=run.scratch) as folder:
-            job = located(model, Path(folder))
-            cosine = parity(engine.run, reference_run(job), samples)
+            cosine = parity(engine.run, reference_run(located(model, Path(folder))), samples)
         spread = batch_invariance(engine.run, samples)
+    except RuntimeUnavailableError:
+        raise
     except ExecutionError as error:
-        return CheckFailed(
-            check=ENGINE_CHECK, subject=subject, key=key, measured={}, why=f"it does not run: {error.message}"
-        )
+        return subject.verdict({}, f"it does not run: {error.message}")
     threshold = run.inputs.request.checks.parity
     measured = {
         "cosine_ppb": round(cosine * _BILLION),
@@ -69,38 +95,46 @@ def check_engine(run: Run, model: Model, event: EngineCompiled) -> CheckPassed |
         "batch_spread_ppb": min(round(spread * _BILLION), 1 << 53) if np.isfinite(spread) else 1 << 53,
         "images": _GOLDEN,
     }
-    why = ""
     if not cosine >= threshold:
-        why = f"a cosine of {cosine:.6f} to ONNX Runtime, below {threshold}"
-    elif not spread <= _INVARIANT_WITHIN:
+        return subject.verdict(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {threshold}")
+    if not spread <= _INVARIANT_WITHIN:
         why = f"descriptors that depend on their neighbours in a batch (by {spread:.3g})"
-    if why:
-        return CheckFailed(check=ENGINE_CHECK, subject=subject, key=key, measured=measured, why=why)
-    return CheckPassed(check=ENGINE_CHECK, subject=subject, key=key, measured=measured)
+        return subject.verdict(measured, why)
+    return subject.verdict(measured)
 
 
-def same_vectors(run: Run, event: EngineCompiled) -> CheckPassed | CheckFailed:
-    """Tell whether a recompiled engine reproduces a sample of the vectors that exist in its space.
+def check_vectors(run: Run, event: EngineCompiled) -> Verdict | None:
+    """Tell whether an engine gives the vectors that other bytes under its key gave; nothing if none would be reused.
 
-    Where it does not, the failed check makes the journal forget the blocks, and all tiles are embedded again.
+    A sample of the tiles of this build whose rows exist is embedded again. Where the vectors differ, the failed
+    check makes the journal forget the blocks of the space, and all tiles are embedded again.
     """
     space, preprocessing = run.inputs.space, run.inputs.descriptor.preprocessing
-    cells = [cell for name, cell in run.store.state.blocks.items() if name[0] == space]
-    known = KnownRows(run.store.artifacts, cells)
+    others = [
+        cell
+        for name, cell in run.store.state.memo.blocks.items()
+        if name[0] == space and cell.engine != event.artifact.sha256
+    ]
+    if not others or run.store.state.memo.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
+        return None
+    known = KnownRows(run.store.artifacts, others)
     tiles = [tile for tile in run.inputs.selection.tiles if tile.sha256 in known]
     tiles = tiles[:: max(1, len(tiles) // _RECALCULATED)][:_RECALCULATED]
     rows = known.rows(tile.sha256 for tile in tiles)
     tiles = [tile for tile in tiles if tile.sha256 in rows]
     if preprocessing is None or not tiles:
-        return CheckPassed(check=VECTORS_CHECK, subject="space", key=space, measured={"tiles": 0})
+        return None
     images = [decode(read_tile(tile.locator), subject=str(tile.place)) for tile in tiles]
     found = open_engine(run, event).run(np.stack([preprocessing.apply(image) for image in images]))
     cosine = float(min(float(row @ rows[tile.sha256].vector) for row, tile in zip(found, tiles, strict=True)))
+    subject = Subject(VECTORS_CHECK, "space", space, event.artifact.sha256)
     measured = {"tiles": len(tiles), "cosine_ppb": round(cosine * _BILLION)}
     if cosine >= _SAME_COSINE:
-        return CheckPassed(check=VECTORS_CHECK, subject="space", key=space, measured=measured)
-    why = f"the recompiled engine gives other vectors (cosine {cosine:.6f}); all tiles are embedded again"
-    return CheckFailed(check=VECTORS_CHECK, subject="space", key=space, measured=measured, why=why)
+        return subject.verdict(measured)
+    why = (
+        f"the engine gives other vectors than the ones that exist (cosine {cosine:.6f}); they are made again"
+    )
+    return subject.verdict(measured, why)
 
 
 def open_engine(run: Run, event: EngineCompiled) -> Engine:
@@ -115,10 +149,11 @@ def open_engine(run: Run, event: EngineCompiled) -> Engine:
     )
 
 
-def check_index(run: Run, event: IndexBuilt, rows: Sequence[BlockRow]) -> CheckPassed | CheckFailed:
+def check_index(run: Run, event: IndexBuilt, rows: Sequence[BlockRow]) -> Verdict:
     """Load the index and look for a sample of its own tiles, leaving out doubles and featureless ones."""
+    subject = Subject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
-    sample = _sample(run, rows)
+    ids, vectors = _sample(run, rows)
     try:
         index = load_index(
             str(run.store.layout.artifact(event.artifact.sha256)),
@@ -128,22 +163,24 @@ def check_index(run: Run, event: IndexBuilt, rows: Sequence[BlockRow]) -> CheckP
             metric=event.metric,
         )
         recall = 1.0
-        if len(sample[0]):
-            _, found = index.search(sample[1], 1)
-            recall = float((found[:, 0] == sample[0].astype(np.int64)).mean())
+        if len(ids):
+            _, found = index.search(vectors, 1)
+            recall = float((found[:, 0] == ids.astype(np.int64)).mean())
+    except RuntimeUnavailableError:
+        raise
     except ExecutionError as error:
-        return CheckFailed(check=INDEX_CHECK, subject="index", key=event.key, measured={}, why=error.message)
+        return subject.verdict({}, error.message)
     threshold = run.inputs.request.checks.recall
     measured = {
         "rows": expected,
-        "sample": len(sample[0]),
+        "sample": len(ids),
         "recall_ppm": round(recall * _MILLION),
         "least_recall_ppm": round(threshold * _MILLION),
     }
     if recall >= threshold:
-        return CheckPassed(check=INDEX_CHECK, subject="index", key=event.key, measured=measured)
-    why = f"only {recall:.3f} of {len(sample[0])} sampled tiles find themselves, below {threshold}"
-    return CheckFailed(check=INDEX_CHECK, subject="index", key=event.key, measured=measured, why=why)
+        return subject.verdict(measured)
+    why = f"only {recall:.3f} of {len(ids)} sampled tiles find themselves, below {threshold}"
+    return subject.verdict(measured, why)
 
 
 def require_coverage(localisable: float, least: float) -> None:

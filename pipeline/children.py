@@ -25,6 +25,9 @@ from pipeline.spawned import Child
 QUEUE_DEPTH: Final = 2
 """Tasks a worker holds: one that it works on and one that is ready when it is done."""
 
+START_LIMIT_S: Final = 120.0
+"""Least time in seconds that a worker has to get ready, where tasks have a limit at all: a busy machine starts slowly."""
+
 
 class WorkerStartError(Exception):
     """A worker of a pool ended before it was ready; `outcome` says how."""
@@ -48,7 +51,7 @@ def run_once(
     Args:
         module: Dotted name of a module that calls `pipeline.child.serve`.
         request: Plain data; the child receives an initial request of None first.
-        timeout_s: Longest time from start to answer in seconds, None for no limit.
+        timeout_s: Longest time for the request in seconds, once the child is ready; None for no limit.
         on_progress: Called with each value that the child reports.
     """
     with WorkerPool(module, 1, None, timeout_s=timeout_s) as pool:
@@ -204,6 +207,7 @@ class WorkerPool:
         for kind, number, value in worker.child.read():
             if kind == READY:
                 worker.ready = True
+                worker.since = time.monotonic()
             elif kind == PROGRESS:
                 if on_progress is not None:
                     on_progress(value)
@@ -231,21 +235,26 @@ class WorkerPool:
             yield self._settle(culprit, outcome)
 
     def _expire(self) -> Iterator[tuple[Hashable, Outcome]]:
-        if self._timeout_s is None:
-            return
-        limit = self._timeout_s
         for worker in list(self._workers):
-            if worker.tasks and time.monotonic() - worker.since >= limit:
-                worker.ready = True
+            limit = self._limit(worker)
+            if limit is not None and worker.tasks and time.monotonic() - worker.since >= limit:
                 worker.child.kill()
                 yield from self._mourn(worker, TimedOut(seconds=limit, log=worker.child.log))
 
     def _patience(self) -> float | None:
         """Seconds until the next task may have taken too long."""
-        busy = [worker.since for worker in self._workers if worker.tasks]
-        if self._timeout_s is None or not busy:
-            return None
-        return max(0.0, min(busy) + self._timeout_s - time.monotonic())
+        ends = [
+            worker.since + limit
+            for worker in self._workers
+            if worker.tasks and (limit := self._limit(worker)) is not None
+        ]
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def _limit(self, worker: _Worker) -> float | None:
+        """Return how long a worker may take for what it does now, in seconds."""
+        if self._timeout_s is None or worker.ready:
+            return self._timeout_s
+        return max(self._timeout_s, START_LIMIT_S)
 
     def _settle(self, number: int, outcome: Outcome) -> tuple[Hashable, Outcome]:
         del self._requests[number]

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from time import monotonic
 
-from pipeline.checks import check_engine, same_vectors
+from pipeline.checks import check_engine, check_vectors
 from pipeline.engines.port import CompiledEngine
 from pipeline.errors import CheckError
 from pipeline.gathering import located
@@ -12,6 +12,7 @@ from pipeline.plan import BuildPlan, Decision, EnginePlan
 from pipeline.run import Run
 from store.errors import from_os_error
 from store.events import CheckFailed, EngineCompiled, StepReused, StepStarted
+from store.state import FLIGHT
 
 _LOG_LIMIT = 16_384
 
@@ -28,22 +29,21 @@ def prepare_engines(run: Run, plan: BuildPlan) -> bool:
         CheckError: An engine disagrees with its network; it will not be used again.
     """
     reused: dict[str, str] = {}
-    forgotten = False
     for engine in plan.engines:
         name, key = engine.model.spec.name, engine.model.key
         run.enter("engine", name)
-        known = run.store.state.engines.get(key)
+        known = run.store.state.memo.engines.get(key)
         if engine.decision is Decision.REUSE and known is not None:
             run.engines[name] = known
             reused[name] = key
         else:
             run.engines[name] = _compile(run, engine)
         if not engine.checked:
-            forgotten = _check(run, engine) or forgotten
+            _check(run, engine)
     if reused:
         run.append(StepReused(kind="engine", count=len(reused), keys=reused))
         run.counts.reused += len(reused)
-    return forgotten
+    return _vectors_forgotten(run)
 
 
 def _compile(run: Run, plan: EnginePlan) -> EngineCompiled:
@@ -71,6 +71,7 @@ def _store(run: Run, plan: EnginePlan, compiled: CompiledEngine, elapsed_ms: int
         raise from_os_error(error, f"engine of {plan.model.spec.name}") from error
     return EngineCompiled(
         model=plan.model.spec.name,
+        purpose=FLIGHT,
         key=plan.model.key,
         components=plan.model.components,
         artifact=run.put(data),
@@ -83,15 +84,22 @@ def _store(run: Run, plan: EnginePlan, compiled: CompiledEngine, elapsed_ms: int
         },
         elapsed_ms=elapsed_ms,
         log=compiled.log[-_LOG_LIMIT:],
+        host={},
     )
 
 
-def _check(run: Run, plan: EnginePlan) -> bool:
-    """Hold the engine against its network, and a recompiled one against the vectors that exist.
+def _vectors_forgotten(run: Run) -> bool:
+    """Hold the descriptor engine against vectors that other bytes under its key made."""
+    name = run.inputs.descriptor.spec.name
+    run.enter("check", name)
+    verdict = check_vectors(run, run.engines[name])
+    if verdict is not None:
+        run.append(verdict)
+    return isinstance(verdict, CheckFailed)
 
-    Returns:
-        Whether those vectors were forgotten.
-    """
+
+def _check(run: Run, plan: EnginePlan) -> None:
+    """Hold the engine against its network."""
     event = run.engines[plan.model.spec.name]
     run.enter("check", plan.model.spec.name)
     verdict = check_engine(run, plan.model, event)
@@ -103,9 +111,3 @@ def _check(run: Run, plan: EnginePlan) -> bool:
             subject=plan.model.spec.name,
         )
     run.append(verdict)
-    changed = plan.known is not None and plan.known.artifact.sha256 != event.artifact.sha256
-    if changed and plan.model is run.inputs.descriptor:
-        same = same_vectors(run, event)
-        run.append(same)
-        return isinstance(same, CheckFailed)
-    return False

@@ -3,7 +3,9 @@
 import os
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 
+from journal.lock import boot_id
 from pipeline.config import C10ProvisionerConfig
 from pipeline.descriptors import DescriptorBatcher, LocalDescriptorBatcher
 from pipeline.engines.choice import engine_compiler as choose_compiler
@@ -79,6 +81,8 @@ def build_cache_provisioner(
 def host_facts() -> dict[str, object]:
     """Return what is worth knowing about this machine when a build is looked into later."""
     return {
+        "c10": _version(),
+        "boot": boot_id(),
         "host": platform.node(),
         "machine": platform.machine(),
         "kernel": platform.release(),
@@ -86,3 +90,10 @@ def host_facts() -> dict[str, object]:
         "processors": os.cpu_count() or 0,
         "pid": os.getpid(),
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("c10")
+    except metadata.PackageNotFoundError:
+        return "not installed"

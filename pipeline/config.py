@@ -24,6 +24,7 @@ class C10ProvisionerConfig:
         manifest_filename: Names of the manifest files, a format string on `generation`.
         workers: Embedding processes; by default one per processor this process may use.
         reserve_mb: Disk space set aside so that a failure on a full disk is still recorded, MiB.
+        allow_unknown_filesystem: Accept a local file system that nobody tried; remote ones are always refused.
         memory_folder: Where tile digests are remembered between builds; outside of any cache.
     """
 
@@ -33,6 +34,7 @@ class C10ProvisionerConfig:
     manifest_filename: str = "{generation:08d}.json"
     workers: int | None = None
     reserve_mb: int = 8
+    allow_unknown_filesystem: bool = False
     memory_folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -43,6 +45,7 @@ class C10ProvisionerConfig:
         """
         wanted: dict[str, tuple[bool, str]] = {
             "coverage_strict": (isinstance(self.coverage_strict, bool), "true or false"),
+            "allow_unknown_filesystem": (isinstance(self.allow_unknown_filesystem, bool), "true or false"),
             "lock_timeout_s": (_number(self.lock_timeout_s, 0, 86_400), "seconds from 0 to 86400"),
             "manifest_filename": (
                 isinstance(self.manifest_filename, str),

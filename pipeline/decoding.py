@@ -96,6 +96,8 @@ def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -
             if picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
                 return flatten_alpha(np.asarray(picture.convert("RGBA")))
             return np.array(picture.convert("RGB"))
+    except MemoryError:
+        raise
     except Exception as error:
         # Decoders of hostile bytes raise whatever comes to hand: OSError, SyntaxError, ValueError, zlib.error, …
         raise _bad(subject, f"a whole {header.format} image", str(error) or type(error).__name__) from error

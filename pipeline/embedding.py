@@ -73,7 +73,8 @@ class _Stage:
         self._cells = [plan.cell for plan in plans]
         space = run.inputs.space
         self._known = KnownRows(
-            run.store.artifacts, [event for name, event in run.store.state.blocks.items() if name[0] == space]
+            run.store.artifacts,
+            [event for name, event in run.store.state.memo.blocks.items() if name[0] == space],
         )
         self._engine = run.engines[run.inputs.descriptor.spec.name]
         self._shared = shared_digests(self._cells)
@@ -163,6 +164,7 @@ class _Stage:
                 cell_y=block.cell_y,
                 key=plan.key,
                 components=plan.components,
+                engine=self._engine.artifact.sha256,
                 block=self._run.put(blocks.encode(block)),
                 rows=len(block.ids),
                 embedded=assembled.embedded,

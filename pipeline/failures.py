@@ -10,6 +10,7 @@ from store.errors import StoreError, from_os_error
 from store.events import BuildFailed
 
 _TRACEBACK_LIMIT = 16_384
+_TEXT_LIMIT = 32_768
 
 
 def failure_of(error: BaseException, step: str, subject: str) -> Failure:
@@ -51,9 +52,14 @@ def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, ob
     return BuildFailed(
         step=failure.step,
         kind=failure.kind,
-        subject=failure.subject,
-        message=failure.message,
-        hint=failure.hint,
-        traceback=trace[-_TRACEBACK_LIMIT:],
-        inputs=inputs,
+        subject=_text(failure.subject),
+        message=_text(failure.message),
+        hint=_text(failure.hint),
+        traceback=_text(trace[-_TRACEBACK_LIMIT:]),
+        inputs={name: _text(value) if isinstance(value, str) else value for name, value in inputs.items()},
     )
+
+
+def _text(text: str) -> str:
+    """The same text, with what UTF-8 cannot hold (bytes of a file name) written as escapes."""
+    return text[:_TEXT_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8")

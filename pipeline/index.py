@@ -16,6 +16,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol
 
@@ -45,6 +46,7 @@ _ROWS_PER_LIST: Final = 64
 _CHUNK_ROWS: Final = 16_384
 _CHUNK_BYTES: Final = 64 << 20
 _TRAINING_BYTES: Final = 512 << 20
+_WRITE_BYTES: Final = 1 << 20
 _METRIC: Final = "ip"
 
 Vectors = NDArray[np.float32]
@@ -149,6 +151,7 @@ class IndexBuilder(Protocol):
         Raises:
             EmbedError: INDEX_FAILED: blocks out of order or of other dimensions, another number of rows, too few
                 rows to train, or the library failed.
+            OSError: The file cannot be written, for instance because the disk is full.
         """
         ...
 
@@ -246,11 +249,9 @@ class FaissIndexBuilder:
                     on_progress(done, count)
             if done != count:
                 raise _failed(f"expected {count} rows in the blocks, found {done}", "c10 verify --full")
-            faiss.write_index(index, fd_path)
         except (RuntimeError, MemoryError, AssertionError) as error:
-            raise _failed(
-                f"expected faiss to build the index, found: {error!r}", "free memory or disk space"
-            ) from error
+            raise _failed(f"expected faiss to build the index, found: {error!r}", "free memory") from error
+        _write(faiss, index, fd_path)
         return IndexFacts(
             plan=plan, dimensions=dimensions, ntotal=done, metric=_METRIC, seconds=time.monotonic() - began
         )
@@ -309,6 +310,35 @@ def _empty(faiss: Foreign, dimensions: int, plan: IndexPlan) -> Foreign:
                 clustering.seed = _SEED
                 clustering.min_points_per_centroid = 1
             return index
+
+
+def _write(faiss: Foreign, index: Foreign, path: str) -> None:
+    """Write an index through a file of our own.
+
+    The library's own writer closes its file with no more than a line on standard error when the last buffer does not
+    fit the disk, and leaves a shorter index behind.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    problems: list[OSError] = []
+    with Path(path).open("wb", buffering=0) as file:
+
+        def write(data: bytes) -> int:
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+            except OSError as error:
+                problems.append(error)
+            return len(data)
+
+        try:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(write, _WRITE_BYTES))
+        except RuntimeError as error:
+            raise _failed(f"expected faiss to write the index, found: {error}", "free memory") from error
+    if problems:
+        raise problems[0]
 
 
 def _in_order(rows: Iterable[Block], dimensions: int) -> Iterator[Block]:

@@ -47,14 +47,14 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> IndexBuilt:
         library=f"{builder.name} {builder.version}",
     )
     key = index_key(components)
-    known = run.store.state.indexes.get(key)
+    known = run.store.state.memo.indexes.get(key)
     if known is not None and run.store.artifacts.damage(known.artifact) is None:
         run.hashed.add(known.artifact.sha256)
         run.append(StepReused(kind="index", count=1, keys={"index": key}))
         run.counts.reused += 1
     else:
         known = _build(run, rows, plan, components, table)
-    if (INDEX_CHECK, key) not in run.store.state.passed:
+    if not run.store.state.memo.has_passed(INDEX_CHECK, key, known.artifact.sha256):
         run.enter("check", "index")
         verdict = check_index(run, known, rows)
         run.append(verdict)

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from pipeline.cells import Cell, group_cells
 from pipeline.inputs import Inputs, Model
+from pipeline.request import BadTilePolicy
 from store.canonical import Document
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled
 from store.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, difference
@@ -106,9 +107,11 @@ class BuildPlan:
 
 def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     """Return the artifacts whose presence the plan asks for."""
-    engines = [found.artifact for model in inputs.models if (found := state.engines.get(model.key))]
+    engines = [found.artifact for model in inputs.models if (found := state.memo.engines.get(model.key))]
     cells = {(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) for tile in inputs.selection.tiles}
-    blocks = [event.block for cell in sorted(cells) if (event := state.blocks.get((inputs.space, *cell)))]
+    blocks = [
+        event.block for cell in sorted(cells) if (event := state.memo.blocks.get((inputs.space, *cell)))
+    ]
     return (*engines, *blocks)
 
 
@@ -120,12 +123,14 @@ def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         inputs: What the build is defined by.
         present: Digest to size of the artifacts among `needed` that are regular files.
     """
-    same_space = not state.blocks or any(name[0] == inputs.space for name in state.blocks)
+    same_space = not state.memo.blocks or any(name[0] == inputs.space for name in state.memo.blocks)
     why_new = "new cell" if same_space else "new vector space"
+    whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     return BuildPlan(
         engines=tuple(_engine(state, model, present) for model in inputs.models),
         cells=tuple(
-            _cell(state, inputs.space, cell, present, why_new) for cell in group_cells(inputs.selection.tiles)
+            _cell(state, inputs.space, cell, present, why_new, whole_only=whole_only)
+            for cell in group_cells(inputs.selection.tiles)
         ),
     )
 
@@ -136,8 +141,8 @@ def is_present(ref: ArtifactRef, present: Present) -> bool:
 
 
 def _engine(state: State, model: Model, present: Present) -> EnginePlan:
-    known = state.engines.get(model.key)
-    checked = (ENGINE_CHECK, model.key) in state.passed
+    known = state.memo.engines.get(model.key)
+    checked = known is not None and state.memo.has_passed(ENGINE_CHECK, model.key, known.artifact.sha256)
     if known is None:
         decision, why = Decision.RUN, _why_new(state, model)
     elif not is_present(known.artifact, present):
@@ -165,18 +170,24 @@ def _last_engine(state: State, name: str) -> EngineCompiled | None:
     return None
 
 
-def _cell(state: State, space: str, cell: Cell, present: Present, why_new: str) -> CellPlan:
+def _cell(
+    state: State, space: str, cell: Cell, present: Present, why_new: str, *, whole_only: bool
+) -> CellPlan:
+    """Decide a cell; `whole_only` tells that a block in which tiles were skipped will not do."""
     tiles = [(descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in cell.tiles]
     components = cell_components(space=space, tiles=tiles)
     key = cell_key(components)
-    known = state.blocks.get((space, cell.key.zoom, cell.key.x, cell.key.y))
+    known = state.memo.blocks.get((space, cell.key.zoom, cell.key.x, cell.key.y))
     whole = known is not None and is_present(known.block, present)
-    if known is not None and known.key == key and whole:
+    skipped = known is not None and known.rows < len(tiles)
+    if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
         decision, why = Decision.RUN, why_new
     elif not whole:
         decision, why = Decision.RUN, "its block is missing or has another size"
+    elif known.key == key:
+        decision, why = Decision.RUN, "tiles were skipped before, and must not be now"
     else:
         decision, why = Decision.RUN, "its tiles changed"
     return CellPlan(

@@ -36,6 +36,6 @@ def preview(layout: Layout, inputs: Inputs) -> PlanReport:
 
 
 def _known(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
-    cells = [event for name, event in state.blocks.items() if name[0] == inputs.space]
+    cells = [event for name, event in state.memo.blocks.items() if name[0] == inputs.space]
     known = KnownRows(artifacts, cells)
     return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}

@@ -163,7 +163,12 @@ class CacheProvisioner:
 
     def _open(self, *, create: bool) -> AbstractContextManager[Store]:
         return Store.open(
-            self.layout, clock=self.clock, create=create, reserve_bytes=self.config.reserve_mb * _MIB
+            self.layout,
+            clock=self.clock,
+            create=create,
+            reserve_bytes=self.config.reserve_mb * _MIB,
+            host=self.host,
+            allow_unknown_filesystem=self.config.allow_unknown_filesystem,
         )
 
     def _reused(self, warm: Warm, inputs: Inputs) -> BuildReport:

@@ -73,8 +73,11 @@ class Run:
         self.step, self.subject = step, subject
 
     def append(self, *events: Event) -> None:
-        """Append events of this build in one durable transaction, after those that were put off."""
-        everything = (*self._pending, *self._repairs(), *events)
+        """Append events of this build in one durable transaction, after those that were put off.
+
+        Repairs come last: the first event of a build must be its start, and that one may have repaired something.
+        """
+        everything = (*self._pending, *events, *self._repairs())
         self._pending = []
         if everything:
             self.store.append(*everything, build=self.number)

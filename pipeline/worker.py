@@ -22,6 +22,8 @@ from store.preprocessing import Preprocessing
 from store.runtime import Engine, load_engine
 
 _THREADS: Final = 1
+_LEAST_SIDE: Final = 4
+"""Pixels that the texture score needs each way."""
 
 
 class Embedder:
@@ -57,7 +59,7 @@ class Embedder:
                 bad[number] = (error.kind, error.message)
                 continue
             good.append(number)
-            textures.append(texture_energy(image))
+            textures.append(_texture(image))
             filled += 1
             if filled == len(self._samples):
                 vectors.append(self._engine.run(self._samples))
@@ -117,6 +119,11 @@ def _picture(sha256: str, locator: list[str | int]) -> NDArray[np.uint8]:
             ErrorKind.SOURCE_CHANGED,
         )
     return decode(data)
+
+
+def _texture(image: NDArray[np.uint8]) -> float:
+    """Score a tile; one of a few pixels, such as a placeholder for "no data", has nothing to recognise."""
+    return texture_energy(image) if min(image.shape[:2]) >= _LEAST_SIDE else 0.0
 
 
 def _answer(

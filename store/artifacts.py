@@ -56,6 +56,20 @@ class Artifacts:
         finally:
             os.close(fd)
 
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Try, without waiting, to be the only one who may write or remove artifacts; yields whether it worked."""
+        fd = self._open_lock()
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(fd)
+
     def _open_lock(self) -> int:
         try:
             return os.open(self.layout.artifacts_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -37,6 +37,7 @@ TABLE: Mapping[str, tuple[int, type[Event]]] = {
     "build.refused": (1, e.BuildRefused),
     "rolled.back": (1, e.RolledBack),
     "generation.accepted": (1, e.GenerationAccepted),
+    "generation.signed": (1, e.GenerationSigned),
     "collection.planned": (1, e.CollectionPlanned),
     "collected": (1, e.Collected),
     "repaired": (1, e.Repaired),

@@ -6,6 +6,7 @@ else in the tree is an error, since nothing of C10's could have put it there.
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def walk(
     for digest, found, path in artifacts.names():
         if not digest:
             strangers.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
+        elif digest not in named and not stat.S_ISREG(found.st_mode):
+            strangers.append(f"{path.relative_to(artifacts.layout.root)}: expected a regular file")
         elif digest not in named and digest not in referenced:
             unreferenced.append(digest)
             unreferenced_size += found.st_size
@@ -178,11 +181,11 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
         digests.update(
             sha for event in (build.index,) if event for sha in (event.artifact.sha256, event.blocks.sha256)
         )
-    digests.update(event.artifact.sha256 for event in state.engines.values())
+    digests.update(event.artifact.sha256 for event in state.memo.engines.values())
     digests.update(
-        sha for event in state.indexes.values() for sha in (event.artifact.sha256, event.blocks.sha256)
+        sha for event in state.memo.indexes.values() for sha in (event.artifact.sha256, event.blocks.sha256)
     )
-    digests.update(event.block.sha256 for event in state.blocks.values())
+    digests.update(event.block.sha256 for event in state.memo.blocks.values())
     digests.update(row.ref.sha256 for table in tables for row in table)
     return frozenset(digests)
 

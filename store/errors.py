@@ -18,6 +18,7 @@ class ErrorKind(StrEnum):
     NOTHING_TO_ROLL_BACK = "nothing-to-roll-back"
     TARGET_DAMAGED = "target-damaged"
     ROLLED_BACK = "rolled-back"
+    WITHDRAWN = "withdrawn"
     FILE_SYSTEM = "file-system"
     PERMISSION = "permission"
     INPUT_OUTPUT = "input-output"
@@ -82,7 +83,7 @@ class UnprojectedError(StoreError):
         self.reason = reason
 
 
-class UnknownEventError(DamagedHistoryError):
+class UnknownEventError(StoreError):
     """The journal holds events of a newer version. Reading goes on without them; writing is refused."""
 
 

@@ -12,6 +12,9 @@ from typing import TypeAlias
 
 from store.canonical import Document
 
+MAX_COLLECTED = 4096
+"""How many digests one collection event holds, so that it stays far below the size of a record."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactRef:
@@ -81,20 +84,30 @@ class StepRetried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCompiled:
-    """A network was compiled. `signature` holds input and output names and shapes."""
+    """A network was compiled. `signature` holds input and output names and shapes.
+
+    `purpose` is "flight" for the engine that the manifest hands out, and "stand-in" for one that embeds tiles
+    here on behalf of an engine for another device. `host` is empty within a build, whose start holds it.
+    """
 
     model: str
+    purpose: str
     key: str
     components: Document
     artifact: ArtifactRef
     signature: Document
     elapsed_ms: int
     log: str
+    host: Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellEmbedded:
-    """One cell's block was made: `rows` tiles, of which `embedded` digests went through the network."""
+    """One cell's block was made: `rows` tiles, of which `embedded` digests went through the network.
+
+    `engine` is the digest of the engine's bytes that embedded them: bytes are not reproducible, so that another
+    engine of the same key must first show that it gives the same vectors.
+    """
 
     space: str
     zoom: int
@@ -102,6 +115,7 @@ class CellEmbedded:
     cell_y: int
     key: str
     components: Document
+    engine: str
     block: ArtifactRef
     rows: int
     embedded: int
@@ -134,11 +148,12 @@ class StepReused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckPassed:
-    """A check on `subject` (a model, the index) with step key `key` passed."""
+    """A check on `subject` (a model, the index) with step key `key` passed, for the bytes of `artifact` alone."""
 
     check: str
     subject: str
     key: str
+    artifact: str
     measured: Document
 
 
@@ -149,6 +164,7 @@ class CheckFailed:
     check: str
     subject: str
     key: str
+    artifact: str
     measured: Document
     why: str
 
@@ -170,8 +186,12 @@ class CoverageWalked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildCommitted:
-    """A generation came to be: the only commit point, of builds and of rollbacks."""
+    """A generation came to be: the only commit point, of builds and of rollbacks.
 
+    `format` is that of the manifest, which a later version must still be able to project.
+    """
+
+    format: int
     generation: int
     parent: int | None
     origin: int
@@ -200,6 +220,7 @@ class BuildAbandoned:
 
     reason: str
     step: str
+    host: Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +239,7 @@ class RolledBack:
     target: int
     requested: int | None
     why: str
+    host: Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,23 +248,41 @@ class GenerationAccepted:
 
     generation: int
     why: str
+    host: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSigned:
+    """A generation got one more signature after its commit."""
+
+    generation: int
+    signature: str
+    key_id: str
+    host: Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionPlanned:
-    """These artifacts are about to be removed under a policy."""
+    """These artifacts are about to be removed under a policy, and these generations' files.
+
+    A collection is as many of these events as it needs, `MAX_COLLECTED` digests each.
+    """
 
     digests: tuple[str, ...]
+    generations: tuple[int, ...]
     size: int
     policy: Document
+    host: Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """These artifacts were removed; steps that made them count as not done."""
+    """These artifacts and generations' files were removed; steps that made them count as not done."""
 
     digests: tuple[str, ...]
+    generations: tuple[int, ...]
     size: int
+    host: Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,11 +297,14 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """Artifacts came from a bundle of another cache."""
+    """Artifacts came from a bundle of another cache; its step results follow as events of no build."""
 
     source: str
     cache_id: str
+    bundle: ArtifactRef | None
+    generations: tuple[int, ...]
     artifacts: int
+    host: Document
 
 
 Event: TypeAlias = (
@@ -284,6 +327,7 @@ Event: TypeAlias = (
     | BuildRefused
     | RolledBack
     | GenerationAccepted
+    | GenerationSigned
     | CollectionPlanned
     | Collected
     | Repaired

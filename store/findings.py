@@ -124,6 +124,11 @@ class Verification:
         """Whether nothing is wrong with what the head shows, on this or another device."""
         return not any(self.generation in problem.generations for problem in self.problems)
 
+    @property
+    def only_device(self) -> bool:
+        """Whether all that is wrong is that this is another device, or has other libraries."""
+        return not self.go and all(problem.kind is ProblemKind.DEVICE for problem in self.problems)
+
     def require(self) -> None:
         """Raise if anything is wrong.
 
@@ -135,7 +140,7 @@ class Verification:
             return
         reasons = [str(problem) for problem in self.problems]
         mend = self.problems[0].mend
-        if all(problem.kind is ProblemKind.DEVICE for problem in self.problems):
+        if self.only_device:
             raise IncompatibleDeviceError(reasons, hint=mend)
         raise NoGoError(reasons, hint=mend)
 

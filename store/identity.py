@@ -105,16 +105,23 @@ def engine_components(
 
 
 def vector_space(*, engine: str, preprocessing: Document, precision: str, batch: int) -> Digest:
-    """Key of the space in which descriptors may be compared: engine *step key*, image contract, batch."""
-    return digest(
-        "c10/space/1",
-        {"engine": engine, "preprocessing": preprocessing, "precision": precision, "batch": batch},
-    )
+    """Key of the space in which descriptors may be compared: engine *step key*, image contract, batch, recipe.
+
+    The recipe of embedding belongs to the space and not to the cell, since rows are copied within a space.
+    """
+    components: Document = {
+        "engine": engine,
+        "preprocessing": preprocessing,
+        "precision": precision,
+        "batch": batch,
+        "recipe": RECIPES["cell"],
+    }
+    return digest("c10/space/1", components)
 
 
 def cell_components(*, space: str, tiles: Iterable[tuple[int, str]]) -> Document:
     """Name everything one cell's block depends on: the space and the (descriptor id, digest) of its tiles."""
-    return {"space": space, "tiles": tile_set(tiles), "recipe": RECIPES["cell"]}
+    return {"space": space, "tiles": tile_set(tiles)}
 
 
 def cell_key(components: Document) -> Digest:

@@ -34,17 +34,20 @@ class Layout:
         Raises:
             RequestRefusedError: It is no such template.
         """
-        try:
-            found = MANIFEST_NAME.fullmatch(self.manifest_filename.format(generation=7))
-        except (KeyError, IndexError, ValueError):
-            found = None
-        if found is None or int(found[1]) != 7:
+        if not all(self._finds(generation) for generation in (7, 12_345_678_901)):
             raise RequestRefusedError(
                 ErrorKind.UNKNOWN_GENERATION,
                 f"expected a manifest_filename such as 'flight-{{generation:08d}}.json', found"
                 f" {self.manifest_filename!r}",
                 hint="leave manifest_filename out",
             )
+
+    def _finds(self, generation: int) -> bool:
+        try:
+            found = MANIFEST_NAME.fullmatch(self.manifest_filename.format(generation=generation))
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+            return False
+        return found is not None and int(found[1]) == generation
 
     @property
     def journal(self) -> Path:

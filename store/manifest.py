@@ -11,7 +11,7 @@ The file names artifacts by digest alone, so that no name in it can lead anywher
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from store.canonical import CanonicalError, Document, decode, encode, is_digest, sha256
@@ -139,9 +139,10 @@ def render(body: Document, envelope: Envelope) -> bytes:
 
 
 def body_of(state: State, build: Build) -> Document:
-    """Return the body of `build`, open or committed.
+    """Return the body of `build`, open or committed, in the format it was committed with.
 
     Raises:
+        KeyError: A later version committed it in a format that this one does not know.
         DamagedHistoryError: The build lacks a part that a manifest names.
     """
     try:
@@ -155,6 +156,10 @@ def body_of(state: State, build: Build) -> Document:
 
 
 def _body(state: State, build: Build) -> Document:
+    return _BODIES[build.format or FORMAT](state, build)
+
+
+def _body_1(state: State, build: Build) -> Document:
     tiles, index, coverage, calibration = build.tiles, build.index, build.coverage, build.calibration
     if tiles is None or index is None or coverage is None or calibration is None or not build.engines:
         raise DamagedHistoryError(
@@ -163,6 +168,7 @@ def _body(state: State, build: Build) -> Document:
             hint="c10 verify --full",
         )
     models = {model["name"]: model for model in build.inputs["models"]}
+    stand_in = build.stand_in or dict(build.engines).get(_descriptor_name(build))
     return {
         "identity": build.identity,
         "inputs": build.inputs,
@@ -178,6 +184,7 @@ def _body(state: State, build: Build) -> Document:
             "metric": index.metric,
             "dimensions": index.dimensions,
             "rows": index.rows,
+            "embedded_by": _embedded_by(stand_in),
         },
         "geography": {
             "report": _ref(coverage.geography),
@@ -187,10 +194,20 @@ def _body(state: State, build: Build) -> Document:
             "skipped": coverage.skipped,
         },
         "checks": [
-            {"check": check.check, "subject": check.subject, "key": check.key, "measured": check.measured}
+            {
+                "check": check.check,
+                "subject": check.subject,
+                "key": check.key,
+                "artifact": check.artifact,
+                "measured": check.measured,
+            }
             for check in (checks_of(state, build) if build.status is BuildStatus.OPEN else build.checks)
         ],
     }
+
+
+_BODIES: Mapping[int, Callable[[State, Build], Document]] = {1: _body_1}
+"""How a body is written, by format. A body that was committed must be written the same way for ever."""
 
 
 def head_projections(generation: int, raw: bytes) -> dict[bytes, bytes]:
@@ -229,6 +246,24 @@ def parse(raw: bytes) -> Manifest:
             raise _invalid(f"format {FORMAT}", f"format {number}, written by another version of C10")
         case _:
             raise _invalid("body and envelope", "something else")
+
+
+def _descriptor_name(build: Build) -> str:
+    return next((str(model["name"]) for model in build.inputs["models"] if model["role"] == "descriptor"), "")
+
+
+def _embedded_by(event: EngineCompiled | None) -> Document:
+    """Which engine made the descriptors: the one handed out, or a stand-in of the same network."""
+    if event is None:
+        return {}
+    components = event.components
+    return {
+        "step_key": event.key,
+        "sha256": event.artifact.sha256,
+        "backend": components["backend"],
+        "version": components["version"],
+        "target": components["target"],
+    }
 
 
 def _engine(model: Document, event: EngineCompiled) -> Document:

@@ -18,14 +18,14 @@ from importlib import metadata
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from store.errors import ErrorKind, NoGoError, StoreError
+from store.errors import ArtifactError, ErrorKind, NoGoError, StoreError
 from store.events import ArtifactRef
 from store.identity import tile_of, tile_set
 from store.manifest import MANIFEST_NAME, MAX_BYTES, EngineEntry, Manifest
 from store.preprocessing import Preprocessing
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
 from store.sealed import Sealed, SealError, digest, open_regular, seal
-from store.tables import TileTable, decode_blocks, decode_tiles
+from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, judge
 
 __all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "Verification"]
@@ -124,8 +124,15 @@ class FlightCache:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The image contract of the descriptor network."""
-        return Preprocessing.from_document(self.manifest.descriptor_engine.preprocessing)
+        """The image contract of the descriptor network.
+
+        Raises:
+            NoGoError: It names a rule that this version lacks.
+        """
+        try:
+            return Preprocessing.from_document(self.manifest.descriptor_engine.preprocessing)
+        except ValueError as error:
+            raise _damaged([f"preprocessing: {error}"]) from error
 
     def verify(self) -> Verification:
         """Hash everything the manifest names, blocks included, and hold tables against manifest and each other.
@@ -133,23 +140,26 @@ class FlightCache:
         Raises:
             NoGoError: With every problem found.
         """
-        problems, files, size = list[str](), 0, 0
+        problems, files, size = dict[str, str](), 0, 0
         for role, ref in self.manifest.artifacts():
             files, size = files + 1, size + ref.size
             try:
                 digest(self._files[ref.sha256], ref)
             except SealError as error:
-                problems.append(f"{role}: {error}")
-        if not problems:
-            problems.extend(self._table_problems())
-        if not problems:
-            for row in decode_blocks(self._bytes("block table", self.manifest.index.blocks)):
-                files, size = files + 1, size + row.ref.size
-                problem = self._block_problem(row.ref)
-                if problem:
-                    problems.append(f"block {row.zoom}/{row.cell_x}/{row.cell_y}: {problem}")
+                problems[role] = f"{role}: {error}"
+        if "tile table" not in problems and (problem := self._tiles_problem()):
+            problems["tile table"] = f"tile table: {problem}"
+        rows, problem = ((), None) if "block table" in problems else self._rows()
+        if problem:
+            problems["block table"] = f"block table: {problem}"
+        for row in rows:
+            files, size = files + 1, size + row.ref.size
+            problem = self._block_problem(row.ref)
+            if problem:
+                role = f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
+                problems[role] = f"{role}: {problem}"
         if problems:
-            raise _damaged(problems)
+            raise _damaged([*problems.values()])
         return Verification(files=files, size=size)
 
     def engine_bytes(self, name: str) -> bytes:
@@ -159,7 +169,7 @@ class FlightCache:
             KeyError: No model has this name.
             NoGoError: The bytes are not the ones named.
         """
-        return self._bytes(f"engine {name}", self._entry(name).artifact)
+        return bytes(self._view(f"engine {name}", self._entry(name).artifact))
 
     def engine(self, name: str, *, threads: int = 1) -> Engine:
         """Return an engine, loaded and ready to run.
@@ -171,7 +181,7 @@ class FlightCache:
         """
         entry = self._entry(name)
         return load_engine(
-            self._bytes(f"engine {name}", entry.artifact),
+            self._view(f"engine {name}", entry.artifact),
             backend=entry.backend,
             version=entry.version,
             input=entry.signature["input"],
@@ -197,9 +207,15 @@ class FlightCache:
         """Return the camera calibration, as given in the request.
 
         Raises:
-            NoGoError: The bytes are not the ones named.
+            NoGoError: The bytes are not the ones named, or no JSON object.
         """
-        calibration: dict[str, Any] = json.loads(self._bytes("calibration", self.manifest.calibration))
+        data = self._view("calibration", self.manifest.calibration)
+        try:
+            calibration = json.loads(bytes(data))
+        except (ValueError, RecursionError) as error:
+            raise _damaged([f"calibration: expected JSON, found: {error}"]) from error
+        if not isinstance(calibration, dict):
+            raise _damaged([f"calibration: expected a JSON object, found {type(calibration).__name__}"])
         return calibration
 
     def tile(self, descriptor_id: int) -> Tile:
@@ -210,7 +226,10 @@ class FlightCache:
             NoGoError: The tile table is not the one named.
         """
         if self._tiles is None:
-            self._tiles = decode_tiles(self._bytes("tile table", self.manifest.tiles))
+            try:
+                self._tiles = decode_tiles(self._view("tile table", self.manifest.tiles))
+            except ArtifactError as error:
+                raise _damaged([f"tile {error.message}"]) from error
         zoom, x, y, _ = tile_of(descriptor_id)
         found = self._tiles.digest(descriptor_id) if descriptor_id >= 0 else None
         if found is None:
@@ -245,26 +264,28 @@ class FlightCache:
                 raise _damaged([f"{role}: {error}"]) from error
         return self._sealed[ref.sha256]
 
-    def _bytes(self, role: str, ref: ArtifactRef) -> bytes:
-        return self._seal(role, ref).read()
+    def _view(self, role: str, ref: ArtifactRef) -> memoryview:
+        return self._seal(role, ref).view()
 
-    def _table_problems(self) -> list[str]:
+    def _tiles_problem(self) -> str | None:
         manifest = self.manifest
         try:
-            tiles = decode_tiles(self._bytes("tile table", manifest.tiles))
-            rows = decode_blocks(self._bytes("block table", manifest.index.blocks))
-        except (StoreError, ValueError) as error:
-            return [f"tables: {error}"]
-        problems = list[str]()
+            tiles = decode_tiles(self._view("tile table", manifest.tiles))
+        except StoreError as error:
+            return error.message
         if len(tiles) != manifest.tile_count:
-            problems.append(f"tile table: expected {manifest.tile_count} tiles, found {len(tiles)}")
+            return f"expected {manifest.tile_count} tiles, found {len(tiles)}"
         pairs = zip(tiles.ids.tolist(), (bytes(row).hex() for row in tiles.digests), strict=True)
-        if tile_set(pairs) != manifest.tile_set:
-            problems.append("tile table: its tiles are not the tile set of the build")
-        blocks = sum(row.rows for row in rows)
-        if blocks != manifest.index.rows:
-            problems.append(f"block table: expected {manifest.index.rows} rows, found {blocks}")
-        return problems
+        return None if tile_set(pairs) == manifest.tile_set else "its tiles are not the tile set of the build"
+
+    def _rows(self) -> tuple[tuple[BlockRow, ...], str | None]:
+        index = self.manifest.index
+        try:
+            rows = decode_blocks(self._view("block table", index.blocks))
+        except StoreError as error:
+            return (), error.message
+        found = sum(row.rows for row in rows)
+        return rows, None if found == index.rows else f"expected {index.rows} rows, found {found}"
 
     def _block_problem(self, ref: ArtifactRef) -> str | None:
         try:

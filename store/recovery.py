@@ -102,7 +102,9 @@ def plan(state: State, observed: Observed) -> tuple[Action, ...]:
     check(state, observed)
     actions: list[Action] = [ClearScratch()] if observed.scratch else []
     for number, generation in state.generations.items():
-        unsigned = not generation.signature or number in observed.signatures
+        if number in state.retired:
+            continue
+        unsigned = not generation.signatures or number in observed.signatures
         if number not in observed.manifests or number not in observed.segments or not unsigned:
             actions.append(Project(number))
     if state.open_build is not None:

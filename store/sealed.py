@@ -7,6 +7,7 @@ growing and shrinking. What a parser gets is that very memory, under a path of t
 
 import fcntl
 import hashlib
+import mmap
 import os
 import stat
 from dataclasses import dataclass
@@ -32,13 +33,12 @@ class Sealed:
         """A path that leads to these bytes within this process."""
         return f"/proc/self/fd/{self.fd}"
 
-    def read(self) -> bytes:
-        """Return all bytes."""
+    def view(self) -> memoryview:
+        """Return all bytes, mapped and not copied; the mapping lives as long as the view."""
         size = os.fstat(self.fd).st_size
-        data = bytearray()
-        while len(data) < size:
-            data += os.pread(self.fd, size - len(data), len(data))
-        return bytes(data)
+        if size == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(self.fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
 
     def close(self) -> None:
         """Give the memory back, once nothing maps it any more."""
@@ -50,11 +50,17 @@ class Sealed:
 def open_regular(name: str, *, folder: int, size: int | None = None, limit: int | None = None) -> int:
     """Open a regular file for reading, relative to a folder's descriptor, never through a symbolic link.
 
+    Args:
+        name: Where it is below the folder, parts separated by slashes; no part may be a link.
+        folder: Descriptor of an open folder.
+        size: Its exact size in bytes, if known.
+        limit: Its greatest size in bytes, if bounded.
+
     Raises:
         SealError: There is none, it is something else, or not of the size expected.
     """
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        fd = _open_below(folder, name.split("/"))
     except OSError as error:
         raise SealError(f"expected a regular file, found: {error.strerror}") from error
     found, wrong = os.fstat(fd), ""
@@ -68,6 +74,19 @@ def open_regular(name: str, *, folder: int, size: int | None = None, limit: int 
         os.close(fd)
         raise SealError(wrong)
     return fd
+
+
+def _open_below(folder: int, parts: list[str]) -> int:
+    """Open step by step, since O_NOFOLLOW holds for the last part of a path alone."""
+    at = os.dup(folder)
+    try:
+        for part in parts[:-1]:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = below
+        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
 
 
 def digest(fd: int, ref: ArtifactRef) -> None:

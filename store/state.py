@@ -14,8 +14,12 @@ from store import events as e
 from store.canonical import Document
 from store.errors import DamagedHistoryError, ErrorKind
 from store.events import ArtifactRef, Event
+from store.memo import Memo
 
 GENESIS_CHAIN = "0" * 64
+FLIGHT = "flight"
+STAND_IN = "stand-in"
+"""What an engine is for: to be handed out on board, or to embed here on behalf of one for another device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,7 @@ class Build:
     plan: tuple[Document, ...] = ()
     tiles: e.TilesSelected | None = None
     engines: tuple[tuple[str, e.EngineCompiled], ...] = ()
+    stand_in: e.EngineCompiled | None = None
     index: e.IndexBuilt | None = None
     checks: tuple[e.CheckPassed, ...] = ()
     coverage: e.CoverageWalked | None = None
@@ -83,13 +88,17 @@ class Build:
     doing: str = ""
     failure: e.BuildFailed | None = None
     ending: str = ""
+    format: int = 0
     body_sha256: str = ""
     parent: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What one commit made. `origin` is the build it shows, `parent` the origin to go back to."""
+    """What one commit made. `origin` is the build it shows, `parent` the origin to go back to.
+
+    `signatures` are pairs of key id and signature; `format` is that of the manifest.
+    """
 
     number: int
     origin: int
@@ -99,13 +108,9 @@ class Generation:
     wall_ns: int
     manifest_sha256: str
     body_sha256: str
-    signature: str
-    key_id: str
+    format: int
+    signatures: tuple[tuple[str, str], ...]
     rolled_back: e.RolledBack | None
-
-
-CellName = tuple[str, int, int, int]
-"""(vector space, zoom, x >> 4, y >> 4)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,12 +122,10 @@ class State:
     created_ns: int = 0
     builds: dict[int, Build] = field(default_factory=dict)
     generations: dict[int, Generation] = field(default_factory=dict)
-    engines: dict[str, e.EngineCompiled] = field(default_factory=dict)
-    indexes: dict[str, e.IndexBuilt] = field(default_factory=dict)
-    blocks: dict[CellName, e.CellEmbedded] = field(default_factory=dict)
-    passed: dict[tuple[str, str], e.CheckPassed] = field(default_factory=dict)
+    memo: Memo = field(default_factory=Memo)
     undone: dict[str, int] = field(default_factory=dict)
     accepted: frozenset[int] = frozenset()
+    retired: frozenset[int] = frozenset()
     open_build: int | None = None
     pending_rollback: e.RolledBack | None = None
     unknown: tuple[str, ...] = ()
@@ -148,10 +151,7 @@ class State:
             self,
             builds=dict(self.builds),
             generations=dict(self.generations),
-            engines=dict(self.engines),
-            indexes=dict(self.indexes),
-            blocks=dict(self.blocks),
-            passed=dict(self.passed),
+            memo=self.memo.copy(),
             undone=dict(self.undone),
         )
 
@@ -194,10 +194,16 @@ def _apply(state: State, fact: Fact) -> None:
         raise _impossible(fact, "expected the genesis event first")
     if isinstance(event, Unknown):
         state.unknown = (*state.unknown, f"{event.tag} v{event.version}")
-    elif fact.build is None:
-        _apply_to_cache(state, fact, event)
     else:
-        _apply_to_build(state, fact, fact.build, event)
+        try:
+            if fact.build is None:
+                _apply_to_cache(state, fact, event)
+            else:
+                _apply_to_build(state, fact, fact.build, event)
+        except DamagedHistoryError:
+            # What follows an event that is not understood may hang on it; forensics read on around it.
+            if not state.unknown:
+                raise
     state.position = Position(fact.seq, fact.chain)
 
 
@@ -207,20 +213,32 @@ def _apply_to_cache(state: State, fact: Fact, event: Event) -> None:
             if state.cache_id:
                 raise _impossible(fact, "the cache was created twice")
             state.cache_id, state.created_ns = cache_id, fact.wall_ns
-        case e.EngineCompiled(key=key):
-            state.engines[key] = event
+        case e.EngineCompiled() | e.IndexBuilt() | e.CellEmbedded():
+            state.memo.remember(event)
         case e.CheckPassed() | e.CheckFailed():
-            _judge(state, event)
+            state.memo.judge(event)
         case e.GenerationAccepted(generation=number):
+            _require_generation(state, fact, number)
             state.accepted |= {number}
-        case e.Collected(digests=digests):
-            _evict(state, frozenset(digests))
+        case e.GenerationSigned(generation=number, key_id=key_id, signature=signature):
+            generation = _require_generation(state, fact, number)
+            signatures = (*generation.signatures, (key_id, signature))
+            state.generations[number] = replace(generation, signatures=signatures)
+        case e.Collected(digests=digests, generations=numbers):
+            state.memo.evict(frozenset(digests))
+            state.retired |= frozenset(numbers)
         case e.RolledBack():
             state.pending_rollback = event
         case e.StepStarted() | e.CollectionPlanned() | e.Repaired() | e.Imported():
             pass
         case _:
             raise _impossible(fact, f"{type(event).__name__} needs a build")
+
+
+def _require_generation(state: State, fact: Fact, number: int) -> Generation:
+    if number not in state.generations:
+        raise _impossible(fact, f"there is no generation {number}")
+    return state.generations[number]
 
 
 def _apply_to_build(state: State, fact: Fact, number: int, event: Event) -> None:
@@ -242,18 +260,20 @@ def _apply_to_build(state: State, fact: Fact, number: int, event: Event) -> None
 def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
     """Facts of an open build that also change what later builds may reuse, or end it."""
     match event:
-        case e.EngineCompiled(key=key):
-            state.engines[key] = event
-            return _with_engine(build, event)
-        case e.CellEmbedded(space=space, zoom=zoom, cell_x=cell_x, cell_y=cell_y):
-            state.blocks[space, zoom, cell_x, cell_y] = event
+        case e.EngineCompiled():
+            state.memo.remember(event)
+            return _with_engine(build, event, event.model)
+        case e.CellEmbedded():
+            state.memo.remember(event)
             embedded = build.tiles_embedded + event.embedded
-            return replace(build, cells_embedded=build.cells_embedded + 1, tiles_embedded=embedded)
-        case e.IndexBuilt(key=key):
-            state.indexes[key] = event
-            return replace(build, index=event)
+            return replace(
+                build, coverage=None, cells_embedded=build.cells_embedded + 1, tiles_embedded=embedded
+            )
+        case e.IndexBuilt():
+            state.memo.remember(event)
+            return replace(build, coverage=None, index=event)
         case e.CheckPassed() | e.CheckFailed():
-            _judge(state, event)
+            state.memo.judge(event)
             return build
         case e.StepReused():
             return _reuse(state, fact, build, event)
@@ -314,8 +334,11 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
     rollback, build = state.pending_rollback, state.builds[number]
     if rollback is None and state.open_build != number:
         raise _impossible(fact, f"build {number} was committed without being open")
-    if rollback is not None and (build.status is not BuildStatus.COMMITTED or rollback.target != number):
-        raise _impossible(fact, f"rolled back to build {number}, which was never committed")
+    if rollback is not None:
+        if build.status is not BuildStatus.COMMITTED or rollback.target != number:
+            raise _impossible(fact, f"rolled back to build {number}, which was never committed")
+        if (event.body_sha256, event.format) != (build.body_sha256, build.format):
+            raise _impossible(fact, f"build {number} is shown with another body than it was committed with")
     shown = state.head.origin if state.head else None
     parent = shown if rollback is None else build.parent
     if event.parent != parent or (rollback is not None and rollback.left != shown):
@@ -329,8 +352,8 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
         wall_ns=fact.wall_ns,
         manifest_sha256=event.manifest_sha256,
         body_sha256=event.body_sha256,
-        signature=event.signature,
-        key_id=event.key_id,
+        format=event.format,
+        signatures=((event.key_id, event.signature),) if event.signature else (),
         rolled_back=rollback,
     )
     if rollback is not None:
@@ -343,6 +366,7 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
         build,
         status=BuildStatus.COMMITTED,
         parent=event.parent,
+        format=event.format,
         body_sha256=event.body_sha256,
         checks=checks_of(state, build),
         ended_seq=fact.seq,
@@ -351,61 +375,54 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
 
 
 def _undo(state: State, rollback: e.RolledBack) -> None:
-    """Mark the identities that were left, down the line of parents to the target or else the last one alone."""
+    """Mark the identities that were left: down the line of parents to the target, or else the last one alone.
+
+    Going forward, to a build that descends from the one shown, leaves nothing behind.
+    """
+    state.undone.pop(state.builds[rollback.target].identity or "", None)
+    if rollback.left in _line(state, rollback.target):
+        return
+    line = _line(state, rollback.left)
+    left = line[: line.index(rollback.target)] if rollback.target in line else line[:1]
+    for origin in left:
+        state.undone[state.builds[origin].identity or ""] = origin
+
+
+def _line(state: State, origin: int) -> list[int]:
+    """A build, its parent, that one's parent and so on."""
     line: list[int] = []
-    at: int | None = rollback.left
-    while at is not None and at != rollback.target:
+    at: int | None = origin
+    while at is not None and at not in line:
         line.append(at)
         at = state.builds[at].parent
-    for origin in line if at == rollback.target else line[:1]:
-        state.undone[state.builds[origin].identity or ""] = origin
-    # Last, since a build that was left may have had the very identity that is shown now.
-    state.undone.pop(state.builds[rollback.target].identity or "", None)
+    return line
 
 
 def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
-    """Return the passed checks of everything `build` shows, by check and subject."""
-    keys = {event.key for _, event in build.engines} | ({build.index.key} if build.index else set())
-    found = [check for (_, key), check in state.passed.items() if key in keys]
-    return tuple(sorted(found, key=lambda check: (check.check, check.subject, check.key)))
+    """Return the passed checks of the very bytes that `build` shows, by check and subject."""
+    shown = {(event.key, event.artifact.sha256) for _, event in build.engines}
+    if build.index is not None:
+        shown.add((build.index.key, build.index.artifact.sha256))
+    return state.memo.checks_of(shown)
 
 
-def _with_engine(build: Build, event: e.EngineCompiled, model: str | None = None) -> Build:
-    engines = dict(build.engines) | {model or event.model: event}
-    return replace(build, engines=tuple(sorted(engines.items(), key=lambda item: item[0])))
+def _with_engine(build: Build, event: e.EngineCompiled, model: str) -> Build:
+    if event.purpose == STAND_IN:
+        return replace(build, coverage=None, stand_in=event)
+    engines = dict(build.engines) | {model: event}
+    return replace(build, coverage=None, engines=tuple(sorted(engines.items(), key=lambda item: item[0])))
 
 
 def _reuse(state: State, fact: Fact, build: Build, event: e.StepReused) -> Build:
     build = replace(build, steps_reused=build.steps_reused + event.count)
     for subject, key in event.keys.items():
-        if event.kind == "engine" and isinstance(key, str) and key in state.engines:
-            build = _with_engine(build, state.engines[key], subject)
-        elif event.kind == "index" and isinstance(key, str) and key in state.indexes:
-            build = replace(build, index=state.indexes[key])
+        if event.kind == "engine" and isinstance(key, str) and key in state.memo.engines:
+            build = _with_engine(build, state.memo.engines[key], subject)
+        elif event.kind == "index" and isinstance(key, str) and key in state.memo.indexes:
+            build = replace(build, coverage=None, index=state.memo.indexes[key])
         else:
             raise _impossible(fact, f"{event.kind} {subject} was reused without having been made")
     return build
-
-
-def _judge(state: State, event: e.CheckPassed | e.CheckFailed) -> None:
-    if isinstance(event, e.CheckPassed):
-        state.passed[event.check, event.key] = event
-        return
-    state.passed.pop((event.check, event.key), None)
-    state.engines.pop(event.key, None)
-    state.indexes.pop(event.key, None)
-    for name in [name for name in state.blocks if name[0] == event.key]:
-        del state.blocks[name]
-
-
-def _evict(state: State, digests: frozenset[str]) -> None:
-    for key in [key for key, event in state.engines.items() if event.artifact.sha256 in digests]:
-        del state.engines[key]
-    for key, index in list(state.indexes.items()):
-        if not digests.isdisjoint((index.artifact.sha256, index.blocks.sha256)):
-            del state.indexes[key]
-    for name in [name for name, event in state.blocks.items() if event.block.sha256 in digests]:
-        del state.blocks[name]
 
 
 def _impossible(fact: Fact, found: str) -> DamagedHistoryError:

@@ -25,7 +25,7 @@ from store.events import (
     TilesSelected,
 )
 from store.manifest import Envelope, body_of, parse, render
-from store.state import Generation, Position
+from store.state import FLIGHT, Generation, Position
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.transaction import Store
 
@@ -191,27 +191,33 @@ def _engine(store: Store, scenario: Scenario, number: int, work: Work) -> str:
         options={},
     )
     key = identity.engine_key(components)
-    known = store.state.engines.get(key)
+    known = store.state.memo.engines.get(key)
     if (
         known is not None
         and store.artifacts.present(known.artifact)
-        and ("parity", key) in store.state.passed
+        and ("parity", key) in store.state.memo.passed
     ):
         store.append(StepReused(kind="engine", count=1, keys={"place": key}), build=number)
         return key
     store.append(StepStarted(kind="engine", subjects=("place",), key=key), build=number)
     _reach(scenario, "engine")
     work.compiled += 1
+    artifact = store.artifacts.put(f"engine of {scenario.engine}".encode())
     compiled = EngineCompiled(
         model="place",
+        purpose=FLIGHT,
         key=key,
         components=components,
-        artifact=store.artifacts.put(f"engine of {scenario.engine}".encode()),
+        artifact=artifact,
         signature={"input": "input", "output": "descriptor", "dimensions": 4},
         elapsed_ms=1,
         log="",
+        host={},
     )
-    passed = CheckPassed(check="parity", subject="place", key=key, measured={"cosine_ppm": 1_000_000})
+    measured = {"cosine_ppm": 1_000_000}
+    passed = CheckPassed(
+        check="parity", subject="place", key=key, artifact=artifact.sha256, measured=measured
+    )
     store.append(compiled, passed, build=number)
     return key
 
@@ -224,7 +230,7 @@ def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work
     for (cell_x, cell_y), tiles in cells.items():
         components = identity.cell_components(space=space, tiles=tiles)
         key = identity.cell_key(components)
-        known = store.state.blocks.get((space, 6, cell_x, cell_y))
+        known = store.state.memo.blocks.get((space, 6, cell_x, cell_y))
         if known is None or known.key != key or not store.artifacts.present(known.block):
             store.append(StepStarted(kind="cells", subjects=(f"6/{cell_x}/{cell_y}",), key=key), build=number)
             work.embedded += len(tiles)
@@ -236,6 +242,7 @@ def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work
                 cell_y=cell_y,
                 key=key,
                 components=components,
+                engine=_sha(f"engine of {scenario.engine}"),
                 block=block,
                 rows=len(tiles),
                 embedded=len(tiles),
@@ -252,7 +259,7 @@ def _index(store: Store, number: int, space: str, blocks: list[BlockRow], work: 
         space=space, blocks=table.sha256, options={"kind": "flat"}, library="none"
     )
     key = identity.index_key(components)
-    known = store.state.indexes.get(key)
+    known = store.state.memo.indexes.get(key)
     if known is not None and store.artifacts.present(known.artifact):
         store.append(StepReused(kind="index", count=1, keys={"index": key}), build=number)
         return

@@ -7,8 +7,8 @@ and, last, manifest are linked into place; the manifest's presence makes the gen
 between 4 and 5 is healed by the next writer from the journal alone.
 
 A `Store` is used under the build lock. Others may append beside it (engine runs, acceptance), so the place in
-the journal that a manifest names is confirmed inside the commit transaction, and the manifest is projected
-again if it moved.
+the journal that a manifest names is confirmed inside the commit transaction; if it moved, the build is held
+against the journal again, and its manifest is projected for the new place.
 """
 
 import os
@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from journal import HeadMovedError, Journal, JournalFullError
-from journal.errors import JournalDamagedError, JournalIOError
-from journal.record import EMPTY, Chain, Head, Record, encode, extend
-from store import canonical, manifest, segment
+from journal import HeadMovedError, Journal
+from journal.record import Head, encode, extend
+from store import canonical, manifest
 from store.artifacts import Artifacts
+from store.canonical import Document
 from store.errors import (
     DamagedHistoryError,
     DiskFullError,
@@ -33,35 +33,50 @@ from store.errors import (
     from_os_error,
 )
 from store.events import BuildAbandoned, BuildCommitted, CacheCreated, Event, RolledBack
-from store.facts import Clock, to_facts, to_record
+from store.facts import Clock, to_record
 from store.layout import Layout
+from store.ledger import RETRYABLE, Ledger
+from store.projecting import Projections, set_head_projections
 from store.recovery import Abandon, Action, ClearScratch, Project, plan
 from store.rollback import RollbackPlan
-from store.state import Build, Generation, Position, State, absorb
+from store.state import Build, Generation, Position, State
 from store.view import RESERVE_NAME, observe, require_cache
-from store.writeonce import write_once
 
 WRITER = "c10"
 DEFAULT_RESERVE_BYTES = 8 << 20
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Store:
-    """A cache opened for writing. `writes` counts files made and transactions committed through it."""
+    """A cache opened for writing.
+
+    Attributes:
+        layout: Where it is.
+        ledger: Its journal and state.
+        artifacts: Its artifacts.
+        projections: Its projections on disk.
+        host: Facts about this machine, recorded with what no build explains.
+        recovered: What opening it had to set right.
+    """
 
     layout: Layout
-    journal: Journal
-    clock: Clock
+    ledger: Ledger
     artifacts: Artifacts
-    state: State = field(default_factory=State)
+    projections: Projections
+    host: Document = field(default_factory=dict)
     recovered: tuple[Action, ...] = ()
-    _appended: int = 0
-    _projected: int = 0
 
     @classmethod
     @contextmanager
     def open(
-        cls, layout: Layout, *, clock: Clock, create: bool = False, reserve_bytes: int = DEFAULT_RESERVE_BYTES
+        cls,
+        layout: Layout,
+        *,
+        clock: Clock,
+        create: bool = False,
+        reserve_bytes: int = DEFAULT_RESERVE_BYTES,
+        host: Document | None = None,
+        allow_unknown_filesystem: bool = False,
     ) -> Iterator["Store"]:
         """Open a cache for writing, under the build lock that the caller holds, and recover it.
 
@@ -70,6 +85,8 @@ class Store:
             clock: Where times come from.
             create: Whether to make the cache if there is none.
             reserve_bytes: Size of the disk reserve that lets a failure be recorded on a full disk.
+            host: Facts about this machine.
+            allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
 
         Raises:
             RequestRefusedError: There is no cache, and `create` is off.
@@ -79,107 +96,137 @@ class Store:
         if create:
             layout.create()
         if create and not (layout.journal.exists() or layout.manifest_files() or layout.segment_files()):
-            _birth(layout, clock)
+            created = CacheCreated(cache_id=secrets.token_hex(16), format=manifest.FORMAT, writer=WRITER)
+            record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
+            Journal.create(
+                layout.journal,
+                [record],
+                scratch=layout.scratch,
+                allow_unknown_filesystem=allow_unknown_filesystem,
+            )
         require_cache(layout)
+        journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
         store = cls(
-            layout=layout, journal=Journal.open(layout.journal), clock=clock, artifacts=Artifacts(layout)
+            layout=layout,
+            ledger=Ledger(layout, clock, journal),
+            artifacts=Artifacts(layout),
+            projections=Projections(layout),
+            host=host or {},
         )
         try:
-            store.refresh()
-            if not store.state.cache_id:
-                raise DamagedHistoryError(
-                    ErrorKind.IMPOSSIBLE_HISTORY,
-                    "expected a journal that begins with the genesis of a cache, found an empty one",
-                    hint="move the cache away and build again",
-                )
-            store.recovered = plan(store.state, observe(layout))
-            store.recover(store.recovered)
-            store.project_head()
+            store._recover()
             with store.artifacts.sharing():
                 store.fill_reserve(reserve_bytes)
                 yield store
         finally:
-            store.journal.close()  # not always the one of the beginning: see `append_at_any_cost`
+            store.ledger.close()
+
+    @property
+    def state(self) -> State:
+        """What the journal folds to."""
+        return self.ledger.state
+
+    @property
+    def journal(self) -> Journal:
+        """The open journal."""
+        return self.ledger.journal
 
     @property
     def writes(self) -> int:
         """Files created in the cache plus write transactions."""
-        return self._appended + self._projected + self.artifacts.created
-
-    def refresh(self) -> None:
-        """Fold what was appended since the last look, by this store or beside it."""
-        absorb(self.state, to_facts(self.journal.entries(self.state.position.seq + 1)))
+        return self.ledger.appended + self.projections.written + self.artifacts.created
 
     def append(self, *events: Event, build: int | None) -> None:
         """Append events in one durable transaction and fold them.
 
         Raises:
+            DamagedHistoryError: They cannot follow what is there; none of them was appended.
             journal.JournalError: They could not be made durable; none of them is.
         """
-        self.journal.append([self._record(event, build, self.clock.wall_ns()) for event in events])
-        self._appended += 1
-        self.refresh()
+        self.ledger.append([self.ledger.record(event, build=build) for event in events])
+
+    def append_at_any_cost(self, event: Event, *, build: int) -> None:
+        """Append the end of a build that is still open, even on a full disk, from the reserve.
+
+        After an error of the disk LMDB's environment is given up and opened again; an append is never retried
+        on the environment that failed.
+        """
+        try:
+            self._end(event, build)
+        except RETRYABLE:
+            self.release_reserve()
+            self.ledger.reopen()
+            self._end(event, build)
+
+    def _end(self, event: Event, build: int) -> None:
+        # A commit may have become durable just before the interruption that brings us here.
+        self.ledger.refresh()
+        if self.state.open_build == build:
+            self.append(event, build=build)
 
     def commit(self, build: int) -> Generation:
         """Commit an open build as the next generation and project it.
 
         Raises:
             DamagedHistoryError: The build lacks a part that a manifest names.
+            RequestRefusedError: Something that the build shows was withdrawn meanwhile, beside it.
             journal.JournalError: The commit could not be made durable; the head did not move.
             UnprojectedError: The generation is committed, but its files could not be written.
         """
         head = self.state.head
-        return self._commit(self.state.builds[build], parent=head.origin if head else None, rollback=None)
+        return self._commit(build, parent=head.origin if head else None, rollback=None)
 
     def roll_back(self, planned: RollbackPlan) -> Generation:
-        """Append a generation that shows the planned build, and project it."""
+        """Append a generation that shows the planned build, and project it; raises as `commit` does."""
         event = RolledBack(
-            left=planned.left, target=planned.target, requested=planned.requested, why=planned.why
+            left=planned.left,
+            target=planned.target,
+            requested=planned.requested,
+            why=planned.why,
+            host=self.host,
         )
-        return self._commit(self.state.builds[planned.target], parent=planned.parent, rollback=event)
+        return self._commit(planned.target, parent=planned.parent, rollback=event)
 
-    def _commit(self, build: Build, *, parent: int | None, rollback: RolledBack | None) -> Generation:
+    def _commit(self, number: int, *, parent: int | None, rollback: RolledBack | None) -> Generation:
         while True:
-            expected = _head_of(self.state.position)
-            now = self.clock.wall_ns()
-            first = [] if rollback is None else [self._record(rollback, None, now)]
-            before = extend(expected, [encode(record) for record in first])
-            body = manifest.body_of(self.state, build)
-            raw = manifest.render(
-                body,
-                manifest.Envelope(
-                    cache_id=self.state.cache_id,
-                    generation=len(self.state.generations) + 1,
-                    origin=build.number,
-                    before=Position(before.seq, before.chain.hex()),
-                    wall_ns=now,
-                ),
-            )
-            if len(raw) > manifest.MAX_BYTES:
-                raise RequestRefusedError(
-                    ErrorKind.MANIFEST_INVALID,
-                    f"expected a manifest of at most {manifest.MAX_BYTES} bytes, this build needs {len(raw)}",
-                    hint="use fewer models per cache",
-                )
+            build, head = self.state.builds[number], self.ledger.head
+            if rollback is None:
+                _require_standing(self.state, build)
+            now = self.ledger.clock.wall_ns()
+            first = [] if rollback is None else [self.ledger.record(rollback, build=None, wall_ns=now)]
+            raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
             event = BuildCommitted(
+                format=build.format or manifest.FORMAT,
                 generation=len(self.state.generations) + 1,
                 parent=parent,
-                origin=build.number,
+                origin=number,
                 manifest_sha256=canonical.sha256(raw),
-                body_sha256=manifest.body_digest(body),
+                body_sha256=body_sha256,
                 signature="",
                 key_id="",
             )
+            last = self.ledger.record(event, build=number, wall_ns=now)
+            projections = dict(manifest.head_projections(event.generation, raw))
             try:
-                records = [*first, self._record(event, build.number, now)]
-                projections = manifest.head_projections(event.generation, raw)
-                self.journal.append(records, projections, expect=expected)
+                self.ledger.append_on(head, [*first, last], projections)
             except HeadMovedError:
-                self.refresh()
-                continue
-            self._appended += 1
-            self.refresh()
-            return self._make_visible(self.state.generations[event.generation])
+                self.ledger.refresh()
+            else:
+                return self._make_visible(self.state.generations[event.generation])
+
+    def _render(self, build: Build, before: Head, wall_ns: int) -> tuple[bytes, str]:
+        """Return the manifest of the generation to come and the digest of its body, as a reader accepts them."""
+        body = manifest.body_of(self.state, build)
+        envelope = manifest.Envelope(
+            cache_id=self.state.cache_id,
+            generation=len(self.state.generations) + 1,
+            origin=build.number,
+            before=Position(before.seq, before.chain.hex()),
+            wall_ns=wall_ns,
+        )
+        raw = manifest.render(body, envelope)
+        manifest.parse(raw)
+        return raw, manifest.body_digest(body)
 
     def _make_visible(self, generation: Generation) -> Generation:
         """Project a generation that was just committed, from the reserve if need be."""
@@ -194,72 +241,38 @@ class Store:
         return generation
 
     def project(self, generation: Generation) -> None:
-        """Write what is missing on disk of a generation: segment, signature, and last the manifest.
+        """Write what is missing on disk of a generation; see `Projections.write`."""
+        self.projections.write(self.ledger, generation)
 
-        Raises:
-            DamagedHistoryError: A name is taken by other bytes: the journal lost its tail or was replaced.
-        """
-        previous = self.state.generations.get(generation.number - 1)
-        before = Head(previous.seq, self._chain_at(previous.seq)) if previous else EMPTY
-        entries = list(self.journal.entries(before.seq + 1, generation.seq + 1))
-        raw = manifest.project(self.state, generation)
-        if canonical.sha256(raw) != generation.manifest_sha256:
+    def _recover(self) -> None:
+        # After a SIGKILL of a writer, a read may lag one commit behind the durable state while another process
+        # holds the file; a write transaction puts that right.
+        self.ledger.journal.append([])
+        if not self.state.cache_id:
             raise DamagedHistoryError(
                 ErrorKind.IMPOSSIBLE_HISTORY,
-                f"expected generation {generation.number} to project to {generation.manifest_sha256[:12]}, found"
-                f" {canonical.sha256(raw)[:12]}",
-                hint="use the C10 that committed it",
+                "expected a journal that begins with the genesis of a cache, found an empty one",
+                hint="move the cache away and build again",
             )
-        taken = self.layout.manifest_files().get(generation.number)
-        name = taken or self.layout.manifest_name(generation.number)
-        self._write(
-            self.layout.segments,
-            self.layout.segment_name(generation.number),
-            segment.encode(generation.number, before, entries),
-        )
-        if generation.signature:
-            signature = bytes.fromhex(generation.signature)
-            self._write(self.layout.manifests, name.removesuffix(".json") + ".sig", signature)
-        self._write(self.layout.manifests, name, raw)
-
-    def project_head(self) -> None:
-        """Set the journal's own projections of the head again where they are missing, damaged or stale.
-
-        Raises:
-            journal.JournalError: They could not be set.
-        """
-        head = self.state.head
-        if head is None:
-            return
-        expected = manifest.head_projections(head.number, manifest.project(self.state, head))
-        if any(self._projection(name) != value for name, value in expected.items()):
-            self.journal.append([], expected)
-            self._appended += 1
-
-    def _projection(self, name: bytes) -> bytes | None:
-        try:
-            return self.journal.projection(name)
-        except JournalDamagedError:
-            return None
+        self.recovered = plan(self.state, observe(self.layout))
+        self.recover(self.recovered)
+        set_head_projections(self.ledger)
 
     def recover(self, actions: Sequence[Action]) -> None:
         """Carry out a recovery plan; may be interrupted anywhere and done again."""
         for action in actions:
             match action:
                 case ClearScratch():
-                    try:
-                        _clear(self.layout)
-                    except OSError as error:
-                        raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
+                    self._clear_scratch()
                 case Project(generation=number):
-                    self.project(self.state.generations[number])
+                    self._make_visible(self.state.generations[number])
                 case Abandon(build=number, step=step):
-                    self.append(
-                        BuildAbandoned(reason="its process ended without a word", step=step), build=number
-                    )
+                    reason = "its process ended without a word"
+                    abandoned = BuildAbandoned(reason=reason, step=step, host=self.host)
+                    self.append_at_any_cost(abandoned, build=number)
 
     def fill_reserve(self, size: int) -> None:
-        """Set disk space aside; without effect where there is too little."""
+        """Set disk space aside, or as much as there is."""
         path = self.layout.scratch / RESERVE_NAME
         try:
             fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -269,63 +282,47 @@ class Store:
             finally:
                 os.close(fd)
         except OSError as error:
-            path.unlink(missing_ok=True)
-            raise from_os_error(error, f"disk reserve of {size} bytes in {self.layout.scratch}") from error
+            found = from_os_error(error, f"disk reserve in {self.layout.scratch}")
+            if not isinstance(found, DiskFullError):
+                raise found from error
 
     def release_reserve(self) -> None:
         """Give the disk space back that was set aside."""
         (self.layout.scratch / RESERVE_NAME).unlink(missing_ok=True)
 
-    def append_at_any_cost(self, event: Event, *, build: int) -> None:
-        """Append one event even on a full disk, from the reserve.
-
-        After an error of the disk LMDB's environment is given up and opened again; an append is never retried
-        on the environment that failed.
-        """
-        try:
-            self.append(event, build=build)
-        except (JournalFullError, JournalIOError):
-            self.release_reserve()
-            self.journal.close()
-            self.journal = Journal.open(self.layout.journal)
-            self.refresh()
-            if self.state.open_build == build:
-                self.append(event, build=build)
-
-    def _record(self, event: Event, build: int | None, wall_ns: int) -> Record:
-        return to_record(event, build=build, wall_ns=wall_ns, mono_ns=self.clock.mono_ns())
-
-    def _chain_at(self, seq: int) -> Chain:
-        (entry,) = self.journal.entries(seq, seq + 1)
-        return entry.chain
-
-    def _write(self, folder: Path, name: str, data: bytes) -> None:
-        try:
-            self._projected += write_once(folder, name, data, scratch=self.layout.scratch)
-        except FileExistsError as error:
-            raise DamagedHistoryError(
-                ErrorKind.JOURNAL_REPLACED,
-                f"expected {folder.name}/{name} to be free or the same, found other bytes: the journal lost its newest"
-                " records or is another cache's",
-                hint="c10 rebuild (makes the journal again from its segments)",
-            ) from error
-        except OSError as error:
-            raise from_os_error(error, f"{folder.name}/{name}") from error
+    def _clear_scratch(self) -> None:
+        """Remove what a dead process left, unless somebody is writing artifacts beside us."""
+        with self.artifacts.alone() as alone:
+            if alone:
+                try:
+                    _clear(self.layout)
+                except OSError as error:
+                    raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
 
-def _birth(layout: Layout, clock: Clock) -> None:
-    created = CacheCreated(cache_id=secrets.token_hex(16), format=manifest.FORMAT, writer=WRITER)
-    record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
-    Journal.create(layout.journal, [record], scratch=layout.scratch)
+def _require_standing(state: State, build: Build) -> None:
+    """Hold the engines and index of a build against the journal: a check may have failed beside it."""
+    shown = [(state.memo.engines.get(event.key), event, name) for name, event in build.engines]
+    if build.index is not None:
+        index = state.memo.indexes.get(build.index.key)
+        if index is None or index.artifact != build.index.artifact:
+            raise _withdrawn("the index")
+    for known, event, name in shown:
+        if known is None or known.artifact != event.artifact:
+            raise _withdrawn(f"engine {name}")
 
 
-def _head_of(position: Position) -> Head:
-    return Head(position.seq, Chain(bytes.fromhex(position.chain)))
+def _withdrawn(what: str) -> RequestRefusedError:
+    return RequestRefusedError(
+        ErrorKind.WITHDRAWN,
+        f"expected {what} to stand as it did when the build took it, found it withdrawn or replaced meanwhile",
+        hint="c10 build (runs what is missing)",
+    )
 
 
 def _clear(layout: Layout) -> None:
     for folder, names, files in os.walk(layout.scratch, topdown=False):
-        at = layout.root / folder
+        at = Path(folder)
         for name in files:
             if name != RESERVE_NAME:
                 (at / name).unlink(missing_ok=True)

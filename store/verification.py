@@ -44,6 +44,8 @@ from store.view import View, look
 from store.writeonce import read_regular
 
 _MAX_SEGMENT = 1 << 32
+_AT_ONCE = 8
+"""How many files are hashed between two looks at the clock; more threads than this wait for the disk."""
 
 
 def verify(
@@ -178,12 +180,11 @@ class _Run:
 
     def hash(self, items: Sequence[_Item], *, until: Callable[[], bool]) -> None:
         """Hash in parallel, a few at a time, until told to stop."""
-        width = 4 * processors()
-        with ThreadPoolExecutor(processors()) as pool:
-            for start in range(0, len(items), width):
+        with ThreadPoolExecutor(min(processors(), _AT_ONCE)) as pool:
+            for start in range(0, len(items), _AT_ONCE):
                 if until():
                     return
-                some = items[start : start + width]
+                some = items[start : start + _AT_ONCE]
                 refs = [ArtifactRef(sha256=item.digest, size=item.size) for item in some]
                 for item, wrong in zip(some, pool.map(self.artifacts.damage, refs), strict=True):
                     self.hashed_files += 1
@@ -339,13 +340,13 @@ def _projections(view: View, *, full: bool) -> Iterator[Finding]:
                 lambda data, of=generation: sha256(data) == of.manifest_sha256,  # type: ignore[misc]
             ),
         ]
-        if generation.signature:
+        for _, stored in generation.signatures[:1]:
             signature = layout.manifests / (name.removesuffix(".json") + ".sig")
             expected.append(
                 (
                     signature,
                     number in observed.signatures,
-                    lambda data, of=generation: data.hex() == of.signature,  # type: ignore[misc]
+                    lambda data, of=stored: data.hex() == of,  # type: ignore[misc]
                 )
             )
         for path, present, is_right in expected:

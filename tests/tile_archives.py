@@ -1,12 +1,14 @@
 """Writes small tile archives of every kind, whole or subtly wrong, for tests. Reached through the `archives` fixture."""
 
 import gzip
+import hashlib
 import io
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from pmtiles.tile import (
     Compression,
@@ -17,8 +19,13 @@ from pmtiles.tile import (
     zxy_to_tileid,
 )
 
+from pipeline.errors import TileError
+from pipeline.tiles.opening import open_source
+from pipeline.tiles.reading import close_archives, read_tile
+
 Tiles = Mapping[tuple[int, int, int], bytes]
 
+WORLD = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
 WHITNEY_E7 = (-1_183_198_000, 365_611_000, -1_182_607_000, 365_930_000)
 """A box of 43 tiles at zooms 13 to 15."""
 
@@ -159,3 +166,37 @@ def write_pmtiles_entries(
 def _directory(entries: list[Entry], *, gzipped: bool) -> bytes:
     packed = serialize_directory(entries)
     return packed if gzipped else gzip.decompress(packed)
+
+
+def refused(spec: str, base: Path, *, query: bool = True) -> TileError:
+    """The error of a source that cannot be opened or, unless `query` is false, read."""
+
+    def use():
+        source = open_source(spec, base)
+        if query:
+            source.query_by_bbox(WORLD, (0, 25))
+
+    with pytest.raises(TileError) as caught:
+        use()
+    assert str(base) in caught.value.message or "tile" in caught.value.message
+    assert caught.value.hint
+    return caught.value
+
+
+def damage(whole: bytes, path: Path, base: Path, *, rounds: int) -> None:
+    """Flip single bytes all over a file; only our own errors may come of it."""
+    random = np.random.default_rng(7)
+    refused_count = 0
+    for _ in range(rounds):
+        content = bytearray(whole)
+        # Half of the damage goes where the structure is.
+        at = int(random.integers(0, len(whole) if random.integers(2) else 400))
+        content[at] ^= int(random.integers(1, 256))
+        path.write_bytes(content)
+        try:
+            for tile in open_source(path.name, base).query_by_bbox(WORLD, (0, 6)):
+                assert hashlib.sha256(read_tile(tile.locator)).hexdigest() == tile.sha256
+        except TileError:
+            refused_count += 1
+        close_archives()
+    assert 0 < refused_count < rounds

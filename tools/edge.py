@@ -177,9 +177,8 @@ def write(answer: Answer, *, as_json: bool) -> None:
         BrokenPipeError: Nobody reads it.
     """
     if answer.raw is not None:
-        stream = click.get_binary_stream("stdout")
-        stream.write(answer.raw)
-        stream.flush()
+        sys.stdout.buffer.write(answer.raw)
+        sys.stdout.buffer.flush()
     elif as_json:
         click.echo(json.dumps(dict(answer.document)))
     else:

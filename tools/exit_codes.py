@@ -68,6 +68,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "store.errors.RequestRefusedError": ExitCode.REFUSED,
     "store.errors.CacheUnusableError": ExitCode.REFUSED,
     "store.errors.DiskFullError": ExitCode.DISK_FULL,
+    "store.errors.UnprojectedError": ExitCode.REFUSED,
     "store.errors.DamagedHistoryError": ExitCode.DAMAGED,
     "store.errors.UnknownEventError": ExitCode.DAMAGED,
     "store.errors.ArtifactError": ExitCode.NO_GO,
@@ -102,6 +103,10 @@ def code_of(error: BaseException) -> ExitCode:
     """Return the exit code of an error that ended a command."""
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return ExitCode.DISK_FULL
+    # A generation that was committed without its files says itself what kept them from being written.
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        return code_of(reason)
     for cls in type(error).__mro__:
         code = BY_CLASS.get(f"{cls.__module__}.{cls.__qualname__}")
         if code is not None:

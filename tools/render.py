@@ -34,12 +34,10 @@ def seconds(value: float) -> str:
 
 def size(count: int) -> str:
     """A number of bytes in a unit that suits it."""
-    value, unit = float(count), _UNITS[0]
-    for unit in _UNITS:  # noqa: B007 - the unit at which the loop ends is the answer
-        if value < 1024:
-            break
-        value /= 1024
-    return f"{count} B" if value == count else f"{value:.1f} {unit}"
+    power = 0
+    while count >= 1024 ** (power + 1) and power < len(_UNITS) - 1:
+        power += 1
+    return f"{count / 1024**power:.1f} {_UNITS[power]}" if power else f"{count} B"
 
 
 def number(count: int | None) -> str:

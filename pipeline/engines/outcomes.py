@@ -23,7 +23,7 @@ def compiled(outcome: Outcome, *, model: str) -> Finished:
         case Failed(kind=kind, message=message, log=log):
             raise CompileError(
                 f"expected an engine, found that the compiler failed: {kind}: {message}{_tail(log)}",
-                "check that the backend supports every operator of the network",
+                "usual causes: an operator that the backend lacks, or a full disk",
                 ErrorKind.COMPILE_FAILED,
                 None,
                 model,

@@ -10,9 +10,9 @@ from store.canonical import Document
 DEFAULT_BATCH = 8
 """Fixed batch of an engine unless the request names one.
 
-Measured on two x86-64 cores with one thread per worker: the embedded descriptor runs at its best rate with 1 to 8
-samples per batch and loses a quarter at 32 and above, where its intermediate tensors leave the cache; large networks
-do not care. Eight also keeps a last, padded batch cheap.
+On a CPU it hardly matters: the embedded descriptor takes 1.38 to 1.41 ms per sample at every batch from 1 to 32, large
+networks differ by a tenth. On a GPU a single sample leaves most of it idle. Against large batches speaks that a single
+query on board costs a whole one; where only that counts, ask for 1.
 """
 
 Role = Literal["descriptor", "auxiliary"]

@@ -98,7 +98,8 @@ def wanted_count(bbox_e7: BoxE7, zoom: ZoomRange) -> int:
 def _range_of(z: int, box: BoxE7) -> TileRange:
     """The tiles that a box with west < east overlaps.
 
-    The library's floating-point answer is a first guess; the integer edges decide.
+    The library's answer holds every tile that the box reaches by half a unit or more, hence all that overlap it in
+    whole units; the loops drop those at its ends that it merely touches.
     """
     west, south, east, north = box
     last = (1 << z) - 1
@@ -108,18 +109,10 @@ def _range_of(z: int, box: BoxE7) -> TileRange:
     y0, y1 = min(max(upper_left.y, 0), last), min(max(lower_right.y, 0), last)
     while x0 < last and west_edge_e7(z, x0 + 1) <= west:
         x0 += 1
-    while x0 > 0 and west_edge_e7(z, x0) > west:
-        x0 -= 1
     while x1 > x0 and west_edge_e7(z, x1) >= east:
         x1 -= 1
-    while x1 < last and west_edge_e7(z, x1 + 1) < east:
-        x1 += 1
     while y0 < last and north_edge_e7(z, y0 + 1) >= north:
         y0 += 1
-    while y0 > 0 and north_edge_e7(z, y0) < north:
-        y0 -= 1
     while y1 > y0 and north_edge_e7(z, y1) <= south:
         y1 -= 1
-    while y1 < last and north_edge_e7(z, y1 + 1) > south:
-        y1 += 1
     return TileRange(z=z, x0=x0, x1=x1, y0=y0, y1=y1)

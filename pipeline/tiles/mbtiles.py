@@ -26,6 +26,7 @@ from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
 FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 MAX_BLOB_BYTES = 32 << 20
 MAX_ZOOM = 25
+NO_ROW = -1
 
 _MAGIC = b"SQLite format 3\x00"
 _HOT_JOURNAL = bytes.fromhex("d9d505f920a163d7")
@@ -67,8 +68,8 @@ class MBTilesArchive:
         )
         ranges = tile_ranges(bbox_e7, zoom)
         with closing(open_database(self._path)) as database, _translated(self._path):
-            sizes = self._sizes(database, ranges)
-            places = sorted(sizes)
+            rows = self._rows(database, ranges)
+            places = sorted(rows)
             keys = np.array(places, dtype=np.int64).reshape(len(places), 3)
             digests, known = memory.recall(keys)
             if not known.all():
@@ -88,8 +89,8 @@ class MBTilesArchive:
             (place.x for place in places),
             (place.y for place in places),
             digests=digests,
-            sizes=(sizes[place] for place in places),
-            locators=(("mbtiles", path, place.z, place.x, place.y) for place in places),
+            sizes=(rows[place][0] for place in places),
+            locators=(("mbtiles", path, place.z, place.x, place.y, rows[place][1]) for place in places),
         )
 
     def extent(self) -> Extent:
@@ -114,25 +115,23 @@ class MBTilesArchive:
         _, south, east, _ = tile_box_e7(Place(high, x1, last - south_row))
         return Extent(zoom=(low, high), box_e7=(west, south, east, north))
 
-    def _sizes(self, database: sqlite3.Connection, ranges: tuple[TileRange, ...]) -> dict[Place, int]:
-        """Encoded length of every tile in some rectangles."""
-        sizes: dict[Place, int] = {}
+    def _rows(
+        self, database: sqlite3.Connection, ranges: tuple[TileRange, ...]
+    ) -> dict[Place, tuple[int, int]]:
+        """Encoded length and row number of every tile in some rectangles; `NO_ROW` where rows have no number."""
+        number = "rowid" if _has_row_numbers(database) else str(NO_ROW)
+        rows: dict[Place, tuple[int, int]] = {}
         for part in ranges:
-            for z, x, row, size, kind in _select(database, part, "length(tile_data), typeof(tile_data)"):
+            columns = f"length(tile_data), typeof(tile_data), {number}"
+            for z, x, row, size, kind, rowid in _select(database, part, columns):
                 place = self._place(part, z, x, row)
                 if kind != "blob" or not 0 < size <= MAX_BLOB_BYTES:
-                    raise bad_archive(
-                        str(self._path),
-                        f"an image at tile {place}",
-                        f"{size} bytes of type {kind}",
-                        "export it again",
-                    )
-                if place in sizes:
-                    raise bad_archive(
-                        str(self._path), f"one tile {place}", "several", "export the archive again"
-                    )
-                sizes[place] = size
-        return sizes
+                    found = f"{size} bytes of type {kind}"
+                    raise bad_archive(str(self._path), f"an image at tile {place}", found)
+                if place in rows:
+                    raise bad_archive(str(self._path), f"one tile {place}", "several")
+                rows[place] = size, rowid
+        return rows
 
     def _contents(self, database: sqlite3.Connection, part: TileRange) -> Iterator[tuple[Place, bytes]]:
         for z, x, row, content in _select(database, part, "tile_data"):
@@ -161,25 +160,47 @@ def open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
-def read_row(database: sqlite3.Connection, path: str, z: int, x: int, y: int) -> bytes:
-    """The encoded bytes of one tile, y counted from the north.
+def read_row(database: sqlite3.Connection, path: str, place: Place, rowid: int) -> bytes:
+    """The encoded bytes of one tile.
+
+    Args:
+        database: The open archive.
+        path: What messages call it.
+        place: Zoom, column, row from the north.
+        rowid: Where to look first, since an archive may lack the index that finds places; `NO_ROW` for nowhere.
 
     Raises:
         TileError: when the archive has no such tile.
     """
+    key = (place.z, place.x, (1 << place.z) - 1 - place.y)
+    by_place = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
     with _translated(Path(path)):
-        row = database.execute(
-            "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
-            (z, x, (1 << z) - 1 - y),
-        ).fetchone()
+        row = (
+            database.execute(f"{by_place} AND rowid = ?", (*key, rowid)).fetchone()
+            if rowid != NO_ROW
+            else None
+        )
+        row = row or database.execute(by_place, key).fetchone()
     if row is None or not isinstance(row[0], bytes):
         raise TileError(
-            f"tile {z}/{x}/{y}: expected it in {path}, found none",
+            f"tile {place}: expected it in {path}, found none",
             "build again once the archive is at rest",
             ErrorKind.SOURCE_CHANGED,
-            subject=f"{z}/{x}/{y}",
+            subject=str(place),
         )
     return row[0]
+
+
+def _has_row_numbers(database: sqlite3.Connection) -> bool:
+    """Whether `tiles` is a table whose rows SQLite numbers (a view or a table WITHOUT ROWID is not)."""
+    kind = database.execute("SELECT type FROM sqlite_master WHERE name = 'tiles'").fetchone()
+    if kind != ("table",):
+        return False
+    try:
+        database.execute("SELECT rowid FROM tiles LIMIT 1")
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def _select(database: sqlite3.Connection, part: TileRange, columns: str) -> sqlite3.Cursor:

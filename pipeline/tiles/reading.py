@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import ErrorKind, TileError
 from pipeline.regular import open_regular, read_at
 from pipeline.tiles.mbtiles import open_database, read_row
-from pipeline.tiles.tile import Locator
+from pipeline.tiles.tile import Locator, Place
 
 MAX_TILE_BYTES = 32 << 20
 
@@ -41,8 +41,8 @@ def read_tile(locator: Locator) -> bytes:
                 if len(content) != length:
                     raise _unreadable(path, f"{length} bytes at offset {offset}", f"{len(content)}")
                 return content
-            case ("mbtiles", str(path), int(z), int(x), int(y)):
-                return read_row(_database(path), path, z, x, y)
+            case ("mbtiles", str(path), int(z), int(x), int(y), int(rowid)):
+                return read_row(_database(path), path, Place(z, x, y), rowid)
             case _:
                 raise ValueError(f"expected a tile locator, found {locator!r}")
     except OSError as error:

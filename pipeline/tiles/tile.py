@@ -16,7 +16,8 @@ ZoomRange = tuple[int, int]
 Locator = tuple[str | int, ...]
 """Where a worker process finds the encoded bytes again, as plain data.
 
-("file", path) | ("pmtiles", path, offset, length) | ("mbtiles", path, z, x, y), paths absolute, y in XYZ.
+("file", path) | ("pmtiles", path, offset, length) | ("mbtiles", path, z, x, y, rowid or -1).
+Paths are absolute, y counts from the north.
 """
 
 

@@ -71,17 +71,19 @@ class XYZFolder:
                 subject=pattern,
             )
         written = parts["root"] or ("/" if pattern.startswith("/") else ".")
-        root = Path(os.path.realpath(base / written))
-        if not root.is_dir():
+        root = os.path.realpath(base / written)
+        try:
+            os.scandir(root).close()
+        except OSError as error:
             raise RequestError(
-                f"tiles.source: expected a folder, found none at {base / written}",
-                "check the path; it starts from the request's folder",
+                f"tiles.source: expected a readable folder at {base / written}, found {error.strerror or error}",
+                "check the path, which starts from the request's folder, and its permissions",
                 ErrorKind.SOURCE_UNREADABLE,
-                subject=str(root),
-            )
+                subject=root,
+            ) from error
         self.name = pattern
         self.tile_format = FORMATS[parts["extension"].lower()]
-        self._root = str(root)
+        self._root = root
         self._suffix = "." + parts["extension"]
         self._memory_folder = memory_folder
         self._now_ns = now_ns

@@ -37,7 +37,7 @@ from tools.terrain import CONDITIONS, random_view, terrain
 
 SIZE = 256
 MOSAIC = 3328
-SHRINKAGE = 0.1
+SHRINKAGE = 0.2
 KINDS = ("hard", "rot360", "hard360")
 FIRST_SEED = 1000
 BATCH = 8
@@ -97,10 +97,14 @@ def collect(seeds: Sequence[int], views: int) -> Pairs:
         rng = np.random.default_rng([seed, 1])
         for mosaic in zooms(seed):
             places = list(centres(mosaic))
-            tiles.append(embed(network, [mosaic[y - half : y + half, x - half : x + half] for x, y in places]))
+            tiles.append(
+                embed(network, [mosaic[y - half : y + half, x - half : x + half] for x, y in places])
+            )
             for kind, rows in pictures.items():
                 taken = [
-                    random_view(mosaic, place, CONDITIONS[kind], rng=rng) for place in places for _ in range(views)
+                    random_view(mosaic, place, CONDITIONS[kind], rng=rng)
+                    for place in places
+                    for _ in range(views)
                 ]
                 rows.append(embed(network, taken).reshape(len(places), views, -1))
     return Pairs(

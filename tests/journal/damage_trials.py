@@ -22,18 +22,21 @@ from journal.testing import made_up
 PAGE = 4096
 
 
-def grow(path: Path) -> None:
-    """A journal of about 300 KB with the history of a real one: many commits, projections that come, change and go."""
+def grow(path: Path) -> list[dict[bytes, bytes]]:
+    """Make a journal with many commits and projections that come, change and go; returns them after every record."""
+    history: list[dict[bytes, bytes]] = [{}]
     order = random.Random(1)
     with Journal.open(path) as journal:
-        for number in range(1, 301):
+        for number in range(1, 151):
             projections: dict[bytes, bytes | None] = {}
             for _ in range(order.randrange(3)):
                 name = b"projection-%d" % order.randrange(60)
                 projections[name] = (
-                    None if order.random() < 0.3 else order.randbytes(order.choice((10, 200, 3000)))
+                    None if order.random() < 0.3 else order.randbytes(order.choice((10, 100, 2500)))
                 )
-            journal.append([made_up(number, size=order.choice((0, 100, 900, 4500)))], projections)
+            journal.append([made_up(number, size=order.choice((0, 100, 300, 2500)))], projections)
+            history.append(journal.projections())
+    return history
 
 
 def flip_bit(data: bytearray, order: random.Random) -> None:
@@ -100,7 +103,7 @@ def main() -> None:
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder, "sound.mdb")
-        grow(sound)
+        history = grow(sound)
         whole = sound.read_bytes()
         expected, _ = read(sound, guarded=False)
         for trial in range(options.trials):
@@ -112,17 +115,17 @@ def main() -> None:
                 name.unlink(missing_ok=True)
             path.write_bytes(data)
             try:
-                raws, _ = read(path, guarded=options.guarded)
+                raws, projections = read(path, guarded=options.guarded)
             except JournalError as error:
                 outcomes[kind.__name__][str(error.kind)] += 1
                 continue
-            if raws == expected:
-                outcomes[kind.__name__]["same"] += 1
-            elif raws == expected[: len(raws)]:
-                outcomes[kind.__name__]["tail lost"] += 1
-            else:
+            if raws != expected[: len(raws)] or projections != history[len(raws)]:
                 outcomes[kind.__name__]["wrong"] += 1
                 wrong.append(trial)
+            elif raws == expected:
+                outcomes[kind.__name__]["same"] += 1
+            else:
+                outcomes[kind.__name__]["tail lost"] += 1
     json.dump(
         {"trials": options.trials, "size": len(whole), "wrong": wrong, "outcomes": outcomes},
         sys.stdout,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import portalocker
 import pytest
 
 from journal.errors import (
@@ -127,6 +128,23 @@ def test_replaced_file_is_not_mistaken_for_the_lock(path):
         # The name is free; whoever comes next locks the new file and not the old one.
         with BuildLock(path, timeout_s=0.5) as second:
             assert os.path.samestat(os.fstat(second._fd), path.stat())
+
+
+def test_file_replaced_between_opening_and_locking(path, monkeypatch):
+    real = portalocker.lock
+    replaced = []
+
+    def replace_first(fd, flags):
+        if not replaced:
+            path.unlink()
+            path.touch()
+            replaced.append(fd)
+        real(fd, flags)
+
+    monkeypatch.setattr(portalocker, "lock", replace_first)
+    with BuildLock(path, timeout_s=5) as lock:
+        assert os.path.samestat(os.fstat(lock._fd), path.stat())
+    assert replaced
 
 
 def test_descriptor_is_not_inherited_by_programs(path):

@@ -13,6 +13,7 @@ from journal.environment import Quiet, check_quiet, open_environment, require_so
 from journal.errors import JournalMisuseError, JournalPermissionError
 from journal.filesystem import filesystem_type, judge_filesystem
 from journal.gate import gate
+from journal.guard import snapshot
 from journal.testing import made_up
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +84,13 @@ def test_damaged_meta_page_is_refused(path, at, data):
 def test_meta_page_that_claims_too_much_is_damage(path, last_page):
     newest = max(range(2), key=lambda page: gate(path).transactions[page])
     patched(path, newest * 4096 + LAST_PAGE, struct.pack("=Q", last_page))
-    assert check_quiet(path).outcome is Quiet.DAMAGED
+    if last_page > 1 << 21:
+        with pytest.raises(JournalDamagedError, match="last page"):
+            gate(path)
+        with pytest.raises(JournalDamagedError, match="last page"):
+            snapshot(path, foreign=True)
+    else:
+        assert check_quiet(path).outcome is Quiet.DAMAGED
     with pytest.raises(JournalDamagedError):
         Journal.open(path)
 

@@ -206,6 +206,16 @@ def test_bad_tiles_cost_only_themselves(tiles, engine, tmp_path):
         np.testing.assert_array_equal(found[tile.sha256][0], vector)
 
 
+def test_a_tile_of_one_pixel_has_a_row_and_no_texture(tiles, engine, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1), (9, 99, 199)).save(buffer, "PNG")
+    (tmp_path / "dot.tile").write_bytes(buffer.getvalue())
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    dot = replace(tiles[0], sha256=digest, locator=("file", str(tmp_path / "dot.tile")))
+    (result,) = embed([dot], engine, workers=1)
+    assert (len(result.tiles), result.bad, result.texture.tolist()) == (1, (), [0.0])
+
+
 def test_a_descriptor_that_is_not_finite_is_a_bad_tile(tiles, engine):
     overflowing = Preprocessing(size=(32, 32), std=(1e-38, 1e-38, 1e-38))
     batcher = LocalDescriptorBatcher(workers=1)

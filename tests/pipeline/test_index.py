@@ -80,7 +80,7 @@ def build(blocks, plan, folder, *, count=None, threads=1, on_progress=None):
 
 
 @pytest.mark.parametrize("storage", list(Storage))
-@pytest.mark.parametrize(("kind", "count"), [("flat", 700), ("hnsw", 3000)])
+@pytest.mark.parametrize(("kind", "count"), [("flat", 700), ("hnsw", 1200)])
 def test_bytes_do_not_depend_on_threads_and_every_row_finds_itself(tmp_path, kind, storage, count):
     blocks = make_blocks(count, 24)
     plan = plan_for(kind, count, 24, storage=storage)
@@ -170,9 +170,16 @@ def test_training_needs_blocks_that_can_be_read_twice(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     blocks = make_blocks(10, 4)
-    with pytest.raises(EmbedError, match="could not open"):
+    plan = plan_for("flat", 10, 4)
+    with pytest.raises(FileNotFoundError):
+        FaissIndexBuilder().build(blocks, 10, 4, plan, fd_path=str(tmp_path / "no" / "index"))
+
+
+@pytest.mark.parametrize("count", [10, 3000])
+def test_a_full_disk_is_an_error_however_small_the_index(count):
+    with pytest.raises(OSError, match="No space left"):
         FaissIndexBuilder().build(
-            blocks, 10, 4, plan_for("flat", 10, 4), fd_path=str(tmp_path / "no" / "index")
+            make_blocks(count, 64), count, 64, plan_for("flat", count, 64), fd_path="/dev/full"
         )
 
 

@@ -14,9 +14,12 @@ from pipeline.geometry import contains, degrees_to_e7, metres_to_mm, split_at_an
 from pipeline.request import (
     Backend,
     BuildRequest,
+    EngineOptions,
     ModelRole,
     ModelSpec,
+    Precision,
     SectorClassification,
+    ShapeProfile,
     TileOptions,
     TooOldPolicy,
 )
@@ -224,6 +227,25 @@ def test_one_wrong_thing_is_one_sentence(request_text, old, new, said):
     assert "\n" not in text
     assert "expected" in text
     assert "found" in text
+
+
+def test_values_are_shown_as_a_person_wrote_them():
+    with pytest.raises(RequestError, match=r"^engine\.backend: expected one of .*, found 'fp32'"):
+        EngineOptions(backend=Precision.FP32)
+    with pytest.raises(RequestError, match=r"^models\.name: expected .*, found '/a'$"):
+        ModelSpec(name=Path("/a"), role="descriptor", onnx="m.onnx")
+    with pytest.raises(RequestError, match=r"found 2026-01-02$"):
+        EngineOptions(tf32=date(2026, 1, 2))
+    with pytest.raises(RequestError, match=r"found .{80}$"):
+        EngineOptions(target="t" * 999)
+
+
+def test_profiles(request_text):
+    profile = ShapeProfile(min=[1, 3], opt=(2, 3), max=(4, 3))
+    assert ModelSpec(name="m", role="auxiliary", onnx="m.onnx", profile=profile).profile == profile
+    for shape in ("3", "[]", "[0]", "[true]", "[1, 2, 3, 4, 5, 6, 7, 8, 9]"):
+        text = request_text((MODEL, MODEL + f"\nprofile = {{min = {shape}, opt = [1], max = [1]}}"))
+        assert "a list of 1 to 8 whole numbers" in only_problem(text)
 
 
 def test_tables_of_the_wrong_type(request_text):

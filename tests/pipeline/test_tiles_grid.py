@@ -101,6 +101,11 @@ def test_intervals_of_a_large_area_stay_few(z):
     assert part.count <= (ends - starts).sum() <= part.count * 1.01
 
 
+def test_no_rectangle_needs_no_interval():
+    starts, ends = covering_intervals(())
+    assert len(starts) == len(ends) == 0
+
+
 def test_ranges_of_a_box_across_the_antimeridian():
     box = (1_790_000_000, -10_000_000, -1_790_000_000, 10_000_000)
     assert list(wanted_tiles(box, (0, 0))) == [(0, 0, 0)]

@@ -34,7 +34,9 @@ def test_order_of_maps_never_matters(document, order):
 @given(values, values)
 def test_different_values_have_different_bytes(one, other):
     # JSON's true is not 1, though Python's is.
-    assert (encode(one) == encode(other)) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
+    assert (encode(one) == encode(other)) == (
+        json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    )
 
 
 def test_tuples_are_lists():
@@ -42,7 +44,8 @@ def test_tuples_are_lists():
 
 
 @pytest.mark.parametrize(
-    "value", [1.0, float("nan"), b"x", {1: 2}, {None: 1}, {"a": {"b": 0.5}}, [object()], {"a": {1}}, bytearray()]
+    "value",
+    [1.0, float("nan"), b"x", {1: 2}, {None: 1}, {"a": {"b": 0.5}}, [object()], {"a": {1}}, bytearray()],
 )
 def test_values_without_a_canonical_form(value):
     with pytest.raises(CanonicalError):

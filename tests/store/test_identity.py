@@ -108,34 +108,38 @@ def test_a_tile_that_occurs_twice_is_refused(tiles, sha, data):
 
 
 def engine_arguments():
-    return st.fixed_dictionaries({
-        "onnx_sha256": shas,
-        "backend": st.sampled_from(["onnxruntime", "tensorrt"]),
-        "version": st.sampled_from(["1.20", "1.21"]),
-        "target": st.sampled_from(["cpu", "orin"]),
-        "precision": st.sampled_from(["fp32", "fp16"]),
-        "batch": st.integers(1, 64),
-        "options": documents,
-    })
+    return st.fixed_dictionaries(
+        {
+            "onnx_sha256": shas,
+            "backend": st.sampled_from(["onnxruntime", "tensorrt"]),
+            "version": st.sampled_from(["1.20", "1.21"]),
+            "target": st.sampled_from(["cpu", "orin"]),
+            "precision": st.sampled_from(["fp32", "fp16"]),
+            "batch": st.integers(1, 64),
+            "options": documents,
+        }
+    )
 
 
 def build_arguments():
     model = st.fixed_dictionaries({"role": st.sampled_from(["descriptor", "auxiliary"]), "onnx": shas})
-    return st.fixed_dictionaries({
-        "flight_id": st.text(min_size=1, max_size=8),
-        "sector": st.sampled_from(["active_conflict", "stable_rear"]),
-        "bbox_e7": st.lists(st.integers(-1_800_000_000, 1_800_000_000), min_size=4, max_size=4),
-        "zoom": st.lists(zooms, min_size=2, max_size=2),
-        "origin": documents,
-        "calibration": shas,
-        "tiles": documents,
-        "models": st.dictionaries(st.text(max_size=4), model, min_size=1, max_size=3).map(
-            lambda found: [{"name": name, **rest} for name, rest in found.items()]
-        ),
-        "engine": documents,
-        "index": documents,
-        "checks": documents,
-    })
+    return st.fixed_dictionaries(
+        {
+            "flight_id": st.text(min_size=1, max_size=8),
+            "sector": st.sampled_from(["active_conflict", "stable_rear"]),
+            "bbox_e7": st.lists(st.integers(-1_800_000_000, 1_800_000_000), min_size=4, max_size=4),
+            "zoom": st.lists(zooms, min_size=2, max_size=2),
+            "origin": documents,
+            "calibration": shas,
+            "tiles": documents,
+            "models": st.dictionaries(st.text(max_size=4), model, min_size=1, max_size=3).map(
+                lambda found: [{"name": name, **rest} for name, rest in found.items()]
+            ),
+            "engine": documents,
+            "index": documents,
+            "checks": documents,
+        }
+    )
 
 
 @given(engine_arguments(), engine_arguments(), st.data())
@@ -214,7 +218,10 @@ def test_a_recipe_changes_what_hangs_on_it(step, monkeypatch):
 def test_step_keys_depend_on_each_of_their_parts():
     space = {"engine": "e", "preprocessing": {"size": [1, 1]}, "precision": "fp32", "batch": 1}
     changes = {"engine": "f", "preprocessing": {"size": [1, 2]}, "precision": "fp16", "batch": 2}
-    keys = {vector_space(**space), *(vector_space(**{**space, name: value}) for name, value in changes.items())}
+    keys = {
+        vector_space(**space),
+        *(vector_space(**{**space, name: value}) for name, value in changes.items()),
+    }
     assert len(keys) == 5
     index = {"space": "s", "blocks": "b", "options": {"kind": "flat"}, "library": "l"}
     changes = {"space": "t", "blocks": "c", "options": {"kind": "hnsw"}, "library": "m"}
@@ -222,7 +229,9 @@ def test_step_keys_depend_on_each_of_their_parts():
     keys |= {index_key(index_components(**{**index, name: value})) for name, value in changes.items()}
     assert len(keys) == 5
     tiles = [(descriptor_id(1, 0, 0), "00" * 32)]
-    cells = {cell_key(cell_components(space=space, tiles=tiles)) for space, tiles in (("s", tiles), ("t", tiles))}
+    cells = {
+        cell_key(cell_components(space=space, tiles=tiles)) for space, tiles in (("s", tiles), ("t", tiles))
+    }
     cells.add(cell_key(cell_components(space="s", tiles=[])))
     assert len(cells) == 3
 

@@ -28,7 +28,9 @@ def generation(number, *, signature=""):
 
 
 def state_of(count, **changes):
-    return State(cache_id="c", generations={number: generation(number) for number in range(1, count + 1)}, **changes)
+    return State(
+        cache_id="c", generations={number: generation(number) for number in range(1, count + 1)}, **changes
+    )
 
 
 def observed(count, **changes):

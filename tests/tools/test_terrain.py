@@ -48,14 +48,12 @@ def test_bad_arguments_are_named(size, seed, text):
 
 
 def test_most_tiles_can_be_told_apart_and_calm_water_cannot():
-    energies = []
-    for seed in range(4):
-        mosaic = terrain(1536, seed)
-        energies += [
-            texture_energy(mosaic[y : y + 256, x : x + 256])
-            for y in range(0, 1536, 256)
-            for x in range(0, 1536, 256)
-        ]
+    energies = [
+        texture_energy(mosaic[y : y + 128, x : x + 128])
+        for mosaic in (terrain(1536, 0), terrain(1536, 1))
+        for y in range(0, 1536, 128)
+        for x in range(0, 1536, 128)
+    ]
     featureless = np.mean(np.array(energies) < FEATURELESS_BELOW)
     assert 0 < featureless < 0.2
 
@@ -66,7 +64,9 @@ def test_a_plain_view_is_the_tile_itself(landscape):
 
 
 @pytest.mark.parametrize(("heading", "turns"), [(90, 1), (180, 2), (270, 3), (-90, 3)])
-def test_quarter_turns_are_exact_to_one_grey_level_and_clockwise_camera_turns_the_picture_back(landscape, heading, turns):
+def test_quarter_turns_are_exact_to_one_grey_level_and_clockwise_camera_turns_the_picture_back(
+    landscape, heading, turns
+):
     seen = view(landscape, (384, 640), heading_deg=heading, rng=rng())
     expected = np.rot90(landscape[512:768, 256:512], turns)
     assert np.abs(seen.astype(int) - expected).max() <= 1

@@ -1,0 +1,115 @@
+"""The journal and the state it folds to, kept in step.
+
+An event is judged before it is durable: it is encoded and decoded as a reader would, folded into the state, and
+only then appended, on condition that the journal's head is still the one it was judged on. A journal can
+therefore never hold an event that its own readers refuse. If an append does not come back in good order, nobody
+knows whether it is durable; the state is then folded anew from the journal before it is used again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from journal import HeadMovedError, Journal, JournalFullError
+from journal.errors import JournalClosedError, JournalIOError
+from journal.record import Chain, Entry, Head, Record, encode, link
+from store.events import Event
+from store.facts import Clock, to_fact, to_facts, to_record
+from store.layout import Layout
+from store.state import State, absorb
+
+_NONE: Mapping[bytes, bytes] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class Ledger:
+    """An open journal with its state. `appended` counts transactions committed through it."""
+
+    layout: Layout
+    clock: Clock
+    journal: Journal
+    appended: int = 0
+    _state: State = field(default_factory=State)
+    _in_step: bool = False
+
+    @property
+    def state(self) -> State:
+        """What the journal's records fold to, as of the last look."""
+        if not self._in_step:
+            self._reload()
+        return self._state
+
+    @property
+    def head(self) -> Head:
+        """The head that the state was folded up to."""
+        position = self.state.position
+        return Head(position.seq, Chain(bytes.fromhex(position.chain)))
+
+    def refresh(self) -> None:
+        """Fold what others appended."""
+        state = self.state
+        self._in_step = False
+        absorb(state, to_facts(self.journal.entries(state.position.seq + 1)))
+        self._in_step = True
+
+    def record(self, event: Event, *, build: int | None, wall_ns: int | None = None) -> Record:
+        """Return the record of an event that happens now."""
+        wall = self.clock.wall_ns() if wall_ns is None else wall_ns
+        return to_record(event, build=build, wall_ns=wall, mono_ns=self.clock.mono_ns())
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Judge records and append them in one durable transaction, on whatever head there is.
+
+        Raises:
+            DamagedHistoryError: They cannot follow what is there; nothing was appended.
+            journal.JournalError: They could not be made durable.
+        """
+        while True:
+            try:
+                self.append_on(self.head, records)
+            except HeadMovedError:
+                self.refresh()
+            else:
+                return
+
+    def append_on(
+        self, head: Head, records: Sequence[Record], projections: Mapping[bytes, bytes | None] = _NONE
+    ) -> None:
+        """Judge records and append them in one durable transaction, if `head` is still the head.
+
+        Raises:
+            HeadMovedError: It is not; nothing was appended.
+            DamagedHistoryError: They cannot follow what is there; nothing was appended.
+            journal.JournalError: They could not be made durable.
+        """
+        facts, (seq, chain) = [], head
+        for record in records:
+            raw = encode(record)
+            seq, chain = seq + 1, link(chain, raw)
+            facts.append(to_fact(Entry(seq=seq, chain=chain, raw=raw)))
+        state = self.state
+        self._in_step = False
+        absorb(state, facts)
+        self.journal.append(records, projections, expect=head)
+        self._in_step = True
+        self.appended += 1
+
+    def reopen(self) -> None:
+        """Open the journal again after an error of the disk, and fold it anew."""
+        self._in_step = False
+        self.journal.close()
+        self.journal = Journal.open(self.layout.journal, allow_unknown_filesystem=True)
+        self._reload()
+
+    def close(self) -> None:
+        """Close the journal."""
+        self.journal.close()
+
+    def _reload(self) -> None:
+        self._state = State()
+        absorb(self._state, to_facts(self.journal.entries(1)))
+        self._in_step = True
+
+
+RETRYABLE = (JournalFullError, JournalIOError, JournalClosedError)
+"""After these the journal may be opened again and may then take an append."""

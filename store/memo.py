@@ -1,0 +1,85 @@
+"""What later steps may reuse: the latest result under each key, and what these very bytes have passed. Pure.
+
+Keys name what a result depends on, not its bytes, and a compiler does not give the same bytes twice. So a check
+counts for the bytes it looked at, and for no others that later take their place under the same key.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from store.events import CellEmbedded, CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
+
+CellName: TypeAlias = tuple[str, int, int, int]
+"""(vector space, zoom, x >> 4, y >> 4)."""
+
+Result: TypeAlias = EngineCompiled | IndexBuilt | CellEmbedded
+
+
+@dataclass(slots=True)
+class Memo:
+    """Results by key. Treat as a value: only the state that owns it changes it."""
+
+    engines: dict[str, EngineCompiled] = field(default_factory=dict)
+    indexes: dict[str, IndexBuilt] = field(default_factory=dict)
+    blocks: dict[CellName, CellEmbedded] = field(default_factory=dict)
+    passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
+
+    def copy(self) -> "Memo":
+        """Return a memo that shares nothing mutable with this one."""
+        return Memo(dict(self.engines), dict(self.indexes), dict(self.blocks), dict(self.passed))
+
+    def remember(self, result: Result) -> None:
+        """Take a step's result; passes of other bytes under its key are void."""
+        match result:
+            case EngineCompiled(key=key):
+                self.engines[key] = result
+                self._void(key, keep=result.artifact.sha256)
+            case IndexBuilt(key=key):
+                self.indexes[key] = result
+                self._void(key, keep=result.artifact.sha256)
+            case CellEmbedded(space=space, zoom=zoom, cell_x=cell_x, cell_y=cell_y):
+                self.blocks[space, zoom, cell_x, cell_y] = result
+
+    def judge(self, verdict: CheckPassed | CheckFailed) -> None:
+        """Take a check's outcome; a failed one takes the result, and all its passes, away.
+
+        The key may be a vector space: its blocks go then.
+        """
+        if isinstance(verdict, CheckPassed):
+            self.passed[verdict.check, verdict.key] = verdict
+            return
+        self._void(verdict.key)
+        self.engines.pop(verdict.key, None)
+        self.indexes.pop(verdict.key, None)
+        for name in [name for name in self.blocks if name[0] == verdict.key]:
+            del self.blocks[name]
+
+    def evict(self, digests: frozenset[str]) -> None:
+        """Forget results whose artifacts were removed."""
+        for key in [key for key, event in self.engines.items() if event.artifact.sha256 in digests]:
+            del self.engines[key]
+            self._void(key)
+        for key, index in list(self.indexes.items()):
+            if not digests.isdisjoint((index.artifact.sha256, index.blocks.sha256)):
+                del self.indexes[key]
+                self._void(key)
+        for name in [name for name, event in self.blocks.items() if event.block.sha256 in digests]:
+            del self.blocks[name]
+
+    def has_passed(self, check: str, key: str, artifact: str) -> bool:
+        """Whether these very bytes passed the check, as the result of the step with this key."""
+        found = self.passed.get((check, key))
+        return found is not None and found.artifact == artifact
+
+    def checks_of(self, shown: Iterable[tuple[str, str]]) -> tuple[CheckPassed, ...]:
+        """Return the passes of (key, artifact) pairs, by check and subject."""
+        wanted = frozenset(shown)
+        found = [check for (_, key), check in self.passed.items() if (key, check.artifact) in wanted]
+        return tuple(sorted(found, key=lambda check: (check.check, check.subject, check.key)))
+
+    def _void(self, key: str, *, keep: str = "") -> None:
+        for name in [
+            name for name, check in self.passed.items() if name[1] == key and check.artifact != keep
+        ]:
+            del self.passed[name]

@@ -1,0 +1,93 @@
+"""The projections of committed generations on disk: segment, signature, and last the manifest.
+
+Each is write-once and made from the journal alone. The manifest is last, since its presence makes the
+generation visible.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal.errors import JournalDamagedError
+from journal.record import EMPTY, Head
+from store import canonical, manifest, segment
+from store.errors import DamagedHistoryError, ErrorKind, from_os_error
+from store.layout import Layout
+from store.ledger import Ledger
+from store.state import Generation
+from store.writeonce import write_once
+
+
+@dataclass(slots=True)
+class Projections:
+    """Writes projections. `written` counts the files it made."""
+
+    layout: Layout
+    written: int = 0
+
+    def write(self, ledger: Ledger, generation: Generation) -> None:
+        """Write what is missing on disk of a generation.
+
+        Raises:
+            DamagedHistoryError: A name is taken by other bytes: the journal lost its tail or was replaced.
+            StoreError: A file cannot be written.
+        """
+        raw = manifest.project(ledger.state, generation)
+        if canonical.sha256(raw) != generation.manifest_sha256:
+            raise DamagedHistoryError(
+                ErrorKind.IMPOSSIBLE_HISTORY,
+                f"expected generation {generation.number} to project to {generation.manifest_sha256[:12]}, found"
+                f" {canonical.sha256(raw)[:12]}",
+                hint="use the C10 that committed it: c10 show names its version",
+            )
+        taken = self.layout.manifest_files().get(generation.number)
+        name = taken or self.layout.manifest_name(generation.number)
+        self._put(
+            self.layout.segments, self.layout.segment_name(generation.number), _segment(ledger, generation)
+        )
+        for _, signature in generation.signatures[:1]:
+            self._put(self.layout.manifests, name.removesuffix(".json") + ".sig", bytes.fromhex(signature))
+        self._put(self.layout.manifests, name, raw)
+
+    def _put(self, folder: Path, name: str, data: bytes) -> None:
+        try:
+            self.written += write_once(folder, name, data, scratch=self.layout.scratch)
+        except FileExistsError as error:
+            raise DamagedHistoryError(
+                ErrorKind.JOURNAL_REPLACED,
+                f"expected {folder.name}/{name} to be free or the same, found other bytes: the journal lost its newest"
+                " records or is another cache's",
+                hint="c10 rebuild (makes the journal again from its segments)",
+            ) from error
+        except OSError as error:
+            raise from_os_error(error, f"{folder.name}/{name}") from error
+
+
+def set_head_projections(ledger: Ledger) -> None:
+    """Set the journal's own projections of the head again where they are missing, damaged or stale.
+
+    Raises:
+        journal.JournalError: They could not be set.
+    """
+    head = ledger.state.head
+    if head is None:
+        return
+    expected = manifest.head_projections(head.number, manifest.project(ledger.state, head))
+    if any(_stored(ledger, name) != value for name, value in expected.items()):
+        ledger.append_on(ledger.head, [], expected)
+
+
+def _stored(ledger: Ledger, name: bytes) -> bytes | None:
+    try:
+        return ledger.journal.projection(name)
+    except JournalDamagedError:
+        return None
+
+
+def _segment(ledger: Ledger, generation: Generation) -> bytes:
+    previous = ledger.state.generations.get(generation.number - 1)
+    before = EMPTY
+    if previous is not None:
+        (entry,) = ledger.journal.entries(previous.seq, previous.seq + 1)
+        before = Head(entry.seq, entry.chain)
+    entries = list(ledger.journal.entries(before.seq + 1, generation.seq + 1))
+    return segment.encode(generation.number, before, entries)

@@ -1,0 +1,72 @@
+"""What may import what, checked on the real import graph and in a fresh interpreter."""
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("journal", "store", "pipeline", "tools")
+
+# What the aircraft must not need: `store.reader` and everything that it imports at import time.
+NOT_ON_BOARD = (
+    "journal",
+    "lmdb",
+    "pipeline",
+    "tools",
+    "portalocker",
+    "faiss",
+    "onnxruntime",
+    "tensorrt",
+    "onnx",
+    "click",
+)
+
+IMPORT_READER = """
+import json, sys
+import store.reader
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_layers_and_forbidden_imports():
+    pytest.importorskip("importlinter")
+    script = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_reader_needs_neither_journal_nor_work():
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", IMPORT_READER],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    loaded = json.loads(done.stdout)
+    assert "store.reader" in loaded
+    assert [name for name in loaded if name.split(".")[0] in NOT_ON_BOARD] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_has_one_owner(name):
+    """Another distribution that ships the same top-level name would silently replace ours."""
+    owners = {*metadata.packages_distributions().get(name, ())}
+    if not owners:
+        pytest.skip("the project is not installed here")
+    assert owners == {"c10"}

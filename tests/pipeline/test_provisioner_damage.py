@@ -1,0 +1,184 @@
+"""Artifacts that are damaged between builds, and caches that are not what they were."""
+
+import shutil
+
+import pytest
+
+from pipeline.report import BuildOutcome
+from store.errors import DamagedHistoryError
+from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.tables import decode_blocks
+from tests.small_builds import FakeSite, tree
+
+ROLES = ("engine", "index", "block", "block table", "tile table", "calibration", "geography")
+
+
+def ref_of(site, role):
+    build = site.state().head_build
+    return {
+        "engine": build.engines[0][1].artifact,
+        "index": build.index.artifact,
+        "block": decode_blocks(site.artifact(build.index.blocks).read_bytes())[3].ref,
+        "block table": build.index.blocks,
+        "tile table": build.tiles.table,
+        "calibration": build.calibration,
+        "geography": build.coverage.geography,
+    }[role]
+
+
+def work_of(role):
+    """Calls that making an artifact again costs."""
+    return {"engine": ["compile place"], "index": ["index"], "block": ["embed", "window 0"]}.get(role, [])
+
+
+def flip(path):
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_flipped_byte_is_mended_by_the_step_that_made_it(site, role):
+    first = site.build()
+    ref = ref_of(site, role)
+    evidence = flip(site.artifact(ref))
+    site.calls.made.clear()
+    # Quick verification looks at names and sizes; a block table that it reads is the exception.
+    warm = site.build()
+    assert (warm.outcome is BuildOutcome.REUSED) is (role != "block table")
+    report = site.build(flight_id="f2")
+    assert report.outcome is BuildOutcome.BUILT
+    assert site.calls.made == work_of(role)
+    assert report.engines_compiled == (1 if role == "engine" else 0)
+    if role == "block":
+        assert report.tiles_embedded == site.events(CellEmbedded)[-1].embedded > 0
+    else:
+        assert report.tiles_embedded == 0
+    (repaired,) = site.events(Repaired)
+    assert repaired.sha256 == ref.sha256
+    kept = site.cache / repaired.quarantine
+    assert kept.parent == site.layout.quarantine
+    assert kept.read_bytes() == evidence
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.verify()
+    assert first.body_sha256 != report.body_sha256
+
+
+@pytest.mark.parametrize("harm", ["deleted", "truncated", "link"])
+@pytest.mark.parametrize("role", ROLES)
+def test_a_warm_run_sees_what_is_missing_or_short_and_makes_it_again(site, role, harm):
+    first = site.build()
+    path = site.artifact(ref_of(site, role))
+    whole = path.read_bytes()
+    path.chmod(0o644)
+    match harm:
+        case "deleted":
+            path.unlink()
+        case "truncated":
+            path.write_bytes(whole[:-1])
+        case "link":
+            elsewhere = site.root / "elsewhere"
+            elsewhere.write_bytes(whole)
+            path.unlink()
+            path.symlink_to(elsewhere)
+    site.calls.made.clear()
+    report = site.build()
+    assert (report.outcome, report.generation) == (BuildOutcome.BUILT, 2)
+    assert report.body_sha256 == first.body_sha256
+    assert report.identity == first.identity
+    assert site.calls.made == work_of(role)
+    assert len(site.events(Repaired)) == (0 if harm == "deleted" else 1)
+    assert site.build().outcome is BuildOutcome.REUSED
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.verify()
+
+
+def test_a_folder_in_an_artifacts_place_fails_the_build_until_it_is_gone(site):
+    site.build()
+    path = site.artifact(ref_of(site, "index"))
+    path.unlink()
+    path.mkdir()
+    head = site.head_bytes()
+    report = site.build()
+    assert (report.outcome, report.error.step) == (BuildOutcome.FAILED, "index")
+    assert site.head_bytes() == head
+    path.rmdir()
+    assert site.build().outcome is BuildOutcome.BUILT
+
+
+def test_a_recompiled_engine_of_other_bytes_keeps_the_blocks_if_it_gives_the_same_vectors(site):
+    # The fake's vectors are not the engine's: with real ones the blocks stay, see test_build_real.
+    site.build()
+    site.artifact(ref_of(site, "engine")).unlink()
+    site.compiler.edition = "second"
+    report = site.build()
+    assert (report.outcome, report.engines_compiled, report.tiles_embedded) == (BuildOutcome.FAILED, 1, 0)
+    assert report.error.step == "check"
+    assert len(site.events(EngineCompiled)) == 2
+
+
+def test_a_missing_projection_is_healed_and_counted(site):
+    site.build()
+    manifest = site.layout.manifests / "00000001.json"
+    segment = site.layout.segments / "00000001.events"
+    kept = manifest.read_bytes(), segment.read_bytes()
+    manifest.unlink()
+    segment.unlink()
+    site.calls.made.clear()
+    report = site.build()
+    assert (report.outcome, report.writes) == (BuildOutcome.REUSED, 2)
+    assert (manifest.read_bytes(), segment.read_bytes()) == kept
+    assert site.calls.made == []
+    assert site.build().writes == 0
+
+
+def test_garbage_in_the_scratch_folder_is_no_reason_to_write(site):
+    site.build()
+    (site.layout.scratch / "draft-1-x").write_text("left by somebody who died")
+    report = site.build()
+    assert (report.outcome, report.writes) == (BuildOutcome.REUSED, 0)
+    site.build(flight_id="f2")
+    assert list(site.layout.scratch.iterdir()) in ([], [site.layout.scratch / "reserve"])
+
+
+def test_another_caches_journal_is_refused_and_nothing_is_written(quick_path):
+    site, other = FakeSite(quick_path / "a"), FakeSite(quick_path / "b")
+    for flight in ("f1", "f2"):
+        site.build(flight_id=flight)
+    other.build(flight_id="f1")
+    shutil.copy(other.layout.journal, site.layout.journal)
+    before = tree(site.cache)
+    for call in (lambda: site.build(flight_id="f2"), lambda: site.build(flight_id="f9"), site.provisioner().rollback):
+        with pytest.raises(DamagedHistoryError) as caught:
+            call()
+        assert "rebuild" in caught.value.hint or "verify" in caught.value.hint
+    assert tree(site.cache) == before
+
+
+def test_a_journal_that_lost_its_newest_records_is_refused(site):
+    site.build()
+    kept = site.layout.journal.read_bytes()
+    site.build(flight_id="f2")
+    site.layout.journal.write_bytes(kept)
+    before = tree(site.cache)
+    with pytest.raises(DamagedHistoryError, match="generation 2"):
+        site.build()
+    assert tree(site.cache) == before
+
+
+def test_a_journal_that_is_gone_is_not_begun_anew(site):
+    site.build()
+    site.layout.journal.unlink()
+    with pytest.raises(DamagedHistoryError):
+        site.build()
+    assert not site.layout.journal.exists()
+
+
+def test_index_of_the_same_blocks_is_made_once(site):
+    site.build()
+    site.build(flight_id="f2")
+    site.build(flight_id="f3")
+    assert len(site.events(IndexBuilt)) == 1

@@ -1,0 +1,456 @@
+"""Whatever goes wrong, the head stays, and the journal says what it was."""
+
+from hashlib import sha256
+
+import numpy as np
+import pytest
+
+from journal import BuildLockHeldError
+from pipeline.errors import CompileError, EmbedError, ErrorKind, RequestError
+from pipeline.report import BuildOutcome
+from pipeline.request import CheckOptions, CoverageOptions
+from pipeline.testing import raising
+from store.canonical import decode
+from store.errors import CacheUnusableError
+from store.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.state import BuildStatus
+from tests.small_builds import ZOOM, tiny_network
+
+BAD = sha256(b"bad").hexdigest()
+
+
+def bad_tile(site):
+    site.tiles[ZOOM, 8, 12] = b"bad"
+    site.batcher.bad[BAD] = ("bad-tile", "expected a whole png image, found the half of one")
+
+
+def changed_tile(site):
+    bad_tile(site)
+    site.batcher.bad[BAD] = ("source-changed", "expected a tile with SHA-256 aa, found bb")
+
+
+def spoil(change):
+    def plant(site):
+        site.tiles[ZOOM, 8, 12] = b"bad"
+        site.batcher.spoil = lambda vectors: change(vectors)
+
+    return plant
+
+
+def fault(name, make):
+    return lambda site: site.calls.faults.__setitem__(name, raising(make()))
+
+
+def half_finite(vectors):
+    vectors[0, 0] = np.nan
+    return vectors
+
+
+def foreign_network(site):
+    site.compiler.instead["place"] = site.write("foreign.onnx", tiny_network(seed=9))
+
+
+def no_network(site):
+    site.compiler.instead["place"] = site.write("garbage.onnx", b"no engine at all")
+
+
+def lost_engine(site):
+    engine = site.state().head_build.engines[0][1].artifact
+
+    def remove():
+        site.artifact(engine).unlink()
+
+    site.calls.faults["index"] = remove
+
+
+def cut_block(site):
+    """Return what cuts the last block of the head short."""
+    path = site.artifact([event.block for event in site.blocks().values()][-1])
+
+    def cut():
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1])
+
+    return cut
+
+
+def block_cut_before_the_index(site):
+    site.calls.faults["index"] = cut_block(site)
+
+
+def block_cut_before_the_walk(site):
+    cut = cut_block(site)
+    site.progress.on_start = lambda step: cut() if step == "verify" else None
+
+
+def stranger(site):
+    site.calls.faults["index"] = lambda: (site.layout.artifacts / "00" / "notes.txt").write_text("hello")
+
+
+def network_changes(site):
+    site.write("net.onnx", tiny_network(seed=3))
+
+
+def mixed(*plants):
+    return lambda site: [plant(site) for plant in plants]
+
+
+FAILURES = {
+    # name: what is planted, options of the request, step, kind, subject, a word of the message
+    "compiler raises": (
+        mixed(network_changes, fault("compile place", lambda: CompileError("expected A, found B", "C"))),
+        {},
+        ("engine", "compile-failed", "place", "expected A, found B"),
+    ),
+    "compiler breaks": (
+        mixed(network_changes, fault("compile place", lambda: ZeroDivisionError("oops"))),
+        {},
+        ("engine", "unexpected", "place", "ZeroDivisionError: oops"),
+    ),
+    "engine is no engine": (
+        mixed(network_changes, no_network),
+        {},
+        ("check", "check-failed", "place", "does not run"),
+    ),
+    "engine of another network": (
+        mixed(network_changes, foreign_network),
+        {},
+        ("check", "check-failed", "place", "a cosine of"),
+    ),
+    "damaged tile": (bad_tile, {}, ("cells", "bad-tile", "6/8/12", "tile 6/8/12: expected a whole png")),
+    "changed tile": (changed_tile, {}, ("cells", "source-changed", "6/8/12", "found bb")),
+    "changed tile while bad ones are skipped": (
+        changed_tile,
+        {"tiles": {"on_bad": "skip"}},
+        ("cells", "source-changed", "6/8/12", "found bb"),
+    ),
+    "embedder raises": (
+        mixed(
+            spoil(lambda vectors: vectors),
+            fault("window 0", lambda: EmbedError("expected A, found B", "", ErrorKind.WORKER_DIED)),
+        ),
+        {},
+        ("cells", "worker-died", "", "expected A"),
+    ),
+    "embedder runs out of memory": (
+        mixed(spoil(lambda vectors: vectors), fault("window 0", MemoryError)),
+        {},
+        ("cells", "unexpected", "", "MemoryError"),
+    ),
+    "not a number": (spoil(half_finite), {}, ("cells", "bad-vectors", "6/8/12", "found nan")),
+    "not of length 1": (spoil(lambda vectors: vectors * 2), {}, ("cells", "bad-vectors", "6/8/12", "found 2")),
+    "nothing but zeros": (spoil(lambda vectors: vectors * 0), {}, ("cells", "bad-vectors", "6/8/12", "found 0")),
+    "index builder raises": (
+        mixed(
+            spoil(lambda vectors: vectors),
+            fault("index", lambda: EmbedError("expected A, found B", "", ErrorKind.INDEX_FAILED)),
+        ),
+        {},
+        ("index", "index-failed", "", "expected A"),
+    ),
+    "index finds nothing": (
+        mixed(spoil(lambda vectors: vectors), lambda site: setattr(site.indexer, "wrong", True)),
+        {},
+        ("check", "check-failed", "index", "find themselves"),
+    ),
+    "engine disappears": (
+        mixed(spoil(lambda vectors: vectors), lost_engine),
+        {},
+        ("coverage", "coverage", "artifacts", "engine place"),
+    ),
+    "block is cut before the index": (
+        mixed(spoil(lambda vectors: vectors), block_cut_before_the_index),
+        {},
+        ("index", "artifact-damaged", "", "bytes, found"),
+    ),
+    "block is cut before the walk": (
+        block_cut_before_the_walk,
+        {},
+        ("coverage", "coverage", "artifacts", "block 6/"),
+    ),
+    "a stranger appears": (
+        mixed(spoil(lambda vectors: vectors), stranger),
+        {},
+        ("coverage", "coverage", "artifacts", "notes.txt"),
+    ),
+    "too little of the area": (
+        lambda site: None,
+        {"coverage": CoverageOptions(min_fraction=0.5)},
+        ("coverage", "coverage-too-low", "area", "at least 0.500"),
+    ),
+    "file system raises": (
+        mixed(spoil(lambda vectors: vectors), fault("index", lambda: PermissionError(13, "Permission denied"))),
+        {},
+        ("index", "permission", "", "Permission denied"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_failure_is_recorded_and_harms_nothing(site, name):
+    plant, options, (step, kind, subject, words) = FAILURES[name]
+    site.build()
+    plant(site)
+    head = site.head_bytes()
+    report = site.build(flight_id="f2", **options)
+    assert report.outcome is BuildOutcome.FAILED
+    assert (report.build, report.generation, report.manifest_sha256) == (2, None, None)
+    assert (report.error.step, report.error.kind, report.error.subject) == (step, kind, subject)
+    assert words in report.error.message
+    assert report.cause is not None
+    assert site.head_bytes() == head
+    assert len(site.layout.manifest_files()) == 1
+    (failed,) = site.events(BuildFailed)
+    assert (failed.step, failed.kind, failed.subject) == (step, kind, subject)
+    assert words in failed.message
+    assert "Traceback" in failed.traceback
+    assert type(report.cause).__name__ in failed.traceback
+    assert failed.inputs["step"] == report.error.step or failed.inputs["step"] == "check"
+    assert site.state().builds[2].status is BuildStatus.FAILED
+    if name not in HARMED_FROM_OUTSIDE:
+        with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+            cache.verify()
+            assert cache.manifest.envelope.generation == 1
+
+
+HARMED_FROM_OUTSIDE = {
+    "engine disappears",
+    "block is cut before the index",
+    "block is cut before the walk",
+}
+"""What is damaged here belongs to the head."""
+
+
+@pytest.mark.parametrize("name", sorted(FAILURES.keys() - HARMED_FROM_OUTSIDE))
+def test_after_a_failure_the_next_build_needs_no_operator(site, name):
+    plant, options, _ = FAILURES[name]
+    plant(site)
+    assert site.build(**options).outcome is BuildOutcome.FAILED
+    (site.layout.artifacts / "00" / "notes.txt").unlink(missing_ok=True)
+    site.calls.faults.clear()
+    site.compiler.instead.clear()
+    site.batcher.bad.clear()
+    site.batcher.spoil = None
+    site.indexer.wrong = False
+    report = site.build()
+    assert (report.outcome, report.build, report.generation) == (BuildOutcome.BUILT, 2, 1)
+    assert len(site.batcher.embedded) >= 40
+
+
+def test_what_a_failed_build_finished_is_not_done_again(site):
+    site.calls.faults["index"] = raising(RuntimeError("out of luck"))
+    failed = site.build()
+    assert (failed.outcome, failed.tiles_embedded, failed.engines_compiled) == (BuildOutcome.FAILED, 40, 1)
+    site.calls.faults.clear()
+    site.calls.made.clear()
+    report = site.build()
+    assert (report.outcome, report.tiles_embedded, report.engines_compiled) == (BuildOutcome.BUILT, 0, 0)
+    assert site.calls.made == ["index"]
+
+
+def test_a_refused_engine_and_index_are_made_again(site):
+    foreign_network(site)
+    assert site.build().error.kind == "check-failed"
+    site.compiler.instead.clear()
+    site.indexer.wrong = True
+    assert site.build().error.subject == "index"
+    site.indexer.wrong = False
+    assert site.build().outcome is BuildOutcome.BUILT
+    assert site.calls.made == [
+        *("compile place",),
+        *("compile place", "embed", "window 0", "index"),
+        *("index",),
+    ]
+    assert [event.check for event in site.events(CheckFailed)] == ["engine", "index"]
+
+
+def test_skipped_tiles_are_reported_and_have_no_row(site):
+    bad_tile(site)
+    report = site.build(tiles={"on_bad": "skip"})
+    assert (report.outcome, report.tiles, report.tiles_embedded) == (BuildOutcome.BUILT, 40, 39)
+    build = site.state().head_build
+    assert (build.coverage.skipped, build.index.rows, build.tiles.count) == (1, 39, 40)
+    document = decode(site.artifact(build.coverage.geography).read_bytes())
+    assert document["skipped"] == [[ZOOM, 12, 8, 8]]
+    assert site.progress.said == ["skipped tile 6/8/12: expected a whole png image, found the half of one"]
+    with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.verify()
+        assert cache.descriptor_index().ntotal == 39
+    assert site.build(tiles={"on_bad": "skip"}).outcome is BuildOutcome.REUSED
+
+
+def test_a_skipped_tile_fails_a_later_build_that_skips_none(site):
+    bad_tile(site)
+    assert site.build(tiles={"on_bad": "skip"}).outcome is BuildOutcome.BUILT
+    report = site.build()
+    assert (report.outcome, report.tiles_embedded) == (BuildOutcome.FAILED, 0)
+    assert (report.error.kind, report.error.subject) == ("bad-tile", "6/8/12")
+
+
+def test_a_skipped_tile_that_can_be_read_later_gets_its_row(site):
+    bad_tile(site)
+    assert site.build(tiles={"on_bad": "skip"}).outcome is BuildOutcome.BUILT
+    site.batcher.bad.clear()
+    report = site.build()
+    assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 1)
+    assert site.state().head_build.index.rows == 40
+
+
+@pytest.mark.parametrize("call", ["compile place", "window 0", "index"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)], ids=["ctrl-c", "exit"])
+def test_interrupts_are_recorded_and_passed_on(site, call, error):
+    site.calls.faults[call] = raising(error)
+    with pytest.raises(type(error)) as caught:
+        site.build()
+    assert caught.value is error
+    (failed,) = site.events(BuildFailed)
+    assert failed.kind == "interrupted"
+    assert failed.step == {"compile place": "engine", "window 0": "cells", "index": "index"}[call]
+    assert site.state().head is None
+    assert site.state().open_build is None
+    site.calls.faults.clear()
+    assert site.build().outcome is BuildOutcome.BUILT
+
+
+def test_failed_step_is_named_even_when_events_were_put_off(site):
+    # Events of finished cells wait for company; an error must not lose the order of those that were written.
+    site.calls.faults["index"] = raising(RuntimeError("late"))
+    site.build()
+    assert site.state().builds[1].cells_embedded == 16
+    assert site.state().builds[1].failure.step == "index"
+
+
+def test_strangers_are_recorded_but_no_obstacle_unless_strict(site):
+    site.build()
+    (site.layout.artifacts / "00" / "notes.txt").write_text("hello")
+    report = site.provisioner(coverage_strict=False).build_cache_artifacts(site.request(flight_id="f2"))
+    assert report.outcome is BuildOutcome.BUILT
+    assert "notes.txt" in site.events(CoverageWalked)[-1].problems[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"calibration": "none.json"}, "none.json"),
+        ({"network": "none.onnx"}, "none.onnx"),
+        ({"model": {"size": (64, 64)}}, "which the network fixes"),
+        ({"calibration": "net.onnx"}, "expected a JSON object"),
+        ({"calibration": "list.json"}, "found list"),
+        ({"calibration": "."}, "calibration"),
+    ],
+)
+def test_requests_that_name_nothing_usable_are_refused_before_anything_is_written(site, change, words):
+    site.write("list.json", b"[1, 2]")
+    with pytest.raises(RequestError) as caught:
+        site.build(**change)
+    assert words in str(caught.value)
+    assert caught.value.hint
+    assert not site.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (tiny_network()[:-200], "ONNX"),
+        (b"", "ONNX"),
+        (b"\x00" * 1000, "ONNX"),
+    ],
+    ids=["cut", "empty", "zeros"],
+)
+def test_a_damaged_network_is_a_failed_build(site, data, words):
+    site.write("net.onnx", data)
+    report = site.build()
+    assert (report.outcome, report.build, report.identity) == (BuildOutcome.FAILED, 1, None)
+    assert (report.error.kind, report.error.subject) == ("bad-model", "place")
+    assert words in report.error.message
+    (failed,) = site.events(BuildFailed)
+    assert failed.inputs["flight_id"] == "f1"
+    assert site.state().builds[1].status is BuildStatus.FAILED
+
+
+def test_no_tiles_in_the_box_is_a_failed_build(site):
+    site.tiles.clear()
+    report = site.build()
+    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "no-tiles")
+
+
+def test_an_engine_that_was_never_checked_is_checked_by_the_next_build(site, monkeypatch):
+    # The build stops between the engine's event and that of its check.
+    monkeypatch.setattr("pipeline.compiling.check_engine", lambda *_: dying_politely())
+    with pytest.raises(KeyboardInterrupt):
+        site.build()
+    monkeypatch.undo()
+    assert (len(site.events(EngineCompiled)), site.events(CheckPassed)) == (1, [])
+    report = site.build()
+    assert (report.outcome, report.engines_compiled) == (BuildOutcome.BUILT, 0)
+    assert [event.check for event in site.events(CheckPassed)] == ["engine", "index"]
+
+
+def test_the_check_of_an_earlier_engine_does_not_count_for_the_one_that_replaces_it(site, monkeypatch):
+    site.build()
+    site.artifact(site.state().head_build.engines[0][1].artifact).unlink()
+    site.compiler.edition = "second"
+    monkeypatch.setattr("pipeline.compiling.check_engine", lambda *_: dying_politely())
+    with pytest.raises(KeyboardInterrupt):
+        site.build()
+    monkeypatch.undo()
+    assert len(site.events(EngineCompiled)) == 2
+    site.build()
+    assert [event.check for event in site.events(CheckPassed)].count("engine") == 2
+
+
+def test_an_index_that_replaces_a_damaged_one_is_checked(site):
+    site.build()
+    site.artifact(site.state().head_build.index.artifact).unlink()
+    site.indexer.wrong = True
+    assert site.build().error.subject == "index"
+    site.indexer.wrong = False
+    assert site.build().outcome is BuildOutcome.BUILT
+
+
+def dying_politely():
+    raise KeyboardInterrupt
+
+
+def test_recall_and_parity_thresholds_are_measured_in_the_journal(site):
+    site.build(checks=CheckOptions(parity=0.5, recall=0.25))
+    engine, index = site.events(CheckPassed)
+    assert engine.measured["least_cosine_ppb"] == 500_000_000
+    assert engine.measured["cosine_ppb"] > 999_999_000
+    assert index.measured == {"rows": 40, "sample": 40, "recall_ppm": 1_000_000, "least_recall_ppm": 250_000}
+
+
+def test_a_cache_cannot_be_a_file_or_a_folder_of_something_else(site):
+    site.cache.write_text("a file")
+    with pytest.raises(CacheUnusableError):
+        site.build()
+    site.cache.unlink()
+    site.cache.mkdir()
+    (site.cache / "holiday.jpg").write_text("mine")
+    with pytest.raises(CacheUnusableError, match=r"holiday\.jpg"):
+        site.build()
+    assert sorted(path.name for path in site.cache.iterdir()) == ["build.lock", "holiday.jpg"]
+
+
+def test_a_second_build_is_told_who_holds_the_lock(site):
+    seen = []
+
+    def second():
+        with pytest.raises(BuildLockHeldError) as caught:
+            FakeSiteOf(site).build()
+        seen.append(caught.value)
+
+    site.calls.faults["index"] = second
+    assert site.build().outcome is BuildOutcome.BUILT
+    (error,) = seen
+    assert error.holder["build"] == 1
+    assert f"pid {error.holder['pid']}" in str(error)
+    assert "build 1" in str(error)
+
+
+def FakeSiteOf(site):  # noqa: N802 - it makes one
+    """Another process's view of the same site."""
+    other = type(site)(site.root)
+    other.tiles = site.tiles
+    return other

@@ -1,0 +1,142 @@
+import hashlib
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from pipeline.errors import ErrorKind, TileError
+from pipeline.tiles.opening import open_source
+from pipeline.tiles.reading import close_archives, read_tile
+
+WORLD = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    close_archives()
+
+
+@pytest.fixture
+def refused(archives):
+    return archives.refused
+
+
+class TestMBTiles:
+    @pytest.fixture
+    def spec(self, archives, tmp_path):
+        return archives.write_mbtiles(tmp_path / "a b?#%.mbtiles", archives.block(3, 0, 0))
+
+    def change(self, spec, *statements):
+        with closing(sqlite3.connect(spec)) as database, database:
+            for statement in statements:
+                database.execute(statement)
+
+    def test_odd_names_are_no_trouble(self, spec, tmp_path):
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert len(found) == 16
+        assert read_tile(found[0].locator)
+
+    def test_refuses_vector_tiles(self, archives, tmp_path, refused):
+        spec = archives.write_mbtiles(tmp_path / "a.mbtiles", {(0, 0, 0): b"\x1f\x8bpbf"}, encoding="pbf")
+        error = refused(spec, tmp_path, query=False)
+        assert error.kind is ErrorKind.UNSUPPORTED_ARCHIVE
+        assert "vector tiles (pbf)" in error.message
+
+    def test_without_a_format_the_first_tile_tells(self, archives, tmp_path, refused):
+        image = archives.image(1, encoding="webp")
+        spec = archives.write_mbtiles(tmp_path / "a.mbtiles", {(0, 0, 0): image}, encoding=None)
+        assert open_source(spec, tmp_path).tile_format == "webp"
+        spec = archives.write_mbtiles(tmp_path / "b.mbtiles", {(0, 0, 0): b"\x1f\x8bpbf"}, encoding=None)
+        assert refused(spec, tmp_path, query=False).kind is ErrorKind.UNSUPPORTED_ARCHIVE
+
+    @pytest.mark.parametrize(
+        ("statement", "said"),
+        [
+            ("DROP TABLE tiles", "a table or view named tiles, found metadata"),
+            ("DELETE FROM tiles", "at least one tile"),
+            ("ALTER TABLE tiles RENAME COLUMN tile_data TO data", "no such column: tile_data"),
+            ("UPDATE tiles SET tile_data = 'text'", "bytes of type text"),
+            ("UPDATE tiles SET tile_data = NULL", "bytes of type null"),
+            ("UPDATE tiles SET tile_data = x''", "0 bytes of type blob"),
+            ("UPDATE tiles SET tile_data = zeroblob(33554433)", "that SQLite can read"),
+            ("INSERT INTO tiles SELECT * FROM tiles", "one tile 3/0/0, found several"),
+            ("UPDATE tiles SET tile_column = 1.5", "whole numbers as tile coordinates"),
+        ],
+    )
+    def test_refuses_what_is_wrong_inside(self, statement, said, spec, tmp_path, refused):
+        self.change(spec, statement)
+        assert said in refused(spec, tmp_path).message
+
+    def test_views_cannot_call_dangerous_functions(self, spec, tmp_path, refused):
+        self.change(
+            spec,
+            "ALTER TABLE tiles RENAME TO real",
+            "CREATE VIEW tiles AS SELECT zoom_level, tile_column, tile_row, load_extension('/nowhere') AS tile_data FROM real",
+        )
+        refused(spec, tmp_path)
+
+    def test_coordinates_outside_the_grid_are_never_wanted(self, spec, tmp_path):
+        before = open_source(spec, tmp_path).extent()
+        self.change(
+            spec,
+            "INSERT INTO tiles VALUES (3, 8, 0, x'00'), (3, 0, 8, x'00'), (3, -1, 0, x'00')",
+            "INSERT INTO tiles VALUES (99, 0, 0, x'00'), (3, 'x', 1, x'00'), (NULL, NULL, NULL, NULL)",
+        )
+        source = open_source(spec, tmp_path)
+        assert len(source.query_by_bbox(WORLD, (0, 25))) == 16
+        assert source.extent() == before
+
+    def test_a_live_write_ahead_log_is_refused(self, spec, tmp_path, refused):
+        with closing(sqlite3.connect(spec)) as writer:
+            writer.execute("PRAGMA journal_mode = WAL")
+            writer.execute("CREATE TABLE more (a)")
+            error = refused(spec, tmp_path, query=False)
+            assert "unmerged changes" in error.message
+            assert "wal_checkpoint" in error.hint
+        assert len(open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))) == 16
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a b?#%.mbtiles"]
+
+    def test_a_hot_rollback_journal_is_refused(self, spec, tmp_path, refused):
+        with closing(sqlite3.connect(spec, isolation_level=None)) as writer:
+            writer.execute("PRAGMA cache_size = 1")
+            writer.execute("BEGIN")
+            writer.execute("CREATE TABLE more (a)")
+            writer.execute("INSERT INTO more SELECT randomblob(1000) FROM tiles, tiles AS again")
+            assert "-journal" in refused(spec, tmp_path, query=False).message
+            writer.execute("ROLLBACK")
+
+    def test_rows_are_found_without_an_index_and_after_moving(self, spec, tmp_path):
+        found = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert len({tile.locator[-1] for tile in found}) == 16
+        self.change(spec, "UPDATE tiles SET rowid = rowid + 1000")
+        assert [hashlib.sha256(read_tile(tile.locator)).hexdigest() for tile in found] == [
+            t.sha256 for t in found
+        ]
+
+    def test_a_table_without_row_numbers(self, spec, tmp_path):
+        before = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        content = read_tile(before[0].locator)
+        close_archives()
+        self.change(
+            spec,
+            "ALTER TABLE tiles RENAME TO old",
+            "CREATE TABLE tiles (zoom_level INTEGER, tile_column INTEGER, tile_row INTEGER, tile_data BLOB,"
+            " PRIMARY KEY (zoom_level, tile_column, tile_row)) WITHOUT ROWID",
+            "INSERT INTO tiles SELECT * FROM old",
+        )
+        after = open_source(spec, tmp_path).query_by_bbox(WORLD, (3, 3))
+        assert [tile.sha256 for tile in after] == [tile.sha256 for tile in before]
+        assert {tile.locator[-1] for tile in after} == {-1}
+        assert read_tile(after[0].locator) == content
+
+    def test_notices_a_change_between_opening_and_reading(self, spec, tmp_path):
+        source = open_source(spec, tmp_path)
+        self.change(spec, "DELETE FROM tiles WHERE tile_column = 1")
+        with pytest.raises(TileError) as caught:
+            source.query_by_bbox(WORLD, (3, 3))
+        assert caught.value.kind is ErrorKind.SOURCE_CHANGED
+
+    def test_damage_anywhere_is_an_error_or_another_tile(self, spec, archives, tmp_path):
+        whole = (tmp_path / spec).read_bytes()
+        archives.damage(whole, tmp_path / "damaged.mbtiles", tmp_path, rounds=120)

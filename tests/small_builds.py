@@ -1,0 +1,209 @@
+"""A site with everything that a small build needs: a network of a few kilobytes, a camera, tiles, requests."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from pipeline import C10ProvisionerConfig
+from pipeline import build_cache_provisioner
+from pipeline.request import BuildRequest, ModelRole, ModelSpec, TileOptions
+from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
+from store import blocks
+from store.artifacts import Artifacts
+from store.layout import Layout
+from store.testing import FakeClock
+from store.view import look
+
+ZOOM = 6
+WORLD = (-180.0, -85.0, 180.0, 85.0)
+WEST = (-180.0, -85.0, -0.1, 85.0)
+"""The columns 0 to 31 of zoom 6."""
+
+DIMENSIONS = 16
+BATCH = 4
+
+
+def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32):
+    """Average pooling, a matrix of fixed weights, length 1: images [batch, 3, 32, 32] to vectors [batch, 16]."""
+    side = size // 4
+    weights = np.random.default_rng(seed).standard_normal((3 * side * side, DIMENSIONS)).astype(np.float32)
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights"], ["mixed" if unit else "descriptor"]),
+    ]
+    if unit:
+        nodes.append(helper.make_node("LpNormalization", ["mixed"], ["descriptor"], axis=1, p=2))
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, [batch, DIMENSIONS])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def picture(seed, encoding="png"):
+    """An encoded tile of 32 x 32 pixels of noise, another one for each seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    return encoded(pixels, encoding)
+
+
+def plain(level, encoding="png"):
+    """An encoded tile of one grey."""
+    return encoded(np.full((32, 32, 3), level, np.uint8), encoding)
+
+
+def encoded(pixels, encoding="png"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, encoding)
+    return buffer.getvalue()
+
+
+def spread(columns=8, rows=5, *, first=0, content=picture):
+    """Tiles of zoom 6, few to a cell: (6, 8 i, 12 j), 40 of them in 16 cells."""
+    return {
+        (ZOOM, 8 * i, 12 * j): content(first + 1000 * i + j) for i in range(columns) for j in range(rows)
+    }
+
+
+def words(seed):
+    """Content for tiles that are never looked at."""
+    return f"tile {seed}".encode()
+
+
+class Site:
+    """A folder with a network, a camera, tiles and a cache to be."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.cache = self.root / "cache"
+        self.layout = Layout(self.cache)
+        self.write("net.onnx", tiny_network())
+        self.write("camera.json", b'{"focal": 35}')
+
+    def write(self, name, data):
+        """Write a file that requests may name; returns its path."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+
+    def write_tiles(self, tiles, folder="tiles", extension="png"):
+        for (z, x, y), content in tiles.items():
+            self.write(f"{folder}/{z}/{x}/{y}.{extension}", content)
+
+    def request(self, *, source="tiles/{z}/{x}/{y}.png", tiles=None, network="net.onnx", model=None, **fields):
+        """A request for all tiles of zoom 6; `tiles` and `model` are further options of these tables."""
+        descriptor = ModelSpec(name="place", role=ModelRole.DESCRIPTOR, onnx=network, **(model or {}))
+        settings = {
+            "flight_id": "f1",
+            "sector": "stable_rear",
+            "bbox": WORLD,
+            "zoom": (ZOOM, ZOOM),
+            "origin": (0.0, 0.0, 100.0),
+            "calibration": "camera.json",
+            "tiles": TileOptions(source=source, **(tiles or {})),
+            "models": (descriptor,),
+            "base": self.root,
+        } | fields
+        return BuildRequest(**settings)
+
+    def provisioner(self, **ports):
+        """A provisioner with real ports, except those given; settings by their names among them."""
+        settings = {
+            name: ports.pop(name)
+            for name in ("coverage_strict", "lock_timeout_s", "reserve_mb", "workers", "manifest_filename")
+            if name in ports
+        }
+        config = C10ProvisionerConfig(cache_root=self.cache, **({"lock_timeout_s": 0.2} | settings))
+        return build_cache_provisioner(config, **({"host": {}} | ports))
+
+    def build(self, again=False, **fields):
+        """Build for real."""
+        return self.provisioner().build_cache_artifacts(self.request(**fields), again=again)
+
+    def state(self):
+        return look(self.layout).state
+
+    def events(self, kind):
+        """All events of one class, in order."""
+        return [fact.event for fact in look(self.layout).facts if isinstance(fact.event, kind)]
+
+    def head_bytes(self):
+        """The bytes of the newest manifest."""
+        name = max(self.layout.manifest_files().items())[1]
+        return (self.layout.manifests / name).read_bytes()
+
+    def blocks(self):
+        """The latest block of every cell, by (vector space, zoom, cell x, cell y)."""
+        state = self.state()
+        return getattr(state, "memo", state).blocks
+
+    def artifact(self, ref):
+        return self.layout.artifact(ref.sha256)
+
+    def held_digests(self, space):
+        """Digests of the rows of a vector space that the journal holds and the disk still has."""
+        state, artifacts = self.state(), Artifacts(self.layout)
+        found = set()
+        for name, event in state.memo.blocks.items():
+            if name[0] == space and artifacts.damage(event.block) is None:
+                block = blocks.decode(artifacts.read(event.block))
+                found.update(bytes(row).hex() for row in block.digests)
+        return found
+
+
+class FakeSite(Site):
+    """A site whose ports are all fakes. They are kept, so that a test may plant faults and count calls."""
+
+    def __init__(self, root, tiles=None):
+        super().__init__(root)
+        self.calls = Calls()
+        self.tiles = dict(spread(content=words) if tiles is None else tiles)
+        self.compiler = FakeCompiler(calls=self.calls, dimensions=DIMENSIONS)
+        self.batcher = FakeBatcher(calls=self.calls)
+        self.indexer = FakeIndexBuilder(calls=self.calls)
+        self.progress = RecordingProgress()
+        self.clock = FakeClock()
+
+    def provisioner(self, **ports):
+        fakes = {
+            "engine_compiler": self.compiler,
+            "descriptor_batcher": self.batcher,
+            "index_builder": self.indexer,
+            "tile_metadata_store": FakeTiles(tiles=self.tiles),
+            "progress": self.progress,
+            "clock": self.clock,
+            "reserve_mb": 0,
+        }
+        return super().provisioner(**(fakes | ports))
+
+
+def tree(root):
+    """Path below a cache to (inode, size, times, bytes) of everything that a warm run must leave alone."""
+    found = {}
+    for folder, names, files in os.walk(root):
+        for name in (*names, *files):
+            path = Path(folder) / name
+            if path.name in {"build.lock", "journal.mdb-lock"}:
+                continue
+            status = path.lstat()
+            content = path.read_bytes() if path.is_file() else b""
+            found[str(path.relative_to(root))] = (
+                status.st_ino,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                content,
+            )
+    return found

@@ -1,0 +1,132 @@
+"""A store on a file system that runs full at any moment: the head stays, and the failure is written down."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from journal import JournalError, JournalFullError
+from store import rollback
+from store.errors import DiskFullError, StoreError, UnprojectedError
+from store.events import BuildFailed
+from store.layout import Layout
+from store.reader import ALLOW_UNSIGNED, FlightCache, _installed
+from store.state import BuildStatus
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from store.view import look
+
+VERSION = _installed().get("onnxruntime", "1")
+RESERVE = 256 << 10
+FIRST = Scenario(version=VERSION)
+SECOND = Scenario(version=VERSION, flight="f2", engine="other", tiles={(x, 0): str(x) for x in range(40)})
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of four mebibytes in memory."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mount.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {mount.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def free_bytes(folder):
+    about = os.statvfs(folder)
+    return about.f_bavail * about.f_frsize
+
+
+def fill(folder, left):
+    """Take all space but so many bytes; returns the file that holds it."""
+    ballast = folder / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free_bytes(folder) - left)
+    assert free_bytes(folder) <= left
+    return ballast
+
+
+def failure():
+    return BuildFailed(
+        step="cells", kind="disk-full", subject="", message="full", hint="", traceback="", inputs={}
+    )
+
+
+def build_until_full(store):
+    """Do what a provisioner does: play, and write down the failure whatever it takes."""
+    number = store.state.next_build
+    try:
+        play(store, SECOND)
+    except (StoreError, JournalError) as error:
+        if not isinstance(error, UnprojectedError):
+            store.append_at_any_cost(failure(), build=number)
+        return error
+    return None
+
+
+# From no space at all to enough for the whole build; pages of 4096 bytes.
+@pytest.mark.parametrize("pages", [0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 64])
+def test_the_failure_is_written_down_and_the_head_stays(small, pages):
+    layout = Layout(small / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
+        play(store, FIRST)
+        before = (layout.manifests / layout.manifest_name(1)).read_bytes()
+        ballast = fill(small, pages * 4096)
+        error = build_until_full(store)
+        state = store.state.copy()
+    view = look(layout)
+    assert view.state == state
+    assert (layout.manifests / layout.manifest_name(1)).read_bytes() == before
+    if error is None or isinstance(error, UnprojectedError):
+        assert state.builds[2].status is BuildStatus.COMMITTED
+    else:
+        assert isinstance(error, (DiskFullError, JournalFullError)), error
+        # The very first append may fail, and then there is no build to speak of.
+        assert [build.status for build in list(state.builds.values())[1:]] in ([BuildStatus.FAILED], [])
+        assert state.head.number == 1
+    with FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED) as cache:
+        assert cache.manifest.envelope.generation == max(layout.manifest_files())
+        cache.verify()
+    ballast.unlink()
+    with Store.open(layout, clock=FakeClock(), reserve_bytes=RESERVE) as store:
+        shown, _ = play(store, SECOND)
+        assert store.state.head == shown
+        store.roll_back(rollback.plan(store.state, to=1, why=""))
+    with FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.verify()
+
+
+def test_the_reserve_is_missed_before_anything_is_begun(small):
+    layout = Layout(small / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, FIRST)
+    fill(small, 4096)
+    with (
+        pytest.raises(DiskFullError) as error,
+        Store.open(layout, clock=FakeClock(), reserve_bytes=RESERVE),
+    ):
+        pytest.fail("there is no space for the reserve")
+    assert "reserve" in error.value.message
+    assert look(layout).state.head.number == 1
+    assert [path.name for path in Path(layout.scratch).iterdir()] == []
+
+
+def test_a_cache_is_not_born_on_a_full_disk(small):
+    layout = Layout(small / "cache")
+    ballast = fill(small, 8192)
+    with (
+        pytest.raises((DiskFullError, JournalFullError)),
+        Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0),
+    ):
+        pytest.fail("there is no space for a journal")
+    assert not layout.journal.exists()
+    ballast.unlink()
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, FIRST)

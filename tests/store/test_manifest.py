@@ -1,0 +1,270 @@
+import copy
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store import manifest as m
+from store.canonical import decode, encode, sha256
+from store.errors import DamagedHistoryError, ErrorKind, NoGoError
+from store.identity import build_identity
+from store.layout import Layout
+from store.state import GENESIS_CHAIN, Position
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from store.view import look
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    """State and bytes of the manifests of two builds."""
+    layout = Layout(tmp_path_factory.mktemp("manifest") / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, Scenario())
+        play(store, Scenario(flight="f2"))
+    names = layout.manifest_files()
+    return look(layout).state, [(layout.manifests / names[number]).read_bytes() for number in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def raw(history):
+    return history[1][0]
+
+
+def test_a_manifest_is_projected_and_read(history):
+    state, files = history
+    for number, data in enumerate(files, 1):
+        generation = state.generations[number]
+        assert m.project(state, generation) == data
+        found = m.parse(data)
+        assert found.raw == data
+        assert found.sha256 == sha256(data) == generation.manifest_sha256
+        assert found.body_sha256 == generation.body_sha256 == m.body_digest(found.body)
+        assert found.envelope == m.Envelope(
+            cache_id=state.cache_id,
+            generation=number,
+            origin=number,
+            before=generation.before,
+            wall_ns=generation.wall_ns,
+        )
+        build = state.builds[number]
+        assert found.identity == build.identity == build_identity(found.inputs)
+        assert (found.tiles, found.tile_count) == (build.tiles.table, 3)
+        assert (found.calibration, found.geography) == (build.calibration, build.coverage.geography)
+        assert found.descriptor_engine is found.engines[0]
+        assert found.descriptor_engine.artifact == build.engines[0][1].artifact
+        assert found.index.artifact == build.index.artifact
+        assert found.vector_space == build.index.components["space"]
+        assert [role for role, _ in found.artifacts()] == [
+            "calibration",
+            "tile table",
+            "geographic report",
+            "engine place",
+            "descriptor index",
+            "block table",
+        ]
+
+
+def test_form_of_the_file(raw):
+    document = decode(raw[:-1])
+    assert raw == encode(document) + b"\n"
+    assert document.keys() == {"format", "body", "envelope"}
+    assert document["format"] == 1
+    assert document["envelope"].keys() == {"cache_id", "generation", "origin", "prev_head", "time_ns"}
+    assert document["envelope"]["prev_head"].keys() == {"seq", "chain"}
+
+
+def test_body_does_not_depend_on_the_generation(history):
+    state, files = history
+    body = m.parse(files[0]).body
+    envelope = m.Envelope(cache_id="x", generation=9, origin=1, before=Position(4, GENESIS_CHAIN), wall_ns=1)
+    assert m.parse(m.render(body, envelope)).body_sha256 == m.parse(files[0]).body_sha256
+    assert m.body_of(state, state.builds[1]) == body
+
+
+def test_projections_in_the_journal(raw):
+    assert m.head_projections(3, raw) == {
+        b"head": encode({"generation": 3, "manifest_sha256": sha256(raw)}),
+        b"manifest": raw,
+    }
+
+
+@pytest.mark.parametrize("part", ["tiles", "index", "coverage", "calibration", "engines"])
+def test_a_build_without_all_its_parts_has_no_body(history, part):
+    state, _ = history
+    build = replace(state.builds[1], **{part: () if part == "engines" else None})
+    with pytest.raises(DamagedHistoryError) as damaged:
+        m.body_of(state, build)
+    assert damaged.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": {}},
+        {"inputs": {"models": 1}},
+        {"inputs": {"models": ["x"]}},
+        {"inputs": {"models": [{"name": {}}]}},
+        {"inputs": {"models": []}},
+    ],
+)
+def test_a_build_with_strange_inputs_has_no_body(history, changes):
+    state, _ = history
+    with pytest.raises(DamagedHistoryError):
+        m.body_of(state, replace(state.builds[1], **changes))
+    name, engine = state.builds[1].engines[0]
+    with pytest.raises(DamagedHistoryError):
+        m.body_of(state, replace(state.builds[1], engines=((name, replace(engine, components={})),)))
+
+
+def refused(data):
+    with pytest.raises(NoGoError) as found:
+        m.parse(data)
+    assert found.value.kind is ErrorKind.MANIFEST_INVALID
+    assert found.value.reasons
+    return found.value.reasons[0]
+
+
+def test_lengths(raw):
+    for length in range(0, len(raw), 7):
+        refused(raw[:length])
+    assert "cut short" in refused(raw[:-1])
+    refused(raw + b"\n")
+    assert str(m.MAX_BYTES) in refused(raw + b" " * m.MAX_BYTES)
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_mutated_bytes_are_refused_or_another_manifest(raw, data):
+    bad = bytearray(raw)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(bad) - 1))
+        match data.draw(st.sampled_from(["flip", "set", "drop", "double"])):
+            case "flip":
+                bad[at] ^= 1 << data.draw(st.integers(0, 7))
+            case "set":
+                bad[at] = data.draw(st.sampled_from(b'0123456789abcdef"{}[],:- tn'))
+            case "drop":
+                del bad[at]
+            case "double":
+                bad[at:at] = bad[at : at + data.draw(st.integers(1, 40))]
+    try:
+        found = m.parse(bytes(bad))
+    except NoGoError as error:
+        assert error.kind is ErrorKind.MANIFEST_INVALID  # noqa: PT017 - both outcomes are right
+        return
+    assert found.sha256 == sha256(bytes(bad))
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_anything_else_is_refused(data, line):
+    refused(data + b"\n" * line)
+
+
+def paths_of(value, here=()):
+    yield here
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield from paths_of(inner, (*here, name))
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_mutated_documents_are_refused_or_another_manifest(raw, data):
+    """Well-formed JSON with anything in the place of anything."""
+    document = decode(raw[:-1])
+    *way, last = data.draw(st.sampled_from([path for path in paths_of(document) if path]))
+    holder = document
+    for name in way:
+        holder = holder[name]
+    if data.draw(st.booleans()):
+        holder[last] = data.draw(
+            st.sampled_from(
+                [None, True, 0, -1, 1 << 63, "", "x" * 300, [], {}, [[]], {"a": {}}, "../../etc/passwd"]
+            )
+        )
+    else:
+        del holder[last]
+    try:
+        found = m.parse(encode(document) + b"\n")
+    except NoGoError as error:
+        assert error.kind is ErrorKind.MANIFEST_INVALID  # noqa: PT017 - both outcomes are right
+        return
+    for _, ref in found.artifacts():
+        assert "/" not in ref.sha256
+        assert ref.size >= 0
+    assert len([engine for engine in found.engines if engine.role == "descriptor"]) == 1
+
+
+def change(document, path, value):
+    changed = copy.deepcopy(document)
+    holder = changed
+    for name in path[:-1]:
+        holder = holder[name]
+    holder[path[-1]] = value
+    return encode(changed) + b"\n"
+
+
+def rehashed(document, path, value):
+    changed = decode(change(document, path, value)[:-1])
+    changed["body"]["identity"] = build_identity(changed["body"]["inputs"])
+    return encode(changed) + b"\n"
+
+
+SHA = "ef" * 32
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (("format",), 2, "another version"),
+        (("format",), 0, "another version"),
+        (("format",), True, "something else"),
+        (("format",), "1", "something else"),
+        (("body",), [], "something else"),
+        (("envelope",), None, "something else"),
+        (("more",), 1, "something else"),
+        (("envelope", "more"), 1, "envelope holds"),
+        (("envelope", "generation"), -1, "a count"),
+        (("envelope", "generation"), True, "a count"),
+        (("envelope", "time_ns"), 1 << 63, "a count"),
+        (("envelope", "cache_id"), "x" * 257, "a short text"),
+        (("envelope", "prev_head", "chain"), "xy", "64 hexadecimal"),
+        (("body", "identity"), SHA, "identity"),
+        (("body", "inputs", "flight_id"), "other", "identity"),
+        (("body", "tiles", "digest"), SHA, "another tile set"),
+        (("body", "calibration", "sha256"), SHA, "another tile set or calibration"),
+        (("body", "calibration", "name"), "x", "digest and size alone"),
+        (("body", "index", "artifact", "sha256"), "../" + "a" * 61, "64 hexadecimal"),
+        (("body", "engines", 0, "model"), "../x", "model name"),
+        (("body", "engines", 0, "model"), "other", "engines are not those"),
+        (("body", "engines", 0, "role"), "auxiliary", "engines are not those"),
+        (("body", "engines", 0, "preprocessing"), {}, "engines are not those"),
+        (("body", "engines", 0, "signature"), [], "a map"),
+        (("body", "engines"), [], "engines are not those"),
+        (("body", "geography"), {}, "KeyError"),
+    ],
+)
+def test_reasons(raw, path, value, reason):
+    assert reason in refused(change(decode(raw[:-1]), path, value))
+
+
+def test_engines_have_to_be_those_of_the_inputs(raw):
+    document = decode(raw[:-1])
+    twice = document["body"]["engines"] * 2
+    assert "engines are not those" in refused(change(document, ("body", "engines"), twice))
+    auxiliary = change(document, ("body", "engines", 0, "role"), "auxiliary")
+    changed = rehashed(decode(auxiliary[:-1]), ("body", "inputs", "models", 0, "role"), "auxiliary")
+    assert "exactly one engine" in refused(changed)
+    other = rehashed(document, ("body", "inputs", "calibration"), SHA)
+    assert "calibration" in refused(other)
+
+
+def test_checks_are_those_of_the_time_of_the_commit(history):
+    """What becomes of a check later never changes a manifest that exists."""
+    state, files = history
+    later = state.copy()
+    later.passed.clear()
+    assert m.project(later, later.generations[1]) == files[0]
+    assert decode(files[0][:-1])["body"]["checks"][0]["check"] == "parity"

@@ -1,0 +1,465 @@
+"""The onboard reader against damaged, foreign and hostile caches: an answer or a NO-GO, never anything else."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from store import manifest as m
+from store.canonical import decode, encode
+from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
+from store.events import ArtifactRef
+from store.identity import build_identity, descriptor_id
+from store.layout import Layout
+from store.reader import ALLOW_UNSIGNED, FlightCache, Tile, _installed
+from store.runtime import ExecutionError
+from store.sealed import SealError, digest, open_regular, seal
+from store.tables import BlockRow, encode_blocks, encode_tiles
+from store.testing import FakeClock, Scenario, play, ref_of
+from store.transaction import Store
+
+VERSION = _installed().get("onnxruntime", "1")
+
+
+def build(root, *scenarios):
+    layout = Layout(root)
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        for scenario in scenarios:
+            play(store, scenario)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A cache with two generations of different tiles."""
+    tiles = {(0, 0): "a", (1, 0): "x"}
+    root = tmp_path_factory.mktemp("reader") / "cache"
+    return build(root, Scenario(version=VERSION), Scenario(version=VERSION, flight="f2", tiles=tiles))
+
+
+@pytest.fixture
+def layout(template, tmp_path):
+    shutil.copytree(template.root, tmp_path / "cache", ignore=shutil.ignore_patterns("journal.mdb*"))
+    return Layout(tmp_path / "cache")
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_is_left_open(tmp_path):
+    yield
+    targets = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert [target for target in targets if str(tmp_path) in target or target.startswith("/memfd:")] == []
+
+
+def fly(layout, **changes):
+    return FlightCache.open(layout.root, **({"trusted_keys": ALLOW_UNSIGNED} | changes))
+
+
+def no_go(layout, kind, **changes):
+    with pytest.raises(NoGoError) as error:
+        fly(layout, **changes).close()
+    assert error.value.kind is kind
+    assert error.value.message.startswith("NO-GO: ")
+    return error.value.reasons
+
+
+def manifest_of(layout, generation=2):
+    return m.parse((layout.manifests / layout.manifest_name(generation)).read_bytes())
+
+
+def ref_to(layout, role, generation=2):
+    return dict(manifest_of(layout, generation).artifacts())[role]
+
+
+def path_of(layout, role):
+    return layout.artifact(ref_to(layout, role).sha256)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    rewrite(path, bytes(data))
+
+
+def rewrite(path, data):
+    path.unlink()
+    path.write_bytes(data)
+
+
+def occupy(path, what):
+    """Put something that is no regular file of the right size in the place of a file."""
+    data = path.read_bytes()
+    path.unlink()
+    match what:
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.with_name("elsewhere").write_bytes(data)
+            path.symlink_to("elsewhere")
+        case "loop":
+            path.symlink_to(path.name)
+        case "shorter":
+            path.write_bytes(data[:-1])
+        case "longer":
+            path.write_bytes(data + b"x")
+        case "empty":
+            path.touch()
+        case "device":
+            path.symlink_to("/dev/zero")
+
+
+NO_FILES = ["missing", "fifo", "folder", "link", "loop", "shorter", "longer", "empty", "device"]
+
+
+class TestGo:
+    def test_the_newest_generation(self, layout):
+        before = {path: path.lstat().st_mtime_ns for path in layout.root.rglob("*")}
+        with fly(layout) as cache:
+            assert cache.manifest.envelope.generation == 2
+            found = cache.verify()
+            named = [ref for _, ref in cache.manifest.artifacts()]
+            assert (found.files, found.size > sum(ref.size for ref in named)) == (7, True)
+            assert cache.engine_bytes("place") == b"engine of net"
+            assert cache.calibration() == {}
+            identifier = descriptor_id(6, 1, 0)
+            assert cache.tile(identifier) == Tile(6, 1, 0, hashlib.sha256(b"x").hexdigest())
+            assert cache.tile(identifier).z == 6
+        assert {path: path.lstat().st_mtime_ns for path in layout.root.rglob("*")} == before
+        cache.close()
+
+    def test_an_older_generation_by_name(self, layout):
+        with fly(layout, generation=1) as cache:
+            assert cache.manifest.tile_count == 3
+            assert cache.verify().files == 8
+        assert "expected generation 9" in no_go(layout, ErrorKind.NO_GENERATION, generation=9)[0]
+
+    def test_things_that_are_not_in_the_cache(self, layout):
+        with fly(layout) as cache:
+            for identifier in (0, -1, 1 << 63, 1 << 80, descriptor_id(6, 1, 0, view=1)):
+                with pytest.raises(KeyError, match="no tile"):
+                    cache.tile(identifier)
+            for ask in (cache.engine, cache.engine_bytes):
+                with pytest.raises(KeyError, match="no engine 'other'"):
+                    ask("other")
+
+    def test_bytes_that_no_library_takes(self, layout):
+        """The bytes of these engines and indexes are whole; that they are none is for their library to say."""
+        with fly(layout) as cache:
+            with pytest.raises(ExecutionError):
+                cache.engine("place")
+            with pytest.raises(ExecutionError):
+                cache.descriptor_index()
+            with pytest.raises(NoGoError, match="preprocessing"):
+                _ = cache.preprocessing
+
+    def test_what_is_opened_is_what_is_used(self, layout):
+        with fly(layout) as cache:
+            for role in ("engine place", "calibration", "tile table"):
+                rewrite(path_of(layout, role), b"something else")
+            shutil.rmtree(layout.manifests)
+            assert cache.engine_bytes("place") == b"engine of net"
+            assert cache.calibration() == {}
+            assert cache.tile(descriptor_id(6, 0, 0))
+
+    def test_what_was_sealed_stays(self, layout):
+        """Bytes that change in place are noticed before they were sealed and harmless afterwards."""
+        path = path_of(layout, "engine place")
+        path.chmod(0o644)
+        with fly(layout) as cache, path.open("r+b") as file:
+            assert cache.engine_bytes("place") == b"engine of net"
+            file.write(b"ENGINE")
+            file.flush()
+            assert cache.engine_bytes("place") == b"engine of net"
+            with pytest.raises(NoGoError):
+                cache.verify()
+        with fly(layout) as cache, pytest.raises(NoGoError, match="engine place"):
+            cache.engine_bytes("place")
+
+
+class TestPolicy:
+    @pytest.mark.parametrize("keys", [[], [bytes(32)], (b"k" * 32, b"l" * 32)])
+    def test_unsigned_is_a_no_go_unless_allowed(self, layout, keys):
+        no_go(layout, ErrorKind.SIGNATURE, trusted_keys=keys)
+        for junk in (b"", b"x" * 64, b"x" * 5000):
+            (layout.manifests / "00000002.sig").write_bytes(junk)
+            no_go(layout, ErrorKind.SIGNATURE, trusted_keys=keys)
+            (layout.manifests / "00000002.sig").unlink()
+
+    def test_keys_have_to_be_given(self, layout):
+        with pytest.raises(TypeError, match="trusted_keys"):
+            FlightCache.open(layout.root)
+
+    def test_floor(self, layout):
+        cache_id = manifest_of(layout).envelope.cache_id
+        for floor in (0, 2, {cache_id: 2}, {cache_id: 0, "other": 7}):
+            fly(layout, floor=floor).close()
+        for floor in (3, {cache_id: 3}):
+            assert "expected 3 or newer, found 2" in no_go(layout, ErrorKind.FLOOR, floor=floor)[0]
+        for floor in (2, {cache_id: 2}):
+            no_go(layout, ErrorKind.FLOOR, floor=floor, generation=1)
+        for floor in ({}, {"other": 0}):
+            assert cache_id in no_go(layout, ErrorKind.FLOOR, floor=floor)[0]
+
+    @pytest.mark.parametrize("change", [{"target": "orin"}, {"version": "0.0.1"}])
+    def test_another_device(self, tmp_path, change):
+        if "version" in change and not _installed():
+            pytest.skip("onnxruntime is not installed here, so that no version can differ")
+        layout = build(tmp_path / "cache", Scenario(**({"version": VERSION} | change)))
+        with pytest.raises(IncompatibleDeviceError, match="engine place") as error:
+            fly(layout)
+        assert error.value.kind is ErrorKind.DEVICE
+
+
+class TestNoGo:
+    def test_no_cache(self, tmp_path):
+        no_go(Layout(tmp_path / "nowhere"), ErrorKind.NO_GENERATION)
+        no_go(Layout(tmp_path), ErrorKind.NO_GENERATION)
+        (tmp_path / "manifests").mkdir()
+        no_go(Layout(tmp_path), ErrorKind.NO_GENERATION)
+        (tmp_path / "file").touch()
+        no_go(Layout(tmp_path / "file"), ErrorKind.NO_GENERATION)
+
+    def test_manifests_are_not_looked_for_elsewhere(self, layout, tmp_path):
+        shutil.copytree(layout.manifests, tmp_path / "elsewhere")
+        shutil.rmtree(layout.manifests)
+        layout.manifests.symlink_to(tmp_path / "elsewhere")
+        no_go(layout, ErrorKind.NO_GENERATION)
+
+    @pytest.mark.parametrize("what", ["fifo", "folder", "link", "loop", "device"])
+    def test_manifests_that_are_no_files(self, layout, what):
+        occupy(layout.manifests / layout.manifest_name(2), what)
+        no_go(layout, ErrorKind.NO_GENERATION)
+        fly(layout, generation=1).close()
+
+    @pytest.mark.parametrize("what", ["shorter", "longer", "empty", "flip", "garbage", "other generation"])
+    def test_the_newest_that_is_damaged_is_refused_and_no_older_one_taken(self, layout, what):
+        path = layout.manifests / layout.manifest_name(2)
+        match what:
+            case "flip":
+                # Elsewhere a flipped digit may give another manifest that agrees with itself: hence signatures.
+                identity = manifest_of(layout).identity.encode()
+                rewrite(path, path.read_bytes().replace(identity, bytes([identity[0] ^ 1]) + identity[1:]))
+            case "garbage":
+                rewrite(path, os.urandom(2000))
+            case "other generation":
+                rewrite(path, (layout.manifests / layout.manifest_name(1)).read_bytes())
+            case _:
+                occupy(path, what)
+        with pytest.raises(NoGoError) as error:
+            fly(layout)
+        assert error.value.kind in {ErrorKind.MANIFEST_INVALID, ErrorKind.VERIFICATION}
+        fly(layout, generation=1).close()
+
+    def test_endless_manifests_and_signatures(self, layout):
+        rewrite(layout.manifests / layout.manifest_name(2), b" " * (m.MAX_BYTES + 1))
+        no_go(layout, ErrorKind.NO_GENERATION)
+
+    @pytest.mark.parametrize("what", NO_FILES)
+    @pytest.mark.parametrize("role", ["engine place", "descriptor index", "tile table"])
+    def test_artifacts_that_are_no_files(self, layout, role, what):
+        path = path_of(layout, role)
+        if what == "missing":
+            path.unlink()
+        else:
+            occupy(path, what)
+        (reason,) = no_go(layout, ErrorKind.ARTIFACT_DAMAGED)
+        assert reason.startswith(role)
+
+    def test_all_reasons_are_listed_at_once(self, layout):
+        path_of(layout, "engine place").unlink()
+        occupy(path_of(layout, "calibration"), "longer")
+        occupy(path_of(layout, "block table"), "fifo")
+        reasons = no_go(layout, ErrorKind.ARTIFACT_DAMAGED)
+        assert [reason.split(":")[0] for reason in reasons] == ["calibration", "engine place", "block table"]
+
+    @pytest.mark.parametrize(
+        "role",
+        ["calibration", "tile table", "geographic report", "engine place", "descriptor index", "block table"],
+    )
+    def test_a_flipped_bit_is_found_by_verifying_and_by_use(self, layout, role):
+        flip(path_of(layout, role))
+        with fly(layout) as cache:
+            with pytest.raises(NoGoError) as error:
+                cache.verify()
+            assert [reason.split(":")[0] for reason in error.value.reasons] == [role]
+            use = {
+                "calibration": cache.calibration,
+                "tile table": lambda: cache.tile(0),
+                "engine place": lambda: cache.engine_bytes("place"),
+                "descriptor index": cache.descriptor_index,
+            }.get(role)
+            if use is not None:
+                with pytest.raises(NoGoError, match=role):
+                    use()
+
+    @pytest.mark.parametrize("what", NO_FILES)
+    def test_blocks_are_verified(self, layout, what):
+        (digest_of_block,) = blocks_of(layout)
+        path = layout.artifact(digest_of_block)
+        if what == "missing":
+            path.unlink()
+        else:
+            occupy(path, what)
+        with fly(layout) as cache, pytest.raises(NoGoError, match="block 6/0/0"):
+            cache.verify()
+
+    def test_everything_that_is_flipped_is_listed(self, layout):
+        (digest_of_block,) = blocks_of(layout)
+        flip(layout.artifact(digest_of_block))
+        flip(path_of(layout, "engine place"))
+        flip(path_of(layout, "tile table"))
+        with fly(layout) as cache, pytest.raises(NoGoError) as error:
+            cache.verify()
+        assert [reason.split(":")[0] for reason in error.value.reasons] == [
+            "tile table",
+            "engine place",
+            "block 6/0/0",
+        ]
+
+
+def blocks_of(layout):
+    from store.tables import decode_blocks
+
+    return [row.ref.sha256 for row in decode_blocks(path_of(layout, "block table").read_bytes())]
+
+
+def put(layout, data):
+    ref = ref_of(data)
+    layout.artifact(ref.sha256).write_bytes(data)
+    return {"sha256": ref.sha256, "size": ref.size}
+
+
+class TestHostile:
+    """A manifest that nobody signed may name anything."""
+
+    def forge(self, layout, change):
+        path = layout.manifests / layout.manifest_name(2)
+        document = decode(path.read_bytes()[:-1])
+        change(document["body"])
+        document["body"]["identity"] = build_identity(document["body"]["inputs"])
+        rewrite(path, encode(document) + b"\n")
+
+    @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000, b"null"])
+    def test_calibrations_that_are_none(self, layout, data):
+        def change(body):
+            body["calibration"] = put(layout, data)
+            body["inputs"]["calibration"] = body["calibration"]["sha256"]
+
+        self.forge(layout, change)
+        with fly(layout) as cache, pytest.raises(NoGoError, match="calibration"):
+            cache.calibration()
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"C10TILE1",
+            b"C10TILE1" + b"\xff" * 8,
+            encode_tiles([]),
+            encode_tiles([(0, "00" * 32, None), (1, "00" * 32, None)]),
+            encode_blocks([]),
+        ],
+    )
+    def test_tile_tables_that_do_not_fit(self, layout, data):
+        self.forge(layout, lambda body: body["tiles"].update(table=put(layout, data)))
+        with fly(layout) as cache:
+            with pytest.raises(NoGoError, match="tile table"):
+                cache.verify()
+            with pytest.raises((NoGoError, KeyError)):
+                cache.tile(descriptor_id(6, 1, 0))
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"C10BLCK1",
+            encode_blocks([]),
+            encode_blocks(
+                [
+                    BlockRow(
+                        zoom=6,
+                        cell_x=0,
+                        cell_y=0,
+                        rows=2,
+                        ref=ArtifactRef(sha256="00" * 32, size=(1 << 64) - 1),
+                    )
+                ]
+            ),
+        ],
+    )
+    def test_block_tables_that_do_not_fit(self, layout, data):
+        self.forge(layout, lambda body: body["index"].update(blocks=put(layout, data)))
+        with fly(layout) as cache, pytest.raises(NoGoError, match="block"):
+            cache.verify()
+
+    def test_one_file_in_two_sizes(self, layout):
+        def change(body):
+            body["geography"]["report"] = dict(
+                body["tiles"]["table"], size=body["tiles"]["table"]["size"] + 1
+            )
+
+        self.forge(layout, change)
+        with pytest.raises(NoGoError, match="geographic report"), fly(layout) as cache:
+            cache.verify()
+
+    def test_engines_without_names_of_their_inputs(self, layout):
+        self.forge(layout, lambda body: body["engines"][0].update(signature={}))
+        with fly(layout) as cache, pytest.raises((NoGoError, ExecutionError)):
+            cache.engine("place")
+
+
+class TestSealed:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+        yield fd
+        os.close(fd)
+
+    def test_sealed_bytes_cannot_change(self, tmp_path, folder):
+        data = os.urandom((1 << 20) + 5)
+        (tmp_path / "x").write_bytes(data)
+        fd = open_regular("x", folder=folder, size=len(data))
+        sealed = seal(fd, ref_of(data))
+        digest(fd, ref_of(data))
+        os.close(fd)
+        assert sealed.read() == Path(sealed.path).read_bytes() == data
+        for change in (
+            lambda: os.pwrite(sealed.fd, b"x", 0),
+            lambda: os.ftruncate(sealed.fd, 1),
+            lambda: os.ftruncate(sealed.fd, len(data) + 1),
+        ):
+            with pytest.raises(PermissionError):
+                change()
+        sealed.close()
+        sealed.close()
+
+    def test_files_that_are_too_long_or_too_short(self, tmp_path, folder):
+        (tmp_path / "x").write_bytes(b"12345")
+        for limits in ({"size": 4}, {"size": 6}, {"limit": 4}):
+            with pytest.raises(SealError, match="expected"):
+                open_regular("x", folder=folder, **limits)
+        os.close(open_regular("x", folder=folder, limit=5))
+
+    @pytest.mark.parametrize("data", [b"1234", b"123456", b"12346", b""])
+    def test_a_file_that_changes_after_it_was_opened(self, tmp_path, folder, data):
+        path = tmp_path / "x"
+        path.write_bytes(b"12345")
+        fd = open_regular("x", folder=folder, size=5)
+        path.write_bytes(data)
+        for check in (seal, digest):
+            with pytest.raises(SealError, match="expected 5 bytes"):
+                check(fd, ref_of(b"12345"))
+        os.close(fd)
+
+    def test_descriptors_that_cannot_be_read(self, tmp_path, folder):
+        (tmp_path / "x").write_bytes(b"12345")
+        fd = os.open(tmp_path / "x", os.O_WRONLY)
+        for check in (seal, digest):
+            with pytest.raises(SealError):
+                check(fd, ref_of(b"12345"))
+        os.close(fd)
+        with pytest.raises(SealError):
+            digest(folder, ref_of(b"12345"))

@@ -1,0 +1,92 @@
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from journal.record import EMPTY, Entry, Head, encode, link
+from journal.testing import made_up, records
+from store import segment
+from store.errors import DamagedHistoryError, ErrorKind
+
+
+def chained(made, before=EMPTY):
+    entries, head = [], before
+    for record in made:
+        raw = encode(record)
+        head = Head(head.seq + 1, link(head.chain, raw))
+        entries.append(Entry(seq=head.seq, chain=head.chain, raw=raw))
+    return entries
+
+
+GOOD = segment.encode(7, EMPTY, chained([made_up(number) for number in range(4)]))
+
+
+@given(
+    st.lists(records(max_leaves=4), max_size=4),
+    st.lists(records(max_leaves=4), max_size=4),
+    st.integers(0, 1 << 40),
+)
+def test_segments_come_back(earlier, later, generation):
+    entries = chained(earlier + later)
+    before = entries[len(earlier) - 1].head if earlier else EMPTY
+    data = segment.encode(generation, before, entries[len(earlier) :])
+    found = segment.decode(data)
+    assert (found.generation, found.before) == (generation, before)
+    assert list(found.entries) == entries[len(earlier) :]
+    assert [entry.record for entry in found.entries] == later
+
+
+def test_bytes_of_a_segment():
+    (entry,) = chained([made_up(1)])
+    assert segment.encode(2, EMPTY, [entry]) == (
+        b"C10SEG\x00\x01"
+        + struct.pack(">3Q", 2, 1, 1)
+        + bytes(32)
+        + struct.pack(">I", 32 + len(entry.raw))
+        + entry.chain
+        + entry.raw
+    )
+
+
+def refused(data):
+    with pytest.raises(DamagedHistoryError) as damaged:
+        segment.decode(data)
+    assert damaged.value.kind is ErrorKind.JOURNAL_INCOMPLETE
+
+
+def test_no_part_of_a_segment_is_a_segment():
+    for length in range(len(GOOD)):
+        refused(GOOD[:length])
+    refused(GOOD + b"\0")
+
+
+@given(st.integers(0, 8 * len(GOOD) - 1))
+def test_a_flipped_bit_is_noticed_or_says_another_place(at):
+    """The chain covers the records; generation and first seq are for the caller to compare."""
+    bad = bytearray(GOOD)
+    bad[at // 8] ^= 1 << at % 8
+    if 64 <= at < 8 * 24:
+        found = segment.decode(bytes(bad))
+        assert (found.generation, found.before.seq) != (7, 0)
+        assert segment.encode(found.generation, found.before, found.entries) == bad
+    else:
+        refused(bytes(bad))
+
+
+@given(st.binary(max_size=120))
+def test_anything_else_is_refused(data):
+    refused(data)
+    refused(segment.MAGIC + data)
+
+
+@pytest.mark.parametrize("length", [0, 32, 33 + (1 << 20), (1 << 32) - 1])
+def test_lengths_that_no_record_has(length):
+    refused(GOOD[:64] + struct.pack(">I", length) + GOOD[68:] + bytes(1 << 20))
+
+
+def test_records_in_another_order_are_refused():
+    one, two = chained([made_up(1), made_up(2)])
+    refused(segment.encode(1, EMPTY, [two, one]))
+    refused(segment.encode(1, EMPTY, [two]))
+    refused(segment.encode(1, Head(0, one.chain), [one]))

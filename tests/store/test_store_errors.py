@@ -1,0 +1,122 @@
+import errno
+import os
+
+import pytest
+
+from store import errors
+from store.errors import (
+    ArtifactError,
+    CacheUnusableError,
+    DamagedHistoryError,
+    DiskFullError,
+    ErrorKind,
+    IncompatibleDeviceError,
+    ManifestCoverageError,
+    NoGoError,
+    RequestRefusedError,
+    StoreError,
+    UnknownEventError,
+    from_os_error,
+)
+
+
+def test_tree_is_by_handler():
+    bases = {
+        cls.__name__: cls.__base__.__name__
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, StoreError)
+    }
+    assert bases == {
+        "StoreError": "Exception",
+        "UnprojectedError": "StoreError",
+        "RequestRefusedError": "StoreError",
+        "CacheUnusableError": "StoreError",
+        "DiskFullError": "StoreError",
+        "DamagedHistoryError": "StoreError",
+        "UnknownEventError": "DamagedHistoryError",
+        "ArtifactError": "StoreError",
+        "ManifestCoverageError": "StoreError",
+        "NoGoError": "StoreError",
+        "IncompatibleDeviceError": "NoGoError",
+    }
+
+
+def test_kinds_that_scripts_know_are_all_there():
+    """Kinds are only ever added."""
+    assert {kind.value for kind in ErrorKind} >= {
+        *(
+            "no-cache",
+            "no-generation",
+            "unknown-generation",
+            "nothing-to-roll-back",
+            "target-damaged",
+            "rolled-back",
+        ),
+        *("file-system", "permission", "input-output", "disk-full", "journal-replaced", "journal-incomplete"),
+        *(
+            "unknown-event",
+            "invalid-event",
+            "impossible-history",
+            "artifact-missing",
+            "artifact-damaged",
+            "coverage",
+        ),
+        *("geography", "manifest-invalid", "verification", "signature", "floor", "device"),
+    }
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        RequestRefusedError,
+        CacheUnusableError,
+        DiskFullError,
+        DamagedHistoryError,
+        UnknownEventError,
+        ArtifactError,
+    ],
+)
+def test_errors_say_what_where_and_how(cls):
+    error = cls(ErrorKind.NO_CACHE, "expected a, found b", hint="do c")
+    assert (error.kind, error.message, error.hint, str(error)) == (
+        ErrorKind.NO_CACHE,
+        "expected a, found b",
+        "do c",
+        "expected a, found b",
+    )
+    assert cls(ErrorKind.NO_CACHE, "x").hint == ""
+
+
+def test_all_problems_are_listed():
+    error = ManifestCoverageError(["a", "b", "c"], hint="h")
+    assert (error.problems, error.kind) == (("a", "b", "c"), ErrorKind.COVERAGE)
+    assert "a (and 2 more)" in error.message
+    assert "more" not in ManifestCoverageError(["a"]).message
+    error = NoGoError(["a", "b"])
+    assert (error.reasons, error.message, error.kind) == (("a", "b"), "NO-GO: a; b", ErrorKind.VERIFICATION)
+    error = IncompatibleDeviceError(["a"], hint="h")
+    assert (error.kind, error.hint, error.reasons) == (ErrorKind.DEVICE, "h", ("a",))
+
+
+@pytest.mark.parametrize(
+    ("code", "cls", "kind"),
+    [
+        (errno.ENOSPC, DiskFullError, ErrorKind.DISK_FULL),
+        (errno.EDQUOT, DiskFullError, ErrorKind.DISK_FULL),
+        (errno.EACCES, CacheUnusableError, ErrorKind.PERMISSION),
+        (errno.EPERM, CacheUnusableError, ErrorKind.PERMISSION),
+        (errno.EROFS, CacheUnusableError, ErrorKind.PERMISSION),
+        (errno.EIO, CacheUnusableError, ErrorKind.INPUT_OUTPUT),
+        (errno.EMLINK, CacheUnusableError, ErrorKind.INPUT_OUTPUT),
+    ],
+)
+def test_errors_of_the_system(code, cls, kind):
+    error = from_os_error(OSError(code, os.strerror(code)), "file x")
+    assert type(error) is cls
+    assert error.kind is kind
+    assert f"file x: {os.strerror(code)}" in error.message
+    assert error.hint
+
+
+def test_errors_without_a_number():
+    assert "strange" in from_os_error(OSError("strange"), "file x").message

@@ -1,0 +1,610 @@
+"""The write path under faults: what is missing is made again, and what does not fit is refused untouched."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from journal import Journal
+from journal.record import EMPTY, Entry, Record, encode, link
+from store import manifest as m
+from store import rollback, segment
+from store.canonical import sha256
+from store.errors import (
+    CacheUnusableError,
+    DamagedHistoryError,
+    DiskFullError,
+    ErrorKind,
+    RequestRefusedError,
+    UnknownEventError,
+    UnprojectedError,
+)
+from store.events import (
+    BuildCommitted,
+    BuildFailed,
+    BuildStarted,
+    CacheCreated,
+    CoverageWalked,
+    GenerationAccepted,
+)
+from store.facts import to_record
+from store.identity import build_identity
+from store.layout import Layout
+from store.rebuild import rebuild
+from store.recovery import Abandon, ClearScratch, Project
+from store.state import BuildStatus
+from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.transaction import Store
+from store.view import look, observe
+
+ROOT = Path(__file__).parents[2]
+
+APPEND_BESIDE = """
+import sys
+from journal import Journal
+from store.events import GenerationAccepted
+from store.facts import to_record
+with Journal.open(sys.argv[1]) as journal:
+    event = GenerationAccepted(generation=1, why="from another process")
+    journal.append([to_record(event, build=None, wall_ns=1, mono_ns=1)])
+"""
+
+
+class BesideClock(FakeClock):
+    """A clock that lets something happen when it is looked at for the n-th time."""
+
+    due: Callable[[], None] | None = None
+    looks: int = 0
+
+    def wall_ns(self):
+        self.looks -= 1
+        if self.due is not None and self.looks <= 0:
+            due, self.due = self.due, None
+            due()
+        return super().wall_ns()
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(tmp_path / "cache")
+
+
+@pytest.fixture
+def clock():
+    return BesideClock()
+
+
+@pytest.fixture
+def opened(layout, clock):
+    def open_store(**changes):
+        return Store.open(layout, clock=clock, **({"create": True, "reserve_bytes": 0} | changes))
+
+    return open_store
+
+
+@pytest.fixture
+def two(opened):
+    """A cache with two generations."""
+    with opened() as store:
+        play(store, Scenario())
+        play(store, Scenario(flight="f2"))
+
+
+def tree(layout):
+    """Everything in the cache but LMDB's lock file and the lock of the artifacts."""
+    quiet = {layout.journal.with_name("journal.mdb-lock"), layout.artifacts_lock}
+    return {
+        path.relative_to(layout.root): path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        for path in layout.root.rglob("*")
+        if path not in quiet
+    }
+
+
+def put_journal(layout, source):
+    layout.journal.unlink()
+    layout.journal.with_name("journal.mdb-lock").unlink()
+    shutil.copyfile(source, layout.journal)
+
+
+def refused(layout, opened, kind=ErrorKind.JOURNAL_REPLACED):
+    """Both ways to read the journal refuse it, and nothing is written."""
+    before = tree(layout)
+    with pytest.raises(DamagedHistoryError) as by_view:
+        look(layout)
+    with pytest.raises(DamagedHistoryError) as by_store, opened():
+        pytest.fail("a damaged history was opened for writing")
+    assert (by_view.value.kind, by_store.value.kind) == (kind, kind)
+    assert tree(layout) == before
+    return by_store.value
+
+
+class TestBirth:
+    def test_a_cache_is_born_once(self, layout, opened):
+        with opened() as store:
+            first = store.state.cache_id
+            assert len(first) == 32
+            assert store.writes == 0
+        with opened() as store:
+            assert store.state.cache_id == first
+        assert look(layout).state.cache_id == first
+
+    def test_no_cache(self, layout, opened):
+        for create in (layout.create, lambda: None):
+            with pytest.raises(RequestRefusedError) as by_view:
+                look(layout)
+            with pytest.raises(RequestRefusedError) as by_store, opened(create=False):
+                pytest.fail("there is no cache")
+            assert by_view.value.kind is by_store.value.kind is ErrorKind.NO_CACHE
+            create()
+        assert not layout.journal.exists()
+
+    def test_a_journal_that_is_empty_is_none_of_a_cache(self, layout, opened):
+        layout.create()
+        Journal.create(layout.journal, [], scratch=layout.scratch)
+        with pytest.raises(DamagedHistoryError) as error, opened():
+            pytest.fail("a journal without a genesis was taken")
+        assert error.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
+
+    def test_a_journal_of_something_else(self, layout, opened):
+        layout.create()
+        record = Record(tag="cache.created", version=1, build=None, wall_ns=1, mono_ns=1, payload={"a": 1})
+        Journal.create(layout.journal, [record], scratch=layout.scratch)
+        refused(layout, opened, ErrorKind.INVALID_EVENT)
+
+
+@pytest.mark.usefixtures("two")
+class TestLostHistory:
+    def test_lost_tail(self, layout, opened, tmp_path):
+        shutil.copyfile(layout.journal, tmp_path / "old.mdb")
+        with opened() as store:
+            play(store, Scenario(flight="f3"))
+        put_journal(layout, tmp_path / "old.mdb")
+        error = refused(layout, opened)
+        assert "generation 3" in error.message
+        assert "rebuild" in error.hint
+        # Even the segment alone gives it away.
+        (layout.manifests / layout.manifest_name(3)).unlink()
+        refused(layout, opened)
+        assert len(rebuild(layout).generations) == 3
+        with opened() as store:
+            assert store.state.head.number == 3
+
+    @pytest.mark.parametrize("generations", [1, 2, 3])
+    def test_a_journal_of_another_cache(self, layout, opened, tmp_path, generations):
+        other = Layout(tmp_path / "other")
+        with Store.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+            for number in range(generations):
+                play(store, Scenario(flight=f"f{number}"))
+        put_journal(layout, other.journal)
+        refused(layout, opened)
+
+    def test_no_journal_beside_generations(self, layout, opened):
+        layout.journal.unlink()
+        error = refused(layout, opened)
+        assert "c10 rebuild" in error.hint
+
+    def test_segments_alone_are_generations_too(self, layout, opened):
+        layout.journal.unlink()
+        for path in layout.manifests.iterdir():
+            path.unlink()
+        refused(layout, opened)
+
+    def test_a_manifest_of_a_later_generation(self, layout, opened):
+        shutil.copyfile(
+            layout.manifests / layout.manifest_name(2), layout.manifests / layout.manifest_name(9)
+        )
+        assert "generation 9" in refused(layout, opened).message
+
+    @pytest.mark.parametrize("damage", ["flip", "shorten", "lengthen", "fifo", "link", "folder", "too long"])
+    def test_the_highest_manifest_has_to_be_the_one_committed(self, layout, opened, damage):
+        path = layout.manifests / layout.manifest_name(2)
+        data = path.read_bytes()
+        path.unlink()
+        match damage:
+            case "flip":
+                path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+            case "shorten":
+                path.write_bytes(data[:-1])
+            case "lengthen":
+                path.write_bytes(data + b"\n")
+            case "too long":
+                path.write_bytes(data + b" " * m.MAX_BYTES)
+            case "fifo":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+            case "link":
+                path.with_name("elsewhere").write_bytes(data)
+                path.symlink_to("elsewhere")
+        refused(layout, opened)
+
+    @pytest.mark.parametrize("what", ["other bytes", "fifo", "folder"])
+    def test_a_name_that_is_taken_by_other_bytes(self, layout, opened, what):
+        """Projecting again meets something that this journal did not write."""
+        segment = layout.segments / layout.segment_name(2)
+        (layout.manifests / layout.manifest_name(2)).unlink()
+        data = segment.read_bytes()
+        segment.unlink()
+        match what:
+            case "other bytes":
+                segment.write_bytes(data[:-1] + b"x")
+            case "fifo":
+                os.mkfifo(segment)
+            case "folder":
+                segment.mkdir()
+        before = tree(layout)
+        with pytest.raises(DamagedHistoryError) as error, opened():
+            pytest.fail("another segment was taken for ours")
+        assert error.value.kind is ErrorKind.JOURNAL_REPLACED
+        assert tree(layout) == before
+
+    def test_events_of_a_later_version_are_read_and_not_written(self, layout, opened):
+        with Journal.open(layout.journal) as journal:
+            journal.append([Record(tag="new", version=1, build=None, wall_ns=1, mono_ns=1, payload=None)])
+        before = tree(layout)
+        view = look(layout)
+        assert view.state.unknown == ("new v1",)
+        assert view.state.head.number == 2
+        with pytest.raises(UnknownEventError), opened():
+            pytest.fail("a later version's cache was opened for writing")
+        assert tree(layout) == before
+
+    def test_forensics_may_look_at_what_does_not_fit(self, layout, opened):
+        shutil.copyfile(
+            layout.manifests / layout.manifest_name(2), layout.manifests / layout.manifest_name(9)
+        )
+        refused(layout, opened)
+        assert look(layout, strict=False).state.head.number == 2
+
+    def test_a_cache_that_cannot_be_listed(self, layout):
+        shutil.rmtree(layout.manifests)
+        layout.manifests.touch()
+        with pytest.raises(CacheUnusableError):
+            observe(layout)
+
+
+class TestHealing:
+    @pytest.mark.usefixtures("two")
+    @pytest.mark.parametrize("gone", ["manifests", "segments"])
+    def test_what_is_missing_is_made_again_and_counted(self, layout, opened, gone):
+        files = sorted((layout.root / gone).iterdir())
+        before = {path: path.read_bytes() for path in files}
+        files[-1].unlink()
+        with opened() as store:
+            assert store.recovered == (Project(2),)
+            assert store.writes == 1
+        assert {path: path.read_bytes() for path in files} == before
+        with opened() as store:
+            assert (store.recovered, store.writes) == ((), 0)
+
+    @pytest.mark.usefixtures("two")
+    def test_projections_in_the_journal_are_made_again(self, layout, opened):
+        with Journal.open(layout.journal) as journal:
+            inside = journal.projections()
+            assert inside[b"manifest"] == (layout.manifests / layout.manifest_name(2)).read_bytes()
+            journal.append([], {b"head": b"stale", b"manifest": None})
+        with opened() as store:
+            assert store.writes == 1
+            assert store.journal.projections() == inside
+
+    @pytest.mark.usefixtures("two")
+    def test_scratch_is_cleared(self, layout, opened):
+        (layout.scratch / "a" / "b").mkdir(parents=True)
+        (layout.scratch / "a" / "b" / "c").write_bytes(b"x")
+        (layout.scratch / "a" / "link").symlink_to("..")
+        (layout.scratch / "folder").symlink_to(layout.manifests)
+        os.mkfifo(layout.scratch / "fifo")
+        with opened() as store:
+            assert store.recovered == (ClearScratch(),)
+        assert [path.name for path in layout.scratch.iterdir()] == ["reserve"]
+        assert len(list(layout.manifests.iterdir())) == 2
+
+    def test_a_build_whose_process_died_is_abandoned(self, layout, opened):
+        with pytest.raises(StopDeadError), opened() as store:
+            play(store, Scenario(die_at="cells"))
+        assert look(layout).state.open_build == 1
+        with opened() as store:
+            assert store.recovered == (Abandon(1, "cells 6/1/0"),)
+            build = store.state.builds[1]
+            assert (build.status, store.state.open_build) == (BuildStatus.ABANDONED, None)
+            assert store.writes == 1
+            _, work = play(store, Scenario())
+            assert (work.compiled, work.embedded, work.indexed) == (0, 0, 1)
+
+    @pytest.mark.usefixtures("two")
+    def test_a_manifest_of_another_name_is_the_same_generation(self, layout, clock):
+        renamed = replace(layout, manifest_filename="flight-{generation:08d}.json")
+        with Store.open(renamed, clock=clock, reserve_bytes=0) as store:
+            assert (store.recovered, store.writes) == ((), 0)
+            play(store, Scenario(flight="f3"))
+            signed = replace(store.state.generations[1], signature="ab" * 64)
+            store.project(signed)
+        assert sorted(path.name for path in layout.manifests.iterdir()) == [
+            "00000001.json",
+            "00000001.sig",
+            "00000002.json",
+            "flight-00000003.json",
+        ]
+        assert (layout.manifests / "00000001.sig").read_bytes() == b"\xab" * 64
+        assert observe(layout).signatures == {1}
+
+    @pytest.mark.usefixtures("two")
+    def test_a_generation_that_projects_to_something_else(self, opened):
+        with opened() as store:
+            other = replace(store.state.generations[1], manifest_sha256="00" * 32)
+            with pytest.raises(DamagedHistoryError) as error:
+                store.project(other)
+        assert error.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
+
+
+class TestCommit:
+    def test_order_of_generations(self, layout, opened):
+        with opened() as store:
+            first, work = play(store, Scenario())
+            assert (work.compiled, work.embedded, work.indexed) == (1, 3, 1)
+            second, work = play(store, Scenario(flight="f2"))
+            assert (work.compiled, work.embedded, work.indexed) == (0, 0, 0)
+            back = store.roll_back(rollback.plan(store.state, to=None, why="bad"))
+        assert [(one.number, one.origin, one.parent) for one in (first, second, back)] == [
+            (1, 1, None),
+            (2, 2, 1),
+            (3, 1, None),
+        ]
+        assert first.body_sha256 == back.body_sha256 != second.body_sha256
+        for generation in (first, second, back):
+            raw = (layout.manifests / layout.manifest_name(generation.number)).read_bytes()
+            found = m.parse(raw)
+            assert found.sha256 == generation.manifest_sha256
+            with Journal.open(layout.journal, readonly=True) as journal:
+                (entry,) = journal.entries(found.envelope.before.seq, found.envelope.before.seq + 1)
+            assert entry.chain.hex() == found.envelope.before.chain
+            assert generation.seq == found.envelope.before.seq + 1
+
+    @pytest.mark.parametrize("looks", [1, 2])
+    def test_another_process_appends_during_a_commit(self, layout, opened, clock, looks):
+        """The commit is decided again on the new head, and its manifest names the new place."""
+
+        def append_beside():
+            script = [sys.executable, "-c", APPEND_BESIDE, str(layout.journal)]
+            subprocess.run(script, cwd=ROOT, check=True, timeout=60)
+
+        with opened() as store:
+            play(store, Scenario())
+            clock.looks, clock.due = 10_000, append_beside
+            number = store.state.next_build
+            with pytest.raises(StopDeadError):
+                play(store, Scenario(flight="f2", die_at="commit"))
+            clock.looks = looks
+            shown = store.commit(number)
+            assert (clock.due is None) == (looks == 1)
+            assert store.state.accepted == ({1} if looks == 1 else frozenset())
+        raw = (layout.manifests / layout.manifest_name(2)).read_bytes()
+        assert sha256(raw) == shown.manifest_sha256
+        assert m.parse(raw).envelope.before.seq == shown.seq - 1
+        view = look(layout)
+        assert view.facts[-1].seq == shown.seq
+        assert [type(fact.event) is GenerationAccepted for fact in view.facts[-2:]] == [looks == 1, False]
+
+    def test_a_build_that_lacks_a_part_is_not_committed(self, layout, opened):
+        with opened() as store:
+            with pytest.raises(StopDeadError):
+                play(store, Scenario(die_at="cells"))
+            position = store.state.position
+            with pytest.raises(DamagedHistoryError):
+                store.commit(1)
+            assert store.state.position == position
+        assert look(layout).state.head is None
+
+    def test_a_manifest_that_is_too_large_is_not_committed(self, opened):
+        with opened() as store:
+            with pytest.raises(StopDeadError):
+                play(store, Scenario(flight="f" * m.MAX_BYTES, die_at="index"))
+            walk(store)
+            with pytest.raises(RequestRefusedError) as error:
+                store.commit(1)
+            assert error.value.kind is ErrorKind.MANIFEST_INVALID
+            assert store.state.head is None
+
+    def test_a_commit_that_cannot_be_shown_is_a_commit(self, layout, opened):
+        with opened() as store:
+            play(store, Scenario())
+            blocked = layout.segments / layout.segment_name(2)
+            blocked.mkdir()
+            with pytest.raises(UnprojectedError) as error:
+                play(store, Scenario(flight="f2"))
+            assert (error.value.generation, store.state.head.number) == (2, 2)
+            assert isinstance(error.value.reason, DamagedHistoryError)
+        blocked.rmdir()
+        with opened() as store:
+            assert store.recovered == (Project(2),)
+        assert 2 in layout.manifest_files()
+
+    def test_a_rollback_is_a_generation_of_its_own(self, layout, opened):
+        with opened() as store:
+            play(store, Scenario())
+            play(store, Scenario(flight="f2"))
+            planned = rollback.plan(store.state, to=1, why="because")
+            before = store.writes
+            store.roll_back(planned)
+            assert store.writes == before + 3
+        state = look(layout).state
+        assert state.head.rolled_back.why == "because"
+        assert (state.head.rolled_back.requested, state.head.rolled_back.left) == (1, 2)
+        assert set(state.undone.values()) == {2}
+
+
+def walk(store):
+    """Append the coverage of build 1."""
+    geography = store.artifacts.put(b"[]")
+    walked = CoverageWalked(
+        files=1,
+        size=1,
+        unreferenced=0,
+        problems=(),
+        geography=geography,
+        wanted=1,
+        present=1,
+        featureless=0,
+        skipped=0,
+    )
+    store.append(walked, build=1)
+
+
+class TestReserve:
+    def test_space_is_set_aside_and_kept(self, layout, opened):
+        with opened(reserve_bytes=1 << 16):
+            pass
+        reserve = layout.scratch / "reserve"
+        assert reserve.stat().st_blocks * 512 >= 1 << 16
+        before = reserve.stat().st_mtime_ns
+        with opened(reserve_bytes=1 << 16) as store:
+            assert store.recovered == ()
+        assert reserve.stat().st_mtime_ns == before
+
+    def test_space_that_is_not_there(self, layout, opened):
+        with pytest.raises((DiskFullError, CacheUnusableError)), opened(reserve_bytes=1 << 60):
+            pytest.fail("an exbibyte was set aside")
+        assert list(layout.scratch.iterdir()) == []
+        with opened() as store:
+            play(store, Scenario())
+
+    def test_an_event_that_can_be_appended_needs_no_reserve(self, layout, opened):
+        with opened(reserve_bytes=4096) as store:
+            store.append(started(), build=1)
+            store.append_at_any_cost(failed(), build=1)
+            assert store.state.builds[1].status is BuildStatus.FAILED
+        assert (layout.scratch / "reserve").exists()
+
+
+def started():
+    inputs = Scenario().inputs()
+    return BuildStarted(
+        identity=build_identity(inputs), inputs=inputs, calibration=None, again=False, host={}
+    )
+
+
+def failed():
+    return BuildFailed(
+        step="cells", kind="disk-full", subject="", message="full", hint="", traceback="", inputs={}
+    )
+
+
+@pytest.mark.usefixtures("two")
+class TestRebuild:
+    def test_from_segments_alone(self, layout, opened):
+        with Journal.open(layout.journal) as journal:
+            entries, inside = list(journal.entries()), journal.projections()
+        before = tree(layout)
+        evidence = layout.journal.read_bytes()
+        state = rebuild(layout)
+        assert (layout.quarantine / "journal.mdb.0").read_bytes() == evidence
+        with Journal.open(layout.journal) as journal:
+            assert list(journal.entries()) == entries
+            assert journal.projections() == inside
+        assert look(layout).state == state
+        layout.journal.unlink()
+        rebuild(layout)
+        layout.journal.write_bytes(b"garbage")
+        rebuild(layout)
+        assert (layout.quarantine / "journal.mdb.1").read_bytes() == b"garbage"
+        with opened() as store:
+            assert (store.recovered, store.writes) == ((), 0)
+            play(store, Scenario(flight="f3"))
+        after = tree(layout)
+        assert all(after[path] == data for path, data in before.items() if path.name != "journal.mdb")
+
+    def test_what_followed_the_last_commit_is_lost_with_the_journal(self, layout, opened):
+        with opened() as store:
+            play(store, Scenario(flight="f3", engine="other", fail_at="coverage"))
+        state = rebuild(layout)
+        assert (len(state.builds), len(state.memo.engines)) == (2, 1)
+        with opened() as store:
+            _, work = play(store, Scenario(flight="f3", engine="other"))
+            assert (work.compiled, work.embedded, work.indexed) == (1, 3, 1)
+
+    @pytest.mark.parametrize(
+        "damage", ["first", "last", "all", "swap", "flip", "cut", "fifo", "link", "folder", "other cache"]
+    )
+    def test_incomplete_segments_rebuild_nothing(self, layout, tmp_path, damage):
+        first, last = sorted(layout.segments.iterdir())
+        data, other_data = last.read_bytes(), first.read_bytes()
+        for path in {"first": [first], "all": [first, last], "swap": [first, last]}.get(damage, [last]):
+            path.unlink()
+        match damage:
+            case "swap":
+                first.write_bytes(data)
+                last.write_bytes(other_data)
+            case "flip":
+                last.write_bytes(data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
+            case "cut":
+                last.write_bytes(data[:-1])
+            case "fifo":
+                os.mkfifo(last)
+            case "link":
+                last.with_name("elsewhere").write_bytes(data)
+                last.symlink_to("elsewhere")
+            case "folder":
+                last.mkdir()
+            case "other cache":
+                other = Layout(tmp_path / "other")
+                with Store.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+                    play(store, Scenario())
+                    play(store, Scenario())
+                shutil.copyfile(other.segments / last.name, last)
+        before = tree(layout)
+        with pytest.raises(DamagedHistoryError) as error:
+            rebuild(layout)
+        assert error.value.kind is ErrorKind.JOURNAL_INCOMPLETE
+        assert tree(layout) == before
+
+    def test_segments_of_another_cache_do_not_fit_the_manifests(self, layout, tmp_path):
+        """Whole and chained, but what they project to is not what they say they committed."""
+        other = Layout(tmp_path / "other")
+        with Store.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+            play(store, Scenario())
+        for path in (*layout.segments.iterdir(), layout.journal):
+            path.unlink()
+        shutil.copyfile(other.segments / layout.segment_name(1), layout.segments / layout.segment_name(1))
+        with pytest.raises(DamagedHistoryError, match="generation 2"):
+            rebuild(layout)
+        assert not layout.journal.exists()
+
+    def test_nothing_to_rebuild_from(self, tmp_path):
+        layout = Layout(tmp_path / "empty")
+        layout.create()
+        with pytest.raises(DamagedHistoryError):
+            rebuild(layout)
+
+    def test_a_journal_made_by_hand_that_commits_something_else(self, tmp_path):
+        """Segments may come from elsewhere; what they say is folded and projected before it is believed."""
+        layout = Layout(tmp_path / "hand")
+        layout.create()
+        committed = BuildCommitted(
+            generation=1,
+            parent=None,
+            origin=1,
+            manifest_sha256="00" * 32,
+            body_sha256="00" * 32,
+            signature="",
+            key_id="",
+        )
+        made = [
+            (CacheCreated(cache_id=secrets.token_hex(16), format=1, writer="x"), None),
+            (started(), 1),
+            (committed, 1),
+        ]
+        entries, chain = [], EMPTY.chain
+        for seq, (event, build) in enumerate(made, 1):
+            raw = encode(to_record(event, build=build, wall_ns=1, mono_ns=1))
+            chain = link(chain, raw)
+            entries.append(Entry(seq=seq, chain=chain, raw=raw))
+        (layout.segments / layout.segment_name(1)).write_bytes(segment.encode(1, EMPTY, entries))
+        with pytest.raises(DamagedHistoryError):
+            rebuild(layout)
+        assert not layout.journal.exists()

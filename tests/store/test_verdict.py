@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import pytest
+
+from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
+from store.layout import Layout
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from store.verdict import ALLOW_UNSIGNED, Policy, judge
+
+HERE = Policy(
+    trusted_keys=ALLOW_UNSIGNED,
+    libraries={"onnxruntime": "1"},
+    targets={"onnxruntime": frozenset({"cpu"})},
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Bytes of a manifest of generation 2, and its cache id."""
+    layout = Layout(tmp_path_factory.mktemp("verdict") / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, Scenario())
+        play(store, Scenario(flight="f2"))
+        cache_id = store.state.cache_id
+    return (layout.manifests / layout.manifest_name(2)).read_bytes(), cache_id
+
+
+def no_go(raw, *, signature=None, generation=2, error=NoGoError, **policy):
+    with pytest.raises(error) as found:
+        judge(raw, signature, generation=generation, policy=replace(HERE, **policy))
+    return found.value
+
+
+def test_go(cache):
+    raw, cache_id = cache
+    for floor in (None, 0, 1, 2, {cache_id: 2}, {cache_id: 0, "other": 9}):
+        found = judge(raw, None, generation=2, policy=replace(HERE, floor=floor))
+        assert (found.raw, found.envelope.generation) == (raw, 2)
+
+
+@pytest.mark.parametrize("signature", [None, b"", b"x" * 64])
+def test_signature_comes_first(signature):
+    error = no_go(b"hostile", signature=signature, trusted_keys=[bytes(32)])
+    assert error.kind is ErrorKind.SIGNATURE
+
+
+def test_no_keys_are_no_permission(cache):
+    assert no_go(cache[0], trusted_keys=()).kind is ErrorKind.SIGNATURE
+
+
+def test_manifest_comes_before_floor_and_device():
+    assert no_go(b"hostile", floor=9, targets={}).kind is ErrorKind.MANIFEST_INVALID
+
+
+@pytest.mark.parametrize("generation", [0, 1, 3])
+def test_a_generation_under_another_name(cache, generation):
+    error = no_go(cache[0], generation=generation)
+    assert error.kind is ErrorKind.VERIFICATION
+    assert f"expected generation {generation}" in error.message
+
+
+def test_floor(cache):
+    raw, cache_id = cache
+    for floor in (3, {cache_id: 3}):
+        error = no_go(raw, floor=floor, targets={})
+        assert error.kind is ErrorKind.FLOOR
+        assert "expected 3 or newer, found 2" in error.message
+    error = no_go(raw, floor={"other": 0})
+    assert error.kind is ErrorKind.FLOOR
+    assert cache_id in error.message
+    assert no_go(raw, floor={}).kind is ErrorKind.FLOOR
+
+
+def test_device(cache):
+    raw, _ = cache
+    for policy in (
+        {"targets": {}},
+        {"targets": {"onnxruntime": frozenset({"orin"})}},
+        {"libraries": {"onnxruntime": "2"}},
+    ):
+        error = no_go(raw, error=IncompatibleDeviceError, **policy)
+        assert error.kind is ErrorKind.DEVICE
+        assert "engine place" in error.message
+    assert judge(raw, None, generation=2, policy=replace(HERE, libraries={}))

@@ -1,0 +1,111 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.progress import Progress
+from tools.progress import Bars, Lines, progress_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def lines():
+    stream, clock = io.StringIO(), Clock()
+    return Lines(stream=stream, clock=clock), stream, clock
+
+
+def test_a_step_has_a_first_line_and_a_last_one_with_its_rate():
+    progress, stream, clock = lines()
+    progress.start("embed", total=300, unit="tiles")
+    clock.now = 2.0
+    progress.advance(300)
+    progress.finish("done well")
+    assert stream.getvalue().splitlines() == [
+        "embed: 300 tiles",
+        "embed: done in 2.0 s (150 tiles/s), 300 tiles, done well",
+    ]
+
+
+def test_in_between_there_is_at_most_one_line_a_second_and_one_a_tenth():
+    progress, stream, clock = lines()
+    progress.start("embed", total=1000, unit="tiles")
+    for _ in range(1000):
+        clock.now += 0.01  # ten seconds in all
+        progress.advance()
+    between = stream.getvalue().splitlines()[1:]
+    assert 8 <= len(between) <= 10
+    assert between[0].startswith("embed: 10 % (1")
+    assert "left" in between[0]
+    fast, quiet, clock = lines()
+    fast.start("embed", total=1000, unit="tiles")
+    for _ in range(1000):
+        clock.now += 0.0001
+        fast.advance()
+    assert len(quiet.getvalue().splitlines()) == 1
+
+
+def test_without_a_total_time_alone_decides():
+    progress, stream, clock = lines()
+    progress.start("compile", total=None, unit="steps")
+    for _ in range(30):
+        clock.now += 0.1
+        progress.advance()
+    progress.finish()
+    told = stream.getvalue().splitlines()
+    assert told[0] == "compile ..."
+    assert len(told) in {4, 5}
+    assert told[-1].startswith("compile: done in 3.0 s")
+
+
+def test_bytes_are_told_in_units():
+    progress, stream, clock = lines()
+    progress.start("verify", total=3 << 20, unit="bytes")
+    clock.now = 1.0
+    progress.advance(3 << 20)
+    progress.finish()
+    assert stream.getvalue().splitlines()[1] == "verify: done in 1.0 s (3.0 MiB/s), 3.0 MiB"
+
+
+def test_finishing_and_advancing_nothing_is_harmless():
+    progress, stream, _ = lines()
+    progress.advance()
+    progress.finish()
+    progress.say("hello")
+    assert stream.getvalue() == "hello\n"
+
+
+def test_bars_leave_one_line_per_step_and_nothing_on_standard_output(capsys):
+    bars = Bars()
+    for step, total in (("compile place", None), ("embed", 10), ("verify", 1 << 20)):
+        bars.start(step, total=total, unit="bytes" if total == 1 << 20 else "tiles")
+        bars.say("a word")
+        bars.advance(total or 1)
+        bars.finish("fine")
+    bars.say("the end")
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("fine\n") == 3
+    assert told.err.endswith("the end\n")
+    assert told.err.count("a word") == 3
+
+
+def test_what_is_no_terminal_gets_lines():
+    assert isinstance(progress_for(io.StringIO()), Lines)
+    both: tuple[Progress, Progress] = (Lines(stream=io.StringIO()), Bars())
+    assert both
+
+
+def test_lines_do_not_import_rich():
+    code = (
+        "import io, sys; from tools.progress import progress_for; p = progress_for(io.StringIO());"
+        "p.start('a', total=1, unit='tiles'); p.advance(); p.finish(); sys.exit('rich' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,70 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools import render
+
+
+def test_times_are_utc():
+    assert render.when(1_700_000_000_000_000_000) == "2023-11-14 22:13:20"
+    assert render.iso(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123Z"
+
+
+def test_lengths_of_time():
+    told = [
+        render.seconds(value) for value in (0.0, 0.0123, 0.9994, 1.0, 59.96, 119.9, 120.0, 3599.6, 7260.0)
+    ]
+    assert told == [
+        "0 ms",
+        "12 ms",
+        "999 ms",
+        "1.0 s",
+        "60.0 s",
+        "119.9 s",
+        "2 min 00 s",
+        "1 h 00 min",
+        "2 h 01 min",
+    ]
+
+
+def test_sizes():
+    assert [render.size(value) for value in (0, 1023, 1024, 1536, 5 << 30, 3 << 50)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 KiB",
+        "5.0 GiB",
+        "3072.0 TiB",
+    ]
+
+
+def test_counts():
+    assert render.number(None) == "-"
+    assert render.number(1234567) == "1,234,567"
+    assert render.plural(1, "tile") == "1 tile"
+    assert render.plural(0, "tile") == "0 tiles"
+    assert render.plural(2, "entry", "entries") == "2 entries"
+
+
+def test_facts_leave_out_what_is_not_known_and_keep_digests_whole():
+    digest = "a" * 64
+    lines = render.facts((("one", None), ("two", ""), ("three", 0), ("identity", digest)))
+    assert lines == ["three        0", f"identity     {digest}"]
+    assert max(map(len, lines)) <= render.WIDTH
+
+
+@given(st.lists(st.tuples(st.text("abc", min_size=1, max_size=9), st.integers(0, 10**9)), max_size=8))
+def test_columns_are_aligned(rows):
+    header, *lines = render.table(("name", "count"), rows, right=" r")
+    assert len(lines) == len(rows)
+    assert {len(line) for line in lines} <= {len(header)}
+
+
+@given(st.text("ab ", max_size=400))
+def test_wrapped_text_keeps_its_words(text):
+    lines = render.wrap(text, 30)
+    assert " ".join(lines).split() == text.split()
+
+
+def test_a_section_without_content_is_not_shown():
+    assert render.section("Steps", []) == []
+    assert render.section("Steps", ["x", ""]) == ["", "Steps", "  x", ""]

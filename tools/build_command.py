@@ -1,0 +1,90 @@
+"""`build`, `plan` and `rollback`: the commands that work through the provisioner."""
+
+import traceback
+from pathlib import Path
+
+import click
+
+from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+from pipeline.progress import Progress
+from pipeline.provisioner import CacheProvisioner
+from pipeline.report import BuildReport
+from tools import render
+from tools.edge import Answer, Call, complain, say, shared_options
+from tools.exit_codes import ExitCode, code_of_failure
+from tools.progress import progress_for
+
+_REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path))
+_WORKERS = click.option(
+    "--workers", type=int, metavar="N", help="Embedding processes; one per core if absent."
+)
+
+
+@click.command()
+@_REQUEST
+@click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
+@click.option("--again", is_flag=True, help="Build it even if it was rolled back from.")
+@_WORKERS
+@shared_options()
+def build(call: Call, *, request_file: Path, dry_run: bool, again: bool, workers: int | None) -> Answer:
+    """Build the flight cache that REQUEST describes, or find that it is there already."""
+    if dry_run:
+        return _planned(call, request_file, workers)
+    root = call.root
+    request = BuildRequest.load(request_file)
+    report = provisioner(call, workers, progress=progress_for()).build_cache_artifacts(request, again=again)
+    return build_answer(report, root)
+
+
+@click.command()
+@_REQUEST
+@shared_options()
+def plan(call: Call, *, request_file: Path) -> Answer:
+    """Say what a build of REQUEST would do, and why; do nothing."""
+    return _planned(call, request_file, None)
+
+
+@click.command()
+@click.option("--to", type=int, metavar="GENERATION", help="A generation; by default the build before.")
+@click.option("--why", default="", metavar="TEXT", help="For the record.")
+@shared_options()
+def rollback(call: Call, *, to: int | None, why: str) -> Answer:
+    """Go back to an earlier committed build, as a new generation."""
+    report = provisioner(call, None).rollback(to, why)
+    document = report.to_document()
+    return Answer(document=document, lines=render.rollback_report(document))
+
+
+def provisioner(call: Call, workers: int | None, *, progress: Progress | None = None) -> CacheProvisioner:
+    """Put a provisioner together from settings and flags.
+
+    Raises:
+        RequestError: A setting is wrong.
+    """
+    config = C10ProvisionerConfig.from_settings(
+        call.settings(workers=workers), cache_root=call.root, memory_folder=call.memory_folder()
+    )
+    return build_cache_provisioner(config, progress=progress)
+
+
+def build_answer(report: BuildReport, root: Path) -> Answer:
+    """Turn a report into an answer; what went wrong is told on standard error."""
+    document = report.to_document()
+    lines = render.build_report(document, report.warnings)
+    if report.outcome is not BuildOutcome.FAILED:
+        return Answer(document=document, lines=lines)
+    code = code_of_failure(report.cause)
+    if report.cause is not None and code is ExitCode.INTERNAL:
+        say("".join(traceback.format_exception(report.cause)).rstrip())
+    if report.error is not None:
+        hint = report.error.hint
+        if code is ExitCode.INTERNAL:
+            hint = f"this is a fault of C10: please report it; c10 show {report.build} --cache {root}"
+        complain(f"{report.error.step}: {report.error.message}", hint)
+    return Answer(document=document, lines=lines, code=code)
+
+
+def _planned(call: Call, request_file: Path, workers: int | None) -> Answer:
+    report = provisioner(call, workers).plan(BuildRequest.load(request_file))
+    document = report.to_document()
+    return Answer(document=document, lines=render.plan_report(document))

@@ -1,0 +1,378 @@
+"""`demo`: the whole of C10 on a made-up map, with everything it promises checked on the way."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+from pipeline.provisioner import CacheProvisioner
+from pipeline.report import BuildReport
+from store.errors import CacheUnusableError, ErrorKind
+from store.findings import Depth
+from store.layout import Layout
+from store.manifest import parse, project
+from store.verification import verify
+from store.view import look
+from tools import render
+from tools.demo_map import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
+from tools.edge import Answer, Call, complain, shared_options
+from tools.exit_codes import ExitCode
+from tools.progress import progress_for
+from tools.query_command import centre_of, distance_m, search
+
+_PHOTO: Final = (3_470.0, 1_410.0)
+"""Where the picture is taken, in pixels of the region: over houses, off the middle of its tile."""
+_HEADING_DEG: Final = 137.0
+_LOCK_FILES: Final = frozenset({"build.lock", "journal.mdb-lock"})
+
+
+@dataclass(slots=True, kw_only=True)
+class _Stage:
+    """The demonstration under way: where it plays, what it has told and whether its promises were kept."""
+
+    folder: Path
+    quiet: bool
+    facts: dict[str, Any] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    sections: int = 0
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    def open_section(self, title: str, *text: str) -> None:
+        """Begin a numbered section with a sentence or two."""
+        self.sections += 1
+        self.tell("")
+        if not self.quiet:
+            click.secho(f"{self.sections}. {title}", bold=True)
+        for paragraph in text:
+            self.tell(*render.wrap(paragraph, indent="   "))
+
+    def tell(self, *lines: str) -> None:
+        """Print lines, unless only JSON is wanted."""
+        if not self.quiet:
+            for line in lines:
+                click.echo(line)
+
+    def show(self, pairs: Iterable[tuple[str, object]]) -> None:
+        """Print facts."""
+        self.tell(*(f"   {line}" for line in render.facts(pairs)))
+
+    def expect(self, promise: str, *, kept: bool) -> None:
+        """Check a promise and say how it went."""
+        if not kept:
+            self.broken.append(promise)
+        self.tell(f"   {'ok ' if kept else 'NO '} {promise}")
+
+    def provisioner(self, *, shown: bool = False) -> CacheProvisioner:
+        """The embedded defaults on this stage's cache."""
+        config = C10ProvisionerConfig(cache_root=self.cache)
+        return build_cache_provisioner(config, progress=progress_for() if shown else None)
+
+    def build(self, *, shown: bool = False) -> BuildReport:
+        """Build what the request says now."""
+        sys.stdout.flush()
+        request = BuildRequest.load(self.folder / "request.toml")
+        return self.provisioner(shown=shown).build_cache_artifacts(request)
+
+
+@click.command()
+@click.option(
+    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Play in DIR and leave it there."
+)
+@shared_options(cache=False)
+def demo(call: Call, *, keep: Path | None) -> Answer:
+    """See all of it work on made-up terrain, in about a minute."""
+    began = time.monotonic()
+    with _folder(keep) as folder:
+        stage = _Stage(folder=folder, quiet=call.as_json)
+        _play(stage, kept=keep is not None)
+    took = time.monotonic() - began
+    stage.tell("", *_farewell(stage, took, keep))
+    for promise in stage.broken:
+        complain(f"expected that {promise}, found otherwise", "please report it with the output above")
+    return Answer(
+        document={"ok": not stage.broken, "seconds": round(took, 3), **stage.facts, "broken": stage.broken},
+        code=ExitCode.INTERNAL if stage.broken else ExitCode.DONE,
+    )
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="c10-demo-") as made:
+            yield Path(made)
+        return
+    if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise CacheUnusableError(
+            ErrorKind.FILE_SYSTEM,
+            f"expected an empty or new folder for the demonstration, found something in {keep}",
+            hint="choose another --keep DIR",
+        )
+    keep.mkdir(parents=True, exist_ok=True)
+    yield keep
+
+
+def _play(stage: _Stage, *, kept: bool) -> None:
+    removed = "" if kept else " It is removed at the end; --keep DIR keeps it."
+    stage.tell(
+        *render.wrap(f"A map, a cache, a flight and two mishaps, in {stage.folder}.{removed}"),
+    )
+    region = _paint(stage)
+    first = _build(stage)
+    if first.outcome is not BuildOutcome.BUILT:
+        if first.error is not None:
+            complain(f"{first.error.step}: {first.error.message}", first.error.hint)
+        return
+    _describe(stage)
+    _find(stage, region)
+    tile = region.tile_at_pixel(*_PHOTO)
+    _fail(stage, region.path(tile), first)
+    original = _change(stage, region.path(tile), first)
+    _roll_back(stage, first)
+    region.path(tile).write_bytes(original)
+    _again(stage)
+    _prove(stage)
+
+
+def _paint(stage: _Stage) -> DemoMap:
+    stage.open_section(
+        "A map", "Terrain is painted, cut into tiles and saved as z/x/y.jpg, as from a tile server."
+    )
+    began = time.monotonic()
+    region = make_map(stage.folder)
+    stage.show(
+        (
+            ("tiles", f"{region.tiles} of 256 x 256 pixels, zoom 16 to 18"),
+            ("region", f"{region.width_m / 1000:.1f} km wide, {metres_per_pixel(45.0):.2f} m per pixel"),
+            ("took", render.seconds(time.monotonic() - began)),
+        )
+    )
+    stage.facts["tiles"] = region.tiles
+    return region
+
+
+def _build(stage: _Stage) -> BuildReport:
+    stage.open_section(
+        "Build: c10 build request.toml --cache cache",
+        "The network is compiled for this machine, every tile becomes a descriptor, the descriptors become"
+        " an index, and one transaction makes it all visible.",
+    )
+    report = stage.build(shown=True)
+    stage.facts["build"] = report.to_document()
+    stage.show(
+        (
+            ("outcome", report.outcome),
+            ("generation", report.generation),
+            ("embedded", f"{report.tiles_embedded} of {report.tiles} tiles; equal tiles are embedded once"),
+            ("took", render.seconds(report.seconds)),
+        )
+    )
+    stage.expect("the cache shows generation 1", kept=report.generation == 1)
+    return report
+
+
+def _describe(stage: _Stage) -> None:
+    stage.open_section(
+        "Manifest: c10 manifest --cache cache",
+        "It names every file by its SHA-256 and follows from the journal alone, byte for byte.",
+    )
+    view = look(Layout(stage.cache))
+    head = view.state.generations[1]
+    manifest = parse(project(view.state, head))
+    index, engine = manifest.index, manifest.descriptor_engine
+    geography = manifest.body["geography"]
+    stage.show(
+        (
+            ("manifest", manifest.sha256),
+            ("identity", manifest.identity),
+            (
+                "engine",
+                f"{engine.model}: {engine.backend} {engine.version}, {render.size(engine.artifact.size)}",
+            ),
+            (
+                "index",
+                f"{index.kind}: {index.rows} rows of {index.dimensions}, {render.size(index.artifact.size)}",
+            ),
+            ("map", f"{geography['present']} of {geography['wanted']} wanted tiles"),
+            ("featureless", f"{geography['featureless']} tiles (open water: nobody finds a place there)"),
+        )
+    )
+    stage.expect("the manifest on disk is the one committed", kept=manifest.sha256 == head.manifest_sha256)
+
+
+def _find(stage: _Stage, region: DemoMap) -> None:
+    stage.open_section(
+        "Fly: c10 query photo.jpg --cache cache",
+        f"A camera over the region, turned by {_HEADING_DEG:.0f} degrees, at dusk. Where is it?",
+    )
+    photo = region.photograph(*_PHOTO, heading_deg=_HEADING_DEG)
+    (stage.folder / "photo.jpg").write_bytes(jpeg(photo))
+    hits = search(stage.cache, photo, top=3)
+    truth, true_tile = region.at_pixel(*_PHOTO), region.tile_at_pixel(*_PHOTO)
+    rows: list[tuple[object, ...]] = [
+        ("true place", _name(true_tile), f"{truth[0]:.6f}", f"{truth[1]:.6f}", None, None)
+    ]
+    for number, hit in enumerate(hits, start=1):
+        away = distance_m(truth, (hit["lon"], hit["lat"]))
+        place = _name((hit["z"], hit["x"], hit["y"]))
+        rows.append(
+            (
+                f"found {number}",
+                place,
+                f"{hit['lon']:.6f}",
+                f"{hit['lat']:.6f}",
+                f"{hit['score']:.3f}",
+                f"{away:.0f} m",
+            )
+        )
+    header = ("", "tile z/x/y", "longitude", "latitude", "score", "away")
+    stage.tell("", *(f"   {line}" for line in render.table(header, rows, right="  rrrr")), "")
+    best = hits[0]
+    stage.facts["query"] = {
+        "true": {"z": true_tile[0], "x": true_tile[1], "y": true_tile[2], "lon": truth[0], "lat": truth[1]},
+        "found": best,
+        "distance_m": round(distance_m(truth, (best["lon"], best["lat"])), 1),
+    }
+    half = distance_m(centre_of(*true_tile), region.at_pixel(_PHOTO[0], _PHOTO[1]))
+    stage.expect(
+        f"the right tile comes first (its centre is {half:.0f} m from the camera)",
+        kept=(best["z"], best["x"], best["y"]) == true_tile,
+    )
+
+
+def _fail(stage: _Stage, tile: Path, first: BuildReport) -> None:
+    stage.open_section(
+        "Mishap one: a tile is cut short on the way",
+        f"The file {tile.parent.name}/{tile.name} loses half of its bytes; then the same build again.",
+    )
+    original = tile.read_bytes()
+    tile.write_bytes(original[: len(original) // 2])
+    report = stage.build()
+    tile.write_bytes(original)
+    shown = look(Layout(stage.cache)).state.head
+    error = report.error
+    stage.show(
+        (
+            ("outcome", f"{report.outcome} (exit code 3)"),
+            ("step", error.step if error else None),
+            ("why", error.message if error else None),
+            ("mend", error.hint if error else None),
+        )
+    )
+    stage.expect("the build fails", kept=report.outcome is BuildOutcome.FAILED)
+    stage.expect(
+        "the cache still shows generation 1, unchanged",
+        kept=shown is not None and shown.manifest_sha256 == first.manifest_sha256,
+    )
+    stage.facts["failed"] = report.to_document()
+
+
+def _change(stage: _Stage, tile: Path, first: BuildReport) -> bytes:
+    stage.open_section(
+        "New imagery: one tile changes",
+        "A house was built. Everything is asked for again; only what changed is worked on.",
+    )
+    original = tile.read_bytes()
+    tile.write_bytes(with_new_roof(original))
+    report = stage.build()
+    stage.facts["changed"] = report.to_document()
+    stage.show(
+        (
+            ("outcome", f"{report.outcome}: generation {report.generation}"),
+            ("embedded", report.tiles_embedded),
+            ("compiled", report.engines_compiled),
+            ("took", render.seconds(report.seconds)),
+        )
+    )
+    stage.expect(
+        "exactly 1 tile is embedded, nothing compiled",
+        kept=report.tiles_embedded == 1 and not report.engines_compiled,
+    )
+    stage.expect("it is another generation", kept=report.generation == (first.generation or 0) + 1)
+    return original
+
+
+def _roll_back(stage: _Stage, first: BuildReport) -> None:
+    stage.open_section(
+        "Mishap two: c10 rollback --why 'wrong imagery'",
+        "The new imagery was no good. Nothing is deleted or renamed: a new generation shows the earlier build.",
+    )
+    report = stage.provisioner().rollback(why="wrong imagery")
+    stage.facts["rollback"] = report.to_document()
+    stage.show(
+        (
+            ("generation", f"{report.generation}, shows build {report.origin}"),
+            ("left", f"build {report.previous_origin}; it stays in the journal"),
+        )
+    )
+    stage.expect(
+        "the content is the first build's, byte for byte", kept=report.body_sha256 == first.body_sha256
+    )
+
+
+def _again(stage: _Stage) -> None:
+    stage.open_section(
+        "Nothing to do", "The first imagery is back and is asked for once more, as by a nightly job."
+    )
+    before = _fingerprint(stage.cache)
+    report = stage.build()
+    stage.facts["warm"] = report.to_document()
+    stage.show(
+        (
+            ("outcome", f"{report.outcome}: generation {report.generation}"),
+            ("checked", render.plural(report.files_checked, "file")),
+            ("embedded", report.tiles_embedded),
+            ("writes", report.writes),
+            ("took", render.seconds(report.seconds)),
+        )
+    )
+    idle = not (report.writes or report.tiles_embedded or report.engines_compiled)
+    stage.expect("no work is done", kept=report.outcome is BuildOutcome.REUSED and idle)
+    stage.expect("no file in the cache is touched", kept=_fingerprint(stage.cache) == before)
+
+
+def _prove(stage: _Stage) -> None:
+    stage.open_section(
+        "Proof: c10 verify --full --cache cache",
+        "Every byte of every generation is hashed, engine and index are loaded as the aircraft would.",
+    )
+    result = verify(Layout(stage.cache), depth=Depth.FULL)
+    stage.facts["verify"] = {"go": result.go, "files": result.hashed.files, "bytes": result.hashed.size}
+    stage.show(
+        (("hashed", f"{render.plural(result.hashed.files, 'file')}, {render.size(result.hashed.size)}"),)
+    )
+    stage.expect("GO: nothing is wrong", kept=result.go)
+
+
+def _farewell(stage: _Stage, took: float, keep: Path | None) -> list[str]:
+    if stage.broken:
+        return [f"{render.plural(len(stage.broken), 'promise')} not kept, in {render.seconds(took)}."]
+    lines = [f"Every promise was kept, in {render.seconds(took)}."]
+    if keep is not None:
+        lines += [
+            f"Look around: c10 log --cache {stage.cache}",
+            f"             c10 show 2 --cache {stage.cache}",
+        ]
+    return lines
+
+
+def _fingerprint(root: Path) -> Mapping[str, tuple[int, int, int]]:
+    """Path to size, time of modification and inode of every file, lock files aside."""
+    return {
+        str(path.relative_to(root)): (found.st_size, found.st_mtime_ns, found.st_ino)
+        for path in sorted(root.rglob("*"))
+        if path.name not in _LOCK_FILES and (found := path.lstat())
+    }
+
+
+def _name(place: tuple[int, int, int]) -> str:
+    return "/".join(str(part) for part in place)

@@ -1,0 +1,339 @@
+"""`doctor`: what this machine has, what the cache's file system can do, and how the cache stands. Writes nothing.
+
+What is looked at is gathered first, then told; every problem comes with what mends it.
+"""
+
+import fcntl
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from journal.errors import JournalError
+from journal.filesystem import filesystem_type, judge_filesystem
+from journal.lock import held
+from store.errors import DamagedHistoryError, ErrorKind, StoreError
+from store.layout import Layout
+from store.state import BuildStatus
+from store.view import RESERVE_NAME, View, look
+from tools import render
+from tools.edge import Answer, Call, shared_options
+from tools.exit_codes import ExitCode, code_of
+
+_NEEDED: Final = (
+    "lmdb",
+    "msgpack",
+    "numpy",
+    "portalocker",
+    "click",
+    "rich",
+    "mercantile",
+    "pmtiles",
+    "pillow",
+)
+_ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu12", "openvino")
+_EXTRAS: Final = ("onnx", "simplejpeg")
+_FAISS: Final = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
+_LEAST_FREE: Final = 256 << 20
+_OLDEST_PYTHON: Final = (3, 11)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trouble:
+    """Something that is wrong, what mends it, and the exit code it stands for."""
+
+    text: str
+    mend: str
+    code: ExitCode = ExitCode.REFUSED
+
+
+@dataclass(slots=True, kw_only=True)
+class _Findings:
+    """What was gathered."""
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    packages: dict[str, str | None] = field(default_factory=dict)
+    cache: dict[str, Any] | None = None
+    problems: list[_Trouble] = field(default_factory=list)
+
+    def trouble(self, text: str, mend: str, code: ExitCode = ExitCode.REFUSED) -> None:
+        self.problems.append(_Trouble(text=text, mend=mend, code=code))
+
+
+@click.command()
+@shared_options()
+def doctor(call: Call) -> Answer:
+    """Say what this machine and, with --cache, that cache are fit for."""
+    found = _Findings()
+    _look_at_machine(found)
+    _look_at_packages(found)
+    if call.cache is not None:
+        _look_at_cache(found, call.layout())
+    worst = ExitCode.DONE
+    if found.problems:
+        codes = {problem.code for problem in found.problems}
+        worst = ExitCode.DAMAGED if ExitCode.DAMAGED in codes else ExitCode.REFUSED
+    document = {
+        "ok": not found.problems,
+        "machine": found.machine,
+        "packages": found.packages,
+        "cache": found.cache,
+        "problems": [{"text": problem.text, "mend": problem.mend} for problem in found.problems],
+    }
+    return Answer(document=document, lines=_lines(found), code=worst)
+
+
+def _look_at_machine(found: _Findings) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found.machine = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "processors": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+        "sealed_memory": _seals(),
+        "nvidia": _nvidia_driver(),
+    }
+    if sys.version_info < _OLDEST_PYTHON:
+        found.trouble(
+            f"expected Python 3.11 or newer, found {platform.python_version()}", "install Python 3.11"
+        )
+    if sys.platform != "linux":
+        found.trouble(f"expected Linux, found {sys.platform}", "use Linux")
+    if not found.machine["sealed_memory"]:
+        found.trouble(
+            "expected memory files that can be sealed (memfd), found none: the reader cannot load engines here",
+            "use Linux 3.17 or newer, without a sandbox that forbids memfd_create",
+        )
+
+
+def _look_at_packages(found: _Findings) -> None:
+    for name in (*_NEEDED, *_FAISS, *_ENGINES, *_EXTRAS):
+        version = _version(name)
+        if version is not None or name in _NEEDED:
+            found.packages[name] = version
+        if version is None and name in _NEEDED:
+            found.trouble(f"expected the package {name}, found none", "pip install 'c10[cpu]'")
+    flavours = [name for name in _FAISS if name in found.packages]
+    if not flavours:
+        found.trouble(
+            "expected faiss, found none: no index can be built or searched", "pip install 'c10[cpu]'"
+        )
+    if len(flavours) > 1:
+        found.trouble(
+            f"expected one flavour of faiss, found {' and '.join(flavours)}, which own the same module",
+            f"pip uninstall {' '.join(flavours)}, then install one of them",
+        )
+    if not any(name in found.packages for name in _ENGINES):
+        found.trouble(
+            "expected a library that runs engines, found none", "pip install 'c10[cpu]' (brings onnxruntime)"
+        )
+
+
+def _look_at_cache(found: _Findings, layout: Layout) -> None:
+    root = layout.root
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    number = filesystem_type(existing)
+    facts: dict[str, Any] = {
+        "root": str(root),
+        "exists": layout.exists(),
+        "file_system": _mount_type(existing),
+    }
+    found.cache = facts
+    try:
+        judge_filesystem(number, existing, allow_unknown=False)
+        facts["file_system_accepted"] = True
+    except JournalError as error:
+        facts["file_system_accepted"] = False
+        found.trouble(error.message, error.hint, code_of(error))
+    # Links are what publishes every file. To try one would write; the accepted file systems all have them.
+    facts["hard_links"] = facts["file_system_accepted"]
+    facts["nameless_files"] = _has_nameless_files(existing)
+    facts["writable"] = os.access(existing, os.W_OK | os.X_OK)
+    if not facts["writable"]:
+        found.trouble(f"expected to be allowed to write in {existing}, found otherwise", "run as its owner")
+    free = shutil.disk_usage(existing).free
+    facts["free_bytes"] = free
+    if free < _LEAST_FREE:
+        found.trouble(
+            f"expected at least {render.size(_LEAST_FREE)} free, found {render.size(free)}", "free disk space"
+        )
+    facts["lock"] = _lock_holder(found, layout)
+    if facts["exists"]:
+        _look_inside(found, layout, facts)
+
+
+def _look_inside(found: _Findings, layout: Layout, facts: dict[str, Any]) -> None:
+    try:
+        facts["journal_bytes"] = layout.journal.lstat().st_size
+    except OSError:
+        facts["journal_bytes"] = None
+    reserve = layout.scratch / RESERVE_NAME
+    facts["reserve_bytes"] = reserve.lstat().st_size if reserve.exists() else 0
+    try:
+        view = look(layout)
+    except (StoreError, JournalError) as error:
+        found.trouble(error.message, error.hint, code_of(error))
+        return
+    except PermissionError as error:
+        found.trouble(f"expected to read {layout.root}, found: {error.strerror}", "run as its owner")
+        return
+    _look_at_history(found, view, facts)
+
+
+def _look_at_history(found: _Findings, view: View, facts: dict[str, Any]) -> None:
+    state, root = view.state, view.layout.root
+    counts = [build.status for build in state.builds.values()]
+    facts |= {
+        "records": view.head.seq,
+        "builds": len(counts),
+        "failed_builds": len(counts) - counts.count(BuildStatus.COMMITTED) - counts.count(BuildStatus.OPEN),
+        "generations": len(state.generations),
+        "head": state.head.number if state.head else None,
+        "open_build": state.open_build,
+    }
+    if state.unknown:
+        error = DamagedHistoryError(ErrorKind.UNKNOWN_EVENT, state.unknown[0])
+        found.trouble(
+            f"expected events this version knows, found {state.unknown[0]}",
+            "use the newer C10 that wrote this cache",
+            code_of(error),
+        )
+    if state.open_build is not None and facts["lock"] is None:
+        found.trouble(
+            f"expected no build under way, found build {state.open_build}, whose process is gone",
+            f"c10 build REQUEST --cache {root} (marks it as abandoned, goes on from what it finished)",
+        )
+    held_back = [
+        number
+        for number in state.generations
+        if number not in view.observed.manifests or number not in view.observed.segments
+    ]
+    if held_back:
+        found.trouble(
+            f"expected manifest and segment of generation {held_back[0]}, found one of them missing",
+            f"c10 build REQUEST --cache {root} (writes them again from the journal)",
+        )
+
+
+def _lock_holder(found: _Findings, layout: Layout) -> Mapping[str, object] | None:
+    try:
+        return held(layout.build_lock)
+    except JournalError as error:
+        found.trouble(error.message, error.hint, code_of(error))
+        return None
+
+
+def _lines(found: _Findings) -> list[str]:
+    machine = found.machine
+    lines = [
+        *render.section(
+            "Machine",
+            render.facts(
+                (
+                    ("python", machine["python"]),
+                    ("system", f"{machine['system']}, {machine['machine']}"),
+                    ("processors", machine["processors"]),
+                    ("memory", render.size(machine["memory_bytes"])),
+                    ("memfd seals", "yes" if machine["sealed_memory"] else "NO"),
+                    ("nvidia", machine["nvidia"] or "no driver"),
+                )
+            ),
+        ),
+        *render.section("Packages", _package_lines(found.packages)),
+    ]
+    if found.cache is not None:
+        lines += render.section("Cache", render.facts(_cache_facts(found.cache)))
+    troubles: list[str] = []
+    for number, problem in enumerate(found.problems, start=1):
+        troubles += [*render.wrap(f"{number}. {problem.text}", render.WIDTH - 2), f"   -> {problem.mend}"]
+    lines += render.section("Problems", troubles or ["none"])
+    return lines[1:]
+
+
+def _package_lines(packages: Mapping[str, str | None]) -> list[str]:
+    shown = [f"{name} {version or 'MISSING'}" for name, version in packages.items()]
+    half = (len(shown) + 1) // 2
+    width = max(len(text) for text in shown) + 4
+    pairs = zip(shown[:half], [*shown[half:], ""][:half], strict=True)
+    return [f"{left:<{width}}{right}".rstrip() for left, right in pairs]
+
+
+def _cache_facts(cache: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
+    accepted = "accepted" if cache["file_system_accepted"] else "REFUSED"
+    holder = cache["lock"]
+    lock = "free"
+    if holder is not None:
+        lock = f"held by pid {holder.get('pid', '?')} on {holder.get('host', '?')}"
+    yield "folder", cache["root"] + ("" if cache["exists"] else " (no cache yet)")
+    yield "file system", f"{cache['file_system']}, {accepted}"
+    yield "hard links", "yes" if cache["hard_links"] else "unknown"
+    yield "O_TMPFILE", "yes" if cache["nameless_files"] else "no; scratch files are used instead"
+    yield "writable", "yes" if cache["writable"] else "NO"
+    yield "free space", render.size(cache["free_bytes"])
+    yield "build lock", lock
+    if "journal_bytes" in cache and cache["journal_bytes"] is not None:
+        records = f", {render.plural(cache['records'], 'record')}" if "records" in cache else ""
+        yield "journal", f"{render.size(cache['journal_bytes'])}{records}"
+        yield "reserve", render.size(cache["reserve_bytes"])
+    if "generations" in cache:
+        yield "generations", f"{cache['generations']}, head {cache['head'] or 'none'}"
+        yield "builds", f"{cache['builds']}, of which {cache['failed_builds']} did not end in a commit"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _seals() -> bool:
+    try:
+        fd = os.memfd_create("c10-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_WRITE)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _has_nameless_files(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return False
+    return True
+
+
+def _nvidia_driver() -> str | None:
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0].strip()
+    except (OSError, IndexError):
+        return None
+
+
+def _mount_type(path: Path) -> str:
+    """Name of the file system that holds a path, as the kernel calls it; see proc(5), mountinfo."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        if left.split()[2:3] == [wanted] and right:
+            return right.split()[0]
+    return "unknown"

@@ -1,0 +1,173 @@
+"""Progress on standard error: bars where a person watches, plain lines where a log collects them."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TextIO
+
+from pipeline.progress import Progress
+from tools.render import plural, seconds, size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import ProgressColumn
+
+_LINE_EVERY_S: Final = 1.0
+_LINE_EVERY_PART: Final = 10
+_BYTES: Final = "bytes"
+
+
+def progress_for(stream: TextIO | None = None) -> Progress:
+    """Choose what fits a stream, by default standard error."""
+    stream = sys.stderr if stream is None else stream
+    return Bars() if stream.isatty() else Lines(stream=stream)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Step:
+    """A step under way: its name, how much there is to do if that is known, how much is done, since when."""
+
+    name: str
+    total: int | None
+    unit: str
+    since: float
+    done: int = 0
+    told_at: float = 0.0
+    told_part: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Lines:
+    """A line when a step starts, one when it is done, and in between one per tenth, at most one a second.
+
+    Attributes:
+        stream: Where the lines go.
+        clock: Seconds that never run backwards.
+    """
+
+    stream: TextIO
+    clock: Callable[[], float] = time.monotonic
+    _step: _Step | None = field(default=None, init=False)
+
+    def start(self, step: str, *, total: int | None, unit: str) -> None:
+        """A step began; `total` units of work are ahead, if known."""
+        now = self.clock()
+        self._step = _Step(name=step, total=total, unit=unit, since=now, told_at=now)
+        self._write(f"{step}: {_amount(total, unit)}" if total else f"{step} ...")
+
+    def advance(self, amount: int = 1) -> None:
+        """So many more units are done."""
+        step = self._step
+        if step is None:
+            return
+        step.done += amount
+        now = self.clock()
+        part = _LINE_EVERY_PART * step.done // step.total if step.total else 0
+        due = part > step.told_part if step.total else True
+        if due and now - step.told_at >= _LINE_EVERY_S and step.done != step.total:
+            step.told_at, step.told_part = now, part
+            self._write(f"{step.name}: {_state(step, now)}")
+
+    def finish(self, note: str = "") -> None:
+        """The step is done."""
+        step, self._step = self._step, None
+        if step is None:
+            return
+        elapsed = self.clock() - step.since
+        told = [_amount(step.done, step.unit)] if step.done else []
+        told += [note] if note else []
+        rate = f" ({_rate(step.done / elapsed, step.unit)})" if step.done > 1 and elapsed > 0 else ""
+        self._write(f"{step.name}: done in {seconds(elapsed)}{rate}" + "".join(f", {each}" for each in told))
+
+    def say(self, text: str) -> None:
+        """A person should know this."""
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+
+class Bars:
+    """A bar per step, with rate and time left, drawn by rich on standard error."""
+
+    def __init__(self) -> None:
+        self._drawn: RichProgress | None = None
+        self._step: _Step | None = None
+
+    def start(self, step: str, *, total: int | None, unit: str) -> None:
+        """A step began; `total` units of work are ahead, if known."""
+        self._end()
+        self._step = _Step(name=step, total=total, unit=unit, since=time.monotonic())
+        self._drawn = _bar(unit, counted=total is not None)
+        self._drawn.add_task(step, total=total)
+        self._drawn.start()
+
+    def advance(self, amount: int = 1) -> None:
+        """So many more units are done."""
+        if self._drawn is not None and self._step is not None:
+            self._step.done += amount
+            self._drawn.advance(self._drawn.task_ids[0], amount)
+
+    def finish(self, note: str = "") -> None:
+        """The step is done."""
+        step = self._step
+        self._end()
+        if step is not None:
+            elapsed = time.monotonic() - step.since
+            told = _amount(step.done, step.unit) if step.done else ""
+            rate = _rate(step.done / elapsed, step.unit) if step.done > 1 and elapsed > 0 else ""
+            parts = "  ".join(each for each in (told, rate, note) if each)
+            sys.stderr.write(f"  {step.name:<12} {seconds(elapsed):>8}  {parts}".rstrip() + "\n")
+
+    def say(self, text: str) -> None:
+        """A person should know this."""
+        if self._drawn is not None:
+            self._drawn.console.print(text, markup=False, highlight=False)
+        else:
+            sys.stderr.write(text + "\n")
+
+    def _end(self) -> None:
+        if self._drawn is not None:
+            self._drawn.stop()
+        self._drawn = self._step = None
+
+
+def _bar(unit: str, *, counted: bool) -> "RichProgress":
+    from rich import progress as drawn  # noqa: PLC0415 - only where something is drawn
+    from rich.console import Console  # noqa: PLC0415 - as above
+
+    columns: list[ProgressColumn] = [drawn.TextColumn("  {task.description:<12}"), drawn.BarColumn(24)]
+    if counted and unit == _BYTES:
+        columns += [drawn.DownloadColumn(binary_units=True), drawn.TransferSpeedColumn()]
+    elif counted:
+        columns += [drawn.MofNCompleteColumn(), drawn.TextColumn(unit)]
+    columns += [drawn.TimeRemainingColumn()] if counted else [drawn.TimeElapsedColumn()]
+    # Transient: the bar gives way to the line that says how it went.
+    return drawn.Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _amount(count: int | None, unit: str) -> str:
+    if count is None:
+        return ""
+    return size(count) if unit == _BYTES else plural(count, unit.removesuffix("s"), unit)
+
+
+def _rate(per_second: float, unit: str) -> str:
+    if unit == _BYTES:
+        return f"{size(round(per_second))}/s"
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.1f} {unit}/s"
+
+
+def _state(step: _Step, now: float) -> str:
+    elapsed = now - step.since
+    rate = step.done / elapsed if elapsed > 0 else 0.0
+    text = f"{_amount(step.done, step.unit)}"
+    if step.total:
+        text = f"{100 * step.done // step.total} % ({text})"
+    if rate > 0:
+        text += f", {_rate(rate, step.unit)}"
+        if step.total:
+            text += f", {seconds(max(0.0, (step.total - step.done) / rate))} left"
+    return text

@@ -1,0 +1,103 @@
+"""`query`: which tiles look most like a picture, through the same reader as on board."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import mercantile
+import numpy as np
+
+from pipeline.decoding import PIXEL_CEILING, decode
+from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.regular import open_regular, read_at
+from store.preprocessing import Pixels
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.view import require_cache
+from tools import render
+from tools.edge import Answer, Call, shared_options
+
+_MAX_IMAGE = 256 << 20
+_EARTH_RADIUS_M = 6_371_008.8
+"""Mean radius of the Earth, IUGG."""
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(1, 10_000), default=5, metavar="N", help="How many places; 5.")
+@shared_options()
+def query(call: Call, *, image: Path, top: int) -> Answer:
+    """Search the index for the places that look most like IMAGE (JPEG, PNG or WebP)."""
+    layout = call.layout()
+    require_cache(layout)
+    found = search(call.root, read_image(image), top=top)
+    return Answer(document={"hits": found}, lines=render.hits(found))
+
+
+def read_image(path: Path) -> Pixels:
+    """Return the pixels of a picture.
+
+    Raises:
+        RequestError: It cannot be read or is none.
+    """
+    try:
+        descriptor = open_regular(path)
+        try:
+            data = read_at(descriptor, 0, _MAX_IMAGE + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RequestError(
+            f"expected a picture, found {path}: {error.strerror or error}",
+            "name a JPEG, PNG or WebP file",
+            ErrorKind.REQUEST_UNREADABLE,
+        ) from error
+    if len(data) > _MAX_IMAGE:
+        raise RequestError(
+            f"expected a picture of at most {_MAX_IMAGE} bytes, found more in {path}", "shrink it"
+        )
+    try:
+        return decode(data, max_pixels=PIXEL_CEILING, subject=None)
+    except TileError as error:
+        raise RequestError(f"{path}: {error.message}", "name a JPEG, PNG or WebP file") from error
+
+
+def search(root: Path, picture: Pixels, *, top: int) -> list[dict[str, Any]]:
+    """Return the best places for a picture, uint8 [h, w, 3], best first: tile, its centre, score, digest.
+
+    Raises:
+        NoGoError: The cache must not be used.
+        store.runtime.ExecutionError: Engine or index cannot run here.
+    """
+    with FlightCache.open(root, trusted_keys=ALLOW_UNSIGNED) as cache:
+        sample = cache.preprocessing.apply(picture)
+        vector = cache.engine(cache.manifest.descriptor_engine.model).run(sample[None])
+        length = np.linalg.norm(vector)
+        if not (np.isfinite(length) and length > 0):
+            raise RequestError(
+                "expected a picture with something in it, found one that has no descriptor",
+                "take another picture",
+            )
+        scores, ids = cache.descriptor_index().search(np.asarray(vector / length, np.float32), top)
+        found = []
+        for score, identifier in zip(scores[0].tolist(), ids[0].tolist(), strict=True):
+            if identifier >= 0:
+                tile = cache.tile(identifier)
+                lon, lat = centre_of(tile.z, tile.x, tile.y)
+                place = {"z": tile.z, "x": tile.x, "y": tile.y, "lon": round(lon, 7), "lat": round(lat, 7)}
+                found.append({**place, "score": round(score, 6), "sha256": tile.sha256})
+    return found
+
+
+def centre_of(z: int, x: int, y: int) -> tuple[float, float]:
+    """Longitude and latitude of a tile's centre, degrees: the corner that its four children share."""
+    corner = mercantile.ul(2 * x + 1, 2 * y + 1, z + 1)
+    return float(corner.lng), float(corner.lat)
+
+
+def distance_m(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Great-circle distance of two places (longitude, latitude in degrees), metres; haversine formula."""
+    (lon1, lat1), (lon2, lat2) = ((math.radians(lon), math.radians(lat)) for lon, lat in (one, other))
+    across = math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
+    return 2 * _EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(math.sin((lat2 - lat1) / 2) ** 2 + across)))

@@ -1,0 +1,144 @@
+"""`verify`: ground verification, and how it is told."""
+
+import re
+import secrets
+from typing import Any, Final
+
+import click
+
+from store.findings import Depth, Problem, Verification
+from store.verification import verify as verify_cache
+from tools import render
+from tools.edge import Answer, Call, complain, shared_options
+from tools.exit_codes import ExitCode
+from tools.progress import progress_for
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_LENGTH: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
+
+
+class _Length(click.ParamType[float]):
+    """A length of time such as 20s, 1.5min or 500ms; plain numbers are seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Return seconds."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        found = _LENGTH.fullmatch(str(value))
+        if found is None:
+            self.fail(f"expected a time such as 20s, 2min or 500ms, found {value!r}", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Type and size of every file (the default).")
+@click.option("--full", is_flag=True, help="Hash everything, of all generations; load engine and index.")
+@click.option("--budget", type=_Length(), help="Hash engines, index, tables, then blocks for so long: 20s.")
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Of the sample; repeats an earlier one.")
+@shared_options()
+def verify(call: Call, *, quick: bool, full: bool, budget: float | None, seed: int | None) -> Answer:
+    """Say GO or NO-GO for what the head shows, with everything that is wrong and what mends it."""
+    if quick + full + (budget is not None) > 1:
+        raise click.UsageError("expected one of --quick, --full and --budget, found more")
+    if seed is not None and budget is None:
+        raise click.UsageError("expected --budget with --seed, found none")
+    depth = Depth.FULL if full else Depth.QUICK if budget is None else Depth.BUDGET
+    progress = progress_for()
+    hashing = depth is not Depth.QUICK
+    result = verify_cache(
+        call.layout(),
+        depth=depth,
+        budget_s=budget or 0.0,
+        seed=secrets.randbelow(1 << 31) if seed is None else seed,
+        on_total=(lambda total: progress.start("verify", total=total, unit="bytes")) if hashing else None,
+        on_bytes=progress.advance if hashing else None,
+    )
+    if hashing:
+        progress.finish()
+    code = _code(result)
+    if not result.go:
+        first = result.problems[0]
+        more = f" (and {len(result.problems) - 1} more)" if len(result.problems) > 1 else ""
+        complain(f"NO-GO: {first}{more}", first.mend)
+    return Answer(document=_document(result), lines=_lines(result), code=code)
+
+
+def _code(result: Verification) -> ExitCode:
+    if result.go:
+        return ExitCode.DONE
+    return ExitCode.INCOMPATIBLE if result.only_device else ExitCode.NO_GO
+
+
+def _document(result: Verification) -> dict[str, Any]:
+    return {
+        "go": result.go,
+        "head_sound": result.head_sound,
+        "depth": str(result.depth),
+        "generation": result.generation,
+        "build": result.origin,
+        "identity": result.identity,
+        "manifest_sha256": result.manifest_sha256,
+        "body_sha256": result.body_sha256,
+        "files": result.looked_at,
+        "hashed_files": result.hashed.files,
+        "hashed_bytes": result.hashed.size,
+        "total_files": result.hashed.files_total,
+        "total_bytes": result.hashed.size_total,
+        "unreferenced_files": result.unreferenced,
+        "unreferenced_bytes": result.unreferenced_size,
+        "seed": result.seed,
+        "problems": [_problem(problem) for problem in result.problems],
+        "notes": list(result.notes),
+    }
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "kind": str(problem.kind),
+        "subject": problem.subject,
+        "found": problem.found,
+        "path": problem.path,
+        "generations": list(problem.generations),
+        "mend": problem.mend,
+    }
+
+
+def _lines(result: Verification) -> list[str]:
+    hashed = result.hashed
+    share = 100 * hashed.size / hashed.size_total if hashed.size_total else 100.0
+    seed = f", sample {result.seed}" if result.seed is not None else ""
+    if result.depth is Depth.QUICK:
+        how = f"type and size of {render.plural(result.looked_at, 'file')}"
+    else:
+        how = (
+            f"hashed {hashed.files:,} of {render.plural(hashed.files_total, 'file')},"
+            f" {render.size(hashed.size)} of {render.size(hashed.size_total)} ({share:.0f} %){seed}"
+        )
+    left = None
+    if result.unreferenced:
+        count = render.plural(result.unreferenced, "file")
+        left = f"{count} that nothing names, {render.size(result.unreferenced_size)}; harmless"
+    lines = [
+        f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})",
+        "",
+        *render.facts(
+            (
+                (str(result.depth), how),
+                ("identity", result.identity),
+                ("manifest", result.manifest_sha256),
+                ("left over", left),
+            )
+        ),
+    ]
+    for note in result.notes:
+        lines += render.facts((("note", note),))
+    for number, problem in enumerate(result.problems, start=1):
+        lines += ["", *render.wrap(f"{number}. {problem}")]
+        touched = ", ".join(str(generation) for generation in problem.generations) or "none"
+        lines += [f"   {line}" for line in render.facts((("file", problem.path), ("generations", touched)))]
+        lines.append(f"   {'mend':<13}{problem.mend}")
+    if not result.go and result.head_sound:
+        lines += ["", f"Generation {result.generation} itself is sound: none of this touches it."]
+    return lines
