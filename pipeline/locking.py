@@ -3,7 +3,6 @@
 from typing import Protocol, Self
 
 from journal.lock import BuildLock
-from store.errors import from_os_error
 from store.layout import Layout
 
 
@@ -35,10 +34,7 @@ class CacheLock:
         self._lock = BuildLock(layout.build_lock, timeout_s=timeout_s, command="c10")
 
     def __enter__(self) -> Self:
-        try:
-            self._layout.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise from_os_error(error, f"cache folder {self._layout.root}") from error
+        self._layout.make_root()
         self._lock.acquire()
         return self
 

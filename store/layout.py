@@ -116,15 +116,30 @@ class Layout:
             CacheUnusableError: The folder cannot be made or is not ours to fill.
             DiskFullError: No space.
         """
+        self.make_root()
         try:
-            self._refuse_foreign()
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o755)
             for name in FOLDERS:
                 (self.root / name).mkdir(exist_ok=True, mode=0o755)
             for first in range(256):
                 (self.artifacts / f"{first:02x}").mkdir(exist_ok=True, mode=0o755)
-            for folder in (self.artifacts, self.root, self.root.parent):
+            for folder in (self.artifacts, self.root):
                 fsync_dir(folder)
+        except OSError as error:
+            raise from_os_error(error, f"cache folder {self.root}") from error
+
+    def make_root(self) -> None:
+        """Make the cache's own folder, and those above it, and make their names durable.
+
+        Raises:
+            CacheUnusableError: The folder cannot be made or is not ours to fill.
+            DiskFullError: No space.
+        """
+        try:
+            self._refuse_foreign()
+            missing = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True, mode=0o755)
+                fsync_dir(folder.parent)
         except OSError as error:
             raise from_os_error(error, f"cache folder {self.root}") from error
 

@@ -180,12 +180,15 @@ class FlightCache:
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
         """
         entry = self._entry(name)
+        names = [entry.signature.get(end) for end in ("input", "output")]
+        if not all(isinstance(end, str) for end in names):
+            raise _damaged([f"engine {name}: expected the names of its input and output, found {names}"])
         return load_engine(
             self._view(f"engine {name}", entry.artifact),
             backend=entry.backend,
             version=entry.version,
-            input=entry.signature["input"],
-            output=entry.signature["output"],
+            input=str(names[0]),
+            output=str(names[1]),
             batch=entry.batch,
             threads=threads,
         )

@@ -14,7 +14,7 @@ from store import canonical, segment
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.facts import to_facts
 from store.layout import Layout
-from store.manifest import head_projections, project
+from store.manifest import MAX_BYTES, head_projections, project
 from store.state import State, absorb
 from store.writeonce import read_regular
 
@@ -77,6 +77,14 @@ def _check_manifests(layout: Layout, state: State) -> None:
         if canonical.sha256(project(state, generation)) != generation.manifest_sha256:
             raise _broken(
                 f"the records of generation {number} to project to the manifest they commit ({name})"
+            )
+        try:
+            raw = read_regular(layout.manifests / name, limit=MAX_BYTES)
+        except OSError as error:
+            raise from_os_error(error, f"manifest {name}") from error
+        if raw is None or canonical.sha256(raw) != generation.manifest_sha256:
+            raise _broken(
+                f"the segments of the cache that made {name}; they are another's, or that file is damaged"
             )
 
 
