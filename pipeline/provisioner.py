@@ -278,7 +278,10 @@ class CacheProvisioner:
 
     def _record(self, run: Run, error: BaseException) -> Failure:
         failure = failure_of(error, run.step, run.subject)
-        run.forget_pending()
+        try:
+            run.append()
+        except Exception:  # noqa: BLE001 - finished cells are kept if the journal takes them; the cause goes first
+            run.forget_pending()
         if run.store.state.open_build == run.number:
             event = failed_event(failure, error, {"step": run.step, "subject": failure.subject})
             run.store.append_at_any_cost(event, build=run.number)

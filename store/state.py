@@ -379,13 +379,13 @@ def _undo(state: State, rollback: e.RolledBack) -> None:
 
     Going forward, to a build that descends from the one shown, leaves nothing behind.
     """
+    if rollback.left not in _line(state, rollback.target):
+        line = _line(state, rollback.left)
+        left = line[: line.index(rollback.target)] if rollback.target in line else line[:1]
+        for origin in left:
+            state.undone[state.builds[origin].identity or ""] = origin
+    # Last, since a build that was left may have had the very identity that is shown now.
     state.undone.pop(state.builds[rollback.target].identity or "", None)
-    if rollback.left in _line(state, rollback.target):
-        return
-    line = _line(state, rollback.left)
-    left = line[: line.index(rollback.target)] if rollback.target in line else line[:1]
-    for origin in left:
-        state.undone[state.builds[origin].identity or ""] = origin
 
 
 def _line(state: State, origin: int) -> list[int]:

@@ -7,6 +7,8 @@ dead, at any step; it is what the pipeline does, without the work.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from store import canonical, identity
 from store.coverage import named_by, referenced_by, walk
@@ -28,6 +30,8 @@ from store.manifest import Envelope, body_of, parse, render
 from store.state import FLIGHT, Generation, Position
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.transaction import Store
+
+Made = TypeVar("Made")
 
 STEPS = ("start", "tiles", "engine", "check", "cells", "index", "coverage", "commit")
 """Where `play` can be made to fail or to stop."""
@@ -308,6 +312,21 @@ def _reach(scenario: Scenario, step: str) -> None:
 
 def _sha(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def made(kind: type[Made], /, **fields: object) -> Made:
+    """Make an event for a test that cares for a few of its fields: all others are empty, zero or absent."""
+    values = {name: _empty(hint) for name, hint in get_type_hints(kind).items()} | fields
+    return kind(**values)
+
+
+def _empty(hint: Any) -> object:  # noqa: ANN401 - a type as `get_type_hints` gives it
+    if get_origin(hint) is UnionType:
+        return None
+    if get_origin(hint) is tuple:
+        return ()
+    empty: Mapping[object, object] = {ArtifactRef: ref_of(b""), int: 0, str: "", bool: False}
+    return empty.get(hint, {})
 
 
 def ref_of(data: bytes) -> ArtifactRef:

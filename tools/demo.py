@@ -25,7 +25,7 @@ from tools.demo_map import DemoMap, jpeg, make_map, metres_per_pixel, with_new_r
 from tools.edge import Answer, Call, complain, shared_options
 from tools.exit_codes import ExitCode
 from tools.progress import progress_for
-from tools.query_command import centre_of, distance_m, search
+from tools.query_command import centre_of, distance_m, read_image, search
 
 _PHOTO: Final = (3_470.0, 1_410.0)
 """Where the picture is taken, in pixels of the region: over houses, off the middle of its tile."""
@@ -214,9 +214,9 @@ def _find(stage: _Stage, region: DemoMap) -> None:
         "Fly: c10 query photo.jpg --cache cache",
         f"A camera over the region, turned by {_HEADING_DEG:.0f} degrees, at dusk. Where is it?",
     )
-    photo = region.photograph(*_PHOTO, heading_deg=_HEADING_DEG)
-    (stage.folder / "photo.jpg").write_bytes(jpeg(photo))
-    hits = search(stage.cache, photo, top=3)
+    photo = stage.folder / "photo.jpg"
+    photo.write_bytes(jpeg(region.photograph(*_PHOTO, heading_deg=_HEADING_DEG)))
+    hits = search(stage.cache, read_image(photo), top=3)
     truth, true_tile = region.at_pixel(*_PHOTO), region.tile_at_pixel(*_PHOTO)
     rows: list[tuple[object, ...]] = [
         ("true place", _name(true_tile), f"{truth[0]:.6f}", f"{truth[1]:.6f}", None, None)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from store import events as e
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.rollback import plan
-from store.state import BuildStatus, Fact, Position, State, Unknown, checks_of, evolve, fold
+from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, Position, State, Unknown, checks_of, evolve, fold
+from store.testing import made
 
 REF = e.ArtifactRef(sha256="ab" * 32, size=3)
 GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")
@@ -27,56 +28,40 @@ def facts(*pairs, start=1):
 
 
 def started(identity="i1"):
-    return e.BuildStarted(
-        identity=identity, inputs={"models": []}, calibration=REF, again=False, host={"name": "h"}
-    )
+    return made(e.BuildStarted, identity=identity, inputs={"models": []}, calibration=REF, host={"name": "h"})
 
 
 def tiles():
-    return e.TilesSelected(digest="t", table=REF, count=1, wanted=2, excluded=1, warnings=("w",))
+    return made(e.TilesSelected, digest="t", table=REF, count=1, wanted=2, excluded=1, warnings=("w",))
 
 
-def engine(key="k1", model="place", number=1):
-    return e.EngineCompiled(
-        model=model, key=key, components={}, artifact=ref(number), signature={}, elapsed_ms=1, log=""
-    )
+def engine(key="k1", model="place", number=1, purpose=FLIGHT):
+    return made(e.EngineCompiled, model=model, key=key, artifact=ref(number), purpose=purpose)
 
 
-def passed(key="k1", check="parity", subject="place"):
-    return e.CheckPassed(check=check, subject=subject, key=key, measured={})
+def passed(key="k1", check="parity", subject="place", number=1):
+    return made(e.CheckPassed, check=check, subject=subject, key=key, artifact=ref(number).sha256)
 
 
 def failed_check(key="k1", check="parity"):
-    return e.CheckFailed(check=check, subject="place", key=key, measured={}, why="differs")
+    return made(e.CheckFailed, check=check, subject="place", key=key, why="differs")
 
 
 def cell(space="k1", x=0, number=2):
-    return e.CellEmbedded(
+    return made(
+        e.CellEmbedded,
         space=space,
         zoom=6,
         cell_x=x,
-        cell_y=0,
         key=f"cell-{number}",
-        components={},
         block=ref(number),
         rows=3,
         embedded=2,
-        copied=1,
     )
 
 
 def index(key="x1", number=3):
-    return e.IndexBuilt(
-        key=key,
-        components={"space": "s"},
-        artifact=ref(number),
-        blocks=ref(number + 100),
-        kind="flat",
-        metric="ip",
-        dimensions=4,
-        rows=3,
-        elapsed_ms=1,
-    )
+    return made(e.IndexBuilt, key=key, artifact=ref(number), blocks=ref(number + 100), kind="flat", rows=3)
 
 
 def reused(kind="engine", **keys):
@@ -84,39 +69,27 @@ def reused(kind="engine", **keys):
 
 
 def walked():
-    return e.CoverageWalked(
-        files=1,
-        size=1,
-        unreferenced=0,
-        problems=(),
-        geography=REF,
-        wanted=1,
-        present=1,
-        featureless=0,
-        skipped=0,
-    )
+    return made(e.CoverageWalked, files=1, geography=REF)
 
 
-def committed(generation, origin, parent=None):
-    return e.BuildCommitted(
-        generation=generation,
-        parent=parent,
-        origin=origin,
-        manifest_sha256=f"{generation:064x}",
-        body_sha256=f"{origin:064x}",
-        signature="",
-        key_id="",
-    )
+def committed(generation, origin, parent=None, **changes):
+    fields = {
+        "format": 1,
+        "generation": generation,
+        "parent": parent,
+        "origin": origin,
+        "manifest_sha256": f"{generation:064x}",
+        "body_sha256": f"{origin:064x}",
+    }
+    return made(e.BuildCommitted, **(fields | changes))
 
 
 def failed():
-    return e.BuildFailed(
-        step="tiles", kind="bad-tile", subject="1/2/3", message="m", hint="", traceback="", inputs={}
-    )
+    return made(e.BuildFailed, step="tiles", message="m")
 
 
 def rolled_back(left, target, requested=None):
-    return e.RolledBack(left=left, target=target, requested=requested, why="test")
+    return made(e.RolledBack, left=left, target=target, requested=requested, why="test")
 
 
 def whole(number, generation, parent, identity="i1"):
@@ -131,7 +104,7 @@ def whole(number, generation, parent, identity="i1"):
         passed(),
         cell(),
         index(),
-        passed("x1", "retrieval", "index"),
+        passed("x1", "retrieval", "index", 3),
         e.Repaired(subject="block", sha256="ab" * 32, action="replaced", quarantine="quarantine/x"),
         walked(),
         committed(generation, number, parent),
@@ -169,7 +142,7 @@ def test_a_committed_build():
     assert build.doing == "engine place"
     assert build.engines == (("place", engine()),)
     assert (build.index, build.tiles, build.coverage) == (index(), tiles(), walked())
-    assert build.checks == (passed(), passed("x1", "retrieval", "index"))
+    assert build.checks == (passed(), passed("x1", "retrieval", "index", 3))
     assert build.plan == ({"kind": "engine"},)
     assert (build.calibration, build.host, build.inputs) == (REF, {"name": "h"}, {"models": []})
     assert state.memo.engines == {"k1": engine()}
@@ -189,7 +162,7 @@ def test_how_builds_end():
             (1, started()),
             (1, failed()),
             (2, started(None)),
-            (2, e.BuildAbandoned(reason="died", step="cells")),
+            (2, made(e.BuildAbandoned, reason="died", step="cells")),
             (3, e.BuildRefused(identity="i9", reason="rolled back")),
         )
     )
@@ -233,7 +206,7 @@ def test_rollback_to_a_generation_means_its_origin():
     forward = plan(state, to=3, why="")
     assert (forward.left, forward.target, forward.parent, forward.requested) == (1, 4, 2, 3)
     state = fold(facts((None, rolled_back(1, 4, 3)), (4, committed(5, 4, 2)), start=len(THREE) + 3), state)
-    assert state.undone == {"i1": 1, "i2": 2}
+    assert state.undone == {"i2": 2}, "going forward leaves nothing behind"
     for missing in (0, 6, -1):
         with pytest.raises(RequestRefusedError) as refused:
             plan(state, to=missing, why="")
@@ -287,25 +260,67 @@ def test_nothing_is_reused_that_was_not_made(event):
     impossible([*THREE, (5, started()), (5, event)], "reused")
 
 
-def test_engines_may_be_compiled_without_a_build():
-    state = fold(facts((None, GENESIS), (None, engine("k7")), (None, passed("k7"))))
+def test_results_may_come_without_a_build():
+    """An engine run compiles, and an import brings results, outside of any build."""
+    state = fold(
+        facts((None, GENESIS), (None, engine("k7")), (None, passed("k7")), (None, index()), (None, cell()))
+    )
     assert state.memo.engines == {"k7": engine("k7")}
-    assert set(state.memo.passed) == {("parity", "k7")}
-    state = fold(facts((None, failed_check("k7")), start=4), state)
+    assert state.memo.has_passed("parity", "k7", ref(1).sha256)
+    assert not state.memo.has_passed("parity", "k7", ref(2).sha256)
+    assert not state.memo.has_passed("other", "k7", ref(1).sha256)
+    assert (set(state.memo.indexes), len(state.memo.blocks)) == ({"x1"}, 1)
+    state = fold(facts((None, failed_check("k7")), start=6), state)
     assert (state.memo.engines, state.memo.passed) == ({}, {})
 
 
 def test_a_failed_check_takes_the_result_away():
     state = fold(facts(*THREE, (5, started()), (5, failed_check("k1")), (5, failed_check("x1", "retrieval"))))
-    assert (state.memo.engines, state.memo.indexes, state.memo.blocks, state.memo.passed) == ({}, {}, {}, {})
-    assert state.builds[1].checks == (passed(), passed("x1", "retrieval", "index"))
+    memo = state.memo
+    assert (memo.engines, memo.indexes, memo.blocks, memo.passed) == ({}, {}, {}, {})
+    assert state.builds[1].checks == (passed(), passed("x1", "retrieval", "index", 3))
+
+
+def test_a_check_holds_for_the_very_bytes_it_looked_at():
+    """A compiler gives other bytes under the same key, which have passed nothing."""
+    again = [(5, started()), (5, engine(number=7))]
+    state = fold(facts(*THREE, *again))
+    assert set(state.memo.passed) == {("retrieval", "x1")}
+    assert checks_of(state, state.builds[5]) == ()
+    assert state.builds[1].checks[0] == passed()
+    state = fold(facts(*THREE, *again, (5, passed(number=1)), (5, index(number=8))))
+    assert checks_of(state, state.builds[5]) == ()
+    state = fold(facts(*THREE, *again, (5, passed(number=7))))
+    assert checks_of(state, state.builds[5]) == (passed(number=7),)
+
+
+def test_a_stand_in_embeds_and_is_not_handed_out():
+    stand_in = engine("k2", number=9, purpose=STAND_IN)
+    history = [*THREE, (5, started()), (5, engine()), (5, stand_in)]
+    build = fold(facts(*history)).builds[5]
+    assert (build.engines, build.stand_in) == ((("place", engine()),), stand_in)
+    build = fold(facts(*history, (5, failed()), (6, started()), (6, reused(place="k2")))).builds[6]
+    assert (build.engines, build.stand_in) == ((), stand_in)
+
+
+@pytest.mark.parametrize(
+    "later", [engine("k2"), index("x2"), cell(x=9), reused(place="k1"), reused("index", index="x1")]
+)
+def test_coverage_is_of_all_that_is_shown(later):
+    """What changes what a build shows makes an earlier walk worthless."""
+    history = [*THREE, (5, started()), (5, walked())]
+    assert fold(facts(*history)).builds[5].coverage == walked()
+    assert fold(facts(*history, (5, later))).builds[5].coverage is None
+
+
+CHECKS = (("parity", "k1"), ("retrieval", "x1"))
 
 
 @pytest.mark.parametrize(
     ("number", "left"), [(1, (0, 1, 1)), (2, (1, 1, 0)), (3, (1, 0, 1)), (103, (1, 0, 1)), (9, (1, 1, 1))]
 )
 def test_what_was_collected_is_not_reused(number, left):
-    collected = e.Collected(digests=(ref(number).sha256,), size=1)
+    collected = made(e.Collected, digests=(ref(number).sha256,), generations=(1,))
     state = fold(facts(*THREE, (None, collected)))
     assert (len(state.memo.engines), len(state.memo.indexes), len(state.memo.blocks)) == left
 
@@ -313,9 +328,9 @@ def test_what_was_collected_is_not_reused(number, left):
 def test_facts_that_change_nothing():
     quiet = [
         e.StepStarted(kind="engine", subjects=(), key="k"),
-        e.CollectionPlanned(digests=(), size=0, policy={}),
+        made(e.CollectionPlanned),
         e.Repaired(subject="", sha256="", action="", quarantine=""),
-        e.Imported(source="", cache_id="", artifacts=0),
+        made(e.Imported),
     ]
     before = fold(facts(*THREE))
     after = fold(facts(*((None, event) for event in quiet), start=len(THREE) + 1), before)
@@ -323,8 +338,28 @@ def test_facts_that_change_nothing():
 
 
 def test_acceptance_is_kept():
-    accepted = [(None, e.GenerationAccepted(generation=number, why="")) for number in (1, 2, 1)]
+    accepted = [(None, made(e.GenerationAccepted, generation=number)) for number in (1, 2, 1)]
     assert fold(facts(*THREE, *accepted)).accepted == {1, 2}
+
+
+def test_signatures_are_added():
+    signed = made(e.GenerationSigned, generation=2, signature="ab", key_id="k")
+    state = fold(facts(*THREE, (None, signed), (None, replace(signed, key_id="l"))))
+    assert [generation.signatures for generation in state.generations.values()] == [
+        (),
+        (("k", "ab"), ("l", "ab")),
+        (),
+    ]
+    history = [*THREE, (5, started()), (5, committed(4, 5, 4, signature="cd", key_id="m"))]
+    assert fold(facts(*history)).head.signatures == (("m", "cd"),)
+
+
+def test_forensics_read_on_around_what_is_not_understood():
+    history = [*THREE, (5, Unknown(tag="build.begun", version=1)), (5, tiles()), (6, started())]
+    state = fold(facts(*history))
+    assert state.position.seq == len(history)
+    assert state.head.number == 3
+    impossible([*THREE, (5, tiles())], "not open")
 
 
 def test_events_of_a_later_version_keep_their_place():
@@ -374,6 +409,10 @@ def impossible(history, text=""):
         ([*THREE, (None, rolled_back(4, 3)), (3, committed(4, 3, 2))], "never committed"),
         ([*THREE, (None, rolled_back(4, 2)), (1, committed(4, 1))], "never committed"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 2))], "expected parent 1"),
+        ([*THREE, (None, made(e.GenerationAccepted, generation=4))], "no generation 4"),
+        ([*THREE, (None, made(e.GenerationSigned, generation=0))], "no generation 0"),
+        ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, body_sha256="x"))], "another body"),
+        ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, format=2))], "another body"),
         ([*THREE, (None, rolled_back(77, 2)), (2, committed(4, 2, 1))], "after build 4"),
     ],
 )
@@ -385,7 +424,7 @@ def test_histories_that_nothing_could_have_written(history, text):
 def test_a_fact_out_of_its_place(seq):
     state = fold(facts(*THREE))
     with pytest.raises(DamagedHistoryError, match="expected seq"):
-        evolve(state, replace(facts((None, e.Imported(source="", cache_id="", artifacts=0)))[0], seq=seq))
+        evolve(state, replace(facts((None, made(e.Imported)))[0], seq=seq))
 
 
 EVENTS = [
@@ -406,8 +445,8 @@ EVENTS = [
     (5, reused("index", index="x1")),
     (5, failed_check()),
     (5, cell(x=7)),
-    (None, e.Collected(digests=(ref(1).sha256, ref(2).sha256), size=1)),
-    (None, e.GenerationAccepted(generation=1, why="")),
+    (None, made(e.Collected, digests=(ref(1).sha256, ref(2).sha256))),
+    (None, made(e.GenerationAccepted, generation=1)),
     (6, Unknown(tag="new", version=1)),
 ]
 

@@ -1,0 +1,104 @@
+"""Descriptors that exist already, found in blocks by tile digest."""
+
+from hashlib import sha256
+
+import numpy as np
+import pytest
+
+from pipeline.known import KnownRows
+from pipeline.testing import TEXTURED, fake_vector
+from store.artifacts import Artifacts
+from tests.small_builds import DIMENSIONS, ZOOM
+
+
+@pytest.fixture
+def built(site):
+    site.build()
+    return site
+
+
+def known(site):
+    return KnownRows(Artifacts(site.layout), list(site.blocks().values()))
+
+
+def digest(site, place):
+    return sha256(site.tiles[place]).hexdigest()
+
+
+def test_every_row_is_found_by_its_digest(built):
+    rows = known(built)
+    assert len(rows) == 40
+    digests = {digest(built, place) for place in built.tiles}
+    assert all(each in rows for each in digests)
+    found = rows.rows(digests)
+    assert found.keys() == digests
+    for each, row in found.items():
+        np.testing.assert_array_equal(row.vector, fake_vector(each, DIMENSIONS))
+        assert row.texture == TEXTURED
+
+
+def test_what_does_not_exist_is_left_out(built):
+    rows = known(built)
+    assert "00" * 32 not in rows
+    assert None not in rows
+    assert rows.rows(["00" * 32, digest(built, (ZOOM, 0, 0))]).keys() == {digest(built, (ZOOM, 0, 0))}
+
+
+def test_no_blocks_no_rows(built):
+    rows = KnownRows(Artifacts(built.layout), [])
+    assert len(rows) == 0
+    assert rows.rows([digest(built, (ZOOM, 0, 0))]) == {}
+
+
+def block_of(site, place):
+    return next(
+        event
+        for event in site.blocks().values()
+        if (event.cell_x, event.cell_y) == (place[1] >> 4, place[2] >> 4)
+    ).block
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "empty", "other"])
+def test_a_block_without_keys_holds_nothing(built, harm):
+    place = (ZOOM, 0, 0)
+    path = built.artifact(block_of(built, place))
+    data = path.read_bytes()
+    path.unlink()
+    match harm:
+        case "cut":
+            path.write_bytes(data[:80])
+        case "empty":
+            path.write_bytes(b"")
+        case "other":
+            path.write_bytes(b"\x00" * len(data))
+    rows = known(built)
+    assert digest(built, place) not in rows
+    assert len(rows) == 36
+    assert digest(built, (ZOOM, 56, 48)) in rows
+
+
+def test_a_block_whose_vectors_are_damaged_is_forgotten_when_it_is_read(built):
+    place = (ZOOM, 0, 0)
+    path = built.artifact(block_of(built, place))
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    rows = known(built)
+    each = digest(built, place)
+    assert each in rows, "only the keys were looked at"
+    assert rows.rows([each]) == {}
+    assert each not in rows
+
+
+def test_rows_do_not_keep_their_block_in_memory(built):
+    rows = known(built).rows([digest(built, (ZOOM, 0, 0))])
+    (row,) = rows.values()
+    assert row.vector.base is None
+
+
+def test_more_blocks_than_are_kept_open(built):
+    rows = known(built)
+    digests = [digest(built, place) for place in built.tiles]
+    for _ in range(2):
+        assert len(rows.rows(digests)) == 40

@@ -1,0 +1,239 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from journal.lock import BuildLock
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = [
+    "outcome",
+    "build",
+    "generation",
+    "identity",
+    "manifest_sha256",
+    "body_sha256",
+    "tiles",
+    "engines_compiled",
+    "tiles_embedded",
+    "steps_reused",
+    "files_checked",
+    "writes",
+    "seconds",
+    "error",
+]
+
+
+def test_a_warm_run_reports_its_witness(world):
+    document = world.json("build", world.request)
+    assert list(document) == KEYS
+    assert (document["outcome"], document["generation"], document["build"]) == ("reused", 3, 1)
+    assert (document["writes"], document["tiles_embedded"], document["engines_compiled"]) == (0, 0, 0)
+    assert document["files_checked"] > 0
+    assert document["error"] is None
+
+
+def test_progress_and_warnings_stay_off_standard_output(empty):
+    result = empty.run("build", empty.request, "--json")
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    assert "embed" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("plan",), ("build", "--dry-run")])
+def test_a_plan_does_nothing(empty, command):
+    document = empty.json(*command, empty.request)
+    assert (document["decision"], document["to_embed"], document["tiles"]) == ("build", 20, 20)
+    assert not empty.cache.exists()
+    assert all(step["why"] for step in document["steps"])
+
+
+def test_a_plan_on_a_whole_cache_finds_nothing_to_do(built):
+    assert built.json("plan", built.request)["decision"] == "reused"
+    assert "nothing to do" in built.run("plan", built.request).stdout
+
+
+def test_a_bad_tile_is_exit_3_and_the_head_stays(world):
+    before = world.json("status")
+    world.tile().write_bytes(b"no picture")
+    result = world.run("build", world.request, "--json")
+    assert result.exit_code == 3
+    document = json.loads(result.stdout)
+    assert list(document) == KEYS
+    assert document["outcome"] == "failed"
+    assert document["error"]["kind"] == "bad-tile"
+    assert set(document["error"]) == {"kind", "step", "message", "hint"}
+    assert "c10: error: cells: " in result.stderr
+    assert "\n  -> " in result.stderr
+    assert "Traceback" not in result.stderr
+    after = world.json("status")
+    assert after["manifest_sha256"] == before["manifest_sha256"]
+    assert after["seq"] > before["seq"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flight_id = ", "bad-request"),
+        ('flight_id = "x"\nsectr = "stable_rear"', "bad-request"),
+        (None, "request-unreadable"),
+    ],
+)
+def test_a_bad_request_is_exit_2(world, text, expected):
+    path = world.folder / "other.toml"
+    if text is not None:
+        path.write_text(text)
+    result = world.run("build", str(path), "--json")
+    assert result.exit_code == 2
+    document = json.loads(result.stdout)
+    assert list(document) == KEYS
+    assert document["error"]["kind"] == expected
+    assert document["outcome"] == "failed"
+    assert document["generation"] is None
+
+
+def test_a_cache_that_is_a_file_is_exit_2(empty):
+    empty.cache.write_text("hello")
+    assert empty.run("build", empty.request).exit_code == 2
+    assert empty.cache.read_text() == "hello"
+
+
+def test_a_folder_with_other_things_is_not_taken_for_a_cache(empty):
+    empty.cache.mkdir()
+    (empty.cache / "thesis.doc").write_text("hello")
+    result = empty.run("build", empty.request)
+    assert result.exit_code == 2
+    assert "thesis.doc" in result.stderr
+
+
+def test_a_held_lock_is_exit_4(world):
+    world.tile().write_bytes(b"other")
+    with BuildLock(world.cache / "build.lock", command="test"):
+        for command in (("build", world.request), ("rollback",)):
+            result = world.run(*command, "--json", env={"C10_LOCK_TIMEOUT_S": "0"})
+            assert result.exit_code == 4
+            error = json.loads(result.stdout)["error"]
+            assert error["kind"] == "build-lock-held"
+            assert str(os.getpid()) in error["message"]
+        assert "held by pid" in world.run("doctor").stdout
+
+
+def test_what_was_rolled_back_from_needs_again(world):
+    world.tile().write_bytes(b"")
+    document = world.json("rollback", "--to", "2")
+    assert (document["generation"], document["build"], document["previous_build"]) == (4, 3, 1)
+    other = world.json("rollback")
+    assert (other["generation"], other["build"]) == (5, 1)
+
+
+def test_a_build_that_was_left_is_refused_until_it_is_meant(empty):
+    first = empty.json("build", empty.request)
+    original = empty.tile().read_bytes()
+    empty.tile().write_bytes(empty.tile(2177).read_bytes())
+    second = empty.json("build", empty.request)
+    assert second["tiles_embedded"] == 0  # an equal tile is there already
+    empty.run("rollback")
+    refused = empty.json("build", empty.request, code=2)
+    assert refused["error"]["kind"] == "rolled-back"
+    again = empty.json("build", empty.request, "--again")
+    assert (again["outcome"], again["body_sha256"]) == ("built", second["body_sha256"])
+    empty.tile().write_bytes(original)
+    assert first["identity"] != second["identity"]
+
+
+def test_a_rollback_to_nowhere_is_exit_2(world):
+    for target in ("0", "9"):
+        result = world.run("rollback", "--to", target)
+        assert result.exit_code == 2
+        assert "expected a generation from 1 to 3" in result.stderr
+    assert world.json("rollback", "--to", "1")["changed"] is False
+
+
+def test_without_a_cache_a_rollback_makes_none(empty):
+    result = empty.run("rollback", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["kind"] == "no-cache"
+    assert not empty.cache.exists()
+
+
+def test_a_flag_beats_the_environment_and_that_beats_the_file(built, tmp_path):
+    config = tmp_path / "c10.toml"
+    config.write_text("workers = -1\n")
+    plan = ("build", built.request, "--dry-run", "--config", str(config))
+    filed = built.run(*plan)
+    assert filed.exit_code == 2
+    assert "found -1" in filed.stderr
+    told = built.run(*plan, env={"C10_WORKERS": "-2"})
+    assert "found -2" in told.stderr
+    flagged = built.run(*plan, "--workers", "-3", env={"C10_WORKERS": "-2"})
+    assert "found -3" in flagged.stderr
+    assert built.run(*plan, "--workers", "1", env={"C10_WORKERS": "-2"}).exit_code == 0
+    assert built.run(*plan, env={"C10_WORKERS": "1"}).exit_code == 0
+
+
+def test_a_settings_file_is_held_to_known_names(built, tmp_path):
+    config = tmp_path / "c10.toml"
+    config.write_text("worker = 3\n")
+    result = built.run("status", "--config", str(config))
+    assert result.exit_code == 2
+    assert "workers" in result.stderr
+    config.write_text("workers = \n")
+    assert built.run("status", "--config", str(config)).exit_code == 2
+    assert built.run("status", "--config", str(tmp_path / "none.toml")).exit_code == 2
+
+
+def test_an_environment_variable_that_is_no_setting_is_noticed(built):
+    result = built.run("status", env={"C10_WORKRES": "3"})
+    assert result.exit_code == 0
+    assert "C10_WORKRES is no setting" in result.stderr
+
+
+def test_the_cache_may_come_from_the_environment(built, shell):
+    done = shell("status", "--json", env={"C10_CACHE": str(built.cache)})
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["generation"] == 3
+
+
+def test_manifest_names_follow_the_setting(empty):
+    env = {"C10_MANIFEST_FILENAME": "flight-{generation:08d}.json"}
+    assert empty.run("build", empty.request, env=env).exit_code == 0
+    raw = (empty.cache / "manifests" / "flight-00000001.json").read_bytes()
+    assert empty.run("manifest", env=env).stdout_bytes == raw
+    assert empty.run("verify", env=env).exit_code == 0
+    bad = empty.run("build", empty.request, env={"C10_MANIFEST_FILENAME": "../{generation:08d}.json"})
+    assert bad.exit_code == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_build_is_recorded_as_failed(empty, number, code):
+    command = [
+        sys.executable,
+        "-m",
+        "tools.cli",
+        "build",
+        empty.request,
+        "--json",
+        "--cache",
+        str(empty.cache),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("compile"):
+                break
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    document = json.loads(out)
+    assert list(document) == KEYS
+    assert document["error"]["kind"] in {"terminated", "interrupted"}
+    (entry,) = empty.json("log")["entries"]
+    assert entry["status"] == "failed"
+    assert entry["error"]["kind"] == "interrupted"
+    assert empty.json("build", empty.request)["outcome"] == "built"

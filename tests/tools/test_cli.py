@@ -1,0 +1,218 @@
+import json
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tools import read_commands
+from tools.cli import _COMMANDS, cli
+from tools.exit_codes import MEANINGS
+
+COMMANDS = [
+    "build",
+    "plan",
+    "rollback",
+    "status",
+    "log",
+    "show",
+    "manifest",
+    "query",
+    "verify",
+    "doctor",
+    "demo",
+]
+
+
+def test_the_help_names_every_command_and_every_exit_code():
+    result = CliRunner().invoke(cli, ["--help"])
+    assert result.exit_code == 0
+    for name in COMMANDS:
+        assert f"  {name} " in result.stdout
+    for code, meaning in MEANINGS.items():
+        assert f"{int(code)}" in result.stdout
+        assert meaning.split(";")[0] in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert list(_COMMANDS) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_takes_json(name):
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+    assert ("--cache" in result.stdout) == (name != "demo")
+
+
+def test_without_a_command_the_help_is_shown():
+    result = CliRunner().invoke(cli, [])
+    assert result.exit_code == 2
+    assert "Usage: c10" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        (["status", "--json"], "open_build"),
+        (["build", "--json"], "outcome"),
+        (["query", "x.jpg", "--json", "--top", "many"], "hits"),
+        (["nonsense", "--json"], "error"),
+        (["verify", "--json", "--budget", "soon", "--cache", "x"], "go"),
+        (["verify", "--json", "--full", "--budget", "1s", "--cache", "x"], "problems"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_two_lines_and_one_of_json(arguments, shape):
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    document = json.loads(result.stdout)
+    assert shape in document
+    assert document["error"]["kind"] == "usage"
+    assert result.stderr.startswith("c10: error: ")
+    assert "\n  -> c10" in result.stderr
+
+
+def test_an_internal_error_shows_its_traceback_and_asks_for_a_report(built, monkeypatch):
+    def broken(_):
+        raise ValueError("oh no")
+
+    monkeypatch.setattr(read_commands, "look", broken)
+    result = built.run("status", "--json")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "please report it" in result.stderr
+    assert json.loads(result.stdout)["error"]["kind"] == "internal"
+
+
+def test_a_reader_that_went_away_is_no_error(built, shell):
+    import os
+
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = shell("log", "--cache", built.cache, stdout=write) if False else _run_into(built, write)
+    finally:
+        os.close(write)
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+def _run_into(world, write):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    return subprocess.run(
+        [sys.executable, "-m", "tools.cli", "log", "--cache", str(world.cache)],
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+
+
+def test_the_same_runs_as_a_process(built, shell):
+    done = shell("status", "--json", "--cache", built.cache)
+    assert done.returncode == 0
+    assert done.stderr == b""
+    assert json.loads(done.stdout) == built.json("status")
+    assert shell("--version").stdout.startswith(b"c10")
+
+
+def test_verify_says_go(built):
+    for depth in ((), ("--quick",), ("--full",), ("--budget", "20s"), ("--budget", "500ms", "--seed", "4")):
+        document = built.json("verify", *depth)
+        assert document["go"] is True
+        assert document["problems"] == []
+    assert document["seed"] == 4
+    assert built.run("verify").stdout.startswith("GO  generation 3")
+    full = built.json("verify", "--full")
+    assert full["hashed_files"] == full["total_files"] > built.json("verify")["total_files"]
+
+
+def test_verify_says_no_go_with_exit_5(world):
+    manifest = json.loads(world.manifest_file(3).read_bytes())["body"]
+    world.artifact(manifest["index"]["artifact"]["sha256"]).unlink()
+    result = world.run("verify", "--json")
+    assert result.exit_code == 5
+    document = json.loads(result.stdout)
+    (problem,) = document["problems"]
+    assert (document["go"], problem["subject"], problem["generations"]) == (False, "descriptor index", [1, 3])
+    text = world.run("verify")
+    assert text.stdout.startswith("NO-GO  generation 3")
+    assert "c10: error: NO-GO: descriptor index" in text.stderr
+    assert world.json("build", world.request)["outcome"] == "built"
+    assert world.json("verify", "--full")["go"] is True
+
+
+def test_what_verify_says_mends_a_flipped_bit_does(world):
+    manifest = json.loads(world.manifest_file(3).read_bytes())["body"]
+    path = world.artifact(manifest["engines"][0]["artifact"]["sha256"])
+    path.chmod(0o644)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert world.run("verify").exit_code == 0
+    document = world.json("verify", "--full", code=5)
+    (problem,) = document["problems"]
+    move, _, rest = problem["mend"].partition(" && ")
+    assert rest == f"c10 build REQUEST --cache {world.cache}"
+    verb, source, target = move.split()
+    assert verb == "mv"
+    (world.cache / "quarantine" / path.name).hardlink_to(source)
+    path.unlink()
+    assert target == f"{world.cache}/quarantine/"
+    assert world.json("build", world.request)["outcome"] == "built"
+    assert world.json("verify", "--full")["go"] is True
+
+
+def test_an_engine_of_another_library_is_exit_6(world, monkeypatch):
+    from importlib import metadata
+
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "onnxruntime" else version(name))
+    document = world.json("verify", code=6)
+    assert [problem["kind"] for problem in document["problems"]] == ["device"]
+    assert document["go"] is False
+    hits = world.json("query", str(world.tile()), code=6)
+    assert hits["hits"] is None
+
+
+def test_a_query_finds_the_tile_itself(built):
+    hits = built.json("query", str(built.tile(2178, 1409)), "--top", "3")["hits"]
+    assert len(hits) == 3
+    assert list(hits[0]) == ["z", "x", "y", "lon", "lat", "score", "sha256"]
+    assert (hits[0]["z"], hits[0]["x"], hits[0]["y"]) == (12, 2178, 1409)
+    assert hits[0]["score"] == pytest.approx(1.0, abs=1e-4)
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    # The centre of 12/2178/1409: (2178.5 / 4096) turns east of the antimeridian.
+    assert hits[0]["lon"] == pytest.approx(2178.5 / 4096 * 360 - 180, abs=1e-6)
+    assert 48.8 < hits[0]["lat"] < 49.1
+    assert "12/2178/1409" in built.run("query", str(built.tile(2178, 1409))).stdout
+
+
+def test_more_places_than_there_are_is_no_error(built):
+    assert len(built.json("query", str(built.tile()), "--top", "100")["hits"]) == 20
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
+def test_what_is_no_picture_is_exit_2(built, tmp_path, content):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    assert built.run("query", str(path)).exit_code == 2
+    assert built.run("query", str(tmp_path)).exit_code == 2
+    assert built.run("query", str(tmp_path / "none.jpg")).exit_code == 2
+
+
+def test_a_picture_without_content_is_exit_2(built, tmp_path):
+    path = tmp_path / "black.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(path)
+    result = built.run("query", str(path))
+    assert result.exit_code == 2
+    assert "no descriptor" in result.stderr
+
+
+def test_click_errors_never_reach_the_shell_raw():
+    assert issubclass(click.UsageError, click.ClickException)
+    result = CliRunner().invoke(cli, ["build", "--nonsense"])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 2
