@@ -110,11 +110,7 @@ def check_vectors(run: Run, event: EngineCompiled) -> Verdict | None:
     check makes the journal forget the blocks of the space, and all tiles are embedded again.
     """
     space, preprocessing = run.inputs.space, run.inputs.descriptor.preprocessing
-    others = [
-        cell
-        for name, cell in run.store.state.memo.blocks.items()
-        if name[0] == space and cell.engine != event.artifact.sha256
-    ]
+    others = [cell for cell in run.store.state.memo.blocks_in(space) if cell.engine != event.artifact.sha256]
     if not others or run.store.state.memo.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
     known = KnownRows(run.store.artifacts, others)

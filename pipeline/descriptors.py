@@ -6,7 +6,7 @@ fewer workers, since the usual cause is memory.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
@@ -121,7 +121,7 @@ class DescriptorBatcher(Protocol):
         on_dispatch: OnDispatch | None = None,
         on_progress: OnTiles | None = None,
         on_retry: OnRetry | None = None,
-    ) -> Iterator[WindowResult]:
+    ) -> Generator[WindowResult, None, None]:
         """Embed windows and yield their results in the order in which they are done.
 
         Windows are taken one at a time as there is room for them, so that they may be planned lazily. Close the
@@ -165,7 +165,7 @@ class LocalDescriptorBatcher:
         on_dispatch: OnDispatch | None = None,
         on_progress: OnTiles | None = None,
         on_retry: OnRetry | None = None,
-    ) -> Iterator[WindowResult]:
+    ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
         run = _Run(
             windows=iter(windows),
@@ -208,7 +208,7 @@ class _Run:
         self._attempts: dict[int, int] = {}
         self._alone: dict[int | None, int] = {}
 
-    def results(self) -> Iterator[WindowResult]:
+    def results(self) -> Generator[WindowResult, None, None]:
         window = self._next()
         while window is not None:
             self._again.appendleft(window)
@@ -218,7 +218,7 @@ class _Run:
             self._under_way.clear()
             window = self._next()
 
-    def _drive(self, pool: WorkerPool) -> Iterator[WindowResult]:
+    def _drive(self, pool: WorkerPool) -> Generator[WindowResult, None, None]:
         """Work with one pool until all is done or a worker failed; then let the others finish what they hold."""
         self._fill(pool)
         failed = False

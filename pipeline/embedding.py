@@ -5,6 +5,7 @@ vector space, whatever block they are in, and from tiles that go through the net
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 
@@ -72,10 +73,7 @@ class _Stage:
         self._plans = {plan.cell.key: plan for plan in plans}
         self._cells = [plan.cell for plan in plans]
         space = run.inputs.space
-        self._known = KnownRows(
-            run.store.artifacts,
-            [event for name, event in run.store.state.memo.blocks.items() if name[0] == space],
-        )
+        self._known = KnownRows(run.store.artifacts, run.store.state.memo.blocks_in(space))
         self._engine = run.engines[run.inputs.descriptor.spec.name]
         self._shared = shared_digests(self._cells)
         self._assembler = CellAssembler(dimensions=self._engine.signature["dimensions"], shared=self._shared)
@@ -98,9 +96,11 @@ class _Stage:
             on_progress=run.ports.progress.advance,
             on_retry=self._retried,
         )
-        for result in results:
-            self._take(result)
-            self._store()
+        # Closed at once: an error keeps this frame alive, and would keep the workers with it.
+        with closing(results):
+            for result in results:
+                self._take(result)
+                self._store()
         self._store()
         if self._assembler.pending:
             raise EmbedError(

@@ -15,7 +15,7 @@ from pipeline.inputs import Inputs, Model
 from pipeline.request import BadTilePolicy
 from store.canonical import Document
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled
-from store.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, difference
+from store.identity import cell_components, cell_key, descriptor_id, difference
 from store.state import State
 
 ENGINE_CHECK = "engine"
@@ -108,11 +108,9 @@ class BuildPlan:
 def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     """Return the artifacts whose presence the plan asks for."""
     engines = [found.artifact for model in inputs.models if (found := state.memo.engines.get(model.key))]
-    cells = {(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) for tile in inputs.selection.tiles}
-    blocks = [
-        event.block for cell in sorted(cells) if (event := state.memo.blocks.get((inputs.space, *cell)))
-    ]
-    return (*engines, *blocks)
+    cells = group_cells(inputs.selection.tiles)
+    fitting = (_fitting(state, inputs.space, cell, _components(inputs.space, cell)) for cell in cells)
+    return (*engines, *(event.block for event in fitting if event is not None))
 
 
 def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
@@ -174,12 +172,11 @@ def _cell(
     state: State, space: str, cell: Cell, present: Present, why_new: str, *, whole_only: bool
 ) -> CellPlan:
     """Decide a cell; `whole_only` tells that a block in which tiles were skipped will not do."""
-    tiles = [(descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in cell.tiles]
-    components = cell_components(space=space, tiles=tiles)
+    components = _components(space, cell)
     key = cell_key(components)
-    known = state.memo.blocks.get((space, cell.key.zoom, cell.key.x, cell.key.y))
+    known = _fitting(state, space, cell, components)
     whole = known is not None and is_present(known.block, present)
-    skipped = known is not None and known.rows < len(tiles)
+    skipped = known is not None and known.rows < len(cell.tiles)
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
     elif known is None:
@@ -198,3 +195,15 @@ def _cell(
         why=why,
         known=known if whole else None,
     )
+
+
+def _components(space: str, cell: Cell) -> Document:
+    tiles = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in cell.tiles)
+    return cell_components(space=space, tiles=tiles)
+
+
+def _fitting(state: State, space: str, cell: Cell, components: Document) -> CellEmbedded | None:
+    """The block of these very tiles, whenever it was made, or else the latest of the cell."""
+    key = cell_key(components)
+    known = state.memo.blocks_of((space, cell.key.zoom, cell.key.x, cell.key.y))
+    return next((event for event in known if event.key == key), known[-1] if known else None)

@@ -2,8 +2,9 @@
 
 from pipeline.inputs import Inputs
 from pipeline.known import KnownRows
-from pipeline.plan import Decision, needed, plan
+from pipeline.plan import needed, plan
 from pipeline.report import PlanReport
+from pipeline.warm import look_warm
 from store.artifacts import Artifacts
 from store.coverage import sizes
 from store.layout import Layout
@@ -19,10 +20,8 @@ def preview(layout: Layout, inputs: Inputs) -> PlanReport:
     """
     artifacts = Artifacts(layout)
     state = look(layout).state if layout.exists() else State()
-    head = state.head_build
     planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
-    work = any(engine.decision is Decision.RUN for engine in planned.engines) or planned.stale
-    reused = head is not None and head.identity == inputs.identity and not work
+    reused = look_warm(layout, inputs.identity) is not None
     stale = {tile.sha256 for cell in planned.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,
@@ -36,6 +35,5 @@ def preview(layout: Layout, inputs: Inputs) -> PlanReport:
 
 
 def _known(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
-    cells = [event for name, event in state.memo.blocks.items() if name[0] == inputs.space]
-    known = KnownRows(artifacts, cells)
+    known = KnownRows(artifacts, state.memo.blocks_in(inputs.space))
     return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}

@@ -11,7 +11,7 @@ indexes stay real. The network must therefore have a fixed batch.
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,31 +83,32 @@ class FakeCompiler:
         dimensions: Length of the descriptors of every network.
         edition: Other editions give engines of other bytes that compute the same.
         instead: Model name to the file that is passed off as its engine.
+        real: The backend it stands in for.
     """
 
     calls: Calls
     dimensions: int = 16
     edition: str = ""
     instead: dict[str, Path] = field(default_factory=dict)
-    _real: OnnxRuntimeCompiler = field(default_factory=OnnxRuntimeCompiler)
+    real: OnnxRuntimeCompiler = field(default_factory=OnnxRuntimeCompiler)
 
     @property
     def backend(self) -> str:
         """The name of the backend that runs the engines."""
-        return self._real.backend
+        return self.real.backend
 
     @property
     def version(self) -> str:
         """The version of the library that runs the engines."""
-        return self._real.version
+        return self.real.version
 
     def target(self, requested: str | None) -> str:
         """Return the device; see `EngineCompiler.target`."""
-        return self._real.target(requested)
+        return self.real.target(requested)
 
     def key_components(self, job: EngineJob) -> Document:
         """Return what an engine depends on; see `EngineCompiler.key_components`."""
-        return self._real.key_components(job)
+        return self.real.key_components(job)
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None
@@ -159,7 +160,7 @@ class FakeBatcher:
         on_dispatch: OnDispatch | None = None,
         on_progress: OnTiles | None = None,
         on_retry: OnRetry | None = None,  # noqa: ARG002 - the port's signature
-    ) -> Iterator[WindowResult]:
+    ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
         self.calls.make("embed")
         for window in windows:

@@ -185,7 +185,8 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
     digests.update(
         sha for event in state.memo.indexes.values() for sha in (event.artifact.sha256, event.blocks.sha256)
     )
-    digests.update(event.block.sha256 for event in state.memo.blocks.values())
+    for name in state.memo.blocks:
+        digests.update(event.block.sha256 for event in state.memo.blocks_of(name))
     digests.update(row.ref.sha256 for table in tables for row in table)
     return frozenset(digests)
 

@@ -18,16 +18,36 @@ Result: TypeAlias = EngineCompiled | IndexBuilt | CellEmbedded
 
 @dataclass(slots=True)
 class Memo:
-    """Results by key. Treat as a value: only the state that owns it changes it."""
+    """Results by key. Treat as a value: only the state that owns it changes it.
+
+    Attributes:
+        engines: The latest engine of each key.
+        indexes: The latest index of each key.
+        blocks: The latest block of each cell.
+        earlier: The blocks that it superseded, newest last, one per key: after a rollback they are the ones that fit.
+        passed: By check and key, what passed last.
+    """
 
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
     indexes: dict[str, IndexBuilt] = field(default_factory=dict)
     blocks: dict[CellName, CellEmbedded] = field(default_factory=dict)
     passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
+    earlier: dict[CellName, tuple[CellEmbedded, ...]] = field(default_factory=dict)
 
     def copy(self) -> "Memo":
         """Return a memo that shares nothing mutable with this one."""
-        return Memo(dict(self.engines), dict(self.indexes), dict(self.blocks), dict(self.passed))
+        return Memo(
+            dict(self.engines), dict(self.indexes), dict(self.blocks), dict(self.passed), dict(self.earlier)
+        )
+
+    def blocks_of(self, name: CellName) -> tuple[CellEmbedded, ...]:
+        """Return every known block of a cell, newest last, one per key."""
+        latest = self.blocks.get(name)
+        return () if latest is None else (*self.earlier.get(name, ()), latest)
+
+    def blocks_in(self, space: str) -> tuple[CellEmbedded, ...]:
+        """Return every known block of a vector space; of one cell the newest last."""
+        return tuple(event for name in self.blocks if name[0] == space for event in self.blocks_of(name))
 
     def remember(self, result: Result) -> None:
         """Take a step's result; passes of other bytes under its key are void."""
@@ -39,7 +59,7 @@ class Memo:
                 self.indexes[key] = result
                 self._void(key, keep=result.artifact.sha256)
             case CellEmbedded(space=space, zoom=zoom, cell_x=cell_x, cell_y=cell_y):
-                self.blocks[space, zoom, cell_x, cell_y] = result
+                self._keep((space, zoom, cell_x, cell_y), (result,))
 
     def judge(self, verdict: CheckPassed | CheckFailed) -> None:
         """Take a check's outcome; a failed one takes the result, and all its passes, away.
@@ -54,6 +74,7 @@ class Memo:
         self.indexes.pop(verdict.key, None)
         for name in [name for name in self.blocks if name[0] == verdict.key]:
             del self.blocks[name]
+            self.earlier.pop(name, None)
 
     def evict(self, digests: frozenset[str]) -> None:
         """Forget results whose artifacts were removed."""
@@ -64,8 +85,13 @@ class Memo:
             if not digests.isdisjoint((index.artifact.sha256, index.blocks.sha256)):
                 del self.indexes[key]
                 self._void(key)
-        for name in [name for name, event in self.blocks.items() if event.block.sha256 in digests]:
-            del self.blocks[name]
+        for name in list(self.blocks):
+            known = self.blocks_of(name)
+            left = tuple(event for event in known if event.block.sha256 not in digests)
+            if left != known:
+                del self.blocks[name]
+                self.earlier.pop(name, None)
+                self._keep(name, left)
 
     def has_passed(self, check: str, key: str, artifact: str) -> bool:
         """Whether these very bytes passed the check, as the result of the step with this key."""
@@ -77,6 +103,16 @@ class Memo:
         wanted = frozenset(shown)
         found = [check for (_, key), check in self.passed.items() if (key, check.artifact) in wanted]
         return tuple(sorted(found, key=lambda check: (check.check, check.subject, check.key)))
+
+    def _keep(self, name: CellName, newer: tuple[CellEmbedded, ...]) -> None:
+        keys = {event.key for event in newer}
+        known = (*(event for event in self.blocks_of(name) if event.key not in keys), *newer)
+        if known:
+            self.blocks[name] = known[-1]
+        if len(known) > 1:
+            self.earlier[name] = known[:-1]
+        else:
+            self.earlier.pop(name, None)
 
     def _void(self, key: str, *, keep: str = "") -> None:
         for name in [

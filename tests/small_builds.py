@@ -28,10 +28,17 @@ DIMENSIONS = 16
 BATCH = 4
 
 
-def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32):
-    """Average pooling, a matrix of fixed weights, length 1: images [batch, 3, 32, 32] to vectors [batch, 16]."""
+def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0):
+    """Average pooling, a matrix of fixed weights, length 1: images [batch, 3, 32, 32] to vectors [batch, 16].
+
+    `drift` adds so much of other weights.
+    """
     side = size // 4
-    weights = np.random.default_rng(seed).standard_normal((3 * side * side, DIMENSIONS)).astype(np.float32)
+    weights, other = (
+        np.random.default_rng(each).standard_normal((3 * side * side, DIMENSIONS)).astype(np.float32)
+        for each in (seed, seed + 1000)
+    )
+    weights += np.float32(drift) * other
     nodes = [
         helper.make_node("AveragePool", ["input"], ["pooled"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Flatten", ["pooled"], ["flat"]),

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Final, NoReturn
 
 import click
@@ -141,23 +142,21 @@ class _C10(click.Group):
     def main(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        **extra: Any,  # noqa: ANN401 - click's signature
+        prog_name: str | None = None,  # noqa: ARG002 - it has one name, however it was started
+        **extra: Any,  # noqa: ANN401, ARG002 - click's signature
     ) -> NoReturn:
         """Run a command and leave with its exit code."""
-        given = list(args) if args is not None else None
-        words = given if given is not None else sys.argv[1:]
+        words = sys.argv[1:] if args is None else list(args)
         entry = next((_COMMANDS[word] for word in words if word in _COMMANDS), None)
         as_json = "--json" in words
-        extra |= {"standalone_mode": False, "obj": dict(os.environ)}
         try:
-            with edge.termination():
-                answer = super().main(given, prog_name or "c10", **extra)
-                if isinstance(answer, edge.Answer):
-                    edge.write(answer, as_json=as_json)
-                    code = answer.code
-                else:
-                    code = ExitCode.DONE if not isinstance(answer, int) else ExitCode(answer)
+            # Not through click's own `main`, which would turn both interruptions into one and print an empty line.
+            with edge.termination(), self.make_context("c10", [*words], obj=dict(os.environ)) as context:
+                answer = self.invoke(context)
+                edge.write(answer, as_json=as_json)
+                code = answer.code
+        except click.exceptions.Exit as leaving:
+            code = ExitCode(leaving.exit_code)
         except BrokenPipeError:
             edge.abandon_output()
             code = ExitCode.DONE
@@ -166,18 +165,40 @@ class _C10(click.Group):
         edge.leave(code)
 
 
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's
+    if wanted and not context.resilient_parsing:
+        try:
+            version = metadata.version("c10")
+        except metadata.PackageNotFoundError:
+            version = "from source, not installed"
+        click.echo(f"c10 {version}")
+        context.exit()
+
+
 @click.group(
     cls=_C10,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
-@click.version_option(package_name="c10", prog_name="c10")
-def cli() -> None:
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+@click.pass_context
+def cli(context: click.Context) -> edge.Answer | None:
     """Build flight caches for drones that find their place by looking down.
 
     A build is a transaction: it shows whole or not at all, and every step of it stays in the cache's journal. A
     first look: c10 demo
     """
+    if context.invoked_subcommand is None:
+        edge.say(context.get_help())
+        return edge.Answer(code=ExitCode.REFUSED)
+    return None
 
 
 def main() -> NoReturn:

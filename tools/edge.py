@@ -202,7 +202,8 @@ def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool) -> 
     if as_json:
         step = getattr(error, "step", None)
         document = {"kind": kind, "step": step, "message": _one_line(message), "hint": _one_line(hint)}
-        write(Answer(document={**shape, "error": document}), as_json=True)
+        with suppress(BrokenPipeError):
+            write(Answer(document={**shape, "error": document}), as_json=True)
     return code
 
 
@@ -250,8 +251,6 @@ def _described(error: BaseException) -> tuple[str, str, str, ExitCode]:
             return "usage", error.format_message(), f"{name} --help", ExitCode.REFUSED
         case click.ClickException():
             return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED
-        case click.Abort():
-            return "interrupted", "interrupted", "", ExitCode.INTERRUPTED
         case TerminatedError():
             return "terminated", "terminated by SIGTERM", "run it again", ExitCode.TERMINATED
         case KeyboardInterrupt():

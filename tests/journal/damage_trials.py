@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from journal import Journal, JournalError
+from journal import Journal, JournalDamagedError, JournalError
 from journal.guard import snapshot
 from journal.testing import made_up
 
@@ -82,6 +82,8 @@ KINDS = (flip_bit, flip_meta_bit, flip_header_bit, zero_sector, zero_page, junk_
 def read(path: Path, *, guarded: bool) -> tuple[list[bytes], dict[bytes, bytes]]:
     if guarded:
         found = snapshot(path, foreign=True)
+        if found.damaged:
+            raise JournalDamagedError(f"{len(found.damaged)} projections are reported as damaged")
         return [entry.raw for entry in found.entries], found.projections
     with Journal.open(path, readonly=True) as journal:
         raws = [entry.raw for entry in journal.entries()]

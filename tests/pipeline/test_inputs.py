@@ -7,6 +7,7 @@ from datetime import date
 
 import pytest
 
+from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
 from pipeline.gathering import gather, read_calibration
 from pipeline.request import (
@@ -18,17 +19,17 @@ from pipeline.request import (
     ModelSpec,
     SectorClassification,
 )
-from pipeline.testing import FakeTiles
+from pipeline.testing import FakeCompiler, FakeTiles
 from store.identity import build_identity, difference
 from tests.small_builds import WEST, ZOOM, FakeSite, tiny_network
 
 TODAY = date(2026, 3, 1)
 
 
-def inputs(site, *, today=TODAY, tiles=None, **fields):
+def inputs(site, *, today=TODAY, held=None, **fields):
     return gather(
         site.request(**fields),
-        source=FakeTiles(tiles=site.tiles if tiles is None else tiles),
+        source=FakeTiles(tiles=site.tiles if held is None else held),
         compiler=site.compiler,
         index=site.indexer,
         today=today,
@@ -81,10 +82,10 @@ def test_what_enters_the_identity(site, name):
 
 def test_tiles_enter_by_place_and_content(site):
     plain = inputs(site)
-    changed = inputs(site, tiles=site.tiles | {(ZOOM, 0, 0): b"other"})
-    more = inputs(site, tiles=site.tiles | {(ZOOM, 1, 0): b"other"})
+    changed = inputs(site, held=site.tiles | {(ZOOM, 0, 0): b"other"})
+    more = inputs(site, held=site.tiles | {(ZOOM, 1, 0): b"other"})
     place, content = next(iter(site.tiles.items()))
-    moved = inputs(site, tiles={(ZOOM, 1, 1) if key == place else key: value for key, value in site.tiles.items()})
+    moved = inputs(site, held={(ZOOM, 1, 1) if key == place else key: value for key, value in site.tiles.items()})
     assert content in site.tiles.values()
     assert len({found.identity for found in (plain, changed, more, moved)}) == 4
     for other in (changed, more, moved):
@@ -94,10 +95,10 @@ def test_tiles_enter_by_place_and_content(site):
 def test_versions_of_the_libraries_enter(site):
     plain = inputs(site)
 
-    class Newer(type(site.compiler)):
+    class Newer(OnnxRuntimeCompiler):
         version = "99.0"
 
-    newer = Newer(calls=site.calls)
+    newer = FakeCompiler(calls=site.calls, real=Newer())
     found = gather(
         site.request(), source=FakeTiles(tiles=site.tiles), compiler=newer, index=site.indexer, today=TODAY
     )
@@ -128,15 +129,7 @@ STAYS_OUT = {
 def test_what_stays_out_of_the_identity(site, name):
     site.write("same.json", b'{"focal": 35}')
     site.write("same.onnx", tiny_network())
-    change = dict(STAYS_OUT[name])
-    today, options = change.pop("today", TODAY), change.pop("tiles", {})
-    one, other = inputs(site), gather(
-        site.request(tiles=options, **change),
-        source=FakeTiles(tiles=site.tiles),
-        compiler=site.compiler,
-        index=site.indexer,
-        today=today,
-    )
+    one, other = inputs(site), inputs(site, **STAYS_OUT[name])
     assert difference(one.document, other.document) == []
     assert one.identity == other.identity == build_identity(one.document)
 
@@ -159,16 +152,9 @@ def test_host_and_paths_are_recorded_beside_the_identity(site):
 
 
 def test_old_tiles_that_are_left_out_change_the_set_and_with_it_the_identity(site):
-    options = {"captured": date(2025, 1, 1), "too_old": "exclude"}
     site.write("dates.csv", b"z,x,y,captured\n6,0,0,2020-01-01\n6,8,12,2026-01-01\n")
-    kept = inputs(site, tiles=None)
-    judged = gather(
-        site.request(tiles=options | {"captured": "dates.csv"}),
-        source=FakeTiles(tiles=site.tiles),
-        compiler=site.compiler,
-        index=site.indexer,
-        today=TODAY,
-    )
+    kept = inputs(site)
+    judged = inputs(site, tiles={"captured": "dates.csv", "too_old": "exclude"})
     assert len(judged.selection.excluded) == 1
     assert difference(kept.document, judged.document) == ["tiles.digest"]
     assert any("left out" in line for line in judged.warnings)

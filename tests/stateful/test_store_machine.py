@@ -27,11 +27,12 @@ from store.facts import to_record
 from store.identity import build_identity
 from store.layout import Layout
 from store.manifest import parse, project
+from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED, FlightCache, _installed
 from store.rebuild import rebuild
 from store.recovery import Project
 from store.state import BuildStatus
-from store.testing import STEPS, FakeClock, Scenario, StopDeadError, play
+from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look
 
@@ -66,16 +67,24 @@ class BesideClock(FakeClock):
         return super().wall_ns()
 
 
-class DyingStore(Store):
-    """A store whose process dies just before it writes a projection for the n-th time."""
+class DyingProjections(Projections):
+    """Projections whose process dies just before it writes one for the n-th time."""
 
-    lives = 0
-
-    def _write(self, folder, name, data):
+    def _put(self, folder, name, data):
         if DyingStore.lives == 0:
             raise StopDeadError(name)
         DyingStore.lives -= 1
-        super()._write(folder, name, data)
+        super()._put(folder, name, data)
+
+
+class DyingStore(Store):
+    """A store that dies while it projects."""
+
+    lives = -1
+
+    def _recover(self):
+        self.projections = DyingProjections(self.layout)
+        super()._recover()
 
 
 @dataclass
@@ -192,14 +201,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.committed(number, build.parent)
         assert build.identity not in self.state.undone
 
-    @precondition(lambda self: self.model.builds)
+    @precondition(lambda self: self.model.generations)
     @rule(scenario=scenarios, looks=st.integers(1, 16))
     def builds_while_somebody_accepts(self, scenario, looks):
         generation = len(self.model.generations)
         with self.opened() as store:
 
             def accept():
-                accepted = GenerationAccepted(generation=generation, why="beside")
+                accepted = made(GenerationAccepted, generation=generation)
                 store.journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
                 self.model.accepted.add(generation)
 
@@ -329,7 +338,7 @@ class StoreMachine(RuleBasedStateMachine):
     def somebody_accepts(self):
         generation = len(self.model.generations)
         with Journal.open(self.layout.journal) as journal:
-            accepted = GenerationAccepted(generation=generation, why="beside")
+            accepted = made(GenerationAccepted, generation=generation)
             journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
         self.model.accepted.add(generation)
         self.state = look(self.layout).state

@@ -265,6 +265,6 @@ def test_checks_are_those_of_the_time_of_the_commit(history):
     """What becomes of a check later never changes a manifest that exists."""
     state, files = history
     later = state.copy()
-    later.passed.clear()
+    later.memo.passed.clear()
     assert m.project(later, later.generations[1]) == files[0]
     assert decode(files[0][:-1])["body"]["checks"][0]["check"] == "parity"

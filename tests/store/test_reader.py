@@ -48,7 +48,7 @@ def layout(template, tmp_path):
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left_open(tmp_path):
     yield
-    targets = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    targets = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     assert [target for target in targets if str(tmp_path) in target or target.startswith("/memfd:")] == []
 
 
@@ -425,7 +425,9 @@ class TestSealed:
         sealed = seal(fd, ref_of(data))
         digest(fd, ref_of(data))
         os.close(fd)
-        assert sealed.read() == Path(sealed.path).read_bytes() == data
+        view = sealed.view()
+        assert view == Path(sealed.path).read_bytes() == data
+        assert view.readonly
         for change in (
             lambda: os.pwrite(sealed.fd, b"x", 0),
             lambda: os.ftruncate(sealed.fd, 1),
@@ -435,6 +437,25 @@ class TestSealed:
                 change()
         sealed.close()
         sealed.close()
+        assert view == data, "what was mapped outlives the descriptor"
+
+    def test_nothing_can_be_sealed_too(self, tmp_path, folder):
+        (tmp_path / "x").touch()
+        fd = open_regular("x", folder=folder, size=0)
+        sealed = seal(fd, ref_of(b""))
+        os.close(fd)
+        assert sealed.view() == b""
+        sealed.close()
+
+    def test_no_part_of_a_path_may_be_a_link(self, tmp_path, folder):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "b" / "x").touch()
+        (tmp_path / "link").symlink_to("a")
+        (tmp_path / "a" / "link").symlink_to("b")
+        os.close(open_regular("a/b/x", folder=folder))
+        for name in ("link/b/x", "a/link/x", "a/b/y", "a/x/x", "a/b"):
+            with pytest.raises(SealError):
+                open_regular(name, folder=folder)
 
     def test_files_that_are_too_long_or_too_short(self, tmp_path, folder):
         (tmp_path / "x").write_bytes(b"12345")

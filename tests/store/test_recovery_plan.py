@@ -11,7 +11,7 @@ from store.state import Build, Generation, Position, State
 SHA = "cd" * 32
 
 
-def generation(number, *, signature=""):
+def generation(number, *, signatures=()):
     return Generation(
         number=number,
         origin=number,
@@ -21,8 +21,8 @@ def generation(number, *, signature=""):
         wall_ns=number,
         manifest_sha256=f"{number:064x}",
         body_sha256="",
-        signature=signature,
-        key_id="",
+        format=1,
+        signatures=signatures,
         rolled_back=None,
     )
 
@@ -66,7 +66,7 @@ def test_what_is_missing_is_projected_in_order(count, data):
 
 def test_signatures_are_missed_only_where_there_is_one():
     state = state_of(2)
-    state.generations[1] = generation(1, signature="ab")
+    state.generations[1] = generation(1, signatures=(("key", "ab"),))
     assert plan(state, observed(2)) == (Project(1),)
     assert plan(state, observed(2, signatures=frozenset({1}))) == ()
 

@@ -33,7 +33,7 @@ def test_tree_is_by_handler():
         "CacheUnusableError": "StoreError",
         "DiskFullError": "StoreError",
         "DamagedHistoryError": "StoreError",
-        "UnknownEventError": "DamagedHistoryError",
+        "UnknownEventError": "StoreError",
         "ArtifactError": "StoreError",
         "ManifestCoverageError": "StoreError",
         "NoGoError": "StoreError",
@@ -61,7 +61,7 @@ def test_kinds_that_scripts_know_are_all_there():
             "artifact-damaged",
             "coverage",
         ),
-        *("geography", "manifest-invalid", "verification", "signature", "floor", "device"),
+        *("geography", "manifest-invalid", "verification", "signature", "floor", "device", "withdrawn"),
     }
 
 

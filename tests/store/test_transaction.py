@@ -19,8 +19,8 @@ from store.canonical import sha256
 from store.errors import (
     CacheUnusableError,
     DamagedHistoryError,
-    DiskFullError,
     ErrorKind,
+    NoGoError,
     RequestRefusedError,
     UnknownEventError,
     UnprojectedError,
@@ -30,7 +30,6 @@ from store.events import (
     BuildFailed,
     BuildStarted,
     CacheCreated,
-    CoverageWalked,
     GenerationAccepted,
 )
 from store.facts import to_record
@@ -39,7 +38,7 @@ from store.layout import Layout
 from store.rebuild import rebuild
 from store.recovery import Abandon, ClearScratch, Project
 from store.state import BuildStatus
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look, observe
 
@@ -51,7 +50,7 @@ from journal import Journal
 from store.events import GenerationAccepted
 from store.facts import to_record
 with Journal.open(sys.argv[1]) as journal:
-    event = GenerationAccepted(generation=1, why="from another process")
+    event = GenerationAccepted(generation=1, why="from another process", host={})
     journal.append([to_record(event, build=None, wall_ns=1, mono_ns=1)])
 """
 
@@ -239,9 +238,10 @@ class TestLostHistory:
             case "folder":
                 segment.mkdir()
         before = tree(layout)
-        with pytest.raises(DamagedHistoryError) as error, opened():
+        with pytest.raises(UnprojectedError) as error, opened():
             pytest.fail("another segment was taken for ours")
         assert error.value.kind is ErrorKind.JOURNAL_REPLACED
+        assert isinstance(error.value.reason, DamagedHistoryError)
         assert tree(layout) == before
 
     def test_events_of_a_later_version_are_read_and_not_written(self, layout, opened):
@@ -323,7 +323,7 @@ class TestHealing:
         with Store.open(renamed, clock=clock, reserve_bytes=0) as store:
             assert (store.recovered, store.writes) == ((), 0)
             play(store, Scenario(flight="f3"))
-            signed = replace(store.state.generations[1], signature="ab" * 64)
+            signed = replace(store.state.generations[1], signatures=(("k", "ab" * 64), ("l", "cd" * 64)))
             store.project(signed)
         assert sorted(path.name for path in layout.manifests.iterdir()) == [
             "00000001.json",
@@ -403,10 +403,9 @@ class TestCommit:
 
     def test_a_manifest_that_is_too_large_is_not_committed(self, opened):
         with opened() as store:
-            with pytest.raises(StopDeadError):
-                play(store, Scenario(flight="f" * m.MAX_BYTES, die_at="index"))
-            walk(store)
-            with pytest.raises(RequestRefusedError) as error:
+            with pytest.raises(NoGoError):
+                play(store, Scenario(flight="f" * m.MAX_BYTES))
+            with pytest.raises(NoGoError) as error:
                 store.commit(1)
             assert error.value.kind is ErrorKind.MANIFEST_INVALID
             assert store.state.head is None
@@ -439,23 +438,6 @@ class TestCommit:
         assert set(state.undone.values()) == {2}
 
 
-def walk(store):
-    """Append the coverage of build 1."""
-    geography = store.artifacts.put(b"[]")
-    walked = CoverageWalked(
-        files=1,
-        size=1,
-        unreferenced=0,
-        problems=(),
-        geography=geography,
-        wanted=1,
-        present=1,
-        featureless=0,
-        skipped=0,
-    )
-    store.append(walked, build=1)
-
-
 class TestReserve:
     def test_space_is_set_aside_and_kept(self, layout, opened):
         with opened(reserve_bytes=1 << 16):
@@ -467,10 +449,9 @@ class TestReserve:
             assert store.recovered == ()
         assert reserve.stat().st_mtime_ns == before
 
-    def test_space_that_is_not_there(self, layout, opened):
-        with pytest.raises((DiskFullError, CacheUnusableError)), opened(reserve_bytes=1 << 60):
+    def test_space_that_is_not_there(self, opened):
+        with pytest.raises(CacheUnusableError), opened(reserve_bytes=1 << 60):
             pytest.fail("an exbibyte was set aside")
-        assert list(layout.scratch.iterdir()) == []
         with opened() as store:
             play(store, Scenario())
 
@@ -484,15 +465,11 @@ class TestReserve:
 
 def started():
     inputs = Scenario().inputs()
-    return BuildStarted(
-        identity=build_identity(inputs), inputs=inputs, calibration=None, again=False, host={}
-    )
+    return made(BuildStarted, identity=build_identity(inputs), inputs=inputs)
 
 
 def failed():
-    return BuildFailed(
-        step="cells", kind="disk-full", subject="", message="full", hint="", traceback="", inputs={}
-    )
+    return made(BuildFailed, step="cells", message="full")
 
 
 @pytest.mark.usefixtures("two")
@@ -571,7 +548,7 @@ class TestRebuild:
         for path in (*layout.segments.iterdir(), layout.journal):
             path.unlink()
         shutil.copyfile(other.segments / layout.segment_name(1), layout.segments / layout.segment_name(1))
-        with pytest.raises(DamagedHistoryError, match="generation 2"):
+        with pytest.raises(DamagedHistoryError, match="of the cache that made"):
             rebuild(layout)
         assert not layout.journal.exists()
 
@@ -586,6 +563,7 @@ class TestRebuild:
         layout = Layout(tmp_path / "hand")
         layout.create()
         committed = BuildCommitted(
+            format=1,
             generation=1,
             parent=None,
             origin=1,

@@ -1,0 +1,278 @@
+"""Whole builds with the real parts: ONNX Runtime, worker processes, FAISS, tile archives."""
+
+import threading
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.decoding import decode
+from pipeline.report import BuildOutcome
+from pipeline.request import IndexOptions, ModelRole, ModelSpec
+from pipeline.testing import RecordingProgress
+from store.canonical import decode as canonical_decode
+from store.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled, StepStarted
+from store.identity import descriptor_id
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.verification import Depth, verify
+from store.view import look
+from tests.small_builds import ZOOM, Site, picture, plain, spread, tiny_network
+
+
+@pytest.fixture
+def built(real_site):
+    real_site.write_tiles(spread())
+    report = real_site.build()
+    assert report.outcome is BuildOutcome.BUILT, report.error
+    return real_site
+
+
+def children():
+    """Processes whose parent this one is."""
+    found = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        found.update(path.read_text().split())
+    return found
+
+
+def test_the_cache_finds_every_tile(built):
+    with FlightCache.open(built.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.verify()
+        engine, index, contract = cache.engine("place"), cache.descriptor_index(), cache.preprocessing
+        assert (index.kind, index.ntotal, index.dimensions) == ("flat", 40, 16)
+        assert cache.calibration() == {"focal": 35}
+        for (z, x, y), content in spread().items():
+            vector = engine.run(contract.apply(decode(content))[None])
+            scores, ids = index.search(vector, 1)
+            assert ids[0, 0] == descriptor_id(z, x, y)
+            assert scores[0, 0] > 0.9999
+            assert cache.tile(int(ids[0, 0]))[3] == sha256(content).hexdigest()
+    assert verify(built.layout, depth=Depth.FULL).problems == ()
+
+
+def test_the_same_tiles_are_the_same_set_in_every_kind_of_archive(tmp_path, archives):
+    tiles, found = spread(4, 3), {}
+    for kind in ("xyz", "mbtiles", "pmtiles"):
+        site = Site(tmp_path / kind)
+        match kind:
+            case "xyz":
+                site.write_tiles(tiles)
+                source = "tiles/{z}/{x}/{y}.png"
+            case "mbtiles":
+                source = archives.write_mbtiles(site.root / "t.mbtiles", tiles)
+            case "pmtiles":
+                source = archives.write_pmtiles(site.root / "t.pmtiles", tiles)
+        report = site.build(source=source)
+        assert report.outcome is BuildOutcome.BUILT, report.error
+        build = site.state().head_build
+        found[kind] = (report.identity, report.body_sha256, build.tiles.digest, build.index.artifact)
+        assert sorted(path.name for path in site.root.iterdir() if "-" in path.name) == []
+    assert len(set(found.values())) == 1
+
+
+def test_a_moved_site_is_warm(built, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("cache", "tiles", "net.onnx", "camera.json"):
+        (built.root / name).replace(moved / name)
+    site = Site.__new__(Site)
+    site.root, site.cache, site.layout = moved, moved / "cache", type(built.layout)(moved / "cache")
+    report = site.build()
+    assert (report.outcome, report.writes) == (BuildOutcome.REUSED, 0)
+
+
+def test_two_models_jpeg_tiles_and_a_graph(real_site):
+    real_site.write_tiles(spread(content=lambda seed: picture(seed, "jpeg")), extension="jpg")
+    real_site.write("helper.onnx", tiny_network(seed=4))
+    models = (
+        ModelSpec(name="place", role=ModelRole.DESCRIPTOR, onnx="net.onnx"),
+        ModelSpec(name="helper", role=ModelRole.AUXILIARY, onnx="helper.onnx"),
+    )
+    report = real_site.build(
+        source="tiles/{z}/{x}/{y}.jpg", models=models, index=IndexOptions(kind="hnsw", storage="fp16")
+    )
+    assert report.outcome is BuildOutcome.BUILT, report.error
+    assert report.engines_compiled == 2
+    with FlightCache.open(real_site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        assert len(cache.engine_bytes("helper")) > 1000
+        assert cache.descriptor_index().kind == "hnsw"
+
+
+def test_a_recompiled_engine_of_the_same_vectors_keeps_the_blocks(built):
+    (engine,) = built.events(EngineCompiled)
+    built.artifact(engine.artifact).unlink()
+    report = built.build()
+    assert (report.outcome, report.engines_compiled, report.tiles_embedded) == (BuildOutcome.BUILT, 1, 0)
+
+
+def test_other_bytes_of_the_same_engine_are_held_against_the_vectors(built):
+    """The engine of another compiler run: other bytes, and once the same and once other vectors."""
+    from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+    from pipeline.testing import Calls, FakeCompiler
+
+    def again(**fakes):
+        (known,) = dict.fromkeys(event.artifact.sha256 for event in built.events(EngineCompiled)[-1:])
+        built.layout.artifact(known).unlink()
+        compiler = FakeCompiler(calls=Calls(), real=OnnxRuntimeCompiler(), **fakes)
+        provisioner = built.provisioner(engine_compiler=compiler)
+        return provisioner.build_cache_artifacts(built.request(checks=lenient()))
+
+    same = again(edition="second")
+    assert (same.outcome, same.tiles_embedded) == (BuildOutcome.BUILT, 0)
+    assert [event.check for event in built.events(CheckPassed)][-1] == "vectors"
+    other = again(instead={"place": built.write("other.onnx", tiny_network(drift=0.1))})
+    assert (other.outcome, other.tiles_embedded) == (BuildOutcome.BUILT, 40)
+    assert [event.check for event in built.events(CheckFailed)] == ["vectors"]
+
+
+def lenient():
+    from pipeline.request import CheckOptions
+
+    return CheckOptions(parity=0.5)
+
+
+def test_a_tile_that_changes_under_the_build(real_site):
+    real_site.write_tiles(spread())
+    changed = picture(99)
+    progress = RecordingProgress()
+
+    def change(step):
+        if step == "embed":
+            real_site.write("tiles/6/8/12.png", changed)
+
+    progress.on_start = change
+    report = real_site.provisioner(progress=progress).build_cache_artifacts(real_site.request())
+    assert report.outcome is BuildOutcome.FAILED
+    assert (report.error.step, report.error.kind, report.error.subject) == ("cells", "source-changed", "6/8/12")
+    for part in ("6/8/12", sha256(spread()[ZOOM, 8, 12]).hexdigest(), sha256(changed).hexdigest()):
+        assert part in report.error.message
+    assert real_site.state().head is None
+    del report
+    assert real_site.build().outcome is BuildOutcome.BUILT
+
+
+def test_damaged_tiles_fail_or_are_skipped(real_site):
+    tiles = spread()
+    tiles[ZOOM, 8, 12] = tiles[ZOOM, 8, 12][:60]
+    tiles[ZOOM, 16, 12] = b"not a picture"
+    real_site.write_tiles(tiles)
+    failed = real_site.build()
+    assert (failed.error.kind, failed.error.step) == ("bad-tile", "cells")
+    assert failed.error.subject in {"6/8/12", "6/16/12"}
+    progress = RecordingProgress()
+    request = real_site.request(tiles={"on_bad": "skip"})
+    report = real_site.provisioner(progress=progress).build_cache_artifacts(request)
+    assert (report.outcome, report.tiles) == (BuildOutcome.BUILT, 40)
+    assert len(progress.said) == 2
+    build = real_site.state().head_build
+    assert (build.index.rows, build.coverage.skipped) == (38, 2)
+    document = canonical_decode(real_site.artifact(build.coverage.geography).read_bytes())
+    assert document["skipped"] == [[ZOOM, 12, 8, 8], [ZOOM, 12, 16, 16]]
+    # Being skipped is no reason to accept them later.
+    assert real_site.build(tiles={"on_bad": "fail"}).error.kind == "bad-tile"
+
+
+def test_a_network_without_normalisation(real_site):
+    real_site.write_tiles(spread(2, 2))
+    real_site.write("net.onnx", tiny_network(unit=False))
+    report = real_site.build()
+    assert (report.error.kind, report.error.step) == ("bad-vectors", "cells")
+    assert "normalisation" in report.error.hint
+
+
+def test_a_black_tile_has_no_direction(real_site):
+    real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(0)})
+    report = real_site.build()
+    assert (report.error.kind, report.error.subject) == ("bad-vectors", "6/1/1")
+
+
+def test_no_worker_outlives_a_failed_build(real_site):
+    real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(0)})
+    before = children()
+    report = real_site.build()
+    # The report keeps the exception, whose traceback keeps every frame: they must not keep the workers.
+    assert report.cause is not None
+    assert children() <= before
+
+
+def test_plain_tiles_are_featureless_and_not_localisable(real_site):
+    real_site.write_tiles(spread(2, 2) | {(ZOOM, 1, 1): plain(70), (ZOOM, 2, 1): plain(70)})
+    report = real_site.build()
+    assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 5)
+    coverage = real_site.state().head_build.coverage
+    assert (coverage.present, coverage.featureless) == (6, 2)
+
+
+def test_compile_failures_of_the_real_compiler_are_outcomes(real_site, monkeypatch):
+    real_site.write_tiles(spread(2, 2))
+    from pipeline.request import EngineOptions
+
+    report = real_site.build(engine=EngineOptions(batch=2))
+    assert (report.outcome, report.error.step) == (BuildOutcome.FAILED, "engine")
+    assert real_site.events(BuildFailed)[0].subject == "place"
+
+
+def test_look_sees_a_running_build_and_raises_no_false_alarm(real_site):
+    real_site.write_tiles(spread())
+    real_site.build()
+    seen, stop, errors = [], threading.Event(), []
+
+    def watch():
+        while not stop.is_set():
+            try:
+                view = look(real_site.layout)
+                seen.append((view.state.open_build, view.state.builds[max(view.state.builds)].doing))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+                errors.append(error)
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for flight in range(3):
+        real_site.write("net.onnx", tiny_network(seed=flight + 1))
+        report = real_site.build(flight_id=f"f{flight}")
+        assert report.outcome is BuildOutcome.BUILT, report.error
+    stop.set()
+    watcher.join()
+    assert errors == []
+    assert None in {open_build for open_build, _ in seen} or len(seen) > 0
+    assert {open_build for open_build, _ in seen} & {2, 3, 4}
+    assert len(real_site.events(StepStarted)) > 3
+
+
+@pytest.mark.parametrize("kind", ["vector", "empty", "cut", "garbage"])
+@pytest.mark.parametrize("suffix", ["mbtiles", "pmtiles"])
+def test_archives_that_will_not_do_are_failed_builds_or_bad_requests(real_site, archives, kind, suffix):
+    from pmtiles.tile import TileType
+
+    path = real_site.root / f"t.{suffix}"
+    tiles = {} if kind == "empty" else spread(2, 2)
+    if suffix == "mbtiles":
+        archives.write_mbtiles(path, tiles, encoding="pbf" if kind == "vector" else "png")
+    else:
+        archives.write_pmtiles(path, tiles, tile_type=TileType.MVT if kind == "vector" else TileType.PNG)
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:300])
+    if kind == "garbage":
+        path.write_bytes(np.random.default_rng(1).bytes(5000))
+    report = real_site.build(source=path.name)
+    assert (report.outcome, report.build, report.generation) == (BuildOutcome.FAILED, 1, None)
+    expected = {
+        "vector": {"unsupported-archive"},
+        "empty": {"bad-archive"},
+        "cut": {"bad-archive"},
+        "garbage": {"bad-archive"},
+    }[kind]
+    assert report.error.kind in expected
+    assert report.error.hint
+    (failed,) = real_site.events(BuildFailed)
+    assert (failed.kind, failed.step) == (report.error.kind, report.error.step)
+
+
+def test_wall_time_is_measured(real_site):
+    real_site.write_tiles(spread(1, 1))
+    began = time.monotonic()
+    report = real_site.build()
+    assert 0 < report.seconds <= time.monotonic() - began
