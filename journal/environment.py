@@ -260,6 +260,10 @@ class Reader:
         """Number of records, as LMDB counts them."""
         return self._txn.stat(self._records)["entries"]
 
+    def projection_count(self) -> int:
+        """Number of projections, as LMDB counts them."""
+        return self._txn.stat(self._projections)["entries"]
+
     def projection(self, name: bytes) -> bytes | None:
         """Stored value of a projection, seal included; None if there is none."""
         return self._txn.get(name, db=self._projections)

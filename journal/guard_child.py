@@ -87,7 +87,17 @@ def _read(path: Path, verified: Head, *, foreign: bool) -> None:
             head = entry.head
             value = stored(entry)
             out.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
+        projections = 0
         for name, sealed in reader.projections():
+            projections += 1
             out.write(PROJECTION.pack(b"P", len(name), len(sealed)) + name + sealed)
+        _compare(head.seq, reader.count(), "records")
+        _compare(projections, reader.projection_count(), "projections")
     out.write(HEAD.pack(b"H", head.seq, head.chain))
     environment.close()
+
+
+def _compare(found: int, counted: int, what: str) -> None:
+    # A damaged page can hide entries; the chain notices that between records, and nothing does among projections.
+    if found != counted:
+        raise JournalDamagedError(f"{counted} {what} expected by the count that LMDB keeps, {found} found")

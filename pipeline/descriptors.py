@@ -218,7 +218,7 @@ class _Run:
             self._under_way.clear()
             window = self._next()
 
-    def _drive(self, pool: WorkerPool) -> Generator[WindowResult, None, None]:
+    def _drive(self, pool: WorkerPool) -> Iterator[WindowResult]:
         """Work with one pool until all is done or a worker failed; then let the others finish what they hold."""
         self._fill(pool)
         failed = False

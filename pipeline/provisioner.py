@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
+from journal import JournalError
 from pipeline.compiling import prepare_engines
 from pipeline.config import C10ProvisionerConfig
 from pipeline.descriptors import DescriptorBatcher
@@ -196,9 +197,9 @@ class CacheProvisioner:
             again=False,
             host=self.host,
         )
-        store.append(started, build=number)
         failure = failure_of(error, error.step or "inputs", error.subject or "")
-        store.append_at_any_cost(failed_event(failure, error, started.inputs), build=number)
+        ended = failed_event(failure, error, started.inputs)
+        store.append_at_any_cost(ended, build=number, started=started)
         return BuildReport(
             outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure, cause=error
         )
@@ -236,16 +237,17 @@ class CacheProvisioner:
                 scratch=Path(scratch),
                 strict=self.config.coverage_strict,
             )
+            started = self._started(inputs, again=again)
             generation, failure, cause = None, None, None
             try:
-                self._start(run, again=again)
+                run.append(replace(started, calibration=run.put(inputs.calibration)))
                 _steps(run)
                 run.enter("commit")
                 generation = store.commit(number)
             except Exception as error:  # noqa: BLE001 - whatever a step raises is recorded and reported
-                failure, cause = self._record(run, error), error
+                failure, cause = _record(run, error, started), error
             except BaseException as error:
-                self._record(run, error)
+                _record(run, error, started)
                 raise
         return BuildReport(
             outcome=BuildOutcome.FAILED if generation is None else BuildOutcome.BUILT,
@@ -265,27 +267,15 @@ class CacheProvisioner:
             cause=cause,
         )
 
-    def _start(self, run: Run, *, again: bool) -> None:
-        inputs = run.inputs
-        started = BuildStarted(
+    def _started(self, inputs: Inputs, *, again: bool) -> BuildStarted:
+        """The start of a build, before its calibration is stored."""
+        return BuildStarted(
             identity=inputs.identity,
             inputs=inputs.document,
-            calibration=run.put(inputs.calibration),
+            calibration=None,
             again=again,
             host={**self.host, "source": inputs.request.tiles.source},
         )
-        run.append(started)
-
-    def _record(self, run: Run, error: BaseException) -> Failure:
-        failure = failure_of(error, run.step, run.subject)
-        try:
-            run.append()
-        except Exception:  # noqa: BLE001 - finished cells are kept if the journal takes them; the cause goes first
-            run.forget_pending()
-        if run.store.state.open_build == run.number:
-            event = failed_event(failure, error, {"step": run.step, "subject": failure.subject})
-            run.store.append_at_any_cost(event, build=run.number)
-        return failure
 
     def _require_whole(self, store: Store, target: int) -> None:
         shown = next(found for found in store.state.generations.values() if found.origin == target)
@@ -297,6 +287,22 @@ class CacheProvisioner:
                 + (f" and {len(problems) - 1} more problems" if len(problems) > 1 else ""),
                 hint="roll back to another generation: c10 log, c10 rollback --to GENERATION",
             )
+
+
+def _record(run: Run, error: BaseException, started: BuildStarted) -> Failure:
+    """Record the failure of a build, and its start where not even that could be written before."""
+    failure = failure_of(error, run.step, run.subject)
+    try:
+        run.append()
+    except Exception:  # noqa: BLE001 - finished cells are kept if the journal takes them; the cause goes first
+        run.forget_pending()
+    event = failed_event(failure, error, {"step": run.step, "subject": failure.subject})
+    try:
+        run.store.append_at_any_cost(event, build=run.number, started=started)
+    except JournalError as full:
+        # What went wrong first is what a person must hear of; the next build marks this one as abandoned.
+        run.ports.progress.say(f"the failure could not be recorded: {full.message}")
+    return failure
 
 
 def _steps(run: Run) -> None:

@@ -11,6 +11,9 @@ from typing import assert_never
 
 from store.errors import IncompatibleDeviceError, NoGoError
 
+UNREADABLE = "unreadable"
+"""How `found` begins where the operating system refused: nothing is known of the content."""
+
 
 class Depth(StrEnum):
     """How closely to look."""
@@ -177,6 +180,8 @@ def _problem(finding: Finding, root: Path, head: int, named_in: Mapping[str, Seq
 def _mend(finding: Finding, root: Path, *, in_head: bool) -> str:
     build = f"c10 build REQUEST --cache {root}"
     aside = f"mv {root / finding.path} {root / 'quarantine'}/"
+    if finding.found.startswith(UNREADABLE):
+        return f"mend the permissions of {root / finding.path}, or the disk, then verify again"
     match finding.kind:
         case ProblemKind.ABSENT:
             return build if in_head else f"copy {finding.path} from a mirror of this cache"

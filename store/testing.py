@@ -234,8 +234,13 @@ def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work
     for (cell_x, cell_y), tiles in cells.items():
         components = identity.cell_components(space=space, tiles=tiles)
         key = identity.cell_key(components)
-        known = store.state.memo.blocks.get((space, 6, cell_x, cell_y))
-        if known is None or known.key != key or not store.artifacts.present(known.block):
+        fitting = [
+            event
+            for event in store.state.memo.blocks_of((space, 6, cell_x, cell_y))
+            if event.key == key and store.artifacts.present(event.block)
+        ]
+        known = fitting[-1] if fitting else None
+        if known is None:
             store.append(StepStarted(kind="cells", subjects=(f"6/{cell_x}/{cell_y}",), key=key), build=number)
             work.embedded += len(tiles)
             block = store.artifacts.put(canonical.encode([space, [list(tile) for tile in tiles]]))

@@ -32,7 +32,15 @@ from store.errors import (
     UnprojectedError,
     from_os_error,
 )
-from store.events import BuildAbandoned, BuildCommitted, CacheCreated, Event, RolledBack
+from store.events import (
+    BuildAbandoned,
+    BuildCommitted,
+    BuildFailed,
+    BuildStarted,
+    CacheCreated,
+    Event,
+    RolledBack,
+)
 from store.facts import Clock, to_record
 from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
@@ -145,24 +153,36 @@ class Store:
         """
         self.ledger.append([self.ledger.record(event, build=build) for event in events])
 
-    def append_at_any_cost(self, event: Event, *, build: int) -> None:
-        """Append the end of a build that is still open, even on a full disk, from the reserve.
+    def append_at_any_cost(
+        self, event: BuildFailed | BuildAbandoned, *, build: int, started: BuildStarted | None = None
+    ) -> None:
+        """Append the end of a build, even on a full disk, from the reserve; nothing if it has ended already.
 
         After an error of the disk LMDB's environment is given up and opened again; an append is never retried
         on the environment that failed.
+
+        Args:
+            event: The end.
+            build: Which build ends.
+            started: Its start, to be appended with the end if not even that could be written before.
+
+        Raises:
+            journal.JournalError: Not even the reserve was enough.
         """
         try:
-            self._end(event, build)
+            self._end(event, build, started)
         except RETRYABLE:
             self.release_reserve()
             self.ledger.reopen()
-            self._end(event, build)
+            self._end(event, build, started)
 
-    def _end(self, event: Event, build: int) -> None:
+    def _end(self, event: BuildFailed | BuildAbandoned, build: int, started: BuildStarted | None) -> None:
         # A commit may have become durable just before the interruption that brings us here.
         self.ledger.refresh()
         if self.state.open_build == build:
             self.append(event, build=build)
+        elif started is not None and self.state.next_build == build:
+            self.append(started, event, build=build)
 
     def commit(self, build: int) -> Generation:
         """Commit an open build as the next generation and project it.

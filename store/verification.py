@@ -10,6 +10,7 @@ believed ends it. Looking happens here, judging in
 `store.findings`. Nothing is ever written.
 """
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ from store.errors import (
     StoreError,
 )
 from store.events import ArtifactRef
-from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
+from store.findings import UNREADABLE, Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.identity import tile_set
 from store.layout import Layout
 from store.manifest import MAX_BYTES, Manifest, parse, project
@@ -197,7 +198,13 @@ class _Run:
     def look_for_strangers(self) -> None:
         """Find what nothing of C10's could have put into the tree, and what nothing names any more."""
         referenced = referenced_by(self.view.state) | frozenset(self.named)
-        found = walk(self.artifacts, {}, referenced=referenced, full=False)
+        try:
+            found = walk(self.artifacts, {}, referenced=referenced, full=False)
+        except OSError as error:
+            path = os.path.relpath(str(error.filename or "."), self.view.layout.root)
+            text = f"{UNREADABLE} ({error.strerror}): nobody knows what is in it"
+            self.findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
+            return
         self.unreferenced, self.unreferenced_size = len(found.unreferenced), found.unreferenced_size
         for stranger in found.strangers:
             path, _, text = stranger.partition(": ")
@@ -361,7 +368,7 @@ def _projection_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
     try:
         data = read_regular(path, limit=_MAX_SEGMENT)
     except OSError as error:
-        return f"unreadable ({error.strerror})"
+        return f"{UNREADABLE} ({error.strerror})"
     if data is None:
         return "expected a regular file, found something else"
     return "" if is_right(data) else "expected what the journal projects, found other bytes"

@@ -5,9 +5,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-from PIL import Image
 
 from pipeline import C10ProvisionerConfig
 from pipeline import build_cache_provisioner
@@ -33,6 +30,9 @@ def tiny_network(*, seed=0, batch=BATCH, unit=True, size=32, drift=0.0):
 
     `drift` adds so much of other weights.
     """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     side = size // 4
     weights, other = (
         np.random.default_rng(each).standard_normal((3 * side * side, DIMENSIONS)).astype(np.float32)
@@ -70,6 +70,8 @@ def plain(level, encoding="png"):
 
 
 def encoded(pixels, encoding="png"):
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, encoding)
     return buffer.getvalue()
@@ -90,13 +92,15 @@ def words(seed):
 class Site:
     """A folder with a network, a camera, tiles and a cache to be."""
 
-    def __init__(self, root):
+    def __init__(self, root, *, cache=None):
+        """Fill the folder, or find it filled."""
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
-        self.cache = self.root / "cache"
+        self.cache = Path(cache) if cache else self.root / "cache"
         self.layout = Layout(self.cache)
-        self.write("net.onnx", tiny_network())
-        self.write("camera.json", b'{"focal": 35}')
+        if not (self.root / "net.onnx").exists():
+            self.write("net.onnx", tiny_network())
+            self.write("camera.json", b'{"focal": 35}')
 
     def write(self, name, data):
         """Write a file that requests may name; returns its path."""
@@ -153,18 +157,16 @@ class Site:
 
     def blocks(self):
         """The latest block of every cell, by (vector space, zoom, cell x, cell y)."""
-        state = self.state()
-        return getattr(state, "memo", state).blocks
+        return self.state().memo.blocks
 
     def artifact(self, ref):
         return self.layout.artifact(ref.sha256)
 
     def held_digests(self, space):
         """Digests of the rows of a vector space that the journal holds and the disk still has."""
-        state, artifacts = self.state(), Artifacts(self.layout)
-        found = set()
-        for name, event in state.memo.blocks.items():
-            if name[0] == space and artifacts.damage(event.block) is None:
+        artifacts, found = Artifacts(self.layout), set()
+        for event in self.state().memo.blocks_in(space):
+            if artifacts.damage(event.block) is None:
                 block = blocks.decode(artifacts.read(event.block))
                 found.update(bytes(row).hex() for row in block.digests)
         return found

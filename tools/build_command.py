@@ -12,9 +12,9 @@ from pipeline.report import BuildReport
 from tools import render
 from tools.edge import Answer, Call, complain, say, shared_options
 from tools.exit_codes import ExitCode, code_of_failure
-from tools.progress import progress_for
+from tools.progress import shown_progress
 
-_REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path))
+_REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path, readable=False))
 _WORKERS = click.option(
     "--workers", type=int, metavar="N", help="Embedding processes; one per core if absent."
 )
@@ -32,7 +32,8 @@ def build(call: Call, *, request_file: Path, dry_run: bool, again: bool, workers
         return _planned(call, request_file, workers)
     root = call.root
     request = BuildRequest.load(request_file)
-    report = provisioner(call, workers, progress=progress_for()).build_cache_artifacts(request, again=again)
+    with shown_progress() as progress:
+        report = provisioner(call, workers, progress=progress).build_cache_artifacts(request, again=again)
     return build_answer(report, root)
 
 

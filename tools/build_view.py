@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from store import events as e
+from store.canonical import is_digest
 from store.state import Build, Fact, State
 from tools import render
 
@@ -83,13 +84,19 @@ def _steps(facts: Sequence[Fact]) -> Iterator[dict[str, Any]]:
         event = fact.event
         if isinstance(event, e.CellEmbedded) and fact is cells[-1]:
             made = [found.event for found in cells if isinstance(found.event, e.CellEmbedded)]
-            rows = {"rows": sum(each.rows for each in made), "embedded": sum(each.embedded for each in made)}
-            began = next((each for each in facts if isinstance(each.event, e.StepStarted)), cells[0])
-            yield _step(
-                fact, "cells", f"{len(made)} embedded", (fact.mono_ns - began.mono_ns) // 1_000_000, **rows
-            )
+            rows, embedded = sum(each.rows for each in made), sum(each.embedded for each in made)
+            what = f"{render.plural(len(made), 'cell')}: {embedded:,} of {rows:,} rows embedded, the others copied"
+            yield _step(fact, "cells", what, _since_first_window(facts, fact), rows=rows, embedded=embedded)
         elif isinstance(event, _STEP_EVENTS):
             yield _other_step(fact, event)
+
+
+def _since_first_window(facts: Sequence[Fact], last: Fact) -> int | None:
+    """Milliseconds from the first window of cells that was dispatched to the last cell."""
+    for fact in facts:
+        if isinstance(fact.event, e.StepStarted) and fact.event.kind == "cells":
+            return (last.mono_ns - fact.mono_ns) // 1_000_000
+    return None
 
 
 def _other_step(
@@ -172,26 +179,34 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
             for step in document["steps"]
         ]
         lines += render.section("Steps", render.table(("record", "kind", "took", "what"), steps, right="r r"))
-    if document["checks"]:
-        checks = [
-            (
-                check["check"],
-                check["subject"] or None,
-                "passed" if check["passed"] else "FAILED",
-                " ".join(f"{name}={value}" for name, value in check["measured"].items()),
-            )
-            for check in document["checks"]
-        ]
-        lines += render.section("Checks", render.table(("check", "subject", "verdict", "measured"), checks))
+    lines += render.section("Checks", _check_lines(document["checks"]))
     for warning in document["warnings"]:
         lines += ["", *render.wrap(f"warning: {warning}")]
     return lines + _failure_lines(document)
 
 
+def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (check["check"], check["subject"] or None, "passed" if check["passed"] else "FAILED")
+        for check in checks
+    ]
+    if not rows:
+        return []
+    header, *heads = render.table(("check", "subject", "verdict"), rows)
+    lines = [header]
+    for head, check in zip(heads, checks, strict=True):
+        measured = " ".join(f"{name}={value}" for name, value in check["measured"].items())
+        lines += [head, *render.wrap(measured, render.WIDTH - 2, "    ")] if measured else [head]
+        lines += render.wrap(check["why"], render.WIDTH - 2, "    ") if check["why"] else []
+    return lines
+
+
 def _input_facts(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
     def shown(value: object) -> object:
         if isinstance(value, Mapping):
-            return " ".join(f"{name}={inner}" for name, inner in sorted(value.items()) if inner is not None)
+            parts = ((name, inner) for name, inner in sorted(value.items()) if inner is not None)
+            # A digest inside a map is cut short for people; the JSON has all of it.
+            return " ".join(f"{name}={inner[:16] if is_digest(inner) else inner}" for name, inner in parts)
         if isinstance(value, (list, tuple)):
             return ", ".join(
                 str(item.get("name", item)) if isinstance(item, Mapping) else str(item) for item in value

@@ -5,6 +5,7 @@ needs.
 """
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -149,6 +150,9 @@ class _C10(click.Group):
         words = sys.argv[1:] if args is None else list(args)
         entry = next((_COMMANDS[word] for word in words if word in _COMMANDS), None)
         as_json = "--json" in words
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A name that the terminal's encoding lacks must not end a command that is otherwise done.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             # Not through click's own `main`, which would turn both interruptions into one and print an empty line.
             with edge.termination(), self.make_context("c10", [*words], obj=dict(os.environ)) as context:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
 from pipeline.report import BuildReport
 from store.errors import CacheUnusableError, ErrorKind
@@ -24,7 +25,7 @@ from tools import render
 from tools.demo_map import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
 from tools.edge import Answer, Call, complain, shared_options
 from tools.exit_codes import ExitCode
-from tools.progress import progress_for
+from tools.progress import shown_progress
 from tools.query_command import centre_of, distance_m, read_image, search
 
 _PHOTO: Final = (3_470.0, 1_410.0)
@@ -72,16 +73,15 @@ class _Stage:
             self.broken.append(promise)
         self.tell(f"   {'ok ' if kept else 'NO '} {promise}")
 
-    def provisioner(self, *, shown: bool = False) -> CacheProvisioner:
+    def provisioner(self, progress: Progress | None = None) -> CacheProvisioner:
         """The embedded defaults on this stage's cache."""
-        config = C10ProvisionerConfig(cache_root=self.cache)
-        return build_cache_provisioner(config, progress=progress_for() if shown else None)
+        return build_cache_provisioner(C10ProvisionerConfig(cache_root=self.cache), progress=progress)
 
-    def build(self, *, shown: bool = False) -> BuildReport:
+    def build(self, progress: Progress | None = None) -> BuildReport:
         """Build what the request says now."""
         sys.stdout.flush()
         request = BuildRequest.load(self.folder / "request.toml")
-        return self.provisioner(shown=shown).build_cache_artifacts(request)
+        return self.provisioner(progress).build_cache_artifacts(request)
 
 
 @click.command()
@@ -166,7 +166,8 @@ def _build(stage: _Stage) -> BuildReport:
         "The network is compiled for this machine, every tile becomes a descriptor, the descriptors become"
         " an index, and one transaction makes it all visible.",
     )
-    report = stage.build(shown=True)
+    with shown_progress() as progress:
+        report = stage.build(progress)
     stage.facts["build"] = report.to_document()
     stage.show(
         (

@@ -75,7 +75,14 @@ def doctor(call: Call) -> Answer:
     _look_at_machine(found)
     _look_at_packages(found)
     if call.cache is not None:
-        _look_at_cache(found, call.layout())
+        try:
+            _look_at_cache(found, call.layout())
+        except OSError as error:
+            found.trouble(
+                f"expected to look into {error.filename or call.cache}, found: {error.strerror or error}",
+                "run as its owner, or mend its permissions",
+                code_of(error),
+            )
     worst = ExitCode.DONE
     if found.problems:
         codes = {problem.code for problem in found.problems}
@@ -165,6 +172,7 @@ def _look_at_cache(found: _Findings, layout: Layout) -> None:
         found.trouble(
             f"expected at least {render.size(_LEAST_FREE)} free, found {render.size(free)}", "free disk space"
         )
+    facts["exists"] = layout.exists()
     facts["lock"] = _lock_holder(found, layout)
     if facts["exists"]:
         _look_inside(found, layout, facts)
@@ -181,9 +189,6 @@ def _look_inside(found: _Findings, layout: Layout, facts: dict[str, Any]) -> Non
         view = look(layout)
     except (StoreError, JournalError) as error:
         found.trouble(error.message, error.hint, code_of(error))
-        return
-    except PermissionError as error:
-        found.trouble(f"expected to read {layout.root}, found: {error.strerror}", "run as its owner")
         return
     _look_at_history(found, view, facts)
 
@@ -268,17 +273,17 @@ def _package_lines(packages: Mapping[str, str | None]) -> list[str]:
 
 def _cache_facts(cache: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
     accepted = "accepted" if cache["file_system_accepted"] else "REFUSED"
-    holder = cache["lock"]
+    holder = cache.get("lock")
     lock = "free"
     if holder is not None:
         lock = f"held by pid {holder.get('pid', '?')} on {holder.get('host', '?')}"
-    yield "folder", cache["root"] + ("" if cache["exists"] else " (no cache yet)")
+    yield "folder", cache["root"] + (" (no cache yet)" if cache["exists"] is False else "")
     yield "file system", f"{cache['file_system']}, {accepted}"
     yield "hard links", "yes" if cache["hard_links"] else "unknown"
     yield "O_TMPFILE", "yes" if cache["nameless_files"] else "no; scratch files are used instead"
     yield "writable", "yes" if cache["writable"] else "NO"
     yield "free space", render.size(cache["free_bytes"])
-    yield "build lock", lock
+    yield "build lock", lock if "lock" in cache else "unknown"
     if "journal_bytes" in cache and cache["journal_bytes"] is not None:
         records = f", {render.plural(cache['records'], 'record')}" if "records" in cache else ""
         yield "journal", f"{render.size(cache['journal_bytes'])}{records}"

@@ -144,13 +144,16 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
         )(wrapped)
         wrapped = click.option(
             "--config",
-            type=click.Path(path_type=Path),
+            type=click.Path(path_type=Path, readable=False),
             metavar="FILE",
             help="Operator settings (c10.toml).",
         )(wrapped)
         if cache:
             wrapped = click.option(
-                "--cache", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the cache."
+                "--cache",
+                type=click.Path(path_type=Path, readable=False),
+                metavar="DIR",
+                help="Folder of the cache.",
             )(wrapped)
         done: Command = wrapped
         return done
@@ -266,9 +269,11 @@ def _described(error: BaseException) -> tuple[str, str, str, ExitCode]:
     if isinstance(error, OSError):
         where = error.filename or "a file"
         found = error.strerror or str(error)
-        hint = (
-            "free disk space, then run it again" if code is ExitCode.DISK_FULL else "mend it, or name another"
-        )
+        hint = "mend it, or name another"
+        if code is ExitCode.DISK_FULL:
+            hint = "free disk space, then run it again"
+        elif isinstance(error, PermissionError):
+            hint = "run as its owner, or mend its permissions"
         return "file-system", f"expected to use {where}, found: {found}", hint, code
     return "internal", f"expected no {type(error).__name__}, found: {error}", "", code
 

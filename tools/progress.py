@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -16,12 +17,21 @@ if TYPE_CHECKING:
 _LINE_EVERY_S: Final = 1.0
 _LINE_EVERY_PART: Final = 10
 _BYTES: Final = "bytes"
+_INDENT: Final = "   "
 
 
-def progress_for(stream: TextIO | None = None) -> Progress:
-    """Choose what fits a stream, by default standard error."""
+@contextmanager
+def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
+    """Show progress in the way that fits a stream, by default standard error.
+
+    However the work ends, nothing stays behind that draws: a bar that is left alone hides the cursor.
+    """
     stream = sys.stderr if stream is None else stream
-    return Bars() if stream.isatty() else Lines(stream=stream)
+    progress = Bars() if stream.isatty() else Lines(stream=stream)
+    try:
+        yield progress
+    finally:
+        progress.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,14 +85,16 @@ class Lines:
         if step is None:
             return
         elapsed = self.clock() - step.since
-        told = [_amount(step.done, step.unit)] if step.done else []
-        told += [note] if note else []
-        rate = f" ({_rate(step.done / elapsed, step.unit)})" if step.done > 1 and elapsed > 0 else ""
-        self._write(f"{step.name}: done in {seconds(elapsed)}{rate}" + "".join(f", {each}" for each in told))
+        parts = [each for each in (*_sums(step, elapsed), note) if each]
+        self._write(f"{step.name}: done in {', '.join([seconds(elapsed), *parts])}")
 
     def say(self, text: str) -> None:
         """A person should know this."""
         self._write(text)
+
+    def close(self) -> None:
+        """There will be no more; a step that was not finished gets no last line."""
+        self._step = None
 
     def _write(self, text: str) -> None:
         self.stream.write(text + "\n")
@@ -116,10 +128,8 @@ class Bars:
         self._end()
         if step is not None:
             elapsed = time.monotonic() - step.since
-            told = _amount(step.done, step.unit) if step.done else ""
-            rate = _rate(step.done / elapsed, step.unit) if step.done > 1 and elapsed > 0 else ""
-            parts = "  ".join(each for each in (told, rate, note) if each)
-            sys.stderr.write(f"  {step.name:<12} {seconds(elapsed):>8}  {parts}".rstrip() + "\n")
+            parts = "  ".join(each for each in (*_sums(step, elapsed), note) if each)
+            sys.stderr.write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip() + "\n")
 
     def say(self, text: str) -> None:
         """A person should know this."""
@@ -127,6 +137,10 @@ class Bars:
             self._drawn.console.print(text, markup=False, highlight=False)
         else:
             sys.stderr.write(text + "\n")
+
+    def close(self) -> None:
+        """Stop drawing; a step that was not finished gets no last line."""
+        self._end()
 
     def _end(self) -> None:
         if self._drawn is not None:
@@ -138,7 +152,10 @@ def _bar(unit: str, *, counted: bool) -> "RichProgress":
     from rich import progress as drawn  # noqa: PLC0415 - only where something is drawn
     from rich.console import Console  # noqa: PLC0415 - as above
 
-    columns: list[ProgressColumn] = [drawn.TextColumn("  {task.description:<12}"), drawn.BarColumn(24)]
+    columns: list[ProgressColumn] = [
+        drawn.TextColumn(_INDENT + "{task.description:<13}"),
+        drawn.BarColumn(24),
+    ]
     if counted and unit == _BYTES:
         columns += [drawn.DownloadColumn(binary_units=True), drawn.TransferSpeedColumn()]
     elif counted:
@@ -146,6 +163,14 @@ def _bar(unit: str, *, counted: bool) -> "RichProgress":
     columns += [drawn.TimeRemainingColumn()] if counted else [drawn.TimeElapsedColumn()]
     # Transient: the bar gives way to the line that says how it went.
     return drawn.Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _sums(step: _Step, elapsed: float) -> tuple[str, str]:
+    """How much was done and how fast, where that was counted against a total."""
+    if not step.total or not step.done:
+        return "", ""
+    rate = _rate(step.done / elapsed, step.unit) if step.done > 1 and elapsed > 0 else ""
+    return _amount(step.done, step.unit), rate
 
 
 def _amount(count: int | None, unit: str) -> str:

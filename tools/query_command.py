@@ -24,7 +24,7 @@ _EARTH_RADIUS_M = 6_371_008.8
 
 
 @click.command()
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=click.Path(path_type=Path, readable=False))
 @click.option("--top", type=click.IntRange(1, 10_000), default=5, metavar="N", help="How many places; 5.")
 @shared_options()
 def query(call: Call, *, image: Path, top: int) -> Answer:

@@ -11,7 +11,7 @@ from store.verification import verify as verify_cache
 from tools import render
 from tools.edge import Answer, Call, complain, shared_options
 from tools.exit_codes import ExitCode
-from tools.progress import progress_for
+from tools.progress import shown_progress
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _LENGTH: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
@@ -45,18 +45,18 @@ def verify(call: Call, *, quick: bool, full: bool, budget: float | None, seed: i
     if seed is not None and budget is None:
         raise click.UsageError("expected --budget with --seed, found none")
     depth = Depth.FULL if full else Depth.QUICK if budget is None else Depth.BUDGET
-    progress = progress_for()
     hashing = depth is not Depth.QUICK
-    result = verify_cache(
-        call.layout(),
-        depth=depth,
-        budget_s=budget or 0.0,
-        seed=secrets.randbelow(1 << 31) if seed is None else seed,
-        on_total=(lambda total: progress.start("verify", total=total, unit="bytes")) if hashing else None,
-        on_bytes=progress.advance if hashing else None,
-    )
-    if hashing:
-        progress.finish()
+    with shown_progress() as progress:
+        result = verify_cache(
+            call.layout(),
+            depth=depth,
+            budget_s=budget or 0.0,
+            seed=secrets.randbelow(1 << 31) if seed is None else seed,
+            on_total=(lambda total: progress.start("verify", total=total, unit="bytes")) if hashing else None,
+            on_bytes=progress.advance if hashing else None,
+        )
+        if hashing:
+            progress.finish()
     code = _code(result)
     if not result.go:
         first = result.problems[0]

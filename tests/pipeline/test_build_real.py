@@ -1,6 +1,5 @@
 """Whole builds with the real parts: ONNX Runtime, worker processes, FAISS, tile archives."""
 
-import threading
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +12,10 @@ from pipeline.report import BuildOutcome
 from pipeline.request import IndexOptions, ModelRole, ModelSpec
 from pipeline.testing import RecordingProgress
 from store.canonical import decode as canonical_decode
-from store.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled, StepStarted
+from store.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled
 from store.identity import descriptor_id
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verification import Depth, verify
-from store.view import look
 from tests.small_builds import ZOOM, Site, picture, plain, spread, tiny_network
 
 
@@ -77,9 +75,7 @@ def test_a_moved_site_is_warm(built, tmp_path):
     moved.mkdir()
     for name in ("cache", "tiles", "net.onnx", "camera.json"):
         (built.root / name).replace(moved / name)
-    site = Site.__new__(Site)
-    site.root, site.cache, site.layout = moved, moved / "cache", type(built.layout)(moved / "cache")
-    report = site.build()
+    report = Site(moved).build()
     assert (report.outcome, report.writes) == (BuildOutcome.REUSED, 0)
 
 
@@ -212,34 +208,6 @@ def test_compile_failures_of_the_real_compiler_are_outcomes(real_site, monkeypat
     report = real_site.build(engine=EngineOptions(batch=2))
     assert (report.outcome, report.error.step) == (BuildOutcome.FAILED, "engine")
     assert real_site.events(BuildFailed)[0].subject == "place"
-
-
-def test_look_sees_a_running_build_and_raises_no_false_alarm(real_site):
-    real_site.write_tiles(spread())
-    real_site.build()
-    seen, stop, errors = [], threading.Event(), []
-
-    def watch():
-        while not stop.is_set():
-            try:
-                view = look(real_site.layout)
-                seen.append((view.state.open_build, view.state.builds[max(view.state.builds)].doing))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
-                errors.append(error)
-                return
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for flight in range(3):
-        real_site.write("net.onnx", tiny_network(seed=flight + 1))
-        report = real_site.build(flight_id=f"f{flight}")
-        assert report.outcome is BuildOutcome.BUILT, report.error
-    stop.set()
-    watcher.join()
-    assert errors == []
-    assert None in {open_build for open_build, _ in seen} or len(seen) > 0
-    assert {open_build for open_build, _ in seen} & {2, 3, 4}
-    assert len(real_site.events(StepStarted)) > 3
 
 
 @pytest.mark.parametrize("kind", ["vector", "empty", "cut", "garbage"])

@@ -165,3 +165,15 @@ def test_an_identical_build_after_other_flights_is_built_from_what_exists(three)
     assert (report.outcome, report.generation, report.build) == (BuildOutcome.BUILT, 4, 4)
     assert three.calls.made == []
     assert body(three, 1)[1].body_sha256 == report.body_sha256
+
+
+def test_rows_of_the_generation_that_is_shown_again_are_not_embedded_again(three):
+    kept = three.tiles[ZOOM, 8, 12]
+    three.tiles[ZOOM, 8, 12] = b"new"
+    assert three.build(flight_id="f4").tiles_embedded == 1
+    three.provisioner().rollback()
+    three.tiles[ZOOM, 8, 12] = kept
+    three.calls.made.clear()
+    report = three.build(flight_id="f5")
+    assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 0)
+    assert three.calls.made == []

@@ -325,6 +325,30 @@ def test_what_was_collected_is_not_reused(number, left):
     assert (len(state.memo.engines), len(state.memo.indexes), len(state.memo.blocks)) == left
 
 
+def test_every_block_of_a_cell_stays_usable():
+    """Blocks of other tiles of the same cell, newest last, one per key."""
+    name = ("k1", 6, 0, 0)
+    history = [(None, GENESIS), *((None, cell(number=number)) for number in (2, 5, 6)), (None, cell(x=1))]
+    state = fold(facts(*history))
+    assert state.memo.blocks_of(name) == (cell(number=2), cell(number=5), cell(number=6))
+    assert state.memo.blocks[name] == cell(number=6)
+    assert state.memo.blocks_of(("k1", 6, 7, 7)) == ()
+    assert [event.cell_x for event in state.memo.blocks_in("k1")] == [0, 0, 0, 1]
+    assert state.memo.blocks_in("k2") == ()
+    again = fold(facts((None, cell(number=5)), start=6), state)
+    assert again.memo.blocks_of(name) == (cell(number=2), cell(number=6), cell(number=5))
+    for number, left in ((2, (5, 6)), (6, (2, 5)), (5, (2, 6))):
+        collected = made(e.Collected, digests=(ref(number).sha256,))
+        gone = fold(facts((None, collected), start=6), state).memo
+        assert gone.blocks_of(name) == tuple(cell(number=number) for number in left)
+    collected = made(e.Collected, digests=tuple(ref(number).sha256 for number in (2, 5, 6)))
+    gone = fold(facts((None, collected), start=6), state).memo
+    assert (gone.blocks, gone.earlier) == ({}, {})
+    refused = fold(facts((None, failed_check("k1", "reproduces")), start=6), state).memo
+    assert (refused.blocks, refused.earlier) == ({}, {})
+    assert len(state.memo.blocks_of(name)) == 3
+
+
 def test_facts_that_change_nothing():
     quiet = [
         e.StepStarted(kind="engine", subjects=(), key="k"),

@@ -208,6 +208,14 @@ def test_a_segment_of_another_cache_is_found(layout, tmp_path):
     assert problem.subject == f"segments/{name}"
 
 
+def test_a_folder_that_cannot_be_read_is_no_go(layout):
+    folder = layout.artifacts / "00"
+    folder.rmdir()
+    folder.symlink_to(layout.root / "nowhere")
+    (problem,) = problems_of(verify(layout, depth=Depth.FULL))
+    assert (problem.kind, problem.path) == (ProblemKind.STRANGER, "artifacts/00")
+
+
 def test_strangers_are_no_go_and_unreferenced_artifacts_are_not(layout):
     (layout.root / "notes.txt").write_text("hello")
     (layout.artifacts / "ab" / "draft").write_text("hello")
@@ -318,6 +326,18 @@ def test_judging_names_generations_and_a_remedy(tmp_path_factory, kind, digest, 
     assert problem.mend
     expected = {"": (generation,) if generation else (), "a" * 64: (1, 3), "b" * 64: ()}[digest]
     assert problem.generations == expected
+
+
+def test_what_the_system_refuses_to_read_is_not_moved_aside(tmp_path):
+    finding = Finding(
+        kind=ProblemKind.DAMAGED,
+        subject="s",
+        found="unreadable (Permission denied)",
+        path="p",
+        digest="a" * 64,
+    )
+    (problem,) = judge([finding], root=tmp_path, head=1, named_in={"a" * 64: [1]})
+    assert problem.mend.startswith(f"mend the permissions of {tmp_path / 'p'}")
 
 
 def test_the_result_of_nothing_is_go():

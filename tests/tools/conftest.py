@@ -100,7 +100,9 @@ def make_world(folder):
 
 
 def picture(rng):
-    return Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64), Image.Resampling.NEAREST)
+    return Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(
+        (64, 64), Image.Resampling.NEAREST
+    )
 
 
 def tiny_network():

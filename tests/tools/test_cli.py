@@ -1,4 +1,9 @@
 import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
 
 import click
 import numpy as np
@@ -10,6 +15,7 @@ from tools import read_commands
 from tools.cli import _COMMANDS, cli
 from tools.exit_codes import MEANINGS
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     "build",
     "plan",
@@ -84,31 +90,31 @@ def test_an_internal_error_shows_its_traceback_and_asks_for_a_report(built, monk
     assert json.loads(result.stdout)["error"]["kind"] == "internal"
 
 
-def test_a_reader_that_went_away_is_no_error(built, shell):
-    import os
-
+@pytest.mark.parametrize("command", [("log",), ("manifest",), ("status", "--json"), ("show", "99", "--json")])
+def test_a_reader_that_went_away_is_no_error(built, command):
     read, write = os.pipe()
     os.close(read)
     try:
-        done = shell("log", "--cache", built.cache, stdout=write) if False else _run_into(built, write)
+        done = subprocess.run(
+            [sys.executable, "-m", "tools.cli", *command, "--cache", str(built.cache)],
+            cwd=ROOT,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
     finally:
         os.close(write)
-    assert done.returncode == 0
-    assert done.stderr == b""
+    assert done.returncode == (2 if "99" in command else 0)
+    assert b"Broken" not in done.stderr
+    assert b"Traceback" not in done.stderr
 
 
-def _run_into(world, write):
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    return subprocess.run(
-        [sys.executable, "-m", "tools.cli", "log", "--cache", str(world.cache)],
-        cwd=Path(__file__).resolve().parents[2],
-        stdout=write,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+def test_a_name_that_the_terminal_cannot_show_is_no_error(world, shell):
+    strange = world.folder / "caché"
+    world.cache.rename(strange)
+    for arguments in (("status",), ("status", "--json"), ("doctor", "--json"), ("verify",)):
+        done = shell(*arguments, "--cache", strange, env={"PYTHONIOENCODING": "ascii"})
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_same_runs_as_a_process(built, shell):
@@ -166,8 +172,6 @@ def test_what_verify_says_mends_a_flipped_bit_does(world):
 
 
 def test_an_engine_of_another_library_is_exit_6(world, monkeypatch):
-    from importlib import metadata
-
     version = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0.1" if name == "onnxruntime" else version(name))
     document = world.json("verify", code=6)

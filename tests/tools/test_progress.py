@@ -1,10 +1,12 @@
 import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
-from pipeline.progress import Progress
-from tools.progress import Bars, Lines, progress_for
+import pytest
+
+from tools.progress import Bars, Lines, shown_progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +32,7 @@ def test_a_step_has_a_first_line_and_a_last_one_with_its_rate():
     progress.finish("done well")
     assert stream.getvalue().splitlines() == [
         "embed: 300 tiles",
-        "embed: done in 2.0 s (150 tiles/s), 300 tiles, done well",
+        "embed: done in 2.0 s, 300 tiles, 150 tiles/s, done well",
     ]
 
 
@@ -62,7 +64,7 @@ def test_without_a_total_time_alone_decides():
     told = stream.getvalue().splitlines()
     assert told[0] == "compile ..."
     assert len(told) in {4, 5}
-    assert told[-1].startswith("compile: done in 3.0 s")
+    assert told[-1] == "compile: done in 3.0 s"
 
 
 def test_bytes_are_told_in_units():
@@ -71,7 +73,7 @@ def test_bytes_are_told_in_units():
     clock.now = 1.0
     progress.advance(3 << 20)
     progress.finish()
-    assert stream.getvalue().splitlines()[1] == "verify: done in 1.0 s (3.0 MiB/s), 3.0 MiB"
+    assert stream.getvalue().splitlines()[1] == "verify: done in 1.0 s, 3.0 MiB, 3.0 MiB/s"
 
 
 def test_finishing_and_advancing_nothing_is_harmless():
@@ -97,15 +99,36 @@ def test_bars_leave_one_line_per_step_and_nothing_on_standard_output(capsys):
     assert told.err.count("a word") == 3
 
 
+def fail_within(stream):
+    with shown_progress(stream) as progress:
+        progress.start("embed", total=5, unit="tiles")
+        raise ValueError(type(progress).__name__)
+
+
 def test_what_is_no_terminal_gets_lines():
-    assert isinstance(progress_for(io.StringIO()), Lines)
-    both: tuple[Progress, Progress] = (Lines(stream=io.StringIO()), Bars())
-    assert both
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="Lines"):
+        fail_within(stream)
+    assert stream.getvalue() == "embed: 5 tiles\n"
+
+
+def test_a_bar_is_taken_down_when_the_work_fails(capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    before = set(threading.enumerate())
+    with pytest.raises(ValueError, match="Bars"):
+        fail_within(Terminal())
+    for drawing in set(threading.enumerate()) - before:
+        drawing.join(timeout=10)
+        assert not drawing.is_alive()
+    capsys.readouterr()
 
 
 def test_lines_do_not_import_rich():
     code = (
-        "import io, sys; from tools.progress import progress_for; p = progress_for(io.StringIO());"
+        "import io, sys; from tools.progress import Lines; p = Lines(stream=io.StringIO());"
         "p.start('a', total=1, unit='tiles'); p.advance(); p.finish(); sys.exit('rich' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

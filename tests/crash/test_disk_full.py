@@ -1,0 +1,126 @@
+"""A full disk: the head stays, the failure is recorded from the reserve, and the next build works."""
+
+import contextlib
+import os
+import subprocess
+
+import pytest
+
+from journal import JournalError
+from pipeline.report import BuildOutcome
+from pipeline.testing import RecordingProgress
+from store.errors import DiskFullError, StoreError
+from store.events import BuildFailed, BuildStarted
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from tests.small_builds import Site, spread
+
+SIZE_MB = 32
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a few megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "c10-test", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def site(tmp_path, small_disk):
+    site = Site(tmp_path / "site", cache=small_disk / "cache")
+    site.write_tiles(spread())
+    return site
+
+
+@contextlib.contextmanager
+def filled(disk, *, leave=0):
+    """Fill the disk to the last page, or leave some bytes."""
+    path = disk / "filler"
+    try:
+        with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        with path.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(512))
+        if leave:
+            os.truncate(path, max(0, path.stat().st_size - leave))
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("leave", [0, 8192, 40_960, 120_000])
+def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, small_disk, leave):
+    """The disk is full from the start, or becomes so while cells are stored."""
+    assert site.build().outcome is BuildOutcome.BUILT
+    head = site.head_bytes()
+    site.write_tiles(spread(first=500_000))
+    with filled(small_disk, leave=leave):
+        report = site.build(flight_id="f2")
+        assert report.outcome is BuildOutcome.FAILED
+        assert report.error.kind in {"disk-full", "journal-full"}
+        assert "free" in report.error.hint
+        assert site.head_bytes() == head
+        with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+            cache.verify()
+        (failed,) = site.events(BuildFailed)
+        assert (failed.kind, failed.step) == (report.error.kind, report.error.step)
+        assert site.events(BuildStarted)[-1].identity == report.identity
+    again = site.build(flight_id="f2")
+    assert (again.outcome, again.generation, again.build) == (BuildOutcome.BUILT, 2, 3)
+
+
+def test_bad_inputs_on_a_full_disk_are_recorded_too(site, small_disk):
+    site.build()
+    site.write("net.onnx", b"no network")
+    with filled(small_disk):
+        assert site.build().error.kind == "bad-model"
+        assert [event.kind for event in site.events(BuildFailed)] == ["bad-model"]
+
+
+def test_without_a_reserve_the_first_error_is_still_the_one_reported(site, small_disk):
+    site.provisioner(reserve_mb=0).build_cache_artifacts(site.request())
+    head = site.head_bytes()
+    progress = RecordingProgress()
+    with filled(small_disk):
+        ports = {"reserve_mb": 0, "progress": progress}
+        report = site.provisioner(**ports).build_cache_artifacts(site.request(flight_id="f2"))
+        assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "disk-full")
+        assert "could not be recorded" in progress.said[0]
+        assert site.head_bytes() == head
+        assert site.events(BuildFailed) == []
+    assert site.build(flight_id="f2").outcome is BuildOutcome.BUILT
+
+
+def test_a_rollback_on_a_full_disk_changes_all_or_nothing(site, small_disk):
+    site.build()
+    site.build(flight_id="f2")
+    with filled(small_disk):
+        try:
+            site.provisioner().rollback()
+        except (StoreError, JournalError) as error:
+            assert "space" in str(error)  # noqa: PT017 - whether there is room for it is LMDB's affair
+        with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+            cache.verify()
+    assert site.state().head.number in {2, 3}
+    assert site.build(flight_id="f9").outcome is BuildOutcome.BUILT
+
+
+def test_a_warm_run_needs_no_space(site, small_disk):
+    site.build()
+    with filled(small_disk):
+        assert site.build().outcome is BuildOutcome.REUSED
+
+
+def test_a_first_build_without_space_leaves_nothing_that_hinders_the_next(site, small_disk):
+    with filled(small_disk), pytest.raises(DiskFullError):
+        site.build()
+    assert site.build().outcome is BuildOutcome.BUILT

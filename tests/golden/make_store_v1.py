@@ -1,0 +1,138 @@
+"""Write the golden cache of format 1: segments and manifests as they were written once, and what they have to mean.
+
+The folder `store_v1` holds `segments/`, `manifests/` and `expected.json`. Releases read them; they never write them
+again. The history has every kind of event in it. Run this only to begin the folder of a new format:
+
+    python tests/golden/make_store_v1.py FOLDER
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from store import events as e
+from store import rollback
+from store.canonical import sha256
+from store.layout import Layout
+from store.state import State
+from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
+from store.transaction import Store
+
+CACHE_ID = "c10" * 10 + "c1"
+
+
+def make(folder: Path) -> None:
+    """Write the folder, which does not exist yet."""
+    with tempfile.TemporaryDirectory() as scratch:
+        layout = Layout(Path(scratch, "cache"))
+        with mock.patch("secrets.token_hex", return_value=CACHE_ID):
+            state = _live(layout)
+        folder.mkdir(parents=True)
+        shutil.copytree(layout.segments, folder / "segments", copy_function=shutil.copyfile)
+        shutil.copytree(layout.manifests, folder / "manifests", copy_function=shutil.copyfile)
+    text = json.dumps(expected(state, folder), indent=1, sort_keys=True)
+    (folder / "expected.json").write_text(text + "\n")
+
+
+def expected(state: State, folder: Path) -> dict[str, object]:
+    """What a history means, as plain data: its head, its builds, its generations, and the digests of its files."""
+    return {
+        "cache_id": state.cache_id,
+        "seq": state.position.seq,
+        "chain": state.position.chain,
+        "builds": [
+            [build.number, build.identity, build.status, build.parent] for build in state.builds.values()
+        ],
+        "generations": [
+            {
+                "generation": generation.number,
+                "origin": generation.origin,
+                "parent": generation.parent,
+                "seq": generation.seq,
+                "prev_chain": generation.before.chain,
+                "manifest_sha256": generation.manifest_sha256,
+                "body_sha256": generation.body_sha256,
+            }
+            for generation in state.generations.values()
+        ],
+        "engines": sorted(state.memo.engines),
+        "indexes": sorted(state.memo.indexes),
+        "blocks": sorted(
+            [*name, event.key] for name in state.memo.blocks for event in state.memo.blocks_of(name)
+        ),
+        "passed": sorted(state.memo.passed),
+        "undone": state.undone,
+        "accepted": sorted(state.accepted),
+        "files": {
+            str(path.relative_to(folder)): sha256(path.read_bytes())
+            for kind in ("segments", "manifests")
+            for path in sorted((folder / kind).iterdir())
+        },
+    }
+
+
+def _live(layout: Layout) -> State:
+    """A short life in which everything happens once."""
+    clock = FakeClock()
+    host = {"name": "golden"}
+    second = Scenario(flight="f2", tiles={(0, 0): "a", (1, 0): "changed", (40, 40): "d"})
+    with Store.open(layout, clock=clock, create=True, reserve_bytes=0, host=host) as store:
+        play(store, Scenario())
+        play(store, second)
+        play(store, Scenario(flight="f3", engine="other", fail_at="index"))
+        _die(store, Scenario(flight="f4", die_at="tiles"))
+    with Store.open(layout, clock=clock, reserve_bytes=0, host=host) as store:
+        store.roll_back(rollback.plan(store.state, to=None, why="bad picture") or _never())
+        refused = made(
+            e.BuildRefused, identity=store.state.builds[2].identity, reason="it was rolled back from"
+        )
+        store.append(refused, build=store.state.next_build)
+        _append_what_needs_no_build(store)
+        play(store, second)
+        store.roll_back(rollback.plan(store.state, to=2, why="") or _never())
+        play(store, Scenario(flight="f5", engine="other"))
+    with Store.open(layout, clock=clock, reserve_bytes=0, host=host) as store:
+        return store.state.copy()  # opening it wrote the signature that came after its commit
+
+
+def _die(store: Store, scenario: Scenario) -> None:
+    number = store.state.next_build
+    try:
+        play(store, scenario)
+    except StopDeadError:
+        retried = e.StepRetried(kind="cells", subjects=("6/0/0",), attempt=2, why="the worker was killed")
+        store.append(retried, build=number)
+
+
+def _append_what_needs_no_build(store: Store) -> None:
+    ref = ref_of(b"gone")
+    withdrawn = made(
+        e.CheckFailed, check="parity", subject="place", key=ref.sha256, artifact=ref.sha256, why="off"
+    )
+    for event in (
+        withdrawn,
+        made(e.GenerationAccepted, generation=1, why="flown"),
+        made(e.GenerationSigned, generation=1, signature="ab" * 64, key_id="key"),
+        made(e.CollectionPlanned, digests=(ref.sha256,), size=ref.size, policy={"keep": 3}),
+        made(e.Collected, digests=(ref.sha256,), size=ref.size),
+        made(
+            e.Repaired,
+            subject="engine place",
+            sha256=ref.sha256,
+            action="replaced",
+            quarantine="quarantine/x",
+        ),
+        made(e.Imported, source="bundle", cache_id="other", bundle=ref, generations=(1,), artifacts=1),
+    ):
+        store.append(event, build=None)
+
+
+def _never() -> rollback.RollbackPlan:
+    raise AssertionError("there is a build to go back to")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

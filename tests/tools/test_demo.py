@@ -1,0 +1,61 @@
+import json
+
+import mercantile
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tools import demo_map
+from tools.cli import cli
+from tools.demo_map import make_map
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "kept"
+    return CliRunner().invoke(cli, ["demo", "--keep", str(folder), "--json"]), folder
+
+
+def test_every_promise_is_kept_and_told_in_one_line(played):
+    result, _ = played
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    document = json.loads(result.stdout)
+    assert document["ok"] is True
+    assert document["broken"] == []
+    assert document["tiles"] == 16 + 64 + 256
+    assert document["build"]["outcome"] == "built"
+    assert document["failed"]["error"]["kind"] == "bad-tile"
+    assert document["changed"]["tiles_embedded"] == 1
+    assert document["rollback"]["body_sha256"] == document["build"]["body_sha256"]
+    assert (document["warm"]["outcome"], document["warm"]["writes"]) == ("reused", 0)
+    assert document["query"]["distance_m"] < 60
+    assert document["verify"]["go"] is True
+
+
+def test_what_is_kept_can_be_looked_at(played):
+    _, folder = played
+    runner = CliRunner()
+    cache = ["--cache", str(folder / "cache"), "--json"]
+    status = json.loads(runner.invoke(cli, ["status", *cache]).stdout)
+    assert (status["generation"], status["build"]) == (3, 1)
+    hits = json.loads(runner.invoke(cli, ["query", str(folder / "photo.jpg"), *cache]).stdout)["hits"]
+    assert len(hits) == 5
+
+
+def test_it_does_not_play_in_a_folder_with_other_things(tmp_path):
+    (tmp_path / "thesis.doc").write_text("hello")
+    result = CliRunner().invoke(cli, ["demo", "--keep", str(tmp_path), "--json"])
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["message"].endswith(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
+
+
+def test_pixels_and_places_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_map, "terrain", lambda size, _: np.zeros((size, size, 3), np.uint8))
+    region = make_map(tmp_path)
+    for x, y in ((0.5, 0.5), (2000.0, 3000.0), (4095.5, 17.25)):
+        lon, lat = region.at_pixel(x, y)
+        tile = mercantile.tile(lon, lat, 18)
+        assert (tile.z, tile.x, tile.y) == region.tile_at_pixel(x, y)
+        assert region.path((tile.z, tile.x, tile.y)).is_file()
