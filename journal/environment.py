@@ -333,7 +333,7 @@ def open_environment(
         )
     with translated(path, "opening"):
         env = lmdb.open(
-            str(path),
+            os.fsencode(path),
             map_size=map_bytes,
             subdir=False,
             readonly=readonly,

@@ -89,7 +89,12 @@ def snapshot(
     if foreign:
         gate(path)
     elif not is_open(path) and require_sound(path) is Quiet.HEALTHY:
-        return _read_here(path, start, verified)
+        try:
+            return _read_here(path, start, verified)
+        except JournalPermissionError:
+            # On a read-only file system, or one this user may not write, LMDB cannot make its lock file. Without
+            # one a writer is not noticed, so that the child reads and the chain alone is believed.
+            foreign = True
     return _retried(path, verified, start, foreign=foreign, timeout_s=timeout_s)
 
 

@@ -151,13 +151,10 @@ def check_index(run: Run, event: IndexBuilt, rows: Sequence[BlockRow]) -> Verdic
     expected = sum(row.rows for row in rows)
     ids, vectors = _sample(run, rows)
     try:
-        index = load_index(
-            str(run.store.layout.artifact(event.artifact.sha256)),
-            kind=event.kind,
-            dimensions=event.dimensions,
-            ntotal=expected,
-            metric=event.metric,
-        )
+        with run.store.artifacts.opened(event.artifact) as path:
+            index = load_index(
+                path, kind=event.kind, dimensions=event.dimensions, ntotal=expected, metric=event.metric
+            )
         recall = 1.0
         if len(ids):
             _, found = index.search(vectors, 1)

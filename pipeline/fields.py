@@ -136,7 +136,7 @@ def request_error(problems: Iterable[Problem], *, subject: str | None = None) ->
     if len(found) == 1:
         return RequestError(f"{where}{found[0]}", subject=subject, problems=found)
     lines = "".join(f"\n  {problem}" for problem in found)
-    return RequestError(f"{where}{len(found)} problems{lines}", subject=subject, problems=found)
+    return RequestError(f"{where}{len(found)} problems:{lines}", subject=subject, problems=found)
 
 
 def text(limit: int = 1024) -> Rule:

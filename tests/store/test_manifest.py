@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from store import events as e
 from store import manifest as m
 from store.canonical import decode, encode, sha256
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
@@ -97,6 +98,24 @@ def test_a_build_without_all_its_parts_has_no_body(history, part):
     with pytest.raises(DamagedHistoryError) as damaged:
         m.body_of(state, build)
     assert damaged.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
+
+
+def test_which_engine_embedded(history):
+    state, _ = history
+    build = state.builds[1]
+    engine = build.engines[0][1]
+    assert m.body_of(state, build)["index"]["embedded_by"]["sha256"] == engine.artifact.sha256
+    stand_in = replace(engine, artifact=e.ArtifactRef(sha256="ab" * 32, size=1), purpose="stand-in")
+    assert m.body_of(state, replace(build, stand_in=stand_in))["index"]["embedded_by"]["sha256"] == "ab" * 32
+    models = [dict(model, role="auxiliary") for model in build.inputs["models"]]
+    nobody = replace(build, inputs=dict(build.inputs, models=models))
+    assert m.body_of(state, nobody)["index"]["embedded_by"] == {}
+
+
+def test_a_body_of_a_later_format(history):
+    state, _ = history
+    with pytest.raises(DamagedHistoryError):
+        m.body_of(state, replace(state.builds[1], format=2))
 
 
 @pytest.mark.parametrize(

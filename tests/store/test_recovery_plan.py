@@ -71,6 +71,12 @@ def test_signatures_are_missed_only_where_there_is_one():
     assert plan(state, observed(2, signatures=frozenset({1}))) == ()
 
 
+def test_files_of_a_retired_generation_are_not_made_again():
+    state = state_of(3, retired=frozenset({1}))
+    there = observed(3, manifests={3: "3.json"}, segments={3: "3.events"})
+    assert plan(state, there) == (Project(2),)
+
+
 def test_order_of_actions():
     build = Build(number=3, started_seq=1, started_ns=1, doing="cells 6/0/0")
     state = state_of(1, open_build=3, builds={3: build})

@@ -223,6 +223,14 @@ class TestArtifacts:
         assert artifacts.present(REF) == (there == "other")
         assert artifacts.damage(REF)
 
+    def test_collection_has_to_be_alone(self, artifacts, layout):
+        with artifacts.sharing(), Artifacts(layout).sharing(), artifacts.alone() as alone:
+            assert not alone
+        with artifacts.alone() as alone:
+            assert alone
+            with Artifacts(layout).alone() as another:
+                assert not another
+
     def test_a_full_disk_is_said(self, artifacts):
         with pytest.raises(DiskFullError), artifacts.draft():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -316,6 +324,13 @@ class TestLayout:
         for name in ("1.events", "x-00000001.events", "00000001.event"):
             (layout.segments / name).touch()
         assert (layout.manifest_files(), layout.segment_files()) == ({}, {})
+
+    @pytest.mark.parametrize("name", ["tmp", "manifests", "artifacts/7f"])
+    def test_folders_that_are_files(self, layout, name):
+        (layout.root / name).rmdir()
+        (layout.root / name).touch()
+        with pytest.raises(CacheUnusableError):
+            layout.create()
 
     def test_a_foreign_folder_is_not_filled(self, tmp_path):
         (tmp_path / "photos").mkdir()

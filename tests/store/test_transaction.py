@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from journal import Journal
+from journal.environment import open_environment
 from journal.record import EMPTY, Entry, Record, encode, link
 from store import manifest as m
 from store import rollback, segment
+from store.artifacts import Artifacts
 from store.canonical import sha256
 from store.errors import (
     CacheUnusableError,
@@ -30,6 +32,7 @@ from store.events import (
     BuildFailed,
     BuildStarted,
     CacheCreated,
+    CheckFailed,
     GenerationAccepted,
 )
 from store.facts import to_record
@@ -47,6 +50,7 @@ ROOT = Path(__file__).parents[2]
 APPEND_BESIDE = """
 import sys
 from journal import Journal
+from journal.environment import open_environment
 from store.events import GenerationAccepted
 from store.facts import to_record
 with Journal.open(sys.argv[1]) as journal:
@@ -294,6 +298,23 @@ class TestHealing:
             assert store.journal.projections() == inside
 
     @pytest.mark.usefixtures("two")
+    def test_a_projection_in_the_journal_that_is_damaged(self, layout, opened):
+        environment = open_environment(layout.journal, readonly=False)
+        with environment.write() as writer:
+            writer.put_projection(b"head", b"not sealed")
+        environment.close()
+        with opened() as store:
+            assert store.writes == 1
+            assert b"head" in store.journal.projections()
+
+    @pytest.mark.usefixtures("two")
+    def test_scratch_is_kept_while_somebody_writes(self, layout, opened):
+        (layout.scratch / "draft").touch()
+        with Artifacts(layout).sharing(), opened() as store:
+            assert store.recovered == (ClearScratch(),)
+        assert (layout.scratch / "draft").exists()
+
+    @pytest.mark.usefixtures("two")
     def test_scratch_is_cleared(self, layout, opened):
         (layout.scratch / "a" / "b").mkdir(parents=True)
         (layout.scratch / "a" / "b" / "c").write_bytes(b"x")
@@ -391,6 +412,48 @@ class TestCommit:
         assert view.facts[-1].seq == shown.seq
         assert [type(fact.event) is GenerationAccepted for fact in view.facts[-2:]] == [looks == 1, False]
 
+    def test_others_may_append_before_any_event(self, opened, clock):
+        with opened() as store:
+            play(store, Scenario())
+
+            def append_beside():
+                event = made(GenerationAccepted, generation=1)
+                store.journal.append([to_record(event, build=None, wall_ns=1, mono_ns=1)])
+
+            clock.looks, clock.due = 1, append_beside
+            store.append(started(), build=2)
+            assert store.state.position.seq == store.journal.head.seq
+            assert store.state.open_build == 2
+            assert store.state.accepted == {1}
+
+    @pytest.mark.parametrize("withdrawn", ["engine", "index"])
+    def test_what_was_withdrawn_beside_a_build_is_not_committed(self, layout, opened, withdrawn):
+        with opened() as store:
+            with pytest.raises(StopDeadError):
+                play(store, Scenario(die_at="commit"))
+            build = store.state.builds[1]
+            key = build.index.key if withdrawn == "index" else build.engines[0][1].key
+            store.append(made(CheckFailed, check="beside", key=key), build=None)
+            with pytest.raises(RequestRefusedError) as error:
+                store.commit(1)
+            assert error.value.kind is ErrorKind.WITHDRAWN
+        assert look(layout).state.head is None
+
+    def test_an_event_that_cannot_follow_is_not_appended(self, layout, opened):
+        with opened() as store:
+            play(store, Scenario())
+            head = store.journal.head
+            for event, build in ((failed(), 1), (failed(), 2), (made(CacheCreated), None), (started(), 7)):
+                with pytest.raises(DamagedHistoryError):
+                    store.append(event, build=build)
+            with pytest.raises(DamagedHistoryError):
+                store.append(made(BuildStarted, host={"a": 0.5}), build=2)
+            store.append_at_any_cost(failed(), build=1)
+            assert store.journal.head == head
+            assert store.state.position.seq == head.seq
+            play(store, Scenario(flight="f2"))
+        assert look(layout).state.head.number == 2
+
     def test_a_build_that_lacks_a_part_is_not_committed(self, layout, opened):
         with opened() as store:
             with pytest.raises(StopDeadError):
@@ -449,11 +512,11 @@ class TestReserve:
             assert store.recovered == ()
         assert reserve.stat().st_mtime_ns == before
 
-    def test_space_that_is_not_there(self, opened):
-        with pytest.raises(CacheUnusableError), opened(reserve_bytes=1 << 60):
-            pytest.fail("an exbibyte was set aside")
-        with opened() as store:
-            play(store, Scenario())
+    def test_a_reserve_that_is_no_file(self, layout, opened):
+        layout.create()
+        (layout.scratch / "reserve").mkdir()
+        with pytest.raises(CacheUnusableError), opened(reserve_bytes=4096):
+            pytest.fail("a folder is no reserve")
 
     def test_an_event_that_can_be_appended_needs_no_reserve(self, layout, opened):
         with opened(reserve_bytes=4096) as store:
@@ -548,9 +611,25 @@ class TestRebuild:
         for path in (*layout.segments.iterdir(), layout.journal):
             path.unlink()
         shutil.copyfile(other.segments / layout.segment_name(1), layout.segments / layout.segment_name(1))
-        with pytest.raises(DamagedHistoryError, match="of the cache that made"):
+        with pytest.raises(DamagedHistoryError, match="generation 2|of the cache that made"):
             rebuild(layout)
         assert not layout.journal.exists()
+
+    def test_a_manifest_without_a_segment(self, layout):
+        shutil.copyfile(
+            layout.manifests / layout.manifest_name(2), layout.manifests / layout.manifest_name(3)
+        )
+        with pytest.raises(DamagedHistoryError, match="generation 3"):
+            rebuild(layout)
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_a_manifest_that_is_damaged(self, layout, number):
+        path = layout.manifests / layout.manifest_name(number)
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data[:-2] + b"\n")
+        with pytest.raises(DamagedHistoryError, match=path.name):
+            rebuild(layout)
 
     def test_nothing_to_rebuild_from(self, tmp_path):
         layout = Layout(tmp_path / "empty")

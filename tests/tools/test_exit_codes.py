@@ -88,8 +88,8 @@ DENIED = CacheUnusableError(ErrorKind.PERMISSION, "no")
         (PermissionError(errno.EACCES, "no"), 2, 2),
         (KeyboardInterrupt(), 130, 130),
         (TerminatedError(), 143, 143),
-        (ValueError("x"), 1, 1),
-        (MemoryError(), 1, 1),
+        (ValueError("x"), 1, 3),
+        (MemoryError(), 1, 3),
     ],
     ids=lambda value: repr(value)[:40],
 )

@@ -1,0 +1,16 @@
+"""Fixtures of the store's tests."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder in memory: a cache has 256 folders, and hundreds of caches on a disk take minutes to remove."""
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-store-") as folder:
+        yield Path(folder)
