@@ -173,7 +173,9 @@ class Artifacts:
             CacheUnusableError: It cannot be opened.
         """
         try:
-            fd = os.open(self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = os.open(
+                self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
         except OSError as error:
             raise from_os_error(error, f"artifact {ref.sha256}") from error
         try:

@@ -16,7 +16,7 @@ from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.events import ArtifactRef
 from store.layout import KNOWN_ENTRIES
 from store.manifest import Manifest
-from store.state import BuildStatus, State
+from store.state import State
 from store.tables import BlockRow, decode_blocks
 
 
@@ -167,7 +167,7 @@ def processors() -> int:
 
 
 def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
-    """Return the digests that the journal's facts name: of committed and open builds, and of what may be reused.
+    """Return the digests that the journal's facts name: of all builds, failed ones too, and of what may be reused.
 
     Args:
         state: The folded journal.
@@ -175,8 +175,6 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
     """
     digests: set[str] = set()
     for build in state.builds.values():
-        if build.status not in {BuildStatus.COMMITTED, BuildStatus.OPEN}:
-            continue
         digests.update(event.artifact.sha256 for _, event in build.engines)
         digests.update(ref.sha256 for ref in (build.calibration,) if ref)
         digests.update(event.table.sha256 for event in (build.tiles,) if event)

@@ -106,8 +106,8 @@ class Layout:
         return f"{generation:08d}.events"
 
     def exists(self) -> bool:
-        """Whether there is a cache, whole or not."""
-        return self.journal.exists() or self.manifests.is_dir()
+        """Whether there is a cache, whole or not; mere folders are what a death before its birth leaves."""
+        return self.journal.exists() or bool(self.manifest_files() or self.segment_files())
 
     def create(self) -> None:
         """Make the folders and make them durable; folders that exist are kept.
@@ -171,7 +171,7 @@ class Layout:
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:
     try:
         entries = list(os.scandir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         found = pattern.fullmatch(entry.name)

@@ -47,12 +47,13 @@ def observe(layout: Layout) -> Observed:
         scratch = layout.scratch.is_dir() and any(
             entry.name != RESERVE_NAME for entry in layout.scratch.iterdir()
         )
+        segments = layout.segment_files()
     except OSError as error:
         raise from_os_error(error, f"cache {layout.root}") from error
     signed = {number for number, name in manifests.items() if name.removesuffix(".json") + ".sig" in names}
     return Observed(
         manifests=manifests,
-        segments=layout.segment_files(),
+        segments=segments,
         signatures=frozenset(signed),
         highest_sha256=highest,
         scratch=scratch,

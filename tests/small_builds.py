@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import C10ProvisionerConfig
-from pipeline import build_cache_provisioner
+from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.request import BuildRequest, ModelRole, ModelSpec, TileOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
 from store import blocks
@@ -79,9 +78,7 @@ def encoded(pixels, encoding="png"):
 
 def spread(columns=8, rows=5, *, first=0, content=picture):
     """Tiles of zoom 6, few to a cell: (6, 8 i, 12 j), 40 of them in 16 cells."""
-    return {
-        (ZOOM, 8 * i, 12 * j): content(first + 1000 * i + j) for i in range(columns) for j in range(rows)
-    }
+    return {(ZOOM, 8 * i, 12 * j): content(first + 1000 * i + j) for i in range(columns) for j in range(rows)}
 
 
 def words(seed):
@@ -113,7 +110,9 @@ class Site:
         for (z, x, y), content in tiles.items():
             self.write(f"{folder}/{z}/{x}/{y}.{extension}", content)
 
-    def request(self, *, source="tiles/{z}/{x}/{y}.png", tiles=None, network="net.onnx", model=None, **fields):
+    def request(
+        self, *, source="tiles/{z}/{x}/{y}.png", tiles=None, network="net.onnx", model=None, **fields
+    ):
         """A request for all tiles of zoom 6; `tiles` and `model` are further options of these tables."""
         descriptor = ModelSpec(name="place", role=ModelRole.DESCRIPTOR, onnx=network, **(model or {}))
         settings = {
@@ -139,7 +138,7 @@ class Site:
         config = C10ProvisionerConfig(cache_root=self.cache, **({"lock_timeout_s": 0.2} | settings))
         return build_cache_provisioner(config, **({"host": {}} | ports))
 
-    def build(self, again=False, **fields):
+    def build(self, *, again=False, **fields):
         """Build for real."""
         return self.provisioner().build_cache_artifacts(self.request(**fields), again=again)
 

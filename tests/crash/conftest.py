@@ -55,7 +55,9 @@ class Builder:
         self.lines.extend(line.rstrip("\n") for line in self.process.stdout)
         assert self.process.wait() == 0
         return [
-            json.loads(line.partition(" ")[2]) for line in self.lines if line.startswith(("report ", "error "))
+            json.loads(line.partition(" ")[2])
+            for line in self.lines
+            if line.startswith(("report ", "error "))
         ]
 
     def descendants(self):

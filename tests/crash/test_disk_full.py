@@ -11,7 +11,7 @@ import pytest
 from journal import JournalError
 from pipeline.report import BuildOutcome
 from pipeline.testing import RecordingProgress
-from store.errors import DiskFullError, StoreError
+from store.errors import StoreError
 from store.events import BuildFailed, BuildStarted
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import Site, spread

@@ -14,10 +14,10 @@ import pytest
 
 from journal.lock import BuildLock, held
 from pipeline.report import BuildOutcome
-from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError
 from store.state import BuildStatus
 from store.view import look
-from tests.small_builds import picture, spread, tiny_network
+from tests.small_builds import Site, picture, spread, tiny_network
 
 KILLS = 3
 """Kills per phase in an ordinary run, of four phases; a soak is `KILLS = 13`, 52 kills in all."""
@@ -110,6 +110,20 @@ def check_after_a_kill(site, before, flight, tiles):
         cache.verify()
         assert cache.manifest.inputs["flight_id"] == flight
     assert site.build(flight_id=flight).writes == 0
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_kill_while_the_cache_is_born(tmp_path, builder, number):
+    site = Site(tmp_path)
+    site.write_tiles(spread(2, 2))
+    child = builder(site, {"do": "build"})
+    child.until("ready")
+    time.sleep(random.Random(f"{SEED} birth {number}").uniform(0, 0.12))
+    wait_for_the_end_of(child.kill())
+    with pytest.raises(NoGoError):
+        FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED)
+    report = site.build()
+    assert (report.outcome, report.generation) == (BuildOutcome.BUILT, 1)
 
 
 def test_a_kill_in_the_middle_of_embedding_costs_only_what_was_not_recorded(site, builder):

@@ -20,11 +20,11 @@ NOBODY = 65_534
 CHILD = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from tests.small_builds import Site
-import onnx, PIL.Image, faiss, onnxruntime
-site = Site(sys.argv[2])
-for flight in ("f1", "rehearsal"):
-    assert Site(sys.argv[3]).build(flight_id=flight).error is None
+from tests.small_builds import FakeSite, Site
+site, rehearsal = Site(sys.argv[2]), FakeSite(sys.argv[3])
+for flight in ("f1", "f2"):
+    assert rehearsal.build(flight_id=flight).error is None
+    Site(sys.argv[3]).provisioner().plan(site.request())
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(int(sys.argv[4]))
@@ -59,9 +59,8 @@ def site(folder):
 
 def build_as_nobody(site, tmp_path):
     """Outcomes of a build of f1 and one of f2 by a user who owns nothing: [outcome or error, kind, hint]."""
-    rehearsal = Site(tmp_path / "rehearsal")
-    rehearsal.write_tiles(spread(2, 2))
-    command = [sys.executable, "-c", CHILD, str(ROOT), str(site.root), str(rehearsal.root), str(NOBODY)]
+    rehearsal = tmp_path / "rehearsal"
+    command = [sys.executable, "-c", CHILD, str(ROOT), str(site.root), str(rehearsal), str(NOBODY)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

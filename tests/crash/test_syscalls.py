@@ -66,7 +66,9 @@ def test_nothing_in_the_cache_is_ever_renamed(site, builder):
         {"do": "rollback"},
     )
     assert [report.get("outcome", report.get("build")) for report in reports[1:]] == ["built", "failed", 1]
-    assert any(f'"{site.root}/b"' in text for _, text in calls), "the tracer saw the one that was meant for it"
+    assert any(f'"{site.root}/b"' in text for _, text in calls), (
+        "the tracer saw the one that was meant for it"
+    )
     assert inside(site, calls) == []
 
 
@@ -76,7 +78,9 @@ def test_a_warm_run_writes_nothing(site, builder):
     assert (reports[0]["outcome"], reports[0]["writes"]) == ("reused", 0)
     assert tree(site.cache) == before
     touched = inside(site, calls)
-    assert any(name == "openat" and "journal.mdb" in text for name, text in touched), "the tracer saw the journal"
+    assert any(name == "openat" and "journal.mdb" in text for name, text in touched), (
+        "the tracer saw the journal"
+    )
     wrong = [
         (name, text)
         for name, text in touched
@@ -90,7 +94,9 @@ def reads_only(text):
     return "O_RDONLY" in text and "O_CREAT" not in text and "O_TRUNC" not in text
 
 
-@pytest.mark.parametrize(("left", "visible"), [(1, 1), (0, 1)], ids=["before the segment", "before the manifest"])
+@pytest.mark.parametrize(
+    ("left", "visible"), [(1, 1), (0, 1)], ids=["before the segment", "before the manifest"]
+)
 def test_a_kill_between_the_commit_and_its_files_is_healed(site, builder, left, visible):
     """The last two links of a build are those of its segment and its manifest; the n-th is where it dies."""
     site.write("tiles/6/8/12.png", picture(78))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pmtiles.tile import TileType
 
 from pipeline.decoding import decode
 from pipeline.report import BuildOutcome
-from pipeline.request import IndexOptions, ModelRole, ModelSpec
-from pipeline.testing import RecordingProgress
+from pipeline.request import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
+from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from store.canonical import decode as canonical_decode
 from store.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled
 from store.identity import descriptor_id
@@ -105,15 +106,13 @@ def test_a_recompiled_engine_of_the_same_vectors_keeps_the_blocks(built):
 
 def test_other_bytes_of_the_same_engine_are_held_against_the_vectors(built):
     """The engine of another compiler run: other bytes, and once the same and once other vectors."""
-    from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
-    from pipeline.testing import Calls, FakeCompiler
 
     def again(**fakes):
         (known,) = dict.fromkeys(event.artifact.sha256 for event in built.events(EngineCompiled)[-1:])
         built.layout.artifact(known).unlink()
-        compiler = FakeCompiler(calls=Calls(), real=OnnxRuntimeCompiler(), **fakes)
+        compiler = FakeCompiler(calls=Calls(), **fakes)
         provisioner = built.provisioner(engine_compiler=compiler)
-        return provisioner.build_cache_artifacts(built.request(checks=lenient()))
+        return provisioner.build_cache_artifacts(built.request(checks=CheckOptions(parity=0.5)))
 
     same = again(edition="second")
     assert (same.outcome, same.tiles_embedded) == (BuildOutcome.BUILT, 0)
@@ -121,12 +120,6 @@ def test_other_bytes_of_the_same_engine_are_held_against_the_vectors(built):
     other = again(instead={"place": built.write("other.onnx", tiny_network(drift=0.1))})
     assert (other.outcome, other.tiles_embedded) == (BuildOutcome.BUILT, 40)
     assert [event.check for event in built.events(CheckFailed)] == ["vectors"]
-
-
-def lenient():
-    from pipeline.request import CheckOptions
-
-    return CheckOptions(parity=0.5)
 
 
 def test_a_tile_that_changes_under_the_build(real_site):
@@ -141,7 +134,11 @@ def test_a_tile_that_changes_under_the_build(real_site):
     progress.on_start = change
     report = real_site.provisioner(progress=progress).build_cache_artifacts(real_site.request())
     assert report.outcome is BuildOutcome.FAILED
-    assert (report.error.step, report.error.kind, report.error.subject) == ("cells", "source-changed", "6/8/12")
+    assert (report.error.step, report.error.kind, report.error.subject) == (
+        "cells",
+        "source-changed",
+        "6/8/12",
+    )
     for part in ("6/8/12", sha256(spread()[ZOOM, 8, 12]).hexdigest(), sha256(changed).hexdigest()):
         assert part in report.error.message
     assert real_site.state().head is None
@@ -201,10 +198,8 @@ def test_plain_tiles_are_featureless_and_not_localisable(real_site):
     assert (coverage.present, coverage.featureless) == (6, 2)
 
 
-def test_compile_failures_of_the_real_compiler_are_outcomes(real_site, monkeypatch):
+def test_compile_failures_of_the_real_compiler_are_outcomes(real_site):
     real_site.write_tiles(spread(2, 2))
-    from pipeline.request import EngineOptions
-
     report = real_site.build(engine=EngineOptions(batch=2))
     assert (report.outcome, report.error.step) == (BuildOutcome.FAILED, "engine")
     assert real_site.events(BuildFailed)[0].subject == "place"
@@ -213,8 +208,6 @@ def test_compile_failures_of_the_real_compiler_are_outcomes(real_site, monkeypat
 @pytest.mark.parametrize("kind", ["vector", "empty", "cut", "garbage"])
 @pytest.mark.parametrize("suffix", ["mbtiles", "pmtiles"])
 def test_archives_that_will_not_do_are_failed_builds_or_bad_requests(real_site, archives, kind, suffix):
-    from pmtiles.tile import TileType
-
     path = real_site.root / f"t.{suffix}"
     tiles = {} if kind == "empty" else spread(2, 2)
     if suffix == "mbtiles":

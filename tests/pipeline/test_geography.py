@@ -1,5 +1,7 @@
 """The geographic report."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +19,7 @@ def test_runs_hold_every_place_once_and_in_order(places):
     assert sorted(back) == sorted(places)
     assert len(back) == len(set(back))
     assert found == sorted(found)
-    joins = zip(found, found[1:], strict=False)
-    assert not any(a[:2] == b[:2] and a[3] + 1 >= b[2] for a, b in joins), "neighbours are one run"
+    assert not any(a[:2] == b[:2] and a[3] + 1 >= b[2] for a, b in pairwise(found)), "neighbours are one run"
 
 
 def test_a_place_that_occurs_twice_counts_once():
@@ -42,7 +43,12 @@ def test_only_tiles_with_a_row_and_texture_are_localisable():
 
 def test_the_document_is_canonical_and_complete():
     report = Geography(
-        wanted=9, present=5, holes=((3, 1, 2), (3, 2, 2)), featureless=((3, 0, 0),), skipped=(), excluded=((3, 4, 4),)
+        wanted=9,
+        present=5,
+        holes=((3, 1, 2), (3, 2, 2)),
+        featureless=((3, 0, 0),),
+        skipped=(),
+        excluded=((3, 4, 4),),
     )
     document = report.to_document()
     assert document == {

@@ -22,6 +22,7 @@ from pipeline.request import (
 from pipeline.testing import FakeCompiler, FakeTiles
 from store.identity import build_identity, difference
 from tests.small_builds import WEST, ZOOM, FakeSite, tiny_network
+from tests.toy_networks import toy_network
 
 TODAY = date(2026, 3, 1)
 
@@ -85,7 +86,9 @@ def test_tiles_enter_by_place_and_content(site):
     changed = inputs(site, held=site.tiles | {(ZOOM, 0, 0): b"other"})
     more = inputs(site, held=site.tiles | {(ZOOM, 1, 0): b"other"})
     place, content = next(iter(site.tiles.items()))
-    moved = inputs(site, held={(ZOOM, 1, 1) if key == place else key: value for key, value in site.tiles.items()})
+    moved = inputs(
+        site, held={(ZOOM, 1, 1) if key == place else key: value for key, value in site.tiles.items()}
+    )
     assert content in site.tiles.values()
     assert len({found.identity for found in (plain, changed, more, moved)}) == 4
     for other in (changed, more, moved):
@@ -177,15 +180,11 @@ def test_a_network_of_any_size_needs_one(site):
 
 def open_sized():
     """The toy network with free batch, height and width."""
-    from tests.toy_networks import toy_network
-
     return toy_network(size=("H", "W")).SerializeToString()
 
 
 @pytest.mark.parametrize("rank", [4])
 def test_a_network_of_the_wrong_rank_is_refused(site, rank):
-    from tests.toy_networks import toy_network
-
     site.write("net.onnx", toy_network(rank_out=rank).SerializeToString())
     with pytest.raises(CompileError) as caught:
         inputs(site)

@@ -75,7 +75,7 @@ def test_a_wider_box_embeds_exactly_the_new_contents(site):
 
 
 def test_equal_tiles_are_embedded_once_wherever_they_lie(quick_path):
-    site = FakeSite(quick_path, {place: b"water" for place in spread(content=words)} | {(ZOOM, 1, 1): b"land"})
+    site = FakeSite(quick_path, dict.fromkeys(spread(content=words), b"water") | {(ZOOM, 1, 1): b"land"})
     report = site.build()
     assert (report.tiles, report.tiles_embedded) == (41, 2)
     assert sum(event.embedded for event in site.events(CellEmbedded)) == 2

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from pipeline.report import BuildOutcome
-from store.errors import DamagedHistoryError
+from store.errors import DamagedHistoryError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.tables import decode_blocks
@@ -151,7 +151,11 @@ def test_another_caches_journal_is_refused_and_nothing_is_written(quick_path):
     other.build(flight_id="f1")
     shutil.copy(other.layout.journal, site.layout.journal)
     before = tree(site.cache)
-    for call in (lambda: site.build(flight_id="f2"), lambda: site.build(flight_id="f9"), site.provisioner().rollback):
+    for call in (
+        lambda: site.build(flight_id="f2"),
+        lambda: site.build(flight_id="f9"),
+        site.provisioner().rollback,
+    ):
         with pytest.raises(DamagedHistoryError) as caught:
             call()
         assert "rebuild" in caught.value.hint or "verify" in caught.value.hint
@@ -175,6 +179,18 @@ def test_a_journal_that_is_gone_is_not_begun_anew(site):
     with pytest.raises(DamagedHistoryError):
         site.build()
     assert not site.layout.journal.exists()
+
+
+@pytest.mark.parametrize(
+    "folders", [(), ("artifacts",), ("artifacts", "manifests", "segments", "quarantine", "tmp")]
+)
+def test_folders_of_a_cache_that_was_never_born_are_no_obstacle(site, folders):
+    for name in folders:
+        (site.cache / name).mkdir(parents=True)
+    assert site.provisioner().plan(site.request()).decision == "build"
+    with pytest.raises(RequestRefusedError, match="expected a cache"):
+        site.provisioner().rollback()
+    assert site.build().outcome is BuildOutcome.BUILT
 
 
 def test_index_of_the_same_blocks_is_made_once(site):

@@ -5,13 +5,11 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from journal import BuildLockHeldError
-from pipeline.errors import CompileError, EmbedError, ErrorKind, RequestError
+from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import CheckOptions, CoverageOptions
 from pipeline.testing import raising
 from store.canonical import decode
-from store.errors import CacheUnusableError
 from store.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.state import BuildStatus
@@ -33,9 +31,13 @@ def changed_tile(site):
 def spoil(change):
     def plant(site):
         site.tiles[ZOOM, 8, 12] = b"bad"
-        site.batcher.spoil = lambda vectors: change(vectors)
+        site.batcher.spoil = change
 
     return plant
+
+
+def more_work(site):
+    site.tiles[ZOOM, 8, 12] = b"bad"
 
 
 def fault(name, make):
@@ -92,6 +94,10 @@ def network_changes(site):
     site.write("net.onnx", tiny_network(seed=3))
 
 
+def nothing(_site):
+    """Plant nothing."""
+
+
 def mixed(*plants):
     return lambda site: [plant(site) for plant in plants]
 
@@ -127,40 +133,48 @@ FAILURES = {
     ),
     "embedder raises": (
         mixed(
-            spoil(lambda vectors: vectors),
+            more_work,
             fault("window 0", lambda: EmbedError("expected A, found B", "", ErrorKind.WORKER_DIED)),
         ),
         {},
         ("cells", "worker-died", "", "expected A"),
     ),
     "embedder runs out of memory": (
-        mixed(spoil(lambda vectors: vectors), fault("window 0", MemoryError)),
+        mixed(more_work, fault("window 0", MemoryError)),
         {},
         ("cells", "unexpected", "", "MemoryError"),
     ),
     "not a number": (spoil(half_finite), {}, ("cells", "bad-vectors", "6/8/12", "found nan")),
-    "not of length 1": (spoil(lambda vectors: vectors * 2), {}, ("cells", "bad-vectors", "6/8/12", "found 2")),
-    "nothing but zeros": (spoil(lambda vectors: vectors * 0), {}, ("cells", "bad-vectors", "6/8/12", "found 0")),
+    "not of length 1": (
+        spoil(lambda vectors: vectors * 2),
+        {},
+        ("cells", "bad-vectors", "6/8/12", "found 2"),
+    ),
+    "nothing but zeros": (
+        spoil(lambda vectors: vectors * 0),
+        {},
+        ("cells", "bad-vectors", "6/8/12", "found 0"),
+    ),
     "index builder raises": (
         mixed(
-            spoil(lambda vectors: vectors),
+            more_work,
             fault("index", lambda: EmbedError("expected A, found B", "", ErrorKind.INDEX_FAILED)),
         ),
         {},
         ("index", "index-failed", "", "expected A"),
     ),
     "index finds nothing": (
-        mixed(spoil(lambda vectors: vectors), lambda site: setattr(site.indexer, "wrong", True)),
+        mixed(more_work, lambda site: setattr(site.indexer, "wrong", True)),
         {},
         ("check", "check-failed", "index", "find themselves"),
     ),
     "engine disappears": (
-        mixed(spoil(lambda vectors: vectors), lost_engine),
+        mixed(more_work, lost_engine),
         {},
         ("coverage", "coverage", "artifacts", "engine place"),
     ),
     "block is cut before the index": (
-        mixed(spoil(lambda vectors: vectors), block_cut_before_the_index),
+        mixed(more_work, block_cut_before_the_index),
         {},
         ("index", "artifact-damaged", "", "bytes, found"),
     ),
@@ -170,17 +184,17 @@ FAILURES = {
         ("coverage", "coverage", "artifacts", "block 6/"),
     ),
     "a stranger appears": (
-        mixed(spoil(lambda vectors: vectors), stranger),
+        mixed(more_work, stranger),
         {},
         ("coverage", "coverage", "artifacts", "notes.txt"),
     ),
     "too little of the area": (
-        lambda site: None,
+        nothing,
         {"coverage": CoverageOptions(min_fraction=0.5)},
         ("coverage", "coverage-too-low", "area", "at least 0.500"),
     ),
     "file system raises": (
-        mixed(spoil(lambda vectors: vectors), fault("index", lambda: PermissionError(13, "Permission denied"))),
+        mixed(more_work, fault("index", lambda: PermissionError(13, "Permission denied"))),
         {},
         ("index", "permission", "", "Permission denied"),
     ),
@@ -329,52 +343,6 @@ def test_strangers_are_recorded_but_no_obstacle_unless_strict(site):
     assert "notes.txt" in site.events(CoverageWalked)[-1].problems[0]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"calibration": "none.json"}, "none.json"),
-        ({"network": "none.onnx"}, "none.onnx"),
-        ({"model": {"size": (64, 64)}}, "which the network fixes"),
-        ({"calibration": "net.onnx"}, "expected a JSON object"),
-        ({"calibration": "list.json"}, "found list"),
-        ({"calibration": "."}, "calibration"),
-    ],
-)
-def test_requests_that_name_nothing_usable_are_refused_before_anything_is_written(site, change, words):
-    site.write("list.json", b"[1, 2]")
-    with pytest.raises(RequestError) as caught:
-        site.build(**change)
-    assert words in str(caught.value)
-    assert caught.value.hint
-    assert not site.cache.exists()
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (tiny_network()[:-200], "ONNX"),
-        (b"", "ONNX"),
-        (b"\x00" * 1000, "ONNX"),
-    ],
-    ids=["cut", "empty", "zeros"],
-)
-def test_a_damaged_network_is_a_failed_build(site, data, words):
-    site.write("net.onnx", data)
-    report = site.build()
-    assert (report.outcome, report.build, report.identity) == (BuildOutcome.FAILED, 1, None)
-    assert (report.error.kind, report.error.subject) == ("bad-model", "place")
-    assert words in report.error.message
-    (failed,) = site.events(BuildFailed)
-    assert failed.inputs["flight_id"] == "f1"
-    assert site.state().builds[1].status is BuildStatus.FAILED
-
-
-def test_no_tiles_in_the_box_is_a_failed_build(site):
-    site.tiles.clear()
-    report = site.build()
-    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "no-tiles")
-
-
 def test_an_engine_that_was_never_checked_is_checked_by_the_next_build(site, monkeypatch):
     # The build stops between the engine's event and that of its check.
     monkeypatch.setattr("pipeline.compiling.check_engine", lambda *_: dying_politely())
@@ -419,38 +387,3 @@ def test_recall_and_parity_thresholds_are_measured_in_the_journal(site):
     assert engine.measured["least_cosine_ppb"] == 500_000_000
     assert engine.measured["cosine_ppb"] > 999_999_000
     assert index.measured == {"rows": 40, "sample": 40, "recall_ppm": 1_000_000, "least_recall_ppm": 250_000}
-
-
-def test_a_cache_cannot_be_a_file_or_a_folder_of_something_else(site):
-    site.cache.write_text("a file")
-    with pytest.raises(CacheUnusableError):
-        site.build()
-    site.cache.unlink()
-    site.cache.mkdir()
-    (site.cache / "holiday.jpg").write_text("mine")
-    with pytest.raises(CacheUnusableError, match=r"holiday\.jpg"):
-        site.build()
-    assert [path.name for path in site.cache.iterdir()] == ["holiday.jpg"]
-
-
-def test_a_second_build_is_told_who_holds_the_lock(site):
-    seen = []
-
-    def second():
-        with pytest.raises(BuildLockHeldError) as caught:
-            FakeSiteOf(site).build()
-        seen.append(caught.value)
-
-    site.calls.faults["index"] = second
-    assert site.build().outcome is BuildOutcome.BUILT
-    (error,) = seen
-    assert error.holder["build"] == 1
-    assert f"pid {error.holder['pid']}" in str(error)
-    assert "build 1" in str(error)
-
-
-def FakeSiteOf(site):  # noqa: N802 - it makes one
-    """Another process's view of the same site."""
-    other = type(site)(site.root)
-    other.tiles = site.tiles
-    return other

@@ -14,7 +14,7 @@ from store.errors import RequestRefusedError
 from store.identity import tile_of
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, tiny_network
 
-HISTORIES = 20
+HISTORIES = 12
 """Histories in an ordinary run; a soak is 300."""
 
 PLACES = [(ZOOM, x, y) for x, y in ((0, 0), (1, 0), (16, 0), (40, 40), (41, 40))]
@@ -110,7 +110,8 @@ def go_back(site):
     try:
         site.provisioner().rollback()
     except RequestRefusedError as error:
-        assert error.kind in {"no-cache", "no-generation", "nothing-to-roll-back", "target-damaged"}
+        if error.kind not in {"no-generation", "nothing-to-roll-back", "target-damaged"}:
+            raise
 
 
 def build(site, model, request):

@@ -102,7 +102,7 @@ def test_after_a_rollback_the_head_is_warm_and_the_undone_build_is_refused(three
     assert event.identity == refused.identity
     assert three.state().builds[refused.build].status is BuildStatus.REFUSED
     assert three.head_bytes() == head
-    again = three.provisioner().build_cache_artifacts(three.request(flight_id="f3"), again=True)
+    again = three.build(flight_id="f3", again=True)
     assert (again.outcome, again.generation, again.tiles_embedded) == (BuildOutcome.BUILT, 5, 0)
     assert shown(three) == (5, "f3")
     # It came back on purpose, and is an ordinary head from then on.
@@ -135,7 +135,7 @@ def test_a_target_with_a_missing_artifact_is_refused(three):
 
 
 def test_a_target_with_a_missing_block_is_refused(three):
-    old = set(event.block.sha256 for event in three.blocks().values())
+    old = {event.block.sha256 for event in three.blocks().values()}
     three.tiles[ZOOM, 8, 12] = b"new"
     assert three.build(flight_id="f4").outcome is BuildOutcome.BUILT
     (lost,) = old - {event.block.sha256 for event in three.blocks().values()}

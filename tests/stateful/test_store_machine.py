@@ -236,6 +236,17 @@ class StoreMachine(RuleBasedStateMachine):
             self.state = store.state.copy()
         self.committed(number, build.parent)
 
+    @precondition(lambda self: self.scenarios)
+    @rule(data=st.data())
+    def builds_what_was_built_before(self, data):
+        """The very identity of an earlier build: one that was left, that failed, or that is shown."""
+        identity = data.draw(st.sampled_from(sorted(self.scenarios)))
+        with self.opened() as store:
+            number, build = self.build(store, self.scenarios[identity])
+            self.state = store.state.copy()
+        self.committed(number, build.parent)
+        assert identity not in self.state.undone
+
     @rule(scenario=scenarios, step=steps)
     def fails(self, scenario, step):
         at = self.model.ends_early(scenario, step)

@@ -188,6 +188,9 @@ def test_true_is_no_number_and_floats_are_nothing():
     for bad in (True, 1.0, "1", None, b"1"):
         with pytest.raises(DamagedHistoryError, match="generation"):
             codec.decode("generation.accepted", 1, {"generation": bad, "why": "", "host": {}})
+    for bad in (None, {}, "x", ("x",)):
+        with pytest.raises(DamagedHistoryError, match="digests"):
+            codec.decode("collected", 1, {"digests": bad, "generations": [], "size": 0, "host": {}})
     for bad in (None, [], "x", 1):
         with pytest.raises(DamagedHistoryError, match="instead of a map"):
             codec.decode("step.reused", 1, {"kind": "", "count": 1, "keys": bad})

@@ -348,6 +348,9 @@ class TestLayout:
         layout = Layout(tmp_path)
         assert not layout.exists()
         layout.create()
+        assert not layout.exists(), "folders alone are what a death before the birth leaves"
+        layout.create()
+        (layout.segments / layout.segment_name(1)).touch()
         assert layout.exists()
 
     def test_nothing_there(self, tmp_path):

@@ -1,5 +1,6 @@
 """The write path under faults: what is missing is made again, and what does not fit is refused untouched."""
 
+import json
 import os
 import secrets
 import shutil
@@ -266,11 +267,14 @@ class TestLostHistory:
         refused(layout, opened)
         assert look(layout, strict=False).state.head.number == 2
 
-    def test_a_cache_that_cannot_be_listed(self, layout):
+    @pytest.mark.parametrize("create", [True, False])
+    def test_a_file_in_the_place_of_the_manifests(self, layout, opened, create):
         shutil.rmtree(layout.manifests)
         layout.manifests.touch()
-        with pytest.raises(CacheUnusableError):
-            observe(layout)
+        before = tree(layout)
+        with pytest.raises((CacheUnusableError, UnprojectedError)), opened(create=create):
+            pytest.fail("there is no folder for manifests")
+        assert tree(layout) == before
 
 
 class TestHealing:
@@ -501,6 +505,57 @@ class TestCommit:
         assert set(state.undone.values()) == {2}
 
 
+LOOK_AS_NOBODY = """
+import json, os, sys
+from pathlib import Path
+from journal import JournalError
+from store.errors import StoreError
+from store.layout import Layout
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from store.view import observe
+
+def write():
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, Scenario(flight="f3"))
+
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+layout = Layout(Path(sys.argv[1]))
+found = []
+for do in (lambda: observe(layout), write):
+    try:
+        do()
+    except (StoreError, JournalError) as error:
+        found.append(error.kind)
+    else:
+        found.append("done")
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.usefixtures("two")
+class TestPermission:
+    @pytest.mark.parametrize(
+        ("closed", "looking"),
+        [(None, "done"), ("manifests", "permission"), ("segments", "permission"), ("tmp", "permission")],
+    )
+    def test_somebody_else_is_told_what_is_missing(self, layout, tmp_path, closed, looking):
+        tmp_path.chmod(0o755)
+        if closed is not None:
+            (layout.root / closed).chmod(0o700)
+        before = tree(layout)
+        script = [sys.executable, "-c", LOOK_AS_NOBODY, str(layout.root)]
+        done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        seen, written = json.loads(done.stdout)
+        assert seen == looking
+        assert written in {"permission", "journal-permission"}
+        assert tree(layout) == before
+
+
 class TestReserve:
     def test_space_is_set_aside_and_kept(self, layout, opened):
         with opened(reserve_bytes=1 << 16):
@@ -611,7 +666,7 @@ class TestRebuild:
         for path in (*layout.segments.iterdir(), layout.journal):
             path.unlink()
         shutil.copyfile(other.segments / layout.segment_name(1), layout.segments / layout.segment_name(1))
-        with pytest.raises(DamagedHistoryError, match="generation 2|of the cache that made"):
+        with pytest.raises(DamagedHistoryError, match=r"generation 2|of the cache that made"):
             rebuild(layout)
         assert not layout.journal.exists()
 

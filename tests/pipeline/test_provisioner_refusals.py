@@ -1,0 +1,88 @@
+"""What is refused before a build begins, and what is recorded as a failed one."""
+
+import pytest
+
+from journal import BuildLockHeldError
+from pipeline.errors import RequestError
+from pipeline.report import BuildOutcome
+from store.errors import CacheUnusableError
+from store.events import BuildFailed
+from store.state import BuildStatus
+from tests.small_builds import FakeSite, tiny_network
+from tests.toy_networks import toy_network
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"calibration": "none.json"}, "none.json"),
+        ({"network": "none.onnx"}, "none.onnx"),
+        ({"model": {"size": (64, 64)}}, "which the network fixes"),
+        ({"calibration": "net.onnx"}, "expected a JSON object"),
+        ({"calibration": "list.json"}, "found list"),
+        ({"calibration": "."}, "calibration"),
+    ],
+)
+def test_requests_that_name_nothing_usable_are_refused_before_anything_is_written(site, change, words):
+    site.write("list.json", b"[1, 2]")
+    with pytest.raises(RequestError) as caught:
+        site.build(**change)
+    assert words in str(caught.value)
+    assert caught.value.hint
+    assert not site.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (tiny_network()[:-200], "ONNX"),
+        (b"", "ONNX"),
+        (b"\x00" * 1000, "ONNX"),
+        (toy_network(rank_out=4).SerializeToString(), "D"),
+        (toy_network(channels=4).SerializeToString(), "3"),
+    ],
+    ids=["cut", "empty", "zeros", "four dimensions", "four channels"],
+)
+def test_a_damaged_network_is_a_failed_build(site, data, words):
+    site.write("net.onnx", data)
+    report = site.build()
+    assert (report.outcome, report.build, report.identity) == (BuildOutcome.FAILED, 1, None)
+    assert (report.error.kind, report.error.subject) == ("bad-model", "place")
+    assert words in report.error.message
+    (failed,) = site.events(BuildFailed)
+    assert failed.inputs["flight_id"] == "f1"
+    assert site.state().builds[1].status is BuildStatus.FAILED
+
+
+def test_no_tiles_in_the_box_is_a_failed_build(site):
+    site.tiles.clear()
+    report = site.build()
+    assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "no-tiles")
+
+
+def test_a_cache_cannot_be_a_file_or_a_folder_of_something_else(site):
+    site.cache.write_text("a file")
+    with pytest.raises(CacheUnusableError):
+        site.build()
+    site.cache.unlink()
+    site.cache.mkdir()
+    (site.cache / "holiday.jpg").write_text("mine")
+    with pytest.raises(CacheUnusableError, match=r"holiday\.jpg"):
+        site.build()
+    assert [path.name for path in site.cache.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_second_build_is_told_who_holds_the_lock(site):
+    seen = []
+
+    def second():
+        with pytest.raises(BuildLockHeldError) as caught:
+            FakeSite(site.root, site.tiles).build()
+        seen.append(caught.value)
+
+    site.calls.faults["index"] = second
+    assert site.build().outcome is BuildOutcome.BUILT
+    (error,) = seen
+    assert error.holder["build"] == 1
+    assert f"pid {error.holder['pid']}" in str(error)
+    assert "build 1" in str(error)
