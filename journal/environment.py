@@ -308,7 +308,28 @@ class Writer(Reader):
         self._txn.put(name, value, db=self._meta)
 
 
+_LOCK_BYTES: Final = 64 * (_READERS + 2)
+"""Size of LMDB's lock file: two cache lines and one for each reader."""
+
 _open: "weakref.WeakValueDictionary[tuple[int, int], Environment]" = weakref.WeakValueDictionary()
+
+
+def _set_lock_space_aside(path: Path) -> None:
+    """Give the lock file its space on the disk before LMDB maps it: a page that does not fit ends the process.
+
+    Not while this process has the journal open: closing a descriptor of the lock file would drop its locks.
+    """
+    try:
+        fd = os.open(f"{os.fspath(path)}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            return  # LMDB reads without a lock file there
+        raise
+    try:
+        if os.fstat(fd).st_blocks * 512 < _LOCK_BYTES:
+            os.posix_fallocate(fd, 0, _LOCK_BYTES)
+    finally:
+        os.close(fd)
 
 
 def open_environment(
@@ -332,6 +353,8 @@ def open_environment(
             f"{path}: already open in this process", hint="use the open journal, or close it first"
         )
     with translated(path, "opening"):
+        if lock:
+            _set_lock_space_aside(path)
         env = lmdb.open(
             os.fsencode(path),
             map_size=map_bytes,

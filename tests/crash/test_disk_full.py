@@ -134,7 +134,6 @@ except Exception as error:
 """
 
 
-@pytest.mark.xfail(strict=True, reason="LMDB maps a new lock file that has no space on the disk: SIGBUS")
 def test_a_first_build_without_space_is_an_error_and_no_crash(site, small_disk):
     with filled(small_disk):
         command = [sys.executable, "-c", FIRST_BUILD, str(ROOT), str(site.root), str(site.cache)]
