@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.report import BuildOutcome
@@ -88,6 +89,14 @@ def test_a_cache_that_may_not_be_written(site, tmp_path):
     }
 
 
+def anybody_may_enter(path):
+    return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not anybody_may_enter(Path(np.__file__).parent),
+    reason="the Python environment is closed to other users: a build by one finds no packages",
+)
 def test_tiles_that_may_not_be_read(site, tmp_path):
     (site.root / "tiles/6/8").chmod(0o000)
     site.cache.mkdir(mode=0o777)
