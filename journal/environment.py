@@ -153,8 +153,13 @@ class Environment:
     def write(self) -> Iterator["Writer"]:
         """The write transaction: committed and durable when the block ends, rolled back when it raises.
 
+        Whether the file still has its name is asked before and after the commit. Whoever takes a journal out of the
+        way unlinks it first and reads it then, and so finds everything that was acknowledged.
+
         Raises:
             JournalMisuseError: The environment is read-only.
+            JournalDamagedError: Another file has taken the name, or none has it; nobody knows what became of the
+                transaction if that happened while it was committed.
             JournalError: See `translated`.
         """
         env = self._usable()
@@ -165,6 +170,8 @@ class Environment:
         with translated(self.path, "writing", self), env.begin(write=True) as txn:
             self._require_named()
             yield Writer(txn, self._records, self._projections, self._meta)
+        with translated(self.path, "writing", self):
+            self._require_named()
 
     def _require_named(self) -> None:
         """Refuse to write to a file that lost its name: a journal made again has taken its place.

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from journal.errors import (
     JournalDamagedError,
     JournalError,
     JournalFilesystemError,
+    JournalFullError,
     JournalIOError,
     JournalMissingError,
     JournalPermissionError,
@@ -91,8 +93,8 @@ def snapshot(
     elif not is_open(path) and require_sound(path) is Quiet.HEALTHY:
         try:
             return _read_here(path, start, verified)
-        except JournalPermissionError:
-            # On a read-only file system, or one this user may not write, LMDB cannot make its lock file. Without
+        except (JournalPermissionError, JournalFullError):
+            # On a read-only or full file system, or one this user may not write, LMDB cannot make its lock file. Without
             # one a writer is not noticed, so that the child reads and the chain alone is believed.
             foreign = True
     return _retried(path, verified, start, foreign=foreign, timeout_s=timeout_s)
@@ -105,6 +107,48 @@ def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
         JournalDamagedError: As for `snapshot`.
     """
     return _retried(path, EMPTY, sys.maxsize, foreign=False, timeout_s=timeout_s).head
+
+
+def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT_S) -> tuple[Entry, ...]:
+    """Read what still continues a trusted head in a file that nobody writes, however damaged it is.
+
+    Args:
+        path: The file; neither it nor its lock file is written.
+        after: The head that is trusted; `EMPTY` for the beginning of a journal.
+        timeout_s: Limit for the child process, in seconds of wall time and of processor time.
+
+    Returns:
+        The entries after `after`, as far as they read and the chain holds; none where nothing does. A child that dies
+        in the middle has told what it read before.
+
+    Raises:
+        JournalPermissionError: This user may not read it.
+    """
+    path = Path(path)
+    try:
+        gate(path)
+        told = _child_process(path, after, "salvage", timeout_s).stdout
+    except (JournalDamagedError, JournalMissingError):
+        return ()
+    except subprocess.TimeoutExpired as error:
+        told = error.stdout or b""
+    found: list[Entry] = []
+    with suppress(JournalDamagedError):
+        for entry in follow(after, _whole_records(told)):
+            found.append(entry)  # noqa: PERF402 - what came before the break in the chain is kept
+    return tuple(found)
+
+
+def _whole_records(told: bytes) -> Iterator[tuple[int, bytes]]:
+    """The record frames at the beginning of what a child said, up to the first that is cut short."""
+    at = 0
+    while told[at : at + 1] == b"R" and at + RECORD.size <= len(told):
+        _, seq, length = RECORD.unpack_from(told, at)
+        at += RECORD.size
+        if at + length > len(told):
+            return
+        yield seq, told[at : at + length]
+        at += length
 
 
 def _read_here(path: Path, start: int, verified: Head) -> Snapshot:
@@ -159,20 +203,8 @@ def _retried(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s
 
 
 def _read_in_child(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:
-    arguments = [
-        *(sys.executable, "-P", "-c", _START_CHILD, str(Path(__file__).resolve().parent.parent)),
-        *(str(path.absolute()), "foreign" if foreign else "live", str(verified.seq), verified.chain.hex()),
-        *(str(math.ceil(timeout_s)), str(os.getpid())),
-    ]
     try:
-        child = subprocess.run(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-            close_fds=True,
-        )
+        child = _child_process(path, verified, "foreign" if foreign else "live", timeout_s)
     except subprocess.TimeoutExpired as error:
         raise JournalDamagedError(
             f"{path}: reading it within {timeout_s:g} s expected, it took longer"
@@ -187,6 +219,24 @@ def _read_in_child(path: Path, verified: Head, start: int, *, foreign: bool, tim
     if child.returncode != 0 or found.head != head:
         raise JournalDamagedError(f"{path}: reading it in a child process gave no complete answer")
     return found
+
+
+def _child_process(
+    path: Path, verified: Head, mode: str, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    arguments = [
+        *(sys.executable, "-P", "-c", _START_CHILD, str(Path(__file__).resolve().parent.parent)),
+        *(str(path.absolute()), mode, str(verified.seq), verified.chain.hex()),
+        *(str(math.ceil(timeout_s)), str(os.getpid())),
+    ]
+    return subprocess.run(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout_s,
+        check=False,
+        close_fds=True,
+    )
 
 
 def _child_error(path: Path, text: bytes) -> JournalError:

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     """Read a journal from a trusted head on.
 
     Args:
-        arguments: path; `live` or `foreign`; seq and hexadecimal chain of a trusted head; limit of processor time in
+        arguments: path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of a trusted head; limit of processor time in
             seconds; pid of the parent.
 
     Returns:
@@ -42,7 +42,11 @@ def main(arguments: list[str]) -> int:
     path, mode, seq, chain, seconds, parent = arguments
     _limit(int(seconds), int(parent))
     try:
-        _read(Path(path), Head(int(seq), Chain(bytes.fromhex(chain))), foreign=mode == "foreign")
+        verified = Head(int(seq), Chain(bytes.fromhex(chain)))
+        if mode == "salvage":
+            _salvage(Path(path), verified)
+        else:
+            _read(Path(path), verified, foreign=mode == "foreign")
     except JournalError as error:
         place = error.seq if isinstance(error, JournalDamagedError) else None
         sys.stderr.write(
@@ -95,6 +99,19 @@ def _read(path: Path, verified: Head, *, foreign: bool) -> None:
         _compare(projections, reader.projection_count(), "projections")
     out.write(HEAD.pack(b"H", head.seq, head.chain))
     environment.close()
+
+
+def _salvage(path: Path, verified: Head) -> None:
+    """Write what continues a head, each frame at once: what was told before the process dies is not lost with it."""
+    environment = open_environment(
+        path, readonly=True, lock=False, map_bytes=max(path.stat().st_size, 1 << 20)
+    )
+    with environment.read() as reader:
+        # The chain is followed here as well: a damaged tree can lead in circles, a chain cannot.
+        for entry in follow(verified, reader.records(verified.seq + 1)):
+            value = stored(entry)
+            sys.stdout.buffer.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
+            sys.stdout.buffer.flush()
 
 
 def _compare(found: int, counted: int, what: str) -> None:

@@ -19,6 +19,7 @@ import struct
 import time
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -122,9 +123,12 @@ class BuildLock:
         fd, self._fd = self._fd, None
         _held.discard(self)
         if fd is not None:
-            # Emptied first, so that whoever comes next does not read of a holder that is gone.
-            os.ftruncate(fd, 0)
-            os.close(fd)
+            # Emptied first, so that whoever comes next does not read of a holder that is gone. A disk that fails must
+            # neither keep the lock nor hide what the work under it came to; `close` frees it even where it fails.
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
+            with suppress(OSError):
+                os.close(fd)
 
     def __enter__(self) -> Self:
         self.acquire()

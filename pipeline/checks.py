@@ -4,6 +4,7 @@ Engine bytes cannot be compared, since compilers do not reproduce them; answers 
 Runtime on the network as it was given, unoptimised. A check's outcome is an event with what was measured.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.decoding import decode
 from pipeline.engines.golden import batch_invariance, golden_images, parity
-from pipeline.errors import CheckError, ErrorKind
+from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.gathering import located
 from pipeline.inputs import Model
 from pipeline.known import KnownRows
@@ -23,6 +24,7 @@ from pipeline.plan import ENGINE_CHECK
 from pipeline.reference import reference_run
 from pipeline.run import Run
 from pipeline.tiles.reading import read_tile
+from pipeline.tiles.tile import Tile
 from store import blocks
 from store.canonical import Document
 from store.events import CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
@@ -68,10 +70,22 @@ class Subject:
         )
 
 
-def check_engine(run: Run, model: Model, event: EngineCompiled) -> Verdict:
+def check_engine(
+    model: Model, event: EngineCompiled, data: bytes, *, least_cosine: float, scratch: Path
+) -> Verdict:
     """Compare an engine with its network on golden images, and its rows with each other.
 
     An auxiliary network has no image contract; of its engine only the bytes are known.
+
+    Args:
+        model: The network.
+        event: Its engine.
+        data: The engine's bytes.
+        least_cosine: Between the answers of the two, on the same image.
+        scratch: A folder for temporary files.
+
+    Raises:
+        RuntimeUnavailableError: What executes such engines is not installed here.
     """
     subject = Subject(ENGINE_CHECK, model.spec.name, model.key, event.artifact.sha256)
     if model.preprocessing is None:
@@ -80,23 +94,22 @@ def check_engine(run: Run, model: Model, event: EngineCompiled) -> Verdict:
     images = golden_images(_GOLDEN, height, width)
     samples = np.stack([model.preprocessing.apply(image) for image in images])
     try:
-        engine = open_engine(run, event)
-        with tempfile.TemporaryDirectory(dir=run.scratch) as folder:
+        engine = _load(event, data)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
             cosine = parity(engine.run, reference_run(located(model, Path(folder))), samples)
         spread = batch_invariance(engine.run, samples)
     except RuntimeUnavailableError:
         raise
     except ExecutionError as error:
         return subject.verdict({}, f"it does not run: {error.message}")
-    threshold = run.inputs.request.checks.parity
     measured = {
         "cosine_ppb": round(cosine * _BILLION),
-        "least_cosine_ppb": round(threshold * _BILLION),
+        "least_cosine_ppb": round(least_cosine * _BILLION),
         "batch_spread_ppb": min(round(spread * _BILLION), 1 << 53) if np.isfinite(spread) else 1 << 53,
         "images": _GOLDEN,
     }
-    if not cosine >= threshold:
-        return subject.verdict(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {threshold}")
+    if not cosine >= least_cosine:
+        return subject.verdict(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {least_cosine}")
     if not spread <= _INVARIANT_WITHIN:
         why = f"descriptors that depend on their neighbours in a batch (by {spread:.3g})"
         return subject.verdict(measured, why)
@@ -120,7 +133,7 @@ def check_vectors(run: Run, event: EngineCompiled) -> Verdict | None:
     tiles = [tile for tile in tiles if tile.sha256 in rows]
     if preprocessing is None or not tiles:
         return None
-    images = [decode(read_tile(tile.locator), subject=str(tile.place)) for tile in tiles]
+    images = [decode(_unchanged(tile), subject=str(tile.place)) for tile in tiles]
     found = open_engine(run, event).run(np.stack([preprocessing.apply(image) for image in images]))
     cosine = float(min(float(row @ rows[tile.sha256].vector) for row, tile in zip(found, tiles, strict=True)))
     subject = Subject(VECTORS_CHECK, "space", space, event.artifact.sha256)
@@ -133,10 +146,32 @@ def check_vectors(run: Run, event: EngineCompiled) -> Verdict | None:
     return subject.verdict(measured, why)
 
 
+def _unchanged(tile: Tile) -> bytes:
+    """Read a tile and hold the very bytes that will be decoded against the tile table.
+
+    Raises:
+        TileError: The source changed since the tiles were selected.
+    """
+    data = read_tile(tile.locator)
+    found = hashlib.sha256(data).hexdigest()
+    if found != tile.sha256:
+        raise TileError(
+            f"tile {tile.place}: expected SHA-256 {tile.sha256[:12]} as selected, found {found[:12]}",
+            "let the source come to rest, then build again",
+            ErrorKind.SOURCE_CHANGED,
+            subject=str(tile.place),
+        )
+    return data
+
+
 def open_engine(run: Run, event: EngineCompiled) -> Engine:
     """Load an engine from its artifact, whose digest is checked on the way."""
+    return _load(event, run.store.artifacts.read(event.artifact))
+
+
+def _load(event: EngineCompiled, data: bytes) -> Engine:
     return load_engine(
-        run.store.artifacts.read(event.artifact),
+        data,
         backend=event.components["backend"],
         version=event.components["version"],
         input=event.signature["input"],

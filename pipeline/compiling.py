@@ -8,10 +8,12 @@ from pipeline.checks import check_engine, check_vectors
 from pipeline.engines.port import CompiledEngine
 from pipeline.errors import CheckError
 from pipeline.gathering import located
+from pipeline.inputs import Model
 from pipeline.plan import BuildPlan, Decision, EnginePlan
 from pipeline.run import Run
+from store.canonical import Document
 from store.errors import from_os_error
-from store.events import CheckFailed, EngineCompiled, StepReused, StepStarted
+from store.events import ArtifactRef, CheckFailed, EngineCompiled, StepReused, StepStarted
 from store.state import FLIGHT
 
 _LOG_LIMIT = 16_384
@@ -56,25 +58,42 @@ def _compile(run: Run, plan: EnginePlan) -> EngineCompiled:
         compiled = run.ports.compiler.compile(
             located(model, scratch), scratch=scratch, on_progress=lambda _: progress.advance()
         )
-        event = _store(run, plan, compiled, round((monotonic() - began) * 1000))
+        elapsed_ms = round((monotonic() - began) * 1000)
+        event = engine_event(plan.model, compiled, run.put(engine_bytes(plan.model, compiled)), elapsed_ms)
     run.append(event)
     run.counts.compiled += 1
     progress.finish(f"{event.artifact.size / 1e6:.1f} MB")
     return event
 
 
-def _store(run: Run, plan: EnginePlan, compiled: CompiledEngine, elapsed_ms: int) -> EngineCompiled:
-    signature = compiled.signature
+def engine_bytes(model: Model, compiled: CompiledEngine) -> bytes:
+    """Return what the compiler made.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
     try:
-        data = compiled.path.read_bytes()
+        return compiled.path.read_bytes()
     except OSError as error:
-        raise from_os_error(error, f"engine of {plan.model.spec.name}") from error
+        raise from_os_error(error, f"engine of {model.spec.name}") from error
+
+
+def engine_event(
+    model: Model,
+    compiled: CompiledEngine,
+    artifact: ArtifactRef,
+    elapsed_ms: int,
+    *,
+    host: Document | None = None,
+) -> EngineCompiled:
+    """Return the fact that a network was compiled; `host` only outside of a build, whose start has it."""
+    signature = compiled.signature
     return EngineCompiled(
-        model=plan.model.spec.name,
+        model=model.spec.name,
         purpose=FLIGHT,
-        key=plan.model.key,
-        components=plan.model.components,
-        artifact=run.put(data),
+        key=model.key,
+        components=model.components,
+        artifact=artifact,
         signature={
             "input": signature.input,
             "input_shape": list(signature.input_shape),
@@ -84,7 +103,7 @@ def _store(run: Run, plan: EnginePlan, compiled: CompiledEngine, elapsed_ms: int
         },
         elapsed_ms=elapsed_ms,
         log=compiled.log[-_LOG_LIMIT:],
-        host={},
+        host=host or {},
     )
 
 
@@ -102,7 +121,13 @@ def _check(run: Run, plan: EnginePlan) -> None:
     """Hold the engine against its network."""
     event = run.engines[plan.model.spec.name]
     run.enter("check", plan.model.spec.name)
-    verdict = check_engine(run, plan.model, event)
+    verdict = check_engine(
+        plan.model,
+        event,
+        run.store.artifacts.read(event.artifact),
+        least_cosine=run.inputs.request.checks.parity,
+        scratch=run.scratch,
+    )
     if isinstance(verdict, CheckFailed):
         run.append(verdict)
         raise CheckError(

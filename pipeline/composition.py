@@ -1,24 +1,24 @@
 """The composition root: which parts a provisioner is made of, unless the caller brings others."""
 
-import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 
-from journal.lock import boot_id
 from pipeline.config import C10ProvisionerConfig
 from pipeline.descriptors import DescriptorBatcher, LocalDescriptorBatcher
 from pipeline.engines.choice import engine_compiler as choose_compiler
 from pipeline.engines.port import EngineCompiler
+from pipeline.host import host_facts
 from pipeline.index import FaissIndexBuilder, IndexBuilder
 from pipeline.locking import CacheLock, Lock
+from pipeline.preflight import FreeBytes, free_bytes
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner
 from pipeline.request import BuildRequest
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.facts import Clock, SystemClock
+from store.keyfiles import load_signer
 from store.layout import Layout
+from store.trust import Signer
 
 
 def build_cache_provisioner(
@@ -33,6 +33,7 @@ def build_cache_provisioner(
     clock: Clock | None = None,
     index_builder: IndexBuilder | None = None,
     progress: Progress | None = None,
+    free_bytes: FreeBytes = free_bytes,
 ) -> CacheProvisioner:
     """Put a provisioner together; every port that is not given is the embedded default.
 
@@ -47,6 +48,7 @@ def build_cache_provisioner(
         clock: Where times come from.
         index_builder: Builds the descriptor index; by default FAISS.
         progress: Told how the work moves on.
+        free_bytes: Tells how much may still be written to a folder's file system.
 
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.
@@ -63,6 +65,10 @@ def build_cache_provisioner(
     def compiler_for(request: BuildRequest) -> EngineCompiler:
         return engine_compiler if engine_compiler is not None else choose_compiler(request.engine.backend)
 
+    def signing() -> Signer | None:
+        key = config.signing_key
+        return None if key is None else load_signer(key, cache=layout.root)
+
     return CacheProvisioner(
         config=config,
         layout=layout,
@@ -74,26 +80,7 @@ def build_cache_provisioner(
         index_builder=index_builder or FaissIndexBuilder(),
         compiler_for=compiler_for,
         source_for=source_for,
+        signing=signing,
+        free_bytes=free_bytes,
         precision=precision,
     )
-
-
-def host_facts() -> dict[str, object]:
-    """Return what is worth knowing about this machine when a build is looked into later."""
-    return {
-        "c10": _version(),
-        "boot": boot_id(),
-        "host": platform.node(),
-        "machine": platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "processors": os.cpu_count() or 0,
-        "pid": os.getpid(),
-    }
-
-
-def _version() -> str:
-    try:
-        return metadata.version("c10")
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -25,6 +25,8 @@ class C10ProvisionerConfig:
         workers: Embedding processes; by default one per processor this process may use.
         reserve_mb: Disk space set aside so that a failure on a full disk is still recorded, MiB.
         allow_unknown_filesystem: Accept a local file system that nobody tried; remote ones are always refused.
+        signing_key: Private key that signs what is committed, a file outside of the cache.
+        trusted_keys: Whose signatures ground commands accept: lines of key files, or paths of such files.
         memory_folder: Where tile digests are remembered between builds; outside of any cache.
     """
 
@@ -35,6 +37,8 @@ class C10ProvisionerConfig:
     workers: int | None = None
     reserve_mb: int = 8
     allow_unknown_filesystem: bool = False
+    signing_key: Path | None = None
+    trusted_keys: tuple[str, ...] = ()
     memory_folder: Path | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +58,11 @@ class C10ProvisionerConfig:
             "workers": (
                 self.workers is None or _whole(self.workers, 1, _MAX_WORKERS),
                 f"a whole number from 1 to {_MAX_WORKERS}",
+            ),
+            "signing_key": (_key_path(self.signing_key), "the path of a key file"),
+            "trusted_keys": (
+                _texts(self.trusted_keys),
+                "a list of texts, each the path of a key file or a line of one",
             ),
             "reserve_mb": (_whole(self.reserve_mb, 0, 1 << 20), "MiB from 0 to 1048576"),
         }
@@ -79,19 +88,30 @@ class C10ProvisionerConfig:
         """
         known = [item.name for item in fields(cls) if item.name not in {"cache_root", "memory_folder"}]
         for name in settings:
-            if name in {"signing_key", "trusted_keys"}:
-                raise RequestError(f"{name}: signing is not offered by this version", f"remove {name}")
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise RequestError(
                     f"expected a known setting, found {name!r}",
                     f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
                 )
-        return cls(cache_root=cache_root, memory_folder=memory_folder, **settings)
+        given = dict(settings)
+        if isinstance(key := given.get("signing_key"), str) and key:
+            given["signing_key"] = Path(key)
+        if isinstance(keys := given.get("trusted_keys"), (str, list)):
+            given["trusted_keys"] = (keys,) if isinstance(keys, str) else tuple(keys)
+        return cls(cache_root=cache_root, memory_folder=memory_folder, **given)
 
 
 def _whole(value: object, least: int, greatest: int) -> bool:
     return type(value) is int and least <= value <= greatest
+
+
+def _key_path(value: object) -> bool:
+    return value is None or isinstance(value, Path)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
 
 
 def _number(value: object, least: float, greatest: float) -> bool:

@@ -27,6 +27,7 @@ from pipeline.request import BadTilePolicy
 from pipeline.run import Run
 from store import blocks
 from store.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
+from store.layout import Layout
 from store.tables import BlockRow
 
 NORM_TOLERANCE = 1e-3
@@ -42,7 +43,7 @@ def embed_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
     """
     run.enter("cells")
     reused = [cell for cell in plan.cells if cell.decision is Decision.REUSE and cell.known is not None]
-    rows = [_row(cell.known) for cell in reused if cell.known is not None]
+    rows = [block_row(cell.known) for cell in reused if cell.known is not None]
     if reused:
         run.append(StepReused(kind="cells", count=len(reused), keys={}))
         run.counts.reused += len(reused)
@@ -51,10 +52,10 @@ def embed_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
     return sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
 
 
-def engine_spec(run: Run, event: EngineCompiled) -> EngineSpec:
+def engine_spec(layout: Layout, event: EngineCompiled) -> EngineSpec:
     """Return what a worker needs to load an engine."""
     return EngineSpec(
-        path=str(run.store.layout.artifact(event.artifact.sha256)),
+        path=str(layout.artifact(event.artifact.sha256)),
         sha256=event.artifact.sha256,
         backend=event.components["backend"],
         version=event.components["version"],
@@ -90,7 +91,7 @@ class _Stage:
         )
         results = run.ports.batcher.embed(
             plan_windows(self._feed(), known=self._known, shared=self._shared),
-            engine=engine_spec(run, self._engine),
+            engine=engine_spec(run.store.layout, self._engine),
             preprocessing=preprocessing,
             on_dispatch=self._dispatched,
             on_progress=run.ports.progress.advance,
@@ -101,6 +102,7 @@ class _Stage:
             for result in results:
                 self._take(result)
                 self._store()
+                run.append()
         self._store()
         if self._assembler.pending:
             raise EmbedError(
@@ -148,6 +150,8 @@ class _Stage:
             raise EmbedError(bad.message, "check the network", ErrorKind.BAD_VECTORS, subject=place)
         if bad.kind != ErrorKind.BAD_TILE or self._run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
             hint = 'replace the tile, or set tiles.on_bad = "skip"'
+            if bad.kind != ErrorKind.BAD_TILE:
+                hint = "let the source come to rest, then build again"
             raise TileError(f"tile {place}: {bad.message}", hint, ErrorKind(bad.kind), subject=place)
         self._run.ports.progress.say(f"skipped tile {place}: {bad.message}")
         self._ready.extend(self._assembler.drop(bad.tile.sha256))
@@ -172,10 +176,11 @@ class _Stage:
             )
             self._run.counts.embedded += assembled.embedded
             self._run.put_off(event)
-            self._rows.append(_row(event))
+            self._rows.append(block_row(event))
 
 
-def _row(event: CellEmbedded) -> BlockRow:
+def block_row(event: CellEmbedded) -> BlockRow:
+    """Return the row of a block in the block table."""
     return BlockRow(
         zoom=event.zoom, cell_x=event.cell_x, cell_y=event.cell_y, rows=event.rows, ref=event.block
     )

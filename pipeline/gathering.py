@@ -16,7 +16,15 @@ from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, Shap
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs, Model
-from pipeline.place import PLACE_INPUT, PLACE_MODEL_SHA256, PLACE_OUTPUT, PLACE_SIZE, place_model
+from pipeline.place import (
+    PLACE_BYTES,
+    PLACE_DIMENSIONS,
+    PLACE_INPUT,
+    PLACE_MODEL_SHA256,
+    PLACE_OUTPUT,
+    PLACE_SIZE,
+    place_model,
+)
 from pipeline.regular import open_regular, read_at
 from pipeline.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.tiles.selection import select_tiles
@@ -188,19 +196,30 @@ def _look_at(
     )
     components = compiler.key_components(job)
     return Model(
-        spec=spec, job=job, components=components, key=engine_key(components), preprocessing=preprocessing
+        spec=spec,
+        job=job,
+        components=components,
+        key=engine_key(components),
+        preprocessing=preprocessing,
+        size=look.weight,
+        dimensions=look.dimensions,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
-    """What a network's file says: digest, tensor names, height and width if fixed, batch size if fixed."""
+    """What a network's file says: digest, tensor names, height and width if fixed, batch size if fixed.
+
+    `weight` is its size in bytes with external weights, `dimensions` the length of its output if fixed.
+    """
 
     path: Path
     digest: str
     names: tuple[str, str]
     size: tuple[int, int] | None
     batch: int | None
+    weight: int
+    dimensions: int | None
 
 
 def _builtin(spec: ModelSpec) -> _Look:
@@ -227,6 +246,8 @@ def _builtin(spec: ModelSpec) -> _Look:
         names=(PLACE_INPUT, PLACE_OUTPUT),
         size=PLACE_SIZE,
         batch=None,
+        weight=PLACE_BYTES,
+        dimensions=PLACE_DIMENSIONS,
     )
 
 
@@ -257,6 +278,8 @@ def _inspect(path: Path, spec: ModelSpec) -> "_Look":
         names=(signature.input.name, signature.output.name),
         size=own or spec.size,
         batch=signature.fixed_batch(),
+        weight=len(data) + sum((path.parent / name).stat().st_size for name in signature.external),
+        dimensions=signature.fixed_dimensions(),
     )
 
 

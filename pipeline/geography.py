@@ -47,6 +47,19 @@ class Geography:
         }
 
 
+def warnings_of(*, wanted: int, present: int, featureless: int, skipped: int) -> tuple[str, ...]:
+    """Say what of an area a camera cannot be found by, one sentence for each reason."""
+    found = []
+    if present < wanted:
+        found.append(f"{wanted - present} of {wanted} wanted tiles are missing from the source or left out")
+    if skipped:
+        found.append(f"{skipped} tile{'s' if skipped > 1 else ''} could not be decoded and had to be skipped")
+    if featureless:
+        what = "tiles are" if featureless > 1 else "tile is"
+        found.append(f"{featureless} {what} featureless (water, no data): nobody finds a place there")
+    return tuple(found)
+
+
 def runs(places: Iterable[Place]) -> list[Run]:
     """Return places as runs, by zoom, y and x; a place that occurs twice counts once."""
     found: list[Run] = []

@@ -9,7 +9,9 @@ from pipeline.geography import Geography
 from pipeline.index import IndexPlan, resolve
 from pipeline.place import FEATURELESS_BELOW
 from pipeline.run import Run
+from pipeline.tiles.selection import Selection
 from store import blocks, canonical
+from store.artifacts import Artifacts
 from store.blocks import Block
 from store.canonical import Document
 from store.coverage import Coverage, block_role, referenced_by, walk
@@ -84,7 +86,12 @@ def _build(
 
     with run.store.artifacts.draft() as new:
         facts = run.ports.index.build(
-            _Blocks(run, rows), count, dimensions, plan, fd_path=new.path, on_progress=advance
+            StoredBlocks(run.store.artifacts, rows),
+            count,
+            dimensions,
+            plan,
+            fd_path=new.path,
+            on_progress=advance,
         )
         artifact = run.store.artifacts.publish(new)
     run.hashed.add(artifact.sha256)
@@ -104,15 +111,15 @@ def _build(
     return event
 
 
-class _Blocks:
+class StoredBlocks:
     """The blocks of a table, read and checked one at a time, as often as they are asked for."""
 
-    def __init__(self, run: Run, rows: Sequence[BlockRow]) -> None:
-        self._run, self._rows = run, rows
+    def __init__(self, artifacts: Artifacts, rows: Sequence[BlockRow]) -> None:
+        self._artifacts, self._rows = artifacts, rows
 
     def __iter__(self) -> Iterator[Block]:
         for row in self._rows:
-            yield blocks.decode(self._run.store.artifacts.read(row.ref))
+            yield blocks.decode(self._artifacts.read(row.ref))
 
 
 def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
@@ -122,9 +129,20 @@ def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
         CheckError: Too little of the area can be localised.
     """
     run.enter("coverage", "area")
+    geography = geography_of(run.store.artifacts, run.inputs.selection, rows)
+    require_coverage(geography.localisable, run.inputs.request.coverage.min_fraction)
+    return geography
+
+
+def geography_of(artifacts: Artifacts, selection: Selection, rows: Sequence[BlockRow]) -> Geography:
+    """Tell what became of every wanted tile.
+
+    Raises:
+        ArtifactError: A block is missing or damaged.
+    """
     indexed, featureless = set[int](), list[int]()
     for row in rows:
-        block = blocks.decode(run.store.artifacts.read(row.ref))
+        block = blocks.decode(artifacts.read(row.ref))
         ids = block.ids.tolist()
         indexed.update(ids)
         featureless.extend(
@@ -132,13 +150,12 @@ def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
             for identifier, texture in zip(ids, block.texture.tolist(), strict=True)
             if texture < FEATURELESS_BELOW
         )
-    selection = run.inputs.selection
     skipped = [
         (tile.z, tile.x, tile.y)
         for tile in selection.tiles
         if descriptor_id(tile.z, tile.x, tile.y) not in indexed
     ]
-    geography = Geography(
+    return Geography(
         wanted=selection.wanted,
         present=len(selection.tiles),
         holes=tuple((place.z, place.x, place.y) for place in selection.holes),
@@ -146,8 +163,6 @@ def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
         skipped=tuple(skipped),
         excluded=tuple((tile.z, tile.x, tile.y) for tile in selection.excluded),
     )
-    require_coverage(geography.localisable, run.inputs.request.coverage.min_fraction)
-    return geography
 
 
 def walk_coverage(run: Run, geography: Geography, index: IndexBuilt, rows: Sequence[BlockRow]) -> Coverage:
@@ -159,7 +174,8 @@ def walk_coverage(run: Run, geography: Geography, index: IndexBuilt, rows: Seque
     run.enter("coverage", "artifacts")
     report = run.put(canonical.encode(geography.to_document()))
     named = _named(run, report, index, rows)
-    run.ports.progress.start("verify", total=sum(size for _, size in named.values()), unit="bytes")
+    unread = sum(size for digest, (_, size) in named.items() if digest not in run.hashed)
+    run.ports.progress.start("verify", total=unread, unit="bytes")
     found = walk(
         run.store.artifacts,
         named,
@@ -206,10 +222,11 @@ def _named(
 
 
 def _tables(run: Run) -> Iterator[tuple[BlockRow, ...]]:
-    """The block tables of committed builds; one that is damaged names nothing."""
+    """The block tables of committed builds that are kept; one that is damaged names nothing."""
     seen: set[str] = set()
+    collected = run.store.state.collected
     for build in run.store.state.builds.values():
-        if build.status is not BuildStatus.COMMITTED or build.index is None:
+        if build.status is not BuildStatus.COMMITTED or build.index is None or build.number in collected:
             continue
         table = build.index.blocks
         if table.sha256 not in seen:

@@ -19,6 +19,8 @@ class Model:
         components: Everything its engine depends on.
         key: Step key of the engine.
         preprocessing: The image contract; none for an auxiliary network.
+        size: Bytes of the network with its weights.
+        dimensions: Length of its descriptors, if its file says so.
     """
 
     spec: ModelSpec
@@ -26,6 +28,8 @@ class Model:
     components: Document
     key: str
     preprocessing: Preprocessing | None
+    size: int
+    dimensions: int | None
 
     @property
     def document(self) -> Document:

@@ -59,6 +59,7 @@ Floats = npt.NDArray[np.float32]
 PLACE_SIZE: Final = (place_graph.SIDE, place_graph.SIDE)
 """Height and width that the network sees."""
 PLACE_DIMENSIONS: Final = 384
+PLACE_BYTES: Final = 2_903_903
 PLACE_INPUT: Final = place_graph.INPUT
 """float32 [N, 3, 256, 256], RGB, 0 to 255."""
 PLACE_OUTPUT: Final = place_graph.OUTPUT

@@ -12,8 +12,8 @@ from store.state import State
 from store.view import look
 
 
-def preview(layout: Layout, inputs: Inputs) -> PlanReport:
-    """Tell what a build with these inputs would do.
+def preview(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:
+    """Tell what a build with these inputs, signed with that key, would do.
 
     Raises:
         StoreError, journal.JournalError: The cache cannot be read.
@@ -21,7 +21,7 @@ def preview(layout: Layout, inputs: Inputs) -> PlanReport:
     artifacts = Artifacts(layout)
     state = look(layout).state if layout.exists() else State()
     planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
-    reused = look_warm(layout, inputs.identity) is not None
+    reused = look_warm(layout, inputs.identity, key_id=key_id) is not None
     stale = {tile.sha256 for cell in planned.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,

@@ -116,7 +116,7 @@ class PlanReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
-    """What a rollback did; `changed` is off if the target was shown already."""
+    """What a rollback did; `changed` is off if the target was shown already. `warnings` are for a person."""
 
     generation: int
     origin: int
@@ -124,6 +124,7 @@ class RollbackReport:
     changed: bool
     manifest_sha256: str
     body_sha256: str
+    warnings: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""

@@ -1,6 +1,5 @@
 """One build in progress: what its stages share."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from store.events import ArtifactRef, EngineCompiled, Event, Repaired
 from store.transaction import Store
 
 _GROUP_EVENTS = 64
-_GROUP_S = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +64,6 @@ class Run:
     subject: str = ""
     counts: Counts = field(default_factory=Counts)
     _pending: list[Event] = field(default_factory=list)
-    _pending_since: float = 0.0
 
     def enter(self, step: str, subject: str = "") -> None:
         """Say what the build is doing now."""
@@ -83,11 +80,9 @@ class Run:
             self.store.append(*everything, build=self.number)
 
     def put_off(self, event: Event) -> None:
-        """Append an event soon: together with others, within a second or 64 of them."""
-        if not self._pending:
-            self._pending_since = time.monotonic()
+        """Append an event together with others: with the next call of `append`, or as the 64th."""
         self._pending.append(event)
-        if len(self._pending) >= _GROUP_EVENTS or time.monotonic() - self._pending_since >= _GROUP_S:
+        if len(self._pending) >= _GROUP_EVENTS:
             self.append()
 
     def put(self, data: bytes) -> ArtifactRef:

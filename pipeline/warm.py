@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from store.artifacts import Artifacts
 from store.coverage import missing, named_by
+from store.events import CoverageWalked
 from store.layout import Layout
 from store.manifest import parse, project
+from store.projecting import signer_of
 from store.recovery import ClearScratch, plan
 from store.state import Generation, State
 from store.transaction import Store
@@ -14,20 +16,24 @@ from store.view import look, observe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warm:
-    """The witness of a warm run: the head, how many files were looked at, and the steps it stands for."""
+    """The witness of a warm run: the head, how many files were looked at, the steps it stands for, its area."""
 
     head: Generation
     chain: str
     files: int
     steps: int
+    area: CoverageWalked | None
 
 
-def look_warm(layout: Layout, identity: str, *, store: Store | None = None) -> Warm | None:
+def look_warm(
+    layout: Layout, identity: str, *, key_id: str | None = None, store: Store | None = None
+) -> Warm | None:
     """Return the witness if the head shows `identity` and is whole; nothing if there is work to do.
 
     Args:
         layout: Where the cache is; the caller holds its build lock.
         identity: What is asked for.
+        key_id: Whose signature is asked for, if anybody's; another head is built again, from what there is.
         store: The cache, if it is open for writing already and hence recovered.
 
     Raises:
@@ -39,6 +45,8 @@ def look_warm(layout: Layout, identity: str, *, store: Store | None = None) -> W
     state = look(layout).state if store is None else store.state
     head, build = state.head, state.head_build
     if head is None or build is None or build.identity != identity:
+        return None
+    if key_id is not None and signer_of(head) != key_id:
         return None
     if store is None and _to_heal(state, layout):
         return None
@@ -53,6 +61,7 @@ def look_warm(layout: Layout, identity: str, *, store: Store | None = None) -> W
         chain=state.position.chain,
         files=len(named) + 1,
         steps=len(manifest.engines) + cells + 1,
+        area=build.coverage,
     )
 
 

@@ -13,19 +13,21 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from journal.durable import fsync_dir
 from store.canonical import Digest, is_digest
-from store.errors import ArtifactError, ErrorKind, from_os_error
+from store.errors import ArtifactError, ArtifactsBusyError, ErrorKind, from_os_error
 from store.events import ArtifactRef
 from store.layout import Layout
 from store.writeonce import Draft, draft, sync_existing
 
 _CHUNK = 1 << 20
+_CHECK_INTERVAL_S = 0.01
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ class Artifacts:
             fcntl.flock(fd, fcntl.LOCK_SH)
             yield
         finally:
-            os.close(fd)
+            _let_go(fd)
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -68,7 +70,30 @@ class Artifacts:
             else:
                 yield True
         finally:
-            os.close(fd)
+            _let_go(fd)
+
+    @contextmanager
+    def excluding(self, timeout_s: float) -> Iterator[None]:
+        """Be the only one who may write or remove artifacts, waiting for others so many seconds.
+
+        Raises:
+            ArtifactsBusyError: Others did not finish in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self.alone() as alone:
+                if alone:
+                    yield
+                    return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ArtifactsBusyError(
+                    ErrorKind.BUSY,
+                    f"expected nobody to write artifacts for a moment within {timeout_s:g} s, found"
+                    f" {self.layout.artifacts_lock} held, by an engine run or an opened cache",
+                    hint="wait for it to finish, then run it again",
+                )
+            time.sleep(min(_CHECK_INTERVAL_S, left))
 
     def _open_lock(self) -> int:
         try:
@@ -217,6 +242,12 @@ class Artifacts:
         return ArtifactError(
             kind, f"artifact {ref.sha256[:12]}: {found}", hint="c10 build (runs the damaged step again)"
         )
+
+
+def _let_go(fd: int) -> None:
+    """Close a lock file: nothing was written to it, and closing frees it even on a disk that fails."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 def _hash(fd: int) -> ArtifactRef:

@@ -42,8 +42,10 @@ class Coverage:
         Raises:
             ManifestCoverageError: With every problem of the walk.
         """
-        if self.damaged or (strict and self.strangers):
+        if self.damaged:
             raise ManifestCoverageError(self.problems, hint=hint)
+        if strict:
+            refuse_strangers(self.strangers)
 
 
 def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, int]]:
@@ -98,18 +100,18 @@ def walk(
         full: Whether to hash every named artifact, or to look at type and size alone.
         hashed: Digests that the caller hashed under the same lock; their type and size are looked at again.
         threads: How many to hash with; hashing runs outside of Python's lock.
-        on_progress: Called with the bytes of each artifact looked at.
+        on_progress: Called with the bytes of each artifact that was hashed.
     """
     try:
-        strangers, entries = list(_strangers(artifacts)), list(artifacts.names())
+        foreign, entries = list(_strangers(artifacts)), list(artifacts.names())
     except OSError as error:
         raise from_os_error(error, f"walking {artifacts.layout.root}") from error
     unreferenced, unreferenced_size = list[str](), 0
     for digest, found, path in entries:
         if not digest:
-            strangers.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
+            foreign.append(f"{path.relative_to(artifacts.layout.root)}: expected nothing of this name")
         elif digest not in named and not stat.S_ISREG(found.st_mode):
-            strangers.append(f"{path.relative_to(artifacts.layout.root)}: expected a regular file")
+            foreign.append(f"{path.relative_to(artifacts.layout.root)}: expected a regular file")
         elif digest not in named and digest not in referenced:
             unreferenced.append(digest)
             unreferenced_size += found.st_size
@@ -118,8 +120,9 @@ def walk(
     def look(item: tuple[str, str, int]) -> str | None:
         digest, role, size = item
         ref = ArtifactRef(sha256=digest, size=size)
-        wrong = artifacts.damage(ref) if full and digest not in hashed else _shape(artifacts, ref)
-        if on_progress is not None:
+        hash_it = full and digest not in hashed
+        wrong = artifacts.damage(ref) if hash_it else _shape(artifacts, ref)
+        if on_progress is not None and hash_it:
             on_progress(size)
         return None if wrong is None else f"{role} {digest[:12]}: {wrong}"
 
@@ -129,7 +132,7 @@ def walk(
         files=len(items),
         size=sum(size for _, _, size in items),
         damaged=damaged,
-        strangers=tuple(strangers),
+        strangers=tuple(foreign),
         unreferenced=tuple(unreferenced),
         unreferenced_size=unreferenced_size,
     )
@@ -166,6 +169,30 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def strangers(artifacts: Artifacts) -> tuple[str, ...]:
+    """Return what lies in the cache and cannot be C10's, before any work is done.
+
+    Raises:
+        CacheUnusableError: A folder cannot be read.
+    """
+    try:
+        return tuple(_strangers(artifacts))
+    except OSError as error:
+        raise from_os_error(error, f"walking {artifacts.layout.root}") from error
+
+
+def refuse_strangers(found: Sequence[str]) -> None:
+    """Raise if there is anything foreign.
+
+    Raises:
+        ManifestCoverageError: With all of it.
+    """
+    if found:
+        name = found[0].partition(":")[0]
+        hint = f"move {name} out of the cache, or set coverage_strict = false"
+        raise ManifestCoverageError(found, hint=hint)
+
+
 def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
     """Return the digests that the journal's facts name: of all builds, failed ones too, and of what may be reused.
 
@@ -174,7 +201,10 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
         tables: Block tables of builds, whose blocks later builds may have superseded.
     """
     digests: set[str] = set()
+    collected = state.collected
     for build in state.builds.values():
+        if build.number in collected:
+            continue
         digests.update(event.artifact.sha256 for _, event in build.engines)
         digests.update(ref.sha256 for ref in (build.calibration,) if ref)
         digests.update(event.table.sha256 for event in (build.tiles,) if event)

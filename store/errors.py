@@ -19,6 +19,8 @@ class ErrorKind(StrEnum):
     TARGET_DAMAGED = "target-damaged"
     ROLLED_BACK = "rolled-back"
     WITHDRAWN = "withdrawn"
+    COLLECTED = "collected"
+    BUSY = "busy"
     FILE_SYSTEM = "file-system"
     PERMISSION = "permission"
     INPUT_OUTPUT = "input-output"
@@ -35,6 +37,7 @@ class ErrorKind(StrEnum):
     MANIFEST_INVALID = "manifest-invalid"
     VERIFICATION = "verification"
     SIGNATURE = "signature"
+    KEY = "key"
     FLOOR = "floor"
     DEVICE = "device"
 
@@ -63,6 +66,10 @@ class DiskFullError(StoreError):
 
 class DamagedHistoryError(StoreError):
     """The journal does not fit the files beside it, or cannot be understood. Never write to it."""
+
+
+class ArtifactsBusyError(StoreError):
+    """Somebody writes artifacts beside us and does not finish. Nothing was changed; try again."""
 
 
 class UnprojectedError(StoreError):

@@ -3,6 +3,7 @@
 A finding says what was seen; judging it adds which generations it touches and the command that mends it.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,6 +35,8 @@ class ProblemKind(StrEnum):
     CONTENT = "content"
     MANIFEST = "manifest"
     DEVICE = "device"
+    SIGNATURE = "signature"
+    EXPOSED = "exposed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +104,7 @@ class Verification:
         unreferenced: Artifacts that nothing names; collectable.
         unreferenced_size: Their size in bytes.
         seed: Of the sample, in a run with a budget.
+        signed_by: The trusted key whose signature of the head was checked and held.
     """
 
     depth: Depth
@@ -116,6 +120,7 @@ class Verification:
     unreferenced: int = 0
     unreferenced_size: int = 0
     seed: int | None = None
+    signed_by: str | None = None
 
     @property
     def go(self) -> bool:
@@ -149,20 +154,19 @@ class Verification:
 
 
 def judge(
-    findings: Iterable[Finding], *, root: Path, head: int, named_in: Mapping[str, Sequence[int]]
+    findings: Iterable[Finding], *, root: Path, named_in: Mapping[str, Sequence[int]]
 ) -> tuple[Problem, ...]:
     """Say of every finding which generations it touches and what mends it. Pure.
 
     Args:
         findings: What was seen.
         root: The cache, for the commands.
-        head: Number of the newest generation.
         named_in: Digest to the generations that name the artifact.
     """
-    return tuple(_problem(finding, root, head, named_in) for finding in findings)
+    return tuple(_problem(finding, root, named_in) for finding in findings)
 
 
-def _problem(finding: Finding, root: Path, head: int, named_in: Mapping[str, Sequence[int]]) -> Problem:
+def _problem(finding: Finding, root: Path, named_in: Mapping[str, Sequence[int]]) -> Problem:
     if finding.digest:
         generations = tuple(sorted(named_in.get(finding.digest, ())))
     else:
@@ -173,29 +177,30 @@ def _problem(finding: Finding, root: Path, head: int, named_in: Mapping[str, Seq
         found=finding.found,
         path=finding.path,
         generations=generations,
-        mend=_mend(finding, root, in_head=head in generations),
+        mend=_mend(finding, root),
     )
 
 
-def _mend(finding: Finding, root: Path, *, in_head: bool) -> str:
-    build = f"c10 build REQUEST --cache {root}"
-    aside = f"mv {root / finding.path} {root / 'quarantine'}/"
+def _mend(finding: Finding, root: Path) -> str:
+    cache = shlex.quote(str(root))
+    build = f"c10 build REQUEST --cache {cache}"
     if finding.found.startswith(UNREADABLE):
         return f"mend the permissions of {root / finding.path}, or the disk, then verify again"
     match finding.kind:
-        case ProblemKind.ABSENT:
-            return build if in_head else f"copy {finding.path} from a mirror of this cache"
-        case ProblemKind.DAMAGED:
-            return f"{aside} && {build}" if in_head else f"{aside}, then copy it from a mirror of this cache"
-        case ProblemKind.PROJECTION_ABSENT:
-            return f"{build} (writes it again from the journal)"
-        case ProblemKind.PROJECTION_DAMAGED:
-            return f"{aside} && {build}"
-        case ProblemKind.STRANGER:
-            return f"mv {root / finding.path} ELSEWHERE"
+        case (
+            ProblemKind.ABSENT
+            | ProblemKind.DAMAGED
+            | ProblemKind.PROJECTION_ABSENT
+            | ProblemKind.PROJECTION_DAMAGED
+            | ProblemKind.STRANGER
+        ):
+            return f"c10 repair --cache {cache}"
         case ProblemKind.CONTENT | ProblemKind.MANIFEST:
             return f"{build} --again"
         case ProblemKind.DEVICE:
             return f"{build} on that device, with its libraries"
+        case ProblemKind.SIGNATURE | ProblemKind.EXPOSED:
+            signed = finding.kind is ProblemKind.SIGNATURE
+            return f"{build} (with a signing_key that is trusted)" if signed else f"chmod -R o-w {root}"
         case _:
             assert_never(finding.kind)

@@ -16,6 +16,7 @@ from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, fro
 from store.manifest import MANIFEST_NAME
 
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.events")
+_JOURNAL_ASIDE = re.compile(r"journal\.mdb\.([0-9]{1,18})")
 FOLDERS = ("artifacts", "manifests", "segments", "quarantine", "tmp")
 KNOWN_ENTRIES = frozenset({*FOLDERS, "journal.mdb", "journal.mdb-lock", "build.lock", "lost+found"})
 """What may lie in the root; a cache may be the root of its own file system."""
@@ -107,7 +108,17 @@ class Layout:
 
     def exists(self) -> bool:
         """Whether there is a cache, whole or not; mere folders are what a death before its birth leaves."""
-        return self.journal.exists() or bool(self.manifest_files() or self.segment_files())
+        return self.journal.exists() or self.lost_journal()
+
+    def lost_journal(self) -> bool:
+        """Whether there are traces of a journal beside its name: its projections, or what a rebuild set aside."""
+        return bool(self.manifest_files() or self.segment_files() or self.journals_set_aside())
+
+    def journals_set_aside(self) -> tuple[Path, ...]:
+        """The journals that rebuilds put into quarantine, newest first."""
+        paths = list(self.quarantine.iterdir()) if self.quarantine.is_dir() else []
+        found = {int(match[1]): path for path in paths if (match := _JOURNAL_ASIDE.fullmatch(path.name))}
+        return tuple(found[number] for number in sorted(found, reverse=True))
 
     def create(self) -> None:
         """Make the folders and make them durable; folders that exist are kept.

@@ -6,7 +6,7 @@ counts for the bytes it looked at, and for no others that later take their place
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from store.events import CellEmbedded, CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
 
@@ -14,6 +14,13 @@ CellName: TypeAlias = tuple[str, int, int, int]
 """(vector space, zoom, x >> 4, y >> 4)."""
 
 Result: TypeAlias = EngineCompiled | IndexBuilt | CellEmbedded
+
+
+class Made(NamedTuple):
+    """When a result was recorded, and by which build; by none if it came from an engine run or an import."""
+
+    seq: int
+    build: int | None
 
 
 @dataclass(slots=True)
@@ -26,6 +33,7 @@ class Memo:
         blocks: The latest block of each cell.
         earlier: The blocks that it superseded, newest last, one per key: after a rollback they are the ones that fit.
         passed: By check and key, what passed last.
+        made: By digest of the artifact, who recorded it last; also of results that another took the place of.
     """
 
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
@@ -33,11 +41,17 @@ class Memo:
     blocks: dict[CellName, CellEmbedded] = field(default_factory=dict)
     passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
     earlier: dict[CellName, tuple[CellEmbedded, ...]] = field(default_factory=dict)
+    made: dict[str, Made] = field(default_factory=dict)
 
     def copy(self) -> "Memo":
         """Return a memo that shares nothing mutable with this one."""
         return Memo(
-            dict(self.engines), dict(self.indexes), dict(self.blocks), dict(self.passed), dict(self.earlier)
+            engines=dict(self.engines),
+            indexes=dict(self.indexes),
+            blocks=dict(self.blocks),
+            passed=dict(self.passed),
+            earlier=dict(self.earlier),
+            made=dict(self.made),
         )
 
     def blocks_of(self, name: CellName) -> tuple[CellEmbedded, ...]:
@@ -49,17 +63,20 @@ class Memo:
         """Return every known block of a vector space; of one cell the newest last."""
         return tuple(event for name in self.blocks if name[0] == space for event in self.blocks_of(name))
 
-    def remember(self, result: Result) -> None:
+    def remember(self, result: Result, made: Made) -> None:
         """Take a step's result; passes of other bytes under its key are void."""
         match result:
             case EngineCompiled(key=key):
                 self.engines[key] = result
                 self._void(key, keep=result.artifact.sha256)
+                self.made[result.artifact.sha256] = made
             case IndexBuilt(key=key):
                 self.indexes[key] = result
                 self._void(key, keep=result.artifact.sha256)
+                self.made[result.artifact.sha256] = made
             case CellEmbedded(space=space, zoom=zoom, cell_x=cell_x, cell_y=cell_y):
                 self._keep((space, zoom, cell_x, cell_y), (result,))
+                self.made[result.block.sha256] = made
 
     def judge(self, verdict: CheckPassed | CheckFailed) -> None:
         """Take a check's outcome; a failed one takes the result, and all its passes, away.
@@ -78,6 +95,8 @@ class Memo:
 
     def evict(self, digests: frozenset[str]) -> None:
         """Forget results whose artifacts were removed."""
+        for digest in digests:
+            self.made.pop(digest, None)
         for key in [key for key, event in self.engines.items() if event.artifact.sha256 in digests]:
             del self.engines[key]
             self._void(key)

@@ -14,6 +14,7 @@ from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.layout import Layout
 from store.ledger import Ledger
 from store.state import Generation
+from store.trust import Signature, signature_file
 from store.writeonce import write_once
 
 
@@ -25,7 +26,7 @@ class Projections:
     written: int = 0
 
     def write(self, ledger: Ledger, generation: Generation) -> None:
-        """Write what is missing on disk of a generation.
+        """Write what is missing on disk of a generation; of one that was collected, its segment alone.
 
         Raises:
             DamagedHistoryError: A name is taken by other bytes: the journal lost its tail or was replaced.
@@ -44,8 +45,11 @@ class Projections:
         self._put(
             self.layout.segments, self.layout.segment_name(generation.number), _segment(ledger, generation)
         )
-        for _, signature in generation.signatures[:1]:
-            self._put(self.layout.manifests, name.removesuffix(".json") + ".sig", bytes.fromhex(signature))
+        if generation.number in ledger.state.retired:
+            return
+        signed = signature_of(generation)
+        if signed is not None:
+            self._put(self.layout.manifests, name.removesuffix(".json") + ".sig", signed)
         self._put(self.layout.manifests, name, raw)
 
     def _put(self, folder: Path, name: str, data: bytes) -> None:
@@ -60,6 +64,18 @@ class Projections:
             ) from error
         except OSError as error:
             raise from_os_error(error, f"{folder.name}/{name}") from error
+
+
+def signature_of(generation: Generation) -> bytes | None:
+    """Return the signature file of a generation, from its first signature; nothing for an unsigned one."""
+    for key_id, signature in generation.signatures[:1]:
+        return signature_file(Signature(key_id=key_id, signature=signature))
+    return None
+
+
+def signer_of(generation: Generation) -> str | None:
+    """Return the id of the key in the signature file of a generation; nothing for an unsigned one."""
+    return generation.signatures[0][0] if generation.signatures else None
 
 
 def set_head_projections(ledger: Ledger) -> None:

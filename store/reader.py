@@ -20,15 +20,17 @@ from typing import Any, NamedTuple, Self
 
 from store.errors import ArtifactError, ErrorKind, NoGoError, StoreError
 from store.events import ArtifactRef
+from store.exposure import exposed
 from store.identity import tile_of, tile_set
 from store.manifest import MANIFEST_NAME, MAX_BYTES, EngineEntry, Manifest
 from store.preprocessing import Preprocessing
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
 from store.sealed import Sealed, SealError, digest, open_regular, seal
 from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
+from store.trust import TrustedKey
 from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, judge
 
-__all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "Verification"]
+__all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
 
 _MAX_SIGNATURE = 4096
 _BACKENDS = {"onnxruntime": ("onnxruntime", frozenset({"cpu"}))}
@@ -75,8 +77,9 @@ class FlightCache:
 
         Args:
             root: Folder of the cache.
-            trusted_keys: Public keys that may have signed it, or `ALLOW_UNSIGNED`.
-            floor: Least generation to accept, for any cache or per known cache id.
+            trusted_keys: Keys that may have signed it, `TrustedKey` or raw public ones of 32 bytes; or
+                `ALLOW_UNSIGNED`.
+            floor: Least generation to accept, for any cache or per known cache id (`store.floors.Floors`).
             generation: An older generation to use instead of the newest; never below the floor.
 
         Raises:
@@ -88,6 +91,7 @@ class FlightCache:
         except OSError as error:
             raise _no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
         try:
+            _refuse_exposed(folder)
             raw, signature, number = _read_manifest(folder, generation)
             policy = Policy(
                 trusted_keys=trusted_keys, floor=floor, libraries=_installed(), targets=dict(_targets())
@@ -302,6 +306,13 @@ class FlightCache:
         finally:
             os.close(fd)
         return None
+
+
+def _refuse_exposed(folder: int) -> None:
+    if reasons := exposed(folder):
+        raise NoGoError(
+            reasons, kind=ErrorKind.PERMISSION, hint="chmod -R o-w CACHE, or mount the medium read-only"
+        )
 
 
 def _read_manifest(folder: int, wanted: int | None) -> tuple[bytes, bytes | None, int]:

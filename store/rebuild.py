@@ -1,105 +1,268 @@
-"""Make the journal again from its segments.
+"""Make the journal again: from its segments, and from what still reads of the damaged file.
 
-Segments 1 to n hold every record up to the last commit, framed and chained. What was appended after the last
-commit exists in the journal alone and is lost with it. Segments must be complete: one that is missing or broken
-ends the rebuilding, since nothing after it could be chained. The damaged LMDB file is kept in `quarantine/`.
+Segments 1 to n hold every record up to the last commit, framed and chained. What was appended after it exists in the
+journal alone; of that, and of the records of a segment that is missing or broken, everything is taken from the damaged
+file that still reads and continues the chain. Before the first commit that file is all there is.
+
+Nothing is believed for being there. Every link of the chain is computed again, every event is folded, every generation
+must project to the manifest it committed, and the manifests beside it must not say otherwise. Only then is the
+damaged file unlinked, after it was linked into `quarantine/`, and read once more: a writer beside this one that was
+told that its records are durable asked for the file's name after its commit, so that they are in what is read now. The
+new file appears complete under the name, or not at all. Whoever dies in between leaves no journal, which every command
+says, and the next rebuild reads what lies in quarantine.
 """
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
-from journal import Journal
+from journal import Entry, Head, Journal, JournalExistsError, RecordError, guard
 from journal.durable import fsync_dir
-from journal.record import EMPTY, Head, Record
-from store import canonical, segment
-from store.errors import DamagedHistoryError, ErrorKind, from_os_error
-from store.facts import to_facts
+from journal.record import EMPTY
+from store import canonical, evidence, segment
+from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
+from store.facts import to_fact
 from store.layout import Layout
-from store.manifest import MAX_BYTES, head_projections, project
+from store.manifest import head_projections, project
+from store.quarantine import set_aside
 from store.state import State, absorb
 from store.writeonce import read_regular
 
+_SOURCES = 4
+"""How many files of earlier rebuilds are looked into, newest first; one that was interrupted left its own last."""
+_ATTEMPTS = 3
 
-def rebuild(layout: Layout) -> State:
-    """Replace the journal by one made from the segments; the caller holds the build lock.
 
-    Returns:
-        The state it folds to.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What was made.
+
+    Attributes:
+        state: What the new journal folds to.
+        records: How many records it holds.
+        salvaged: How many of them came from a damaged file, since no segment holds them.
+        segments_replaced: Generations whose segment was missing or broken, and whose records were salvaged.
+        quarantine: Where the damaged file lies, relative to the cache; empty if there was none.
+    """
+
+    state: State
+    records: int
+    salvaged: int
+    segments_replaced: tuple[int, ...] = ()
+    quarantine: str = ""
+
+
+def rebuild(layout: Layout, *, allow_unknown_filesystem: bool = False) -> Rebuilt:
+    """Replace the journal by one made again; the caller holds the build lock.
 
     Raises:
-        DamagedHistoryError: The segments are incomplete, broken, or do not fit the manifests; the journal was
-            not touched.
-        StoreError, journal.JournalError: The folder cannot be written.
+        DamagedHistoryError: The records are incomplete, or do not fit the manifests; the journal was not touched.
+        UnknownEventError: They hold events of a newer version, which that version must judge; as above.
+        StoreError, journal.JournalError: The folder cannot be used; the journal that was there is there again.
     """
-    records, state = _read(layout)
-    _check_manifests(layout, state)
+    history = _read(layout)
+    history.require(layout)
+    layout.create()
+    kept = ""
+    for attempt in range(_ATTEMPTS):
+        taken = _set_aside(layout)
+        kept = kept or taken
+        try:
+            history = _read(layout)
+            history.require(layout)
+            _give_birth(layout, history, allow_unknown_filesystem=allow_unknown_filesystem)
+        except JournalExistsError:
+            # Somebody who found no journal began one; without the build lock nobody can commit to it.
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            continue
+        except BaseException:
+            _put_back(layout, kept)
+            raise
+        break
+    return Rebuilt(
+        state=history.state,
+        records=len(history.entries),
+        salvaged=history.salvaged,
+        segments_replaced=tuple(history.replaced),
+        quarantine=kept,
+    )
+
+
+@dataclass(slots=True)
+class _History:
+    """Records under way to a new journal, folded as far as they go."""
+
+    state: State = field(default_factory=State)
+    entries: list[Entry] = field(default_factory=list)
+    salvaged: int = 0
+    replaced: list[int] = field(default_factory=list)
+
+    @property
+    def head(self) -> Head:
+        return self.entries[-1].head if self.entries else EMPTY
+
+    def take(self, entries: Sequence[Entry]) -> None:
+        absorb(self.state, map(to_fact, entries))
+        self.entries.extend(entries)
+
+    def require(self, layout: Layout) -> None:
+        """Hold it against itself and the manifests."""
+        _require_known(self.state)
+        for number, generation in self.state.generations.items():
+            if canonical.sha256(project(self.state, generation)) != generation.manifest_sha256:
+                raise _broken(f"the records of generation {number} to project to the manifest they commit")
+        chains = [entry.chain.hex() for entry in self.entries]
+        against = evidence.gather(layout, self.state, chains, segments=False).against
+        if against:
+            raise _broken(f"the segments of this cache, all of them; {against}")
+
+
+def _read(layout: Layout) -> _History:
+    history, files = _History(), layout.segment_files()
+    for number in range(1, max(files, default=0) + 1):
+        found, wrong = _segment(layout, files.get(number), number, history.head)
+        if wrong:
+            found = _salvage_generation(layout, number, history)
+            if not found:
+                raise _broken(
+                    f"segment {number}: {wrong}; nor does a journal that still reads hold its records"
+                )
+            history.replaced.append(number)
+            history.salvaged += len(found)
+        history.take(found)
+        if len(history.state.generations) != number:
+            raise _broken(f"segment {number} to end with the commit of generation {number}")
+    _require_known(history.state)
+    tail = _acceptable(history.state, _salvage(layout, history.head))
+    history.take(tail)
+    history.salvaged += len(tail)
+    if not history.entries:
+        raise DamagedHistoryError(
+            ErrorKind.JOURNAL_INCOMPLETE,
+            f"expected segments, or a journal that still reads, in {layout.root}, found neither: nothing was committed",
+            hint="move journal.mdb out of the cache, then c10 build begins anew",
+        )
+    return history
+
+
+def _segment(layout: Layout, name: str | None, number: int, head: Head) -> tuple[Sequence[Entry], str]:
+    """Return the records of a segment, or what is wrong with it."""
+    if name is None:
+        return (), "expected a file, found none"
+    path = layout.segments / name
     try:
-        _set_aside(layout)
+        data = read_regular(path, limit=path.lstat().st_size)
+    except FileNotFoundError:
+        return (), "expected a file, found none"
+    except OSError as error:
+        raise from_os_error(error, f"segment {name}") from error
+    if data is None:
+        return (), "expected a regular file, found something else"
+    try:
+        found = segment.decode(data)
+    except DamagedHistoryError as error:
+        return (), error.message
+    if found.generation != number or found.before != head or not found.entries:
+        return (), f"expected it to continue at record {head.seq + 1}, found another place"
+    return found.entries, ""
+
+
+def _salvage(layout: Layout, after: Head) -> tuple[Entry, ...]:
+    """Return what continues a head in the journal, or in those that earlier rebuilds set aside: the most of it."""
+    sources = (layout.journal, *layout.journals_set_aside()[:_SOURCES])
+    return max((guard.salvage(path, after=after) for path in sources), key=len)
+
+
+def _salvage_generation(layout: Layout, number: int, history: _History) -> list[Entry]:
+    """Return the records up to the commit of a generation; none if they do not reach it."""
+    state, found = history.state.copy(), list[Entry]()
+    for entry in _acceptable(history.state, _salvage(layout, history.head)):
+        absorb(state, (to_fact(entry),))
+        found.append(entry)
+        if len(state.generations) == number:
+            return found
+    return []
+
+
+def _acceptable(state: State, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the longest beginning of salvaged records that could have been appended, whole transactions alone.
+
+    Raises:
+        UnknownEventError: An event of a newer version is among them; leaving it out would lose it in silence.
+    """
+    good = 0
+    for count, trial in enumerate(_folded(state, entries), start=1):
+        _require_known(trial)
+        # A rollback and its commit are one transaction.
+        if trial.pending_rollback is None:
+            good = count
+    return list(entries[:good])
+
+
+def _folded(state: State, entries: Sequence[Entry]) -> Iterator[State]:
+    trial = state.copy()
+    for entry in entries:
+        committed = len(trial.generations)
+        try:
+            absorb(trial, (to_fact(entry),))
+            head = trial.head
+            if head is not None and head.number > committed:
+                wrong = canonical.sha256(project(trial, head)) != head.manifest_sha256
+                if wrong:
+                    return
+        except (DamagedHistoryError, RecordError):
+            return
+        yield trial
+
+
+def _require_known(state: State) -> None:
+    if state.unknown:
+        raise UnknownEventError(
+            ErrorKind.UNKNOWN_EVENT,
+            f"expected events this version knows, found {state.unknown[0]}; nothing was changed",
+            hint="use the newer C10 that wrote this cache",
+        )
+
+
+def _set_aside(layout: Layout) -> str:
+    """Keep the damaged file as evidence and free its name; returns where it lies."""
+    if not os.path.lexists(layout.journal):
+        return ""
+    try:
+        return set_aside(layout, layout.journal)
     except OSError as error:
         raise from_os_error(error, f"journal {layout.journal}") from error
-    head = state.generations[len(state.generations)]
-    projections = head_projections(head.number, project(state, head))
-    Journal.create(layout.journal, records, scratch=layout.scratch, projections=projections)
-    return state
 
 
-def _read(layout: Layout) -> tuple[list[Record], State]:
-    files = layout.segment_files()
-    if sorted(files) != list(range(1, len(files) + 1)) or not files:
-        missing = sorted(set(range(1, max(files, default=1) + 1)) - set(files))
-        raise _broken(f"all segments from 1 to {max(files, default=1)}, found none for {missing[:3]}")
-    records, state, head = list[Record](), State(), EMPTY
-    for number in sorted(files):
-        try:
-            path = layout.segments / files[number]
-            data = read_regular(path, limit=path.lstat().st_size)
-        except OSError as error:
-            raise from_os_error(error, f"segment {files[number]}") from error
-        if data is None:
-            raise _broken(f"segment {files[number]} to be a regular file, found something else")
-        found = segment.decode(data)
-        if found.generation != number or found.before != head or not found.entries:
-            raise _broken(
-                f"segment {files[number]} to continue at record {head.seq + 1}, found another place"
-            )
-        records.extend(entry.record for entry in found.entries)
-        absorb(state, to_facts(found.entries))
-        head = Head(found.entries[-1].seq, found.entries[-1].chain)
-        if len(state.generations) != number:
-            raise _broken(f"segment {files[number]} to end with the commit of generation {number}")
-    return records, state
+def _give_birth(layout: Layout, history: _History, *, allow_unknown_filesystem: bool) -> None:
+    head = history.state.head
+    projections = {} if head is None else head_projections(head.number, project(history.state, head))
+    try:
+        # The old lock file knows the transactions of the old file, and would lead readers of the new one astray.
+        layout.journal.with_name(layout.journal.name + "-lock").unlink(missing_ok=True)
+        fsync_dir(layout.root)
+    except OSError as error:
+        raise from_os_error(error, f"journal {layout.journal}") from error
+    Journal.create(
+        layout.journal,
+        [entry.record for entry in history.entries],
+        scratch=layout.scratch,
+        projections=projections,
+        allow_unknown_filesystem=allow_unknown_filesystem,
+    )
 
 
-def _check_manifests(layout: Layout, state: State) -> None:
-    for number, name in layout.manifest_files().items():
-        generation = state.generations.get(number)
-        if generation is None:
-            raise _broken(f"a segment of generation {number}, whose manifest exists")
-        if canonical.sha256(project(state, generation)) != generation.manifest_sha256:
-            raise _broken(
-                f"the records of generation {number} to project to the manifest they commit ({name})"
-            )
-        try:
-            raw = read_regular(layout.manifests / name, limit=MAX_BYTES)
-        except OSError as error:
-            raise from_os_error(error, f"manifest {name}") from error
-        if raw is None or canonical.sha256(raw) != generation.manifest_sha256:
-            raise _broken(
-                f"the segments of the cache that made {name}; they are another's, or that file is damaged"
-            )
-
-
-def _set_aside(layout: Layout) -> None:
-    """Keep what is there as evidence; link and unlink, so that a crash leaves at least one name."""
-    lock = layout.journal.with_name(layout.journal.name + "-lock")
-    number = 0
-    while os.path.lexists(layout.quarantine / f"{layout.journal.name}.{number}"):
-        number += 1
-    if os.path.lexists(layout.journal):
-        os.link(layout.journal, layout.quarantine / f"{layout.journal.name}.{number}", follow_symlinks=False)
-        fsync_dir(layout.quarantine)
-        layout.journal.unlink()
-    lock.unlink(missing_ok=True)
-    fsync_dir(layout.root)
+def _put_back(layout: Layout, kept: str) -> None:
+    """Give the damaged file its name again after a failure; where even that fails, the next rebuild finds it."""
+    if not kept or os.path.lexists(layout.journal):
+        return
+    path = layout.root / kept
+    with suppress(OSError):
+        os.link(path, layout.journal, follow_symlinks=False)
+        fsync_dir(layout.root)
+        path.unlink()
 
 
 def _broken(expected: str) -> DamagedHistoryError:

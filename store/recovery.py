@@ -105,10 +105,10 @@ def plan(state: State, observed: Observed) -> tuple[Action, ...]:
     check(state, observed)
     actions: list[Action] = [ClearScratch()] if observed.scratch else []
     for number, generation in state.generations.items():
-        if number in state.retired:
-            continue
-        unsigned = not generation.signatures or number in observed.signatures
-        if number not in observed.manifests or number not in observed.segments or not unsigned:
+        # Collection takes manifest and signature; the segments are the journal's second copy, and stay whole.
+        signed = not generation.signatures or number in observed.signatures
+        visible = number in state.retired or (number in observed.manifests and signed)
+        if not visible or number not in observed.segments:
             actions.append(Project(number))
     if state.open_build is not None:
         actions.append(Abandon(state.open_build, state.builds[state.open_build].doing))

@@ -26,7 +26,7 @@ def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
     """Decide a rollback; nothing if the target is shown already.
 
     Raises:
-        RequestRefusedError: There is no generation, no parent, or no such target.
+        RequestRefusedError: There is no generation, no parent, no such target, or it was collected.
     """
     head = state.head
     if head is None:
@@ -43,8 +43,10 @@ def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
                 hint="c10 log, then c10 rollback --to GENERATION",
             )
         target = head.parent
+        _require_kept(state, target, f"build {target}, which was shown before build {head.origin}")
     elif to in state.generations:
         target = state.generations[to].origin
+        _require_kept(state, target, f"generation {to} (build {target})")
     else:
         raise RequestRefusedError(
             ErrorKind.UNKNOWN_GENERATION,
@@ -56,3 +58,20 @@ def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
     return RollbackPlan(
         left=head.origin, target=target, parent=state.builds[target].parent, requested=to, why=why
     )
+
+
+def _require_kept(state: State, target: int, what: str) -> None:
+    collected = state.collected
+    if target not in collected:
+        return
+    left = [number for number, found in state.generations.items() if found.origin not in collected]
+    raise RequestRefusedError(
+        ErrorKind.COLLECTED,
+        f"expected {what} to be kept, found it collected: its files are gone",
+        hint=f"c10 rollback --to GENERATION, with one of {_listed(left)}; or build that request --again",
+    )
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[-8:]))
+    return f"..., {shown}" if len(numbers) > 8 else shown

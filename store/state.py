@@ -14,7 +14,8 @@ from store import events as e
 from store.canonical import Document
 from store.errors import DamagedHistoryError, ErrorKind
 from store.events import ArtifactRef, Event
-from store.memo import Memo
+from store.lineage import left_behind
+from store.memo import Made, Memo
 
 GENESIS_CHAIN = "0" * 64
 FLIGHT = "flight"
@@ -141,6 +142,12 @@ class State:
         return self.builds[self.head.origin] if self.head else None
 
     @property
+    def collected(self) -> frozenset[int]:
+        """Builds that were committed and whose generations' files have all been collected, or are about to be."""
+        shown = {found.origin for number, found in self.generations.items() if number not in self.retired}
+        return frozenset(self.generations[number].origin for number in self.retired) - shown
+
+    @property
     def next_build(self) -> int:
         """Number of the build to come."""
         return max(self.builds, default=0) + 1
@@ -214,23 +221,36 @@ def _apply_to_cache(state: State, fact: Fact, event: Event) -> None:
                 raise _impossible(fact, "the cache was created twice")
             state.cache_id, state.created_ns = cache_id, fact.wall_ns
         case e.EngineCompiled() | e.IndexBuilt() | e.CellEmbedded():
-            state.memo.remember(event)
+            state.memo.remember(event, Made(fact.seq, None))
         case e.CheckPassed() | e.CheckFailed():
             state.memo.judge(event)
+        case e.RolledBack():
+            state.pending_rollback = event
+        case e.StepStarted() | e.Repaired() | e.Imported():
+            pass
+        case _:
+            _keep_up(state, fact, event)
+
+
+def _keep_up(state: State, fact: Fact, event: Event) -> None:
+    """What is done to generations after their commit."""
+    match event:
         case e.GenerationAccepted(generation=number):
             _require_generation(state, fact, number)
+            if number in state.retired:
+                raise _impossible(fact, f"generation {number} was accepted after it had been collected")
             state.accepted |= {number}
         case e.GenerationSigned(generation=number, key_id=key_id, signature=signature):
             generation = _require_generation(state, fact, number)
             signatures = (*generation.signatures, (key_id, signature))
             state.generations[number] = replace(generation, signatures=signatures)
+        case e.CollectionPlanned(digests=digests, generations=numbers):
+            # From the plan on, not from the result: whoever dies in between has begun to remove.
+            _retire(state, fact, frozenset(numbers))
+            state.memo.evict(frozenset(digests))
         case e.Collected(digests=digests, generations=numbers):
             state.memo.evict(frozenset(digests))
             state.retired |= frozenset(numbers)
-        case e.RolledBack():
-            state.pending_rollback = event
-        case e.StepStarted() | e.CollectionPlanned() | e.Repaired() | e.Imported():
-            pass
         case _:
             raise _impossible(fact, f"{type(event).__name__} needs a build")
 
@@ -239,6 +259,14 @@ def _require_generation(state: State, fact: Fact, number: int) -> Generation:
     if number not in state.generations:
         raise _impossible(fact, f"there is no generation {number}")
     return state.generations[number]
+
+
+def _retire(state: State, fact: Fact, numbers: frozenset[int]) -> None:
+    for number in numbers:
+        origin = _require_generation(state, fact, number).origin
+        if state.head is None or origin == state.head.origin or number in state.accepted:
+            raise _impossible(fact, f"generation {number} was collected while it was shown or accepted")
+    state.retired |= numbers
 
 
 def _apply_to_build(state: State, fact: Fact, number: int, event: Event) -> None:
@@ -261,16 +289,16 @@ def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
     """Facts of an open build that also change what later builds may reuse, or end it."""
     match event:
         case e.EngineCompiled():
-            state.memo.remember(event)
+            state.memo.remember(event, Made(fact.seq, build.number))
             return _with_engine(build, event, event.model)
         case e.CellEmbedded():
-            state.memo.remember(event)
+            state.memo.remember(event, Made(fact.seq, build.number))
             embedded = build.tiles_embedded + event.embedded
             return replace(
                 build, coverage=None, cells_embedded=build.cells_embedded + 1, tiles_embedded=embedded
             )
         case e.IndexBuilt():
-            state.memo.remember(event)
+            state.memo.remember(event, Made(fact.seq, build.number))
             return replace(build, coverage=None, index=event)
         case e.CheckPassed() | e.CheckFailed():
             state.memo.judge(event)
@@ -337,6 +365,8 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
     if rollback is not None:
         if build.status is not BuildStatus.COMMITTED or rollback.target != number:
             raise _impossible(fact, f"rolled back to build {number}, which was never committed")
+        if number in state.collected:
+            raise _impossible(fact, f"rolled back to build {number}, which had been collected")
         if (event.body_sha256, event.format) != (build.body_sha256, build.format):
             raise _impossible(fact, f"build {number} is shown with another body than it was committed with")
     shown = state.head.origin if state.head else None
@@ -375,27 +405,12 @@ def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> N
 
 
 def _undo(state: State, rollback: e.RolledBack) -> None:
-    """Mark the identities that were left: down the line of parents to the target, or else the last one alone.
-
-    Going forward, to a build that descends from the one shown, leaves nothing behind.
-    """
-    if rollback.left not in _line(state, rollback.target):
-        line = _line(state, rollback.left)
-        left = line[: line.index(rollback.target)] if rollback.target in line else line[:1]
-        for origin in left:
-            state.undone[state.builds[origin].identity or ""] = origin
+    """Mark the identities that were left."""
+    parents = {number: build.parent for number, build in state.builds.items()}
+    for origin in left_behind(parents, left=rollback.left, target=rollback.target):
+        state.undone[state.builds[origin].identity or ""] = origin
     # Last, since a build that was left may have had the very identity that is shown now.
     state.undone.pop(state.builds[rollback.target].identity or "", None)
-
-
-def _line(state: State, origin: int) -> list[int]:
-    """A build, its parent, that one's parent and so on."""
-    line: list[int] = []
-    at: int | None = origin
-    while at is not None and at not in line:
-        line.append(at)
-        at = state.builds[at].parent
-    return line
 
 
 def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:

@@ -12,13 +12,12 @@ against the journal again, and its manifest is projected for the new place.
 """
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from journal import HeadMovedError, Journal
+from journal import HeadMovedError, Journal, JournalDamagedError
 from journal.record import Head, encode, extend
 from store import canonical, manifest
 from store.artifacts import Artifacts
@@ -37,20 +36,21 @@ from store.events import (
     BuildCommitted,
     BuildFailed,
     BuildStarted,
-    CacheCreated,
     Event,
     RolledBack,
 )
-from store.facts import Clock, to_record
+from store.exposure import refuse_exposed
+from store.facts import Clock
+from store.genesis import ensure_cache
 from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
 from store.projecting import Projections, set_head_projections
 from store.recovery import Abandon, Action, ClearScratch, Project, plan
 from store.rollback import RollbackPlan
 from store.state import Build, Generation, Position, State
-from store.view import RESERVE_NAME, observe, require_cache
+from store.trust import Signature, Signer
+from store.view import RESERVE_NAME, observe, rebuilding, require_cache
 
-WRITER = "c10"
 DEFAULT_RESERVE_BYTES = 8 << 20
 
 
@@ -64,6 +64,7 @@ class Store:
         artifacts: Its artifacts.
         projections: Its projections on disk.
         host: Facts about this machine, recorded with what no build explains.
+        signer: Signs what is committed, if anything does.
         recovered: What opening it had to set right.
     """
 
@@ -72,6 +73,7 @@ class Store:
     artifacts: Artifacts
     projections: Projections
     host: Document = field(default_factory=dict)
+    signer: Signer | None = None
     recovered: tuple[Action, ...] = ()
 
     @classmethod
@@ -85,6 +87,8 @@ class Store:
         reserve_bytes: int = DEFAULT_RESERVE_BYTES,
         host: Document | None = None,
         allow_unknown_filesystem: bool = False,
+        exclusive_within_s: float | None = None,
+        signer: Signer | None = None,
     ) -> Iterator["Store"]:
         """Open a cache for writing, under the build lock that the caller holds, and recover it.
 
@@ -95,37 +99,42 @@ class Store:
             reserve_bytes: Size of the disk reserve that lets a failure be recorded on a full disk.
             host: Facts about this machine.
             allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
+            exclusive_within_s: To remove artifacts: keep all other writers of artifacts away, after waiting for
+                them so many seconds, and leave the disk reserve as it is.
+            signer: Signs what is committed; without one, generations are unsigned.
 
         Raises:
             RequestRefusedError: There is no cache, and `create` is off.
             DamagedHistoryError: The journal does not fit the files beside it; nothing was written.
+            ArtifactsBusyError: Others write artifacts, and did not finish in time.
             StoreError, journal.JournalError: The folder or the journal cannot be used.
         """
+        refuse_exposed(layout.root)
         if create:
-            layout.create()
-        if create and not (layout.journal.exists() or layout.manifest_files() or layout.segment_files()):
-            created = CacheCreated(cache_id=secrets.token_hex(16), format=manifest.FORMAT, writer=WRITER)
-            record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
-            Journal.create(
-                layout.journal,
-                [record],
-                scratch=layout.scratch,
-                allow_unknown_filesystem=allow_unknown_filesystem,
-            )
+            ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
         require_cache(layout)
-        journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+        try:
+            journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+        except JournalDamagedError as error:
+            error.hint = rebuilding(layout)
+            raise
         store = cls(
             layout=layout,
             ledger=Ledger(layout, clock, journal),
             artifacts=Artifacts(layout),
             projections=Projections(layout),
             host=host or {},
+            signer=signer,
         )
         try:
             store._recover()
-            with store.artifacts.sharing():
-                store.fill_reserve(reserve_bytes)
-                yield store
+            if exclusive_within_s is not None:
+                with store.artifacts.excluding(exclusive_within_s):
+                    yield store
+            else:
+                with store.artifacts.sharing():
+                    store.fill_reserve(reserve_bytes)
+                    yield store
         finally:
             store.ledger.close()
 
@@ -215,6 +224,7 @@ class Store:
             now = self.ledger.clock.wall_ns()
             first = [] if rollback is None else [self.ledger.record(rollback, build=None, wall_ns=now)]
             raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
+            signed = Signature() if self.signer is None else self.signer.sign(raw)
             event = BuildCommitted(
                 format=build.format or manifest.FORMAT,
                 generation=len(self.state.generations) + 1,
@@ -222,8 +232,8 @@ class Store:
                 origin=number,
                 manifest_sha256=canonical.sha256(raw),
                 body_sha256=body_sha256,
-                signature="",
-                key_id="",
+                signature=signed.signature,
+                key_id=signed.key_id,
             )
             last = self.ledger.record(event, build=number, wall_ns=now)
             projections = dict(manifest.head_projections(event.generation, raw))
@@ -307,8 +317,9 @@ class Store:
                 raise found from error
 
     def release_reserve(self) -> None:
-        """Give the disk space back that was set aside."""
-        (self.layout.scratch / RESERVE_NAME).unlink(missing_ok=True)
+        """Give the disk space back that was set aside, if the disk lets us; whoever needs it says what is wrong."""
+        with suppress(OSError):
+            (self.layout.scratch / RESERVE_NAME).unlink(missing_ok=True)
 
     def _clear_scratch(self) -> None:
         """Remove what a dead process left, unless somebody is writing artifacts beside us."""

@@ -1,7 +1,7 @@
 """GO or NO-GO, decided without any input or output: the same rules on ground and aircraft.
 
-The rules, in their order. (1) The manifest is signed by a trusted key, unless unsigned caches are allowed by
-name. (2) It is a manifest of this format that agrees with itself. (3) Its generation is the one its file name
+The rules, in their order. (1) The manifest is signed by a trusted key, one that may sign its generation, unless
+unsigned caches are allowed by name; before that holds, not a byte of it is parsed. (2) It is a manifest of this format that agrees with itself. (3) Its generation is the one its file name
 says. (4) Its cache is known and its generation not below the floor. (5) Its engines are for this device and for
 the library versions that are here. What its artifacts contain is checked by whoever can read them.
 """
@@ -13,6 +13,10 @@ from typing import Final, Literal
 
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.manifest import EngineEntry, Manifest, parse
+from store.trust import TrustedKey, reasons_against, trusted
+
+UNCHECKED: Final = "signatures were not checked, since no trusted keys were given"
+"""What is said beside a verdict under `ALLOW_UNSIGNED`."""
 
 
 class _Unsigned(Enum):
@@ -22,7 +26,7 @@ class _Unsigned(Enum):
 ALLOW_UNSIGNED: Final = _Unsigned.ALLOWED
 """Given instead of keys by a caller who accepts a cache that nobody signed."""
 
-TrustedKeys = Sequence[bytes] | Literal[_Unsigned.ALLOWED]
+TrustedKeys = Sequence[TrustedKey | bytes] | Literal[_Unsigned.ALLOWED]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,7 @@ class Policy:
     """What is accepted.
 
     Attributes:
-        trusted_keys: Public keys, 32 bytes each, or `ALLOW_UNSIGNED`.
+        trusted_keys: Keys, raw public ones of 32 bytes among them, or `ALLOW_UNSIGNED`.
         floor: Least generation; or the least one per known cache id, where an unknown cache is refused.
         libraries: Backend to the version that is installed here; a backend that is missing is judged on use.
         targets: Backend to the targets that this device can run.
@@ -49,7 +53,7 @@ def judge(raw: bytes, signature: bytes | None, *, generation: int, policy: Polic
         NoGoError: It may not; carries every reason of the rule that failed first.
         IncompatibleDeviceError: It is sound, but for another device or library version.
     """
-    _check_signature(signature, policy)
+    _check_signature(raw, signature, generation, policy)
     manifest = parse(raw)
     if manifest.envelope.generation != generation:
         raise NoGoError(
@@ -64,15 +68,19 @@ def judge(raw: bytes, signature: bytes | None, *, generation: int, policy: Polic
     return manifest
 
 
-def _check_signature(signature: bytes | None, policy: Policy) -> None:
+def _check_signature(raw: bytes, signature: bytes | None, generation: int, policy: Policy) -> None:
     if policy.trusted_keys is ALLOW_UNSIGNED:
         return
-    found = "no signature" if signature is None else "one that this version cannot verify"
-    raise NoGoError(
-        (f"signature: expected one by {len(policy.trusted_keys)} trusted key(s), found {found}",),
-        kind=ErrorKind.SIGNATURE,
-        hint="sign the cache, or allow unsigned caches explicitly",
-    )
+    try:
+        keys = trusted(policy.trusted_keys)
+    except ValueError as error:
+        reasons: Sequence[str] = str(error).splitlines()
+        hint = "mend the trusted keys"
+    else:
+        reasons = reasons_against(raw, signature, generation=generation, keys=keys)
+        hint = "build or roll back with a signing_key that is trusted; or allow unsigned caches by name"
+    if reasons:
+        raise NoGoError(reasons, kind=ErrorKind.SIGNATURE, hint=hint)
 
 
 def _check_floor(manifest: Manifest, policy: Policy) -> None:
@@ -83,7 +91,7 @@ def _check_floor(manifest: Manifest, policy: Policy) -> None:
             raise NoGoError(
                 (f"cache id: expected a known cache, found {cache_id}",),
                 kind=ErrorKind.FLOOR,
-                hint="adopt the cache explicitly by giving it a floor",
+                hint="adopt the cache once, if it is meant to fly here: Floors.adopt(cache_id, generation)",
             )
     else:
         floor = policy.floor or 0

@@ -12,39 +12,48 @@ believed ends it. Looking happens here, judging in
 
 import os
 import random
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
-from store import segment
 from store.artifacts import Artifacts
-from store.canonical import sha256
 from store.coverage import named_by, processors, referenced_by, walk
 from store.errors import (
     ArtifactError,
-    DamagedHistoryError,
     ErrorKind,
-    IncompatibleDeviceError,
     NoGoError,
     StoreError,
 )
 from store.events import ArtifactRef
+from store.exposure import exposed_path
 from store.findings import UNREADABLE, Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.identity import tile_set
 from store.layout import Layout
-from store.manifest import MAX_BYTES, Manifest, parse, project
+from store.manifest import Manifest, parse, project
+from store.projecting import signer_of
+from store.projection_check import projection_findings
 from store.reader import FlightCache
 from store.runtime import ExecutionError, RuntimeUnavailableError
+from store.settling import look_settled
 from store.state import Generation, State
 from store.tables import decode_blocks, decode_tiles
-from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import View, look
-from store.writeonce import read_regular
 
-_MAX_SEGMENT = 1 << 32
+_OF_REFUSAL: Final = {
+    ErrorKind.DEVICE: ProblemKind.DEVICE,
+    ErrorKind.SIGNATURE: ProblemKind.SIGNATURE,
+    ErrorKind.PERMISSION: ProblemKind.EXPOSED,
+}
+_FLEETING: Final = frozenset(
+    {ProblemKind.ABSENT, ProblemKind.PROJECTION_ABSENT, ProblemKind.STRANGER, ProblemKind.MANIFEST}
+)
+"""What a writer beside this run can be all the reason for: files that it has not written yet, or has collected."""
+
+_ATTEMPTS = 3
 _AT_ONCE = 8
 """How many files are hashed between two looks at the clock; more threads than this wait for the disk."""
 
@@ -67,7 +76,7 @@ def verify(
         depth: How closely to look.
         budget_s: How long to hash blocks, seconds; for `Depth.BUDGET`.
         seed: Of the order of the blocks; for `Depth.BUDGET`.
-        trusted_keys: Public keys that may have signed it, or `ALLOW_UNSIGNED`.
+        trusted_keys: Keys that may have signed it, or `ALLOW_UNSIGNED`, of which a note then tells.
         monotonic: A clock, seconds.
         on_total: Told how many bytes may be hashed.
         on_bytes: Told of bytes hashed.
@@ -77,8 +86,41 @@ def verify(
         RequestRefusedError: There is no cache.
         DamagedHistoryError, journal.JournalError: The journal cannot be believed.
     """
-    view = _look(layout)
-    head = view.state.head
+    attempt = 1
+    while True:
+        view, fits = look_settled(layout)
+        found = _verify(
+            view,
+            depth=depth,
+            fits=fits,
+            budget_s=budget_s,
+            seed=seed,
+            trusted_keys=trusted_keys,
+            monotonic=monotonic,
+            on_total=on_total if attempt == 1 else None,
+            on_bytes=on_bytes if attempt == 1 else None,
+        )
+        if attempt == _ATTEMPTS or not any(problem.kind in _FLEETING for problem in found.problems):
+            return found
+        if look(layout, strict=False).head == view.head:
+            return found
+        attempt += 1
+
+
+def _verify(
+    view: View,
+    *,
+    depth: Depth,
+    fits: bool,
+    budget_s: float,
+    seed: int,
+    trusted_keys: TrustedKeys,
+    monotonic: Callable[[], float],
+    on_total: Callable[[int], None] | None,
+    on_bytes: Callable[[int], None] | None,
+) -> Verification:
+    """Verify what a view shows."""
+    layout, head = view.layout, view.state.head
     if head is None:
         raise NoGoError(
             ("expected a committed generation, found none",),
@@ -86,8 +128,13 @@ def verify(
             hint=f"c10 build REQUEST --cache {layout.root}",
         )
     run = _Run(view=view, head=head, artifacts=Artifacts(layout), on_bytes=on_bytes)
-    run.findings.extend(_projections(view, full=depth is Depth.FULL))
-    origins = {generation.origin: generation for generation in view.state.generations.values()}
+    run.findings.extend(projection_findings(view, full=depth is Depth.FULL or not fits))
+    collected = view.state.collected
+    origins = {
+        generation.origin: generation
+        for generation in view.state.generations.values()
+        if generation.origin not in collected
+    }
     shown = [head] if depth is not Depth.FULL else [*origins.values()]
     # The head last, so that an artifact that many generations name bears the role it has there.
     for generation in sorted(shown, key=lambda each: each.origin == head.origin):
@@ -154,6 +201,7 @@ class _Run:
     hashed_size: int = 0
     unreferenced: int = 0
     unreferenced_size: int = 0
+    signed_by: str | None = None
 
     def name(self, generation: Generation) -> None:
         """Gather what a generation names; a block table that cannot be read leaves its blocks unnamed."""
@@ -220,24 +268,21 @@ class _Run:
 
     def open_as_reader(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
         """Open the head as the aircraft would; with `load`, engine and index as well."""
+        layout = self.view.layout
+        if trusted_keys is ALLOW_UNSIGNED:
+            self.notes.append(UNCHECKED)
+        self.notes.extend(exposed_path(layout.root, to=stat.S_IWGRP))
         if any(finding.generation == self.head.number for finding in self.findings):
             return
-        layout = self.view.layout
+        self.signed_by = None if trusted_keys is ALLOW_UNSIGNED else signer_of(self.head)
         try:
             with FlightCache.open(
                 layout.root, trusted_keys=trusted_keys, generation=self.head.number
             ) as cache:
                 if load and self._head_whole(cache.manifest):
                     self._load(cache)
-        except IncompatibleDeviceError as error:
-            for reason in error.reasons:
-                subject, _, text = reason.partition(": ")
-                self._add(ProblemKind.DEVICE, subject, text)
         except NoGoError as error:
-            if error.kind is not ErrorKind.ARTIFACT_DAMAGED:
-                self._add(ProblemKind.MANIFEST, f"generation {self.head.number}", "; ".join(error.reasons))
-            elif not self.bad:
-                self._content(f"generation {self.head.number}", "; ".join(error.reasons))
+            self._note_refusal(error)
 
     def result(self, depth: Depth, *, seed: int | None) -> Verification:
         """Judge what was found."""
@@ -261,14 +306,26 @@ class _Run:
                 files_total=len(items),
                 size_total=sum(item.size for item in items),
             ),
-            problems=judge(
-                self.findings, root=self.view.layout.root, head=self.head.number, named_in=named_in
-            ),
+            problems=judge(self.findings, root=self.view.layout.root, named_in=named_in),
             notes=tuple(self.notes),
             unreferenced=self.unreferenced,
             unreferenced_size=self.unreferenced_size,
             seed=seed,
+            signed_by=self.signed_by,
         )
+
+    def _note_refusal(self, error: NoGoError) -> None:
+        """Take in why the reader refuses the head."""
+        kind = _OF_REFUSAL.get(error.kind)
+        if kind is not None:
+            self.signed_by = self.signed_by if kind is ProblemKind.DEVICE else None
+            for reason in error.reasons:
+                subject, _, text = reason.partition(": ")
+                self._add(kind, subject, text)
+        elif error.kind is not ErrorKind.ARTIFACT_DAMAGED:
+            self._add(ProblemKind.MANIFEST, f"generation {self.head.number}", "; ".join(error.reasons))
+        elif not self.bad:
+            self._content(f"generation {self.head.number}", "; ".join(error.reasons))
 
     def _load(self, cache: FlightCache) -> None:
         name = cache.manifest.descriptor_engine.model
@@ -305,97 +362,12 @@ class _Run:
         self.findings.append(Finding(kind=kind, subject=subject, found=found, generation=self.head.number))
 
 
-def _look(layout: Layout) -> View:
-    """Look at the cache, and say which of the two it is when journal and newest manifest disagree."""
-    try:
-        return look(layout)
-    except DamagedHistoryError as error:
-        manifests = layout.manifest_files()
-        if error.kind is not ErrorKind.JOURNAL_REPLACED or not manifests or not layout.journal.exists():
-            raise
-        name = manifests[max(manifests)]
-        path = layout.manifests / name
-        raw = read_regular(path, limit=MAX_BYTES)
-        try:
-            if raw is not None and parse(raw).envelope.generation == max(manifests):
-                raise
-        except NoGoError as broken:
-            raise DamagedHistoryError(
-                ErrorKind.JOURNAL_REPLACED,
-                f"expected {path} as the journal committed it, found a damaged file ({broken.reasons[0]}):"
-                " the journal itself is sound",
-                hint=f"mv {path} {layout.quarantine}/ && c10 build REQUEST --cache {layout.root}",
-            ) from error
-        raise
-
-
-def _projections(view: View, *, full: bool) -> Iterator[Finding]:
-    """Hold manifests, signatures and segments against the journal: their presence, in a full run their bytes."""
-    layout, observed = view.layout, view.observed
-    for number, generation in view.state.generations.items():
-        manifest = observed.manifests.get(number)
-        name = manifest or layout.manifest_name(number)
-        expected: list[tuple[Path, bool, Callable[[bytes], bool]]] = [
-            (
-                layout.segments / layout.segment_name(number),
-                number in observed.segments,
-                lambda data, of=generation: _is_segment(data, view, of),  # type: ignore[misc]
-            ),
-            (
-                layout.manifests / name,
-                manifest is not None,
-                lambda data, of=generation: sha256(data) == of.manifest_sha256,  # type: ignore[misc]
-            ),
-        ]
-        for _, stored in generation.signatures[:1]:
-            signature = layout.manifests / (name.removesuffix(".json") + ".sig")
-            expected.append(
-                (
-                    signature,
-                    number in observed.signatures,
-                    lambda data, of=stored: data.hex() == of,  # type: ignore[misc]
-                )
-            )
-        for path, present, is_right in expected:
-            wrong = _projection_problem(path, is_right) if present and full else "" if present else "missing"
-            if wrong:
-                kind = ProblemKind.PROJECTION_DAMAGED if present else ProblemKind.PROJECTION_ABSENT
-                where = str(path.relative_to(layout.root))
-                yield Finding(kind=kind, subject=where, found=wrong, path=where, generation=number)
-
-
-def _projection_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
-    try:
-        data = read_regular(path, limit=_MAX_SEGMENT)
-    except OSError as error:
-        return f"{UNREADABLE} ({error.strerror})"
-    if data is None:
-        return "expected a regular file, found something else"
-    return "" if is_right(data) else "expected what the journal projects, found other bytes"
-
-
-def _is_segment(data: bytes, view: View, generation: Generation) -> bool:
-    """Whether a segment holds this generation's records; equal chain digests mean equal records."""
-    try:
-        found = segment.decode(data)
-    except DamagedHistoryError:
-        return False
-    previous = view.state.generations.get(generation.number - 1)
-    first = previous.seq if previous else 0
-    chains = [fact.chain for fact in view.facts[first : generation.seq]]
-    return (
-        found.generation == generation.number
-        and found.before.seq == first
-        and found.before.chain.hex() == (view.facts[first - 1].chain if previous else "0" * 64)
-        and [entry.chain.hex() for entry in found.entries] == chains
-    )
-
-
 def _named_in(state: State, artifacts: Artifacts) -> dict[str, list[int]]:
     """Return digest to the generations that name it."""
     by_origin: dict[int, list[int]] = {}
     for number, generation in state.generations.items():
-        by_origin.setdefault(generation.origin, []).append(number)
+        if number not in state.retired:
+            by_origin.setdefault(generation.origin, []).append(number)
     named: dict[str, list[int]] = {}
     for numbers in by_origin.values():
         manifest = parse(project(state, state.generations[numbers[0]]))

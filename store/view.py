@@ -4,9 +4,10 @@ The journal is read through `journal.guard`, which survives a damaged file and a
 view is the state at one moment, held against the files beside the journal.
 """
 
+import shlex
 from dataclasses import dataclass
 
-from journal import guard
+from journal import JournalDamagedError, guard
 from journal.record import Head
 from store.canonical import sha256
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
@@ -60,6 +61,11 @@ def observe(layout: Layout) -> Observed:
     )
 
 
+def rebuilding(layout: Layout) -> str:
+    """Return the command that makes the journal of this cache again."""
+    return f"c10 rebuild --cache {shlex.quote(str(layout.root))}"
+
+
 def require_cache(layout: Layout) -> None:
     """Make sure that there is a journal to read.
 
@@ -69,11 +75,11 @@ def require_cache(layout: Layout) -> None:
     """
     if layout.journal.exists():
         return
-    if layout.manifest_files() or layout.segment_files():
+    if layout.lost_journal():
         raise DamagedHistoryError(
             ErrorKind.JOURNAL_REPLACED,
             f"expected {layout.journal.name} beside the generations in {layout.root}, found none",
-            hint="c10 rebuild (makes the journal again from its segments)",
+            hint=rebuilding(layout),
         )
     raise RequestRefusedError(
         ErrorKind.NO_CACHE,
@@ -97,7 +103,11 @@ def look(layout: Layout, *, strict: bool = True) -> View:
     require_cache(layout)
     # The files first: a generation that is committed after this look is not held against older names.
     observed = observe(layout)
-    snapshot = guard.snapshot(layout.journal)
+    try:
+        snapshot = guard.snapshot(layout.journal)
+    except JournalDamagedError as error:
+        error.hint = rebuilding(layout)
+        raise
     facts = tuple(to_facts(snapshot.entries))
     state = State()
     absorb(state, facts)

@@ -132,7 +132,10 @@ class Site:
         """A provisioner with real ports, except those given; settings by their names among them."""
         settings = {
             name: ports.pop(name)
-            for name in ("coverage_strict", "lock_timeout_s", "reserve_mb", "workers", "manifest_filename")
+            for name in (
+                *("coverage_strict", "lock_timeout_s", "reserve_mb", "workers", "manifest_filename"),
+                "signing_key",
+            )
             if name in ports
         }
         config = C10ProvisionerConfig(cache_root=self.cache, **({"lock_timeout_s": 0.2} | settings))

@@ -14,14 +14,14 @@ from tools.edge import Answer, Call, complain, say, shared_options
 from tools.exit_codes import ExitCode, code_of_failure
 from tools.progress import shown_progress
 
-_REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path, readable=False))
+REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path, readable=False))
 _WORKERS = click.option(
     "--workers", type=int, metavar="N", help="Embedding processes; one per core if absent."
 )
 
 
 @click.command()
-@_REQUEST
+@REQUEST
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @click.option("--again", is_flag=True, help="Build it even if it was rolled back from.")
 @_WORKERS
@@ -38,7 +38,7 @@ def build(call: Call, *, request_file: Path, dry_run: bool, again: bool, workers
 
 
 @click.command()
-@_REQUEST
+@REQUEST
 @shared_options()
 def plan(call: Call, *, request_file: Path) -> Answer:
     """Say what a build of REQUEST would do, and why; do nothing."""
@@ -52,6 +52,8 @@ def plan(call: Call, *, request_file: Path) -> Answer:
 def rollback(call: Call, *, to: int | None, why: str) -> Answer:
     """Go back to an earlier committed build, as a new generation."""
     report = provisioner(call, None).rollback(to, why)
+    for warning in report.warnings:
+        say(f"c10: warning: {warning}")
     document = report.to_document()
     return Answer(document=document, lines=render.rollback_report(document))
 

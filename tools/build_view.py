@@ -9,6 +9,9 @@ from store.state import Build, Fact, State
 from tools import render
 
 _STEP_EVENTS = (e.EngineCompiled, e.IndexBuilt, e.StepReused, e.StepRetried, e.CoverageWalked)
+_MAX_RUNS = 6
+_MAX_TRACEBACK = 200
+"""How many lines are shown, from its end; a journal may hold anything."""
 
 
 def elapsed(build: Build) -> float | None:
@@ -26,6 +29,8 @@ def document_of(state: State, build: Build, facts: Sequence[Fact]) -> dict[str, 
         "build": build.number,
         "status": str(build.status),
         "generations": generations,
+        "collected": build.number in state.collected,
+        "accepted": sorted(state.accepted.intersection(generations)),
         "identity": build.identity,
         "started": render.iso(build.started_ns),
         "seconds": elapsed(build),
@@ -137,6 +142,8 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
         (
             ("build", f"{document['build']}, {document['status']}"),
             ("generations", generations),
+            ("files", "collected: they are gone, the record stays" if document["collected"] else None),
+            ("accepted", ", ".join(map(str, document["accepted"]))),
             ("identity", document["identity"] or "unknown: its inputs could not be read"),
             ("started", f"{document['started'][:19].replace('T', ' ')} UTC"),
             ("took", None if took is None else render.seconds(took)),
@@ -180,9 +187,26 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
         ]
         lines += render.section("Steps", render.table(("record", "kind", "took", "what"), steps, right="r r"))
     lines += render.section("Checks", _check_lines(document["checks"]))
+    lines += render.section("Area", _area_lines(document.get("area")))
     for warning in document["warnings"]:
         lines += ["", *render.wrap(f"warning: {warning}")]
     return lines + _failure_lines(document)
+
+
+def _area_lines(report: Mapping[str, Any] | None) -> list[str]:
+    """What of the area a camera cannot be found by, as runs along a row; the first few of each kind."""
+    lines: list[str] = []
+    for name in ("holes", "excluded", "skipped", "featureless"):
+        runs = (report or {}).get(name)
+        if not isinstance(runs, list) or not runs:
+            continue
+        shown = [
+            f"{zoom}/{first}/{y}" if first == last else f"{zoom}/{first}-{last}/{y}"
+            for zoom, y, first, last in runs[:_MAX_RUNS]
+        ]
+        more = f", and {len(runs) - _MAX_RUNS} more" if len(runs) > _MAX_RUNS else ""
+        lines += render.wrap(f"{name:<12} {', '.join(shown)}{more}")
+    return lines
 
 
 def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -233,5 +257,5 @@ def _failure_lines(document: Mapping[str, Any]) -> list[str]:
     )
     return [
         *render.section("Failure", lines),
-        *render.section("Traceback", failure["traceback"].rstrip().splitlines()),
+        *render.section("Traceback", failure["traceback"].rstrip().splitlines()[-_MAX_TRACEBACK:]),
     ]

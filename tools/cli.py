@@ -56,6 +56,33 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
                 "generation", "build", "previous_build", "changed", "manifest_sha256", "body_sha256"
             ),
         ),
+        "engines": _Entry(
+            module="tools.engines_command",
+            summary="Compile the networks alone, beside whatever runs.",
+            shape=_nulls("engines"),
+        ),
+    },
+    "Keep": {
+        "accept": _Entry(
+            module="tools.accept_command",
+            summary="Mark a generation as good, so that it is kept.",
+            shape=_nulls("generation", "build", "changed", "accepted"),
+        ),
+        "gc": _Entry(
+            module="tools.gc_command",
+            summary="Say what no kept generation needs; remove it with --yes.",
+            shape=_nulls(
+                "done",
+                "policy",
+                "kept",
+                "kept_files",
+                "collected_generations",
+                "removed",
+                "projections",
+                "files",
+                "bytes",
+            ),
+        ),
     },
     "Look (never writes)": {
         "status": _Entry(
@@ -102,6 +129,28 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             summary="What this machine and cache are fit for.",
             shape=_nulls("ok", "machine", "packages", "cache", "problems"),
         ),
+    },
+    "Mend": {
+        "repair": _Entry(
+            module="tools.repair_command",
+            summary="Heal what is damaged; keep the evidence.",
+            shape=_nulls("go", "generation", "dry_run", "repairs", "problems"),
+        ),
+        "rebuild": _Entry(
+            module="tools.rebuild_command",
+            summary="Make the journal again from its segments.",
+            shape=_nulls(
+                *("go", "generation", "records", "salvaged", "segments_replaced", "quarantine"),
+                *("repairs", "problems"),
+            ),
+        ),
+    },
+    "Keys": {
+        "keygen": _Entry(
+            module="tools.keygen_command",
+            summary="Make a key to sign caches with, and one to trust.",
+            shape=_nulls("key_id", "public_key", "private", "public"),
+        )
     },
     "Learn": {
         "demo": _Entry(

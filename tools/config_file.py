@@ -12,19 +12,20 @@ from typing import Any
 from pipeline.config import C10ProvisionerConfig
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.request_file import read_request_text
+from store.trust import is_key_line
 
 _GIVEN_OTHERWISE = frozenset({"cache_root", "memory_folder"})
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a file.
+    """Return the settings in a file; key files that it names start from its own folder.
 
     Raises:
         RequestError: It cannot be read or is no TOML.
     """
     text = read_request_text(path, what="a settings file")
     try:
-        return tomllib.loads(text)
+        return _from(path.parent, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RequestError(
             f"{path}: expected TOML, found: {error}",
@@ -49,6 +50,16 @@ def from_environment(variables: Mapping[str, str], *, prefix: str) -> tuple[dict
         else:
             strange.append(variable)
     return settings, tuple(strange)
+
+
+def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    def placed(value: object) -> object:
+        if isinstance(value, list):
+            return [placed(item) for item in value]
+        return str(folder / value) if isinstance(value, str) and value and not is_key_line(value) else value
+
+    keys = {name: placed(settings[name]) for name in ("signing_key", "trusted_keys") if name in settings}
+    return settings | keys
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - whatever the text says

@@ -20,6 +20,7 @@ from journal.errors import JournalError
 from journal.filesystem import filesystem_type, judge_filesystem
 from journal.lock import held
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
+from store.exposure import exposed_path
 from store.layout import Layout
 from store.state import BuildStatus
 from store.view import RESERVE_NAME, View, look
@@ -39,7 +40,7 @@ _NEEDED: Final = (
     "pillow",
 )
 _ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu12", "openvino")
-_EXTRAS: Final = ("onnx", "simplejpeg")
+_EXTRAS: Final = ("onnx", "simplejpeg", "cryptography")
 _FAISS: Final = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 _LEAST_FREE: Final = 256 << 20
 _OLDEST_PYTHON: Final = (3, 11)
@@ -166,6 +167,8 @@ def _look_at_cache(found: _Findings, layout: Layout) -> None:
     facts["writable"] = os.access(existing, os.W_OK | os.X_OK)
     if not facts["writable"]:
         found.trouble(f"expected to be allowed to write in {existing}, found otherwise", "run as its owner")
+    for reason in exposed_path(root):
+        found.trouble(reason, f"chmod -R o-w {root}")
     free = shutil.disk_usage(existing).free
     facts["free_bytes"] = free
     if free < _LEAST_FREE:

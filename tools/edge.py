@@ -21,6 +21,8 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from store.layout import Layout
+from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from tools import render
 from tools.exit_codes import ExitCode, TerminatedError, code_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -110,6 +112,29 @@ class Call:
             say(f"c10: warning: {name} is no setting; it has no effect")
         return {**filed, **known, **told}
 
+    def trusted_keys(self, told: Sequence[str] = (), *, unsigned: bool = False) -> TrustedKeys:
+        """Return whose signatures are accepted: keys that were told beat those of the settings.
+
+        Args:
+            told: Lines of key files, or paths of such files.
+            unsigned: Whether to accept a cache that nobody signed, whatever the settings say.
+
+        Raises:
+            click.UsageError: Keys were told, and that no signature is wanted.
+            pipeline.errors.RequestError: A setting is wrong.
+            RequestRefusedError: A key cannot be used.
+        """
+        if unsigned and told:
+            raise click.UsageError("expected --trusted-key or --unsigned, found both")
+        settings = {} if unsigned else self.settings(trusted_keys=list(told) or None)
+        if not settings.get("trusted_keys"):
+            return ALLOW_UNSIGNED
+        from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
+        from store.keyfiles import read_trusted  # noqa: PLC0415 - as above
+
+        config = C10ProvisionerConfig.from_settings(settings, cache_root=self.root)
+        return read_trusted(config.trusted_keys, cache=self.root)
+
     def memory_folder(self) -> Path | None:
         """Where tile digests are remembered between builds, outside of any cache."""
         base, home = Path(self.environ.get("XDG_CACHE_HOME", "")), Path(self.environ.get("HOME", ""))
@@ -161,9 +186,24 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
     return decorate
 
 
+def trust_options(command: Command) -> Command:
+    """Give a command the options that say whose signatures it accepts."""
+    unsigned = click.option(
+        "--unsigned", is_flag=True, help="Accept a cache that nobody signed, whatever the settings say."
+    )
+    key = click.option(
+        "--trusted-key",
+        "trusted_key",
+        multiple=True,
+        metavar="KEY",
+        help="Whose signatures to accept: a NAME.pub, a file of keys, or 64 hexadecimal digits.",
+    )
+    return key(unsigned(command))
+
+
 def say(text: str) -> None:
-    """Tell a person something on standard error."""
-    click.echo(text, err=True)
+    """Tell a person something on standard error, in one line or several."""
+    click.echo("\n".join(map(render.plain, text.split("\n"))), err=True)
 
 
 def complain(message: str, hint: str) -> None:
@@ -186,7 +226,7 @@ def write(answer: Answer, *, as_json: bool) -> None:
         click.echo(json.dumps(dict(answer.document)))
     else:
         for line in answer.lines:
-            click.echo(line)
+            click.echo(render.plain(line))
 
 
 def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool) -> ExitCode:

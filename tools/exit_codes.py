@@ -69,6 +69,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "store.errors.CacheUnusableError": ExitCode.REFUSED,
     "store.errors.DiskFullError": ExitCode.DISK_FULL,
     "store.errors.UnprojectedError": ExitCode.REFUSED,
+    "store.errors.ArtifactsBusyError": ExitCode.LOCK_HELD,
     "store.errors.DamagedHistoryError": ExitCode.DAMAGED,
     "store.errors.UnknownEventError": ExitCode.REFUSED,
     "store.errors.ArtifactError": ExitCode.NO_GO,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TextIO
 
 from pipeline.progress import Progress
-from tools.render import plural, seconds, size
+from tools.render import plain, plural, seconds, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -90,7 +90,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """A person should know this."""
-        self._write(text)
+        self._write(plain(text))
 
     def close(self) -> None:
         """There will be no more; a step that was not finished gets no last line."""
@@ -134,9 +134,9 @@ class Bars:
     def say(self, text: str) -> None:
         """A person should know this."""
         if self._drawn is not None:
-            self._drawn.console.print(text, markup=False, highlight=False)
+            self._drawn.console.print(plain(text), markup=False, highlight=False)
         else:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(plain(text) + "\n")
 
     def close(self) -> None:
         """Stop drawing; a step that was not finished gets no last line."""

@@ -13,10 +13,11 @@ from pipeline.decoding import PIXEL_CEILING, decode
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
 from store.preprocessing import Pixels
-from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.reader import FlightCache
+from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import require_cache
 from tools import render
-from tools.edge import Answer, Call, shared_options
+from tools.edge import Answer, Call, say, shared_options, trust_options
 
 _MAX_IMAGE = 256 << 20
 _EARTH_RADIUS_M = 6_371_008.8
@@ -26,12 +27,16 @@ _EARTH_RADIUS_M = 6_371_008.8
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path, readable=False))
 @click.option("--top", type=click.IntRange(1, 10_000), default=5, metavar="N", help="How many places; 5.")
+@trust_options
 @shared_options()
-def query(call: Call, *, image: Path, top: int) -> Answer:
+def query(call: Call, *, image: Path, top: int, trusted_key: tuple[str, ...], unsigned: bool) -> Answer:
     """Search the index for the places that look most like IMAGE (JPEG, PNG or WebP)."""
     layout = call.layout()
     require_cache(layout)
-    found = search(call.root, read_image(image), top=top)
+    trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
+    if trusted_keys is ALLOW_UNSIGNED:
+        say(f"c10: note: {UNCHECKED}")
+    found = search(call.root, read_image(image), top=top, trusted_keys=trusted_keys)
     return Answer(document={"hits": found}, lines=render.hits(found))
 
 
@@ -63,14 +68,16 @@ def read_image(path: Path) -> Pixels:
         raise RequestError(f"{path}: {error.message}", "name a JPEG, PNG or WebP file") from error
 
 
-def search(root: Path, picture: Pixels, *, top: int) -> list[dict[str, Any]]:
+def search(
+    root: Path, picture: Pixels, *, top: int, trusted_keys: TrustedKeys = ALLOW_UNSIGNED
+) -> list[dict[str, Any]]:
     """Return the best places for a picture, uint8 [h, w, 3], best first: tile, its centre, score, digest.
 
     Raises:
         NoGoError: The cache must not be used.
         store.runtime.ExecutionError: Engine or index cannot run here.
     """
-    with FlightCache.open(root, trusted_keys=ALLOW_UNSIGNED) as cache:
+    with FlightCache.open(root, trusted_keys=trusted_keys) as cache:
         sample = cache.preprocessing.apply(picture)
         vector = cache.engine(cache.manifest.descriptor_engine.model).run(sample[None])
         length = np.linalg.norm(vector)

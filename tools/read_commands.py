@@ -4,8 +4,10 @@ from typing import Any
 
 import click
 
-from store.canonical import sha256
-from store.errors import ErrorKind, RequestRefusedError
+from journal.lock import held
+from store.artifacts import Artifacts
+from store.canonical import CanonicalError, decode, sha256
+from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.manifest import MAX_BYTES, project
 from store.state import Build, BuildStatus, Generation, State
 from store.view import View, look
@@ -52,7 +54,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
             entry["generation"],
             entry["build"],
             entry["time"][:19].replace("T", " "),
-            entry["status"],
+            "collected" if entry["collected"] else entry["status"],
             render.number(entry["tiles"]),
             render.number(entry["tiles_embedded"]),
             None if entry["seconds"] is None else render.seconds(entry["seconds"]),
@@ -65,7 +67,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     # What a line has to add stands below it, so that the columns stay narrow.
     shown = [lines[0]]
     for line, entry in zip(lines[1:], entries, strict=True):
-        shown.append(line)
+        shown.append(f"{line}  accepted" if entry["accepted"] else line)
         shown.extend(render.wrap(entry["note"], indent=" " * 12) if entry["note"] else ())
     return Answer(document={"entries": entries}, lines=shown if entries else ["nothing yet"])
 
@@ -84,7 +86,7 @@ def show(call: Call, *, number: int) -> Answer:
             hint=f"c10 log --cache {call.root}",
         )
     facts = [fact for fact in view.facts if fact.build == number]
-    document = build_view.document_of(view.state, build, facts)
+    document = build_view.document_of(view.state, build, facts) | {"area": _report(view, build)}
     return Answer(document=document, lines=build_view.lines_of(document))
 
 
@@ -123,12 +125,38 @@ def _head_lines(view: View, head: Generation | None, build: Build | None) -> lis
             ("generation", shows),
             ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
             ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
+            ("area", _area(build)),
             ("index", f"{build.index.kind}, {build.index.dimensions} dimensions" if build.index else None),
             ("committed", f"{render.when(head.wall_ns)} UTC"),
             ("identity", build.identity),
             ("manifest", head.manifest_sha256),
+            ("signed by", head.signatures[0][0] if head.signatures else None),
         )
     )
+
+
+def _report(view: View, build: Build) -> dict[str, Any] | None:
+    """The geographic report of a build; nothing if it has none, or its file is not whole."""
+    if build.coverage is None:
+        return None
+    try:
+        found = decode(Artifacts(view.layout).read(build.coverage.geography))
+    except (StoreError, CanonicalError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _area(build: Build) -> str | None:
+    area = build.coverage
+    if area is None:
+        return None
+    parts = [f"{render.number(area.present)} of {render.number(area.wanted)} wanted tiles"]
+    parts += [
+        f"{count:,} {what}"
+        for count, what in ((area.featureless, "featureless"), (area.skipped, "skipped"))
+        if count
+    ]
+    return ", ".join(parts)
 
 
 def _journal_lines(view: View) -> list[str]:
@@ -139,7 +167,10 @@ def _journal_lines(view: View) -> list[str]:
         doing = (
             f" at {last.failure.step if last.failure else last.doing}" if last.failure or last.doing else ""
         )
-        lately = f"build {last.number} {last.status}{doing}; c10 show {last.number}"
+        status = str(last.status)
+        if last.status is BuildStatus.OPEN and held(view.layout.build_lock) is None:
+            status = "died"
+        lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
     return render.facts(
         (
             ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
@@ -154,12 +185,21 @@ def _entries(state: State) -> list[dict[str, Any]]:
         for generation in state.generations.values()
         if generation.rolled_back is None
     }
+    collected, accepted = state.collected, {state.generations[number].origin for number in state.accepted}
     placed = [
-        (build.started_seq, _build_entry(build, generation_of.get(build.number)))
+        (
+            build.started_seq,
+            _build_entry(build, generation_of.get(build.number))
+            | {"collected": build.number in collected, "accepted": build.number in accepted},
+        )
         for build in state.builds.values()
     ]
     placed += [
-        (generation.seq, _rollback_entry(generation, state))
+        (
+            generation.seq,
+            _rollback_entry(generation, state)
+            | {"collected": generation.number in state.retired, "accepted": generation.origin in accepted},
+        )
         for generation in state.generations.values()
         if generation.rolled_back is not None
     ]

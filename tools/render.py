@@ -7,6 +7,8 @@ from typing import Any, Final
 
 WIDTH: Final = 80
 _LABEL: Final = 13
+MAX_LINE: Final = 4000
+"""Longest line, and longest text of one fact, that is shown; a journal may hold anything."""
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -62,10 +64,29 @@ def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
     return lines
 
 
+def plain(line: str) -> str:
+    """A line that does nothing to a terminal: what does not print stands as an escape, and its length is bounded.
+
+    What is shown may come from a cache that somebody else wrote: control sequences that move the cursor or change
+    colours, marks that turn the order of letters, line ends that fake another line.
+    """
+    line = _cut(line)
+    if line.isprintable():
+        return line
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in line
+    )
+
+
+def _cut(text: str) -> str:
+    more = len(text) - MAX_LINE
+    return text if more <= 0 else f"{text[:MAX_LINE]}… ({more:,} more characters; --json has them)"
+
+
 def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
     """Break a text into lines; words longer than a line, such as digests and paths, stay whole."""
     return textwrap.wrap(
-        text,
+        _cut(text),
         width,
         initial_indent=indent,
         subsequent_indent=indent,

@@ -9,7 +9,7 @@ import click
 from store.findings import Depth, Problem, Verification
 from store.verification import verify as verify_cache
 from tools import render
-from tools.edge import Answer, Call, complain, shared_options
+from tools.edge import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
 
@@ -37,8 +37,18 @@ class _Length(click.ParamType[float]):
 @click.option("--full", is_flag=True, help="Hash everything, of all generations; load engine and index.")
 @click.option("--budget", type=_Length(), help="Hash engines, index, tables, then blocks for so long: 20s.")
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Of the sample; repeats an earlier one.")
+@trust_options
 @shared_options()
-def verify(call: Call, *, quick: bool, full: bool, budget: float | None, seed: int | None) -> Answer:
+def verify(
+    call: Call,
+    *,
+    quick: bool,
+    full: bool,
+    budget: float | None,
+    seed: int | None,
+    trusted_key: tuple[str, ...],
+    unsigned: bool,
+) -> Answer:
     """Say GO or NO-GO for what the head shows, with everything that is wrong and what mends it."""
     if quick + full + (budget is not None) > 1:
         raise click.UsageError("expected one of --quick, --full and --budget, found more")
@@ -46,12 +56,14 @@ def verify(call: Call, *, quick: bool, full: bool, budget: float | None, seed: i
         raise click.UsageError("expected --budget with --seed, found none")
     depth = Depth.FULL if full else Depth.QUICK if budget is None else Depth.BUDGET
     hashing = depth is not Depth.QUICK
+    trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     with shown_progress() as progress:
         result = verify_cache(
             call.layout(),
             depth=depth,
             budget_s=budget or 0.0,
             seed=secrets.randbelow(1 << 31) if seed is None else seed,
+            trusted_keys=trusted_keys,
             on_total=(lambda total: progress.start("verify", total=total, unit="bytes")) if hashing else None,
             on_bytes=progress.advance if hashing else None,
         )
@@ -89,6 +101,7 @@ def _document(result: Verification) -> dict[str, Any]:
         "unreferenced_files": result.unreferenced,
         "unreferenced_bytes": result.unreferenced_size,
         "seed": result.seed,
+        "signed_by": result.signed_by,
         "problems": [_problem(problem) for problem in result.problems],
         "notes": list(result.notes),
     }
@@ -128,6 +141,7 @@ def _lines(result: Verification) -> list[str]:
                 (str(result.depth), how),
                 ("identity", result.identity),
                 ("manifest", result.manifest_sha256),
+                ("signed by", result.signed_by),
                 ("left over", left),
             )
         ),

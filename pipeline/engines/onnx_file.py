@@ -22,7 +22,7 @@ Proto = Any
 """A protocol buffer message: onnx carries no types."""
 
 MAX_MODEL_BYTES: Final = (1 << 31) - 1
-"""Protocol buffers end at 2 GiB."""
+"""Protocol buffers end at 2 GiB, and external weights are put into one."""
 
 _EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
 _CHANNELS: Final = 3
@@ -74,6 +74,11 @@ class ModelSignature:
         size = self.input.shape[0] if self.input.shape else None
         return size if isinstance(size, int) else None
 
+    def fixed_dimensions(self) -> int | None:
+        """Return the last size of the output, None when the model leaves it open."""
+        size = self.output.shape[-1] if self.output.shape else None
+        return size if isinstance(size, int) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxFile:
@@ -100,7 +105,8 @@ def onnx_digest(path: Path) -> str:
     """
     data = _read(path)
     names = external_files(_parse(data, path.name))
-    return _digest(data, ((name, hashlib.sha256(_read(path.parent / name)).digest()) for name in names))
+    parts = ((name, hashlib.sha256(weights).digest()) for name, weights in _read_external(path, names))
+    return _digest(data, parts)
 
 
 def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
@@ -111,7 +117,7 @@ def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
     """
     data = _read(path)
     model = _parse(data, path.name)
-    files = {name: _read(path.parent / name) for name in external_files(model)}
+    files = dict(_read_external(path, external_files(model)))
     found = _digest(data, ((name, hashlib.sha256(files[name]).digest()) for name in sorted(files)))
     if found != expected_sha256:
         raise _bad(
@@ -358,8 +364,21 @@ def _parse(data: bytes, subject: str) -> Proto:
     return model
 
 
-def _read(path: Path) -> bytes:
-    """Read a regular file without following a link at its last step."""
+def _read_external(model: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Read the weights beside a model, one file after the other; together they must fit into one model."""
+    left = MAX_MODEL_BYTES
+    for name in names:
+        data = _read(model.parent / name, limit=left, only_name=True)
+        left -= len(data)
+        yield name, data
+
+
+def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) -> bytes:
+    """Read a regular file without following a link at its last step.
+
+    `only_name` refuses a file that has other names too: a model from elsewhere could bring a name for a file that
+    is none of its own.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -368,19 +387,24 @@ def _read(path: Path) -> bytes:
             "check the path; links are not followed",
             str(path),
         ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise _bad("expected a regular file, found something else", "name the ONNX file itself", str(path))
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if status.st_size > limit:
             raise _bad(
-                "expected a regular file, found something else", "name the ONNX file itself", str(path)
-            )
-        if status.st_size > MAX_MODEL_BYTES and path.suffix == ".onnx":
-            raise _bad(
-                f"expected a model below 2 GiB, found {status.st_size} bytes",
-                "save its weights as external data",
+                f"expected a network below 2 GiB, weights included, found {status.st_size} bytes in one file",
+                "export a smaller network",
                 str(path),
             )
-        return file.read()
+        if only_name and status.st_nlink != 1:
+            raise _bad(
+                f"expected external weights with one name, found a file with {status.st_nlink} (hard links)",
+                "copy the file, so that it belongs to this network alone",
+                str(path),
+            )
+        return file.read(limit + 1)
 
 
 def _bad(message: str, hint: str, subject: str) -> CompileError:

@@ -23,6 +23,7 @@ NOT_ON_BOARD = (
     "tensorrt",
     "onnx",
     "click",
+    "cryptography",
 )
 
 IMPORT_READER = """

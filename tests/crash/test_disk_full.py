@@ -42,6 +42,11 @@ def site(tmp_path, small_disk):
     return site
 
 
+def endless(_):
+    """What a file system says that somebody else fills meanwhile."""
+    return 1 << 60
+
+
 @contextlib.contextmanager
 def filled(disk, *, leave=0):
     """Fill the disk to the last page, or leave some bytes."""
@@ -67,7 +72,7 @@ def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, small_dis
     head = site.head_bytes()
     site.write_tiles(spread(first=500_000))
     with filled(small_disk, leave=leave):
-        report = site.build(flight_id="f2")
+        report = site.provisioner(free_bytes=endless).build_cache_artifacts(site.request(flight_id="f2"))
         assert report.outcome is BuildOutcome.FAILED
         assert report.error.kind in {"disk-full", "journal-full"}
         assert "free" in report.error.hint
@@ -79,6 +84,21 @@ def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, small_dis
         assert site.events(BuildStarted)[-1].identity == report.identity
     again = site.build(flight_id="f2")
     assert (again.outcome, again.generation, again.build) == (BuildOutcome.BUILT, 2, 3)
+
+
+def test_a_build_that_will_not_fit_is_not_begun(site, small_disk):
+    assert site.build().outcome is BuildOutcome.BUILT
+    before = site.state()
+    with filled(small_disk, leave=40_960):
+        site.write_tiles(spread(first=500_000))
+        report = site.build(flight_id="f2")
+        assert (report.outcome, report.build) == (BuildOutcome.FAILED, None)
+        assert (report.error.kind, report.error.step) == ("disk-full", "space")
+        assert "bytes free" in report.error.message
+        assert "c10 gc" in report.error.hint
+    assert site.state() == before
+    again = site.build(flight_id="f2")
+    assert (again.outcome, again.build) == (BuildOutcome.BUILT, 2)
 
 
 def test_bad_inputs_on_a_full_disk_are_recorded_too(site, small_disk):
@@ -94,7 +114,7 @@ def test_without_a_reserve_the_first_error_is_still_the_one_reported(site, small
     head = site.head_bytes()
     progress = RecordingProgress()
     with filled(small_disk):
-        ports = {"reserve_mb": 0, "progress": progress}
+        ports = {"reserve_mb": 0, "progress": progress, "free_bytes": endless}
         report = site.provisioner(**ports).build_cache_artifacts(site.request(flight_id="f2"))
         assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "disk-full")
         assert "could not be recorded" in progress.said[0]
@@ -128,7 +148,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from tests.small_builds import Site
 try:
-    Site(sys.argv[2], cache=sys.argv[3]).build()
+    site = Site(sys.argv[2], cache=sys.argv[3])
+    site.provisioner(free_bytes=lambda _: 1 << 60).build_cache_artifacts(site.request())
 except Exception as error:
     print(type(error).__name__, getattr(error, "kind", ""))
 """

@@ -92,7 +92,7 @@ def test_segments_encode_to_themselves():
 
 
 def test_journal_is_made_again(layout, meaning):
-    state = rebuild(layout)
+    state = rebuild(layout).state
     assert state == fold(to_facts(entries()))
     with Journal.open(layout.journal, readonly=True) as journal:
         assert (journal.head.seq, journal.head.chain.hex()) == (meaning["seq"], meaning["chain"])

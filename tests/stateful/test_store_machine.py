@@ -419,7 +419,7 @@ class StoreMachine(RuleBasedStateMachine):
         if damage == "unlink":
             with pytest.raises(DamagedHistoryError), Store.open(self.layout, clock=self.clock, create=True):
                 pytest.fail("a journal was born beside generations")
-        state = rebuild(self.layout)
+        state = rebuild(self.layout).state
         self.healed = self.durable
         self.model = copy.deepcopy(self.durable)
         assert len(self.model.generations) >= max(self.manifests, default=0)

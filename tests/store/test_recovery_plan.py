@@ -71,10 +71,13 @@ def test_signatures_are_missed_only_where_there_is_one():
     assert plan(state, observed(2, signatures=frozenset({1}))) == ()
 
 
-def test_files_of_a_retired_generation_are_not_made_again():
+def test_of_a_retired_generation_only_the_segment_is_made_again():
     state = state_of(3, retired=frozenset({1}))
-    there = observed(3, manifests={3: "3.json"}, segments={3: "3.events"})
+    state.generations[1] = generation(1, signatures=(("key", "ab"),))
+    there = observed(3, manifests={3: "3.json"}, segments={1: "1.events", 3: "3.events"})
     assert plan(state, there) == (Project(2),)
+    there = observed(3, manifests={3: "3.json"}, segments={3: "3.events"})
+    assert plan(state, there) == (Project(1), Project(2))
 
 
 def test_order_of_actions():

@@ -20,6 +20,9 @@ COMMANDS = [
     "build",
     "plan",
     "rollback",
+    "engines",
+    "accept",
+    "gc",
     "status",
     "log",
     "show",
@@ -27,6 +30,7 @@ COMMANDS = [
     "query",
     "verify",
     "doctor",
+    "keygen",
     "demo",
 ]
 
@@ -48,7 +52,7 @@ def test_every_command_has_help_and_takes_json(name):
     result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0
     assert "--json" in result.stdout
-    assert ("--cache" in result.stdout) == (name != "demo")
+    assert ("--cache" in result.stdout) == (name not in {"demo", "keygen"})
 
 
 def test_without_a_command_the_help_is_shown():

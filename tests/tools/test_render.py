@@ -68,3 +68,18 @@ def test_wrapped_text_keeps_its_words(text):
 def test_a_section_without_content_is_not_shown():
     assert render.section("Steps", []) == []
     assert render.section("Steps", ["x", ""]) == ["", "Steps", "  x", ""]
+
+
+@given(st.text() | st.text(alphabet="\x1b[2J\x9b\r\n\x00\u202e\u2028\x07a"))
+def test_a_plain_line_does_nothing_to_a_terminal(text):
+    shown = render.plain(text)
+    assert shown.isprintable()
+    assert shown == text or not text.isprintable()
+
+
+def test_long_texts_are_cut_and_say_so():
+    for shown in (render.plain("x" * 5000), "".join(render.wrap("x" * 5000))):
+        assert shown.startswith("x" * render.MAX_LINE)
+        assert "1,000" in shown
+        assert len(shown) < render.MAX_LINE + 100
+    assert render.plain("x" * render.MAX_LINE) == "x" * render.MAX_LINE

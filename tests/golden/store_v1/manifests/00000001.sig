@@ -1,1 +1,1 @@
-лллллллллллллллллллллллллллллллллллллллллллллллллллллллллллллллл
+{"format":1,"key_id":"key","signature":"abababababababababababababababababababababababababababababababababababababababababababababababababababababababababababababababab"}

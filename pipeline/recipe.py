@@ -1,0 +1,137 @@
+"""What a recorded build was made from, read again: each part held against what the journal says of it.
+
+The inputs of a build may have changed since, or be gone, some of them or all. So every part is asked for on its own,
+and says for itself what differs; the others can still serve.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+
+from pipeline.cells import Cell, CellKey, group_cells
+from pipeline.engines.port import EngineCompiler
+from pipeline.errors import PipelineError
+from pipeline.gathering import look_at_models, read_calibration
+from pipeline.inputs import Model
+from pipeline.recorded import recorded_request
+from pipeline.request import BuildRequest
+from pipeline.tiles.selection import Selection, select_tiles
+from pipeline.tiles.tile import TileMetadataStore
+from store.events import EngineCompiled
+from store.identity import cell_components, cell_key, descriptor_id, difference, tile_set
+from store.state import Build
+
+
+class UnavailableError(Exception):
+    """Something that a step needs is not what it was; `reason` says what was expected and found."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True, kw_only=True)
+class Recipe:
+    """The inputs of one build.
+
+    Attributes:
+        build: As the journal tells it.
+        compiler_for: Chooses the compiler of a request.
+        source_for: Opens the tile source of a request.
+    """
+
+    build: Build
+    compiler_for: Callable[[BuildRequest], EngineCompiler]
+    source_for: Callable[[BuildRequest], TileMetadataStore]
+    _request: tuple[BuildRequest, str | None] | None = field(default=None, init=False)
+    _models: tuple[Model, ...] | None = field(default=None, init=False)
+    _selection: Selection | None = field(default=None, init=False)
+
+    def request(self) -> BuildRequest:
+        """Return the request as recorded."""
+        return self._recorded()[0]
+
+    def compiler(self) -> EngineCompiler:
+        """Return the compiler that the request names."""
+        return self.compiler_for(self.request())
+
+    def calibration(self) -> bytes:
+        """Return the calibration's bytes, if they are the recorded ones."""
+        try:
+            data = read_calibration(self.request())
+        except PipelineError as error:
+            raise UnavailableError(error.message) from error
+        found, expected = sha256(data).hexdigest(), str(self.build.inputs["calibration"])
+        if found != expected:
+            raise UnavailableError(
+                f"calibration: expected SHA-256 {expected[:12]}, found {found[:12]} in"
+                f" {self.request().resolve(self.request().calibration)}"
+            )
+        return data
+
+    def model(self, event: EngineCompiled) -> Model:
+        """Return the network of an engine, if it is the recorded one; its compiler may be another version."""
+        found = next((model for model in self._looked_at() if model.spec.name == event.model), None)
+        if found is None:
+            raise UnavailableError(f"network {event.model}: expected it in the recorded request, found none")
+        # A library of another version may still give the same bytes; another network never does.
+        changed = [name for name in difference(event.components, found.components) if name != "version"]
+        if changed:
+            raise UnavailableError(
+                f"network {event.model}: expected it as recorded, found {', '.join(changed)} changed"
+            )
+        return found
+
+    def tiles(self) -> Selection:
+        """Return the selected tiles, if they are the recorded set."""
+        selection = self._selected()
+        pairs = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in selection.tiles)
+        found, expected = tile_set(pairs), str(self.build.inputs["tiles"]["digest"])
+        if found != expected:
+            raise UnavailableError(
+                f"tiles: expected the set {expected[:12]}, found {found[:12]} with {len(selection.tiles)} tiles in"
+                f" {self.request().tiles.source}"
+            )
+        return selection
+
+    def cell(self, key: CellKey, *, space: str, step_key: str) -> Cell:
+        """Return a cell, if its tiles are the recorded ones; other cells may have changed."""
+        found = next((cell for cell in group_cells(self._selected().tiles) if cell.key == key), None)
+        if found is None:
+            raise UnavailableError(
+                f"tiles: expected those of cell {key}, found none in {self.request().tiles.source}"
+            )
+        tiles = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in found.tiles)
+        if cell_key(cell_components(space=space, tiles=tiles)) != step_key:
+            raise UnavailableError(f"tiles: expected those of cell {key} as recorded, found other ones")
+        return found
+
+    def _recorded(self) -> tuple[BuildRequest, str | None]:
+        if self._request is None:
+            try:
+                self._request = recorded_request(self.build.host)
+            except PipelineError as error:
+                raise UnavailableError(error.message) from error
+            if self._request is None:
+                raise UnavailableError(f"build {self.build.number} did not record its request")
+        return self._request
+
+    def _looked_at(self) -> tuple[Model, ...]:
+        if self._models is None:
+            request, precision = self._recorded()
+            try:
+                self._models = look_at_models(request, self.compiler(), precision)
+            except PipelineError as error:
+                raise UnavailableError(error.message) from error
+        return self._models
+
+    def _selected(self) -> Selection:
+        if self._selection is None:
+            request = self.request()
+            day = datetime.fromtimestamp(self.build.started_ns / 1e9, tz=UTC).date()
+            try:
+                self._selection = select_tiles(request, self.source_for(request), today=day)
+            except PipelineError as error:
+                raise UnavailableError(error.message) from error
+        return self._selection

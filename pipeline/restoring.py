@@ -1,0 +1,298 @@
+"""Make the artifacts of a committed build again, each by the one step that made it, and only if the bytes come out.
+
+Calibration, tile table, engines, blocks and geographic report need what the build was made from, which its start
+recorded; block table and index follow from the journal and the other artifacts alone. Nothing takes a name but bytes
+with that digest: what was committed stays what it was.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+from pipeline.cells import AssembledCell, Cell, CellAssembler, CellKey, Row, plan_windows, shared_digests
+from pipeline.compiling import engine_bytes, engine_event
+from pipeline.descriptors import DescriptorBatcher
+from pipeline.embedding import block_row, engine_spec
+from pipeline.gathering import located
+from pipeline.index import IndexBuilder, IndexPlan
+from pipeline.indexing import StoredBlocks, geography_of
+from pipeline.known import KnownRows
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe, UnavailableError
+from pipeline.request import IndexKind, Storage
+from store import blocks, canonical
+from store.artifacts import Artifacts
+from store.canonical import Document
+from store.events import ArtifactRef, CellEmbedded, EngineCompiled, Event, IndexBuilt, StepStarted
+from store.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
+from store.preprocessing import Preprocessing
+from store.state import Fact
+from store.tables import BlockRow, decode_blocks, decode_tiles, encode_blocks, encode_tiles
+from store.transaction import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What making things again needs.
+
+    Attributes:
+        store: The cache, open for writing.
+        facts: Everything the journal says.
+        batcher: Embeds tiles.
+        index: Builds indexes.
+        progress: Told how the work moves on.
+        host: Facts about this machine, recorded with what is made.
+        scratch: A folder for temporary files, outside of the cache.
+    """
+
+    store: Store
+    facts: Sequence[Fact]
+    batcher: DescriptorBatcher
+    index: IndexBuilder
+    progress: Progress
+    host: Document
+    scratch: Path
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """Where artifacts are."""
+        return self.store.artifacts
+
+    def begin(self, kind: str, subjects: tuple[str, ...], key: str) -> None:
+        """Record that a step is run again."""
+        self.store.append(StepStarted(kind=kind, subjects=subjects, key=key), build=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """Bytes that came out as they were committed, and the step's result, if a step of the memo made them."""
+
+    data: bytes
+    event: Event | None = None
+
+
+class OtherBytesError(UnavailableError):
+    """The step ran, and gave other bytes than the ones that were committed."""
+
+    def __init__(self, what: str, expected: ArtifactRef, found: bytes | str) -> None:
+        digest = found if isinstance(found, str) else hashlib.sha256(found).hexdigest()
+        super().__init__(f"{what}: expected SHA-256 {expected.sha256[:12]} again, found {digest[:12]}")
+
+
+def calibration(recipe: Recipe, ref: ArtifactRef) -> Made:
+    """Read the calibration again."""
+    return _same("calibration", ref, recipe.calibration())
+
+
+def tile_table(recipe: Recipe, ref: ArtifactRef) -> Made:
+    """Select the tiles again."""
+    tiles = recipe.tiles().tiles
+    data = encode_tiles((descriptor_id(tile.z, tile.x, tile.y), tile.sha256, tile.captured) for tile in tiles)
+    return _same("tile table (digests are the same, capture dates may not be)", ref, data)
+
+
+def geography(shop: Workshop, recipe: Recipe, ref: ArtifactRef, rows: Sequence[BlockRow]) -> Made:
+    """Survey the area again."""
+    found = geography_of(shop.artifacts, recipe.tiles(), rows)
+    return _same("geographic report", ref, canonical.encode(found.to_document()))
+
+
+def engine(shop: Workshop, recipe: Recipe, event: EngineCompiled) -> Made:
+    """Compile a network again."""
+    model, compiler = recipe.model(event), recipe.compiler()
+    shop.begin("engine", (event.model,), event.key)
+    shop.progress.start(f"compile {event.model}", total=None, unit="steps")
+    began = monotonic()
+    with tempfile.TemporaryDirectory(dir=shop.scratch) as folder:
+        compiled = compiler.compile(
+            located(model, Path(folder)), scratch=Path(folder), on_progress=lambda _: shop.progress.advance()
+        )
+        data = engine_bytes(model, compiled)
+    shop.progress.finish(f"{len(data) / 1e6:.1f} MB")
+    version = str(event.components["version"])
+    what = f"engine {event.model}"
+    if compiler.version != version:
+        what += f" (made by {compiler.backend} {version}, here is {compiler.version})"
+    made = _same(what, event.artifact, data)
+    again = engine_event(model, compiled, event.artifact, round((monotonic() - began) * 1000), host=shop.host)
+    return replace(made, event=replace(event, elapsed_ms=again.elapsed_ms, log=again.log, host=again.host))
+
+
+def block_table(shop: Workshop, tiles: ArtifactRef, index: IndexBuilt) -> Made:
+    """List the blocks of the build again: of every cell of its tile table the last that was made before its index."""
+    cells: dict[tuple[str, int, int, int], CellEmbedded] = {}
+    space = str(index.components["space"])
+    wanted = _cell_keys(shop.artifacts, tiles, space)
+    for fact in shop.facts:
+        match fact.event:
+            case CellEmbedded(space=of, key=key) as event if of == space and key in wanted:
+                cells[key, event.zoom, event.cell_x, event.cell_y] = event
+            case IndexBuilt(blocks=table) if table == index.blocks:
+                break
+            case _:
+                pass
+    if len(cells) != len(wanted):
+        raise UnavailableError(
+            f"block table: expected a block of {len(wanted)} cells in the journal, found {len(cells)}"
+        )
+    return _same("block table", index.blocks, encode_blocks(map(block_row, cells.values())))
+
+
+def descriptor_index(shop: Workshop, event: IndexBuilt) -> Made:
+    """Build the index again from its blocks."""
+    rows = decode_blocks(shop.artifacts.read(event.blocks))
+    plan = _index_plan(event)
+    shop.begin("index", (), event.key)
+    began = monotonic()
+    with shop.artifacts.draft() as new:
+        shop.index.build(
+            StoredBlocks(shop.artifacts, rows),
+            sum(row.rows for row in rows),
+            event.dimensions,
+            plan,
+            fd_path=new.path,
+        )
+        data = Path(new.path).read_bytes()
+    what, library = "descriptor index", f"{shop.index.name} {shop.index.version}"
+    if library != event.components["library"]:
+        what += f" (made by {event.components['library']}, here is {library})"
+    made = _same(what, event.artifact, data)
+    elapsed_ms = round((monotonic() - began) * 1000)
+    return replace(made, event=replace(event, elapsed_ms=elapsed_ms))
+
+
+def cell_blocks(
+    shop: Workshop, recipe: Recipe, events: Sequence[CellEmbedded]
+) -> Iterator[tuple[CellEmbedded, Made | UnavailableError]]:
+    """Embed cells again: once with rows that other blocks hold, and where that gives other bytes, wholly anew.
+
+    Args:
+        shop: What it needs.
+        recipe: Where the tiles are.
+        events: How the cells were made, all in one vector space and by one engine.
+    """
+    cells: dict[CellKey, tuple[CellEmbedded, Cell]] = {}
+    for event in events:
+        key = CellKey(event.zoom, event.cell_x, event.cell_y)
+        try:
+            cells[key] = event, recipe.cell(key, space=event.space, step_key=event.key)
+        except UnavailableError as error:
+            yield event, error
+    if not cells:
+        return
+    damaged = {event.block.sha256 for event in events}
+    space = events[0].space
+    others = [found for found in shop.store.state.memo.blocks_in(space) if found.block.sha256 not in damaged]
+    for known in (others, []):
+        if not cells:
+            return
+        shop.begin("cells", tuple(map(str, cells)), space)
+        for made in _embed(shop, recipe, events[0], [cell for _, cell in cells.values()], known):
+            key = CellKey(*made.block.cell)
+            event, data = cells[key][0], blocks.encode(made.block)
+            if hashlib.sha256(data).hexdigest() == event.block.sha256:
+                del cells[key]
+                again = replace(event, embedded=made.embedded, copied=made.copied)
+                yield event, Made(data=data, event=again)
+            elif not known:
+                del cells[key]
+                yield event, OtherBytesError(f"block {key}", event.block, data)
+
+
+def _embed(
+    shop: Workshop, recipe: Recipe, like: CellEmbedded, cells: Sequence[Cell], others: Sequence[CellEmbedded]
+) -> Iterator[AssembledCell]:
+    engine_made = _engine_of(shop, like)
+    preprocessing = _preprocessing(recipe)
+    known = KnownRows(shop.artifacts, others)
+    shared = shared_digests(cells)
+    assembler = CellAssembler(dimensions=engine_made.signature["dimensions"], shared=shared)
+    ready: list[AssembledCell] = []
+
+    def feed() -> Iterator[Cell]:
+        for cell in cells:
+            complete = assembler.add(cell, known.rows({tile.sha256 for tile in cell.tiles}))
+            ready.extend(() if complete is None else (complete,))
+            yield cell
+
+    digests = {tile.sha256 for cell in cells for tile in cell.tiles}
+    shop.progress.start("embed", total=sum(digest not in known for digest in digests), unit="tiles")
+    results = shop.batcher.embed(
+        plan_windows(feed(), known=known, shared=shared),
+        engine=engine_spec(shop.store.layout, engine_made),
+        preprocessing=preprocessing,
+        on_progress=shop.progress.advance,
+    )
+    with closing(results):
+        for result in results:
+            for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
+                ready.extend(assembler.supply(tile.sha256, Row(vector, float(texture))))
+            for bad in result.bad:
+                # Perhaps it was skipped then, too; the digest of the block tells.
+                ready.extend(assembler.drop(bad.tile.sha256))
+    shop.progress.finish()
+    yield from ready
+
+
+def _engine_of(shop: Workshop, cell: CellEmbedded) -> EngineCompiled:
+    """The engine whose bytes embedded a cell, whole on disk."""
+    for fact in reversed(shop.facts):
+        match fact.event:
+            case EngineCompiled(artifact=artifact) as event if artifact.sha256 == cell.engine:
+                wrong = shop.artifacts.damage(artifact)
+                if wrong is not None:
+                    raise UnavailableError(
+                        f"engine {event.model} {cell.engine[:12]}, which embeds them: {wrong}"
+                    )
+                return event
+            case _:
+                pass
+    raise UnavailableError(
+        f"expected engine {cell.engine[:12]}, which embeds them, in the journal, found none"
+    )
+
+
+def _preprocessing(recipe: Recipe) -> Preprocessing:
+    model = next(model for model in recipe.build.inputs["models"] if model["role"] == "descriptor")
+    return Preprocessing.from_document(model["preprocessing"])
+
+
+def _cell_keys(artifacts: Artifacts, tiles: ArtifactRef, space: str) -> set[str]:
+    """The step keys of the cells of a tile table."""
+    table = decode_tiles(artifacts.read(tiles))
+    cells: dict[CellKey, list[tuple[int, str]]] = {}
+    for identifier, digest in zip(table.ids.tolist(), table.digests, strict=True):
+        zoom, x, y = tile_of(identifier)[:3]
+        cells.setdefault(CellKey(zoom, x >> CELL_SHIFT, y >> CELL_SHIFT), []).append(
+            (identifier, bytes(digest).hex())
+        )
+    return {cell_key(cell_components(space=space, tiles=members)) for members in cells.values()}
+
+
+def _index_plan(event: IndexBuilt) -> IndexPlan:
+    options = event.components["options"]
+    try:
+        plan = IndexPlan(
+            kind=IndexKind(options["kind"]),
+            storage=Storage(options["storage"]),
+            **{name: options[name] for name in ("m", "ef", "lists", "nprobe")},
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UnavailableError(
+            f"descriptor index: expected options this version knows, found {error}"
+        ) from error
+    if plan.to_document() != dict(options):
+        raise UnavailableError(
+            f"descriptor index: expected options this version knows, found {dict(options)}"
+        )
+    return plan
+
+
+def _same(what: str, ref: ArtifactRef, data: bytes) -> Made:
+    if hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise OtherBytesError(what, ref, data)
+    return Made(data=data)

@@ -1,0 +1,120 @@
+"""How many bytes a build will need, before it begins. Pure.
+
+An estimate, made to be a little too high: an engine takes up to twice its network's size, a block 4 bytes per number
+and 44 per row, an index the vectors again with 8 bytes per row, and its links. What the journal holds and the disk
+still has is not counted. Per file, the journal's record, its copy in a segment and what the file system rounds up to
+are counted as `PER_FILE`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.index import IndexPlan, resolve
+from pipeline.inputs import Inputs, Model
+from pipeline.plan import BuildPlan, Decision
+from pipeline.request import IndexKind, Storage
+from store.state import State
+
+PER_FILE = 8192
+"""Bytes beside the content: two copies of a record of about 1 KiB, and a block of the file system."""
+
+ASSUMED_DIMENSIONS = 1024
+"""Length of a descriptor while nobody has looked into the network: twice that of most."""
+
+_ENGINE_FACTOR = 2
+_BLOCK_ROW = 44
+_INDEX_ROW = 8
+_TILE_ROW = 44
+_CELL_ROW = 56
+_LINK_LEVELS = 1.1
+_LINK = 4
+_FIXED = 1 << 18
+"""Manifest, segment head, geographic report, pages that LMDB rewrites."""
+
+BIRTH = 2 << 20
+"""A new cache: its folders and the first pages of its journal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Bytes per kind of content that is still to be written."""
+
+    engines: int = 0
+    blocks: int = 0
+    index: int = 0
+    tables: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.engines + self.blocks + self.index + self.tables + self.other
+
+    def __str__(self) -> str:
+        """For people, in MiB."""
+        parts = {"engines": self.engines, "blocks": self.blocks, "index": self.index, "tables": self.tables}
+        shown = (f"{name} {size / (1 << 20):.1f}" for name, size in parts.items() if size)
+        return ", ".join(shown) + " MiB" if any(parts.values()) else "next to nothing"
+
+
+def engine_size(model: Model) -> int:
+    """Return what the engine of a network takes, at most."""
+    return _ENGINE_FACTOR * model.size + PER_FILE
+
+
+def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str, int]) -> Estimate:
+    """Estimate what a build will write.
+
+    Args:
+        inputs: What it is defined by.
+        plan: What of it is there.
+        state: The folded journal.
+        present: Digest to size of the artifacts of known indexes that are there.
+    """
+    rows, cells = len(inputs.selection.tiles), len(plan.cells)
+    dimensions = _dimensions(inputs, plan)
+    stale = [len(cell.cell.tiles) for cell in plan.stale]
+    index_there = not stale and any(
+        index.components.get("space") == inputs.space
+        and index.rows == rows
+        and index.artifact.sha256 in present
+        for index in state.memo.indexes.values()
+    )
+    resolved = None if index_there else _index_plan(inputs, rows, dimensions)
+    return Estimate(
+        engines=sum(engine_size(each.model) for each in plan.engines if each.decision is Decision.RUN),
+        blocks=sum(stale) * (4 * dimensions + _BLOCK_ROW) + len(stale) * PER_FILE,
+        index=0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE,
+        tables=rows * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
+        other=len(inputs.calibration) + _FIXED,
+    )
+
+
+def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
+    """Return what an index of so many rows takes, about."""
+    per_number = 4 if plan.storage is Storage.FP32 else 2
+    match plan.kind:
+        case IndexKind.HNSW:
+            links = round(2 * plan.m * _LINK * _LINK_LEVELS) + 2 * _INDEX_ROW
+            return rows * (per_number * dimensions + _INDEX_ROW + links)
+        case IndexKind.IVF_PQ:
+            centroids = 4 * dimensions * (plan.lists + 256)
+            return rows * (plan.m + 2 * _INDEX_ROW) + centroids
+        case _:
+            return rows * (per_number * dimensions + _INDEX_ROW)
+
+
+def _index_plan(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
+    options = inputs.request.index
+    if options.kind is IndexKind.IVF_PQ:
+        # Resolving holds the options against the true dimensions, which may not be known here.
+        return IndexPlan(kind=options.kind, storage=options.storage, m=options.m or 64, lists=4096)
+    return resolve(options, count=rows, dimensions=dimensions)
+
+
+def _dimensions(inputs: Inputs, plan: BuildPlan) -> int:
+    name = inputs.descriptor.spec.name
+    known = next((engine.known for engine in plan.engines if engine.model.spec.name == name), None)
+    if known is not None:
+        return int(known.signature["dimensions"])
+    return inputs.descriptor.dimensions or ASSUMED_DIMENSIONS

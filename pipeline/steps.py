@@ -1,0 +1,61 @@
+"""The steps of a build, in their order; each stage does its own work and journals it."""
+
+from pipeline.compiling import prepare_engines
+from pipeline.embedding import embed_cells
+from pipeline.indexing import build_index, survey, walk_coverage
+from pipeline.plan import BuildPlan, needed
+from pipeline.plan import plan as make_plan
+from pipeline.run import Run
+from store.coverage import refuse_strangers, sound, strangers
+from store.events import BuildPlanned, TilesSelected
+from store.identity import descriptor_id
+from store.tables import encode_tiles
+
+
+def take_steps(run: Run) -> None:
+    """Take every step of a build that was begun, up to the commit.
+
+    Raises:
+        PipelineError, StoreError, JournalError: A step failed; `run.step` and `run.subject` tell which.
+    """
+    run.enter("coverage", "strangers")
+    if run.strict:
+        refuse_strangers(strangers(run.store.artifacts))
+    run.enter("plan")
+    plan = _plan(run)
+    _select(run, plan)
+    if prepare_engines(run, plan):
+        plan = _plan(run)
+    rows = embed_cells(run, plan)
+    index = build_index(run, rows)
+    geography = survey(run, rows)
+    walk_coverage(run, geography, index, rows)
+
+
+def _plan(run: Run) -> BuildPlan:
+    state, progress = run.store.state, run.ports.progress
+    refs = needed(state, run.inputs)
+    if refs:
+        progress.start("check what exists", total=sum(ref.size for ref in set(refs)), unit="bytes")
+    present = sound(run.store.artifacts, refs, on_progress=progress.advance)
+    if refs:
+        progress.finish(f"{len(present)} files")
+    run.hashed.update(present)
+    return make_plan(state, run.inputs, present)
+
+
+def _select(run: Run, plan: BuildPlan) -> None:
+    run.enter("tiles")
+    selection = run.inputs.selection
+    table = encode_tiles(
+        (descriptor_id(tile.z, tile.x, tile.y), tile.sha256, tile.captured) for tile in selection.tiles
+    )
+    selected = TilesSelected(
+        digest=run.inputs.document["tiles"]["digest"],
+        table=run.put(table),
+        count=len(selection.tiles),
+        wanted=selection.wanted,
+        excluded=len(selection.excluded),
+        warnings=run.inputs.warnings,
+    )
+    run.append(selected, BuildPlanned(steps=plan.summary()))

@@ -1,0 +1,169 @@
+"""Appending beside a build: acceptance and engine runs, which need no build lock.
+
+Only the journal is opened, and nothing is recovered: what a dead process left is the business of whoever holds the
+build lock. Every append is one transaction, judged on the head that it is made on. What an append means was decided
+on that head too: if it moved, the decision is made again.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from journal import HeadMovedError, Journal
+from store import recovery
+from store.artifacts import Artifacts
+from store.canonical import Document
+from store.errors import ErrorKind, RequestRefusedError, UnknownEventError
+from store.events import Event, GenerationAccepted
+from store.exposure import refuse_exposed
+from store.facts import Clock
+from store.genesis import ensure_cache
+from store.layout import Layout
+from store.ledger import Ledger
+from store.state import State
+from store.view import look, observe, require_cache
+
+Decide = Callable[[State], Sequence[Event]]
+"""From the state to the events that follow from it; none if there is nothing to say."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Beside:
+    """A cache whose journal is open for single appends."""
+
+    layout: Layout
+    ledger: Ledger
+    artifacts: Artifacts
+
+    @property
+    def state(self) -> State:
+        """What the journal folds to, as of the last look."""
+        return self.ledger.state
+
+    def refresh(self) -> State:
+        """Look again, and return the state."""
+        self.ledger.refresh()
+        return self.ledger.state
+
+    def append(self, decide: Decide) -> bool:
+        """Append what `decide` says, in one durable transaction on the very head that it decided upon.
+
+        Returns:
+            Whether there was anything to append.
+
+        Raises:
+            DamagedHistoryError: The events cannot follow what is there.
+            journal.JournalError: They could not be made durable.
+        """
+        while True:
+            events = decide(self.state)
+            if not events:
+                return False
+            records = [self.ledger.record(event, build=None) for event in events]
+            try:
+                self.ledger.append_on(self.ledger.head, records)
+            except HeadMovedError:
+                self.refresh()
+            else:
+                return True
+
+
+@contextmanager
+def open_beside(
+    layout: Layout, *, clock: Clock, create: bool = False, allow_unknown_filesystem: bool = False
+) -> Iterator[Beside]:
+    """Open a cache to append beside a build; takes no lock and repairs nothing.
+
+    Args:
+        layout: Where it is.
+        clock: Where times come from.
+        create: Whether to make the cache if there is none.
+        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
+
+    Raises:
+        RequestRefusedError: There is no cache, and `create` is off.
+        DamagedHistoryError: The journal does not fit the files beside it; nothing was written.
+        UnknownEventError: The journal holds events of a newer version.
+        StoreError, journal.JournalError: The folder or the journal cannot be used.
+    """
+    refuse_exposed(layout.root)
+    if create:
+        ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
+    require_cache(layout)
+    # The files first: a generation that is committed meanwhile is not held against older names.
+    observed = observe(layout)
+    journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+    ledger = Ledger(layout, clock, journal)
+    try:
+        # As in recovery: after the death of a writer only a write transaction shows what it made durable.
+        journal.append([])
+        if ledger.state.unknown:
+            raise UnknownEventError(
+                ErrorKind.UNKNOWN_EVENT,
+                f"expected events this version knows, found {ledger.state.unknown[0]}; the cache may be read, not"
+                " written",
+                hint="use the newer C10 that wrote this cache",
+            )
+        recovery.check(ledger.state, observed)
+        yield Beside(layout=layout, ledger=ledger, artifacts=Artifacts(layout))
+    finally:
+        ledger.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """A generation is marked as good; `changed` is off if it was before. `accepted` are all that are, now."""
+
+    generation: int
+    origin: int
+    changed: bool
+    accepted: tuple[int, ...]
+
+
+def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: Clock) -> Acceptance:
+    """Mark a generation as good, so that collection keeps what it shows; what is returned was read again.
+
+    Raises:
+        RequestRefusedError: There is no cache or no such generation, or it was collected.
+        StoreError, journal.JournalError: The journal cannot be written.
+    """
+
+    def decide(state: State) -> list[Event]:
+        _require_acceptable(state, generation)
+        if generation in state.accepted:
+            return []
+        return [GenerationAccepted(generation=generation, why=why, host=host)]
+
+    with open_beside(layout, clock=clock) as beside:
+        changed = beside.append(decide)
+    state = look(layout).state
+    if generation not in state.accepted:
+        raise RequestRefusedError(
+            ErrorKind.JOURNAL_REPLACED,
+            f"expected generation {generation} to be accepted, found that the journal was replaced meanwhile",
+            hint=f"c10 accept {generation} (once more)",
+        )
+    return Acceptance(
+        generation=generation,
+        origin=state.generations[generation].origin,
+        changed=changed,
+        accepted=tuple(sorted(state.accepted)),
+    )
+
+
+def _require_acceptable(state: State, generation: int) -> None:
+    if generation not in state.generations:
+        last = len(state.generations)
+        raise RequestRefusedError(
+            ErrorKind.UNKNOWN_GENERATION,
+            f"expected a generation from 1 to {last}, found {generation}"
+            if last
+            else "expected a committed generation to accept, found none",
+            hint="c10 log",
+        )
+    if generation in state.retired:
+        raise RequestRefusedError(
+            ErrorKind.COLLECTED,
+            f"expected generation {generation} to be kept, found it collected: its files are gone",
+            hint="c10 log (tells which generations are left)",
+        )

@@ -1,0 +1,216 @@
+"""Collection: carry out what `store.retention` decided, so that a death at any moment costs nothing.
+
+It runs under the build lock, with `artifacts/.lock` held exclusively, in four steps:
+
+1. The plan is durable in the journal. From here on the state neither reuses what goes nor projects the generations
+   that go, whether or not anybody gets any further.
+2. Signatures, then manifests of the generations that go are unlinked, and the folder is made durable after each: a
+   manifest never outlives an artifact that it names, nor a signature its manifest.
+3. The artifacts are unlinked and their folders made durable.
+4. The result is durable in the journal.
+
+A collection that died is finished by the next one, which decides anew: what the plan named and nothing names any
+more is found as such in the tree. Open readers keep what they have opened. Segments, quarantine, the head and what
+is accepted are never touched; of the latter two the journal itself would refuse the plan.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from journal import HeadMovedError
+from journal.durable import fsync_dir
+from store.artifacts import Artifacts
+from store.errors import ArtifactError, from_os_error
+from store.events import MAX_COLLECTED, ArtifactRef, Collected, CollectionPlanned
+from store.layout import Layout
+from store.ledger import RETRYABLE
+from store.retention import Decision, Doomed, Gone, KeepPolicy, decide, tables_needed, tables_wanted
+from store.state import State
+from store.tables import BlockRow, decode_blocks
+from store.transaction import Store
+from store.view import RESERVE_NAME, look
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """What a collection does or did.
+
+    Attributes:
+        decision: Why what goes goes, and what stays.
+        projections: Manifest and signature files of generations that are no longer shown, and their size in bytes.
+        done: Whether it was carried out.
+    """
+
+    decision: Decision
+    projections: tuple[int, int]
+    done: bool
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to remove."""
+        return not (self.decision.doomed or self.decision.retired or self.projections[0])
+
+    @property
+    def files(self) -> int:
+        """Files removed, or to be removed."""
+        return len(self.decision.doomed) + self.projections[0]
+
+    @property
+    def size(self) -> int:
+        """Their bytes."""
+        return self.decision.size + self.projections[1]
+
+
+def rehearse(layout: Layout, policy: KeepPolicy) -> Collection:
+    """Tell what a collection would do; writes nothing and takes no lock.
+
+    Raises:
+        ArtifactError: A block table that must stay cannot be read.
+        StoreError, journal.JournalError: The cache cannot be read.
+    """
+    state = look(layout).state
+    decision = _decide(state, policy, Artifacts(layout))
+    return Collection(
+        decision=decision, projections=_measure(_projections(layout, state, decision)), done=False
+    )
+
+
+def collect(store: Store, policy: KeepPolicy) -> Collection:
+    """Remove what the policy does not keep.
+
+    Args:
+        store: Opened under the build lock with `exclusive_within_s`.
+        policy: What to keep.
+
+    Raises:
+        ArtifactError: A block table that must stay cannot be read; nothing was removed.
+        journal.JournalError: The plan could not be made durable; nothing that it names was removed.
+        StoreError: A file could not be removed; the next collection goes on from here.
+    """
+    while True:
+        head, state = store.ledger.head, store.state
+        decision = _decide(state, policy, store.artifacts)
+        projections = _projections(store.layout, state, decision)
+        done = Collection(decision=decision, projections=_measure(projections), done=True)
+        if done.empty:
+            return done
+        generations = tuple(sorted({*decision.retired, *projections}))
+        planned = [
+            CollectionPlanned(
+                digests=tuple(each.sha256 for each in some),
+                generations=generations if first else (),
+                size=sum(each.size for each in some),
+                policy=policy.to_document(),
+                host=store.host,
+            )
+            for first, some in _pieces(decision.doomed)
+        ]
+        try:
+            store.ledger.append_on(head, [store.ledger.record(event, build=None) for event in planned])
+        except HeadMovedError:
+            # Somebody accepted a generation or compiled an engine beside us: decide again.
+            store.ledger.refresh()
+        except RETRYABLE:
+            if not _make_room(store, decision):
+                raise
+        else:
+            break
+    _remove(store.layout, projections, decision.doomed)
+    store.append(
+        *(
+            Collected(digests=event.digests, generations=event.generations, size=event.size, host=store.host)
+            for event in planned
+        ),
+        build=None,
+    )
+    return done
+
+
+def _make_room(store: Store, decision: Decision) -> bool:
+    """Free what needs no plan, on a disk too full to record one: the reserve, and files that nothing names."""
+    unnamed = [each for each in decision.doomed if each.why is Gone.UNREFERENCED]
+    freed = bool(unnamed) or (store.layout.scratch / RESERVE_NAME).exists()
+    store.release_reserve()
+    _remove(store.layout, {}, unnamed)
+    store.ledger.reopen()
+    return freed
+
+
+def _decide(state: State, policy: KeepPolicy, artifacts: Artifacts) -> Decision:
+    tables = dict(_read(tables_needed(state, policy), artifacts))
+    for origin, table in tables_wanted(state, policy).items():
+        try:
+            tables.update(_read({origin: table}, artifacts))
+        except ArtifactError:
+            continue
+    return decide(state, policy, tables=tables, present=_present(artifacts))
+
+
+def _read(
+    tables: Mapping[int, ArtifactRef], artifacts: Artifacts
+) -> Iterator[tuple[int, tuple[BlockRow, ...]]]:
+    for origin, table in tables.items():
+        try:
+            yield origin, decode_blocks(artifacts.read(table))
+        except ArtifactError as error:
+            raise ArtifactError(
+                error.kind,
+                f"expected the block table of build {origin}, which tells what must stay, found it damaged or missing:"
+                f" {error.message}",
+                hint="c10 verify --full (says what mends it)",
+            ) from error
+
+
+def _present(artifacts: Artifacts) -> dict[str, int]:
+    try:
+        return {
+            digest: found.st_size
+            for digest, found, _ in artifacts.names()
+            if digest and stat.S_ISREG(found.st_mode)
+        }
+    except OSError as error:
+        raise from_os_error(error, f"artifacts in {artifacts.layout.artifacts}") from error
+
+
+def _projections(layout: Layout, state: State, decision: Decision) -> dict[int, tuple[Path, ...]]:
+    """Signature and manifest of generations that are retired, now or by a collection that did not finish."""
+    retired = state.retired.union(decision.retired)
+    names = {number: name for number, name in layout.manifest_files().items() if number in retired}
+    return {
+        number: (layout.manifests / (name.removesuffix(".json") + ".sig"), layout.manifests / name)
+        for number, name in sorted(names.items())
+    }
+
+
+def _measure(projections: Mapping[int, Sequence[Path]]) -> tuple[int, int]:
+    sizes = [
+        path.lstat().st_size for paths in projections.values() for path in paths if os.path.lexists(path)
+    ]
+    return len(sizes), sum(sizes)
+
+
+def _pieces(doomed: Sequence[Doomed]) -> Iterator[tuple[bool, list[Doomed]]]:
+    """Cut what goes into as many events as it needs, at least one; the first is told apart."""
+    rest = iter(doomed)
+    yield True, list(islice(rest, MAX_COLLECTED))
+    while some := list(islice(rest, MAX_COLLECTED)):
+        yield False, some
+
+
+def _remove(layout: Layout, projections: Mapping[int, Sequence[Path]], doomed: Sequence[Doomed]) -> None:
+    try:
+        for place in (0, 1):
+            for paths in projections.values():
+                paths[place].unlink(missing_ok=True)
+            if projections:
+                fsync_dir(layout.manifests)
+        for each in doomed:
+            layout.artifact(each.sha256).unlink(missing_ok=True)
+        for folder in sorted({layout.artifact_folder(each.sha256) for each in doomed}):
+            fsync_dir(folder)
+    except OSError as error:
+        raise from_os_error(error, f"collecting from {layout.root}") from error

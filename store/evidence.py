@@ -1,0 +1,203 @@
+"""Which files beside a journal speak for it, and which against: told apart before anything is set right.
+
+A manifest or segment that is not what the journal projects has one of two causes. Either the file is damaged or was
+exchanged, and is made again from the journal; or the journal lost its newest records, or is not this cache's, and must
+be made again from its segments. A file that is broken in itself proves nothing. A whole one is a witness: of another
+cache, which counts only where nothing at all fits the journal; or of records of this cache that the journal should
+hold and does not.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from store import segment
+from store.canonical import sha256
+from store.errors import DamagedHistoryError, ErrorKind, NoGoError, from_os_error
+from store.layout import Layout
+from store.manifest import MAX_BYTES, parse
+from store.state import GENESIS_CHAIN, Generation, State
+from store.view import rebuilding
+from store.writeonce import read_regular
+
+
+class Standing(StrEnum):
+    """How a file stands to the journal."""
+
+    FITS = "fits"
+    BROKEN = "broken"
+    FOREIGN = "foreign"
+    CONTRADICTS = "contradicts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witness:
+    """A manifest or segment: where it is, the generation its name says, how it stands, and what was found."""
+
+    path: Path
+    generation: int
+    standing: Standing
+    found: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All manifests and segments of a cache."""
+
+    witnesses: tuple[Witness, ...]
+
+    @property
+    def against(self) -> str:
+        """Why the journal cannot be the one that made these files; empty if it can."""
+        for witness in self.witnesses:
+            if witness.standing is Standing.CONTRADICTS:
+                return f"{witness.path.parent.name}/{witness.path.name}: {witness.found}"
+        standings = {witness.standing for witness in self.witnesses}
+        if Standing.FOREIGN in standings and Standing.FITS not in standings:
+            return "every whole manifest and segment beside the journal is another cache's"
+        return ""
+
+    @property
+    def misfits(self) -> tuple[Witness, ...]:
+        """The files that are not what the journal projects."""
+        return tuple(witness for witness in self.witnesses if witness.standing is not Standing.FITS)
+
+
+def gather(layout: Layout, state: State, chains: Sequence[str], *, segments: bool = True) -> Evidence:
+    """Hold every manifest and segment against a journal.
+
+    Args:
+        layout: Where they are.
+        state: What the journal folds to.
+        chains: Chain digest of every record, hexadecimal, from the first.
+        segments: Whether the segments are witnesses; not for a journal that was just made from them.
+
+    Raises:
+        CacheUnusableError: A file cannot be read.
+    """
+    seen = list(_segments(layout, state, chains)) if segments else []
+    fitting = {witness.generation for witness in seen if witness.standing is Standing.FITS}
+    manifests = list(_manifests(layout, state, fitting))
+    confirmed = {witness.generation for witness in manifests if witness.standing is Standing.FITS}
+    return Evidence(witnesses=(*(_weighed(witness, confirmed) for witness in seen), *manifests))
+
+
+def require_journal(layout: Layout, state: State, chains: Sequence[str]) -> Evidence:
+    """Gather the evidence, and refuse a journal that cannot be the one that made these files.
+
+    Raises:
+        DamagedHistoryError: It lost its newest records or is another cache's.
+        CacheUnusableError: A file cannot be read.
+    """
+    found = gather(layout, state, chains)
+    if found.against:
+        raise DamagedHistoryError(
+            ErrorKind.JOURNAL_REPLACED,
+            f"expected the journal that made these files, found one that lost its newest records or is another's:"
+            f" {found.against}",
+            hint=rebuilding(layout),
+        )
+    return found
+
+
+def segment_fits(data: bytes, generation: Generation, chains: Sequence[str], first: int) -> bool:
+    """Tell whether a segment holds this generation's records; equal chain digests mean equal records.
+
+    Args:
+        data: The file.
+        generation: The generation it should hold.
+        chains: Chain digest of every record, hexadecimal, from the first.
+        first: Seq of the commit before, 0 if there is none.
+    """
+    try:
+        found = segment.decode(data)
+    except DamagedHistoryError:
+        return False
+    return (
+        found.generation == generation.number
+        and found.before.seq == first
+        and found.before.chain.hex() == _chain_at(chains, first)
+        and [entry.chain.hex() for entry in found.entries] == list(chains[first : generation.seq])
+    )
+
+
+def _chain_at(chains: Sequence[str], seq: int) -> str | None:
+    return GENESIS_CHAIN if seq == 0 else chains[seq - 1] if seq <= len(chains) else None
+
+
+def _weighed(witness: Witness, confirmed: set[int]) -> Witness:
+    """A segment that contradicts the journal where the manifest confirms it was exchanged."""
+    if witness.standing is Standing.CONTRADICTS and witness.generation in confirmed:
+        return Witness(
+            path=witness.path,
+            generation=witness.generation,
+            standing=Standing.FOREIGN,
+            found="holds other records than the generation that the manifest confirms",
+        )
+    return witness
+
+
+def _segments(layout: Layout, state: State, chains: Sequence[str]) -> Iterator[Witness]:
+    for number, path, data in _files(layout.segments, layout.segment_files(), limit=None):
+        standing, found = _segment(number, data, state, chains)
+        yield Witness(path=path, generation=number, standing=standing, found=found)
+
+
+def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str]) -> tuple[Standing, str]:
+    generation, previous = state.generations.get(number), state.generations.get(number - 1)
+    if data is None:
+        return Standing.BROKEN, "expected a regular file, found something else"
+    if generation is not None and segment_fits(data, generation, chains, previous.seq if previous else 0):
+        return Standing.FITS, ""
+    try:
+        decoded = segment.decode(data)
+    except DamagedHistoryError as error:
+        return Standing.BROKEN, error.message
+    if decoded.generation != number or not decoded.entries:
+        return Standing.BROKEN, f"expected the records of generation {number}, found other ones"
+    # Every history begins after nothing: there it is the genesis that tells one cache from another.
+    after = decoded.before.seq if decoded.before.seq else 1
+    chain = decoded.before.chain if decoded.before.seq else decoded.entries[0].chain
+    if chain.hex() == _chain_at(chains, after):
+        return Standing.CONTRADICTS, "continues the journal with records that it does not hold"
+    return Standing.FOREIGN, "holds records of another history"
+
+
+def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[Witness]:
+    for number, path, data in _files(layout.manifests, layout.manifest_files(), limit=MAX_BYTES):
+        standing, found = _manifest(number, data, state, confirmed=number in fitting)
+        yield Witness(path=path, generation=number, standing=standing, found=found)
+
+
+def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool) -> tuple[Standing, str]:
+    generation = state.generations.get(number)
+    if data is None:
+        return Standing.BROKEN, f"expected a regular file of at most {MAX_BYTES} bytes, found something else"
+    if generation is not None and sha256(data) == generation.manifest_sha256:
+        return Standing.FITS, ""
+    try:
+        manifest = parse(data)
+    except NoGoError as error:
+        return Standing.BROKEN, error.reasons[0]
+    if manifest.envelope.generation != number:
+        return Standing.BROKEN, f"expected generation {number}, found {manifest.envelope.generation}"
+    if manifest.envelope.cache_id != state.cache_id:
+        return Standing.FOREIGN, f"belongs to cache {manifest.envelope.cache_id:.12}"
+    # A manifest names its place in the chain, and that digest stands for everything before it.
+    if confirmed or (generation is not None and manifest.envelope.before == generation.before):
+        return Standing.BROKEN, "expected what the journal projects, found other bytes"
+    return Standing.CONTRADICTS, f"is generation {number} of this cache, which the journal does not hold so"
+
+
+def _files(
+    folder: Path, names: Mapping[int, str], *, limit: int | None
+) -> Iterator[tuple[int, Path, bytes | None]]:
+    for number, name in sorted(names.items()):
+        path = folder / name
+        try:
+            yield number, path, read_regular(path, limit=path.lstat().st_size if limit is None else limit)
+        except FileNotFoundError:
+            continue  # gone since the folder was listed: absent, which is no witness
+        except OSError as error:
+            raise from_os_error(error, f"{folder.name}/{name}") from error

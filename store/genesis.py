@@ -1,0 +1,39 @@
+"""How a cache comes to be: its folders, then its journal with the genesis event, once.
+
+Anybody may be first: a build under the build lock, or an engine run without it. Whoever is second finds the journal
+of the first, which is as good.
+"""
+
+import secrets
+from contextlib import suppress
+
+from journal import Journal
+from journal.errors import JournalExistsError
+from store import manifest
+from store.artifacts import Artifacts
+from store.events import CacheCreated
+from store.facts import Clock, to_record
+from store.layout import Layout
+
+WRITER = "c10"
+
+
+def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool) -> None:
+    """Make the cache if there is none.
+
+    Raises:
+        StoreError, journal.JournalError: The folder or file system cannot be used.
+    """
+    layout.create()
+    if layout.exists():
+        return
+    created = CacheCreated(cache_id=secrets.token_hex(16), format=manifest.FORMAT, writer=WRITER)
+    record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
+    # Shared, so that a recovery beside this one does not take the newborn for garbage.
+    with Artifacts(layout).sharing(), suppress(JournalExistsError):
+        Journal.create(
+            layout.journal,
+            [record],
+            scratch=layout.scratch,
+            allow_unknown_filesystem=allow_unknown_filesystem,
+        )

@@ -1,0 +1,218 @@
+"""Keys on disk: the private one of a ground station, and the public ones that are trusted.
+
+A private key is used only if it is the caller's secret: a regular file that nobody else may read, outside of the
+cache it signs for, Ed25519 and not encrypted. Trusted keys must not lie in the cache that they judge, and not where
+anybody could add one. Nothing here is needed on board, where keys may come from anywhere.
+"""
+
+import contextlib
+import os
+import resource
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from store.errors import ErrorKind, RequestRefusedError, from_os_error
+from store.trust import Signer, TrustedKey, is_key_line, key_id, parse_keys
+
+_MAX_PRIVATE: Final = 16 << 10
+_MAX_TRUSTED: Final = 1 << 20
+_MAKE: Final = "c10 keygen -o NAME (makes one)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """A key pair that was written: where, and what the public half is."""
+
+    private: Path
+    public: Path
+    public_bytes: bytes
+
+    @property
+    def key_id(self) -> str:
+        """What names the key in signature files."""
+        return key_id(self.public_bytes)
+
+
+def load_signer(path: Path, *, cache: Path) -> Signer:
+    """Read the private key that signs for a cache. From then on this process leaves no core file.
+
+    Raises:
+        RequestRefusedError: It is missing, not secret, inside the cache, or no usable key; nothing was begun.
+    """
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - only where a key is used
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - as above
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - as above
+
+    data, status, where = _read(path, "signing_key", limit=_MAX_PRIVATE)
+    if status.st_mode & 0o077:
+        raise _refused(
+            f"signing_key: expected {path} to be its owner's alone, found mode {stat.S_IMODE(status.st_mode):04o}",
+            f"chmod 600 {path}",
+        )
+    _refuse_within("signing_key", path, where, cache)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    try:
+        private = load_pem_private_key(data, None)
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        found = "an encrypted one" if isinstance(error, TypeError) else "something else"
+        raise _refused(
+            f"signing_key: expected a PKCS8 PEM file with a private key in {path}, found {found}", _MAKE
+        ) from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise _refused(
+            f"signing_key: expected an Ed25519 key in {path}, found {type(private).__name__.strip('_')}",
+            _MAKE,
+        )
+    return Signer.of(private)
+
+
+def read_trusted(entries: Sequence[str], *, cache: Path | None = None) -> tuple[TrustedKey, ...]:
+    """Read trusted keys.
+
+    Args:
+        entries: Each a line of a key file (`HEX [not_after=N]`), or the path of such a file.
+        cache: The cache they will judge, in which they must not lie.
+
+    Raises:
+        RequestRefusedError: One of them is no key, or cannot be read, or is not to be trusted.
+    """
+    keys = list[TrustedKey]()
+    for entry in entries:
+        text, name = (
+            (entry, "trusted key") if is_key_line(entry) else (_read_trusted(Path(entry), cache), entry)
+        )
+        try:
+            found = parse_keys(text)
+        except ValueError as error:
+            raise _refused(
+                f"{name}: {'; '.join(str(error).splitlines()[:5])}", "mend the key file"
+            ) from error
+        if not found:
+            raise _refused(
+                f"{name}: expected at least one key, found none", "put the line of NAME.pub into it"
+            )
+        keys.extend(found)
+    return tuple(keys)
+
+
+def write_key_pair(path: Path, *, comment: str = "") -> KeyPair:
+    """Make a new key: `path` for the private half, mode 0600, and `path`.pub for the public one.
+
+    The public file is a line that files of trusted keys take as it is.
+
+    Raises:
+        RequestRefusedError: One of the names is taken, or lies in a cache; nothing was written.
+        CacheUnusableError: The folder cannot be written.
+    """
+    _require_cryptography()
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - only where a key is made
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - as above
+
+    folder = Path(os.path.realpath(path.parent))
+    if any((above / "journal.mdb").exists() for above in (folder, *folder.parents)):
+        raise _refused(
+            f"expected a folder outside of any cache for a private key, found {folder}", "name another folder"
+        )
+    private = Ed25519PrivateKey.generate()
+    public = private.public_key().public_bytes_raw()
+    secret = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    told = " ".join("".join(letter for letter in comment if letter.isprintable()).split())
+    line = f"{public.hex()}  # c10 key {key_id(public)}{', ' + told if told else ''}\n"
+    pair = KeyPair(private=path, public=path.with_name(path.name + ".pub"), public_bytes=public)
+    with contextlib.ExitStack() as undo:
+        for target, data, mode in ((pair.private, secret, 0o600), (pair.public, line.encode(), 0o644)):
+            _create(target, data, mode, undo)
+        undo.pop_all()
+    return pair
+
+
+def _create(path: Path, data: bytes, mode: int, undo: contextlib.ExitStack) -> None:
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        undo.callback(path.unlink)
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except FileExistsError as error:
+        raise _refused(
+            f"expected {path} to be free, found a file: keys are never overwritten", "choose another NAME"
+        ) from error
+    except OSError as error:
+        raise from_os_error(error, f"key file {path}") from error
+
+
+def _read_trusted(path: Path, cache: Path | None) -> str:
+    data, status, where = _read(path, "trusted_keys", limit=_MAX_TRUSTED)
+    if status.st_mode & stat.S_IWOTH:
+        raise _refused(
+            f"trusted_keys: expected {path} to be safe, found that anybody may write to it",
+            f"chmod o-w {path}",
+        )
+    if cache is not None:
+        _refuse_within("trusted_keys", path, where, cache)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _refused(
+            f"trusted_keys: expected a text file, found other bytes in {path}", "name a file of keys"
+        ) from error
+
+
+def _read(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, Path]:
+    """Return what a regular file holds, what it is, and where it really lies, links resolved."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise _refused(
+            f"{what}: expected a readable file, found {path}: {reason}", "mend its path or permissions"
+        ) from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise _refused(
+                f"{what}: expected a file of at most {limit} bytes, found something else: {path}",
+                "name a key file",
+            )
+        return os.pread(fd, limit + 1, 0), status, Path(f"/proc/self/fd/{fd}").readlink()
+    except OSError as error:
+        raise _refused(
+            f"{what}: expected a readable file, found {path}: {error.strerror}", "mend it"
+        ) from error
+    finally:
+        os.close(fd)
+
+
+def _refuse_within(what: str, path: Path, where: Path, cache: Path) -> None:
+    if where.is_relative_to(os.path.realpath(cache)):
+        raise _refused(
+            f"{what}: expected a file outside of the cache, found {path} in it: whoever gets the cache would get it too",
+            "move it out of the cache",
+        )
+
+
+def _require_cryptography() -> None:
+    try:
+        import cryptography  # noqa: F401, PLC0415 - only where a key is used
+    except ImportError as error:
+        raise _refused(
+            f"expected the package cryptography to use keys, found none: {error}",
+            "python -m pip install cryptography",
+        ) from error
+
+
+def _refused(message: str, hint: str) -> RequestRefusedError:
+    return RequestRefusedError(ErrorKind.KEY, message, hint=hint)

@@ -1,0 +1,74 @@
+"""Manifests, signatures and segments held against the journal that they are projections of."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from store.canonical import sha256
+from store.evidence import segment_fits
+from store.findings import UNREADABLE, Finding, ProblemKind
+from store.projecting import signature_of
+from store.view import View
+from store.writeonce import read_regular
+
+_MAX_SEGMENT = 1 << 32
+
+
+def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
+    """Look for all of them, in a full run at their bytes, at those of signatures always; collected generations keep their segment alone."""
+    layout, observed = view.layout, view.observed
+    chains, first = [fact.chain for fact in view.facts], 0
+    for number, generation in view.state.generations.items():
+        manifest = observed.manifests.get(number)
+        name = manifest or layout.manifest_name(number)
+        expected: list[tuple[Path, bool, Callable[[bytes], bool]]] = [
+            (
+                layout.segments / layout.segment_name(number),
+                number in observed.segments,
+                lambda data, of=generation, first=first: segment_fits(data, of, chains, first),  # type: ignore[misc]
+            ),
+            (
+                layout.manifests / name,
+                manifest is not None,
+                lambda data, of=generation: sha256(data) == of.manifest_sha256,  # type: ignore[misc]
+            ),
+        ]
+        signature, signed = name.removesuffix(".json") + ".sig", signature_of(generation)
+        if signed is not None:
+            expected.append(
+                (
+                    layout.manifests / signature,
+                    number in observed.signatures,
+                    lambda data, of=signed: data == of,  # type: ignore[misc]
+                )
+            )
+        elif number in observed.signatures and number not in view.state.retired:
+            found = "expected no signature of a generation that nobody signed, found one"
+            stranger = f"manifests/{signature}"
+            yield Finding(kind=ProblemKind.STRANGER, subject=stranger, found=found, path=stranger)
+        first = generation.seq
+        for path, present, is_right in expected[:1] if number in view.state.retired else expected:
+            # A signature is short, and a damaged one is a NO-GO that nothing else would explain.
+            looked_into = full or path.suffix == ".sig"
+            wrong = "missing" if not present else _projection_problem(path, is_right) if looked_into else ""
+            if wrong:
+                kind = ProblemKind.PROJECTION_DAMAGED if present else ProblemKind.PROJECTION_ABSENT
+                where = str(path.relative_to(layout.root))
+                yield Finding(kind=kind, subject=where, found=wrong, path=where, generation=number)
+    for folder, files in ((layout.manifests, observed.manifests), (layout.segments, observed.segments)):
+        for number, name in files.items():
+            if number not in view.state.generations:
+                where = f"{folder.name}/{name}"
+                found = (
+                    f"expected no file of a generation that the journal does not hold, found number {number}"
+                )
+                yield Finding(kind=ProblemKind.STRANGER, subject=where, found=found, path=where)
+
+
+def _projection_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
+    try:
+        data = read_regular(path, limit=_MAX_SEGMENT)
+    except OSError as error:
+        return f"{UNREADABLE} ({error.strerror})"
+    if data is None:
+        return "expected a regular file, found something else"
+    return "" if is_right(data) else "expected what the journal projects, found other bytes"

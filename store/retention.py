@@ -1,0 +1,300 @@
+"""What collection keeps and what goes: decided from the journal's state and what lies in the tree. Pure.
+
+Retention counts origins, since generations of one origin show the same files. Kept are the last `keep` origins that
+were shown, every accepted one, and the one that a rollback without a target would show. For each of them everything
+that its manifest names stays, the blocks of its block table included, and the stand-in engine that made its vectors.
+
+Three more things stay although no kept generation names them. The finished steps of a build whose process died, or
+that was interrupted, stay until another build commits: the next build takes them up. Results that were made outside
+of builds (engine runs, imports) stay, and so do calibration and tile table of builds that failed, for as long as
+they are younger than the oldest of the last `keep` origins.
+
+Everything else that is well named goes. Collection never costs more than work: a step whose result is gone is run
+again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from store.canonical import Document
+from store.events import ArtifactRef
+from store.memo import Made
+from store.state import Build, BuildStatus, State
+from store.tables import BlockRow
+
+INTERRUPTED = "interrupted"
+"""Kind of the failure of a build that a person or the system stopped: nothing was wrong with its work."""
+
+Reason = TypeVar("Reason", bound=StrEnum)
+
+Tables = Mapping[int, Sequence[BlockRow]]
+"""Build to the rows of its block table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepPolicy:
+    """What a person may say about it.
+
+    Attributes:
+        keep: How many origins, the newest first; at least 1.
+        unfinished: Whether the finished steps of a build that died or was interrupted stay.
+    """
+
+    keep: int = 3
+    unfinished: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what the types cannot.
+
+        Raises:
+            ValueError: Less than one origin.
+        """
+        if self.keep < 1:
+            raise ValueError(f"expected to keep at least 1 origin, found {self.keep}")
+
+    def to_document(self) -> Document:
+        """Return the policy for the journal."""
+        return {"keep": self.keep, "unfinished": self.unfinished}
+
+
+class KeptAs(StrEnum):
+    """Why an origin is kept; the first that applies."""
+
+    HEAD = "shown"
+    RECENT = "recent"
+    ACCEPTED = "accepted"
+    ROLLBACK = "for a rollback"
+
+
+class Needed(StrEnum):
+    """Why an artifact is kept; the first that applies."""
+
+    GENERATIONS = "kept generations"
+    UNFINISHED = "unfinished builds"
+    APART = "made outside of builds"
+    INPUTS = "inputs of failed builds"
+
+
+class Gone(StrEnum):
+    """Why an artifact goes; the first that applies."""
+
+    COLLECTED = "collected generations"
+    SUPERSEDED = "results no kept build needs"
+    FAILED = "inputs of old failed builds"
+    UNREFERENCED = "nothing names them"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doomed:
+    """An artifact that goes, its size in bytes, and why."""
+
+    sha256: str
+    size: int
+    why: Gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a collection does.
+
+    Attributes:
+        policy: What it follows.
+        origins: Kept origins, and why.
+        retired: Generations whose files go, and which nobody can roll back to any more.
+        doomed: Artifacts that go, by digest.
+        kept: Per reason, how many artifacts stay and their size in bytes.
+    """
+
+    policy: KeepPolicy
+    origins: Mapping[int, KeptAs]
+    retired: tuple[int, ...]
+    doomed: tuple[Doomed, ...]
+    kept: Mapping[Needed, tuple[int, int]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the artifacts that go."""
+        return sum(each.size for each in self.doomed)
+
+    @property
+    def removed(self) -> dict[Gone, tuple[int, int]]:
+        """Per reason, how many artifacts go and their size in bytes."""
+        return _tally((each.why, each.size) for each in self.doomed)
+
+
+def kept_origins(state: State, policy: KeepPolicy) -> dict[int, KeptAs]:
+    """Return the origins that stay, and why."""
+    head = state.head
+    if head is None:
+        return {}
+    collected = state.collected
+    shown = [origin for origin in _origins(state) if origin not in collected]
+    kept = {head.origin: KeptAs.HEAD}
+    for origin in shown[: policy.keep]:
+        kept.setdefault(origin, KeptAs.RECENT)
+    for number in sorted(state.accepted):
+        kept.setdefault(state.generations[number].origin, KeptAs.ACCEPTED)
+    if head.parent is not None and head.parent not in collected:
+        kept.setdefault(head.parent, KeptAs.ROLLBACK)
+    return kept
+
+
+def tables_needed(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
+    """Return the block tables of kept origins, without which nobody knows which blocks must stay."""
+    return {
+        origin: found for origin in kept_origins(state, policy) if (found := _table(state.builds[origin]))
+    }
+
+
+def tables_wanted(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
+    """Return the block tables of origins that go: they tell whose the blocks were, and may be missing."""
+    kept = kept_origins(state, policy)
+    going = [origin for origin in _origins(state) if origin not in kept]
+    return {origin: found for origin in going if (found := _table(state.builds[origin]))}
+
+
+def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping[str, int]) -> Decision:
+    """Decide a collection.
+
+    Args:
+        state: The folded journal.
+        policy: What to keep.
+        tables: The block tables of `tables_needed`, all of them, and of `tables_wanted`, as far as they are there.
+        present: Digest to size in bytes of the regular, well-named files in the tree.
+    """
+    origins = kept_origins(state, policy)
+    needed = _needed(state, policy, origins, tables)
+    gone = {digest: size for digest, size in present.items() if digest not in needed}
+    collected = set(_digests_of(state, set(_origins(state)) - origins.keys(), tables))
+    inputs = {ref.sha256 for build in state.builds.values() for ref in _refs(build)}
+
+    def why(digest: str) -> Gone:
+        if digest in collected:
+            return Gone.COLLECTED
+        if digest in state.memo.made:
+            return Gone.SUPERSEDED
+        return Gone.FAILED if digest in inputs else Gone.UNREFERENCED
+
+    return Decision(
+        policy=policy,
+        origins=origins,
+        retired=tuple(
+            number
+            for number, found in state.generations.items()
+            if found.origin not in origins and number not in state.retired
+        ),
+        doomed=tuple(Doomed(sha256=digest, size=gone[digest], why=why(digest)) for digest in sorted(gone)),
+        kept=_tally((needed[digest], size) for digest, size in present.items() if digest in needed),
+    )
+
+
+def _needed(
+    state: State, policy: KeepPolicy, origins: Mapping[int, KeptAs], tables: Tables
+) -> dict[str, Needed]:
+    found = dict.fromkeys(_digests_of(state, origins, tables), Needed.GENERATIONS)
+    horizon = _horizon(state, policy)
+    unfinished = _unfinished(state) if policy.unfinished else frozenset[int]()
+    for number in unfinished:
+        for ref in _refs(state.builds[number]):
+            found.setdefault(ref.sha256, Needed.UNFINISHED)
+    for made, digests in _results(state):
+        for digest in digests:
+            if made.build in unfinished:
+                found.setdefault(digest, Needed.UNFINISHED)
+            elif made.build is None and made.seq > horizon:
+                found.setdefault(digest, Needed.APART)
+    for build in state.builds.values():
+        if build.status is not BuildStatus.COMMITTED and build.started_seq > horizon:
+            for digest in _inputs(build):
+                found.setdefault(digest, Needed.INPUTS)
+    return found
+
+
+def _origins(state: State) -> list[int]:
+    """Every origin, the one that was shown last first."""
+    return list(dict.fromkeys(found.origin for _, found in sorted(state.generations.items(), reverse=True)))
+
+
+def _horizon(state: State, policy: KeepPolicy) -> int:
+    """The record before which what belongs to no kept generation is too old to keep; 0 while origins are few."""
+    origins = _origins(state)
+    if len(origins) <= policy.keep:
+        return 0
+    return min(state.builds[origin].ended_seq or 0 for origin in origins[: policy.keep])
+
+
+def _unfinished(state: State) -> frozenset[int]:
+    """Builds after the last commit of a build whose work was cut short, and not by a fault of its own."""
+    committed = max((build.number for build in state.builds.values() if _committed(build)), default=0)
+    return frozenset(
+        build.number
+        for build in state.builds.values()
+        if build.number > committed
+        and (
+            build.status in {BuildStatus.OPEN, BuildStatus.ABANDONED}
+            or (build.failure is not None and build.failure.kind == INTERRUPTED)
+        )
+    )
+
+
+def _committed(build: Build) -> bool:
+    return build.status is BuildStatus.COMMITTED
+
+
+def _results(state: State) -> Iterator[tuple[Made, tuple[str, ...]]]:
+    """What later builds could reuse: who made it, its digest, and that of what hangs on it."""
+    memo = state.memo
+    for engine in memo.engines.values():
+        yield memo.made[engine.artifact.sha256], (engine.artifact.sha256,)
+    for index in memo.indexes.values():
+        yield memo.made[index.artifact.sha256], (index.artifact.sha256, index.blocks.sha256)
+    for name in memo.blocks:
+        for cell in memo.blocks_of(name):
+            yield memo.made[cell.block.sha256], (cell.block.sha256,)
+
+
+def _digests_of(state: State, origins: Iterable[int], tables: Tables) -> Iterator[str]:
+    """Everything that origins name, as far as their tables are known."""
+    for origin in origins:
+        for ref in _refs(state.builds[origin]):
+            yield ref.sha256
+        for row in tables.get(origin, ()):
+            yield row.ref.sha256
+
+
+def _refs(build: Build) -> Iterator[ArtifactRef]:
+    """Everything that the facts of one build name, blocks aside."""
+    for _, engine in build.engines:
+        yield engine.artifact
+    if build.stand_in is not None:
+        yield build.stand_in.artifact
+    if build.calibration is not None:
+        yield build.calibration
+    if build.tiles is not None:
+        yield build.tiles.table
+    if build.coverage is not None:
+        yield build.coverage.geography
+    if build.index is not None:
+        yield build.index.artifact
+        yield build.index.blocks
+
+
+def _inputs(build: Build) -> Iterator[str]:
+    if build.calibration is not None:
+        yield build.calibration.sha256
+    if build.tiles is not None:
+        yield build.tiles.table.sha256
+
+
+def _table(build: Build) -> ArtifactRef | None:
+    return None if build.index is None else build.index.blocks
+
+
+def _tally(pairs: Iterable[tuple[Reason, int]]) -> dict[Reason, tuple[int, int]]:
+    found: dict[Reason, tuple[int, int]] = {}
+    for why, size in pairs:
+        files, total = found.get(why, (0, 0))
+        found[why] = files + 1, total + size
+    return found

@@ -1,0 +1,57 @@
+"""A look at a cache beside a writer: which side is wrong where files and journal disagree, and whether any is.
+
+A commit comes before its files. Who looks in between sees a generation without manifest, and no damage: while
+somebody holds the build lock, absent files are waited for.
+"""
+
+import time
+
+from journal.lock import held
+from store import evidence
+from store.errors import DamagedHistoryError, ErrorKind
+from store.findings import ProblemKind
+from store.layout import Layout
+from store.projection_check import projection_findings
+from store.view import View, look
+
+_LOOKS, _PAUSE_S = 20, 0.05
+
+
+def look_settled(layout: Layout) -> tuple[View, bool]:
+    """Look at a cache, again and again while a writer that lives may owe it files.
+
+    Returns:
+        What is there, and whether the files fit the journal; if not, it is the files that are wrong.
+
+    Raises:
+        RequestRefusedError: There is no cache.
+        DamagedHistoryError, journal.JournalError: The journal cannot be believed.
+    """
+    looks = 1
+    while True:
+        view, fits = _look(layout)
+        if looks == _LOOKS or not _absent(view):
+            return view, fits
+        # Once more in any case: who committed may have written the files, and gone, since the look began.
+        if looks > 1 and held(layout.build_lock) is None:
+            return view, fits
+        time.sleep(_PAUSE_S)
+        looks += 1
+
+
+def _absent(view: View) -> bool:
+    return any(
+        finding.kind is ProblemKind.PROJECTION_ABSENT for finding in projection_findings(view, full=False)
+    )
+
+
+def _look(layout: Layout) -> tuple[View, bool]:
+    """Look at the cache; where files disagree with the journal, say whether it is the files that are wrong."""
+    try:
+        return look(layout), True
+    except DamagedHistoryError as error:
+        if error.kind is not ErrorKind.JOURNAL_REPLACED or not layout.journal.exists():
+            raise
+        view = look(layout, strict=False)
+        evidence.require_journal(layout, view.state, [fact.chain for fact in view.facts])
+        return view, False

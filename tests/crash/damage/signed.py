@@ -1,0 +1,39 @@
+"""A site of fakes whose generations are signed."""
+
+from pathlib import Path
+
+from store.keyfiles import write_key_pair
+from tests.small_builds import FakeSite, tiny_network, words
+
+
+class SignedSite(FakeSite):
+    """A site with a key of its own beside the cache."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.key = self.root / "key"
+        if not self.key.exists():
+            write_key_pair(self.key)
+        self.key.chmod(0o600)
+        line = Path(f"{self.key}.pub").read_text(encoding="ascii")
+        self.trusted_keys = (bytes.fromhex(line.split()[0]),)
+
+    def provisioner(self, **ports):
+        return super().provisioner(**({"signing_key": self.key} | ports))
+
+    def settle(self):
+        """The tiles after `grown`."""
+        self.tiles[6, 0, 12] = words(4711)
+
+
+def grown(top):
+    """A site with four generations: two builds, a rollback, another build with another network."""
+    site = SignedSite(top)
+    numbers = [site.build().generation]
+    site.settle()
+    numbers.append(site.build(flight_id="f2").generation)
+    numbers.append(site.provisioner().rollback().generation)
+    site.write("net2.onnx", tiny_network(seed=5))
+    numbers.append(site.build(flight_id="f4", network="net2.onnx").generation)
+    assert numbers == [1, 2, 3, 4]
+    return site

@@ -1,0 +1,208 @@
+"""Damage one file of a sound cache after another, and ask ground and aircraft about it.
+
+    python -m tests.crash.damage.trials --trials 20000
+
+After each damage: verification in full names every file that is not as it was, the generations that it touches and a
+command that mends it, or the cache is what it was before, to the last record; the aircraft refuses, or hands out the
+very same bytes. Nobody dies, nobody hangs. Prints one JSON object.
+"""
+
+import argparse
+import collections
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from journal import JournalError, environment
+from store import manifest as manifests
+from store.artifacts import Artifacts
+from store.coverage import named_by
+from store.errors import DamagedHistoryError, NoGoError
+from store.findings import Depth
+from store.layout import Layout
+from store.reader import FlightCache
+from store.verification import verify
+from store.view import look
+from tests.crash.damage.damages import Cache, dice_for
+from tests.crash.damage.signed import grown
+from tests.crash.powercut.farm import attempt, run
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+LIMIT_S = 60
+BLOCK = "block "
+
+
+class HungError(Exception):
+    """A trial did not come to an end."""
+
+
+class Known:
+    """A sound cache and everything that is true of it."""
+
+    def __init__(self, top):
+        self.site = grown(top)
+        self.layout = Layout(self.site.cache)
+        view = look(self.layout)
+        self.head, self.state = view.head, view.state
+        self.roles, self.generations = {}, collections.defaultdict(set)
+        for number, generation in view.state.generations.items():
+            shown = manifests.parse(manifests.project(view.state, generation))
+            for digest, (role, _) in named_by(shown, Artifacts(self.layout)).items():
+                path = f"artifacts/{digest[:2]}/{digest}"
+                self.roles[path] = "block" if role.startswith(BLOCK) and role != "block table" else role
+                self.generations[path].add(number)
+            for path in (self.layout.manifest_name(number), self.layout.manifest_name(number)[:-5] + ".sig"):
+                self.generations[f"manifests/{path}"] = {number}
+            self.generations[f"segments/{self.layout.segment_name(number)}"] = {number}
+        self.cache = Cache(self.layout.root)
+        self.cache.learn(self._stratum)
+        self.aboard = handed_out(self)
+        assert self.verified().go
+
+    def verified(self):
+        return verify(self.layout, depth=Depth.FULL, trusted_keys=self.site.trusted_keys)
+
+    def _stratum(self, path):
+        if path in self.roles:
+            return self.roles[path]
+        if path.startswith(("manifests/", "segments/")):
+            return Path(path).suffix
+        return "journal" if path == "journal.mdb" else None
+
+
+def handed_out(known):
+    """Everything that the aircraft gets out of a cache."""
+    floor, keys = known.state.head.number, known.site.trusted_keys
+    with FlightCache.open(known.layout.root, trusted_keys=keys, floor=floor) as cache:
+        found = cache.verify()
+        return (
+            cache.manifest,
+            found,
+            [cache.engine_bytes(entry.model) for entry in cache.manifest.engines],
+            bytes(cache._view("index", cache.manifest.index.artifact)),
+            cache.calibration(),
+        )
+
+
+def trial(known, stratum, dice):
+    """One damage; returns what came of it."""
+    damaged = known.cache.damage(stratum, dice)
+    signal.alarm(LIMIT_S)
+    try:
+        changed = known.cache.changed(damaged)
+        ground = on_the_ground(known, changed)
+        air = in_the_air(known, changed)
+    except AssertionError as error:
+        raise AssertionError(f"{stratum}, {damaged.kind} of {damaged.touched}: {error}") from error
+    finally:
+        signal.alarm(0)
+        known.cache.mend(damaged)
+    return {"stratum": stratum, "kind": damaged.kind, "ground": ground, "air": air}
+
+
+def on_the_ground(known, changed):
+    """Damage is named, or nothing is different."""
+    layout = known.layout
+    try:
+        found = known.verified()
+    except (JournalError, DamagedHistoryError, NoGoError) as error:
+        assert error.hint, f"no way out is told: {error}"
+        assert changed, f"refused, and nothing is damaged: {error}"
+        assert any(_blamed(path, error) for path in changed), f"another file is blamed: {error}"
+        return "refused"
+    if found.go:
+        view = look(layout)
+        assert changed in {(), ("journal.mdb",)}, f"{changed} are not as they were, and all is said to be well"
+        assert (view.head, view.state.generations) == (known.head, known.state.generations), "another history"
+        return "unchanged"
+    for problem in found.problems:
+        assert problem.mend, f"no way out is told: {problem}"
+    for path in changed:
+        said = [problem for problem in found.problems if path in (problem.path, problem.subject)]
+        assert said or path == "journal.mdb", f"{path} is not named: {[str(each) for each in found.problems][:4]}"
+    touched = {number for problem in found.problems for number in problem.generations}
+    expected = set().union(*(known.generations.get(path, ()) for path in changed))
+    assert touched >= expected, f"generations {expected} are touched, {touched} are named"
+    # Whose blocks a block table names is not known when it is the table that is broken; nothing else may be blamed.
+    assert touched == expected or "journal.mdb" in changed, f"generations {touched} are named, {expected} touched"
+    return "named"
+
+
+def _blamed(path, error):
+    if path == "journal.mdb":
+        return isinstance(error, JournalError) or "journal" in str(error)
+    return Path(path).name in str(error)
+
+
+def in_the_air(known, changed):
+    """The aircraft refuses, or has the very same content."""
+    try:
+        found = handed_out(known)
+    except NoGoError as error:
+        assert changed, f"NO-GO, and nothing is damaged: {error}"
+        assert all(error.reasons), "a reason is empty"
+        return "no-go"
+    assert found == known.aboard, "wrong content was accepted"
+    return "identical"
+
+
+def work(options):
+    """A worker: its own cache, every so-manyth trial."""
+
+    def trials(number, done, workers):
+        def hung(*_):
+            raise HungError
+
+        signal.signal(signal.SIGALRM, hung)
+        environment._GLANCE_S = 0.0
+        with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-damage-") as folder:
+            known = Known(Path(folder) / "site")
+            strata = sorted(known.cache.strata)
+            # The journal is the hardest, and manifests decide most.
+            strata += ["journal"] * 6 + [".json"] * 2
+            for at in range(number, options.trials, workers):
+                if at // workers >= done:
+                    stratum = strata[at // workers % len(strata)]
+                    yield attempt(trial, known, stratum, dice_for(options.seed, at))
+
+    return trials
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    options = parser.parse_args(arguments)
+    began, failed, outcomes, trials = time.monotonic(), [], collections.defaultdict(collections.Counter), 0
+    kinds = collections.Counter()
+    for result in run(work(options), workers=options.workers):
+        trials += 1
+        if "failed" in result:
+            failed.append(result)
+        else:
+            outcomes[result["stratum"]][f"{result['ground']}, {result['air']}"] += 1
+            kinds[result["kind"]] += 1
+    json.dump(
+        {
+            "trials": trials,
+            "failures": len(failed),
+            "examples": failed[:6],
+            "deaths": sum(result["failed"].startswith("died") for result in failed),
+            "outcomes": outcomes,
+            "kinds": kinds,
+            "seed": options.seed,
+            "seconds": round(time.monotonic() - began, 1),
+        },
+        sys.stdout,
+    )
+    sys.stdout.write("\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

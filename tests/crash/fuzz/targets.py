@@ -1,0 +1,312 @@
+"""What decodes bytes that somebody else may have written, with valid inputs to start from.
+
+Each target is a function that makes a `Target`. `feed` decodes an input and holds it to what its decoder promises: only
+the project's own error, or a value that is encoded again to the very same bytes.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal import RecordError
+from journal.record import Record, canonical
+from journal.record import decode as decode_record
+from journal.record import encode as encode_record
+from pipeline.errors import CompileError, RequestError, TileError
+from store import blocks, codec, segment
+from store.canonical import encode as canonical_json
+from store.errors import ArtifactError, DamagedHistoryError, NoGoError, UnknownEventError
+from store.layout import Layout
+from store.manifest import parse
+from store.tables import decode_blocks, decode_tiles
+from store.testing import FakeClock
+from store.transaction import Store
+from store.view import look
+from tests.crash.fuzz.mutation import mutated, regrown, reworded
+from tests.crash.powercut.writer import play, scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A decoder under test.
+
+    Attributes:
+        seeds: Valid inputs.
+        feed: Decodes one; returns whether it was accepted.
+        change: Makes an input of (a seed, all seeds, dice).
+        errors: What it may raise.
+    """
+
+    seeds: list[bytes]
+    feed: Callable[[bytes], object]
+    errors: tuple[type[Exception], ...]
+    change: Callable = mutated
+
+
+def _cache(folder):
+    """A little cache with some history; returns its layout."""
+    layout = Layout(Path(folder) / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, scenario())
+        play(store, scenario("f2", tiles={(1, 0): "B"}, fail_at="index"))
+        play(store, scenario("f3", tiles={(5, 5): "d"}))
+    return layout
+
+
+def records(folder):
+    facts = look(_cache(folder)).facts
+    entries = segment.decode(_segment(folder)).entries
+    seeds = [entry.raw for entry in entries]
+    assert facts
+
+    def feed(data):
+        record = decode_record(data)
+        assert encode_record(record) == data, "two encodings of one record"
+        event = codec.decode(record.tag, record.version, record.payload)
+        tag, version, payload = codec.encode(event)
+        assert (tag, version) == (record.tag, record.version)
+        assert canonical(payload) == canonical(record.payload), "an event is encoded otherwise than it was read"
+
+    def change(data, others, dice):
+        if dice.random() < 0.5:  # noqa: PLR2004
+            return mutated(data, others, dice)
+        record = decode_record(data)
+        try:
+            return encode_record(
+                Record(
+                    tag=dice.choice((record.tag, record.tag, "build.started", "no.such")),
+                    version=dice.choice((record.version,) * 8 + (2, 0)),
+                    build=record.build,
+                    wall_ns=record.wall_ns,
+                    mono_ns=record.mono_ns,
+                    payload=regrown(record.payload, dice),
+                )
+            )
+        except RecordError:
+            return mutated(data, others, dice)
+
+    return Target(seeds, feed, (RecordError, DamagedHistoryError, UnknownEventError), change)
+
+
+def _segment(folder):
+    return max((Path(folder) / "cache" / "segments").iterdir()).read_bytes()
+
+
+def manifests(folder):
+    layout = _cache(folder)
+    seeds = [path.read_bytes() for path in sorted(layout.manifests.glob("*.json"))]
+
+    def change(data, others, dice):
+        if dice.random() < 0.4:  # noqa: PLR2004
+            return mutated(data, others, dice)
+        tree = json.loads(data)
+        for _ in range(dice.choice((1, 1, 2))):
+            tree = regrown(tree, dice)
+        try:
+            text = canonical_json(tree)
+        except (TypeError, ValueError, RecursionError):
+            text = json.dumps(tree, sort_keys=True, separators=(",", ":"), default=str).encode()
+        return text + dice.choice((b"\n", b"\n", b"\n", b"", b" \n"))
+
+    return Target(seeds, parse, (NoGoError,), change)
+
+
+def requests(folder):
+    from pipeline import BuildRequest
+
+    seeds = [_REQUEST.encode(), (_REQUEST + _MORE).encode()]
+
+    def feed(data):
+        BuildRequest.parse(data.decode("utf-8", "replace"), base=Path(folder))
+
+    return Target(seeds, feed, (RequestError,), reworded)
+
+
+def images(folder):  # noqa: ARG001
+    from pipeline.decoding import decode
+
+    seeds = []
+    for encoding, options in (
+        ("png", {}),
+        ("png", {"optimize": True}),
+        ("jpeg", {"quality": 80}),
+        ("jpeg", {"progressive": True}),
+        ("webp", {"lossless": True}),
+        ("webp", {"quality": 40}),
+    ):
+        for mode in ("RGB", "L", *(("RGBA", "P") if encoding == "png" else ())):
+            buffer = io.BytesIO()
+            _picture(len(seeds)).convert(mode).save(buffer, encoding, **options)
+            seeds.append(buffer.getvalue())
+
+    def feed(data):
+        pixels = decode(data, max_pixels=1 << 20, subject="3/1/2")
+        assert pixels.ndim == 3  # noqa: PLR2004
+        assert pixels.shape[2] == 3  # noqa: PLR2004
+        assert pixels.size <= 3 << 20
+
+    return Target(seeds, feed, (TileError,))
+
+
+def _picture(seed):
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 64, 3), np.uint8))
+
+
+def archives(folder):
+    from pipeline.tiles.opening import open_source
+    from pipeline.tiles.reading import close_archives, read_tile
+    from tests import tile_archives
+
+    folder, seeds = Path(folder), []
+    tiles = tile_archives.block(5, 3, 4)
+    tile_archives.write_pmtiles(folder / "a.pmtiles", tiles)
+    tile_archives.write_pmtiles(folder / "b.pmtiles", tiles, leaf_entries=4)
+    tile_archives.write_pmtiles(folder / "c.pmtiles", tiles, gzipped=False)
+    tile_archives.write_mbtiles(folder / "d.mbtiles", tiles)
+    tile_archives.write_mbtiles(folder / "e.mbtiles", tiles, view=True)
+    for path in sorted(folder.glob("?.*tiles")):
+        kind = b"p" if path.suffix == ".pmtiles" else b"m"
+        seeds.append(kind + path.read_bytes())
+
+    def feed(data):
+        path = folder / ("x.pmtiles" if data[:1] == b"p" else "x.mbtiles")
+        path.write_bytes(data[1:])
+        try:
+            found = open_source(path.name, folder).query_by_bbox(tile_archives.WORLD, (0, 8))
+            for tile in found[:20]:
+                read_tile(tile.locator)
+        finally:
+            close_archives()
+
+    def change(data, others, dice):
+        body = bytearray(data[1:])
+        if dice.random() < 0.5:  # noqa: PLR2004
+            # Half of the changes go where the structure is.
+            body[: 1 << 10] = mutated(bytes(body[: 1 << 10]), others, dice)
+            return data[:1] + bytes(body)
+        return data[:1] + mutated(bytes(body), others, dice)
+
+    return Target(seeds, feed, (TileError, RequestError), change)
+
+
+def networks(folder):  # noqa: ARG001
+    from pipeline.engines.onnx_file import fix_sizes, inspect_onnx
+    from tests.small_builds import tiny_network
+    from tests.toy_networks import toy_network
+
+    seeds = [tiny_network(), tiny_network(unit=False), toy_network(size=(32, 32)).SerializeToString()]
+
+    def feed(data):
+        import onnx
+
+        signature = inspect_onnx(data, subject="place")
+        model = onnx.ModelProto()
+        model.ParseFromString(data)
+        fix_sizes(model, signature, batch=4, sample_shape=(3, 32, 32), model_name="place")
+
+    def change(data, others, dice):
+        if dice.random() < 0.3:  # noqa: PLR2004
+            return mutated(data, others, dice)
+        # The weights are most of a network and mean nothing to who reads it; what does is at both ends.
+        size = 400
+        if dice.random() < 0.5:  # noqa: PLR2004
+            return mutated(data[:size], others, dice) + data[size:]
+        return data[:-size] + mutated(data[-size:], others, dice)
+
+    return Target(seeds, feed, (CompileError,), change)
+
+
+def segments(folder):
+    _cache(folder)
+    seeds = [path.read_bytes() for path in sorted((Path(folder) / "cache" / "segments").iterdir())]
+    return Target(seeds, segment.decode, (DamagedHistoryError,))
+
+
+def tables(folder):
+    layout = _cache(folder)
+    seeds = [
+        path.read_bytes()
+        for path in sorted(layout.artifacts.glob("??/*"))
+        if path.read_bytes()[:8] in {b"C10TILE1", b"C10BLCK1"}
+    ]
+    assert seeds
+
+    def feed(data):
+        decode = decode_tiles if data[:4] == b"C10T" else decode_blocks
+        decode(data)
+
+    return Target(seeds, feed, (ArtifactError,))
+
+
+def vectors(folder):  # noqa: ARG001
+    import numpy as np
+
+    made = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
+    block = blocks.Block(
+        zoom=6,
+        cell_x=0,
+        cell_y=0,
+        dimensions=8,
+        ids=blocks.descriptor_ids(np.full(6, 6), np.arange(6), np.zeros(6, int)),
+        digests=np.frombuffer(bytes(range(192)), np.uint8).reshape(6, 32),
+        texture=np.ones(6, np.float32),
+        vectors=made / np.linalg.norm(made, axis=1, keepdims=True),
+    )
+    return Target([blocks.encode(block)], blocks.decode, (blocks.BlockError,))
+
+
+TARGETS = {
+    target.__name__: target
+    for target in (records, manifests, requests, images, archives, networks, segments, tables, vectors)
+}
+
+_REQUEST = """\
+flight_id = "demo-001"
+sector = "stable_rear"
+bbox = [-118.3198, 36.5611, -118.2607, 36.5930]
+zoom = [13, 15]
+origin = [-118.2923, 36.5785, 4421.0]
+calibration = "camera.json"
+
+[tiles]
+source = "whitney.pmtiles"
+
+[engine]
+backend = "onnxruntime"
+precision = "fp32"
+
+[[models]]
+name = "place"
+role = "descriptor"
+onnx = "builtin:place"
+
+[index]
+kind = "auto"
+"""
+
+_MORE = """\
+m = 32
+ef = 64
+storage = "fp16"
+
+[coverage]
+min_fraction = 0.5
+
+[checks]
+recall = 0.9
+
+[[models]]
+name = "aux"
+role = "auxiliary"
+onnx = "aux.onnx"
+size = [64, 64]
+mean = [0.1, 0.2, 0.3]
+std = [1.0, 1.0, 1.0]
+colour = "bgr"
+layout = "nhwc"
+"""

@@ -1,0 +1,137 @@
+"""Mistakes that a writer could make, put into the running process. A rig that misses one of them is no rig."""
+
+import os
+from pathlib import Path
+
+import lmdb
+
+from journal import birth, durable, log
+from store import layout, ledger, projecting, writeonce
+from store.layout import Layout
+
+
+def no_file_sync():
+    """The bytes of artifacts and projections are not made durable before their name is."""
+    _publish_with(sync_file=False)
+
+
+def no_folder_sync():
+    """The names of artifacts and projections are not made durable."""
+    _publish_with(sync_folder=False)
+
+
+def _publish_with(*, sync_file=True, sync_folder=True):
+    def publish(self, folder, name):
+        if sync_file:
+            os.fsync(self.fd)
+        target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.link(self.path, name, dst_dir_fd=target, follow_symlinks=True)
+            if sync_folder:
+                os.fsync(target)
+        finally:
+            os.close(target)
+
+    writeonce.Draft.publish = publish
+
+
+def no_artifacts_folder_sync():
+    """The 256 folders of a new cache are not made durable."""
+
+    def fsync_dir(folder):
+        if not (isinstance(folder, Path) and folder.name == "artifacts"):
+            durable.fsync_dir(folder)
+
+    layout.fsync_dir = fsync_dir
+
+
+def no_root_sync():
+    """The folders of a new cache, and the journal's name in it, are not made durable."""
+    layout.fsync_dir = lambda _: None
+    birth.fsync_dir = lambda _: None
+    birth.link_durably = lambda source, target: (durable.fsync_file(source), os.link(source, target))
+
+
+def no_journal_sync():
+    """LMDB does not sync."""
+    opened = lmdb.open
+    lmdb.open = lambda *arguments, **options: opened(*arguments, **(options | {"sync": False}))
+
+
+def plain_birth():
+    """The journal is made under its own name."""
+
+    def build_in_place(path, records, *, scratch, projections, map_bytes=birth.MAP_BYTES, **_):  # noqa: ARG001
+        return birth._build(path, [birth.encode(record) for record in records], projections, map_bytes)
+
+    log.give_birth = build_in_place
+
+
+def in_place():
+    """Artifacts and projections are written under their final name."""
+
+    def publish(self, folder, name):
+        data = Path(self.path).read_bytes()
+        fd = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444)
+        try:
+            os.write(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        durable.fsync_dir(folder)
+
+    writeonce.Draft.publish = publish
+
+
+def manifest_first():
+    """The manifest is linked before segment and signature."""
+    write = projecting.Projections.write
+
+    def reordered(self, *arguments):
+        asked = []
+        put = projecting.Projections._put
+        projecting.Projections._put = lambda _, *what: asked.append(what)
+        try:
+            write(self, *arguments)
+        finally:
+            projecting.Projections._put = put
+        for what in reversed(asked):
+            put(self, *what)
+
+    projecting.Projections.write = reordered
+
+
+def commit_unprojected():
+    """A commit is acknowledged although its files were not written."""
+    projecting.Projections.write = lambda *_: None
+
+
+def event_first():
+    """The event that names an artifact is durable before the artifact is."""
+    _publish_with(sync_file=False, sync_folder=False)
+    append_on = ledger.Ledger.append_on
+
+    def late(self, *arguments, **options):
+        append_on(self, *arguments, **options)
+        for path in sorted(Layout(self.layout.root).artifacts.glob("??/*")):
+            durable.fsync_file(path)
+            durable.fsync_dir(path.parent)
+
+    ledger.Ledger.append_on = late
+
+
+BUGS = {
+    bug.__name__: bug
+    for bug in (
+        no_file_sync,
+        no_folder_sync,
+        no_artifacts_folder_sync,
+        no_root_sync,
+        no_journal_sync,
+        plain_birth,
+        in_place,
+        manifest_first,
+        commit_unprojected,
+        event_first,
+    )
+}

@@ -1,0 +1,247 @@
+"""Random operations on one cache after another, many of them killed, against a plain model.
+
+    python -m tests.crash.soak.histories --operations 2000
+
+Each operation runs in a process of its own: a build, a build that fails, a rollback, an acceptance, a collection. Two in
+five are killed at a random moment. Afterwards the cache must be what it was before the operation or what it is after
+it; nothing that was ever committed may look otherwise than then. Prints one JSON object.
+"""
+
+import argparse
+import collections
+import contextlib
+import ctypes
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from journal import JournalError
+from journal.lock import BuildLock, held
+from store import rollback
+from store.beside import accept
+from store.collecting import collect
+from store.errors import NoGoError, RequestRefusedError, StoreError
+from store.findings import Depth, ProblemKind
+from store.layout import Layout
+from store.reader import FlightCache
+from store.retention import KeepPolicy
+from store.verification import verify
+from store.view import look
+from tests.crash.powercut.judge import FAKE
+from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+KILLED = 0.4
+LONGEST_LIFE_S = 0.08
+LENGTH = 50
+"""Operations on one cache, before the next one is begun."""
+
+VERIFIED_EVERY = 10
+STEPS = ("start", "tiles", "engine", "check", "cells", "index", "coverage", "commit")
+
+
+@dataclass
+class Model:
+    """What the cache must be.
+
+    Attributes:
+        shown: Origin and manifest digest of every generation.
+        accepted: Generations that are accepted.
+        retired: Generations that were collected.
+        builds: How many builds have begun.
+    """
+
+    shown: list[tuple[int, str]] = field(default_factory=list)
+    accepted: set[int] = field(default_factory=set)
+    retired: set[int] = field(default_factory=set)
+    builds: int = 0
+
+    @classmethod
+    def of(cls, state):
+        numbers = sorted(state.generations)
+        return cls(
+            shown=[(state.generations[each].origin, state.generations[each].manifest_sha256) for each in numbers],
+            accepted=set(state.accepted),
+            retired=set(state.retired),
+            builds=len(state.builds),
+        )
+
+
+def build(top, dice):
+    tiles = {(dice.randrange(40), dice.randrange(40)): dice.choice("abcdef") for _ in range(dice.randrange(1, 5))}
+    step = dice.choice(STEPS) if dice.random() < 0.2 else ""  # noqa: PLR2004
+    chosen = scenario(
+        f"f{dice.randrange(4)}", tiles=tiles, engine=dice.choice(("net", "other")), fail_at=step
+    )
+    with opened(top) as store:
+        generation, _ = play(store, chosen)
+        return "built" if generation else "failed"
+
+
+def roll_back(top, dice):
+    with opened(top, create=False) as store:
+        standing = sorted(set(store.state.generations) - set(store.state.retired))
+        planned = rollback.plan(store.state, to=dice.choice([None, *standing]), why="soak")
+        if planned is None:
+            return "no change"
+        store.roll_back(planned)
+        return "rolled back"
+
+
+def mark(top, dice):
+    layout = Layout(top / "cache")
+    standing = sorted(look(layout).state.generations)
+    found = accept(layout, dice.choice(standing or [1]), why="soak", host={}, clock=FakeClock())
+    return "accepted" if found.changed else "no change"
+
+
+def clear(top, dice):
+    with opened(top, create=False, exclusive_within_s=1.0) as store:
+        done = collect(store, KeepPolicy(keep=dice.randrange(1, 4), unfinished=dice.random() < 0.5))  # noqa: PLR2004
+        return "collected" if done.files else "no change"
+
+
+OPERATIONS = {"build": (build, 6), "roll_back": (roll_back, 2), "mark": (mark, 1), "clear": (clear, 1)}
+
+
+def _locked(name, top):
+    """The build lock, for everything but an acceptance, which needs none."""
+    if name == "mark":
+        return contextlib.nullcontext()
+    (top / "cache").mkdir(exist_ok=True)
+    return BuildLock(Layout(top / "cache").build_lock)
+
+
+def operate(name, top, dice):
+    """Run an operation in a child, perhaps to its death; returns what it said, or "killed"."""
+    seed, dies, life = dice.random(), dice.random() < KILLED, dice.random() * LONGEST_LIFE_S
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        said = "crashed"
+        try:
+            with _locked(name, top):
+                said = OPERATIONS[name][0](top, random.Random(seed))
+        except (RequestRefusedError, JournalError, StoreError) as error:
+            said = f"refused {getattr(error, 'kind', '')}"
+        except BaseException:  # noqa: BLE001 - the parent tells of it
+            said = "crashed " + traceback.format_exc()[-600:]
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.close(writing)
+    if dies:
+        time.sleep(life)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with os.fdopen(reading, "rb") as file:
+        said = file.read().decode()
+    os.waitpid(pid, 0)
+    return said or "killed"
+
+
+def check(top, before, said, *, thorough):
+    """Hold the cache against the model before the operation; returns the model after it."""
+    layout = Layout(top / "cache")
+    assert held(layout.build_lock) is None, "a lock is stale"
+    if not layout.exists():
+        assert not before.shown, "the cache is gone"
+        assert said in {"killed", "refused no-cache"}, f"no cache after: {said}"
+        return before
+    view = look(layout)
+    now = Model.of(view.state)
+    assert now.shown[: len(before.shown)] == before.shown, "a generation is another one than before"
+    new = len(now.shown) - len(before.shown)
+    wanted = {"built": {1}, "rolled back": {1}, "killed": {0, 1}}.get(said, {0})
+    assert new in wanted, f"{new} new generations, expected {wanted}"
+    assert now.accepted >= before.accepted, "an acceptance is gone"
+    assert now.retired >= before.retired, "a collected generation is back"
+    assert not now.accepted & now.retired - before.retired, "an accepted generation was collected"
+    assert len(now.shown) not in now.retired, "the head was collected"
+    shown = _aboard(layout)
+    # A writer that was killed between the commit and its files leaves the generation before, until the next one.
+    assert shown == len(now.shown) or (said == "killed" and shown == len(now.shown) - 1), f"aboard {shown}: {said}"
+    if thorough and shown == len(now.shown) and shown:
+        found = verify(layout, depth=Depth.FULL, trusted_keys=TRUSTED)
+        wrong = [
+            f"{problem.kind} {problem}"
+            for problem in found.problems
+            if problem.kind is not ProblemKind.CONTENT or problem.subject not in FAKE
+        ]
+        # What a killed collection had left to do is no damage.
+        assert not wrong, f"verification: {wrong[:3]}"
+    return now
+
+
+def _aboard(layout):
+    try:
+        with FlightCache.open(layout.root, trusted_keys=TRUSTED) as cache:
+            cache.verify()
+            return cache.manifest.envelope.generation
+    except NoGoError:
+        assert not layout.manifest_files(), "NO-GO beside manifests"
+        return 0
+
+
+def live(folder, dice, length, counted):
+    """One cache from its birth on; returns failures."""
+    model, done = Model(), []
+    names = [name for name, (_, weight) in OPERATIONS.items() for _ in range(weight)]
+    for number in range(length):
+        name = dice.choice(names) if done else "build"
+        said = operate(name, folder, dice)
+        done.append((name, said[:40]))
+        counted[f"{name}: {said.splitlines()[0][:40]}"] += 1
+        try:
+            assert not said.startswith("crashed"), said
+            model = check(folder, model, said, thorough=number % VERIFIED_EVERY == 0)
+        except (AssertionError, NoGoError, StoreError, JournalError) as error:
+            return [{"failed": f"{type(error).__name__}: {error}"[:700], "history": done[-6:]}]
+    with opened(folder) as store:
+        chosen = scenario("last", tiles={(3, 3): "z"})
+        play(store, chosen)
+        _, work = play(store, chosen)
+        if (work.compiled, work.embedded, work.indexed) != (0, 0, 0):
+            return [{"failed": f"a second build of the same does {work}", "history": done[-6:]}]
+    return []
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--operations", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    began, counted, failures, caches = time.monotonic(), collections.Counter(), [], 0
+    while counted.total() < options.operations:
+        with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-histories-") as name:
+            dice = random.Random(f"{options.seed} {caches}")
+            length = min(LENGTH, options.operations - counted.total())
+            failures += live(Path(name), dice, length, counted)
+            caches += 1
+    json.dump(
+        {
+            "operations": counted.total(),
+            "caches": caches,
+            "killed": sum(count for what, count in counted.items() if what.endswith("killed")),
+            "failures": len(failures),
+            "examples": failures[:5],
+            "counted": counted,
+            "seed": options.seed,
+            "seconds": round(time.monotonic() - began, 1),
+        },
+        sys.stdout,
+    )
+    sys.stdout.write("\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

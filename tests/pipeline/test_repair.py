@@ -1,0 +1,452 @@
+"""Repair: whatever is damaged is made again by its own step, or told; what was committed stays what it was."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.recorded import MAX_TEXT_BYTES, recorded_request, request_facts, to_toml
+from pipeline.request import (
+    BuildRequest,
+    CheckOptions,
+    EngineOptions,
+    IndexOptions,
+    ModelRole,
+    ModelSpec,
+    ShapeProfile,
+    TileOptions,
+)
+from store.errors import DamagedHistoryError, RequestRefusedError
+from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
+from store.findings import Depth
+from store.manifest import parse, project
+from store.tables import decode_blocks
+from store.verification import verify
+from tests.small_builds import FakeSite, picture, spread, tiny_network, tree, words
+
+MEMORY_DISK = Path("/dev/shm")
+ROLES = ("engine", "index", "block", "block table", "tile table", "calibration", "geography")
+WORK = {"engine": ["compile place"], "index": ["index"], "block": ["embed", "window 0"]}
+NAMES = {
+    "engine": "engine place",
+    "index": "descriptor index",
+    "block": "block 6/0/0",
+    "geography": "geographic report",
+}
+
+
+def ref_of(site, role, generation=None):
+    state = site.state()
+    manifest = parse(project(state, state.generations[generation or state.head.number]))
+    return {
+        "engine": lambda: manifest.engines[0].artifact,
+        "index": lambda: manifest.index.artifact,
+        "block": lambda: decode_blocks(site.artifact(manifest.index.blocks).read_bytes())[0].ref,
+        "block table": lambda: manifest.index.blocks,
+        "tile table": lambda: manifest.tiles,
+        "calibration": lambda: manifest.calibration,
+        "geography": lambda: manifest.geography,
+    }[role]()
+
+
+def flip(path):
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
+def harm(path, how):
+    """Damage a file; returns the bytes that must be kept as evidence, if any."""
+    match how:
+        case "flipped":
+            return flip(path)
+        case "truncated":
+            path.chmod(0o644)
+            path.write_bytes(path.read_bytes()[:-1])
+            return path.read_bytes()
+        case "missing":
+            path.unlink()
+        case "folder":
+            path.unlink()
+            (path / "deeper").mkdir(parents=True)
+            (path / "deeper" / "file").write_text("x")
+        case "pipe":
+            path.unlink()
+            os.mkfifo(path)
+        case "link":
+            path.unlink()
+            path.symlink_to("/nowhere")
+    return None
+
+
+def is_go(site):
+    return verify(site.layout, depth=Depth.FULL).problems == ()
+
+
+def content(site):
+    """Everything but the journal, locks, and quarantine."""
+    return {
+        name: found[4]
+        for name, found in tree(site.cache).items()
+        if not name.startswith(("quarantine/", "journal.mdb", "tmp/"))
+    }
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    """A folder with two builds that share an engine and most blocks, and a copy of it: requests name its path."""
+    parent = Path(tempfile.mkdtemp(prefix="c10-test-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None))
+    site = FakeSite(parent / "site")
+    assert site.build().error is None
+    site.tiles[6, 0, 0] = words(-1)
+    assert site.build(flight_id="f2").error is None
+    shutil.copytree(site.root, parent / "saved")
+    yield parent
+    shutil.rmtree(parent)
+
+
+@pytest.fixture
+def two(prepared):
+    """The site of two builds, as new."""
+    shutil.rmtree(prepared / "site")
+    shutil.copytree(prepared / "saved", prepared / "site")
+    site = FakeSite(prepared / "site")
+    site.tiles[6, 0, 0] = words(-1)
+    return site
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "folder", "pipe", "link"])
+@pytest.mark.parametrize("role", ROLES)
+def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
+    before, ref = content(two), ref_of(two, role)
+    evidence = harm(two.artifact(ref), how)
+    assert not is_go(two)
+    report = two.provisioner().repair()
+    # What is no file is in nobody's place; then the artifact is missing.
+    *aside, mend = report.mends
+    assert len(aside) == (how in {"folder", "pipe", "link"})
+    assert (mend.what, mend.ok, mend.sha256) == (NAMES.get(role, role), True, ref.sha256)
+    assert report.go
+    assert is_go(two)
+    assert content(two) == before
+    assert two.calls.made == WORK.get(role, [])
+    repaired = two.events(Repaired)[-1]
+    assert (repaired.subject, repaired.sha256) == (NAMES.get(role, role), ref.sha256)
+    assert (two.events(Repaired)[0].quarantine == "") is (how == "missing")
+    if evidence is not None:
+        assert (two.cache / repaired.quarantine).read_bytes() == evidence
+    again = two.provisioner().repair()
+    assert again.mends == ()
+    assert two.build(flight_id="f2").writes == 0
+
+
+@pytest.mark.parametrize("role", ["index", "block", "block table", "tile table"])
+def test_an_earlier_generation_is_healed_from_what_its_own_build_recorded(two, role):
+    """Its tiles are as they were then; the head's are other ones."""
+    ref, head = ref_of(two, role, generation=1), ref_of(two, role)
+    assert ref != head
+    two.tiles[6, 0, 0] = words(0)
+    flip(two.artifact(ref))
+    report = two.provisioner().repair()
+    assert [mend.ok for mend in report.mends] == [True]
+    assert is_go(two)
+
+
+def test_everything_at_once(two):
+    before = content(two)
+    for path in [two.artifact(ref_of(two, role)) for role in ROLES]:
+        flip(path)
+    for folder in (two.layout.manifests, two.layout.segments):
+        for path in folder.iterdir():
+            flip(path)
+    report = two.provisioner().repair()
+    assert all(mend.ok for mend in report.mends)
+    assert len(report.mends) == len(ROLES) + 4
+    assert is_go(two)
+    assert content(two) == before
+
+
+def test_the_results_of_steps_that_ran_again_are_recorded_without_a_build(two):
+    for role in ("engine", "index", "block"):
+        flip(two.artifact(ref_of(two, role)))
+    counts = {kind: len(two.events(kind)) for kind in (EngineCompiled, IndexBuilt, CellEmbedded)}
+    memo = two.state().memo
+    two.provisioner().repair()
+    assert {kind: len(two.events(kind)) - counts[kind] for kind in counts} == dict.fromkeys(counts, 1)
+    after = two.state().memo
+    assert after.passed == memo.passed
+    assert {key: event.artifact for key, event in after.engines.items()} == {
+        key: event.artifact for key, event in memo.engines.items()
+    }
+    report = two.build(flight_id="f3")
+    assert (report.engines_compiled, report.tiles_embedded) == (0, 0)
+
+
+def test_a_result_that_another_took_the_place_of_does_not_become_the_latest(two):
+    """The engine was compiled again with other bytes: the old ones are healed and not taken up."""
+    old = ref_of(two, "engine")
+    two.artifact(old).unlink()
+    two.compiler.edition = "second"
+    two.build(flight_id="f3", checks=CheckOptions(parity=0.1))
+    latest = two.events(EngineCompiled)[-1]
+    assert latest.artifact != old
+    two.compiler.edition = ""
+    report = two.provisioner().repair()
+    assert [(mend.what, mend.ok) for mend in report.mends] == [("engine place", True)]
+    assert two.events(EngineCompiled)[-1] == latest
+    assert is_go(two)
+
+
+class TestWhatCannotBeHealed:
+    def test_an_engine_of_other_bytes_is_told_and_left(self, two):
+        ref = ref_of(two, "engine")
+        evidence = flip(two.artifact(ref))
+        two.compiler.edition = "another"
+        report = two.provisioner().repair()
+        (mend,) = report.mends
+        assert not mend.ok
+        assert "expected SHA-256" in mend.action
+        assert "c10 build REQUEST" in mend.action
+        assert not report.go
+        assert two.artifact(ref).read_bytes() == evidence
+        assert two.events(Repaired) == []
+
+    def test_a_network_that_changed_is_named_and_the_rest_is_healed(self, two):
+        two.write("net.onnx", tiny_network(seed=7))
+        flip(two.artifact(ref_of(two, "engine")))
+        flip(two.artifact(ref_of(two, "index")))
+        report = two.provisioner().repair()
+        found = {mend.what: mend for mend in report.mends}
+        assert "found onnx changed" in found["engine place"].action
+        assert found["descriptor index"].ok
+        assert two.calls.made == ["index"]
+
+    def test_tiles_that_changed_are_named_and_other_cells_are_healed(self, two):
+        table = decode_blocks(two.artifact(ref_of(two, "block table")).read_bytes())
+        for row in table[:2]:
+            flip(two.artifact(row.ref))
+        flip(two.artifact(ref_of(two, "tile table")))
+        two.tiles[6, 0, 0] = words(-2)
+        report = two.provisioner().repair()
+        found = {mend.what: mend for mend in report.mends}
+        assert not found["tile table"].ok
+        assert "expected the set" in found["tile table"].action
+        first, second = (f"block {row.zoom}/{row.cell_x}/{row.cell_y}" for row in table[:2])
+        assert "expected those of cell 6/0/0 as recorded" in found[first].action
+        assert found[second].ok
+
+    @pytest.mark.parametrize(("name", "role"), [("camera.json", "calibration"), ("net.onnx", "engine")])
+    def test_a_file_that_is_gone_is_named(self, two, name, role):
+        flip(two.artifact(ref_of(two, role)))
+        (two.root / name).unlink()
+        (mend,) = two.provisioner().repair().mends
+        assert not mend.ok
+        assert name in mend.action
+
+    def test_a_calibration_that_changed_is_named(self, two):
+        flip(two.artifact(ref_of(two, "calibration")))
+        two.write("camera.json", b'{"focal": 36}')
+        (mend,) = two.provisioner().repair().mends
+        assert "expected SHA-256" in mend.action
+        assert not mend.ok
+
+    def test_without_a_recorded_request_what_needs_none_is_healed(self, site, monkeypatch):
+        monkeypatch.setattr("pipeline.provisioner.request_facts", lambda *_: {})
+        site.build()
+        for role in ("engine", "index"):
+            flip(site.artifact(ref_of(site, role)))
+        found = {mend.what: mend for mend in site.provisioner().repair().mends}
+        assert found["descriptor index"].ok
+        assert "did not record its request" in found["engine place"].action
+
+
+class TestBesideTheJournal:
+    @pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "folder", "pipe", "link"])
+    @pytest.mark.parametrize(
+        "name", [f"{kind}/0000000{number}" for kind in ("manifests", "segments") for number in (1, 2)]
+    )
+    def test_projections_are_made_again(self, two, name, how):
+        before = content(two)
+        (path,) = two.cache.glob(f"{name}.*")
+        evidence = harm(path, how)
+        report = two.provisioner().repair()
+        assert [(mend.what, mend.ok) for mend in report.mends] == [(str(path.relative_to(two.cache)), True)]
+        assert report.go
+        assert is_go(two)
+        assert content(two) == before
+        assert two.calls.made == []
+        if evidence is not None:
+            (repaired,) = two.events(Repaired)
+            assert (two.cache / repaired.quarantine).read_bytes() == evidence
+
+    def test_every_byte_of_a_manifest_may_be_wrong(self, site):
+        """Also where the file still parses: its place in the chain, or the segment, says which of the two it is."""
+        site.build()
+        path = site.layout.manifests / "00000001.json"
+        whole = path.read_bytes()
+        for place in range(len(whole) - 460, len(whole), 7):
+            path.chmod(0o644)
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            assert site.provisioner().repair().go, place
+            assert path.read_bytes() == whole
+
+    def test_exchanged_segments_are_made_again(self, two):
+        first, second = sorted(two.layout.segments.iterdir())
+        before = content(two)
+        data = first.read_bytes(), second.read_bytes()
+        for path, other in ((first, data[1]), (second, data[0])):
+            path.chmod(0o644)
+            path.write_bytes(other)
+        assert two.provisioner().repair().go
+        assert content(two) == before
+
+    @pytest.mark.parametrize("kind", ["manifests", "segments"])
+    def test_one_file_of_another_cache_is_set_aside(self, two, quick_path, kind):
+        other = FakeSite(quick_path / "other")
+        other.build()
+        other.build(flight_id="f2")
+        before = content(two)
+        for path in sorted((other.cache / kind).iterdir())[-1:]:
+            target = two.cache / kind / path.name
+            target.chmod(0o644)
+            target.write_bytes(path.read_bytes())
+        assert two.provisioner().repair().go
+        assert content(two) == before
+
+    def test_strangers_are_set_aside(self, two):
+        before = content(two)
+        (two.cache / "notes: expected.txt").write_text("hello")
+        (two.layout.artifacts / "ab" / "draft").write_text("hello")
+        (two.layout.artifacts / "zzz").mkdir()
+        (two.layout.manifests / "00000009.json").write_text("{}")
+        (two.layout.segments / "00000009.events").write_text("")
+        (two.layout.artifacts / "00").rmdir()
+        (two.layout.artifacts / "00").symlink_to("/nowhere")
+        report = two.provisioner().repair()
+        assert len(report.mends) == 6
+        assert report.go
+        assert report.left == ()
+        assert is_go(two)
+        assert content(two) == before
+        assert (two.layout.quarantine / "notes: expected.txt.0").read_text() == "hello"
+
+    def test_missing_folders_are_made(self, two):
+        for name in ("quarantine", "tmp", "segments"):
+            shutil.rmtree(two.cache / name)
+        assert two.provisioner().repair().go
+        assert is_go(two)
+
+    def test_a_journal_that_lost_its_tail_is_not_repaired_over(self, site):
+        site.build()
+        kept = site.layout.journal.read_bytes()
+        site.build(flight_id="f2")
+        site.layout.journal.write_bytes(kept)
+        for name in ("", "segments/00000002.events", "manifests/00000002.json"):
+            if name:
+                shutil.move(site.cache / name, site.root / "away")
+            before = tree(site.cache)
+            with pytest.raises(DamagedHistoryError, match="generation 2|does not hold") as caught:
+                site.provisioner().repair()
+            assert caught.value.hint == f"c10 rebuild --cache {site.cache}"
+            assert tree(site.cache) == before
+            if name:
+                shutil.move(site.root / "away", site.cache / name)
+
+    def test_the_journal_of_another_cache_is_not_repaired_over(self, two, quick_path):
+        other = FakeSite(quick_path / "other")
+        other.build()
+        other.build(flight_id="f2")
+        two.layout.journal.write_bytes(other.layout.journal.read_bytes())
+        before = content(two)
+        with pytest.raises(DamagedHistoryError, match="another cache's") as caught:
+            two.provisioner().repair()
+        assert "c10 rebuild" in caught.value.hint
+        assert content(two) == before
+
+
+def test_a_dry_run_writes_nothing_and_names_everything(two):
+    flip(two.artifact(ref_of(two, "engine")))
+    flip(two.layout.manifests / "00000002.json")
+    (two.cache / "notes.txt").write_text("hello")
+    before = tree(two.cache)
+    report = two.provisioner().repair(dry_run=True)
+    assert tree(two.cache) == before
+    assert (report.dry_run, report.go, len(report.mends)) == (True, False, 3)
+    assert not any(mend.ok for mend in report.mends)
+
+
+def test_without_a_cache_there_is_nothing_to_repair(site):
+    with pytest.raises(RequestRefusedError, match="expected a cache"):
+        site.provisioner().repair()
+    with pytest.raises(RequestRefusedError, match="expected a cache"):
+        site.provisioner().rebuild()
+    assert not site.cache.exists()
+
+
+def test_a_repair_on_a_second_machine_with_real_parts(real_site):
+    """Real engines, blocks and indexes come out the same, whatever window they were made in."""
+    real_site.write_tiles(spread(content=picture))
+    assert real_site.build().error is None
+    before = content(real_site)
+    for path in [real_site.artifact(ref_of(real_site, role)) for role in ROLES]:
+        flip(path)
+    report = real_site.provisioner().repair()
+    assert [mend.action for mend in report.mends if not mend.ok] == []
+    assert is_go(real_site)
+    assert content(real_site) == before
+
+
+class TestRecordedRequest:
+    def test_it_means_the_same(self, tmp_path):
+        request = BuildRequest(
+            flight_id='quo"te \\ ünïcödé 😀',
+            sector="active_conflict",
+            bbox=(-118.31981234567, 36.5611, 179.0, 36.593),
+            zoom=(3, 5),
+            origin=(-0.00000004, -36.5, -12.3456),
+            calibration="dir/cam era.json",
+            tiles=TileOptions(source="x.pmtiles", captured="dates.csv", max_age_days=3, too_old="exclude"),
+            models=(
+                ModelSpec(
+                    name="place",
+                    role=ModelRole.DESCRIPTOR,
+                    onnx="n.onnx",
+                    size=(32, 64),
+                    mean=(1.5, 0.0, 1e-7),
+                    std=(255.0, 1e-6, 1e6),
+                    profile=ShapeProfile(min=(1, 3), opt=(2, 3), max=(8, 3)),
+                ),
+                ModelSpec(name="other", role=ModelRole.AUXILIARY, onnx="o.onnx", layout="nhwc", colour="bgr"),
+            ),
+            engine=EngineOptions(timeout_s=1.5, tf32=True, batch=4),
+            index=IndexOptions(kind="hnsw", m=16),
+            checks=CheckOptions(parity=0.123456789),
+            base=tmp_path,
+        )
+        again, precision = recorded_request(request_facts(request, "fp16"))
+        assert precision == "fp16"
+        assert to_toml(again) == to_toml(request)
+        assert (again.bbox_e7, again.origin_e7, again.altitude_mm) == (
+            request.bbox_e7,
+            request.origin_e7,
+            request.altitude_mm,
+        )
+        assert (again.tiles, again.models, again.engine, again.index, again.checks, again.base) == (
+            request.tiles,
+            request.models,
+            request.engine,
+            request.index,
+            request.checks,
+            request.base,
+        )
+
+    def test_what_is_too_long_or_no_text_is_left_out(self, site):
+        request = site.request(base="/" + "x" * MAX_TEXT_BYTES)
+        assert request_facts(request, None) == {}
+        assert request_facts(site.request(base="/\udcff"), None) == {}
+        assert recorded_request({}) is None
+        assert recorded_request({"request": {"text": 3}}) is None

@@ -1,0 +1,128 @@
+"""The estimate of what a build writes, against what it wrote."""
+
+import os
+
+import pytest
+
+from pipeline.descriptors import LocalDescriptorBatcher
+from pipeline.index import IndexPlan
+from pipeline.preflight import free_bytes
+from pipeline.report import BuildOutcome
+from pipeline.request import IndexKind, Storage
+from pipeline.space import Estimate, index_bytes
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from tests.small_builds import FakeSite, spread, words
+
+GENEROUS = 3.0
+"""How far above the truth an estimate of a small build may lie; per file it counts a block of the file system."""
+
+
+def written(site):
+    return sum(os.lstat(path).st_size for path in site.layout.artifacts.rglob("*") if path.is_file())
+
+
+def asked_for(site, **fields):
+    """How many bytes a build wants, by letting it have none."""
+    report = site.provisioner(free_bytes=lambda _: 0).build_cache_artifacts(site.request(**fields))
+    assert (report.outcome, report.error.step, report.build) == (BuildOutcome.FAILED, "space", None)
+    return int(report.error.message.split("expected ")[1].split(" bytes")[0].replace(",", ""))
+
+
+def test_a_build_that_does_not_fit_leaves_no_trace(quick_path):
+    site = FakeSite(quick_path)
+    assert asked_for(site) > 0
+    assert sorted(entry.name for entry in site.cache.iterdir()) == ["build.lock"]
+    assert site.calls.made == []
+
+
+def test_the_estimate_is_above_what_is_written_and_not_far(quick_path):
+    site = FakeSite(quick_path, spread(8, 5, content=words))
+    asked_for(site)
+    site.provisioner().build_cache_artifacts(site.request(flight_id="f0"))
+    before, rows = written(site), 40
+    site.tiles = spread(8, 5, first=1, content=words)
+    wanted = asked_for(site)
+    assert site.provisioner().build_cache_artifacts(site.request()).outcome is BuildOutcome.BUILT
+    made = written(site) - before
+    fixed, per_file = 1 << 18, 8192
+    assert rows < made <= wanted
+    assert wanted - fixed - 20 * per_file <= GENEROUS * made
+
+
+def test_what_is_there_needs_no_space(quick_path):
+    site = FakeSite(quick_path)
+    cold = asked_for(site)
+    assert site.provisioner().build_cache_artifacts(site.request()).outcome is BuildOutcome.BUILT
+    warm = asked_for(site, flight_id="f2")
+    network = (site.root / "net.onnx").stat().st_size
+    assert warm < cold - 2 * network
+    exactly = site.provisioner(free_bytes=lambda _: warm)
+    assert exactly.build_cache_artifacts(site.request(flight_id="f2")).outcome is BuildOutcome.BUILT
+
+
+def test_the_reserve_of_a_cache_to_be_is_taken_off(quick_path):
+    site = FakeSite(quick_path)
+    wanted = asked_for(site)
+    for spare, outcome in ((0, BuildOutcome.FAILED), (1 << 20, BuildOutcome.BUILT)):
+        provisioner = site.provisioner(reserve_mb=1, free_bytes=lambda _, spare=spare: wanted + spare)
+        assert provisioner.build_cache_artifacts(site.request()).outcome is outcome
+
+
+@pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.HNSW])
+@pytest.mark.parametrize("storage", list(Storage))
+def test_an_index_takes_what_is_estimated(kind, storage, tmp_path):
+    import numpy as np
+
+    from pipeline.index import FaissIndexBuilder
+    from store.blocks import Block
+    from store.identity import descriptor_id
+
+    rows, dimensions = 256 * 8, 64
+    vectors = np.random.default_rng(1).standard_normal((rows, dimensions)).astype(np.float32)
+
+    def block(number):
+        part = slice(number * 256, number * 256 + 256)
+        ids = np.array(
+            sorted(descriptor_id(10, number * 16 + x, y) for x in range(16) for y in range(16)), np.uint64
+        )
+        return Block(
+            zoom=10,
+            cell_x=number,
+            cell_y=0,
+            dimensions=dimensions,
+            ids=ids,
+            digests=np.zeros((256, 32), np.uint8),
+            texture=np.ones(256, np.float32),
+            vectors=vectors[part] / np.linalg.norm(vectors[part], axis=1, keepdims=True),
+        )
+
+    plan = IndexPlan(kind=kind, storage=storage, m=16 if kind is IndexKind.HNSW else 0, ef=64)
+    path = tmp_path / "index"
+    path.touch()
+    blocks = [block(number) for number in range(8)]
+    FaissIndexBuilder().build(blocks, rows, dimensions, plan, fd_path=str(path))
+    assert 0.9 <= index_bytes(plan, rows=rows, dimensions=dimensions) / path.stat().st_size <= 1.2
+
+
+def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):
+    found = os.statvfs(tmp_path)
+    assert free_bytes(tmp_path / "a" / "b") > 0
+    assert free_bytes(tmp_path) <= found.f_blocks * found.f_frsize
+
+
+def test_an_estimate_for_people():
+    assert str(Estimate()) == "next to nothing"
+    assert str(Estimate(engines=3 << 20, index=1 << 19)) == "engines 3.0, index 0.5 MiB"
+    assert Estimate(engines=1, blocks=2, index=3, tables=4, other=5).total == 15
+
+
+def test_an_unknown_length_of_descriptors_is_assumed(real_site):
+    """The file of a network need not say how long its descriptors are."""
+    real_site.write_tiles(spread(2, 2))
+    assert asked_for(real_site) > 0
+    report = real_site.provisioner(
+        descriptor_batcher=LocalDescriptorBatcher(workers=1)
+    ).build_cache_artifacts(real_site.request())
+    assert report.outcome is BuildOutcome.BUILT
+    with FlightCache.open(real_site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.verify()

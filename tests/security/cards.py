@@ -1,0 +1,144 @@
+"""A card that an attacker holds, and what such a person puts on it."""
+
+import os
+import socket
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from store import manifest as m
+from store.canonical import decode, encode
+from store.errors import NoGoError
+from store.identity import build_identity
+from store.layout import Layout
+from store.reader import FlightCache, _installed
+from store.testing import FakeClock, Scenario, play, ref_of
+from store.transaction import Store
+from store.trust import Signer, signature_file
+from tests.small_builds import tiny_network
+
+VERSION = _installed().get("onnxruntime", "1")
+ALICE, MALLORY = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"m"))
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+FIRST = Scenario(version=VERSION)
+SECOND = Scenario(version=VERSION, flight="f2", engine="other", tiles={(0, 0): "a", (1, 0): "x"})
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A cache on a card that an attacker holds."""
+
+    layout: Layout
+
+    def fly(self, **changes):
+        return FlightCache.open(self.layout.root, **({"trusted_keys": [ALICE.public]} | changes))
+
+    def no_go(self, kind, **changes):
+        """Open it, which must be refused, and return the reasons."""
+        with pytest.raises(NoGoError) as error:
+            self.fly(**changes).close()
+        assert error.value.kind is kind, error.value.message
+        return error.value.reasons
+
+    def manifest(self, generation=2):
+        return m.parse(self.file(generation).read_bytes())
+
+    def file(self, generation=2, suffix="json"):
+        return self.layout.manifests / f"{generation:08d}.{suffix}"
+
+    def artifact(self, role, generation=2):
+        return self.layout.artifact(dict(self.manifest(generation).artifacts())[role].sha256)
+
+    def put(self, data):
+        ref = ref_of(data)
+        write(self.layout.artifact(ref.sha256), data)
+        return {"sha256": ref.sha256, "size": ref.size}
+
+    def forge(self, change=lambda _: None, *, signer=None, render=lambda document: encode(document) + b"\n"):
+        """Change the newest manifest; an attacker signs it with a key of theirs, or leaves the old signature."""
+        document = decode(self.file().read_bytes()[:-1])
+        change(document["body"])
+        document["body"]["identity"] = build_identity(document["body"]["inputs"])
+        write(self.file(), render(document))
+        if signer is not None:
+            write(self.file(suffix="sig"), signature_file(signer.sign(self.file().read_bytes())))
+
+
+def write(path, data):
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x10
+    write(path, bytes(data))
+
+
+def built(root, *scenarios, signer=ALICE):
+    layout = Layout(root)
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer) as store:
+        for scenario in scenarios:
+            play(store, scenario)
+    return layout
+
+
+def with_external(folder, location):
+    onnx = pytest.importorskip("onnx")
+    from onnx.external_data_helper import set_external_data
+
+    model = onnx.load_model_from_string(tiny_network())
+    tensor = model.graph.initializer[0]
+    content = tensor.raw_data
+    set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    return content
+
+
+def occupy(path, what):
+    """Put something that is no regular file of the right size in the place of a file."""
+    data = path.read_bytes()
+    path.unlink()
+    match what:
+        case "link":
+            path.with_name("elsewhere").write_bytes(data)
+            path.symlink_to("elsewhere")
+        case "dangling":
+            path.symlink_to("nowhere")
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "sparse":
+            path.touch()
+            os.truncate(path, 1 << 40)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as made_here:
+                here = Path.cwd()
+                os.chdir(path.parent)
+                try:
+                    made_here.bind(path.name)
+                finally:
+                    os.chdir(here)
+        case "device":
+            path.symlink_to("/dev/zero")
+
+
+def png(width, height, data, kind=0):
+    def chunk(name, content):
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 1 if kind == 0 else 8, kind, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(data, 9))
+        + chunk(b"IEND", b"")
+    )

@@ -1,0 +1,92 @@
+"""The take-off sequence of docs/trust.md, run as it stands there."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from store.errors import ErrorKind, NoGoError, StoreError
+from store.keyfiles import load_signer, write_key_pair
+from store.layout import Layout
+from store.reader import _installed
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+
+DOC = Path(__file__).parents[2] / "docs" / "trust.md"
+VERSION = _installed().get("onnxruntime", "1")
+
+
+@pytest.fixture
+def documented():
+    (code,) = re.findall(r"```python\n(.*?)```", DOC.read_text(), re.DOTALL)
+    names = {}
+    exec(compile(code, str(DOC), "exec"), names)
+    return names
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A signed cache of two generations, the fleet's keys, and a place for floors."""
+    old, new = (write_key_pair(tmp_path / name) for name in ("old", "new"))
+    keys = tmp_path / "keys"
+    keys.write_text(old.public.read_text().replace("#", "not_after=1 #") + new.public.read_text())
+    layout = Layout(tmp_path / "cache")
+    for pair, flight in ((old, "f1"), (new, "f2")):
+        signer = load_signer(pair.private, cache=layout.root)
+        with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer) as store:
+            play(store, Scenario(version=VERSION, flight=flight))
+        if flight == "f1":
+            shutil.copytree(layout.root, tmp_path / "earlier")
+    return layout.root, tmp_path / "earlier", keys, tmp_path / "floors"
+
+
+def test_adopt_take_off_and_no_way_back(documented, site):
+    cache, earlier, keys, floors = site
+    adopt, take_off = documented["adopt"], documented["take_off"]
+    with pytest.raises(NoGoError) as unknown:
+        take_off(cache, keys, floors)
+    assert (unknown.value.kind, floors.exists()) == (ErrorKind.FLOOR, False)
+    assert "Floors.adopt" in unknown.value.hint
+    adopt(earlier, keys, floors)
+    with take_off(earlier, keys, floors) as flight:
+        assert flight.manifest.envelope.generation == 1
+    with take_off(cache, keys, floors) as flight:
+        assert flight.manifest.envelope.generation == 2
+        assert flight.engine_bytes("place")
+    with pytest.raises(NoGoError, match="expected 2 or newer, found 1"):
+        take_off(earlier, keys, floors)
+    adopt(earlier, keys, floors)
+    with pytest.raises(NoGoError, match="expected 2 or newer, found 1"):
+        take_off(earlier, keys, floors)
+
+
+def test_a_cache_that_does_not_verify_raises_no_floor(documented, site):
+    cache, earlier, keys, floors = site
+    documented["adopt"](earlier, keys, floors)
+    before = floors.read_bytes()
+    artifact = next(
+        path for path in (cache / "artifacts").glob("??/*") if path.read_bytes() == b"engine of net"
+    )
+    artifact.unlink()
+    artifact.write_bytes(b"ENGINE of net")
+    for name in ("adopt", "take_off"):
+        with pytest.raises(StoreError, match="engine place"):
+            documented[name](cache, keys, floors)
+    assert floors.read_bytes() == before
+
+
+def test_damaged_floors_and_keys_let_nothing_fly(documented, site):
+    cache, earlier, keys, floors = site
+    documented["adopt"](earlier, keys, floors)
+    data = floors.read_bytes()
+    floors.write_bytes(data[:-2] + b"x\n")
+    with pytest.raises(NoGoError, match="floors"):
+        documented["take_off"](cache, keys, floors)
+    floors.write_bytes(data)
+    keys.write_text("nonsense")
+    with pytest.raises(ValueError, match="line 1"):
+        documented["take_off"](cache, keys, floors)
+    keys.write_text("")
+    with pytest.raises(NoGoError, match="of which there is none"):
+        documented["take_off"](cache, keys, floors)

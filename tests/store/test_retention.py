@@ -1,0 +1,274 @@
+"""What collection decides, over histories that really happened."""
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store import rollback
+from store.collecting import _decide
+from store.coverage import named_by
+from store.events import BuildFailed, CollectionPlanned, GenerationAccepted
+from store.layout import Layout
+from store.manifest import parse, project
+from store.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
+from store.state import Fact, State, fold
+from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.transaction import Store
+
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+@contextmanager
+def opened(layout):
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        yield store
+
+
+def built(store, number, **changes):
+    """A build of other tiles, hence of another block, index and table, with the engine of all others."""
+    tiles = {(0, 0): f"a{number}", (20, 3): "c"}
+    return play(store, Scenario(**({"flight": f"f{number}", "tiles": tiles} | changes)))[0]
+
+
+def interrupted(store, number, **changes):
+    try:
+        built(store, number, **changes)
+    except StopDeadError:
+        store._recover()
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(tmp_path / "cache")
+
+
+@pytest.fixture
+def store(layout):
+    with opened(layout) as store:
+        yield store
+
+
+def decided(store, **policy):
+    return _decide(store.state, KeepPolicy(**policy), store.artifacts)
+
+
+def gone(decision, why=None):
+    return {each.sha256 for each in decision.doomed if why in {None, each.why}}
+
+
+def named(store, generation):
+    manifest = parse(project(store.state, store.state.generations[generation]))
+    return set(named_by(manifest, store.artifacts))
+
+
+def accept(store, number):
+    store.append(made(GenerationAccepted, generation=number), build=None)
+
+
+def test_nothing_was_committed_and_nothing_is_kept_for_it(store):
+    store.artifacts.put(b"stray")
+    decision = decided(store)
+    assert (decision.origins, decision.retired) == ({}, ())
+    assert [each.why for each in decision.doomed] == [Gone.UNREFERENCED]
+    assert kept_origins(State(), KeepPolicy()) == {}
+
+
+def test_the_last_origins_are_kept(store):
+    for number in range(1, 6):
+        built(store, number)
+    decision = decided(store, keep=3)
+    assert decision.origins == {5: KeptAs.HEAD, 4: KeptAs.RECENT, 3: KeptAs.RECENT}
+    assert decision.retired == (1, 2)
+    needed = named(store, 3) | named(store, 4) | named(store, 5)
+    assert gone(decision) == (named(store, 1) | named(store, 2)) - needed
+    assert {each.why for each in decision.doomed} == {Gone.COLLECTED}
+    assert sum(files for files, _ in decision.kept.values()) == len(needed)
+    assert decision.size == sum(store.artifacts.size(digest) for digest in gone(decision))
+
+
+def test_a_rollback_stays_possible_when_one_origin_is_kept(store):
+    for number in range(1, 4):
+        built(store, number)
+    assert decided(store, keep=1).origins == {3: KeptAs.HEAD, 2: KeptAs.ROLLBACK}
+    store.roll_back(rollback.plan(store.state, to=None, why=""))
+    assert decided(store, keep=1).origins == {2: KeptAs.HEAD, 1: KeptAs.ROLLBACK}
+    assert decided(store, keep=1).retired == (3,)
+    store.roll_back(rollback.plan(store.state, to=1, why=""))
+    assert decided(store, keep=1).origins == {1: KeptAs.HEAD}
+    assert decided(store, keep=2).origins == {1: KeptAs.HEAD, 2: KeptAs.RECENT}
+
+
+def test_what_was_accepted_stays_with_every_generation_that_shows_it(store):
+    for number in range(1, 6):
+        built(store, number)
+    accept(store, 2)
+    decision = decided(store, keep=1)
+    assert decision.origins == {5: KeptAs.HEAD, 4: KeptAs.ROLLBACK, 2: KeptAs.ACCEPTED}
+    assert decision.retired == (1, 3)
+    assert named(store, 2).isdisjoint(gone(decision))
+
+
+def test_origins_are_counted_and_not_generations(store):
+    built(store, 1)
+    built(store, 2)
+    for target in (1, 2, 1, 2):
+        store.roll_back(rollback.plan(store.state, to=target, why=""))
+    assert decided(store, keep=2).retired == ()
+
+
+def test_the_work_of_a_build_that_died_waits_for_the_next(store):
+    built(store, 1)
+    interrupted(store, 2, die_at="index")
+    mine = {sha for sha, made_by in store.state.memo.made.items() if made_by.build == 2}
+    assert len(mine) == 2, "a block and an index"
+    assert mine.isdisjoint(gone(decided(store)))
+    assert decided(store).kept[Needed.UNFINISHED][0] >= 2
+    assert mine <= gone(decided(store, unfinished=False))
+    built(store, 3)
+    assert mine <= gone(decided(store), Gone.SUPERSEDED), "another build committed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "stays"), [("interrupted", True), ("bad-tile", False), ("disk-full", False)]
+)
+def test_the_work_of_a_build_that_failed_goes_unless_it_was_interrupted(store, kind, stays):
+    built(store, 1)
+    with pytest.raises(StopDeadError):
+        built(store, 2, die_at="index")
+    store.append(made(BuildFailed, kind=kind), build=2)
+    build = store.state.builds[2]
+    mine = {sha for sha, made_by in store.state.memo.made.items() if made_by.build == 2}
+    assert mine.isdisjoint(gone(decided(store))) is stays
+    inputs = {build.calibration.sha256, build.tiles.table.sha256}
+    assert inputs.isdisjoint(gone(decided(store))), "they may be looked into for a while"
+
+
+def test_inputs_of_failed_builds_go_when_they_are_older_than_what_is_kept(store):
+    built(store, 1)
+    built(store, 2, fail_at="cells", tiles={(5, 5): "gone"})
+    table = store.state.builds[2].tiles.table.sha256
+    built(store, 3)
+    assert table not in gone(decided(store, keep=2))
+    built(store, 4)
+    assert table in gone(decided(store, keep=2), Gone.FAILED)
+    assert table not in gone(decided(store, keep=3))
+    accept(store, 1)
+    assert table in gone(decided(store, keep=2)), "an old accepted build keeps no rubbish of its days"
+
+
+def test_what_was_made_outside_of_builds_stays_as_long_as_inputs_of_failed_builds(store):
+    for number in (1, 2):
+        built(store, number)
+    event = replace(
+        next(iter(store.state.memo.engines.values())), key="ahead", artifact=store.artifacts.put(b"ahead")
+    )
+    store.append(event, build=None)
+    ahead = event.artifact.sha256
+    assert decided(store, keep=2).kept[Needed.APART] == (1, 5)
+    built(store, 3)
+    assert ahead not in gone(decided(store, keep=2))
+    built(store, 4)
+    assert ahead in gone(decided(store, keep=1))
+    built(store, 5)
+    assert ahead in gone(decided(store, keep=2), Gone.SUPERSEDED)
+
+
+def test_an_open_build_is_treated_as_the_dead_one_it_would_be_under_the_lock(layout):
+    with opened(layout) as store:
+        built(store, 1)
+        with pytest.raises(StopDeadError):
+            built(store, 2, die_at="index")
+        before = decided(store)
+        store._recover()
+        assert decided(store) == before
+
+
+def test_a_policy_keeps_something():
+    with pytest.raises(ValueError, match="at least 1"):
+        KeepPolicy(keep=0)
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("build"), st.integers(0, 5)),
+        st.tuples(st.just("fail"), st.integers(0, 5)),
+        st.tuples(st.just("die"), st.integers(0, 5)),
+        st.tuples(st.just("roll back"), st.integers(1, 8)),
+        st.tuples(st.just("accept"), st.integers(1, 8)),
+        st.tuples(st.just("collect"), st.integers(1, 3)),
+    ),
+    min_size=3,
+    max_size=14,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(OPERATIONS, st.integers(1, 4))
+def test_what_is_kept_is_whole_and_what_goes_goes_once(operations, keep):
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder, opened(Layout(Path(folder) / "cache")) as store:
+        for what, number in operations:
+            happen(store, what, number)
+        state, policy = store.state, KeepPolicy(keep=keep)
+        if state.head is None:
+            return
+        decision = decided(store, keep=keep)
+        origins = decision.origins
+        assert origins[state.head.origin] is KeptAs.HEAD
+        assert {state.generations[number].origin for number in state.accepted} <= origins.keys()
+        assert state.head.parent in {None, *state.collected, *origins}
+        doomed = gone(decision)
+        for generation in state.generations.values():
+            if generation.number in {*decision.retired, *state.retired}:
+                assert generation.origin not in origins
+            else:
+                assert generation.origin in origins
+                assert named(store, generation.number).isdisjoint(doomed)
+        assert doomed <= gone(decided(store, keep=keep, unfinished=False))
+        assert gone(decided(store, keep=keep + 1)) <= doomed, "who keeps more removes less"
+        # What was planned and not removed is still seen to be nobody's, and no generation goes twice.
+        after = _decide(planned(state, decision), policy, store.artifacts)
+        assert (gone(after), after.retired) == (doomed, ())
+
+
+def happen(store, what, number):
+    generations = store.state.generations
+    match what:
+        case "build":
+            built(store, number)
+        case "fail":
+            built(store, number, fail_at="coverage")
+        case "die":
+            interrupted(store, number, die_at="coverage")
+        case "accept" if number in generations and number not in store.state.retired:
+            accept(store, number)
+        case "roll back" if number in generations and generations[number].origin not in store.state.collected:
+            wanted = rollback.plan(store.state, to=number, why="")
+            if wanted is not None:
+                store.roll_back(wanted)
+        case "collect":
+            decision = decided(store, keep=number)
+            store.append(plan_event(decision), build=None)
+            for digest in gone(decision):
+                store.layout.artifact(digest).unlink()
+
+
+def plan_event(decision):
+    digests = tuple(sorted(gone(decision)))
+    return made(CollectionPlanned, digests=digests, generations=decision.retired)
+
+
+def planned(state, decision):
+    fact = Fact(
+        seq=state.position.seq + 1,
+        chain="00" * 32,
+        build=None,
+        wall_ns=1,
+        mono_ns=1,
+        event=plan_event(decision),
+    )
+    return fold((fact,), state)

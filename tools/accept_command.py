@@ -1,0 +1,28 @@
+"""`accept`: mark a generation as good, beside whatever runs."""
+
+import click
+
+from pipeline.host import host_facts
+from store.beside import accept as accept_generation
+from store.facts import SystemClock
+from tools import render
+from tools.edge import Answer, Call, shared_options
+
+
+@click.command()
+@click.argument("generation", metavar="GENERATION", type=click.IntRange(1))
+@click.option("--why", default="", metavar="TEXT", help="For the record.")
+@shared_options()
+def accept(call: Call, *, generation: int, why: str) -> Answer:
+    """Mark GENERATION as good: collection keeps what it shows. Waits for no build."""
+    found = accept_generation(call.layout(), generation, why=why, host=host_facts(), clock=SystemClock())
+    document = {
+        "generation": found.generation,
+        "build": found.origin,
+        "changed": found.changed,
+        "accepted": list(found.accepted),
+    }
+    what = f"generation {found.generation} (build {found.origin})"
+    first = f"accepted {what}" if found.changed else f"nothing to do: {what} was accepted before"
+    accepted = ", ".join(map(str, found.accepted))
+    return Answer(document=document, lines=[first, "", *render.facts((("accepted", accepted),))])

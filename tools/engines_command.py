@@ -1,0 +1,42 @@
+"""`engines`: compile the networks of a request alone, beside whatever runs."""
+
+from pathlib import Path
+
+import click
+
+from pipeline import BuildRequest
+from pipeline.engines_run import EnginesReport
+from tools import render
+from tools.build_command import REQUEST, provisioner
+from tools.edge import Answer, Call, complain, shared_options
+from tools.exit_codes import ExitCode, code_of_failure
+from tools.progress import shown_progress
+
+
+@click.command()
+@REQUEST
+@shared_options()
+def engines(call: Call, *, request_file: Path) -> Answer:
+    """Compile the networks of REQUEST for this device; the next build takes them up. Waits for no build."""
+    request = BuildRequest.load(request_file)
+    with shown_progress() as progress:
+        report = provisioner(call, None, progress=progress).compile_engines_for_corpus(request)
+    code = ExitCode.DONE
+    if report.error is not None:
+        code = code_of_failure(report.cause)
+        complain(report.error.message, report.error.hint)
+    return Answer(document=report.to_document(), lines=_lines(report), code=code)
+
+
+def _lines(report: EnginesReport) -> list[str]:
+    rows = [
+        (
+            each.model,
+            str(each.outcome),
+            render.size(each.artifact.size) if each.artifact else None,
+            render.seconds(each.seconds),
+            each.artifact.sha256[:16] if each.artifact else None,
+        )
+        for each in report.engines
+    ]
+    return render.table(("model", "outcome", "size", "took", "sha256"), rows, right="  rr")

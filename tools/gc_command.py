@@ -1,0 +1,84 @@
+"""`gc`: what no kept generation needs, and its removal."""
+
+from typing import Any
+
+import click
+
+from store.collecting import Collection
+from store.retention import KeepPolicy
+from store.state import State
+from store.view import look
+from tools import render
+from tools.build_command import provisioner
+from tools.edge import Answer, Call, shared_options
+
+
+@click.command()
+@click.option(
+    "--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Builds to keep."
+)
+@click.option("--yes", is_flag=True, help="Remove; without it only say what would go.")
+@click.option("--unfinished", is_flag=True, help="Also what a build that died or was interrupted had done.")
+@shared_options()
+def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
+    """Say what no kept generation needs, and with --yes remove it.
+
+    Kept are the last N builds that were shown, what was accepted, and what a rollback would show.
+    """
+    policy = KeepPolicy(keep=keep, unfinished=not unfinished)
+    found = provisioner(call, None).collect(policy, dry_run=not yes)
+    state = look(call.layout()).state
+    document = _document(found, state)
+    return Answer(document=document, lines=_lines(found, document, keep))
+
+
+def _document(found: Collection, state: State) -> dict[str, Any]:
+    decision = found.decision
+    shown: dict[int, list[int]] = {}
+    for number, generation in state.generations.items():
+        shown.setdefault(generation.origin, []).append(number)
+    return {
+        "done": found.done,
+        "policy": dict(decision.policy.to_document()),
+        "kept": [
+            {"build": origin, "generations": shown[origin], "why": str(why)}
+            for origin, why in sorted(decision.origins.items(), reverse=True)
+        ],
+        "kept_files": {
+            str(why): {"files": files, "bytes": size} for why, (files, size) in decision.kept.items()
+        },
+        "collected_generations": list(decision.retired),
+        "removed": {
+            str(why): {"files": files, "bytes": size} for why, (files, size) in decision.removed.items()
+        },
+        "projections": {"files": found.projections[0], "bytes": found.projections[1]},
+        "files": found.files,
+        "bytes": found.size,
+    }
+
+
+def _lines(found: Collection, document: dict[str, Any], keep: int) -> list[str]:
+    what = f"{render.plural(found.files, 'file')}, {render.size(found.size)}"
+    if found.empty:
+        first = "nothing to collect"
+    else:
+        first = f"removed {what}" if found.done else f"would remove {what}"
+    lines = [first, ""]
+    for each in document["kept"]:
+        numbers = ", ".join(map(str, each["generations"]))
+        lines += render.facts((("keep", f"build {each['build']} (generation {numbers}): {each['why']}"),))
+    for why, each in document["kept_files"].items():
+        lines += render.facts((("stay", _amount(each, why)),))
+    gone = ", ".join(map(str, document["collected_generations"]))
+    lines += render.facts((("collect", f"generation {gone}" if gone else None),))
+    for why, each in document["removed"].items():
+        lines += render.facts((("go", _amount(each, why)),))
+    if found.projections[0]:
+        lines += render.facts((("go", _amount(document["projections"], "manifests and signatures")),))
+    if not found.empty and not found.done:
+        lines += ["", f"nothing was removed yet: c10 gc --keep {keep} --yes"]
+    return lines
+
+
+def _amount(each: dict[str, int], why: str) -> str:
+    return f"{render.plural(each['files'], 'file')}, {render.size(each['bytes'])}: {why}"

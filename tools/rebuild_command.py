@@ -1,0 +1,36 @@
+"""`rebuild`: make the journal again."""
+
+import click
+
+from tools import render
+from tools.build_command import provisioner
+from tools.edge import Answer, Call, shared_options
+from tools.progress import shown_progress
+from tools.repair_command import repair_answer
+
+
+@click.command()
+@shared_options()
+def rebuild(call: Call) -> Answer:
+    """Make the journal again from its segments, and from what still reads of the damaged file.
+
+    The damaged file stays in quarantine. Exit code 0 when the head verifies in full afterwards, 5 if c10 repair has
+    more to do, 7 if records are missing: nothing was changed then.
+    """
+    with shown_progress() as progress:
+        rebuilt, report = provisioner(call, None, progress=progress).rebuild()
+    answer = repair_answer(report)
+    made = (
+        ("records", render.number(rebuilt.records)),
+        ("salvaged", render.number(rebuilt.salvaged)),
+        ("evidence", rebuilt.quarantine),
+    )
+    document = {
+        **answer.document,
+        "records": rebuilt.records,
+        "salvaged": rebuilt.salvaged,
+        "segments_replaced": list(rebuilt.segments_replaced),
+        "quarantine": rebuilt.quarantine or None,
+    }
+    document.pop("dry_run")
+    return Answer(document=document, lines=[*answer.lines, "", *render.facts(made)], code=answer.code)

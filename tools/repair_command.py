@@ -1,0 +1,55 @@
+"""`repair`: heal what can be healed, and tell what was done about each thing."""
+
+import click
+
+from pipeline.mends import Mend, RepairReport
+from tools import render
+from tools.build_command import provisioner
+from tools.edge import Answer, Call, complain, shared_options
+from tools.exit_codes import ExitCode
+from tools.progress import shown_progress
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be tried; do nothing.")
+@shared_options()
+def repair(call: Call, *, dry_run: bool) -> Answer:
+    """Heal manifests, signatures, segments and artifacts; damaged bytes stay in quarantine.
+
+    Steps whose results are damaged run again from what their build recorded. Exit code 0 when the head verifies in
+    full afterwards, 5 otherwise; a damaged journal is for c10 rebuild.
+    """
+    with shown_progress() as progress:
+        report = provisioner(call, None, progress=progress).repair(dry_run=dry_run)
+    return repair_answer(report)
+
+
+def repair_answer(report: RepairReport) -> Answer:
+    """Turn a report into an answer; what is left is told on standard error."""
+    if not report.go:
+        left = [str(problem) for problem in report.left] or ["expected a committed generation, found none"]
+        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+        complain(f"NO-GO: {left[0]}{more}", report.left[0].mend if report.dry_run and report.left else "")
+    return Answer(
+        document=report.to_document(),
+        lines=repair_lines(report),
+        code=ExitCode.DONE if report.go else ExitCode.NO_GO,
+    )
+
+
+def repair_lines(report: RepairReport) -> list[str]:
+    """What was mended and how the cache stands, for people."""
+    generation = report.verification.generation if report.verification else None
+    shown = f"generation {generation}" if generation else "no committed generation"
+    lines = [f"{'GO' if report.go else 'NO-GO'}  {shown}"]
+    if not report.mends:
+        return [*lines, "", "nothing to repair"]
+    for mend in report.mends:
+        lines += ["", *_mend(mend)]
+    return lines
+
+
+def _mend(mend: Mend) -> list[str]:
+    mark = "mended" if mend.ok else "not mended"
+    pairs = (("was", mend.was), (mark, mend.action), ("evidence", mend.quarantine))
+    return [*render.wrap(mend.what), *(f"   {line}" for line in render.facts(pairs))]
