@@ -157,7 +157,7 @@ def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str
     if decoded.generation != number or not decoded.entries:
         return Standing.BROKEN, f"expected the records of generation {number}, found other ones"
     # Every history begins after nothing: there it is the genesis that tells one cache from another.
-    after = decoded.before.seq if decoded.before.seq else 1
+    after = decoded.before.seq or 1
     chain = decoded.before.chain if decoded.before.seq else decoded.entries[0].chain
     if chain.hex() == _chain_at(chains, after):
         return Standing.CONTRADICTS, "continues the journal with records that it does not hold"

@@ -11,6 +11,7 @@ the journal that a manifest names is confirmed inside the commit transaction; if
 against the journal again, and its manifest is projected for the new place.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -307,8 +308,8 @@ class Store:
         try:
             fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                if size and os.fstat(fd).st_size < size:
-                    os.posix_fallocate(fd, 0, size)
+                while size > os.fstat(fd).st_size and not _allocated(fd, size):
+                    size //= 2
             finally:
                 os.close(fd)
         except OSError as error:
@@ -329,6 +330,18 @@ class Store:
                     _clear(self.layout)
                 except OSError as error:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
+
+
+def _allocated(fd: int, size: int) -> bool:
+    """Set so many bytes aside, or tell that there is less."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        os.ftruncate(fd, 0)
+        return False
+    return True
 
 
 def _require_standing(state: State, build: Build) -> None:

@@ -159,8 +159,8 @@ def lines_of(document: Mapping[str, Any]) -> list[str]:
             ),
         )
     )
-    lines += render.section("Inputs", render.facts(_input_facts(document["inputs"])))
-    lines += render.section("Host", render.facts((name, value) for name, value in document["host"].items()))
+    lines += render.section("Inputs", render.facts(_input_facts(document["inputs"]), indent=2))
+    lines += render.section("Host", render.facts(document["host"].items(), indent=2))
     if document["plan"]:
         rows = [
             (

@@ -32,6 +32,10 @@ def _nulls(*names: str) -> dict[str, None]:
     return dict.fromkeys(names)
 
 
+def _zeros(*names: str) -> dict[str, int]:
+    return dict.fromkeys(names, 0)
+
+
 _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Build": {
         "build": _Entry(
@@ -39,9 +43,9 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             summary="Build a flight cache, or find that it is built already.",
             shape={
                 "outcome": "failed",
-                **_nulls("build", "generation", "identity", "manifest_sha256", "body_sha256", "tiles"),
-                **_nulls("engines_compiled", "tiles_embedded", "steps_reused", "files_checked", "writes"),
-                **_nulls("seconds"),
+                **_nulls("build", "generation", "identity", "manifest_sha256", "body_sha256"),
+                **_zeros("tiles", "engines_compiled", "tiles_embedded", "steps_reused", "files_checked"),
+                **_zeros("writes", "seconds"),
             },
         ),
         "plan": _Entry(

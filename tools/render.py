@@ -52,13 +52,18 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def facts(pairs: Iterable[tuple[str, object]]) -> list[str]:
-    """Label and value per line; long values go on below themselves. None and empty values are left out."""
+def facts(pairs: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
+    """Label and value per line; long values go on below themselves. None and empty values are left out.
+
+    Args:
+        pairs: Labels and values.
+        indent: By how much the caller will move the lines to the right.
+    """
     lines: list[str] = []
     for label, value in pairs:
         if value is None or value == "":
             continue
-        wrapped = wrap(str(value), WIDTH - _LABEL)
+        wrapped = wrap(str(value), WIDTH - _LABEL - indent)
         lines.append(f"{label:<{_LABEL}}{wrapped[0]}")
         lines.extend(" " * _LABEL + more for more in wrapped[1:])
     return lines

@@ -1,5 +1,6 @@
 """Floors are kept whatever happens to the file: they rise, or everything is refused."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -43,13 +44,15 @@ def test_floors_are_remembered(path):
     assert path.stat().st_size == 3 * LINE_BYTES
 
 
-def test_a_floor_is_never_lowered(path):
+def test_a_floor_is_never_lowered(path, monkeypatch):
     floors = Floors.load(path)
     floors.adopt(A, 5)
     before = path.read_bytes()
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a floor that stands needs no file"))
     floors.adopt(A, 2)
     floors.advance(A, 4)
     floors.advance(A, 5)
+    monkeypatch.undo()
     assert path.read_bytes() == before
     assert floors[A] == Floors.load(path)[A] == 5
 
@@ -178,6 +181,24 @@ def test_two_that_raise_one_file(path):
     one.advance(A, 6)
     assert dict(one) == {A: 6, B: 2}
     assert path.stat().st_size == 3 * LINE_BYTES
+
+
+def test_who_writes_keeps_others_out(path, monkeypatch):
+    real, tried = os.pwrite, []
+
+    def pwrite(fd, data, at):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tried.append(at)
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    floors = Floors.load(path)
+    floors.adopt(A, 1)
+    floors.advance(A, 2)
+    assert tried == [0, LINE_BYTES]
 
 
 def test_processes_that_raise_one_file_at_once(path):

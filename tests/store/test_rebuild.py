@@ -153,7 +153,7 @@ class TestTheSources:
             _, work = play(store, Scenario(flight="f3", engine="other"))
             assert (work.compiled, work.embedded, work.indexed) == (0, 0, 0)
 
-    @pytest.mark.parametrize("seed", range(30))
+    @pytest.mark.parametrize("seed", range(20))
     def test_whatever_is_damaged_a_beginning_comes_back(self, layout, seed):
         """Never other records, and never fewer than were committed."""
         rng, entries = random.Random(seed), entries_of(layout)
@@ -376,8 +376,7 @@ class Death:
         return call
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("which", ["layout", "fresh"])
+@pytest.mark.parametrize(("which", "after"), [("layout", False), ("fresh", True)])
 def test_a_rebuild_may_die_at_every_step(pristine, which, after, request, tmp_path):
     """There is the old journal, or the new one, or none and every command says so; never another."""
     source = request.getfixturevalue(which)

@@ -151,6 +151,8 @@ class TestGround:
         result = verify(layout, trusted_keys=ALLOW_UNSIGNED)
         assert (result.go, result.signed_by) == (True, None)
         assert any("signatures were not checked" in note for note in result.notes)
+        result = verify(layout, trusted_keys=[BOB.public])
+        assert (result.go, result.signed_by) == (False, None)
         result = verify(layout, trusted_keys=[BOB.public, ALICE.public])
         assert (result.go, result.signed_by, result.notes) == (True, ALICE.key_id, ())
 

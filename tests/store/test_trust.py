@@ -95,7 +95,9 @@ class TestSignature:
         )
 
     def test_no_signature(self):
-        assert reasons(None) == (f"signature: expected one by {ALICE.key_id}, found no regular file beside the manifest",)
+        assert reasons(None) == (
+            f"signature: expected one by {ALICE.key_id}, found no regular file beside the manifest",
+        )
         assert "of which there is none" in reasons(keys=())[0]
 
     def test_an_unknown_key(self):

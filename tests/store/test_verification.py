@@ -107,7 +107,7 @@ def test_a_missing_engine_touches_both_generations(layout):
     assert problem.kind is ProblemKind.ABSENT
     assert problem.subject == "engine place"
     assert problem.generations == (1, 2)
-    assert problem.mend == f"c10 build REQUEST --cache {layout.root}"
+    assert problem.mend == f"c10 repair --cache {layout.root}"
     assert not result.head_sound
     with pytest.raises(NoGoError, match="engine place"):
         result.require()
@@ -134,7 +134,7 @@ def test_a_flipped_bit_is_found_by_hashing_alone(layout):
         (problem,) = problems_of(verify(layout, depth=depth))
         assert problem.kind is ProblemKind.DAMAGED
         assert problem.generations == (2,)
-        assert f"mv {layout.artifact(ref.sha256)}" in problem.mend
+        assert problem.mend == f"c10 repair --cache {layout.root}"
 
 
 def test_damage_of_an_older_generation_leaves_the_head_sound(layout):
@@ -144,7 +144,7 @@ def test_damage_of_an_older_generation_leaves_the_head_sound(layout):
     result = verify(layout, depth=Depth.FULL)
     (problem,) = problems_of(result)
     assert problem.generations == (1,)
-    assert "mirror" in problem.mend
+    assert "c10 repair" in problem.mend
     assert not result.go
 
 
@@ -230,9 +230,13 @@ def test_strangers_are_no_go_and_unreferenced_artifacts_are_not(layout):
 def test_a_damaged_newest_manifest_is_told_from_a_replaced_journal(layout):
     path = layout.manifests / layout.manifest_name(2)
     rewrite(path, lambda data: data[:100])
-    with pytest.raises(DamagedHistoryError, match="the journal itself is sound") as damaged:
-        verify(layout)
-    assert str(path) in damaged.value.hint
+    for depth in Depth:
+        (problem,) = problems_of(verify(layout, depth=depth))
+        assert (problem.kind, problem.path) == (
+            ProblemKind.PROJECTION_DAMAGED,
+            str(path.relative_to(layout.root)),
+        )
+        assert problem.mend == f"c10 repair --cache {layout.root}"
 
 
 def test_a_journal_that_lost_its_newest_records_is_damaged(layout, tmp_path):
@@ -240,14 +244,16 @@ def test_a_journal_that_lost_its_newest_records_is_damaged(layout, tmp_path):
     with Store.open(older, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, FIRST)
     shutil.copy(older.journal, layout.journal)
-    with pytest.raises(DamagedHistoryError, match="lost its newest records"):
+    with pytest.raises(DamagedHistoryError, match="lost its newest records") as damaged:
         verify(layout)
+    assert damaged.value.hint == f"c10 rebuild --cache {layout.root}"
 
 
 def test_a_truncated_journal_is_damaged(layout):
     rewrite(layout.journal, lambda data: data[: len(data) // 2])
-    with pytest.raises(JournalDamagedError):
+    with pytest.raises(JournalDamagedError) as damaged:
         verify(layout)
+    assert damaged.value.hint == f"c10 rebuild --cache {layout.root}"
 
 
 def test_without_a_commit_there_is_nothing_to_fly(tmp_path):
@@ -317,12 +323,11 @@ def test_the_sample_is_cut_short_by_the_clock_and_chosen_by_the_seed(wide):
     kind=st.sampled_from(ProblemKind),
     digest=st.sampled_from(["", "a" * 64, "b" * 64]),
     generation=st.none() | st.integers(1, 4),
-    head=st.integers(1, 4),
 )
-def test_judging_names_generations_and_a_remedy(tmp_path_factory, kind, digest, generation, head):
+def test_judging_names_generations_and_a_remedy(tmp_path_factory, kind, digest, generation):
     root = tmp_path_factory.getbasetemp()
     finding = Finding(kind=kind, subject="s", found="f", path="p", digest=digest, generation=generation)
-    (problem,) = judge([finding], root=root, head=head, named_in={"a" * 64: [3, 1]})
+    (problem,) = judge([finding], root=root, named_in={"a" * 64: [3, 1]})
     assert problem.mend
     expected = {"": (generation,) if generation else (), "a" * 64: (1, 3), "b" * 64: ()}[digest]
     assert problem.generations == expected
@@ -336,7 +341,7 @@ def test_what_the_system_refuses_to_read_is_not_moved_aside(tmp_path):
         path="p",
         digest="a" * 64,
     )
-    (problem,) = judge([finding], root=tmp_path, head=1, named_in={"a" * 64: [1]})
+    (problem,) = judge([finding], root=tmp_path, named_in={"a" * 64: [1]})
     assert problem.mend.startswith(f"mend the permissions of {tmp_path / 'p'}")
 
 

@@ -70,7 +70,7 @@ def records(folder):
         assert canonical(payload) == canonical(record.payload), "an event is encoded otherwise than it was read"
 
     def change(data, others, dice):
-        if dice.random() < 0.5:  # noqa: PLR2004
+        if dice.random() < 0.5:
             return mutated(data, others, dice)
         record = decode_record(data)
         try:
@@ -99,7 +99,7 @@ def manifests(folder):
     seeds = [path.read_bytes() for path in sorted(layout.manifests.glob("*.json"))]
 
     def change(data, others, dice):
-        if dice.random() < 0.4:  # noqa: PLR2004
+        if dice.random() < 0.4:
             return mutated(data, others, dice)
         tree = json.loads(data)
         for _ in range(dice.choice((1, 1, 2))):
@@ -143,8 +143,8 @@ def images(folder):  # noqa: ARG001
 
     def feed(data):
         pixels = decode(data, max_pixels=1 << 20, subject="3/1/2")
-        assert pixels.ndim == 3  # noqa: PLR2004
-        assert pixels.shape[2] == 3  # noqa: PLR2004
+        assert pixels.ndim == 3
+        assert pixels.shape[2] == 3
         assert pixels.size <= 3 << 20
 
     return Target(seeds, feed, (TileError,))
@@ -185,7 +185,7 @@ def archives(folder):
 
     def change(data, others, dice):
         body = bytearray(data[1:])
-        if dice.random() < 0.5:  # noqa: PLR2004
+        if dice.random() < 0.5:
             # Half of the changes go where the structure is.
             body[: 1 << 10] = mutated(bytes(body[: 1 << 10]), others, dice)
             return data[:1] + bytes(body)
@@ -210,11 +210,11 @@ def networks(folder):  # noqa: ARG001
         fix_sizes(model, signature, batch=4, sample_shape=(3, 32, 32), model_name="place")
 
     def change(data, others, dice):
-        if dice.random() < 0.3:  # noqa: PLR2004
+        if dice.random() < 0.3:
             return mutated(data, others, dice)
         # The weights are most of a network and mean nothing to who reads it; what does is at both ends.
         size = 400
-        if dice.random() < 0.5:  # noqa: PLR2004
+        if dice.random() < 0.5:
             return mutated(data[:size], others, dice) + data[size:]
         return data[:-size] + mutated(data[-size:], others, dice)
 

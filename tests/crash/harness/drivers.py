@@ -190,7 +190,7 @@ def rebuild_light(bench: Bench) -> int:
 
 def build_with_company(bench: Bench) -> int:
     """A build beside which another process compiles an engine and accepts the head, just before the commit."""
-    from store import testing  # noqa: PLC0415 - patched here alone
+    from store import testing
 
     reach = testing._reach
 
@@ -236,7 +236,7 @@ def done(action: Callable[[Bench], None]) -> Callable[[Bench], int]:
 
 def site_of(bench: Bench, **options: object):
     """A site with fakes around the bench's cache."""
-    from tests.small_builds import FakeSite, spread, words  # noqa: PLC0415 - loads what the light ones do without
+    from tests.small_builds import FakeSite, spread, words
 
     site = FakeSite(bench.root, spread(2, 2, content=words), **options)
     site.clock = bench.clock
@@ -245,7 +245,7 @@ def site_of(bench: Bench, **options: object):
 
 def change_tiles(site) -> None:
     """Other content for one tile, and one more."""
-    from tests.small_builds import ZOOM, words  # noqa: PLC0415 - as above
+    from tests.small_builds import ZOOM, words
 
     first = min(site.tiles)
     site.tiles |= {first: words(500), (ZOOM, 24, 24): words(501)}
@@ -274,8 +274,8 @@ def build_heavy(bench: Bench, flight: str) -> None:
 
 def provision(bench: Bench, *, changed: bool = False, fail_at: str = "", **fields: object) -> int:
     """One build through the provisioner; returns its exit code."""
-    from pipeline.errors import EmbedError  # noqa: PLC0415 - as above
-    from pipeline.testing import raising  # noqa: PLC0415 - as above
+    from pipeline.errors import EmbedError
+    from pipeline.testing import raising
 
     site = site_of(bench)
     if changed:
@@ -322,7 +322,7 @@ def roll_back_heavy(bench: Bench) -> int:
 
 def engines_heavy(bench: Bench) -> int:
     """Compile another network beside everything."""
-    from tests.small_builds import tiny_network  # noqa: PLC0415 - as above
+    from tests.small_builds import tiny_network
 
     site = site_of(bench)
     if not (bench.root / "other.onnx").exists():

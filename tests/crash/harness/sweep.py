@@ -22,12 +22,11 @@ from pathlib import Path
 
 from journal import environment
 from tests.crash.harness import seeded
-from tests.crash.harness.bench import Bench, acknowledge, acknowledged, copy_tree, remove_tree
-from tests.crash.harness.bench import Acknowledged
+from tests.crash.harness.bench import Acknowledged, Bench, acknowledge, acknowledged, copy_tree, remove_tree
 from tests.crash.harness.check import Before, Judge, remember
 from tests.crash.harness.drivers import DRIVERS, Driver
 from tests.crash.harness.readers import LiveReader
-from tests.crash.harness.shim import ACTIONS, CHANGES, OPENS, Action, Seen, Shim
+from tests.crash.harness.shim import ACTIONS, Action, Seen, Shim
 from tools.exit_codes import ExitCode, code_of
 
 LIBRARY = "C10_TEST_CRASH_SHIM"
@@ -180,11 +179,11 @@ class Sweep:
         try:
             self.driver.prepare(bench)
             if self.driver.heavy:
-                from tests.crash.harness.drivers import site_of  # noqa: PLC0415 - loads the pipeline
+                from tests.crash.harness.drivers import site_of
 
                 site_of(bench)
             bench.say(f"B {json.dumps(asdict(remember(bench.layout, damaged=self.driver.mends)))}")
-        except BaseException as error:
+        except BaseException:
             import traceback
 
             bench.say("X " + traceback.format_exc().replace("\n", " | "))
@@ -475,11 +474,11 @@ def main(text: str) -> None:
     tempfile.tempdir = str(work)
     try:
         if DRIVERS[plan.driver].heavy:
-            import faiss  # noqa: F401, PLC0415 - loaded once, before the first fork
-            import onnx  # noqa: F401, PLC0415
-            import onnxruntime  # noqa: F401, PLC0415
+            import faiss  # noqa: F401 - loaded once, before the first fork
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
 
-            import tests.small_builds  # noqa: F401, PLC0415
+            import tests.small_builds  # noqa: F401
         shim = Shim(os.environ[LIBRARY], work / "bench" / "cache")
         # Children then copy fewer pages. Their looks at a quiet journal need no pause for writers.
         gc.collect()

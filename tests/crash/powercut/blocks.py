@@ -156,12 +156,12 @@ def states(log, first, last, dice, count):
 def _kept(size, dice):
     """Which parts of a block write arrive."""
     sectors = size // SECTOR
-    if sectors < 2 or dice.random() >= TORN:  # noqa: PLR2004
+    if sectors < 2 or dice.random() >= TORN:
         return [(0, size)]
-    if dice.random() < 0.5:  # noqa: PLR2004
+    if dice.random() < 0.5:
         cut = SECTOR * dice.randrange(1, sectors)
-        return [(0, cut)] if dice.random() < 0.5 else [(cut, size)]  # noqa: PLR2004
-    return [(SECTOR * n, SECTOR * (n + 1)) for n in range(sectors) if dice.random() < 0.5]  # noqa: PLR2004
+        return [(0, cut)] if dice.random() < 0.5 else [(cut, size)]
+    return [(SECTOR * n, SECTOR * (n + 1)) for n in range(sectors) if dice.random() < 0.5]
 
 
 def main(arguments=None):

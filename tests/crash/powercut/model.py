@@ -365,7 +365,7 @@ class Cuts:
                 continue
             if change.data is None:
                 _resize(content, change.offset)
-            elif pending and dice.random() < 0.3:  # noqa: PLR2004
+            elif pending and dice.random() < 0.3:
                 _tear(content, change, dice)
             else:
                 _put(content, change.offset, change.data)
@@ -395,7 +395,7 @@ def _tear(content, change, dice):
         case 1:
             kept = range(cut, last + 1)
         case 2:
-            kept = [sector for sector in sectors if dice.random() < 0.5]  # noqa: PLR2004
+            kept = [sector for sector in sectors if dice.random() < 0.5]
         case _:
             kept = []
             _put(content, max(change.offset, len(content)), bytes(max(0, change.offset + len(change.data) - len(content))))

@@ -76,7 +76,7 @@ class Model:
 
 def build(top, dice):
     tiles = {(dice.randrange(40), dice.randrange(40)): dice.choice("abcdef") for _ in range(dice.randrange(1, 5))}
-    step = dice.choice(STEPS) if dice.random() < 0.2 else ""  # noqa: PLR2004
+    step = dice.choice(STEPS) if dice.random() < 0.2 else ""
     chosen = scenario(
         f"f{dice.randrange(4)}", tiles=tiles, engine=dice.choice(("net", "other")), fail_at=step
     )
@@ -104,7 +104,7 @@ def mark(top, dice):
 
 def clear(top, dice):
     with opened(top, create=False, exclusive_within_s=1.0) as store:
-        done = collect(store, KeepPolicy(keep=dice.randrange(1, 4), unfinished=dice.random() < 0.5))  # noqa: PLR2004
+        done = collect(store, KeepPolicy(keep=dice.randrange(1, 4), unfinished=dice.random() < 0.5))
         return "collected" if done.files else "no change"
 
 

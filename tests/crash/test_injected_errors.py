@@ -1,0 +1,58 @@
+"""Errors of the system at the calls that change something, once and for good, and allocations that fail.
+
+The writer ends with one of the project's own errors and a documented exit code, or well, and never hangs or dies by a
+signal; the cache is then as whole as after a kill. Where the error came once, the same process builds again at once.
+"""
+
+import pytest
+
+from tests.crash.harness.gate import Gate, named, summary
+from tests.crash.harness.shim import ERRORS
+from tests.crash.harness.sweep import Plan
+from tools.exit_codes import ExitCode
+
+SEED = 1
+ALLOCATIONS = 40
+"""Of hundreds of thousands; `tests/crash/soak.py` takes more of them."""
+
+LEAST_POINTS = 450
+FEW = ("ENOSPC", "EIO+")
+
+PLANS = [
+    Plan(driver="build", actions=ERRORS, most=1, seed=SEED),
+    *(
+        Plan(driver=name, actions=FEW, most=1, seed=SEED)
+        for name in ("birth", "rollback", "recovery-open", "recovery-commit", "signed", "gc", "engine")
+    ),
+    Plan(driver="rebuild", actions=("EIO",), most=1, seed=SEED),
+    Plan(driver="provision", actions=("ENOSPC", "EIO+", "EMFILE"), most=1, seed=SEED),
+    *(
+        Plan(driver=name, actions=("ENOSPC",), most=1, seed=SEED)
+        for name in ("provision-birth", "provision-repair", "provision-engines")
+    ),
+    Plan(driver="build", allocations=ALLOCATIONS, seed=SEED),
+    Plan(driver="provision", allocations=ALLOCATIONS, seed=SEED),
+]
+CODES = {f"exit {code}" for code in range(9)} - {f"exit {ExitCode.INTERNAL:d}"}
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory):
+    gate = Gate(PLANS, tmp_path_factory.mktemp("shim"))
+    yield gate
+    gate.end()
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=named)
+def test_an_error_ends_cleanly(gate, plan):
+    result = gate.result(plan)
+    print(summary(result))
+    assert result["bad"] == []
+    assert result["planned"] == result["happened"] == sum(result["endings"].values()) > 0
+    if not plan.allocations:
+        assert set(result["endings"]) <= CODES
+        assert set(result["endings"]) - {"exit 0"}, "some errors were noticed"
+
+
+def test_the_plans_are_many_points(gate):
+    assert sum(gate.result(plan)["happened"] for plan in PLANS) >= LEAST_POINTS

@@ -1,0 +1,74 @@
+"""The rigs are tested with bugs that are switched on in the writer: what a kill can show, they find.
+
+A missing sync is not among it: the death of a process takes nothing from the kernel. That a kill does not see it is
+held here, too, so that nobody takes these rigs for more than they are; `tests/crash/powercut` finds those.
+"""
+
+import pytest
+
+from tests.crash.harness.gate import Gate, named, summary
+from tests.crash.harness.seeded import BUGS
+from tests.crash.harness.sweep import Plan
+
+SEED = 1
+UNSEEN = ("no_file_sync", "no_folder_sync")
+
+FOUND = {
+    # the plan that finds it: what is said of it
+    Plan(driver="build", bug="acknowledge_first", actions=("kill",), calls=("pwrite",)): "acknowledged and is gone",
+    Plan(driver="build", bug="commit_first", actions=("kill",), calls=("link",)): "was never stored",
+    Plan(driver="build", bug="visible_first", actions=("after",), calls=("link",)): "lost its newest records",
+    Plan(driver="build", bug="in_place", actions=("torn",), calls=("write",)): "is torn",
+    Plan(driver="build", bug="early_exit", actions=("kill",), calls=("close",), most=2): "readers see 1",
+    Plan(driver="build", bug="sticky_lock", actions=("kill",), calls=("rmdir",)): "build.lock.d",
+    Plan(driver="build", bug="untidy_errors", actions=("EIO",), calls=("link",)): "builtins.OSError",
+    Plan(driver="birth", bug="plain_birth", actions=("torn",), calls=("pwrite", "writev"), most=2): "JournalDamaged",
+    Plan(driver="signed", bug="manifest_first", actions=("kill",), calls=("link",), most=2): "before its segment",
+    Plan(driver="company", bug="stale_head", actions=("kill",), calls=("link",), most=2): "to project to",
+    Plan(driver="rollback", bug="lagging_head", actions=("after",), calls=("pwrite",), reader="keeps"): "cannot follow",
+}
+NOT_FOUND = [
+    Plan(driver="build", bug=bug, actions=("kill",), calls=("link", "fsync", "pwrite"), most=2, seed=SEED)
+    for bug in UNSEEN
+]
+HEALTHY = [
+    Plan(
+        driver=plan.driver,
+        actions=plan.actions,
+        calls=plan.calls,
+        most=plan.most,
+        reader=plan.reader,
+        seed=SEED,
+    )
+    for plan in FOUND
+    if plan.bug in {"plain_birth", "lagging_head", "stale_head"}
+]
+"""The same plans without the bug: it is the bug that they find."""
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory):
+    gate = Gate([*FOUND, *NOT_FOUND, *HEALTHY], tmp_path_factory.mktemp("shim"))
+    yield gate
+    gate.end()
+
+
+@pytest.mark.parametrize("plan", FOUND, ids=named)
+def test_a_seeded_bug_is_found(gate, plan):
+    result = gate.result(plan)
+    print(summary(result))
+    assert any(FOUND[plan] in line for line in result["bad"]), result["bad"][:3]
+
+
+@pytest.mark.parametrize("plan", NOT_FOUND, ids=named)
+def test_a_kill_cannot_show_a_missing_sync(gate, plan):
+    assert gate.result(plan)["bad"] == []
+
+
+@pytest.mark.parametrize("plan", HEALTHY, ids=named)
+def test_without_the_bug_nothing_is_found(gate, plan):
+    assert gate.result(plan)["bad"] == []
+
+
+def test_every_seeded_bug_is_tried():
+    assert {plan.bug for plan in (*FOUND, *NOT_FOUND)} == set(BUGS)

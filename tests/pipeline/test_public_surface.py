@@ -1,0 +1,36 @@
+"""What `from pipeline import ...` offers: others script against it."""
+
+import importlib
+
+import pytest
+
+import pipeline
+
+SURFACE = {
+    "BuildLockHeldError",
+    "BuildOutcome",
+    "BuildReport",
+    "BuildRequest",
+    "C10ProvisionerConfig",
+    "CacheProvisioner",
+    "DescriptorBatcher",
+    "EngineCompiler",
+    "ManifestCoverageError",
+    "SectorClassification",
+    "build_cache_provisioner",
+}
+
+
+def test_surface_is_this_and_no_more():
+    assert set(pipeline.__all__) == SURFACE
+    assert set(pipeline._HOMES) == SURFACE
+
+
+def test_every_name_is_the_one_of_its_home():
+    for name, home in pipeline._HOMES.items():
+        assert getattr(pipeline, name) is getattr(importlib.import_module(home), name)
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing"):
+        pipeline.nothing  # noqa: B018
