@@ -82,6 +82,7 @@ def check_quiet(path: Path, *, attempts: int = _QUIET_ATTEMPTS) -> Check:
         JournalMissingError: There is no such file.
         JournalPermissionError: It cannot be read.
         JournalDamagedError: The gate refused it.
+        JournalIOError: Memory, open files or the disk did not suffice to check it.
     """
     with open_regular(path) as fd:
         for attempt in range(attempts):
@@ -92,7 +93,14 @@ def check_quiet(path: Path, *, attempts: int = _QUIET_ATTEMPTS) -> Check:
             time.sleep(_GLANCE_S)
             if gate_open(fd, path).transactions != before:
                 continue
-            problems = _structure(fd)
+            try:
+                problems = _structure(fd)
+            except (OSError, MemoryError) as error:
+                # It says nothing about the file: a sound journal must not be called damaged because memory was short.
+                raise JournalIOError(
+                    f"{path}: its structure could not be checked: {type(error).__name__}: {error}",
+                    hint="look at memory, open files and the system log, then run it again",
+                ) from error
             if gate_open(fd, path).transactions == before:
                 return Check(outcome=Quiet.DAMAGED if problems else Quiet.HEALTHY, problems=problems)
     return Check(outcome=Quiet.BUSY)
@@ -119,7 +127,9 @@ def _structure(fd: int) -> tuple[str, ...]:
     try:
         # By descriptor, so that the file that is checked is the file that passed the gate.
         problems: list[str] = verify.verify(f"/proc/self/fd/{fd}", subdir=False)  # type: ignore[no-untyped-call]
-    except Exception as error:  # noqa: BLE001  (a walker over hostile bytes; whatever stops it is a finding)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  (a walker over hostile bytes; whatever else stops it is a finding)
         return (f"{type(error).__name__}: {error}",)
     return tuple(problems)
 

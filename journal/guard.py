@@ -123,20 +123,43 @@ def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT
 
     Raises:
         JournalPermissionError: This user may not read it.
+        JournalIOError: Something else than the file kept it from being read, so that more may be there.
     """
     path = Path(path)
     try:
         gate(path)
-        told = _child_process(path, after, "salvage", timeout_s).stdout
+        told = _told(path, after, timeout_s)
     except (JournalDamagedError, JournalMissingError):
         return ()
-    except subprocess.TimeoutExpired as error:
-        told = error.stdout or b""
     found: list[Entry] = []
     with suppress(JournalDamagedError):
         for entry in follow(after, _whole_records(told)):
             found.append(entry)  # noqa: PERF402 - what came before the break in the chain is kept
     return tuple(found)
+
+
+def _told(path: Path, after: Head, timeout_s: float) -> bytes:
+    """What a child said before it ended, if it was the file that ended it.
+
+    A child that was killed may have run out of memory or, on a tree that leads in circles, out of time. That is not
+    told apart, so that it gets a second chance.
+    """
+    for last in (False, True):
+        try:
+            child = _child_process(path, after, "salvage", timeout_s)
+        except subprocess.TimeoutExpired as error:
+            return error.stdout or b""
+        except OSError as error:
+            raise JournalIOError(f"{path}: a child process to read it expected, found: {error}") from error
+        if child.returncode == STATUS_ERROR:
+            found = _child_error(path, child.stderr)
+            if not isinstance(found, JournalDamagedError):
+                raise found
+        elif child.returncode > 0:
+            raise JournalIOError(f"{path}: reading it in a child process failed: {child.stderr[-200:]!r}")
+        if last or child.returncode != -signal.SIGKILL:
+            break
+    return child.stdout
 
 
 def _whole_records(told: bytes) -> Iterator[tuple[int, bytes]]:

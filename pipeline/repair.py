@@ -42,6 +42,7 @@ from store.errors import (
 )
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled, Event, IndexBuilt, Repaired
 from store.evidence import require_journal
+from store.exposure import refuse_exposed
 from store.facts import to_facts
 from store.findings import Depth, ProblemKind, Verification
 from store.layout import FOLDERS, Layout
@@ -107,6 +108,7 @@ class Repair:
         if not self.layout.exists():
             require_cache(self.layout)
         with self.lock:
+            refuse_exposed(self.layout.root)
             rebuilt = rebuild(self.layout, allow_unknown_filesystem=self.allow_unknown_filesystem)
             mends = self._projections()
             with self.open_store() as store:
@@ -133,6 +135,7 @@ class Repair:
             journal.JournalDamagedError, DamagedHistoryError: It is the journal that is damaged; nothing was changed.
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
+        refuse_exposed(self.layout.root)
         view = look(self.layout, strict=False)
         if view.state.unknown:
             raise UnknownEventError(

@@ -60,7 +60,7 @@ class Projections:
                 ErrorKind.JOURNAL_REPLACED,
                 f"expected {folder.name}/{name} to be free or the same, found other bytes: the journal lost its newest"
                 " records or is another cache's",
-                hint="c10 rebuild (makes the journal again from its segments)",
+                hint="c10 verify --full (says whether c10 repair or c10 rebuild mends it)",
             ) from error
         except OSError as error:
             raise from_os_error(error, f"{folder.name}/{name}") from error

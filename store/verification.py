@@ -48,10 +48,9 @@ _OF_REFUSAL: Final = {
     ErrorKind.SIGNATURE: ProblemKind.SIGNATURE,
     ErrorKind.PERMISSION: ProblemKind.EXPOSED,
 }
-_FLEETING: Final = frozenset(
-    {ProblemKind.ABSENT, ProblemKind.PROJECTION_ABSENT, ProblemKind.STRANGER, ProblemKind.MANIFEST}
-)
-"""What a writer beside this run can be all the reason for: files that it has not written yet, or has collected."""
+_LASTING: Final = frozenset({ProblemKind.DAMAGED, ProblemKind.PROJECTION_DAMAGED, ProblemKind.DEVICE})
+"""What no writer beside this run can be the reason for; everything else may be files that it has not written yet, or
+has collected."""
 
 _ATTEMPTS = 3
 _AT_ONCE = 8
@@ -100,7 +99,7 @@ def verify(
             on_total=on_total if attempt == 1 else None,
             on_bytes=on_bytes if attempt == 1 else None,
         )
-        if attempt == _ATTEMPTS or not any(problem.kind in _FLEETING for problem in found.problems):
+        if attempt == _ATTEMPTS or all(problem.kind in _LASTING for problem in found.problems):
             return found
         if look(layout, strict=False).head == view.head:
             return found

@@ -28,7 +28,7 @@ PURE: dict[str, set[str]] = {
     "store/codec.py": set(),
     "store/errors.py": {"errno"},
     "store/events.py": set(),
-    "store/findings.py": {"pathlib"},
+    "store/findings.py": {"pathlib", "shlex"},
     "store/identity.py": set(),
     "store/lineage.py": set(),
     "store/manifest.py": set(),

@@ -12,7 +12,9 @@ def test_damage_is_named_or_changes_nothing():
     found = rig("damage.trials", "--trials", TRIALS)
     assert found["trials"] == TRIALS
     assert found["deaths"] == 0
-    assert {"journal", ".json", ".sig", ".events", "block", "tile table", "engine place"} <= set(found["outcomes"])
+    assert {"journal", ".json", ".sig", ".events", "block", "tile table", "engine place"} <= set(
+        found["outcomes"]
+    )
     total = sum(sum(outcomes.values()) for outcomes in found["outcomes"].values())
     harmless = sum(outcomes.get("unchanged, identical", 0) for outcomes in found["outcomes"].values())
     assert total == TRIALS
@@ -26,12 +28,12 @@ def test_nothing_is_wrong_beside_live_builds():
 
 
 def test_readers_in_a_storm_of_commits():
-    found = rig("soak.storm", "--seconds", STORM_S)
+    found = rig("storms.storm", "--seconds", STORM_S)
     assert found["counted"]["writer"]["commits"] > 0
     assert all(found["counted"][reader]["looks"] > 0 for reader in ("fly", "hold", "ground", "inspect"))
 
 
 def test_random_histories_follow_the_model():
-    found = rig("soak.histories", "--operations", OPERATIONS)
+    found = rig("storms.histories", "--operations", OPERATIONS)
     assert found["operations"] == OPERATIONS
     assert found["killed"] > 0

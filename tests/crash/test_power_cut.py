@@ -9,7 +9,8 @@ import shutil
 import pytest
 
 from tests.crash.powercut import bugs, trace
-from tests.crash.powercut.model import Change, Cuts, Naming, Recording, UnmodelledError
+from tests.crash.powercut.model import Change, Naming, Recording, UnmodelledError
+from tests.crash.powercut.states import Cuts
 from tests.crash.rigs import rig
 
 STATES = 5000
@@ -33,7 +34,14 @@ def test_every_legal_state_is_good():
 @pytest.mark.parametrize("bug", bugs.BUGS)
 def test_replay_finds(bug):
     found = rig(
-        "powercut.replay", "--states", STATES_WITH_A_BUG, "--bug", bug, "--history", "generations", expect=None
+        "powercut.replay",
+        "--states",
+        STATES_WITH_A_BUG,
+        "--bug",
+        bug,
+        "--history",
+        "generations",
+        expect=None,
     )
     assert found["failures"] > 0, f"{bug} was not noticed in {found['states']} states"
 
@@ -74,7 +82,10 @@ class TestModel:
 
     def states(self, recording, point, count=200):
         cuts = Cuts(recording, seed=1)
-        return {json.dumps({k: v and v.decode() for k, v in cuts.draw(point, n).items()}) for n in range(count)}
+        return {
+            json.dumps({k: None if v is None else v.decode() for k, v in cuts.draw(point, n).items()})
+            for n in range(count)
+        }
 
     def test_a_file_without_any_sync_may_be_there_in_every_way(self, tmp_path):
         recording = self.recording(
@@ -142,7 +153,10 @@ class TestModel:
             "1 <... fsync resumed>)            = 0",
             "2 fsync(9) = -1 EBADF (Bad file descriptor)",
         ]
-        assert [(call.name, call.arguments[0]) for call in trace.parse(lines)] == [("write", "4"), ("fsync", "3")]
+        assert [(call.name, call.arguments[0]) for call in trace.parse(lines)] == [
+            ("write", "4"),
+            ("fsync", "3"),
+        ]
 
     def test_what_the_model_does_not_know_is_refused(self, tmp_path):
         with pytest.raises(UnmodelledError):

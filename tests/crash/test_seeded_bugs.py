@@ -15,17 +15,25 @@ UNSEEN = ("no_file_sync", "no_folder_sync")
 
 FOUND = {
     # the plan that finds it: what is said of it
-    Plan(driver="build", bug="acknowledge_first", actions=("kill",), calls=("pwrite",)): "acknowledged and is gone",
+    Plan(
+        driver="build", bug="acknowledge_first", actions=("kill",), calls=("pwrite",)
+    ): "acknowledged and is gone",
     Plan(driver="build", bug="commit_first", actions=("kill",), calls=("link",)): "was never stored",
     Plan(driver="build", bug="visible_first", actions=("after",), calls=("link",)): "lost its newest records",
     Plan(driver="build", bug="in_place", actions=("torn",), calls=("write",)): "is torn",
     Plan(driver="build", bug="early_exit", actions=("kill",), calls=("close",), most=2): "readers see 1",
     Plan(driver="build", bug="sticky_lock", actions=("kill",), calls=("rmdir",)): "build.lock.d",
     Plan(driver="build", bug="untidy_errors", actions=("EIO",), calls=("link",)): "builtins.OSError",
-    Plan(driver="birth", bug="plain_birth", actions=("torn",), calls=("pwrite", "writev"), most=2): "JournalDamaged",
-    Plan(driver="signed", bug="manifest_first", actions=("kill",), calls=("link",), most=2): "before its segment",
+    Plan(
+        driver="birth", bug="plain_birth", actions=("torn",), calls=("pwrite", "writev"), most=2
+    ): "JournalDamaged",
+    Plan(
+        driver="signed", bug="manifest_first", actions=("kill",), calls=("link",), most=2
+    ): "before its segment",
     Plan(driver="company", bug="stale_head", actions=("kill",), calls=("link",), most=2): "to project to",
-    Plan(driver="rollback", bug="lagging_head", actions=("after",), calls=("pwrite",), reader="keeps"): "cannot follow",
+    Plan(
+        driver="rollback", bug="lagging_head", actions=("after",), calls=("pwrite",), reader="keeps"
+    ): "cannot follow",
 }
 NOT_FOUND = [
     Plan(driver="build", bug=bug, actions=("kill",), calls=("link", "fsync", "pwrite"), most=2, seed=SEED)

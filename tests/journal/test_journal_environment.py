@@ -10,7 +10,7 @@ from journal import Journal, JournalDamagedError, JournalFilesystemError, Journa
 from journal import environment as environment_module
 from journal import log as log_module
 from journal.environment import Quiet, check_quiet, open_environment, require_sound
-from journal.errors import JournalMisuseError, JournalPermissionError
+from journal.errors import JournalIOError, JournalMisuseError, JournalPermissionError
 from journal.filesystem import filesystem_type, judge_filesystem
 from journal.gate import gate
 from journal.guard import snapshot
@@ -163,10 +163,20 @@ def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
 
 def test_checker_that_falls_over_is_a_finding(path, monkeypatch):
     def fall(*_, **__):
-        raise MemoryError
+        raise IndexError("out of range")
 
     monkeypatch.setattr(environment_module.verify, "verify", fall)
-    assert check_quiet(path).problems == ("MemoryError: ",)
+    assert check_quiet(path).problems == ("IndexError: out of range",)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_checker_that_lacks_memory_or_files_says_nothing_about_the_file(path, monkeypatch, error):
+    def fall(*_, **__):
+        raise error
+
+    monkeypatch.setattr(environment_module.verify, "verify", fall)
+    with pytest.raises(JournalIOError, match="could not be checked"):
+        check_quiet(path)
 
 
 def test_killed_reader_is_forgotten_when_a_writer_opens(path):

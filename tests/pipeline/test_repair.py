@@ -1,5 +1,6 @@
 """Repair: whatever is damaged is made again by its own step, or told; what was committed stays what it was."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -23,6 +24,7 @@ from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.findings import Depth
 from store.manifest import parse, project
 from store.tables import decode_blocks
+from store.testing import StopDeadError
 from store.verification import verify
 from tests.small_builds import FakeSite, picture, spread, tiny_network, tree, words
 
@@ -366,6 +368,56 @@ class TestBesideTheJournal:
             two.provisioner().repair()
         assert "c10 rebuild" in caught.value.hint
         assert content(two) == before
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_repair_may_die_at_every_step(two, after, monkeypatch):
+    """What was set aside is missing then, which the next repair, or any writer, makes again."""
+    before = content(two)
+    for path in (
+        two.artifact(ref_of(two, "index")),
+        two.artifact(ref_of(two, "calibration")),
+        two.layout.manifests / "00000002.json",
+    ):
+        flip(path)
+    shutil.copytree(two.root, two.root.with_name("damaged"))
+    points, dead = 0, True
+    while dead:
+        shutil.rmtree(two.root)
+        shutil.copytree(two.root.with_name("damaged"), two.root)
+        with monkeypatch.context() as patch:
+            died = dying_at(patch, points, after=after)
+            with contextlib.suppress(StopDeadError):
+                two.provisioner().repair()
+            dead = bool(died)
+        points += dead
+        assert two.provisioner().repair().go
+        assert is_go(two)
+        assert content(two) == before
+    shutil.rmtree(two.root.with_name("damaged"))
+    assert points >= 10
+
+
+def dying_at(patch, at, *, after):
+    """Make the process die at the n-th link or unlink below the cache: that one, and all after it, raise."""
+    calls, died = [], []
+
+    def deadly(real):
+        def call(*args, **kwargs):
+            if not died:
+                calls.append(args)
+                if len(calls) <= at:
+                    return real(*args, **kwargs)
+                died.append(args)
+                if after:
+                    real(*args, **kwargs)
+            raise StopDeadError
+
+        return call
+
+    for name in ("link", "unlink"):
+        patch.setattr(os, name, deadly(getattr(os, name)))
+    return died
 
 
 def test_a_dry_run_writes_nothing_and_names_everything(two):

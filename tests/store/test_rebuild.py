@@ -1,5 +1,6 @@
 """Making the journal again: from segments, and from whatever still reads of the damaged file."""
 
+import contextlib
 import os
 import random
 import secrets
@@ -9,6 +10,7 @@ import pytest
 
 from journal import Journal, JournalDamagedError, JournalFullError, guard
 from journal.environment import open_environment
+from journal.errors import JournalIOError
 from journal.record import EMPTY, Entry, Record, encode, link
 from store import rollback, segment
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
@@ -386,10 +388,8 @@ def test_a_rebuild_may_die_at_every_step(pristine, which, after, request, tmp_pa
         shutil.copytree(source.root, layout.root, symlinks=True)
         with pytest.MonkeyPatch.context() as patch:
             death = Death(patch, points, after=after)
-            try:
+            with contextlib.suppress(StopDeadError):
                 rebuild(layout)
-            except StopDeadError:
-                pass
         if not death.dead:
             break
         points += 1
@@ -452,9 +452,11 @@ class TestWritersBeside:
     def test_an_append_that_loses_the_name_while_it_commits_is_not_acknowledged(self, layout):
         environment = open_environment(layout.journal, readonly=False)
         try:
-            with pytest.raises(JournalDamagedError, match="expected the file that was opened"):
-                with environment.write():
-                    set_aside(layout, layout.journal)
+            with (
+                pytest.raises(JournalDamagedError, match="expected the file that was opened"),
+                environment.write(),
+            ):
+                set_aside(layout, layout.journal)
         finally:
             environment.close()
 
@@ -476,3 +478,31 @@ def test_memo_of_salvaged_work_is_usable(layout):
     state = rebuild(layout).state
     engines = [fact.event for fact in look(layout).facts if isinstance(fact.event, EngineCompiled)]
     assert {event.key for event in engines} == set(state.memo.engines)
+
+
+def test_a_child_that_could_not_be_asked_is_no_answer(layout, monkeypatch):
+    """A tail must not be lost because no process could be started."""
+
+    def refused(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    before = tree(layout)
+    monkeypatch.setattr(guard.subprocess, "run", refused)
+    with pytest.raises(JournalIOError, match="temporarily unavailable"):
+        rebuild(layout)
+    assert tree(layout) == before
+
+
+def test_a_child_that_was_killed_is_asked_again(layout, monkeypatch):
+    real, ended = guard.subprocess.run, []
+
+    def killed_once(*args, **kwargs):
+        answer = real(*args, **kwargs)
+        if not ended:
+            ended.append(answer)
+            return guard.subprocess.CompletedProcess(args, -9, b"", b"")
+        return answer
+
+    count = len(entries_of(layout))
+    monkeypatch.setattr(guard.subprocess, "run", killed_once)
+    assert rebuild(layout).records == count

@@ -32,6 +32,7 @@ def test_tree_is_by_handler():
         "RequestRefusedError": "StoreError",
         "CacheUnusableError": "StoreError",
         "DiskFullError": "StoreError",
+        "ArtifactsBusyError": "StoreError",
         "DamagedHistoryError": "StoreError",
         "UnknownEventError": "StoreError",
         "ArtifactError": "StoreError",

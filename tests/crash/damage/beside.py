@@ -21,7 +21,7 @@ from store.reader import FlightCache
 from store.verification import verify
 from tests.crash.damage.signed import SignedSite, grown
 from tests.crash.damage.trials import MEMORY
-from tests.crash.soak.together import run_together
+from tests.crash.storms.together import run_together
 
 FAILS_EVERY, ROLLS_BACK_EVERY = 5, 4
 

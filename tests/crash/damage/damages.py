@@ -135,13 +135,13 @@ class Cache:
         at.unlink(missing_ok=True)
         at.write_bytes(data)
 
-    def _delete(self, path, dice):  # noqa: ARG002
+    def _delete(self, path, dice):
         (self.root / path).unlink()
         return Damaged("delete", (path,))
 
     def _exchange(self, path, dice):
         """Two files of the cache change places."""
-        other = dice.choice([other for other in self.sound if other != path and other != "journal.mdb"])
+        other = dice.choice([other for other in self.sound if other not in {path, "journal.mdb"}])
         if path == "journal.mdb":
             self._put(path, self.sound[other])
             return Damaged("exchange", (path,))

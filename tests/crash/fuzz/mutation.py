@@ -2,10 +2,61 @@
 
 import copy
 
-NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, -(2**63), 2**64 - 1)
-TEXTS = ("", "\0", "..", "../x", "/etc/passwd", "a" * 300, "é", "\u202e", "'", "%s", "{}", "nan", "0" * 64, "f" * 64)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63 - 1,
+    -(2**63),
+    2**64 - 1,
+)
+TEXTS = (
+    "",
+    "\0",
+    "..",
+    "../x",
+    "/etc/passwd",
+    "a" * 300,
+    "é",
+    "\u202e",
+    "'",
+    "%s",
+    "{}",
+    "nan",
+    "0" * 64,
+    "f" * 64,
+)
 OTHERS = (None, True, False, 0.5, b"", [], {}, [[]], {"": None})
-WORDS = (b"[[", b"]]", b"=", b"\n", b'"', b"'''", b"inf", b"nan", b"-", b"1e999", b"0x", b"2026-13-41", b"[a]", b"{", b"}", b"#", b"\xff")
+WORDS = (
+    b"[[",
+    b"]]",
+    b"=",
+    b"\n",
+    b'"',
+    b"'''",
+    b"inf",
+    b"nan",
+    b"-",
+    b"1e999",
+    b"0x",
+    b"2026-13-41",
+    b"[a]",
+    b"{",
+    b"}",
+    b"#",
+    b"\xff",
+)
 
 
 def mutated(data, others, dice):
@@ -37,7 +88,9 @@ def _once(data, others, dice):
         case 7:
             number = dice.choice(NUMBERS) & (2**64 - 1)
             width = dice.choice((1, 2, 4, 8))
-            data[at : at + width] = (number & (256**width - 1)).to_bytes(width, dice.choice(("big", "little")))
+            data[at : at + width] = (number & (256**width - 1)).to_bytes(
+                width, dice.choice(("big", "little"))
+            )
         case _:
             del data[at:]
 

@@ -19,7 +19,7 @@ import time
 import traceback
 
 from tests.crash.fuzz.targets import TARGETS
-from tests.crash.powercut.farm import run
+from tests.crash.powercut.farm import run, until_told
 
 GATE = {
     "records": 12_000,
@@ -91,18 +91,25 @@ def main(arguments=None):
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args(arguments)
     asked = {name: getattr(options, name) for name in TARGETS}
-    counts = GATE if all(count is None for count in asked.values()) else {name: n for name, n in asked.items() if n}
+    counts = (
+        GATE
+        if all(count is None for count in asked.values())
+        else {name: n for name, n in asked.items() if n}
+    )
     answer, failures = {}, []
-    for name, count in counts.items():
-        began, accepted, refused = time.monotonic(), 0, collections.Counter()
-        for result in run(work(name, count, options.seed), workers=options.workers):
-            wrong = result["wrong"] if "wrong" in result else [result]
-            failures += [{"target": name, **each} for each in wrong]
-            accepted += result.get("accepted", 0)
-            refused.update(result.get("refused", {}))
-        seconds = round(time.monotonic() - began, 1)
-        answer[name] = {"inputs": accepted + refused.total(), "accepted": accepted, "refused": refused, "seconds": seconds}
-    json.dump({"targets": answer, "failures": len(failures), "examples": failures[:8], "seed": options.seed}, sys.stdout)
+    with until_told() as told:
+        for name, count in counts.items():
+            began = time.monotonic()
+            found = answer[name] = {"inputs": 0, "accepted": 0, "refused": collections.Counter()}
+            for result in run(work(name, count, options.seed), workers=options.workers):
+                wrong = result.get("wrong", [result])
+                failures += [{"target": name, **each} for each in wrong]
+                found["accepted"] += result.get("accepted", 0)
+                found["refused"].update(result.get("refused", {}))
+                found["inputs"] = found["accepted"] + found["refused"].total() + len(wrong)
+                found["seconds"] = round(time.monotonic() - began, 1)
+    told |= {"targets": answer, "failures": len(failures), "examples": failures[:8], "seed": options.seed}
+    json.dump(told, sys.stdout)
     sys.stdout.write("\n")
     return 1 if failures else 0
 

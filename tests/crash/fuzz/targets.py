@@ -67,7 +67,9 @@ def records(folder):
         event = codec.decode(record.tag, record.version, record.payload)
         tag, version, payload = codec.encode(event)
         assert (tag, version) == (record.tag, record.version)
-        assert canonical(payload) == canonical(record.payload), "an event is encoded otherwise than it was read"
+        assert canonical(payload) == canonical(record.payload), (
+            "an event is encoded otherwise than it was read"
+        )
 
     def change(data, others, dice):
         if dice.random() < 0.5:
@@ -124,7 +126,7 @@ def requests(folder):
     return Target(seeds, feed, (RequestError,), reworded)
 
 
-def images(folder):  # noqa: ARG001
+def images(folder):
     from pipeline.decoding import decode
 
     seeds = []
@@ -194,7 +196,7 @@ def archives(folder):
     return Target(seeds, feed, (TileError, RequestError), change)
 
 
-def networks(folder):  # noqa: ARG001
+def networks(folder):
     from pipeline.engines.onnx_file import fix_sizes, inspect_onnx
     from tests.small_builds import tiny_network
     from tests.toy_networks import toy_network
@@ -243,7 +245,7 @@ def tables(folder):
     return Target(seeds, feed, (ArtifactError,))
 
 
-def vectors(folder):  # noqa: ARG001
+def vectors(folder):
     import numpy as np
 
     made = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)

@@ -145,7 +145,9 @@ class Judge:
         if self.layout.artifacts.exists():
             for digest, _, path in Artifacts(self.layout).names():
                 assert digest, f"{path.name} among the artifacts"
-                assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, f"artifact {digest[:12]} is torn"
+                assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, (
+                    f"artifact {digest[:12]} is torn"
+                )
         if self.layout.quarantine.exists() and not self.driver.evidence:
             assert not list(self.layout.quarantine.iterdir()), "something is in quarantine"
 

@@ -368,9 +368,7 @@ DRIVERS = {
             act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED),
             signer=Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32)))),
         ),
-        replace(
-            _LIGHT, name="gc", prepare=much_to_collect, act=collect_light, commits=0, collects=True
-        ),
+        replace(_LIGHT, name="gc", prepare=much_to_collect, act=collect_light, commits=0, collects=True),
         replace(
             _LIGHT,
             name="rebuild",
@@ -380,12 +378,8 @@ DRIVERS = {
             evidence=True,
             mends=True,
         ),
-        replace(
-            _HEAVY, name="provision-birth", prepare=lambda bench: None, act=lambda bench: provision(bench)
-        ),
-        replace(
-            _HEAVY, name="provision", act=lambda bench: provision(bench, changed=True, flight_id="f2")
-        ),
+        replace(_HEAVY, name="provision-birth", prepare=lambda bench: None, act=provision),
+        replace(_HEAVY, name="provision", act=lambda bench: provision(bench, changed=True, flight_id="f2")),
         replace(
             _HEAVY,
             name="provision-failed",
@@ -404,14 +398,14 @@ DRIVERS = {
         replace(
             _HEAVY,
             name="provision-engines",
-            act=lambda bench: engines_heavy(bench),
+            act=engines_heavy,
             commits=0,
         ),
         replace(
             _HEAVY,
             name="provision-repair",
             prepare=one_heavy_damaged,
-            act=lambda bench: repair_heavy(bench),
+            act=repair_heavy,
             commits=0,
             damaged=True,
             evidence=True,

@@ -34,8 +34,17 @@ class Gate:
 
 def named(plan: Plan) -> str:
     """What a test of a plan is called."""
-    how = f"-{plan.reader}" if plan.reader else "-nested" if plan.nested else "-memory" if plan.allocations else ""
-    return f"{plan.driver}{how}" if not plan.bug else f"{plan.bug}-{plan.driver}"
+    how = (
+        f"-{plan.reader}"
+        if plan.reader
+        else "-nested"
+        if plan.nested
+        else "-memory"
+        if plan.allocations
+        else ""
+    )
+    what = "-".join(plan.actions) if len(plan.actions) < 3 else "all"
+    return f"{plan.driver}{how}-{what}" if not plan.bug else f"{plan.bug}-{plan.driver}"
 
 
 def summary(result: dict[str, Any]) -> str:

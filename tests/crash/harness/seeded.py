@@ -88,7 +88,9 @@ def stale_head(_: Bench) -> None:
     """Trust a head that was read before the write transaction."""
     append = Journal.append
 
-    def without_expectation(self: Journal, records: Any, projections: Any = None, *, expect: Any = None) -> Any:
+    def without_expectation(
+        self: Journal, records: Any, projections: Any = None, *, expect: Any = None
+    ) -> Any:
         del expect
         return append(self, records, projections or {})
 

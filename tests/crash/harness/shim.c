@@ -113,6 +113,9 @@ static int path_of(int fd, char *path)
 
 static int named(int folder, const char *name, char *path)
 {
+    int fd, end = 0;
+    if (sscanf(name, "/proc/self/fd/%d%n", &fd, &end) == 1 && !name[end])
+        return path_of(fd, path);
     if (name[0] == '/') {
         snprintf(path, PATH_MAX, "%s", name);
         return below(path);

@@ -116,7 +116,18 @@ def build(folder: Path) -> Path:
     path = folder / f"c10-crash-shim-{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not path.exists():
         fresh = path.with_suffix(f".{os.getpid()}")
-        command = ["gcc", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", str(SOURCE), "-o", str(fresh), "-ldl"]
+        command = [
+            "gcc",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-shared",
+            "-fPIC",
+            str(SOURCE),
+            "-o",
+            str(fresh),
+            "-ldl",
+        ]
         subprocess.run(command, check=True, capture_output=True)
         fresh.rename(path)
     return path

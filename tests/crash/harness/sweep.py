@@ -209,9 +209,14 @@ class Sweep:
             self.shim.disarm()
             gc.enable()
             if again and code:
-                self._attempt(bench, lambda found: self.driver.build(found, "again"), mark="R")
+                self._attempt(bench, self._once_more, mark="R")
 
         return child(work, self.bench)
+
+    def _once_more(self, bench: Bench) -> None:
+        if self.driver.mends:
+            self.driver.act(bench)
+        self.driver.build(bench, "again")
 
     def _attempt(self, bench: Bench, work: Callable[[Bench], object], *, mark: str = "E") -> int:
         try:
@@ -330,8 +335,11 @@ class Sweep:
         if kind != "-":
             self.result.errors[kind] += 1
         of_ours = kind == "-" or kind.startswith(OWN)
-        memory = action is None and kind in {"builtins.MemoryError"}
-        if not memory and (not of_ours or code not in range(9) or code == ExitCode.INTERNAL):
+        memory = action is None and kind == "builtins.MemoryError"
+        wrong = not of_ours or code not in range(9) or code == ExitCode.INTERNAL
+        # Whatever the disk refuses, the journal is sound: to call it damaged would send people to rebuild it.
+        alarm = code == ExitCode.DAMAGED and not self.driver.mends
+        if (wrong and not memory) or alarm:
             self._bad(where, [f"it ended with exit code {code} and {kind}: {text}"])
         if again and code:
             found = ending.line("R")
@@ -444,9 +452,7 @@ class _Helper:
         os.waitpid(self.pid, 0)
 
 
-def thinned(
-    points: Sequence[int], calls: Sequence[Seen], most: int | None, dice: random.Random
-) -> list[int]:
+def thinned(points: Sequence[int], calls: Sequence[Seen], most: int | None, dice: random.Random) -> list[int]:
     """At most so many points of each kind of call in each folder: one by chance, or the first, the last and between."""
     if most is None:
         return list(points)

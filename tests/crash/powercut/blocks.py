@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from tests.crash.powercut import writer
+from tests.crash.powercut.farm import until_told
 from tests.crash.powercut.judge import Past
 from tests.crash.powercut.rig import IMAGE_BYTES, judged, mounted, promise_of, report, sh, unable, unmount
 
@@ -56,23 +57,23 @@ def serve(at, log):
         def __init__(self, out):
             self.out = out
 
-        def getattr(self, path, fh=None):  # noqa: ARG002
+        def getattr(self, path, fh=None):
             if path == "/":
                 return {"st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
             if path in sizes:
                 return {"st_mode": stat.S_IFREG | 0o600, "st_nlink": 1, "st_size": sizes[path]}
             raise mfusepy.FuseOSError(errno.ENOENT)
 
-        def readdir(self, path, fh):  # noqa: ARG002
+        def readdir(self, path, fh):
             return [".", "..", "disk", "promises"]
 
-        def open(self, path, flags):  # noqa: ARG002
+        def open(self, path, flags):
             return 1
 
-        def read(self, path, size, offset, fh):  # noqa: ARG002
+        def read(self, path, size, offset, fh):
             return bytes(disk[offset : offset + size])
 
-        def write(self, path, data, offset, fh):  # noqa: ARG002
+        def write(self, path, data, offset, fh):
             if path == "/disk":
                 disk[offset : offset + len(data)] = data
             else:
@@ -84,15 +85,15 @@ def serve(at, log):
         def truncate(self, path, length, fh=None):
             return 0
 
-        def fsync(self, path, datasync, fh):  # noqa: ARG002
+        def fsync(self, path, datasync, fh):
             if path == "/disk":
                 self.out.write(_HEAD.pack(FLUSH, 0, 0))
             return 0
 
-        def flush(self, path, fh):  # noqa: ARG002
+        def flush(self, path, fh):
             return 0
 
-        def release(self, path, fh):  # noqa: ARG002
+        def release(self, path, fh):
             return 0
 
     with open(log, "wb", buffering=0) as out:
@@ -115,7 +116,13 @@ def recorded(folder, bug):
             (at / "top").mkdir()
             os.sync()
             began = log.stat().st_size
-            command = [sys.executable, writer.__file__, "generations", str(at / "top"), str(device / "promises")]
+            command = [
+                sys.executable,
+                writer.__file__,
+                "generations",
+                str(at / "top"),
+                str(device / "promises"),
+            ]
             sh(*command, *([bug] if bug else []))
             ended = log.stat().st_size
             past = Past.of(at / "top" / "cache")
@@ -179,7 +186,7 @@ def main(arguments=None):
         return 0
     began, found, unmountable = time.monotonic(), [], 0
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory, prefix="c10-blocks-") as name:
+    with until_told() as told, tempfile.TemporaryDirectory(dir=memory, prefix="c10-blocks-") as name:
         folder = Path(name)
         log, start, end, past = recorded(folder, options.bug)
         first = sum(entry[0] <= start for entry in log)
@@ -198,6 +205,7 @@ def main(arguments=None):
         unmountable=unmountable,
         seed=options.seed,
         bug=options.bug,
+        **told,
         seconds=round(time.monotonic() - began, 1),
     )
 

@@ -61,7 +61,7 @@ def no_journal_sync():
 def plain_birth():
     """The journal is made under its own name."""
 
-    def build_in_place(path, records, *, scratch, projections, map_bytes=birth.MAP_BYTES, **_):  # noqa: ARG001
+    def build_in_place(path, records, *, scratch, projections, map_bytes=birth.MAP_BYTES, **_):
         return birth._build(path, [birth.encode(record) for record in records], projections, map_bytes)
 
     log.give_birth = build_in_place

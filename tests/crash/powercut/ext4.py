@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.crash.powercut.farm import until_told
 from tests.crash.powercut.rig import Served, blank, judged, mounted, report, sh, unable, unmount
 
 FS_IOC_SHUTDOWN = 0x8004587D
@@ -68,7 +69,8 @@ def main(arguments=None):
         return 0
     began, dice, found, acknowledged = time.monotonic(), random.Random(options.seed), [], 0
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=options.work or memory, prefix="c10-ext4-") as name:
+    work = options.work or memory
+    with until_told() as told, tempfile.TemporaryDirectory(dir=work, prefix="c10-ext4-") as name:
         folder = Path(name)
         image = blank(folder)
         for _ in range(options.cuts):
@@ -83,6 +85,7 @@ def main(arguments=None):
         seed=options.seed,
         options=options.options,
         bug=options.bug,
+        **told,
         seconds=round(time.monotonic() - began, 1),
     )
 

@@ -3,11 +3,29 @@
 A worker says which trial it begins; if it dies, that trial has its answer, and another worker goes on behind it.
 """
 
+import contextlib
 import json
 import os
 import selectors
 import signal
 import traceback
+
+
+@contextlib.contextmanager
+def until_told():
+    """Run until the end, or until SIGINT or SIGTERM: what was found by then is then the answer."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    told = {"interrupted": False}
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield told
+    except KeyboardInterrupt:
+        told["interrupted"] = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(work, *, workers):
@@ -24,6 +42,17 @@ def run(work, *, workers):
     selector = selectors.DefaultSelector()
     for number in range(workers):
         _start(selector, work, number, 0, workers)
+    try:
+        yield from _gather(selector, work, workers)
+    finally:
+        for key in list(selector.get_map().values()):
+            os.kill(key.data["pid"], signal.SIGKILL)
+            os.waitpid(key.data["pid"], 0)
+            os.close(key.fd)
+        selector.close()
+
+
+def _gather(selector, work, workers):
     while selector.get_map():
         for key, _ in selector.select():
             seen = key.data
@@ -50,6 +79,7 @@ def _start(selector, work, number, done, workers):
     pid = os.fork()
     if pid == 0:
         os.close(reading)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         status = 1
         try:
             for value in work(number, done, workers):
@@ -60,7 +90,9 @@ def _start(selector, work, number, done, workers):
         finally:
             os._exit(status)
     os.close(writing)
-    selector.register(reading, selectors.EVENT_READ, {"pid": pid, "number": number, "done": done, "rest": b""})
+    selector.register(
+        reading, selectors.EVENT_READ, {"pid": pid, "number": number, "done": done, "rest": b""}
+    )
 
 
 def attempt(trial, *arguments):

@@ -13,13 +13,15 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from journal import environment
 from tests.crash.powercut import trace, writer
-from tests.crash.powercut.farm import attempt, run
+from tests.crash.powercut.farm import attempt, run, until_told
 from tests.crash.powercut.judge import Past, judge
-from tests.crash.powercut.model import Cuts, Recording, fingerprint, materialise
+from tests.crash.powercut.model import Recording
+from tests.crash.powercut.states import Cuts, fingerprint, materialise
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 WEIGHTS = {"generations": 6, "births": 2, "recovers": 2, "collects": 3, "pipeline": 1}
@@ -45,7 +47,7 @@ def recorded(history, folder, bug=""):
     return recording, Past.of(top / "cache")
 
 
-def explore(history, cuts, past, folder, *, states, every, number, done, workers):
+def explore(history, cuts, past, folder, number, done, workers, *, states, every):
     """Check different states until there are enough of them or no new ones come; yields one value for each."""
     # Nobody writes while a state is judged, so that nothing is gained by looking twice.
     environment._GLANCE_S = 0.0
@@ -70,7 +72,9 @@ def explore(history, cuts, past, folder, *, states, every, number, done, workers
             target = folder / f"state-{number}"
             materialise(files, target)
             build = begun % every == 0
-            result = attempt(lambda: judge(target, promise, past, build=build, thorough=begun % THOROUGH == 0))
+            result = attempt(
+                lambda: judge(target, promise, past, build=build, thorough=begun % THOROUGH == 0)
+            )
             yield {"history": history, "point": point, "draw": drawn, **result}
         drawn += 1
 
@@ -80,7 +84,9 @@ def main(arguments=None):
     parser.add_argument("--states", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--every", type=int, default=5, help="the next build is tried in one state of so many")
+    parser.add_argument(
+        "--every", type=int, default=5, help="the next build is tried in one state of so many"
+    )
     parser.add_argument("--history", choices=sorted(WEIGHTS), action="append")
     parser.add_argument("--bug", default="")
     options = parser.parse_args(arguments)
@@ -88,28 +94,22 @@ def main(arguments=None):
     histories = options.history or list(WEIGHTS)
     total = sum(WEIGHTS[history] for history in histories)
     counted, failed, points = collections.Counter(), [], {}
-    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-replay-") as name:
+    with until_told() as told, tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-replay-") as name:
         for history in histories:
             folder = Path(name, history)
             recording, past = recorded(history, folder, options.bug)
             points[history] = recording.points
             share = options.states * WEIGHTS[history] // total // options.workers + 1
-
-            def work(number, done, workers, history=history, recording=recording, past=past, folder=folder, share=share):
-                cuts = Cuts(recording, seed=options.seed)
-                yield from explore(
-                    history,
-                    cuts,
-                    past,
-                    folder,
-                    states=share,
-                    every=options.every,
-                    number=number,
-                    done=done,
-                    workers=workers,
-                )
-
-            for result in run(work, workers=options.workers):
+            states = partial(
+                explore,
+                history,
+                Cuts(recording, seed=options.seed),
+                past,
+                folder,
+                states=share,
+                every=options.every,
+            )
+            for result in run(states, workers=options.workers):
                 counted[history] += 1
                 if "failed" in result:
                     failed.append(result)
@@ -122,6 +122,7 @@ def main(arguments=None):
             "examples": failed[:5],
             "seed": options.seed,
             "bug": options.bug,
+            **told,
             "seconds": round(time.monotonic() - began, 1),
         },
         sys.stdout,

@@ -50,7 +50,18 @@ def record(command, *, output, environment=None):
         RuntimeError: The command failed.
     """
     # Threads are followed; what they did is told apart by nothing but order, since they share all descriptors.
-    wrapper = [STRACE, "-f", "-xx", "-s", "100000000", "--seccomp-bpf", "-o", str(output), "-e", f"trace={CALLS}"]
+    wrapper = [
+        STRACE,
+        "-f",
+        "-xx",
+        "-s",
+        "100000000",
+        "--seccomp-bpf",
+        "-o",
+        str(output),
+        "-e",
+        f"trace={CALLS}",
+    ]
     done = subprocess.run([*wrapper, *command], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the recorded command failed: {done.stderr[-3000:]}")

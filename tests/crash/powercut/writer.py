@@ -115,7 +115,7 @@ def pipeline(top, promises):
 
 
 def serves(top, promises):
-    """Builds, and now and then rolls back, until it is killed."""
+    """Builds, rolls back and collects, until it is killed."""
     clock, number = FakeClock(), 0
     while True:
         with opened(top, clock) as store:
@@ -125,6 +125,8 @@ def serves(top, promises):
                 promises.generation(play(store, scenario(f"f{number}", tiles=tiles))[0].number)
             planned = rollback.plan(store.state, to=None, why="test")
             promises.generation(store.roll_back(planned).number)
+        with opened(top, clock, create=False, exclusive_within_s=1.0) as store:
+            collect(store, KeepPolicy(keep=2))
 
 
 def prepare_recovers(top):

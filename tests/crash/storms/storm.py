@@ -1,6 +1,6 @@
 """Readers in a storm of commits: none sees half a generation or an older one than before; the journal stays small.
 
-    python -m tests.crash.soak.storm --seconds 600
+    python -m tests.crash.storms.storm --seconds 600
 
 One process commits as fast as it can, with builds, rollbacks and collections; eight look: five as the aircraft, of
 which one keeps each cache open for a while, two from the ground, one verifies. Prints one JSON object.
@@ -26,7 +26,7 @@ from store.verification import verify
 from store.view import look
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario
-from tests.crash.soak.together import run_together
+from tests.crash.storms.together import run_together
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 ROUND = 6

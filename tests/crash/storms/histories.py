@@ -1,6 +1,6 @@
 """Random operations on one cache after another, many of them killed, against a plain model.
 
-    python -m tests.crash.soak.histories --operations 2000
+    python -m tests.crash.storms.histories --operations 2000
 
 Each operation runs in a process of its own: a build, a build that fails, a rollback, an acceptance, a collection. Two in
 five are killed at a random moment. Afterwards the cache must be what it was before the operation or what it is after
@@ -34,6 +34,7 @@ from store.reader import FlightCache
 from store.retention import KeepPolicy
 from store.verification import verify
 from store.view import look
+from tests.crash.powercut.farm import until_told
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario
 
@@ -67,7 +68,9 @@ class Model:
     def of(cls, state):
         numbers = sorted(state.generations)
         return cls(
-            shown=[(state.generations[each].origin, state.generations[each].manifest_sha256) for each in numbers],
+            shown=[
+                (state.generations[each].origin, state.generations[each].manifest_sha256) for each in numbers
+            ],
             accepted=set(state.accepted),
             retired=set(state.retired),
             builds=len(state.builds),
@@ -75,7 +78,9 @@ class Model:
 
 
 def build(top, dice):
-    tiles = {(dice.randrange(40), dice.randrange(40)): dice.choice("abcdef") for _ in range(dice.randrange(1, 5))}
+    tiles = {
+        (dice.randrange(40), dice.randrange(40)): dice.choice("abcdef") for _ in range(dice.randrange(1, 5))
+    }
     step = dice.choice(STEPS) if dice.random() < 0.2 else ""
     chosen = scenario(
         f"f{dice.randrange(4)}", tiles=tiles, engine=dice.choice(("net", "other")), fail_at=step
@@ -168,7 +173,9 @@ def check(top, before, said, *, thorough):
     assert len(now.shown) not in now.retired, "the head was collected"
     shown = _aboard(layout)
     # A writer that was killed between the commit and its files leaves the generation before, until the next one.
-    assert shown == len(now.shown) or (said == "killed" and shown == len(now.shown) - 1), f"aboard {shown}: {said}"
+    assert shown == len(now.shown) or (said == "killed" and shown == len(now.shown) - 1), (
+        f"aboard {shown}: {said}"
+    )
     if thorough and shown == len(now.shown) and shown:
         found = verify(layout, depth=Depth.FULL, trusted_keys=TRUSTED)
         wrong = [
@@ -220,8 +227,9 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     began, counted, failures, caches = time.monotonic(), collections.Counter(), [], 0
-    while counted.total() < options.operations:
-        with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-histories-") as name:
+    told = {"interrupted": False}
+    while counted.total() < options.operations and not told["interrupted"]:
+        with until_told() as told, tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-histories-") as name:
             dice = random.Random(f"{options.seed} {caches}")
             length = min(LENGTH, options.operations - counted.total())
             failures += live(Path(name), dice, length, counted)
@@ -235,6 +243,7 @@ def main(arguments=None):
             "examples": failures[:5],
             "counted": counted,
             "seed": options.seed,
+            **told,
             "seconds": round(time.monotonic() - began, 1),
         },
         sys.stdout,

@@ -1,0 +1,82 @@
+"""A commit comes before its files: who verifies in between waits for a writer that lives, and for no other."""
+
+import threading
+
+import pytest
+
+from journal.lock import BuildLock
+from store.findings import Depth, ProblemKind
+from store.layout import Layout
+from store.projecting import Projections
+from store.reader import _installed
+from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.transaction import Store
+from store.verification import _Run, verify
+
+VERSION = _installed().get("onnxruntime", "1")
+LATE_S = 0.15
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """A cache with one generation, and another that was committed and has no files yet."""
+
+    def dies(*_):
+        raise StopDeadError
+
+    layout = Layout(tmp_path / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, Scenario(version=VERSION))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Projections, "write", dies)
+            with pytest.raises(StopDeadError):
+                play(store, Scenario(flight="f2", version=VERSION))
+    return layout
+
+
+def project(layout):
+    with Store.open(layout, clock=FakeClock(), reserve_bytes=0):
+        pass
+
+
+def test_a_writer_that_lives_is_waited_for(layout):
+    with BuildLock(layout.build_lock):
+        late = threading.Timer(LATE_S, project, [layout])
+        late.start()
+        found = verify(layout)
+        late.join()
+    assert found.go
+    assert found.generation == 2
+
+
+def test_what_nobody_will_write_is_absent(layout):
+    found = verify(layout)
+    assert {problem.kind for problem in found.problems} >= {ProblemKind.PROJECTION_ABSENT}
+    assert found.problems[0].generations == (2,)
+
+
+def test_what_moved_meanwhile_is_looked_at_again(layout, monkeypatch):
+    """A commit or a collection during the run may be all that is behind an odd file."""
+    project(layout)
+    stranger = layout.root / "stranger"
+    stranger.touch()
+    look = _Run.look_for_strangers
+
+    def looking(self):
+        look(self)
+        if stranger.exists():
+            stranger.unlink()
+            with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+                play(store, Scenario(flight="f3", version=VERSION))
+
+    monkeypatch.setattr(_Run, "look_for_strangers", looking)
+    found = verify(layout, depth=Depth.FULL)
+    assert found.generation == 3
+    assert ProblemKind.STRANGER not in {problem.kind for problem in found.problems}
+
+
+def test_a_stranger_that_stays_is_told(layout):
+    project(layout)
+    (layout.root / "stranger").touch()
+    found = verify(layout, depth=Depth.FULL)
+    assert ProblemKind.STRANGER in {problem.kind for problem in found.problems}
