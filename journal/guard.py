@@ -144,7 +144,8 @@ def _told(path: Path, after: Head, timeout_s: float) -> bytes:
     A child that was killed may have run out of memory or, on a tree that leads in circles, out of time. That is not
     told apart, so that it gets a second chance.
     """
-    for last in (False, True):
+    again = False
+    while True:
         try:
             child = _child_process(path, after, "salvage", timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -157,9 +158,9 @@ def _told(path: Path, after: Head, timeout_s: float) -> bytes:
                 raise found
         elif child.returncode > 0:
             raise JournalIOError(f"{path}: reading it in a child process failed: {child.stderr[-200:]!r}")
-        if last or child.returncode != -signal.SIGKILL:
-            break
-    return child.stdout
+        if again or child.returncode != -signal.SIGKILL:
+            return child.stdout
+        again = True
 
 
 def _whole_records(told: bytes) -> Iterator[tuple[int, bytes]]:

@@ -96,16 +96,21 @@ class BuildLock:
                 raise self._held_error()
             time.sleep(min(self.check_interval, remaining))
         self._fd = fd
-        _held.add(self)
-        self._document = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "boot_id": boot_id(),
-            "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "build": None,
-            "command": self.command,
-        }
-        self._write()
+        try:
+            _held.add(self)
+            self._document = {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "boot_id": boot_id(),
+                "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "build": None,
+                "command": self.command,
+            }
+            self._write()
+        except BaseException:
+            # Whoever enters with an error never leaves: an interruption must not keep the lock.
+            self.release()
+            raise
 
     def describe(self, *, build: int | None) -> None:
         """Say which build the lock is held for.
@@ -148,22 +153,26 @@ class BuildLock:
                 f"{self.path}: a folder for the lock file expected, there is none",
                 hint="make the cache first",
             ) from error
+        taken = False
         try:
             portalocker.lock(fd, portalocker.LOCK_EX | portalocker.LOCK_NB)
+            # A file that was replaced between open and lock would guard something that nobody else sees.
+            if _has_path(fd, self.path):
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+                taken = True
         except portalocker.AlreadyLocked:
-            os.close(fd)
-            return None
+            pass
         except portalocker.LockException as error:
-            os.close(fd)
             raise JournalFilesystemError(
                 f"{self.path}: a lock was expected to be possible, the file system answered: {error}",
                 hint="keep the cache on a local ext4, xfs, btrfs, f2fs or tmpfs",
             ) from error
-        if not _has_path(fd, self.path):
-            os.close(fd)  # replaced between open and lock: this lock would guard a file that nobody else sees
-            return None
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
-        return fd
+        finally:
+            # Also when interrupted: a descriptor that nobody knows would keep the lock as long as the process lives.
+            if not taken:
+                with suppress(OSError):
+                    os.close(fd)
+        return fd if taken else None
 
     def _write(self) -> None:
         if self._fd is None:

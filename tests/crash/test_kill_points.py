@@ -24,7 +24,10 @@ READERS = [("birth", "looks"), ("rollback", "keeps"), ("gc", "looks")]
 
 PLANS = [
     *(Plan(driver=name, actions=("kill",), most=1, seed=SEED) for name in LIGHT),
-    *(Plan(driver=name, actions=("torn",), most=2, seed=SEED) for name in ("birth", "build", "rollback", "gc")),
+    *(
+        Plan(driver=name, actions=("torn",), most=2, seed=SEED)
+        for name in ("birth", "build", "rollback", "gc")
+    ),
     *(Plan(driver=name, actions=("kill",), most=1, seed=SEED) for name in HEAVY),
     *(Plan(driver=name, actions=("after",), most=1, reader=reader, seed=SEED) for name, reader in READERS),
     Plan(driver="build", actions=("kill",), most=1, nested=NESTED, seed=SEED),

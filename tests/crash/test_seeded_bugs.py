@@ -16,7 +16,7 @@ UNSEEN = ("no_file_sync", "no_folder_sync")
 FOUND = {
     # the plan that finds it: what is said of it
     Plan(
-        driver="build", bug="acknowledge_first", actions=("kill",), calls=("pwrite",)
+        driver="build", bug="acknowledge_first", actions=("kill",), calls=("pwrite",), most=5
     ): "acknowledged and is gone",
     Plan(driver="build", bug="commit_first", actions=("kill",), calls=("link",)): "was never stored",
     Plan(driver="build", bug="visible_first", actions=("after",), calls=("link",)): "lost its newest records",

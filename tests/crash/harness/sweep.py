@@ -335,7 +335,8 @@ class Sweep:
         if kind != "-":
             self.result.errors[kind] += 1
         of_ours = kind == "-" or kind.startswith(OWN)
-        memory = action is None and kind == "builtins.MemoryError"
+        # Python itself turns some failed allocations into other errors, a TypeError of `stat` among them.
+        memory = action is None and kind.startswith("builtins.")
         wrong = not of_ours or code not in range(9) or code == ExitCode.INTERNAL
         # Whatever the disk refuses, the journal is sound: to call it damaged would send people to rebuild it.
         alarm = code == ExitCode.DAMAGED and not self.driver.mends
