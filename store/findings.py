@@ -4,11 +4,11 @@ A finding says what was seen; judging it adds which generations it touches and t
 """
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import assert_never
+from typing import Self, assert_never
 
 from store.errors import IncompatibleDeviceError, NoGoError
 
@@ -136,6 +136,19 @@ class Verification:
     def only_device(self) -> bool:
         """Whether all that is wrong is that this is another device, or has other libraries."""
         return not self.go and all(problem.kind is ProblemKind.DEVICE for problem in self.problems)
+
+    def without(self, collected: Collection[int]) -> Self:
+        """Return the result without what concerns only generations that were collected meanwhile.
+
+        A block that is absent and that no generation is known to name was listed by a table that went as well.
+        """
+
+        def lasts(problem: Problem) -> bool:
+            if not problem.generations:
+                return problem.kind is not ProblemKind.ABSENT
+            return not set(problem.generations) <= set(collected)
+
+        return replace(self, problems=tuple(filter(lasts, self.problems)))
 
     def require(self) -> None:
         """Raise if anything is wrong.

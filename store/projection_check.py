@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from journal.lock import held
 from store.canonical import sha256
 from store.evidence import segment_fits
 from store.findings import UNREADABLE, Finding, ProblemKind
@@ -17,8 +16,7 @@ _MAX_SEGMENT = 1 << 32
 def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
     """Look for all of them, in a full run at their bytes, at those of signatures always.
 
-    Of a collected generation only the segment is expected. A build that is under way may have committed and not
-    yet projected: what is missing of the newest generation is no finding as long as the build lock is held.
+    Of a collected generation only the segment is expected.
     """
     layout, observed = view.layout, view.observed
     chains, first = [fact.chain for fact in view.facts], 0
@@ -54,8 +52,6 @@ def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
         for path, seen, is_right in expected[:1] if number in view.state.retired else expected:
             # The folders were looked at before the journal: what was committed since then came after that look.
             present = seen or path.exists()
-            if not present and number == len(view.state.generations) and held(layout.build_lock) is not None:
-                continue  # its writer is about to put it there; if it dies, the next one does
             # A signature is short, and a damaged one is a NO-GO that nothing else would explain.
             looked_into = full or path.suffix == ".sig"
             wrong = "missing" if not present else _projection_problem(path, is_right) if looked_into else ""

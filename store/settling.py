@@ -9,9 +9,7 @@ import time
 from journal.lock import held
 from store import evidence
 from store.errors import DamagedHistoryError, ErrorKind
-from store.findings import ProblemKind
 from store.layout import Layout
-from store.projection_check import projection_findings
 from store.view import View, look
 
 _LOOKS, _PAUSE_S = 20, 0.05
@@ -40,9 +38,9 @@ def look_settled(layout: Layout) -> tuple[View, bool]:
 
 
 def _absent(view: View) -> bool:
-    return any(
-        finding.kind is ProblemKind.PROJECTION_ABSENT for finding in projection_findings(view, full=False)
-    )
+    """Whether the newest generation lacks its manifest, which is the last of its files."""
+    head = view.state.head
+    return head is not None and head.number not in view.layout.manifest_files()
 
 
 def _look(layout: Layout) -> tuple[View, bool]:

@@ -48,7 +48,7 @@ _OF_REFUSAL: Final = {
     ErrorKind.SIGNATURE: ProblemKind.SIGNATURE,
     ErrorKind.PERMISSION: ProblemKind.EXPOSED,
 }
-_LASTING: Final = frozenset({ProblemKind.DAMAGED, ProblemKind.PROJECTION_DAMAGED, ProblemKind.DEVICE})
+_LASTING: Final = frozenset({ProblemKind.DAMAGED, ProblemKind.DEVICE})
 """What no writer beside this run can be the reason for; everything else may be files that it has not written yet, or
 has collected."""
 
@@ -99,10 +99,13 @@ def verify(
             on_total=on_total if attempt == 1 else None,
             on_bytes=on_bytes if attempt == 1 else None,
         )
-        if attempt == _ATTEMPTS or all(problem.kind in _LASTING for problem in found.problems):
+        if all(problem.kind in _LASTING for problem in found.problems):
             return found
-        if look(layout, strict=False).head == view.head:
+        now = look(layout, strict=False)
+        if now.head == view.head:
             return found
+        if attempt == _ATTEMPTS:
+            return found.without(now.state.retired)
         attempt += 1
 
 

@@ -130,7 +130,7 @@ def test_a_rollback_on_a_full_disk_changes_all_or_nothing(site, small_disk):
         try:
             site.provisioner().rollback()
         except (StoreError, JournalError) as error:
-            assert "space" in str(error)  # noqa: PT017 - whether there is room for it is LMDB's affair
+            assert "space" in str(error)
         with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
             cache.verify()
     assert site.state().head.number in {2, 3}

@@ -238,3 +238,33 @@ def test_fake_keeps_the_same_promises():
         FakeBuildLock({"pid": 1}).acquire()
     with pytest.raises(JournalMisuseError):
         FakeBuildLock().describe(build=1)
+
+
+def test_a_failing_disk_neither_keeps_the_lock_nor_hides_what_was_done(tmp_path, monkeypatch):
+    path = tmp_path / "build.lock"
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    with BuildLock(path, timeout_s=0):
+        monkeypatch.setattr("journal.lock.os.ftruncate", fail)
+    monkeypatch.undo()
+    with BuildLock(path, timeout_s=0):
+        pass
+
+
+@pytest.mark.parametrize("where", ["fcntl.fcntl", "socket.gethostname"])
+def test_an_interruption_while_the_lock_is_taken_does_not_keep_it(tmp_path, monkeypatch, where):
+    path = tmp_path / "build.lock"
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    lock = BuildLock(path, timeout_s=0)
+    monkeypatch.setattr(f"journal.lock.{where}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lock.acquire()
+    monkeypatch.undo()
+    assert not lock.acquired
+    with BuildLock(path, timeout_s=0):
+        pass

@@ -351,7 +351,7 @@ class TestBesideTheJournal:
             if name:
                 shutil.move(site.cache / name, site.root / "away")
             before = tree(site.cache)
-            with pytest.raises(DamagedHistoryError, match="generation 2|does not hold") as caught:
+            with pytest.raises(DamagedHistoryError, match=r"generation 2|does not hold") as caught:
                 site.provisioner().repair()
             assert caught.value.hint == f"c10 rebuild --cache {site.cache}"
             assert tree(site.cache) == before

@@ -527,7 +527,7 @@ def test_shuffled_histories_fold_or_are_refused(data):
     try:
         state = fold(facts(*history))
     except DamagedHistoryError as error:
-        assert error.kind is ErrorKind.IMPOSSIBLE_HISTORY  # noqa: PT017 - both outcomes are right
+        assert error.kind is ErrorKind.IMPOSSIBLE_HISTORY
         return
     assert state.position.seq == len(history)
     assert list(state.generations) == list(range(1, len(state.generations) + 1))

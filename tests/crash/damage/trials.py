@@ -130,12 +130,20 @@ def on_the_ground(known, changed):
         )
     touched = {number for problem in found.problems for number in problem.generations}
     expected = set().union(*(known.generations.get(path, ()) for path in changed))
+    if known.roles.keys() & changed and any("were not looked at" in note for note in found.notes):
+        expected &= touched
     assert touched >= expected, f"generations {expected} are touched, {touched} are named"
     # Whose blocks a block table names is not known when it is the table that is broken; nothing else may be blamed.
     assert touched == expected or "journal.mdb" in changed, (
         f"generations {touched} are named, {expected} touched"
     )
     return "named"
+
+
+def _listed_by_a_broken_table(known, path, changed, notes):
+    """Whether this is a block whose table is broken as well, and the result says that it did not look at blocks."""
+    tables = [other for other in changed if known.roles.get(other) == "block table"]
+    return known.roles.get(path) == "block" and tables and any("were not looked at" in note for note in notes)
 
 
 def _blamed(path, error):

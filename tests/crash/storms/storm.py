@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from journal import JournalError
+from journal.lock import BuildLock
 from store import rollback
 from store.collecting import collect
 from store.errors import ErrorKind, NoGoError, StoreError
@@ -41,10 +42,10 @@ GROWTH = 5
 
 def commit_on(folder, until, tell):
     """Commit without a pause."""
-    clock, number, rounds = FakeClock(), 0, 0
+    clock, number, rounds, lock = FakeClock(), 0, 0, Layout(folder / "cache").build_lock
     while time.monotonic() < until:
         rounds += 1
-        with opened(folder, clock) as store:
+        with BuildLock(lock), opened(folder, clock) as store:
             for _ in range(ROUND):
                 number += 1
                 tiles = {(number % 40, 7): f"t{number}", (0, 0): f"a{number % 7}"}
@@ -52,7 +53,7 @@ def commit_on(folder, until, tell):
             store.roll_back(rollback.plan(store.state, to=None, why="storm"))
             tell(commits=ROUND + 1)
         if rounds % COLLECTS_EVERY == 0:
-            with opened(folder, clock, create=False, exclusive_within_s=5.0) as store:
+            with BuildLock(lock), opened(folder, clock, create=False, exclusive_within_s=5.0) as store:
                 tell(collected=collect(store, KeepPolicy(keep=3)).files)
 
 
