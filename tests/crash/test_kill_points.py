@@ -5,11 +5,17 @@ that was acknowledged is lost; the next build makes nothing again that the journ
 collection would not remove. `tests/crash/soak.py` does every call of every writer.
 """
 
+import os
+
 import pytest
 
 from tests.crash.harness.drivers import DRIVERS
 from tests.crash.harness.gate import Gate, named, summary
 from tests.crash.harness.sweep import Plan
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("C10_RIGS"), reason="takes minutes on a quiet machine: run it with C10_RIGS=1"
+)
 
 SEED = 1
 NESTED = 1

@@ -4,11 +4,17 @@ A missing sync is not among it: the death of a process takes nothing from the ke
 held here, too, so that nobody takes these rigs for more than they are; `tests/crash/powercut` finds those.
 """
 
+import os
+
 import pytest
 
 from tests.crash.harness.gate import Gate, named, summary
 from tests.crash.harness.seeded import BUGS
 from tests.crash.harness.sweep import Plan
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("C10_RIGS"), reason="takes minutes on a quiet machine: run it with C10_RIGS=1"
+)
 
 SEED = 1
 UNSEEN = ("no_file_sync", "no_folder_sync")
