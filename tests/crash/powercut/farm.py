@@ -15,11 +15,8 @@ import traceback
 def until_told():
     """Run until the end, or until SIGINT or SIGTERM: what was found by then is then the answer."""
 
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
     told = {"interrupted": False}
-    before = signal.signal(signal.SIGTERM, interrupted)
+    before = signal.signal(signal.SIGTERM, _stopped)
     try:
         yield told
     except KeyboardInterrupt:
@@ -46,7 +43,7 @@ def run(work, *, workers):
         yield from _gather(selector, work, workers)
     finally:
         for key in list(selector.get_map().values()):
-            os.kill(key.data["pid"], signal.SIGKILL)
+            os.kill(key.data["pid"], signal.SIGTERM)
             os.waitpid(key.data["pid"], 0)
             os.close(key.fd)
         selector.close()
@@ -79,12 +76,15 @@ def _start(selector, work, number, done, workers):
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # So that a worker takes its folder away when it is told to stop.
+        signal.signal(signal.SIGTERM, _stopped)
         status = 1
         try:
             for value in work(number, done, workers):
                 os.write(writing, json.dumps(value).encode() + b"\n")
             status = 0
+        except KeyboardInterrupt:
+            pass
         except BaseException:  # noqa: BLE001 - the parent hears of it by the status
             traceback.print_exc()
         finally:
@@ -93,6 +93,10 @@ def _start(selector, work, number, done, workers):
     selector.register(
         reading, selectors.EVENT_READ, {"pid": pid, "number": number, "done": done, "rest": b""}
     )
+
+
+def _stopped(*_):
+    raise KeyboardInterrupt
 
 
 def attempt(trial, *arguments):
