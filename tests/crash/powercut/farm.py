@@ -15,8 +15,11 @@ import traceback
 def until_told():
     """Run until the end, or until SIGINT or SIGTERM: what was found by then is then the answer."""
 
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     told = {"interrupted": False}
-    before = signal.signal(signal.SIGTERM, _stopped)
+    before = signal.signal(signal.SIGTERM, interrupted)
     try:
         yield told
     except KeyboardInterrupt:
@@ -43,7 +46,7 @@ def run(work, *, workers):
         yield from _gather(selector, work, workers)
     finally:
         for key in list(selector.get_map().values()):
-            os.kill(key.data["pid"], signal.SIGTERM)
+            os.kill(key.data["pid"], signal.SIGKILL)
             os.waitpid(key.data["pid"], 0)
             os.close(key.fd)
         selector.close()
@@ -76,15 +79,12 @@ def _start(selector, work, number, done, workers):
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        # So that a worker takes its folder away when it is told to stop.
-        signal.signal(signal.SIGTERM, _stopped)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         status = 1
         try:
             for value in work(number, done, workers):
                 os.write(writing, json.dumps(value).encode() + b"\n")
             status = 0
-        except KeyboardInterrupt:
-            pass
         except BaseException:  # noqa: BLE001 - the parent hears of it by the status
             traceback.print_exc()
         finally:
@@ -93,10 +93,6 @@ def _start(selector, work, number, done, workers):
     selector.register(
         reading, selectors.EVENT_READ, {"pid": pid, "number": number, "done": done, "rest": b""}
     )
-
-
-def _stopped(*_):
-    raise KeyboardInterrupt
 
 
 def attempt(trial, *arguments):
