@@ -1,9 +1,5 @@
 """Damage is named or harmless; nobody dies of it, and nobody sees any where there is none."""
 
-import os
-
-import pytest
-
 from tests.crash.rigs import rig
 
 TRIALS = 700
@@ -37,10 +33,6 @@ def test_readers_in_a_storm_of_commits():
     assert all(found["counted"][reader]["looks"] > 0 for reader in ("fly", "hold", "ground", "inspect"))
 
 
-@pytest.mark.skipif(
-    not os.environ.get("C10_RIGS"),
-    reason="its model expects an acceptance to write files that a killed rollback owes: run it with C10_RIGS=1",
-)
 def test_random_histories_follow_the_model():
     found = rig("storms.histories", "--operations", OPERATIONS)
     assert found["operations"] == OPERATIONS
