@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from journal.durable import fsync_dir, link_durably
-from journal.environment import ENGINE, MAP_BYTES, open_environment, translated
+from journal.environment import ENGINE, open_environment
 from journal.errors import JournalExistsError, JournalFilesystemError
 from journal.filesystem import filesystem_type, judge_filesystem
+from journal.foreign import translated
+from journal.opening import MAP_BYTES
 from journal.record import EMPTY, Head, Record, encode, link, seal
 
 FORMAT: Final = 1

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from journal.environment import Quiet, is_open, open_environment, require_sound
+from journal.environment import is_open, open_environment
 from journal.errors import (
     JournalDamagedError,
     JournalError,
@@ -31,6 +31,7 @@ from journal.errors import (
 from journal.gate import gate
 from journal.guard_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, follow, unseal
+from journal.structure import Quiet, require_sound
 
 TIMEOUT_S: Final = 60.0
 

@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from journal.environment import MAP_BYTES, open_environment
+from journal.environment import open_environment
 from journal.errors import JournalDamagedError, JournalError
+from journal.opening import MAP_BYTES
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Head, follow, stored
 
 RECORD: Final = struct.Struct(">cQI")

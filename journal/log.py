@@ -12,16 +12,7 @@ from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
 from journal.birth import FORMAT, give_birth
-from journal.environment import (
-    MAP_BYTES,
-    MAX_NAME_BYTES,
-    Environment,
-    Quiet,
-    Reader,
-    open_environment,
-    require_sound,
-    translated,
-)
+from journal.environment import MAX_NAME_BYTES, Environment, Reader, open_environment
 from journal.errors import (
     HeadMovedError,
     JournalDamagedError,
@@ -32,8 +23,11 @@ from journal.errors import (
     RecordError,
 )
 from journal.filesystem import filesystem_type, judge_filesystem
+from journal.foreign import translated
 from journal.guard import head_in_child
+from journal.opening import MAP_BYTES
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, Record, encode, follow, link, seal, unseal
+from journal.structure import Quiet, require_sound
 
 MAX_PROJECTION_BYTES: Final = 1 << 24
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lmdb
 import pytest
 
 from journal import (
@@ -20,9 +19,9 @@ from journal import (
     JournalVersionError,
     RecordError,
 )
-from journal import environment as environment_module
-from journal.environment import MAP_BYTES, open_environment
-from journal.errors import JournalClosedError, JournalIOError, JournalMisuseError, JournalPermissionError
+from journal.environment import open_environment
+from journal.errors import JournalClosedError, JournalMisuseError
+from journal.opening import MAP_BYTES
 from journal.record import EMPTY, Record, encode, extend
 from journal.testing import MemoryJournal, made_up
 
@@ -40,12 +39,6 @@ def some(first, last):
 
 def names(folder):
     return sorted(found.name for found in folder.iterdir())
-
-
-def coded(code):
-    error = lmdb.Error("x")
-    error.code = code
-    return error
 
 
 def in_child(script, *arguments):
@@ -423,44 +416,6 @@ with Journal.open(sys.argv[1]) as journal:
     print(journal.append([made_up(41)]).seq)
 """
     assert in_child(script, path).split("\n") == ["full", "given up", "41"]
-
-
-@pytest.mark.parametrize(
-    ("foreign", "expected", "disk"),
-    [
-        (lmdb.MapFullError("x"), JournalFullError, False),
-        (lmdb.DiskError("x"), JournalFullError, True),
-        (coded(errno.EDQUOT), JournalFullError, True),
-        (coded(errno.EIO), JournalIOError, True),
-        (coded(errno.EACCES), JournalPermissionError, False),
-        (lmdb.ReadonlyError("x"), JournalPermissionError, False),
-        (lmdb.CorruptedError("x"), JournalDamagedError, True),
-        (lmdb.PanicError("x"), JournalDamagedError, True),
-        (lmdb.LockError("x"), JournalFilesystemError, False),
-        (lmdb.ReadersFullError("x"), JournalFilesystemError, False),
-        (OSError(errno.ENOSPC, "x"), JournalFullError, True),
-        (OSError(errno.ENOENT, "x"), JournalMissingError, False),
-        (OSError(errno.ENOLCK, "x"), JournalFilesystemError, False),
-        (OSError("without a number"), JournalIOError, True),
-    ],
-)
-def test_foreign_errors_become_ours(path, foreign, expected, disk):
-    error, was_disk = environment_module._ours(foreign, path, "testing")
-    assert type(error) is expected
-    assert was_disk is disk
-    assert str(path) in error.message
-
-
-def test_every_error_of_lmdb_is_translated(path):
-    for kind in lmdb.Error.__subclasses__():
-        error, _ = environment_module._ours(kind("x"), path, "testing")
-        assert error.message
-
-
-def test_write_cut_short_on_a_full_disk_is_no_io_error(path, monkeypatch):
-    monkeypatch.setattr(environment_module, "_NEARLY_FULL_BYTES", 1 << 80)
-    error, _ = environment_module._ours(coded(errno.EIO), path, "testing")
-    assert type(error) is JournalFullError
 
 
 def test_map_is_address_space_only(path):

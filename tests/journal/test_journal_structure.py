@@ -1,0 +1,109 @@
+import os
+import struct
+
+import pytest
+
+from journal import Journal, JournalDamagedError, JournalMissingError, structure
+from journal.environment import open_environment
+from journal.errors import JournalIOError
+from journal.gate import gate
+from journal.guard import snapshot
+from journal.structure import Quiet, check_quiet, require_sound
+from journal.testing import made_up
+
+LAST_PAGE = 16 + 24 + 2 * 48
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "journal.mdb"
+    with Journal.open(path) as journal:
+        for number in range(1, 30):
+            journal.append([made_up(number, size=300)], {b"%d" % number: bytes(number * 100)})
+    return path
+
+
+def test_sound_file_is_healthy(path):
+    assert check_quiet(path) == structure.Check(outcome=Quiet.HEALTHY)
+    assert require_sound(path) is Quiet.HEALTHY
+
+
+@pytest.mark.parametrize("last_page", [1 << 62, (1 << 64) - 1, 1 << 40, 100_000])
+def test_meta_page_that_claims_too_much_is_damage(path, last_page):
+    newest = max(range(2), key=lambda page: gate(path).transactions[page])
+    with path.open("r+b") as file:
+        file.seek(newest * 4096 + LAST_PAGE)
+        file.write(struct.pack("=Q", last_page))
+    if last_page > 1 << 21:
+        with pytest.raises(JournalDamagedError, match="last page"):
+            gate(path)
+        with pytest.raises(JournalDamagedError, match="last page"):
+            snapshot(path, foreign=True)
+    else:
+        assert check_quiet(path).outcome is Quiet.DAMAGED
+    with pytest.raises(JournalDamagedError):
+        Journal.open(path)
+
+
+def test_truncated_file_is_damage(path):
+    for pages in (3, 8, path.stat().st_size // 4096 // 2):
+        os.truncate(path, path.stat().st_size - pages * 4096)
+        assert check_quiet(path).outcome is Quiet.DAMAGED
+        with pytest.raises(JournalDamagedError, match="problems found, first"):
+            Journal.open(path, readonly=True)
+
+
+def test_missing_file(tmp_path):
+    for use in (gate, check_quiet):
+        with pytest.raises(JournalMissingError):
+            use(tmp_path / "none")
+        with pytest.raises(JournalMissingError):
+            use(tmp_path / "no" / "folder")
+
+
+def test_writer_that_never_rests_makes_the_check_undecided(path, monkeypatch):
+    def commit_meanwhile(_):
+        with environment.write() as writer:
+            writer.put_meta(b"noise", os.urandom(8))
+        return ("looked damaged",)
+
+    environment = open_environment(path, readonly=False)
+    monkeypatch.setattr(structure, "_structure", commit_meanwhile)
+    assert check_quiet(path).outcome is Quiet.BUSY
+    environment.close()
+
+
+def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
+    real = structure._structure
+    calls = []
+
+    def commit_once(fd):
+        if not calls:
+            with environment.write() as writer:
+                writer.put_meta(b"noise", b"1")
+        calls.append(fd)
+        return real(fd)
+
+    environment = open_environment(path, readonly=False)
+    monkeypatch.setattr(structure, "_structure", commit_once)
+    assert check_quiet(path).outcome is Quiet.HEALTHY
+    assert len(calls) == 2
+    environment.close()
+
+
+def test_checker_that_falls_over_is_a_finding(path, monkeypatch):
+    def fall(*_, **__):
+        raise IndexError("out of range")
+
+    monkeypatch.setattr(structure.verify, "verify", fall)
+    assert check_quiet(path).problems == ("IndexError: out of range",)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_checker_that_lacks_memory_or_files_says_nothing_about_the_file(path, monkeypatch, error):
+    def fall(*_, **__):
+        raise error
+
+    monkeypatch.setattr(structure.verify, "verify", fall)
+    with pytest.raises(JournalIOError, match="could not be checked"):
+        check_quiet(path)
