@@ -32,6 +32,7 @@ from store.retention import Decision, Doomed, Gone, KeepPolicy, decide, tables_n
 from store.state import State
 from store.tables import BlockRow, decode_blocks
 from store.transaction import Store
+from store.trust import signed_manifest
 from store.view import RESERVE_NAME, look
 
 
@@ -177,13 +178,16 @@ def _present(artifacts: Artifacts) -> dict[str, int]:
 
 
 def _projections(layout: Layout, state: State, decision: Decision) -> dict[int, tuple[Path, ...]]:
-    """Signature and manifest of generations that are retired, now or by a collection that did not finish."""
+    """Signatures, then the manifest, of generations that are retired, now or by a collection that did not finish."""
     retired = state.retired.union(decision.retired)
     names = {number: name for number, name in layout.manifest_files().items() if number in retired}
-    return {
-        number: (layout.manifests / (name.removesuffix(".json") + ".sig"), layout.manifests / name)
-        for number, name in sorted(names.items())
-    }
+    found = {number: list[Path]() for number in sorted(names)}
+    of = {name: number for number, name in names.items()}
+    for path in sorted(layout.manifests.iterdir()) if names else ():
+        signed = signed_manifest(path.name)
+        if signed is not None and signed[0] in of:
+            found[of[signed[0]]].append(path)
+    return {number: (*paths, layout.manifests / names[number]) for number, paths in found.items()}
 
 
 def _measure(projections: Mapping[int, Sequence[Path]]) -> tuple[int, int]:
@@ -203,9 +207,9 @@ def _pieces(doomed: Sequence[Doomed]) -> Iterator[tuple[bool, list[Doomed]]]:
 
 def _remove(layout: Layout, projections: Mapping[int, Sequence[Path]], doomed: Sequence[Doomed]) -> None:
     try:
-        for place in (0, 1):
-            for paths in projections.values():
-                paths[place].unlink(missing_ok=True)
+        for some in (slice(-1), slice(-1, None)):
+            for path in (path for paths in projections.values() for path in paths[some]):
+                path.unlink(missing_ok=True)
             if projections:
                 fsync_dir(layout.manifests)
         for each in doomed:

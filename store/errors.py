@@ -24,6 +24,7 @@ class ErrorKind(StrEnum):
     FILE_SYSTEM = "file-system"
     PERMISSION = "permission"
     INPUT_OUTPUT = "input-output"
+    RESOURCES = "resources"
     DISK_FULL = "disk-full"
     JOURNAL_REPLACED = "journal-replaced"
     JOURNAL_INCOMPLETE = "journal-incomplete"
@@ -40,6 +41,9 @@ class ErrorKind(StrEnum):
     KEY = "key"
     FLOOR = "floor"
     DEVICE = "device"
+    PARITY = "parity"
+    BUNDLE = "bundle"
+    OWN_HISTORY = "own-history"
 
 
 class StoreError(Exception):
@@ -84,7 +88,9 @@ class UnprojectedError(StoreError):
         super().__init__(
             reason.kind,
             f"generation {generation} is committed, but its files could not be written: {reason.message}",
-            hint="mend that, then run the same command again: it writes them first",
+            hint=reason.hint
+            if reason.kind is ErrorKind.JOURNAL_REPLACED
+            else "mend that, then run the same command again: it writes them first",
         )
         self.generation = generation
         self.reason = reason
@@ -96,6 +102,10 @@ class UnknownEventError(StoreError):
 
 class ArtifactError(StoreError):
     """An artifact is missing or its bytes are not the ones named. Run its step again."""
+
+
+class BundleError(StoreError):
+    """A file is no bundle, or not a whole one. Get it again; nothing was taken from it."""
 
 
 class ManifestCoverageError(StoreError):
@@ -126,9 +136,34 @@ class IncompatibleDeviceError(NoGoError):
         super().__init__(reasons, kind=ErrorKind.DEVICE, hint=hint)
 
 
+UNREADABLE = "unreadable"
+"""How it is said that the operating system refused to read: nothing is known of the content."""
+
+FAILING = "cannot be read"
+"""How it is said that the disk failed: whatever it holds there is lost, and is made again."""
+
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether this process lacks memory or open files, or was interrupted: that says nothing about what it looked at."""
+    return error.errno in _SHORTAGES
+
+
+def unread(error: OSError) -> str:
+    """Say why a file that is there was not read."""
+    return f"{FAILING if error.errno == errno.EIO else UNREADABLE} ({error.strerror})"
+
+
 def from_os_error(error: OSError, what: str) -> StoreError:
     """Translate an error of the operating system once, at the boundary."""
     found = f"{what}: {error.strerror or error}"
+    if is_shortage(error):
+        return CacheUnusableError(
+            ErrorKind.RESOURCES,
+            f"expected enough memory and open files for this process, found {found}",
+            hint="raise the limit (ulimit -n) or end other programs, then run it again",
+        )
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return DiskFullError(
             ErrorKind.DISK_FULL, f"no space left: {found}", hint="free disk space, then run it again"

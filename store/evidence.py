@@ -17,8 +17,8 @@ from store.canonical import sha256
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, from_os_error
 from store.layout import Layout
 from store.manifest import MAX_BYTES, parse
+from store.remedies import rebuilding, repairing
 from store.state import GENESIS_CHAIN, Generation, State
-from store.view import rebuilding
 from store.writeonce import read_regular
 
 
@@ -92,13 +92,48 @@ def require_journal(layout: Layout, state: State, chains: Sequence[str]) -> Evid
     """
     found = gather(layout, state, chains)
     if found.against:
-        raise DamagedHistoryError(
-            ErrorKind.JOURNAL_REPLACED,
-            f"expected the journal that made these files, found one that lost its newest records or is another's:"
-            f" {found.against}",
-            hint=rebuilding(layout),
-        )
+        raise _of_another(layout, found)
     return found
+
+
+def explained(
+    layout: Layout, state: State, chains: Sequence[str], error: DamagedHistoryError
+) -> DamagedHistoryError:
+    """Say which side is wrong where a first look found that files and journal disagree, and what mends it.
+
+    Args:
+        layout: Where the cache is.
+        state: What the journal folds to.
+        chains: Chain digest of every record, hexadecimal, from the first.
+        error: What the first look found.
+
+    Raises:
+        CacheUnusableError: A file cannot be read.
+    """
+    if error.kind is not ErrorKind.JOURNAL_REPLACED:
+        return error
+    found = gather(layout, state, chains)
+    if found.against:
+        return _of_another(layout, found)
+    if not found.misfits:
+        return error
+    wrong = max(found.misfits, key=lambda witness: witness.generation)
+    more = f" (and {len(found.misfits) - 1} more)" if len(found.misfits) > 1 else ""
+    return DamagedHistoryError(
+        ErrorKind.JOURNAL_REPLACED,
+        f"expected what the journal projects as {wrong.path.parent.name}/{wrong.path.name}, found a file that is"
+        f" damaged or not this cache's: {wrong.found}{more}",
+        hint=f"{repairing(layout)} (keeps it as evidence; the journal is sound)",
+    )
+
+
+def _of_another(layout: Layout, found: Evidence) -> DamagedHistoryError:
+    return DamagedHistoryError(
+        ErrorKind.JOURNAL_REPLACED,
+        f"expected the journal that made these files, found one that lost its newest records or is another's:"
+        f" {found.against}",
+        hint=rebuilding(layout),
+    )
 
 
 def segment_fits(data: bytes, generation: Generation, chains: Sequence[str], first: int) -> bool:
@@ -160,7 +195,10 @@ def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str
     after = decoded.before.seq or 1
     chain = decoded.before.chain if decoded.before.seq else decoded.entries[0].chain
     if chain.hex() == _chain_at(chains, after):
-        return Standing.CONTRADICTS, "continues the journal with records that it does not hold"
+        return (
+            Standing.CONTRADICTS,
+            f"continues the journal with records of generation {number} that it does not hold",
+        )
     return Standing.FOREIGN, "holds records of another history"
 
 

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from store.errors import CacheUnusableError, ErrorKind
+from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
 
 _FOLDERS: Final = (".", "artifacts", "manifests")
 
@@ -28,7 +28,9 @@ def exposed(folder: int, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
     for name in _FOLDERS:
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        except OSError:
+        except OSError as error:
+            if is_shortage(error):
+                raise from_os_error(error, name) from error
             continue
         if stat.S_ISDIR(mode) and mode & to:
             subject = "cache folder" if name == "." else f"folder {name}"
@@ -39,10 +41,16 @@ def exposed(folder: int, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
 
 
 def exposed_path(root: Path, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
-    """As `exposed`, for a path; nothing where there is no such folder."""
+    """As `exposed`, for a path; nothing where there is no such folder.
+
+    Raises:
+        CacheUnusableError: This process lacks memory or open files, so that nobody knows.
+    """
     try:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if is_shortage(error):
+            raise from_os_error(error, str(root)) from error
         return ()
     try:
         return exposed(folder, to=to)

@@ -13,8 +13,9 @@ from store import canonical, manifest, segment
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.layout import Layout
 from store.ledger import Ledger
+from store.remedies import repairing
 from store.state import Generation
-from store.trust import Signature, signature_file
+from store.trust import Signature, signature_file, signature_name
 from store.writeonce import write_once
 
 
@@ -47,9 +48,8 @@ class Projections:
         )
         if generation.number in ledger.state.retired:
             return
-        signed = signature_of(generation)
-        if signed is not None:
-            self._put(self.layout.manifests, name.removesuffix(".json") + ".sig", signed)
+        for place, signed in enumerate(signatures_of(generation), start=1):
+            self._put(self.layout.manifests, signature_name(name, place), signed)
         self._put(self.layout.manifests, name, raw)
 
     def _put(self, folder: Path, name: str, data: bytes) -> None:
@@ -58,24 +58,25 @@ class Projections:
         except FileExistsError as error:
             raise DamagedHistoryError(
                 ErrorKind.JOURNAL_REPLACED,
-                f"expected {folder.name}/{name} to be free or the same, found other bytes: the journal lost its newest"
-                " records or is another cache's",
-                hint="c10 verify --full (says whether c10 repair or c10 rebuild mends it)",
+                f"expected {folder.name}/{name} to be free or the same, found something else: the file is a stranger or"
+                " damaged, or the journal is another one",
+                hint=f"{repairing(self.layout)} (keeps it as evidence, or says that it is the journal that is wrong)",
             ) from error
         except OSError as error:
             raise from_os_error(error, f"{folder.name}/{name}") from error
 
 
-def signature_of(generation: Generation) -> bytes | None:
-    """Return the signature file of a generation, from its first signature; nothing for an unsigned one."""
-    for key_id, signature in generation.signatures[:1]:
-        return signature_file(Signature(key_id=key_id, signature=signature))
-    return None
+def signatures_of(generation: Generation) -> tuple[bytes, ...]:
+    """Return the signature files of a generation, in the order of their places; none for an unsigned one."""
+    return tuple(
+        signature_file(Signature(key_id=key_id, signature=signature))
+        for key_id, signature in generation.signatures
+    )
 
 
-def signer_of(generation: Generation) -> str | None:
-    """Return the id of the key in the signature file of a generation; nothing for an unsigned one."""
-    return generation.signatures[0][0] if generation.signatures else None
+def signers_of(generation: Generation) -> tuple[str, ...]:
+    """Return the ids of the keys that signed a generation; none for an unsigned one."""
+    return tuple(key_id for key_id, _ in generation.signatures)
 
 
 def set_head_projections(ledger: Ledger) -> None:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from store.canonical import sha256
+from store.errors import from_os_error, is_shortage, unread
 from store.evidence import segment_fits
-from store.findings import UNREADABLE, Finding, ProblemKind
-from store.projecting import signature_of
+from store.findings import Finding, ProblemKind
+from store.projecting import signatures_of
+from store.trust import signature_name
 from store.view import View
 from store.writeonce import read_regular
 
@@ -35,25 +37,23 @@ def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
                 lambda data, of=generation: sha256(data) == of.manifest_sha256,  # type: ignore[misc]
             ),
         ]
-        signature, signed = name.removesuffix(".json") + ".sig", signature_of(generation)
-        if signed is not None:
-            expected.append(
-                (
-                    layout.manifests / signature,
-                    number in observed.signatures,
-                    lambda data, of=signed: data == of,  # type: ignore[misc]
-                )
+        signed = signatures_of(generation)
+        expected.extend(
+            (
+                layout.manifests / signature_name(name, place),
+                (number, place) in observed.signatures,
+                lambda data, of=signature: data == of,  # type: ignore[misc]
             )
-        elif number in observed.signatures and number not in view.state.retired:
-            found = "expected no signature of a generation that nobody signed, found one"
-            stranger = f"manifests/{signature}"
-            yield Finding(kind=ProblemKind.STRANGER, subject=stranger, found=found, path=stranger)
+            for place, signature in enumerate(signed, start=1)
+        )
+        if number not in view.state.retired:
+            yield from _surplus(name, number, len(signed), view)
         first = generation.seq
         for path, seen, is_right in expected[:1] if number in view.state.retired else expected:
             # The folders were looked at before the journal: what was committed since then came after that look.
             present = seen or path.exists()
             # A signature is short, and a damaged one is a NO-GO that nothing else would explain.
-            looked_into = full or path.suffix == ".sig"
+            looked_into = full or path.suffix.startswith(".sig")
             wrong = "missing" if not present else _projection_problem(path, is_right) if looked_into else ""
             if wrong:
                 kind = ProblemKind.PROJECTION_DAMAGED if present else ProblemKind.PROJECTION_ABSENT
@@ -69,11 +69,24 @@ def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
                 yield Finding(kind=ProblemKind.STRANGER, subject=where, found=found, path=where)
 
 
+def _surplus(name: str, number: int, signed: int, view: View) -> Iterator[Finding]:
+    """Signature files of a generation beyond those that the journal holds."""
+    for of, place in sorted(view.observed.signatures):
+        if of == number and place > signed:
+            found = f"expected no signature beside the {signed} of this generation, found one"
+            if not signed:
+                found = "expected no signature of a generation that nobody signed, found one"
+            stranger = f"manifests/{signature_name(name, place)}"
+            yield Finding(kind=ProblemKind.STRANGER, subject=stranger, found=found, path=stranger)
+
+
 def _projection_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
     try:
         data = read_regular(path, limit=_MAX_SEGMENT)
     except OSError as error:
-        return f"{UNREADABLE} ({error.strerror})"
+        if is_shortage(error):
+            raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
+        return unread(error)
     if data is None:
         return "expected a regular file, found something else"
     return "" if is_right(data) else "expected what the journal projects, found other bytes"

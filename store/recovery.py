@@ -24,15 +24,17 @@ class Observed:
     Attributes:
         manifests: Generation to file name of the manifests.
         segments: Generation to file name of the segments.
-        signatures: Generations that have a signature file.
+        signatures: Generation and place, from 1, of the signature files beside their manifests.
+        loose: Generation and name of signature files without a manifest.
         highest_sha256: Digest of the manifest file with the highest generation, if there is one.
         scratch: Whether the scratch folder holds anything.
     """
 
     manifests: Mapping[int, str]
     segments: Mapping[int, str]
-    signatures: frozenset[int]
+    signatures: frozenset[tuple[int, int]]
     highest_sha256: str | None
+    loose: tuple[tuple[int, str], ...] = ()
     scratch: bool = False
 
 
@@ -56,7 +58,18 @@ class ClearScratch:
     """Remove what a dead process left in the scratch folder."""
 
 
-Action: TypeAlias = Abandon | Project | ClearScratch
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Free this name in the folder of manifests: a signature of a generation that the journal does not hold.
+
+    Commits write signatures before manifests and after segments, so that such a file alone witnesses no commit; it
+    would be in the way of the generation to come.
+    """
+
+    name: str
+
+
+Action: TypeAlias = Abandon | Project | ClearScratch | SetAside
 
 
 def check(state: State, observed: Observed) -> None:
@@ -104,9 +117,11 @@ def plan(state: State, observed: Observed) -> tuple[Action, ...]:
         )
     check(state, observed)
     actions: list[Action] = [ClearScratch()] if observed.scratch else []
+    actions.extend(SetAside(name) for number, name in observed.loose if number > len(state.generations))
     for number, generation in state.generations.items():
         # Collection takes manifest and signature; the segments are the journal's second copy, and stay whole.
-        signed = not generation.signatures or number in observed.signatures
+        places = range(1, len(generation.signatures) + 1)
+        signed = all((number, place) in observed.signatures for place in places)
         visible = number in state.retired or (number in observed.manifests and signed)
         if not visible or number not in observed.segments:
             actions.append(Project(number))

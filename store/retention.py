@@ -2,11 +2,12 @@
 
 Retention counts origins, since generations of one origin show the same files. Kept are the last `keep` origins that
 were shown, every accepted one, and the one that a rollback without a target would show. For each of them everything
-that its manifest names stays, the blocks of its block table included, and the stand-in engine that made its vectors.
+that its manifest names stays, the blocks of its block table included, the stand-in engine that made its vectors, and
+what is attached to its engines.
 
 Three more things stay although no kept generation names them. The finished steps of a build whose process died, or
 that was interrupted, stay until another build commits: the next build takes them up. Results that were made outside
-of builds (engine runs, imports) stay, and so do calibration and tile table of builds that failed, for as long as
+of builds (engine runs, imports) stay, and so do calibration, tile table and what is attached of builds that failed, as
 they are younger than the oldest of the last `keep` origins.
 
 Everything else that is well named goes. Collection never costs more than work: a step whose result is gone is run
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from store.attached import artifacts_of, attached_to_failure
 from store.canonical import Document
 from store.events import ArtifactRef
 from store.memo import Made
@@ -247,7 +249,7 @@ def _results(state: State) -> Iterator[tuple[Made, tuple[str, ...]]]:
     """What later builds could reuse: who made it, its digest, and that of what hangs on it."""
     memo = state.memo
     for engine in memo.engines.values():
-        yield memo.made[engine.artifact.sha256], (engine.artifact.sha256,)
+        yield memo.made[engine.artifact.sha256], tuple(ref.sha256 for ref in artifacts_of(engine))
     for index in memo.indexes.values():
         yield memo.made[index.artifact.sha256], (index.artifact.sha256, index.blocks.sha256)
     for name in memo.blocks:
@@ -267,9 +269,9 @@ def _digests_of(state: State, origins: Iterable[int], tables: Tables) -> Iterato
 def _refs(build: Build) -> Iterator[ArtifactRef]:
     """Everything that the facts of one build name, blocks aside."""
     for _, engine in build.engines:
-        yield engine.artifact
+        yield from artifacts_of(engine)
     if build.stand_in is not None:
-        yield build.stand_in.artifact
+        yield from artifacts_of(build.stand_in)
     if build.calibration is not None:
         yield build.calibration
     if build.tiles is not None:
@@ -279,6 +281,8 @@ def _refs(build: Build) -> Iterator[ArtifactRef]:
     if build.index is not None:
         yield build.index.artifact
         yield build.index.blocks
+    if build.failure is not None:
+        yield from attached_to_failure(build.failure).values()
 
 
 def _inputs(build: Build) -> Iterator[str]:
@@ -286,6 +290,8 @@ def _inputs(build: Build) -> Iterator[str]:
         yield build.calibration.sha256
     if build.tiles is not None:
         yield build.tiles.table.sha256
+    if build.failure is not None:
+        yield from (ref.sha256 for ref in attached_to_failure(build.failure).values())
 
 
 def _table(build: Build) -> ArtifactRef | None:

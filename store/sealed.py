@@ -12,6 +12,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+from store.errors import from_os_error, is_shortage
 from store.events import ArtifactRef
 
 _CHUNK = 1 << 20
@@ -34,11 +35,18 @@ class Sealed:
         return f"/proc/self/fd/{self.fd}"
 
     def view(self) -> memoryview:
-        """Return all bytes, mapped and not copied; the mapping lives as long as the view."""
+        """Return all bytes, mapped and not copied; the mapping lives as long as the view.
+
+        Raises:
+            CacheUnusableError: This process lacks memory or open files.
+        """
         size = os.fstat(self.fd).st_size
         if size == 0:
             return memoryview(b"")
-        return memoryview(mmap.mmap(self.fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
+        try:
+            return memoryview(mmap.mmap(self.fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
+        except OSError as error:
+            raise from_os_error(error, "sealed memory") from error
 
     def close(self) -> None:
         """Give the memory back, once nothing maps it any more."""
@@ -58,10 +66,12 @@ def open_regular(name: str, *, folder: int, size: int | None = None, limit: int 
 
     Raises:
         SealError: There is none, it is something else, or not of the size expected.
+        CacheUnusableError: This process lacks memory or open files, so that nobody knows.
     """
     try:
         fd = _open_below(folder, name.split("/"))
     except OSError as error:
+        _refuse_shortage(error, name)
         raise SealError(f"expected a regular file, found: {error.strerror}") from error
     found, wrong = os.fstat(fd), ""
     if not stat.S_ISREG(found.st_mode):
@@ -94,6 +104,7 @@ def digest(fd: int, ref: ArtifactRef) -> None:
 
     Raises:
         SealError: Other bytes, more of them, or the disk fails.
+        CacheUnusableError: This process lacks memory.
     """
     _copy(fd, ref, None)
 
@@ -102,11 +113,13 @@ def seal(fd: int, ref: ArtifactRef) -> Sealed:
     """Copy an open file into sealed memory while hashing it.
 
     Raises:
-        SealError: Other bytes, more of them, the disk fails, or there is not enough memory.
+        SealError: Other bytes, more of them, or the disk fails.
+        CacheUnusableError: This process lacks memory or open files.
     """
     try:
         memory = os.memfd_create(ref.sha256[:16], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
+        _refuse_shortage(error, "a memory file")
         raise SealError(f"expected a memory file, found: {error.strerror}") from error
     sealed = Sealed(memory)
     try:
@@ -130,11 +143,17 @@ def _copy(fd: int, ref: ArtifactRef, memory: int | None) -> None:
             if memory is not None:
                 _write(memory, chunk)
     except OSError as error:
+        _refuse_shortage(error, f"artifact {ref.sha256}")
         raise SealError(f"expected the disk and memory to suffice, found: {error.strerror}") from error
     if done != ref.size or state.hexdigest() != ref.sha256:
         raise SealError(
             f"expected {ref.size} bytes with SHA-256 {ref.sha256[:12]}, found {done} with {state.hexdigest()[:12]}"
         )
+
+
+def _refuse_shortage(error: OSError, what: str) -> None:
+    if is_shortage(error):
+        raise from_os_error(error, what) from error
 
 
 def _write(memory: int, chunk: bytes) -> None:

@@ -24,6 +24,10 @@ FORMAT: Final = 1
 KEY_BYTES: Final = 32
 """Size of a raw public key."""
 
+MAX_SIGNATURES: Final = 16
+"""How many keys may sign one generation."""
+
+_NAME: Final = re.compile(r"(.+)\.sig([2-9]|1[0-6])?")
 _FORM: Final = re.compile(rb'\{"format":1,"key_id":"([0-9a-f]{16})","signature":"([0-9a-f]{128})"\}\n')
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _BOUND: Final = re.compile(r"not_after=([0-9]{1,18})")
@@ -132,6 +136,17 @@ def signature_file(signature: Signature) -> bytes:
     return encode({"format": FORMAT, "key_id": signature.key_id, "signature": signature.signature}) + b"\n"
 
 
+def signature_name(manifest_name: str, place: int = 1) -> str:
+    """Return the name of a signature file: the first ends in `.sig`, the second in `.sig2`, and so on."""
+    return f"{manifest_name.removesuffix('.json')}.sig{place if place > 1 else ''}"
+
+
+def signed_manifest(name: str) -> tuple[str, int] | None:
+    """Return the name of the manifest that a signature file is of, and its place; nothing if it is named otherwise."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (f"{match[1]}.json", int(match[2] or 1))
+
+
 def trusted(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, ...]:
     """Take keys as callers give them, raw ones among them.
 
@@ -182,21 +197,33 @@ def parse_keys(text: str) -> tuple[TrustedKey, ...]:
 
 
 def reasons_against(
-    raw: bytes, signature: bytes | None, *, generation: int, keys: Sequence[TrustedKey]
+    raw: bytes, signatures: Sequence[bytes], *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:
-    """Return every reason why these keys do not vouch for a manifest file; none if one of them does.
+    """Return every reason why these keys do not vouch for a manifest file; none if one signature of one of them holds.
 
     Args:
         raw: The manifest file, of which not a byte was looked at yet.
-        signature: The signature file, if there is one.
+        signatures: The signature files, as many as there are.
         generation: Which generation the file is taken for; the caller holds the content to it afterwards.
         keys: Whose signatures count.
     """
     expected = "one by " + (
         " or ".join(key.key_id for key in keys) or "a trusted key, of which there is none"
     )
-    if signature is None:
+    if not signatures:
         return (f"signature: expected {expected}, found no regular file beside the manifest",)
+    found = dict[str, None]()
+    for signature in signatures[:MAX_SIGNATURES]:
+        reasons = _reasons_against_one(raw, signature, expected, generation=generation, keys=keys)
+        if not reasons:
+            return ()
+        found.update(dict.fromkeys(reasons))
+    return tuple(found)
+
+
+def _reasons_against_one(
+    raw: bytes, signature: bytes, expected: str, *, generation: int, keys: Sequence[TrustedKey]
+) -> tuple[str, ...]:
     match = _FORM.fullmatch(signature)
     if match is None:
         return (

@@ -1,0 +1,141 @@
+"""Signing a generation that is committed already: a cache that was built without a key, or one more key for it.
+
+What is signed is the manifest as the journal projects it. The event is durable before its file is written, so that a
+death in between costs nothing: the next writer writes the file from the journal, and no private key is needed for it.
+"""
+
+import os
+from dataclasses import dataclass
+
+from store import manifest
+from store.errors import ErrorKind, RequestRefusedError, from_os_error
+from store.events import GenerationSigned
+from store.projecting import signers_of
+from store.remedies import repairing
+from store.state import Generation, State
+from store.transaction import Store
+from store.trust import MAX_SIGNATURES, Signer, signature_file, signature_name
+from store.writeonce import read_regular
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signing:
+    """What came of it.
+
+    Attributes:
+        generation: The generation that was signed.
+        origin: The build it shows.
+        key_id: The key that signed it.
+        changed: Whether that key had not signed it before.
+        signed_by: All keys that signed it, the first one first.
+        manifest_sha256: What was signed.
+    """
+
+    generation: int
+    origin: int
+    key_id: str
+    changed: bool
+    signed_by: tuple[str, ...]
+    manifest_sha256: str
+
+
+def sign(store: Store, number: int | None, signer: Signer) -> Signing:
+    """Add a signature to a generation and write its file; nothing changes if the key has signed it before.
+
+    Args:
+        store: The cache, opened under the build lock.
+        number: Which generation; the newest if it is not said.
+        signer: Whose signature.
+
+    Raises:
+        RequestRefusedError: There is no such generation, it was collected, its manifest on disk is not what the journal
+            projects, another file has the signature's name, or it has as many signatures as it can.
+        journal.JournalError: The signature could not be made durable; nothing was changed.
+        UnprojectedError: The signature is in the journal, but its file could not be written.
+    """
+    generation = _required(store.state, number)
+    changed = signer.key_id not in signers_of(generation)
+    if changed:
+        raw = _manifest(store, generation)
+        signature = signer.sign(raw)
+        _require_room(store, generation, signature_file(signature))
+        event = GenerationSigned(
+            generation=generation.number,
+            signature=signature.signature,
+            key_id=signature.key_id,
+            host=store.host,
+        )
+        generation = store.countersign(event)
+    return Signing(
+        generation=generation.number,
+        origin=generation.origin,
+        key_id=signer.key_id,
+        changed=changed,
+        signed_by=signers_of(generation),
+        manifest_sha256=generation.manifest_sha256,
+    )
+
+
+def _required(state: State, number: int | None) -> Generation:
+    head = state.head
+    if head is None:
+        raise RequestRefusedError(
+            ErrorKind.NO_GENERATION, "expected a committed generation to sign, found none", hint="c10 log"
+        )
+    generation = head if number is None else state.generations.get(number)
+    if generation is None:
+        raise RequestRefusedError(
+            ErrorKind.UNKNOWN_GENERATION,
+            f"expected a generation from 1 to {head.number}, found {number}",
+            hint="c10 log",
+        )
+    if generation.number in state.retired:
+        raise RequestRefusedError(
+            ErrorKind.COLLECTED,
+            f"expected generation {generation.number} to be kept, found it collected: its files are gone",
+            hint="c10 log (tells which generations are left)",
+        )
+    return generation
+
+
+def _manifest(store: Store, generation: Generation) -> bytes:
+    """Return the manifest as the journal projects it, which must be what lies on disk."""
+    raw, name = manifest.project(store.state, generation), _name(store, generation)
+    if _read(store, name) != raw:
+        raise RequestRefusedError(
+            ErrorKind.TARGET_DAMAGED,
+            f"expected manifests/{name} to be what the journal projects, found something else; nothing was signed",
+            hint=repairing(store.layout),
+        )
+    return raw
+
+
+def _require_room(store: Store, generation: Generation, signature: bytes) -> None:
+    place = len(generation.signatures) + 1
+    if place > MAX_SIGNATURES:
+        raise RequestRefusedError(
+            ErrorKind.SIGNATURE,
+            f"expected fewer than {MAX_SIGNATURES} signatures of generation {generation.number}, found as many",
+            hint="c10 rollback makes a generation of its own, which takes signatures anew",
+        )
+    name = signature_name(_name(store, generation), place)
+    if os.path.lexists(store.layout.manifests / name) and _read(store, name) != signature:
+        raise RequestRefusedError(
+            ErrorKind.TARGET_DAMAGED,
+            f"expected manifests/{name} to be free, found a file that the journal does not know; nothing was signed",
+            hint=repairing(store.layout),
+        )
+
+
+def _name(store: Store, generation: Generation) -> str:
+    layout = store.layout
+    return layout.manifest_files().get(generation.number) or layout.manifest_name(generation.number)
+
+
+def _read(store: Store, name: str) -> bytes | None:
+    try:
+        return read_regular(store.layout.manifests / name, limit=manifest.MAX_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os_error(error, f"manifests/{name}") from error

@@ -1,0 +1,123 @@
+"""A folder, link, pipe or socket where a file belongs: found, named, set aside, and never waited for."""
+
+import os
+import shutil
+import socket
+
+import pytest
+
+from pipeline.report import BuildOutcome
+from store.errors import NoGoError, StoreError
+from store.findings import Depth
+from store.keyfiles import write_key_pair
+from store.reader import FlightCache
+from store.verification import verify
+from tests.small_builds import FakeSite, words
+
+SHAPES = ("folder", "full folder", "link", "link to it", "pipe", "socket")
+PLACES = (
+    *("manifests/00000002.json", "manifests/00000002.sig", "segments/00000002.events"),
+    *("manifests/00000001.json", "manifests/00000001.sig", "segments/00000001.events"),
+)
+
+
+def put(site, path, shape):
+    """Put something in the place of a file, of which a copy is kept beside the cache."""
+    kept = site.root / f"kept-{path.name}"
+    shutil.copyfile(path, kept)
+    path.unlink()
+    match shape:
+        case "folder":
+            path.mkdir()
+        case "full folder":
+            path.mkdir()
+            (path / "within").write_text("x")
+        case "link":
+            path.symlink_to("/nowhere")
+        case "link to it":
+            path.symlink_to(kept)
+        case "pipe":
+            os.mkfifo(path)
+        case "socket":
+            here = os.open(path.parent, os.O_RDONLY)
+            try:  # the name of a socket must be short
+                with socket.socket(socket.AF_UNIX) as bound:
+                    bound.bind(f"/proc/self/fd/{here}/{path.name}")
+            finally:
+                os.close(here)
+
+
+class Signed(FakeSite):
+    """A site that signs and trusts."""
+
+    def provisioner(self, **ports):
+        return super().provisioner(**({"signing_key": self.key.private} | ports))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds")
+    key = write_key_pair(folder / "key")
+    site = Signed(folder / "site")
+    site.key = key
+    assert site.build().error is None
+    site.tiles[6, 0, 0] = words(-1)
+    assert site.build(flight_id="f2").error is None
+    shutil.copytree(site.root, folder / "saved")
+    return folder, key
+
+
+@pytest.fixture
+def site(saved):
+    """Two signed generations, as new."""
+    folder, key = saved
+    shutil.rmtree(folder / "site")
+    shutil.copytree(folder / "saved", folder / "site")
+    site = Signed(folder / "site")
+    site.key = key
+    site.tiles[6, 0, 0] = words(-1)
+    return site
+
+
+def problems(site, depth=Depth.FULL):
+    return verify(site.layout, depth=depth, trusted_keys=[site.key.public_bytes]).problems
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("place", PLACES)
+def test_in_the_place_of_a_projection(site, place, shape):
+    path = site.cache / place
+    before = path.read_bytes()
+    put(site, path, shape)
+    found = problems(site)
+    assert place in {problem.path for problem in found}
+    assert {problem.mend for problem in found} == {f"c10 repair --cache {site.cache}"}
+    try:
+        report = site.build(flight_id="f3")
+    except StoreError as error:
+        assert place in error.message
+        assert error.hint.startswith(f"c10 repair --cache {site.cache}")
+    else:
+        assert report.outcome is BuildOutcome.BUILT
+    repaired = site.provisioner(trusted_keys=(site.key.public_bytes.hex(),)).repair()
+    assert place in {mend.what for mend in repaired.mends if mend.quarantine}
+    assert repaired.go
+    assert path.read_bytes() == before
+    assert not path.is_symlink()
+    assert problems(site) == ()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_in_the_place_of_an_artifact(site, shape):
+    manifest = site.state().head_build
+    ref = manifest.index.artifact
+    put(site, site.artifact(ref), shape)
+    (problem, *_) = problems(site)
+    assert "not a regular file" in problem.found
+    assert problem.mend == f"c10 repair --cache {site.cache}"
+    with pytest.raises(NoGoError):
+        FlightCache.open(site.cache, trusted_keys=[site.key.public_bytes])
+    report = site.build(flight_id="f2")
+    assert (report.outcome, report.error) == (BuildOutcome.BUILT, None)
+    assert problems(site) == ()
+    assert [path.name for path in site.layout.quarantine.iterdir()] == [f"{ref.sha256}.0"]

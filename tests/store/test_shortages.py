@@ -1,0 +1,166 @@
+"""A process that lacks open files or memory says so; it never takes that for damage of what it looked at."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from store import artifacts as artifacts_module
+from store.artifacts import Artifacts
+from store.coverage import missing, sound, walk
+from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
+from store.exposure import exposed_path
+from store.findings import Finding, ProblemKind, judge
+from store.layout import Layout
+from store.machine import libraries
+from store.manifest import parse, project
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from store.verification import verify
+from store.view import look
+
+ROOT = Path(__file__).parents[2]
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = Layout(tmp_path / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, Scenario(version=libraries().get("onnxruntime", "1")))
+    return layout
+
+
+def head(layout):
+    state = look(layout).state
+    return parse(project(state, state.head))
+
+
+def failing(number, *, only):
+    """An `os.open` that fails for artifacts."""
+    real = os.open
+
+    def opens(path, *arguments, **options):
+        if only in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *arguments, **options)
+
+    return opens
+
+
+@pytest.mark.parametrize("number", SHORT)
+def test_the_kind_says_that_it_is_this_process(number):
+    error = OSError(number, os.strerror(number))
+    assert is_shortage(error)
+    assert from_os_error(error, "x").kind is ErrorKind.RESOURCES
+    assert not is_shortage(OSError(errno.EIO, "x"))
+
+
+@pytest.mark.parametrize("number", SHORT)
+def test_a_shortage_is_no_damage(layout, monkeypatch, number):
+    manifest, found = head(layout), Artifacts(layout)
+    ref = manifest.calibration
+    named = {ref.sha256: ("calibration", ref.size)}
+    monkeypatch.setattr(os, "open", failing(number, only=ref.sha256))
+    for look_at in (
+        lambda: found.damage(ref),
+        lambda: found.read(ref),
+        lambda: sound(found, [ref]),
+        lambda: walk(found, named, referenced=frozenset(), full=True),
+        lambda: verify(layout),
+        lambda: FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED),
+    ):
+        with pytest.raises(CacheUnusableError) as error:
+            look_at()
+        assert error.value.kind is ErrorKind.RESOURCES
+
+
+@pytest.mark.parametrize("number", SHORT)
+def test_a_shortage_while_reading_or_looking_is_no_damage(layout, monkeypatch, number):
+    manifest, found = head(layout), Artifacts(layout)
+
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts_module, "_hash", fails)
+        with pytest.raises(CacheUnusableError):
+            found.damage(manifest.calibration)
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts_module.os, "lstat", fails)
+        with pytest.raises(CacheUnusableError):
+            missing(manifest, found)
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(CacheUnusableError):
+        exposed_path(layout.root)
+
+
+def test_a_disk_that_fails_is_damage_and_is_named(layout, monkeypatch):
+    manifest = head(layout)
+    monkeypatch.setattr(os, "open", failing(errno.EIO, only=manifest.calibration.sha256))
+    found = Artifacts(layout).damage(manifest.calibration)
+    assert found == f"cannot be read ({os.strerror(errno.EIO)})"
+    damaged = Finding(kind=ProblemKind.DAMAGED, subject="calibration", found=found, path="artifacts/ab/ab")
+    (problem,) = judge([damaged], root=layout.root, named_in={})
+    assert problem.mend == f"c10 repair --cache {layout.root}"
+
+
+STARVED = """
+import json, resource, sys
+from pathlib import Path
+from journal import JournalError
+from store.errors import StoreError
+from store.findings import Depth, ProblemKind
+from store.layout import Layout
+from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.testing import FakeClock
+from store.transaction import Store
+from store.verification import verify
+
+layout = Layout(Path(sys.argv[1]))
+
+def verified():
+    return [str(each) for each in verify(layout, depth=Depth.FULL).problems if each.kind is not ProblemKind.CONTENT]
+
+def read():
+    with FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED) as cache:
+        cache.verify()
+    return []
+
+def opened():
+    with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+        return list(map(str, store.recovered))
+
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+for act in (verified, read, opened):
+    act()
+    for limit in range(30):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        try:
+            said = act()
+        except (StoreError, JournalError) as error:
+            said = str(error.kind)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        print(json.dumps([act.__name__, said]))
+"""
+
+
+def test_any_number_of_open_files_is_enough_or_said_to_be_too_few(layout):
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(layout.root)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = {tuple(map(str, json.loads(line))) for line in done.stdout.splitlines()}
+    assert seen >= {(name, said) for name in ("verified", "read", "opened") for said in ("[]", "resources")}
+    assert {said for _, said in seen} <= {"[]", "resources", "journal-io"}

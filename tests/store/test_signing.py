@@ -1,0 +1,299 @@
+"""Signatures after the commit: any number of keys, one at a time, and what a death in between leaves."""
+
+import os
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from store import rollback
+from store.artifacts import Artifacts
+from store.collecting import collect
+from store.coverage import strangers
+from store.errors import (
+    DamagedHistoryError,
+    ErrorKind,
+    NoGoError,
+    RequestRefusedError,
+    UnprojectedError,
+)
+from store.events import GenerationSigned, Repaired
+from store.findings import Depth, ProblemKind
+from store.layout import Layout
+from store.machine import libraries
+from store.projecting import Projections
+from store.reader import FlightCache
+from store.recovery import Project, SetAside
+from store.retention import KeepPolicy
+from store.signing import sign
+from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.transaction import Store
+from store.trust import MAX_SIGNATURES, Signer, TrustedKey, signature_file
+from store.verification import verify
+from store.view import look
+
+FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
+SECOND = replace(FIRST, flight="f2")
+
+
+def signer(number):
+    return Signer.of(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32))
+
+
+ALICE, BOB, CAROL = signer(1), signer(2), signer(3)
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """Two generations that nobody signed."""
+    layout = Layout(tmp_path / "cache")
+    with opened(layout) as store:
+        play(store, FIRST)
+        play(store, SECOND)
+    return layout
+
+
+def opened(layout, **options):
+    return Store.open(layout, **({"clock": FakeClock(), "create": True, "reserve_bytes": 0} | options))
+
+
+def signed(layout, by, number=None):
+    with opened(layout) as store:
+        return sign(store, number, by)
+
+
+def flies(layout, *keys, generation=None):
+    try:
+        FlightCache.open(layout.root, trusted_keys=keys, generation=generation).close()
+    except NoGoError as error:
+        assert error.kind is ErrorKind.SIGNATURE
+        return False
+    return True
+
+
+def signatures(layout):
+    return sorted(path.name for path in layout.manifests.iterdir() if ".sig" in path.name)
+
+
+def wrong(layout, *keys):
+    """What a full verification finds, the made-up engine and index aside."""
+    found = verify(layout, depth=Depth.FULL, **({"trusted_keys": keys} if keys else {}))
+    return [problem for problem in found.problems if problem.kind is not ProblemKind.CONTENT]
+
+
+def refused(layout, by=ALICE, number=None):
+    before = (look(layout).head, signatures(layout))
+    with pytest.raises(RequestRefusedError) as error:
+        signed(layout, by, number)
+    assert (look(layout).head, signatures(layout)) == before
+    return error.value
+
+
+def test_an_unsigned_cache_is_signed_later(layout):
+    before = (layout.manifests / "00000002.json").read_bytes()
+    done = signed(layout, ALICE)
+    assert (done.generation, done.changed, done.signed_by) == (2, True, (ALICE.key_id,))
+    assert signatures(layout) == ["00000002.sig"]
+    assert (layout.manifests / "00000002.json").read_bytes() == before
+    assert flies(layout, ALICE.public)
+    assert not flies(layout, ALICE.public, generation=1)
+    assert signed(layout, ALICE, 1).changed
+    assert flies(layout, ALICE.public, generation=1)
+    assert wrong(layout, ALICE.public) == []
+    assert verify(layout, trusted_keys=[ALICE.public]).signed_by == ALICE.key_id
+
+
+def test_a_key_that_signed_it_already_changes_nothing(layout):
+    signed(layout, ALICE)
+    head = look(layout).head
+    with opened(layout) as store:
+        done = sign(store, 2, ALICE)
+        assert (done.changed, store.writes) == (False, 0)
+    assert look(layout).head == head
+
+
+def test_several_keys_vouch_each_for_itself(layout):
+    for key in (ALICE, BOB, CAROL):
+        signed(layout, key)
+    assert signatures(layout) == ["00000002.sig", "00000002.sig2", "00000002.sig3"]
+    assert all((layout.manifests / name).stat().st_size == 184 for name in signatures(layout))
+    for key in (ALICE, BOB, CAROL):
+        assert flies(layout, key.public)
+        assert verify(layout, trusted_keys=[key.public]).signed_by == key.key_id
+    assert not flies(layout, signer(9).public)
+    assert not flies(layout, TrustedKey(ALICE.public, 1), TrustedKey(BOB.public, 1))
+    retired = (TrustedKey(ALICE.public, 1), TrustedKey(BOB.public))
+    assert verify(layout, depth=Depth.FULL, trusted_keys=retired).signed_by == BOB.key_id
+    assert strangers(Artifacts(layout)) == ()
+
+
+@pytest.mark.parametrize("change", ["gone", "garbage", "link", "folder"])
+def test_one_signature_that_is_damaged_takes_nothing_from_the_others(layout, change):
+    for key in (ALICE, BOB):
+        signed(layout, key)
+    path = layout.manifests / "00000002.sig"
+    path.unlink()
+    match change:
+        case "garbage":
+            path.write_bytes(b"x" * 184)
+        case "link":
+            path.symlink_to("00000002.sig2")
+        case "folder":
+            path.mkdir()
+    assert flies(layout, BOB.public)
+    assert not flies(layout, ALICE.public)
+    assert not verify(layout, trusted_keys=[BOB.public]).go
+
+
+def test_a_death_between_the_event_and_its_file_is_made_good(layout, monkeypatch):
+    signed(layout, ALICE)
+
+    def dies(*_):
+        raise StopDeadError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Projections, "write", dies)
+        with pytest.raises(StopDeadError):
+            signed(layout, BOB)
+    assert signatures(layout) == ["00000002.sig"]
+    assert not flies(layout, BOB.public)
+    assert flies(layout, ALICE.public)
+    with opened(layout) as store:
+        assert store.recovered == (Project(2),)
+        assert sign(store, None, BOB).changed is False
+    assert signatures(layout) == ["00000002.sig", "00000002.sig2"]
+    assert flies(layout, BOB.public)
+    with opened(layout) as store:
+        assert (store.recovered, store.writes) == ((), 0)
+
+
+def test_signatures_that_are_lost_need_no_key_to_come_back(layout):
+    for key in (ALICE, BOB):
+        signed(layout, key)
+    before = [(layout.manifests / name).read_bytes() for name in signatures(layout)]
+    for name in signatures(layout):
+        (layout.manifests / name).unlink()
+    with opened(layout):
+        pass
+    assert [(layout.manifests / name).read_bytes() for name in signatures(layout)] == before
+
+
+def test_a_manifest_that_is_not_the_projection_is_not_signed(layout):
+    path = layout.manifests / "00000001.json"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data.replace(b"f1", b"f9"))
+    error = refused(layout, number=1)
+    assert (error.kind, error.hint) == (ErrorKind.TARGET_DAMAGED, f"c10 repair --cache {layout.root}")
+    assert "manifests/00000001.json" in error.message
+    path.unlink()
+    path.mkdir()
+    assert refused(layout, number=1).kind is ErrorKind.TARGET_DAMAGED
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_appended(layout):
+    (layout.manifests / "00000002.sig").write_bytes(signature_file(BOB.sign(b"other")))
+    error = refused(layout)
+    assert error.kind is ErrorKind.TARGET_DAMAGED
+    assert "manifests/00000002.sig" in error.message
+    (layout.manifests / "00000002.sig").unlink()
+    # The very bytes that would be written are as good as written.
+    (layout.manifests / "00000002.sig").write_bytes(
+        signature_file(ALICE.sign((layout.manifests / "00000002.json").read_bytes()))
+    )
+    assert signed(layout, ALICE).changed
+    assert flies(layout, ALICE.public)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(3, ErrorKind.UNKNOWN_GENERATION), (0, ErrorKind.UNKNOWN_GENERATION)]
+)
+def test_what_is_no_generation(layout, number, kind):
+    assert refused(layout, number=number).kind is kind
+
+
+def test_a_cache_without_a_generation(tmp_path):
+    with opened(Layout(tmp_path / "new")) as store, pytest.raises(RequestRefusedError) as error:
+        sign(store, None, ALICE)
+    assert error.value.kind is ErrorKind.NO_GENERATION
+
+
+def test_there_is_room_for_so_many(layout):
+    with opened(layout) as store:
+        for number in range(MAX_SIGNATURES):
+            sign(store, None, signer(100 + number))
+        with pytest.raises(RequestRefusedError) as error:
+            sign(store, None, ALICE)
+        assert error.value.kind is ErrorKind.SIGNATURE
+        event = GenerationSigned(generation=2, signature="ab" * 64, key_id="k", host={})
+        with pytest.raises(DamagedHistoryError, match="took no more signatures"):
+            store.append(event, build=None)
+    assert flies(layout, signer(100 + MAX_SIGNATURES - 1).public)
+
+
+def test_collection_takes_every_signature_and_signs_no_more(layout):
+    for key in (ALICE, BOB):
+        signed(layout, key, 1)
+        signed(layout, key, 2)
+    with opened(layout) as store:
+        play(store, replace(FIRST, flight="f3"))
+    with opened(layout, create=False, exclusive_within_s=1.0) as store:
+        done = collect(store, KeepPolicy(keep=1))
+        assert done.decision.retired == (1,)
+    assert signatures(layout) == ["00000002.sig", "00000002.sig2"]
+    assert refused(layout, number=1).kind is ErrorKind.COLLECTED
+    with opened(layout) as store:
+        assert store.recovered == ()
+    assert wrong(layout) == []
+
+
+class TestInTheWay:
+    """A signature file of a generation that is still to come."""
+
+    @pytest.mark.parametrize("shape", ["file", "link", "pipe", "folder"])
+    @pytest.mark.parametrize("name", ["00000003.sig", "00000003.sig2", "flight-00000007.sig"])
+    def test_it_is_set_aside_and_the_work_goes_on(self, layout, name, shape):
+        path = layout.manifests / name
+        match shape:
+            case "file":
+                path.write_bytes(b"planted")
+            case "link":
+                path.symlink_to("/etc/passwd")
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+                (path / "within").write_bytes(b"planted")
+        with opened(layout, signer=ALICE) as store:
+            assert store.recovered == (SetAside(name),)
+            generation, _ = play(store, replace(FIRST, flight="f3"))
+        assert generation.number == 3
+        assert flies(layout, ALICE.public)
+        kept = layout.quarantine / f"{name}.0"
+        assert os.path.lexists(kept)
+        if shape in {"file", "folder"}:
+            assert (kept / "within" if shape == "folder" else kept).read_bytes() == b"planted"
+        (event,) = [fact.event for fact in look(layout).facts if isinstance(fact.event, Repaired)]
+        assert (event.subject, event.quarantine) == (f"manifests/{name}", f"quarantine/{name}.0")
+        assert wrong(layout, ALICE.public) == []
+        with opened(layout) as store:
+            assert store.recovered == ()
+
+    def test_one_that_comes_while_a_build_runs_is_named_with_what_mends_it(self, layout):
+        with opened(layout, signer=ALICE) as store:
+            (layout.manifests / "00000003.sig").write_bytes(b"planted")
+            with pytest.raises(UnprojectedError) as error:
+                store.roll_back(rollback.plan(store.state, to=1, why=""))
+        assert "manifests/00000003.sig" in error.value.message
+        assert error.value.hint.startswith(f"c10 repair --cache {layout.root}")
+
+    @pytest.mark.parametrize("folder", ["manifests", "segments"])
+    @pytest.mark.parametrize("number", [3, 9])
+    def test_a_manifest_or_segment_is_named_with_what_mends_it(self, layout, folder, number):
+        name = f"{number:08d}.{'json' if folder == 'manifests' else 'events'}"
+        (layout.root / folder / name).write_bytes(b"planted")
+        for act in (lambda: look(layout), lambda: opened(layout).__enter__()):
+            with pytest.raises(DamagedHistoryError) as error:
+                act()
+            assert f"{folder}/{name}" in error.value.message
+            assert error.value.hint.startswith(f"c10 repair --cache {layout.root} ")

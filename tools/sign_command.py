@@ -1,0 +1,42 @@
+"""`sign`: add a signature to a generation that is committed already."""
+
+from pathlib import Path
+
+import click
+
+from tools import render
+from tools.build_command import provisioner
+from tools.edge import Answer, Call, shared_options
+
+
+@click.command()
+@click.argument("generation", metavar="[GENERATION]", type=click.IntRange(1), required=False)
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help="Private key; that of signing_key if absent.",
+)
+@shared_options()
+def sign(call: Call, *, generation: int | None, key: Path | None) -> Answer:
+    """Sign GENERATION, the newest if none is named, beside whoever signed it before.
+
+    Its manifest stays as it is. Nothing is done if this key has signed it already.
+    """
+    found = provisioner(call, None, signing_key=None if key is None else str(key)).sign(generation)
+    document = {
+        "generation": found.generation,
+        "build": found.origin,
+        "key_id": found.key_id,
+        "changed": found.changed,
+        "signed_by": list(found.signed_by),
+        "manifest_sha256": found.manifest_sha256,
+    }
+    what = f"generation {found.generation} (build {found.origin})"
+    first = f"signed {what}" if found.changed else f"nothing to do: {what} has this signature"
+    facts = (
+        ("key", found.key_id),
+        ("manifest", found.manifest_sha256),
+        ("signed by", ", ".join(found.signed_by)),
+    )
+    return Answer(document=document, lines=[first, "", *render.facts(facts)])
