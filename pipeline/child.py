@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
+from pipeline.errors import PipelineError
 from pipeline.frames import FrameReader, Message, Payload, encode
 
 Progress = Callable[[Payload], None]
@@ -80,10 +81,16 @@ def _answer(answers: BinaryIO, number: int, request: Payload, handler: Handler) 
 def _describe(error: Exception) -> Payload:
     text = "".join(traceback.format_exception(error))
     return {
-        "kind": type(error).__name__,
+        # Libraries have their own names for it, such as numpy's.
+        "kind": MemoryError.__name__ if isinstance(error, MemoryError) else type(error).__name__,
         "message": str(error)[:_MESSAGE_LIMIT],
         "traceback": text[-_TRACEBACK_LIMIT:],
+        "fields": _fields(error) if isinstance(error, PipelineError) else [],
     }
+
+
+def _fields(error: PipelineError) -> Payload:
+    return [error.message[:_MESSAGE_LIMIT], error.hint, str(error.kind), error.step, error.subject]
 
 
 def _send(answers: BinaryIO, message: Payload) -> None:

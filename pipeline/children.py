@@ -28,6 +28,8 @@ QUEUE_DEPTH: Final = 2
 START_LIMIT_S: Final = 120.0
 """Least time in seconds that a worker has to get ready, where tasks have a limit at all: a busy machine starts slowly."""
 
+_GLANCE_S: Final = 0.02
+
 
 class WorkerStartError(Exception):
     """A worker of a pool ended before it was ready; `outcome` says how."""
@@ -43,6 +45,7 @@ def run_once(
     *,
     timeout_s: float | None = None,
     on_progress: Callable[[Message], None] | None = None,
+    farewell_s: float = 0.0,
 ) -> Outcome:
     """Run one request in a child of its own and wait for its end.
 
@@ -53,8 +56,10 @@ def run_once(
         request: Plain data; the child receives an initial request of None first.
         timeout_s: Longest time for the request in seconds, once the child is ready; None for no limit.
         on_progress: Called with each value that the child reports.
+        farewell_s: When ``on_progress`` raises and on an interrupt, the child is asked to end first (SIGTERM) and has
+            so many seconds for it.
     """
-    with WorkerPool(module, 1, None, timeout_s=timeout_s) as pool:
+    with WorkerPool(module, 1, None, timeout_s=timeout_s, farewell_s=farewell_s) as pool:
         pool.submit(0, request)
         try:
             for _, outcome in pool.results(on_progress=on_progress):
@@ -80,7 +85,13 @@ class WorkerPool:
     """
 
     def __init__(
-        self, module: str, count: int, init_request: Payload, *, timeout_s: float | None = None
+        self,
+        module: str,
+        count: int,
+        init_request: Payload,
+        *,
+        timeout_s: float | None = None,
+        farewell_s: float = 0.0,
     ) -> None:
         """Start the workers.
 
@@ -89,8 +100,10 @@ class WorkerPool:
             count: Number of workers, at least 1.
             init_request: Given to each worker first.
             timeout_s: Longest time for one task in seconds, None for no limit.
+            farewell_s: Seconds in which workers may end by themselves when this is left with an exception.
         """
         self._timeout_s = timeout_s
+        self._farewell_s = farewell_s
         self._selector = selectors.DefaultSelector()
         self._workers: list[_Worker] = []
         self._names: dict[int, Hashable] = {}
@@ -110,7 +123,11 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if kind is not None and self._farewell_s:
+                self._dismiss()
+        finally:
+            self.close()
 
     @property
     def alive(self) -> int:
@@ -172,6 +189,17 @@ class WorkerPool:
             worker.child.kill()
         self._workers.clear()
         self._selector.close()
+
+    def _dismiss(self) -> None:
+        """Ask every worker to end and give them time, during which what they say is still taken in."""
+        until = time.monotonic() + self._farewell_s
+        for worker in self._workers:
+            worker.child.dismiss()
+        for worker in self._workers:
+            while not worker.child.gone and time.monotonic() < until:
+                worker.child.read()
+                worker.child.drain()
+                time.sleep(_GLANCE_S)
 
     def _start(self, module: str, init_request: Payload) -> None:
         worker = _Worker(child=Child(module), tasks=deque(), since=time.monotonic())
@@ -282,6 +310,11 @@ def _verdict(kind: str, value: Message, child: Child) -> Outcome:
 
 def _failure(value: Message, log: str) -> Outcome:
     kind, message = value["kind"], value["message"]
-    if kind == "MemoryError" or "bad_alloc" in message or "Failed to allocate memory" in message:
+    # An error of this package says itself what it is; of a library's only the words tell.
+    if not value["fields"] and (
+        kind == "MemoryError" or "bad_alloc" in message or "Failed to allocate memory" in message
+    ):
         return OutOfMemory(message=message or kind, log=log)
-    return Failed(kind=kind, message=message, traceback=value["traceback"], log=log)
+    return Failed(
+        kind=kind, message=message, traceback=value["traceback"], log=log, fields=tuple(value["fields"])
+    )

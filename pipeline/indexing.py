@@ -6,12 +6,13 @@ from time import monotonic
 from pipeline.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.errors import CheckError
 from pipeline.geography import Geography
-from pipeline.index import IndexPlan, resolve
+from pipeline.index_plan import IndexPlan, resolve
 from pipeline.place import FEATURELESS_BELOW
 from pipeline.run import Run
 from pipeline.tiles.selection import Selection
 from store import blocks, canonical
 from store.artifacts import Artifacts
+from store.attached import GOLDEN, attached
 from store.blocks import Block
 from store.canonical import Document
 from store.coverage import Coverage, block_role, referenced_by, walk
@@ -39,14 +40,13 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> IndexBuilt:
     run.enter("index")
     table = run.put(encode_blocks(rows))
     count = sum(row.rows for row in rows)
-    dimensions = run.engines[run.inputs.descriptor.spec.name].signature["dimensions"]
+    dimensions = run.embedder.signature["dimensions"]
     plan = resolve(run.inputs.request.index, count=count, dimensions=dimensions)
-    builder = run.ports.index
     components = index_components(
         space=run.inputs.space,
         blocks=table.sha256,
         options=plan.to_document(),
-        library=f"{builder.name} {builder.version}",
+        library=run.ports.index.library(plan.kind),
     )
     key = index_key(components)
     known = run.store.state.memo.indexes.get(key)
@@ -58,7 +58,7 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> IndexBuilt:
         known = _build(run, rows, plan, components, table)
     if not run.store.state.memo.has_passed(INDEX_CHECK, key, known.artifact.sha256):
         run.enter("check", "index")
-        verdict = check_index(run, known, rows)
+        verdict = check_index(run.store.artifacts, known, rows, least=run.inputs.request.checks.recall)
         run.append(verdict)
         if isinstance(verdict, CheckFailed):
             raise CheckError(
@@ -73,7 +73,7 @@ def _build(
     run: Run, rows: Sequence[BlockRow], plan: IndexPlan, components: Document, table: ArtifactRef
 ) -> IndexBuilt:
     key, count = index_key(components), sum(row.rows for row in rows)
-    dimensions = run.engines[run.inputs.descriptor.spec.name].signature["dimensions"]
+    dimensions = run.embedder.signature["dimensions"]
     run.append(StepStarted(kind="index", subjects=(), key=key))
     began, progress = monotonic(), run.ports.progress
     progress.start("index", total=count, unit="rows")
@@ -107,7 +107,7 @@ def _build(
         elapsed_ms=round((monotonic() - began) * 1000),
     )
     run.append(event)
-    progress.finish(f"{plan.kind}, {artifact.size / 1e6:.1f} MB")
+    progress.finish(", ".join(filter(None, (str(plan.kind), f"{artifact.size / 1e6:.1f} MB", facts.note))))
     return event
 
 
@@ -130,6 +130,7 @@ def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
     """
     run.enter("coverage", "area")
     geography = geography_of(run.store.artifacts, run.inputs.selection, rows)
+    run.geography = geography
     require_coverage(geography.localisable, run.inputs.request.coverage.min_fraction)
     return geography
 
@@ -214,6 +215,9 @@ def _named(
         **{f"engine {name}": event.artifact for name, event in run.engines.items()},
         **{block_role(row): row.ref for row in rows},
     }
+    golden = None if run.stand_in is None else attached(run.stand_in).get(GOLDEN)
+    if golden is not None:
+        refs["golden answers"] = golden
     if build.tiles is not None:
         refs["tile table"] = build.tiles.table
     if build.calibration is not None:

@@ -27,12 +27,14 @@ class Failed:
         message: Its text.
         traceback: Where it was raised, in the child.
         log: What the child wrote to standard error.
+        fields: Of an error of this package message, hint, kind, step and subject, so that it can be raised again.
     """
 
     kind: str
     message: str
     traceback: str
     log: str = ""
+    fields: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

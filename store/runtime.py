@@ -10,101 +10,72 @@ are first needed, because no single machine has all of them. Two rules hold for 
 This module neither compiles nor verifies digests, and knows nothing of the journal.
 """
 
-import importlib
+import functools
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
-Foreign = Any
-"""An object of a library that carries no types."""
+from store.execution import (
+    BatchExecutor,
+    EngineExpectation,
+    EngineLoadError,
+    EngineRunError,
+    ExecutionError,
+    Foreign,
+    IndexLoadError,
+    IndexSearchError,
+    PipelinedExecutor,
+    RuntimeUnavailableError,
+    Source,
+    Vectors,
+    import_library,
+)
+from store.faiss_flavour import FlavourError, installed_flavour
+from store.onnxruntime_executor import OnnxRuntimeExecutor
+from store.openvino_executor import OpenVinoExecutor
+from store.tensorrt_executor import TensorRtExecutor
 
-Source = bytes | bytearray | memoryview | str
-"""The bytes of an artifact, or a path such as ``/proc/self/fd/N`` of a sealed memory file."""
-
-
-class ExecutionError(Exception):
-    """An engine or index cannot be used; `message` says what was expected and found, `hint` what mends it."""
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
-
-
-class RuntimeUnavailableError(ExecutionError):
-    """The library that executes this engine or index is not installed here."""
-
-
-class EngineLoadError(ExecutionError):
-    """The engine's bytes, its version or its shape are not what this machine or the caller expects."""
-
-
-class EngineRunError(ExecutionError):
-    """The samples have a wrong shape or type, or the library failed while running."""
-
-
-class IndexLoadError(ExecutionError):
-    """The index is unreadable or is not of the expected kind and size."""
+__all__ = [
+    "DescriptorIndex",
+    "Engine",
+    "EngineLoadError",
+    "EngineRunError",
+    "ExecutionError",
+    "IndexLoadError",
+    "IndexSearchError",
+    "RuntimeUnavailableError",
+    "load_engine",
+    "load_index",
+]
 
 
-class IndexSearchError(ExecutionError):
-    """The query has a wrong shape or type."""
-
-
-class BatchExecutor(Protocol):
-    """One loaded engine of one backend. It only ever sees whole batches."""
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, without the batch dimension."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """Length of one descriptor."""
-        ...
-
-    def execute(self, batch: Vectors) -> Vectors:
-        """Run float32 [batch, *sample_shape] and return float32 [batch, dimensions]."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineExpectation:
-    """What the caller knows of an engine from the manifest, and how to run it here.
-
-    Attributes:
-        version: Full version of the library that compiled the engine.
-        input: Name of the input tensor.
-        output: Name of the output tensor.
-        batch: Fixed batch size.
-        threads: Threads within one run.
-    """
-
-    version: str
-    input: str
-    output: str
-    batch: int
-    threads: int
+_PORTION_BATCHES: Final = 16
+_PORTION_BYTES: Final = 256 << 20
 
 
 class Engine:
-    """A loaded engine that takes any number of samples."""
+    """A loaded engine that takes any number of samples.
 
-    def __init__(self, executor: BatchExecutor, *, batch: int) -> None:
+    Attributes:
+        batch: Its fixed batch size.
+        dimensions: Length of one descriptor.
+        sample_shape: Shape of one sample.
+        portion: How many samples are worth collecting before they are handed over: whole batches, more than one where
+            copies and computing overlap.
+    """
+
+    def __init__(self, executor: BatchExecutor | PipelinedExecutor, *, batch: int) -> None:
         self._executor = executor
-        self._padded: Vectors = np.zeros((batch, *executor.sample_shape), np.float32)
+        pipelined = isinstance(executor, PipelinedExecutor)
+        # An executor that takes all samples fills up the last batch where it stages it.
+        self._padded: Vectors = np.zeros((0 if pipelined else batch, *executor.sample_shape), np.float32)
         self.batch: Final = batch
         self.dimensions: Final = executor.dimensions
         self.sample_shape: Final = executor.sample_shape
+        self.portion: Final = batch * (_portion_batches(batch, executor.sample_shape) if pipelined else 1)
 
     def run(self, samples: Vectors) -> Vectors:
         """Return descriptors, float32 [n, dimensions], of preprocessed samples, float32 [n, *sample_shape].
@@ -122,6 +93,9 @@ class Engine:
             )
         count = len(samples)
         out = np.empty((count, self.dimensions), np.float32)
+        if isinstance(self._executor, PipelinedExecutor):
+            self._executor.execute_all(samples, out)
+            return out
         for start in range(0, count, self.batch):
             chunk = samples[start : start + self.batch]
             if len(chunk) < self.batch:
@@ -132,51 +106,16 @@ class Engine:
         return out
 
 
-class OnnxRuntimeExecutor:
-    """An engine of ONNX Runtime: an ONNX graph that was optimised ahead of time, run on the CPU."""
-
-    def __init__(self, source: Source, expected: EngineExpectation) -> None:
-        runtime = _import("onnxruntime", "an engine of ONNX Runtime")
-        _require_version("onnxruntime", runtime.__version__, expected.version)
-        try:
-            session = runtime.InferenceSession(
-                source if isinstance(source, str) else bytes(source),
-                _session_options(runtime, expected.threads),
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:  # the library raises a private class per status code
-            raise EngineLoadError(
-                f"expected an engine that ONNX Runtime can load, found: {error}", hint="c10 verify --full"
-            ) from error
-        # ONNX Runtime falls back to another provider with no more than a line in its log.
-        if session.get_providers()[:1] != ["CPUExecutionProvider"]:
-            raise EngineLoadError(f"expected CPUExecutionProvider, found {session.get_providers()}")
-        self._session = session
-        self._input = expected.input
-        self._output = expected.output
-        self.sample_shape = _fixed_shape("input", session.get_inputs(), expected.input, expected.batch)
-        output = _fixed_shape("output", session.get_outputs(), expected.output, expected.batch)
-        if len(output) != 1:
-            raise EngineLoadError(
-                f"expected an output of [{expected.batch}, d], found {[expected.batch, *output]}"
-            )
-        self.dimensions = output[0]
-
-    def execute(self, batch: Vectors) -> Vectors:
-        """Run one whole batch.
-
-        Raises:
-            EngineRunError: The library failed.
-        """
-        try:
-            (result,) = self._session.run([self._output], {self._input: batch})
-        except Exception as error:  # the library raises a private class per status code
-            raise EngineRunError(f"ONNX Runtime failed while running: {error}") from error
-        return np.asarray(result, np.float32)
+def _portion_batches(batch: int, sample_shape: tuple[int, ...]) -> int:
+    size = 4 * batch * math.prod(sample_shape)
+    return max(1, min(_PORTION_BATCHES, _PORTION_BYTES // size))
 
 
-_EXECUTORS: Mapping[str, Callable[[Source, EngineExpectation], BatchExecutor]] = {
+_EXECUTORS: Mapping[str, Callable[[Source, EngineExpectation], BatchExecutor | PipelinedExecutor]] = {
     "onnxruntime": OnnxRuntimeExecutor,
+    "openvino": OpenVinoExecutor,
+    "tensorrt": functools.partial(TensorRtExecutor, backend="tensorrt"),
+    "tensorrt-rtx": functools.partial(TensorRtExecutor, backend="tensorrt-rtx"),
 }
 
 
@@ -189,6 +128,8 @@ def load_engine(
     output: str,
     batch: int,
     threads: int = 1,
+    target: str | None = None,
+    precision: str | None = None,
 ) -> Engine:
     """Load an engine whose bytes were already verified.
 
@@ -200,10 +141,13 @@ def load_engine(
         output: Name of the output tensor, [batch, dimensions].
         batch: Fixed batch size of the engine.
         threads: Threads within one run. Descriptors do not depend on it.
+        target: What the engine was compiled for; a device that is not of it is refused before the library sees a byte.
+        precision: Arithmetic that the engine was compiled for. One of OpenVINO needs it: its bytes do not tell, and the
+            library would choose by itself.
 
     Raises:
-        RuntimeUnavailableError: The backend is unknown or its library is not installed.
-        EngineLoadError: Another version, damaged bytes, or tensors of other names or shapes.
+        RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not here.
+        EngineLoadError: Another version, another device, damaged bytes, or tensors of other names or shapes.
     """
     opener = _EXECUTORS.get(backend)
     if opener is None:
@@ -211,7 +155,15 @@ def load_engine(
             f"expected an engine of {' or '.join(sorted(_EXECUTORS))}, found one of {backend!r}",
             hint="this version of C10 cannot execute it",
         )
-    expected = EngineExpectation(version=version, input=input, output=output, batch=batch, threads=threads)
+    expected = EngineExpectation(
+        version=version,
+        target=target,
+        precision=precision,
+        input=input,
+        output=output,
+        batch=batch,
+        threads=threads,
+    )
     return Engine(opener(data, expected), batch=batch)
 
 
@@ -267,10 +219,14 @@ def load_index(
         metric: Only "ip", the inner product.
 
     Raises:
-        RuntimeUnavailableError: faiss is not installed.
+        RuntimeUnavailableError: faiss is not installed, or two flavours of it are.
         IndexLoadError: Unreadable, or of another kind, metric or size.
     """
-    faiss = _import("faiss", "the descriptor index")
+    try:
+        installed_flavour()
+    except FlavourError as error:
+        raise RuntimeUnavailableError(f"the descriptor index: {error.message}", hint=error.hint) from error
+    faiss = import_library("faiss", "the descriptor index")
     try:
         if isinstance(data, str):
             outer = faiss.read_index(data, faiss.IO_FLAG_MMAP_IFC)
@@ -311,51 +267,3 @@ def _describe(faiss: Foreign, outer: Foreign) -> tuple[str, int, int, str]:
     # A map of ids with another length than the index below it would hand out foreign ids.
     rows = outer.ntotal if outer.ntotal == inner.ntotal == outer.id_map.size() else -1
     return kind, inner.d if inner.d == outer.d else -1, rows, metric
-
-
-def _import(name: str, purpose: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"expected the Python package {name!r} for {purpose}, found none: {error}",
-            hint="pip install 'c10[cpu]'",
-        ) from error
-
-
-def _require_version(backend: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise EngineLoadError(
-            f"expected {backend} {expected}, the version that compiled this engine, found {backend} {found}",
-            hint=f"install {backend} {expected} or build the cache again here",
-        )
-
-
-def _session_options(runtime: ModuleType, threads: int) -> Foreign:
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Several workers share the cores: a thread that spins while it waits takes its neighbour's time.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The graph was optimised when it was compiled; doing it again here would be work, and hardware specific.
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return options
-
-
-def _fixed_shape(role: str, tensors: Foreign, name: str, batch: int) -> tuple[int, ...]:
-    """Return the shape of one sample of the tensor called ``name``, after checking name, type and batch."""
-    by_name = {tensor.name: tensor for tensor in tensors}
-    if name not in by_name:
-        raise EngineLoadError(f"expected an {role} called {name!r}, found {sorted(by_name)}")
-    if role == "input" and len(by_name) != 1:
-        raise EngineLoadError(f"expected one input, found {sorted(by_name)}")
-    tensor = by_name[name]
-    shape = list(tensor.shape)
-    if tensor.type != "tensor(float)":
-        raise EngineLoadError(f"expected {role} {name!r} as tensor(float), found {tensor.type}")
-    if not shape or shape[0] != batch or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise EngineLoadError(
-            f"expected {role} {name!r} with a batch of {batch} and fixed sizes, found {shape}"
-        )
-    return tuple(shape[1:])

@@ -350,6 +350,8 @@ def _parse(data: bytes, subject: str) -> Proto:
     try:
         model.ParseFromString(data)
     except decode_error as error:
+        if "alloc" in str(error):
+            raise MemoryError(f"no room for a network of {len(data)} bytes: {error}") from error
         raise _bad(
             f"expected an ONNX model, found {len(data)} bytes that are none: truncated or another format",
             "copy or export the network again",
@@ -404,7 +406,8 @@ def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) 
                 "copy the file, so that it belongs to this network alone",
                 str(path),
             )
-        return file.read(limit + 1)
+        # Not `limit`: a reader may set aside as much memory as it is asked for.
+        return file.read(status.st_size + 1)
 
 
 def _bad(message: str, hint: str, subject: str) -> CompileError:

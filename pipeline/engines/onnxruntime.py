@@ -60,6 +60,10 @@ class OnnxRuntimeCompiler:
             )
         return "cpu"
 
+    def runs_here(self, target: str) -> bool:
+        """Tell whether the target is "cpu": every machine has one."""
+        return target == "cpu"
+
     def key_components(self, job: EngineJob) -> Document:
         """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend.
 
@@ -118,6 +122,14 @@ class OnnxRuntimeCompiler:
 
 
 def _check(job: EngineJob) -> None:
+    if job.plugins:
+        raise CompileError(
+            f"expected no plug-ins for the backend onnxruntime, found {len(job.plugins)}",
+            'remove engine.plugins, or choose engine.backend = "tensorrt"',
+            None,
+            None,
+            job.model,
+        )
     if job.precision != "fp32":
         raise CompileError(
             f"expected the precision fp32 for the backend onnxruntime, found {job.precision!r}",

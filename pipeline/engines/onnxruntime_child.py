@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from pipeline.child import Handler, Progress, serve
-from pipeline.engines.golden import golden_inputs
 from pipeline.engines.onnx_file import fix_sizes, inspect_onnx, read_onnx
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
+from store.golden import golden_inputs
 from store.runtime import load_engine
 
 _UNKNOWN: Final = -1

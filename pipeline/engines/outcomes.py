@@ -18,8 +18,8 @@ def compiled(outcome: Outcome, *, model: str) -> Finished:
     match outcome:
         case Finished():
             return outcome
-        case Failed(kind="CompileError", message=message):
-            raise CompileError(message, "", ErrorKind.BAD_MODEL, None, model)
+        case Failed(kind="CompileError", fields=(str(message), str(hint), str(kind), _, subject)):
+            raise CompileError(message, hint, ErrorKind(kind), None, subject or model)
         case Failed(kind=kind, message=message, log=log):
             raise CompileError(
                 f"expected an engine, found that the compiler failed: {kind}: {message}{_tail(log)}",

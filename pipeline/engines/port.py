@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from store.canonical import Document
+from store.preprocessing import Preprocessing
 
 DEFAULT_BATCH = 8
 """Fixed batch of an engine unless the request names one.
@@ -46,6 +47,13 @@ class EngineJob:
         timeout_s: Longest time for this compile in seconds.
         tf32: Whether 19-bit matrix arithmetic may stand in for fp32.
         profile: Optimisation profile, for backends that know them.
+        plugins: Libraries with operators of their own, each with the SHA-256 of its bytes, for backends that take them.
+        timing_cache: What an earlier compile learnt about kernels, for backends that keep it. It saves time and
+            belongs to no key.
+        preprocessing: The image contract, by which golden images become samples when a conversion is measured; it
+            changes no engine.
+        least_cosine: What a converted graph must agree to with the one given, None for the usual of its precision; it
+            changes no engine.
     """
 
     model: str
@@ -62,6 +70,10 @@ class EngineJob:
     timeout_s: float = 3600.0
     tf32: bool = False
     profile: ShapeRange | None = None
+    plugins: tuple[tuple[Path, str], ...] = ()
+    timing_cache: bytes | None = None
+    preprocessing: Preprocessing | None = None
+    least_cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +107,14 @@ class CompiledEngine:
         seconds: How long it took.
         log: What the compiler said, last 64 KiB.
         signature: Its tensors.
+        timing_cache: What the compiler learnt about kernels, if the backend keeps it.
     """
 
     path: Path
     seconds: float
     log: str
     signature: EngineSignature
+    timing_cache: bytes | None = None
 
 
 OnProgress = Callable[[Mapping[str, Any]], None]
@@ -129,6 +143,13 @@ class EngineCompiler(Protocol):
 
         Raises:
             CompileError: The backend cannot compile for the requested device here.
+        """
+        ...
+
+    def runs_here(self, target: str) -> bool:
+        """Tell whether this machine executes engines that were compiled for a target.
+
+        Where it does not, tiles are embedded by a stand-in: an engine of the same network for this machine.
         """
         ...
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.tiles.reading import close_archives
 from tests.small_builds import FakeSite, Site
 
 MEMORY_DISK = Path("/dev/shm")
@@ -33,3 +34,16 @@ def site(quick_path):
 def real_site(tmp_path):
     """A site whose ports are real."""
     return Site(tmp_path)
+
+
+@pytest.fixture
+def refused(archives):
+    """Opens a source that must be refused, and returns the error."""
+    return archives.refused
+
+
+@pytest.fixture
+def closed_archives():
+    """Archives that this process keeps open for reading tiles are closed when a test ends."""
+    yield
+    close_archives()

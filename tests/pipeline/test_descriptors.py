@@ -74,7 +74,7 @@ def engine(tmp_path_factory):
 def mortal(tmp_path, monkeypatch):
     (tmp_path / "mortal_worker.py").write_text(MORTAL_WORKER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("pipeline.descriptors._WORKER", "mortal_worker")
+    monkeypatch.setattr("pipeline.descriptors.WORKER", "mortal_worker")
 
 
 def picture(number):

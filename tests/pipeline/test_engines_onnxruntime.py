@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
-from pipeline.engines.golden import batch_invariance, golden_images, golden_inputs, parity
 from pipeline.engines.onnx_file import inspect_onnx, onnx_digest, read_onnx
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
 from store.canonical import encode
+from store.golden import batch_invariance, golden_images, golden_inputs, parity
 from store.runtime import load_engine
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network
 

@@ -1,9 +1,6 @@
 """The index builder: equal blocks give equal bytes, whatever the threads and wherever blocks end."""
 
 import hashlib
-import os
-from contextlib import contextmanager
-from pathlib import Path
 
 import faiss
 import numpy as np
@@ -11,72 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import EmbedError, ErrorKind
-from pipeline.index import (
-    FLAT_BELOW,
-    FaissIndexBuilder,
-    IndexPlan,
-    chunk_rows,
-    faiss_distribution,
-    resolve,
-)
-from pipeline.request import IndexKind, IndexOptions, Storage
-from store.blocks import Block, descriptor_ids
+from pipeline.errors import EmbedError, ErrorKind, RequestError
+from pipeline.index import FaissIndexBuilder
+from pipeline.index_plan import FLAT_BELOW, IndexPlan
+from pipeline.index_rows import chunk_rows
+from pipeline.request import IndexKind, Storage
+from store.faiss_flavour import FlavourError
 from store.runtime import load_index
-
-ZOOM = 12
-
-
-def make_blocks(count, dimensions, *, per_cell=256, seed=0):
-    rng = np.random.default_rng(seed)
-    vectors = rng.standard_normal((count, dimensions)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    out = []
-    for number, start in enumerate(range(0, count, per_cell)):
-        cell_x, cell_y = divmod(number, 64)
-        rows = min(per_cell, count - start)
-        offsets = np.arange(rows)
-        ids = descriptor_ids(np.full(rows, ZOOM), cell_x * 16 + offsets // 16, cell_y * 16 + offsets % 16)
-        out.append(
-            Block(
-                zoom=ZOOM,
-                cell_x=cell_x,
-                cell_y=cell_y,
-                dimensions=dimensions,
-                ids=ids,
-                digests=np.zeros((rows, 32), np.uint8),
-                vectors=vectors[start : start + rows],
-                texture=np.ones(rows, np.float32),
-            )
-        )
-    return out
-
-
-def plan_for(kind, count, dimensions, **options):
-    return resolve(IndexOptions(kind=IndexKind(kind), **options), count=count, dimensions=dimensions)
-
-
-@contextmanager
-def unnamed_file(folder):
-    descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR)
-    try:
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def build(blocks, plan, folder, *, count=None, threads=1, on_progress=None):
-    dimensions = blocks[0].dimensions
-    faiss.omp_set_num_threads(threads)
-    try:
-        with unnamed_file(folder) as path:
-            total = sum(block.rows for block in blocks) if count is None else count
-            facts = FaissIndexBuilder().build(
-                blocks, total, dimensions, plan, fd_path=path, on_progress=on_progress
-            )
-            return facts, Path(path).read_bytes()
-    finally:
-        faiss.omp_set_num_threads(1)
+from tests.index_blocks import build, make_blocks, plan_for, unnamed_file
 
 
 @pytest.mark.parametrize("storage", list(Storage))
@@ -107,7 +46,7 @@ def test_a_graph_is_not_the_work_of_its_block_sizes(tmp_path):
 
 
 def test_more_rows_than_one_chunk_equal_the_same_calls_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.index._CHUNK_ROWS", 100)
+    monkeypatch.setattr("pipeline.index_rows._CHUNK_ROWS", 100)
     blocks = make_blocks(730, 12)
     plan = plan_for("hnsw", 730, 12)
     _, data = build(blocks, plan, tmp_path)
@@ -134,7 +73,7 @@ def test_ivf_pq_is_trained_the_same_way_each_time(tmp_path):
 
 
 def test_progress_reaches_the_count(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.index._CHUNK_ROWS", 250)
+    monkeypatch.setattr("pipeline.index_rows._CHUNK_ROWS", 250)
     seen = []
     build(
         make_blocks(600, 4), plan_for("flat", 600, 4), tmp_path, on_progress=lambda *each: seen.append(each)
@@ -230,12 +169,20 @@ def test_a_chunk_is_bounded(dimensions):
     assert rows * dimensions * 4 <= 64 << 20
 
 
-def test_exactly_one_distribution_of_faiss_is_accepted():
-    assert faiss_distribution([("numpy", "2"), ("faiss-cpu", "1.15.1")]) == ("faiss-cpu", "1.15.1")
-    # The same folder can be on the path twice.
-    assert faiss_distribution([("faiss-cpu", "1.15.1")] * 2) == ("faiss-cpu", "1.15.1")
-    with pytest.raises(EmbedError, match="found none"):
-        faiss_distribution([("numpy", "2")])
-    with pytest.raises(EmbedError, match=r"faiss-cpu 1.15.1 and faiss-gpu 1.15.1.*pip uninstall"):
-        faiss_distribution([("faiss-gpu", "1.15.1"), ("faiss-cpu", "1.15.1")])
-    assert FaissIndexBuilder().version == faiss.__version__
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_keys_name_the_library(kind):
+    builder = FaissIndexBuilder()
+    assert builder.version == faiss.__version__
+    assert builder.library(kind) == f"faiss {faiss.__version__}"
+
+
+def test_two_flavours_of_faiss_stop_a_build_before_it_imports_either(tmp_path, monkeypatch):
+    def both():
+        raise FlavourError("expected one distribution of faiss, found two", "pip uninstall one")
+
+    monkeypatch.setattr("pipeline.index.installed_flavour", both)
+    with pytest.raises(RequestError, match="found two") as caught:
+        FaissIndexBuilder().library(IndexKind.FLAT)
+    assert caught.value.kind is ErrorKind.BACKEND_UNAVAILABLE
+    with pytest.raises(RequestError, match="found two"):
+        build(make_blocks(4, 4), plan_for("flat", 4, 4), tmp_path)

@@ -1,5 +1,6 @@
 """The plan, from states that builds left behind."""
 
+from dataclasses import replace
 from datetime import date
 from hashlib import sha256
 
@@ -59,6 +60,19 @@ def test_everything_is_reused(built):
     assert found.stale == ()
     assert found.engines[0].checked
     assert [step["decision"] for step in found.summary()] == ["reuse"] * 3
+
+
+def test_an_engine_whose_check_is_still_to_run_is_reused_and_not_trusted(built):
+    """A pass is one of these very bytes; an engine run, or a build that died, leaves an engine without any."""
+    state, wanted = built.state(), inputs(built)
+    present = sizes(Artifacts(built.layout), needed(state, wanted))
+    (engine,) = state.memo.engines.values()
+    of_others = replace(state.memo.passed["engine", engine.key], artifact="ab" * 32)
+    for passed in ({}, {("engine", engine.key): of_others}):
+        memo = replace(state.memo, passed=passed)
+        (found,) = plan(replace(state, memo=memo), wanted, present).engines
+        assert (found.decision, found.checked) == (Decision.REUSE, False)
+        assert found.why == "same key, its check is still to run"
 
 
 def test_the_plan_does_not_depend_on_the_order_of_things(built):

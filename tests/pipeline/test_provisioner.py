@@ -1,6 +1,7 @@
 """What a build does and does not do again, counted with fakes."""
 
 import dataclasses
+from datetime import date, timedelta
 from hashlib import sha256
 
 from pipeline.report import BuildOutcome
@@ -9,7 +10,9 @@ from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
 from store.canonical import decode
 from store.events import BuildPlanned, BuildStarted, CellEmbedded, CheckPassed, StepReused, TilesSelected
+from store.ledger import Ledger
 from store.manifest import parse
+from store.tables import decode_tiles
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, spread, tiny_network, tree, words
 
 
@@ -33,6 +36,58 @@ def test_a_first_build_does_everything_once(site):
     for step, total, done, note in site.progress.steps:
         assert note is not None, step
         assert total in {None, done}, step
+
+
+def test_writes_are_the_files_and_the_transactions_that_there_are(site, monkeypatch):
+    """Birth and reserve among them; folders and lock files are none."""
+    transactions, append_on = [], Ledger.append_on
+    monkeypatch.setattr(
+        Ledger, "append_on", lambda *given, **options: (append_on(*given, **options), transactions.append(1))
+    )
+    genesis = 1
+
+    def files():
+        found = [path for path in site.cache.rglob("*") if path.is_file()]
+        return {path for path in found if path.name not in {"build.lock", ".lock", "journal.mdb-lock"}}
+
+    first = site.provisioner(reserve_mb=1).build_cache_artifacts(site.request())
+    assert site.layout.scratch / "reserve" in files()
+    assert first.writes == len(files()) + len(transactions) + genesis
+    before, genesis = files(), 0
+    transactions.clear()
+    site.artifact(site.state().head_build.index.artifact).unlink()
+    site.artifact(site.state().head_build.index.artifact).write_bytes(b"damaged")
+    second = site.provisioner(reserve_mb=1).build_cache_artifacts(site.request(flight_id="f2"))
+    assert second.outcome is BuildOutcome.BUILT
+    replaced = site.artifact(site.state().head_build.index.artifact) in before
+    assert second.writes == len(files() - before) + replaced + len(transactions)
+
+
+def test_capture_dates_enter_the_tile_table_and_not_the_identity(site):
+    """What enters is the set of tiles that was selected: docs/decisions/0002."""
+
+    def build(day, **fields):
+        options = {"captured": day, "as_of": date(2026, 3, 1), **fields.pop("tiles", {})}
+        return site.build(tiles=options, **fields)
+
+    def days():
+        table = decode_tiles(site.artifact(parse(site.head_bytes()).tiles).read_bytes())
+        return {date(1970, 1, 1) + timedelta(days=int(day)) for day in table.captured}
+
+    old, new = date(2020, 1, 1), date(2026, 2, 1)
+    first = build(old)
+    assert days() == {old}
+    assert any("older than" in warning for warning in first.warnings)
+    second = build(new)
+    assert (second.outcome, second.identity, second.writes) == (BuildOutcome.REUSED, first.identity, 0)
+    assert days() == {old}, "the table says what the build knew that made it"
+    assert not any("older than" in warning for warning in second.warnings), (
+        "ages are judged by the dates of today"
+    )
+    assert build(new, flight_id="f2").tiles_embedded == 0
+    assert days() == {new}
+    refused = build(old, flight_id="f2", tiles={"too_old": "exclude"})
+    assert refused.outcome is BuildOutcome.FAILED, "dates that change the selection change what is built"
 
 
 def test_a_warm_run_calls_nobody_and_writes_nothing(site):

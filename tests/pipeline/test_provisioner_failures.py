@@ -142,7 +142,7 @@ FAILURES = {
     "embedder runs out of memory": (
         mixed(more_work, fault("window 0", MemoryError)),
         {},
-        ("cells", "unexpected", "", "MemoryError"),
+        ("cells", "resources", "", "MemoryError"),
     ),
     "not a number": (spoil(half_finite), {}, ("cells", "bad-vectors", "6/8/12", "found nan")),
     "not of length 1": (

@@ -1,6 +1,8 @@
+import contextlib
 import copy
 import dataclasses
 import os
+import threading
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import request_file
 from pipeline.errors import ErrorKind, Problem, RequestError
 from pipeline.geometry import contains, degrees_to_e7, metres_to_mm, split_at_antimeridian
 from pipeline.request import (
@@ -248,6 +251,18 @@ def test_profiles(request_text):
         assert "a list of 1 to 8 whole numbers" in only_problem(text)
 
 
+def test_libraries_of_operators(request_text):
+    assert EngineOptions(plugins=["a.so", "b.so"]).plugins == ("a.so", "b.so")
+    for found, said in (
+        ('"a.so"', "at most 16 different paths"),
+        ("[3]", "at most 16 different paths"),
+        (str([f"{number}.so" for number in range(17)]), "at most 16 different paths"),
+        ('["a.so", "b.so", "a.so"]', "name each library once"),
+    ):
+        text = request_text(('precision = "fp32"', f'precision = "fp32"\nplugins = {found}'))
+        assert said in only_problem(text)
+
+
 def test_tables_of_the_wrong_type(request_text):
     assert only_problem(request_text(('[index]\nkind = "auto"', "[coverage]\nmin_fraction = 2"))).startswith(
         "coverage.min_fraction: expected a finite number from 0 to 1, found 2"
@@ -342,6 +357,71 @@ def test_paths_that_are_no_file(tmp_path):
             BuildRequest.load(path)
         assert caught.value.kind is ErrorKind.REQUEST_UNREADABLE
         assert caught.value.hint
+
+
+@pytest.fixture
+def pipe():
+    """The reading end of a pipe under a name of this process, and what writes to it and closes it."""
+    reading, writing = os.pipe()
+
+    def give(content, *, close=True):
+        # More than a pipe holds is written while it is read.
+        def write():
+            with contextlib.suppress(BrokenPipeError):
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(writing, view) :]
+            if close:
+                os.close(writing)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        threads.append(thread)
+        return f"/dev/fd/{reading}"
+
+    threads = []
+    yield give
+    os.close(reading)
+    for thread in threads:
+        thread.join()
+    with contextlib.suppress(OSError):
+        os.close(writing)
+
+
+def test_a_pipe_of_the_shell_is_read_like_a_file(tmp_path, monkeypatch, request_text, pipe):
+    monkeypatch.chdir(tmp_path)
+    text = request_text() + "# " + "x" * 200_000 + "\n"
+    file = tmp_path / "flight.toml"
+    file.write_text(text)
+    found = BuildRequest.load(pipe(text.encode()))
+    assert found == BuildRequest.load(file)
+    assert found.base == tmp_path, "relative paths start from the current folder"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "problems"), (b"\xff\xfe", "UTF-8"), (b"#" * (2 << 20), "more than 1048576 bytes")],
+)
+def test_a_pipe_that_gives_no_request(content, said, pipe):
+    with pytest.raises(RequestError) as caught:
+        BuildRequest.load(pipe(content))
+    assert said in str(caught.value)
+
+
+def test_a_pipe_that_stays_silent_is_not_waited_for_for_ever(monkeypatch, pipe):
+    monkeypatch.setattr(request_file, "SILENCE_S", 0.05)
+    with pytest.raises(RequestError, match="gave nothing") as caught:
+        BuildRequest.load(pipe(b"flight_id = ", close=False))
+    assert caught.value.kind is ErrorKind.REQUEST_UNREADABLE
+
+
+def test_a_descriptor_that_is_neither_file_nor_pipe(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(RequestError, match="neither a regular file nor a pipe"):
+            BuildRequest.load(f"/dev/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def test_degrees_are_rounded_once_from_the_decimal():

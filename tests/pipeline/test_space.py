@@ -5,10 +5,10 @@ import os
 import pytest
 
 from pipeline.descriptors import LocalDescriptorBatcher
-from pipeline.index import IndexPlan
+from pipeline.index_plan import IndexPlan
 from pipeline.preflight import free_bytes
 from pipeline.report import BuildOutcome
-from pipeline.request import IndexKind, Storage
+from pipeline.request import IndexKind, IndexOptions, Storage
 from pipeline.space import Estimate, index_bytes
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import FakeSite, spread, words
@@ -68,9 +68,16 @@ def test_the_reserve_of_a_cache_to_be_is_taken_off(quick_path):
         assert provisioner.build_cache_artifacts(site.request()).outcome is outcome
 
 
-@pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.HNSW])
-@pytest.mark.parametrize("storage", list(Storage))
-def test_an_index_takes_what_is_estimated(kind, storage, tmp_path):
+@pytest.mark.parametrize(
+    "plan",
+    [
+        *(IndexPlan(kind=IndexKind.FLAT, storage=storage) for storage in Storage),
+        *(IndexPlan(kind=IndexKind.HNSW, storage=storage, m=16, ef=64) for storage in Storage),
+        IndexPlan(kind=IndexKind.IVF_PQ, storage=Storage.FP32, m=16, lists=32, nprobe=4),
+    ],
+    ids=lambda plan: f"{plan.kind}-{plan.storage}",
+)
+def test_an_index_takes_what_is_estimated(plan, tmp_path):
     import numpy as np
 
     from pipeline.index import FaissIndexBuilder
@@ -96,12 +103,20 @@ def test_an_index_takes_what_is_estimated(kind, storage, tmp_path):
             vectors=vectors[part] / np.linalg.norm(vectors[part], axis=1, keepdims=True),
         )
 
-    plan = IndexPlan(kind=kind, storage=storage, m=16 if kind is IndexKind.HNSW else 0, ef=64)
     path = tmp_path / "index"
     path.touch()
     blocks = [block(number) for number in range(8)]
     FaissIndexBuilder().build(blocks, rows, dimensions, plan, fd_path=str(path))
     assert 0.9 <= index_bytes(plan, rows=rows, dimensions=dimensions) / path.stat().st_size <= 1.2
+
+
+def test_an_index_that_these_rows_cannot_train_is_estimated_all_the_same(quick_path):
+    """Whether they can is found out when it is built; what it would take is asked before."""
+    site = FakeSite(quick_path)
+    flat, lists = (
+        asked_for(site, index=IndexOptions(kind=kind)) for kind in (IndexKind.FLAT, IndexKind.IVF_PQ)
+    )
+    assert lists > flat
 
 
 def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):

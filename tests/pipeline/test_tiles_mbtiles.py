@@ -7,19 +7,9 @@ import pytest
 from pipeline.errors import ErrorKind, TileError
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.reading import close_archives, read_tile
+from tests.tile_archives import WORLD
 
-WORLD = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    close_archives()
-
-
-@pytest.fixture
-def refused(archives):
-    return archives.refused
+pytestmark = pytest.mark.usefixtures("closed_archives")
 
 
 class TestMBTiles:

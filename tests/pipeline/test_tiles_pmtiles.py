@@ -11,20 +11,10 @@ from pmtiles.tile import Compression, Entry, TileType, serialize_directory, zxy_
 from pipeline.errors import ErrorKind, TileError
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.pmtiles_directory import MAX_DIRECTORY_BYTES, DirectoryError, parse, unpack
-from pipeline.tiles.reading import close_archives, read_tile
+from pipeline.tiles.reading import read_tile
+from tests.tile_archives import WORLD
 
-WORLD = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    close_archives()
-
-
-@pytest.fixture
-def refused(archives):
-    return archives.refused
+pytestmark = pytest.mark.usefixtures("closed_archives")
 
 
 class TestPMTiles:

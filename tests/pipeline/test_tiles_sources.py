@@ -11,21 +11,11 @@ import pytest
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.tiles import reading
 from pipeline.tiles.opening import open_source
-from pipeline.tiles.reading import close_archives, read_tile
+from pipeline.tiles.reading import read_tile
+from tests.tile_archives import WORLD
 
-WORLD = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
+pytestmark = pytest.mark.usefixtures("closed_archives")
 KINDS = ("xyz", "mbtiles", "mbtiles-view", "pmtiles", "pmtiles-leaves", "pmtiles-unpacked")
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    close_archives()
-
-
-@pytest.fixture
-def refused(archives):
-    return archives.refused
 
 
 @pytest.fixture

@@ -3,19 +3,33 @@
 Engine bytes cannot be compared, because compilers do not reproduce them; answers can. The inputs follow from a fixed
 integer formula, so that ground and aircraft make the same ones without carrying them, on any machine and with any
 version of any library.
+
+Where the engine that flies cannot run on the ground, the answers of its stand-in travel with the cache. Their file:
+magic `C10GOLD1`; count n and dimensions d, u32 little-endian; n rows of d float32, little-endian. Row i answers golden
+image i of seed 0, in the size of the image contract and prepared by it. The magic stands for this formula of the images.
 """
 
+import struct
 from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.errors import ArtifactError, ErrorKind
+from store.preprocessing import Preprocessing
+
 Vectors = NDArray[np.float32]
 Run = Callable[[Vectors], Vectors]
 """Runs an engine: samples float32 [n, ...] to descriptors float32 [n, d]."""
 
+ANSWERED: Final = 8
+"""How many golden images a stand-in answers: more evidence than one, and a single batch of most engines."""
+
 _BYTE: Final = 255
+_HEADER: Final = struct.Struct("<8sII")
+_MOST: Final = 1024
+_MAGIC: Final = b"C10GOLD1"
 
 
 def golden_images(count: int, height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
@@ -74,7 +88,12 @@ def parity(engine: Run, reference: Run, inputs: Vectors) -> float:
         reference: ONNX Runtime on the same network.
         inputs: Preprocessed samples, float32 [n, ...].
     """
-    found, expected = engine(inputs).astype(np.float64), reference(inputs).astype(np.float64)
+    return agreement(engine(inputs), reference(inputs))
+
+
+def agreement(answers: Vectors, others: Vectors) -> float:
+    """Return the least cosine between the rows of two answers, float32 [n, d]; -1 when a number is not finite."""
+    found, expected = answers.astype(np.float64), others.astype(np.float64)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return -1.0
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
@@ -96,6 +115,41 @@ def batch_invariance(engine: Run, inputs: Vectors) -> float:
     backwards = engine(np.ascontiguousarray(inputs[::-1]))[::-1]
     differences = [np.abs(together - np.concatenate(alone)), np.abs(together - backwards)]
     return float(max(np.nan_to_num(each, nan=np.inf).max(initial=0.0) for each in differences))
+
+
+def golden_samples(preprocessing: Preprocessing, count: int) -> Vectors:
+    """Return golden images as a network with this image contract takes them, float32 [count, ...]."""
+    height, width = preprocessing.size
+    return np.stack([preprocessing.apply(image) for image in golden_images(count, height, width)])
+
+
+def encode_answers(vectors: Vectors) -> bytes:
+    """Return the file of the answers, float32 [n, d], to the first n golden images."""
+    count, dimensions = vectors.shape
+    return _HEADER.pack(_MAGIC, count, dimensions) + np.ascontiguousarray(vectors, "<f4").tobytes()
+
+
+def decode_answers(data: bytes | memoryview) -> Vectors:
+    """Return the answers in a file, float32 [n, d], n from 1 to 1024 and d at least 1.
+
+    Raises:
+        ArtifactError: It is no such file, or holds a number that is not finite.
+    """
+    size = memoryview(data).nbytes
+    magic, count, dimensions = _HEADER.unpack_from(data) if size >= _HEADER.size else (b"", 0, 0)
+    expected = _HEADER.size + 4 * count * dimensions
+    if magic != _MAGIC or not 1 <= count <= _MOST or not dimensions or size != expected:
+        raise _invalid(f"magic C10GOLD1 and {expected} bytes", f"{bytes(magic)!r} and {size}")
+    vectors = np.frombuffer(data, "<f4", offset=_HEADER.size).reshape(count, dimensions).astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise _invalid("finite numbers", "others")
+    return vectors
+
+
+def _invalid(expected: str, found: str) -> ArtifactError:
+    return ArtifactError(
+        ErrorKind.ARTIFACT_DAMAGED, f"golden answers: expected {expected}, found {found}", hint="c10 build"
+    )
 
 
 def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,0 +1,109 @@
+"""Questions about an ONNX graph that several rewritings ask. Pure."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.onnx_file import Proto
+from pipeline.errors import CompileError, ErrorKind
+
+FLOAT: Final = 1
+"""Number of float32 among the element types of ONNX."""
+
+_OWN_DOMAINS: Final = frozenset({"", "ai.onnx"})
+
+
+def is_standard(node: Proto) -> bool:
+    """Tell whether a node's operator is one of ONNX itself, without nested graphs."""
+    return node.domain in _OWN_DOMAINS and not any(
+        attribute.HasField("g") or attribute.graphs for attribute in node.attribute
+    )
+
+
+def constants(model: Proto) -> dict[str, Proto]:
+    """Return the constant tensors of float32 in the main graph, by name: initializers and Constant nodes."""
+    from onnx import helper  # noqa: PLC0415 - heavy
+
+    found = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == FLOAT}
+    for node in model.graph.node:
+        if node.op_type != "Constant" or not is_standard(node):
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "value" and attribute.t.data_type == FLOAT:
+                found[node.output[0]] = attribute.t
+            elif attribute.name == "value_float":
+                found[node.output[0]] = helper.make_tensor("", FLOAT, [], [attribute.f])
+            elif attribute.name == "value_floats":
+                floats = attribute.floats
+                found[node.output[0]] = helper.make_tensor("", FLOAT, [len(floats)], floats)
+    return found
+
+
+def weight_values(tensor: Proto) -> NDArray[np.float32]:
+    """Return the numbers of a constant tensor of float32.
+
+    Raises:
+        CompileError: BAD_MODEL, it holds fewer or more numbers than its shape says.
+    """
+    from onnx import numpy_helper  # noqa: PLC0415 - heavy
+
+    try:
+        values: NDArray[np.float32] = np.asarray(numpy_helper.to_array(tensor), np.float32)
+    except (ValueError, TypeError) as error:
+        raise bad_graph(
+            f"expected the weights {tensor.name!r} as {list(tensor.dims)}, found: {error}"
+        ) from error
+    return values
+
+
+def captured(graph: Proto) -> Iterator[str]:
+    """Yield the names that nested graphs use, which may be tensors of the graph around them."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for nested in _graphs(attribute):
+                yield from _nested_names(nested)
+
+
+def names_in_use(graph: Proto) -> Iterator[str]:
+    """Yield every name of a tensor or node, so that a derived one can be new."""
+    yield from (value.name for value in graph.input)
+    yield from (value.name for value in graph.output)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+    yield from captured(graph)
+    for node in graph.node:
+        yield node.name
+        yield from node.input
+        yield from node.output
+
+
+def fresh_name(wanted: str, names: set[str]) -> str:
+    """Return the wanted name, numbered if it is taken, and take it."""
+    candidate, number = wanted, 1
+    while candidate in names:
+        number += 1
+        candidate = f"{wanted}{number}"
+    names.add(candidate)
+    return candidate
+
+
+def bad_graph(message: str) -> CompileError:
+    """Return the error for a network whose graph contradicts itself."""
+    return CompileError(message, "export the network again", ErrorKind.BAD_MODEL)
+
+
+def _nested_names(graph: Proto) -> Iterator[str]:
+    for node in graph.node:
+        yield from node.input
+        yield from node.output
+    yield from (value.name for value in graph.output)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from captured(graph)
+
+
+def _graphs(attribute: Any) -> Iterator[Proto]:  # noqa: ANN401 - onnx carries no types
+    if attribute.HasField("g"):
+        yield attribute.g
+    yield from attribute.graphs

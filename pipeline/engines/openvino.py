@@ -1,0 +1,173 @@
+"""OpenVINO as an engine backend: networks compiled for this machine's CPU and exported, to be imported later.
+
+The library's own choice of precision is bfloat16 wherever the processor has it, which is several times as fast and gives
+other numbers. So it is always told: fp32 unless bf16 is asked for. Exported engines are tied to the version of the
+library and to the processor's instruction set; both are in the key.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from pipeline.children import run_once
+from pipeline.engines.outcomes import compiled
+from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
+from pipeline.errors import CompileError, ErrorKind
+from pipeline.frames import Message, Payload
+from store.canonical import Document
+from store.execution import EngineLoadError, RuntimeUnavailableError
+from store.identity import engine_components
+from store.openvino_library import (
+    BACKEND,
+    PRECISIONS,
+    cpu_target,
+    has_bfloat16,
+    library,
+    library_version,
+    numerics,
+)
+
+_CHILD: Final = "pipeline.engines.openvino_child"
+_ENGINE_NAME: Final = "engine.blob"
+_ANY_CPU: Final = "cpu"
+
+
+class OpenVinoCompiler:
+    """Compiles for the CPU of this machine, in fp32 or bf16."""
+
+    @property
+    def backend(self) -> str:
+        """The name "openvino"."""
+        return BACKEND
+
+    @property
+    def version(self) -> str:
+        """Version of the installed OpenVINO, without importing it.
+
+        Raises:
+            CompileError: BACKEND_UNAVAILABLE, it is not installed.
+        """
+        try:
+            return library_version()
+        except RuntimeUnavailableError as error:
+            raise _unavailable(error) from error
+
+    def target(self, requested: str | None) -> str:
+        """Return this processor's instruction set as a target, such as "cpu:Intel AVX2"; "cpu" asks for it too.
+
+        Raises:
+            CompileError: Another device was requested; BACKEND_UNAVAILABLE, OpenVINO is not installed.
+        """
+        try:
+            here = cpu_target()
+        except (RuntimeUnavailableError, EngineLoadError) as error:
+            raise _unavailable(error) from error
+        if requested not in {None, _ANY_CPU, here}:
+            raise CompileError(
+                f"expected the target 'cpu' for the backend openvino, which on this machine is {here!r}, found "
+                f"{requested!r}",
+                "leave engine.target out, or build on a machine of that kind",
+            )
+        return here
+
+    def runs_here(self, target: str) -> bool:
+        """Tell whether the target is this processor's instruction set."""
+        return target == self.target(None)
+
+    def key_components(self, job: EngineJob) -> Document:
+        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend.
+
+        Raises:
+            CompileError: A precision or plug-ins that it does not offer.
+        """
+        _check(job)
+        return engine_components(
+            onnx_sha256=job.onnx_sha256,
+            backend=self.backend,
+            version=self.version,
+            target=job.target,
+            precision=job.precision,
+            batch=job.batch,
+            options={
+                "settings": numerics(job.precision),
+                "role": job.role,
+                "input": job.input,
+                "output": job.output,
+                "sample_shape": list(job.sample_shape),
+            },
+        )
+
+    def compile(
+        self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None
+    ) -> CompiledEngine:
+        """Compile and export in a child process; see `EngineCompiler.compile`."""
+        _check(job)
+        path = scratch / _ENGINE_NAME
+        request: dict[str, Payload] = {
+            "onnx": str(job.onnx.absolute()),
+            "sha256": job.onnx_sha256,
+            "version": self.version,
+            "target": job.target,
+            "precision": job.precision,
+            "role": job.role,
+            "input": job.input,
+            "output": job.output,
+            "sample_shape": list(job.sample_shape),
+            "batch": job.batch,
+            "model": job.model,
+            "engine": str(path.absolute()),
+        }
+        outcome = run_once(_CHILD, request, timeout_s=job.timeout_s, on_progress=on_progress)
+        finished = compiled(outcome, model=job.model)
+        answer: Message = finished.value
+        return CompiledEngine(
+            path=path,
+            seconds=answer["seconds"],
+            log=finished.log,
+            signature=EngineSignature(
+                input=job.input,
+                input_shape=tuple(answer["input_shape"]),
+                output=job.output,
+                output_shape=tuple(answer["output_shape"]),
+            ),
+        )
+
+
+def _check(job: EngineJob) -> None:
+    if job.plugins:
+        raise CompileError(
+            f"expected no plug-ins for the backend openvino, found {len(job.plugins)}",
+            'remove engine.plugins, or choose engine.backend = "tensorrt"',
+            None,
+            None,
+            job.model,
+        )
+    if job.precision not in PRECISIONS:
+        raise CompileError(
+            f"expected the precision {' or '.join(PRECISIONS)} for the backend openvino, found {job.precision!r}",
+            'set engine.precision = "fp32" or "bf16", or choose engine.backend = "tensorrt"',
+            None,
+            None,
+            job.model,
+        )
+    if job.precision == "bf16":
+        _require_bfloat16(job.model)
+
+
+def _require_bfloat16(model: str) -> None:
+    try:
+        present = has_bfloat16(library())
+    except RuntimeUnavailableError as error:
+        raise _unavailable(error) from error
+    if not present:
+        raise CompileError(
+            "expected a processor that computes in bfloat16, found one that does not: OpenVINO would compute in float32 "
+            "and give other descriptors",
+            'set engine.precision = "fp32"',
+            None,
+            None,
+            model,
+        )
+
+
+def _unavailable(error: RuntimeUnavailableError | EngineLoadError) -> CompileError:
+    return CompileError(error.message, error.hint, ErrorKind.BACKEND_UNAVAILABLE)

@@ -1,0 +1,265 @@
+"""Precision of a network: 16-bit arithmetic is written into the graph, and what it costs is measured there.
+
+Strongly typed compilers take the types of a graph as they are, so a precision is a conversion of the graph and no flag
+of the compiler. The rules, each of which keeps an answer close to the one in float32:
+
+- Inputs and outputs of the graph stay float32; casts stand at the borders.
+- Convolutions and matrix products are narrow: they are what a GPU is fast at, and they accumulate wide.
+- Operators that round at most once per number, or only move numbers, are narrow where their data already is.
+- All others stay float32: norms, softmax, reductions, square roots, powers, exponentials, interpolation, operators that
+  nobody here knows.
+- Weights that the type cannot hold keep their operator in float32. Nested graphs stay float32 as a whole.
+- Explicitly quantised operators stay as they are, so that a compiler still finds them.
+
+The same plan also gives a graph in float32 that rounds at the same places, so that any machine can tell what the
+conversion costs before a compiler sees it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.narrow_types import NARROW
+from pipeline.engines.onnx_file import Proto
+from pipeline.engines.precision_graph import rewrite
+from pipeline.engines.precision_plan import FOLLOWERS, SEEDS, narrow_nodes
+from pipeline.errors import CompileError, ErrorKind
+from store.canonical import Document
+
+LEAST_COSINE: Final[Mapping[str, float]] = {"fp32": 0.999, "fp16": 0.999, "bf16": 0.99}
+"""Least cosine between an engine's answers and the network's in float32, unless a request names another."""
+
+RECIPE: Final = 1
+"""Raised whenever the same network and precision would give another graph."""
+
+Feeds = Mapping[str, NDArray[Any]]
+"""Values for the inputs of a graph, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLoss:
+    """Where a conversion loses most.
+
+    Attributes:
+        name: The node's name, or the name of its first output when it has none.
+        operator: Its operator.
+        cosine: Between its output as converted and in float32; -1 when a number is not finite.
+    """
+
+    name: str
+    operator: str
+    cosine: float
+
+    def __str__(self) -> str:
+        return f"{self.operator} {self.name!r} (cosine {self.cosine:.6f})"
+
+
+def least_cosine(precision: str, asked: float | None = None) -> float:
+    """Return the threshold of a precision, or the one that a request asks for."""
+    return LEAST_COSINE[precision] if asked is None else asked
+
+
+def conversion_document(precision: str) -> Document:
+    """Return what a converted graph depends on besides the network, for a step key; empty for fp32.
+
+    Raises:
+        CompileError: An unknown precision.
+    """
+    if not _is_narrow(precision):
+        return {}
+    lacking = NARROW[precision].lacking
+    return {
+        "recipe": RECIPE,
+        "narrow": sorted(SEEDS - lacking),
+        "narrow_where_data_is": sorted(FOLLOWERS - lacking),
+    }
+
+
+def convert(model: Proto, precision: str) -> Proto:
+    """Return a network with the types of a precision; the given one is left as it is.
+
+    Args:
+        model: An `onnx.ModelProto` with its weights inlined.
+        precision: "fp32" returns the very same model; "fp16" and "bf16" a converted copy.
+
+    Raises:
+        CompileError: An unknown precision, or BAD_MODEL, its types cannot be told.
+    """
+    return _rewritten(model, precision, emulate=False)
+
+
+def emulated(model: Proto, precision: str) -> Proto:
+    """Return a network of the same inputs and outputs that computes in float32 and rounds where `convert` rounds.
+
+    ONNX Runtime runs it on any CPU, also where it has no kernels for the type itself. What it cannot show is the order
+    in which a device sums up.
+
+    Raises:
+        CompileError: As for `convert`.
+    """
+    return _rewritten(model, precision, emulate=True)
+
+
+def conversion_parity(model: Proto, precision: str, feeds: Feeds) -> float:
+    """Return the least cosine between the answers of the emulated and of the given network.
+
+    Every output of floating point counts, each row along its first axis on its own. A number that is not finite in one
+    of the two gives -1, and fp32 gives 1 without running anything.
+
+    Args:
+        model: A network with its weights inlined.
+        precision: The precision to try.
+        feeds: For a descriptor network {input: golden samples, float32 [batch, ...]}; see `sample_feeds`.
+
+    Raises:
+        CompileError: As for `convert`; BACKEND_UNAVAILABLE, ONNX Runtime is not installed; BAD_MODEL, it cannot run
+            the network.
+    """
+    if not _is_narrow(precision):
+        return 1.0
+    expected, found = _run(model, feeds), _run(emulated(model, precision), feeds)
+    return min((cosine(found[name], expected[name]) for name in expected), default=1.0)
+
+
+def worst_node(model: Proto, precision: str, feeds: Feeds) -> NodeLoss | None:
+    """Return the narrow node that loses most of what it was given, None where no node is narrow.
+
+    It keeps the result of every narrow node, so it is meant for one small batch, after `conversion_parity` failed.
+
+    Raises:
+        CompileError: As for `conversion_parity`.
+    """
+    if not _is_narrow(precision):
+        return None
+    plan = narrow_nodes(model, NARROW[precision])
+    nodes = [node for number, node in enumerate(plan.model.graph.node) if number in plan.nodes]
+    names = [node.output[0] for node in nodes]
+    watched = replace(plan, model=_watched(plan.model, names))
+    expected = _run(watched.model, feeds)
+    found = _run(rewrite(watched, NARROW[precision], emulate=True), feeds)
+    agreement = {name: cosine(found[name], expected[name]) for name in names}
+    worst: NodeLoss | None = None
+    worst_drop = -np.inf
+    for node in nodes:
+        mine = agreement[node.output[0]]
+        drop = min((agreement[name] for name in node.input if name in agreement), default=1.0) - mine
+        if drop > worst_drop:
+            worst_drop = drop
+            worst = NodeLoss(name=node.name or node.output[0], operator=node.op_type, cosine=mine)
+    return worst
+
+
+def sample_feeds(model: Proto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, NDArray[Any]]:
+    """Return values for every input of a network that declares no image contract.
+
+    Args:
+        model: A network.
+        sizes: Shapes of inputs that leave some size open, by name, such as an optimisation profile's usual ones.
+
+    Returns:
+        For each input an array of its type: hashed values of 0 ... 255 for floating point, zeros for the rest, which
+        may be places in a table. Open sizes that nobody named are 1.
+    """
+    import onnx  # noqa: PLC0415 - heavy
+
+    from store.golden import golden_inputs  # noqa: PLC0415 - only here
+
+    weights = {tensor.name for tensor in model.graph.initializer}
+    feeds: dict[str, NDArray[Any]] = {}
+    for value in model.graph.input:
+        if value.name in weights:
+            continue
+        kind = value.type.tensor_type
+        shape = (sizes or {}).get(value.name) or tuple(size.dim_value or 1 for size in kind.shape.dim)
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        filled = golden_inputs(shape) if dtype.kind == "f" else np.zeros(shape)
+        feeds[value.name] = filled.astype(dtype)
+    return feeds
+
+
+def cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the least cosine over rows along the first axis; -1 for other shapes or numbers that are not finite."""
+    if found.shape != expected.shape:
+        return -1.0
+    rows = len(expected) if expected.ndim > 1 else 1
+    if not expected.size:
+        return 1.0
+    first = found.reshape(rows, -1).astype(np.float64)
+    second = expected.reshape(rows, -1).astype(np.float64)
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return -1.0
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    products = np.einsum("nd,nd->n", first, second)
+    both_zero = ~first.any(axis=1) & ~second.any(axis=1)
+    cosines = np.divide(products, norms, out=np.where(both_zero, 1.0, -1.0), where=norms > 0)
+    return float(np.clip(cosines, -1.0, 1.0).min())
+
+
+def _is_narrow(precision: str) -> bool:
+    if precision == "fp32":
+        return False
+    if precision in NARROW:
+        return True
+    raise CompileError(
+        f"expected the precision fp32, {' or '.join(NARROW)}, found {precision!r}",
+        "int8 needs no precision: put QuantizeLinear and DequantizeLinear into the network",
+    )
+
+
+def _rewritten(model: Proto, precision: str, *, emulate: bool) -> Proto:
+    if not _is_narrow(precision):
+        return model
+    return rewrite(narrow_nodes(model, NARROW[precision]), NARROW[precision], emulate=emulate)
+
+
+def _watched(model: Proto, names: list[str]) -> Proto:
+    """Return a copy whose outputs are the named tensors."""
+    watched = type(model)()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    for name in names:
+        watched.graph.output.add().name = name
+    return watched
+
+
+def _run(model: Proto, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    """Run a network with ONNX Runtime as it stands; return its outputs of floating point."""
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
+    # An optimiser could take a cast and its way back for nothing.
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        values = session.run(names, dict(feeds))
+    except Exception as error:  # the library raises a private class per status code
+        raise CompileError(
+            f"expected a network that ONNX Runtime can run, found: {error}",
+            'set engine.precision = "fp32", which needs no comparison',
+            ErrorKind.BAD_MODEL,
+        ) from error
+    return {
+        name: value
+        for name, value in zip(names, values, strict=True)
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    }
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime  # noqa: PLC0415 - heavy
+    except ImportError as error:
+        raise CompileError(
+            f"expected the Python package 'onnxruntime' to measure what a conversion costs, found none: {error}",
+            "pip install onnxruntime",
+            ErrorKind.BACKEND_UNAVAILABLE,
+        ) from error
+    return onnxruntime  # type: ignore[no-any-return]

@@ -1,0 +1,167 @@
+"""Writes a network anew in which chosen nodes compute in 16 bits, for real or as an emulation in float32. Pure."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pipeline.engines.narrow_types import NarrowType
+from pipeline.engines.onnx_file import Proto
+from pipeline.engines.onnx_graph import FLOAT, captured, fresh_name, names_in_use, weight_values
+from pipeline.engines.precision_plan import NarrowPlan
+
+_EVERY_OUTPUT: Final = frozenset({"Split"})
+"""Operators all of whose outputs have the type of the data; of others the first alone has."""
+
+
+def rewrite(plan: NarrowPlan, narrow: NarrowType, *, emulate: bool) -> Proto:
+    """Return a copy of the planned network whose chosen nodes are narrow.
+
+    A tensor that is needed in both types has two names: its own, in float32, and a derived one, narrow. Casts between
+    the two are made once, where the first consumer stands.
+
+    Args:
+        plan: What becomes narrow.
+        narrow: The type.
+        emulate: Keep every tensor in float32, and round it wherever the real graph would hold it narrow.
+    """
+    return _Writer(plan, narrow, emulate=emulate).write()
+
+
+class _Writer:
+    def __init__(self, plan: NarrowPlan, narrow: NarrowType, *, emulate: bool) -> None:
+        self._plan = plan
+        self._narrow = narrow
+        self._emulate = emulate
+        self._names = set(names_in_use(plan.model.graph))
+        self._nodes: list[Proto] = []
+        self._weights: list[Proto] = []
+        self._narrowed: dict[str, str] = {}
+        self._only_narrow: set[str] = set()
+
+    def write(self) -> Proto:
+        graph = self._plan.model.graph
+        outer = set(captured(graph))
+        for number, node in enumerate(graph.node):
+            if number in self._plan.nodes:
+                self._write_narrow(node)
+                self._widen(name for name in node.output if name in outer)
+            else:
+                self._widen(node.input)
+                self._nodes.append(node)
+        self._widen(value.name for value in graph.output)
+        return self._assembled(outer)
+
+    def _write_narrow(self, node: Proto) -> None:
+        written = type(node)()
+        written.CopyFrom(node)
+        del written.input[:]
+        del written.output[:]
+        written.input.extend(
+            self._narrow_name(name) if self._plan.is_float(name) else name for name in node.input
+        )
+        rounded: list[tuple[str, str]] = []
+        for place, name in enumerate(node.output):
+            if not name or (place > 0 and node.op_type not in _EVERY_OUTPUT):
+                written.output.append(name)
+                continue
+            self._narrowed[name] = self._fresh(name, self._narrow.precision)
+            self._only_narrow.add(name)
+            if self._emulate:
+                exact = self._fresh(name, "exact")
+                rounded.append((exact, self._narrowed[name]))
+                written.output.append(exact)
+            else:
+                written.output.append(self._narrowed[name])
+        self._nodes.append(written)
+        for exact, name in rounded:
+            self._round(exact, name)
+
+    def _assembled(self, outer: set[str]) -> Proto:
+        """Return the written nodes as a model, without the weights that nobody uses any more."""
+        old = self._plan.model
+        used = outer.union(*(node.input for node in self._nodes), (value.name for value in old.graph.output))
+        nodes = [node for node in self._nodes if node.op_type != "Constant" or used.intersection(node.output)]
+        unused = self._plan.weights.keys() - used
+        present = {name for node in nodes for name in node.output}
+        model = type(old)()
+        for field, value in old.ListFields():
+            if field.name != "graph":
+                _copy(model, field, value)
+        for field, value in old.graph.ListFields():
+            if field.name not in {"input", "node", "initializer", "value_info"}:
+                _copy(model.graph, field, value)
+        model.graph.input.extend(value for value in old.graph.input if value.name not in unused)
+        model.graph.node.extend(nodes)
+        model.graph.initializer.extend(
+            tensor for tensor in old.graph.initializer if tensor.name not in unused
+        )
+        model.graph.initializer.extend(self._weights)
+        model.graph.value_info.extend(value for value in old.graph.value_info if value.name in present)
+        return model
+
+    def _narrow_name(self, name: str) -> str:
+        """Return the narrow twin of a tensor, which is made if nobody needed it before."""
+        if name not in self._narrowed:
+            self._narrowed[name] = twin = self._fresh(name, self._narrow.precision)
+            if name in self._plan.weights:
+                self._weights.append(self._narrow_weight(self._plan.weights[name], twin))
+            elif self._emulate:
+                self._round(name, twin)
+            else:
+                self._cast(name, twin, self._narrow.onnx)
+        return self._narrowed[name]
+
+    def _narrow_weight(self, tensor: Proto, name: str) -> Proto:
+        values = weight_values(tensor)
+        weight = type(tensor)()
+        weight.name = name
+        weight.dims.extend(tensor.dims)
+        if self._emulate:
+            weight.data_type = FLOAT
+            weight.raw_data = self._narrow.rounded(values).astype("<f4").tobytes()
+        else:
+            weight.data_type = self._narrow.onnx
+            weight.raw_data = self._narrow.encode(values)
+        return weight
+
+    def _round(self, source: str, target: str) -> None:
+        between = self._fresh(source, "rounded")
+        self._cast(source, between, self._narrow.onnx)
+        self._cast(between, target, FLOAT)
+
+    def _widen(self, names: Iterable[str]) -> None:
+        """Make the float32 twins of tensors that only exist narrow, because a consumer needs them."""
+        for name in names:
+            if name not in self._only_narrow:
+                continue
+            self._only_narrow.remove(name)
+            if self._emulate:
+                self._add("Identity", self._narrowed[name], name)
+            else:
+                self._cast(self._narrowed[name], name, FLOAT)
+
+    def _cast(self, source: str, target: str, to: int) -> None:
+        node = self._add("Cast", source, target)
+        attribute = node.attribute.add()
+        attribute.name, attribute.i, attribute.type = "to", to, attribute.INT
+
+    def _add(self, operator: str, source: str, target: str) -> Proto:
+        node = type(self._plan.model.graph.node[0])()
+        node.op_type = operator
+        node.name = self._fresh(target, operator.lower())
+        node.input.append(source)
+        node.output.append(target)
+        self._nodes.append(node)
+        return node
+
+    def _fresh(self, name: str, what: str) -> str:
+        return fresh_name(f"{name}/{what}", self._names)
+
+
+def _copy(message: Proto, field: Proto, value: Any) -> None:  # noqa: ANN401 - onnx carries no types
+    """Copy one field of a protocol buffer message into an empty one."""
+    if field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED:
+        getattr(message, field.name).extend(value)
+    elif field.message_type is not None:
+        getattr(message, field.name).CopyFrom(value)
+    else:
+        setattr(message, field.name, value)

@@ -1,0 +1,115 @@
+"""The stand-in: an engine of the descriptor network for this machine, on behalf of one that cannot run here.
+
+An engine for another device is compiled here and not run. Tiles are embedded by a second engine of the same network,
+in the precision it was given in, and that one is checked against the network as any engine is. Its answers to the
+golden images are stored beside it: on board the engine for that device must give the same ones before it is handed
+out, which is what makes its queries comparable with these descriptors.
+
+An engine that was compiled for this machine in another build serves as well; only its answers are asked for then.
+"""
+
+from dataclasses import replace
+
+from pipeline.checks import load
+from pipeline.compiling import compile_engine, require_passed
+from pipeline.errors import CheckError
+from pipeline.inputs import Model
+from pipeline.plan import Decision, EnginePlan
+from pipeline.run import Run
+from store.artifacts import Artifacts
+from store.attached import GOLDEN, attached, with_attached
+from store.errors import ArtifactError, ErrorKind
+from store.events import EngineCompiled, StepReused
+from store.golden import ANSWERED, encode_answers, golden_samples
+from store.layout import Layout
+from store.manifest import StandInEntry
+from store.runtime import Engine, ExecutionError, RuntimeUnavailableError
+from store.state import STAND_IN
+from store.view import look
+
+
+def prepare_stand_in(run: Run, plan: EnginePlan) -> None:
+    """Make sure that there is a checked stand-in with its golden answers.
+
+    Raises:
+        CompileError: It could not be compiled.
+        CheckError: It disagrees with its network, or with the engine that it stands in for.
+    """
+    model = plan.model
+    name = model.spec.name
+    run.enter(STAND_IN, name)
+    known = run.store.state.memo.engines.get(model.key) if plan.decision is Decision.REUSE else None
+    event = known or compile_engine(run, model, run.ports.stand_in, purpose=STAND_IN)
+    if known is None or not plan.answered:
+        event = _answered(run, model, event)
+        run.append(event)
+    run.stand_in = event
+    if not plan.checked:
+        require_passed(run, model, event, what="the stand-in of engine")
+    _require_fit(run, event)
+    if known is event:
+        run.append(StepReused(kind=STAND_IN, count=1, keys={name: model.key}))
+        run.counts.reused += 1
+
+
+def golden_answers(artifacts: Artifacts, model: Model, event: EngineCompiled) -> bytes:
+    """Return the file of an engine's answers to the golden images.
+
+    Raises:
+        ArtifactError: The engine is missing or damaged.
+        ExecutionError: It does not run.
+    """
+    if model.preprocessing is None:
+        raise AssertionError("the descriptor network has an image contract")
+    engine = load(event, artifacts.read(event.artifact))
+    return encode_answers(engine.run(golden_samples(model.preprocessing, ANSWERED)))
+
+
+def open_stand_in(layout: Layout, named: StandInEntry) -> Engine:
+    """Return the engine that made a cache's descriptors, for queries where the one that flies cannot run.
+
+    Raises:
+        ArtifactError: It is missing or damaged.
+        ExecutionError: It does not run here.
+        StoreError, journal.JournalError: The journal, which alone names its tensors, cannot be read.
+    """
+    for build in look(layout).state.builds.values():
+        event = build.stand_in
+        if event is not None and event.artifact.sha256 == named.sha256:
+            return load(event, Artifacts(layout).read(event.artifact))
+    raise ArtifactError(
+        ErrorKind.ARTIFACT_MISSING,
+        f"expected stand-in engine {named.sha256[:12]} in the journal, found none",
+        hint="c10 build",
+    )
+
+
+def _answered(run: Run, model: Model, event: EngineCompiled) -> EngineCompiled:
+    """Return the fact with the engine's answers attached; without, if it does not run, as its check will tell."""
+    try:
+        data = golden_answers(run.store.artifacts, model, event)
+    except RuntimeUnavailableError:
+        raise
+    except ExecutionError:
+        return replace(event, purpose=STAND_IN)
+    refs = attached(event) | {GOLDEN: run.put(data)}
+    return replace(event, purpose=STAND_IN, signature=with_attached(event.signature, refs))
+
+
+def _require_fit(run: Run, event: EngineCompiled) -> None:
+    """Make sure that the stand-in answered, and with descriptors as long as those of what it stands in for."""
+    name = event.model
+    lengths = [each.signature["dimensions"] for each in (run.engines[name], event)]
+    if GOLDEN not in attached(event):
+        raise CheckError(
+            f"expected the stand-in of engine {name} to answer the golden images, found that it ran only at times",
+            "c10 build again; c10 doctor if it stays so",
+            subject=name,
+        )
+    if lengths[0] != lengths[1]:
+        raise CheckError(
+            f"expected engine {name} and its stand-in to give descriptors of one length, found {lengths[0]} and"
+            f" {lengths[1]}",
+            "fix the size of the network's output",
+            subject=name,
+        )

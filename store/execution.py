@@ -1,0 +1,195 @@
+"""What everything that executes an engine shares: the port, what is expected of an engine, and the errors.
+
+Each backend has a module of its own beside this one, `store.runtime` chooses among them. No library is imported
+before it is needed, because no single machine has all of them.
+"""
+
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+Foreign = Any
+"""An object of a library that carries no types."""
+
+Source = bytes | bytearray | memoryview | str
+"""The bytes of an artifact, or a path such as ``/proc/self/fd/N`` of a sealed memory file."""
+
+
+class ExecutionError(Exception):
+    """An engine or index cannot be used; `message` says what was expected and found, `hint` what mends it."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class RuntimeUnavailableError(ExecutionError):
+    """The library or the device that executes this engine or index is not here."""
+
+
+class EngineLoadError(ExecutionError):
+    """The engine's bytes, its version or its shape are not what this machine or the caller expects."""
+
+
+class EngineRunError(ExecutionError):
+    """The samples have a wrong shape or type, or the library failed while running."""
+
+
+class IndexLoadError(ExecutionError):
+    """The index is unreadable or is not of the expected kind and size."""
+
+
+class IndexSearchError(ExecutionError):
+    """The query has a wrong shape or type."""
+
+
+class LoadedEngine(Protocol):
+    """One loaded engine of one backend."""
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, without the batch dimension."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Length of one descriptor."""
+        ...
+
+
+class BatchExecutor(LoadedEngine, Protocol):
+    """An engine that runs batch by batch. It only ever sees whole ones."""
+
+    def execute(self, batch: Vectors) -> Vectors:
+        """Run float32 [batch, *sample_shape] and return float32 [batch, dimensions]."""
+        ...
+
+
+@runtime_checkable
+class PipelinedExecutor(LoadedEngine, Protocol):
+    """An engine that is quicker with all samples at hand than batch by batch, because it copies while it computes.
+
+    It fills up the last batch with zeros itself.
+    """
+
+    def execute_all(self, samples: Vectors, out: Vectors) -> None:
+        """Run float32 [n, *sample_shape] into float32 [n, dimensions]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineExpectation:
+    """What the caller knows of an engine from the manifest, and how to run it here.
+
+    Attributes:
+        version: Full version of the library that compiled the engine.
+        target: What it was compiled for, in the backend's words; nothing where the caller has judged that.
+        precision: Arithmetic that it was compiled for, for backends whose engines do not tell it themselves.
+        input: Name of the input tensor.
+        output: Name of the output tensor.
+        batch: Fixed batch size.
+        threads: Threads within one run.
+    """
+
+    version: str
+    target: str | None = None
+    precision: str | None = None
+    input: str
+    output: str
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """An input or output of a loaded engine, as its library tells: type in the library's words, open sizes as such."""
+
+    name: str
+    type: str
+    shape: tuple[object, ...]
+
+
+def import_library(name: str, purpose: str, *, extra: str = "cpu") -> ModuleType:
+    """Import a library.
+
+    Args:
+        name: Of its module.
+        purpose: What needs it, for the message.
+        extra: Which extra of C10 brings it.
+
+    Raises:
+        RuntimeUnavailableError: It is not installed, or does not load.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"expected the Python package {name!r} for {purpose}, found none: {error}",
+            hint=f"pip install 'c10[{extra}]'",
+        ) from error
+
+
+def require_version(library: str, found: str, expected: str) -> None:
+    """Hold the version of a library that is here against the one that compiled an engine.
+
+    Raises:
+        EngineLoadError: They differ.
+    """
+    if found != expected:
+        raise EngineLoadError(
+            f"expected {library} {expected}, the version that compiled this engine, found {library} {found}",
+            hint=f"install {library} {expected} or build the cache again here",
+        )
+
+
+def sample_shapes(
+    inputs: Iterable[Tensor], outputs: Iterable[Tensor], expected: EngineExpectation, *, float_type: str
+) -> tuple[tuple[int, ...], int]:
+    """Return the shape of one sample and the length of one descriptor.
+
+    Args:
+        inputs: All inputs of the engine; there must be one.
+        outputs: All outputs of the engine.
+        expected: Names and batch size.
+        float_type: What the library calls float32.
+
+    Raises:
+        EngineLoadError: Names, types, batch size or ranks are others, or a size is open.
+    """
+    sample = _fixed_shape("input", [*inputs], expected.input, expected.batch, float_type)
+    output = _fixed_shape("output", [*outputs], expected.output, expected.batch, float_type)
+    if len(output) != 1:
+        raise EngineLoadError(
+            f"expected an output of [{expected.batch}, d], found {[expected.batch, *output]}"
+        )
+    return sample, output[0]
+
+
+def _fixed_shape(
+    role: str, tensors: Sequence[Tensor], name: str, batch: int, float_type: str
+) -> tuple[int, ...]:
+    """Return the shape of one sample of the tensor called ``name``, after checking name, type and batch."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    if name not in by_name:
+        raise EngineLoadError(f"expected an {role} called {name!r}, found {sorted(by_name)}")
+    if role == "input" and len(by_name) != 1:
+        raise EngineLoadError(f"expected one input, found {sorted(by_name)}")
+    tensor = by_name[name]
+    if tensor.type != float_type:
+        raise EngineLoadError(f"expected {role} {name!r} as {float_type}, found {tensor.type}")
+    sizes = [size for size in tensor.shape if isinstance(size, int) and size > 0]
+    if not sizes or sizes[0] != batch or len(sizes) != len(tensor.shape):
+        raise EngineLoadError(
+            f"expected {role} {name!r} with a batch of {batch} and fixed sizes, found {list(tensor.shape)}"
+        )
+    return tuple(sizes[1:])

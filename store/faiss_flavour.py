@@ -1,0 +1,68 @@
+"""Which flavour of faiss is installed. There must be exactly one: all of them own the module `faiss`.
+
+Two in one environment overwrite each other's files, so that neither is whole and what is imported depends on the order
+in which they came. That is looked at before faiss is imported, on the ground and on board.
+"""
+
+import functools
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+_PREFIX: Final = "faiss"
+_GPU: Final = "gpu"
+
+
+class FlavourError(Exception):
+    """There is no faiss, or more than one."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """An installed distribution of faiss."""
+
+    name: str
+    version: str
+
+    @property
+    def gpu(self) -> bool:
+        """Whether it is one that can work on GPUs."""
+        return _GPU in self.name.lower().replace("_", "-").split("-")
+
+
+@functools.cache
+def installed_flavour() -> Flavour:
+    """Return the one that is installed. Looked up once per process.
+
+    Raises:
+        FlavourError: None or several are.
+    """
+    found = ((each.name or "", each.version) for each in importlib.metadata.distributions())
+    return the_one(found)
+
+
+def the_one(installed: Iterable[tuple[str, str]]) -> Flavour:
+    """Return the one distribution of faiss among those installed, (name, version) each.
+
+    Raises:
+        FlavourError: There is none, or more than one.
+    """
+    found = sorted({each for each in installed if each[0].lower().startswith(_PREFIX)})
+    if not found:
+        raise FlavourError("expected the Python package 'faiss', found none", "pip install 'c10[cpu]'")
+    if len(found) > 1:
+        names = " and ".join(f"{name} {version}" for name, version in found)
+        raise FlavourError(
+            f"expected one distribution of faiss, found {names}: they overwrite each other's files",
+            f"pip uninstall {' '.join(name for name, _ in found)}, then install one of them again",
+        )
+    return Flavour(*found[0])

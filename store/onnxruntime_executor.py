@@ -1,0 +1,76 @@
+"""Runs engines of ONNX Runtime: graphs that were optimised ahead of time, on the CPU."""
+
+from types import ModuleType
+
+import numpy as np
+
+from store.execution import (
+    EngineExpectation,
+    EngineLoadError,
+    EngineRunError,
+    Foreign,
+    Source,
+    Tensor,
+    Vectors,
+    import_library,
+    require_version,
+    sample_shapes,
+)
+
+
+class OnnxRuntimeExecutor:
+    """An engine of ONNX Runtime."""
+
+    def __init__(self, source: Source, expected: EngineExpectation) -> None:
+        runtime = import_library("onnxruntime", "an engine of ONNX Runtime")
+        require_version("onnxruntime", runtime.__version__, expected.version)
+        try:
+            session = runtime.InferenceSession(
+                source if isinstance(source, str) else bytes(source),
+                _session_options(runtime, expected.threads),
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # the library raises a private class per status code
+            raise EngineLoadError(
+                f"expected an engine that ONNX Runtime can load, found: {error}", hint="c10 verify --full"
+            ) from error
+        # ONNX Runtime falls back to another provider with no more than a line in its log.
+        if session.get_providers()[:1] != ["CPUExecutionProvider"]:
+            raise EngineLoadError(f"expected CPUExecutionProvider, found {session.get_providers()}")
+        self._session = session
+        self._input = expected.input
+        self._output = expected.output
+        self.sample_shape, self.dimensions = sample_shapes(
+            _tensors(session.get_inputs()),
+            _tensors(session.get_outputs()),
+            expected,
+            float_type="tensor(float)",
+        )
+
+    def execute(self, batch: Vectors) -> Vectors:
+        """Run one whole batch.
+
+        Raises:
+            EngineRunError: The library failed.
+        """
+        try:
+            (result,) = self._session.run([self._output], {self._input: batch})
+        except Exception as error:  # the library raises a private class per status code
+            raise EngineRunError(f"ONNX Runtime failed while running: {error}") from error
+        return np.asarray(result, np.float32)
+
+
+def _tensors(found: Foreign) -> list[Tensor]:
+    return [Tensor(name=each.name, type=each.type, shape=tuple(each.shape)) for each in found]
+
+
+def _session_options(runtime: ModuleType, threads: int) -> Foreign:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Several workers share the cores: a thread that spins while it waits takes its neighbour's time.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The graph was optimised when it was compiled; doing it again here would be work, and hardware specific.
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return options

@@ -1,0 +1,145 @@
+"""Runs engines that OpenVINO exported: imported as they are and not compiled again, on the CPU."""
+
+from typing import Final
+
+import numpy as np
+
+from store.execution import (
+    EngineExpectation,
+    EngineLoadError,
+    EngineRunError,
+    Foreign,
+    Source,
+    Tensor,
+    Vectors,
+    require_version,
+    sample_shapes,
+)
+from store.openvino_library import (
+    DEVICE,
+    PRECISIONS,
+    configuration,
+    cpu_target,
+    has_bfloat16,
+    library,
+    loaded_version,
+    read_requirements,
+)
+
+_HINT: Final = "INFERENCE_PRECISION_HINT"
+
+
+class OpenVinoExecutor:
+    """An engine of OpenVINO.
+
+    The library takes damaged bytes without a word as long as their structure holds, so that the caller's digest is what
+    keeps them away. The weights are used where they lie: the bytes are held as long as the engine.
+    """
+
+    def __init__(self, source: Source, expected: EngineExpectation) -> None:
+        precision = _known(expected.precision)
+        self._bytes = _opened(source)
+        requirements = read_requirements(self._bytes.data)
+        openvino = library()
+        require_version("openvino", loaded_version(openvino), expected.version)
+        require_version("openvino", loaded_version(openvino), requirements.version)
+        for target in (requirements.target, expected.target or requirements.target):
+            _require_target(target)
+        if precision == "bf16" and not has_bfloat16(openvino):
+            raise EngineLoadError(
+                "expected a processor that computes in bfloat16, as this engine does, found one that does not",
+                hint='set engine.precision = "fp32" and build the cache again',
+            )
+        settings = configuration(precision, threads=expected.threads)
+        try:
+            compiled = openvino.Core().import_model(openvino.Tensor(self._bytes), DEVICE, settings)
+        except RuntimeError as error:
+            raise EngineLoadError(
+                f"expected an engine that OpenVINO can import, found: {last_line(error)}",
+                hint="c10 verify --full",
+            ) from error
+        require_precision(compiled, precision)
+        self.sample_shape, self.dimensions = sample_shapes(
+            _tensors(compiled.inputs, expected.input),
+            _tensors(compiled.outputs, expected.output),
+            expected,
+            float_type="f32",
+        )
+        self._request = compiled.create_infer_request()
+        self._output = expected.output
+
+    def execute(self, batch: Vectors) -> Vectors:
+        """Run one whole batch.
+
+        Raises:
+            EngineRunError: The library failed.
+        """
+        try:
+            self._request.infer([np.ascontiguousarray(batch)], share_inputs=True, share_outputs=True)
+            # The request's own buffer holds the next result later.
+            return np.array(self._request.get_tensor(self._output).data, np.float32)
+        except RuntimeError as error:
+            raise EngineRunError(f"OpenVINO failed while running: {last_line(error)}") from error
+
+
+def require_precision(compiled: Foreign, precision: str) -> None:
+    """Hold the precision that the library chose against the one it was told.
+
+    Raises:
+        EngineLoadError: It chose another one.
+    """
+    found = compiled.get_property(_HINT).get_type_name()
+    if found != PRECISIONS[precision]:
+        raise EngineLoadError(
+            f"expected OpenVINO to compute in {PRECISIONS[precision]}, found {found}",
+            hint='set engine.precision = "fp32" and build the cache again',
+        )
+
+
+def last_line(error: Exception) -> str:
+    """Return the line of a message of the library that says something: it wraps each in places of its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next(
+        (line for line in reversed(lines) if not line.startswith(("Exception from", "Check "))), repr(error)
+    )
+
+
+def _known(precision: str | None) -> str:
+    if precision not in PRECISIONS:
+        raise EngineLoadError(
+            f"expected the precision {' or '.join(PRECISIONS)} for an engine of OpenVINO, found {precision!r}",
+            hint="name the precision that the manifest names: the engine's bytes do not tell it",
+        )
+    return precision
+
+
+def _require_target(target: str) -> None:
+    here = cpu_target()
+    if target != here:
+        raise EngineLoadError(
+            f"expected an engine for {here!r}, this processor, found one for {target!r}",
+            hint="build the cache again here",
+        )
+
+
+def _opened(source: Source) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    try:
+        if isinstance(source, str):
+            return np.memmap(source, np.uint8, mode="r")
+        return np.frombuffer(source, np.uint8)
+    except (OSError, ValueError) as error:
+        raise EngineLoadError(
+            f"expected the bytes of an engine, found: {error}", hint="c10 verify --full"
+        ) from error
+
+
+def _tensors(ports: Foreign, wanted: str) -> list[Tensor]:
+    """Describe inputs or outputs; one tensor may have several names."""
+    return [
+        Tensor(
+            name=wanted if wanted in port.get_names() else min(port.get_names(), default=""),
+            type=port.get_element_type().get_type_name(),
+            shape=tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape()),
+        )
+        for port in ports
+    ]

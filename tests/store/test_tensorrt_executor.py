@@ -1,0 +1,371 @@
+"""Executing engines of TensorRT on a GPU that is a model: order, overlap, gates and the way out after failures."""
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import store.device
+import store.tensorrt_executor
+from store.cuda import Cuda, CudaError
+from store.device import Gpu
+from store.runtime import (
+    EngineLoadError,
+    EngineRunError,
+    RuntimeUnavailableError,
+    _portion_batches,
+    load_engine,
+)
+from store.tensorrt_library import LibraryMissingError, loaded_version
+from tests.fake_gpu import (
+    CALLS,
+    COMPUTE,
+    DOWNLOAD,
+    UPLOAD,
+    VERSION,
+    Attribute,
+    Code,
+    FakeGpu,
+    Kind,
+    answer,
+    engine_bytes,
+)
+
+BATCH, SAMPLE, DIMENSIONS = 4, (3, 6, 5), 7
+ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
+EXPECTED = {
+    "backend": "tensorrt",
+    "version": VERSION,
+    "target": "sm87:Orin",
+    "input": "input",
+    "output": "descriptor",
+    "batch": BATCH,
+}
+
+
+def samples(count, seed=0):
+    return np.random.default_rng(seed).random((count, *SAMPLE), np.float32)
+
+
+class Bench:
+    """One fake GPU in place, and engines loaded on it."""
+
+    def __init__(self, monkeypatch, *, gpus=(ORIN,), version=VERSION, rtx=False, **options):
+        self.gpu = FakeGpu(**options)
+        monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.gpu.cuda())
+        module = self.gpu.tensorrt(version=version, rtx=rtx)
+        monkeypatch.setattr(store.tensorrt_executor, "library", lambda _: module)
+        monkeypatch.setattr(store.tensorrt_executor, "loaded_version", lambda _: version)
+        monkeypatch.setattr(store.tensorrt_executor, "gpus", lambda: gpus)
+
+    def load(self, data=None, **changes):
+        return load_engine(engine_bytes() if data is None else data, **(EXPECTED | changes))
+
+
+@given(seed=st.integers(0, 1 << 32), counts=st.lists(st.integers(0, 23), min_size=1, max_size=4))
+def test_rows_are_right_in_every_order_that_the_streams_may_work_in(seed, counts):
+    with pytest.MonkeyPatch.context() as patch:
+        engine = Bench(patch, seed=seed).load()
+        for number, count in enumerate(counts):
+            given_samples = samples(count, number)
+            found = engine.run(given_samples)
+            assert (found.shape, found.dtype) == ((count, DIMENSIONS), np.float32)
+            np.testing.assert_array_equal(found, answer(given_samples))
+
+
+@pytest.mark.parametrize("step", ["hold", "wait", "record"])
+def test_the_model_notices_a_missing_order(step, monkeypatch):
+    """Each of the calls that order the streams is needed: without it some seed goes wrong."""
+    monkeypatch.setattr(Cuda, step, lambda *_: None)
+    wrong = 0
+    for seed in range(30):
+        with pytest.MonkeyPatch.context() as patch:
+            engine = Bench(patch, seed=seed).load()
+            try:
+                wrong += not np.array_equal(engine.run(samples(19)), answer(samples(19)))
+            except AssertionError:
+                wrong += 1
+    assert wrong > 10
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 30])
+def test_copies_hide_behind_the_computing(monkeypatch, batches):
+    bench = Bench(monkeypatch)
+    bench.load().run(samples(batches * BATCH))
+    assert bench.gpu.now == UPLOAD + batches * COMPUTE + DOWNLOAD
+
+
+@pytest.mark.parametrize(
+    ("sample", "batches"), [(SAMPLE, 16), ((3, 2048, 2048), 1), ((3, 512, 512), 16), ((3, 1024, 1024), 5)]
+)
+def test_as_many_batches_as_fit_are_worth_collecting(sample, batches):
+    assert _portion_batches(BATCH, sample) == batches
+
+
+def test_an_engine_asks_for_many_batches_at_once(monkeypatch):
+    assert Bench(monkeypatch).load().portion == 16 * BATCH
+
+
+def test_a_last_batch_is_filled_up_with_zeros_and_not_with_the_one_before(monkeypatch):
+    bench = Bench(monkeypatch)
+    bench.load().run(samples(3 * BATCH + 1))
+    np.testing.assert_array_equal(bench.gpu.seen[:1], samples(3 * BATCH + 1)[-1:])
+    assert not bench.gpu.seen[1:].any()
+
+
+def test_samples_that_are_not_in_one_piece_are_taken(monkeypatch):
+    engine = Bench(monkeypatch).load()
+    wide = np.random.default_rng(0).random((9, 6, 5, 3), np.float32)
+    np.testing.assert_array_equal(
+        engine.run(wide.transpose(0, 3, 1, 2)), answer(np.ascontiguousarray(wide.transpose(0, 3, 1, 2)))
+    )
+
+
+def test_everything_is_given_back(monkeypatch):
+    bench = Bench(monkeypatch)
+    engine = bench.load(engine_bytes(others={"features": [BATCH, 9]}))
+    engine.run(samples(6))
+    kinds = sorted(kind for kind, _ in bench.gpu.alive)
+    assert kinds == ["device"] * 5 + ["event"] * 6 + ["host"] * 4 + ["stream"] * 2
+    del engine
+    gc.collect()
+    assert not bench.gpu.alive
+    assert not bench.gpu.ended_busy
+
+
+@pytest.mark.parametrize(
+    "call", ["cudaHostAlloc", "cudaMalloc", "cudaStreamCreateWithFlags", "cudaMemGetInfo"]
+)
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_load_that_fails_gives_everything_back(monkeypatch, call, after):
+    bench = Bench(monkeypatch, failing={call: (after, Code.cudaErrorMemoryAllocation)})
+    with pytest.raises(
+        EngineLoadError, match=rf"{call} failed: cudaErrorMemoryAllocation \(2\), as told"
+    ) as caught:
+        bench.load()
+    assert "end other programs that use the GPU" in caught.value.hint
+    assert not bench.gpu.alive
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaSetDevice"],
+)
+def test_a_run_that_fails_tells_the_call_and_the_next_one_is_right(monkeypatch, call):
+    bench = Bench(monkeypatch)
+    engine = bench.load()
+    made = bench.gpu.calls.get(call, 0)
+    bench.gpu.failing[call] = (made + 2 * (call != "cudaSetDevice"), Code.cudaErrorIllegalAddress)
+    with pytest.raises(EngineRunError, match=f"{call} failed: cudaErrorIllegalAddress"):
+        engine.run(samples(19))
+    assert not any(stream.queue for stream in bench.gpu.streams.values())
+    bench.gpu.failing.clear()
+    for memory in bench.gpu.device.values():
+        memory.ready = False  # what an abandoned run left is nobody's any more
+    np.testing.assert_array_equal(engine.run(samples(5)), answer(samples(5)))
+
+
+def test_an_interrupted_run_leaves_nothing_under_way(monkeypatch):
+    bench = Bench(monkeypatch)
+    engine = bench.load()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cuda, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(samples(19))
+    assert not any(stream.queue for stream in bench.gpu.streams.values())
+
+
+def test_an_engine_that_will_not_run_says_why(monkeypatch):
+    bench = Bench(monkeypatch)
+    engine = bench.load()
+    bench.gpu.refuses = "run"
+    with pytest.raises(EngineRunError, match="found: enqueueV3: Error Code 3"):
+        engine.run(samples(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"version": "10.13.3.8"}, r"expected tensorrt 10\.13\.3\.8.*found tensorrt 10\.13\.3\.9"),
+        (
+            {"data": engine_bytes(version="10.13.2.9")},
+            r"made by tensorrt 10\.13\.3\.9, found bytes of tensorrt 10\.13\.2\.9",
+        ),
+        ({"target": "sm89:NVIDIA L4"}, r"target 'sm89:NVIDIA L4', found Orin, sm87"),
+        ({"target": "sm87"}, "target 'sm87', found Orin"),
+    ],
+)
+def test_what_is_not_for_this_machine_never_reaches_the_library(monkeypatch, changes, complaint):
+    bench = Bench(monkeypatch)
+    with pytest.raises(EngineLoadError, match=complaint):
+        bench.load(**changes)
+    assert "deserialize" not in bench.gpu.calls
+    assert not bench.gpu.alive
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"input": "image"}, r"an input called 'image', found \['input'\]"),
+        ({"output": "vector"}, r"an output called 'vector', found \['descriptor'\]"),
+        ({"batch": 8}, r"batch of 8 and fixed sizes, found \[4, 3, 6, 5\]"),
+        ({"data": engine_bytes(kind="HALF")}, "as FLOAT, found HALF"),
+        ({"data": engine_bytes(sample=(3, -1, 5))}, r"fixed sizes, found \[4, 3, -1, 5\]"),
+        ({"data": engine_bytes(others={"more": [4, -1]})}, "output 'more' of fixed sizes"),
+        ({"data": engine_bytes()[:70]}, "an engine that tensorrt can load"),
+        ({"data": b""}, "an engine that tensorrt can load"),
+    ],
+)
+def test_an_engine_other_than_expected_is_refused(monkeypatch, changes, complaint):
+    bench = Bench(monkeypatch)
+    with pytest.raises(EngineLoadError, match=complaint):
+        bench.load(**changes)
+    gc.collect()
+    assert not bench.gpu.alive
+
+
+@pytest.mark.parametrize(
+    ("refuses", "complaint"), [("engine", "no kernel for this GPU"), ("context", "OutOfMemory")]
+)
+def test_a_library_that_refuses_is_quoted(monkeypatch, refuses, complaint):
+    bench = Bench(monkeypatch, refuses=refuses)
+    with pytest.raises(EngineLoadError, match=complaint) as caught:
+        bench.load()
+    assert "loading" not in str(caught.value)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_memory_is_looked_at_before_it_is_taken(monkeypatch, old):
+    bench = Bench(monkeypatch, activations=1 << 30, free=1 << 30)
+    with pytest.raises(
+        EngineLoadError, match=r"1088 MiB of free memory on Orin for activations.*found 1024 MiB"
+    ):
+        bench.load(engine_bytes(old=old))
+    assert "cudaMalloc" not in bench.gpu.calls
+    bench = Bench(monkeypatch, free=1 << 20)
+    with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
+        bench.load()
+    assert "deserialize" not in bench.gpu.calls
+
+
+def test_a_gpu_that_shares_memory_is_asked_by_way_of_the_system(monkeypatch, tmp_path):
+    memory = tmp_path / "meminfo"
+    memory.write_text(
+        "MemTotal:       32000000 kB\nMemFree:           20000 kB\nMemAvailable:   16000000 kB\n"
+    )
+    monkeypatch.setattr("store.cuda._MEMORY", memory)
+    Bench(monkeypatch, free=1 << 20, integrated=True).load()
+    memory.write_text("MemTotal:       32000000 kB\nMemAvailable:   2000 kB\n")
+    for found in (memory, tmp_path / "none"):
+        monkeypatch.setattr("store.cuda._MEMORY", found)
+        with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
+            Bench(monkeypatch, free=1 << 20, integrated=True).load()
+    with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
+        Bench(monkeypatch, free=1 << 20).load()
+
+
+def test_the_real_package_has_every_call_and_tells_its_failures():
+    runtime = pytest.importorskip(
+        "cuda.bindings.runtime", reason="needs cuda-python, of the extra rtx or gpu"
+    )
+    assert [
+        name for name in (*CALLS, "cudaGetErrorName", "cudaGetErrorString") if not hasattr(runtime, name)
+    ] == []
+    assert runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost == Kind.cudaMemcpyDeviceToHost
+    assert runtime.cudaDeviceAttr.cudaDevAttrIntegrated == Attribute.cudaDevAttrIntegrated
+    assert runtime.cudaError_t.cudaErrorMemoryAllocation == Code.cudaErrorMemoryAllocation
+    if not store.device.gpus():
+        with pytest.raises(CudaError, match=r"cudaSetDevice failed: cudaError\w+ \(\d+\), \w+"):
+            Cuda(0, extra="rtx")
+
+
+@pytest.mark.rtx
+def test_the_real_library_is_asked_and_quoted(monkeypatch):
+    """TensorRT for RTX tells without a GPU that an engine is damaged, or that it cannot look at the GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra rtx")
+    import tensorrt_rtx as trt
+
+    from tests.toy_networks import toy_network
+
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    assert parser.parse(toy_network(batch=BATCH, size=(32, 32)).SerializeToString())
+    engine = bytes(builder.build_serialized_network(network, builder.create_builder_config()))
+    ada = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")
+    monkeypatch.setattr(store.tensorrt_executor, "gpus", lambda: (ada,))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeGpu().cuda())
+    rtx = {"backend": "tensorrt-rtx", "version": loaded_version("tensorrt-rtx"), "target": "portable"}
+    for data, complaint in (
+        (engine[64:], "MALFORMED_ENGINE"),
+        (b"", "MALFORMED_ENGINE"),
+        (engine, "an engine for this GPU"),
+    ):
+        if data is engine and store.device.gpus():
+            continue
+        with pytest.raises(EngineLoadError, match=complaint):
+            load_engine(data, **(EXPECTED | rtx))
+    with pytest.raises(EngineLoadError, match=r"expected tensorrt-rtx 1\.0\.0\.0"):
+        load_engine(engine, **(EXPECTED | rtx | {"version": "1.0.0.0"}))
+    other = bytearray(engine)
+    other[26] += 1
+    with pytest.raises(EngineLoadError, match="found bytes of tensorrt-rtx"):
+        load_engine(bytes(other), **(EXPECTED | rtx))
+
+
+def test_the_other_flavour_is_asked_whether_it_fits(monkeypatch):
+    ada = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")
+    rtx = {"backend": "tensorrt-rtx", "target": "sm86+sm89"}
+    bench = Bench(monkeypatch, gpus=(ada,), rtx=True)
+    np.testing.assert_array_equal(bench.load(**rtx).run(samples(5)), answer(samples(5)))
+    bench.gpu.refuses = "validity"
+    with pytest.raises(EngineLoadError, match=r"for this GPU, found UNSUPPORTED_CC: capability 8\.7"):
+        bench.load(**rtx)
+    with pytest.raises(EngineLoadError, match="'sm120', found NVIDIA L4"):
+        bench.load(backend="tensorrt-rtx", target="sm120")
+
+
+def test_without_a_gpu_or_its_packages_one_is_told_so(monkeypatch):
+    with pytest.raises(
+        RuntimeUnavailableError, match=r"expected an NVIDIA GPU.*found none; run it on the device"
+    ):
+        Bench(monkeypatch, gpus=()).load()
+    bench = Bench(monkeypatch)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with pytest.raises(RuntimeUnavailableError, match=r"'cuda\.bindings\.runtime'.*c10\[gpu\]"):
+        bench.load()
+
+    def missing(backend):
+        raise LibraryMissingError(f"expected {backend}, found none")
+
+    monkeypatch.setattr(store.tensorrt_executor, "library", missing)
+    with pytest.raises(RuntimeUnavailableError, match=r"expected tensorrt, found none.*c10\[gpu\]"):
+        bench.load()
+    with pytest.raises(RuntimeUnavailableError, match=r"expected tensorrt-rtx, found none.*c10\[rtx\]"):
+        bench.load(backend="tensorrt-rtx")
+
+
+def test_bytes_views_and_paths_will_do(monkeypatch, tmp_path):
+    bench, data = Bench(monkeypatch), engine_bytes()
+    path = tmp_path / "engine.plan"
+    path.write_bytes(data)
+    for source in (data, bytearray(data), memoryview(data), str(path)):
+        np.testing.assert_array_equal(bench.load(source).run(samples(3)), answer(samples(3)))
+    path.write_bytes(b"")
+    for source in (str(path), str(tmp_path / "none")):
+        with pytest.raises(EngineLoadError, match="expected an engine"):
+            bench.load(source)
+
+
+def test_an_engine_with_an_open_batch_is_run_with_the_batch_of_the_manifest(monkeypatch):
+    bench = Bench(monkeypatch)
+    engine = bench.load(engine_bytes(batch=-1))
+    np.testing.assert_array_equal(engine.run(samples(6)), answer(samples(6)))
+    with pytest.raises(EngineLoadError, match="batches of 9, found: setInputShape: outside of the profile"):
+        bench.load(engine_bytes(batch=-1), batch=9)
