@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoding import decode
-from pipeline.engines.golden import batch_invariance, golden_images, parity
+from pipeline.engines.precision import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.gathering import located
 from pipeline.inputs import Model
@@ -26,8 +26,10 @@ from pipeline.run import Run
 from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Tile
 from store import blocks
+from store.artifacts import Artifacts
 from store.canonical import Document
 from store.events import CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
+from store.golden import batch_invariance, golden_samples, parity
 from store.runtime import Engine, ExecutionError, RuntimeUnavailableError, load_engine, load_index
 from store.tables import BlockRow
 
@@ -70,31 +72,29 @@ class Subject:
         )
 
 
-def check_engine(
-    model: Model, event: EngineCompiled, data: bytes, *, least_cosine: float, scratch: Path
-) -> Verdict:
+def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: Path) -> Verdict:
     """Compare an engine with its network on golden images, and its rows with each other.
 
-    An auxiliary network has no image contract; of its engine only the bytes are known.
+    An auxiliary network has no image contract; of its engine only the bytes are known. So are those of an engine for
+    another device, which the reader compares with its stand-in on board.
 
     Args:
         model: The network.
         event: Its engine.
         data: The engine's bytes.
-        least_cosine: Between the answers of the two, on the same image.
         scratch: A folder for temporary files.
 
     Raises:
         RuntimeUnavailableError: What executes such engines is not installed here.
     """
     subject = Subject(ENGINE_CHECK, model.spec.name, model.key, event.artifact.sha256)
+    if not model.runs_here:
+        return subject.verdict({"size": event.artifact.size, "executed": False})
     if model.preprocessing is None:
         return subject.verdict({"size": event.artifact.size})
-    height, width = model.preprocessing.size
-    images = golden_images(_GOLDEN, height, width)
-    samples = np.stack([model.preprocessing.apply(image) for image in images])
+    samples, least = golden_samples(model.preprocessing, _GOLDEN), least_of(model)
     try:
-        engine = _load(event, data)
+        engine = load(event, data)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             cosine = parity(engine.run, reference_run(located(model, Path(folder))), samples)
         spread = batch_invariance(engine.run, samples)
@@ -104,16 +104,21 @@ def check_engine(
         return subject.verdict({}, f"it does not run: {error.message}")
     measured = {
         "cosine_ppb": round(cosine * _BILLION),
-        "least_cosine_ppb": round(least_cosine * _BILLION),
+        "least_cosine_ppb": round(least * _BILLION),
         "batch_spread_ppb": min(round(spread * _BILLION), 1 << 53) if np.isfinite(spread) else 1 << 53,
         "images": _GOLDEN,
     }
-    if not cosine >= least_cosine:
-        return subject.verdict(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {least_cosine}")
+    if not cosine >= least:
+        return subject.verdict(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {least}")
     if not spread <= _INVARIANT_WITHIN:
         why = f"descriptors that depend on their neighbours in a batch (by {spread:.3g})"
         return subject.verdict(measured, why)
     return subject.verdict(measured)
+
+
+def least_of(model: Model) -> float:
+    """Return the least cosine between the answers of an engine and its network, on the same image."""
+    return least_cosine(model.job.precision, model.job.least_cosine)
 
 
 def check_vectors(run: Run, event: EngineCompiled) -> Verdict | None:
@@ -166,10 +171,15 @@ def _unchanged(tile: Tile) -> bytes:
 
 def open_engine(run: Run, event: EngineCompiled) -> Engine:
     """Load an engine from its artifact, whose digest is checked on the way."""
-    return _load(event, run.store.artifacts.read(event.artifact))
+    return load(event, run.store.artifacts.read(event.artifact))
 
 
-def _load(event: EngineCompiled, data: bytes) -> Engine:
+def load(event: EngineCompiled, data: bytes) -> Engine:
+    """Load an engine from its bytes, which the caller knows to be the ones named.
+
+    Raises:
+        ExecutionError: It cannot run here.
+    """
     return load_engine(
         data,
         backend=event.components["backend"],
@@ -177,16 +187,27 @@ def _load(event: EngineCompiled, data: bytes) -> Engine:
         input=event.signature["input"],
         output=event.signature["output"],
         batch=event.components["batch"],
+        target=event.components["target"],
+        precision=event.components["precision"],
     )
 
 
-def check_index(run: Run, event: IndexBuilt, rows: Sequence[BlockRow]) -> Verdict:
-    """Load the index and look for a sample of its own tiles, leaving out doubles and featureless ones."""
+def check_index(
+    artifacts: Artifacts, event: IndexBuilt, rows: Sequence[BlockRow], *, least: float
+) -> Verdict:
+    """Load the index and look for a sample of its own tiles, leaving out doubles and featureless ones.
+
+    Args:
+        artifacts: Where index and blocks are.
+        event: The index.
+        rows: The blocks that it was built from.
+        least: Fraction of the sample that must find itself.
+    """
     subject = Subject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
-    ids, vectors = _sample(run, rows)
+    ids, vectors = _sample(artifacts, rows)
     try:
-        with run.store.artifacts.opened(event.artifact) as path:
+        with artifacts.opened(event.artifact) as path:
             index = load_index(
                 path, kind=event.kind, dimensions=event.dimensions, ntotal=expected, metric=event.metric
             )
@@ -198,16 +219,15 @@ def check_index(run: Run, event: IndexBuilt, rows: Sequence[BlockRow]) -> Verdic
         raise
     except ExecutionError as error:
         return subject.verdict({}, error.message)
-    threshold = run.inputs.request.checks.recall
     measured = {
         "rows": expected,
         "sample": len(ids),
         "recall_ppm": round(recall * _MILLION),
-        "least_recall_ppm": round(threshold * _MILLION),
+        "least_recall_ppm": round(least * _MILLION),
     }
-    if recall >= threshold:
+    if recall >= least:
         return subject.verdict(measured)
-    why = f"only {recall:.3f} of {len(ids)} sampled tiles find themselves, below {threshold}"
+    why = f"only {recall:.3f} of {len(ids)} sampled tiles find themselves, below {least}"
     return subject.verdict(measured, why)
 
 
@@ -225,14 +245,14 @@ def require_coverage(localisable: float, least: float) -> None:
         )
 
 
-def _sample(run: Run, rows: Sequence[BlockRow]) -> tuple[NDArray[np.uint64], Vectors]:
+def _sample(artifacts: Artifacts, rows: Sequence[BlockRow]) -> tuple[NDArray[np.uint64], Vectors]:
     """Choose rows at a fixed stride over all blocks: ids [n] and vectors [n, d]."""
     counts: dict[bytes, int] = {}
     candidates: list[tuple[int, bytes, Vectors]] = []
     stride = max(1, sum(row.rows for row in rows) // _SAMPLE)
     offset = 0
     for row in rows:
-        block = blocks.decode(run.store.artifacts.read(row.ref))
+        block = blocks.decode(artifacts.read(row.ref))
         for digest in block.digests:
             counts[bytes(digest)] = counts.get(bytes(digest), 0) + 1
         for place in range(-offset % stride, block.rows, stride):

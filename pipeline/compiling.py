@@ -1,30 +1,33 @@
 """The engine stage: compile what the plan says, check each engine once, note what was reused."""
 
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
 from pipeline.checks import check_engine, check_vectors
-from pipeline.engines.port import CompiledEngine
+from pipeline.compile_progress import CompileProgress
+from pipeline.engines.port import CompiledEngine, EngineCompiler
 from pipeline.errors import CheckError
 from pipeline.gathering import located
 from pipeline.inputs import Model
-from pipeline.plan import BuildPlan, Decision, EnginePlan
+from pipeline.plan import BuildPlan, Decision
 from pipeline.run import Run
+from store.artifacts import Artifacts
+from store.attached import TIMING_CACHE, attached, with_attached
 from store.canonical import Document
-from store.errors import from_os_error
+from store.errors import StoreError, from_os_error
 from store.events import ArtifactRef, CheckFailed, EngineCompiled, StepReused, StepStarted
-from store.state import FLIGHT
+from store.state import FLIGHT, State
 
 _LOG_LIMIT = 16_384
+_SAME_KERNELS = ("backend", "version", "target")
 
 
-def prepare_engines(run: Run, plan: BuildPlan) -> bool:
-    """Make sure that every network of the build has a checked engine.
-
-    Returns:
-        Whether a recompiled engine gives other vectors, so that the blocks made with it were forgotten and the
-        cells must be planned again.
+def prepare_engines(run: Run, plan: BuildPlan) -> None:
+    """Make sure that every network of the build has an engine for its device, checked as far as this machine can.
 
     Raises:
         CompileError: A network could not be compiled.
@@ -39,31 +42,52 @@ def prepare_engines(run: Run, plan: BuildPlan) -> bool:
             run.engines[name] = known
             reused[name] = key
         else:
-            run.engines[name] = _compile(run, engine)
+            run.engines[name] = compile_engine(run, engine.model, run.ports.compiler)
+            run.append(run.engines[name])
         if not engine.checked:
-            _check(run, engine)
+            require_passed(run, engine.model, run.engines[name])
     if reused:
         run.append(StepReused(kind="engine", count=len(reused), keys=reused))
         run.counts.reused += len(reused)
-    return _vectors_forgotten(run)
 
 
-def _compile(run: Run, plan: EnginePlan) -> EngineCompiled:
-    model, progress = plan.model, run.ports.progress
-    run.append(StepStarted(kind="engine", subjects=(model.spec.name,), key=model.key))
-    progress.start(f"compile {model.spec.name}", total=None, unit="steps")
+def compile_engine(
+    run: Run, model: Model, compiler: EngineCompiler, *, purpose: str = FLIGHT
+) -> EngineCompiled:
+    """Compile a network and store what came out; the fact that is returned is the caller's to append.
+
+    Raises:
+        CompileError: It could not be compiled.
+    """
+    name, progress, artifacts = model.spec.name, run.ports.progress, run.store.artifacts
+    what, kind = (name, "engine") if purpose == FLIGHT else (f"{name} ({purpose})", purpose)
+    run.append(StepStarted(kind=kind, subjects=(name,), key=model.key))
+    told = CompileProgress.started(progress, what)
     began = monotonic()
     with tempfile.TemporaryDirectory(dir=run.scratch) as folder:
         scratch = Path(folder)
-        compiled = run.ports.compiler.compile(
-            located(model, scratch), scratch=scratch, on_progress=lambda _: progress.advance()
+        job = replace(
+            located(model, scratch), timing_cache=learnt(run.store.state, artifacts, model.components)
         )
+        compiled = compiler.compile(job, scratch=scratch, on_progress=told)
         elapsed_ms = round((monotonic() - began) * 1000)
-        event = engine_event(plan.model, compiled, run.put(engine_bytes(plan.model, compiled)), elapsed_ms)
-    run.append(event)
-    run.counts.compiled += 1
-    progress.finish(f"{event.artifact.size / 1e6:.1f} MB")
-    return event
+        artifact = run.put(engine_bytes(model, compiled))
+    belonging = {} if compiled.timing_cache is None else {TIMING_CACHE: run.put(compiled.timing_cache)}
+    run.counts.networks.add(name)
+    progress.finish(f"{artifact.size / 1e6:.1f} MB")
+    return engine_event(model, compiled, artifact, elapsed_ms, purpose=purpose, belonging=belonging)
+
+
+def learnt(state: State, artifacts: Artifacts, components: Document) -> bytes | None:
+    """Return what the last compile of the same backend, version and target learnt about kernels, if it is there."""
+    for event in reversed([*state.memo.engines.values()]):
+        if any(event.components.get(name) != components[name] for name in _SAME_KERNELS):
+            continue
+        found = attached(event).get(TIMING_CACHE)
+        if found is not None:
+            with suppress(StoreError):
+                return artifacts.read(found)
+    return None
 
 
 def engine_bytes(model: Model, compiled: CompiledEngine) -> bytes:
@@ -84,55 +108,68 @@ def engine_event(
     artifact: ArtifactRef,
     elapsed_ms: int,
     *,
+    purpose: str = FLIGHT,
+    belonging: Mapping[str, ArtifactRef] | None = None,
     host: Document | None = None,
 ) -> EngineCompiled:
-    """Return the fact that a network was compiled; `host` only outside of a build, whose start has it."""
-    signature = compiled.signature
+    """Return the fact that a network was compiled.
+
+    Args:
+        model: The network.
+        compiled: What the compiler said.
+        artifact: Its engine.
+        elapsed_ms: How long it took.
+        purpose: What the engine is for.
+        belonging: What is attached to it; see `store.attached`.
+        host: Facts about this machine, only outside of a build, whose start has them.
+    """
+    signature: Document = {
+        "input": compiled.signature.input,
+        "input_shape": list(compiled.signature.input_shape),
+        "output": compiled.signature.output,
+        "output_shape": list(compiled.signature.output_shape),
+        "dimensions": compiled.signature.dimensions,
+    }
     return EngineCompiled(
         model=model.spec.name,
-        purpose=FLIGHT,
+        purpose=purpose,
         key=model.key,
         components=model.components,
         artifact=artifact,
-        signature={
-            "input": signature.input,
-            "input_shape": list(signature.input_shape),
-            "output": signature.output,
-            "output_shape": list(signature.output_shape),
-            "dimensions": signature.dimensions,
-        },
+        signature=with_attached(signature, belonging or {}),
         elapsed_ms=elapsed_ms,
         log=compiled.log[-_LOG_LIMIT:],
         host=host or {},
     )
 
 
-def _vectors_forgotten(run: Run) -> bool:
-    """Hold the descriptor engine against vectors that other bytes under its key made."""
-    name = run.inputs.descriptor.spec.name
-    run.enter("check", name)
-    verdict = check_vectors(run, run.engines[name])
+def vectors_forgotten(run: Run) -> bool:
+    """Hold the engine that embeds against vectors that other bytes under its key made.
+
+    Returns:
+        Whether it gives other vectors, so that the blocks made with them were forgotten and the cells must be planned
+        again.
+    """
+    run.enter("check", run.inputs.descriptor.spec.name)
+    verdict = check_vectors(run, run.embedder)
     if verdict is not None:
         run.append(verdict)
     return isinstance(verdict, CheckFailed)
 
 
-def _check(run: Run, plan: EnginePlan) -> None:
-    """Hold the engine against its network."""
-    event = run.engines[plan.model.spec.name]
-    run.enter("check", plan.model.spec.name)
-    verdict = check_engine(
-        plan.model,
-        event,
-        run.store.artifacts.read(event.artifact),
-        least_cosine=run.inputs.request.checks.parity,
-        scratch=run.scratch,
-    )
-    if isinstance(verdict, CheckFailed):
-        run.append(verdict)
-        raise CheckError(
-            f"expected engine {plan.model.spec.name} to agree with its network, found {verdict.why}",
-            "compile at another precision, or set engine.batch = 1",
-            subject=plan.model.spec.name,
-        )
+def require_passed(run: Run, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:
+    """Hold an engine against its network.
+
+    Raises:
+        CheckError: It disagrees; it will not be used again.
+    """
+    name = model.spec.name
+    run.enter("check", name)
+    verdict = check_engine(model, event, run.store.artifacts.read(event.artifact), scratch=run.scratch)
     run.append(verdict)
+    if isinstance(verdict, CheckFailed):
+        raise CheckError(
+            f"expected {what} {name} to agree with its network, found {verdict.why}",
+            "compile at another precision, or set engine.batch = 1",
+            subject=name,
+        )

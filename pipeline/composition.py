@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pipeline.config import C10ProvisionerConfig
 from pipeline.descriptors import DescriptorBatcher, LocalDescriptorBatcher
 from pipeline.engines.choice import engine_compiler as choose_compiler
+from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.host import host_facts
 from pipeline.index import FaissIndexBuilder, IndexBuilder
@@ -16,15 +17,17 @@ from pipeline.request import BuildRequest
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.facts import Clock, SystemClock
-from store.keyfiles import load_signer
+from store.keyfiles import load_signer, read_trusted
 from store.layout import Layout
 from store.trust import Signer
+from store.verdict import ALLOW_UNSIGNED, TrustedKeys
 
 
 def build_cache_provisioner(
     config: C10ProvisionerConfig,
     *,
     engine_compiler: EngineCompiler | None = None,
+    stand_in_compiler: EngineCompiler | None = None,
     descriptor_batcher: DescriptorBatcher | None = None,
     tile_metadata_store: TileMetadataStore | None = None,
     lock: Lock | None = None,
@@ -40,6 +43,8 @@ def build_cache_provisioner(
     Args:
         config: Operator settings, the cache's folder among them.
         engine_compiler: Compiles networks; by default the backend that the request names.
+        stand_in_compiler: Compiles for this machine the network that embeds tiles, where its engine is for another; by
+            default ONNX Runtime.
         descriptor_batcher: Embeds tiles; by default worker processes on this machine.
         tile_metadata_store: Where tiles come from; by default the source that the request names.
         lock: Keeps builds apart; by default a lock file in the cache.
@@ -69,6 +74,9 @@ def build_cache_provisioner(
         key = config.signing_key
         return None if key is None else load_signer(key, cache=layout.root)
 
+    def trusting() -> TrustedKeys:
+        return read_trusted(config.trusted_keys, cache=layout.root) if config.trusted_keys else ALLOW_UNSIGNED
+
     return CacheProvisioner(
         config=config,
         layout=layout,
@@ -79,8 +87,10 @@ def build_cache_provisioner(
         batcher=descriptor_batcher or LocalDescriptorBatcher(workers=config.worker_count),
         index_builder=index_builder or FaissIndexBuilder(),
         compiler_for=compiler_for,
+        stand_in_compiler=stand_in_compiler or OnnxRuntimeCompiler(),
         source_for=source_for,
         signing=signing,
+        trusting=trusting,
         free_bytes=free_bytes,
         precision=precision,
     )

@@ -24,7 +24,9 @@ from store.preprocessing import Preprocessing
 ATTEMPTS_ALONE: Final = 2
 """How often a window may end a worker that has the machine to itself."""
 
-_WORKER: Final = "pipeline.worker"
+WORKER: Final = "pipeline.worker"
+"""The module that workers run."""
+
 _LOG_TAIL: Final = 2_000
 
 
@@ -41,6 +43,7 @@ class EngineSpec:
         output: Name of the output tensor.
         batch: Fixed batch size.
         dimensions: Length of a descriptor.
+        precision: Arithmetic of the engine, for backends whose engines do not tell it themselves.
     """
 
     path: str
@@ -51,6 +54,7 @@ class EngineSpec:
     output: str
     batch: int
     dimensions: int
+    precision: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +173,7 @@ class LocalDescriptorBatcher:
         """Embed windows; see `DescriptorBatcher.embed`."""
         run = _Run(
             windows=iter(windows),
-            setup=_setup(engine, preprocessing),
+            setup=worker_setup(engine, preprocessing),
             dimensions=engine.dimensions,
             workers=self._workers,
             timeout_s=self._timeout_s,
@@ -212,7 +216,7 @@ class _Run:
         window = self._next()
         while window is not None:
             self._again.appendleft(window)
-            with WorkerPool(_WORKER, self._workers, self._setup, timeout_s=self._timeout_s) as pool:
+            with WorkerPool(WORKER, self._workers, self._setup, timeout_s=self._timeout_s) as pool:
                 yield from self._drive(pool)
             self._again.extendleft(reversed(self._under_way.values()))
             self._under_way.clear()
@@ -255,7 +259,7 @@ class _Run:
                 self._attempts[window.number] = 0
                 if self._on_dispatch is not None:
                     self._on_dispatch(window)
-            pool.submit(window.number, _request(window))
+            pool.submit(window.number, worker_request(window.tiles))
 
     def _retry(self, window: Window | None, outcome: Outcome) -> None:
         """Count a failure, and shrink; or give up when even a lone worker cannot do it."""
@@ -270,7 +274,7 @@ class _Run:
             attempt = self._attempts[window.number] = self._attempts[window.number] + 1
             self._again.append(window)
         if self._on_retry is not None:
-            self._on_retry(Retry(window=window, attempt=attempt, why=_why(outcome), workers=self._workers))
+            self._on_retry(Retry(window=window, attempt=attempt, why=told(outcome), workers=self._workers))
 
     def _result(self, window: Window, value: Message) -> WindowResult:
         self._attempts.pop(window.number, None)
@@ -286,7 +290,7 @@ class _Run:
                 "compile the engine again",
                 ErrorKind.BAD_VECTORS,
                 None,
-                _name(window),
+                window_name(window),
             )
         if self._on_progress is not None:
             self._on_progress(len(tiles))
@@ -299,7 +303,8 @@ class _Run:
         )
 
 
-def _setup(engine: EngineSpec, preprocessing: Preprocessing) -> Payload:
+def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> Payload:
+    """Return the first message of a worker: the engine to load, and the image contract."""
     return {
         "engine": engine.path,
         "sha256": engine.sha256,
@@ -308,12 +313,14 @@ def _setup(engine: EngineSpec, preprocessing: Preprocessing) -> Payload:
         "input": engine.input,
         "output": engine.output,
         "batch": engine.batch,
+        "precision": engine.precision,
         "preprocessing": preprocessing.to_document(),
     }
 
 
-def _request(window: Window) -> Payload:
-    return [[tile.sha256, list(tile.locator)] for tile in window.tiles]
+def worker_request(tiles: Iterable[Tile]) -> Payload:
+    """Return the message that asks a worker for the descriptors of some tiles."""
+    return [[tile.sha256, list(tile.locator)] for tile in tiles]
 
 
 def _integer(number: object) -> int:
@@ -322,7 +329,7 @@ def _integer(number: object) -> int:
     return number
 
 
-def _name(window: Window | None) -> str:
+def window_name(window: Window | None) -> str:
     """Name a window by its number and its first and last cell."""
     if window is None:
         return "a worker's start"
@@ -331,7 +338,8 @@ def _name(window: Window | None) -> str:
     return f"window {window.number} (cells {cells}, {len(window.tiles)} tiles)"
 
 
-def _why(outcome: Outcome) -> str:
+def told(outcome: Outcome) -> str:
+    """Say how a worker's work on a window ended."""
     match outcome:
         case Finished():
             return "finished"
@@ -356,10 +364,10 @@ def _embed_error(window: Window | None, outcome: Outcome) -> EmbedError:
         else "check the engine with `c10 engines`, then build again"
     )
     return EmbedError(
-        f"expected descriptors for {_name(window)}, found: {_why(outcome)}"
+        f"expected descriptors for {window_name(window)}, found: {told(outcome)}"
         + (f"; its log ends: {log}" if log else ""),
         hint,
         ErrorKind.WORKER_DIED if died else ErrorKind.EMBED_FAILED,
         None,
-        _name(window),
+        window_name(window),
     )

@@ -63,6 +63,7 @@ def engine_spec(layout: Layout, event: EngineCompiled) -> EngineSpec:
         output=event.signature["output"],
         batch=event.components["batch"],
         dimensions=event.signature["dimensions"],
+        precision=event.components["precision"],
     )
 
 
@@ -75,7 +76,7 @@ class _Stage:
         self._cells = [plan.cell for plan in plans]
         space = run.inputs.space
         self._known = KnownRows(run.store.artifacts, run.store.state.memo.blocks_in(space))
-        self._engine = run.engines[run.inputs.descriptor.spec.name]
+        self._engine = run.embedder
         self._shared = shared_digests(self._cells)
         self._assembler = CellAssembler(dimensions=self._engine.signature["dimensions"], shared=self._shared)
         self._ready: list[AssembledCell] = []
@@ -121,6 +122,7 @@ class _Stage:
             yield cell
 
     def _dispatched(self, window: Window) -> None:
+        self._run.windows[window.number] = window
         self._run.append(StepStarted(kind="cells", subjects=window.subjects, key=self._run.inputs.space))
 
     def _retried(self, retry: Retry) -> None:
@@ -143,6 +145,7 @@ class _Stage:
             self._ready.extend(self._assembler.supply(tile.sha256, Row(vector, float(texture))))
         for bad in result.bad:
             self._refuse_or_skip(bad)
+        self._run.windows.pop(result.window.number, None)
 
     def _refuse_or_skip(self, bad: BadTile) -> None:
         place = str(bad.tile.place)

@@ -1,8 +1,9 @@
-"""Engines alone: compile every network of a request for this device, beside whatever else runs.
+"""Engines alone: compile every network of a request for its device, beside whatever else runs.
 
 No build lock is taken. A network is compiled and checked outside of the cache; only then, with `artifacts/.lock`
 held shared so that no collection comes between, its engine is stored and recorded together with its check. The
-events belong to no build and carry facts about the host. The next build takes the engines up as its own.
+events belong to no build and carry facts about the host. The next build takes the engines up as its own. Where one is
+for another device, nothing stands in for it here: only a build embeds tiles.
 
 Somebody else may have compiled the same network meanwhile. Theirs stands then, since a running build may have taken
 it already, and engines are not reproducible.
@@ -19,16 +20,18 @@ from time import monotonic
 from typing import Any
 
 from pipeline.checks import Verdict, check_engine
-from pipeline.compiling import engine_bytes, engine_event
+from pipeline.compile_progress import CompileProgress
+from pipeline.compiling import engine_bytes, engine_event, learnt
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
 from pipeline.failures import failure_of
 from pipeline.gathering import located
 from pipeline.inputs import Model
-from pipeline.plan import ENGINE_CHECK
+from pipeline.plan import has_passed_here
 from pipeline.progress import Progress
 from pipeline.report import Failure
 from store.artifacts import Artifacts
+from store.attached import TIMING_CACHE
 from store.beside import Beside, open_beside
 from store.canonical import Document
 from store.events import ArtifactRef, CheckFailed, EngineCompiled, Event, Repaired
@@ -91,7 +94,6 @@ class EngineRun:
         host: Facts about this machine, recorded with each engine.
         compiler: The backend.
         progress: Told how the work moves on.
-        least_cosine: What an engine's answers must agree to with those of its network.
         allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
     """
 
@@ -100,7 +102,6 @@ class EngineRun:
     host: Document
     compiler: EngineCompiler
     progress: Progress
-    least_cosine: float
     allow_unknown_filesystem: bool = False
 
     def compile_all(self, models: tuple[Model, ...]) -> EnginesReport:
@@ -138,11 +139,12 @@ class EngineRun:
             before = beside.state.memo.engines.get(model.key)
             whole = before is not None and beside.artifacts.damage(before.artifact) is None
             if before is not None and whole:
-                if beside.state.memo.has_passed(ENGINE_CHECK, model.key, before.artifact.sha256):
+                if has_passed_here(beside.state, model, before):
                     return _report(model, EngineOutcome.REUSED, before.artifact)
                 return self._check_known(beside, model, before)
+            timing_cache = learnt(beside.state, beside.artifacts, model.components)
         with tempfile.TemporaryDirectory(prefix="c10-") as folder:
-            return self._compile(model, before, Path(folder))
+            return self._compile(model, before, Path(folder), timing_cache)
 
     def _check_known(self, beside: Beside, model: Model, known: EngineCompiled) -> EngineReport:
         """Check an engine whose maker did not come to it."""
@@ -156,18 +158,29 @@ class EngineRun:
         _require_passed(model, verdict)
         return _report(model, EngineOutcome.REUSED, known.artifact)
 
-    def _compile(self, model: Model, before: EngineCompiled | None, scratch: Path) -> EngineReport:
+    def _compile(
+        self, model: Model, before: EngineCompiled | None, scratch: Path, timing_cache: bytes | None
+    ) -> EngineReport:
         began = monotonic()
-        with self._told(f"compile {model.spec.name}"):
-            compiled = self.compiler.compile(
-                located(model, scratch), scratch=scratch, on_progress=lambda _: self.progress.advance()
-            )
-        data = engine_bytes(model, compiled)
-        ref = ArtifactRef(sha256=sha256(data).hexdigest(), size=len(data))
-        event = engine_event(model, compiled, ref, round((monotonic() - began) * 1000), host=self.host)
+        told = CompileProgress.started(self.progress, model.spec.name)
+        job = replace(located(model, scratch), timing_cache=timing_cache)
+        compiled = self.compiler.compile(job, scratch=scratch, on_progress=told)
+        self.progress.finish()
+        data, learning = engine_bytes(model, compiled), compiled.timing_cache
+        ref = _ref(data)
+        event = engine_event(
+            model,
+            compiled,
+            ref,
+            round((monotonic() - began) * 1000),
+            belonging={} if learning is None else {TIMING_CACHE: _ref(learning)},
+            host=self.host,
+        )
         verdict = self._verdict(model, event, data, scratch)
         with self._beside() as beside, beside.artifacts.sharing():
-            beside.artifacts.put(data)
+            for content in (data, learning):
+                if content is not None:
+                    beside.artifacts.put(content)
             repairs = [
                 Repaired(
                     subject="artifact", sha256=digest, action="replaced by an engine run", quarantine=where
@@ -189,7 +202,7 @@ class EngineRun:
 
     def _verdict(self, model: Model, event: EngineCompiled, data: bytes, scratch: Path) -> Verdict:
         with self._told(f"check {model.spec.name}"):
-            return check_engine(model, event, data, least_cosine=self.least_cosine, scratch=scratch)
+            return check_engine(model, event, data, scratch=scratch)
 
     def _beside(self) -> AbstractContextManager[Beside]:
         # Opened anew for each append: compiling takes up to an hour, and a journal may be replaced meanwhile.
@@ -205,6 +218,10 @@ class EngineRun:
         self.progress.start(step, total=None, unit="steps")
         yield
         self.progress.finish()
+
+
+def _ref(data: bytes) -> ArtifactRef:
+    return ArtifactRef(sha256=sha256(data).hexdigest(), size=len(data))
 
 
 def _report(model: Model, outcome: EngineOutcome, artifact: ArtifactRef | None) -> EngineReport:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from journal import JournalError
 from pipeline.errors import PipelineError
 from pipeline.report import Failure
-from store.errors import StoreError, from_os_error
+from store.errors import ErrorKind, StoreError, from_os_error
 from store.events import BuildFailed
 
 _TRACEBACK_LIMIT = 16_384
@@ -31,6 +31,14 @@ def failure_of(error: BaseException, step: str, subject: str) -> Failure:
             )
         case OSError():
             return failure_of(from_os_error(error, f"{step} {subject}".strip()), step, subject)
+        case MemoryError():
+            return Failure(
+                kind=str(ErrorKind.RESOURCES),
+                step=step,
+                message=f"MemoryError: expected enough memory for this step, found none left{_told(error)}",
+                hint="end other programs, or set fewer workers or a smaller batch, then run it again",
+                subject=subject,
+            )
         case KeyboardInterrupt() | SystemExit():
             return Failure(
                 kind="interrupted", step=step, message="interrupted", hint="run it again", subject=subject
@@ -58,6 +66,10 @@ def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, ob
         traceback=_text(trace[-_TRACEBACK_LIMIT:]),
         inputs={name: _text(value) if isinstance(value, str) else value for name, value in inputs.items()},
     )
+
+
+def _told(error: BaseException) -> str:
+    return f": {error}" if str(error) else ""
 
 
 def _text(text: str) -> str:

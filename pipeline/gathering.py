@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pipeline.engines.onnx_file import inspect_onnx, onnx_digest
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
-from pipeline.errors import ErrorKind, RequestError
+from pipeline.engines.precision import least_cosine
+from pipeline.errors import CompileError, ErrorKind, RequestError
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs, Model
 from pipeline.place import (
@@ -42,11 +43,16 @@ from store.preprocessing import Preprocessing
 
 _MAX_CALIBRATION = 1 << 20
 _MAX_ONNX = 1 << 31
+_MAX_PLUGIN = 1 << 30
 _BILLION = 1_000_000_000
 
 
 def look_at_models(
-    request: BuildRequest, compiler: EngineCompiler, precision: str | None
+    request: BuildRequest,
+    compiler: EngineCompiler,
+    precision: str | None,
+    *,
+    stand_in: EngineCompiler | None = None,
 ) -> tuple[Model, ...]:
     """Read and check the networks of a request.
 
@@ -54,6 +60,8 @@ def look_at_models(
         request: As asked for.
         compiler: The backend that will compile them.
         precision: Replaces the request's precision, if given.
+        stand_in: The backend that compiles for this machine what the other one does not compile for it; nothing where
+            no tiles are to be embedded.
 
     Raises:
         RequestError: A network does not exist, or its options do not fit it.
@@ -61,9 +69,15 @@ def look_at_models(
     """
     target = compiler.target(request.engine.target)
     chosen = precision or str(request.engine.precision)
-    return tuple(
+    models = tuple(
         _look_at(request, spec, compiler, target, chosen)
         for spec in sorted(request.models, key=lambda spec: spec.name)
+    )
+    if stand_in is None or compiler.runs_here(target):
+        return models
+    return tuple(
+        replace(model, stand_in=_stand_in_of(model, stand_in)) if model.preprocessing else model
+        for model in models
     )
 
 
@@ -109,16 +123,27 @@ def gather(
     index: IndexBuilder,
     today: date,
     precision: str | None = None,
+    stand_in: EngineCompiler | None = None,
 ) -> Inputs:
     """Read everything a request names.
+
+    Args:
+        request: As asked for.
+        source: Where tiles come from.
+        compiler: The backend that compiles the networks.
+        index: Builds the index.
+        today: The day by which tiles are judged, unless the request names one.
+        precision: Replaces the request's precision, if given.
+        stand_in: As for `look_at_models`.
 
     Raises:
         PipelineError: Something it names is missing, damaged or unusable.
     """
     calibration = read_calibration(request)
-    models = look_at_models(request, compiler, precision)
+    models = look_at_models(request, compiler, precision, stand_in=stand_in)
     selection = select_tiles(request, source, today=today)
     descriptor = next(model for model in models if model.spec.role is ModelRole.DESCRIPTOR)
+    embedder = descriptor.stand_in or descriptor
     document = build_inputs(
         flight_id=request.flight_id,
         sector=str(request.sector),
@@ -138,9 +163,9 @@ def gather(
         },
         models=[model.document for model in models],
         engine={"backend": compiler.backend, "version": compiler.version},
-        index={**_index_options(request), "library": f"{index.name} {index.version}"},
+        index={**_index_options(request), "library": index.library(request.index.kind)},
         checks={
-            "parity_ppb": round(request.checks.parity * _BILLION),
+            "parity_ppb": round(least_cosine(descriptor.job.precision, request.checks.parity) * _BILLION),
             "recall_ppb": round(request.checks.recall * _BILLION),
             "min_fraction_ppb": round(request.coverage.min_fraction * _BILLION),
         },
@@ -153,10 +178,10 @@ def gather(
         document=document,
         identity=build_identity(document),
         space=vector_space(
-            engine=descriptor.key,
+            engine=embedder.key,
             preprocessing=descriptor.document["preprocessing"],
-            precision=descriptor.job.precision,
-            batch=descriptor.job.batch,
+            precision=embedder.job.precision,
+            batch=embedder.job.batch,
         ),
     )
 
@@ -193,6 +218,9 @@ def _look_at(
         timeout_s=request.engine.timeout_s,
         tf32=request.engine.tf32,
         profile=_profile(spec),
+        preprocessing=preprocessing,
+        least_cosine=request.checks.parity,
+        plugins=_plugins(request),
     )
     components = compiler.key_components(job)
     return Model(
@@ -203,7 +231,38 @@ def _look_at(
         preprocessing=preprocessing,
         size=look.weight,
         dimensions=look.dimensions,
+        runs_here=compiler.runs_here(target),
     )
+
+
+def _stand_in_of(model: Model, compiler: EngineCompiler) -> Model:
+    """Return the same network, to be compiled for this machine in the precision it was given in.
+
+    Raises:
+        CompileError: Nothing is here that could run it.
+    """
+    target = model.job.target
+    try:
+        job = replace(
+            model.job,
+            precision="fp32",
+            target=compiler.target(None),
+            workspace_mb=None,
+            tf32=False,
+            profile=None,
+            plugins=(),
+        )
+        components = compiler.key_components(job)
+    except CompileError as error:
+        raise CompileError(
+            f"models.{model.spec.name}: its engine for {target!r} does not run here, so that tiles are embedded by a"
+            f" stand-in: {error.message}",
+            error.hint,
+            error.kind,
+            None,
+            model.spec.name,
+        ) from error
+    return replace(model, job=job, components=components, key=engine_key(components), runs_here=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +355,12 @@ def _preprocessing(spec: ModelSpec, size: tuple[int, int] | None) -> Preprocessi
         mean=spec.mean or (0.0, 0.0, 0.0),
         std=spec.std or (1.0, 1.0, 1.0),
     )
+
+
+def _plugins(request: BuildRequest) -> tuple[tuple[Path, str], ...]:
+    """Return the libraries with operators of their own that the request names, each with its digest."""
+    paths = [request.resolve(name) for name in request.engine.plugins]
+    return tuple((path, sha256(_read(path, "engine.plugins", _MAX_PLUGIN)).hexdigest()) for path in paths)
 
 
 def _profile(spec: ModelSpec) -> ShapeRange | None:

@@ -21,6 +21,9 @@ class Model:
         preprocessing: The image contract; none for an auxiliary network.
         size: Bytes of the network with its weights.
         dimensions: Length of its descriptors, if its file says so.
+        runs_here: Whether this machine executes the engine.
+        stand_in: The same network, to be compiled for this machine as well, where it must embed tiles on behalf of an
+            engine that does not run here.
     """
 
     spec: ModelSpec
@@ -30,16 +33,20 @@ class Model:
     preprocessing: Preprocessing | None
     size: int
     dimensions: int | None
+    runs_here: bool = True
+    stand_in: "Model | None" = None
 
     @property
     def document(self) -> Document:
         """What enters the build identity."""
-        return {
+        document = {
             "name": self.spec.name,
             "role": str(self.spec.role),
             "engine": self.components,
             "preprocessing": self.preprocessing.to_document() if self.preprocessing else {},
         }
+        # Named only where there is one: a machine that runs the engine itself has another identity, and no place for it.
+        return document if self.stand_in is None else {**document, "stand_in": self.stand_in.components}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,11 @@ class Inputs:
     def descriptor(self) -> Model:
         """The network that describes tiles."""
         return next(model for model in self.models if model.spec.role is ModelRole.DESCRIPTOR)
+
+    @property
+    def embedder(self) -> Model:
+        """What embeds tiles here: the network that describes them, or its stand-in."""
+        return self.descriptor.stand_in or self.descriptor
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pipeline.cells import Row
 from store import blocks
 from store.artifacts import Artifacts
 from store.blocks import Block, BlockError
-from store.errors import StoreError
+from store.errors import ArtifactError, CacheUnusableError, ErrorKind
 from store.events import ArtifactRef, CellEmbedded
 
 _OPEN_BLOCKS = 16
@@ -57,7 +57,11 @@ class KnownRows:
             return self._open[number]
         try:
             block = blocks.decode(self._artifacts.read(self._refs[number]))
-        except (StoreError, BlockError):
+        except (ArtifactError, BlockError):
+            return None
+        except CacheUnusableError as error:
+            if error.kind is ErrorKind.RESOURCES:
+                raise
             return None
         self._open[number] = block
         if len(self._open) > _OPEN_BLOCKS:

@@ -7,12 +7,13 @@ changed keeps the rows of the tiles that did not.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.cells import Cell, group_cells
 from pipeline.inputs import Inputs, Model
 from pipeline.request import BadTilePolicy
+from store.attached import GOLDEN, attached
 from store.canonical import Document
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled
 from store.identity import cell_components, cell_key, descriptor_id, difference
@@ -34,13 +35,23 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
-    """One network: compiled anew, or taken from `known`. `checked` tells whether its check passed already."""
+    """One network: compiled anew, or taken from `known`.
+
+    Attributes:
+        model: The network.
+        decision: What becomes of it.
+        why: Why.
+        known: Its latest engine, if any.
+        checked: Whether that one's check passed already.
+        answered: Whether its answers to the golden images are there, which a stand-in gives.
+    """
 
     model: Model
     decision: Decision
     why: str
     known: EngineCompiled | None
     checked: bool
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +81,7 @@ class BuildPlan:
 
     engines: tuple[EnginePlan, ...]
     cells: tuple[CellPlan, ...]
+    stand_in: EnginePlan | None = None
 
     @property
     def stale(self) -> tuple[CellPlan, ...]:
@@ -78,16 +90,19 @@ class BuildPlan:
 
     def summary(self) -> tuple[Document, ...]:
         """Return one document per engine and one per reason among the cells, for the journal and for people."""
+        named = [("engine", plan) for plan in self.engines]
+        if self.stand_in is not None:
+            named.append(("stand-in", self.stand_in))
         engines = [
             {
-                "kind": "engine",
+                "kind": kind,
                 "subject": plan.model.spec.name,
                 "key": plan.model.key,
                 "decision": str(plan.decision),
                 "why": plan.why,
                 "count": 1,
             }
-            for plan in self.engines
+            for kind, plan in named
         ]
         reasons = Counter((str(plan.decision), plan.why) for plan in self.cells)
         cells = [
@@ -107,7 +122,11 @@ class BuildPlan:
 
 def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     """Return the artifacts whose presence the plan asks for."""
-    engines = [found.artifact for model in inputs.models if (found := state.memo.engines.get(model.key))]
+    known = (state.memo.engines.get(model.key) for model in inputs.models)
+    engines = [event.artifact for event in known if event is not None]
+    embedder = state.memo.engines.get(inputs.embedder.key)
+    if inputs.descriptor.stand_in is not None and embedder is not None:
+        engines += [embedder.artifact, *(ref for name, ref in attached(embedder).items() if name == GOLDEN)]
     cells = group_cells(inputs.selection.tiles)
     fitting = (_fitting(state, inputs.space, cell, _components(inputs.space, cell)) for cell in cells)
     return (*engines, *(event.block for event in fitting if event is not None))
@@ -130,6 +149,7 @@ def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
             _cell(state, inputs.space, cell, present, why_new, whole_only=whole_only)
             for cell in group_cells(inputs.selection.tiles)
         ),
+        stand_in=_stand_in(state, inputs.descriptor, present),
     )
 
 
@@ -140,9 +160,9 @@ def is_present(ref: ArtifactRef, present: Present) -> bool:
 
 def _engine(state: State, model: Model, present: Present) -> EnginePlan:
     known = state.memo.engines.get(model.key)
-    checked = known is not None and state.memo.has_passed(ENGINE_CHECK, model.key, known.artifact.sha256)
+    checked = known is not None and has_passed_here(state, model, known)
     if known is None:
-        decision, why = Decision.RUN, _why_new(state, model)
+        decision, why = Decision.RUN, _why_new(model, _last_engine(state, model.spec.name))
     elif not is_present(known.artifact, present):
         decision, why, checked = Decision.RUN, "its artifact is missing or has another size", False
     elif checked:
@@ -152,8 +172,34 @@ def _engine(state: State, model: Model, present: Present) -> EnginePlan:
     return EnginePlan(model=model, decision=decision, why=why, known=known, checked=checked)
 
 
-def _why_new(state: State, model: Model) -> str:
-    earlier = _last_engine(state, model.spec.name)
+def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:
+    """Tell whether an engine passed its check, as far as this machine can check it.
+
+    A pass that was given without running the engine is none on a machine that can run it.
+    """
+    found = state.memo.passed.get((ENGINE_CHECK, model.key))
+    if found is None or found.artifact != event.artifact.sha256:
+        return False
+    return not model.runs_here or found.measured.get("executed", True) is True
+
+
+def _stand_in(state: State, model: Model, present: Present) -> EnginePlan | None:
+    """Decide the engine that embeds tiles here on behalf of one for another device, if there must be one."""
+    if model.stand_in is None:
+        return None
+    found = _engine(state, model.stand_in, present)
+    if found.known is None:
+        earlier = _last_stand_in(state, model.spec.name)
+        why = f"{model.spec.name} is compiled for {model.job.target}, which this machine is not"
+        return replace(found, why=why if earlier is None else _why_new(model.stand_in, earlier))
+    golden = attached(found.known).get(GOLDEN)
+    answered = golden is not None and is_present(golden, present)
+    if found.decision is Decision.REUSE and not answered:
+        return replace(found, why="same key, its golden answers are still to be given")
+    return replace(found, answered=answered)
+
+
+def _why_new(model: Model, earlier: EngineCompiled | None) -> str:
     if earlier is None:
         return "never compiled in this cache"
     changed = difference(earlier.components, model.components)
@@ -166,6 +212,11 @@ def _last_engine(state: State, name: str) -> EngineCompiled | None:
             if model == name:
                 return event
     return None
+
+
+def _last_stand_in(state: State, name: str) -> EngineCompiled | None:
+    known = (state.builds[number].stand_in for number in sorted(state.builds, reverse=True))
+    return next((event for event in known if event is not None and event.model == name), None)
 
 
 def _cell(

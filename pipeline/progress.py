@@ -10,8 +10,8 @@ class Progress(Protocol):
         """A step began; `total` units of work are ahead, if known."""
         ...
 
-    def advance(self, amount: int = 1) -> None:
-        """So many more units are done."""
+    def advance(self, amount: int = 1, *, phase: str = "") -> None:
+        """So many more units are done; `phase` tells what is being done, in steps that have several."""
         ...
 
     def finish(self, note: str = "") -> None:
@@ -29,7 +29,7 @@ class Silent:
     def start(self, step: str, *, total: int | None, unit: str) -> None:
         """Nothing."""
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: int = 1, *, phase: str = "") -> None:
         """Nothing."""
 
     def finish(self, note: str = "") -> None:

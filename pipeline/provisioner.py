@@ -1,55 +1,49 @@
-"""The provisioner: one call from a request to a committed generation, or to nothing changed.
+"""The provisioner: what can be asked of a flight cache, and with which ports each is done.
 
-Everything the request names is read first, without touching the cache. Under the build lock a warm run is
-recognised from the journal and the file system alone and writes nothing. Otherwise the build is journaled from
-its first step; whatever goes wrong is recorded with its step, subject and traceback, and the head does not
-move. This module decides whether there is anything to do and accounts for it; `pipeline.steps` walks the plan.
+Everything a request names is read first, without touching the cache; then the build lock is taken, and what happens
+under it is an attempt (`pipeline.attempt`), a rollback, a collection or a mending. Nothing here decides about steps.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 
-from journal import JournalError
+from journal import BuildLockHeldError
+from pipeline.attempt import Attempt, no_longer_signed
 from pipeline.config import C10ProvisionerConfig
+from pipeline.denied import denial, note
 from pipeline.descriptors import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
 from pipeline.engines_run import EngineRun, EnginesReport
 from pipeline.errors import PipelineError, RequestError
-from pipeline.failures import failed_event, failure_of
 from pipeline.gathering import gather, look_at_models
-from pipeline.geography import warnings_of
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.locking import Lock
 from pipeline.mends import RepairReport
-from pipeline.preflight import FreeBytes, require_space_for_build, require_space_for_engines
+from pipeline.preflight import FreeBytes, require_space_for_engines
 from pipeline.preview import preview
 from pipeline.progress import Progress
-from pipeline.recorded import request_facts
 from pipeline.repair import Repair
-from pipeline.report import BuildOutcome, BuildReport, Failure, PlanReport, RollbackReport
+from pipeline.report import BuildReport, PlanReport, RollbackReport
 from pipeline.request import BuildRequest
-from pipeline.run import Ports, Run
-from pipeline.steps import take_steps
+from pipeline.run import Ports
 from pipeline.tiles.tile import TileMetadataStore
-from pipeline.warm import Warm, look_warm
 from store import manifest, rollback
 from store.collecting import Collection, collect, rehearse
 from store.coverage import missing
-from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
-from store.events import BuildRefused, BuildStarted, CoverageWalked
+from store.errors import ErrorKind, RequestRefusedError
 from store.facts import Clock
 from store.layout import Layout
 from store.rebuild import Rebuilt
 from store.retention import KeepPolicy
+from store.signing import Signing, sign
 from store.state import Generation, State
 from store.transaction import Store
 from store.trust import Signer
+from store.verdict import TrustedKeys
 from store.view import look
 
 _MIB = 1 << 20
@@ -68,9 +62,11 @@ class CacheProvisioner:
     batcher: DescriptorBatcher
     index_builder: IndexBuilder
     compiler_for: Callable[[BuildRequest], EngineCompiler]
+    stand_in_compiler: EngineCompiler
     source_for: Callable[[BuildRequest], TileMetadataStore]
     precision: str | None
     signing: Callable[[], Signer | None]
+    trusting: Callable[[], TrustedKeys]
     free_bytes: FreeBytes
 
     def build_cache_artifacts(self, request: BuildRequest, *, again: bool = False) -> BuildReport:
@@ -96,8 +92,15 @@ class CacheProvisioner:
             raise
         except PipelineError as error:
             inputs = error
-        with self.lock:
-            report = self._under_lock(request, inputs, again=again, signer=signer)
+        asked = monotonic()
+        try:
+            with self.lock:
+                report = self._attempt(request, inputs, again=again, signer=signer).make()
+        except BuildLockHeldError as error:
+            waited_ms = round((monotonic() - asked) * 1000)
+            denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.host)
+            note(denied, self.layout, clock=self.clock)
+            raise
         return replace(report, seconds=monotonic() - began)
 
     def plan(self, request: BuildRequest) -> PlanReport:
@@ -140,11 +143,31 @@ class CacheProvisioner:
                 changed=planned is not None,
                 manifest_sha256=after.manifest_sha256,
                 body_sha256=after.body_sha256,
-                warnings=_no_longer_signed(before, after),
+                warnings=no_longer_signed(before, after),
             )
 
+    def sign(self, generation: int | None = None) -> Signing:
+        """Sign a generation that is committed already, the newest if none is named, with the configured key.
+
+        Raises:
+            BuildLockHeldError: A build holds the lock.
+            RequestRefusedError: There is no key, no such generation, or its manifest is not what the journal projects.
+            StoreError, JournalError: The cache cannot be used.
+        """
+        signer = self.signing()
+        if signer is None:
+            raise RequestRefusedError(
+                ErrorKind.KEY,
+                "expected a key to sign with, found none",
+                hint="c10 sign --key FILE, or signing_key in c10.toml; c10 keygen -o NAME makes one",
+            )
+        if not self.layout.exists():
+            look(self.layout)
+        with self.lock, self._open(create=False) as store:
+            return sign(store, generation, signer)
+
     def compile_engines_for_corpus(self, request: BuildRequest) -> EnginesReport:
-        """Compile every network of a request for this device, without the build lock.
+        """Compile every network of a request for its device, without the build lock.
 
         Returns:
             A report; what fails is reported, not raised. The next build reuses what was compiled.
@@ -162,7 +185,6 @@ class CacheProvisioner:
             host=self.host,
             compiler=compiler,
             progress=self.progress,
-            least_cosine=request.checks.parity,
             allow_unknown_filesystem=self.config.allow_unknown_filesystem,
         )
         absent = run.absent(models)
@@ -192,6 +214,7 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: A build holds the lock.
+            RequestRefusedError: A trusted key cannot be used; nothing was changed.
             journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
             StoreError, JournalError: The cache cannot be used.
         """
@@ -213,11 +236,13 @@ class CacheProvisioner:
             lock=self.lock,
             open_store=lambda: self._open(create=False),
             compiler_for=self.compiler_for,
+            stand_in=self.stand_in_compiler,
             source_for=self.source_for,
             batcher=self.batcher,
             index=self.index_builder,
             progress=self.progress,
             host=self.host,
+            trusted_keys=self.trusting(),
             allow_unknown_filesystem=self.config.allow_unknown_filesystem,
         )
 
@@ -230,33 +255,36 @@ class CacheProvisioner:
             index=self.index_builder,
             today=today,
             precision=self.precision,
+            stand_in=self.stand_in_compiler,
         )
 
-    def _under_lock(
+    def _attempt(
         self, request: BuildRequest, inputs: Inputs | PipelineError, *, again: bool, signer: Signer | None
-    ) -> BuildReport:
-        key_id = signer.key_id if signer else None
-        if isinstance(inputs, Inputs):
-            warm = look_warm(self.layout, inputs.identity, key_id=key_id)
-            if warm is not None:
-                return self._reused(warm, inputs)
-            full = None if self.layout.exists() else self._short_of_space(State(), inputs)
-            if full is not None:
-                return full
-        with self._open(create=True, signer=signer) as store:
-            number = store.state.next_build
-            self.lock.describe(build=number)
-            if isinstance(inputs, PipelineError):
-                return self._failed_early(store, number, request, inputs)
-            warm = look_warm(self.layout, inputs.identity, key_id=key_id, store=store)
-            if warm is not None:
-                return replace(self._reused(warm, inputs), writes=store.writes)
-            if inputs.identity in store.state.undone and not again:
-                return self._refused(store, number, inputs)
-            full = self._short_of_space(store.state, inputs)
-            if full is not None:
-                return replace(full, writes=store.writes)
-            return self._build(store, number, inputs, again=again)
+    ) -> Attempt:
+        return Attempt(
+            request=request,
+            inputs=inputs,
+            again=again,
+            key_id=signer.key_id if signer else None,
+            layout=self.layout,
+            lock=self.lock,
+            open_store=lambda: self._open(create=True, signer=signer),
+            ports_for=self._ports,
+            free_bytes=self.free_bytes,
+            reserve_bytes=self.config.reserve_mb * _MIB,
+            host=self.host,
+            precision=self.precision,
+            strict=self.config.coverage_strict,
+        )
+
+    def _ports(self, request: BuildRequest) -> Ports:
+        return Ports(
+            compiler=self.compiler_for(request),
+            stand_in=self.stand_in_compiler,
+            batcher=self.batcher,
+            index=self.index_builder,
+            progress=self.progress,
+        )
 
     def _open(
         self, *, create: bool, signer: Signer | None = None, exclusive: bool = False
@@ -272,136 +300,6 @@ class CacheProvisioner:
             exclusive_within_s=self.config.lock_timeout_s if exclusive else None,
         )
 
-    def _short_of_space(self, state: State, inputs: Inputs) -> BuildReport | None:
-        """Return the report of a build that was not begun, since it would not fit."""
-        # The reserve of an open cache is taken off already.
-        reserve = 0 if state.cache_id else self.config.reserve_mb * _MIB
-        try:
-            require_space_for_build(self.layout, state, inputs, self.free_bytes(self.layout.root) - reserve)
-        except DiskFullError as error:
-            return BuildReport(
-                outcome=BuildOutcome.FAILED,
-                identity=inputs.identity,
-                tiles=len(inputs.selection.tiles),
-                error=failure_of(error, "space", ""),
-                warnings=inputs.warnings,
-                cause=error,
-            )
-        return None
-
-    def _reused(self, warm: Warm, inputs: Inputs) -> BuildReport:
-        return BuildReport(
-            outcome=BuildOutcome.REUSED,
-            build=warm.head.origin,
-            generation=warm.head.number,
-            identity=inputs.identity,
-            manifest_sha256=warm.head.manifest_sha256,
-            body_sha256=warm.head.body_sha256,
-            tiles=len(inputs.selection.tiles),
-            steps_reused=warm.steps,
-            files_checked=warm.files,
-            warnings=(*inputs.warnings, *_area_warnings(warm.area)),
-        )
-
-    def _failed_early(
-        self, store: Store, number: int, request: BuildRequest, error: PipelineError
-    ) -> BuildReport:
-        """Record a build whose inputs could not be read."""
-        started = BuildStarted(
-            identity=None,
-            inputs={"flight_id": request.flight_id, "source": request.tiles.source},
-            calibration=None,
-            again=False,
-            host=self.host,
-        )
-        failure = failure_of(error, error.step or "inputs", error.subject or "")
-        ended = failed_event(failure, error, started.inputs)
-        store.append_at_any_cost(ended, build=number, started=started)
-        return BuildReport(
-            outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure, cause=error
-        )
-
-    def _refused(self, store: Store, number: int, inputs: Inputs) -> BuildReport:
-        origin = store.state.undone[inputs.identity]
-        message = f"expected another request than the one of build {origin}, which was rolled back from"
-        store.append(BuildRefused(identity=inputs.identity, reason=message), build=number)
-        error = RequestRefusedError(
-            ErrorKind.ROLLED_BACK, message, hint="c10 build --again (if it is meant to come back)"
-        )
-        return BuildReport(
-            outcome=BuildOutcome.FAILED,
-            build=number,
-            identity=inputs.identity,
-            tiles=len(inputs.selection.tiles),
-            writes=store.writes,
-            error=failure_of(error, "start", ""),
-            warnings=inputs.warnings,
-            cause=error,
-        )
-
-    def _build(self, store: Store, number: int, inputs: Inputs, *, again: bool) -> BuildReport:
-        with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
-            run = Run(
-                store=store,
-                inputs=inputs,
-                ports=Ports(
-                    compiler=self.compiler_for(inputs.request),
-                    batcher=self.batcher,
-                    index=self.index_builder,
-                    progress=self.progress,
-                ),
-                number=number,
-                scratch=Path(scratch),
-                strict=self.config.coverage_strict,
-            )
-            started, before = self._started(inputs, again=again), store.state.head
-            generation, failure, cause = None, None, None
-            try:
-                run.append(replace(started, calibration=run.put(inputs.calibration)))
-                take_steps(run)
-                run.enter("commit")
-                generation = store.commit(number)
-            except Exception as error:  # noqa: BLE001 - whatever a step raises is recorded and reported
-                failure, cause = _record(run, error, started), error
-            except BaseException as error:
-                _record(run, error, started)
-                raise
-        return BuildReport(
-            outcome=BuildOutcome.FAILED if generation is None else BuildOutcome.BUILT,
-            build=number,
-            generation=generation.number if generation else _committed_anyway(cause),
-            identity=inputs.identity,
-            manifest_sha256=generation.manifest_sha256 if generation else None,
-            body_sha256=generation.body_sha256 if generation else None,
-            tiles=len(inputs.selection.tiles),
-            engines_compiled=run.counts.compiled,
-            tiles_embedded=run.counts.embedded,
-            steps_reused=run.counts.reused,
-            files_checked=run.counts.checked,
-            writes=store.writes,
-            error=failure,
-            warnings=(
-                *inputs.warnings,
-                *_area_warnings(store.state.builds[number].coverage if generation else None),
-                *_no_longer_signed(before, generation),
-            ),
-            cause=cause,
-        )
-
-    def _started(self, inputs: Inputs, *, again: bool) -> BuildStarted:
-        """The start of a build, before its calibration is stored."""
-        return BuildStarted(
-            identity=inputs.identity,
-            inputs=inputs.document,
-            calibration=None,
-            again=again,
-            host={
-                **self.host,
-                "source": inputs.request.tiles.source,
-                **request_facts(inputs.request, self.precision),
-            },
-        )
-
     def _require_whole(self, store: Store, target: int) -> None:
         shown = next(found for found in store.state.generations.values() if found.origin == target)
         problems = missing(manifest.parse(manifest.project(store.state, shown)), store.artifacts)
@@ -412,42 +310,6 @@ class CacheProvisioner:
                 + (f" and {len(problems) - 1} more problems" if len(problems) > 1 else ""),
                 hint="roll back to another generation: c10 log, c10 rollback --to GENERATION",
             )
-
-
-def _record(run: Run, error: BaseException, started: BuildStarted) -> Failure:
-    """Record the failure of a build, and its start where not even that could be written before."""
-    failure = failure_of(error, run.step, run.subject)
-    try:
-        run.append()
-    except Exception:  # noqa: BLE001 - finished cells are kept if the journal takes them; the cause goes first
-        run.forget_pending()
-    event = failed_event(failure, error, {"step": run.step, "subject": failure.subject})
-    try:
-        run.store.append_at_any_cost(event, build=run.number, started=started)
-    except JournalError as full:
-        # What went wrong first is what a person must hear of; the next build marks this one as abandoned.
-        run.ports.progress.say(f"the failure could not be recorded: {full.message}")
-    return failure
-
-
-def _area_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
-    if area is None:
-        return ()
-    return warnings_of(
-        wanted=area.wanted, present=area.present, featureless=area.featureless, skipped=area.skipped
-    )
-
-
-def _committed_anyway(cause: BaseException | None) -> int | None:
-    """The generation of a commit whose files could not be written: the journal holds it, readers do not see it."""
-    return cause.generation if isinstance(cause, UnprojectedError) else None
-
-
-def _no_longer_signed(before: Generation | None, after: Generation | None) -> tuple[str, ...]:
-    if before is None or after is None or not before.signatures or after.signatures:
-        return ()
-    found = f"expected generation {after.number} to be signed as {before.number} is, found no signing_key"
-    return (f"{found}: where a signature is wanted, it will be refused",)
 
 
 def _require_head(state: State) -> Generation:

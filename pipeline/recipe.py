@@ -6,7 +6,7 @@ and says for itself what differs; the others can still serve.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import sha256
 
 from pipeline.cells import Cell, CellKey, group_cells
@@ -20,7 +20,7 @@ from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.events import EngineCompiled
 from store.identity import cell_components, cell_key, descriptor_id, difference, tile_set
-from store.state import Build
+from store.state import STAND_IN, Build
 
 
 class UnavailableError(Exception):
@@ -38,23 +38,30 @@ class Recipe:
     Attributes:
         build: As the journal tells it.
         compiler_for: Chooses the compiler of a request.
+        stand_in: Compiles stand-ins.
         source_for: Opens the tile source of a request.
     """
 
     build: Build
     compiler_for: Callable[[BuildRequest], EngineCompiler]
+    stand_in: EngineCompiler
     source_for: Callable[[BuildRequest], TileMetadataStore]
     _request: tuple[BuildRequest, str | None] | None = field(default=None, init=False)
     _models: tuple[Model, ...] | None = field(default=None, init=False)
     _selection: Selection | None = field(default=None, init=False)
 
+    @property
+    def day(self) -> date:
+        """The day on which it was begun, by which its tiles were judged."""
+        return datetime.fromtimestamp(self.build.started_ns / 1e9, tz=UTC).date()
+
     def request(self) -> BuildRequest:
         """Return the request as recorded."""
         return self._recorded()[0]
 
-    def compiler(self) -> EngineCompiler:
-        """Return the compiler that the request names."""
-        return self.compiler_for(self.request())
+    def compiler(self, event: EngineCompiled) -> EngineCompiler:
+        """Return the compiler of an engine: the one that the request names, or that of stand-ins."""
+        return self.stand_in if event.purpose == STAND_IN else self.compiler_for(self.request())
 
     def calibration(self) -> bytes:
         """Return the calibration's bytes, if they are the recorded ones."""
@@ -75,6 +82,12 @@ class Recipe:
         found = next((model for model in self._looked_at() if model.spec.name == event.model), None)
         if found is None:
             raise UnavailableError(f"network {event.model}: expected it in the recorded request, found none")
+        if event.purpose == STAND_IN:
+            if found.stand_in is None:
+                raise UnavailableError(
+                    f"network {event.model}: expected a stand-in for it as recorded, found that its engine runs here"
+                )
+            found = found.stand_in
         # A library of another version may still give the same bytes; another network never does.
         changed = [name for name in difference(event.components, found.components) if name != "version"]
         if changed:
@@ -121,7 +134,9 @@ class Recipe:
         if self._models is None:
             request, precision = self._recorded()
             try:
-                self._models = look_at_models(request, self.compiler(), precision)
+                self._models = look_at_models(
+                    request, self.compiler_for(request), precision, stand_in=self.stand_in
+                )
             except PipelineError as error:
                 raise UnavailableError(error.message) from error
         return self._models
@@ -129,9 +144,8 @@ class Recipe:
     def _selected(self) -> Selection:
         if self._selection is None:
             request = self.request()
-            day = datetime.fromtimestamp(self.build.started_ns / 1e9, tz=UTC).date()
             try:
-                self._selection = select_tiles(request, self.source_for(request), today=day)
+                self._selection = select_tiles(request, self.source_for(request), today=self.day)
             except PipelineError as error:
                 raise UnavailableError(error.message) from error
         return self._selection

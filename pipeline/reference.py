@@ -4,8 +4,8 @@ import importlib
 
 import numpy as np
 
-from pipeline.engines.golden import Run, Vectors
 from pipeline.engines.port import EngineJob
+from store.golden import Run, Vectors
 from store.runtime import EngineLoadError, EngineRunError, RuntimeUnavailableError
 
 

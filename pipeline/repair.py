@@ -31,6 +31,7 @@ from pipeline.restoring import Made, Workshop
 from pipeline.tiles.tile import TileMetadataStore
 from store import coverage
 from store.artifacts import Artifacts
+from store.attached import GOLDEN, attached
 from store.errors import (
     ArtifactError,
     DiskFullError,
@@ -55,6 +56,7 @@ from store.runtime import ExecutionError
 from store.state import Build, Fact, State
 from store.tables import BlockRow, decode_blocks
 from store.transaction import Store
+from store.verdict import TrustedKeys
 from store.verification import verify
 from store.view import View, look, require_cache
 
@@ -71,11 +73,13 @@ class Repair:
         lock: The build lock.
         open_store: Opens the cache for writing.
         compiler_for: Chooses the compiler of a request.
+        stand_in: Compiles stand-ins.
         source_for: Opens the tile source of a request.
         batcher: Embeds tiles.
         index: Builds indexes.
         progress: Told how the work moves on.
         host: Facts about this machine.
+        trusted_keys: Whose signatures the verification at the end accepts.
         allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
     """
 
@@ -83,25 +87,27 @@ class Repair:
     lock: Lock
     open_store: Callable[[], AbstractContextManager[Store]]
     compiler_for: Callable[[BuildRequest], EngineCompiler]
+    stand_in: EngineCompiler
     source_for: Callable[[BuildRequest], TileMetadataStore]
     batcher: DescriptorBatcher
     index: IndexBuilder
     progress: Progress
     host: Mapping[str, object]
+    trusted_keys: TrustedKeys
     allow_unknown_filesystem: bool = False
 
     def repair(self, *, dry_run: bool = False) -> RepairReport:
         """Heal the cache; see `CacheProvisioner.repair`."""
         require_cache(self.layout)
         if dry_run:
-            return rehearsed(_verified(self.layout))
+            return rehearsed(self._verified())
         with self.lock:
             mends = self._projections()
             with self.open_store() as store:
                 for mend in mends:
                     self._record(store, mend)
                 mends = [*mends, *self._artifacts(store)]
-            return RepairReport(mends=tuple(mends), verification=_verified(self.layout))
+            return RepairReport(mends=tuple(mends), verification=self._verified())
 
     def rebuild(self) -> tuple[Rebuilt, RepairReport]:
         """Make the journal again, then what lies beside it; see `CacheProvisioner.rebuild`."""
@@ -119,7 +125,16 @@ class Repair:
                     self._record(store, Mend(what=what, was=was, action=action, ok=True, quarantine=kept))
                 for mend in mends:
                     self._record(store, mend)
-            return rebuilt, RepairReport(mends=tuple(mends), verification=_verified(self.layout))
+            return rebuilt, RepairReport(mends=tuple(mends), verification=self._verified())
+
+    def _verified(self) -> Verification | None:
+        """Return what a full verification says; nothing if there is no generation yet."""
+        try:
+            return verify(self.layout, depth=Depth.FULL, trusted_keys=self.trusted_keys)
+        except NoGoError as error:
+            if error.kind is not ErrorKind.NO_GENERATION:
+                raise
+            return None
 
     def _record(self, store: Store, mend: Mend, *results: Event) -> None:
         if mend.ok:
@@ -179,7 +194,12 @@ class Repair:
             )
             seen: set[str] = set()
             for manifest, build in _kept(store.state):
-                recipe = Recipe(build=build, compiler_for=self.compiler_for, source_for=self.source_for)
+                recipe = Recipe(
+                    build=build,
+                    compiler_for=self.compiler_for,
+                    stand_in=self.stand_in,
+                    source_for=self.source_for,
+                )
                 head = store.state.head
                 healer = _Healer(
                     shop=shop,
@@ -228,6 +248,7 @@ class _Healer:
         for name, event in build.engines:
             make = partial(restoring.engine, self.shop, self.recipe, event)
             yield from self._one(f"engine {name}", event.artifact, make)
+        yield from self._stand_in()
         index = build.index
         if index is None:
             return
@@ -250,6 +271,19 @@ class _Healer:
             lambda: restoring.geography(self.shop, self.recipe, manifest.geography, rows),
         )
 
+    def _stand_in(self) -> Iterator[Mend]:
+        """Heal what embedded the tiles on behalf of an engine for another device, and what it answered."""
+        event = self.recipe.build.stand_in
+        if event is None:
+            return
+        self._look((event.artifact,))
+        make = partial(restoring.engine, self.shop, self.recipe, event)
+        yield from self._one(f"stand-in engine {event.model}", event.artifact, make)
+        golden = attached(event).get(GOLDEN)
+        if golden is not None:
+            make = partial(restoring.golden, self.shop, self.recipe, event, golden)
+            yield from self._one("golden answers", golden, make)
+
     def _look(self, refs: tuple[ArtifactRef, ...]) -> None:
         progress = self.shop.progress
         fresh = [ref for ref in refs if ref.sha256 not in self.seen]
@@ -270,9 +304,8 @@ class _Healer:
         was = self.shop.artifacts.damage(ref) or "changed while it was looked at"
         try:
             yield self._replace(what, was, ref, make())
-        except DiskFullError:
-            raise
         except _FAILURES as error:
+            _raise_if_ours(error)
             yield self._failed(what, was, ref, error)
 
     def _blocks(self, rows: tuple[BlockRow, ...]) -> Iterator[Mend]:
@@ -302,9 +335,8 @@ class _Healer:
                         yield self._replace(what, was, event.block, found)
                     else:
                         yield self._failed(what, was, event.block, found)
-            except DiskFullError:
-                raise
             except _FAILURES as error:
+                _raise_if_ours(error)
                 for event in left.values():
                     yield self._failed(*self._block(event), event.block, error)
 
@@ -345,6 +377,12 @@ class _Healer:
         )
 
 
+def _raise_if_ours(error: Exception) -> None:
+    """Raise what would keep every other artifact from being made, too: a full disk, no memory, no open files."""
+    if isinstance(error, DiskFullError) or getattr(error, "kind", None) is ErrorKind.RESOURCES:
+        raise error
+
+
 def _misplaced(layout: Layout, view: View) -> Iterator[tuple[str, str, ProblemKind]]:
     """Yield path, what is wrong, and kind of everything beside the journal that is not as it should be."""
     for finding in projection_findings(view, full=True):
@@ -381,13 +419,3 @@ def _current(memo: Memo, event: Event) -> bool:
 
 def _event(fact: Fact) -> object:
     return fact.event
-
-
-def _verified(layout: Layout) -> Verification | None:
-    """Return what a full verification says; nothing if there is no generation yet."""
-    try:
-        return verify(layout, depth=Depth.FULL)
-    except NoGoError as error:
-        if error.kind is not ErrorKind.NO_GENERATION:
-            raise
-        return None

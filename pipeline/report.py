@@ -41,11 +41,12 @@ class BuildReport:
         manifest_sha256: Digest of the manifest file of `generation`.
         body_sha256: Digest of that manifest's body.
         tiles: Tiles selected.
-        engines_compiled: Networks compiled in this run.
+        engines_compiled: Networks compiled in this run, each counted once also where it was for two devices.
         tiles_embedded: Tile digests that went through the network in this run.
         steps_reused: Engines, cells and indexes taken from the journal.
         files_checked: Files whose presence, size or digest was verified.
-        writes: Files created or changed in the cache plus write transactions.
+        writes: Files made or enlarged in the cache plus transactions that changed the journal, birth and disk reserve
+            among them; folders and lock files are not counted.
         seconds: Wall time.
         error: Why it failed.
         warnings: What a person should know.

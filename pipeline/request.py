@@ -34,7 +34,7 @@ from pipeline.geometry import (
     degrees_to_e7,
     metres_to_mm,
 )
-from pipeline.request_file import read_request_text
+from pipeline.request_file import folder_of, read_request_text
 
 BUILTIN = "builtin:"
 
@@ -172,6 +172,7 @@ class EngineOptions(Checked):
         workspace_mb: Scratch memory that the compiler may plan for, MiB.
         timeout_s: Wall-clock limit of one compilation, seconds.
         tf32: Allow TensorFloat-32 in place of fp32; off, since it changes results.
+        plugins: Shared libraries with operators of their own, for TensorRT; relative to the request's folder.
     """
 
     table: ClassVar[str] = "engine"
@@ -183,6 +184,7 @@ class EngineOptions(Checked):
     workspace_mb: int | None = field(default=None, metadata=checked(rules.whole(1, 1 << 20)))
     timeout_s: float = field(default=3600.0, metadata=checked(rules.number(1, 7 * 86_400)))
     tf32: bool = field(default=False, metadata=checked(rules.flag))
+    plugins: tuple[str, ...] = field(default=(), metadata=checked(request_rules.files))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,13 +331,13 @@ class CheckOptions(Checked):
     """Thresholds of the checks before a commit.
 
     Attributes:
-        parity: Least cosine between an engine's output and the reference's.
+        parity: Least cosine between an engine's output and the reference's; the usual of its precision if absent.
         recall: Least fraction of sampled tiles that find themselves first.
     """
 
     table: ClassVar[str] = "checks"
 
-    parity: float = field(default=0.999, metadata=checked(rules.number(0, 1)))
+    parity: float | None = field(default=None, metadata=checked(rules.number(0, 1)))
     recall: float = field(default=0.9, metadata=checked(rules.number(0, 1)))
 
 
@@ -447,7 +449,7 @@ class BuildRequest(Checked):
             RequestError: when it cannot be read, is not TOML, or is not a valid request.
         """
         where = Path(path)
-        return cls.parse(read_request_text(where), base=where.parent, name=str(path))
+        return cls.parse(read_request_text(where), base=folder_of(where), name=str(path))
 
     @classmethod
     def parse(cls, text: str, *, base: Path, name: str = "request") -> Self:

@@ -1,12 +1,30 @@
-"""Reads the text of the small files that people write: requests and capture dates."""
+"""Reads the text of the small files that people write: requests, settings and capture dates.
+
+A shell may hand over a pipe instead of a file, as in `c10 build <(make-request)`: a name such as `/dev/fd/63`, which
+leads to what this process has open. Such a pipe is read to its end, bounded in size and in silence. A named pipe is
+refused: nobody may ever write to it.
+"""
 
 import os
+import select
+import stat
 from pathlib import Path
+from typing import Final
 
 from pipeline.errors import ErrorKind, RequestError
 from pipeline.regular import NotRegularError, open_regular, read_at
 
 MAX_REQUEST_BYTES = 1 << 20
+SILENCE_S: Final = 60.0
+"""How long a pipe may give nothing, seconds."""
+
+_DESCRIPTORS: Final = frozenset({"/dev/fd", "/proc/self/fd"})
+_PIECE: Final = 1 << 16
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that relative paths in such a file start from: its own, or the current one for a descriptor."""
+    return Path.cwd() if _is_descriptor(path) else path.parent
 
 
 def read_request_text(path: Path, *, what: str = "a request file", limit: int = MAX_REQUEST_BYTES) -> str:
@@ -18,18 +36,20 @@ def read_request_text(path: Path, *, what: str = "a request file", limit: int = 
         limit: Greatest size, bytes.
 
     Raises:
-        RequestError: when it is missing, no regular file, too long, not readable or not UTF-8.
+        RequestError: when it is missing, neither a regular file nor an open pipe, too long, not readable or not UTF-8.
     """
     try:
-        descriptor = open_regular(path)
-        try:
-            content = read_at(descriptor, 0, limit + 1)
-        finally:
-            os.close(descriptor)
+        content = _content(path, limit)
+    except TimeoutError:
+        found = f"a pipe that gave nothing for {SILENCE_S:g} s"
+        raise _unreadable(
+            path, what, found, "write the request into it and close it, or name a file"
+        ) from None
     except FileNotFoundError:
         raise _unreadable(path, what, "no such file", "check the path") from None
     except NotRegularError:
-        raise _unreadable(path, what, "something that is not a regular file", "name a file") from None
+        found = "something that is neither a regular file nor a pipe of the shell's, such as <(…)"
+        raise _unreadable(path, what, found, "name a file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _unreadable(
@@ -43,6 +63,52 @@ def read_request_text(path: Path, *, what: str = "a request file", limit: int = 
         raise _unreadable(
             path, what, f"bytes that are not UTF-8 at offset {error.start}", "save it as UTF-8"
         ) from None
+
+
+def _content(path: Path, limit: int) -> bytes:
+    """At most one byte more than the limit.
+
+    Raises:
+        TimeoutError: when a pipe stays open and silent.
+        NotRegularError: for anything but a regular file and an open pipe.
+        OSError: when it cannot be read.
+    """
+    try:
+        descriptor = open_regular(path)
+    except NotRegularError:
+        if not _is_descriptor(path):
+            raise
+        return _from_pipe(path, limit)
+    try:
+        return read_at(descriptor, 0, limit + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _from_pipe(path: Path, limit: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            raise NotRegularError(f"{path} is neither a regular file nor a pipe")
+        poll, content = select.poll(), b""
+        poll.register(descriptor, select.POLLIN)
+        while len(content) <= limit:
+            if not poll.poll(SILENCE_S * 1000):
+                raise TimeoutError
+            try:
+                piece = os.read(descriptor, min(_PIECE, limit + 1 - len(content)))
+            except BlockingIOError:
+                continue  # somebody else who has the pipe was faster
+            if not piece:
+                break
+            content += piece
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _is_descriptor(path: Path) -> bool:
+    return str(path) == "/dev/stdin" or str(path.parent) in _DESCRIPTORS
 
 
 def _unreadable(path: Path, what: str, found: str, hint: str) -> RequestError:

@@ -25,6 +25,22 @@ def capture_source(value: object) -> date | str:
         raise RefusedError("a date such as 2026-03-01, or the path of a CSV file") from None
 
 
+_FILES = "a list of at most 16 different paths"
+
+
+def files(value: object) -> tuple[str, ...]:
+    """Paths of files, each once."""
+    if not isinstance(value, (list, tuple)) or len(value) > 16:
+        raise RefusedError(_FILES)
+    try:
+        paths = tuple(cast("str", text()(item)) for item in value)
+    except RefusedError:
+        raise RefusedError(_FILES) from None
+    if len(set(paths)) != len(paths):
+        raise RefusedError(_FILES, "name each library once")
+    return paths
+
+
 _SHAPE = "a list of 1 to 8 whole numbers from 1 to 2147483647"
 
 

@@ -14,23 +14,26 @@ from pathlib import Path
 from time import monotonic
 
 from pipeline.cells import AssembledCell, Cell, CellAssembler, CellKey, Row, plan_windows, shared_digests
+from pipeline.compile_progress import CompileProgress
 from pipeline.compiling import engine_bytes, engine_event
 from pipeline.descriptors import DescriptorBatcher
 from pipeline.embedding import block_row, engine_spec
 from pipeline.gathering import located
-from pipeline.index import IndexBuilder, IndexPlan
+from pipeline.index import IndexBuilder
+from pipeline.index_plan import IndexPlan
 from pipeline.indexing import StoredBlocks, geography_of
 from pipeline.known import KnownRows
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
 from pipeline.request import IndexKind, Storage
+from pipeline.standing_in import golden_answers
 from store import blocks, canonical
 from store.artifacts import Artifacts
 from store.canonical import Document
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled, Event, IndexBuilt, StepStarted
 from store.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
 from store.preprocessing import Preprocessing
-from store.state import Fact
+from store.state import FLIGHT, Fact
 from store.tables import BlockRow, decode_blocks, decode_tiles, encode_blocks, encode_tiles
 from store.transaction import Store
 
@@ -103,23 +106,26 @@ def geography(shop: Workshop, recipe: Recipe, ref: ArtifactRef, rows: Sequence[B
 
 def engine(shop: Workshop, recipe: Recipe, event: EngineCompiled) -> Made:
     """Compile a network again."""
-    model, compiler = recipe.model(event), recipe.compiler()
+    model, compiler = recipe.model(event), recipe.compiler(event)
     shop.begin("engine", (event.model,), event.key)
-    shop.progress.start(f"compile {event.model}", total=None, unit="steps")
+    told = CompileProgress.started(shop.progress, event.model)
     began = monotonic()
     with tempfile.TemporaryDirectory(dir=shop.scratch) as folder:
-        compiled = compiler.compile(
-            located(model, Path(folder)), scratch=Path(folder), on_progress=lambda _: shop.progress.advance()
-        )
+        compiled = compiler.compile(located(model, Path(folder)), scratch=Path(folder), on_progress=told)
         data = engine_bytes(model, compiled)
     shop.progress.finish(f"{len(data) / 1e6:.1f} MB")
     version = str(event.components["version"])
-    what = f"engine {event.model}"
+    what = f"engine {event.model}" if event.purpose == FLIGHT else f"{event.purpose} engine {event.model}"
     if compiler.version != version:
         what += f" (made by {compiler.backend} {version}, here is {compiler.version})"
     made = _same(what, event.artifact, data)
     again = engine_event(model, compiled, event.artifact, round((monotonic() - began) * 1000), host=shop.host)
     return replace(made, event=replace(event, elapsed_ms=again.elapsed_ms, log=again.log, host=again.host))
+
+
+def golden(shop: Workshop, recipe: Recipe, event: EngineCompiled, ref: ArtifactRef) -> Made:
+    """Ask a stand-in the golden questions again."""
+    return _same("golden answers", ref, golden_answers(shop.artifacts, recipe.model(event), event))
 
 
 def block_table(shop: Workshop, tiles: ArtifactRef, index: IndexBuilt) -> Made:
@@ -157,7 +163,7 @@ def descriptor_index(shop: Workshop, event: IndexBuilt) -> Made:
             fd_path=new.path,
         )
         data = Path(new.path).read_bytes()
-    what, library = "descriptor index", f"{shop.index.name} {shop.index.version}"
+    what, library = "descriptor index", shop.index.library(plan.kind)
     if library != event.components["library"]:
         what += f" (made by {event.components['library']}, here is {library})"
     made = _same(what, event.artifact, data)

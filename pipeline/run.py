@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.cells import Window
 from pipeline.descriptors import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
+from pipeline.geography import Geography
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.progress import Progress
@@ -16,9 +18,10 @@ _GROUP_EVENTS = 64
 
 @dataclass(slots=True, kw_only=True)
 class Ports:
-    """What does the work."""
+    """What does the work; `stand_in` compiles for this machine what `compiler` compiles for another."""
 
     compiler: EngineCompiler
+    stand_in: EngineCompiler
     batcher: DescriptorBatcher
     index: IndexBuilder
     progress: Progress
@@ -26,9 +29,9 @@ class Ports:
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What a run has done so far."""
+    """What a run has done so far; `networks` names those that were compiled, for whatever device."""
 
-    compiled: int = 0
+    networks: set[str] = field(default_factory=set)
     embedded: int = 0
     reused: int = 0
     checked: int = 0
@@ -46,10 +49,13 @@ class Run:
         scratch: A folder for temporary files, outside of the cache.
         strict: Whether strangers in the cache's folders stop the build.
         engines: Model name to its engine, as far as the build has come.
+        stand_in: What embeds tiles on behalf of a descriptor engine that does not run here.
         hashed: Digests of artifacts that were hashed in this run.
         step: What the build is doing, for the record of a failure.
         subject: What it is doing it to.
         counts: What it has done.
+        windows: Number to window, of those that workers have and have not answered.
+        geography: What became of the area's tiles, once somebody looked.
     """
 
     store: Store
@@ -59,11 +65,19 @@ class Run:
     scratch: Path
     strict: bool
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
+    stand_in: EngineCompiled | None = None
     hashed: set[str] = field(default_factory=set)
     step: str = "start"
     subject: str = ""
     counts: Counts = field(default_factory=Counts)
+    windows: dict[int, Window] = field(default_factory=dict)
+    geography: Geography | None = None
     _pending: list[Event] = field(default_factory=list)
+
+    @property
+    def embedder(self) -> EngineCompiled:
+        """The engine that embeds tiles in this build."""
+        return self.stand_in or self.engines[self.inputs.descriptor.spec.name]
 
     def enter(self, step: str, subject: str = "") -> None:
         """Say what the build is doing now."""

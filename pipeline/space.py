@@ -9,7 +9,7 @@ are counted as `PER_FILE`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.index import IndexPlan, resolve
+from pipeline.index_plan import IndexPlan, resolve
 from pipeline.inputs import Inputs, Model
 from pipeline.plan import BuildPlan, Decision
 from pipeline.request import IndexKind, Storage
@@ -73,6 +73,7 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     """
     rows, cells = len(inputs.selection.tiles), len(plan.cells)
     dimensions = _dimensions(inputs, plan)
+    engines = (*plan.engines, *filter(None, (plan.stand_in,)))
     stale = [len(cell.cell.tiles) for cell in plan.stale]
     index_there = not stale and any(
         index.components.get("space") == inputs.space
@@ -82,7 +83,7 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     )
     resolved = None if index_there else _index_plan(inputs, rows, dimensions)
     return Estimate(
-        engines=sum(engine_size(each.model) for each in plan.engines if each.decision is Decision.RUN),
+        engines=sum(engine_size(each.model) for each in engines if each.decision is Decision.RUN),
         blocks=sum(stale) * (4 * dimensions + _BLOCK_ROW) + len(stale) * PER_FILE,
         index=0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE,
         tables=rows * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,

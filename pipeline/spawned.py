@@ -125,6 +125,19 @@ class Child:
         """The last 64 KiB of standard error that were taken in."""
         return self._log.decode("utf-8", "replace")
 
+    def dismiss(self) -> None:
+        """Ask the child to end: no more requests will come, and SIGTERM says that nobody waits for the present one."""
+        if self._closed or self.gone or self.process.stdin is None:
+            return
+        self._outgoing.clear()
+        self.process.stdin.close()
+        self.process.terminate()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the child has ended."""
+        return self.process.poll() is not None
+
     def kill(self) -> None:
         """Kill the child and what it may have started. Harmless when it is gone already."""
         if self._closed:

@@ -1,11 +1,12 @@
 """The steps of a build, in their order; each stage does its own work and journals it."""
 
-from pipeline.compiling import prepare_engines
+from pipeline.compiling import prepare_engines, vectors_forgotten
 from pipeline.embedding import embed_cells
 from pipeline.indexing import build_index, survey, walk_coverage
 from pipeline.plan import BuildPlan, needed
 from pipeline.plan import plan as make_plan
 from pipeline.run import Run
+from pipeline.standing_in import prepare_stand_in
 from store.coverage import refuse_strangers, sound, strangers
 from store.events import BuildPlanned, TilesSelected
 from store.identity import descriptor_id
@@ -24,7 +25,10 @@ def take_steps(run: Run) -> None:
     run.enter("plan")
     plan = _plan(run)
     _select(run, plan)
-    if prepare_engines(run, plan):
+    prepare_engines(run, plan)
+    if plan.stand_in is not None:
+        prepare_stand_in(run, plan.stand_in)
+    if vectors_forgotten(run):
         plan = _plan(run)
     rows = embed_cells(run, plan)
     index = build_index(run, rows)

@@ -23,7 +23,9 @@ from pipeline.descriptors import BadTile, EngineSpec, OnDispatch, OnRetry, OnTil
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.geometry import BoxE7
-from pipeline.index import FaissIndexBuilder, IndexFacts, IndexPlan, OnRows
+from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
+from pipeline.index_plan import IndexPlan
+from pipeline.request import IndexKind
 from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
 from store.blocks import Block
@@ -83,6 +85,9 @@ class FakeCompiler:
         dimensions: Length of the descriptors of every network.
         edition: Other editions give engines of other bytes that compute the same.
         instead: Model name to the file that is passed off as its engine.
+        device: What its engines are for; they run here if that is nothing, or the processor.
+        learns: What it claims to have learnt about kernels with every compile.
+        taught: What it was given of that, compile by compile.
         real: The backend it stands in for.
     """
 
@@ -90,6 +95,9 @@ class FakeCompiler:
     dimensions: int = 16
     edition: str = ""
     instead: dict[str, Path] = field(default_factory=dict)
+    device: str | None = None
+    learns: bytes | None = None
+    taught: list[bytes | None] = field(default_factory=list)
     real: OnnxRuntimeCompiler = field(default_factory=OnnxRuntimeCompiler)
 
     @property
@@ -104,17 +112,25 @@ class FakeCompiler:
 
     def target(self, requested: str | None) -> str:
         """Return the device; see `EngineCompiler.target`."""
-        return self.real.target(requested)
+        return self.device or self.real.target(requested)
+
+    def runs_here(self, target: str) -> bool:
+        """Tell whether engines for a target run here; see `EngineCompiler.runs_here`."""
+        return self.real.runs_here(target)
 
     def key_components(self, job: EngineJob) -> Document:
         """Return what an engine depends on; see `EngineCompiler.key_components`."""
-        return self.real.key_components(job)
+        if self.device is None:
+            return self.real.key_components(job)
+        # Another device may take what the processor does not.
+        return {**self.real.key_components(replace(job, precision="fp32")), "precision": job.precision}
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None
     ) -> CompiledEngine:
         """Copy the network; see `EngineCompiler.compile`."""
-        self.calls.make(f"compile {job.model}")
+        self.calls.make(f"compile {job.model}" + (f" for {self.device}" if self.device else ""))
+        self.taught.append(job.timing_cache)
         path, text = scratch / "engine", self.edition.encode()
         data = self.instead.get(job.model, job.onnx).read_bytes()
         path.write_bytes(data + bytes([_DOC_STRING, len(text)]) + text if text else data)
@@ -130,6 +146,7 @@ class FakeCompiler:
                 output=job.output,
                 output_shape=(job.batch, self.dimensions),
             ),
+            timing_cache=self.learns,
         )
 
 
@@ -215,6 +232,10 @@ class FakeIndexBuilder:
         """Its version."""
         return self._real.version
 
+    def library(self, kind: IndexKind) -> str:
+        """Return what an index of a kind depends on beside its rows."""
+        return self._real.library(kind)
+
     def build(
         self,
         rows: Iterable[Block],
@@ -298,7 +319,7 @@ class RecordingProgress:
         if self.on_start is not None:
             self.on_start(step)
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: int = 1, *, phase: str = "") -> None:  # noqa: ARG002 - the port's signature
         """So many more units are done."""
         step, total, done, note = self.steps[-1]
         self.steps[-1] = step, total, done + amount, note

@@ -7,7 +7,7 @@ from store.coverage import missing, named_by
 from store.events import CoverageWalked
 from store.layout import Layout
 from store.manifest import parse, project
-from store.projecting import signer_of
+from store.projecting import signers_of
 from store.recovery import ClearScratch, plan
 from store.state import Generation, State
 from store.transaction import Store
@@ -46,7 +46,7 @@ def look_warm(
     head, build = state.head, state.head_build
     if head is None or build is None or build.identity != identity:
         return None
-    if key_id is not None and signer_of(head) != key_id:
+    if key_id is not None and key_id not in signers_of(head):
         return None
     if store is None and _to_heal(state, layout):
         return None

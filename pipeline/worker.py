@@ -32,7 +32,7 @@ class Embedder:
     def __init__(self, engine: Engine, preprocessing: Preprocessing) -> None:
         self._engine = engine
         self._preprocessing = preprocessing
-        self._samples: NDArray[np.float32] = np.empty((engine.batch, *engine.sample_shape), np.float32)
+        self._samples: NDArray[np.float32] = np.empty((engine.portion, *engine.sample_shape), np.float32)
 
     def embed(self, request: Message, progress: Progress) -> Payload:
         """Embed one window.
@@ -53,7 +53,7 @@ class Embedder:
         filled = 0
         for number, (sha256, locator) in enumerate(request):
             try:
-                image = _picture(sha256, locator)
+                image = picture(sha256, locator)
                 self._samples[filled] = self._preprocessing.apply(image)
             except TileError as error:
                 bad[number] = (error.kind, error.message)
@@ -93,6 +93,7 @@ def start(first: Message) -> Handler:
         output=first["output"],
         batch=first["batch"],
         threads=_THREADS,
+        precision=first["precision"],
     )
     preprocessing = Preprocessing.from_document(first["preprocessing"])
     if preprocessing.shape != engine.sample_shape:
@@ -104,7 +105,7 @@ def start(first: Message) -> Handler:
     return Embedder(engine, preprocessing).embed
 
 
-def _picture(sha256: str, locator: list[str | int]) -> NDArray[np.uint8]:
+def picture(sha256: str, locator: list[str | int]) -> NDArray[np.uint8]:
     """Return a tile's pixels, uint8 [h, w, 3].
 
     Raises:

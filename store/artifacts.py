@@ -9,22 +9,23 @@ Writers hold `artifacts/.lock` shared from their first put until the event that 
 collection holds it exclusively.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from journal.durable import fsync_dir
 from store.canonical import Digest, is_digest
-from store.errors import ArtifactError, ArtifactsBusyError, ErrorKind, from_os_error
+from store.errors import ArtifactError, ArtifactsBusyError, ErrorKind, from_os_error, is_shortage, unread
 from store.events import ArtifactRef
 from store.layout import Layout
-from store.writeonce import Draft, draft, sync_existing
+from store.quarantine import set_aside
+from store.writeonce import Draft, draft, read_regular, sync_existing
 
 _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01
@@ -36,7 +37,7 @@ class Artifacts:
 
     Attributes:
         layout: Where it lies.
-        created: How many files were made through this object.
+        created: How many files were made through this object, copies in quarantine among them.
         replaced: Digest and place in quarantine of damaged objects that were replaced through this object.
     """
 
@@ -126,6 +127,26 @@ class Artifacts:
         """Store what was written to a draft; it is hashed from the file itself."""
         return self._publish(new, _hash(new.fd))
 
+    def take(self, ref: ArtifactRef, pieces: Iterable[bytes]) -> None:
+        """Store an artifact that comes in pieces from elsewhere, if it is the one that was named.
+
+        Raises:
+            ArtifactError: It is another one, or longer; nothing was stored.
+            DiskFullError: No space.
+            CacheUnusableError: The folder cannot be written.
+        """
+        with self.draft() as new:
+            state, size = hashlib.sha256(), 0
+            for piece in pieces:
+                state.update(piece)
+                size += len(piece)
+                if size > ref.size:
+                    break
+                new.write(piece)
+            if size != ref.size or state.hexdigest() != ref.sha256:
+                raise self._error(ref, "other bytes")
+            self._publish(new, ref)
+
     def _publish(self, new: Draft, ref: ArtifactRef) -> ArtifactRef:
         folder = self.layout.artifact_folder(ref.sha256)
         try:
@@ -147,12 +168,18 @@ class Artifacts:
         """Return the size of the object, or nothing if there is none or it is no regular file."""
         try:
             found = os.lstat(self.layout.artifact(digest))
-        except OSError:
+        except OSError as error:
+            if is_shortage(error):
+                raise from_os_error(error, f"artifact {digest}") from error
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def damage(self, ref: ArtifactRef) -> str | None:
-        """Hash the object and say what is wrong with it, or nothing."""
+        """Hash the object and say what is wrong with it, or nothing.
+
+        Raises:
+            CacheUnusableError: This process lacks memory or open files, so that nobody knows.
+        """
         try:
             fd = os.open(
                 self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -160,7 +187,7 @@ class Artifacts:
         except FileNotFoundError:
             return "missing"
         except OSError as error:
-            return f"unreadable ({error.strerror})"
+            return self._unopened(ref, error)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
@@ -169,26 +196,73 @@ class Artifacts:
                 return f"expected {ref.size} bytes, found {found.st_size}"
             actual = _hash(fd).sha256
         except OSError as error:
-            return f"unreadable ({error.strerror})"
+            if is_shortage(error):
+                raise from_os_error(error, f"artifact {ref.sha256}") from error
+            return unread(error)
         finally:
             os.close(fd)
         return None if actual == ref.sha256 else f"expected SHA-256 {ref.sha256[:12]}, found {actual[:12]}"
+
+    def _unopened(self, ref: ArtifactRef, error: OSError) -> str:
+        """Say why an object could not be opened; a shortage of this process says nothing about it.
+
+        Raises:
+            CacheUnusableError: It is such a shortage.
+        """
+        if is_shortage(error):
+            raise from_os_error(error, f"artifact {ref.sha256}") from error
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            return "not a regular file"
+        return unread(error)
 
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the bytes of an artifact after checking them.
 
         Raises:
-            ArtifactError: It is missing or damaged.
+            ArtifactError: It is missing, damaged, or the disk fails.
+            CacheUnusableError: Permissions, or a lack of memory or open files.
         """
         if not self.present(ref):
             raise self._error(ref, self.damage(ref) or "changed while it was looked at")
         try:
-            data = self.layout.artifact(ref.sha256).read_bytes()
+            data = read_regular(self.layout.artifact(ref.sha256), limit=ref.size)
+        except FileNotFoundError:
+            data = None
         except OSError as error:
+            if error.errno == errno.EIO:
+                raise self._error(ref, unread(error)) from error
             raise from_os_error(error, f"artifact {ref.sha256}") from error
+        if data is None:
+            raise self._error(ref, "changed while it was looked at")
         if hashlib.sha256(data).hexdigest() != ref.sha256:
             raise self._error(ref, "other bytes")
         return data
+
+    def pieces(self, ref: ArtifactRef) -> Iterator[bytes]:
+        """Yield the bytes of an artifact, however large, while they are checked: at the end it is known what they were.
+
+        Raises:
+            ArtifactError: It is missing, damaged, or the disk fails; what was yielded before is not to be believed.
+            CacheUnusableError: This process lacks memory or open files.
+        """
+        if not self.present(ref):
+            raise self._error(ref, self.damage(ref) or "changed while it was looked at")
+        state, done = hashlib.sha256(), 0
+        with self.opened(ref) as path, open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a path of this process
+            while done <= ref.size:
+                try:
+                    piece = file.read(_CHUNK)
+                except OSError as error:
+                    if is_shortage(error):
+                        raise from_os_error(error, f"artifact {ref.sha256}") from error
+                    raise self._error(ref, unread(error)) from error
+                if not piece:
+                    break
+                state.update(piece)
+                done += len(piece)
+                yield piece
+        if done != ref.size or state.hexdigest() != ref.sha256:
+            raise self._error(ref, "other bytes")
 
     @contextmanager
     def opened(self, ref: ArtifactRef) -> Iterator[str]:
@@ -210,31 +284,22 @@ class Artifacts:
 
     def names(self) -> Iterator[tuple[str, os.stat_result, Path]]:
         """Yield (digest, lstat, path) of every well-named object; anything else has an empty digest."""
-        for folder in sorted(self.layout.artifacts.iterdir()):
-            if folder == self.layout.artifacts_lock:
+        lock = self.layout.artifacts_lock.name
+        for folder in _entries(self.layout.artifacts):
+            if folder.name == lock:
                 continue
-            if len(folder.name) != 2 or folder.is_symlink() or not folder.is_dir():
-                yield "", os.lstat(folder), folder
+            if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
+                yield "", folder.stat(follow_symlinks=False), Path(folder.path)
                 continue
-            for path in sorted(folder.iterdir()):
-                well = is_digest(path.name) and path.name[:2] == folder.name
-                yield Digest(path.name if well else ""), os.lstat(path), path
+            for entry in _entries(folder.path):
+                well = is_digest(entry.name) and entry.name[:2] == folder.name
+                yield Digest(entry.name if well else ""), entry.stat(follow_symlinks=False), Path(entry.path)
 
     def quarantine(self, digest: str) -> str:
         """Keep a damaged object as evidence and free its name; returns where it lies, relative to the cache."""
-        path = self.layout.artifact(digest)
-        number = 0
-        while True:
-            kept = self.layout.quarantine / f"{digest}.{number}"
-            try:
-                os.link(path, kept, follow_symlinks=False)
-                break
-            except FileExistsError:
-                number += 1
-        fsync_dir(self.layout.quarantine)
-        path.unlink()
-        fsync_dir(path.parent)
-        return f"{self.layout.quarantine.name}/{kept.name}"
+        kept = set_aside(self.layout, self.layout.artifact(digest))
+        self.created += 1
+        return kept
 
     @staticmethod
     def _error(ref: ArtifactRef, found: str) -> ArtifactError:
@@ -242,6 +307,20 @@ class Artifacts:
         return ArtifactError(
             kind, f"artifact {ref.sha256[:12]}: {found}", hint="c10 build (runs the damaged step again)"
         )
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name. There are 257 folders to look into: paths for all of them would take longest."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def counted(pieces: Iterable[bytes], on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
+    """Pass pieces on, and tell how long each was once it has been taken."""
+    for piece in pieces:
+        yield piece
+        if on_bytes is not None:
+            on_bytes(len(piece))
 
 
 def _let_go(fd: int) -> None:

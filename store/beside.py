@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from journal import HeadMovedError, Journal
-from store import recovery
+from store import evidence, recovery
 from store.artifacts import Artifacts
 from store.canonical import Document
-from store.errors import ErrorKind, RequestRefusedError, UnknownEventError
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.events import Event, GenerationAccepted
 from store.exposure import refuse_exposed
 from store.facts import Clock
@@ -104,7 +104,11 @@ def open_beside(
                 " written",
                 hint="use the newer C10 that wrote this cache",
             )
-        recovery.check(ledger.state, observed)
+        try:
+            recovery.check(ledger.state, observed)
+        except DamagedHistoryError as error:
+            chains = [entry.chain.hex() for entry in journal.entries(1)]
+            raise evidence.explained(layout, ledger.state, chains, error) from error
         yield Beside(layout=layout, ledger=ledger, artifacts=Artifacts(layout))
     finally:
         ledger.close()

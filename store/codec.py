@@ -35,6 +35,7 @@ TABLE: Mapping[str, tuple[int, type[Event]]] = {
     "build.failed": (1, e.BuildFailed),
     "build.abandoned": (1, e.BuildAbandoned),
     "build.refused": (1, e.BuildRefused),
+    "build.denied": (1, e.BuildDenied),
     "rolled.back": (1, e.RolledBack),
     "generation.accepted": (1, e.GenerationAccepted),
     "generation.signed": (1, e.GenerationSigned),

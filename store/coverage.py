@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from store.artifacts import Artifacts
+from store.attached import artifacts_of, attached_to_failure
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.events import ArtifactRef
 from store.layout import KNOWN_ENTRIES
 from store.manifest import Manifest
 from store.state import State
 from store.tables import BlockRow, decode_blocks
+from store.trust import signed_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,14 +207,18 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
     for build in state.builds.values():
         if build.number in collected:
             continue
-        digests.update(event.artifact.sha256 for _, event in build.engines)
+        engines = (*(event for _, event in build.engines), *filter(None, (build.stand_in,)))
+        digests.update(ref.sha256 for event in engines for ref in artifacts_of(event))
         digests.update(ref.sha256 for ref in (build.calibration,) if ref)
         digests.update(event.table.sha256 for event in (build.tiles,) if event)
         digests.update(event.geography.sha256 for event in (build.coverage,) if event)
         digests.update(
+            ref.sha256 for event in (build.failure,) if event for ref in attached_to_failure(event).values()
+        )
+        digests.update(
             sha for event in (build.index,) if event for sha in (event.artifact.sha256, event.blocks.sha256)
         )
-    digests.update(event.artifact.sha256 for event in state.memo.engines.values())
+    digests.update(ref.sha256 for event in state.memo.engines.values() for ref in artifacts_of(event))
     digests.update(
         sha for event in state.memo.indexes.values() for sha in (event.artifact.sha256, event.blocks.sha256)
     )
@@ -244,7 +250,7 @@ def _strangers(artifacts: Artifacts) -> Iterable[str]:
         layout.segments: {*layout.segment_files().values()},
     }
     for folder, names in expected.items():
-        signatures = {name.removesuffix(".json") + ".sig" for name in names}
         for entry in sorted(os.scandir(folder), key=lambda found: found.name):
-            if entry.name not in names and entry.name not in signatures:
+            signed = signed_manifest(entry.name)
+            if entry.name not in names and (signed is None or signed[0] not in names):
                 yield f"{folder.name}/{entry.name}: expected nothing of this name"

@@ -232,6 +232,20 @@ class BuildRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BuildDenied:
+    """A run did not become a build, since another one held the build lock; it belongs to no build.
+
+    `holder` is what the holder said of itself, `waited_ms` how long the run waited, `inputs` what it was to build.
+    """
+
+    identity: str
+    holder: Document
+    waited_ms: int
+    inputs: Document
+    host: Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolledBack:
     """The next commit, in the same transaction, shows an earlier build: `left` and `target` are origins."""
 
@@ -297,7 +311,11 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """Artifacts came from a bundle of another cache; its step results follow as events of no build."""
+    """Records before this one, or artifacts, came from a bundle: this copy goes its own way from here.
+
+    `source` is the name of the file, `bundle` its digest and size (it is no artifact of the cache), `cache_id` that of
+    the cache it comes from, `generations` those that were new here, `artifacts` how many were stored.
+    """
 
     source: str
     cache_id: str
@@ -325,6 +343,7 @@ Event: TypeAlias = (
     | BuildFailed
     | BuildAbandoned
     | BuildRefused
+    | BuildDenied
     | RolledBack
     | GenerationAccepted
     | GenerationSigned

@@ -10,10 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self, assert_never
 
-from store.errors import IncompatibleDeviceError, NoGoError
-
-UNREADABLE = "unreadable"
-"""How `found` begins where the operating system refused: nothing is known of the content."""
+from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
 
 
 class Depth(StrEnum):
@@ -214,6 +211,7 @@ def _mend(finding: Finding, root: Path) -> str:
             return f"{build} on that device, with its libraries"
         case ProblemKind.SIGNATURE | ProblemKind.EXPOSED:
             signed = finding.kind is ProblemKind.SIGNATURE
-            return f"{build} (with a signing_key that is trusted)" if signed else f"chmod -R o-w {root}"
+            sign = f"c10 sign --cache {cache} (with a signing_key that is trusted)"
+            return sign if signed else f"chmod -R o-w {root}"
         case _:
             assert_never(finding.kind)

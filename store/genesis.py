@@ -18,15 +18,18 @@ from store.layout import Layout
 WRITER = "c10"
 
 
-def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool) -> None:
+def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool) -> bool:
     """Make the cache if there is none.
+
+    Returns:
+        Whether this call made it.
 
     Raises:
         StoreError, journal.JournalError: The folder or file system cannot be used.
     """
     layout.create()
     if layout.exists():
-        return
+        return False
     created = CacheCreated(cache_id=secrets.token_hex(16), format=manifest.FORMAT, writer=WRITER)
     record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
     # Shared, so that a recovery beside this one does not take the newborn for garbage.
@@ -37,3 +40,5 @@ def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool
             scratch=layout.scratch,
             allow_unknown_filesystem=allow_unknown_filesystem,
         )
+        return True
+    return False

@@ -12,11 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from journal.durable import fsync_dir
+from journal.filesystem import filesystem_type
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
 from store.manifest import MANIFEST_NAME
 
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.events")
 _JOURNAL_ASIDE = re.compile(r"journal\.mdb\.([0-9]{1,18})")
+_KERNELS_OWN = {
+    0x9FA0: "procfs",
+    0x62656572: "sysfs",
+    0x64626720: "debugfs",
+    0x27E0EB: "cgroup",
+    0x63677270: "cgroup2",
+    0x1CD1: "devpts",
+}
+"""Type numbers of file systems (linux/magic.h) in which the kernel shows itself."""
+
 FOLDERS = ("artifacts", "manifests", "segments", "quarantine", "tmp")
 KNOWN_ENTRIES = frozenset({*FOLDERS, "journal.mdb", "journal.mdb-lock", "build.lock", "lost+found"})
 """What may lie in the root; a cache may be the root of its own file system."""
@@ -131,8 +142,11 @@ class Layout:
         try:
             for name in FOLDERS:
                 (self.root / name).mkdir(exist_ok=True, mode=0o755)
+            with os.scandir(self.artifacts) as entries:
+                there = {entry.name for entry in entries if entry.is_dir()}
             for first in range(256):
-                (self.artifacts / f"{first:02x}").mkdir(exist_ok=True, mode=0o755)
+                if (name := f"{first:02x}") not in there:
+                    (self.artifacts / name).mkdir(exist_ok=True, mode=0o755)
             for folder in (self.artifacts, self.root):
                 fsync_dir(folder)
         except OSError as error:
@@ -152,6 +166,12 @@ class Layout:
                 folder.mkdir(exist_ok=True, mode=0o755)
                 fsync_dir(folder.parent)
         except OSError as error:
+            if shown := _kernels_own(self.root):
+                raise CacheUnusableError(
+                    ErrorKind.FILE_SYSTEM,
+                    f"expected a disk for the cache, found {self.root} on {shown}, which keeps no files",
+                    hint="choose another --cache DIR, on ext4, xfs, btrfs, f2fs or tmpfs",
+                ) from error
             raise from_os_error(error, f"cache folder {self.root}") from error
 
     def manifest_files(self) -> dict[int, str]:
@@ -177,6 +197,15 @@ class Layout:
                     f"expected an empty folder or a cache, found {strange[0]!r} in {self.root}",
                     hint="choose another --cache DIR",
                 )
+
+
+def _kernels_own(path: Path) -> str:
+    """Return the name of the file system of the kernel's own that a path would lie on; empty for any other."""
+    there = next((above for above in (path, *path.parents) if above.exists()), None)
+    try:
+        return _KERNELS_OWN.get(filesystem_type(there), "") if there is not None else ""
+    except OSError:
+        return ""
 
 
 def _numbered(folder: Path, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:

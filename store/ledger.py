@@ -15,8 +15,9 @@ from journal.errors import JournalClosedError, JournalIOError
 from journal.record import Chain, Entry, Head, Record, encode, link
 from store.events import Event
 from store.facts import Clock, to_fact, to_facts, to_record
+from store.fold import absorb
 from store.layout import Layout
-from store.state import State, absorb
+from store.state import State
 
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 

@@ -14,13 +14,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from store.canonical import CanonicalError, Document, decode, encode, is_digest, sha256
+from store import strict
+from store.attached import GOLDEN, attached, without_attached
+from store.canonical import CanonicalError, Document, Value, decode, encode, sha256
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.events import ArtifactRef, EngineCompiled
 from store.identity import build_identity
 from store.state import Build, BuildStatus, Generation, Position, State, checks_of
 
 FORMAT = 1
+_BILLION = 1_000_000_000
 MAX_BYTES = 64 * 1024
 LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What a model may be called; never used as a path."""
@@ -58,6 +61,29 @@ class EngineEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandInEntry:
+    """The engine that made the descriptors on behalf of one for another device, and what that one must answer.
+
+    Attributes:
+        step_key: Of the stand-in.
+        sha256: Digest of its bytes, which are not flown.
+        backend: What compiled it.
+        version: Version of that library.
+        target: The device that it ran on.
+        golden: Its answers to the golden images (`store.golden`).
+        least_cosine: What the answers of the engine that it stands in for must agree to with them.
+    """
+
+    step_key: str
+    sha256: str
+    backend: str
+    version: str
+    target: str
+    golden: ArtifactRef
+    least_cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
     """The descriptor index and the block table it was made from."""
 
@@ -88,6 +114,7 @@ class Manifest:
     vector_space: str
     engines: tuple[EngineEntry, ...]
     index: IndexEntry
+    stand_in: StandInEntry | None
 
     @property
     def sha256(self) -> str:
@@ -106,6 +133,8 @@ class Manifest:
         yield "geographic report", self.geography
         for engine in self.engines:
             yield f"engine {engine.model}", engine.artifact
+        if self.stand_in is not None:
+            yield "golden answers", self.stand_in.golden
         yield "descriptor index", self.index.artifact
         yield "block table", self.index.blocks
 
@@ -168,7 +197,7 @@ def _body_1(state: State, build: Build) -> Document:
             hint="c10 verify --full",
         )
     models = {model["name"]: model for model in build.inputs["models"]}
-    stand_in = build.stand_in or dict(build.engines).get(_descriptor_name(build))
+    embedder = build.stand_in or dict(build.engines).get(_descriptor_name(build))
     return {
         "identity": build.identity,
         "inputs": build.inputs,
@@ -184,7 +213,7 @@ def _body_1(state: State, build: Build) -> Document:
             "metric": index.metric,
             "dimensions": index.dimensions,
             "rows": index.rows,
-            "embedded_by": _embedded_by(stand_in),
+            "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
         },
         "geography": {
             "report": _ref(coverage.geography),
@@ -252,7 +281,7 @@ def _descriptor_name(build: Build) -> str:
     return next((str(model["name"]) for model in build.inputs["models"] if model["role"] == "descriptor"), "")
 
 
-def _embedded_by(event: EngineCompiled | None) -> Document:
+def _embedded_by(event: EngineCompiled | None) -> dict[str, Value]:
     """Which engine made the descriptors: the one handed out, or a stand-in of the same network."""
     if event is None:
         return {}
@@ -264,6 +293,12 @@ def _embedded_by(event: EngineCompiled | None) -> Document:
         "version": components["version"],
         "target": components["target"],
     }
+
+
+def _golden(stand_in: EngineCompiled | None) -> dict[str, Value]:
+    """What a stand-in answered: on board the engine that it stands in for is held against it."""
+    found = None if stand_in is None else attached(stand_in).get(GOLDEN)
+    return {} if found is None else {"golden": _ref(found)}
 
 
 def _engine(model: Document, event: EngineCompiled) -> Document:
@@ -278,7 +313,7 @@ def _engine(model: Document, event: EngineCompiled) -> Document:
         "target": components["target"],
         "precision": components["precision"],
         "batch": components["batch"],
-        "signature": event.signature,
+        "signature": without_attached(event.signature),
         "preprocessing": model["preprocessing"],
     }
 
@@ -300,11 +335,11 @@ def _envelope(document: Document) -> Envelope:
     if document.keys() != {"cache_id", "generation", "origin", "prev_head", "time_ns"}:
         raise ValueError(f"envelope holds {sorted(document)}")
     return Envelope(
-        cache_id=_text(document["cache_id"]),
-        generation=_count(document["generation"]),
-        origin=_count(document["origin"]),
-        before=Position(_count(before["seq"]), _digest(before["chain"])),
-        wall_ns=_count(document["time_ns"]),
+        cache_id=strict.text(document["cache_id"]),
+        generation=strict.count(document["generation"]),
+        origin=strict.count(document["origin"]),
+        before=Position(strict.count(before["seq"]), strict.digest(before["chain"])),
+        wall_ns=strict.count(document["time_ns"]),
     )
 
 
@@ -316,29 +351,31 @@ def _manifest(raw: bytes, body: Document, envelope: Envelope) -> Manifest:
         raise ValueError("the inputs name another tile set or calibration")
     engines = tuple(_parse_engine(engine) for engine in body["engines"])
     _consistent(inputs["models"], engines)
+    stand_in = _parse_stand_in(index.get("embedded_by", {}), engines, inputs)
     return Manifest(
         raw=raw,
         body=body,
         body_sha256=body_digest(body),
         envelope=envelope,
-        identity=_digest(body["identity"]),
+        identity=strict.digest(body["identity"]),
         inputs=inputs,
-        tiles=_parse_ref(tiles["table"]),
-        tile_count=_count(tiles["count"]),
-        tile_set=_digest(tiles["digest"]),
-        calibration=_parse_ref(body["calibration"]),
-        geography=_parse_ref(body["geography"]["report"]),
-        vector_space=_digest(body["vector_space"]),
+        tiles=strict.artifact_ref(tiles["table"]),
+        tile_count=strict.count(tiles["count"]),
+        tile_set=strict.digest(tiles["digest"]),
+        calibration=strict.artifact_ref(body["calibration"]),
+        geography=strict.artifact_ref(body["geography"]["report"]),
+        vector_space=strict.digest(body["vector_space"]),
         engines=engines,
         index=IndexEntry(
-            artifact=_parse_ref(index["artifact"]),
-            blocks=_parse_ref(index["blocks"]),
-            step_key=_digest(index["step_key"]),
-            kind=_text(index["kind"]),
-            metric=_text(index["metric"]),
-            dimensions=_count(index["dimensions"]),
-            rows=_count(index["rows"]),
+            artifact=strict.artifact_ref(index["artifact"]),
+            blocks=strict.artifact_ref(index["blocks"]),
+            step_key=strict.digest(index["step_key"]),
+            kind=strict.text(index["kind"]),
+            metric=strict.text(index["metric"]),
+            dimensions=strict.count(index["dimensions"]),
+            rows=strict.count(index["rows"]),
         ),
+        stand_in=stand_in,
     )
 
 
@@ -352,49 +389,40 @@ def _consistent(models: Sequence[Document], engines: tuple[EngineEntry, ...]) ->
 
 
 def _parse_engine(document: Document) -> EngineEntry:
-    model = _text(document["model"])
+    model = strict.text(document["model"])
     if not LABEL.fullmatch(model):
         raise ValueError(f"model name {model!r}")
     return EngineEntry(
         model=model,
-        role=_text(document["role"]),
-        artifact=_parse_ref(document["artifact"]),
-        step_key=_digest(document["step_key"]),
-        backend=_text(document["backend"]),
-        version=_text(document["version"]),
-        target=_text(document["target"]),
-        precision=_text(document["precision"]),
-        batch=_count(document["batch"]),
-        signature=_map(document["signature"]),
-        preprocessing=_map(document["preprocessing"]),
+        role=strict.text(document["role"]),
+        artifact=strict.artifact_ref(document["artifact"]),
+        step_key=strict.digest(document["step_key"]),
+        backend=strict.text(document["backend"]),
+        version=strict.text(document["version"]),
+        target=strict.text(document["target"]),
+        precision=strict.text(document["precision"]),
+        batch=strict.count(document["batch"]),
+        signature=strict.document(document["signature"]),
+        preprocessing=strict.document(document["preprocessing"]),
     )
 
 
-def _parse_ref(document: Document) -> ArtifactRef:
-    if document.keys() != {"sha256", "size"}:
-        raise ValueError("an artifact is named by digest and size alone")
-    return ArtifactRef(sha256=_digest(document["sha256"]), size=_count(document["size"]))
-
-
-def _digest(value: object) -> str:
-    if not isinstance(value, str) or not is_digest(value):
-        raise ValueError(f"expected 64 hexadecimal digits, found {value!r:.80}")
-    return value
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 63:
-        raise ValueError(f"expected a count, found {value!r:.80}")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 256:
-        raise ValueError(f"expected a short text, found {value!r:.80}")
-    return value
-
-
-def _map(value: object) -> Document:
-    if not isinstance(value, dict):
-        raise TypeError(f"expected a map, found {value!r:.80}")
-    return value
+def _parse_stand_in(
+    document: Document, engines: tuple[EngineEntry, ...], inputs: Document
+) -> StandInEntry | None:
+    descriptor = next(engine for engine in engines if engine.role == "descriptor")
+    if "golden" not in document:
+        if document.get("step_key", descriptor.step_key) != descriptor.step_key:
+            raise ValueError(
+                "another engine embedded the tiles than the one handed out, and nothing compares them"
+            )
+        return None
+    return StandInEntry(
+        step_key=strict.digest(document["step_key"]),
+        sha256=strict.digest(document["sha256"]),
+        backend=strict.text(document["backend"]),
+        version=strict.text(document["version"]),
+        target=strict.text(document["target"]),
+        golden=strict.artifact_ref(document["golden"]),
+        least_cosine=strict.count(inputs["checks"]["parity_ppb"]) / _BILLION,
+    )

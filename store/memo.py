@@ -6,8 +6,9 @@ counts for the bytes it looked at, and for no others that later take their place
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, assert_never
 
+from store.attached import artifacts_of
 from store.events import CellEmbedded, CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
 
 CellName: TypeAlias = tuple[str, int, int, int]
@@ -69,7 +70,7 @@ class Memo:
             case EngineCompiled(key=key):
                 self.engines[key] = result
                 self._void(key, keep=result.artifact.sha256)
-                self.made[result.artifact.sha256] = made
+                self.made |= dict.fromkeys((ref.sha256 for ref in artifacts_of(result)), made)
             case IndexBuilt(key=key):
                 self.indexes[key] = result
                 self._void(key, keep=result.artifact.sha256)
@@ -77,6 +78,8 @@ class Memo:
             case CellEmbedded(space=space, zoom=zoom, cell_x=cell_x, cell_y=cell_y):
                 self._keep((space, zoom, cell_x, cell_y), (result,))
                 self.made[result.block.sha256] = made
+            case _:
+                assert_never(result)
 
     def judge(self, verdict: CheckPassed | CheckFailed) -> None:
         """Take a check's outcome; a failed one takes the result, and all its passes, away.

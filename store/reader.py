@@ -14,27 +14,35 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from store.errors import ArtifactError, ErrorKind, NoGoError, StoreError
+from store import machine
+from store.errors import (
+    ArtifactError,
+    ErrorKind,
+    IncompatibleDeviceError,
+    NoGoError,
+    from_os_error,
+    is_shortage,
+)
 from store.events import ArtifactRef
 from store.exposure import exposed
+from store.golden import Vectors, decode_answers
 from store.identity import tile_of, tile_set
 from store.manifest import MANIFEST_NAME, MAX_BYTES, EngineEntry, Manifest
 from store.preprocessing import Preprocessing
+from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
 from store.sealed import Sealed, SealError, digest, open_regular, seal
 from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
-from store.trust import TrustedKey
-from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, judge
+from store.trust import TrustedKey, signature_name, signed_manifest
+from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
 
 __all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
 
 _MAX_SIGNATURE = 4096
-_BACKENDS = {"onnxruntime": ("onnxruntime", frozenset({"cpu"}))}
-"""Backend to the distribution that runs it and the targets it can run anywhere."""
 
 
 class Tile(NamedTuple):
@@ -56,13 +64,18 @@ class Verification:
 
 @dataclass(slots=True)
 class FlightCache:
-    """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once."""
+    """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
+
+    `elsewhere` names the models whose engines are for another device, and how: none in a cache that is flown.
+    """
 
     manifest: Manifest
     _folder: int
     _files: dict[str, int] = field(default_factory=dict)
     _sealed: dict[str, Sealed] = field(default_factory=dict)
     _tiles: TileTable | None = None
+    _proofs: Path | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -72,6 +85,8 @@ class FlightCache:
         trusted_keys: TrustedKeys,
         floor: int | Mapping[str, int] | None = None,
         generation: int | None = None,
+        proofs: str | os.PathLike[str] | None = None,
+        flown: bool = True,
     ) -> "FlightCache":
         """Open the newest generation, or the one named, if it may be flown.
 
@@ -81,22 +96,37 @@ class FlightCache:
                 `ALLOW_UNSIGNED`.
             floor: Least generation to accept, for any cache or per known cache id (`store.floors.Floors`).
             generation: An older generation to use instead of the newest; never below the floor.
+            proofs: A folder outside of the cache, only for its owner to write to, in which it is remembered that an
+                engine answers here as its stand-in did on the ground (`store.proofs`); it is made if it is missing.
+            flown: Off for a look from the ground: engines for other devices are no reason to refuse, and are not
+                handed out.
 
         Raises:
             NoGoError: With every reason why not.
             IncompatibleDeviceError: The cache is sound but for another device.
+            CacheUnusableError: This process lacks memory or open files; that says nothing about the cache.
         """
         try:
             folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            if is_shortage(error):
+                raise from_os_error(error, f"cache {os.fspath(root)}") from error
             raise _no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
         try:
             _refuse_exposed(folder)
-            raw, signature, number = _read_manifest(folder, generation)
+            raw, signatures, number = _read_manifest(folder, generation)
             policy = Policy(
-                trusted_keys=trusted_keys, floor=floor, libraries=_installed(), targets=dict(_targets())
+                trusted_keys=trusted_keys,
+                floor=floor,
+                libraries=machine.libraries(),
+                targets=machine.TARGETS,
+                covered=machine.covered,
+                device=machine.device,
+                flown=flown,
             )
-            cache = cls(judge(raw, signature, generation=number, policy=policy), folder)
+            cache = cls(judge(raw, signatures, generation=number, policy=policy), folder)
+            cache._proofs = None if proofs is None else Path(proofs)
+            cache.elsewhere = elsewhere(cache.manifest, policy)
         except BaseException:
             os.close(folder)
             raise
@@ -178,16 +208,22 @@ class FlightCache:
     def engine(self, name: str, *, threads: int = 1) -> Engine:
         """Return an engine, loaded and ready to run.
 
+        Where tiles were embedded by a stand-in of the descriptor engine, this one is first asked the golden questions,
+        once per device: see `store.proofs`.
+
         Raises:
             KeyError: No model has this name.
-            NoGoError: The bytes are not the ones named.
+            NoGoError: The bytes are not the ones named; or it answers otherwise than its stand-in.
+            IncompatibleDeviceError: It is for another device, in a cache that is not flown.
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
         """
         entry = self._entry(name)
+        if name in self.elsewhere:
+            raise IncompatibleDeviceError([self.elsewhere[name]], hint="load it on its own device")
         names = [entry.signature.get(end) for end in ("input", "output")]
         if not all(isinstance(end, str) for end in names):
             raise _damaged([f"engine {name}: expected the names of its input and output, found {names}"])
-        return load_engine(
+        engine = load_engine(
             self._view(f"engine {name}", entry.artifact),
             backend=entry.backend,
             version=entry.version,
@@ -195,7 +231,12 @@ class FlightCache:
             output=str(names[1]),
             batch=entry.batch,
             threads=threads,
+            target=entry.target,
+            precision=entry.precision,
         )
+        if entry is self.manifest.descriptor_engine:
+            self._require_agreement(entry, engine)
+        return engine
 
     def descriptor_index(self) -> DescriptorIndex:
         """Return the index, loaded from sealed memory and checked against the manifest.
@@ -251,6 +292,35 @@ class FlightCache:
             f"no engine {name!r} in this cache, only {[entry.model for entry in self.manifest.engines]}"
         )
 
+    def _require_agreement(self, entry: EngineEntry, engine: Engine) -> None:
+        """Hold an engine that could not be run where the cache was built against its stand-in."""
+        stand_in = self.manifest.stand_in
+        if stand_in is None:
+            return
+        preprocessing = self.preprocessing
+        about = claim(
+            engine=entry.artifact.sha256,
+            golden=stand_in.golden.sha256,
+            backend=entry.backend,
+            version=entry.version,
+            preprocessing=preprocessing,
+        )
+
+        def answers() -> Vectors:
+            try:
+                return decode_answers(self._view("golden answers", stand_in.golden))
+            except ArtifactError as error:
+                raise _damaged([error.message]) from error
+
+        require_agreement(
+            about,
+            engine.run,
+            answers=answers,
+            preprocessing=preprocessing,
+            least_cosine=stand_in.least_cosine,
+            folder=self._proofs,
+        )
+
     def _open_artifacts(self) -> None:
         problems = list[str]()
         for role, ref in self.manifest.artifacts():
@@ -278,7 +348,7 @@ class FlightCache:
         manifest = self.manifest
         try:
             tiles = decode_tiles(self._view("tile table", manifest.tiles))
-        except StoreError as error:
+        except (ArtifactError, NoGoError) as error:
             return error.message
         if len(tiles) != manifest.tile_count:
             return f"expected {manifest.tile_count} tiles, found {len(tiles)}"
@@ -289,7 +359,7 @@ class FlightCache:
         index = self.manifest.index
         try:
             rows = decode_blocks(self._view("block table", index.blocks))
-        except StoreError as error:
+        except (ArtifactError, NoGoError) as error:
             return (), error.message
         found = sum(row.rows for row in rows)
         return rows, None if found == index.rows else f"expected {index.rows} rows, found {found}"
@@ -315,8 +385,9 @@ def _refuse_exposed(folder: int) -> None:
         )
 
 
-def _read_manifest(folder: int, wanted: int | None) -> tuple[bytes, bytes | None, int]:
-    found = {int(match[1]): name for name in _names(folder) if (match := MANIFEST_NAME.fullmatch(name))}
+def _read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, ...], int]:
+    names = _names(folder)
+    found = {int(match[1]): name for name in names if (match := MANIFEST_NAME.fullmatch(name))}
     number = max(found, default=0) if wanted is None else wanted
     if number not in found:
         raise _no_cache(
@@ -326,7 +397,11 @@ def _read_manifest(folder: int, wanted: int | None) -> tuple[bytes, bytes | None
     raw = _small_file(folder, name, MAX_BYTES)
     if raw is None:
         raise _no_cache(f"expected a regular file of at most {MAX_BYTES} bytes as {name}")
-    return raw, _small_file(folder, name.removesuffix(".json") + ".sig", _MAX_SIGNATURE), number
+    places = sorted(
+        signed[1] for each in names if (signed := signed_manifest(each)) and signed[0] == found[number]
+    )
+    files = (_small_file(folder, signature_name(name, place), _MAX_SIGNATURE) for place in places)
+    return raw, tuple(file for file in files if file is not None), number
 
 
 def _names(folder: int) -> list[str]:
@@ -334,13 +409,15 @@ def _names(folder: int) -> list[str]:
         manifests = os.open(
             "manifests", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
         )
+        try:
+            with os.scandir(manifests) as entries:
+                return [entry.name for entry in entries]
+        finally:
+            os.close(manifests)
     except OSError as error:
+        if is_shortage(error):
+            raise from_os_error(error, "manifests") from error
         raise _no_cache(f"expected the manifests of a cache, found: {error.strerror}") from error
-    try:
-        with os.scandir(manifests) as entries:
-            return [entry.name for entry in entries]
-    finally:
-        os.close(manifests)
 
 
 def _small_file(folder: int, name: str, limit: int) -> bytes | None:
@@ -348,22 +425,13 @@ def _small_file(folder: int, name: str, limit: int) -> bytes | None:
         fd = open_regular(name, folder=folder, limit=limit)
     except SealError:
         return None
-    with os.fdopen(fd, "rb") as file:
-        return file.read(limit + 1)
-
-
-def _installed() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for backend, (distribution, _) in _BACKENDS.items():
-        try:
-            found[backend] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _targets() -> Sequence[tuple[str, frozenset[str]]]:
-    return [(backend, targets) for backend, (_, targets) in _BACKENDS.items()]
+    try:
+        with os.fdopen(fd, "rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        if is_shortage(error):
+            raise from_os_error(error, name) from error
+        return None
 
 
 def _no_cache(reason: str) -> NoGoError:

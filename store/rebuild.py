@@ -23,10 +23,11 @@ from journal.record import EMPTY
 from store import canonical, evidence, segment
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
 from store.facts import to_fact
+from store.fold import absorb
 from store.layout import Layout
 from store.manifest import head_projections, project
 from store.quarantine import set_aside
-from store.state import State, absorb
+from store.state import State
 from store.writeonce import read_regular
 
 _SOURCES = 4

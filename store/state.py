@@ -1,21 +1,16 @@
-"""State from events: `evolve` one, `fold` many.
+"""What is known of a cache at one place of its journal: its builds, its generations, and what may be reused. Pure.
 
-The state answers what the next build may reuse, what each generation shows and what every build did. It is
-pure: the same facts give the same state on any machine, at any time; nothing here reads a clock, a file or the
-environment. `evolve` never changes the state it is given. `fold` works on a private copy, so that folding a
-million facts does not copy a million maps.
+The state answers what the next build may reuse, what each generation shows and what every build did. How it comes
+about is the business of `store.fold`: here are the values alone.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from store import events as e
 from store.canonical import Document
-from store.errors import DamagedHistoryError, ErrorKind
 from store.events import ArtifactRef, Event
-from store.lineage import left_behind
-from store.memo import Made, Memo
+from store.memo import Memo
 
 GENESIS_CHAIN = "0" * 64
 FLIGHT = "flight"
@@ -116,7 +111,7 @@ class Generation:
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """Everything folded so far. Treat as a value: only this module changes one, and only a copy of its own."""
+    """Everything folded so far. Treat as a value: only `store.fold` changes one, and only a copy of its own."""
 
     position: Position = field(default_factory=Position)
     cache_id: str = ""
@@ -130,6 +125,7 @@ class State:
     open_build: int | None = None
     pending_rollback: e.RolledBack | None = None
     unknown: tuple[str, ...] = ()
+    denied: dict[int, e.BuildDenied] = field(default_factory=dict)
 
     @property
     def head(self) -> Generation | None:
@@ -160,287 +156,15 @@ class State:
             generations=dict(self.generations),
             memo=self.memo.copy(),
             undone=dict(self.undone),
+            denied=dict(self.denied),
         )
-
-
-def evolve(state: State, fact: Fact) -> State:
-    """Return the state after `fact`; `state` stays as it was.
-
-    Raises:
-        DamagedHistoryError: No C10 could have written this fact in this state.
-    """
-    return fold((fact,), state)
-
-
-def fold(facts: Iterable[Fact], start: State | None = None) -> State:
-    """Return the state after all facts, from nothing or from `start`.
-
-    Raises:
-        DamagedHistoryError: No C10 could have written these facts in this order.
-    """
-    state = start.copy() if start is not None else State()
-    absorb(state, facts)
-    return state
-
-
-def absorb(state: State, facts: Iterable[Fact]) -> None:
-    """Fold facts into a state that the caller owns, in place.
-
-    Raises:
-        DamagedHistoryError: No C10 could have written these facts in this order.
-    """
-    for fact in facts:
-        _apply(state, fact)
-
-
-def _apply(state: State, fact: Fact) -> None:
-    if fact.seq != state.position.seq + 1:
-        raise _impossible(fact, f"expected seq {state.position.seq + 1}")
-    event = fact.event
-    if not state.cache_id and not isinstance(event, e.CacheCreated):
-        raise _impossible(fact, "expected the genesis event first")
-    if isinstance(event, Unknown):
-        state.unknown = (*state.unknown, f"{event.tag} v{event.version}")
-    else:
-        try:
-            if fact.build is None:
-                _apply_to_cache(state, fact, event)
-            else:
-                _apply_to_build(state, fact, fact.build, event)
-        except DamagedHistoryError:
-            # What follows an event that is not understood may hang on it; forensics read on around it.
-            if not state.unknown:
-                raise
-    state.position = Position(fact.seq, fact.chain)
-
-
-def _apply_to_cache(state: State, fact: Fact, event: Event) -> None:
-    match event:
-        case e.CacheCreated(cache_id=cache_id):
-            if state.cache_id:
-                raise _impossible(fact, "the cache was created twice")
-            state.cache_id, state.created_ns = cache_id, fact.wall_ns
-        case e.EngineCompiled() | e.IndexBuilt() | e.CellEmbedded():
-            state.memo.remember(event, Made(fact.seq, None))
-        case e.CheckPassed() | e.CheckFailed():
-            state.memo.judge(event)
-        case e.RolledBack():
-            state.pending_rollback = event
-        case e.StepStarted() | e.Repaired() | e.Imported():
-            pass
-        case _:
-            _keep_up(state, fact, event)
-
-
-def _keep_up(state: State, fact: Fact, event: Event) -> None:
-    """What is done to generations after their commit."""
-    match event:
-        case e.GenerationAccepted(generation=number):
-            _require_generation(state, fact, number)
-            if number in state.retired:
-                raise _impossible(fact, f"generation {number} was accepted after it had been collected")
-            state.accepted |= {number}
-        case e.GenerationSigned(generation=number, key_id=key_id, signature=signature):
-            generation = _require_generation(state, fact, number)
-            signatures = (*generation.signatures, (key_id, signature))
-            state.generations[number] = replace(generation, signatures=signatures)
-        case e.CollectionPlanned(digests=digests, generations=numbers):
-            # From the plan on, not from the result: whoever dies in between has begun to remove.
-            _retire(state, fact, frozenset(numbers))
-            state.memo.evict(frozenset(digests))
-        case e.Collected(digests=digests, generations=numbers):
-            state.memo.evict(frozenset(digests))
-            state.retired |= frozenset(numbers)
-        case _:
-            raise _impossible(fact, f"{type(event).__name__} needs a build")
-
-
-def _require_generation(state: State, fact: Fact, number: int) -> Generation:
-    if number not in state.generations:
-        raise _impossible(fact, f"there is no generation {number}")
-    return state.generations[number]
-
-
-def _retire(state: State, fact: Fact, numbers: frozenset[int]) -> None:
-    for number in numbers:
-        origin = _require_generation(state, fact, number).origin
-        if state.head is None or origin == state.head.origin or number in state.accepted:
-            raise _impossible(fact, f"generation {number} was collected while it was shown or accepted")
-    state.retired |= numbers
-
-
-def _apply_to_build(state: State, fact: Fact, number: int, event: Event) -> None:
-    match event:
-        case e.BuildStarted():
-            _start(state, fact, number, event)
-        case e.BuildRefused(identity=identity, reason=reason):
-            _start(state, fact, number, None)
-            build = replace(state.builds[number], identity=identity)
-            state.builds[number] = _end(state, fact, build, BuildStatus.REFUSED, reason)
-        case e.BuildCommitted():
-            _commit(state, fact, number, event)
-        case _ if state.open_build != number:
-            raise _impossible(fact, f"{type(event).__name__} for build {number}, which is not open")
-        case _:
-            state.builds[number] = _work(state, fact, state.builds[number], event)
-
-
-def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
-    """Facts of an open build that also change what later builds may reuse, or end it."""
-    match event:
-        case e.EngineCompiled():
-            state.memo.remember(event, Made(fact.seq, build.number))
-            return _with_engine(build, event, event.model)
-        case e.CellEmbedded():
-            state.memo.remember(event, Made(fact.seq, build.number))
-            embedded = build.tiles_embedded + event.embedded
-            return replace(
-                build, coverage=None, cells_embedded=build.cells_embedded + 1, tiles_embedded=embedded
-            )
-        case e.IndexBuilt():
-            state.memo.remember(event, Made(fact.seq, build.number))
-            return replace(build, coverage=None, index=event)
-        case e.CheckPassed() | e.CheckFailed():
-            state.memo.judge(event)
-            return build
-        case e.StepReused():
-            return _reuse(state, fact, build, event)
-        case e.BuildFailed(message=message):
-            return _end(state, fact, replace(build, failure=event), BuildStatus.FAILED, message)
-        case e.BuildAbandoned(reason=reason):
-            return _end(state, fact, build, BuildStatus.ABANDONED, reason)
-        case _:
-            return _note(fact, build, event)
-
-
-def _end(state: State, fact: Fact, build: Build, status: BuildStatus, ending: str) -> Build:
-    state.open_build = None
-    return replace(build, status=status, ending=ending, ended_seq=fact.seq, ended_ns=fact.wall_ns)
-
-
-def _note(fact: Fact, build: Build, event: Event) -> Build:
-    """Facts that concern their build alone."""
-    match event:
-        case e.BuildPlanned(steps=steps):
-            return replace(build, plan=steps)
-        case e.TilesSelected():
-            return replace(build, tiles=event)
-        case e.StepStarted(kind=kind, subjects=subjects):
-            return replace(build, doing=" ".join((kind, *subjects[:1])))
-        case e.StepRetried():
-            return replace(build, retries=build.retries + 1)
-        case e.CoverageWalked():
-            return replace(build, coverage=event)
-        case e.Repaired():
-            return build
-        case _:
-            raise _impossible(fact, f"{type(event).__name__} belongs to no open build")
-
-
-def _start(state: State, fact: Fact, number: int, event: e.BuildStarted | None) -> None:
-    if state.open_build is not None:
-        raise _impossible(fact, f"build {number} began while build {state.open_build} was open")
-    if number != state.next_build:
-        raise _impossible(fact, f"expected build {state.next_build}, found {number}")
-    build = Build(number=number, started_seq=fact.seq, started_ns=fact.wall_ns)
-    if event is not None:
-        build = replace(
-            build,
-            identity=event.identity,
-            inputs=event.inputs,
-            host=event.host,
-            calibration=event.calibration,
-        )
-    state.builds[number] = build
-    state.open_build = number
-
-
-def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> None:
-    expected = len(state.generations) + 1
-    if event.generation != expected or event.origin != number or number not in state.builds:
-        raise _impossible(fact, f"expected generation {expected} of a known build, found {event.generation}")
-    rollback, build = state.pending_rollback, state.builds[number]
-    if rollback is None and state.open_build != number:
-        raise _impossible(fact, f"build {number} was committed without being open")
-    if rollback is not None:
-        if build.status is not BuildStatus.COMMITTED or rollback.target != number:
-            raise _impossible(fact, f"rolled back to build {number}, which was never committed")
-        if number in state.collected:
-            raise _impossible(fact, f"rolled back to build {number}, which had been collected")
-        if (event.body_sha256, event.format) != (build.body_sha256, build.format):
-            raise _impossible(fact, f"build {number} is shown with another body than it was committed with")
-    shown = state.head.origin if state.head else None
-    parent = shown if rollback is None else build.parent
-    if event.parent != parent or (rollback is not None and rollback.left != shown):
-        raise _impossible(fact, f"expected parent {parent} after build {shown}, found {event.parent}")
-    state.generations[expected] = Generation(
-        number=expected,
-        origin=number,
-        parent=event.parent,
-        before=state.position,
-        seq=fact.seq,
-        wall_ns=fact.wall_ns,
-        manifest_sha256=event.manifest_sha256,
-        body_sha256=event.body_sha256,
-        format=event.format,
-        signatures=((event.key_id, event.signature),) if event.signature else (),
-        rolled_back=rollback,
-    )
-    if rollback is not None:
-        _undo(state, rollback)
-        state.pending_rollback = None
-        return
-    state.open_build = None
-    state.undone.pop(build.identity or "", None)
-    state.builds[number] = replace(
-        build,
-        status=BuildStatus.COMMITTED,
-        parent=event.parent,
-        format=event.format,
-        body_sha256=event.body_sha256,
-        checks=checks_of(state, build),
-        ended_seq=fact.seq,
-        ended_ns=fact.wall_ns,
-    )
-
-
-def _undo(state: State, rollback: e.RolledBack) -> None:
-    """Mark the identities that were left."""
-    parents = {number: build.parent for number, build in state.builds.items()}
-    for origin in left_behind(parents, left=rollback.left, target=rollback.target):
-        state.undone[state.builds[origin].identity or ""] = origin
-    # Last, since a build that was left may have had the very identity that is shown now.
-    state.undone.pop(state.builds[rollback.target].identity or "", None)
 
 
 def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
-    """Return the passed checks of the very bytes that `build` shows, by check and subject."""
+    """Return the passed checks of the very bytes that `build` shows or embedded with, by check and subject."""
     shown = {(event.key, event.artifact.sha256) for _, event in build.engines}
+    if build.stand_in is not None:
+        shown.add((build.stand_in.key, build.stand_in.artifact.sha256))
     if build.index is not None:
         shown.add((build.index.key, build.index.artifact.sha256))
     return state.memo.checks_of(shown)
-
-
-def _with_engine(build: Build, event: e.EngineCompiled, model: str) -> Build:
-    if event.purpose == STAND_IN:
-        return replace(build, coverage=None, stand_in=event)
-    engines = dict(build.engines) | {model: event}
-    return replace(build, coverage=None, engines=tuple(sorted(engines.items(), key=lambda item: item[0])))
-
-
-def _reuse(state: State, fact: Fact, build: Build, event: e.StepReused) -> Build:
-    build = replace(build, steps_reused=build.steps_reused + event.count)
-    for subject, key in event.keys.items():
-        if event.kind == "engine" and isinstance(key, str) and key in state.memo.engines:
-            build = _with_engine(build, state.memo.engines[key], subject)
-        elif event.kind == "index" and isinstance(key, str) and key in state.memo.indexes:
-            build = replace(build, coverage=None, index=state.memo.indexes[key])
-        else:
-            raise _impossible(fact, f"{event.kind} {subject} was reused without having been made")
-    return build
-
-
-def _impossible(fact: Fact, found: str) -> DamagedHistoryError:
-    return DamagedHistoryError(
-        ErrorKind.IMPOSSIBLE_HISTORY, f"record {fact.seq} cannot follow: {found}", hint="c10 verify --full"
-    )

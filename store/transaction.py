@@ -20,7 +20,7 @@ from pathlib import Path
 
 from journal import HeadMovedError, Journal, JournalDamagedError
 from journal.record import Head, encode, extend
-from store import canonical, manifest
+from store import canonical, evidence, manifest
 from store.artifacts import Artifacts
 from store.canonical import Document
 from store.errors import (
@@ -38,6 +38,8 @@ from store.events import (
     BuildFailed,
     BuildStarted,
     Event,
+    GenerationSigned,
+    Repaired,
     RolledBack,
 )
 from store.exposure import refuse_exposed
@@ -46,13 +48,17 @@ from store.genesis import ensure_cache
 from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
 from store.projecting import Projections, set_head_projections
-from store.recovery import Abandon, Action, ClearScratch, Project, plan
+from store.quarantine import set_aside
+from store.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
+from store.remedies import rebuilding
 from store.rollback import RollbackPlan
 from store.state import Build, Generation, Position, State
 from store.trust import Signature, Signer
-from store.view import RESERVE_NAME, observe, rebuilding, require_cache
+from store.view import RESERVE_NAME, observe, require_cache
 
 DEFAULT_RESERVE_BYTES = 8 << 20
+_BIRTH_WRITES = 2
+"""The journal's file, and the transaction with the genesis event."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +73,7 @@ class Store:
         host: Facts about this machine, recorded with what no build explains.
         signer: Signs what is committed, if anything does.
         recovered: What opening it had to set right.
+        made: Writes at birth, files of the reserve, and strangers that were set aside.
     """
 
     layout: Layout
@@ -76,6 +83,7 @@ class Store:
     host: Document = field(default_factory=dict)
     signer: Signer | None = None
     recovered: tuple[Action, ...] = ()
+    made: int = 0
 
     @classmethod
     @contextmanager
@@ -111,8 +119,7 @@ class Store:
             StoreError, journal.JournalError: The folder or the journal cannot be used.
         """
         refuse_exposed(layout.root)
-        if create:
-            ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
+        born = create and ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
         require_cache(layout)
         try:
             journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
@@ -126,6 +133,7 @@ class Store:
             projections=Projections(layout),
             host=host or {},
             signer=signer,
+            made=_BIRTH_WRITES if born else 0,
         )
         try:
             store._recover()
@@ -151,8 +159,12 @@ class Store:
 
     @property
     def writes(self) -> int:
-        """Files created in the cache plus write transactions."""
-        return self.ledger.appended + self.projections.written + self.artifacts.created
+        """Files made or enlarged in the cache, plus transactions that changed the journal.
+
+        Files are the journal at birth, the reserve, artifacts, segments, signatures, manifests and what was set aside
+        in quarantine. Folders, lock files, and what is gone again before the store is closed, are none.
+        """
+        return self.made + self.ledger.appended + self.projections.written + self.artifacts.created
 
     def append(self, *events: Event, build: int | None) -> None:
         """Append events in one durable transaction and fold them.
@@ -216,6 +228,17 @@ class Store:
             host=self.host,
         )
         return self._commit(planned.target, parent=planned.parent, rollback=event)
+
+    def countersign(self, event: GenerationSigned) -> Generation:
+        """Append a signature of a generation that is committed already, and project it.
+
+        Raises:
+            DamagedHistoryError: It cannot be signed any more; nothing was appended.
+            journal.JournalError: The signature could not be made durable.
+            UnprojectedError: It is in the journal, but its file could not be written.
+        """
+        self.append(event, build=None)
+        return self._make_visible(self.state.generations[event.generation])
 
     def _commit(self, number: int, *, parent: int | None, rollback: RolledBack | None) -> Generation:
         while True:
@@ -285,7 +308,11 @@ class Store:
                 "expected a journal that begins with the genesis of a cache, found an empty one",
                 hint="move the cache away and build again",
             )
-        self.recovered = plan(self.state, observe(self.layout))
+        try:
+            self.recovered = plan(self.state, observe(self.layout))
+        except DamagedHistoryError as error:
+            chains = [entry.chain.hex() for entry in self.journal.entries(1)]
+            raise evidence.explained(self.layout, self.state, chains, error) from error
         self.recover(self.recovered)
         set_head_projections(self.ledger)
 
@@ -295,6 +322,8 @@ class Store:
             match action:
                 case ClearScratch():
                     self._clear_scratch()
+                case SetAside(name=name):
+                    self._set_aside(self.layout.manifests / name)
                 case Project(generation=number):
                     self._make_visible(self.state.generations[number])
                 case Abandon(build=number, step=step):
@@ -302,14 +331,28 @@ class Store:
                     abandoned = BuildAbandoned(reason=reason, step=step, host=self.host)
                     self.append_at_any_cost(abandoned, build=number)
 
+    def _set_aside(self, path: Path) -> None:
+        """Keep a stranger as evidence, and free its name."""
+        if not os.path.lexists(path):
+            return
+        subject = str(path.relative_to(self.layout.root))
+        try:
+            kept = set_aside(self.layout, path)
+        except OSError as error:
+            raise from_os_error(error, subject) from error
+        self.made += 1
+        self.append(Repaired(subject=subject, sha256="", action="set aside", quarantine=kept), build=None)
+
     def fill_reserve(self, size: int) -> None:
         """Set disk space aside, or as much as there is."""
         path = self.layout.scratch / RESERVE_NAME
         try:
             fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
+                before = os.fstat(fd).st_size
                 while size > os.fstat(fd).st_size and not _allocated(fd, size):
                     size //= 2
+                self.made += os.fstat(fd).st_size > before
             finally:
                 os.close(fd)
         except OSError as error:
@@ -327,7 +370,7 @@ class Store:
         with self.artifacts.alone() as alone:
             if alone:
                 try:
-                    _clear(self.layout)
+                    clear_scratch(self.layout)
                 except OSError as error:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
@@ -364,7 +407,12 @@ def _withdrawn(what: str) -> RequestRefusedError:
     )
 
 
-def _clear(layout: Layout) -> None:
+def clear_scratch(layout: Layout) -> None:
+    """Remove everything but the disk reserve from the scratch folder; nobody writes to it meanwhile.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
     for folder, names, files in os.walk(layout.scratch, topdown=False):
         at = Path(folder)
         for name in files:

@@ -6,7 +6,7 @@ says. (4) Its cache is known and its generation not below the floor. (5) Its eng
 the library versions that are here. What its artifacts contain is checked by whoever can read them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
@@ -29,6 +29,14 @@ ALLOW_UNSIGNED: Final = _Unsigned.ALLOWED
 TrustedKeys = Sequence[TrustedKey | bytes] | Literal[_Unsigned.ALLOWED]
 
 
+def _none(_backend: str, _target: str) -> bool:
+    return False
+
+
+def _no_gpu(_backend: str) -> str:
+    return "no GPU"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What is accepted.
@@ -37,23 +45,35 @@ class Policy:
         trusted_keys: Keys, raw public ones of 32 bytes among them, or `ALLOW_UNSIGNED`.
         floor: Least generation; or the least one per known cache id, where an unknown cache is refused.
         libraries: Backend to the version that is installed here; a backend that is missing is judged on use.
-        targets: Backend to the targets that this device can run.
+        targets: Backend to the targets that this device can run, for backends whose targets can be listed.
+        covered: Tells of the others, given a backend and a target, whether this device runs such engines.
+        device: What that device is for a backend, for messages.
+        flown: Whether engines for another device are a reason to refuse: not for a look from the ground.
     """
 
     trusted_keys: TrustedKeys
     floor: int | Mapping[str, int] | None = None
     libraries: Mapping[str, str]
     targets: Mapping[str, frozenset[str]]
+    covered: Callable[[str, str], bool] = _none
+    device: Callable[[str], str] = _no_gpu
+    flown: bool = True
 
 
-def judge(raw: bytes, signature: bytes | None, *, generation: int, policy: Policy) -> Manifest:
+def judge(raw: bytes, signatures: Sequence[bytes], *, generation: int, policy: Policy) -> Manifest:
     """Return the manifest if it may be used.
+
+    Args:
+        raw: The manifest file.
+        signatures: The signature files beside it, as many as there are; one that holds is enough.
+        generation: Which generation its name says.
+        policy: What is accepted.
 
     Raises:
         NoGoError: It may not; carries every reason of the rule that failed first.
         IncompatibleDeviceError: It is sound, but for another device or library version.
     """
-    _check_signature(raw, signature, generation, policy)
+    _check_signature(raw, signatures, generation, policy)
     manifest = parse(raw)
     if manifest.envelope.generation != generation:
         raise NoGoError(
@@ -62,13 +82,20 @@ def judge(raw: bytes, signature: bytes | None, *, generation: int, policy: Polic
             )
         )
     _check_floor(manifest, policy)
-    reasons = [reason for entry in manifest.engines if (reason := _unfit(entry, policy))]
+    entries = [entry for entry in manifest.engines if policy.flown or not _is_elsewhere(entry, policy)]
+    reasons = [reason for entry in entries if (reason := _unfit(entry, policy))]
     if reasons:
         raise IncompatibleDeviceError(reasons, hint="build a cache for this device: c10 build")
     return manifest
 
 
-def _check_signature(raw: bytes, signature: bytes | None, generation: int, policy: Policy) -> None:
+def elsewhere(manifest: Manifest, policy: Policy) -> dict[str, str]:
+    """Return the models whose engines are for another device than this one, and in which words."""
+    found = (entry for entry in manifest.engines if _is_elsewhere(entry, policy))
+    return {entry.model: _unfit(entry, policy) or "" for entry in found}
+
+
+def _check_signature(raw: bytes, signatures: Sequence[bytes], generation: int, policy: Policy) -> None:
     if policy.trusted_keys is ALLOW_UNSIGNED:
         return
     try:
@@ -77,8 +104,8 @@ def _check_signature(raw: bytes, signature: bytes | None, generation: int, polic
         reasons: Sequence[str] = str(error).splitlines()
         hint = "mend the trusted keys"
     else:
-        reasons = reasons_against(raw, signature, generation=generation, keys=keys)
-        hint = "build or roll back with a signing_key that is trusted; or allow unsigned caches by name"
+        reasons = reasons_against(raw, signatures, generation=generation, keys=keys)
+        hint = "c10 sign, with a signing_key that is trusted; or allow unsigned caches by name"
     if reasons:
         raise NoGoError(reasons, kind=ErrorKind.SIGNATURE, hint=hint)
 
@@ -103,10 +130,19 @@ def _check_floor(manifest: Manifest, policy: Policy) -> None:
         )
 
 
+def _is_elsewhere(entry: EngineEntry, policy: Policy) -> bool:
+    targets = policy.targets.get(entry.backend)
+    return entry.target not in targets if targets else not policy.covered(entry.backend, entry.target)
+
+
 def _unfit(entry: EngineEntry, policy: Policy) -> str | None:
-    targets = policy.targets.get(entry.backend, frozenset())
-    if entry.target not in targets:
-        return f"engine {entry.model}: expected a target among {sorted(targets)}, found {entry.target!r}"
+    if _is_elsewhere(entry, policy):
+        made = f"made by {entry.backend} for {entry.target!r}"
+        here = policy.targets.get(entry.backend)
+        found = (
+            f"a device for {' or '.join(map(repr, sorted(here)))}" if here else policy.device(entry.backend)
+        )
+        return f"engine {entry.model}: expected a device for an engine {made}, found {found}"
     installed = policy.libraries.get(entry.backend)
     if installed is not None and installed != entry.version:
         return f"engine {entry.model}: made by {entry.backend} {entry.version}, found {installed} here"

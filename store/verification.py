@@ -22,29 +22,33 @@ from typing import Final, assert_never
 from store.artifacts import Artifacts
 from store.coverage import named_by, processors, referenced_by, walk
 from store.errors import (
+    UNREADABLE,
     ArtifactError,
+    CacheUnusableError,
     ErrorKind,
     NoGoError,
-    StoreError,
+    is_shortage,
 )
 from store.events import ArtifactRef
 from store.exposure import exposed_path
-from store.findings import UNREADABLE, Covered, Depth, Finding, ProblemKind, Verification, judge
+from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.identity import tile_set
 from store.layout import Layout
 from store.manifest import Manifest, parse, project
-from store.projecting import signer_of
+from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
 from store.reader import FlightCache
 from store.runtime import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
 from store.state import Generation, State
 from store.tables import decode_blocks, decode_tiles
+from store.trust import TrustedKey, reasons_against, trusted
 from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import View, look
 
 _OF_REFUSAL: Final = {
     ErrorKind.DEVICE: ProblemKind.DEVICE,
+    ErrorKind.PARITY: ProblemKind.DEVICE,
     ErrorKind.SIGNATURE: ProblemKind.SIGNATURE,
     ErrorKind.PERMISSION: ProblemKind.EXPOSED,
 }
@@ -160,6 +164,7 @@ def _verify(
             run.hash(whole, until=lambda: False)
             run.look_for_strangers()
             run.look_into_tables()
+            run.look_at_stand_in()
             run.open_as_reader(trusted_keys, load=True)
         case _:
             assert_never(depth)
@@ -250,9 +255,12 @@ class _Run:
         referenced = referenced_by(self.view.state) | frozenset(self.named)
         try:
             found = walk(self.artifacts, {}, referenced=referenced, full=False)
-        except OSError as error:
-            path = os.path.relpath(str(error.filename or "."), self.view.layout.root)
-            text = f"{UNREADABLE} ({error.strerror}): nobody knows what is in it"
+        except CacheUnusableError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or is_shortage(cause):
+                raise
+            path = os.path.relpath(str(cause.filename or "."), self.view.layout.root)
+            text = f"{UNREADABLE} ({cause.strerror}): nobody knows what is in it"
             self.findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
             return
         self.unreferenced, self.unreferenced_size = len(found.unreferenced), found.unreferenced_size
@@ -268,6 +276,15 @@ class _Run:
         for wrong in _table_problems(manifest, self.artifacts):
             self._content("tables", wrong)
 
+    def look_at_stand_in(self) -> None:
+        """Note what is wrong with the engine that embedded the head's tiles and does not fly."""
+        event = self.view.state.builds[self.head.origin].stand_in
+        wrong = None if event is None else self.artifacts.damage(event.artifact)
+        if event is not None and wrong is not None:
+            self.notes.append(
+                f"stand-in engine {event.model}: {wrong}; it does not fly, and c10 repair makes it again"
+            )
+
     def open_as_reader(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
         """Open the head as the aircraft would; with `load`, engine and index as well."""
         layout = self.view.layout
@@ -276,15 +293,32 @@ class _Run:
         self.notes.extend(exposed_path(layout.root, to=stat.S_IWGRP))
         if any(finding.generation == self.head.number for finding in self.findings):
             return
-        self.signed_by = None if trusted_keys is ALLOW_UNSIGNED else signer_of(self.head)
+        self.signed_by = None if trusted_keys is ALLOW_UNSIGNED else self._vouched_by(trusted_keys)
         try:
             with FlightCache.open(
-                layout.root, trusted_keys=trusted_keys, generation=self.head.number
+                layout.root,
+                trusted_keys=trusted_keys,
+                generation=self.head.number,
+                # Whoever embedded with a stand-in meant it for another device, and looks at it here all the same.
+                flown=self.manifests[self.head.origin].stand_in is None,
             ) as cache:
+                self.notes.extend(f"engine {name} was not run here: {why}" for name, why in _elsewhere(cache))
                 if load and self._head_whole(cache.manifest):
                     self._load(cache)
         except NoGoError as error:
             self._note_refusal(error)
+
+    def _vouched_by(self, keys: Sequence[TrustedKey | bytes]) -> str | None:
+        """Return the key of the first signature of the head that holds."""
+        try:
+            known = trusted(keys)
+        except ValueError:
+            return None
+        raw, number = project(self.view.state, self.head), self.head.number
+        for key_id, signature in zip(signers_of(self.head), signatures_of(self.head), strict=True):
+            if not reasons_against(raw, (signature,), generation=number, keys=known):
+                return key_id
+        return None
 
     def result(self, depth: Depth, *, seed: int | None) -> Verification:
         """Judge what was found."""
@@ -331,10 +365,9 @@ class _Run:
 
     def _load(self, cache: FlightCache) -> None:
         name = cache.manifest.descriptor_engine.model
-        for subject, load in (
-            (f"engine {name}", lambda: cache.engine(name)),
-            ("descriptor index", cache.descriptor_index),
-        ):
+        engine = (f"engine {name}", lambda: cache.engine(name))
+        index = ("descriptor index", cache.descriptor_index)
+        for subject, load in (index,) if name in cache.elsewhere else (engine, index):
             try:
                 load()
             except RuntimeUnavailableError as error:
@@ -364,6 +397,15 @@ class _Run:
         self.findings.append(Finding(kind=kind, subject=subject, found=found, generation=self.head.number))
 
 
+def _elsewhere(cache: FlightCache) -> Iterator[tuple[str, str]]:
+    """Yield the models whose engines are for another device, and what holds them to account there."""
+    for entry in cache.manifest.engines:
+        if entry.model in cache.elsewhere:
+            proof = "; on board its answers are held against those of its stand-in"
+            described = entry is cache.manifest.descriptor_engine
+            yield entry.model, f"it is for {entry.backend} {entry.target}{proof if described else ''}"
+
+
 def _named_in(state: State, artifacts: Artifacts) -> dict[str, list[int]]:
     """Return digest to the generations that name it."""
     by_origin: dict[int, list[int]] = {}
@@ -386,7 +428,7 @@ def _table_problems(manifest: Manifest, artifacts: Artifacts) -> Iterator[str]:
     try:
         tiles = decode_tiles(artifacts.read(manifest.tiles))
         rows = decode_blocks(artifacts.read(manifest.index.blocks))
-    except (StoreError, ValueError) as error:
+    except (ArtifactError, ValueError) as error:
         yield str(error)
         return
     if len(tiles) != manifest.tile_count:

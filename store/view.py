@@ -4,19 +4,23 @@ The journal is read through `journal.guard`, which survives a damaged file and a
 view is the state at one moment, held against the files beside the journal.
 """
 
-import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from journal import JournalDamagedError, guard
-from journal.record import Head
+from journal.record import Entry, Head
+from store import evidence
 from store.canonical import sha256
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.facts import to_facts
+from store.fold import absorb
 from store.layout import Layout
-from store.manifest import MAX_BYTES
+from store.manifest import MANIFEST_NAME, MAX_BYTES
 from store.recovery import Observed
 from store.recovery import check as check_history
-from store.state import Fact, State, absorb
+from store.remedies import rebuilding
+from store.state import Fact, State
+from store.trust import signed_manifest
 from store.writeonce import read_regular
 
 RESERVE_NAME = "reserve"
@@ -45,25 +49,39 @@ def observe(layout: Layout) -> Observed:
             raw = read_regular(layout.manifests / manifests[max(manifests)], limit=MAX_BYTES)
             highest = None if raw is None else sha256(raw)
         names = {entry.name for entry in layout.manifests.iterdir()} if layout.manifests.is_dir() else set()
+        signed, loose = _signatures(names, manifests)
         scratch = layout.scratch.is_dir() and any(
             entry.name != RESERVE_NAME for entry in layout.scratch.iterdir()
         )
         segments = layout.segment_files()
     except OSError as error:
         raise from_os_error(error, f"cache {layout.root}") from error
-    signed = {number for number, name in manifests.items() if name.removesuffix(".json") + ".sig" in names}
     return Observed(
         manifests=manifests,
         segments=segments,
-        signatures=frozenset(signed),
+        signatures=signed,
+        loose=loose,
         highest_sha256=highest,
         scratch=scratch,
     )
 
 
-def rebuilding(layout: Layout) -> str:
-    """Return the command that makes the journal of this cache again."""
-    return f"c10 rebuild --cache {shlex.quote(str(layout.root))}"
+def _signatures(
+    names: Iterable[str], manifests: Mapping[int, str]
+) -> tuple[frozenset[tuple[int, int]], tuple[tuple[int, str], ...]]:
+    """Return generation and place of the signature files of manifests, and generation and name of all others."""
+    signed, loose = set[tuple[int, int]](), list[tuple[int, str]]()
+    for name in sorted(names):
+        found = signed_manifest(name)
+        match = found and MANIFEST_NAME.fullmatch(found[0])
+        if not found or not match:
+            continue
+        number = int(match[1])
+        if manifests.get(number) == found[0]:
+            signed.add((number, found[1]))
+        else:
+            loose.append((number, name))
+    return frozenset(signed), tuple(loose)
 
 
 def require_cache(layout: Layout) -> None:
@@ -89,7 +107,12 @@ def require_cache(layout: Layout) -> None:
 
 
 def look(layout: Layout, *, strict: bool = True) -> View:
-    """Read the journal and fold it.
+    """Read the journal and fold it; see `read`."""
+    return read(layout, strict=strict)[0]
+
+
+def read(layout: Layout, *, strict: bool = True) -> tuple[View, tuple[Entry, ...]]:
+    """Read the journal and fold it, and keep its records as they are stored.
 
     Args:
         layout: Where the cache is.
@@ -112,5 +135,9 @@ def look(layout: Layout, *, strict: bool = True) -> View:
     state = State()
     absorb(state, facts)
     if strict:
-        check_history(state, observed)
-    return View(layout=layout, head=snapshot.head, facts=facts, state=state, observed=observed)
+        try:
+            check_history(state, observed)
+        except DamagedHistoryError as error:
+            raise evidence.explained(layout, state, [fact.chain for fact in facts], error) from error
+    view = View(layout=layout, head=snapshot.head, facts=facts, state=state, observed=observed)
+    return view, snapshot.entries

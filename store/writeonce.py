@@ -114,7 +114,8 @@ def read_regular(path: Path, *, limit: int) -> bytes | None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        # A link, or a socket, which cannot be opened.
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
             return None
         raise
     found = os.fstat(fd)

@@ -1,50 +1,18 @@
 """Fixtures for every test."""
 
-import importlib.util
-import sys
+import importlib
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-REQUEST = """\
-flight_id = "demo-001"
-sector = "stable_rear"
-bbox = [-118.3198, 36.5611, -118.2607, 36.5930]
-zoom = [13, 15]
-origin = [-118.2923, 36.5785, 4421.0]
-calibration = "camera.json"
-
-[tiles]
-source = "whitney.pmtiles"
-
-[engine]
-backend = "onnxruntime"
-precision = "fp32"
-
-[[models]]
-name = "place"
-role = "descriptor"
-onnx = "builtin:place"
-
-[index]
-kind = "auto"
-"""
+from tests.sample_request import REQUEST
 
 
 @pytest.fixture(scope="session")
 def archives() -> ModuleType:
-    """The helper that writes tile archives (tests are no package, so it cannot be imported by name)."""
-    name = "tile_archives"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("tile_archives.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    """The helper that writes tile archives; only tests that ask for it load what it needs."""
+    return importlib.import_module("tests.tile_archives")
 
 
 @pytest.fixture

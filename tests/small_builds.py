@@ -134,7 +134,7 @@ class Site:
             name: ports.pop(name)
             for name in (
                 *("coverage_strict", "lock_timeout_s", "reserve_mb", "workers", "manifest_filename"),
-                "signing_key",
+                *("signing_key", "trusted_keys"),
             )
             if name in ports
         }

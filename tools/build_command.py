@@ -58,14 +58,16 @@ def rollback(call: Call, *, to: int | None, why: str) -> Answer:
     return Answer(document=document, lines=render.rollback_report(document))
 
 
-def provisioner(call: Call, workers: int | None, *, progress: Progress | None = None) -> CacheProvisioner:
-    """Put a provisioner together from settings and flags.
+def provisioner(
+    call: Call, workers: int | None, *, progress: Progress | None = None, **flags: object
+) -> CacheProvisioner:
+    """Put a provisioner together from settings and flags; further flags are settings by their names.
 
     Raises:
         RequestError: A setting is wrong.
     """
     config = C10ProvisionerConfig.from_settings(
-        call.settings(workers=workers), cache_root=call.root, memory_folder=call.memory_folder()
+        call.settings(workers=workers, **flags), cache_root=call.root, memory_folder=call.memory_folder()
     )
     return build_cache_provisioner(config, progress=progress)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from store import events as e
 from store.canonical import is_digest
-from store.state import Build, Fact, State
+from store.state import FLIGHT, Build, Fact, State
 from tools import render
 
 _STEP_EVENTS = (e.EngineCompiled, e.IndexBuilt, e.StepReused, e.StepRetried, e.CoverageWalked)
@@ -109,7 +109,8 @@ def _other_step(
 ) -> dict[str, Any]:
     match event:
         case e.EngineCompiled():
-            return _step(fact, "engine", f"{event.model} compiled", event.elapsed_ms, key=event.key)
+            kind = "engine" if event.purpose == FLIGHT else event.purpose
+            return _step(fact, kind, f"{event.model} compiled", event.elapsed_ms, key=event.key)
         case e.IndexBuilt():
             return _step(
                 fact, "index", f"{event.kind} built", event.elapsed_ms, rows=event.rows, key=event.key

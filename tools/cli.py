@@ -21,10 +21,14 @@ from tools.exit_codes import MEANINGS, ExitCode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """A command: where it is, what it does in one line, and what its JSON looks like before anything is known."""
+    """A command: where it is, what it does in one line, and what its JSON looks like before anything is known.
+
+    `function` is its name in the module where that is not the command's own.
+    """
 
     module: str
     summary: str
+    function: str = ""
     shape: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,6 +126,58 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             shape=_nulls("hits"),
         ),
     },
+    "Look into (never writes)": {
+        "replay": _Entry(
+            module="tools.replay_command",
+            summary="What happened in a build, and why it failed.",
+            shape=_nulls(
+                *("format", "source", "build", "at", "status", "summary", "identity", "flight_id", "sector"),
+                *(
+                    "generations",
+                    "accepted",
+                    "collected",
+                    "started",
+                    "ended",
+                    "ms",
+                    "inputs",
+                    "host",
+                    "request",
+                ),
+                *(
+                    "failure",
+                    "findings",
+                    "steps",
+                    "timeline",
+                    "timeline_cut",
+                    "checks",
+                    "keys",
+                    "area",
+                    "cost",
+                ),
+                *("state", "compare", "verified"),
+            ),
+        ),
+        "report": _Entry(
+            module="tools.report_command",
+            summary="The same as a page to look at: map, replay, inputs.",
+            shape=_nulls("path", "bytes", "build", "at", "status", "summary"),
+        ),
+        "diff": _Entry(
+            module="tools.replay_command",
+            summary="Two builds side by side.",
+            shape=_nulls(
+                *("source", "format", "a", "b", "same_identity", "inputs", "host", "artifacts", "checks"),
+                *("steps", "tiles", "cost"),
+            ),
+        ),
+        "why": _Entry(
+            module="tools.replay_command",
+            summary="Why a step ran; where an artifact or tile comes from.",
+            shape=_nulls(
+                *("format", "source", "subject", "build", "keys", "decisions", "artifact", "chain", "text"),
+            ),
+        ),
+    },
     "Trust (never writes)": {
         "verify": _Entry(
             module="tools.verify_command",
@@ -149,12 +205,40 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             ),
         ),
     },
+    "Carry": {
+        "export": _Entry(
+            module="tools.bundle_commands",
+            summary="Records, and artifacts by choice, in one file.",
+            shape=_nulls(
+                *("file", "sha256", "bytes", "cache_id", "build", "records", "chain", "artifacts", "missing")
+            ),
+        ),
+        "import": _Entry(
+            module="tools.bundle_commands",
+            function="import_",
+            summary="Make a cache of such a file, or bring one up to it.",
+            shape=_nulls(
+                *("outcome", "cache_id", "generation", "build", "manifest_sha256", "records"),
+                *("artifacts", "sha256"),
+            ),
+        ),
+        "mirror": _Entry(
+            module="tools.bundle_commands",
+            summary="Bring a read-only copy, such as a card, to the head.",
+            shape=_nulls("destination", "changed", "generation", "previous", "files", "bytes", "replaced"),
+        ),
+    },
     "Keys": {
         "keygen": _Entry(
             module="tools.keygen_command",
             summary="Make a key to sign caches with, and one to trust.",
             shape=_nulls("key_id", "public_key", "private", "public"),
-        )
+        ),
+        "sign": _Entry(
+            module="tools.sign_command",
+            summary="Sign a generation that is committed already.",
+            shape=_nulls("generation", "build", "key_id", "changed", "signed_by", "manifest_sha256"),
+        ),
     },
     "Learn": {
         "demo": _Entry(
@@ -179,7 +263,7 @@ class _C10(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        found: click.Command = getattr(importlib.import_module(entry.module), cmd_name)
+        found: click.Command = getattr(importlib.import_module(entry.module), entry.function or cmd_name)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

@@ -19,6 +19,7 @@ import click
 from journal.errors import JournalError
 from journal.filesystem import filesystem_type, judge_filesystem
 from journal.lock import held
+from store.device import gpus
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.exposure import exposed_path
 from store.layout import Layout
@@ -40,7 +41,7 @@ _NEEDED: Final = (
     "pillow",
 )
 _ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu12", "openvino")
-_EXTRAS: Final = ("onnx", "simplejpeg", "cryptography")
+_EXTRAS: Final = ("onnx", "simplejpeg", "cryptography", "cuda-python")
 _FAISS: Final = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 _LEAST_FREE: Final = 256 << 20
 _OLDEST_PYTHON: Final = (3, 11)
@@ -108,6 +109,7 @@ def _look_at_machine(found: _Findings) -> None:
         "memory_bytes": memory,
         "sealed_memory": _seals(),
         "nvidia": _nvidia_driver(),
+        "gpus": [gpu.to_document() for gpu in gpus()],
     }
     if sys.version_info < _OLDEST_PYTHON:
         found.trouble(
@@ -252,6 +254,7 @@ def _lines(found: _Findings) -> list[str]:
                     ("memory", render.size(machine["memory_bytes"])),
                     ("memfd seals", "yes" if machine["sealed_memory"] else "NO"),
                     ("nvidia", machine["nvidia"] or "no driver"),
+                    ("gpu", _gpu_line(machine)),
                 )
             ),
         ),
@@ -323,6 +326,13 @@ def _has_nameless_files(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _gpu_line(machine: Mapping[str, Any]) -> str:
+    found = [str(gpu) for gpu in gpus()]
+    if not found and machine["nvidia"] and _version("cuda-python") is None:
+        return "not looked at: pip install cuda-python"
+    return "; ".join(found) or "none"
 
 
 def _nvidia_driver() -> str | None:

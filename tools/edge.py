@@ -20,14 +20,18 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
+from store.errors import is_shortage
 from store.layout import Layout
 from store.verdict import ALLOW_UNSIGNED, TrustedKeys
 from tools import render
-from tools.exit_codes import ExitCode, TerminatedError, code_of
+from tools.exit_codes import ExitCode, TerminatedError, code_of, lacks_threads
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SETTING_PREFIX: Final = "C10_"
+_MAKE_ROOM: Final = (
+    "end other programs or raise the limit (ulimit -v, -u, the container's), then run it again"
+)
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 
 
@@ -124,9 +128,7 @@ class Call:
             pipeline.errors.RequestError: A setting is wrong.
             RequestRefusedError: A key cannot be used.
         """
-        if unsigned and told:
-            raise click.UsageError("expected --trusted-key or --unsigned, found both")
-        settings = {} if unsigned else self.settings(trusted_keys=list(told) or None)
+        settings = self.settings(trusted_keys=self.told_keys(told, unsigned=unsigned))
         if not settings.get("trusted_keys"):
             return ALLOW_UNSIGNED
         from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
@@ -134,6 +136,17 @@ class Call:
 
         config = C10ProvisionerConfig.from_settings(settings, cache_root=self.root)
         return read_trusted(config.trusted_keys, cache=self.root)
+
+    @staticmethod
+    def told_keys(told: Sequence[str], *, unsigned: bool) -> list[str] | None:
+        """Return the setting that flags make of the trusted keys: none at all, those told, or nothing to set.
+
+        Raises:
+            click.UsageError: Keys were told, and that no signature is wanted.
+        """
+        if unsigned and told:
+            raise click.UsageError("expected --trusted-key or --unsigned, found both")
+        return [] if unsigned else list(told) or None
 
     def memory_folder(self) -> Path | None:
         """Where tile digests are remembered between builds, outside of any cache."""
@@ -237,6 +250,9 @@ def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool) -> 
         shape: What `--json` prints for this command, empty.
         as_json: Whether it is to be printed.
     """
+    if isinstance(error, MemoryError):
+        # What the command had gathered is not needed any more, and the message needs a little.
+        traceback.clear_frames(error.__traceback__)
     kind, message, hint, code = _described(error)
     if code is ExitCode.INTERNAL:
         say("".join(traceback.format_exception(error)).rstrip())
@@ -301,11 +317,12 @@ def _described(error: BaseException) -> tuple[str, str, str, ExitCode]:
         case _:
             pass
     code = code_of(error)
+    if (lacking := _lacking(error)) is not None:
+        return "resources", *lacking, code
     kind, message = getattr(error, "kind", None), getattr(error, "message", None)
-    if kind is not None and message is not None:
-        return str(kind), str(message), str(getattr(error, "hint", "")), code
     if message is not None:
-        return _kebab(type(error).__name__), str(message), str(getattr(error, "hint", "")), code
+        named = _kebab(type(error).__name__) if kind is None else str(kind)
+        return named, str(message), str(getattr(error, "hint", "")), code
     if isinstance(error, OSError):
         where = error.filename or "a file"
         found = error.strerror or str(error)
@@ -316,6 +333,23 @@ def _described(error: BaseException) -> tuple[str, str, str, ExitCode]:
             hint = "run as its owner, or mend its permissions"
         return "file-system", f"expected to use {where}, found: {found}", hint, code
     return "internal", f"expected no {type(error).__name__}, found: {error}", "", code
+
+
+def _lacking(error: BaseException) -> tuple[str, str] | None:
+    """Return what this process lacks and what mends that, if an error says that it lacks something."""
+    match error:
+        case MemoryError():
+            return "expected enough memory for this process to go on, found none left", _MAKE_ROOM
+        case RecursionError():
+            found = "expected data that this process can follow, found it nested too deeply"
+            return found, "look at the file that was read last, then c10 doctor"
+        case RuntimeError() if lacks_threads(error):
+            return "expected the system to start a thread, found that it starts no more", _MAKE_ROOM
+        case OSError() if is_shortage(error):
+            found = f"expected enough memory and open files, found: {error.strerror}"
+            return found, "raise the limit (ulimit -n), or end other programs"
+        case _:
+            return None
 
 
 def _kebab(name: str) -> str:

@@ -34,7 +34,7 @@ class TerminatedError(KeyboardInterrupt):
 MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.DONE: "done",
     ExitCode.INTERNAL: "internal error",
-    ExitCode.REFUSED: "bad request or usage, permission, file system, no cache",
+    ExitCode.REFUSED: "bad request or usage, permission, file system, no cache; too little memory",
     ExitCode.BUILD_FAILED: "build failed; the cache still shows what it showed",
     ExitCode.LOCK_HELD: "another process holds the build lock",
     ExitCode.NO_GO: "verification says NO-GO",
@@ -48,6 +48,8 @@ MEANINGS: Final[Mapping[ExitCode, str]] = {
 BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "builtins.BaseException": ExitCode.INTERNAL,
     "builtins.OSError": ExitCode.REFUSED,
+    "builtins.MemoryError": ExitCode.REFUSED,
+    "builtins.RecursionError": ExitCode.REFUSED,
     "builtins.KeyboardInterrupt": ExitCode.INTERRUPTED,
     "tools.exit_codes.TerminatedError": ExitCode.TERMINATED,
     "journal.errors.JournalError": ExitCode.DAMAGED,
@@ -73,18 +75,19 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "store.errors.DamagedHistoryError": ExitCode.DAMAGED,
     "store.errors.UnknownEventError": ExitCode.REFUSED,
     "store.errors.ArtifactError": ExitCode.NO_GO,
+    "store.errors.BundleError": ExitCode.NO_GO,
     "store.errors.ManifestCoverageError": ExitCode.BUILD_FAILED,
     "store.errors.NoGoError": ExitCode.NO_GO,
     "store.errors.IncompatibleDeviceError": ExitCode.INCOMPATIBLE,
     "store.sealed.SealError": ExitCode.NO_GO,
     "store.blocks.BlockError": ExitCode.NO_GO,
     "store.canonical.CanonicalError": ExitCode.INTERNAL,
-    "store.runtime.ExecutionError": ExitCode.INCOMPATIBLE,
-    "store.runtime.RuntimeUnavailableError": ExitCode.REFUSED,
-    "store.runtime.EngineLoadError": ExitCode.INCOMPATIBLE,
-    "store.runtime.EngineRunError": ExitCode.INCOMPATIBLE,
-    "store.runtime.IndexLoadError": ExitCode.NO_GO,
-    "store.runtime.IndexSearchError": ExitCode.INTERNAL,
+    "store.execution.ExecutionError": ExitCode.INCOMPATIBLE,
+    "store.execution.RuntimeUnavailableError": ExitCode.REFUSED,
+    "store.execution.EngineLoadError": ExitCode.INCOMPATIBLE,
+    "store.execution.EngineRunError": ExitCode.INCOMPATIBLE,
+    "store.execution.IndexLoadError": ExitCode.NO_GO,
+    "store.execution.IndexSearchError": ExitCode.INTERNAL,
     "pipeline.errors.PipelineError": ExitCode.BUILD_FAILED,
     "pipeline.errors.RequestError": ExitCode.REFUSED,
     "pipeline.errors.TileError": ExitCode.BUILD_FAILED,
@@ -104,6 +107,8 @@ def code_of(error: BaseException) -> ExitCode:
     """Return the exit code of an error that ended a command."""
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return ExitCode.DISK_FULL
+    if lacks_threads(error):
+        return ExitCode.REFUSED
     # A generation that was committed without its files says itself what kept them from being written.
     reason = getattr(error, "reason", None)
     if isinstance(reason, BaseException):
@@ -115,13 +120,18 @@ def code_of(error: BaseException) -> ExitCode:
     return ExitCode.INTERNAL
 
 
+def lacks_threads(error: BaseException) -> bool:
+    """Whether the system gave this process no further thread, for which Python has no class of its own."""
+    return isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
+
+
 def code_of_failure(cause: BaseException | None) -> ExitCode:
     """Return the exit code of a build that ended as failed because of `cause`.
 
     What would be a NO-GO, or unfit, for somebody who looks at a cache is a failure of the step that met it; so is
-    an error that nobody foresaw, whose traceback is in the journal.
+    a step that memory did not suffice for, and an error that nobody foresaw, whose traceback is in the journal.
     """
-    if cause is None:
+    if cause is None or isinstance(cause, (MemoryError, RecursionError)) or lacks_threads(cause):
         return ExitCode.BUILD_FAILED
     code = code_of(cause)
     of_a_step = {ExitCode.NO_GO, ExitCode.INCOMPATIBLE, ExitCode.INTERNAL}

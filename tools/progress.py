@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TextIO
 
+from pipeline.compile_progress import PERCENT
 from pipeline.progress import Progress
 from tools.render import plain, plural, seconds, size
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S: Final = 1.0
 _LINE_EVERY_PART: Final = 10
+_LIFE_EVERY_S: Final = 10.0
 _BYTES: Final = "bytes"
 _INDENT: Final = "   "
+_PHASE_WIDTH: Final = 34
 
 
 @contextmanager
@@ -43,6 +46,7 @@ class _Step:
     unit: str
     since: float
     done: int = 0
+    phase: str = ""
     told_at: float = 0.0
     told_part: int = 0
 
@@ -50,6 +54,8 @@ class _Step:
 @dataclass(slots=True, kw_only=True)
 class Lines:
     """A line when a step starts, one when it is done, and in between one per tenth, at most one a second.
+
+    Where a step only tells that it is alive, a line every ten seconds says so.
 
     Attributes:
         stream: Where the lines go.
@@ -64,17 +70,19 @@ class Lines:
         """A step began; `total` units of work are ahead, if known."""
         now = self.clock()
         self._step = _Step(name=step, total=total, unit=unit, since=now, told_at=now)
-        self._write(f"{step}: {_amount(total, unit)}" if total else f"{step} ...")
+        amount = _amount(total, unit)
+        self._write(f"{step}: {amount}" if amount else f"{step} ...")
 
-    def advance(self, amount: int = 1) -> None:
-        """So many more units are done."""
+    def advance(self, amount: int = 1, *, phase: str = "") -> None:
+        """So many more units are done; `phase` tells what is being done."""
         step = self._step
         if step is None:
             return
         step.done += amount
+        step.phase = phase
         now = self.clock()
         part = _LINE_EVERY_PART * step.done // step.total if step.total else 0
-        due = part > step.told_part if step.total else True
+        due = part > step.told_part or now - step.told_at >= _LIFE_EVERY_S if step.total else True
         if due and now - step.told_at >= _LINE_EVERY_S and step.done != step.total:
             step.told_at, step.told_part = now, part
             self._write(f"{step.name}: {_state(step, now)}")
@@ -113,14 +121,14 @@ class Bars:
         self._end()
         self._step = _Step(name=step, total=total, unit=unit, since=time.monotonic())
         self._drawn = _bar(unit, counted=total is not None)
-        self._drawn.add_task(step, total=total)
+        self._drawn.add_task(step, total=total, phase="")
         self._drawn.start()
 
-    def advance(self, amount: int = 1) -> None:
-        """So many more units are done."""
+    def advance(self, amount: int = 1, *, phase: str = "") -> None:
+        """So many more units are done; `phase` tells what is being done."""
         if self._drawn is not None and self._step is not None:
             self._step.done += amount
-            self._drawn.advance(self._drawn.task_ids[0], amount)
+            self._drawn.update(self._drawn.task_ids[0], advance=amount, phase=phase[:_PHASE_WIDTH])
 
     def finish(self, note: str = "") -> None:
         """The step is done."""
@@ -158,23 +166,27 @@ def _bar(unit: str, *, counted: bool) -> "RichProgress":
     ]
     if counted and unit == _BYTES:
         columns += [drawn.DownloadColumn(binary_units=True), drawn.TransferSpeedColumn()]
+    elif counted and unit == PERCENT:
+        columns += [drawn.TaskProgressColumn(), drawn.TextColumn("{task.fields[phase]}")]
     elif counted:
         columns += [drawn.MofNCompleteColumn(), drawn.TextColumn(unit)]
-    columns += [drawn.TimeRemainingColumn()] if counted else [drawn.TimeElapsedColumn()]
+    # A compiler's steps are too uneven to tell how much time is left.
+    foreseen = counted and unit != PERCENT
+    columns += [drawn.TimeRemainingColumn() if foreseen else drawn.TimeElapsedColumn()]
     # Transient: the bar gives way to the line that says how it went.
     return drawn.Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _sums(step: _Step, elapsed: float) -> tuple[str, str]:
     """How much was done and how fast, where that was counted against a total."""
-    if not step.total or not step.done:
+    if not step.total or not step.done or step.unit == PERCENT:
         return "", ""
     rate = _rate(step.done / elapsed, step.unit) if step.done > 1 and elapsed > 0 else ""
     return _amount(step.done, step.unit), rate
 
 
 def _amount(count: int | None, unit: str) -> str:
-    if count is None:
+    if count is None or unit == PERCENT:
         return ""
     return size(count) if unit == _BYTES else plural(count, unit.removesuffix("s"), unit)
 
@@ -187,6 +199,8 @@ def _rate(per_second: float, unit: str) -> str:
 
 def _state(step: _Step, now: float) -> str:
     elapsed = now - step.since
+    if step.unit == PERCENT:
+        return ", ".join(each for each in (f"{step.done} %", step.phase, seconds(elapsed)) if each)
     rate = step.done / elapsed if elapsed > 0 else 0.0
     text = f"{_amount(step.done, step.unit)}"
     if step.total:

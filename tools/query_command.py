@@ -12,8 +12,12 @@ import numpy as np
 from pipeline.decoding import PIXEL_CEILING, decode
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
+from pipeline.standing_in import open_stand_in
+from store.errors import IncompatibleDeviceError
+from store.layout import Layout
 from store.preprocessing import Pixels
 from store.reader import FlightCache
+from store.runtime import Engine
 from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import require_cache
 from tools import render
@@ -73,13 +77,15 @@ def search(
 ) -> list[dict[str, Any]]:
     """Return the best places for a picture, uint8 [h, w, 3], best first: tile, its centre, score, digest.
 
+    Where the engine is for another device, its stand-in is asked: it made the descriptors that are searched.
+
     Raises:
         NoGoError: The cache must not be used.
         store.runtime.ExecutionError: Engine or index cannot run here.
     """
-    with FlightCache.open(root, trusted_keys=trusted_keys) as cache:
+    with _opened(root, trusted_keys) as cache:
         sample = cache.preprocessing.apply(picture)
-        vector = cache.engine(cache.manifest.descriptor_engine.model).run(sample[None])
+        vector = _engine(root, cache).run(sample[None])
         length = np.linalg.norm(vector)
         if not (np.isfinite(length) and length > 0):
             raise RequestError(
@@ -95,6 +101,27 @@ def search(
                 place = {"z": tile.z, "x": tile.x, "y": tile.y, "lon": round(lon, 7), "lat": round(lat, 7)}
                 found.append({**place, "score": round(score, 6), "sha256": tile.sha256})
     return found
+
+
+def _opened(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
+    """Open a cache to fly it, or, where it was built to fly elsewhere, to look at it."""
+    try:
+        return FlightCache.open(root, trusted_keys=trusted_keys)
+    except IncompatibleDeviceError:
+        cache = FlightCache.open(root, trusted_keys=trusted_keys, flown=False)
+        if cache.manifest.stand_in is None:
+            cache.close()
+            raise
+        return cache
+
+
+def _engine(root: Path, cache: FlightCache) -> Engine:
+    """Return what embeds queries here."""
+    name, stand_in = cache.manifest.descriptor_engine.model, cache.manifest.stand_in
+    if name not in cache.elsewhere or stand_in is None:
+        return cache.engine(name)
+    say(f"c10: note: engine {name} is for another device; its stand-in answers here")
+    return open_stand_in(Layout(root), stand_in)
 
 
 def centre_of(z: int, x: int, y: int) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """`status`, `log`, `show` and `manifest`: what the journal says, without writing and without heavy libraries."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import click
 
@@ -8,12 +9,17 @@ from journal.lock import held
 from store.artifacts import Artifacts
 from store.canonical import CanonicalError, decode, sha256
 from store.errors import ErrorKind, RequestRefusedError, StoreError
+from store.events import BuildDenied
 from store.manifest import MAX_BYTES, project
 from store.state import Build, BuildStatus, Generation, State
 from store.view import View, look
 from store.writeonce import read_regular
 from tools import build_view, render
+from tools.cost import NO_COST, costs_of, trend
 from tools.edge import Answer, Call, say, shared_options
+
+_TREND_BUILDS: Final = 60
+_LEAST_TREND: Final = 3
 
 
 @click.command()
@@ -42,33 +48,36 @@ def status(call: Call) -> Answer:
 @shared_options()
 def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     """List every build and rollback, newest first."""
-    state = look(call.layout()).state
+    view = look(call.layout())
+    costs = costs_of(view.facts)
     entries = [
-        entry
-        for entry in _entries(state)
-        if not failed or entry["status"] in {"failed", "abandoned", "refused"}
+        entry | costs.get(entry["build"] if entry["type"] == "build" else 0, NO_COST)
+        for entry in _entries(view)
+        if not failed or entry["status"] in {"failed", "abandoned", "refused", "denied"}
     ]
     entries = entries[: count or len(entries)]
     rows = [
         (
             entry["generation"],
             entry["build"],
-            entry["time"][:19].replace("T", " "),
+            entry["time"][:16].replace("T", " "),
             "collected" if entry["collected"] else entry["status"],
             render.number(entry["tiles"]),
-            render.number(entry["tiles_embedded"]),
+            None if entry["reuse_ppm"] is None else f"{entry['reuse_ppm'] / 10_000:.0f} %",
+            None if entry["bytes"] is None else render.size(entry["bytes"]),
             None if entry["seconds"] is None else render.seconds(entry["seconds"]),
         )
         for entry in entries
     ]
     lines = render.table(
-        ("gen", "build", "when (UTC)", "outcome", "tiles", "embedded", "took"), rows, right="rr  rrr"
+        ("gen", "build", "when (UTC)", "outcome", "tiles", "reused", "stored", "took"), rows, right="rr  rrrr"
     )
     # What a line has to add stands below it, so that the columns stay narrow.
     shown = [lines[0]]
     for line, entry in zip(lines[1:], entries, strict=True):
         shown.append(f"{line}  accepted" if entry["accepted"] else line)
         shown.extend(render.wrap(entry["note"], indent=" " * 12) if entry["note"] else ())
+    shown += _trend(entries)
     return Answer(document={"entries": entries}, lines=shown if entries else ["nothing yet"])
 
 
@@ -110,6 +119,19 @@ def manifest(call: Call) -> Answer:
     return Answer(raw=raw)
 
 
+def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What committed builds cost, the oldest first, as bars; nothing for a few."""
+    built = [
+        entry for entry in reversed(entries) if entry["type"] == "build" and entry["status"] == "committed"
+    ]
+    built = built[-_TREND_BUILDS:]
+    if len(built) < _LEAST_TREND:
+        return []
+    rows = (("took", "ms"), ("stored", "bytes"), ("reused", "reuse_ppm"))
+    bars = [(label, trend([entry[name] for entry in built])) for label, name in rows]
+    return ["", "trend of committed builds, the newest last", *(f"  {label:<8}{bar}" for label, bar in bars)]
+
+
 def _head_lines(view: View, head: Generation | None, build: Build | None) -> list[str]:
     if head is None or build is None:
         return render.facts((("cache", view.layout.root), ("generation", "none committed yet")))
@@ -130,7 +152,7 @@ def _head_lines(view: View, head: Generation | None, build: Build | None) -> lis
             ("committed", f"{render.when(head.wall_ns)} UTC"),
             ("identity", build.identity),
             ("manifest", head.manifest_sha256),
-            ("signed by", head.signatures[0][0] if head.signatures else None),
+            ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
         )
     )
 
@@ -179,7 +201,8 @@ def _journal_lines(view: View) -> list[str]:
     )
 
 
-def _entries(state: State) -> list[dict[str, Any]]:
+def _entries(view: View) -> list[dict[str, Any]]:
+    state = view.state
     generation_of = {
         generation.origin: generation.number
         for generation in state.generations.values()
@@ -203,6 +226,9 @@ def _entries(state: State) -> list[dict[str, Any]]:
         for generation in state.generations.values()
         if generation.rolled_back is not None
     ]
+    placed += [
+        (seq, _denied_entry(view.facts[seq - 1].wall_ns, seq, event)) for seq, event in state.denied.items()
+    ]
     return [entry for _, entry in sorted(placed, key=lambda item: item[0], reverse=True)]
 
 
@@ -223,6 +249,25 @@ def _build_entry(build: Build, generation: int | None) -> dict[str, Any]:
         "tiles_embedded": build.tiles_embedded if build.tiles else None,
         "error": error,
         "note": note,
+    }
+
+
+def _denied_entry(wall_ns: int, seq: int, event: BuildDenied) -> dict[str, Any]:
+    """A run that never became a build, since the build lock was held."""
+    return {
+        "type": "denied",
+        "build": None,
+        "generation": None,
+        "status": "denied",
+        "time": render.iso(wall_ns),
+        "seconds": event.waited_ms / 1000,
+        "identity": event.identity or None,
+        "tiles": None,
+        "tiles_embedded": None,
+        "error": None,
+        "note": f"build {event.holder.get('build') or '-'} held the build lock; c10 replay @{seq}",
+        "collected": False,
+        "accepted": False,
     }
 
 

@@ -5,22 +5,24 @@ import click
 from pipeline.mends import Mend, RepairReport
 from tools import render
 from tools.build_command import provisioner
-from tools.edge import Answer, Call, complain, shared_options
+from tools.edge import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be tried; do nothing.")
+@trust_options
 @shared_options()
-def repair(call: Call, *, dry_run: bool) -> Answer:
+def repair(call: Call, *, dry_run: bool, trusted_key: tuple[str, ...], unsigned: bool) -> Answer:
     """Heal manifests, signatures, segments and artifacts; damaged bytes stay in quarantine.
 
     Steps whose results are damaged run again from what their build recorded. Exit code 0 when the head verifies in
     full afterwards, 5 otherwise; a damaged journal is for c10 rebuild.
     """
     with shown_progress() as progress:
-        report = provisioner(call, None, progress=progress).repair(dry_run=dry_run)
+        trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
+        report = provisioner(call, None, progress=progress, trusted_keys=trusted_keys).repair(dry_run=dry_run)
     return repair_answer(report)
 
 

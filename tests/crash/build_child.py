@@ -30,7 +30,7 @@ class Talking(RecordingProgress):
         super().start(step, total=total, unit=unit)
         self.tell("step", step)
 
-    def advance(self, amount=1):
+    def advance(self, amount=1, *, phase=""):
         super().advance(amount)
         self.tell("more", self.steps[-1][0])
 

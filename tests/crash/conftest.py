@@ -1,4 +1,4 @@
-"""Builds in processes of their own."""
+"""Builds in processes of their own, and the results of sweeps."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.harness.gate import gate  # noqa: F401 - a fixture
 from tests.small_builds import Site, spread
 
 CHILD = Path(__file__).with_name("build_child.py")

@@ -12,8 +12,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -21,11 +22,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.crash.harness import shim
 from tests.crash.harness.drivers import DRIVERS
 from tests.crash.harness.gate import summary
-from tests.crash.harness.launch import AT_ONCE, sweep
-from tests.crash.harness.sweep import Plan
+from tests.crash.harness.launch import AT_ONCE, Sweepers
+from tests.crash.harness.plan import Plan
 
 NESTED = 6
 ALLOCATIONS = 400
+NO_REHEARSAL = {"company", "failed", "provision-failed"}
+"""Writers whose allocations are not made to fail: another process joins in, or they fail anyway."""
 
 
 def plans(most: int | None, seed: int) -> Iterator[tuple[str, Plan]]:
@@ -44,60 +47,94 @@ def plans(most: int | None, seed: int) -> Iterator[tuple[str, Plan]]:
         )
         for action in shim.ERRORS:
             yield "errors", Plan(driver=name, actions=(action,), most=most, seed=seed)
-        if name != "company":
+        if name not in NO_REHEARSAL:
             yield "allocations", Plan(driver=name, allocations=ALLOCATIONS, seed=seed)
+
+
+def options() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, help="begin no sweep after so many minutes")
+    parser.add_argument(
+        "--most", type=int, help="at most so many calls of one kind in one folder; all if absent"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--at-once", type=int, default=AT_ONCE)
+    parser.add_argument("--only", help="only rows and writers whose names contain this")
+    parser.add_argument("--row", action="append", help="only this row; may be given more than once")
+    parser.add_argument("--json", type=Path, help="write all results here, also while it runs")
+    return parser.parse_args()
+
+
+class Report:
+    """The sums of the rows."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file, self.results = file, list[dict[str, Any]]()
+        self.points: Counter[str] = Counter()
+        self.bad: Counter[str] = Counter()
+        self.deaths: Counter[str] = Counter()
+
+    def add(self, row: str, result: dict[str, Any]) -> None:
+        """Book a result, and say what was wrong."""
+        self.results.append({"row": row} | result)
+        self.points[row] += result["happened"]
+        self.bad[row] += len(result["bad"]) + (result["happened"] != result["planned"])
+        self.deaths.update(result["deaths"])
+        print(f"{row}: {' '.join(result['plan']['actions'])} {summary(result)}", flush=True)
+        for line in result["bad"]:
+            print(f"  BAD {line}", flush=True)
+        if self.file is not None:
+            self.file.write_text(json.dumps(self.results))
+
+    def sums(self) -> None:
+        """Say what came of all of it."""
+        for row in sorted(self.bad):
+            print(f"{row}: {self.points[row]} points happened, {self.bad[row]} bad")
+        for place, count in sorted(self.deaths.items()):
+            print(f"a failed allocation ended the process in a foreign library: {place}: {count}")
 
 
 def main() -> int:
     """Run it; returns the exit code."""
-    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--minutes", type=float, help="start no sweep after so many minutes")
-    options.add_argument(
-        "--most", type=int, help="at most so many calls of one kind in one folder; all if absent"
-    )
-    options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--at-once", type=int, default=AT_ONCE)
-    options.add_argument("--only", help="only rows and writers whose names contain this")
-    options.add_argument("--json", type=Path, help="write all results here")
-    given = options.parse_args()
+    given = options()
     if shim.compiler() is None:
         print(
             "gcc is missing: the library that kills and hinders writers cannot be compiled", file=sys.stderr
         )
         return 2
-    chosen = [
-        (row, plan)
+    rows = {
+        plan: row
         for row, plan in plans(given.most, given.seed)
-        if given.only is None or given.only in row or given.only in plan.driver
-    ]
+        if (given.only is None or given.only in row or given.only in plan.driver)
+        and (given.row is None or row in given.row)
+    }
+    chosen = list(rows)
     random.Random(given.seed).shuffle(chosen)
-    began, results = time.monotonic(), list[dict[str, Any]]()
-    points: Counter[str] = Counter()
-    bad: Counter[str] = Counter()
-
-    def one(row: str, plan: Plan) -> tuple[str, dict[str, Any] | None]:
-        if given.minutes is not None and time.monotonic() - began > 60 * given.minutes:
-            return row, None
-        return row, sweep(plan, library)
-
-    with tempfile.TemporaryDirectory(prefix="c10-soak-") as folder, ThreadPoolExecutor(given.at_once) as pool:
-        library = shim.build(Path(folder))
-        for row, result in pool.map(lambda each: one(*each), chosen):
-            if result is None:
-                points["sweeps left out"] += 1
-                continue
-            results.append({"row": row} | result)
-            points[row] += result["happened"]
-            bad[row] += len(result["bad"]) + (result["happened"] != result["planned"])
-            print(f"{row}: {' '.join(result['plan']['actions'])} {summary(result)}", flush=True)
-            for line in result["bad"]:
-                print(f"  BAD {line}", flush=True)
-    print(f"\n{time.monotonic() - began:.0f} s, seed {given.seed}, {len(results)} sweeps of {len(chosen)}")
-    for row in sorted(bad):
-        print(f"{row}: {points[row]} points happened, {bad[row]} bad")
-    if given.json is not None:
-        given.json.write_text(json.dumps(results))
-    return 1 if bad.total() else 0
+    began, report = time.monotonic(), Report(given.json)
+    with tempfile.TemporaryDirectory(prefix="c10-soak-") as folder:
+        sweepers = Sweepers(chosen, shim.build(Path(folder)), at_once=given.at_once)
+        timer = Timer(60 * given.minutes, sweepers.leave_out) if given.minutes is not None else None
+        if timer is not None:
+            timer.start()
+        try:
+            for plan in chosen:
+                try:
+                    report.add(rows[plan], sweepers.results[plan].result())
+                except CancelledError:
+                    report.points["sweeps left out"] += 1
+                except AssertionError as error:
+                    report.bad[rows[plan]] += 1
+                    print(f"  BAD {error}", flush=True)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            sweepers.end()
+    print(
+        f"\n{time.monotonic() - began:.0f} s, seed {given.seed}, {len(report.results)} sweeps of {len(chosen)}"
+    )
+    report.sums()
+    return 1 if report.bad.total() else 0
 
 
 if __name__ == "__main__":

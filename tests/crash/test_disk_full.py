@@ -15,29 +15,21 @@ from store.errors import StoreError
 from store.events import BuildFailed, BuildStarted
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import Site, spread
+from tests.small_disk import small_disk
 
 SIZE_MB = 32
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of a few megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "c10-test", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path):
+    with small_disk(tmp_path / "disk", mebibytes=SIZE_MB) as folder:
+        yield folder
 
 
 @pytest.fixture
-def site(tmp_path, small_disk):
-    site = Site(tmp_path / "site", cache=small_disk / "cache")
+def site(tmp_path, disk):
+    site = Site(tmp_path / "site", cache=disk / "cache")
     site.write_tiles(spread())
     return site
 
@@ -66,12 +58,12 @@ def filled(disk, *, leave=0):
 
 
 @pytest.mark.parametrize("leave", [0, 8192, 40_960])
-def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, small_disk, leave):
+def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, disk, leave):
     """The disk is full from the start, or becomes so while cells are stored."""
     assert site.build().outcome is BuildOutcome.BUILT
     head = site.head_bytes()
     site.write_tiles(spread(first=500_000))
-    with filled(small_disk, leave=leave):
+    with filled(disk, leave=leave):
         report = site.provisioner(free_bytes=endless).build_cache_artifacts(site.request(flight_id="f2"))
         assert report.outcome is BuildOutcome.FAILED
         assert report.error.kind in {"disk-full", "journal-full"}
@@ -86,10 +78,10 @@ def test_a_build_on_a_full_disk_fails_and_says_so_in_the_journal(site, small_dis
     assert (again.outcome, again.generation, again.build) == (BuildOutcome.BUILT, 2, 3)
 
 
-def test_a_build_that_will_not_fit_is_not_begun(site, small_disk):
+def test_a_build_that_will_not_fit_is_not_begun(site, disk):
     assert site.build().outcome is BuildOutcome.BUILT
     before = site.state()
-    with filled(small_disk, leave=40_960):
+    with filled(disk, leave=40_960):
         site.write_tiles(spread(first=500_000))
         report = site.build(flight_id="f2")
         assert (report.outcome, report.build) == (BuildOutcome.FAILED, None)
@@ -101,19 +93,19 @@ def test_a_build_that_will_not_fit_is_not_begun(site, small_disk):
     assert (again.outcome, again.build) == (BuildOutcome.BUILT, 2)
 
 
-def test_bad_inputs_on_a_full_disk_are_recorded_too(site, small_disk):
+def test_bad_inputs_on_a_full_disk_are_recorded_too(site, disk):
     site.build()
     site.write("net.onnx", b"no network")
-    with filled(small_disk):
+    with filled(disk):
         assert site.build().error.kind == "bad-model"
         assert [event.kind for event in site.events(BuildFailed)] == ["bad-model"]
 
 
-def test_without_a_reserve_the_first_error_is_still_the_one_reported(site, small_disk):
+def test_without_a_reserve_the_first_error_is_still_the_one_reported(site, disk):
     site.provisioner(reserve_mb=0).build_cache_artifacts(site.request())
     head = site.head_bytes()
     progress = RecordingProgress()
-    with filled(small_disk):
+    with filled(disk):
         ports = {"reserve_mb": 0, "progress": progress, "free_bytes": endless}
         report = site.provisioner(**ports).build_cache_artifacts(site.request(flight_id="f2"))
         assert (report.outcome, report.error.kind) == (BuildOutcome.FAILED, "disk-full")
@@ -123,10 +115,10 @@ def test_without_a_reserve_the_first_error_is_still_the_one_reported(site, small
     assert site.build(flight_id="f2").outcome is BuildOutcome.BUILT
 
 
-def test_a_rollback_on_a_full_disk_changes_all_or_nothing(site, small_disk):
+def test_a_rollback_on_a_full_disk_changes_all_or_nothing(site, disk):
     site.build()
     site.build(flight_id="f2")
-    with filled(small_disk):
+    with filled(disk):
         try:
             site.provisioner().rollback()
         except (StoreError, JournalError) as error:
@@ -137,9 +129,9 @@ def test_a_rollback_on_a_full_disk_changes_all_or_nothing(site, small_disk):
     assert site.build(flight_id="f9").outcome is BuildOutcome.BUILT
 
 
-def test_a_warm_run_needs_no_space(site, small_disk):
+def test_a_warm_run_needs_no_space(site, disk):
     site.build()
-    with filled(small_disk):
+    with filled(disk):
         assert site.build().outcome is BuildOutcome.REUSED
 
 
@@ -155,8 +147,8 @@ except Exception as error:
 """
 
 
-def test_a_first_build_without_space_is_an_error_and_no_crash(site, small_disk):
-    with filled(small_disk):
+def test_a_first_build_without_space_is_an_error_and_no_crash(site, disk):
+    with filled(disk):
         command = [sys.executable, "-c", FIRST_BUILD, str(ROOT), str(site.root), str(site.cache)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0
@@ -164,8 +156,8 @@ def test_a_first_build_without_space_is_an_error_and_no_crash(site, small_disk):
     assert site.build().outcome is BuildOutcome.BUILT
 
 
-def test_a_first_build_that_could_not_begin_is_no_obstacle(site, small_disk):
-    with filled(small_disk):
+def test_a_first_build_that_could_not_begin_is_no_obstacle(site, disk):
+    with filled(disk):
         command = [sys.executable, "-c", FIRST_BUILD, str(ROOT), str(site.root), str(site.cache)]
         subprocess.run(command, capture_output=True, check=False)
     assert site.build().outcome is BuildOutcome.BUILT

@@ -4,17 +4,9 @@ A missing sync is not among it: the death of a process takes nothing from the ke
 held here, too, so that nobody takes these rigs for more than they are; `tests/crash/powercut` finds those.
 """
 
-import os
-
-import pytest
-
-from tests.crash.harness.gate import Gate, named, summary
+from tests.crash.harness.gate import of_plans
+from tests.crash.harness.plan import Plan
 from tests.crash.harness.seeded import BUGS
-from tests.crash.harness.sweep import Plan
-
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("C10_RIGS"), reason="takes minutes on a quiet machine: run it with C10_RIGS=1"
-)
 
 SEED = 1
 UNSEEN = ("no_file_sync", "no_folder_sync")
@@ -36,6 +28,14 @@ FOUND = {
     Plan(
         driver="signed", bug="manifest_first", actions=("kill",), calls=("link",), most=2
     ): "before its segment",
+    Plan(driver="gc-signed", bug="retire_backwards", actions=("kill",), calls=("unlink",)): "00000002.sig",
+    Plan(
+        driver="gc-signed", bug="retire_unplanned", actions=("kill",), calls=("unlink",), most=2
+    ): "nobody planned it",
+    Plan(
+        driver="mirror", bug="mirror_head_first", actions=("kill",), calls=("link",), most=2
+    ): "before its segment",
+    Plan(driver="mirror", bug="in_place", actions=("torn",), calls=("write",), most=1): "is torn",
     Plan(driver="company", bug="stale_head", actions=("kill",), calls=("link",), most=2): "to project to",
     Plan(
         driver="rollback", bug="lagging_head", actions=("after",), calls=("pwrite",), reader="keeps"
@@ -55,33 +55,27 @@ HEALTHY = [
         seed=SEED,
     )
     for plan in FOUND
-    if plan.bug in {"plain_birth", "lagging_head", "stale_head"}
+    if plan.bug in {"plain_birth", "lagging_head", "stale_head", "retire_backwards"}
 ]
 """The same plans without the bug: it is the bug that they find."""
 
-
-@pytest.fixture(scope="module")
-def gate(tmp_path_factory):
-    gate = Gate([*FOUND, *NOT_FOUND, *HEALTHY], tmp_path_factory.mktemp("shim"))
-    yield gate
-    gate.end()
+PLANS = [*FOUND, *NOT_FOUND, *HEALTHY]
 
 
-@pytest.mark.parametrize("plan", FOUND, ids=named)
+@of_plans(FOUND)
 def test_a_seeded_bug_is_found(gate, plan):
-    result = gate.result(plan)
-    print(summary(result))
+    result = gate[plan].wait()
     assert any(FOUND[plan] in line for line in result["bad"]), result["bad"][:3]
 
 
-@pytest.mark.parametrize("plan", NOT_FOUND, ids=named)
+@of_plans(NOT_FOUND)
 def test_a_kill_cannot_show_a_missing_sync(gate, plan):
-    assert gate.result(plan)["bad"] == []
+    assert gate[plan].wait()["bad"] == []
 
 
-@pytest.mark.parametrize("plan", HEALTHY, ids=named)
+@of_plans(HEALTHY)
 def test_without_the_bug_nothing_is_found(gate, plan):
-    assert gate.result(plan)["bad"] == []
+    assert gate[plan].wait()["bad"] == []
 
 
 def test_every_seeded_bug_is_tried():

@@ -15,13 +15,14 @@ from store.canonical import decode, encode
 from store.errors import NoGoError
 from store.identity import build_identity
 from store.layout import Layout
-from store.reader import FlightCache, _installed
+from store.machine import libraries
+from store.reader import FlightCache
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store
 from store.trust import Signer, signature_file
 from tests.small_builds import tiny_network
 
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 ALICE, MALLORY = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"m"))
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 FIRST = Scenario(version=VERSION)

@@ -9,12 +9,12 @@ import pytest
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.keyfiles import load_signer, write_key_pair
 from store.layout import Layout
-from store.reader import _installed
+from store.machine import libraries
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 
 DOC = Path(__file__).parents[2] / "docs" / "trust.md"
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 
 
 @pytest.fixture

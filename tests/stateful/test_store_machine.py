@@ -26,9 +26,10 @@ from store.events import ArtifactRef, GenerationAccepted
 from store.facts import to_record
 from store.identity import build_identity
 from store.layout import Layout
+from store.machine import libraries
 from store.manifest import parse, project
 from store.projecting import Projections
-from store.reader import ALLOW_UNSIGNED, FlightCache, _installed
+from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.rebuild import rebuild
 from store.recovery import Project
 from store.state import BuildStatus
@@ -38,7 +39,7 @@ from store.view import look
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
 HISTORY_STEPS = 20
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 positions = st.sampled_from([(0, 0), (1, 0), (15, 15), (20, 3), (40, 40)])

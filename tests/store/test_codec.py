@@ -107,6 +107,7 @@ def test_tags_and_versions_are_what_they_were():
             "build.failed",
             "build.abandoned",
             "build.refused",
+            "build.denied",
             "rolled.back",
             "generation.accepted",
             "generation.signed",

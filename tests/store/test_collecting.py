@@ -17,16 +17,18 @@ from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, 
 from store.events import Collected, CollectionPlanned
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
-from store.reader import ALLOW_UNSIGNED, FlightCache, _installed
+from store.machine import libraries
+from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.retention import Gone, KeepPolicy
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import verify
 from store.view import look
 from tests.small_builds import tree
+from tests.small_disk import free_bytes, small_disk
 
 ROOT = Path(__file__).parents[2]
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 ONE = KeepPolicy(keep=1)
 ACCEPT_BESIDE = """
 import sys
@@ -353,22 +355,8 @@ def test_a_file_that_cannot_be_removed_ends_it_and_the_next_one_goes_on(cache, m
 
 @pytest.fixture
 def small(tmp_path):
-    """A file system of eight mebibytes in memory."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def free(folder):
-    about = os.statvfs(folder)
-    return about.f_bavail * about.f_frsize
+    with small_disk(tmp_path / "small", mebibytes=8) as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("reserve", [0, 256 << 10], ids=["no reserve", "reserve"])
@@ -378,15 +366,15 @@ def test_on_a_disk_without_a_free_byte_collection_makes_room(small, reserve):
     with opened(layout, reserve=reserve) as store:
         for number in (1, 2, 3):
             play(store, scenario(number))
-        before = free(small)
+        before = free_bytes(small)
         for size in (1 << 20, 1 << 16, 1 << 12):
-            while free(small) > size:
-                store.artifacts.put(os.urandom(min(size, free(small) - size)))
+            while free_bytes(small) > size:
+                store.artifacts.put(os.urandom(min(size, free_bytes(small) - size)))
     with (small / "rest").open("wb") as rest:
-        os.posix_fallocate(rest.fileno(), 0, max(1, free(small)))
-    assert free(small) == 0
+        os.posix_fallocate(rest.fileno(), 0, max(1, free_bytes(small)))
+    assert free_bytes(small) == 0
     done = gc(layout)
     assert (done.done, done.decision.retired) == (True, (1,))
-    assert free(small) >= before - (1 << 20)
+    assert free_bytes(small) >= before - (1 << 20)
     assert gc(layout).empty
     whole(layout, 3)

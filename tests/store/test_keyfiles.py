@@ -30,7 +30,7 @@ class TestKeyFiles:
         signer = load_signer(pair.private, cache=tmp_path / "cache")
         keys = read_trusted([str(pair.public)], cache=tmp_path / "cache")
         assert keys == (TrustedKey(signer.public),)
-        assert reasons_against(RAW, signature_file(signer.sign(RAW)), generation=1, keys=keys) == ()
+        assert reasons_against(RAW, [signature_file(signer.sign(RAW))], generation=1, keys=keys) == ()
         assert read_trusted([pair.public_bytes.hex() + " not_after=4"]) == (TrustedKey(signer.public, 4),)
 
     @pytest.mark.parametrize("taken", ["key", "key.pub"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from store import events as e
 from store import manifest as m
+from store.attached import GOLDEN, with_attached
 from store.canonical import decode, encode, sha256
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.identity import build_identity
@@ -107,6 +108,11 @@ def test_which_engine_embedded(history):
     assert m.body_of(state, build)["index"]["embedded_by"]["sha256"] == engine.artifact.sha256
     stand_in = replace(engine, artifact=e.ArtifactRef(sha256="ab" * 32, size=1), purpose="stand-in")
     assert m.body_of(state, replace(build, stand_in=stand_in))["index"]["embedded_by"]["sha256"] == "ab" * 32
+    assert "golden" not in m.body_of(state, replace(build, stand_in=stand_in))["index"]["embedded_by"]
+    golden = e.ArtifactRef(sha256="cd" * 32, size=7)
+    answered = replace(stand_in, signature=with_attached(stand_in.signature, {GOLDEN: golden}))
+    body = m.body_of(state, replace(build, stand_in=answered))
+    assert body["index"]["embedded_by"]["golden"] == {"sha256": "cd" * 32, "size": 7}
     models = [dict(model, role="auxiliary") for model in build.inputs["models"]]
     nobody = replace(build, inputs=dict(build.inputs, models=models))
     assert m.body_of(state, nobody)["index"]["embedded_by"] == {}
@@ -234,6 +240,19 @@ def rehashed(document, path, value):
 SHA = "ef" * 32
 
 
+def test_a_stand_in_is_read(raw):
+    document = decode(raw[:-1])
+    assert m.parse(raw).stand_in is None
+    named = dict(document["body"]["index"]["embedded_by"], step_key=SHA, golden={"sha256": SHA, "size": 9})
+    document = decode(change(document, ("body", "index", "embedded_by"), named)[:-1])
+    found = m.parse(rehashed(document, ("body", "inputs", "checks"), {"parity_ppb": 990_000_000}))
+    golden = e.ArtifactRef(sha256=SHA, size=9)
+    assert found.stand_in is not None
+    assert (found.stand_in.golden, found.stand_in.step_key) == (golden, SHA)
+    assert found.stand_in.least_cosine == 0.99
+    assert ("golden answers", golden) in [*found.artifacts()]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
@@ -263,6 +282,9 @@ SHA = "ef" * 32
         (("body", "engines", 0, "signature"), [], "a map"),
         (("body", "engines"), [], "engines are not those"),
         (("body", "geography"), {}, "KeyError"),
+        (("body", "index", "embedded_by", "step_key"), SHA, "nothing compares them"),
+        (("body", "index", "embedded_by", "golden"), {"sha256": SHA}, "digest and size alone"),
+        (("body", "index", "embedded_by", "golden"), {"sha256": SHA, "size": 1}, "KeyError: 'parity_ppb'"),
     ],
 )
 def test_reasons(raw, path, value, reason):

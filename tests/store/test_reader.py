@@ -13,14 +13,15 @@ from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.events import ArtifactRef
 from store.identity import build_identity, descriptor_id
 from store.layout import Layout
-from store.reader import ALLOW_UNSIGNED, FlightCache, Tile, _installed
+from store.machine import libraries
+from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.sealed import SealError, digest, open_regular, seal
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store
 
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 
 
 def build(root, *scenarios):
@@ -205,7 +206,7 @@ class TestPolicy:
 
     @pytest.mark.parametrize("change", [{"target": "orin"}, {"version": "0.0.1"}])
     def test_another_device(self, tmp_path, change):
-        if "version" in change and not _installed():
+        if "version" in change and not libraries():
             pytest.skip("onnxruntime is not installed here, so that no version can differ")
         layout = build(tmp_path / "cache", Scenario(**({"version": VERSION} | change)))
         with pytest.raises(IncompatibleDeviceError, match="engine place") as error:

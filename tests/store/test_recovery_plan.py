@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.recovery import Abandon, ClearScratch, Observed, Project, check, plan
+from store.recovery import Abandon, ClearScratch, Observed, Project, SetAside, check, plan
 from store.state import Build, Generation, Position, State
 
 SHA = "cd" * 32
@@ -68,7 +68,18 @@ def test_signatures_are_missed_only_where_there_is_one():
     state = state_of(2)
     state.generations[1] = generation(1, signatures=(("key", "ab"),))
     assert plan(state, observed(2)) == (Project(1),)
-    assert plan(state, observed(2, signatures=frozenset({1}))) == ()
+    assert plan(state, observed(2, signatures=frozenset({(1, 1)}))) == ()
+    state.generations[1] = generation(1, signatures=(("key", "ab"), ("more", "cd")))
+    assert plan(state, observed(2, signatures=frozenset({(1, 1)}))) == (Project(1),)
+    assert plan(state, observed(2, signatures=frozenset({(1, 1), (1, 2)}))) == ()
+
+
+def test_signatures_of_no_generation_are_set_aside():
+    loose = ((1, "00000001.sig"), (3, "00000003.sig"), (4, "00000004.sig2"))
+    assert plan(state_of(2), observed(2, loose=loose)) == (
+        SetAside("00000003.sig"),
+        SetAside("00000004.sig2"),
+    )
 
 
 def test_of_a_retired_generation_only_the_segment_is_made_again():

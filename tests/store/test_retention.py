@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from store import rollback
 from store.collecting import _decide
 from store.coverage import named_by
-from store.events import BuildFailed, CollectionPlanned, GenerationAccepted
+from store.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
+from store.fold import fold
 from store.layout import Layout
 from store.manifest import parse, project
 from store.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
-from store.state import Fact, State, fold
+from store.state import STAND_IN, Fact, State
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 
@@ -186,6 +187,25 @@ def test_an_open_build_is_treated_as_the_dead_one_it_would_be_under_the_lock(lay
         before = decided(store)
         store._recover()
         assert decided(store) == before
+
+
+def test_a_build_whose_inputs_could_not_be_read_names_nothing(store):
+    built(store, 1)
+    before = decided(store)
+    store.append(made(BuildStarted, identity=None, calibration=None), build=2)
+    assert decided(store) == before
+    store.append(made(BuildFailed, kind="bad-archive"), build=2)
+    assert decided(store) == before
+
+
+def test_a_stand_in_waits_with_the_work_of_its_build(store):
+    built(store, 1)
+    engine = next(iter(store.state.memo.engines.values()))
+    stand_in = replace(engine, key="here", purpose=STAND_IN, artifact=store.artifacts.put(b"stand-in"))
+    store.append(made(BuildStarted, calibration=None), stand_in, build=2)
+    assert store.state.builds[2].stand_in == stand_in
+    assert stand_in.artifact.sha256 not in gone(decided(store))
+    assert stand_in.artifact.sha256 in gone(decided(store, unfinished=False), Gone.SUPERSEDED)
 
 
 def test_a_policy_keeps_something():

@@ -7,13 +7,13 @@ import pytest
 from journal.lock import BuildLock
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
+from store.machine import libraries
 from store.projecting import Projections
-from store.reader import _installed
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import _Run, verify
 
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 LATE_S = 0.15
 
 

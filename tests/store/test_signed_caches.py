@@ -14,7 +14,8 @@ from store.errors import ErrorKind, NoGoError
 from store.events import BuildCommitted, GenerationAccepted
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
-from store.reader import ALLOW_UNSIGNED, FlightCache, _installed
+from store.machine import libraries
+from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.testing import FakeClock, Scenario, made, play
 from store.transaction import Store
 from store.trust import Signer, TrustedKey, signature_file
@@ -22,7 +23,7 @@ from store.verification import verify
 from store.view import look
 
 ROOT = Path(__file__).parents[2]
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))
 
 

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from store import events as e
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
+from store.fold import evolve, fold
 from store.rollback import plan
-from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, Position, State, Unknown, checks_of, evolve, fold
+from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, Position, State, Unknown, checks_of
 from store.testing import made
+from store.trust import MAX_SIGNATURES
 
 REF = e.ArtifactRef(sha256="ab" * 32, size=3)
 GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")
@@ -110,6 +112,14 @@ def whole(number, generation, parent, identity="i1"):
         committed(generation, number, parent),
     )
     return [(number, event) for event in events]
+
+
+def signature(generation, number=0):
+    return made(e.GenerationSigned, generation=generation, signature="ab", key_id=f"k{number}")
+
+
+def collecting(*generations):
+    return (None, made(e.CollectionPlanned, digests=(), generations=generations))
 
 
 THREE = [
@@ -299,8 +309,26 @@ def test_a_stand_in_embeds_and_is_not_handed_out():
     history = [*THREE, (5, started()), (5, engine()), (5, stand_in)]
     build = fold(facts(*history)).builds[5]
     assert (build.engines, build.stand_in) == ((("place", engine()),), stand_in)
-    build = fold(facts(*history, (5, failed()), (6, started()), (6, reused(place="k2")))).builds[6]
+    again = [*history, (5, failed()), (6, started()), (6, reused("stand-in", place="k2"))]
+    build = fold(facts(*again)).builds[6]
     assert (build.engines, build.stand_in) == ((), stand_in)
+
+
+def test_one_engine_serves_as_what_a_build_takes_it_for():
+    """What stood in here is handed out by a build for this machine, and the other way round."""
+    stand_in = engine("k2", number=9, purpose=STAND_IN)
+    history = [*THREE, (5, started()), (5, engine()), (5, stand_in), (5, failed()), (6, started())]
+    build = fold(facts(*history, (6, reused(place="k2")))).builds[6]
+    assert (build.engines, build.stand_in) == ((("place", replace(stand_in, purpose=FLIGHT)),), None)
+    build = fold(facts(*history, (6, reused("stand-in", place="k1")))).builds[6]
+    assert (build.engines, build.stand_in) == ((), replace(engine(), purpose=STAND_IN))
+
+
+def test_a_build_shows_the_checks_of_its_stand_in():
+    stand_in = engine("k2", number=9, purpose=STAND_IN)
+    check = passed("k2", number=9)
+    state = fold(facts(*THREE, (5, started()), (5, stand_in), (5, check)))
+    assert checks_of(state, state.builds[5]) == (check,)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +392,19 @@ def test_facts_that_change_nothing():
 def test_acceptance_is_kept():
     accepted = [(None, made(e.GenerationAccepted, generation=number)) for number in (1, 2, 1)]
     assert fold(facts(*THREE, *accepted)).accepted == {1, 2}
+
+
+def test_what_is_planned_to_go_is_gone_before_it_is_removed():
+    state = fold(facts(*THREE, collecting(1)))
+    assert (state.retired, state.collected) == ({1}, {1})
+    assert fold(
+        facts(*THREE, collecting(1), (None, made(e.Collected, digests=(), generations=(1,))))
+    ).retired == {1}
+
+
+def test_builds_that_were_denied_the_lock_are_kept_by_their_record():
+    denied = made(e.BuildDenied)
+    assert fold(facts(*THREE, (None, denied))).denied == {len(THREE) + 1: denied}
 
 
 def test_signatures_are_added():
@@ -438,6 +479,16 @@ def impossible(history, text=""):
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, body_sha256="x"))], "another body"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, format=2))], "another body"),
         ([*THREE, (None, rolled_back(77, 2)), (2, committed(4, 2, 1))], "after build 4"),
+        ([*THREE, collecting(4)], "no generation 4"),
+        ([*THREE, collecting(3)], "shown or accepted"),
+        ([*THREE, (None, made(e.GenerationAccepted, generation=1)), collecting(1)], "shown or accepted"),
+        ([*THREE, collecting(1), (None, made(e.GenerationAccepted, generation=1))], "had been collected"),
+        ([*THREE, collecting(1), (None, signature(1))], "no more signatures"),
+        ([*THREE, *((None, signature(2, n)) for n in range(MAX_SIGNATURES + 1))], "no more signatures"),
+        (
+            [*THREE, collecting(2), (None, rolled_back(4, 2)), (2, committed(4, 2, 1))],
+            "build 2, which had been collected",
+        ),
     ],
 )
 def test_histories_that_nothing_could_have_written(history, text):

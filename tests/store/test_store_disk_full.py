@@ -1,7 +1,6 @@
 """A store on a file system that runs full at any moment: the head stays, and the failure is written down."""
 
 import os
-import subprocess
 
 import pytest
 
@@ -10,13 +9,15 @@ from store import rollback
 from store.errors import DiskFullError, StoreError, UnprojectedError
 from store.events import BuildFailed
 from store.layout import Layout
-from store.reader import ALLOW_UNSIGNED, FlightCache, _installed
+from store.machine import libraries
+from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, made, play
 from store.transaction import Store
 from store.view import look
+from tests.small_disk import free_bytes, small_disk
 
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 RESERVE = 256 << 10
 FIRST = Scenario(version=VERSION)
 SECOND = Scenario(version=VERSION, flight="f2", engine="other", tiles={(x, 0): str(x) for x in range(40)})
@@ -24,23 +25,8 @@ SECOND = Scenario(version=VERSION, flight="f2", engine="other", tiles={(x, 0): s
 
 @pytest.fixture
 def small(tmp_path):
-    """A file system of four mebibytes in memory."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mount.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {mount.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def free_bytes(folder):
-    about = os.statvfs(folder)
-    return about.f_bavail * about.f_frsize
+    with small_disk(tmp_path / "small", mebibytes=4) as folder:
+        yield folder
 
 
 def fill(folder, left):

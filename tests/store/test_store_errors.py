@@ -36,6 +36,7 @@ def test_tree_is_by_handler():
         "DamagedHistoryError": "StoreError",
         "UnknownEventError": "StoreError",
         "ArtifactError": "StoreError",
+        "BundleError": "StoreError",
         "ManifestCoverageError": "StoreError",
         "NoGoError": "StoreError",
         "IncompatibleDeviceError": "NoGoError",

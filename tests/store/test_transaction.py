@@ -131,9 +131,13 @@ class TestBirth:
         with opened() as store:
             first = store.state.cache_id
             assert len(first) == 32
-            assert store.writes == 0
+            assert store.writes == 2, "the journal and its genesis"
         with opened() as store:
             assert store.state.cache_id == first
+            assert store.writes == 0
+        for size, writes in ((4096, 1), (4096, 0), (8192, 1), (0, 0)):
+            with opened(reserve_bytes=size) as store:
+                assert store.writes == writes, "the reserve, where it is made or enlarged"
         assert look(layout).state.cache_id == first
 
     def test_no_cache(self, layout, opened):
@@ -351,11 +355,13 @@ class TestHealing:
         assert sorted(path.name for path in layout.manifests.iterdir()) == [
             "00000001.json",
             "00000001.sig",
+            "00000001.sig2",
             "00000002.json",
             "flight-00000003.json",
         ]
         assert b'"key_id":"k"' in (layout.manifests / "00000001.sig").read_bytes()
-        assert observe(layout).signatures == {1}
+        assert b'"key_id":"l"' in (layout.manifests / "00000001.sig2").read_bytes()
+        assert observe(layout).signatures == {(1, 1), (1, 2)}
 
     @pytest.mark.usefixtures("two")
     def test_a_generation_that_projects_to_something_else(self, opened):

@@ -11,12 +11,20 @@ from hypothesis import strategies as st
 
 from store import trust
 from store.errors import ErrorKind, NoGoError
-from store.reader import _installed
-from store.trust import Signature, Signer, TrustedKey, parse_keys, reasons_against, signature_file
+from store.machine import libraries
+from store.trust import (
+    Signature,
+    Signer,
+    TrustedKey,
+    is_key_line,
+    parse_keys,
+    reasons_against,
+    signature_file,
+)
 from store.verdict import Policy, judge
 
 ROOT = Path(__file__).parents[2]
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 
 
 def signer_of(seed):
@@ -30,7 +38,8 @@ BY_ALICE = (TrustedKey(ALICE.public),)
 
 
 def reasons(signature=SIGNED, *, raw=RAW, generation=3, keys=BY_ALICE):
-    return reasons_against(raw, signature, generation=generation, keys=keys)
+    files = () if signature is None else (signature,)
+    return reasons_against(raw, files, generation=generation, keys=keys)
 
 
 class TestSignature:
@@ -162,11 +171,11 @@ class TestSignature:
             return Policy(trusted_keys=[key], libraries={}, targets={})
 
         with pytest.raises(NoGoError) as signed:
-            judge(content, signature_file(ALICE.sign(content)), generation=1, policy=policy(ALICE.public))
+            judge(content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(ALICE.public))
         assert signed.value.kind is ErrorKind.MANIFEST_INVALID
         monkeypatch.setattr("store.verdict.parse", lambda _: pytest.fail("it was parsed"))
         with pytest.raises(NoGoError) as refused:
-            judge(content, signature_file(ALICE.sign(content)), generation=1, policy=policy(BOB.public))
+            judge(content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(BOB.public))
         assert refused.value.kind is ErrorKind.SIGNATURE
 
 
@@ -216,13 +225,16 @@ class TestKeys:
             TrustedKey(key)
         policy = Policy(trusted_keys=[ALICE.public, key], libraries={}, targets={})
         with pytest.raises(NoGoError, match="trusted key 2: expected") as error:
-            judge(RAW, SIGNED, generation=1, policy=policy)
+            judge(RAW, [SIGNED], generation=1, policy=policy)
         assert error.value.kind is ErrorKind.SIGNATURE
 
     def test_one_key_is_no_list_of_keys(self):
         with pytest.raises(NoGoError) as error:
             judge(
-                RAW, SIGNED, generation=1, policy=Policy(trusted_keys=ALICE.public, libraries={}, targets={})
+                RAW,
+                [SIGNED],
+                generation=1,
+                policy=Policy(trusted_keys=ALICE.public, libraries={}, targets={}),
             )
         assert len(error.value.reasons) == 32
 
@@ -230,6 +242,20 @@ class TestKeys:
     def test_bounds_are_generations(self, bound):
         with pytest.raises(ValueError, match="not_after"):
             TrustedKey(ALICE.public, bound)
+
+    @pytest.mark.parametrize(
+        ("text", "is_line"),
+        [
+            ("ab" * 32, True),
+            (f"{'ab' * 32} not_after=3", True),
+            (f" {'ab' * 32}\n", True),
+            ("", False),
+            ("keys.pub", False),
+            ("ab" * 31, False),
+        ],
+    )
+    def test_what_begins_as_a_line_of_keys_is_no_path(self, text, is_line):
+        assert is_key_line(text) is is_line
 
     def test_a_file_of_keys(self):
         text = f"# fleet\n\n{ALICE.public.hex()}  # alice\n  {BOB.public.hex()} not_after=12\n"

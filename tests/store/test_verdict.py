@@ -6,7 +6,7 @@ from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
-from store.verdict import ALLOW_UNSIGNED, Policy, judge
+from store.verdict import ALLOW_UNSIGNED, Policy, elsewhere, judge
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,
@@ -27,15 +27,16 @@ def cache(tmp_path_factory):
 
 
 def no_go(raw, *, signature=None, generation=2, error=NoGoError, **policy):
+    files = () if signature is None else (signature,)
     with pytest.raises(error) as found:
-        judge(raw, signature, generation=generation, policy=replace(HERE, **policy))
+        judge(raw, files, generation=generation, policy=replace(HERE, **policy))
     return found.value
 
 
 def test_go(cache):
     raw, cache_id = cache
     for floor in (None, 0, 1, 2, {cache_id: 2}, {cache_id: 0, "other": 9}):
-        found = judge(raw, None, generation=2, policy=replace(HERE, floor=floor))
+        found = judge(raw, (), generation=2, policy=replace(HERE, floor=floor))
         assert (found.raw, found.envelope.generation) == (raw, 2)
 
 
@@ -47,6 +48,17 @@ def test_signature_comes_first(signature):
 
 def test_no_keys_are_no_permission(cache):
     assert no_go(cache[0], trusted_keys=()).kind is ErrorKind.SIGNATURE
+
+
+def test_a_look_from_the_ground_leaves_the_device_out_and_nothing_else(cache):
+    ground = replace(HERE, targets={}, libraries={"onnxruntime": "2"}, flown=False)
+    found = judge(cache[0], (), generation=2, policy=ground)
+    assert elsewhere(found, ground).keys() == {"place"}
+    assert elsewhere(found, HERE) == {}
+    # An engine for this device that another version compiled runs nowhere here.
+    error = no_go(cache[0], libraries={"onnxruntime": "2"}, flown=False, error=IncompatibleDeviceError)
+    assert "made by onnxruntime 1" in error.reasons[0]
+    assert no_go(cache[0], targets={}, floor=3, flown=False).kind is ErrorKind.FLOOR
 
 
 def test_manifest_comes_before_floor_and_device():
@@ -82,4 +94,4 @@ def test_device(cache):
         error = no_go(raw, error=IncompatibleDeviceError, **policy)
         assert error.kind is ErrorKind.DEVICE
         assert "engine place" in error.message
-    assert judge(raw, None, generation=2, policy=replace(HERE, libraries={}))
+    assert judge(raw, (), generation=2, policy=replace(HERE, libraries={}))

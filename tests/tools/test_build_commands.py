@@ -1,13 +1,16 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from journal.lock import BuildLock
+from tools.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = [
@@ -237,3 +240,36 @@ def test_an_interrupted_build_is_recorded_as_failed(empty, number, code):
     assert entry["status"] == "failed"
     assert entry["error"]["kind"] == "interrupted"
     assert empty.json("build", empty.request)["outcome"] == "built"
+
+
+@pytest.mark.parametrize("folder", ["/proc/c10", "/proc/self/fd/c10", "/sys/c10"])
+def test_a_cache_where_the_kernel_shows_itself_is_refused_by_that_name(empty, folder):
+    result = CliRunner().invoke(cli, ["build", empty.request, "--json", "--cache", folder])
+    assert result.exit_code == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["kind"] == "file-system"
+    assert ("sysfs" if "sys/" in folder else "procfs") in error["message"]
+    assert "choose another --cache DIR" in error["hint"]
+
+
+def test_a_request_from_a_pipe_of_the_shell(empty, shell):
+    """Paths in it start from the current folder, and repair finds them again."""
+    words = shlex.join([sys.executable, "-m", "tools.cli", "build"])
+    line = f"{words} <(sed 's/captured = .*//' request.toml) --cache cache --json"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=empty.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["outcome"] == "built"
+    empty.artifact(
+        json.loads(empty.manifest_file(1).read_bytes())["body"]["index"]["artifact"]["sha256"]
+    ).unlink()
+    empty.artifact(
+        json.loads(empty.manifest_file(1).read_bytes())["body"]["tiles"]["table"]["sha256"]
+    ).unlink()
+    assert [repair["ok"] for repair in empty.json("repair")["repairs"]] == [True, True]

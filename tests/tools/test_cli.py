@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -28,11 +29,19 @@ COMMANDS = [
     "show",
     "manifest",
     "query",
+    "replay",
+    "report",
+    "diff",
+    "why",
     "verify",
     "doctor",
     "repair",
     "rebuild",
+    "export",
+    "import",
+    "mirror",
     "keygen",
+    "sign",
     "demo",
 ]
 
@@ -94,6 +103,47 @@ def test_an_internal_error_shows_its_traceback_and_asks_for_a_report(built, monk
     assert "Traceback" in result.stderr
     assert "please report it" in result.stderr
     assert json.loads(result.stdout)["error"]["kind"] == "internal"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RecursionError("deep"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.EMFILE, "many"),
+    ],
+)
+def test_a_process_that_lacks_something_says_so_in_two_lines(built, monkeypatch, error):
+    def starved(_):
+        raise error
+
+    monkeypatch.setattr(read_commands, "look", starved)
+    result = built.run("status", "--json")
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    first, second = result.stderr.splitlines()
+    assert first.startswith("c10: error: expected ")
+    assert second.startswith("  -> ")
+    assert json.loads(result.stdout)["error"]["kind"] == "resources"
+
+
+def test_memory_that_runs_out_for_real_is_exit_2(world):
+    """A segment that is larger than what this process may have."""
+    path = world.cache / "segments" / "00000002.events"
+    os.truncate(path, 3 << 30)
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30))\n"
+    code += "from tools.cli import cli; cli.main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verify", "--full", "--cache", str(world.cache)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("c10: error: expected enough memory")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", [("log",), ("manifest",), ("status", "--json"), ("show", "99", "--json")])

@@ -7,7 +7,7 @@ import pytest
 import journal.errors
 import pipeline.errors
 import store.errors
-import store.runtime
+import store.execution
 from journal.errors import BuildLockHeldError, JournalDamagedError, JournalFullError
 from pipeline.errors import CheckError, CompileError, RequestError, TileError
 from store.errors import (
@@ -22,7 +22,7 @@ from store.errors import (
 )
 from tools.exit_codes import BY_CLASS, MEANINGS, ExitCode, TerminatedError, code_of, code_of_failure
 
-MODULES = (journal.errors, store.errors, store.runtime, pipeline.errors)
+MODULES = (journal.errors, store.errors, store.execution, pipeline.errors)
 
 
 def error_classes():
@@ -89,7 +89,12 @@ DENIED = CacheUnusableError(ErrorKind.PERMISSION, "no")
         (KeyboardInterrupt(), 130, 130),
         (TerminatedError(), 143, 143),
         (ValueError("x"), 1, 3),
-        (MemoryError(), 1, 3),
+        (MemoryError(), 2, 3),
+        (RecursionError("deep"), 2, 3),
+        (RuntimeError("can't start new thread"), 2, 3),
+        (RuntimeError("x"), 1, 3),
+        (OSError(errno.EMFILE, "many"), 2, 2),
+        (CacheUnusableError(ErrorKind.RESOURCES, "many"), 2, 2),
     ],
     ids=lambda value: repr(value)[:40],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.compile_progress import CompileProgress
 from tools.progress import Bars, Lines, shown_progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,24 @@ def test_in_between_there_is_at_most_one_line_a_second_and_one_a_tenth():
         clock.now += 0.0001
         fast.advance()
     assert len(quiet.getvalue().splitlines()) == 1
+
+
+def test_a_compile_counts_in_percent_names_its_phase_and_shows_that_it_lives():
+    progress, stream, clock = lines()
+    told = CompileProgress.started(progress, "place")
+    for second, done in ((1, 3), (2, 110), (3, 120), (5, 120), (9, 120), (14, 120)):
+        clock.now = float(second)
+        told({"phase": "Timing tactics", "done": done, "total": 1000})
+    told({"phase": "done"})
+    told({"phase": "done", "done": 1000, "total": 1000})
+    clock.now = 15.0
+    progress.finish("4.3 MB")
+    assert stream.getvalue().splitlines() == [
+        "compile place ...",
+        "compile place: 11 %, Timing tactics, 2.0 s",
+        "compile place: 12 %, Timing tactics, 14.0 s",
+        "compile place: done in 15.0 s, 4.3 MB",
+    ]
 
 
 def test_without_a_total_time_alone_decides():

@@ -83,3 +83,53 @@ def test_long_texts_are_cut_and_say_so():
         assert "1,000" in shown
         assert len(shown) < render.MAX_LINE + 100
     assert render.plain("x" * render.MAX_LINE) == "x" * render.MAX_LINE
+
+
+BUILT = {
+    "outcome": "built",
+    "generation": 3,
+    "build": 4,
+    "seconds": 61.5,
+    "identity": "aa",
+    "manifest_sha256": "bb",
+    "tiles": 5,
+    "tiles_embedded": 2,
+    "engines_compiled": 1,
+    "steps_reused": 0,
+    "files_checked": 7,
+    "writes": 9,
+}
+
+
+def test_a_build_is_told_with_its_warnings():
+    told = render.build_report(BUILT, ["some tiles are old"])
+    assert told[0] == "built generation 3 (build 4) in 61.5 s"
+    assert told[-1].strip() == "warning: some tiles are old"
+    assert not any("reused" in line for line in told)
+    reused = render.build_report(BUILT | {"outcome": "reused", "steps_reused": 4}, [])
+    assert reused[0].startswith("nothing to do: generation 3")
+    assert any("4 steps" in line for line in reused)
+    assert not any("embedded" in line for line in reused)
+    failed = render.build_report(BUILT | {"outcome": "failed", "identity": None, "tiles": 0}, [])
+    assert failed[0] == "failed after 61.5 s; the cache still shows what it showed"
+
+
+def test_a_plan_tells_what_is_missing_and_warns():
+    step = {"kind": "cells", "subject": "", "count": 3, "decision": "run", "why": "new cell"}
+    plan = {
+        "decision": "run",
+        "to_embed": 3,
+        "wanted": 5,
+        "tiles": 3,
+        "identity": "aa",
+        "steps": [step],
+        "warnings": ["w"],
+    }
+    told = render.plan_report(plan)
+    assert told[0] == "a build would embed 3 tiles"
+    assert any("2 are not in the source" in line for line in told)
+    assert any(line.split() == ["cells", "-", "3", "run", "new", "cell"] for line in told), told
+    assert told[-1] == "warning: w"
+    whole = render.plan_report(plan | {"decision": "reused", "wanted": 3, "warnings": []})
+    assert whole[0].startswith("nothing to do")
+    assert not any("not in the source" in line or "warning" in line for line in whole)

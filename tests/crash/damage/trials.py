@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from journal import JournalError, environment
+from journal import JournalError, structure
 from store import manifest as manifests
 from store.artifacts import Artifacts
 from store.coverage import named_by
@@ -163,7 +163,7 @@ def work(options):
             raise HungError
 
         signal.signal(signal.SIGALRM, hung)
-        environment._GLANCE_S = 0.0
+        structure._GLANCE_S = 0.0
         with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-damage-") as folder:
             known = Known(Path(folder) / "site")
             strata = sorted(known.cache.strata)

@@ -31,6 +31,8 @@ GATE = {
     "segments": 1500,
     "tables": 1500,
     "vectors": 1500,
+    "bundles": 800,
+    "imports": 150,
 }
 SLOW_S = 10
 MORE_MEMORY = 3 << 30

@@ -4,20 +4,30 @@ Each target is a function that makes a `Target`. `feed` decodes an input and hol
 the project's own error, or a value that is encoded again to the very same bytes.
 """
 
+import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from journal import RecordError
-from journal.record import Record, canonical
+from journal import JournalError, RecordError
+from journal.record import GENESIS, Entry, Record, canonical, link
 from journal.record import decode as decode_record
 from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
-from store import blocks, codec, segment
+from store import blocks, bundle, codec, importing, segment
 from store.canonical import encode as canonical_json
-from store.errors import ArtifactError, DamagedHistoryError, NoGoError, UnknownEventError
+from store.errors import (
+    ArtifactError,
+    BundleError,
+    DamagedHistoryError,
+    NoGoError,
+    StoreError,
+    UnknownEventError,
+)
+from store.exporting import export
 from store.layout import Layout
 from store.manifest import parse
 from store.tables import decode_blocks, decode_tiles
@@ -26,6 +36,7 @@ from store.transaction import Store
 from store.view import look
 from tests.crash.fuzz.mutation import mutated, regrown, reworded
 from tests.crash.powercut.writer import play, scenario
+from tests.sample_request import REQUEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +129,7 @@ def manifests(folder):
 def requests(folder):
     from pipeline import BuildRequest
 
-    seeds = [_REQUEST.encode(), (_REQUEST + _MORE).encode()]
+    seeds = [REQUEST.encode(), (REQUEST + _MORE).encode()]
 
     def feed(data):
         BuildRequest.parse(data.decode("utf-8", "replace"), base=Path(folder))
@@ -262,34 +273,87 @@ def vectors(folder):
     return Target([blocks.encode(block)], blocks.decode, (blocks.BlockError,))
 
 
+def bundles(folder):
+    layout = _cache(folder)
+    for name, build in (("a", None), ("b", 1), ("c", 2)):
+        export(layout, Path(folder) / f"{name}.bundle", build=build)
+    seeds = [path.read_bytes() for path in sorted(Path(folder).glob("?.bundle"))]
+    path = Path(folder) / "x"
+
+    def feed(data):
+        path.write_bytes(data)
+        found = bundle.read(path)
+        with bundle.opened(path) as reader:
+            assert tuple(reader.entries()) == found.entries
+            for ref in reader.artifacts():
+                content = b"".join(reader.pieces(ref))
+                assert found.read(ref) in {None, content}
+            assert reader.finish().size == len(data)
+
+    def change(data, others, dice):
+        if dice.random() < 0.02:
+            return data
+        at = dice.choice((300, len(data)))
+        body = mutated(data[:at], others, dice) + data[at:-32]
+        return body + hashlib.sha256(body).digest() if dice.random() < 0.8 else mutated(data, others, dice)
+
+    return Target(seeds, feed, (BundleError,), change)
+
+
+def imports(folder):
+    """Bundles of somebody who knows how to make the chain and the trailer right."""
+    layout, path = _cache(folder), Path(folder) / "x"
+    # LMDB reserves more addresses than a worker has; by then everything hostile was looked at.
+    importing._append = lambda _, history, *__, **___: history.state
+    export(layout, Path(folder) / "a.bundle")
+    seeds = [(Path(folder) / "a.bundle").read_bytes()]
+    right = bundle.read(Path(folder) / "a.bundle")
+    with bundle.opened(Path(folder) / "a.bundle") as reader:
+        list(reader.entries())
+        contents = [(ref, [b"".join(reader.pieces(ref))]) for ref in reader.artifacts()]
+
+    def feed(data):
+        path.write_bytes(data)
+        with tempfile.TemporaryDirectory(dir=folder) as new:
+            importing.import_bundle(Layout(Path(new) / "c"), path, clock=FakeClock(), host={})
+
+    def change(_, others, dice):
+        at, raws = dice.randrange(len(right.entries)), [entry.raw for entry in right.entries]
+        record = decode_record(raws[at])
+        try:
+            changed = replace(record, payload=regrown(record.payload, dice))
+            raws[at] = encode_record(changed if dice.random() < 0.9 else replace(record, build=7))
+        except RecordError:
+            raws[at] = mutated(raws[at], [raws[0]], dice) or b"x"
+        if dice.random() < 0.1:
+            del raws[dice.randrange(len(raws)) :]
+        chain, entries, parts = GENESIS, list[Entry](), list[bytes]()
+        for seq, raw in enumerate(raws or [b"x"], start=1):
+            chain = link(chain, raw)
+            entries.append(Entry(seq=seq, chain=chain, raw=raw))
+        header = replace(right.header, records=len(entries), chain=chain.hex())
+        bundle.write(parts.append, header, entries, contents)
+        return b"".join(parts)
+
+    return Target(seeds, feed, (StoreError, JournalError), change)
+
+
 TARGETS = {
     target.__name__: target
-    for target in (records, manifests, requests, images, archives, networks, segments, tables, vectors)
+    for target in (
+        records,
+        manifests,
+        requests,
+        images,
+        archives,
+        networks,
+        segments,
+        tables,
+        vectors,
+        bundles,
+        imports,
+    )
 }
-
-_REQUEST = """\
-flight_id = "demo-001"
-sector = "stable_rear"
-bbox = [-118.3198, 36.5611, -118.2607, 36.5930]
-zoom = [13, 15]
-origin = [-118.2923, 36.5785, 4421.0]
-calibration = "camera.json"
-
-[tiles]
-source = "whitney.pmtiles"
-
-[engine]
-backend = "onnxruntime"
-precision = "fp32"
-
-[[models]]
-name = "place"
-role = "descriptor"
-onnx = "builtin:place"
-
-[index]
-kind = "auto"
-"""
 
 _MORE = """\
 m = 32

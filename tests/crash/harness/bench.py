@@ -20,7 +20,8 @@ from store.transaction import Store
 from store.trust import Signer
 from store.view import look
 
-LOCK_TIMEOUT_S = 0.2
+LOCK_TIMEOUT_S = 60.0
+"""Nobody holds a lock for long, so that only a lock that is held for ever makes anybody wait so long."""
 
 
 class Acknowledged(NamedTuple):
@@ -124,30 +125,3 @@ def acknowledge(bench: Bench) -> None:
 def generations(layout: Layout) -> int:
     """How many generations the journal holds; none if there is no journal."""
     return len(look(layout).state.generations) if layout.journal.exists() else 0
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    """Copy a small cache; faster than what the library has, and what is write-once stays so."""
-    target.mkdir()
-    with os.scandir(source) as entries:
-        for entry in entries:
-            path = target / entry.name
-            if entry.is_dir(follow_symlinks=False):
-                copy_tree(Path(entry.path), path)
-            else:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, entry.stat().st_mode & 0o777)
-                with open(entry.path, "rb") as file:
-                    os.write(fd, file.read())
-                os.close(fd)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a small cache."""
-    if not folder.exists():
-        return
-    for at, names, files in os.walk(folder, topdown=False):
-        for name in files:
-            os.unlink(f"{at}/{name}")
-        for name in names:
-            os.rmdir(f"{at}/{name}")
-    folder.rmdir()

@@ -36,9 +36,11 @@ class Before:
 
 def remember(layout: Layout, *, damaged: bool = False) -> Before:
     """Look at a cache before something is done to it; the journal of a damaged one cannot be asked."""
-    if not layout.journal.exists():
+    if not layout.manifests.is_dir():
         return Before()
     visible = max(layout.manifest_files(), default=0)
+    # A mirror has no journal either.
+    damaged = damaged or not layout.journal.exists()
     return Before(
         committed=visible if damaged else len(look(layout).state.generations),
         visible=visible,
@@ -80,6 +82,11 @@ class Judge:
             self._visible()
         with self.trying("files"):
             self._tree()
+        if self.driver.copies:
+            with self.trying("next mirror"):
+                self.driver.build(self.bench, "next")
+                self._fly(self.before.visible + self.driver.commits)
+            return self.problems
         state = None
         if self.driver.mends:
             with self.trying("mending"):
@@ -111,6 +118,9 @@ class Judge:
         acked = max((number for number, _ in self.told.commits), default=0)
         assert shown >= acked, f"generation {acked} was acknowledged, readers see {shown}"
         assert shown in range(self.before.visible, self.allowed.stop), f"readers see generation {shown}"
+        if self.driver.copies:
+            ends = {self.before.visible, self.before.visible + self.driver.commits}
+            assert shown in ends, f"readers see generation {shown}, neither the old head nor the new"
         assert not manifests.keys() - segments.keys(), "a manifest is visible before its segment"
         for name, digest in self.before.files:
             if self.driver.collects and not (self.layout.root / name).exists():
@@ -126,8 +136,17 @@ class Judge:
         if not self.driver.damaged:
             self._fly(shown)
             for number in manifests.keys() - {shown}:
-                with self.bench.fly(number) as cache:
-                    cache.verify()
+                self._fly_older(number, manifests[number])
+
+    def _fly_older(self, number: int, name: str) -> None:
+        try:
+            with self.bench.fly(number) as cache:
+                cache.verify()
+        except NoGoError:
+            # A collection that died removes the signature first, of what it had planned to remove and nothing else.
+            unsigned = not (self.layout.manifests / name).with_suffix(".sig").exists()
+            if not (self.driver.collects and unsigned and number in look(self.layout).state.retired):
+                raise
 
     def _fly(self, number: int) -> None:
         with self.bench.fly() as cache:
@@ -163,6 +182,9 @@ class Judge:
         assert max(self.layout.manifest_files(), default=0) <= len(view.state.generations)
         self._kept(view)
         self._named(view.state)
+        known = {number for number in view.state.generations if number <= self.before.visible}
+        gone = known - set(view.state.retired) - set(self.layout.manifest_files())
+        assert not gone, f"generations {sorted(gone)} are gone and nobody planned it"
         return view.state
 
     def _named(self, state: State) -> None:
@@ -217,6 +239,9 @@ class Judge:
             state = store.state
         self._fly(head)
         assert set(self.layout.manifest_files()) == set(state.generations) - set(state.retired)
+        names = {entry.name for entry in os.scandir(self.layout.manifests)}
+        alone = {name for name in names if f"{name.partition('.')[0]}.json" not in names}
+        assert not alone, f"left without its manifest: {sorted(alone)}"
         found = walk(Artifacts(self.layout), {}, referenced=referenced_by(state), full=False, threads=1)
         assert not found.unreferenced, f"{len(found.unreferenced)} unreferenced artifacts after a collection"
         assert not found.strangers

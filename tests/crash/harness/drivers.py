@@ -13,14 +13,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal.lock import BuildLock
 from store import beside, rollback
+from store.artifacts import Artifacts
 from store.collecting import collect
+from store.coverage import named_by
 from store.events import EngineCompiled
+from store.manifest import parse, project
+from store.mirror import mirror
 from store.projecting import Projections
 from store.rebuild import rebuild
 from store.retention import KeepPolicy
 from store.state import FLIGHT
 from store.testing import Scenario, StopDeadError, made, play
 from store.trust import Signer
+from store.view import look
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench
 from tools.exit_codes import ExitCode, code_of_failure
 
@@ -42,6 +47,7 @@ class Driver:
         collects: Whether generations and artifacts may go.
         mends: Whether a journal may be missing or damaged until `act` is done once more, as every command then says.
         signer: Signs what is committed.
+        copies: Whether it writes a mirror of a cache elsewhere, which has no journal, and shows the old head or the new.
     """
 
     name: str
@@ -56,12 +62,14 @@ class Driver:
     collects: bool = False
     mends: bool = False
     signer: Signer | None = None
+    copies: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Light: through the store.
 
 TILES = {(0, 0): "a", (1, 0): "b", (20, 3): "c"}
+SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 CHANGED = TILES | {(1, 0): "other", (40, 3): "d"}
 
 
@@ -186,6 +194,53 @@ def rebuild_light(bench: Bench) -> int:
     with BuildLock(bench.layout.build_lock, timeout_s=LOCK_TIMEOUT_S):
         rebuild(bench.layout)
     return ExitCode.DONE
+
+
+def origin_of(bench: Bench) -> Bench:
+    """The cache that is mirrored: beside the copy, where nothing is counted."""
+    return Bench(bench.root / "origin", signer=bench.signer, clock=bench.clock)
+
+
+def two_to_mirror(bench: Bench) -> None:
+    """A cache with two generations, and no copy of it."""
+    origin = origin_of(bench)
+    origin.root.mkdir()
+    two_generations(origin)
+
+
+def one_mirrored(bench: Bench) -> None:
+    """A cache with two generations, and a copy of the first, with something in its scratch folder."""
+    origin = origin_of(bench)
+    origin.root.mkdir()
+    one_generation(origin)
+    assert mirror_light(bench) == ExitCode.DONE
+    (bench.layout.scratch / "draft-1-left").write_bytes(b"half")
+    assert play_build(origin, flight="f2", tiles=CHANGED) == ExitCode.DONE
+
+
+def mirror_light(bench: Bench) -> int:
+    """Bring the copy to the head."""
+    mirror(origin_of(bench).layout, bench.layout.root)
+    return ExitCode.DONE
+
+
+def mirror_again(bench: Bench, _: str) -> None:
+    """The mirror that must always work: it moves the bytes that are missing, and then there is nothing left to do."""
+    origin, copy = origin_of(bench).layout, bench.layout
+    state = look(origin).state
+    named = named_by(parse(project(state, state.head)), Artifacts(origin))
+    wanted = [origin.artifact(digest) for digest in named]
+    wanted += sorted(origin.segments.iterdir())
+    head = f"{state.head.number:08d}."
+    wanted += [path for path in origin.manifests.iterdir() if path.name.startswith(head)]
+    lacking = [path for path in wanted if not (copy.root / path.relative_to(origin.root)).exists()]
+    done = mirror(origin, copy.root)
+    assert (done.files, done.size) == (len(lacking), sum(path.stat().st_size for path in lacking))
+    assert done.generation == state.head.number
+    assert not mirror(origin, copy.root).changed
+    for path in wanted:
+        assert (copy.root / path.relative_to(origin.root)).read_bytes() == path.read_bytes(), path.name
+    assert not list(copy.scratch.iterdir()), "something is left in the scratch folder"
 
 
 def build_with_company(bench: Bench) -> int:
@@ -339,6 +394,16 @@ def repair_heavy(bench: Bench) -> int:
 
 _LIGHT = Driver(name="build", prepare=one_generation, act=lambda bench: 0, build=build_light)
 _HEAVY = Driver(name="provision", prepare=one_heavy, act=lambda bench: 0, build=build_heavy, heavy=True)
+_GC = replace(_LIGHT, name="gc", prepare=much_to_collect, act=collect_light, commits=0, collects=True)
+
+_MIRROR = Driver(
+    name="mirror",
+    prepare=one_mirrored,
+    act=mirror_light,
+    build=mirror_again,
+    signer=SIGNER,
+    copies=True,
+)
 
 DRIVERS = {
     driver.name: driver
@@ -366,9 +431,10 @@ DRIVERS = {
             _LIGHT,
             name="signed",
             act=lambda bench: play_build(bench, flight="f2", tiles=CHANGED),
-            signer=Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32)))),
+            signer=SIGNER,
         ),
-        replace(_LIGHT, name="gc", prepare=much_to_collect, act=collect_light, commits=0, collects=True),
+        _GC,
+        replace(_GC, name="gc-signed", signer=SIGNER),
         replace(
             _LIGHT,
             name="rebuild",
@@ -378,6 +444,8 @@ DRIVERS = {
             evidence=True,
             mends=True,
         ),
+        _MIRROR,
+        replace(_MIRROR, name="mirror-birth", prepare=two_to_mirror, commits=2),
         replace(_HEAVY, name="provision-birth", prepare=lambda bench: None, act=provision),
         replace(_HEAVY, name="provision", act=lambda bench: provision(bench, changed=True, flight_id="f2")),
         replace(

@@ -1,35 +1,48 @@
-"""What a test module asks for: its sweeps, all started at the first question, two at a time."""
+"""What the test modules of the sweeps have in common: a module has `PLANS`, and asks for the result of one of them.
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+All plans that were selected are begun at the first question, two at a time.
+"""
+
 from typing import Any
 
 import pytest
 
 from tests.crash.harness import shim
-from tests.crash.harness.launch import AT_ONCE, sweep
-from tests.crash.harness.sweep import Plan
+from tests.crash.harness.launch import Sweepers
+from tests.crash.harness.plan import Plan
 
 
-class Gate:
-    """The results of some plans, by plan."""
+@pytest.fixture(scope="module")
+def gate(request, tmp_path_factory):
+    """The results of the module's plans, by plan."""
+    if shim.compiler() is None:
+        pytest.skip("the library that kills and hinders writers is compiled with gcc, which is not here")
+    sweepers = Sweepers(_asked(request), shim.build(tmp_path_factory.mktemp("shim")))
+    yield {plan: Promise(future) for plan, future in sweepers.results.items()}
+    sweepers.end()
 
-    def __init__(self, plans: list[Plan], folder: Path):
-        if shim.compiler() is None:
-            pytest.skip("the library that kills and hinders writers is compiled with gcc, which is not here")
-        library = shim.build(folder)
-        self._pool = ThreadPoolExecutor(AT_ONCE)
-        self._results: dict[Plan, Future[dict[str, Any]]] = {
-            plan: self._pool.submit(sweep, plan, library) for plan in plans
-        }
 
-    def result(self, plan: Plan) -> dict[str, Any]:
-        """Wait for the result of a plan."""
-        return self._results[plan].result()
+def _asked(request) -> list[Plan]:
+    """The plans that selected tests of this module want: all of them if a test wants more than its own."""
+    asked = list[Plan]()
+    for item in request.session.items:
+        if item.module is request.module and "gate" in getattr(item, "fixturenames", ()):
+            plan = item.callspec.params.get("plan") if hasattr(item, "callspec") else None
+            asked += list(request.module.PLANS) if plan is None else [plan]
+    return list(dict.fromkeys(asked))
 
-    def end(self) -> None:
-        """Wait for what still runs, and start no more."""
-        self._pool.shutdown(cancel_futures=True)
+
+class Promise:
+    """A result that may still be under way."""
+
+    def __init__(self, future):
+        self._future = future
+
+    def wait(self) -> dict[str, Any]:
+        """The result, when it is there."""
+        result = self._future.result()
+        print(summary(result))
+        return result
 
 
 def named(plan: Plan) -> str:
@@ -43,8 +56,17 @@ def named(plan: Plan) -> str:
         if plan.allocations
         else ""
     )
-    what = "-".join(plan.actions) if len(plan.actions) < 3 else "all"
-    return f"{plan.driver}{how}-{what}" if not plan.bug else f"{plan.bug}-{plan.driver}"
+    return f"{plan.driver}{how}-{'-'.join(plan.actions)}" if not plan.bug else f"{plan.bug}-{plan.driver}"
+
+
+def of_plans(plans):
+    """A test for each plan."""
+    return pytest.mark.parametrize("plan", plans, ids=named)
+
+
+def points(gate) -> int:
+    """How many things happened in all plans together."""
+    return sum(promise.wait()["happened"] for promise in gate.values())
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 from journal import Journal, birth, guard, log
 from journal.record import EMPTY, encode, extend
 from store import artifacts as artifacts_module
-from store import projecting, transaction, writeonce
+from store import collecting, mirror, projecting, transaction, writeonce
 from store.artifacts import Artifacts
 from store.events import ArtifactRef
 from store.facts import to_facts
+from store.fold import absorb
 from store.ledger import Ledger
 from store.projecting import Projections
-from store.state import State, absorb
+from store.state import State
 from store.transaction import Store
 from tests.crash.harness.bench import Bench
 
@@ -169,6 +170,41 @@ def sticky_lock(_: Bench) -> None:
     Store._recover = recover  # type: ignore[method-assign]
 
 
+def retire_backwards(_: Bench) -> None:
+    """Remove the manifest of a generation before its signature, which nothing finds any more."""
+    projections = collecting._projections
+
+    def backwards(*args: Any) -> Any:
+        return {number: paths[::-1] for number, paths in projections(*args).items()}
+
+    collecting._projections = backwards
+
+
+def retire_unplanned(_: Bench) -> None:
+    """Remove what a collection decided before the journal knows of it."""
+    projections = collecting._projections
+
+    def remove_at_once(layout: Any, state: Any, decision: Any) -> Any:
+        found = projections(layout, state, decision)
+        collecting._remove(layout, found, decision.doomed)
+        return found
+
+    collecting._projections = remove_at_once
+
+
+def mirror_head_first(_: Bench) -> None:
+    """Give a copy the manifest of the new head before the artifacts that it names."""
+    move = mirror._move
+
+    def head_then_move(*args: Any) -> Any:
+        _, target, _, lacking, _ = args
+        file = lacking.files[-1]
+        writeonce.write_once(target.root / file.folder, file.name, file.data, scratch=target.scratch)
+        return move(*args)
+
+    mirror._move = head_then_move
+
+
 def untidy_errors(_: Bench) -> None:
     """Let the errors of the system pass as they are."""
     for module in (artifacts_module, projecting, transaction):
@@ -213,6 +249,9 @@ BUGS: dict[str, Callable[[Bench], None]] = {
         manifest_first,
         early_exit,
         sticky_lock,
+        retire_backwards,
+        retire_unplanned,
+        mirror_head_first,
         untidy_errors,
         no_file_sync,
         no_folder_sync,

@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <execinfo.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -32,6 +33,7 @@ enum { GO = 0, FAIL = -1, HALF_THEN_DIE = 1, HALF = 2, DIE_AFTER = 3 };
 
 #define TOLD 8192
 #define PARTS 1024
+#define FRAMES 48
 
 struct call {
     char name[12];
@@ -128,6 +130,35 @@ static int named(int folder, const char *name, char *path)
         return 0;
     snprintf(path, PATH_MAX, "%.2000s/%.2000s", base, name);
     return below(path);
+}
+
+static int deaths_fd = -1;
+static struct sigaction deaths_before[NSIG];
+
+/* Tell of the native frames, then let whoever was there before do its part. */
+static void dying(int number, siginfo_t *about, void *context)
+{
+    void *frames[FRAMES];
+    kinds = allocations_armed = 0;
+    backtrace_symbols_fd(frames, backtrace(frames, FRAMES), deaths_fd);
+    sigaction(number, &deaths_before[number], NULL);
+    if (deaths_before[number].sa_flags & SA_SIGINFO)
+        deaths_before[number].sa_sigaction(number, about, context);
+    else if (deaths_before[number].sa_handler != SIG_DFL && deaths_before[number].sa_handler != SIG_IGN)
+        deaths_before[number].sa_handler(number);
+    else
+        raise(number);
+}
+
+void shim_trace_deaths(int fd)
+{
+    static const int numbers[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
+    void *frames[FRAMES];
+    struct sigaction action = {.sa_sigaction = dying, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    deaths_fd = fd;
+    backtrace(frames, FRAMES); /* loads what it needs while there is memory */
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        sigaction(numbers[i], &action, &deaths_before[numbers[i]]);
 }
 
 /* Count a call on a path below the folder, and say what is to become of it. */

@@ -141,6 +141,7 @@ class Shim:
         self._library.shim_arm.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int]
         self._library.shim_arm_allocations.argtypes = [ctypes.c_long, ctypes.c_int]
         self._library.shim_tell.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self._library.shim_trace_deaths.argtypes = [ctypes.c_int]
         self._memory = mmap.mmap(-1, ctypes.sizeof(Told))
         self.told = Told.from_buffer(self._memory)
         self._library.shim_tell(ctypes.addressof(self.told), os.fsencode(root))
@@ -159,6 +160,10 @@ class Shim:
     def arm_allocations(self, number: int, *, for_good: bool) -> None:
         """Let an allocation of this process fail, counted from 1; with 0 only count."""
         self._library.shim_arm_allocations(number, int(for_good))
+
+    def trace_deaths(self, fd: int) -> None:
+        """Let this process tell, when a signal ends it, in which native functions it was."""
+        self._library.shim_trace_deaths(fd)
 
     def disarm(self) -> None:
         """Let everything pass."""

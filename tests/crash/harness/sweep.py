@@ -1,6 +1,6 @@
-"""Kill or hinder one writer at every planned call, and judge the cache after each: `python -m … PLAN` prints a result.
+"""Kill or hinder one writer at every planned call, and judge the cache after each.
 
-Started with the library of `shim.c` preloaded. This process loads everything once and forks a child for each thing
+Runs in a process with the library of `shim.c` preloaded, which loads everything once and forks a child for each thing
 that happens, so that a point costs milliseconds. It never opens a cache itself: LMDB, faiss and ONNX Runtime must not
 be used before a fork.
 """
@@ -8,132 +8,27 @@ be used before a fork.
 import contextlib
 import gc
 import json
-import os
 import random
-import select
-import signal
-import sys
-import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
-from journal import environment
 from tests.crash.harness import seeded
-from tests.crash.harness.bench import Acknowledged, Bench, acknowledge, acknowledged, copy_tree, remove_tree
+from tests.crash.harness.bench import Acknowledged, Bench, acknowledge
 from tests.crash.harness.check import Before, Judge, remember
+from tests.crash.harness.child import HANG_S, Ending, Helper, child
 from tests.crash.harness.drivers import DRIVERS, Driver
+from tests.crash.harness.plan import Plan, Result, thinned
 from tests.crash.harness.readers import LiveReader
 from tests.crash.harness.shim import ACTIONS, Action, Seen, Shim
+from tests.crash.harness.template import Template
 from tools.exit_codes import ExitCode, code_of
 
-LIBRARY = "C10_TEST_CRASH_SHIM"
-HANG_S = 30
 _TRIES = 5
+ALLOCATION_HANG_S = 60
+"""Shorter than other guards, since a failed allocation does make CPython hang now and then."""
 OWN = ("journal.", "store.", "pipeline.", "tools.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a sweep does.
-
-    Attributes:
-        driver: The writer.
-        actions: What happens to it, by name.
-        most: At most so many calls of one name and folder, spread evenly; all of them if absent.
-        calls: Only at calls of these names; at all of them if empty.
-        reader: A reader that lives on meanwhile: one that "keeps" the journal open, one that "looks" again and again,
-            or none.
-        nested: After each kill, kill the next build at so many calls, too, chosen by chance; 0 for none.
-        bug: A bug to switch on in the writer.
-        allocations: Fail so many allocations instead, spread evenly; 0 for none.
-        seed: Of what is chosen by chance.
-    """
-
-    driver: str
-    actions: tuple[str, ...] = ()
-    most: int | None = None
-    calls: tuple[str, ...] = ()
-    reader: str = ""
-    nested: int = 0
-    bug: str = ""
-    allocations: int = 0
-    seed: int = 1
-
-
-@dataclass(slots=True, kw_only=True)
-class Result:
-    """What came of it.
-
-    Attributes:
-        calls: How many calls the writer makes that count.
-        planned: Points: things that were to happen, nested ones included.
-        happened: Points at which they did.
-        endings: How often the writer ended how: killed, an exit code, a hang, a signal.
-        errors: How often which error was met.
-        rounds: Rounds of live readers.
-        bad: What was wrong, with its point.
-        seconds: How long it took.
-    """
-
-    plan: Plan
-    calls: int = 0
-    planned: int = 0
-    happened: int = 0
-    endings: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    errors: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    rounds: int = 0
-    bad: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a child ended: the signal or `hang`, or nothing; its lines."""
-
-    how: str
-    lines: list[str]
-
-    @property
-    def told(self) -> Acknowledged:
-        return acknowledged(self.lines)
-
-    def line(self, mark: str) -> list[str]:
-        """The words of the last line with a mark."""
-        found = [line.split(maxsplit=3) for line in self.lines if line.startswith(f"{mark} ")]
-        return found[-1][1:] if found else []
-
-
-def child(work: Callable[[Bench], None], bench: Bench) -> Ending:
-    """Do something in a child that tells through a pipe."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        with contextlib.suppress(BaseException):
-            os.close(reading)
-            bench.pipe = writing
-            work(bench)
-        os._exit(0)
-    os.close(writing)
-    data, hung, deadline = b"", False, time.monotonic() + HANG_S
-    while True:
-        ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            os.kill(pid, signal.SIGKILL)
-            hung = True
-            break
-        piece = os.read(reading, 65536)
-        if not piece:
-            break
-        data += piece
-    os.close(reading)
-    _, status = os.waitpid(pid, 0)
-    how = "hang" if hung else ""
-    if not hung and os.WIFSIGNALED(status):
-        how = signal.Signals(os.WTERMSIG(status)).name
-    return Ending(how, data.decode(errors="replace").splitlines())
 
 
 class Sweep:
@@ -142,13 +37,17 @@ class Sweep:
     def __init__(self, plan: Plan, work: Path, shim: Shim):
         self.plan, self.work, self.shim = plan, work, shim
         self.driver: Driver = DRIVERS[plan.driver]
-        self.root, self.template, self.kept = work / "bench", work / "template", work / "kept"
+        self.root = work / "bench"
         self.bench = Bench(self.root, signer=self.driver.signer)
+        if self.driver.heavy:
+            # As the sites of the tests have it; another size would be a change to the cache.
+            self.bench.reserve_bytes = 0
         self.dice = random.Random(f"{plan.seed} {plan.driver}")
         self.result = Result(plan=plan)
         self.before = Before()
+        self.template = Template(self.bench.layout.root)
         self.commits = self.driver.commits
-        self.helper: _Helper | None = None
+        self.helper: Helper | None = None
 
     def run(self) -> Result:
         """Rehearse, then do every point."""
@@ -172,8 +71,7 @@ class Sweep:
         values = json.loads(" ".join(found))
         values["files"] = tuple(map(tuple, values["files"]))
         self.before = Before(**values)
-        if self.bench.layout.root.exists():
-            copy_tree(self.bench.layout.root, self.template)
+        self.template = Template(self.bench.layout.root)
 
     def _make_template(self, bench: Bench) -> None:
         try:
@@ -189,12 +87,6 @@ class Sweep:
             bench.say("X " + traceback.format_exc().replace("\n", " | "))
             raise
 
-    def _fresh(self, source: Path | None = None) -> None:
-        remove_tree(self.bench.layout.root)
-        source = self.template if source is None else source
-        if source.exists():
-            copy_tree(source, self.bench.layout.root)
-
     # -- children -----------------------------------------------------------------------------------------------
 
     def _act(self, arm: Callable[[], None], *, again: bool = False) -> Ending:
@@ -204,6 +96,8 @@ class Sweep:
             acknowledge(bench)
             seeded.switch_on(self.plan.bug, bench)
             gc.disable()
+            if self.plan.allocations:
+                self.shim.trace_deaths(bench.pipe)
             arm()
             code = self._attempt(bench, self.driver.act)
             self.shim.disarm()
@@ -211,7 +105,7 @@ class Sweep:
             if again and code:
                 self._attempt(bench, self._once_more, mark="R")
 
-        return child(work, self.bench)
+        return child(work, self.bench, hang_s=ALLOCATION_HANG_S if self.plan.allocations else HANG_S)
 
     def _once_more(self, bench: Bench) -> None:
         if self.driver.mends:
@@ -249,7 +143,7 @@ class Sweep:
     def _company(self, number: int) -> Iterator[None]:
         """A live reader and a process that joins in, where the plan or the driver wants one."""
         reader = LiveReader(self.bench, keeps=self.plan.reader == "keeps") if self.plan.reader else None
-        helper = _Helper(self.bench, self.driver) if self.driver.beside else None
+        helper = Helper(self.bench, self.driver) if self.driver.beside else None
         self.helper, self.bench.helper = helper, helper.call if helper else None
         try:
             yield
@@ -265,7 +159,7 @@ class Sweep:
     # -- points -------------------------------------------------------------------------------------------------
 
     def _rehearse(self, kinds: int) -> list[Seen]:
-        self._fresh()
+        self.template.restore()
         with self._company(0):
             self.shim.reset()
             ending = self._act(lambda: self.shim.arm(None, 0, kinds=kinds))
@@ -304,7 +198,7 @@ class Sweep:
 
     def _try(self, action: Action, number: int, where: str, *, again: bool, last: bool) -> bool:
         """Do one point; returns whether it happened."""
-        self._fresh()
+        self.template.restore()
         self.shim.reset()
         with self._company(number):
             ending = self._act(lambda: self.shim.arm(action, number), again=again)
@@ -328,10 +222,12 @@ class Sweep:
         found = ending.line("E")
         if ending.how or not found:
             self.result.endings[ending.how or "silence"] += 1
-            if action is None and self.driver.heavy and ending.how == "SIGSEGV":
-                # NumPy does not survive every failed allocation; the cache must survive that like any other death.
+            dead = ending.how.startswith("SIG") and foreign(ending.place)
+            if action is None and (dead or (ending.how == "hang" and ending.starts_a_thread)):
+                # Not every library survives every failed allocation; the cache must survive that like any other death.
+                self.result.deaths[f"{ending.how} in {ending.place}"] += 1
                 return
-            self._bad(where, [f"it ended with {ending.how or 'nothing said'}"])
+            self._bad(where, [f"it ended with {ending.how or 'nothing said'} {ending.place}"])
             return
         code, kind, text = int(found[0]), found[1], found[2]
         self.result.endings[f"exit {code}"] += 1
@@ -352,9 +248,7 @@ class Sweep:
 
     def _nested(self, told: Acknowledged, where: str) -> None:
         """Kill the next build, too, and look at what that leaves; the cache is then as the first kill left it."""
-        remove_tree(self.kept)
-        if self.bench.layout.root.exists():
-            copy_tree(self.bench.layout.root, self.kept)
+        kept = Template(self.bench.layout.root)
 
         def build(arm: Callable[[], None]) -> Ending:
             def work(bench: Bench) -> None:
@@ -369,7 +263,7 @@ class Sweep:
         count = self.shim.told.count
         for number in sorted(self.dice.sample(range(1, count + 1), min(self.plan.nested, count))):
             action = ACTIONS[self.dice.choice(("kill", "after"))]
-            self._fresh(self.kept)
+            kept.restore()
             self.shim.reset()
             self.result.planned += 1
             ending = build(lambda action=action, number=number: self.shim.arm(action, number))
@@ -380,12 +274,12 @@ class Sweep:
                 self._bad(inner, ["it did not happen"])
             self._note(action, ending, inner)
             self._bad(inner, self._judge(told + ending.told, self.commits + 1))
-        self._fresh(self.kept)
+        kept.restore()
 
     # -- allocations --------------------------------------------------------------------------------------------
 
     def _sweep_allocations(self) -> None:
-        self._fresh()
+        self.template.restore()
         self.shim.reset()
         ending = self._act(lambda: self.shim.arm_allocations(0, for_good=False))
         count = self.shim.told.allocations
@@ -395,7 +289,7 @@ class Sweep:
         step = max(1, count // self.plan.allocations)
         first = self.dice.randrange(1, step + 1)
         for number in range(first, count - count // 50, step):
-            self._fresh()
+            self.template.restore()
             self.shim.reset()
             self.result.planned += 1
             ending = self._act(
@@ -412,94 +306,6 @@ class Sweep:
         self.result.bad.extend(f"{where}: {problem}" for problem in problems)
 
 
-class _Helper:
-    """A process that was forked before the writer began, and joins in when it is called."""
-
-    def __init__(self, bench: Bench, driver: Driver):
-        called, self._call = os.pipe()
-        self._answered, answer = os.pipe()
-        telling, self._tell = os.pipe()
-        os.set_blocking(telling, False)
-        self._telling, self._lines = telling, b""
-        self.pid = os.fork()
-        if not self.pid:
-            os.close(self._call)
-            with contextlib.suppress(BaseException):
-                signal.alarm(HANG_S)
-                own = Bench(bench.root, pipe=self._tell)
-                acknowledge(own)
-                while os.read(called, 1):
-                    driver.beside(own)  # type: ignore[misc]
-                    os.write(answer, b"d")
-            os._exit(0)
-        os.close(called)
-        os.close(answer)
-        os.close(self._tell)
-
-    def call(self) -> None:
-        """Let it do its part, and wait for that; in the writer's process."""
-        os.write(self._call, b"c")
-        if os.read(self._answered, 1) != b"d":
-            raise AssertionError("the process beside did not do its part")
-
-    def told(self) -> Acknowledged:
-        """What it acknowledged."""
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._telling, 65536):
-                self._lines += data
-        return acknowledged(self._lines.decode().splitlines())
-
-    def end(self) -> None:
-        """Let it go."""
-        for fd in (self._call, self._answered, self._telling):
-            os.close(fd)
-        os.waitpid(self.pid, 0)
-
-
-def thinned(points: Sequence[int], calls: Sequence[Seen], most: int | None, dice: random.Random) -> list[int]:
-    """At most so many points of each kind of call in each folder: one by chance, or the first, the last and between."""
-    if most is None:
-        return list(points)
-    groups: dict[tuple[str, str], list[int]] = {}
-    for number in points:
-        seen = calls[number - 1]
-        folder = seen.path.split("/")[1] if seen.path.count("/") > 1 else seen.path
-        groups.setdefault((seen.name, folder), []).append(number)
-    chosen: set[int] = set()
-    for group in groups.values():
-        if len(group) <= most:
-            chosen.update(group)
-        elif most == 1:
-            chosen.add(dice.choice(group))
-        else:
-            chosen.update(group[round(i * (len(group) - 1) / (most - 1))] for i in range(most))
-    return sorted(chosen)
-
-
-def main(text: str) -> None:
-    values = json.loads(text)
-    plan = Plan(**values | {name: tuple(values.get(name, ())) for name in ("actions", "calls")})
-    base = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
-    work = Path(tempfile.mkdtemp(prefix="c10-crash-", dir=base))
-    tempfile.tempdir = str(work)
-    try:
-        if DRIVERS[plan.driver].heavy:
-            import faiss  # noqa: F401 - loaded once, before the first fork
-            import onnx  # noqa: F401
-            import onnxruntime  # noqa: F401
-
-            import tests.small_builds  # noqa: F401
-        shim = Shim(os.environ[LIBRARY], work / "bench" / "cache")
-        # Children then copy fewer pages. Their looks at a quiet journal need no pause for writers.
-        gc.collect()
-        gc.freeze()
-        environment._GLANCE_S = 0.0
-        result = Sweep(plan, work, shim).run()
-    finally:
-        remove_tree(work)
-    result.endings, result.errors = dict(result.endings), dict(result.errors)
-    print(json.dumps(asdict(result)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+def foreign(place: str) -> bool:
+    """Whether a death happened in a library that C10 does not write its cache with."""
+    return bool(place) and not place.startswith(("somewhere", "_lmdb", "lmdb", "cpython"))

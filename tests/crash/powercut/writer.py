@@ -17,8 +17,8 @@ from store.beside import accept
 from store.collecting import collect
 from store.layout import Layout
 from store.ledger import Ledger
+from store.machine import libraries
 from store.projecting import Projections
-from store.reader import _installed
 from store.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
@@ -28,7 +28,7 @@ from tests.crash.powercut.model import Promise
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 TRUSTED = (SIGNER.public,)
-VERSION = _installed().get("onnxruntime", "1")
+VERSION = libraries().get("onnxruntime", "1")
 TILES = {(0, 0): "a", (1, 0): "b", (20, 3): "c"}
 RESERVE = 1 << 12
 

@@ -2,7 +2,8 @@
 
     python -m tests.crash.storms.histories --operations 2000
 
-Each operation runs in a process of its own: a build, a build that fails, a rollback, an acceptance, a collection. Two in
+Each operation runs in a process of its own: a build, a build that fails, a rollback, an acceptance, one more signature,
+a collection. Two in
 five are killed at a random moment. Afterwards the cache must be what it was before the operation or what it is after
 it; nothing that was ever committed may look otherwise than then. Prints one JSON object.
 """
@@ -22,6 +23,8 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from journal import JournalError
 from journal.lock import BuildLock, held
 from store import rollback
@@ -30,8 +33,11 @@ from store.collecting import collect
 from store.errors import NoGoError, RequestRefusedError, StoreError
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
+from store.projecting import signers_of
 from store.reader import FlightCache
 from store.retention import KeepPolicy
+from store.signing import sign
+from store.trust import Signer, signature_name
 from store.verification import verify
 from store.view import look
 from tests.crash.powercut.farm import until_told
@@ -43,6 +49,9 @@ KILLED = 0.4
 LONGEST_LIFE_S = 0.08
 LENGTH = 50
 """Operations on one cache, before the next one is begun."""
+
+SIGNERS = [Signer.of(Ed25519PrivateKey.from_private_bytes(bytes([number] * 32))) for number in range(3)]
+"""Who signs what others have signed."""
 
 VERIFIED_EVERY = 10
 STEPS = ("start", "tiles", "engine", "check", "cells", "index", "coverage", "commit")
@@ -58,6 +67,7 @@ class Model:
         behind: Whether the newest generation's files are owed: its writer was killed between commit and files.
         retired: Generations that were collected.
         builds: How many builds have begun.
+        signed: Keys that signed each generation, in their order.
     """
 
     shown: list[tuple[int, str]] = field(default_factory=list)
@@ -65,6 +75,7 @@ class Model:
     behind: bool = False
     retired: set[int] = field(default_factory=set)
     builds: int = 0
+    signed: list[tuple[str, ...]] = field(default_factory=list)
 
     @classmethod
     def of(cls, state):
@@ -76,6 +87,7 @@ class Model:
             accepted=set(state.accepted),
             retired=set(state.retired),
             builds=len(state.builds),
+            signed=[signers_of(state.generations[each]) for each in numbers],
         )
 
 
@@ -109,13 +121,26 @@ def mark(top, dice):
     return "accepted" if found.changed else "no change"
 
 
+def countersign(top, dice):
+    with opened(top, create=False) as store:
+        standing = sorted(set(store.state.generations) - set(store.state.retired))
+        found = sign(store, dice.choice([None, *standing]), dice.choice(SIGNERS))
+        return "signed" if found.changed else "no change"
+
+
 def clear(top, dice):
     with opened(top, create=False, exclusive_within_s=1.0) as store:
         done = collect(store, KeepPolicy(keep=dice.randrange(1, 4), unfinished=dice.random() < 0.5))
         return "collected" if done.files else "no change"
 
 
-OPERATIONS = {"build": (build, 6), "roll_back": (roll_back, 2), "mark": (mark, 1), "clear": (clear, 1)}
+OPERATIONS = {
+    "build": (build, 6),
+    "roll_back": (roll_back, 2),
+    "mark": (mark, 1),
+    "countersign": (countersign, 1),
+    "clear": (clear, 1),
+}
 
 
 def _locked(name, top):
@@ -155,7 +180,7 @@ def operate(name, top, dice):
     return said or "killed"
 
 
-def check(top, before, said, *, thorough):
+def check(top, name, before, said, *, thorough):
     """Hold the cache against the model before the operation; returns the model after it."""
     layout = Layout(top / "cache")
     assert held(layout.build_lock) is None, "a lock is stale"
@@ -171,16 +196,21 @@ def check(top, before, said, *, thorough):
     assert new in wanted, f"{new} new generations, expected {wanted}"
     assert now.accepted >= before.accepted, "an acceptance is gone"
     assert now.retired >= before.retired, "a collected generation is back"
+    for number, (was, keys) in enumerate(zip(before.signed, now.signed, strict=False), start=1):
+        assert keys[: len(was)] == was, f"generation {number} lost a signature"
+        assert len(keys) <= len(was) + (said in {"signed", "killed"}), f"generation {number} got a signature"
     assert not now.accepted & now.retired - before.retired, "an accepted generation was collected"
     assert len(now.shown) not in now.retired, "the head was collected"
     shown = _aboard(layout)
     # A writer that was killed between the commit and its files leaves the generation before, until the next that
-    # recovers. An acceptance is one record beside whoever builds, and recovers nothing.
-    idle = said in {"accepted", "no change"} or said.startswith("refused")
-    may_lag = said == "killed" or (idle and before.behind and not new)
+    # opens the cache for writing. Builds, rollbacks and collections do so before they decide anything, and so have
+    # recovered even where they then refuse or change nothing. An acceptance is one record beside whoever builds.
+    may_lag = said == "killed" or (name == "mark" and before.behind and not new)
     assert shown == len(now.shown) or (may_lag and shown == len(now.shown) - 1), f"aboard {shown}: {said}"
-    now.behind = shown < len(now.shown)
-    if thorough and shown == len(now.shown) and shown:
+    owed = _owed(layout, view.state)
+    assert not owed or said == "killed" or (name == "mark" and before.behind), f"signatures are owed: {owed}"
+    now.behind = shown < len(now.shown) or bool(owed)
+    if thorough and not now.behind and shown:
         found = verify(layout, depth=Depth.FULL, trusted_keys=TRUSTED)
         wrong = [
             f"{problem.kind} {problem}"
@@ -190,6 +220,18 @@ def check(top, before, said, *, thorough):
         # What a killed collection had left to do is no damage.
         assert not wrong, f"verification: {wrong[:3]}"
     return now
+
+
+def _owed(layout, state):
+    """Generations that are visible and lack a signature file that the journal holds."""
+    files = layout.manifest_files()
+    return [
+        number
+        for number, name in files.items()
+        if number not in state.retired
+        for place, _ in enumerate(state.generations[number].signatures, start=1)
+        if not (layout.manifests / signature_name(name, place)).exists()
+    ]
 
 
 def _aboard(layout):
@@ -213,7 +255,7 @@ def live(folder, dice, length, counted):
         counted[f"{name}: {said.splitlines()[0][:40]}"] += 1
         try:
             assert not said.startswith("crashed"), said
-            model = check(folder, model, said, thorough=number % VERIFIED_EVERY == 0)
+            model = check(folder, name, model, said, thorough=number % VERIFIED_EVERY == 0)
         except (AssertionError, NoGoError, StoreError, JournalError) as error:
             return [{"failed": f"{type(error).__name__}: {error}"[:700], "history": done[-6:]}]
     with opened(folder) as store:

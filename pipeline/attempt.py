@@ -1,0 +1,257 @@
+"""One attempt at a build, under the build lock: from what is there to a report of what became of it.
+
+A warm run is recognised from the journal and the file system alone and writes nothing. Otherwise the attempt is
+journaled from its first step: refused, since its identity was rolled back from; failed early, since its inputs could not
+be read; or built. Whatever goes wrong is recorded with its step, subject and traceback, and the head does not move. This
+module decides whether there is anything to do and accounts for it; `pipeline.steps` walks the plan.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from journal import JournalError
+from pipeline.errors import PipelineError
+from pipeline.failing import failing_inputs
+from pipeline.failures import failed_event, failure_of
+from pipeline.geography import warnings_of
+from pipeline.inputs import Inputs
+from pipeline.locking import Lock
+from pipeline.preflight import FreeBytes, require_space_for_build
+from pipeline.recorded import request_facts
+from pipeline.report import BuildOutcome, BuildReport, Failure
+from pipeline.request import BuildRequest
+from pipeline.run import Ports, Run
+from pipeline.steps import take_steps
+from pipeline.warm import Warm, look_warm
+from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
+from store.events import BuildRefused, BuildStarted, CoverageWalked
+from store.layout import Layout
+from store.state import Generation, State
+from store.transaction import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What a build is attempted from, and with.
+
+    Attributes:
+        request: What is wanted.
+        inputs: What the request names; or why that could not be read, which is recorded.
+        again: Whether to build even if this identity was rolled back from.
+        key_id: The key that a generation is to be signed with, if any.
+        layout: Where the cache lies.
+        lock: The build lock, which the caller holds; it is told the number of the build.
+        open_store: Opens the cache for writing, and makes it if there is none.
+        ports_for: What does the work of a request.
+        free_bytes: Tells how much may still be written to a folder's file system.
+        reserve_bytes: What a cache keeps free for the record of a failure.
+        host: Facts about this machine, for the record.
+        precision: What replaces the request's precision, if anything.
+        strict: Whether strangers in the cache's folders stop the build.
+    """
+
+    request: BuildRequest
+    inputs: Inputs | PipelineError
+    again: bool
+    key_id: str | None
+    layout: Layout
+    lock: Lock
+    open_store: Callable[[], AbstractContextManager[Store]]
+    ports_for: Callable[[BuildRequest], Ports]
+    free_bytes: FreeBytes
+    reserve_bytes: int
+    host: Mapping[str, object]
+    precision: str | None
+    strict: bool
+
+    def make(self) -> BuildReport:
+        """Find the cache as it is wanted, or build it; the caller holds the build lock.
+
+        Raises:
+            StoreError, JournalError: The cache cannot be used at all.
+        """
+        inputs = self.inputs
+        if isinstance(inputs, Inputs):
+            warm = look_warm(self.layout, inputs.identity, key_id=self.key_id)
+            if warm is not None:
+                return self._reused(warm, inputs)
+            full = None if self.layout.exists() else self._short_of_space(State(), inputs)
+            if full is not None:
+                return full
+        with self.open_store() as store:
+            number = store.state.next_build
+            self.lock.describe(build=number)
+            if isinstance(inputs, PipelineError):
+                return self._failed_early(store, number, inputs)
+            warm = look_warm(self.layout, inputs.identity, key_id=self.key_id, store=store)
+            if warm is not None:
+                return replace(self._reused(warm, inputs), writes=store.writes)
+            if inputs.identity in store.state.undone and not self.again:
+                return self._refused(store, number, inputs)
+            full = self._short_of_space(store.state, inputs)
+            if full is not None:
+                return replace(full, writes=store.writes)
+            return self._build(store, number, inputs)
+
+    def _short_of_space(self, state: State, inputs: Inputs) -> BuildReport | None:
+        """Return the report of a build that was not begun, since it would not fit."""
+        # The reserve of an open cache is taken off already.
+        reserve = 0 if state.cache_id else self.reserve_bytes
+        try:
+            require_space_for_build(self.layout, state, inputs, self.free_bytes(self.layout.root) - reserve)
+        except DiskFullError as error:
+            return BuildReport(
+                outcome=BuildOutcome.FAILED,
+                identity=inputs.identity,
+                tiles=len(inputs.selection.tiles),
+                error=failure_of(error, "space", ""),
+                warnings=inputs.warnings,
+                cause=error,
+            )
+        return None
+
+    def _reused(self, warm: Warm, inputs: Inputs) -> BuildReport:
+        return BuildReport(
+            outcome=BuildOutcome.REUSED,
+            build=warm.head.origin,
+            generation=warm.head.number,
+            identity=inputs.identity,
+            manifest_sha256=warm.head.manifest_sha256,
+            body_sha256=warm.head.body_sha256,
+            tiles=len(inputs.selection.tiles),
+            steps_reused=warm.steps,
+            files_checked=warm.files,
+            warnings=(*inputs.warnings, *_area_warnings(warm.area)),
+        )
+
+    def _failed_early(self, store: Store, number: int, error: PipelineError) -> BuildReport:
+        """Record a build whose inputs could not be read."""
+        started = BuildStarted(
+            identity=None,
+            inputs={"flight_id": self.request.flight_id, "source": self.request.tiles.source},
+            calibration=None,
+            again=False,
+            host={**self.host, **request_facts(self.request, self.precision)},
+        )
+        failure = failure_of(error, error.step or "inputs", error.subject or "")
+        ended = failed_event(failure, error, started.inputs)
+        store.append_at_any_cost(ended, build=number, started=started)
+        return BuildReport(
+            outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure, cause=error
+        )
+
+    def _refused(self, store: Store, number: int, inputs: Inputs) -> BuildReport:
+        origin = store.state.undone[inputs.identity]
+        message = f"expected another request than the one of build {origin}, which was rolled back from"
+        store.append(BuildRefused(identity=inputs.identity, reason=message), build=number)
+        error = RequestRefusedError(
+            ErrorKind.ROLLED_BACK, message, hint="c10 build --again (if it is meant to come back)"
+        )
+        return BuildReport(
+            outcome=BuildOutcome.FAILED,
+            build=number,
+            identity=inputs.identity,
+            tiles=len(inputs.selection.tiles),
+            writes=store.writes,
+            error=failure_of(error, "start", ""),
+            warnings=inputs.warnings,
+            cause=error,
+        )
+
+    def _build(self, store: Store, number: int, inputs: Inputs) -> BuildReport:
+        with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
+            run = Run(
+                store=store,
+                inputs=inputs,
+                ports=self.ports_for(inputs.request),
+                number=number,
+                scratch=Path(scratch),
+                strict=self.strict,
+            )
+            started, before = self._started(inputs), store.state.head
+            generation, failure, cause = None, None, None
+            try:
+                run.append(replace(started, calibration=run.put(inputs.calibration)))
+                take_steps(run)
+                run.enter("commit")
+                generation = store.commit(number)
+            except Exception as error:  # noqa: BLE001 - whatever a step raises is recorded and reported
+                failure, cause = _record(run, error, started), error
+            except BaseException as error:
+                _record(run, error, started)
+                raise
+        return BuildReport(
+            outcome=BuildOutcome.FAILED if generation is None else BuildOutcome.BUILT,
+            build=number,
+            generation=generation.number if generation else _committed_anyway(cause),
+            identity=inputs.identity,
+            manifest_sha256=generation.manifest_sha256 if generation else None,
+            body_sha256=generation.body_sha256 if generation else None,
+            tiles=len(inputs.selection.tiles),
+            engines_compiled=len(run.counts.networks),
+            tiles_embedded=run.counts.embedded,
+            steps_reused=run.counts.reused,
+            files_checked=run.counts.checked,
+            writes=store.writes,
+            error=failure,
+            warnings=(
+                *inputs.warnings,
+                *_area_warnings(store.state.builds[number].coverage if generation else None),
+                *no_longer_signed(before, generation),
+            ),
+            cause=cause,
+        )
+
+    def _started(self, inputs: Inputs) -> BuildStarted:
+        """The start of a build, before its calibration is stored."""
+        return BuildStarted(
+            identity=inputs.identity,
+            inputs=inputs.document,
+            calibration=None,
+            again=self.again,
+            host={
+                **self.host,
+                "source": inputs.request.tiles.source,
+                **request_facts(inputs.request, self.precision),
+            },
+        )
+
+
+def _record(run: Run, error: BaseException, started: BuildStarted) -> Failure:
+    """Record the failure of a build, and its start where not even that could be written before."""
+    failure = failure_of(error, run.step, run.subject)
+    try:
+        run.append()
+    except Exception:  # noqa: BLE001 - finished cells are kept if the journal takes them; the cause goes first
+        run.forget_pending()
+    event = failed_event(failure, error, failing_inputs(run, error, failure))
+    try:
+        run.store.append_at_any_cost(event, build=run.number, started=started)
+    except JournalError as full:
+        # What went wrong first is what a person must hear of; the next build marks this one as abandoned.
+        run.ports.progress.say(f"the failure could not be recorded: {full.message}")
+    return failure
+
+
+def _area_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
+    if area is None:
+        return ()
+    return warnings_of(
+        wanted=area.wanted, present=area.present, featureless=area.featureless, skipped=area.skipped
+    )
+
+
+def _committed_anyway(cause: BaseException | None) -> int | None:
+    """The generation of a commit whose files could not be written: the journal holds it, readers do not see it."""
+    return cause.generation if isinstance(cause, UnprojectedError) else None
+
+
+def no_longer_signed(before: Generation | None, after: Generation | None) -> tuple[str, ...]:
+    """A warning where a signed generation is followed by one that is not."""
+    if before is None or after is None or not before.signatures or after.signatures:
+        return ()
+    found = f"expected generation {after.number} to be signed as {before.number} is, found no signing_key"
+    return (f"{found}: where a signature is wanted, it will be refused",)

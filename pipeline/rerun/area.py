@@ -1,0 +1,198 @@
+"""Index, retrieval and coverage judged again, from blocks and tables."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.checks import check_index, require_coverage
+from pipeline.errors import CheckError, EmbedError, ErrorKind
+from pipeline.geography import Geography, Place
+from pipeline.index_plan import resolve
+from pipeline.indexing import StoredBlocks
+from pipeline.place import FEATURELESS_BELOW
+from pipeline.recipe import UnavailableError
+from pipeline.rerun.engines import compare_measures
+from pipeline.rerun.outcome import Compared, Ended, Standing
+from pipeline.rerun.supplies import Supplies
+from pipeline.tiles.grid import wanted_count, wanted_tiles
+from pipeline.tiles.selection import MAX_WANTED
+from store import blocks, canonical
+from store.attached import attached_to_failure
+from store.events import ArtifactRef, CellEmbedded, CheckFailed, IndexBuilt
+from store.identity import CELL_SHIFT, tile_of
+from store.runtime import RuntimeUnavailableError
+from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
+
+
+def check_index_again(supplies: Supplies) -> Ended | None:
+    """Look for the index's own tiles once more; returns why it does not pass now.
+
+    Raises:
+        UnavailableError: Index or blocks are not beside the records, or no library loads them.
+    """
+    event = supplies.build.index
+    if event is None:
+        raise UnavailableError("expected the index in the records, found none")
+    supplies.bring("index", event.kind, event.artifact)
+    rows = decode_blocks(supplies.artifact("block table", f"{event.rows} rows", event.blocks))
+    _bring_blocks(supplies, rows)
+    least = supplies.request[0].checks.recall
+    try:
+        verdict = check_index(supplies.artifacts, event, rows, least=least)
+    except RuntimeUnavailableError as error:
+        raise UnavailableError(error.message) from error
+    compare_measures(supplies, verdict.measured, "index")
+    if isinstance(verdict, CheckFailed):
+        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject="index", message=verdict.why)
+    return None
+
+
+def index_again(supplies: Supplies) -> Ended | None:
+    """Build the index once more from its blocks; returns how that fails now.
+
+    Raises:
+        UnavailableError: Blocks or tile table are not beside the records.
+    """
+    rows = _rows(supplies)
+    _bring_blocks(supplies, rows)
+    count = sum(row.rows for row in rows)
+    dimensions = supplies.engine().signature["dimensions"]
+    with supplies.artifacts.draft() as new:
+        try:
+            plan = resolve(supplies.request[0].index, count=count, dimensions=dimensions)
+            supplies.means.index.build(
+                StoredBlocks(supplies.artifacts, rows), count, dimensions, plan, fd_path=new.path
+            )
+        except EmbedError as error:
+            return Ended(kind=str(error.kind), subject=error.subject or "", message=error.message)
+        found = hashlib.sha256(Path(new.path).read_bytes()).hexdigest()
+    built = supplies.build.index
+    if isinstance(built, IndexBuilt):
+        supplies.findings.compared.append(Compared(what="index", recorded=built.artifact.sha256, found=found))
+    return None
+
+
+def survey_again(supplies: Supplies) -> Ended | None:
+    """Look at what became of every wanted tile once more; returns why that is too little now.
+
+    Raises:
+        UnavailableError: Tile table or blocks are not beside the records.
+    """
+    request, _ = supplies.request
+    wanted = wanted_count(request.bbox_e7, request.zoom)
+    if wanted > MAX_WANTED:
+        raise UnavailableError(f"expected an area of at most {MAX_WANTED} tiles, found {wanted}")
+    kept = supplies.attached("geography")
+    known = canonical.decode(kept) if kept is not None else {}
+    table = _table(supplies)
+    rows = _rows(supplies)
+    _bring_blocks(supplies, rows)
+    present: list[Place] = [tile_of(identifier)[:3] for identifier in table.ids.tolist()]
+    excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
+    there, indexed, featureless = {*present, *excluded}, set[Place](), list[Place]()
+    for row in rows:
+        block = blocks.decode(supplies.artifacts.read(row.ref))
+        places = [tile_of(identifier)[:3] for identifier in block.ids.tolist()]
+        indexed.update(places)
+        poor = (block.texture < FEATURELESS_BELOW).tolist()
+        featureless += [place for place, is_poor in zip(places, poor, strict=True) if is_poor]
+    geography = Geography(
+        wanted=wanted,
+        present=len(present),
+        holes=tuple(
+            (place.z, place.x, place.y)
+            for place in wanted_tiles(request.bbox_e7, request.zoom)
+            if place not in there
+        ),
+        featureless=tuple(featureless),
+        skipped=tuple(place for place in present if place not in indexed),
+        excluded=excluded,
+    )
+    if kept is not None and supplies.failure is not None:
+        expected = attached_to_failure(supplies.failure)["geography"].sha256
+        supplies.note("geographic report", "area", expected, Standing.KEPT)
+        found = hashlib.sha256(canonical.encode(geography.to_document())).hexdigest()
+        supplies.findings.compared.append(Compared(what="geographic report", recorded=expected, found=found))
+    try:
+        require_coverage(geography.localisable, request.coverage.min_fraction)
+    except CheckError as error:
+        return Ended(kind=str(error.kind), subject="area", message=error.message)
+    return None
+
+
+def walk_again(supplies: Supplies) -> Ended | None:
+    """Hold what the build made against what lies there now; returns the first thing that is wrong.
+
+    Raises:
+        UnavailableError: The records come without the cache, whose files are the input of this step.
+    """
+    if not supplies.evidence.own:
+        raise UnavailableError(
+            "what lies in the cache is what this step looks at, and only the cache has that"
+        )
+    build = supplies.build
+    refs: list[tuple[str, str, ArtifactRef]] = [
+        ("engine", name, event.artifact) for name, event in build.engines
+    ]
+    refs += [("index", build.index.kind, build.index.artifact)] if build.index else []
+    refs += [("tile table", "tiles", build.tiles.table)] if build.tiles else []
+    refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _rows(supplies)]
+    for role, name, ref in refs:
+        if supplies.evidence.holdings.read(ref) is None:
+            supplies.note(role, name, ref.sha256, Standing.GONE, "missing or damaged")
+            return Ended(kind="coverage", subject="artifacts", message=f"{role} {name}: missing or damaged")
+    return None
+
+
+def _table(supplies: Supplies) -> TileTable:
+    tiles = supplies.build.tiles
+    if tiles is None:
+        raise UnavailableError("expected the tile table in the records, found none")
+    return decode_tiles(supplies.artifact("tile table", f"{tiles.count} tiles", tiles.table))
+
+
+def _rows(supplies: Supplies) -> Sequence[BlockRow]:
+    """The blocks of the build: those of its table, or else the latest of each of its cells."""
+    index = supplies.build.index
+    if index is not None:
+        return decode_blocks(supplies.artifact("block table", f"{index.rows} rows", index.blocks))
+    cells = {
+        (zoom, x >> CELL_SHIFT, y >> CELL_SHIFT)
+        for zoom, x, y, _ in map(tile_of, _table(supplies).ids.tolist())
+    }
+    space = _space(supplies)
+    found = [
+        BlockRow(zoom=event.zoom, cell_x=event.cell_x, cell_y=event.cell_y, rows=event.rows, ref=event.block)
+        for event in supplies.evidence.state.memo.blocks_in(space)
+        if (event.zoom, event.cell_x, event.cell_y) in cells
+    ]
+    return sorted(found, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
+
+
+def _space(supplies: Supplies) -> str:
+    for fact in reversed(supplies.evidence.facts):
+        if isinstance(fact.event, CellEmbedded) and fact.build == supplies.build.number:
+            return fact.event.space
+    raise UnavailableError("expected a block of this build in the records, found none")
+
+
+def _bring_blocks(supplies: Supplies, rows: Sequence[BlockRow]) -> None:
+    for row in rows:
+        data = supplies.evidence.holdings.read(row.ref)
+        if data is None:
+            name = f"{row.zoom}/{row.cell_x}/{row.cell_y}"
+            supplies.note(
+                "block", name, row.ref.sha256, Standing.GONE, "not beside these records, or damaged"
+            )
+            raise UnavailableError(f"expected block {name} beside the records, found none")
+        supplies.artifacts.put(data)
+
+
+def _places(runs: object) -> tuple[Place, ...]:
+    """The places of runs of a report."""
+    found: list[Place] = []
+    for zoom, y, first, last in runs if isinstance(runs, list) else ():
+        if len(found) + last - first > MAX_WANTED:
+            raise UnavailableError(f"expected at most {MAX_WANTED} tiles in the report, found more")
+        found += [(zoom, x, y) for x in range(first, last + 1)]
+    return tuple(found)

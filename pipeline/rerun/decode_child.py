@@ -1,0 +1,36 @@
+"""The worker process that decodes tiles and does nothing else: for a tile whose engine is not at hand."""
+
+from pipeline.child import Handler, Progress, serve
+from pipeline.errors import TileError
+from pipeline.frames import Message, Payload
+from pipeline.worker import picture
+
+
+def decode_all(request: Message, progress: Progress) -> Payload:
+    """Decode tiles.
+
+    Args:
+        request: For each tile its expected SHA-256 in hexadecimal and its locator.
+        progress: Not used.
+
+    Returns:
+        A map of `bad`: for each tile that cannot be decoded its place in the request, an `ErrorKind` and a message.
+    """
+    del progress
+    bad: list[Payload] = []
+    for number, (sha256, locator) in enumerate(request):
+        try:
+            picture(sha256, locator)
+        except TileError as error:
+            bad.append([number, str(error.kind), error.message])
+    return {"bad": bad}
+
+
+def start(first: Message) -> Handler:
+    """Nothing is to be loaded."""
+    del first
+    return decode_all
+
+
+if __name__ == "__main__":
+    serve(start)

@@ -1,0 +1,82 @@
+"""Engines compiled and checked again, from the network that was kept."""
+
+import hashlib
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.checks import check_engine
+from pipeline.compiling import engine_bytes
+from pipeline.errors import CompileError, ErrorKind
+from pipeline.gathering import located
+from pipeline.recipe import UnavailableError
+from pipeline.rerun.outcome import Compared, Ended
+from pipeline.rerun.supplies import Supplies
+from store.errors import is_shortage
+from store.events import CheckFailed, EngineCompiled
+from store.runtime import ExecutionError, RuntimeUnavailableError
+from store.state import FLIGHT, STAND_IN
+
+
+def compile_again(supplies: Supplies, step: str, name: str) -> Ended | None:
+    """Compile a network once more; returns how that fails now.
+
+    Raises:
+        UnavailableError: The network or its backend cannot be had.
+    """
+    try:
+        model, compiler = supplies.network(name, STAND_IN if step == STAND_IN else FLIGHT)
+        with tempfile.TemporaryDirectory(dir=supplies.scratch) as folder:
+            job = replace(located(model, Path(folder)), timing_cache=None)
+            data = engine_bytes(model, compiler.compile(job, scratch=Path(folder)))
+    except CompileError as error:
+        if error.kind is ErrorKind.BACKEND_UNAVAILABLE:
+            raise UnavailableError(error.message) from error
+        return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
+    digest = hashlib.sha256(data).hexdigest()
+    for fact in reversed(supplies.evidence.facts):
+        if isinstance(fact.event, EngineCompiled) and fact.event.key == model.key:
+            expected = fact.event.artifact.sha256
+            supplies.findings.compared.append(
+                Compared(what=f"engine {name}", recorded=expected, found=digest)
+            )
+            break
+    return None
+
+
+def check_again(supplies: Supplies, name: str) -> Ended | None:
+    """Hold an engine against its network once more; returns why it does not pass now.
+
+    Raises:
+        UnavailableError: Engine, network or backend cannot be had.
+    """
+    event = supplies.engine(supplies.recorded("engine").get("sha256"))
+    data = supplies.artifact("engine", name, event.artifact)
+    model, _ = supplies.network(name, event.purpose)
+    try:
+        verdict = check_engine(model, event, data, scratch=supplies.scratch)
+    except RuntimeUnavailableError as error:
+        raise UnavailableError(error.message) from error
+    except ExecutionError as error:
+        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=error.message)
+    except OSError as error:
+        if is_shortage(error):
+            raise
+        raise UnavailableError(f"engine {name}: {error}") from error
+    compare_measures(supplies, verdict.measured, name)
+    if isinstance(verdict, CheckFailed):
+        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=verdict.why)
+    return None
+
+
+def compare_measures(supplies: Supplies, measured: object, subject: str) -> None:
+    """Put what a check measured now beside what it measured then."""
+    for fact in reversed(supplies.evidence.facts):
+        if (
+            fact.build == supplies.build.number
+            and isinstance(fact.event, CheckFailed)
+            and fact.event.subject == subject
+        ):
+            then = fact.event.measured
+            supplies.findings.compare("check", then, measured if isinstance(measured, dict) else {})
+            return

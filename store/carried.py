@@ -1,0 +1,117 @@
+"""Which artifacts a bundle carries, and which ones the records of a cache name at all. Pure.
+
+Every artifact that was ever stored is named by a fact before anything uses it, so that the facts alone say which ones a
+bundle may hold. What the failing step worked on is what somebody on another machine needs to look into it and to run it
+again: what was attached to the failure, tables and reports for the map, and, by the step, engines, index and blocks.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+
+from store.attached import artifacts_of, attached, attached_to_failure
+from store.events import (
+    ArtifactRef,
+    BuildFailed,
+    CellEmbedded,
+    CollectionPlanned,
+    EngineCompiled,
+    Imported,
+)
+from store.state import Build, BuildStatus, Fact, State, Unknown
+
+_WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
+_WITH_INDEX = frozenset({"index", "coverage", "commit"})
+
+
+def named_in(facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
+    """Return digest to reference of every artifact that facts name, whether it is still needed or not.
+
+    Raises:
+        DamagedHistoryError: What is attached to an engine is no map of references.
+    """
+    return {ref.sha256: ref for fact in facts for ref in _refs(fact)}
+
+
+def collected_in(facts: Iterable[Fact]) -> frozenset[str]:
+    """Return the digests that collections removed at one time or another."""
+    plans = (fact.event for fact in facts if isinstance(fact.event, CollectionPlanned))
+    return frozenset(digest for plan in plans for digest in plan.digests)
+
+
+def failing(state: State, number: int, facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
+    """Return digest to reference of what the failing step of a build worked on.
+
+    Args:
+        state: What the facts fold to, up to the end of that build.
+        number: The build; of one that was committed, its last step counts.
+        facts: The records of the journal, up to there.
+    """
+    build = state.builds[number]
+    good = [each for each in state.builds.values() if each.status is BuildStatus.COMMITTED]
+    earlier = max((each for each in good if each.number < number), key=lambda each: each.number, default=None)
+    refs = [*_tables(build), *_of_step(state, build, facts)]
+    if earlier is not None:
+        # The last good build is what a failed one is held against.
+        refs += _tables(earlier)
+    return {ref.sha256: ref for ref in refs}
+
+
+def step_of(build: Build) -> tuple[str, str]:
+    """Return the kind and subject of the step at which a build ended, or which it was at."""
+    if build.failure is not None:
+        return build.failure.step, build.failure.subject
+    kind, _, subject = build.doing.partition(" ")
+    return kind, subject
+
+
+def _of_step(state: State, build: Build, facts: Iterable[Fact]) -> Iterator[ArtifactRef]:
+    step, subject = step_of(build)
+    if build.failure is not None:
+        yield from attached_to_failure(build.failure).values()
+    if step in _WITH_ENGINES and subject != "index":
+        for engine in (*(event for _, event in build.engines), *filter(None, (build.stand_in,))):
+            yield from artifacts_of(engine)
+    if step in _WITH_INDEX or subject == "index":
+        if build.index is not None:
+            yield build.index.artifact
+            yield build.index.blocks
+        for space in _spaces(build, facts):
+            yield from (event.block for event in state.memo.blocks_in(space))
+
+
+def _spaces(build: Build, facts: Iterable[Fact]) -> set[str]:
+    """The vector spaces that a build's blocks are in."""
+    spaces = {
+        fact.event.space
+        for fact in facts
+        if fact.build == build.number and isinstance(fact.event, CellEmbedded)
+    }
+    if build.index is not None:
+        spaces.add(str(build.index.components.get("space", "")))
+    return spaces
+
+
+def _tables(build: Build) -> Iterator[ArtifactRef]:
+    if build.calibration is not None:
+        yield build.calibration
+    if build.tiles is not None:
+        yield build.tiles.table
+    if build.coverage is not None:
+        yield build.coverage.geography
+
+
+def _refs(fact: Fact) -> Iterator[ArtifactRef]:
+    event = fact.event
+    if isinstance(event, Unknown | Imported):
+        # A bundle that was imported is named by digest, and is no artifact of the cache.
+        return
+    for each in fields(event):
+        value: object = getattr(event, each.name)
+        if isinstance(value, ArtifactRef):
+            yield value
+    more: Mapping[str, ArtifactRef] = {}
+    if isinstance(event, EngineCompiled):
+        more = attached(event)
+    elif isinstance(event, BuildFailed):
+        more = attached_to_failure(event)
+    yield from more.values()

@@ -1,0 +1,61 @@
+"""Some tiles in one file: what the window held in which a worker died. Pure.
+
+Integers are big-endian. The magic `C10TILEP` and the number of tiles (4 bytes); then, for each tile in the order in
+which it was given to the worker, its descriptor id (8 bytes), the length of its encoded image (4 bytes), and the image.
+"""
+
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from store.errors import ArtifactError, ErrorKind
+
+MAGIC: Final = b"C10TILEP"
+MAX_TILES: Final = 1 << 16
+
+_HEADER: Final = struct.Struct(">8sI")
+_ROW: Final = struct.Struct(">QI")
+
+
+def encode(tiles: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return the file of tiles, given as (descriptor id, encoded image)."""
+    rows = list(tiles)
+    parts = [_HEADER.pack(MAGIC, len(rows))]
+    for identifier, image in rows:
+        parts += (_ROW.pack(identifier, len(image)), image)
+    return b"".join(parts)
+
+
+def decode(data: bytes) -> tuple[tuple[int, bytes], ...]:
+    """Return the tiles as (descriptor id, encoded image), in their order.
+
+    Raises:
+        ArtifactError: The bytes are no whole file of tiles.
+    """
+    if len(data) < _HEADER.size:
+        raise _broken(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
+    magic, count = _HEADER.unpack_from(data)
+    if magic != MAGIC or count > MAX_TILES:
+        raise _broken(f"the magic {MAGIC!r} and at most {MAX_TILES} tiles", f"{magic!r} and {count}")
+    rows: list[tuple[int, bytes]] = []
+    at = _HEADER.size
+    for _ in range(count):
+        if at + _ROW.size > len(data):
+            raise _broken(f"{count} tiles", f"the end of the file after {len(rows)}")
+        identifier, length = _ROW.unpack_from(data, at)
+        at += _ROW.size
+        if at + length > len(data):
+            raise _broken(f"a tile of {length} bytes", f"{len(data) - at} bytes")
+        rows.append((identifier, data[at : at + length]))
+        at += length
+    if at != len(data):
+        raise _broken("nothing after the last tile", f"{len(data) - at} bytes")
+    return tuple(rows)
+
+
+def _broken(expected: str, found: str) -> ArtifactError:
+    return ArtifactError(
+        ErrorKind.ARTIFACT_DAMAGED,
+        f"tiles of a window: expected {expected}, found {found}",
+        hint="c10 verify --full",
+    )

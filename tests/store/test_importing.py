@@ -1,0 +1,445 @@
+"""Import: what a bundle becomes, and what of it is refused before the journal hears of it."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from journal import Journal, JournalFilesystemError
+from journal.record import GENESIS, Entry, Record, encode, link
+from store import bundle, importing
+from store.artifacts import Artifacts
+from store.bundle import Choice, Header
+from store.errors import (
+    ArtifactError,
+    BundleError,
+    CacheUnusableError,
+    DamagedHistoryError,
+    DiskFullError,
+    ErrorKind,
+    NoGoError,
+    RequestRefusedError,
+    UnknownEventError,
+)
+from store.events import BuildCommitted, Imported
+from store.exporting import export
+from store.facts import to_record
+from store.findings import Depth, ProblemKind
+from store.importing import Outcome, import_bundle
+from store.layout import Layout
+from store.mirror import mirror
+from store.projecting import Projections
+from store.reader import ALLOW_UNSIGNED
+from store.state import BuildStatus
+from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
+from store.transaction import Store
+from store.trust import Signer
+from store.verification import verify
+from store.view import look, read
+
+SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
+OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
+
+
+def opened(layout, **options):
+    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """Two signed generations, with a failed build between them and an open one after. Never change it."""
+    layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
+    with opened(layout, signer=SIGNER) as store:
+        play(store, Scenario())
+        play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
+        play(store, Scenario(flight="f2", tiles=OTHER))
+        with pytest.raises(StopDeadError):
+            play(store, Scenario(flight="f3", engine="e3", die_at="cells"))
+    return layout
+
+
+@pytest.fixture
+def source(pristine, tmp_path):
+    shutil.copytree(pristine.root, tmp_path / "source", symlinks=True)
+    return Layout(tmp_path / "source")
+
+
+@pytest.fixture
+def new(tmp_path):
+    return Layout(tmp_path / "new")
+
+
+@pytest.fixture
+def file(source, tmp_path):
+    return export(source, tmp_path / "all.bundle").path
+
+
+def take(layout, file, **options):
+    return import_bundle(layout, file, **({"clock": FakeClock(), "host": {"host": "here"}} | options))
+
+
+def whole(layout):
+    """Everything wrong with a cache, aside from the contents of engines and indexes that were only played."""
+    found = verify(layout, depth=Depth.FULL, trusted_keys=[SIGNER.public]).problems
+    return [problem for problem in found if problem.kind not in {ProblemKind.DEVICE, ProblemKind.CONTENT}]
+
+
+def chains(layout):
+    return [entry.chain for entry in read(layout)[1]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_place(source, new, file):
+    done = take(new, file, trusted_keys=[SIGNER.public])
+    assert (done.outcome, done.header.records) == (Outcome.IMPORTED, len(chains(source)))
+    view = look(new)
+    assert chains(new)[:-1] == chains(source)
+    event = view.facts[-1].event
+    assert event == Imported(
+        source="all.bundle",
+        cache_id=view.state.cache_id,
+        bundle=done.file,
+        generations=(1, 2),
+        artifacts=len(done.stored),
+        host={"host": "here"},
+    )
+    assert done.state == view.state
+    assert done.file == ref_of(file.read_bytes())
+    assert not whole(new)
+    for name in ("manifests", "segments"):
+        for path in (source.root / name).iterdir():
+            assert (new.root / name / path.name).read_bytes() == path.read_bytes()
+    # What was open elsewhere ends here, and its engine is used.
+    with opened(new) as store:
+        assert store.state.builds[4].status is BuildStatus.ABANDONED
+        generation, work = play(store, Scenario(flight="f3", engine="e3"))
+    assert (generation.number, work.compiled) == (3, 0)
+    assert look(source).state.builds[4].status is BuildStatus.OPEN
+
+
+def test_a_copy_that_follows(source, new, tmp_path):
+    first = export(source, tmp_path / "1", build=1).path
+    assert take(new, first, follows=True).outcome is Outcome.IMPORTED
+    assert chains(new) == chains(source)[: len(chains(new))]
+    assert look(new).state.head.number == 1
+    inode = new.journal.stat().st_ino
+    done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
+    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 2)
+    assert chains(new) == chains(source)
+    assert new.journal.stat().st_ino == inode
+    assert not whole(new)
+    assert take(new, first, follows=True).outcome is Outcome.UNCHANGED
+    assert take(new, tmp_path / "2", follows=True).stored == ()
+    assert chains(new) == chains(source)
+    # From here on it goes its own way.
+    with opened(source) as store:
+        play(store, Scenario(flight="f7"))
+    done = take(new, export(source, tmp_path / "3").path)
+    assert done.state.generations.keys() == {1, 2, 3}
+    assert look(new).facts[-1].event.generations == (3,)
+    with opened(source) as store:
+        play(store, Scenario(flight="f8"))
+    with pytest.raises(RequestRefusedError, match="goes its own way") as caught:
+        take(new, export(source, tmp_path / "4").path)
+    assert caught.value.kind == ErrorKind.OWN_HISTORY
+    assert look(new).state.head.number == 3
+
+
+def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
+    take(new, file)
+    before = chains(new)
+    done = take(new, file)
+    assert (done.outcome, done.stored) == (Outcome.UNCHANGED, ())
+    assert chains(new) == before
+
+
+def test_an_import_heals_what_is_missing_or_damaged(new, file):
+    take(new, file)
+    index = look(new).state.head_build.index
+    new.artifact(index.artifact.sha256).unlink()
+    block = new.artifact(index.blocks.sha256)
+    block.chmod(0o644)
+    block.write_bytes(bytes(len(block.read_bytes())))
+    done = take(new, file)
+    assert (done.outcome, {ref.sha256 for ref in done.stored}) == (
+        Outcome.UNCHANGED,
+        {index.artifact.sha256, index.blocks.sha256},
+    )
+    assert not whole(new)
+    assert [path.name for path in new.quarantine.iterdir()] == [f"{index.blocks.sha256}.0"]
+
+
+def test_another_cache_is_refused(new, file):
+    with opened(new) as store:
+        play(store, Scenario())
+    before = chains(new)
+    with pytest.raises(RequestRefusedError, match="another cache"):
+        take(new, file)
+    assert chains(new) == before
+
+
+def test_an_empty_journal_is_refused(new, file, tmp_path):
+    new.create()
+    Journal.create(new.journal, [], scratch=new.scratch)
+    with pytest.raises(RequestRefusedError):
+        take(new, file)
+    with pytest.raises(RequestRefusedError):
+        export(new, tmp_path / "empty")
+
+
+def test_a_mirror_is_no_place_for_an_import(source, new, file):
+    mirror(source, new.root)
+    with pytest.raises(DamagedHistoryError) as caught:
+        take(new, file)
+    assert "rebuild" in caught.value.hint
+
+
+@pytest.mark.parametrize("there", ["a file", "strangers", "exposed"])
+def test_places_that_are_not_ours(new, file, there):
+    match there:
+        case "a file":
+            new.root.write_bytes(b"")
+        case "strangers":
+            new.root.mkdir()
+            (new.root / "photos").mkdir()
+        case "exposed":
+            new.root.mkdir()
+            new.root.chmod(0o777)
+    with pytest.raises(CacheUnusableError):
+        take(new, file)
+    assert not new.journal.exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whose word counts.
+
+
+def test_signatures(source, new, file, tmp_path):
+    with pytest.raises(NoGoError) as caught:
+        take(new, file, trusted_keys=[STRANGER.public])
+    assert caught.value.kind == ErrorKind.SIGNATURE
+    with pytest.raises(NoGoError):
+        take(new, file, trusted_keys=[b"short"])
+    assert not new.root.exists()
+    take(new, file, trusted_keys=[STRANGER.public, SIGNER.public])
+    unsigned = tmp_path / "unsigned"
+    with opened(Layout(unsigned)) as store:
+        play(store, Scenario(fail_at="index"))
+    for fail in (True, False):
+        path = export(Layout(unsigned), tmp_path / f"unsigned {fail}").path
+        with pytest.raises(NoGoError):
+            take(Layout(tmp_path / "other"), path, trusted_keys=[SIGNER.public])
+        with opened(Layout(unsigned)) as store:
+            play(store, Scenario())
+    take(Layout(tmp_path / "other"), path, trusted_keys=ALLOW_UNSIGNED)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is not whole.
+
+
+@pytest.mark.parametrize("choice", [Choice.NONE, Choice.FAILING])
+def test_a_bundle_for_forensics_is_no_cache(source, new, tmp_path, choice):
+    path = export(source, tmp_path / "b", choice=choice).path
+    with pytest.raises(NoGoError) as caught:
+        take(new, path)
+    assert caught.value.kind == ErrorKind.ARTIFACT_MISSING
+    assert not new.journal.exists()
+    assert not list(new.manifests.iterdir())
+    # The folders that are left are no hindrance.
+    take(new, export(source, tmp_path / "all").path)
+    assert not whole(new)
+
+
+def test_what_the_cache_has_need_not_be_carried(source, new, tmp_path):
+    take(new, export(source, tmp_path / "1").path, follows=True)
+    with opened(source, signer=SIGNER) as store:
+        play(store, Scenario(flight="f9"))
+    done = take(new, export(source, tmp_path / "records", choice=Choice.NONE).path, follows=True)
+    assert (done.outcome, done.stored, done.state.head.number) == (Outcome.ADVANCED, (), 3)
+    assert not whole(new)
+
+
+def test_a_damaged_bundle_leaves_no_journal(new, file, tmp_path):
+    data = file.read_bytes()
+    for at in (len(data) - 1, len(data) - 40, len(data) // 3, 60):
+        path = tmp_path / "hostile"
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises((BundleError, ArtifactError)):
+            take(new, path)
+        path.write_bytes(data[:at])
+        with pytest.raises(BundleError):
+            take(new, path)
+        assert not new.journal.exists()
+    take(new, file)
+    assert not whole(new)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hostile records: the chain is right, and so is the trailer.
+
+
+def rewritten(file, target, change, *, more=()):
+    """A bundle whose records were changed and chained again, by somebody who knows how."""
+    found = bundle.read(file)
+    chain, entries = GENESIS, []
+    for entry in found.entries:
+        raw = change(entry)
+        chain = link(chain, raw)
+        entries.append(Entry(seq=entry.seq, chain=chain, raw=raw))
+    with bundle.opened(file) as reader:
+        list(reader.entries())
+        artifacts = {ref.sha256: (ref, b"".join(reader.pieces(ref))) for ref in reader.artifacts()}
+    artifacts |= {ref.sha256: (ref, data) for ref, data in more}
+    ordered = [artifacts[digest] for digest in sorted(artifacts)]
+    header = replace(
+        found.header, chain=chain.hex(), artifacts=len(ordered), size=sum(ref.size for ref, _ in ordered)
+    )
+    parts = []
+    bundle.write(parts.append, header, entries, [(ref, [data]) for ref, data in ordered])
+    target.write_bytes(b"".join(parts))
+    return target
+
+
+def same(entry):
+    return entry.raw
+
+
+def test_the_rewriting_itself_changes_nothing(file, tmp_path):
+    assert rewritten(file, tmp_path / "b", same).read_bytes() == file.read_bytes()
+
+
+def on(tag, **changes):
+    def change(entry):
+        record = entry.record
+        return encode(replace(record, payload=record.payload | changes)) if record.tag == tag else entry.raw
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (on("build.committed", manifest_sha256="0" * 64), DamagedHistoryError),
+        (on("build.committed", generation=7), DamagedHistoryError),
+        (on("build.committed", format=9), DamagedHistoryError),
+        (on("index.built", rows=8), DamagedHistoryError),
+        (on("index.built", rows="8"), DamagedHistoryError),
+        (on("build.started", inputs={"models": 7}), DamagedHistoryError),
+        (on("build.started", inputs=[]), DamagedHistoryError),
+        (on("engine.compiled", signature={"attached": {"golden": "x"}}), DamagedHistoryError),
+        (lambda entry: b"\xc0" if entry.seq == 5 else entry.raw, BundleError),
+        (
+            lambda entry: (
+                encode(Record(tag="later", version=1, build=None, wall_ns=0, mono_ns=0, payload=None))
+                if entry.seq == 9
+                else entry.raw
+            ),
+            UnknownEventError,
+        ),
+    ],
+)
+def test_records_that_no_c10_wrote(file, new, tmp_path, change, error):
+    with pytest.raises(error):
+        take(new, rewritten(file, tmp_path / "b", change))
+    assert not new.root.exists()
+
+
+def test_a_rollback_without_its_commit(source, new, tmp_path):
+    """A rollback and its commit are one transaction; a bundle may not end between."""
+    from store import rollback
+    from store.events import RolledBack
+
+    with opened(source) as store:
+        store.roll_back(rollback.plan(store.state, to=None, why=""))
+        play(store, Scenario(flight="f9"))
+    entries = [
+        entry
+        for entry, fact in zip(read(source)[1], look(source).facts, strict=True)
+        if fact.seq <= next(f.seq for f in look(source).facts if isinstance(f.event, RolledBack))
+    ]
+    header = Header(
+        cache_id=look(source).state.cache_id,
+        records=len(entries),
+        chain=entries[-1].chain.hex(),
+        choice=Choice.NONE,
+        artifacts=0,
+        size=0,
+    )
+    parts = []
+    bundle.write(parts.append, header, entries, [])
+    (tmp_path / "b").write_bytes(b"".join(parts))
+    with pytest.raises(DamagedHistoryError, match="rollback"):
+        take(new, tmp_path / "b")
+
+
+def test_an_artifact_that_no_record_names(file, new, tmp_path):
+    junk = b"seventy gigabytes of junk"
+    with pytest.raises(BundleError, match="that its records name"):
+        take(new, rewritten(file, tmp_path / "b", same, more=[(ref_of(junk), junk)]))
+    assert not new.journal.exists()
+
+
+def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
+    index = look(source).state.head_build.index.artifact
+    wrong = bytes(index.size)
+    with pytest.raises(ArtifactError):
+        take(new, rewritten(file, tmp_path / "b", same, more=[(index, wrong)]))
+    assert not new.journal.exists()
+    assert not new.artifact(index.sha256).exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cut short.
+
+
+@pytest.mark.parametrize("where", ["artifacts", "journal", "projections"])
+def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
+    def die(*_, **__):
+        raise StopDeadError
+
+    with monkeypatch.context() as patch:
+        match where:
+            case "artifacts":
+                taken, count = Artifacts.take, iter(range(9))
+                patch.setattr(Artifacts, "take", lambda *args: taken(*args) if next(count) < 4 else die())
+            case "journal":
+                patch.setattr(Journal, "create", die)
+            case "projections":
+                patch.setattr(Projections, "write", die)
+        with pytest.raises(StopDeadError):
+            take(new, file)
+    done = take(new, file)
+    assert done.outcome is (Outcome.UNCHANGED if where == "projections" else Outcome.IMPORTED)
+    assert isinstance(look(new).facts[-1].event, Imported)
+    assert sum(isinstance(fact.event, Imported) for fact in look(new).facts) == 1
+    assert not whole(new)
+    assert not list(new.scratch.iterdir())
+
+
+def test_no_space_is_said_before_the_copy_begins(new, file, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(importing.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DiskFullError):
+        take(new, file)
+    assert not any(Artifacts(new).names())
+
+
+def test_a_file_system_that_nobody_tried_is_refused_before_the_copy(new, file, monkeypatch):
+    monkeypatch.setattr(importing, "filesystem_type", lambda _: 0x4D44)
+    with pytest.raises(JournalFilesystemError):
+        take(new, file)
+    assert not any(Artifacts(new).names())
+
+
+def test_the_journal_is_told_in_one_transaction(new, file):
+    done = take(new, file)
+    event = look(new).facts[-1].event
+    assert to_record(event, build=None, wall_ns=0, mono_ns=0).payload["artifacts"] == len(done.stored)
+    assert [fact.seq for fact in look(new).facts if isinstance(fact.event, BuildCommitted)][
+        -1
+    ] <= done.header.records

@@ -1,0 +1,414 @@
+"""Mirrors: what is moved to a copy, what is refused, and that the copy is what a reader on board needs."""
+
+import errno
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from journal import Journal
+from journal.errors import BuildLockHeldError
+from journal.lock import BuildLock
+from journal.record import Record
+from store import mirror as module
+from store import rollback, segment
+from store.artifacts import Artifacts
+from store.collecting import collect
+from store.coverage import named_by
+from store.errors import (
+    ArtifactError,
+    CacheUnusableError,
+    DiskFullError,
+    ErrorKind,
+    RequestRefusedError,
+    UnknownEventError,
+)
+from store.events import GenerationSigned
+from store.exporting import export
+from store.importing import Outcome, import_bundle
+from store.layout import Layout
+from store.manifest import parse, project
+from store.mirror import mirror
+from store.quarantine import set_aside
+from store.reader import FlightCache, NoGoError
+from store.rebuild import rebuild
+from store.retention import KeepPolicy
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from store.trust import Signer
+from store.view import look, read
+from tests.small_builds import tree
+
+SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+SECOND = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
+OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
+
+
+def opened(layout, **options):
+    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=SIGNER, **options)
+
+
+def build(layout, **fields):
+    with opened(layout) as store:
+        generation, _ = play(store, Scenario(version=metadata.version("onnxruntime"), **fields))
+    return generation
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """One signed generation and its mirror, then a second. Never change it."""
+    root = tmp_path_factory.mktemp("pristine")
+    layout = Layout(root / "cache")
+    build(layout)
+    mirror(layout, root / "copy")
+    build(layout, flight="f2", tiles=OTHER)
+    return root
+
+
+@pytest.fixture
+def layout(pristine, tmp_path):
+    shutil.copytree(pristine / "cache", tmp_path / "cache", symlinks=True)
+    return Layout(tmp_path / "cache")
+
+
+@pytest.fixture
+def copy(pristine, tmp_path):
+    """A copy that shows the first generation."""
+    shutil.copytree(pristine / "copy", tmp_path / "copy", symlinks=True)
+    return Layout(tmp_path / "copy")
+
+
+def files(root):
+    """Path to size of every file of a copy that is moved there."""
+    found = (path for name in ("artifacts", "segments", "manifests") for path in (root / name).rglob("*"))
+    return {str(path.relative_to(root)): path.stat().st_size for path in found if path.is_file()}
+
+
+def fly(root, keys=(SIGNER.public,), generation=None):
+    with FlightCache.open(root, trusted_keys=list(keys), generation=generation) as cache:
+        cache.verify()
+        return cache.manifest.envelope.generation
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_copy(layout, tmp_path):
+    root, told = tmp_path / "deep" / "copy", []
+    done = mirror(layout, root, on_total=told.append, on_bytes=told.append)
+    found = files(root)
+    assert (done.generation, done.previous, done.files) == (2, None, len(found))
+    assert done.size == sum(found.values()) == told[0] == sum(told[1:])
+    assert fly(root) == 2
+    state = look(layout).state
+    named = named_by(parse(project(state, state.head)), Artifacts(layout))
+    assert {Path(name).name for name in found if name.startswith("artifacts")} == set(named)
+    assert {name for name in found if not name.startswith("artifacts")} == {
+        *("segments/00000001.events", "segments/00000002.events"),
+        *("manifests/00000002.json", "manifests/00000002.sig"),
+    }
+    assert not (root / "journal.mdb").exists()
+    for name in found:
+        assert (root / name).read_bytes() == (layout.root / name).read_bytes()
+        assert (root / name).stat().st_mode & 0o777 == 0o444
+
+
+def test_only_what_is_missing_is_moved(layout, copy):
+    before = files(copy.root)
+    inodes = {name: (copy.root / name).stat().st_ino for name in before}
+    done = mirror(layout, copy.root)
+    after = files(copy.root)
+    new = {name: size for name, size in after.items() if name not in before}
+    assert (done.generation, done.previous) == (2, 1)
+    assert (done.files, done.size) == (len(new), sum(new.values()))
+    assert 0 < done.files < len(after)
+    assert {name: (copy.root / name).stat().st_ino for name in before} == inodes
+    # What was shown before is still there to fall back on.
+    assert (fly(copy.root), fly(copy.root, generation=1)) == (2, 1)
+
+
+def test_a_copy_that_is_up_to_date_is_not_touched(layout, copy):
+    mirror(layout, copy.root)
+    before, ours = tree(copy.root), tree(layout.root)
+    with BuildLock(layout.build_lock):
+        done = mirror(layout, copy.root)
+    assert (done.changed, done.generation, done.previous, done.size) == (False, 2, 2, 0)
+    assert mirror(layout, copy.root, full=True).changed is False
+    assert tree(copy.root) == before
+    assert tree(layout.root) == ours
+
+
+def test_rollbacks_and_later_signatures_arrive(layout, copy):
+    mirror(layout, copy.root)
+    with opened(layout) as store:
+        raw = project(store.state, store.state.head)
+        signed = SECOND.sign(raw)
+        event = GenerationSigned(generation=2, signature=signed.signature, key_id=signed.key_id, host={})
+        store.countersign(event)
+    done = mirror(layout, copy.root)
+    assert (done.files, done.generation, done.previous) == (1, 2, 2)
+    assert fly(copy.root, keys=[SECOND.public]) == 2
+    with opened(layout) as store:
+        store.roll_back(rollback.plan(store.state, to=None, why="worse"))
+    done = mirror(layout, copy.root)
+    assert (done.files, done.generation) == (3, 3)
+    assert fly(copy.root) == 3
+
+
+def test_what_a_build_leaves_unfinished_is_not_carried(layout, copy):
+    mirror(layout, copy.root)
+    build(layout, flight="f3", engine="other", fail_at="index")
+    assert mirror(layout, copy.root).changed is False
+
+
+def test_the_names_of_manifests_may_differ(layout, copy):
+    named = Layout(layout.root, "flight-{generation:08d}.json")
+    build(layout, flight="f3")
+    mirror(named, copy.root)
+    assert mirror(named, copy.root).changed is False
+    with Store.open(named, clock=FakeClock(), reserve_bytes=0, signer=SIGNER) as store:
+        play(store, Scenario(flight="f4", version=metadata.version("onnxruntime")))
+    mirror(named, copy.root)
+    assert (copy.manifests / "flight-00000004.sig").exists()
+    assert fly(copy.root) == 4
+    assert mirror(layout, copy.root).changed is False
+
+
+def test_a_copy_becomes_a_cache_that_follows(layout, copy, tmp_path):
+    mirror(layout, copy.root)
+    rebuild(copy)
+    assert read(copy)[1] == read(layout)[1]
+    build(layout, flight="f3")
+    with pytest.raises(RequestRefusedError) as caught:
+        mirror(layout, copy.root)
+    assert caught.value.kind == ErrorKind.OWN_HISTORY
+    path = export(layout, tmp_path / "b").path
+    done = import_bundle(copy, path, clock=FakeClock(), host={}, follows=True)
+    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 3)
+    assert fly(copy.root) == 3
+
+
+def test_a_collected_generation_stays_on_the_copy(layout, copy):
+    with opened(layout, exclusive_within_s=1.0) as store:
+        collect(store, KeepPolicy(keep=1, unfinished=False))
+        play(store, Scenario(flight="f3", version=metadata.version("onnxruntime")))
+        play(store, Scenario(flight="f4", version=metadata.version("onnxruntime")))
+        collect(store, KeepPolicy(keep=1, unfinished=False))
+    assert 1 in look(layout).state.retired
+    mirror(layout, copy.root)
+    assert (fly(copy.root), fly(copy.root, generation=1)) == (4, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whose copy it is.
+
+
+def test_a_destination_with_a_history_of_its_own(layout, copy, tmp_path):
+    def refused(root):
+        before = tree(root)
+        with pytest.raises(RequestRefusedError) as caught:
+            mirror(layout, root)
+        assert caught.value.kind == ErrorKind.OWN_HISTORY
+        assert tree(root) == before
+
+    other = Layout(tmp_path / "other")
+    build(other)
+    refused(other.root)
+    mirror(other, tmp_path / "copy of another")
+    refused(tmp_path / "copy of another")
+    # The same cache, elsewhere: it shares the first generation, and went its own way.
+    shutil.copytree(layout.root, tmp_path / "fork")
+    fork = Layout(tmp_path / "fork")
+    build(fork, flight="f3")
+    build(layout, flight="f4")
+    mirror(fork, tmp_path / "copy of the fork")
+    refused(tmp_path / "copy of the fork")
+    # An interrupted rebuild.
+    mirror(layout, copy.root)
+    copy.journal.write_bytes(b"")
+    refused(copy.root)
+    set_aside(copy, copy.journal)
+    refused(copy.root)
+
+
+def test_a_copy_that_is_ahead(layout, copy, pristine, tmp_path):
+    """The cache was put back to an older state: its copy knows better."""
+    build(layout, flight="f3")
+    mirror(layout, copy.root)
+    with pytest.raises(RequestRefusedError, match="00000003"):
+        mirror(Layout(pristine / "cache"), copy.root)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifests/00000001.json", "manifests/00000001.sig", "segments/00000001.events"]
+)
+@pytest.mark.parametrize("how", ["changed", "longer", "cut", "folder", "link"])
+def test_files_of_other_bytes_are_refused(layout, copy, name, how):
+    path = copy.root / name
+    data = path.read_bytes()
+    path.unlink()
+    match how:
+        case "changed":
+            path.write_bytes(data.replace(b"1", b"2", 1))
+        case "longer":
+            path.write_bytes(data + b"\n")
+        case "cut":
+            path.write_bytes(data[:-1])
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to(layout.root / name)
+    with pytest.raises(RequestRefusedError) as caught:
+        mirror(layout, copy.root)
+    assert caught.value.kind == ErrorKind.OWN_HISTORY
+    assert name in caught.value.message
+    assert "remove it" in caught.value.hint
+    assert not (copy.manifests / "00000002.json").exists()
+
+
+def test_places_that_are_not_for_a_copy(layout, tmp_path):
+    for inside in (layout.root, layout.root / "copy", layout.root.parent):
+        with pytest.raises(RequestRefusedError):
+            mirror(layout, inside)
+    (tmp_path / "link").symlink_to(layout.root)
+    with pytest.raises(RequestRefusedError):
+        mirror(layout, tmp_path / "link")
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "beach.jpg").write_bytes(b"")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for place in ("file", "photos", "open"):
+        with pytest.raises(CacheUnusableError):
+            mirror(layout, tmp_path / place)
+    assert not (tmp_path / "open" / "artifacts").exists()
+
+
+def test_one_at_a_time(layout, copy):
+    with BuildLock(copy.build_lock), pytest.raises(BuildLockHeldError):
+        mirror(layout, copy.root, lock_timeout_s=0)
+    assert fly(copy.root) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What keeps it from being made.
+
+
+def test_nothing_to_show(tmp_path):
+    layout = Layout(tmp_path / "cache")
+    with pytest.raises(RequestRefusedError) as caught:
+        mirror(layout, tmp_path / "copy")
+    assert caught.value.kind == ErrorKind.NO_CACHE
+    build(layout, fail_at="index")
+    with pytest.raises(RequestRefusedError) as caught:
+        mirror(layout, tmp_path / "copy")
+    assert caught.value.kind == ErrorKind.NO_GENERATION
+    build(layout)
+    with Journal.open(layout.journal) as journal:
+        journal.append([Record(tag="later", version=1, build=None, wall_ns=0, mono_ns=0, payload=None)])
+    with pytest.raises(UnknownEventError):
+        mirror(layout, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
+@pytest.mark.parametrize("role", ["descriptor index", "block table"])
+def test_a_damaged_artifact_of_the_cache_does_not_get_aboard(layout, copy, how, role):
+    state = look(layout).state
+    ref = dict(parse(project(state, state.head)).artifacts())[role]
+    path = layout.artifact(ref.sha256)
+    data = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        path.write_bytes(data[:-1] if how == "torn" else bytes([data[0] ^ 1]) + data[1:])
+    with pytest.raises(ArtifactError) as caught:
+        mirror(layout, copy.root)
+    assert str(layout.root) in caught.value.message
+    assert "c10 repair" in caught.value.hint
+    assert fly(copy.root) == 1
+    assert not copy.artifact(ref.sha256).exists()
+
+
+def test_a_damaged_artifact_of_the_copy(layout, copy):
+    mirror(layout, copy.root)
+    digest = look(layout).state.head_build.index.artifact.sha256
+    path = copy.artifact(digest)
+    data = path.read_bytes()
+    path.chmod(0o644)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    # The size is right, and nothing is hashed unless it is asked for.
+    assert mirror(layout, copy.root).changed is False
+    with pytest.raises(NoGoError):
+        fly(copy.root)
+    done = mirror(layout, copy.root, full=True)
+    assert (done.files, done.replaced) == (1, (digest,))
+    assert fly(copy.root) == 2
+    path.chmod(0o644)
+    path.write_bytes(data[:-1])
+    assert mirror(layout, copy.root).replaced == (digest,)
+    assert path.read_bytes() == data
+
+
+def test_a_card_without_hard_links(layout, tmp_path, monkeypatch):
+    real = os.link
+
+    def link(source, target, **options):
+        if str(tmp_path / "card") in str(target):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(source, target, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(CacheUnusableError) as caught:
+        mirror(layout, tmp_path / "card")
+    assert caught.value.kind == ErrorKind.FILE_SYSTEM
+    assert "hard links" in caught.value.message
+    assert "c10 export" in caught.value.hint
+    assert files(tmp_path / "card") == {}
+    assert not list((tmp_path / "card" / "tmp").iterdir())
+
+
+def test_a_card_without_space(layout, copy, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DiskFullError):
+        mirror(layout, copy.root)
+    assert fly(copy.root) == 1
+
+
+def test_leftovers_of_a_killed_mirror_are_removed(layout, copy):
+    mirror(layout, copy.root)
+    (copy.scratch / "draft-1-x").write_bytes(b"half")
+    (copy.scratch / "probe").write_bytes(b"")
+    done = mirror(layout, copy.root)
+    assert (done.changed, done.files) == (False, 0)
+    assert not list(copy.scratch.iterdir())
+
+
+def test_segments_hold_every_record_up_to_the_head(layout, copy):
+    mirror(layout, copy.root)
+    found = [segment.decode(path.read_bytes()) for path in sorted(copy.segments.iterdir())]
+    entries = [entry for each in found for entry in each.entries]
+    head = look(layout).state.head
+    assert tuple(entries) == read(layout)[1][: head.seq]
+
+
+def test_a_collection_beside_a_mirror_makes_it_look_again(layout, copy, monkeypatch):
+    real, heads = module._bring, []
+
+    def overtaken(source, *args):
+        heads.append(source.head.number)
+        if len(heads) == 1:
+            with opened(layout, exclusive_within_s=1.0) as store:
+                for flight in ("f3", "f4"):
+                    tiles = {(0, 0): flight}
+                    play(store, Scenario(flight=flight, tiles=tiles, version=metadata.version("onnxruntime")))
+                collect(store, KeepPolicy(keep=1, unfinished=False))
+        return real(source, *args)
+
+    monkeypatch.setattr(module, "_bring", overtaken)
+    assert mirror(layout, copy.root).generation == 4
+    assert heads == [2, 4]
+    assert fly(copy.root) == 4

@@ -1,0 +1,93 @@
+"""Recorded text and data, made fit to be shown."""
+
+import json
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from journal.testing import payloads
+from tools import harmless
+
+
+def texts_of(value):
+    match value:
+        case str():
+            yield value
+        case list():
+            for member in value:
+                yield from texts_of(member)
+        case dict():
+            for name, inner in value.items():
+                yield name
+                yield from texts_of(inner)
+
+
+@given(payloads())
+def test_whatever_was_recorded_is_json_that_prints(value):
+    shown = json.loads(json.dumps(harmless.tree(value), allow_nan=False))
+    assert all(text.isprintable() for text in texts_of(shown))
+
+
+@given(st.text() | st.text(alphabet="\x1b[2J\x9b\r\n\x00\u202e\ud800a"), st.integers(0, 50))
+def test_a_text_of_one_line_prints_and_keeps_what_prints(value, limit):
+    shown = harmless.text(value, limit)
+    assert shown.isprintable()
+    if value.isprintable() and len(value) <= limit:
+        assert shown == value
+    assert ("more characters" in shown) >= (len(value) > limit)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, None),
+        (True, True),
+        (1 << 53, 1 << 53),
+        (-(1 << 53) - 1, str(-(1 << 53) - 1)),
+        (0.5, 0.5),
+        (b"\x00\xff", "00ff"),
+        (b"a" * 33, f"{'61' * 32}… (33 bytes)"),
+        ((1, "\n"), [1, "\\n"]),
+        ({"\x1b": 1}, {"\\x1b": 1}),
+        (PurePosixPath("a/b"), "a/b"),
+        (frozenset({3}), "frozenset({3})"),
+    ],
+)
+def test_values(value, shown):
+    assert harmless.tree(value) == shown
+
+
+def test_what_is_long_is_cut_and_says_so():
+    many = harmless.MAX_MEMBERS + 2
+    assert harmless.tree(list(range(many)))[-2:] == [harmless.MAX_MEMBERS - 1, "… (2 more)"]
+    shown = harmless.tree({str(number): number for number in range(many)})
+    assert (len(shown), shown["…"]) == (harmless.MAX_MEMBERS + 1, "… (2 more)")
+    told = harmless.lines("\n".join(map(str, range(harmless.MAX_LINES + 5))) + "\n\n")
+    assert told[:2] == ["… (5 earlier lines)", "5"]
+    assert harmless.lines("a\nb\n") == ["a", "b"]
+
+
+def test_what_is_nested_too_deep_is_not_shown():
+    value = "in"
+    for _ in range(harmless.MAX_DEPTH + 1):
+        value = [value]
+    shown = harmless.tree(value)
+    for _ in range(harmless.MAX_DEPTH):
+        (shown,) = shown
+    assert shown == "… (nested too deep)"
+
+
+def test_names_in_a_row():
+    assert harmless.joined([]) == ""
+    assert harmless.joined(["a", "b\n", "c"]) == "a, b\\n, c"
+    assert harmless.joined("abcde", limit=2) == "a, b and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("word", "is_number"),
+    [("12", True), ("", False), ("-1", False), ("²", False), ("٣", False), ("1" * 19, False)],
+)
+def test_numbers(word, is_number):
+    assert harmless.is_number(word) is is_number

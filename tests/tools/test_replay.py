@@ -1,0 +1,462 @@
+"""What replay tells of real builds, by every road to their records."""
+
+import base64
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from journal import Journal, Record, guard
+from journal.lock import BuildLock
+from store import bundle
+from store.artifacts import Artifacts
+from store.attached import attached_to_failure
+from store.layout import Layout
+from store.view import look
+from tests.tools.conftest import LEFT, TOP, ZOOM, picture
+
+FIELDS = [
+    *(
+        "format",
+        "source",
+        "build",
+        "at",
+        "status",
+        "summary",
+        "identity",
+        "flight_id",
+        "sector",
+        "generations",
+    ),
+    *(
+        "accepted",
+        "collected",
+        "started",
+        "ended",
+        "ms",
+        "inputs",
+        "host",
+        "request",
+        "failure",
+        "findings",
+        "steps",
+    ),
+    *("timeline", "timeline_cut", "checks", "keys", "area", "cost", "state", "compare", "verified"),
+]
+PLACE = f"{ZOOM}/{LEFT}/{TOP}"
+CELL = [ZOOM, LEFT >> 4, TOP >> 4]
+
+
+def fingerprint(root):
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_ino)
+        for path in root.rglob("*")
+        if path.name != "journal.mdb-lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def failed(built):
+    return built.json("replay")
+
+
+def test_the_newest_build_without_a_commit_comes_first(failed):
+    assert (failed["build"], failed["status"]) == (2, "failed")
+    assert sorted(failed) == sorted(FIELDS)
+    assert failed["format"] == 1
+
+
+def test_a_failure_names_step_input_and_cause(failed, built):
+    failure = failed["failure"]
+    assert (failure["step"], failure["kind"], failure["subject"]) == ("cells", "bad-tile", PLACE)
+    assert "cannot be decoded" in failure["cause"]
+    assert failure["tiles"] == [[ZOOM, LEFT, TOP]]
+    tile = next(row for row in failure["inputs"] if row["role"] == "tile")
+    assert (tile["name"], tile["size"], tile["present"]) == (PLACE, 50, True)
+    engine = next(row for row in failure["inputs"] if row["role"] == "engine")
+    assert built.artifact(engine["sha256"]).is_file()
+    (shown,) = failure["pictures"]
+    assert (shown["tile"], shown["media"], shown["size"]) == (PLACE, "image/png", 50)
+    # The tile is whole again in the source; what failed was kept.
+    assert base64.b64decode(shown["data"]) == built.tile().read_bytes()[:50]
+    assert failure["traceback"][0].startswith("Traceback")
+
+
+def test_steps_tell_what_was_done_and_what_failed(failed):
+    steps = [(step["kind"], step["subject"], step["outcome"]) for step in failed["steps"]]
+    assert steps == [("plan", "", "done"), ("engine", "tiny", "reused"), ("cells", "", "failed")]
+    assert failed["steps"][2]["parts"][0]["outcome"] == "cut"
+    assert [row["seq"] for row in failed["timeline"]] == list(
+        range(failed["started"]["seq"], failed["ended"]["seq"] + 1)
+    )
+    assert all(row["ms"] >= 0 and row["since_ms"] >= 0 for row in failed["timeline"])
+
+
+def test_area_shows_the_failing_cell(failed):
+    area = failed["area"]
+    (cell,) = area["cells"]
+    assert (cell[:3], cell[3], cell[4]) == (CELL, 20, "failing")
+    assert failed["failure"]["cells"] == [0]
+    assert area["tiles"]["failing"] == [[ZOOM, TOP, LEFT, LEFT]]
+    assert (area["known"], area["wanted"], area["present"], area["report"]) == ("tiles", 20, 20, False)
+
+
+def test_compared_with_the_last_good_build(failed):
+    compare = failed["compare"]
+    assert (compare["a"]["build"], compare["b"]["build"]) == (1, 2)
+    assert [change["path"] for change in compare["inputs"]] == ["tiles.digest"]
+    assert {name: compare["tiles"][name] for name in ("added", "removed", "changed", "same")} == {
+        "added": 0,
+        "removed": 0,
+        "changed": 1,
+        "same": 19,
+    }
+    assert compare["tiles"]["runs"]["changed"] == [[ZOOM, TOP, LEFT, LEFT]]
+
+
+def test_a_committed_build_projects_to_its_body(built):
+    document = built.json("replay", "3")
+    assert (document["status"], document["failure"], document["generations"]) == ("committed", None, [2])
+    assert [each["projects"] for each in document["verified"]] == [True, True, True]
+    body = json.loads(built.manifest_file(2).read_bytes())["body"]
+    assert document["identity"] == body["identity"]
+    assert document["area"]["cells"][0][4] == "embedded"
+    assert document["cost"]["reuse_ppm"] == 950_000
+    assert document["steps"][-1]["kind"] == "commit"
+
+
+def test_state_after_any_event(built):
+    head = built.json("status")
+    records = built.json("replay")["source"]["records"]
+    generations = []
+    for seq in (1, 2, 14, records):
+        document = built.json("replay", "@2", "--at", str(seq), code=2 if seq == 1 else 0)
+        if seq > 1:
+            assert (document["at"], document["state"]["seq"]) == (seq, seq)
+            generations.append(document["state"]["generation"])
+    assert generations == [None, 1, 3]
+    assert built.json("replay", "--at", str(records))["state"]["chain"] == head["chain"]
+    assert built.json("replay", "1", "--at", "5")["status"] == "open"
+
+
+@pytest.mark.parametrize("word", ["9", "@999", "@1", "x", "-1", "9" * 40, "@", "\uff11"])
+def test_builds_that_there_are_not(built, word):
+    result = built.run("replay", "--", word) if word == "-1" else built.run("replay", word)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("args", [["replay", "--at", "0"], ["replay", "--at", "9999"], ["diff", "1", "9"]])
+def test_records_that_there_are_not(built, args):
+    assert built.run(*args).exit_code == 2
+
+
+def test_reading_changes_nothing(built):
+    before = fingerprint(built.cache)
+    for args in (["replay"], ["replay", "3"], ["diff", "1", "3"], ["why", "engine"], ["why", PLACE]):
+        assert built.run(*args).exit_code == 0
+    assert fingerprint(built.cache) == before
+
+
+def test_a_copied_journal_alone_tells_nearly_all(built, tmp_path, failed):
+    copy = tmp_path / "copy.mdb"
+    shutil.copy(built.cache / "journal.mdb", copy)
+    result = built.run("replay", "--journal", str(copy), "--json")
+    document = json.loads(result.stdout)
+    assert document["source"]["kind"] == "journal"
+    assert document["source"]["artifacts"] is False
+    for name in ("build", "status", "summary", "steps", "timeline", "keys", "cost", "verified"):
+        assert document[name] == failed[name], name
+    assert document["area"]["known"] == "cells"
+    assert document["failure"]["pictures"][0]["data"] is None
+    assert {row["present"] for row in document["failure"]["inputs"]} <= {False, None}
+    assert not (tmp_path / "copy.mdb-lock").exists()
+
+
+def write_bundle(path, cache, refs):
+    """A bundle of all records of a cache and of some of its artifacts."""
+    layout = Layout(cache)
+    entries = guard.snapshot(layout.journal).entries
+    artifacts = [(ref, [Artifacts(layout).read(ref)]) for ref in sorted(refs, key=lambda ref: ref.sha256)]
+    header = bundle.Header(
+        cache_id=look(layout).state.cache_id,
+        records=len(entries),
+        chain=entries[-1].chain.hex(),
+        choice=bundle.Choice.FAILING if refs else bundle.Choice.NONE,
+        artifacts=len(refs),
+        size=sum(ref.size for ref in refs),
+    )
+    with path.open("wb") as file:
+        bundle.write(file.write, header, entries, artifacts)
+
+
+def test_a_bundle_alone_tells_all_of_a_failure(built, tmp_path, failed):
+    build = look(Layout(built.cache)).state.builds[2]
+    refs = {build.tiles.table, *attached_to_failure(build.failure).values()}
+    write_bundle(tmp_path / "failing.c10", built.cache, refs)
+    result = built.run("replay", "--bundle", str(tmp_path / "failing.c10"), "--json")
+    document = json.loads(result.stdout)
+    assert (document["source"]["kind"], document["source"]["artifacts"]) == ("bundle", True)
+    for name in ("build", "status", "summary", "steps", "timeline", "keys", "cost", "verified"):
+        assert document[name] == failed[name], name
+    assert document["failure"]["pictures"] == failed["failure"]["pictures"]
+    assert document["area"] == failed["area"]
+    write_bundle(tmp_path / "bare.c10", built.cache, set())
+    bare = json.loads(built.run("replay", "--bundle", str(tmp_path / "bare.c10"), "--json").stdout)
+    assert bare["source"]["artifacts"] is False
+    assert bare["failure"]["cause"] == failed["failure"]["cause"]
+    for name in ("diff", "why"):
+        args = {"diff": ["1", "3"], "why": ["engine"]}[name]
+        assert built.run(name, *args, "--bundle", str(tmp_path / "bare.c10")).exit_code == 0
+
+
+def test_a_file_that_is_no_bundle(built, tmp_path):
+    (tmp_path / "text").write_text("no bundle at all")
+    for name in ("text", "nothing"):
+        result = built.run("replay", "--bundle", str(tmp_path / name))
+        assert result.exit_code not in {0, 1}
+        assert "Traceback" not in result.output
+
+
+def test_a_mirror_has_segments_and_no_journal(world):
+    (world.cache / "journal.mdb").unlink()
+    document = world.json("replay", "2")
+    assert (document["source"]["kind"], document["status"]) == ("segments", "failed")
+    assert document["failure"]["pictures"][0]["data"] is not None
+
+
+def test_a_damaged_journal_tells_what_still_reads(world):
+    path = world.cache / "journal.mdb"
+    with Journal.open(path, readonly=True) as journal:
+        stored = list(journal.entries())[24].raw
+    data = bytearray(path.read_bytes())
+    at = data.index(stored)
+    while at >= 0:
+        data[at + len(stored) // 2] ^= 1
+        at = data.find(stored, at + 1)
+    path.write_bytes(data)
+    document = world.json("replay", "2")
+    assert (document["status"], document["source"]["records"]) == ("failed", 24)
+    assert document["findings"][0]["kind"] == "damaged-journal"
+    assert document["source"]["problem"]
+
+
+def test_a_folder_without_a_cache(tmp_path, built):
+    result = built.run("replay", "--journal", str(tmp_path / "nothing"))
+    assert result.exit_code == 2
+    (tmp_path / "text").write_text("no journal at all")
+    assert built.run("replay", "--journal", str(tmp_path / "text")).exit_code == 7
+
+
+def append(cache, *records):
+    with Journal.open(cache / "journal.mdb") as journal:
+        journal.append(list(records))
+
+
+def raw(tag, payload, *, build=None, version=1):
+    return Record(tag=tag, version=version, build=build, wall_ns=1, mono_ns=1, payload=payload)
+
+
+def test_events_of_a_later_version_keep_their_place(world):
+    evil = "\x1b[31m\u202e" + "x" * 10_000
+    append(
+        world.cache,
+        raw("build.dreamt", {"of": evil, "sheep": list(range(5_000))}, build=2),
+        raw("build.started", {"identity": 7}, build=4),
+    )
+    document = world.json("replay", "2")
+    assert document["status"] == "failed"
+    text = json.dumps(document)
+    assert "\\u001b" not in text
+    assert "\\u202e" not in text
+    told = world.json("replay", "4")
+    assert told["timeline"][0]["problem"]
+    assert told["timeline"][0]["unknown"]
+    for name in ("replay", "diff", "why"):
+        args = {"replay": ["4"], "diff": ["1", "2"], "why": ["build"]}[name]
+        assert world.run(name, *args).exit_code in {0, 2}
+
+
+def test_lines_for_people_are_harmless(world):
+    evil = "\x1b]0;owned\x07\u202egnp.exe\nc10: all is well"
+    failure = {
+        "step": "cells",
+        "kind": "bad-tile",
+        "subject": evil,
+        "message": evil,
+        "hint": evil,
+        "traceback": evil * 50,
+        "inputs": {
+            "step": evil,
+            "tile": {"place": evil, "sha256": evil, "unreadable": evil},
+            "attached": evil,
+        },
+    }
+    started = {
+        "identity": None,
+        "inputs": {"flight_id": evil, "bbox_e7": evil, "zoom": [3, 900]},
+        "calibration": None,
+        "again": False,
+        "host": {"boot": evil, "request": {"text": evil}},
+    }
+    append(world.cache, raw("build.started", started, build=4), raw("build.failed", failure, build=4))
+    result = world.run("replay", "4")
+    assert result.exit_code == 0
+    for sign in ("\x1b", "\x07", "\u202e"):
+        assert sign not in result.output
+    assert "\nc10: all is well" not in result.output
+    document = world.json("replay", "4")
+    assert "\\u001b" not in json.dumps(document)
+    assert document["failure"]["pictures"] == []
+
+
+def test_an_open_build_whose_process_died(world):
+    started = {
+        "identity": None,
+        "inputs": {"flight_id": "x"},
+        "calibration": None,
+        "again": False,
+        "host": {},
+    }
+    window = {"kind": "cells", "subjects": ["12/136/88", "12/137/88"], "key": "ab" * 32}
+    append(world.cache, raw("build.started", started, build=4), raw("step.started", window, build=4))
+    document = world.json("replay")
+    assert (document["build"], document["status"]) == (4, "died")
+    failure = document["failure"]
+    assert (failure["step"], failure["kind"]) == ("cells", "died")
+    assert failure["recorded"]["windows"][0]["cells"] == ["12/136/88", "12/137/88"]
+    assert "ended without a word" in failure["cause"]
+    copy = world.folder / "copy.mdb"
+    shutil.copy(world.cache / "journal.mdb", copy)
+    elsewhere = json.loads(world.run("replay", "--journal", str(copy), "--json").stdout)
+    assert elsewhere["status"] == "open"
+
+
+def test_the_next_build_says_that_it_was_killed(world):
+    started = {
+        "identity": None,
+        "inputs": {"flight_id": "x"},
+        "calibration": None,
+        "again": False,
+        "host": {"boot": "another boot"},
+    }
+    append(world.cache, raw("build.started", started, build=4))
+    picture(np.random.default_rng(5)).save(world.tile(y=TOP + 1))
+    assert world.json("build", world.request)["build"] == 5
+    document = world.json("replay")
+    assert (document["build"], document["status"]) == (4, "abandoned")
+    assert "restarted" in document["failure"]["cause"]
+    assert "boot-change" in {each["kind"] for each in document["findings"]}
+
+
+def test_why_an_engine_ran(built):
+    document = built.json("why", "engine/tiny")
+    (key,) = document["keys"]
+    assert (key["since"], key["before"], key["changed"]) == (1, None, [])
+    assert document["decisions"][0]["why"] == "never compiled in this cache"
+
+
+def test_why_a_build_is_another(built):
+    document = built.json("why", "build", "--build", "3")
+    (key,) = document["keys"]
+    assert key["before"]["build"] == 2
+    assert [change["path"] for change in key["changed"]] == ["tiles.digest"]
+    assert built.json("why", "tiles", "--build", "3")["keys"][0]["changed"] == key["changed"]
+
+
+def test_where_a_descriptor_comes_from(built):
+    document = built.json("why", PLACE, "--build", "3")
+    links = {link["what"]: link for link in document["chain"]}
+    assert list(links) == ["index", "block", "tile", "engine", "network", "calibration"]
+    state = look(Layout(built.cache)).state
+    build = state.builds[3]
+    assert links["index"]["sha256"] == build.index.artifact.sha256
+    assert links["engine"]["sha256"] == dict(build.engines)["tiny"].artifact.sha256
+    assert links["block"]["facts"]["row"] == 0
+    assert links["block"]["facts"]["tile"] == links["tile"]["sha256"]
+    assert (links["block"]["build"], links["engine"]["build"]) == (3, 1)
+    assert links["tile"]["facts"]["captured"] == "2026-01-15"
+    row_id = links["index"]["facts"]["row_id"]
+    assert built.json("why", row_id, "--build", "3")["chain"] == document["chain"]
+    assert built.json("why", links["tile"]["sha256"][:12], "--build", "3")["chain"] == document["chain"]
+    assert built.json("why", PLACE, "--build", "1")["chain"][1]["build"] == 1
+
+
+def test_where_an_artifact_comes_from(built):
+    state = look(Layout(built.cache)).state
+    index = state.builds[3].index.artifact.sha256
+    found = built.json("why", index[:10])["artifact"]
+    assert (found["role"], found["build"], found["builds"], found["generations"]) == ("index", 3, [3], [2])
+    assert found["present"] is True
+
+
+@pytest.mark.parametrize(
+    "subject", ["nonsense", "0" * 12, "12/0/0", "25/1/1/1/1", "engine/other", "9" * 30, "a/b/c"]
+)
+def test_what_there_is_not_to_explain(built, subject):
+    result = built.run("why", subject)
+    assert result.exit_code == (0 if subject == "engine/other" else 2)
+    assert "Traceback" not in result.output
+
+
+def test_differences(built):
+    document = built.json("diff", "1", "3")
+    assert document["same_identity"] is False
+    roles = {row["role"]: row["same"] for row in document["artifacts"]}
+    assert (roles["engine tiny"], roles["calibration"], roles["index"]) == (True, True, False)
+    assert {(row["check"], row["subject"]) for row in document["checks"]} == {
+        ("engine", "tiny"),
+        ("index", "index"),
+    }
+    assert built.json("diff", "3", "3")["inputs"] == []
+    assert "1 changed" in built.run("diff", "1", "3").stdout
+
+
+def test_usage(built, tmp_path):
+    result = built.run("replay", "--journal", str(tmp_path), "--bundle", str(tmp_path))
+    assert result.exit_code == 2
+
+
+def test_log_tells_what_builds_cost(built):
+    entries = {entry["generation"]: entry for entry in built.json("log")["entries"]}
+    assert (entries[2]["reuse_ppm"], entries[1]["reuse_ppm"], entries[None]["reuse_ppm"]) == (
+        950_000,
+        0,
+        None,
+    )
+    assert entries[1]["bytes"] > entries[2]["bytes"] > entries[None]["bytes"] > 0
+    assert entries[3]["bytes"] is None
+    assert "95 %" in built.run("log").stdout
+
+
+def test_log_shows_a_trend_of_several_builds(world):
+    for number in range(3):
+        picture(np.random.default_rng(200 + number)).save(world.tile())
+        world.json("build", world.request)
+    lines = world.run("log").stdout.splitlines()
+    assert len(lines[-1].split()[-1]) >= 3
+    assert lines[-1].split()[0] == "reused"
+
+
+def test_a_run_that_met_a_held_lock_can_be_replayed(world, shell):
+    picture(np.random.default_rng(7)).save(world.tile())
+    with BuildLock(world.cache / "build.lock") as lock:
+        lock.describe(build=12)
+        result = shell("build", world.request, "--cache", world.cache, env={"C10_LOCK_TIMEOUT_S": "0.1"})
+    assert result.returncode == 4
+    document = world.json("replay")
+    assert (document["build"], document["status"]) == (None, "denied")
+    failure = document["failure"]
+    assert (failure["step"], failure["kind"]) == ("lock", "build-lock-held")
+    assert "build 12" in failure["cause"]
+    assert f"pid {os.getpid()}" in failure["cause"]
+    assert document["flight_id"] == "tiny"
+    assert sorted(document) == sorted(FIELDS)
+    seq = document["started"]["seq"]
+    assert world.json("replay", f"@{seq}")["failure"] == failure
+    assert "denied" in world.run("log", "--failed").stdout
+    assert "build lock" in world.run("replay").stdout
+    assert world.json("build", world.request)["outcome"] == "built"
+    assert world.json("verify", "--full")["go"] is True

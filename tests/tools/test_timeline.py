@@ -1,0 +1,232 @@
+"""Clocks, gaps, steps and findings, from records made by hand."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from store import events as e
+from store.testing import made, ref_of
+from tools.cost import cost, rates_of
+from tools.findings import findings
+from tools.folding import Folded
+from tools.records import History, Moment
+from tools.timeline import builds_in, rows, track
+
+SECOND = 1_000_000_000
+
+
+class Story:
+    """Records in the making: each some seconds after the one before."""
+
+    def __init__(self):
+        self.moments = []
+        self.wall = self.mono = 0
+
+    def tell(self, event, *, build=1, after=0.0, jump=0.0, tag="x"):
+        self.mono += round(after * SECOND)
+        self.wall += round((after + jump) * SECOND)
+        self.moments.append(
+            Moment(
+                seq=len(self.moments) + 1,
+                chain="",
+                build=build,
+                wall_ns=self.wall,
+                mono_ns=self.mono,
+                tag=tag,
+                version=1,
+                event=event,
+            )
+        )
+        return self
+
+    def build(self, number, *, boot="b", compiling=2.0, embedding=1.0, count=10):
+        """A whole committed build."""
+        self.tell(made(e.BuildStarted, host={"boot": boot}), build=number)
+        self.tell(made(e.TilesSelected, count=count, wanted=count), build=number, after=0.5)
+        self.tell(made(e.BuildPlanned), build=number)
+        self.tell(made(e.StepStarted, kind="engine", subjects=("net",), key="k"), build=number)
+        self.tell(
+            made(e.EngineCompiled, model="net", key="k", artifact=ref_of(b"12345")),
+            build=number,
+            after=compiling,
+        )
+        self.tell(made(e.CheckPassed, check="engine", subject="net"), build=number, after=0.25)
+        self.tell(made(e.StepStarted, kind="cells", subjects=("6/0/0",), key="s"), build=number)
+        self.tell(
+            made(e.CellEmbedded, zoom=6, rows=count, embedded=count, block=ref_of(b"123")),
+            build=number,
+            after=embedding,
+        )
+        self.tell(made(e.StepStarted, kind="index"), build=number)
+        self.tell(made(e.IndexBuilt, rows=count), build=number, after=0.125)
+        self.tell(made(e.CoverageWalked, files=3), build=number, after=0.125)
+        return self.tell(made(e.BuildCommitted, generation=number, origin=number), build=number, after=0.0625)
+
+    def track(self, number=1):
+        return track(self.moments, number)
+
+    def findings(self, number=1, earlier: Sequence[int] = ()):
+        rates = rates_of(self.track(each) for each in earlier)
+        history = History(moments=self.moments)
+        return findings(self.track(number), history, Folded(), rates)
+
+    def kinds(self, number=1, **more):
+        return [each["kind"] for each in self.findings(number, **more)]
+
+
+def started(**host):
+    return made(e.BuildStarted, host=host)
+
+
+def test_steps_of_a_whole_build():
+    found = Story().build(1).track()
+    assert [(step.kind, step.subject, step.outcome, step.count) for step in found.steps] == [
+        ("plan", "", "done", 10),
+        ("engine", "net", "done", 0),
+        ("check", "net", "done", 0),
+        ("cells", "", "done", 10),
+        ("index", "", "done", 10),
+        ("coverage", "", "done", 3),
+        ("commit", "", "done", 0),
+    ]
+    told = cost(found)
+    assert [step["ms"] for step in told["steps"]] == [500, 2000, 250, 1000, 125, 125, 62]
+    assert (told["ms"], told["embedded"], told["reused_tiles"], told["reuse_ppm"]) == (4062, 10, 0, 0)
+    assert told["bytes"] == 5 + 3
+    assert Story().build(1).findings() == []
+
+
+def test_a_clock_that_jumps_is_found_and_does_not_change_durations():
+    story = Story().tell(started(boot="b")).tell(made(e.TilesSelected), after=1, jump=-3600)
+    story.tell(made(e.BuildPlanned), after=1).tell(
+        made(e.StepStarted, kind="engine", subjects=("n",)), jump=0.5
+    )
+    (jump,) = story.findings()
+    assert (jump["kind"], jump["severity"], jump["seq"]) == ("clock-jump", "warning", 2)
+    assert "jumped back by 1 h 00 min" in jump["text"]
+    assert [row["ms"] for row in rows(story.track())[0]] == [0, 1000, 2000, 2000]
+
+
+@pytest.mark.parametrize(
+    ("after", "jump", "kinds"), [(100_000, 50, ["gap"]), (100_000, 200, ["clock-jump", "gap"])]
+)
+def test_clocks_may_drift_apart_slowly(after, jump, kinds):
+    story = Story().tell(started()).tell(made(e.BuildPlanned), after=after, jump=jump)
+    assert sorted(story.kinds()) == kinds
+
+
+def test_a_steady_clock_that_goes_back_is_another_boot():
+    story = Story().tell(started()).tell(made(e.BuildPlanned), after=-5)
+    assert story.kinds() == ["boot-change"]
+
+
+def test_silence_is_found_unless_a_step_accounts_for_it():
+    story = Story().tell(started()).tell(made(e.StepStarted, kind="engine", subjects=("n",)))
+    story.tell(made(e.EngineCompiled, model="n", elapsed_ms=119_000), after=120)
+    assert story.kinds() == []
+    story.tell(made(e.CheckPassed, subject="n"), after=61)
+    (gap,) = story.findings()
+    assert (gap["kind"], gap["seq"]) == ("gap", 4)
+
+
+def test_what_took_longer_than_before_is_slow():
+    story = Story().build(1).build(2).build(3, compiling=9.0)
+    (slow,) = story.findings(3, earlier=(1, 2))
+    assert (slow["kind"], slow["seq"]) == ("slow-step", 28)
+    assert "engine net took 9.0 s" in slow["text"]
+    assert story.findings(2, earlier=(1,)) == []
+
+
+def test_more_work_may_take_longer():
+    story = Story().build(1).build(2, embedding=10.0, count=100)
+    assert story.findings(2, earlier=(1,)) == []
+
+
+def test_little_work_takes_what_it_takes_to_begin():
+    story = Story().build(1, embedding=5.0, count=100).build(2, embedding=5.5, count=1)
+    assert story.findings(2, earlier=(1,)) == []
+
+
+def test_retries_are_found_and_counted():
+    story = Story().tell(started()).tell(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story.tell(
+        made(e.StepRetried, kind="cells", subjects=("6/0/0", "6/0/1"), attempt=1, why="died by SIGKILL")
+    )
+    assert story.kinds() == ["retry"]
+    (part,) = story.track().steps[1].parts
+    assert (part.attempts, part.ended, part.left) == (2, None, {"6/0/0", "6/0/1"})
+
+
+def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
+    story = Story().tell(started()).tell(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story.tell(made(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
+    assert [(step.kind, step.outcome) for step in story.track().steps] == [("plan", "cut"), ("cells", "cut")]
+
+
+@pytest.mark.parametrize(
+    ("last", "step"),
+    [
+        (made(e.CoverageWalked), "commit"),
+        (made(e.IndexBuilt), "check"),
+        (made(e.CheckPassed, subject="index"), "coverage"),
+        (made(e.StepReused, kind="cells", count=3), "index"),
+        (made(e.BuildPlanned), "plan"),
+        (made(e.CheckPassed, subject="net"), "cells"),
+        (made(e.CellEmbedded), "index"),
+    ],
+)
+def test_a_death_between_two_steps(last, step):
+    story = Story().tell(started(boot="b")).tell(made(e.BuildPlanned)).tell(last)
+    assert (story.track().steps[-1].kind, story.track().steps[-1].outcome) == (step, "cut")
+    story.tell(made(e.BuildAbandoned, host={"boot": "b"}), after=60)
+    found = story.track()
+    assert (found.steps[-1].kind, found.steps[-1].outcome) == (step, "cut")
+    assert rows(found)[0][-1]["ms"] == 60_000
+
+
+def test_after_a_restart_the_wall_clock_has_to_do():
+    story = Story().tell(started(boot="b")).tell(made(e.BuildPlanned), after=1)
+    story.mono = 5
+    story.wall += 3600 * SECOND
+    story.tell(made(e.BuildAbandoned, host={"boot": "c"}))
+    assert rows(story.track())[0][-1]["ms"] == 3_601_000
+    assert "boot-change" in story.kinds()
+
+
+def test_a_later_rollback_to_a_build_is_not_part_of_it():
+    story = Story().build(1).build(2).tell(made(e.RolledBack), build=None)
+    story.tell(made(e.BuildCommitted, generation=3, origin=1), build=1)
+    assert builds_in(story.moments) == {1: (0, 11), 2: (12, 23)}
+    assert len(story.track().own) == 12
+
+
+def test_what_happens_beside_a_build_is_in_its_timeline():
+    story = (
+        Story()
+        .tell(started(boot="b"))
+        .tell(made(e.GenerationAccepted), build=None, tag="generation.accepted")
+    )
+    story.tell(made(e.BuildDenied, host={"boot": "b"}), build=None, after=1).tell(
+        made(e.BuildPlanned), after=1
+    )
+    shown, cut = rows(story.track())
+    assert [row["build"] for row in shown] == [1, None, None, 1]
+    assert cut == 0
+    assert sorted(story.kinds()) == ["beside", "denied"]
+
+
+def test_a_failed_check_before_the_failure_is_the_failed_step():
+    story = Story().tell(started()).tell(made(e.CheckFailed, check="engine", subject="n", why="off"))
+    story.tell(made(e.BuildFailed, step="check", subject="n"), after=1)
+    assert [(step.kind, step.outcome) for step in story.track().steps] == [
+        ("plan", "cut"),
+        ("check", "failed"),
+    ]
+
+
+def test_long_timelines_are_cut_in_the_middle():
+    story = Story().tell(started())
+    for _ in range(20_010):
+        story.tell(made(e.BuildPlanned), after=0.001)
+    shown, cut = rows(story.track())
+    assert (len(shown), cut, shown[9_999]["seq"], shown[10_000]["seq"]) == (20_000, 11, 10_000, 10_012)

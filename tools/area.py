@@ -1,0 +1,273 @@
+"""The area of a build, cell by cell: what was reused, embedded, failing, under way or never reached. Pure.
+
+Which cells there are is told by the tile table, where it can be read; otherwise by the records alone, which name the cells
+that workers were given and those that were done. What was reused is not named by any record: it follows from the state
+before it and the tiles, as it did for the build.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geography import Run, runs
+from pipeline.tiles.grid import tile_ranges
+from store import canonical
+from store import events as e
+from store.attached import attached_to_failure
+from store.canonical import CanonicalError, Document
+from store.errors import ArtifactError
+from store.events import ArtifactRef
+from store.identity import cell_components, cell_key, tile_of
+from store.memo import Memo
+from store.tables import TileTable, decode_tiles
+from tools.failure import Holdings, cells_at_fault, tiles_at_fault
+from tools.harmless import is_number, tree
+from tools.timeline import Track
+
+MAX_CELLS: Final = 200_000
+MAX_WANTED: Final = 20_000_000
+MAX_RUNS: Final = 200_000
+_MAX_ZOOM: Final = 25
+
+CellPlace = tuple[int, int, int]
+"""(zoom, x >> 4, y >> 4)."""
+
+
+@dataclass(slots=True)
+class _Cell:
+    tiles: int | None = None
+    dispatched: int | None = None
+    done: int | None = None
+    status: str = "waiting"
+
+
+@dataclass(slots=True)
+class Tiles:
+    """The tiles of a build from its tile table: id to digest, both in rising id."""
+
+    ids: NDArray[np.uint64]
+    table: TileTable
+    places: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Unpack the ids into rows of zoom, x, y."""
+        ids = self.ids.astype(np.int64)
+        axis = (1 << 25) - 1
+        self.places = np.stack([ids >> 58 & 31, ids >> 25 & axis, ids & axis], axis=1)
+
+    def cells(self) -> Mapping[CellPlace, NDArray[np.int64]]:
+        """Cell to the rows of its tiles, sorted."""
+        if not len(self.places):
+            return {}
+        keys = np.stack([self.places[:, 0], self.places[:, 1] >> 4, self.places[:, 2] >> 4], axis=1)
+        unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+        order = np.argsort(inverse.reshape(-1), kind="stable")
+        bounds = np.searchsorted(inverse.reshape(-1)[order], np.arange(len(unique) + 1))
+        return {
+            (int(key[0]), int(key[1]), int(key[2])): order[bounds[place] : bounds[place + 1]]
+            for place, key in enumerate(unique)
+        }
+
+    def rows(self, members: NDArray[np.int64]) -> Iterator[tuple[int, str]]:
+        """The tiles of some rows as (descriptor id, digest)."""
+        for row in members.tolist():
+            yield int(self.ids[row]), bytes(self.table.digests[row]).hex()
+
+
+def read_tiles(ref: ArtifactRef | None, holdings: Holdings) -> Tiles | None:
+    """Return a tile table, or nothing if it cannot be read here."""
+    data = holdings.read(ref) if ref is not None else None
+    if data is None:
+        return None
+    try:
+        table = decode_tiles(data)
+    except ArtifactError:
+        return None
+    return Tiles(table.ids, table)
+
+
+def area(
+    track: Track, inputs: Document, holdings: Holdings, *, space: str, before: Memo | None
+) -> dict[str, Any] | None:
+    """Return the area of a build.
+
+    Args:
+        track: The build.
+        inputs: What it is defined by.
+        holdings: Where artifacts may be read.
+        space: Its vector space, or nothing if it is not known.
+        before: What could be reused when it began with its cells, if that is known.
+    """
+    selected = next((m.event for m in track.own if isinstance(m.event, e.TilesSelected)), None)
+    box, zoom = _integers(inputs.get("bbox_e7"), 4), _integers(inputs.get("zoom"), 2)
+    tiles = read_tiles(selected.table if selected else None, holdings)
+    cells = _cells(track, tiles, space, before)
+    if not cells and box is None:
+        return None
+    report = _report(track, holdings)
+    return {
+        "bbox_e7": box,
+        "zoom": zoom,
+        "origin": tree(inputs.get("origin")),
+        "wanted": selected.wanted if selected else None,
+        "present": selected.count if selected else None,
+        "known": "cells" if tiles is None else "tiles",
+        "report": report is not None,
+        "cells": [
+            [*place, cell.tiles, cell.status, cell.dispatched, cell.done]
+            for place, cell in sorted(cells.items())[:MAX_CELLS]
+        ],
+        "tiles": _tiles(track, tiles, report, box, zoom),
+    }
+
+
+def _cells(track: Track, tiles: Tiles | None, space: str, before: Memo | None) -> dict[CellPlace, _Cell]:
+    members = tiles.cells() if tiles is not None else {}
+    found = {place: _Cell(tiles=len(rows)) for place, rows in members.items()}
+    reused_at: int | None = None
+    for moment in track.own:
+        match moment.event:
+            case e.StepStarted(kind="cells", subjects=subjects):
+                for place in _places(subjects):
+                    cell = found.setdefault(place, _Cell())
+                    cell.status, cell.dispatched = "dispatched", cell.dispatched or moment.seq
+            case e.CellEmbedded() as made:
+                cell = found.setdefault((made.zoom, made.cell_x, made.cell_y), _Cell(tiles=made.rows))
+                cell.status, cell.done = "embedded", moment.seq
+            case e.StepReused(kind="cells"):
+                reused_at = moment.seq
+            case _:
+                continue
+    if reused_at is not None and tiles is not None:
+        for place in _reused(found, members, tiles, space, before):
+            found[place].status, found[place].done = "reused", reused_at
+    for place in cells_at_fault(track):
+        found.setdefault(place, _Cell()).status = "failing"
+    return found
+
+
+def _reused(
+    found: Mapping[CellPlace, _Cell],
+    members: Mapping[CellPlace, NDArray[np.int64]],
+    tiles: Tiles,
+    space: str,
+    before: Memo | None,
+) -> Iterator[CellPlace]:
+    """The cells whose very tiles had a block; with no memo to ask, those that nobody touched."""
+    for place, cell in found.items():
+        if cell.status != "waiting" or place not in members:
+            continue
+        if before is None or not space:
+            yield place
+            continue
+        key = cell_key(cell_components(space=space, tiles=tiles.rows(members[place])))
+        if any(event.key == key for event in before.blocks_of((space, *place))):
+            yield place
+
+
+def _report(track: Track, holdings: Holdings) -> Mapping[str, Any] | None:
+    """The geographic report: of a finished walk, or attached to the failure that it led to."""
+    for moment in reversed(track.own):
+        ref: ArtifactRef | None = None
+        match moment.event:
+            case e.CoverageWalked(geography=geography):
+                ref = geography
+            case e.BuildFailed() as event:
+                ref = attached_to_failure(event).get("geography")
+            case _:
+                continue
+        data = holdings.read(ref) if ref is not None else None
+        if data is None:
+            continue
+        try:
+            document = canonical.decode(data)
+        except CanonicalError:
+            continue
+        if isinstance(document, Mapping):
+            return document
+    return None
+
+
+def _tiles(
+    track: Track,
+    tiles: Tiles | None,
+    report: Mapping[str, Any] | None,
+    box: list[int] | None,
+    zoom: list[int] | None,
+) -> dict[str, list[Run]]:
+    names = ("holes", "excluded", "skipped", "featureless")
+    found = {name: _runs_in(report.get(name)) if report is not None else [] for name in names}
+    if tiles is not None:
+        found["present"] = runs((int(z), int(x), int(y)) for z, x, y in tiles.places.tolist())[:MAX_RUNS]
+        if report is None and box is not None and zoom is not None:
+            found["holes"] = _holes(tiles, box, zoom)
+    else:
+        found["present"] = []
+    found["failing"] = runs(tiles_at_fault(track))
+    return found
+
+
+def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[Run]:
+    """Wanted tiles that the table lacks, from the box alone."""
+    if not 0 <= zoom[0] <= zoom[1] <= _MAX_ZOOM:
+        return []
+    try:
+        ranges = tile_ranges((box[0], box[1], box[2], box[3]), (zoom[0], zoom[1]))
+    except (ValueError, ArithmeticError):
+        return []
+    # A box from elsewhere may lie upside down.
+    ranges = tuple(part for part in ranges if part.x0 <= part.x1 and part.y0 <= part.y1)
+    if sum(part.count for part in ranges) > MAX_WANTED:
+        return []
+    found: list[Run] = []
+    for part in ranges:
+        there = np.zeros((part.y1 - part.y0 + 1, part.x1 - part.x0 + 1), np.bool_)
+        places = tiles.places
+        inside = (
+            (places[:, 0] == part.z)
+            & (places[:, 1] >= part.x0)
+            & (places[:, 1] <= part.x1)
+            & (places[:, 2] >= part.y0)
+            & (places[:, 2] <= part.y1)
+        )
+        there[places[inside, 2] - part.y0, places[inside, 1] - part.x0] = True
+        for row in np.flatnonzero(~there.all(axis=1)).tolist():
+            found.extend(
+                [part.z, part.y0 + row, part.x0 + first, part.x0 + last] for first, last in _gaps(~there[row])
+            )
+            if len(found) > MAX_RUNS:
+                return found[:MAX_RUNS]
+    return found
+
+
+def _gaps(absent: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], absent, [False]]).astype(np.int8)))
+    for first, after in edges.reshape(-1, 2).tolist():
+        yield first, after - 1
+
+
+def _runs_in(value: object) -> list[Run]:
+    """The runs of a report, of which those that are none are left out."""
+    found = (_integers(run, 4) for run in value) if isinstance(value, Sequence) else ()
+    return [run for run in found if run is not None][:MAX_RUNS]
+
+
+def _places(subjects: Iterable[str]) -> Iterator[CellPlace]:
+    for subject in subjects:
+        parts = subject.split("/")
+        if len(parts) == 3 and all(is_number(part, 9) for part in parts):
+            yield int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _integers(value: object, count: int) -> list[int] | None:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != count:
+        return None
+    return list(value) if all(type(number) is int for number in value) else None
+
+
+def place_of(identifier: int) -> str:
+    """Name the tile of a descriptor id."""
+    return "/".join(map(str, tile_of(identifier)[:3]))

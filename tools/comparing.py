@@ -1,0 +1,165 @@
+"""Two builds side by side: inputs, artifacts, checks, timings, host facts and tiles. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.geography import runs
+from store.events import ArtifactRef, CheckFailed, CheckPassed
+from store.identity import tile_of
+from store.state import Build
+from tools import render
+from tools.area import Tiles, read_tiles
+from tools.cost import cost, duration
+from tools.failure import Holdings
+from tools.harmless import text, tree
+from tools.keys import MAX_CHANGES, changes
+from tools.timeline import Track
+
+MAX_RUNS = 10_000
+_NOT_HOST = ("request",)
+
+
+def compare(a: tuple[Track, Build], b: tuple[Track, Build], holdings: Holdings) -> dict[str, Any]:
+    """Return the differences between two builds; `a` is the one that is held to be known."""
+    one, other = a[1], b[1]
+    costs = {name: cost(track) for name, (track, _) in (("a", a), ("b", b))}
+    return {
+        "format": 1,
+        "a": _head(*a),
+        "b": _head(*b),
+        "same_identity": one.identity is not None and one.identity == other.identity,
+        "inputs": _changed(one.inputs, other.inputs),
+        "host": _changed(_host(one), _host(other)),
+        "artifacts": list(_artifacts(one, other)),
+        "checks": list(_checks(a[0], b[0])),
+        "steps": list(_steps(a[0], b[0])),
+        "tiles": _tiles(one, other, holdings),
+        "cost": {
+            name: {part: found[part] for part in ("ms", "bytes", "tiles", "embedded", "reuse_ppm")}
+            for name, found in costs.items()
+        },
+    }
+
+
+def _head(track: Track, build: Build) -> dict[str, Any]:
+    return {
+        "build": build.number,
+        "status": str(build.status),
+        "identity": build.identity,
+        "time": render.iso(build.started_ns),
+        "ms": max(0, track.ms(track.own[-1])),
+    }
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(changes(old, new))[:MAX_CHANGES]
+
+
+def _host(build: Build) -> dict[str, Any]:
+    return {name: value for name, value in build.host.items() if name not in _NOT_HOST}
+
+
+def _artifacts(one: Build, other: Build) -> Iterator[dict[str, Any]]:
+    left, right = dict(_refs(one)), dict(_refs(other))
+    for role in sorted({*left, *right}):
+        a, b = left.get(role), right.get(role)
+        yield {
+            "role": text(role, 200),
+            "a": a.sha256 if a else None,
+            "b": b.sha256 if b else None,
+            "same": a == b,
+            "a_bytes": a.size if a else None,
+            "b_bytes": b.size if b else None,
+        }
+
+
+def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
+    if build.calibration is not None:
+        yield "calibration", build.calibration
+    if build.tiles is not None:
+        yield "tile table", build.tiles.table
+    for name, event in build.engines:
+        yield f"engine {name}", event.artifact
+    if build.stand_in is not None:
+        yield "stand-in engine", build.stand_in.artifact
+    if build.index is not None:
+        yield "index", build.index.artifact
+        yield "block table", build.index.blocks
+    if build.coverage is not None:
+        yield "geographic report", build.coverage.geography
+
+
+def _checks(one: Track, other: Track) -> Iterator[dict[str, Any]]:
+    left, right = _verdicts(one), _verdicts(other)
+    for check, subject in sorted({*left, *right}):
+        yield {
+            "check": text(check, 64),
+            "subject": text(subject, 200),
+            "a": left.get((check, subject)),
+            "b": right.get((check, subject)),
+        }
+
+
+def _verdicts(track: Track) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (moment.event.check, moment.event.subject): {
+            "passed": isinstance(moment.event, CheckPassed),
+            "measured": tree(moment.event.measured),
+        }
+        for moment in track.own
+        if isinstance(moment.event, CheckPassed | CheckFailed)
+    }
+
+
+def _steps(one: Track, other: Track) -> Iterator[dict[str, Any]]:
+    left, right = _timed(one), _timed(other)
+    for name in dict.fromkeys((*left, *right)):
+        a, b = left.get(name, (None, None)), right.get(name, (None, None))
+        yield {
+            "kind": text(name[0], 64),
+            "subject": text(name[1], 200),
+            "a_ms": a[0],
+            "b_ms": b[0],
+            "a_outcome": a[1],
+            "b_outcome": b[1],
+        }
+
+
+def _timed(track: Track) -> dict[tuple[str, str], tuple[int | None, str]]:
+    return {(step.kind, step.subject): (duration(track, step), step.outcome) for step in track.steps}
+
+
+def _tiles(one: Build, other: Build, holdings: Holdings) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "a": one.tiles.count if one.tiles else None,
+        "b": other.tiles.count if other.tiles else None,
+        **dict.fromkeys(("added", "removed", "changed", "same")),
+        "runs": {"added": [], "removed": [], "changed": []},
+    }
+    left = read_tiles(one.tiles.table if one.tiles else None, holdings)
+    right = read_tiles(other.tiles.table if other.tiles else None, holdings)
+    if left is None or right is None:
+        if one.tiles and other.tiles and one.tiles.digest == other.tiles.digest:
+            found.update({"added": 0, "removed": 0, "changed": 0, "same": one.tiles.count})
+        return found
+    added = np.setdiff1d(right.ids, left.ids, assume_unique=True)
+    removed = np.setdiff1d(left.ids, right.ids, assume_unique=True)
+    changed, same = _common(left, right)
+    groups = {"added": added, "removed": removed, "changed": changed}
+    found.update({name: len(ids) for name, ids in groups.items()})
+    found["same"] = same
+    found["runs"] = {
+        name: runs(tile_of(identifier)[:3] for identifier in ids.tolist())[:MAX_RUNS]
+        for name, ids in groups.items()
+    }
+    return found
+
+
+def _common(left: Tiles, right: Tiles) -> tuple[NDArray[np.uint64], int]:
+    """The ids that both have with other digests, and how many they have with the same."""
+    ids, a, b = np.intersect1d(left.ids, right.ids, assume_unique=True, return_indices=True)
+    differ = (left.table.digests[a] != right.table.digests[b]).any(axis=1)
+    return ids[differ], int((~differ).sum())

@@ -1,0 +1,129 @@
+"""What a build cost, as a projection of its records: seconds, bytes and how much was reused. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from store import events as e
+from store.state import Fact, Unknown
+from tools.harmless import text
+from tools.records import Moment
+from tools.stepping import Step
+from tools.timeline import Track, builds_in, track
+
+_MILLION = 1_000_000
+_WORTH_A_WORD_MS = 1_000
+
+NO_COST: dict[str, int | None] = {"ms": None, "bytes": None, "reuse_ppm": None}
+"""What `c10 log` says of something that is no build."""
+
+
+class Pace(NamedTuple):
+    """How fast a step was in earlier builds: the usual milliseconds per unit of its work, and the least for any."""
+
+    per_unit: float
+    least: int
+
+
+Rates = Mapping[tuple[str, str], Pace]
+"""Kind and subject of a step to its pace."""
+
+
+def duration(track: Track, step: Step) -> int | None:
+    """Milliseconds of a step; nothing if its end was not recorded."""
+    return None if step.ended is None else max(0, track.between(step.begun, step.ended))
+
+
+def normal_ms(step: Step, rates: Rates) -> int | None:
+    """What as much work took in earlier builds, in milliseconds."""
+    pace = rates.get((step.kind, step.subject))
+    if pace is None or step.outcome == "reused":
+        return None
+    # Little work takes no less than what it takes to begin: starting workers, loading an engine.
+    return max(round(pace.per_unit * _work(step)), pace.least)
+
+
+def rates_of(tracks: Iterable[Track]) -> Rates:
+    """Return the median pace of every step of some builds that was done."""
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for each in tracks:
+        for step in each.steps:
+            took = duration(each, step)
+            if step.outcome == "done" and took is not None:
+                found.setdefault((step.kind, step.subject), []).append((took, _work(step)))
+    return {
+        name: Pace(median(took / work for took, work in times), min(took for took, _ in times))
+        for name, times in found.items()
+    }
+
+
+def is_slow(took_ms: int, usual_ms: int) -> bool:
+    """Whether a step took so much longer than usual that somebody should know."""
+    return took_ms > 2 * usual_ms and took_ms - usual_ms > _WORTH_A_WORD_MS
+
+
+def cost(track: Track) -> dict[str, Any]:
+    """Return the cost of a build, whole and by step."""
+    selected = next((m.event.count for m in track.own if isinstance(m.event, e.TilesSelected)), None)
+    embedded = sum(m.event.embedded for m in track.own if isinstance(m.event, e.CellEmbedded))
+    end = track.own[-1]
+    walked = any(isinstance(m.event, (e.IndexBuilt, e.CoverageWalked)) for m in track.own)
+    # Only once all cells are there, what was not embedded is known to have been reused.
+    reused = selected - embedded if selected is not None and walked else None
+    return {
+        "ms": max(0, track.ms(end)),
+        "bytes": sum(step.size for step in track.steps),
+        "tiles": selected,
+        "embedded": embedded,
+        "reused_tiles": None if reused is None else max(0, reused),
+        "reuse_ppm": round(_MILLION * max(0, reused) / selected) if selected and reused is not None else None,
+        "steps": [
+            {
+                "kind": text(step.kind, 64),
+                "subject": text(step.subject, 200),
+                "ms": duration(track, step),
+                "bytes": step.size,
+                "count": step.count,
+                "reused": step.outcome == "reused",
+            }
+            for step in track.steps
+        ],
+    }
+
+
+def costs_of(facts: Sequence[Fact]) -> dict[int, dict[str, int | None]]:
+    """Return milliseconds, bytes and reuse of every build, by its number."""
+    moments = [
+        Moment(
+            seq=fact.seq,
+            chain=fact.chain,
+            build=fact.build,
+            wall_ns=fact.wall_ns,
+            mono_ns=fact.mono_ns,
+            tag="",
+            version=1,
+            event=None if isinstance(fact.event, Unknown) else fact.event,
+        )
+        for fact in facts
+    ]
+    found: dict[int, dict[str, int | None]] = {}
+    for number, span in builds_in(moments).items():
+        whole = cost(track(moments, number, span))
+        found[number] = {name: whole[name] for name in NO_COST}
+    return found
+
+
+def trend(values: Iterable[int | None]) -> str:
+    """A row of numbers as a row of bars, the greatest as the highest; a gap where there is none."""
+    bars = "▁▂▃▄▅▆▇█"
+    numbers = list(values)
+    top = max((number for number in numbers if number), default=0)
+    return "".join(
+        " " if number is None else bars[min(len(bars) - 1, number * len(bars) // (top + 1))]
+        for number in numbers
+    )
+
+
+def _work(step: Step) -> int:
+    """How much work a step had: tiles, rows or files, or one."""
+    return max(1, step.count) if step.kind in {"cells", "index", "coverage"} else 1

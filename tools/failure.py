@@ -1,0 +1,297 @@
+"""The step that failed: what it was given, what went wrong, and the very bytes where they were kept. Pure."""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final, Protocol
+
+from store import events as e
+from store import tilepack
+from store.attached import attached_to_failure
+from store.canonical import is_digest
+from store.errors import ArtifactError
+from store.events import ArtifactRef
+from store.identity import tile_of
+from store.state import Build
+from tools.causes import cause_of_death, cause_of_failure
+from tools.harmless import lines, text, tree
+from tools.timeline import Track
+
+MAX_PICTURES: Final = 8
+MAX_PICTURE_BYTES: Final = 1 << 18
+MAX_TILES: Final = 1_000
+
+_PLACE = re.compile(r"([0-9]{1,2})/([0-9]{1,8})/([0-9]{1,8})")
+_MEDIA: Final = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
+_NO_PICTURE: Final = "application/octet-stream"
+
+Place = tuple[int, int, int]
+"""(zoom, x, y)."""
+
+
+class Holdings(Protocol):
+    """The artifacts that can be read beside a journal, if any."""
+
+    def read(self, ref: ArtifactRef) -> bytes | None:
+        """Return the bytes of an artifact after checking them, or nothing."""
+        ...
+
+    def holds(self, ref: ArtifactRef) -> bool:
+        """Whether an artifact is there with its size."""
+        ...
+
+
+def failure(track: Track, build: Build | None, holdings: Holdings, *, dead: bool) -> dict[str, Any] | None:
+    """Return what is known of the end of a build that was not committed.
+
+    Args:
+        track: The build.
+        build: What it folds to, if that is known.
+        holdings: Where artifacts may be read.
+        dead: Whether an open build is known to be dead.
+    """
+    match track.own[-1].event:
+        case e.BuildFailed() as event:
+            return _failed(track, build, holdings, event)
+        case e.BuildAbandoned() as event:
+            return _died(track, build, holdings, event)
+        case e.BuildRefused() as event:
+            return {
+                **_plain(
+                    track, "start", "rolled-back", "", event.reason, "c10 build --again (if it is meant)"
+                ),
+                "cause": "this very request was rolled back from, and not asked for again with --again",
+                "inputs": [],
+                "recorded": {"identity": text(event.identity, 64)},
+            }
+        case e.BuildCommitted():
+            return None
+        case _:
+            return _died(track, build, holdings, None) if dead else None
+
+
+def denial(event: e.BuildDenied, seq: int, cause: str) -> dict[str, Any]:
+    """Return the failure of a run that never became a build."""
+    holder = tree(event.holder)
+    return {
+        "step": "lock",
+        "kind": "build-lock-held",
+        "subject": "build.lock",
+        "message": cause,
+        "hint": "wait for the other build, or end it, then build again",
+        "traceback": [],
+        "seq": seq,
+        "cause": cause,
+        "inputs": [_input("lock", "build.lock", found=holder)],
+        "recorded": {**tree(event.inputs), "holder": holder, "waited_ms": event.waited_ms},
+        "pictures": [],
+        "cells": [],
+        "tiles": [],
+    }
+
+
+def tiles_at_fault(track: Track) -> list[Place]:
+    """Return the tiles that the failure of a build names: one at fault, or those of a window in question."""
+    event = track.own[-1].event
+    if not isinstance(event, e.BuildFailed):
+        return []
+    tile, window = _map(event.inputs.get("tile")), _map(event.inputs.get("window"))
+    named = [tile.get("place"), event.subject if event.step in {"cells", "check", "tiles"} else None]
+    places = [place for name in named if (place := _place(name)) is not None]
+    if not places:
+        entries = window.get("tiles")
+        for entry in entries if isinstance(entries, Sequence) else ():
+            place = _place(entry[0]) if isinstance(entry, Sequence) and entry else None
+            if place is not None:
+                places.append(place)
+    return list(dict.fromkeys(places))[:MAX_TILES]
+
+
+def cells_at_fault(track: Track) -> set[Place]:
+    """Return the cells that a failure concerns: those of its tiles, or else those of its window."""
+    places = tiles_at_fault(track)
+    if places:
+        return {(zoom, x >> 4, y >> 4) for zoom, x, y in places}
+    event = track.own[-1].event
+    named = _map(event.inputs.get("window")).get("cells") if isinstance(event, e.BuildFailed) else None
+    found = (_place(name) for name in named) if isinstance(named, Sequence) else ()
+    return {place for place in found if place is not None}
+
+
+def media_of(data: bytes) -> str:
+    """What kind of picture some bytes begin as; nobody's word is taken for it."""
+    for magic, media in _MEDIA:
+        if data.startswith(magic):
+            return media
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else _NO_PICTURE
+
+
+def _failed(track: Track, build: Build | None, holdings: Holdings, event: e.BuildFailed) -> dict[str, Any]:
+    return {
+        **_plain(track, event.step, event.kind, event.subject, event.message, event.hint),
+        "traceback": lines(event.traceback),
+        "cause": cause_of_failure(event, track),
+        "inputs": list(_inputs(build, holdings, event.step, event)),
+        "recorded": tree(event.inputs),
+        "pictures": list(_pictures(event, holdings)),
+        "tiles": [list(place) for place in tiles_at_fault(track)],
+    }
+
+
+def _died(
+    track: Track, build: Build | None, holdings: Holdings, event: e.BuildAbandoned | None
+) -> dict[str, Any]:
+    cut = [step for step in track.steps if step.outcome == "cut"]
+    step = cut[-1] if cut else None
+    kind = step.kind if step else (event.step.split(" ")[0] if event else "") or "start"
+    waiting = [part for part in step.parts if part.left] if step else []
+    subject = step.subject if step else ""
+    if waiting:
+        subject = ", ".join(sorted(name for part in waiting for name in part.left)[:8])
+    reason = event.reason if event else "its process ended without a word"
+    return {
+        **_plain(track, kind, "died", subject, reason, "c10 build REQUEST (takes up what was finished)"),
+        "cause": cause_of_death(track, event),
+        "inputs": list(_inputs(build, holdings, kind, None)),
+        "recorded": {
+            "windows": [
+                {"seq": part.begun.seq, "cells": sorted(part.left)[:MAX_TILES], "attempts": part.attempts}
+                for part in waiting[:100]
+            ]
+        },
+    }
+
+
+def _plain(  # noqa: PLR0917 - the words of a failure, in their order
+    track: Track, step: str, kind: str, subject: str, message: str, hint: str
+) -> dict[str, Any]:
+    return {
+        "step": text(step, 64),
+        "kind": text(kind, 64),
+        "subject": text(subject),
+        "message": text(message),
+        "hint": text(hint),
+        "traceback": [],
+        "seq": track.own[-1].seq,
+        "cause": "",
+        "inputs": [],
+        "recorded": {},
+        "pictures": [],
+        "cells": [],
+        "tiles": [],
+    }
+
+
+def _inputs(
+    build: Build | None, holdings: Holdings, step: str, event: e.BuildFailed | None
+) -> Iterator[dict[str, Any]]:
+    """What the step was given, as the journal knows it: what was recorded for it, and what earlier steps made."""
+    recorded: Mapping[str, Any] = {} if event is None else event.inputs
+    refs = {} if event is None else attached_to_failure(event)
+    kept = {name: holdings.holds(ref) for name, ref in refs.items()}
+    tile, network = _map(recorded.get("tile")), _map(recorded.get("network"))
+    if tile:
+        found = tile.get("found_sha256") or tile.get("unreadable")
+        found = None if found == tile.get("sha256") else found
+        yield _input("tile", tile.get("place"), tile.get("sha256"), tile.get("size"), found, kept.get("tile"))
+    if network:
+        name = f"{network.get('model')} ({network.get('file')})"
+        yield _input("network", name, network.get("onnx"), network.get("size"), None, kept.get("network"))
+    window = _map(recorded.get("window"))
+    if window:
+        ref = refs.get("window")
+        entries = window.get("tiles")
+        count = len(entries) if isinstance(entries, Sequence) else 0
+        name = f"window {window.get('number')}: {count} tiles"
+        yield _input(
+            "cells", name, ref.sha256 if ref else None, ref.size if ref else None, None, kept.get("window")
+        )
+    yield from _made_before(build, holdings, step, event.subject if event else "")
+    if build is not None and step in {"cells", "tiles", "inputs"}:
+        yield _input("source", build.host.get("source") or build.inputs.get("source"))
+    problems = recorded.get("problems")
+    if isinstance(problems, Sequence):
+        for problem in islice(problems, MAX_PICTURES):
+            name, _, wrong = str(problem).partition(": ")
+            yield _input("artifact", name, found=wrong)
+
+
+def _made_before(
+    build: Build | None, holdings: Holdings, step: str, subject: str
+) -> Iterator[dict[str, Any]]:
+    if build is None:
+        return
+    if step in {"cells", "check"} and subject != "index":
+        for name, engine in build.engines:
+            if step == "cells" or name == subject:
+                yield _of_ref("engine", name, engine.artifact, holdings)
+    if build.tiles is not None and step in {"cells", "coverage", "tiles"}:
+        yield _of_ref("tile table", f"{build.tiles.count} tiles", build.tiles.table, holdings)
+    if build.index is not None and (step in {"index", "coverage", "commit"} or subject == "index"):
+        yield _of_ref("index", build.index.kind, build.index.artifact, holdings)
+        yield _of_ref("block table", f"{build.index.rows} rows", build.index.blocks, holdings)
+    if build.failure is not None and step == "coverage":
+        geography = attached_to_failure(build.failure).get("geography")
+        if geography is not None:
+            yield _of_ref("geographic report", "area", geography, holdings)
+    if build.calibration is not None and step == "start":
+        yield _of_ref("calibration", "camera", build.calibration, holdings)
+
+
+def _of_ref(role: str, name: str, ref: ArtifactRef, holdings: Holdings) -> dict[str, Any]:
+    return _input(role, name, ref.sha256, ref.size, None, holdings.holds(ref))
+
+
+def _input(  # noqa: PLR0917 - a row of a table
+    role: str,
+    name: object,
+    sha256: object = None,
+    size: object = None,
+    found: object = None,
+    present: bool | None = None,  # noqa: FBT001 - as above
+) -> dict[str, Any]:
+    return {
+        "role": role,
+        "name": text(name, 500) if name is not None else "",
+        "sha256": sha256 if is_digest(sha256) else None,
+        "size": size if isinstance(size, int) else None,
+        "found": tree(found),
+        "present": present,
+    }
+
+
+def _pictures(event: e.BuildFailed, holdings: Holdings) -> Iterator[dict[str, Any]]:
+    refs = attached_to_failure(event)
+    single, several = refs.get("tile"), refs.get("window")
+    if single is not None:
+        name = _map(event.inputs.get("tile")).get("place") or event.subject
+        yield _picture(str(name), holdings.read(single), single)
+    data = holdings.read(several) if several is not None else None
+    if data is not None:
+        try:
+            tiles = tilepack.decode(data)
+        except ArtifactError:
+            return
+        for identifier, image in tiles[:MAX_PICTURES]:
+            yield _picture("/".join(map(str, tile_of(identifier)[:3])), image, None)
+
+
+def _picture(name: str, data: bytes | None, ref: ArtifactRef | None) -> dict[str, Any]:
+    small = data is not None and len(data) <= MAX_PICTURE_BYTES
+    return {
+        "tile": text(name, 100),
+        "media": _NO_PICTURE if data is None else media_of(data),
+        "sha256": ref.sha256 if ref else None,
+        "size": ref.size if ref else None if data is None else len(data),
+        "data": base64.b64encode(data).decode("ascii") if small and data is not None else None,
+    }
+
+
+def _place(name: object) -> Place | None:
+    found = _PLACE.fullmatch(name) if isinstance(name, str) else None
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
+
+
+def _map(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,73 @@
+"""The state after any record, and whether every commit shows what it committed. Pure.
+
+Unlike a writer, forensics does not stop at the first thing that could not have happened: it says so, and keeps the state
+from before. The body of every generation is projected at its own commit, from the records up to it and no others.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from store import manifest
+from store.canonical import CanonicalError, Digest, sha256
+from store.errors import StoreError
+from store.fold import absorb
+from store.state import Generation, State
+from tools.records import Moment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projected:
+    """A commit: its record, and whether what was folded up to it gives the very manifest and body it committed."""
+
+    generation: int
+    seq: int
+    body_sha256: str
+    projects: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Folded:
+    """A state, the commits on the way to it, and why folding ended before the last record, if it did."""
+
+    state: State = field(default_factory=State)
+    projected: list[Projected] = field(default_factory=list)
+    problem: str = ""
+
+
+def fold_all(moments: Iterable[Moment]) -> Folded:
+    """Fold records, as far as they make sense."""
+    folded = Folded()
+    for _ in steps(moments, folded):
+        pass
+    return folded
+
+
+def steps(moments: Iterable[Moment], folded: Folded) -> Iterator[Moment]:
+    """Fold records one by one into `folded`, which may be looked at after each; stops where folding must end."""
+    state = folded.state
+    for moment in moments:
+        committed = len(state.generations)
+        try:
+            absorb(state, (moment.fact,))
+        except (StoreError, LookupError, TypeError, ValueError, AttributeError) as error:
+            # A hostile journal may hold what no writer would; the state stays where it was understood.
+            folded.problem = getattr(error, "message", "") or f"record {moment.seq}: {error!r}"
+            return
+        head = state.head
+        if head is not None and head.number > committed:
+            folded.projected.append(_projected(state, head))
+        yield moment
+
+
+def _projected(state: State, head: Generation) -> Projected:
+    try:
+        body = manifest.body_digest(manifest.body_of(state, state.builds[head.origin]))
+        whole = sha256(manifest.project(state, head))
+    except (StoreError, CanonicalError, LookupError, TypeError, ValueError, AttributeError):
+        body = whole = Digest("")
+    return Projected(
+        generation=head.number,
+        seq=head.seq,
+        body_sha256=head.body_sha256,
+        projects=(body, whole) == (head.body_sha256, head.manifest_sha256),
+    )

@@ -1,0 +1,88 @@
+"""Recorded text made fit to be shown: nothing in it acts on a terminal or a page, and its length is bounded. Pure.
+
+A journal may come from elsewhere, so that everything it holds is foreign: names, messages, whole documents. What does
+not print stands as a backslash escape, and what is too long is cut and says so.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+MAX_TEXT: Final = 4_000
+MAX_LINES: Final = 1_000
+MAX_MEMBERS: Final = 1_000
+MAX_DEPTH: Final = 12
+_CUT: Final = "…"
+_SAFE_INTEGER: Final = 1 << 53
+
+
+def text(value: object, limit: int = MAX_TEXT) -> str:
+    """A text of one line without anything that does not print."""
+    whole = value if isinstance(value, str) else str(value)
+    cut = whole[:limit]
+    if not cut.isprintable():
+        cut = "".join(
+            letter
+            if letter.isprintable()
+            else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
+            for letter in cut
+        )
+    more = len(whole) - limit
+    return cut if more <= 0 else f"{cut}{_CUT} ({more:,} more characters)"
+
+
+def lines(value: str) -> list[str]:
+    """A long text, line by line; its end, where failures say what they are, is what stays."""
+    found = value.split("\n")
+    while found and not found[-1]:
+        found.pop()
+    shown = [text(line) for line in found[-MAX_LINES:]]
+    return (
+        shown if len(found) <= MAX_LINES else [f"{_CUT} ({len(found) - MAX_LINES:,} earlier lines)", *shown]
+    )
+
+
+def tree(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whatever was recorded
+    """Recorded data as JSON can hold it: texts made harmless, lists, maps and depth bounded."""
+    match value:
+        case None | bool():
+            return value
+        case int():
+            # Beyond 2^53 a reader in another language would see another number.
+            return value if abs(value) <= _SAFE_INTEGER else str(value)
+        case float():
+            return value
+        case str():
+            return text(value)
+        case bytes():
+            return f"{value[:32].hex()}{_CUT} ({len(value):,} bytes)" if len(value) > 32 else value.hex()
+        case Mapping() | Sequence() if depth >= MAX_DEPTH:
+            return f"{_CUT} (nested too deep)"
+        case Mapping():
+            return _map(value, depth)
+        case Sequence():
+            shown = [tree(member, depth + 1) for member in islice(value, MAX_MEMBERS)]
+            return shown if len(value) <= MAX_MEMBERS else [*shown, _more(len(value))]
+        case _:
+            return text(value)
+
+
+def _map(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    shown = {text(name): tree(inner, depth + 1) for name, inner in islice(value.items(), MAX_MEMBERS)}
+    return shown if len(value) <= MAX_MEMBERS else {**shown, _CUT: _more(len(value))}
+
+
+def _more(count: int) -> str:
+    return f"{_CUT} ({count - MAX_MEMBERS:,} more)"
+
+
+def joined(parts: Iterable[str], limit: int = 3) -> str:
+    """The first few of some names, and how many more there are."""
+    names = list(parts)
+    shown = ", ".join(text(name, 100) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
+
+
+def is_number(word: str, digits: int = 18) -> bool:
+    """Whether a word is a number in plain digits, not too many of them to be one that is meant."""
+    return word.isascii() and word.isdecimal() and len(word) <= digits

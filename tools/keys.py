@@ -1,0 +1,136 @@
+"""Which component of which key changed, and since which build. Pure.
+
+A key is the digest of a document of named components, and the document travels with it in the journal. So the question why
+a step ran again has an answer: the components in which its key differs from that of the build before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from store import identity
+from store.canonical import CanonicalError, Document, encode
+from store.state import Build, State
+from tools.harmless import text, tree
+
+MAX_CHANGES = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key of a build: the kind of step, what it is about, the digest and what it is the digest of."""
+
+    kind: str
+    subject: str
+    key: str
+    components: Document
+
+
+def keys_of(build: Build) -> list[Key]:
+    """Return the keys of a build, as far as it came."""
+    found = [
+        Key(kind="engine", subject=name, key=event.key, components=event.components)
+        for name, event in build.engines
+    ]
+    if build.stand_in is not None:
+        stand_in = build.stand_in
+        found.append(
+            Key(kind="stand-in", subject=stand_in.model, key=stand_in.key, components=stand_in.components)
+        )
+    space = _space(build)
+    if space is not None:
+        found.append(space)
+    if build.index is not None:
+        found.append(Key(kind="index", subject="", key=build.index.key, components=build.index.components))
+    if build.identity:
+        found.append(Key(kind="build", subject="", key=build.identity, components=build.inputs))
+    return found
+
+
+def space_of(build: Build) -> str:
+    """Return the vector space of a build, or nothing if it did not come to know it."""
+    space = _space(build)
+    return space.key if space is not None else ""
+
+
+def explained(state: State, number: int) -> list[dict[str, Any]]:
+    """Return the keys of a build, each with the build that first had it and what changed before."""
+    return [_explained(state, number, key) for key in keys_of(state.builds[number])]
+
+
+def changes(old: object, new: object, path: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the components in which two documents differ, as {path, old, new}; members of lists by their names."""
+    before, after = _named(old), _named(new)
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted({*map(str, before), *map(str, after)}):
+            here = f"{path}.{name}" if path else name
+            yield from changes(before.get(name), after.get(name), here)
+    elif not _same(old, new):
+        yield {"path": text(path, 500), "old": tree(old), "new": tree(new)}
+
+
+def _explained(state: State, number: int, key: Key) -> dict[str, Any]:
+    since, before = number, None
+    for earlier in sorted((each for each in state.builds if each < number), reverse=True):
+        same = [k for k in keys_of(state.builds[earlier]) if (k.kind, k.subject) == (key.kind, key.subject)]
+        if not same:
+            continue
+        if same[0].key != key.key:
+            before = earlier, same[0]
+            break
+        since = earlier
+    changed = list(changes(before[1].components, key.components)) if before else []
+    return {
+        "kind": key.kind,
+        "subject": text(key.subject, 200),
+        "key": text(key.key, 64),
+        "components": tree(key.components),
+        "since": since,
+        "before": {"build": before[0], "key": text(before[1].key, 64)} if before else None,
+        "changed": changed[:MAX_CHANGES],
+    }
+
+
+def _space(build: Build) -> Key | None:
+    """The vector space, put together as the build did, from its own inputs and engines."""
+    models = build.inputs.get("models")
+    documents = [each for each in models if isinstance(each, Mapping)] if isinstance(models, Sequence) else []
+    descriptor = next((each for each in documents if each.get("role") == "descriptor"), None)
+    if descriptor is None:
+        return None
+    engines = dict(build.engines)
+    engine = build.stand_in or engines.get(str(descriptor.get("name")))
+    preprocessing = descriptor.get("preprocessing")
+    if engine is None or not isinstance(preprocessing, Mapping):
+        return None
+    precision, batch = engine.components.get("precision"), engine.components.get("batch")
+    try:
+        key = identity.vector_space(
+            engine=engine.key, preprocessing=preprocessing, precision=str(precision), batch=int(batch or 0)
+        )
+    except (CanonicalError, TypeError, ValueError):
+        return None
+    components: Document = {
+        "engine": engine.key,
+        "preprocessing": preprocessing,
+        "precision": precision,
+        "batch": batch,
+        "recipe": identity.RECIPES["cell"],
+    }
+    return Key(kind="cells", subject="", key=key, components=components)
+
+
+def _named(value: object) -> object:
+    """A list of documents that have names, by name; anything else as it is."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and value:
+        names = [each.get("name") if isinstance(each, Mapping) else None for each in value]
+        if all(isinstance(name, str) for name in names) and len({*names}) == len(names):
+            return dict(zip(map(str, names), value, strict=True))
+    return value
+
+
+def _same(old: object, new: object) -> bool:
+    try:
+        return encode(old) == encode(new)  # type: ignore[arg-type]
+    except CanonicalError:
+        return repr(old) == repr(new)

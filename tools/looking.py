@@ -1,0 +1,182 @@
+"""One look at a history: folded as far as is wanted, and asked for its builds. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from store import events as e
+from store.errors import ErrorKind, RequestRefusedError
+from store.memo import Memo
+from store.state import Build, BuildStatus, State
+from tools.cost import Rates, rates_of
+from tools.failure import Holdings
+from tools.folding import Folded, steps
+from tools.harmless import is_number, text
+from tools.records import History, Moment
+from tools.timeline import Track, builds_in, track
+
+_EARLIER: Final = 20
+"""Of how many earlier builds the pace is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where records come from.
+
+    Attributes:
+        kind: "cache", "journal", "bundle" or "segments".
+        path: What a person called it.
+        history: The records.
+        holdings: The artifacts that can be read beside them.
+        held: Whether somebody holds the build lock; None where that cannot be asked.
+        carries: Whether there may be any artifacts.
+    """
+
+    kind: str
+    path: str
+    history: History
+    holdings: Holdings
+    held: bool | None = None
+    carries: bool = True
+
+    def to_document(self) -> dict[str, Any]:
+        """Return what an answer says of it."""
+        seq, chain = self.history.head
+        first = self.history.moments[0].event if self.history.moments else None
+        return {
+            "kind": self.kind,
+            "path": text(self.path),
+            "cache_id": text(first.cache_id, 64) if isinstance(first, e.CacheCreated) else None,
+            "records": seq,
+            "seq": seq,
+            "chain": chain,
+            "artifacts": self.carries,
+            "problem": text(self.history.problem),
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Look:
+    """One look at a history: folded once, up to a record, and asked for builds.
+
+    Attributes:
+        source: Where it comes from.
+        at: The last record that is folded; None for all.
+    """
+
+    source: Source
+    at: int | None = None
+    folded: Folded = field(default_factory=Folded)
+    _moments: Sequence[Moment] = ()
+    _spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _memos: dict[int, Memo] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Fold, and keep what could be reused when each build came to its cells."""
+        history = self.source.history
+        if self.at is not None and not 1 <= self.at <= history.head[0]:
+            raise RequestRefusedError(
+                ErrorKind.UNKNOWN_GENERATION,
+                f"expected a record from 1 to {history.head[0]}, found {self.at}",
+                hint="c10 replay (its first column)",
+            )
+        self._moments = history.moments if self.at is None else history.until(self.at).moments
+        self._spans = builds_in(self._moments)
+
+    @property
+    def state(self) -> State:
+        """What the records fold to."""
+        return self.folded.state
+
+    def fold(self, wanted: int | None = None) -> "Look":
+        """Fold the records; keep the memo of `wanted` as it was when that build came to its cells."""
+        for moment in steps(self._moments, self.folded):
+            event = moment.event
+            if moment.build == wanted and isinstance(event, e.StepReused) and event.kind == "cells":
+                self._memos[moment.build or 0] = self.state.memo.copy()
+        return self
+
+    def choose(self, word: str | None) -> tuple[int | None, Moment | None]:
+        """Return the build that a word names, or the record of a run that never became one.
+
+        Raises:
+            RequestRefusedError: There is no such build or record, or the word is neither.
+        """
+        if word is None:
+            return self._newest()
+        if is_number(word):
+            if int(word) in self._spans:
+                return int(word), None
+            raise unknown(f"a build from 1 to {max(self._spans, default=0)}", word)
+        if word.startswith("@") and is_number(word[1:]):
+            return self._of_record(int(word[1:]))
+        raise unknown("the number of a build, or @ and the number of a record", repr(word))
+
+    def track(self, number: int) -> Track:
+        """Return the records of a build.
+
+        Raises:
+            RequestRefusedError: There is no such build.
+        """
+        if number not in self._spans:
+            raise unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
+        return track(self._moments, number, self._spans[number])
+
+    def build(self, number: int) -> Build | None:
+        """Return what a build folds to, if folding came so far."""
+        return self.state.builds.get(number)
+
+    def rates(self, before: int) -> Rates:
+        """Return the pace of the steps of builds before one."""
+        numbers = [number for number in sorted(self._spans) if number < before][-_EARLIER:]
+        return rates_of(self.track(number) for number in numbers)
+
+    def last_good(self, before: int) -> int | None:
+        """Return the newest committed build before one."""
+        good = (
+            number
+            for number, build in self.state.builds.items()
+            if number < before and build.status is BuildStatus.COMMITTED and number in self._spans
+        )
+        return max(good, default=None)
+
+    def memo(self, number: int) -> Memo | None:
+        """Return what could be reused when a build came to its cells, if it was asked for when folding."""
+        return self._memos.get(number)
+
+    def _newest(self) -> tuple[int | None, Moment | None]:
+        """The newest build or run that did not end in a commit; else the newest."""
+        for moment in reversed(self._moments):
+            if isinstance(moment.event, e.BuildDenied):
+                return None, moment
+            if isinstance(moment.event, e.BuildFailed | e.BuildAbandoned | e.BuildRefused):
+                return moment.build, None
+            number = moment.build
+            if number is not None and number in self._spans:
+                last = self._moments[self._spans[number][1]]
+                if not isinstance(last.event, e.BuildCommitted):
+                    return number, None
+        if not self._spans:
+            raise RequestRefusedError(
+                ErrorKind.NO_GENERATION,
+                "expected a build to replay, found none",
+                hint="c10 build REQUEST --cache DIR",
+            )
+        return max(self._spans), None
+
+    def _of_record(self, seq: int) -> tuple[int | None, Moment | None]:
+        if not 1 <= seq <= len(self._moments):
+            raise unknown(f"a record from 1 to {len(self._moments)}", f"@{seq}")
+        moment = self._moments[seq - 1]
+        if isinstance(moment.event, e.BuildDenied):
+            return None, moment
+        if moment.build is None or moment.build not in self._spans:
+            raise unknown("a record of a build", f"@{seq}, {text(moment.tag, 64)}, which belongs to none")
+        return moment.build, None
+
+
+def unknown(expected: str, found: str) -> RequestRefusedError:
+    """Return the error of a name that means nothing here."""
+    return RequestRefusedError(
+        ErrorKind.UNKNOWN_GENERATION, f"expected {expected}, found {text(found, 200)}", hint="c10 log"
+    )

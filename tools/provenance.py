@@ -1,0 +1,282 @@
+"""Where an artifact or one descriptor comes from: from index row to tile, engine, network and calibration. Pure."""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from store import blocks
+from store import events as e
+from store.attached import attached_to_failure
+from store.blocks import BlockError
+from store.errors import ArtifactError, StoreError
+from store.events import ArtifactRef
+from store.identity import descriptor_id, tile_of
+from store.state import Build
+from store.tables import BlockRow, decode_blocks
+from tools.area import Tiles, read_tiles
+from tools.failure import Holdings
+from tools.harmless import is_number, text, tree
+from tools.looking import Look
+from tools.records import Moment
+
+_CELL = 4
+_FAR = 365_000
+"""Days; what lies farther off, as the mark of an unknown date does, is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """An artifact as a record names it."""
+
+    role: str
+    ref: ArtifactRef
+    moment: Moment
+    key: str = ""
+    components: Any = None
+
+
+def named_in(moments: Sequence[Moment]) -> Iterator[Named]:
+    """Yield every artifact that any record names, in their order."""
+    for moment in moments:
+        made = moment.event
+        if isinstance(made, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt):
+            for role, ref in _results(made):
+                yield Named(role=role, ref=ref, moment=moment, key=made.key, components=made.components)
+            continue
+        for role, ref in _others(made):
+            yield Named(role=role, ref=ref, moment=moment)
+
+
+def _results(made: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt) -> tuple[tuple[str, ArtifactRef], ...]:
+    match made:
+        case e.EngineCompiled():
+            return ((f"engine {made.model}", made.artifact),)
+        case e.CellEmbedded():
+            return ((f"block {made.zoom}/{made.cell_x}/{made.cell_y}", made.block),)
+        case e.IndexBuilt():
+            return ("index", made.artifact), ("block table", made.blocks)
+
+
+def _others(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
+    match event:
+        case e.BuildStarted(calibration=ref) if ref is not None:
+            yield "calibration", ref
+        case e.TilesSelected(table=ref):
+            yield "tile table", ref
+        case e.CoverageWalked(geography=ref):
+            yield "geographic report", ref
+        case e.BuildFailed():
+            for name, ref in attached_to_failure(event).items():
+                yield f"{name} of a failure", ref
+        case _:
+            pass
+
+
+def artifact(found: Named, look: Look) -> dict[str, Any]:
+    """Return where an artifact comes from and who shows it."""
+    state, digest = look.state, found.ref.sha256
+    builds = sorted(
+        number for number, build in state.builds.items() if digest in _digests(build, look.source.holdings)
+    )
+    shown = [each.number for each in state.generations.values() if each.origin in builds]
+    collected = any(
+        digest in moment.event.digests
+        for moment in look.source.history.moments[found.moment.seq :]
+        if isinstance(moment.event, e.Collected | e.CollectionPlanned)
+    )
+    return {
+        "sha256": digest,
+        "size": found.ref.size,
+        "role": text(found.role, 300),
+        "seq": found.moment.seq,
+        "build": found.moment.build,
+        "key": found.key or None,
+        "components": tree(found.components),
+        "builds": builds,
+        "generations": shown,
+        "collected": collected,
+        "present": look.source.holdings.holds(found.ref),
+    }
+
+
+def identifier_of(word: str) -> int | None:
+    """The descriptor id that a word names, as zoom/x/y or as the number itself."""
+    parts = word.split("/")
+    if len(parts) in {3, 4} and all(is_number(part, 9) for part in parts):
+        zoom, x, y = (int(part) for part in parts[:3])
+        try:
+            return descriptor_id(zoom, x, y, int(parts[3]) if len(parts) > 3 else 0)
+        except ValueError:
+            return None
+    if is_number(word, 19) and int(word) < 1 << 63:
+        return int(word)
+    return None
+
+
+def descriptor(identifier: int, build: Build, look: Look) -> list[dict[str, Any]]:
+    """Return the links from the index row of a descriptor to the calibration; none if the build has no such tile."""
+    zoom, x, y, view = tile_of(identifier)
+    tiles = read_tiles(build.tiles.table if build.tiles else None, look.source.holdings)
+    digest = tiles.table.digest(identifier) if tiles is not None else None
+    if tiles is not None and digest is None:
+        return []
+    cell = _cell(build, look, (zoom, x >> _CELL, y >> _CELL))
+    links = [_index(build, identifier)]
+    engine_sha = ""
+    if cell is not None and isinstance(cell.event, e.CellEmbedded):
+        made = cell.event
+        engine_sha = made.engine
+        links.append(
+            _link(
+                "block",
+                f"{zoom}/{x >> _CELL}/{y >> _CELL}",
+                made.block.sha256,
+                cell,
+                {
+                    "rows": made.rows,
+                    "space": made.space,
+                    "embedded": made.embedded,
+                    **_row(made, identifier, look),
+                },
+            )
+        )
+    links.append(_tile(build, identifier, digest, tiles, view))
+    links.extend(_engine(build, look, engine_sha))
+    if build.calibration is not None:
+        links.append(
+            _link("calibration", "camera", build.calibration.sha256, None, {"size": build.calibration.size})
+        )
+    return links
+
+
+def _index(build: Build, identifier: int) -> dict[str, Any]:
+    if build.index is None:
+        return _link("index", "none was built", None, None, {"row_id": str(identifier)})
+    made = build.index
+    facts = {
+        "row_id": str(identifier),
+        "kind": made.kind,
+        "metric": made.metric,
+        "rows": made.rows,
+        "dimensions": made.dimensions,
+        "key": made.key,
+        "library": made.components.get("library"),
+    }
+    return _link("index", made.kind, made.artifact.sha256, None, facts)
+
+
+def _cell(build: Build, look: Look, place: tuple[int, int, int]) -> Moment | None:
+    """The record that made the block of a cell which a build shows."""
+    block = _block_digest(build, look.source.holdings, place)
+    found = None
+    for moment in look.source.history.moments[: build.ended_seq]:
+        made = moment.event
+        if not isinstance(made, e.CellEmbedded) or (made.zoom, made.cell_x, made.cell_y) != place:
+            continue
+        if block is None or made.block.sha256 == block:
+            found = moment
+    return found
+
+
+def _block_digest(build: Build, holdings: Holdings, place: tuple[int, int, int]) -> str | None:
+    for row in _rows(build, holdings):
+        if (row.zoom, row.cell_x, row.cell_y) == place:
+            return row.ref.sha256
+    return None
+
+
+def _rows(build: Build, holdings: Holdings) -> tuple[BlockRow, ...]:
+    data = holdings.read(build.index.blocks) if build.index is not None else None
+    try:
+        return decode_blocks(data) if data is not None else ()
+    except ArtifactError:
+        return ()
+
+
+def _row(made: e.CellEmbedded, identifier: int, look: Look) -> dict[str, Any]:
+    """What the block itself says of a row."""
+    data = look.source.holdings.read(made.block)
+    if data is None:
+        return {}
+    try:
+        block = blocks.decode(data)
+    except (BlockError, StoreError):
+        return {}
+    ids = block.ids.tolist()
+    if identifier not in ids:
+        return {"row": None, "why": "the tile was skipped, since it could not be decoded"}
+    row = ids.index(identifier)
+    return {
+        "row": row,
+        "texture": float(block.texture[row]),
+        "tile": bytes(block.digests[row]).hex(),
+        "vector": [round(float(number), 6) for number in block.vectors[row][:8]],
+    }
+
+
+def _tile(
+    build: Build, identifier: int, digest: str | None, tiles: Tiles | None, view: int
+) -> dict[str, Any]:
+    zoom, x, y, _ = tile_of(identifier)
+    facts: dict[str, Any] = {"view": view, "source": build.host.get("source")}
+    if tiles is not None and digest is not None:
+        place = int((tiles.ids == identifier).argmax())
+        days = int(tiles.table.captured[place])
+        facts["captured"] = None if abs(days) > _FAR else str(dt.date(1970, 1, 1) + dt.timedelta(days=days))
+    return _link("tile", f"{zoom}/{x}/{y}", digest, None, facts)
+
+
+def _engine(build: Build, look: Look, digest: str) -> Iterator[dict[str, Any]]:
+    made = next(
+        (
+            moment
+            for moment in look.source.history.moments
+            if isinstance(moment.event, e.EngineCompiled) and moment.event.artifact.sha256 == digest
+        ),
+        None,
+    )
+    event = made.event if made is not None else None
+    if not isinstance(event, e.EngineCompiled):
+        event = build.stand_in or next((engine for _, engine in build.engines), None)
+    if event is None:
+        return
+    names = ("backend", "version", "target", "precision", "batch")
+    facts = {name: event.components.get(name) for name in names}
+    purpose = {"key": event.key, "purpose": event.purpose}
+    yield _link("engine", event.model, event.artifact.sha256, made, {**facts, **purpose})
+    onnx = event.components.get("onnx")
+    yield _link("network", event.model, onnx if isinstance(onnx, str) else None, made, {})
+
+
+def _digests(build: Build, holdings: Holdings) -> set[str]:
+    found = {event.artifact.sha256 for _, event in build.engines}
+    found.update(
+        ref.sha256
+        for ref in (
+            build.calibration,
+            build.tiles.table if build.tiles else None,
+            build.coverage.geography if build.coverage else None,
+            build.index.artifact if build.index else None,
+            build.index.blocks if build.index else None,
+            build.stand_in.artifact if build.stand_in else None,
+        )
+        if ref is not None
+    )
+    if build.failure is not None:
+        found.update(ref.sha256 for ref in attached_to_failure(build.failure).values())
+    found.update(row.ref.sha256 for row in _rows(build, holdings))
+    return found
+
+
+def _link(
+    what: str, name: str, sha256: str | None, moment: Moment | None, facts: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "what": what,
+        "name": text(name, 300),
+        "sha256": text(sha256, 64) if sha256 else None,
+        "seq": moment.seq if moment else None,
+        "build": moment.build if moment else None,
+        "facts": tree(facts),
+    }

@@ -1,0 +1,264 @@
+"""Replay, difference and explanation for people: lines from their documents. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from tools import render
+
+_MAX_ROWS: Final = 40
+_MAX_TRACEBACK: Final = 60
+_MAX_CHANGES: Final = 30
+_MARKS: Final = {"error": "!!", "warning": " !", "note": "  "}
+
+
+def replay_lines(document: Mapping[str, Any], *, whole: bool = False) -> list[str]:
+    """Return a replay; the timeline is cut in the middle unless `whole` is asked for."""
+    found = [*render.wrap(document["summary"]), ""]
+    source = document["source"]
+    found += render.facts(
+        (
+            ("identity", document["identity"]),
+            ("flight", document["flight_id"]),
+            ("started", _moment(document["started"])),
+            ("took", render.seconds(document["ms"] / 1000)),
+            ("read from", f"{source['kind']} {source['path']}, {render.plural(source['records'], 'record')}"),
+            ("looked at", f"up to record {document['at']}" if document["at"] else None),
+        )
+    )
+    found += _failure(document["failure"])
+    found += render.section("Findings", _findings(document["findings"]))
+    found += render.section("Steps", _steps(document["steps"]))
+    found += render.section("Area", _area(document["area"]))
+    found += render.section("Against the last good build", _against(document["compare"]))
+    found += render.section("Timeline", _timeline(document, whole=whole))
+    state = document["state"]
+    if document["at"]:
+        found += render.section(f"State after record {state['seq']}", _state(state))
+    return found
+
+
+def diff_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two builds."""
+    a, b = document["a"], document["b"]
+    found = render.table(
+        ("", "a", "b"),
+        [
+            ("build", a["build"], b["build"]),
+            ("status", a["status"], b["status"]),
+            ("started", a["time"][:19].replace("T", " "), b["time"][:19].replace("T", " ")),
+            ("took", render.seconds(a["ms"] / 1000), render.seconds(b["ms"] / 1000)),
+            ("identity", (a["identity"] or "-")[:16], (b["identity"] or "-")[:16]),
+        ],
+    )
+    found += render.section("Inputs", _changes(document["inputs"]) or ["the same"])
+    found += render.section("Host", _changes(document["host"]))
+    rows = [
+        (row["role"], (row["a"] or "-")[:12], (row["b"] or "-")[:12], "same" if row["same"] else "other")
+        for row in document["artifacts"]
+    ]
+    found += render.section("Artifacts", render.table(("artifact", "a", "b", ""), rows) if rows else [])
+    checks = [
+        (f"{row['check']} {row['subject']}", _verdict(row["a"]), _verdict(row["b"]))
+        for row in document["checks"]
+    ]
+    found += render.section("Checks", render.table(("check", "a", "b"), checks) if checks else [])
+    steps = [
+        (f"{row['kind']} {row['subject']}".strip(), _took(row, "a"), _took(row, "b"))
+        for row in document["steps"]
+    ]
+    found += render.section("Steps", render.table(("step", "a", "b"), steps, right=" rr") if steps else [])
+    return found + render.section("Tiles", _tiles(document["tiles"]))
+
+
+def why_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return an explanation."""
+    return [str(line) for line in document["text"]]
+
+
+def _failure(failure: Mapping[str, Any] | None) -> list[str]:
+    if failure is None:
+        return []
+    lines = render.facts(
+        (
+            ("step", failure["step"]),
+            ("subject", failure["subject"]),
+            ("kind", failure["kind"]),
+            ("cause", failure["cause"]),
+            ("message", failure["message"]),
+            ("mend", failure["hint"]),
+        ),
+        indent=2,
+    )
+    inputs = [
+        (
+            row["role"],
+            row["name"],
+            (row["sha256"] or "-")[:16],
+            "-" if row["size"] is None else render.size(row["size"]),
+            {True: "here", False: "not here", None: "-"}[row["present"]],
+        )
+        for row in failure["inputs"]
+    ]
+    table = (
+        render.table(("input", "name", "SHA-256", "size", "bytes"), inputs, right="   r") if inputs else []
+    )
+    otherwise = [
+        line
+        for row in failure["inputs"]
+        if row["found"] is not None
+        for line in render.wrap(
+            f"{row['role']} {row['name']}: found {_plain(row['found'])}", render.WIDTH - 2
+        )
+    ]
+    return [
+        *render.section("Failure", lines),
+        *render.section("Its inputs", [*table, *otherwise]),
+        *render.section("Traceback", failure["traceback"][-_MAX_TRACEBACK:]),
+    ]
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for each in findings:
+        mark = _MARKS[each["severity"]]
+        first, *rest = render.wrap(each["text"], render.WIDTH - 6)
+        yield f"{mark} {first}"
+        for line in rest:
+            yield f"   {line}"
+        if each["mend"]:
+            yield f"   -> {each['mend']}"
+
+
+def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (
+            f"{row['kind']} {row['subject']}".strip(),
+            row["outcome"],
+            f"{row['begin_ms'] / 1000:.3f}",
+            "-" if row["ms"] is None else render.seconds(row["ms"] / 1000),
+            "-" if row["normal_ms"] is None else render.seconds(row["normal_ms"] / 1000),
+            f"{row['count']:,} {row['unit']}" if row["unit"] else "-",
+            render.size(row["bytes"]) if row["bytes"] else "-",
+        )
+        for row in steps
+    ]
+    header = ("step", "outcome", "at (s)", "took", "usual", "work", "stored")
+    return render.table(header, rows, right="  rrrrr") if rows else []
+
+
+def _area(area: Mapping[str, Any] | None) -> list[str]:
+    if area is None:
+        return []
+    counts: dict[str, int] = {}
+    for cell in area["cells"]:
+        counts[cell[4]] = counts.get(cell[4], 0) + 1
+    lines = [
+        ", ".join(
+            f"{count:,} {render.plural(count, 'cell').split(' ')[1]} {name}"
+            for name, count in sorted(counts.items())
+        )
+    ]
+    if area["wanted"] is not None:
+        lines.append(f"{area['present']:,} of {area['wanted']:,} wanted tiles selected")
+    for name in ("failing", "holes", "excluded", "skipped", "featureless"):
+        runs = area["tiles"].get(name) or []
+        if runs:
+            shown = ", ".join(_run(run) for run in runs[:4])
+            more = f" and {len(runs) - 4:,} more runs" if len(runs) > 4 else ""
+            lines += render.wrap(f"{name}: {shown}{more}", render.WIDTH - 2)
+    return [line for line in lines if line]
+
+
+def _run(run: Sequence[int]) -> str:
+    zoom, y, first, last = run
+    return f"{zoom}/{first}/{y}" if first == last else f"{zoom}/{first}-{last}/{y}"
+
+
+def _against(compare: Mapping[str, Any] | None) -> list[str]:
+    if compare is None:
+        return []
+    lines = [f"build {compare['a']['build']}, {_moment(compare['a'])}"]
+    lines += _changes(compare["inputs"]) or ["the inputs are the same"]
+    lines += [f"host {line}" for line in _changes(compare["host"])]
+    return lines + _tiles(compare["tiles"])
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        line
+        for each in changes[:_MAX_CHANGES]
+        for line in render.wrap(
+            f"{each['path']}: {_plain(each['old'])} -> {_plain(each['new'])}", render.WIDTH - 2
+        )
+    ]
+    more = len(changes) - _MAX_CHANGES
+    return lines if more <= 0 else [*lines, f"and {more:,} more"]
+
+
+def _tiles(tiles: Mapping[str, Any]) -> list[str]:
+    if tiles["added"] is None:
+        return []
+    names = ("added", "removed", "changed", "same")
+    return [", ".join(f"{tiles[name]:,} {name}" for name in names) + " tiles"]
+
+
+def _timeline(document: Mapping[str, Any], *, whole: bool) -> Iterator[str]:
+    rows = document["timeline"]
+    shown = rows if whole or len(rows) <= _MAX_ROWS else [*rows[: _MAX_ROWS // 2], *rows[-_MAX_ROWS // 2 :]]
+    width = max((len(str(row["seq"])) for row in shown), default=1)
+    previous = None
+    for row in shown:
+        if previous is not None and row["seq"] > previous + 1:
+            yield f"{'…':>{width}}  {row['seq'] - previous - 1:,} records (--all shows them)"
+        previous = row["seq"]
+        mark = "?" if row["unknown"] else " " if row["build"] == document["build"] else "|"
+        head = f"{row['seq']:>{width}} {row['ms'] / 1000:>10.3f} s {mark} "
+        first, *rest = render.wrap(f"{row['tag']}: {row['text']}", render.WIDTH - 2 - len(head))
+        yield head + first
+        for line in rest[:2]:
+            yield " " * len(head) + line
+
+
+def _state(state: Mapping[str, Any]) -> list[str]:
+    shown = f"{state['generation']}, shows build {state['origin']}" if state["generation"] else "none yet"
+    known = ", ".join(
+        (
+            render.plural(state["engines"], "engine"),
+            render.plural(state["blocks"], "block"),
+            render.plural(state["indexes"], "index", "indexes"),
+        )
+    )
+    return render.facts(
+        (
+            ("generation", shown),
+            ("body", state["body_sha256"]),
+            ("open build", state["open_build"]),
+            ("doing", state["doing"]),
+            ("known", known),
+            ("chain", state["chain"]),
+            ("problem", state["problem"]),
+        ),
+        indent=2,
+    )
+
+
+def _verdict(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    measured = " ".join(f"{name}={value}" for name, value in list(found["measured"].items())[:2])
+    return f"{'passed' if found['passed'] else 'FAILED'} {measured}".rstrip()
+
+
+def _took(row: Mapping[str, Any], side: str) -> str:
+    took, outcome = row[f"{side}_ms"], row[f"{side}_outcome"]
+    if outcome is None:
+        return "-"
+    return outcome if took is None or outcome == "reused" else f"{render.seconds(took / 1000)} {outcome}"
+
+
+def _moment(when: Mapping[str, Any]) -> str:
+    return f"{when['time'][:19].replace('T', ' ')} UTC"
+
+
+def _plain(value: object) -> str:
+    shown = "none" if value is None else str(value)
+    return shown if len(shown) <= 120 else f"{shown[:120]}…"

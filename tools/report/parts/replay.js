@@ -1,0 +1,406 @@
+// The build, record by record: slider, map, step bars and list of records show the same moment.
+
+const PLAY_MS = 14000;
+const ROW_PX = 30;
+const RECORDS_PX = 340;
+const STEPS_SHOWN = 200;
+const ENDINGS = { "build.failed": "bad", "build.abandoned": "warn", "build.refused": "warn", "build.denied": "warn" };
+
+class Replay {
+  constructor(told) {
+    this.told = told;
+    this.rows = list(told.timeline);
+    this.steps = list(told.steps);
+    this.place = Math.max(0, this.rows.length - 1);
+    this.playing = null;
+    this.until = this.axisEnd();
+    this.severity = new Map();
+    for (const finding of list(told.findings)) if (finding.seq !== null && finding.severity !== "note" && !this.severity.has(finding.seq)) this.severity.set(finding.seq, finding.severity);
+    this.map = told.area ? new AreaMap(byId("map"), told.area, told.failure, told.compare && told.compare.tiles && told.compare.tiles.runs) : null;
+  }
+
+  /** Milliseconds that the bars span. Whoever finds a dead build may come days later, and would squeeze it to nothing. */
+  axisEnd() {
+    const last = this.rows.at(-1), earlier = this.rows.at(-2);
+    const worked = Math.max(1, earlier ? earlier.ms : 0, ...this.steps.slice(0, STEPS_SHOWN).map((step) => (step.outcome === "cut" ? step.begin_ms : step.begin_ms + (step.ms || 0))));
+    if (!last) return Math.max(1, this.told.ms || 1);
+    return last.tag === "build.abandoned" && last.ms > 3 * worked ? worked * 1.15 : Math.max(worked, last.ms, 1);
+  }
+
+  start() {
+    this.slider = byId("slider");
+    this.slider.max = String(Math.max(0, this.rows.length - 1));
+    this.slider.addEventListener("input", () => { this.pause(); this.show(Number(this.slider.value)); });
+    byId("play").addEventListener("click", () => this.toggle());
+    byId("back").addEventListener("click", () => { this.pause(); this.show(this.place - 1); });
+    byId("forth").addEventListener("click", () => { this.pause(); this.show(this.place + 1); });
+    document.addEventListener("keydown", (event) => this.key(event));
+    if (this.map) this.startMap();
+    else {
+      byId("map").closest(".stage").classList.add("bare");
+      byId("map").closest(".map").remove();
+      byId("legend").replaceChildren(el("p", { class: "soft" }, "Nothing is known of an area: the records do not come so far."));
+    }
+    if (this.rows.length < 2) byId("slider").closest(".transport").hidden = true;
+    byId("steps").hidden = !this.steps.length;
+    this.drawSteps();
+    this.show(this.place);
+  }
+
+  /** Space plays, Home and End go to the first and last record, unless something else has use for the key. */
+  key(event) {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    const at = event.target, busy = at instanceof Element && at.closest("button, a, summary, input:not(#slider), select, textarea");
+    if (event.key === " " && !busy) { event.preventDefault(); this.toggle(); }
+    if ((event.key === "Home" || event.key === "End") && at === byId("map")) { event.preventDefault(); this.pause(); this.show(event.key === "Home" ? 0 : this.rows.length - 1); }
+  }
+
+  toggle() {
+    if (this.playing) return this.pause();
+    if (this.place >= this.rows.length - 1) this.show(0);
+    const each = Math.min(700, Math.max(40, PLAY_MS / Math.max(1, this.rows.length))), stride = Math.max(1, Math.ceil((this.rows.length * each) / PLAY_MS));
+    this.playing = setInterval(() => (this.place >= this.rows.length - 1 ? this.pause() : this.show(this.place + stride)), each);
+    this.label();
+  }
+
+  pause() {
+    clearInterval(this.playing);
+    this.playing = null;
+    this.label();
+  }
+
+  label() {
+    byId("play").textContent = this.playing ? "❚❚" : "▶";
+    byId("play").setAttribute("aria-label", this.playing ? "Pause" : "Play");
+  }
+
+  /** Show everything as of a row of the timeline. */
+  show(place) {
+    this.place = Math.min(Math.max(0, place), Math.max(0, this.rows.length - 1));
+    const row = this.rows[this.place];
+    if (!row) return;
+    this.slider.value = String(this.place);
+    this.slider.setAttribute("aria-valuetext", `record ${row.seq}: ${row.text}`);
+    byId("position").replaceChildren(el("b", {}, clock(row.ms)), `${count(this.place + 1)} of ${plural(this.rows.length, "record")}`);
+    this.drawNow(row);
+    this.markSteps(row);
+    if (this.map) {
+      // Once all is told, what was never done stays as it was left.
+      this.map.seq = this.place === this.rows.length - 1 ? Infinity : row.seq;
+      this.map.draw();
+      this.drawLegend();
+      if (!byId("tip").hidden) this.pointed();
+    }
+    if (this.records) this.records.mark(this.place);
+  }
+
+  /** The row of a record, or the last one before it. */
+  rowOf(seq) {
+    let low = 0, high = this.rows.length;
+    while (low < high) { const middle = (low + high) >> 1; if (this.rows[middle].seq <= seq) low = middle + 1; else high = middle; }
+    return Math.max(0, low - 1);
+  }
+
+  goTo(seq) {
+    this.pause();
+    this.show(this.rowOf(seq));
+    byId("replay").scrollIntoView({ block: "start" });
+  }
+
+  drawNow(row) {
+    const step = row.step === null || row.step === undefined ? null : this.steps[row.step];
+    const strange = row.unknown ? [tag(row.problem ? "cannot be read" : "unknown event", "warn"), " "] : [];
+    byId("now").replaceChildren(
+      el("h2", {}, `Record ${count(row.seq)}`, " ", el("span", { class: "soft" }, row.tag)),
+      el("p", { class: "tell", title: row.text }, strange, row.text),
+      el("p", { class: "soft" }, [clock(row.ms), row.since_ms ? `${duration(row.since_ms)} after the one before` : null, when(row.time)].filter(Boolean).join(" · ")),
+      step ? el("p", { class: "soft" }, `in: ${stepName(step)}`) : "",
+      row.build !== this.told.build ? el("p", { class: "soft" }, row.build === null ? "of no build" : `of build ${row.build}`) : "",
+    );
+  }
+
+  // Map
+
+  startMap() {
+    const canvas = byId("map"), map = this.map, tip = byId("tip");
+    const redraw = () => { map.draw(); };
+    const levels = byId("levels");
+    levels.append(el("span", { "aria-hidden": "true" }, "zoom"));
+    for (const zoom of map.levels.slice(0, 31)) levels.append(el("button", { type: "button", role: "radio", class: map.faulty.has(zoom) ? "fault" : null, "data-zoom": zoom, on: { click: () => this.setLevel(zoom) } }, String(zoom)));
+    levels.addEventListener("keydown", (event) => {
+      const way = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (!way) return;
+      event.preventDefault();
+      const next = map.levels[(map.levels.indexOf(map.zoom) + way + map.levels.length) % map.levels.length];
+      this.setLevel(next);
+      levels.querySelector(`[data-zoom="${next}"]`).focus();
+    });
+    canvas.setAttribute("aria-describedby", "maphelp");
+    this.setLevel(map.zoom, true);
+    new ResizeObserver(() => { if (canvas.clientWidth) { map.fit(); redraw(); this.drawRail(); } }).observe(canvas);
+    const zoom = (factor, x, y) => { map.zoomBy(factor, x, y); tip.hidden = true; redraw(); };
+    byId("nearer").addEventListener("click", () => zoom(1.6));
+    byId("farther").addEventListener("click", () => zoom(1 / 1.6));
+    byId("whole").addEventListener("click", () => { map.fit(); redraw(); });
+    canvas.addEventListener("wheel", (event) => { if (!event.ctrlKey && document.activeElement !== canvas) return; event.preventDefault(); zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.offsetX, event.offsetY); }, { passive: false });
+    let held = null;
+    canvas.addEventListener("pointerdown", (event) => { held = [event.clientX, event.clientY]; if (event.pointerType === "mouse") canvas.setPointerCapture(event.pointerId); });
+    canvas.addEventListener("pointermove", (event) => {
+      if (held && event.pointerType === "mouse") {
+        map.pan(event.clientX - held[0], event.clientY - held[1]);
+        held = [event.clientX, event.clientY];
+        tip.hidden = true;
+        return redraw();
+      }
+      const { offsetX, offsetY } = event;
+      this.pointed = () => this.hover(offsetX, offsetY);
+      this.pointed();
+    });
+    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { held = null; });
+    canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
+    canvas.addEventListener("blur", () => { tip.hidden = true; if (map.cursor) { map.cursor = null; redraw(); } });
+    canvas.addEventListener("keydown", (event) => this.mapKey(event, zoom));
+  }
+
+  mapKey(event, zoom) {
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (way) {
+      event.preventDefault();
+      const cell = this.map.step(...way);
+      if (!cell) return;
+      this.map.draw();
+      this.pointed = () => this.tip(...this.map.middle(cell), this.aboutCell(cell, []));
+      this.pointed();
+      byId("spoken").textContent = byId("tip").textContent;
+    } else if (event.key === "+" || event.key === "=") zoom(1.6);
+    else if (event.key === "-") zoom(1 / 1.6);
+    else if (event.key === "0") { this.map.fit(); this.map.draw(); }
+    else if (event.key === "Escape") { this.map.cursor = null; byId("tip").hidden = true; this.map.draw(); }
+  }
+
+  setLevel(zoom, silent = false) {
+    this.map.zoom = zoom;
+    this.map.cursor = null;
+    byId("tip").hidden = true;
+    for (const button of byId("levels").querySelectorAll("button")) {
+      const chosen = Number(button.dataset.zoom) === zoom;
+      button.setAttribute("aria-checked", String(chosen));
+      button.setAttribute("aria-label", `Zoom level ${button.dataset.zoom}${button.classList.contains("fault") ? ", with failing cells" : ""}`);
+      button.tabIndex = chosen ? 0 : -1;
+    }
+    this.map.fit();
+    if (!silent) { this.map.draw(); this.drawLegend(); }
+  }
+
+  hover(x, y) {
+    const found = this.map.at(x, y), layers = found ? found.layers.filter((name) => name !== "present") : [];
+    if (!found || (!found.cell && !layers.length)) { byId("tip").hidden = true; return; }
+    const lines = [];
+    const words = { ...LAYER_NAMES, added: "new since the last good build", removed: "gone since the last good build", changed: "changed since the last good build" };
+    if (found.layers.length) lines.push(`tile ${found.tile.join("/")}${layers.length ? `: ${layers.map((name) => words[name]).join(", ")}` : ""}`);
+    lines.push(`${Math.abs(found.latitude).toFixed(4)}° ${found.latitude < 0 ? "S" : "N"}, ${Math.abs(found.longitude).toFixed(4)}° ${found.longitude < 0 ? "W" : "E"}`);
+    this.tip(x, y, this.aboutCell(found.cell, lines));
+  }
+
+  aboutCell(cell, lines) {
+    if (!cell) return [el("b", {}, "No cell of this build"), ...lines.map((line) => el("div", {}, line))];
+    const [zoom, x, y, tiles, , dispatched, done] = cell, status = statusAt(cell, this.map.seq, this.map.failedAt), seq = this.map.seq;
+    const told = [`${tiles === null ? "tiles not known" : plural(tiles, "tile")}`];
+    if (dispatched !== null && dispatched <= seq) told.push(`given to a worker: record ${count(dispatched)}`);
+    if (done !== null && done <= seq) told.push(`done: record ${count(done)}`);
+    return [el("b", {}, `Cell ${zoom}/${x}/${y}: ${STATUS_NAMES[status]}`), ...[...told, ...lines].map((line) => el("div", {}, line))];
+  }
+
+  tip(x, y, content) {
+    const tip = byId("tip"), canvas = byId("map");
+    tip.replaceChildren(...content);
+    tip.hidden = false;
+    const left = x + 16 + tip.offsetWidth > canvas.clientWidth ? x - 14 - tip.offsetWidth : x + 16, top = y + 16 + tip.offsetHeight > canvas.clientHeight ? y - 12 - tip.offsetHeight : y + 16;
+    tip.style.transform = `translate(${Math.max(4, left)}px, ${Math.max(4, top)}px)`;
+  }
+
+  drawLegend() {
+    const map = this.map, tally = map.tally(), counts = map.byLevel.get(map.zoom)?.counts || {}, known = this.told.area.known === "tiles";
+    const line = (name, label, amount, unit, kind) => el("tr", { class: [amount ? "" : "none", kind].join(" ") }, el("td", {}, this.swatch(name)), el("td", {}, label), el("td", { class: "num", title: unit }, count(amount)));
+    const used = STATUS.filter((name) => name !== "failing" || tally.failing.cells || map.faulty.size);
+    const body = used.map((name, place) => line(name, STATUS_NAMES[name], known ? tally[name].tiles : tally[name].cells, known ? "tiles" : "cells", place === used.length - 1 ? "space" : ""));
+    const layers = Object.keys(LAYER_NAMES).filter((name) => counts[name] && (name !== "failing" || counts.failing));
+    body.push(...layers.map((name, place) => line(name === "failing" ? "ring" : name, LAYER_NAMES[name], counts[name], "tiles", place ? "" : "line")));
+    const spoken = used.filter((name) => tally[name].cells).map((name) => `${plural(tally[name].cells, "cell")} ${STATUS_NAMES[name]}`).join(", ");
+    map.canvas.setAttribute("aria-label", `Map of zoom level ${map.zoom}: ${spoken || "no cells"}`);
+    const changed = ["added", "removed", "changed"].filter((name) => counts[name]).map((name) => `${count(counts[name])} ${name === "added" ? "new" : name === "removed" ? "gone" : name}`);
+    const box = el("input", { type: "checkbox", checked: map.showChanges, on: { change: (event) => { map.showChanges = event.target.checked; map.stale = true; map.draw(); } } });
+    byId("legend").replaceChildren(
+      el("table", { "aria-label": "What became of the tiles" }, el("tbody", {}, el("tr", {}, el("td", { colspan: 2, class: "soft" }, `Zoom level ${map.zoom}`), el("td", { class: "num soft" }, known ? "tiles" : "cells")), body)),
+      changed.length ? el("label", {}, box, el("span", {}, `outline tiles that differ from build ${this.told.compare.a.build}: ${changed.join(", ")}`)) : "",
+      this.told.area.report || !known ? "" : el("p", { class: "soft" }, "No geographic report: holes follow from the box alone."),
+      known ? "" : el("p", { class: "soft" }, "The tile table cannot be read here: whole cells are shown."),
+    );
+  }
+
+  /** A sample of how something is drawn. */
+  swatch(name) {
+    const unit = Math.min(3, window.devicePixelRatio || 1), made = surface(18 * unit, 18 * unit), pen = made.getContext("2d"), colours = palette();
+    pen.fillStyle = colours[name] || (name === "featureless" ? colours.reused : colours.map);
+    pen.fillRect(0, 0, made.width, made.height);
+    if (name === "ring") {
+      pen.scale(unit, unit);
+      pen.strokeStyle = colours.failing; pen.lineWidth = 2;
+      pen.beginPath(); pen.arc(9, 9, 6.5, 0, 7); pen.moveTo(6.5, 6.5); pen.lineTo(11.5, 11.5); pen.moveTo(11.5, 6.5); pen.lineTo(6.5, 11.5); pen.stroke();
+    } else if (!["embedded", "reused"].includes(name)) { pen.fillStyle = pattern(pen, name, colours, unit); pen.fillRect(0, 0, made.width, made.height); }
+    made.setAttribute("aria-hidden", "true");
+    return made;
+  }
+
+  // Steps
+
+  percent(ms) {
+    return Math.min(100, Math.max(0, (100 * ms) / this.until));
+  }
+
+  drawSteps() {
+    const shown = this.steps.slice(0, STEPS_SHOWN), lanes = el("div", { class: "lanes" });
+    if (!shown.length) return;
+    this.bars = shown.map((step) => this.bar(step));
+    this.head = el("div", { id: "head" });
+    const ticks = this.ticks().map((ms) => { const made = el("span", {}, duration(ms)); made.style.left = `${this.percent(ms)}%`; return made; });
+    lanes.append(...this.bars.map((bar) => bar.row), el("div", { class: "axis", "aria-hidden": "true" }, el("span"), el("div", {}, ticks), el("span")), this.head);
+    byId("steps").replaceChildren(lanes, this.steps.length > shown.length ? el("p", { class: "soft" }, `… ${count(this.steps.length - shown.length)} more steps in the JSON`) : "");
+  }
+
+  bar(step) {
+    const [sign, outcome] = OUTCOMES[step.outcome] || ["?", step.outcome], lasted = step.outcome === "cut" || typeof step.ms !== "number" ? Math.max(0, this.until - step.begin_ms) : step.ms;
+    const slow = typeof step.ms === "number" && typeof step.normal_ms === "number" && step.ms > 2 * step.normal_ms && step.ms - step.normal_ms > 1000;
+    const usual = typeof step.normal_ms === "number" ? `, usually ${duration(step.normal_ms)}` : "";
+    const work = step.count ? `${count(step.count)} ${step.count === 1 && typeof step.unit === "string" ? step.unit.replace(/s$/, "") : step.unit || ""}`.trim() : "";
+    const took = step.outcome === "cut" ? "cut short" : duration(step.ms);
+    const title = `${stepName(step)}: ${outcome}${typeof step.ms === "number" ? `, ${duration(step.ms)}` : ""}${usual}${work ? `, ${work}` : ""}${step.bytes ? `, ${bytes(step.bytes)}` : ""}${step.why ? `. ${capital(step.why)}` : ""}`;
+    const did = el("i", { class: "did" }), track = el("div", { class: "track", title });
+    if (typeof step.normal_ms === "number") { const ghost = el("i", { class: "ghost" }); ghost.style.left = `${this.percent(step.begin_ms)}%`; ghost.style.width = `${this.percent(step.begin_ms + step.normal_ms) - this.percent(step.begin_ms)}%`; track.append(ghost); }
+    did.style.left = `min(${this.percent(step.begin_ms)}%, calc(100% - 3px))`;
+    track.append(did);
+    const parts = list(step.parts);
+    if (parts.length > 1) track.append(this.parts(parts));
+    const row = el("div", { class: `step ${step.outcome}` },
+      el("button", { type: "button", title, "aria-label": title, on: { click: () => { this.pause(); this.show(this.rowOf(step.to === null ? step.from : step.to)); } } }, el("span", { class: "sign", "aria-hidden": "true" }, sign), el("span", { class: "name" }, stepName(step))),
+      track, el("span", { class: `took ${slow ? "slow" : ""}`, title }, took, work ? el("span", { class: "soft" }, ` · ${work}`) : ""));
+    return { step, row, did, lasted };
+  }
+
+  /** The windows of a step, as gaps in its bar; those that did not end, and those tried again, stand out. */
+  parts(parts) {
+    const made = surface(1200, 28), pen = made.getContext("2d"), colours = palette(), x = (ms) => (this.percent(ms) / 100) * 1200;
+    for (const part of parts) {
+      if (part.ms !== null && x(part.begin_ms + part.ms) < 1199) { pen.fillStyle = colours.card; pen.fillRect(x(part.begin_ms + part.ms) - 1, 0, 2, 28); }
+      if (part.attempts > 1) { pen.fillStyle = colours.dispatched; pen.fillRect(x(part.begin_ms), 20, Math.max(5, x(part.begin_ms + (part.ms || 0)) - x(part.begin_ms)), 8); }
+    }
+    made.setAttribute("class", "parts");
+    made.setAttribute("aria-hidden", "true");
+    return made;
+  }
+
+  ticks() {
+    const power = 10 ** Math.floor(Math.log10(this.until / 4)), step = [1, 2, 5, 10].find((each) => (each * power * 5) >= this.until) * power;
+    const found = [];
+    for (let ms = 0; ms <= this.until * 0.97; ms += step) found.push(ms);
+    return found;
+  }
+
+  markSteps(row) {
+    if (!this.bars) return;
+    for (const { step, row: node, did, lasted } of this.bars) {
+      const begun = step.from <= row.seq, ended = step.to !== null && step.to <= row.seq, now = this.percent(row.ms) - this.percent(step.begin_ms);
+      const last = this.place === this.rows.length - 1, whole = this.percent(step.begin_ms + lasted) - this.percent(step.begin_ms);
+      node.classList.toggle("todo", !begun);
+      node.classList.toggle("busy", begun && !ended);
+      did.style.width = `${begun ? (ended || last ? whole : Math.min(whole, Math.max(0, now))) : 0}%`;
+    }
+    const track = this.bars[0].row.querySelector(".track"), part = this.percent(row.ms) / 100;
+    this.head.style.left = `${track.offsetLeft + part * track.clientWidth - 1}px`;
+  }
+
+  /** Above the slider: which step each record belongs to, and where findings are. */
+  drawRail() {
+    const canvas = byId("rail"), unit = Math.min(3, window.devicePixelRatio || 1), width = canvas.clientWidth, colours = palette(), n = Math.max(1, this.rows.length - 1);
+    canvas.width = Math.round(width * unit);
+    canvas.height = Math.round(16 * unit);
+    const pen = canvas.getContext("2d");
+    pen.scale(unit, unit);
+    const shade = (row) => {
+      const step = row.step === null || row.step === undefined ? null : this.steps[row.step];
+      if (!step) return colours.line;
+      return step.outcome === "failed" ? colours.failing : step.outcome === "cut" ? colours.dispatched : step.outcome === "reused" ? colours.reused : colours.embedded;
+    };
+    for (let first = 1, place = 1; place < this.rows.length; place += 1) {
+      const next = this.rows[place + 1];
+      if (next && next.step === this.rows[place].step) continue;
+      const x = ((first - 1) / n) * width, across = ((place - first + 1) / n) * width;
+      pen.fillStyle = shade(this.rows[place]);
+      pen.fillRect(x, 10, Math.max(0.6, next && across > 3 ? across - 1 : across), 4);
+      first = place + 1;
+    }
+    this.rows.forEach((row, place) => {
+      const kind = ENDINGS[row.tag] === "bad" ? "error" : this.severity.get(row.seq) || (row.unknown ? "warning" : null), x = (place / n) * width;
+      if (!kind) return;
+      pen.fillStyle = kind === "error" ? colours.bad : colours.warn;
+      pen.beginPath(); pen.moveTo(x - 5, 0); pen.lineTo(x + 5, 0); pen.lineTo(x, 8); pen.fill();
+    });
+  }
+
+  /** Draw again whatever has colours or sizes of its own. */
+  redraw(resized = false) {
+    if (this.map && resized) this.map.fit();
+    if (this.map) this.map.stale = true;
+    this.drawRail();
+    this.drawSteps();
+    this.show(this.place);
+  }
+}
+
+/** All records in a list of which only what is in view is there. */
+class Records {
+  constructor(replay, box, field, note) {
+    Object.assign(this, { replay, box, field, note, here: 0 });
+    this.inner = el("div");
+    box.append(this.inner);
+    this.filter();
+    box.style.height = `${Math.min(RECORDS_PX, this.places.length * ROW_PX) + 2}px`;
+    box.addEventListener("scroll", () => this.draw());
+    field.addEventListener("input", () => { this.filter(); this.draw(); });
+    box.addEventListener("click", (event) => { const row = event.target.closest(".row"); if (row) { replay.pause(); replay.show(Number(row.dataset.place)); } });
+    box.addEventListener("keydown", (event) => {
+      const at = this.places.indexOf(this.here), to = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + 10, PageUp: at - 10, Home: 0, End: this.places.length - 1 }[event.key];
+      if (to === undefined || !this.places.length) return;
+      event.preventDefault();
+      replay.pause();
+      replay.show(this.places[Math.min(Math.max(0, to), this.places.length - 1)]);
+    });
+    new ResizeObserver(() => this.draw()).observe(box);
+  }
+
+  filter() {
+    const words = this.field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    this.places = this.replay.rows.flatMap((row, place) => (words.every((word) => `${row.seq} ${row.tag} ${row.text}`.toLowerCase().includes(word)) ? [place] : []));
+    this.note.textContent = words.length ? `${plural(this.places.length, "record")} of ${count(this.replay.rows.length)}` : plural(this.replay.rows.length, "record");
+    this.inner.style.height = `${this.places.length * ROW_PX}px`;
+  }
+
+  mark(place) {
+    this.here = place;
+    const at = this.places.indexOf(place), top = at * ROW_PX, { scrollTop, clientHeight } = this.box;
+    if (at >= 0 && (top < scrollTop || top + ROW_PX > scrollTop + clientHeight)) this.box.scrollTop = top - clientHeight / 2 + ROW_PX;
+    this.draw();
+  }
+
+  draw() {
+    const first = Math.max(0, Math.floor(this.box.scrollTop / ROW_PX) - 3), last = Math.min(this.places.length, first + Math.ceil((this.box.clientHeight || RECORDS_PX) / ROW_PX) + 6);
+    this.inner.replaceChildren(...this.places.slice(first, last).map((place, offset) => {
+      const row = this.replay.rows[place], kind = ENDINGS[row.tag] || ({ error: "bad", warning: "warn" }[this.replay.severity.get(row.seq)] || (row.unknown ? "warn" : ""));
+      const made = el("div", { class: `row ${kind}${place === this.here ? " here" : ""}${place > this.here ? " later" : ""}`, role: "option", id: `record-${place}`, "aria-selected": String(place === this.here), "data-place": place, title: row.text },
+        el("span", {}, `#${row.seq}`), el("span", { class: "num" }, clock(row.ms)), el("span", { class: "tagname soft" }, row.tag), el("span", { class: "said" }, row.text));
+      made.style.top = `${(first + offset) * ROW_PX}px`;
+      return made;
+    }));
+    this.box.setAttribute("aria-activedescendant", `record-${this.here}`);
+  }
+}

@@ -1,0 +1,152 @@
+"""Where forensics gets its records: a cache, a copied journal, a bundle, or the segments of a mirror. Never writes.
+
+A cache is read as the other commands do, guarded, beside a running build. A journal that is damaged gives what still
+reads of it, from its beginning; where not even that is left, the segments beside it are read.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from journal import Entry, JournalDamagedError, guard
+from journal.lock import held
+from journal.record import EMPTY
+from store import bundle, segment
+from store.artifacts import Artifacts
+from store.errors import DamagedHistoryError, StoreError, from_os_error
+from store.events import ArtifactRef
+from store.layout import Layout
+from store.view import require_cache
+from store.writeonce import read_regular
+from tools.looking import Source
+from tools.records import History, read
+
+MAX_ARTIFACT_BYTES = 1 << 30
+"""Longer artifacts are not read into memory to be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class InCache:
+    """The artifacts of a cache."""
+
+    artifacts: Artifacts
+
+    def read(self, ref: ArtifactRef) -> bytes | None:
+        """Return the bytes of an artifact after checking them, or nothing."""
+        if ref.size > MAX_ARTIFACT_BYTES:
+            return None
+        try:
+            return self.artifacts.read(ref)
+        except StoreError:
+            return None
+
+    def holds(self, ref: ArtifactRef) -> bool:
+        """Whether an artifact is there with its size."""
+        return self.artifacts.present(ref)
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No artifacts at all."""
+
+    def read(self, ref: ArtifactRef) -> bytes | None:  # noqa: ARG002 - the port's signature
+        """Return nothing."""
+        return None
+
+    def holds(self, ref: ArtifactRef) -> bool:  # noqa: ARG002 - as above
+        """Tell that it is not there."""
+        return False
+
+
+def from_cache(layout: Layout) -> Source:
+    """Read a cache, or a mirror of one.
+
+    Raises:
+        RequestRefusedError: There is no cache.
+        DamagedHistoryError: Nothing of its journal and segments can be read.
+        journal.JournalError: The journal cannot be read by this user.
+    """
+    holdings, shown = InCache(Artifacts(layout)), str(layout.root)
+    if layout.journal.exists():
+        history, locked = _journal(layout.journal, foreign=False), held(layout.build_lock) is not None
+        if history.moments or not layout.segment_files():
+            return Source(kind="cache", path=shown, history=history, holdings=holdings, held=locked)
+    elif not layout.segment_files():
+        require_cache(layout)
+    return Source(kind="segments", path=shown, history=_segments(layout), holdings=holdings)
+
+
+def from_journal(path: Path) -> Source:
+    """Read a journal that was copied from somewhere; nothing but its bytes is trusted.
+
+    Raises:
+        journal.JournalError: There is none, this user may not read it, or nothing of it can be read.
+    """
+    return Source(
+        kind="journal",
+        path=str(path),
+        history=_journal(path, foreign=True),
+        holdings=Nothing(),
+        carries=False,
+    )
+
+
+def from_bundle(path: Path) -> Source:
+    """Read a bundle; its artifacts are read one by one, when they are asked for.
+
+    Raises:
+        BundleError: It is no bundle, or not whole.
+        StoreError: It cannot be read.
+    """
+    found = bundle.read(path)
+    return Source(
+        kind="bundle",
+        path=str(path),
+        history=read(_values(found.entries)),
+        holdings=found,
+        carries=found.header.artifacts > 0,
+    )
+
+
+def _journal(path: Path, *, foreign: bool) -> History:
+    try:
+        return read(_values(guard.snapshot(path, foreign=foreign).entries))
+    except JournalDamagedError as error:
+        entries = guard.salvage(path)
+        if not entries:
+            raise
+        return read(_values(entries), problem=f"the journal is damaged: {error.message}")
+
+
+def _segments(layout: Layout) -> History:
+    """The records of all segments that follow each other."""
+    entries, head, problem = (
+        list[Entry](),
+        EMPTY,
+        "there is no journal: what came after the last commit is not known",
+    )
+    files = layout.segment_files()
+    for number in range(1, max(files, default=0) + 1):
+        try:
+            path = layout.segments / files[number]
+            data = read_regular(path, limit=path.lstat().st_size)
+            found = segment.decode(b"" if data is None else data)
+        except KeyError:
+            problem = f"segment {number} is missing"
+            break
+        except OSError as error:
+            problem = from_os_error(error, f"segment {number}").message
+            break
+        except DamagedHistoryError as error:
+            problem = error.message
+            break
+        if found.before != head:
+            problem = f"segment {number} does not continue the one before"
+            break
+        entries.extend(found.entries)
+        head = entries[-1].head if entries else head
+    return read(_values(entries), problem=problem)
+
+
+def _values(entries: Iterable[Entry]) -> Iterator[tuple[int, bytes, bytes]]:
+    return ((entry.seq, entry.chain, entry.raw) for entry in entries)

@@ -1,0 +1,143 @@
+"""One line about an event, for people. Pure."""
+
+from typing import assert_never
+
+from store import events as e
+from store.events import Event
+from tools.harmless import joined, text
+from tools.records import Moment
+from tools.render import plural, seconds, size
+
+_SHORT = 12
+
+
+def tell(moment: Moment) -> str:
+    """What a record says, or that it cannot be understood."""
+    if moment.event is None:
+        if moment.problem:
+            return f"cannot be read: {text(moment.problem, 300)}"
+        return f"written by a later version: {text(moment.payload, 300)}"
+    return text(_told(moment.event), 600)
+
+
+def _told(event: Event) -> str:
+    match event:
+        case e.BuildCommitted() | e.BuildFailed() | e.BuildAbandoned() | e.BuildRefused() | e.BuildDenied():
+            return _ending(event)
+        case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.StepStarted() | e.StepRetried():
+            return _work(event)
+        case e.BuildStarted() | e.BuildPlanned() | e.TilesSelected() | e.StepReused() | e.CoverageWalked():
+            return _frame(event)
+        case e.CheckPassed():
+            return f"check {event.check} of {event.subject} passed{_measured(event)}"
+        case e.CheckFailed():
+            return f"check {event.check} of {event.subject} FAILED: {event.why}"
+        case _:
+            return _upkeep(event)
+
+
+def _ending(
+    event: e.BuildCommitted | e.BuildFailed | e.BuildAbandoned | e.BuildRefused | e.BuildDenied,
+) -> str:
+    match event:
+        case e.BuildCommitted():
+            signed = f", signed by {event.key_id}" if event.signature else ""
+            return f"generation {event.generation} committed, shows build {event.origin}{signed}"
+        case e.BuildFailed():
+            return f"failed at {event.step} {event.subject}: {event.message}"
+        case e.BuildAbandoned():
+            return f"abandoned, it was at {event.step or 'its start'}: {event.reason}"
+        case e.BuildRefused():
+            return f"refused: {event.reason}"
+        case e.BuildDenied():
+            return f"a run waited {seconds(event.waited_ms / 1000)} for the build lock, in vain"
+        case _:
+            assert_never(event)
+
+
+def _work(event: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.StepStarted | e.StepRetried) -> str:
+    match event:
+        case e.EngineCompiled():
+            what = "" if event.purpose == "flight" else f" as {event.purpose}"
+            took = seconds(event.elapsed_ms / 1000)
+            return f"engine {event.model} compiled{what}: {size(event.artifact.size)} in {took}"
+        case e.CellEmbedded():
+            where = f"{event.zoom}/{event.cell_x}/{event.cell_y}"
+            return f"cell {where}: {event.rows} rows, {event.embedded} embedded, {event.copied} copied"
+        case e.IndexBuilt():
+            took = seconds(event.elapsed_ms / 1000)
+            return f"index {event.kind} built: {event.rows:,} rows, {size(event.artifact.size)} in {took}"
+        case e.StepStarted():
+            return (
+                f"{event.kind} begun: {joined(event.subjects)}" if event.subjects else f"{event.kind} begun"
+            )
+        case e.StepRetried():
+            return (
+                f"{event.kind} again, attempt {event.attempt} failed: {event.why} ({joined(event.subjects)})"
+            )
+        case _:
+            assert_never(event)
+
+
+def _frame(
+    event: e.BuildStarted | e.BuildPlanned | e.TilesSelected | e.StepReused | e.CoverageWalked,
+) -> str:
+    match event:
+        case e.BuildStarted():
+            name = event.inputs.get("flight_id")
+            return f"build of {name!r} began" + (", although it was rolled back from" if event.again else "")
+        case e.BuildPlanned():
+            return "planned: " + joined(
+                (
+                    f"{step.get('kind')} {step.get('subject') or ''} {step.get('decision')}"
+                    for step in event.steps
+                ),
+                6,
+            )
+        case e.TilesSelected():
+            left = f", {event.excluded} left out" if event.excluded else ""
+            return f"{plural(event.count, 'tile')} selected of {event.wanted:,} wanted{left}"
+        case e.StepReused():
+            return f"{plural(event.count, 'step')} reused: {event.kind}"
+        case e.CoverageWalked():
+            return (
+                f"{plural(event.files, 'file')} walked, {event.present:,} of {event.wanted:,} tiles present"
+            )
+        case _:
+            assert_never(event)
+
+
+def _upkeep(
+    event: e.CacheCreated
+    | e.RolledBack
+    | e.GenerationAccepted
+    | e.GenerationSigned
+    | e.CollectionPlanned
+    | e.Collected
+    | e.Repaired
+    | e.Imported,
+) -> str:
+    match event:
+        case e.CacheCreated():
+            return f"cache {event.cache_id[:_SHORT]} created by {event.writer}"
+        case e.RolledBack():
+            return f"rolled back from build {event.left} to build {event.target}: {event.why or 'no reason given'}"
+        case e.GenerationAccepted():
+            return f"generation {event.generation} accepted: {event.why or 'no reason given'}"
+        case e.GenerationSigned():
+            return f"generation {event.generation} signed by {event.key_id}"
+        case e.CollectionPlanned():
+            return f"{plural(len(event.digests), 'artifact')} about to be collected, {size(event.size)}"
+        case e.Collected():
+            return f"{plural(len(event.digests), 'artifact')} collected, {size(event.size)}"
+        case e.Repaired():
+            return f"{event.subject} {event.sha256[:_SHORT]}: {event.action}"
+        case e.Imported():
+            return f"{plural(event.artifacts, 'artifact')} imported from {event.source}"
+        case _:
+            assert_never(event)
+
+
+def _measured(event: e.CheckPassed) -> str:
+    shown = ", ".join(f"{name} {value}" for name, value in event.measured.items())
+    return f": {shown}" if shown else ""
