@@ -19,7 +19,7 @@ from tools.keys import MAX_CHANGES, changes
 from tools.timeline import Track
 
 MAX_RUNS = 10_000
-_NOT_HOST = ("request",)
+_NOT_HOST = ("request", "pid")
 
 
 def compare(a: tuple[Track, Build], b: tuple[Track, Build], holdings: Holdings) -> dict[str, Any]:
