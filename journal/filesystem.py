@@ -5,7 +5,6 @@ links. Local file systems that are known to give these are allowed; remote ones 
 setting, because nobody tried them.
 """
 
-import ctypes
 import os
 from pathlib import Path
 from typing import Final
@@ -40,8 +39,6 @@ _REMOTE: Final = {
 _STATFS_BYTES: Final = 256  # struct statfs has 120 bytes on 64-bit Linux; f_type is its first word
 _TYPE_BYTES: Final = 8
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
 
 def filesystem_type(path: Path) -> int:
     """The type number of the file system that holds an existing path: `f_type` of statfs(2).
@@ -49,8 +46,11 @@ def filesystem_type(path: Path) -> int:
     Raises:
         OSError: The path does not exist or cannot be asked.
     """
+    import ctypes  # noqa: PLC0415 - heavy, and a look at a journal does not ask
+
+    libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
-    if _libc.statfs(os.fsencode(path), buffer) != 0:
+    if libc.statfs(os.fsencode(path), buffer) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(path))
     return int.from_bytes(buffer.raw[:_TYPE_BYTES], "little") & 0xFFFFFFFF

@@ -96,7 +96,9 @@ def _by_errno(code: int, what: str, path: Path) -> tuple[JournalError, bool]:
             # LMDB reports a write that the full disk cut short as an input/output error.
             return _full(what), True
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return JournalPermissionError(what, hint="run as the owner of the cache"), False
+            return JournalPermissionError(
+                what, hint="run as the owner of the cache, on a writable file system"
+            ), False
         case errno.ENOENT:
             return JournalMissingError(what, hint="check the path of the cache"), False
         case errno.ENOLCK | errno.EOPNOTSUPP:

@@ -25,8 +25,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-import portalocker
-
 from journal.errors import (
     BuildLockHeldError,
     JournalError,
@@ -146,6 +144,8 @@ class BuildLock:
 
     def _attempt(self) -> int | None:
         """An open descriptor that holds the lock on the file that has the path now; None if another holds it."""
+        import portalocker  # noqa: PLC0415 - heavy, and needed only where a lock is taken
+
         try:
             fd = _open(self.path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError as error:
@@ -243,7 +243,7 @@ def _cannot_open(path: Path, error: OSError) -> JournalError:
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return JournalPermissionError(
                 f"{path}: permission to open the lock file expected: {error.strerror}",
-                hint="run as the owner of the cache",
+                hint="run as the owner of the cache, on a writable file system",
             )
         case errno.ELOOP | errno.EISDIR | errno.ENXIO:
             return _not_regular(path)
@@ -255,7 +255,8 @@ def _cannot_open(path: Path, error: OSError) -> JournalError:
 
 def _not_regular(path: Path) -> JournalFilesystemError:
     return JournalFilesystemError(
-        f"{path}: a regular file expected as lock file", hint="move what is there away"
+        f"{path}: a regular file expected as lock file, found something else",
+        hint=f"move {path} away, then run it again: it is made anew",
     )
 
 

@@ -6,6 +6,7 @@ up, and may die at it, or find no space for it; what that leaves is mended here 
 
 import errno
 import os
+import stat
 import struct
 import time
 from pathlib import Path
@@ -35,18 +36,34 @@ def set_lock_space_aside(path: Path) -> None:
     """Give the lock file its space on the disk before LMDB maps it: a page that does not fit ends the process.
 
     Not while this process has the journal open: closing a descriptor of the lock file would drop its locks.
+
+    Raises:
+        JournalFilesystemError: Something that is no regular file has the name; LMDB would write through a link.
+        OSError: The file cannot be made.
     """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        fd = os.open(f"{os.fspath(path)}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(f"{os.fspath(path)}-lock", flags, 0o644)
     except OSError as error:
         if error.errno == errno.EROFS:
             return  # LMDB reads without a lock file there
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            raise _no_lock_file(path) from error
         raise
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _no_lock_file(path)
         if os.fstat(fd).st_blocks * 512 < _LOCK_BYTES:
             os.posix_fallocate(fd, 0, _LOCK_BYTES)
     finally:
         os.close(fd)
+
+
+def _no_lock_file(path: Path) -> JournalFilesystemError:
+    return JournalFilesystemError(
+        f"{path}-lock: a regular file expected as lock file, found something else",
+        hint=f"move {path}-lock away, then run it again: it is made anew",
+    )
 
 
 def open_set_up(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes: int) -> lmdb.Environment:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoding import decode
-from pipeline.engines.precision import least_cosine
+from pipeline.engines.narrow_types import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.gathering import located
 from pipeline.inputs import Model

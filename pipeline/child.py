@@ -59,7 +59,7 @@ def serve(start: Callable[[Message], Handler]) -> None:
     except StopIteration:
         return
     except Exception as error:  # noqa: BLE001 - every failure must reach the parent
-        _send(answers, [FAILED, None, _describe(error)])
+        _send(answers, [FAILED, None, describe(error)])
         return
     _send(answers, [READY, None, None])
     for number, request in messages:
@@ -73,12 +73,13 @@ def _answer(answers: BinaryIO, number: int, request: Payload, handler: Handler) 
     try:
         frame = encode([FINISHED, number, handler(request, report)])
     except Exception as error:  # noqa: BLE001 - every failure must reach the parent
-        frame = encode([FAILED, number, _describe(error)])
+        frame = encode([FAILED, number, describe(error)])
     answers.write(frame)
     answers.flush()
 
 
-def _describe(error: Exception) -> Payload:
+def describe(error: Exception) -> Payload:
+    """Return what a parent is told of an error: its class, text, traceback and, where it is one of ours, its fields."""
     text = "".join(traceback.format_exception(error))
     return {
         # Libraries have their own names for it, such as numpy's.

@@ -241,7 +241,7 @@ class WorkerPool:
                     on_progress(value)
             elif number is None:
                 self._bury(worker)
-                raise WorkerStartError(_failure(value, worker.child.log))
+                raise WorkerStartError(failure(value, worker.child.log))
             else:
                 worker.tasks.remove(number)
                 worker.since = time.monotonic()
@@ -304,11 +304,12 @@ def _verdict(kind: str, value: Message, child: Child) -> Outcome:
     if kind == FINISHED:
         return Finished(value=value, log=child.log)
     if kind == FAILED:
-        return _failure(value, child.log)
+        return failure(value, child.log)
     return Failed(kind="FrameError", message=f"unknown message {kind!r}", traceback="", log=child.log)
 
 
-def _failure(value: Message, log: str) -> Outcome:
+def failure(value: Message, log: str) -> Outcome:
+    """Return what an error that a child described means: memory ran out, or it failed."""
     kind, message = value["kind"], value["message"]
     # An error of this package says itself what it is; of a library's only the words tell.
     if not value["fields"] and (

@@ -45,7 +45,7 @@ def build_cache_provisioner(
         engine_compiler: Compiles networks; by default the backend that the request names.
         stand_in_compiler: Compiles for this machine the network that embeds tiles, where its engine is for another; by
             default ONNX Runtime.
-        descriptor_batcher: Embeds tiles; by default worker processes on this machine.
+        descriptor_batcher: Embeds tiles; by default what `config.executor` names.
         tile_metadata_store: Where tiles come from; by default the source that the request names.
         lock: Keeps builds apart; by default a lock file in the cache.
         host: Facts about this machine, recorded and never part of an identity.
@@ -57,6 +57,7 @@ def build_cache_provisioner(
 
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.
+        RequestError: `config.executor` needs a package that is not installed.
     """
     layout = Layout(config.cache_root.absolute(), config.manifest_filename)
 
@@ -84,7 +85,7 @@ def build_cache_provisioner(
         lock=lock or CacheLock(layout, config.lock_timeout_s),
         host=host if host is not None else host_facts(),
         progress=progress or Silent(),
-        batcher=descriptor_batcher or LocalDescriptorBatcher(workers=config.worker_count),
+        batcher=descriptor_batcher or _batcher(config),
         index_builder=index_builder or FaissIndexBuilder(),
         compiler_for=compiler_for,
         stand_in_compiler=stand_in_compiler or OnnxRuntimeCompiler(),
@@ -93,4 +94,15 @@ def build_cache_provisioner(
         trusting=trusting,
         free_bytes=free_bytes,
         precision=precision,
+    )
+
+
+def _batcher(config: C10ProvisionerConfig) -> DescriptorBatcher:
+    if config.executor != "ray":
+        return LocalDescriptorBatcher(workers=config.worker_count)
+    from pipeline.ray_batcher import LOCAL, RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
+
+    here = config.ray_address == LOCAL
+    return RayDescriptorBatcher(
+        address=config.ray_address, workers=config.worker_count if here else config.workers
     )

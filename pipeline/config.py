@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.errors import RequestError
 
 _MAX_WORKERS = 256
+_EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +23,14 @@ class C10ProvisionerConfig:
             missing or damaged always does.
         lock_timeout_s: How long to wait for another build, seconds.
         manifest_filename: Names of the manifest files, a format string on `generation`.
-        workers: Embedding processes; by default one per processor this process may use.
+        workers: Embedding processes; by default one per processor this process may use, or of the cluster.
         reserve_mb: Disk space set aside so that a failure on a full disk is still recorded, MiB.
         allow_unknown_filesystem: Accept a local file system that nobody tried; remote ones are always refused.
         signing_key: Private key that signs what is committed, a file outside of the cache.
         trusted_keys: Whose signatures ground commands accept: lines of key files, or paths of such files.
+        executor: Where tiles are embedded: "local", processes on this machine, or "ray", actors on a Ray cluster.
+        ray_address: That cluster: HOST:PORT, "auto" for the one that Ray finds, or "local" for one that is started
+            on this machine for the build.
         memory_folder: Where tile digests are remembered between builds; outside of any cache.
     """
 
@@ -40,6 +44,8 @@ class C10ProvisionerConfig:
     signing_key: Path | None = None
     trusted_keys: tuple[str, ...] = ()
     memory_folder: Path | None = None
+    executor: str = "local"
+    ray_address: str = "local"
 
     def __post_init__(self) -> None:
         """Check what the types cannot.
@@ -58,6 +64,11 @@ class C10ProvisionerConfig:
             "workers": (
                 self.workers is None or _whole(self.workers, 1, _MAX_WORKERS),
                 f"a whole number from 1 to {_MAX_WORKERS}",
+            ),
+            "executor": (self.executor in _EXECUTORS, " or ".join(map(repr, _EXECUTORS))),
+            "ray_address": (
+                _text(self.ray_address),
+                "HOST:PORT, 'auto' or 'local'",
             ),
             "signing_key": (_key_path(self.signing_key), "the path of a key file"),
             "trusted_keys": (
@@ -108,6 +119,10 @@ def _whole(value: object, least: int, greatest: int) -> bool:
 
 def _key_path(value: object) -> bool:
     return value is None or isinstance(value, Path)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _texts(value: object) -> bool:

@@ -233,7 +233,7 @@ class _Run:
                     case Finished(value=value):
                         yield self._result(window, value)
                     case Failed():
-                        raise _embed_error(window, outcome)
+                        raise embed_error(window, outcome)
                     case Died() | OutOfMemory() | TimedOut():
                         failed = True
                         self._retry(window, outcome)
@@ -244,7 +244,7 @@ class _Run:
                     self._fill(pool)
         except WorkerStartError as error:
             if isinstance(error.outcome, Failed):
-                raise _embed_error(None, error.outcome) from error
+                raise embed_error(None, error.outcome) from error
             self._retry(None, error.outcome)
 
     def _next(self) -> Window | None:
@@ -267,7 +267,7 @@ class _Run:
         if self._workers == 1:
             self._alone[number] = self._alone.get(number, 0) + 1
             if self._alone[number] >= ATTEMPTS_ALONE:
-                raise _embed_error(window, outcome)
+                raise embed_error(window, outcome)
         self._workers = max(1, self._workers // 2)
         attempt = 1
         if window is not None:
@@ -278,29 +278,39 @@ class _Run:
 
     def _result(self, window: Window, value: Message) -> WindowResult:
         self._attempts.pop(window.number, None)
-        bad = {
-            index: BadTile(tile=window.tiles[index], kind=kind, message=message)
-            for index, kind, message in value["bad"]
-        }
-        tiles = tuple(tile for index, tile in enumerate(window.tiles) if index not in bad)
-        vectors, texture = value["vectors"], value["texture"]
-        if vectors.shape != (len(tiles), self._dimensions) or texture.shape != (len(tiles),):
-            raise EmbedError(
-                f"expected descriptors as [{len(tiles)}, {self._dimensions}], found {list(vectors.shape)}",
-                "compile the engine again",
-                ErrorKind.BAD_VECTORS,
-                None,
-                window_name(window),
-            )
+        result = window_result(window, value, self._dimensions)
         if self._on_progress is not None:
-            self._on_progress(len(tiles))
-        return WindowResult(
-            window=window,
-            tiles=tiles,
-            vectors=vectors,
-            texture=texture,
-            bad=tuple(bad[index] for index in sorted(bad)),
+            self._on_progress(len(result.tiles))
+        return result
+
+
+def window_result(window: Window, value: Message, dimensions: int) -> WindowResult:
+    """Return a window's result from a worker's answer.
+
+    Raises:
+        EmbedError: The answer has other rows than there are good tiles, or rows of another length.
+    """
+    bad = {
+        index: BadTile(tile=window.tiles[index], kind=kind, message=message)
+        for index, kind, message in value["bad"]
+    }
+    tiles = tuple(tile for index, tile in enumerate(window.tiles) if index not in bad)
+    vectors, texture = value["vectors"], value["texture"]
+    if vectors.shape != (len(tiles), dimensions) or texture.shape != (len(tiles),):
+        raise EmbedError(
+            f"expected descriptors as [{len(tiles)}, {dimensions}], found {list(vectors.shape)}",
+            "compile the engine again",
+            ErrorKind.BAD_VECTORS,
+            None,
+            window_name(window),
         )
+    return WindowResult(
+        window=window,
+        tiles=tiles,
+        vectors=vectors,
+        texture=texture,
+        bad=tuple(bad[index] for index in sorted(bad)),
+    )
 
 
 def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> Payload:
@@ -355,7 +365,8 @@ def told(outcome: Outcome) -> str:
             assert_never(outcome)
 
 
-def _embed_error(window: Window | None, outcome: Outcome) -> EmbedError:
+def embed_error(window: Window | None, outcome: Outcome) -> EmbedError:
+    """Return the error that says that a window, or a worker's start, was given up."""
     log = "" if isinstance(outcome, Finished) else outcome.log.strip()[-_LOG_TAIL:]
     died = not isinstance(outcome, Failed)
     hint = (

@@ -11,9 +11,9 @@ from datetime import date
 from hashlib import sha256
 from pathlib import Path
 
+from pipeline.engines.narrow_types import least_cosine
 from pipeline.engines.onnx_file import inspect_onnx, onnx_digest
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
-from pipeline.engines.precision import least_cosine
 from pipeline.errors import CompileError, ErrorKind, RequestError
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs, Model

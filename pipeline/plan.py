@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.cells import Cell, group_cells
+from pipeline.engines.narrow_types import least_cosine
 from pipeline.inputs import Inputs, Model
 from pipeline.request import BadTilePolicy
 from store.attached import GOLDEN, attached
@@ -18,6 +19,8 @@ from store.canonical import Document
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled
 from store.identity import cell_components, cell_key, descriptor_id, difference
 from store.state import State
+
+_BILLION = 1_000_000_000
 
 ENGINE_CHECK = "engine"
 """Name of the check that an engine must have passed before its step counts as done."""
@@ -175,12 +178,17 @@ def _engine(state: State, model: Model, present: Present) -> EnginePlan:
 def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:
     """Tell whether an engine passed its check, as far as this machine can check it.
 
-    A pass that was given without running the engine is none on a machine that can run it.
+    A pass that was given without running the engine is none on a machine that can run it, and one that was given for
+    less agreement than is asked for now is none either.
     """
     found = state.memo.passed.get((ENGINE_CHECK, model.key))
     if found is None or found.artifact != event.artifact.sha256:
         return False
-    return not model.runs_here or found.measured.get("executed", True) is True
+    if not model.runs_here:
+        return True
+    cosine = found.measured.get("cosine_ppb", _BILLION)
+    least = round(least_cosine(model.job.precision, model.job.least_cosine) * _BILLION)
+    return found.measured.get("executed", True) is True and cosine >= least
 
 
 def _stand_in(state: State, model: Model, present: Present) -> EnginePlan | None:

@@ -1,6 +1,7 @@
 """Before anything is begun: is there room for what will be written?"""
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,8 +66,11 @@ def require_space_for_engines(layout: Layout, models: tuple[Model, ...], free: i
 def _require(layout: Layout, wanted: int, free: int, what: str) -> None:
     if wanted <= free:
         return
+    # Below zero where not even the disk reserve fits: that has to be freed, too.
+    collecting = f", or c10 gc --cache {shlex.quote(str(layout.root))} (says what can go)"
     raise DiskFullError(
         ErrorKind.DISK_FULL,
-        f"expected {wanted:,} bytes free in {layout.root} for {what}, found {max(free, 0):,}; nothing was begun",
-        hint=f"free {wanted - max(free, 0):,} bytes, or c10 gc --cache {layout.root} (says what can go)",
+        f"expected {wanted:,} bytes free in {layout.root} for {what}, found {max(free, 0):,} that may be used;"
+        " nothing was begun",
+        hint=f"free {wanted - free:,} bytes{collecting if layout.exists() else ''}",
     )

@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 
+from pipeline.engines.onnx_file import read_onnx
 from pipeline.engines.port import EngineJob
 from store.golden import Run, Vectors
 from store.runtime import EngineLoadError, EngineRunError, RuntimeUnavailableError
@@ -12,7 +13,10 @@ from store.runtime import EngineLoadError, EngineRunError, RuntimeUnavailableErr
 def reference_run(job: EngineJob) -> Run:
     """Return a function from samples, float32 [n, ...], to descriptors, float32 [n, d]; nothing is optimised.
 
+    The library is given the very bytes that the engine's key names, weights included, and looks up no file by itself.
+
     Raises:
+        CompileError: BAD_MODEL, the network is not the one that was compiled any more.
         RuntimeUnavailableError: ONNX Runtime is not installed.
         EngineLoadError: It refuses the network.
     """
@@ -27,8 +31,9 @@ def reference_run(job: EngineJob) -> Run:
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    network = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).model.SerializeToString()
     try:
-        session = runtime.InferenceSession(str(job.onnx), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library raises a private class per status code
         raise EngineLoadError(f"expected ONNX Runtime to load {job.model}, found: {error}") from error
     fixed = session.get_inputs()[0].shape[0]

@@ -32,6 +32,7 @@ from pipeline.tiles.tile import TileMetadataStore
 from store import coverage
 from store.artifacts import Artifacts
 from store.attached import GOLDEN, attached
+from store.displacement import free_displaced
 from store.errors import (
     ArtifactError,
     DiskFullError,
@@ -115,8 +116,9 @@ class Repair:
             require_cache(self.layout)
         with self.lock:
             refuse_exposed(self.layout.root)
+            freed = self._folders()
             rebuilt = rebuild(self.layout, allow_unknown_filesystem=self.allow_unknown_filesystem)
-            mends = self._projections()
+            mends = [*freed, *self._projections()]
             with self.open_store() as store:
                 if rebuilt.quarantine:
                     what, was = self.layout.journal.name, "replaced by a rebuild"
@@ -158,6 +160,9 @@ class Repair:
                 f"expected events this version knows, found {view.state.unknown[0]}; nothing was changed",
                 hint="use the newer C10 that wrote this cache",
             )
+        freed = self._folders()
+        if freed:
+            view = look(self.layout, strict=False)
         require_journal(self.layout, view.state, [fact.chain for fact in view.facts])
         try:
             for name in FOLDERS:
@@ -166,7 +171,15 @@ class Repair:
             raise from_os_error(error, f"cache {self.layout.root}") from error
         mends = [self._mended(what, was, kind) for what, was, kind in _misplaced(self.layout, view)]
         self.layout.create()
-        return mends
+        return [*freed, *mends]
+
+    def _folders(self) -> list[Mend]:
+        """Set aside what has the place of a folder: whatever lies behind a link is no part of this cache."""
+        was, action = "expected a folder of the cache, found something else", "set aside"
+        return [
+            Mend(what=name, was=was, action=action, ok=True, quarantine=kept)
+            for name, kept in free_displaced(self.layout)
+        ]
 
     def _mended(self, what: str, was: str, kind: ProblemKind) -> Mend:
         path, stranger = self.layout.root / what, kind is ProblemKind.STRANGER

@@ -38,7 +38,7 @@ class Embedder:
         """Embed one window.
 
         Args:
-            request: For each tile its expected SHA-256 in hexadecimal and its locator.
+            request: For each tile its expected SHA-256 in hexadecimal, and its locator or its encoded bytes.
             progress: Not used: a window is short.
 
         Returns:
@@ -51,9 +51,9 @@ class Embedder:
         textures: list[float] = []
         vectors: list[NDArray[np.float32]] = []
         filled = 0
-        for number, (sha256, locator) in enumerate(request):
+        for number, (sha256, source) in enumerate(request):
             try:
-                image = picture(sha256, locator)
+                image = picture(sha256, source)
                 self._samples[filled] = self._preprocessing.apply(image)
             except TileError as error:
                 bad[number] = (error.kind, error.message)
@@ -77,7 +77,11 @@ def start(first: Message) -> Handler:
         EmbedError: The bytes are others, or the engine takes samples of another shape.
         ExecutionError: The engine cannot run here.
     """
-    data = Path(first["engine"]).read_bytes()
+    return serve_engine(Path(first["engine"]).read_bytes(), first)
+
+
+def serve_engine(data: bytes, first: Message) -> Handler:
+    """Load an engine from its bytes; see `start`."""
     found = hashlib.sha256(data).hexdigest()
     if found != first["sha256"]:
         raise EmbedError(
@@ -105,13 +109,17 @@ def start(first: Message) -> Handler:
     return Embedder(engine, preprocessing).embed
 
 
-def picture(sha256: str, locator: list[str | int]) -> NDArray[np.uint8]:
+def picture(sha256: str, source: list[str | int] | bytes) -> NDArray[np.uint8]:
     """Return a tile's pixels, uint8 [h, w, 3].
+
+    Args:
+        sha256: What its encoded bytes are expected to hash to, in hexadecimal.
+        source: Its locator, or these bytes where the process that asks has read them.
 
     Raises:
         TileError: Unreadable, undecodable, or other bytes than expected.
     """
-    data = read_tile(tuple(locator))
+    data = source if isinstance(source, bytes) else read_tile(tuple(source))
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise TileError(

@@ -21,10 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from store.canonical import Digest, is_digest
-from store.errors import ArtifactError, ArtifactsBusyError, ErrorKind, from_os_error, is_shortage, unread
+from store.errors import (
+    ArtifactError,
+    ArtifactsBusyError,
+    CacheUnusableError,
+    ErrorKind,
+    from_os_error,
+    is_shortage,
+    unread,
+)
 from store.events import ArtifactRef
 from store.layout import Layout
 from store.quarantine import set_aside
+from store.remedies import repairing
 from store.writeonce import Draft, draft, read_regular, sync_existing
 
 _CHUNK = 1 << 20
@@ -97,10 +106,24 @@ class Artifacts:
             time.sleep(min(_CHECK_INTERVAL_S, left))
 
     def _open_lock(self) -> int:
+        path, flags = self.layout.artifacts_lock, os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            return os.open(self.layout.artifacts_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)
         except OSError as error:
-            raise from_os_error(error, f"lock file {self.layout.artifacts_lock}") from error
+            if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+                raise self._no_lock() from error
+            raise from_os_error(error, f"lock file {path}") from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise self._no_lock()
+        return fd
+
+    def _no_lock(self) -> CacheUnusableError:
+        return CacheUnusableError(
+            ErrorKind.FILE_SYSTEM,
+            f"expected a regular file as lock {self.layout.artifacts_lock}, found something else",
+            hint=repairing(self.layout),
+        )
 
     @contextmanager
     def draft(self) -> Iterator[Draft]:
@@ -184,7 +207,7 @@ class Artifacts:
             fd = os.open(
                 self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return "missing"
         except OSError as error:
             return self._unopened(ref, error)
@@ -283,10 +306,15 @@ class Artifacts:
             os.close(fd)
 
     def names(self) -> Iterator[tuple[str, os.stat_result, Path]]:
-        """Yield (digest, lstat, path) of every well-named object; anything else has an empty digest."""
+        """Yield (digest, lstat, path) of every well-named object; anything else has an empty digest.
+
+        Where there is no folder of artifacts, or something else in its place, there are none.
+        """
+        if self.layout.artifacts.is_symlink() or not self.layout.artifacts.is_dir():
+            return
         lock = self.layout.artifacts_lock.name
         for folder in _entries(self.layout.artifacts):
-            if folder.name == lock:
+            if folder.name == lock and folder.is_file(follow_symlinks=False):
                 continue
             if len(folder.name) != 2 or not folder.is_dir(follow_symlinks=False):
                 yield "", folder.stat(follow_symlinks=False), Path(folder.path)

@@ -13,6 +13,7 @@ from journal import HeadMovedError, Journal
 from store import evidence, recovery
 from store.artifacts import Artifacts
 from store.canonical import Document
+from store.displacement import refuse_displaced
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.events import Event, GenerationAccepted
 from store.exposure import refuse_exposed
@@ -87,6 +88,7 @@ def open_beside(
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
     refuse_exposed(layout.root)
+    refuse_displaced(layout)
     if create:
         ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
     require_cache(layout)

@@ -15,7 +15,7 @@ from store.artifacts import Artifacts
 from store.attached import artifacts_of, attached_to_failure
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.events import ArtifactRef
-from store.layout import KNOWN_ENTRIES
+from store.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.manifest import Manifest
 from store.state import State
 from store.tables import BlockRow, decode_blocks
@@ -245,11 +245,17 @@ def _strangers(artifacts: Artifacts) -> Iterable[str]:
     for entry in sorted(os.scandir(layout.root), key=lambda found: found.name):
         if entry.name not in KNOWN_ENTRIES:
             yield f"{entry.name}: expected nothing of this name"
+        elif entry.name in FOLDERS and not entry.is_dir(follow_symlinks=False):
+            yield f"{entry.name}: expected a folder of the cache, found something else"
+        elif entry.name in LOCKS and not entry.is_file(follow_symlinks=False):
+            yield f"{entry.name}: expected a regular file, found something else"
     expected = {
         layout.manifests: {*layout.manifest_files().values()},
         layout.segments: {*layout.segment_files().values()},
     }
     for folder, names in expected.items():
+        if folder.is_symlink() or not folder.is_dir():
+            continue  # a folder that is gone is told of by what it should hold
         for entry in sorted(os.scandir(folder), key=lambda found: found.name):
             signed = signed_manifest(entry.name)
             if entry.name not in names and (signed is None or signed[0] not in names):

@@ -288,7 +288,7 @@ def _writing(target: Path) -> Iterator[Callable[[bytes], object]]:
                 os.fsync(fd)
                 fsync_dir(target.parent)
             else:
-                new.publish(target.parent, target.name)
+                new.publish(target.parent.resolve(), target.name)
         except BaseException:
             if named:
                 with suppress(OSError):

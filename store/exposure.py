@@ -6,6 +6,7 @@ nothing. A folder that a group may write to is its owner's decision; `c10 verify
 """
 
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import Final
@@ -66,4 +67,6 @@ def refuse_exposed(root: Path) -> None:
     """
     reasons = exposed_path(root)
     if reasons:
-        raise CacheUnusableError(ErrorKind.PERMISSION, f"{root}: {reasons[0]}", hint=f"chmod -R o-w {root}")
+        raise CacheUnusableError(
+            ErrorKind.PERMISSION, f"{root}: {reasons[0]}", hint=f"chmod -R o-w {shlex.quote(str(root))}"
+        )

@@ -8,9 +8,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Self, assert_never
+from typing import Final, Self, assert_never
 
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
+
+_NEEDED_BY_REPAIR: Final = frozenset({"build.lock", "journal.mdb-lock"})
+"""Lock files: where something else has their names, no command can begin."""
 
 
 class Depth(StrEnum):
@@ -196,6 +199,8 @@ def _mend(finding: Finding, root: Path) -> str:
     build = f"c10 build REQUEST --cache {cache}"
     if finding.found.startswith(UNREADABLE):
         return f"mend the permissions of {root / finding.path}, or the disk, then verify again"
+    if finding.path in _NEEDED_BY_REPAIR:
+        return f"move {root / finding.path} out of the cache: it is made anew"
     match finding.kind:
         case (
             ProblemKind.ABSENT
@@ -212,6 +217,6 @@ def _mend(finding: Finding, root: Path) -> str:
         case ProblemKind.SIGNATURE | ProblemKind.EXPOSED:
             signed = finding.kind is ProblemKind.SIGNATURE
             sign = f"c10 sign --cache {cache} (with a signing_key that is trusted)"
-            return sign if signed else f"chmod -R o-w {root}"
+            return sign if signed else f"chmod -R o-w {cache}"
         case _:
             assert_never(finding.kind)

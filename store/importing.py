@@ -27,6 +27,7 @@ from store.bundle import Header, Reader
 from store.canonical import Document, sha256
 from store.carried import named_in
 from store.coverage import missing
+from store.displacement import refuse_displaced
 from store.errors import (
     BundleError,
     DamagedHistoryError,
@@ -131,6 +132,7 @@ def import_bundle(
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
     refuse_exposed(layout.root)
+    refuse_displaced(layout)
     with bundle.opened(path) as reader:
         history = _held_against(layout, tuple(reader.entries()))
         _require_signed(history.state, trusted_keys)

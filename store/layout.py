@@ -29,7 +29,8 @@ _KERNELS_OWN = {
 """Type numbers of file systems (linux/magic.h) in which the kernel shows itself."""
 
 FOLDERS = ("artifacts", "manifests", "segments", "quarantine", "tmp")
-KNOWN_ENTRIES = frozenset({*FOLDERS, "journal.mdb", "journal.mdb-lock", "build.lock", "lost+found"})
+LOCKS = ("journal.mdb-lock", "build.lock")
+KNOWN_ENTRIES = frozenset({*FOLDERS, *LOCKS, "journal.mdb", "lost+found"})
 """What may lie in the root; a cache may be the root of its own file system."""
 
 

@@ -24,6 +24,7 @@ from journal.record import EMPTY
 from store import canonical, segment
 from store.artifacts import Artifacts, counted
 from store.coverage import missing, named_by, sound
+from store.displacement import refuse_displaced
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
@@ -168,6 +169,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
     target = Layout(destination, layout.manifest_filename)
     _require_apart(layout, target)
     refuse_exposed(destination)
+    refuse_displaced(target)
     previous = _require_ours(target, source)
     lacking = _missing(source, target, full=full)
     if lacking.nothing:

@@ -440,5 +440,5 @@ def _no_cache(reason: str) -> NoGoError:
 
 def _damaged(problems: Sequence[str]) -> NoGoError:
     return NoGoError(
-        problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 verify --full on the ground, then c10 build"
+        problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 verify --full on the ground, then c10 repair"
     )

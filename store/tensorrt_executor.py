@@ -105,8 +105,9 @@ class TensorRtExecutor:
         given, wanted = (self._batch, *self.sample_shape), (self._batch, self.dimensions)
         buffers = _SETS * 4 * (math.prod(given) + math.prod(wanted)) + sum(map(_size, others))
         self._require_memory(_activations(engine) + buffers, "activations and buffers", gpu)
-        self._parts.make_context()
-        if engine.get_tensor_shape(self._input)[0] != self._batch:
+        is_open = engine.get_tensor_shape(self._input)[0] != self._batch
+        self._parts.make_context(is_open=is_open)
+        if is_open:
             self._settle_batch(given)
         for tensor in others:
             self._address(tensor.name, self._cuda.device_memory(_size(tensor)))
@@ -225,6 +226,7 @@ class _Parts:
     logger: Foreign = None
     runtime: Foreign = None
     engine: Foreign = None
+    config: Foreign = None
     context: Foreign = None
 
     def load(self, data: memoryview) -> None:
@@ -245,13 +247,24 @@ class _Parts:
                 hint="c10 verify --full; or build again for this device",
             )
 
-    def make_context(self) -> None:
+    def make_context(self, *, is_open: bool) -> None:
         """Make the context, which takes the memory for activations.
+
+        Args:
+            is_open: Whether the engine leaves its batch open. TensorRT for RTX then begins with kernels for any batch,
+                compiles others for the one that it gets in the background, and changes over in the middle of the work:
+                rows would depend on when they were made. So these are compiled first.
 
         Raises:
             EngineLoadError: The library refuses.
         """
-        self.context = self.engine.create_execution_context()
+        kinds = getattr(self.library, "DynamicShapesKernelSpecializationStrategy", None)
+        if is_open and kinds is not None:
+            self.config = config = self.engine.create_runtime_config()
+            config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER
+            self.context = self.engine.create_execution_context(runtime_config=config)
+        else:
+            self.context = self.engine.create_execution_context()
         if self.context is None:
             raise EngineLoadError(
                 f"expected an execution context, found: {self.complaints()}",
@@ -264,7 +277,7 @@ class _Parts:
 
     def release(self) -> None:
         """Let go of everything, the last made first."""
-        self.context = self.engine = self.runtime = self.logger = None
+        self.context = self.config = self.engine = self.runtime = self.logger = None
 
     def _require_validity(self, data: memoryview) -> None:
         """Ask the flavour that can tell whether this engine is for this GPU; what it reads is the header alone."""

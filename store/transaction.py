@@ -14,15 +14,16 @@ against the journal again, and its manifest is projected for the new place.
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from journal import HeadMovedError, Journal, JournalDamagedError
+from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.record import Head, encode, extend
 from store import canonical, evidence, manifest
 from store.artifacts import Artifacts
 from store.canonical import Document
+from store.displacement import refuse_displaced
 from store.errors import (
     DamagedHistoryError,
     DiskFullError,
@@ -119,10 +120,11 @@ class Store:
             StoreError, journal.JournalError: The folder or the journal cannot be used.
         """
         refuse_exposed(layout.root)
+        refuse_displaced(layout)
         born = create and ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
         require_cache(layout)
         try:
-            journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+            journal = _open_journal(layout, allow_unknown_filesystem=allow_unknown_filesystem)
         except JournalDamagedError as error:
             error.hint = rebuilding(layout)
             raise
@@ -362,8 +364,7 @@ class Store:
 
     def release_reserve(self) -> None:
         """Give the disk space back that was set aside, if the disk lets us; whoever needs it says what is wrong."""
-        with suppress(OSError):
-            (self.layout.scratch / RESERVE_NAME).unlink(missing_ok=True)
+        _release_reserve(self.layout)
 
     def _clear_scratch(self) -> None:
         """Remove what a dead process left, unless somebody is writing artifacts beside us."""
@@ -373,6 +374,25 @@ class Store:
                     clear_scratch(self.layout)
                 except OSError as error:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
+
+
+def _open_journal(layout: Layout, *, allow_unknown_filesystem: bool) -> Journal:
+    """Open the journal; where not even its lock file finds space, from the reserve, so that a full disk can be cleared."""
+    try:
+        return Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+    except JournalFullError:
+        if not _release_reserve(layout):
+            raise
+        return Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+
+
+def _release_reserve(layout: Layout) -> bool:
+    """Give up the disk space that was set aside; returns whether there was any."""
+    try:
+        (layout.scratch / RESERVE_NAME).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _allocated(fd: int, size: int) -> bool:
@@ -413,7 +433,8 @@ def clear_scratch(layout: Layout) -> None:
     Raises:
         OSError: Something cannot be removed.
     """
-    for folder, names, files in os.walk(layout.scratch, topdown=False):
+    # `os.walk` follows a link that it is given: what lies where it leads is not scratch.
+    for folder, names, files in () if layout.scratch.is_symlink() else os.walk(layout.scratch, topdown=False):
         at = Path(folder)
         for name in files:
             if name != RESERVE_NAME:

@@ -46,11 +46,11 @@ class Draft:
 
         Raises:
             FileExistsError: The name is taken; whatever it names was not touched.
-            OSError: Anything else.
+            OSError: Anything else; the folder is a link, among others.
         """
         os.fchmod(self.fd, 0o444)
         os.fsync(self.fd)
-        target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             # Only with a folder descriptor does Python call linkat with AT_SYMLINK_FOLLOW, which the path
             # under /proc needs.

@@ -5,8 +5,13 @@ from collections.abc import Callable
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 from tests.sample_request import REQUEST
+
+# A limit on the time of one example would make every property a test of how busy the machine is.
+settings.register_profile("c10", deadline=None)
+settings.load_profile("c10")
 
 
 @pytest.fixture(scope="session")

@@ -291,6 +291,9 @@ class FakeGpu:
                 return module.EngineValidity.VALID, 0
 
             Runtime.get_engine_validity = validity
+            module.DynamicShapesKernelSpecializationStrategy = enum.Enum(
+                "DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE"
+            )
         module.Runtime = Runtime
         return module
 
@@ -318,7 +321,12 @@ class Engine:
     def get_tensor_shape(self, name):
         return self.facts[name] if name in self.facts else self.facts["others"][name]
 
-    def create_execution_context(self):
+    def create_runtime_config(self):
+        return SimpleNamespace(dynamic_shapes_kernel_specialization_strategy=None)
+
+    def create_execution_context(self, runtime_config=None):
+        chosen = getattr(runtime_config, "dynamic_shapes_kernel_specialization_strategy", None)
+        self.gpu.specialises = chosen and chosen.name
         if self.gpu.refuses == "context":
             self.logger.log(SEVERITY.ERROR, "OutOfMemory: activations")
             return None

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geography import Run, runs
+from pipeline.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import tile_ranges
 from store import canonical
 from store import events as e
@@ -20,7 +21,7 @@ from store.attached import attached_to_failure
 from store.canonical import CanonicalError, Document
 from store.errors import ArtifactError
 from store.events import ArtifactRef
-from store.identity import cell_components, cell_key, tile_of
+from store.identity import MAX_ZOOM, cell_components, cell_key
 from store.memo import Memo
 from store.tables import TileTable, decode_tiles
 from tools.failure import Holdings, cells_at_fault, tiles_at_fault
@@ -30,7 +31,6 @@ from tools.timeline import Track
 MAX_CELLS: Final = 200_000
 MAX_WANTED: Final = 20_000_000
 MAX_RUNS: Final = 200_000
-_MAX_ZOOM: Final = 25
 
 CellPlace = tuple[int, int, int]
 """(zoom, x >> 4, y >> 4)."""
@@ -158,7 +158,7 @@ def _reused(
 ) -> Iterator[CellPlace]:
     """The cells whose very tiles had a block; with no memo to ask, those that nobody touched."""
     for place, cell in found.items():
-        if cell.status != "waiting" or place not in members:
+        if cell.status != "waiting":
             continue
         if before is None or not space:
             yield place
@@ -212,14 +212,16 @@ def _tiles(
 
 def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[Run]:
     """Wanted tiles that the table lacks, from the box alone."""
-    if not 0 <= zoom[0] <= zoom[1] <= _MAX_ZOOM:
+    west, south, east, north = box
+    lowest, highest = zoom
+    # No request has another area; records from elsewhere may.
+    if not (
+        0 <= lowest <= highest <= MAX_ZOOM
+        and max(abs(west), abs(east)) <= HALF_TURN_E7
+        and -MERCATOR_LIMIT_E7 <= south < north <= MERCATOR_LIMIT_E7
+    ):
         return []
-    try:
-        ranges = tile_ranges((box[0], box[1], box[2], box[3]), (zoom[0], zoom[1]))
-    except (ValueError, ArithmeticError):
-        return []
-    # A box from elsewhere may lie upside down.
-    ranges = tuple(part for part in ranges if part.x0 <= part.x1 and part.y0 <= part.y1)
+    ranges = tile_ranges((west, south, east, north), (lowest, highest))
     if sum(part.count for part in ranges) > MAX_WANTED:
         return []
     found: list[Run] = []
@@ -266,8 +268,3 @@ def _integers(value: object, count: int) -> list[int] | None:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != count:
         return None
     return list(value) if all(type(number) is int for number in value) else None
-
-
-def place_of(identifier: int) -> str:
-    """Name the tile of a descriptor id."""
-    return "/".join(map(str, tile_of(identifier)[:3]))

@@ -18,6 +18,16 @@ REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path
 _WORKERS = click.option(
     "--workers", type=int, metavar="N", help="Embedding processes; one per core if absent."
 )
+_EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    help="Where tiles are embedded: processes here, or actors on a Ray cluster.",
+)
+_RAY_ADDRESS = click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="That cluster: HOST:PORT, auto, or local for one started here for this build.",
+)
 
 
 @click.command()
@@ -25,15 +35,27 @@ _WORKERS = click.option(
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @click.option("--again", is_flag=True, help="Build it even if it was rolled back from.")
 @_WORKERS
+@_EXECUTOR
+@_RAY_ADDRESS
 @shared_options()
-def build(call: Call, *, request_file: Path, dry_run: bool, again: bool, workers: int | None) -> Answer:
+def build(
+    call: Call,
+    *,
+    request_file: Path,
+    dry_run: bool,
+    again: bool,
+    workers: int | None,
+    executor: str | None,
+    ray_address: str | None,
+) -> Answer:
     """Build the flight cache that REQUEST describes, or find that it is there already."""
     if dry_run:
         return _planned(call, request_file, workers)
     root = call.root
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
-        report = provisioner(call, workers, progress=progress).build_cache_artifacts(request, again=again)
+        maker = provisioner(call, workers, progress=progress, executor=executor, ray_address=ray_address)
+        report = maker.build_cache_artifacts(request, again=again)
     return build_answer(report, root)
 
 

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Final, NoReturn
 
 import click
@@ -94,7 +93,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     },
     "Look (never writes)": {
         "status": _Entry(
-            module="tools.read_commands",
+            module="tools.status_command",
             summary="What the cache shows now.",
             shape=_nulls(
                 "generation",
@@ -308,6 +307,8 @@ class _C10(click.Group):
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's
     if wanted and not context.resilient_parsing:
+        from importlib import metadata  # noqa: PLC0415 - a quarter of what a look at a cache costs
+
         try:
             version = metadata.version("c10")
         except metadata.PackageNotFoundError:

@@ -31,8 +31,8 @@ def compare(a: tuple[Track, Build], b: tuple[Track, Build], holdings: Holdings) 
         "a": _head(*a),
         "b": _head(*b),
         "same_identity": one.identity is not None and one.identity == other.identity,
-        "inputs": _changed(one.inputs, other.inputs),
-        "host": _changed(_host(one), _host(other)),
+        "inputs": _changed(*_known(one, other, one.inputs, other.inputs)),
+        "host": _changed(*_known(one, other, _host(one), _host(other))),
         "artifacts": list(_artifacts(one, other)),
         "checks": list(_checks(a[0], b[0])),
         "steps": list(_steps(a[0], b[0])),
@@ -52,6 +52,16 @@ def _head(track: Track, build: Build) -> dict[str, Any]:
         "time": render.iso(build.started_ns),
         "ms": max(0, track.ms(track.own[-1])),
     }
+
+
+def _known(
+    one: Build, other: Build, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Two documents; where a build failed while its inputs were read, what both have: the rest is not known to differ."""
+    if one.identity is not None and other.identity is not None:
+        return old, new
+    names = old.keys() & new.keys()
+    return {name: old[name] for name in names}, {name: new[name] for name in names}
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:

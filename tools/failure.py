@@ -2,6 +2,7 @@
 
 import base64
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -208,6 +209,8 @@ def _inputs(
             "cells", name, ref.sha256 if ref else None, ref.size if ref else None, None, kept.get("window")
         )
     yield from _made_before(build, holdings, step, event.subject if event else "")
+    if build is not None and step == "inputs":
+        yield from _requested(build, event.subject if event else "")
     if build is not None and step in {"cells", "tiles", "inputs"}:
         yield _input("source", build.host.get("source") or build.inputs.get("source"))
     problems = recorded.get("problems")
@@ -215,6 +218,22 @@ def _inputs(
         for problem in islice(problems, MAX_PICTURES):
             name, _, wrong = str(problem).partition(": ")
             yield _input("artifact", name, found=wrong)
+
+
+def _requested(build: Build, subject: str) -> Iterator[dict[str, Any]]:
+    """The files that the recorded request names beside the source, of which the subject may be one."""
+    request = _map(build.host.get("request"))
+    try:
+        document = tomllib.loads(str(request.get("text", "")))
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return
+    models = document.get("models")
+    networks = [each for each in models if isinstance(each, Mapping)] if isinstance(models, list) else []
+    named = [each for each in networks if each.get("name") == subject]
+    for each in (named or networks)[:MAX_PICTURES]:
+        yield _input("network", f"{each.get('name')} ({each.get('onnx')})")
+    if not named and document.get("calibration") is not None:
+        yield _input("calibration", document["calibration"])
 
 
 def _made_before(

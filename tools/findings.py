@@ -128,14 +128,10 @@ def _gaps(track: Track) -> Iterator[dict[str, Any]]:
 
 
 def _retries(track: Track) -> Iterator[dict[str, Any]]:
-    retries = [m for m in track.own if isinstance(m.event, e.StepRetried)]
-    for moment in retries[:_MAX_EACH]:
-        event = moment.event
-        if isinstance(event, e.StepRetried):
-            told = " ".join(
-                filter(None, (event.kind, joined(event.subjects), f"was tried again: {event.why}"))
-            )
-            yield finding("retry", "warning", moment.seq, told, "fewer workers, or a smaller engine.batch")
+    retries = [(m.seq, m.event) for m in track.own if isinstance(m.event, e.StepRetried)]
+    for seq, event in retries[:_MAX_EACH]:
+        told = " ".join(filter(None, (event.kind, joined(event.subjects), f"was tried again: {event.why}")))
+        yield finding("retry", "warning", seq, told, "fewer workers, or a smaller engine.batch")
 
 
 def _slow(track: Track, rates: Rates) -> Iterator[dict[str, Any]]:

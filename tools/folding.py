@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from store import manifest
-from store.canonical import CanonicalError, Digest, sha256
+from store.canonical import CanonicalError, sha256
 from store.errors import StoreError
 from store.fold import absorb
 from store.state import Generation, State
@@ -63,11 +63,12 @@ def _projected(state: State, head: Generation) -> Projected:
     try:
         body = manifest.body_digest(manifest.body_of(state, state.builds[head.origin]))
         whole = sha256(manifest.project(state, head))
+        projects = (body, whole) == (head.body_sha256, head.manifest_sha256)
     except (StoreError, CanonicalError, LookupError, TypeError, ValueError, AttributeError):
-        body = whole = Digest("")
+        projects = False
     return Projected(
         generation=head.number,
         seq=head.seq,
         body_sha256=head.body_sha256,
-        projects=(body, whole) == (head.body_sha256, head.manifest_sha256),
+        projects=projects,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from store import identity
-from store.canonical import CanonicalError, Document, encode
+from store.canonical import CanonicalError, Document, Value, encode
 from store.state import Build, State
 from tools.harmless import text, tree
 
@@ -58,14 +58,14 @@ def explained(state: State, number: int) -> list[dict[str, Any]]:
     return [_explained(state, number, key) for key in keys_of(state.builds[number])]
 
 
-def changes(old: object, new: object, path: str = "") -> Iterator[dict[str, Any]]:
+def changes(old: Value, new: Value, path: str = "") -> Iterator[dict[str, Any]]:
     """Yield the components in which two documents differ, as {path, old, new}; members of lists by their names."""
     before, after = _named(old), _named(new)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted({*map(str, before), *map(str, after)}):
             here = f"{path}.{name}" if path else name
             yield from changes(before.get(name), after.get(name), here)
-    elif not _same(old, new):
+    elif encode(old) != encode(new):  # in which true is not 1, also inside of lists
         yield {"path": text(path, 500), "old": tree(old), "new": tree(new)}
 
 
@@ -120,17 +120,10 @@ def _space(build: Build) -> Key | None:
     return Key(kind="cells", subject="", key=key, components=components)
 
 
-def _named(value: object) -> object:
+def _named(value: Value) -> Value:
     """A list of documents that have names, by name; anything else as it is."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and value:
         names = [each.get("name") if isinstance(each, Mapping) else None for each in value]
         if all(isinstance(name, str) for name in names) and len({*names}) == len(names):
             return dict(zip(map(str, names), value, strict=True))
     return value
-
-
-def _same(old: object, new: object) -> bool:
-    try:
-        return encode(old) == encode(new)  # type: ignore[arg-type]
-    except CanonicalError:
-        return repr(old) == repr(new)

@@ -55,6 +55,14 @@ class Source:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A run that never became a build: its record, and what that says."""
+
+    moment: Moment
+    event: e.BuildDenied
+
+
 @dataclass(slots=True, kw_only=True)
 class Look:
     """One look at a history: folded once, up to a record, and asked for builds.
@@ -91,13 +99,15 @@ class Look:
     def fold(self, wanted: int | None = None) -> "Look":
         """Fold the records; keep the memo of `wanted` as it was when that build came to its cells."""
         for moment in steps(self._moments, self.folded):
-            event = moment.event
-            if moment.build == wanted and isinstance(event, e.StepReused) and event.kind == "cells":
-                self._memos[moment.build or 0] = self.state.memo.copy()
+            match moment.event:
+                case e.StepReused(kind="cells") if wanted is not None and moment.build == wanted:
+                    self._memos[wanted] = self.state.memo.copy()
+                case _:
+                    pass
         return self
 
-    def choose(self, word: str | None) -> tuple[int | None, Moment | None]:
-        """Return the build that a word names, or the record of a run that never became one.
+    def choose(self, word: str | None) -> int | Denied:
+        """Return the build that a word names, or the run that never became one.
 
         Raises:
             RequestRefusedError: There is no such build or record, or the word is neither.
@@ -106,7 +116,7 @@ class Look:
             return self._newest()
         if is_number(word):
             if int(word) in self._spans:
-                return int(word), None
+                return int(word)
             raise unknown(f"a build from 1 to {max(self._spans, default=0)}", word)
         if word.startswith("@") and is_number(word[1:]):
             return self._of_record(int(word[1:]))
@@ -144,35 +154,32 @@ class Look:
         """Return what could be reused when a build came to its cells, if it was asked for when folding."""
         return self._memos.get(number)
 
-    def _newest(self) -> tuple[int | None, Moment | None]:
+    def _newest(self) -> int | Denied:
         """The newest build or run that did not end in a commit; else the newest."""
         for moment in reversed(self._moments):
             if isinstance(moment.event, e.BuildDenied):
-                return None, moment
-            if isinstance(moment.event, e.BuildFailed | e.BuildAbandoned | e.BuildRefused):
-                return moment.build, None
-            number = moment.build
-            if number is not None and number in self._spans:
-                last = self._moments[self._spans[number][1]]
+                return Denied(moment, moment.event)
+            if moment.build is not None:
+                last = self._moments[self._spans[moment.build][1]]
                 if not isinstance(last.event, e.BuildCommitted):
-                    return number, None
+                    return moment.build
         if not self._spans:
             raise RequestRefusedError(
                 ErrorKind.NO_GENERATION,
                 "expected a build to replay, found none",
                 hint="c10 build REQUEST --cache DIR",
             )
-        return max(self._spans), None
+        return max(self._spans)
 
-    def _of_record(self, seq: int) -> tuple[int | None, Moment | None]:
+    def _of_record(self, seq: int) -> int | Denied:
         if not 1 <= seq <= len(self._moments):
             raise unknown(f"a record from 1 to {len(self._moments)}", f"@{seq}")
         moment = self._moments[seq - 1]
         if isinstance(moment.event, e.BuildDenied):
-            return None, moment
-        if moment.build is None or moment.build not in self._spans:
+            return Denied(moment, moment.event)
+        if moment.build is None:
             raise unknown("a record of a build", f"@{seq}, {text(moment.tag, 64)}, which belongs to none")
-        return moment.build, None
+        return moment.build
 
 
 def unknown(expected: str, found: str) -> RequestRefusedError:

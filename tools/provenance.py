@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from store import blocks
 from store import events as e
@@ -56,6 +56,8 @@ def _results(made: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt) -> tuple[tu
             return ((f"block {made.zoom}/{made.cell_x}/{made.cell_y}", made.block),)
         case e.IndexBuilt():
             return ("index", made.artifact), ("block table", made.blocks)
+        case _:
+            assert_never(made)
 
 
 def _others(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:

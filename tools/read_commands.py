@@ -1,4 +1,4 @@
-"""`status`, `log`, `show` and `manifest`: what the journal says, without writing and without heavy libraries."""
+"""`log`, `show` and `manifest`: what the journal says, without writing and without heavy libraries."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -23,26 +23,6 @@ _LEAST_TREND: Final = 3
 
 
 @click.command()
-@shared_options()
-def status(call: Call) -> Answer:
-    """Say what the cache shows now."""
-    view = look(call.layout())
-    state, head = view.state, view.state.head
-    build = state.head_build
-    document = {
-        "generation": head.number if head else None,
-        "build": head.origin if head else None,
-        "identity": build.identity if build else None,
-        "manifest_sha256": head.manifest_sha256 if head else None,
-        "body_sha256": head.body_sha256 if head else None,
-        "chain": view.head.chain.hex(),
-        "seq": view.head.seq,
-        "open_build": state.open_build,
-    }
-    return Answer(document=document, lines=[*_head_lines(view, head, build), *_journal_lines(view)])
-
-
-@click.command()
 @click.option("--failed", is_flag=True, help="Only builds that did not end in a commit.")
 @click.option("-n", "count", type=click.IntRange(1), metavar="N", help="Only the newest N.")
 @shared_options()
@@ -50,10 +30,13 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     """List every build and rollback, newest first."""
     view = look(call.layout())
     costs = costs_of(view.facts)
+    dead = view.state.open_build is not None and held(view.layout.build_lock) is None
     entries = [
         entry | costs.get(entry["build"] if entry["type"] == "build" else 0, NO_COST)
         for entry in _entries(view)
-        if not failed or entry["status"] in {"failed", "abandoned", "refused", "denied"}
+        if not failed
+        or entry["status"] in {"failed", "abandoned", "refused", "denied"}
+        or (dead and entry["status"] == BuildStatus.OPEN)
     ]
     entries = entries[: count or len(entries)]
     rows = [
@@ -61,11 +44,11 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
             entry["generation"],
             entry["build"],
             entry["time"][:16].replace("T", " "),
-            "collected" if entry["collected"] else entry["status"],
+            _shown_status(entry, dead=dead),
             render.number(entry["tiles"]),
             None if entry["reuse_ppm"] is None else f"{entry['reuse_ppm'] / 10_000:.0f} %",
             None if entry["bytes"] is None else render.size(entry["bytes"]),
-            None if entry["seconds"] is None else render.seconds(entry["seconds"]),
+            _took(entry),
         )
         for entry in entries
     ]
@@ -119,6 +102,21 @@ def manifest(call: Call) -> Answer:
     return Answer(raw=raw)
 
 
+def _shown_status(entry: Mapping[str, Any], *, dead: bool) -> str:
+    """How a build ended; an open one whose process holds no lock any more is dead."""
+    if entry["collected"]:
+        return "collected"
+    return "died" if dead and entry["status"] == BuildStatus.OPEN else str(entry["status"])
+
+
+def _took(entry: Mapping[str, Any]) -> str | None:
+    """How long it took: of what is over by the clock that never steps back, as a replay tells it."""
+    if entry["seconds"] is None:
+        return None
+    took = entry["seconds"] if entry["ms"] is None else entry["ms"] / 1000
+    return render.seconds(took)
+
+
 def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """What committed builds cost, the oldest first, as bars; nothing for a few."""
     built = [
@@ -132,31 +130,6 @@ def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["", "trend of committed builds, the newest last", *(f"  {label:<8}{bar}" for label, bar in bars)]
 
 
-def _head_lines(view: View, head: Generation | None, build: Build | None) -> list[str]:
-    if head is None or build is None:
-        return render.facts((("cache", view.layout.root), ("generation", "none committed yet")))
-    inputs, tiles = build.inputs, build.tiles
-    shows = f"{head.number}, shows build {head.origin}"
-    if head.rolled_back is not None:
-        why = f": {head.rolled_back.why}" if head.rolled_back.why else ""
-        shows += f" (rolled back from build {head.rolled_back.left}{why})"
-    zooms = "-".join(str(zoom) for zoom in dict.fromkeys(inputs.get("zoom", ())))
-    return render.facts(
-        (
-            ("cache", view.layout.root),
-            ("generation", shows),
-            ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
-            ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
-            ("area", _area(build)),
-            ("index", f"{build.index.kind}, {build.index.dimensions} dimensions" if build.index else None),
-            ("committed", f"{render.when(head.wall_ns)} UTC"),
-            ("identity", build.identity),
-            ("manifest", head.manifest_sha256),
-            ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
-        )
-    )
-
-
 def _report(view: View, build: Build) -> dict[str, Any] | None:
     """The geographic report of a build; nothing if it has none, or its file is not whole."""
     if build.coverage is None:
@@ -166,39 +139,6 @@ def _report(view: View, build: Build) -> dict[str, Any] | None:
     except (StoreError, CanonicalError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _area(build: Build) -> str | None:
-    area = build.coverage
-    if area is None:
-        return None
-    parts = [f"{render.number(area.present)} of {render.number(area.wanted)} wanted tiles"]
-    parts += [
-        f"{count:,} {what}"
-        for count, what in ((area.featureless, "featureless"), (area.skipped, "skipped"))
-        if count
-    ]
-    return ", ".join(parts)
-
-
-def _journal_lines(view: View) -> list[str]:
-    state = view.state
-    last = state.builds.get(len(state.builds))
-    lately = None
-    if last is not None and last.status is not BuildStatus.COMMITTED:
-        doing = (
-            f" at {last.failure.step if last.failure else last.doing}" if last.failure or last.doing else ""
-        )
-        status = str(last.status)
-        if last.status is BuildStatus.OPEN and held(view.layout.build_lock) is None:
-            status = "died"
-        lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
-    return render.facts(
-        (
-            ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
-            ("lately", lately),
-        )
-    )
 
 
 def _entries(view: View) -> list[dict[str, Any]]:
@@ -265,10 +205,16 @@ def _denied_entry(wall_ns: int, seq: int, event: BuildDenied) -> dict[str, Any]:
         "tiles": None,
         "tiles_embedded": None,
         "error": None,
-        "note": f"build {event.holder.get('build') or '-'} held the build lock; c10 replay @{seq}",
+        "note": f"{_holder(event)} held the build lock; c10 replay @{seq}",
         "collected": False,
         "accepted": False,
     }
+
+
+def _holder(event: BuildDenied) -> str:
+    """Who held the build lock, in a few words."""
+    build, pid = event.holder.get("build"), event.holder.get("pid")
+    return f"build {build}" if build else f"process {pid}" if pid else "another process"
 
 
 def _rollback_entry(generation: Generation, state: State) -> dict[str, Any]:

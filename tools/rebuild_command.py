@@ -21,7 +21,7 @@ def rebuild(call: Call, *, trusted_key: tuple[str, ...], unsigned: bool) -> Answ
     with shown_progress() as progress:
         trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
         rebuilt, report = provisioner(call, None, progress=progress, trusted_keys=trusted_keys).rebuild()
-    answer = repair_answer(report)
+    answer = repair_answer(report, tried=False)
     made = (
         ("records", render.number(rebuilt.records)),
         ("salvaged", render.number(rebuilt.salvaged)),

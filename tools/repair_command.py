@@ -23,15 +23,21 @@ def repair(call: Call, *, dry_run: bool, trusted_key: tuple[str, ...], unsigned:
     with shown_progress() as progress:
         trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
         report = provisioner(call, None, progress=progress, trusted_keys=trusted_keys).repair(dry_run=dry_run)
-    return repair_answer(report)
+    return repair_answer(report, tried=not dry_run)
 
 
-def repair_answer(report: RepairReport) -> Answer:
-    """Turn a report into an answer; what is left is told on standard error."""
+def repair_answer(report: RepairReport, *, tried: bool) -> Answer:
+    """Turn a report into an answer; what is left is told on standard error, with what mends it.
+
+    Args:
+        report: What was done.
+        tried: Whether a repair has done what it can, so that another one is no remedy.
+    """
     if not report.go:
         left = [str(problem) for problem in report.left] or ["expected a committed generation, found none"]
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-        complain(f"NO-GO: {left[0]}{more}", report.left[0].mend if report.dry_run and report.left else "")
+        mend = report.left[0].mend if report.left else ""
+        complain(f"NO-GO: {left[0]}{more}", "" if tried and mend.startswith("c10 repair ") else mend)
     return Answer(
         document=report.to_document(),
         lines=repair_lines(report),

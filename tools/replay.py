@@ -18,7 +18,7 @@ from tools.failure import cells_at_fault, denial, failure
 from tools.findings import finding, findings
 from tools.harmless import lines, text, tree
 from tools.keys import explained, space_of
-from tools.looking import Look, Source, unknown
+from tools.looking import Denied, Look, Source, unknown
 from tools.records import Moment
 from tools.stepping import Step
 from tools.timeline import Track, rows
@@ -39,13 +39,11 @@ def replay(source: Source, *, word: str | None = None, at: int | None = None) ->
         RequestRefusedError: There is no such build or record.
     """
     look = Look(source=source, at=at)
-    number, denied = look.choose(word)
-    look.fold(number)
-    if denied is not None and isinstance(denied.event, e.BuildDenied):
-        return _denied(look, denied, denied.event)
-    if number is None:
-        raise AssertionError("a build or a run was chosen")
-    return _told(look, number)
+    match look.choose(word):
+        case Denied(moment, event):
+            return _denied(look.fold(), moment, event)
+        case number:
+            return _told(look.fold(number), number)
 
 
 def compared(look: Look, a: int, b: int) -> dict[str, Any]:
@@ -318,8 +316,6 @@ def _summary(document: Mapping[str, Any]) -> str:
             return f"build {number} was committed after {took}, as generation {shown}"
         case "open":
             return f"build {number} has no end yet; its last record came after {took}"
-        case status if failed is not None:
+        case status:
             where = f"{failed['step']} {failed['subject']}".strip()
             return f"build {number} {status} after {took} at {where}: {failed['cause']}"
-        case status:
-            return f"build {number} is {status}"

@@ -8,6 +8,8 @@ from tools import render
 _MAX_ROWS: Final = 40
 _MAX_TRACEBACK: Final = 60
 _MAX_CHANGES: Final = 30
+_MAX_NAME: Final = 31
+"""Longest name in the table of inputs, which is as wide as a terminal with it."""
 _MARKS: Final = {"error": "!!", "warning": " !", "note": "  "}
 
 
@@ -25,7 +27,7 @@ def replay_lines(document: Mapping[str, Any], *, whole: bool = False) -> list[st
             ("looked at", f"up to record {document['at']}" if document["at"] else None),
         )
     )
-    found += _failure(document["failure"])
+    found += _failure(document["failure"], whole=whole)
     found += render.section("Findings", _findings(document["findings"]))
     found += render.section("Steps", _steps(document["steps"]))
     found += render.section("Area", _area(document["area"]))
@@ -50,10 +52,10 @@ def diff_lines(document: Mapping[str, Any]) -> list[str]:
             ("identity", (a["identity"] or "-")[:16], (b["identity"] or "-")[:16]),
         ],
     )
-    found += render.section("Inputs", _changes(document["inputs"]) or ["the same"])
+    found += render.section("Inputs", _changes(document["inputs"]) or [_no_change(document)])
     found += render.section("Host", _changes(document["host"]))
     rows = [
-        (row["role"], (row["a"] or "-")[:12], (row["b"] or "-")[:12], "same" if row["same"] else "other")
+        (row["role"], (row["a"] or "-")[:12], (row["b"] or "-")[:12], _likeness(row))
         for row in document["artifacts"]
     ]
     found += render.section("Artifacts", render.table(("artifact", "a", "b", ""), rows) if rows else [])
@@ -61,7 +63,10 @@ def diff_lines(document: Mapping[str, Any]) -> list[str]:
         (f"{row['check']} {row['subject']}", _verdict(row["a"]), _verdict(row["b"]))
         for row in document["checks"]
     ]
-    found += render.section("Checks", render.table(("check", "a", "b"), checks) if checks else [])
+    measured = [line for row in document["checks"] for line in _measured(row)]
+    found += render.section(
+        "Checks", [*render.table(("check", "a", "b"), checks), *measured] if checks else []
+    )
     steps = [
         (f"{row['kind']} {row['subject']}".strip(), _took(row, "a"), _took(row, "b"))
         for row in document["steps"]
@@ -72,10 +77,17 @@ def diff_lines(document: Mapping[str, Any]) -> list[str]:
 
 def why_lines(document: Mapping[str, Any]) -> list[str]:
     """Return an explanation."""
-    return [str(line) for line in document["text"]]
+    return [shown for line in document["text"] for shown in _hanging(str(line))]
 
 
-def _failure(failure: Mapping[str, Any] | None) -> list[str]:
+def _hanging(line: str) -> list[str]:
+    """A line broken where it must be, what follows moved to the right."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    first, *rest = render.wrap(line.lstrip(), render.WIDTH - 4 - len(indent))
+    return [indent + first, *(f"{indent}    {more}" for more in rest)]
+
+
+def _failure(failure: Mapping[str, Any] | None, *, whole: bool) -> list[str]:
     if failure is None:
         return []
     lines = render.facts(
@@ -84,7 +96,7 @@ def _failure(failure: Mapping[str, Any] | None) -> list[str]:
             ("subject", failure["subject"]),
             ("kind", failure["kind"]),
             ("cause", failure["cause"]),
-            ("message", failure["message"]),
+            ("message", None if failure["message"] == failure["cause"] else failure["message"]),
             ("mend", failure["hint"]),
         ),
         indent=2,
@@ -92,13 +104,15 @@ def _failure(failure: Mapping[str, Any] | None) -> list[str]:
     inputs = [
         (
             row["role"],
-            row["name"],
+            row["name"] if len(row["name"]) <= _MAX_NAME else f"…{row['name'][1 - _MAX_NAME :]}",
             (row["sha256"] or "-")[:16],
             "-" if row["size"] is None else render.size(row["size"]),
             {True: "here", False: "not here", None: "-"}[row["present"]],
         )
         for row in failure["inputs"]
     ]
+    cut = [row for row in failure["inputs"] if len(row["name"]) > _MAX_NAME]
+    names = [line for row in cut for line in _hanging(f"{row['role']}: {row['name']}")]
     table = (
         render.table(("input", "name", "SHA-256", "size", "bytes"), inputs, right="   r") if inputs else []
     )
@@ -112,9 +126,17 @@ def _failure(failure: Mapping[str, Any] | None) -> list[str]:
     ]
     return [
         *render.section("Failure", lines),
-        *render.section("Its inputs", [*table, *otherwise]),
-        *render.section("Traceback", failure["traceback"][-_MAX_TRACEBACK:]),
+        *render.section("Its inputs", [*table, *names, *otherwise]),
+        *render.section("Traceback", _traceback(failure, whole=whole)),
     ]
+
+
+def _traceback(failure: Mapping[str, Any], *, whole: bool) -> list[str]:
+    """The traceback: of an error that somebody foresaw it says nothing that cause and message do not."""
+    lines: list[str] = failure["traceback"]
+    if lines and not whole and failure["kind"] != "unexpected":
+        return [f"{render.plural(len(lines), 'line')} (--all shows them)"]
+    return lines[-_MAX_TRACEBACK:]
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -177,9 +199,17 @@ def _against(compare: Mapping[str, Any] | None) -> list[str]:
     if compare is None:
         return []
     lines = [f"build {compare['a']['build']}, {_moment(compare['a'])}"]
-    lines += _changes(compare["inputs"]) or ["the inputs are the same"]
+    lines += _changes(compare["inputs"]) or [_no_change(compare)]
     lines += [f"host {line}" for line in _changes(compare["host"])]
     return lines + _tiles(compare["tiles"])
+
+
+def _no_change(compare: Mapping[str, Any]) -> str:
+    """What it means that no input is known to differ."""
+    unread = [side["build"] for side in (compare["a"], compare["b"]) if side["identity"] is None]
+    if unread:
+        return f"the inputs of build {unread[-1]} were not read to their end: what changed is not known"
+    return "the inputs are the same"
 
 
 def _changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -244,8 +274,25 @@ def _state(state: Mapping[str, Any]) -> list[str]:
 def _verdict(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "-"
-    measured = " ".join(f"{name}={value}" for name, value in list(found["measured"].items())[:2])
-    return f"{'passed' if found['passed'] else 'FAILED'} {measured}".rstrip()
+    return "passed" if found["passed"] else "FAILED"
+
+
+def _measured(row: Mapping[str, Any]) -> Iterator[str]:
+    """What a check measured otherwise in the one build than in the other."""
+    one, other = (row[side]["measured"] if row[side] else None for side in ("a", "b"))
+    if one is None or other is None:
+        return
+    for name in sorted({*one, *other}):
+        if one.get(name) != other.get(name):
+            told = f"{row['check']} {row['subject']}, {name}: {_plain(one.get(name))} -> {_plain(other.get(name))}"
+            yield from render.wrap(told, render.WIDTH - 2)
+
+
+def _likeness(row: Mapping[str, Any]) -> str:
+    """Whether two builds have the same artifact, or which of them has none."""
+    if row["a"] is None or row["b"] is None:
+        return "only in b" if row["a"] is None else "only in a"
+    return "same" if row["same"] else "other"
 
 
 def _took(row: Mapping[str, Any], side: str) -> str:
@@ -260,5 +307,10 @@ def _moment(when: Mapping[str, Any]) -> str:
 
 
 def _plain(value: object) -> str:
-    shown = "none" if value is None else str(value)
+    shown = "none" if value is None else _listed(value) if isinstance(value, Mapping) else str(value)
     return shown if len(shown) <= 120 else f"{shown[:120]}…"
+
+
+def _listed(value: Mapping[str, Any]) -> str:
+    """The members of a map that say something, by name."""
+    return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)

@@ -44,7 +44,7 @@ def report(
     if to_stdout and call.as_json:
         raise click.UsageError("expected -o FILE beside --json, found -o -")
     if not to_stdout:
-        _require_ours(target, call.cache)
+        _require_ours(target, call.cache if journal is None else _beside(journal))
     document = told(chosen_source(call, journal, bundle), word=build, at=at)
     data = page(document).encode()
     if to_stdout:
@@ -62,6 +62,12 @@ def report(
             *render.facts((("page", target), ("size", render.size(len(data))))),
         ],
     )
+
+
+def _beside(journal: Path) -> Path | None:
+    """The cache whose journal is read, if it was not copied elsewhere."""
+    folder = journal.resolve().parent
+    return folder if (folder / "artifacts").is_dir() else None
 
 
 def _require_ours(target: Path, cache: Path | None) -> None:

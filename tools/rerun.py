@@ -11,6 +11,7 @@ from pipeline.rerun.outcome import Ended, Evidence, Findings, Rerun, Verdict
 from pipeline.rerun.supplies import Means
 from pipeline.tiles.opening import open_source
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
+from store.events import Imported
 from store.fold import fold
 from tools import render
 from tools.harmless import text, tree
@@ -51,6 +52,8 @@ def run_again(source: Source, number: int | None, means: Means | None = None) ->
         return _nothing("a run that found the build lock held did no step of a build")
     moments = source.history.until(Look(source=source).track(number).own[-1].seq).moments
     facts = tuple(moment.fact for moment in moments)
+    # What was imported into a cache is no more this machine's own than the bundle that it came from.
+    later = source.history.moments[len(moments) :]
     try:
         state = fold(facts)
     except DamagedHistoryError as error:
@@ -66,7 +69,7 @@ def run_again(source: Source, number: int | None, means: Means | None = None) ->
         facts=facts,
         state=state,
         holdings=source.holdings,
-        own=source.kind == "cache",
+        own=source.kind == "cache" and not any(isinstance(each.event, Imported) for each in later),
     )
     return document_of(rerun(evidence, default_means() if means is None else means))
 
@@ -119,7 +122,8 @@ def rerun_lines(document: Mapping[str, Any]) -> list[str]:
             ("step", f"{document['step']} {document['subject']}".strip()),
             ("then", _failure(document["recorded"])),
             ("now", _failure(document["found"]) if document["found"] else None),
-        )
+        ),
+        indent=2,
     )
     inputs = [
         (each["role"], each["name"], (each["sha256"] or "-")[:12], _standing(each))

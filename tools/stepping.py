@@ -5,6 +5,7 @@ way when the records end is *cut*: its process died, or is still at work.
 """
 
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from store import events as e
 from store.state import STAND_IN
@@ -68,7 +69,7 @@ class Walker:
             case e.TilesSelected():
                 plan = self._open.get(("plan", "")) or self._begin("plan", "", before)
                 plan.count, plan.unit = event.count, "tiles"
-                self._artifact("plan", "", moment, event.table)
+                self._artifact(plan, moment, event.table)
             case e.BuildPlanned():
                 self._close("plan", "", moment)
             case e.StepStarted():
@@ -140,31 +141,33 @@ class Walker:
                 kind = "engine" if event.purpose != STAND_IN else STAND_IN
                 step = self._open.get((kind, event.model)) or self._new(kind, event.model, before)
                 step.key = event.key
-                self._artifact(kind, event.model, moment, event.artifact, step)
+                self._artifact(step, moment, event.artifact)
                 self._close(kind, event.model, moment, step)
             case e.IndexBuilt():
                 step = self._open.get(("index", "")) or self._new("index", "", before)
                 step.key, step.count, step.unit = event.key, event.rows, "rows"
                 for ref in (event.artifact, event.blocks):
-                    self._artifact("index", "", moment, ref, step)
+                    self._artifact(step, moment, ref)
                 self._close("index", "", moment, step)
             case e.CellEmbedded():
                 step = self._open.get(("cells", "")) or self._begin("cells", "", before)
                 step.unit, step.count = "tiles", step.count + event.embedded
-                self._artifact("cells", "", moment, event.block, step)
+                self._artifact(step, moment, event.block)
                 step.ended, step.outcome = moment, "done"
                 name = f"{event.zoom}/{event.cell_x}/{event.cell_y}"
                 part = self._parts.get(name)
                 if part is not None:
                     part.left.discard(name)
                     part.ended = moment if not part.left else None
+            case _:
+                assert_never(event)
 
     def _failed(self, before: Moment, moment: Moment, event: e.BuildFailed) -> None:
         kinds = [step for (kind, _), step in self._open.items() if kind == event.step]
         last = self._steps[-1] if self._steps else None
         if kinds:
             step = kinds[-1]
-        elif event.step in {"tiles", "plan", "start"} and ("plan", "") in self._open:
+        elif event.step in {"inputs", "tiles", "plan", "start"} and ("plan", "") in self._open:
             step = self._open["plan", ""]
         elif last is not None and (last.kind, last.outcome) == (event.step, "failed"):
             step = last
@@ -217,11 +220,7 @@ class Walker:
             found.outcome, found.ended = "done", moment
             self._of[moment.seq] = found
 
-    def _artifact(
-        self, kind: str, subject: str, moment: Moment, ref: e.ArtifactRef, step: Step | None = None
-    ) -> None:
-        found = step if step is not None else self._open.get((kind, subject))
-        if found is not None:
-            found.size += ref.size
-            found.artifacts.append(ref)
-            self._of[moment.seq] = found
+    def _artifact(self, step: Step, moment: Moment, ref: e.ArtifactRef) -> None:
+        step.size += ref.size
+        step.artifacts.append(ref)
+        self._of[moment.seq] = step

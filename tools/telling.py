@@ -87,13 +87,11 @@ def _frame(
             name = event.inputs.get("flight_id")
             return f"build of {name!r} began" + (", although it was rolled back from" if event.again else "")
         case e.BuildPlanned():
-            return "planned: " + joined(
-                (
-                    f"{step.get('kind')} {step.get('subject') or ''} {step.get('decision')}"
-                    for step in event.steps
-                ),
-                6,
+            steps = (
+                " ".join(str(step[name]) for name in ("kind", "subject", "decision") if step.get(name))
+                for step in event.steps
             )
+            return f"planned: {joined(steps, 6) or 'nothing'}"
         case e.TilesSelected():
             left = f", {event.excluded} left out" if event.excluded else ""
             return f"{plural(event.count, 'tile')} selected of {event.wanted:,} wanted{left}"

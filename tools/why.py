@@ -138,7 +138,8 @@ def _of_keys(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _of_decisions(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for each in decisions:
         count = f" ({each['count']})" if isinstance(each["count"], int) and each["count"] > 1 else ""
-        yield f"planned: {each['decision']} {each['kind']} {each['subject'] or ''}{count}: {each['why']}"
+        what = f"{each['kind']} {each['subject'] or ''}".rstrip()
+        yield f"planned: {each['decision']} {what}{count}: {each['why']}"
 
 
 def _of_cell(look: Look, build: Build, name: str) -> Iterator[str]:

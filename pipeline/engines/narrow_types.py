@@ -1,5 +1,6 @@
-"""Floating-point types of 16 bits: what they can hold, and how float32 is rounded to them. Pure."""
+"""Floating-point types of 16 bits: what they can hold, how float32 is rounded to them, what that may cost. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+
+LEAST_COSINE: Final[Mapping[str, float]] = {"fp32": 0.999, "fp16": 0.999, "bf16": 0.99}
+"""Least cosine between an engine's answers and the network's in float32, unless a request names another."""
 
 _ONNX_FLOAT16: Final = 10
 _ONNX_BFLOAT16: Final = 16
@@ -61,6 +65,11 @@ class NarrowType:
         kept = np.linalg.norm(values.ravel().astype(np.float64) / scale)
         lost = np.linalg.norm((rounded.astype(np.float64) - values.astype(np.float64)).ravel() / scale)
         return bool(lost <= _LOST * kept)
+
+
+def least_cosine(precision: str, asked: float | None = None) -> float:
+    """Return the threshold of a precision, or the one that a request asks for."""
+    return LEAST_COSINE[precision] if asked is None else asked
 
 
 def _bfloat16_bits(values: Floats) -> NDArray[np.uint32]:

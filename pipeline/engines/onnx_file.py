@@ -28,6 +28,9 @@ _EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
 _CHANNELS: Final = 3
 _EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
 
+_FREE_WEIGHTS: Final = 4
+"""First version of the format in which weights need not be inputs."""
+
 Size = int | str | None
 """A dimension: fixed, named, or unknown."""
 
@@ -112,6 +115,8 @@ def onnx_digest(path: Path) -> str:
 def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
     """Read a model and its external weights, each file once, and refuse any that is not the one expected.
 
+    Weights that the file lists among its inputs, as early versions of the format demand, are inputs no more.
+
     Raises:
         CompileError: BAD_MODEL as for `onnx_digest`, an external tensor lies outside its file, or another digest.
     """
@@ -127,6 +132,7 @@ def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
         )
     for tensor in _tensors(model):
         _inline(tensor, files, path.name)
+    _fix_weights(model)
     return OnnxFile(model=model, sha256=found)
 
 
@@ -269,38 +275,36 @@ def _info(value: Proto) -> TensorInfo:
     return TensorInfo(name=value.name, dtype=dtype, shape=shape)
 
 
-def _tensors(model: Proto) -> Iterator[Proto]:
-    """Yield every tensor of the model: weights, attributes, and those of nested graphs and functions."""
-    yield from _graph_tensors(model.graph)
-    for training in model.training_info:
-        yield from _graph_tensors(training.initialization)
-        yield from _graph_tensors(training.algorithm)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
+def is_repeated(field: Proto) -> bool:
+    """Tell whether a field of a protocol buffer message is a list; older libraries know it under another name."""
+    found: bool = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+    return found
 
 
-def _graph_tensors(graph: Proto) -> Iterator[Proto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    yield from _node_tensors(graph.node)
+def _tensors(message: Proto) -> Iterator[Proto]:
+    """Yield every tensor in a message, wherever the format has room for one.
+
+    A list of places would be wrong for the one that it lacks: the libraries look up external weights that they find
+    there by themselves, in the folder that the process happens to run in, and no digest would know of them.
+    """
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for each in value if is_repeated(field) else (value,):
+            if field.message_type.name == "TensorProto":
+                yield each
+            else:
+                yield from _tensors(each)
 
 
-def _node_tensors(nodes: Iterable[Proto]) -> Iterator[Proto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for sparse in (
-                *attribute.sparse_tensors,
-                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
-            ):
-                yield sparse.values
-                yield sparse.indices
-            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _graph_tensors(graph)
+def _fix_weights(model: Proto) -> None:
+    """Take weights off the list of inputs: nobody replaces them, and a compiler may count on what they say."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    if len(kept) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+        model.ir_version = max(model.ir_version, _FREE_WEIGHTS)
 
 
 def _external_entries(tensor: Proto) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Questions about an ONNX graph that several rewritings ask. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -89,9 +89,39 @@ def fresh_name(wanted: str, names: set[str]) -> str:
     return candidate
 
 
+def nodes_of(model: Proto, operator: str, domain: str = "") -> list[str]:
+    """Return what the nodes of an operator are called; one without a name by its first output."""
+    return [
+        _called(node) for node in _all_nodes(model) if (node.op_type, node.domain or "") == (operator, domain)
+    ]
+
+
+def nodes_given(model: Proto, tensor: str) -> list[str]:
+    """Return operator and name of the nodes that take a tensor."""
+    return [f"{node.op_type} {_called(node)!r}" for node in _all_nodes(model) if tensor in node.input]
+
+
 def bad_graph(message: str) -> CompileError:
     """Return the error for a network whose graph contradicts itself."""
     return CompileError(message, "export the network again", ErrorKind.BAD_MODEL)
+
+
+def _called(node: Proto) -> str:
+    return str(node.name or next(iter(node.output), ""))
+
+
+def _all_nodes(model: Proto) -> Iterator[Proto]:
+    yield from _within(model.graph.node)
+    for function in model.functions:
+        yield from _within(function.node)
+
+
+def _within(nodes: Iterable[Proto]) -> Iterator[Proto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for nested in _graphs(attribute):
+                yield from _within(nested.node)
 
 
 def _nested_names(graph: Proto) -> Iterator[str]:

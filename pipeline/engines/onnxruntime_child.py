@@ -1,5 +1,6 @@
 """The process that optimises one network with ONNX Runtime, and runs what came out once."""
 
+import re
 import time
 from pathlib import Path
 from typing import Final
@@ -7,13 +8,21 @@ from typing import Final
 import numpy as np
 
 from pipeline.child import Handler, Progress, serve
-from pipeline.engines.onnx_file import fix_sizes, inspect_onnx, read_onnx
+from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx, read_onnx
+from pipeline.engines.onnx_graph import nodes_given, nodes_of
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
 from store.golden import golden_inputs
 from store.runtime import load_engine
 
 _UNKNOWN: Final = -1
+_STATUS: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_UNKNOWN_OPERATOR: Final = re.compile(r"(\S+):(\w+)\(-?\d+\) is not a registered function/op")
+_NAMELESS: Final = re.compile(r"implementation for (\w+)\(\d+\) node with name ''")
+_NOWHERE: Final = re.compile(r"Node input '(.+?)' is not a graph input")
+_OWN_DOMAIN: Final = "ai.onnx"
+_LISTED: Final = 8
+_LONGEST: Final = 600
 
 
 def start(_first: Message) -> Handler:
@@ -45,7 +54,7 @@ def compile_network(request: Message, progress: Progress) -> Payload:
             model_name=request["model"],
         )
     progress({"phase": "optimise", "done": 1, "total": 3})
-    shapes = _optimise(model.SerializeToString(deterministic=True), request)
+    shapes = _optimise(model, request)
     progress({"phase": "run once", "done": 2, "total": 3})
     if request["role"] == "descriptor":
         shapes = _try_out(request)
@@ -57,7 +66,7 @@ def compile_network(request: Message, progress: Progress) -> Payload:
     }
 
 
-def _optimise(data: bytes, request: Message) -> tuple[list[int], list[int]]:
+def _optimise(model: Proto, request: Message) -> tuple[list[int], list[int]]:
     """Save the optimised network; return the shapes of its input and output, -1 where they are open."""
     import onnxruntime as ort  # noqa: PLC0415 - heavy
 
@@ -73,13 +82,37 @@ def _optimise(data: bytes, request: Message) -> tuple[list[int], list[int]]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = request["engine"]
     options.log_severity_level = 3
-    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    data = model.SerializeToString(deterministic=True)
+    try:
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library raises a private class per status code
+        raise CompileError(
+            f"expected a network that onnxruntime {ort.__version__} can compile, found: {_reason(str(error), model)}",
+            "export the network with operators that it knows, or choose another backend",
+            None,
+            None,
+            request["model"],
+        ) from error
     shapes = (
         {tensor.name: tensor.shape for tensor in session.get_inputs()}[request["input"]],
         {tensor.name: tensor.shape for tensor in session.get_outputs()}[request["output"]],
     )
     first, second = ([size if isinstance(size, int) else _UNKNOWN for size in shape] for shape in shapes)
     return first, second
+
+
+def _reason(text: str, model: Proto) -> str:
+    """Return what the library says, with the nodes where it names none."""
+    said = " ".join(_STATUS.sub("", text).split())
+    nodes: list[str] = []
+    for domain, operator in _UNKNOWN_OPERATOR.findall(text):
+        nodes += map(repr, nodes_of(model, operator, "" if domain == _OWN_DOMAIN else domain))
+    for operator in _NAMELESS.findall(text):
+        nodes += map(repr, nodes_of(model, operator))
+    for tensor in _NOWHERE.findall(text):
+        nodes += nodes_given(model, tensor)
+    where = f"; at node {', '.join(nodes[:_LISTED])}" if nodes else ""
+    return said[:_LONGEST] + where
 
 
 def _try_out(request: Message) -> tuple[list[int], list[int]]:
@@ -95,7 +128,11 @@ def _try_out(request: Message) -> tuple[list[int], list[int]]:
     )
     vectors = engine.run(golden_inputs((batch, *engine.sample_shape)))
     if not np.isfinite(vectors).all():
-        raise CompileError("expected finite descriptors of the golden images, found others")
+        raise CompileError(
+            "expected finite descriptors of the golden images, found others",
+            "export the network again: it gives NaN or infinity for ordinary images",
+            ErrorKind.BAD_VECTORS,
+        )
     return [batch, *engine.sample_shape], [batch, engine.dimensions]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.child import Handler, Progress, serve
 from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx, read_onnx
+from pipeline.engines.onnx_graph import nodes_given, nodes_of
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
 from store.execution import ExecutionError
@@ -25,6 +26,7 @@ _STEPS: Final = 4
 _UNKNOWN: Final = -1
 _MISSING: Final = re.compile(r"No conversion rule found for operations: (.+)")
 _FAILED: Final = re.compile(r"-- (\S+?)(?:-\d+)? with a message:\n(?:.*<Node\(\w+\): ([^>]*)>)?")
+_NOWHERE: Final = re.compile(r"^(.+) node not found in graph cache", re.MULTILINE)
 _VERSION_SUFFIX: Final = re.compile(r"-\d+$")
 _NARROWER: Final = frozenset({"bf16", "f16"})
 _LISTED: Final = 8
@@ -107,17 +109,17 @@ def _problems(text: str, model: Proto) -> Iterator[str]:
     What could not be converted only because something before it is unknown is left out.
     """
     missing = _MISSING.search(text)
+    for tensor in _NOWHERE.findall(text):
+        for node in nodes_given(model, tensor):
+            yield f"{node}, which takes {tensor!r}, that nothing makes"
     if missing is None:
         for operator, node in _FAILED.findall(text):
             yield f"operator {operator} that it cannot convert, in node {node!r}"
         return
     for listed in missing[1].split(","):
         operator = _VERSION_SUFFIX.sub("", listed.strip())
-        nodes = [
-            node.name or (node.output[0] if node.output else "")
-            for node in model.graph.node
-            if operator in {node.op_type, f"{node.domain}.{node.op_type}"}
-        ]
+        domain, _, name = operator.rpartition(".")
+        nodes = nodes_of(model, name, domain)
         where = ", ".join(repr(node) for node in nodes[:_LISTED]) or "a nested graph"
         yield f"operator {operator} that it does not know, in node {where}"
 
@@ -206,7 +208,11 @@ def _try_out(request: Message) -> Shapes:
     )
     vectors = engine.run(golden_inputs((batch, *engine.sample_shape)))
     if not np.isfinite(vectors).all():
-        raise CompileError("expected finite descriptors of the golden images, found others")
+        raise CompileError(
+            "expected finite descriptors of the golden images, found others",
+            "export the network again: it gives NaN or infinity for ordinary images",
+            ErrorKind.BAD_VECTORS,
+        )
     return [batch, *engine.sample_shape], [batch, engine.dimensions]
 
 

@@ -30,9 +30,6 @@ from pipeline.engines.precision_plan import FOLLOWERS, SEEDS, narrow_nodes
 from pipeline.errors import CompileError, ErrorKind
 from store.canonical import Document
 
-LEAST_COSINE: Final[Mapping[str, float]] = {"fp32": 0.999, "fp16": 0.999, "bf16": 0.99}
-"""Least cosine between an engine's answers and the network's in float32, unless a request names another."""
-
 RECIPE: Final = 1
 """Raised whenever the same network and precision would give another graph."""
 
@@ -56,11 +53,6 @@ class NodeLoss:
 
     def __str__(self) -> str:
         return f"{self.operator} {self.name!r} (cosine {self.cosine:.6f})"
-
-
-def least_cosine(precision: str, asked: float | None = None) -> float:
-    """Return the threshold of a precision, or the one that a request asks for."""
-    return LEAST_COSINE[precision] if asked is None else asked
 
 
 def conversion_document(precision: str) -> Document:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from pipeline.engines.narrow_types import NarrowType
-from pipeline.engines.onnx_file import Proto
+from pipeline.engines.onnx_file import Proto, is_repeated
 from pipeline.engines.onnx_graph import FLOAT, captured, fresh_name, names_in_use, weight_values
 from pipeline.engines.precision_plan import NarrowPlan
 
@@ -159,7 +159,7 @@ class _Writer:
 
 def _copy(message: Proto, field: Proto, value: Any) -> None:  # noqa: ANN401 - onnx carries no types
     """Copy one field of a protocol buffer message into an empty one."""
-    if field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED:
+    if is_repeated(field):
         getattr(message, field.name).extend(value)
     elif field.message_type is not None:
         getattr(message, field.name).CopyFrom(value)

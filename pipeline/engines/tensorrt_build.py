@@ -108,17 +108,25 @@ class TensorRtSession:
             errors = [_complaint(self._parser.get_error(number)) for number in range(self._parser.num_errors)]
             raise parse_failure(errors, library=self._options.library, model=self._options.model)
 
-    def tensor_shapes(self, input_name: str, output_name: str) -> tuple[list[int], list[int]]:
+    def shape_inputs(self) -> list[str]:
+        """Return the inputs whose values decide the shapes of others: no profile here tells what they may be."""
+        network = self._network
+        tensors = (network.get_input(number) for number in range(network.num_inputs))
+        return [tensor.name for tensor in tensors if tensor.is_shape_tensor]
+
+    def tensor_shapes(
+        self, input_name: str, output_name: str, *, floats: bool
+    ) -> tuple[list[int], list[int]]:
         """Return the shapes of an input and an output of the network, -1 for open sizes.
 
         Raises:
-            CompileError: BAD_MODEL, the network has no such tensor, or not in float32.
+            CompileError: BAD_MODEL, the network has no such tensor; or not in float32, where they must be `floats`.
         """
         network = self._network
         inputs = [network.get_input(number) for number in range(network.num_inputs)]
         outputs = [network.get_output(number) for number in range(network.num_outputs)]
         first, second = (
-            self._shape(role, name, tensors)
+            self._shape(role, name, tensors, floats=floats)
             for role, name, tensors in (("input", input_name, inputs), ("output", output_name, outputs))
         )
         return first, second
@@ -156,14 +164,14 @@ class TensorRtSession:
             )
         return Built(engine=engine, timing_cache=None if cache is None else bytes(cache.serialize()))
 
-    def _shape(self, role: str, name: str, tensors: Sequence[Foreign]) -> list[int]:
+    def _shape(self, role: str, name: str, tensors: Sequence[Foreign], *, floats: bool) -> list[int]:
         for tensor in tensors:
             if tensor.name == name:
-                if tensor.dtype != self._trt.DataType.FLOAT:
+                if floats and tensor.dtype != self._trt.DataType.FLOAT:
                     break
                 return [int(size) for size in tensor.shape]
         raise CompileError(
-            f"expected the network to have a float32 {role} {name!r}, found "
+            f"expected the network to have {'a float32' if floats else 'an'} {role} {name!r}, found "
             f"{', '.join(f'{tensor.name!r} {tensor.dtype}' for tensor in tensors)}",
             f"name the {role} of the model",
             ErrorKind.BAD_MODEL,
@@ -195,7 +203,8 @@ class TensorRtSession:
             config.clear_flag(flag)
         if options.workspace_mb is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb << 20)
-        if hasattr(trt, "ComputeCapability") and options.target != PORTABLE:
+        # This machine's GPU ("sm87:Orin") is what the library compiles for anyway.
+        if hasattr(trt, "ComputeCapability") and options.target != PORTABLE and ":" not in options.target:
             names = options.target.upper().split("+")
             config.num_compute_capabilities = len(names)
             for place, name in enumerate(names):

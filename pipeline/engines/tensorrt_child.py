@@ -18,10 +18,12 @@ import numpy as np
 
 from pipeline.child import Handler, Progress, serve
 from pipeline.engines.build_phases import BuildPhases
+from pipeline.engines.narrow_types import least_cosine
 from pipeline.engines.onnx_file import MAX_MODEL_BYTES, Proto, read_onnx
+from pipeline.engines.onnx_graph import nodes_given
 from pipeline.engines.open_sizes import settle_sizes
 from pipeline.engines.port import EngineJob, ShapeRange
-from pipeline.engines.precision import conversion_parity, convert, least_cosine, sample_feeds, worst_node
+from pipeline.engines.precision import conversion_parity, convert, sample_feeds, worst_node
 from pipeline.engines.tensorrt_build import BuildOptions, TensorRtSession
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
@@ -90,6 +92,7 @@ def compile_network(request: Message, progress: Progress) -> Payload:
         session = TensorRtSession(library(backend), options, nodes)
         reports.tell("parse", _CONVERTED)
         session.parse(_serialised(converted, job.model))
+        _refuse_shape_inputs(session, model, job.model)
         shapes = _shapes(session, job)
         _require_conversion(model, job, ranges, reports)
         del model, converted  # their weights are in the library's network now
@@ -196,13 +199,30 @@ def _serialised(model: Proto, name: str) -> bytes:
     return data
 
 
+def _refuse_shape_inputs(session: TensorRtSession, model: Proto, name: str) -> None:
+    """Refuse a network whose inputs decide shapes: the library would only say that it lacks a profile.
+
+    Raises:
+        CompileError: BAD_MODEL, it has such inputs; they are named with the nodes that take them.
+    """
+    found = [f"{each!r}, taken by {', '.join(nodes_given(model, each))}" for each in session.shape_inputs()]
+    if found:
+        raise CompileError(
+            f"expected inputs whose values decide no shape, found {'; '.join(found)}",
+            "export the network with that shape as a constant",
+            ErrorKind.BAD_MODEL,
+            None,
+            name,
+        )
+
+
 def _shapes(session: TensorRtSession, job: EngineJob) -> tuple[list[int], list[int]]:
     """Return the shapes of input and output; of a descriptor engine with the batch that it is run with.
 
     Raises:
         CompileError: BAD_MODEL, a descriptor network gives something other than [batch, d].
     """
-    shapes = session.tensor_shapes(job.input, job.output)
+    shapes = session.tensor_shapes(job.input, job.output, floats=job.role == "descriptor")
     if job.role == "descriptor":
         for shape in shapes:
             if shape and shape[0] < 0:

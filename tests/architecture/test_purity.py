@@ -18,6 +18,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/cells.py": {"numpy", "numpy.typing"},
     "pipeline/fields.py": {"pathlib"},
     "pipeline/engines/build_phases.py": set(),
+    "pipeline/engines/narrow_types.py": {"numpy", "numpy.typing"},
     "pipeline/engines/tensorrt_messages.py": {"re"},
     "pipeline/geometry.py": set(),
     "pipeline/index_plan.py": set(),

@@ -30,6 +30,8 @@ HOLDS = {
         **dict.fromkeys(("engine", "self.engine", "self._parts.engine"), "ICudaEngine"),
         **dict.fromkeys(("self.runtime", "self._parts.runtime"), "Runtime"),
         **dict.fromkeys(("context", "self.context", "self._parts.context"), "IExecutionContext"),
+        "config": "IRuntimeConfig",
+        "make_context:kinds": "DynamicShapesKernelSpecializationStrategy",
     },
 }
 OWN = frozenset(

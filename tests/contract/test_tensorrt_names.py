@@ -35,6 +35,9 @@ ONLY_RTX = {
     (MODULE, "EngineValidity"),
     ("EngineValidity", "INVALID"),
     (MODULE, "EngineInvalidityDiagnostics"),
+    (MODULE, "DynamicShapesKernelSpecializationStrategy"),
+    ("DynamicShapesKernelSpecializationStrategy", "EAGER"),
+    ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
     ("EngineInvalidityDiagnostics", "__members__"),
 }
 """Names that the product asks for before it uses them, and that TensorRT for RTX alone has."""

@@ -1,6 +1,7 @@
 """Replay to every event of a real journal gives, at each committed build, the very body that its manifest holds.
 
-`C10_HISTORY_EVENTS=100000` makes the history as long as one of years; in a usual run it is short.
+One history is of real builds, and short. The other is as long as one of years if `C10_HISTORY_EVENTS=100000` says so: its
+events are written through the store, in its transactions, and only the work and the artifacts are left out.
 """
 
 import json
@@ -10,22 +11,26 @@ import shutil
 import pytest
 
 from pipeline.testing import raising
-from store import canonical, manifest
+from store import canonical, identity, manifest, rollback
+from store import events as e
+from store.layout import Layout
+from store.state import FLIGHT
+from store.testing import PREPROCESSING, FakeClock, made, ref_of
+from store.transaction import Store
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.small_builds import FakeSite, tiny_network, words
 from tools.folding import Folded, steps
 from tools.replay import replay
 from tools.sources import from_cache, from_journal
 
-EVENTS = int(os.environ.get("C10_HISTORY_EVENTS", "600"))
-ZOOM, SIDE = (8, 16) if EVENTS > 10_000 else (7, 8)
-BUILDS = max(3, EVENTS // (SIDE * SIDE + 10))
+EVENTS = int(os.environ.get("C10_HISTORY_EVENTS", "3000"))
 LOOKS = 12
+ZOOM, SIDE, BUILDS = 7, 8, 8
 
 
 @pytest.fixture
-def site(quick_path):  # noqa: F811 - the fixture
-    """A cache with a history of builds, failures and rollbacks; every build embeds every cell anew."""
+def built(quick_path):  # noqa: F811 - the fixture
+    """Builds, failures and rollbacks; every build embeds every cell anew."""
     places = ((x, y) for x in range(SIDE) for y in range(SIDE))
     site = FakeSite(quick_path, tiles={(ZOOM, 16 * x, 16 * y): words(256 * x + y) for x, y in places})
     for number in range(BUILDS):
@@ -37,36 +42,132 @@ def site(quick_path):  # noqa: F811 - the fixture
         assert site.build(zoom=(ZOOM, ZOOM)).generation is not None
         if number % 5 == 4:
             site.provisioner().rollback()
-    return site
+    return site.layout
 
 
-def bodies_on_disk(site):
+@pytest.fixture
+def written(quick_path):  # noqa: F811 - as above
+    """The same without work: 50 builds, of which some fail or are rolled back from."""
+    layout, builds = Layout(quick_path / "cache"), 50
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        for number in range(1, builds + 1):
+            write_build(store, EVENTS // builds)
+            if number % 10 == 9:
+                store.roll_back(rollback.plan(store.state, to=None, why="planted"))
+    return layout
+
+
+def write_build(store, cells):
+    number = store.state.next_build
+    inputs = identity.build_inputs(
+        flight_id=f"f{number}",
+        sector="stable_rear",
+        bbox_e7=[0, 0, 10, 10],
+        zoom=[18, 18],
+        origin={},
+        calibration=ref_of(b"{}").sha256,
+        tiles={"digest": f"{number:064x}"},
+        models=[{"name": "net", "role": "descriptor", "onnx": "a" * 64, "preprocessing": PREPROCESSING}],
+        engine={"backend": "onnxruntime", "version": "1"},
+        index={"kind": "flat"},
+        checks={},
+    )
+    identified = identity.build_identity(inputs)
+    store.append(
+        e.BuildStarted(
+            identity=identified, inputs=inputs, calibration=ref_of(b"{}"), again=False, host={"boot": "b"}
+        ),
+        made(e.TilesSelected, digest=f"{number:064x}", table=ref_of(b"t"), count=cells, wanted=cells),
+        *engine(number),
+        build=number,
+    )
+    for first in range(0, cells, 256):
+        few = [cell(number, place) for place in range(first, min(first + 256, cells))]
+        store.append(*few, build=number)
+    if number % 7 == 5:
+        store.append(made(e.BuildFailed, step="index", kind="planted"), build=number)
+        return
+    index = made(
+        e.IndexBuilt,
+        key=named(f"index {number}"),
+        components={"space": named(f"space {number}")},
+        artifact=ref_of(b"i%d" % number),
+        blocks=ref_of(b"b%d" % number),
+    )
+    walked = made(e.CoverageWalked, geography=ref_of(b"g%d" % number))
+    store.append(index, walked, build=number)
+    store.commit(number)
+
+
+def engine(number):
+    components = identity.engine_components(
+        onnx_sha256=f"{number:064x}",
+        backend="onnxruntime",
+        version="1",
+        target="cpu",
+        precision="fp32",
+        batch=1,
+        options={},
+    )
+    key, artifact = identity.engine_key(components), ref_of(b"engine %d" % number)
+    compiled = made(
+        e.EngineCompiled,
+        model="net",
+        purpose=FLIGHT,
+        key=key,
+        components=components,
+        artifact=artifact,
+        signature={"input": "i", "output": "o", "dimensions": 4},
+    )
+    return compiled, made(e.CheckPassed, check="engine", subject="net", key=key, artifact=artifact.sha256)
+
+
+def named(text):
+    return ref_of(text.encode()).sha256
+
+
+def cell(number, place):
+    return made(
+        e.CellEmbedded,
+        space=named(f"space {number}"),
+        zoom=18,
+        cell_x=place,
+        cell_y=number,
+        key=named(f"{number}/{place}"),
+        block=ref_of(b"%d/%d" % (number, place)),
+        rows=1,
+        embedded=1,
+    )
+
+
+def bodies_on_disk(layout):
     """Generation to the bytes of its body, as its manifest file holds it."""
     found = {}
-    for generation, name in site.layout.manifest_files().items():
-        document = json.loads((site.layout.manifests / name).read_bytes())
+    for generation, name in layout.manifest_files().items():
+        document = json.loads((layout.manifests / name).read_bytes())
         found[generation] = canonical.encode(document["body"])
     return found
 
 
-def test_every_event_of_a_real_history(site, tmp_path):
-    source = from_cache(site.layout)
-    moments, expected = source.history.moments, bodies_on_disk(site)
-    print(f"{len(moments)} events, {len(expected)} generations")
-    assert len(moments) >= EVENTS * 0.9
+@pytest.mark.parametrize("history", ["built", "written"])
+def test_every_event_of_a_real_history(history, request, tmp_path):
+    layout = request.getfixturevalue(history)
+    source = from_cache(layout)
+    moments, expected = source.history.moments, bodies_on_disk(layout)
+    print(f"{history}: {len(moments)} events, {len(expected)} generations")
+    assert len(moments) >= (EVENTS if history == "written" else BUILDS * SIDE * SIDE)
     folded, seen = Folded(), {}
     for moment in steps(moments, folded):
-        assert folded.state.position.seq == moment.seq
-        head = folded.state.head
-        if head is not None:
-            if head.number not in seen:
-                seen[head.number] = canonical.encode(manifest.body_of(folded.state, folded.state.head_build))
-                assert (moment.seq, seen[head.number]) == (head.seq, expected[head.number])
-            assert canonical.sha256(seen[head.number]) == canonical.sha256(expected[head.number])
+        state = folded.state
+        assert (state.position.seq, state.position.chain) == (moment.seq, moment.chain)
+        head = state.head
+        if head is not None and head.number not in seen:
+            seen[head.number] = canonical.encode(manifest.body_of(state, state.head_build))
+            assert (moment.seq, seen[head.number]) == (head.seq, expected[head.number])
+    assert folded.state.position.seq == len(moments)
     assert seen == expected
     assert all(each.projects for each in folded.projected)
-    copy = shutil.copy(site.layout.journal, tmp_path / "copy.mdb")
-    copied = from_journal(copy)
+    copied = from_journal(shutil.copy(layout.journal, tmp_path / "copy.mdb"))
     generations = [*folded.state.generations.values()]
     for generation in generations[:: -(-len(generations) // LOOKS)]:
         told = replay(copied, word=str(generation.origin), at=generation.seq)

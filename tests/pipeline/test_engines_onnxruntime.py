@@ -169,14 +169,59 @@ def test_an_operator_that_nobody_knows_is_a_failed_compile(tmp_path):
     assert caught.value.kind is ErrorKind.COMPILE_FAILED
 
 
+@pytest.mark.parametrize("domain", ["my.operators", ""])
+def test_an_operator_that_nobody_knows_is_named_with_its_node(tmp_path, domain):
+    model = toy_network()
+    node = model.graph.node[1]
+    node.op_type, node.name, node.domain = "NetVLAD", "pool/1", domain
+    if domain:
+        model.opset_import.add(domain=domain, version=1)
+    path = tmp_path / "unknown.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CompileError, match=r"NetVLAD.*pool/1|pool/1.*NetVLAD"):
+        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+
+
+def test_weights_that_are_listed_as_inputs_are_still_known_to_the_compiler(tmp_path):
+    sizes = helper.make_tensor("sizes", TensorProto.INT64, [2], [8, 3])
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
+            helper.make_node("Reshape", ["pooled", "sizes"], ["descriptor"]),
+        ],
+        "as files were before version 4",
+        [
+            helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *SAMPLE]),
+            helper.make_tensor_value_info("sizes", TensorProto.INT64, [2]),
+        ],
+        [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, None)],
+        [sizes],
+    )
+    path = tmp_path / "early.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=3)
+    path.write_bytes(model.SerializeToString())
+    engine = OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    assert load(engine).run(golden_inputs((2, *SAMPLE))).shape == (2, 3)
+
+
+def test_a_tensor_that_nothing_makes_is_named_with_its_node(tmp_path):
+    model = toy_network()
+    model.graph.node[0].name, model.graph.node[0].input[1] = "first", "nowhere"
+    path = tmp_path / "loose.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CompileError, match=r"'nowhere'.* at node Conv 'first'"):
+        OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+
+
 def test_a_network_that_gives_infinities_is_refused(tmp_path):
     model = toy_network()
     weights = model.graph.initializer[0]
     weights.raw_data = np.full((DIMENSIONS, 3, 3, 3), 3e38, np.float32).tobytes()
     path = tmp_path / "huge.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(CompileError, match="finite descriptors"):
+    with pytest.raises(CompileError, match="finite descriptors") as caught:
         OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.BAD_VECTORS
 
 
 def test_a_compile_that_takes_too_long_is_a_timeout(job, tmp_path):
@@ -276,6 +321,55 @@ def test_external_weights_elsewhere_are_refused(tmp_path, location):
     path, _ = with_external(tmp_path, location)
     with pytest.raises(CompileError, match="own folder"):
         onnx_digest(path)
+
+
+def with_external_default(folder):
+    """A network whose function has a default for an attribute, and keeps that in another file."""
+    values = np.full((2, 3, 1, 1), 0.5, np.float32)
+    tensor = helper.make_tensor("kernel", TensorProto.FLOAT, values.shape, values.tobytes(), raw=True)
+    set_external_data(tensor, "weights.bin", offset=0, length=values.nbytes)
+    tensor.ClearField("raw_data")
+    constant = helper.make_node("Constant", [], ["w"])
+    constant.attribute.add(name="value", ref_attr_name="kernel", type=onnx.AttributeProto.TENSOR)
+    function = helper.make_function(
+        "own",
+        "Mix",
+        ["x"],
+        ["y"],
+        [constant, helper.make_node("Conv", ["x", "w"], ["y"])],
+        [helper.make_opsetid("", 17)],
+        attribute_protos=[helper.make_attribute("kernel", tensor)],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mix", ["input"], ["mixed"], domain="own"),
+            helper.make_node("GlobalAveragePool", ["mixed"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["descriptor"]),
+        ],
+        "with a function",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", *SAMPLE])],
+        [helper.make_tensor_value_info("descriptor", TensorProto.FLOAT, ["n", 2])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    path = folder / "function.onnx"
+    model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path, values.tobytes()
+
+
+def test_external_weights_in_the_default_of_a_function_count_too(tmp_path, monkeypatch):
+    # Libraries that are given such a network as bytes take the file from the folder that the process runs in.
+    monkeypatch.chdir(tmp_path)
+    path, content = with_external_default(tmp_path)
+    with pytest.raises(CompileError, match="No such file"):
+        onnx_digest(path)
+    (tmp_path / "weights.bin").write_bytes(content)
+    before = onnx_digest(path)
+    model = read_onnx(path, expected_sha256=before).model
+    assert b"weights.bin" not in model.SerializeToString()
+    OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
+    (tmp_path / "weights.bin").write_bytes(bytes(len(content)))
+    assert onnx_digest(path) != before
 
 
 def test_external_weights_through_a_link_or_missing_or_a_pipe_are_refused(tmp_path):

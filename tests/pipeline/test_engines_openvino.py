@@ -376,6 +376,15 @@ def test_operators_that_it_does_not_know_are_named_with_their_nodes(tmp_path):
         assert f"operator {operator} that it does not know, in node {name!r}" in caught.value.message
 
 
+def test_a_tensor_that_nothing_makes_is_named_with_its_node(tmp_path):
+    model = toy_network()
+    model.graph.node[0].name, model.graph.node[0].input[1] = "first", "nowhere"
+    job = job_of(tmp_path, model)
+    with pytest.raises(CompileError, match="Conv 'first', which takes 'nowhere'") as caught:
+        OpenVinoCompiler().compile(job, scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.BAD_MODEL
+
+
 def test_a_network_that_gives_infinities_is_refused(tmp_path):
     model = toy_network()
     model.graph.initializer[0].raw_data = np.full((DIMENSIONS, 3, 3, 3), 3e38, np.float32).tobytes()

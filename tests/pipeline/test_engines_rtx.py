@@ -6,6 +6,7 @@ from hashlib import sha256
 from time import monotonic
 
 import pytest
+from onnx import TensorProto, helper
 
 from pipeline import place
 from pipeline.engines.onnx_file import onnx_digest
@@ -118,6 +119,40 @@ def test_a_node_without_a_name_is_told_by_its_place(tmp_path):
     model = toy_network()
     model.graph.node[1].op_type = "NetVLAD"
     assert "operator NetVLAD at node 'NetVLAD#1'" in refused(tmp_path, model).message
+
+
+def auxiliary(folder, nodes, inputs, outputs, weights=()):
+    graph = helper.make_graph(nodes, "auxiliary", inputs, outputs, list(weights))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    names = {"input": inputs[0].name, "output": outputs[0].name}
+    return job_of(folder, model, role="auxiliary", sample_shape=(), batch=1, **names)
+
+
+def test_an_auxiliary_network_may_take_whole_numbers(tmp_path):
+    table = helper.make_tensor("table", TensorProto.FLOAT, [8, 3], [float(number) for number in range(24)])
+    job = auxiliary(
+        tmp_path,
+        [helper.make_node("Gather", ["table", "rows"], ["picked"])],
+        [helper.make_tensor_value_info("rows", TensorProto.INT64, [2, 4])],
+        [helper.make_tensor_value_info("picked", TensorProto.FLOAT, [2, 4, 3])],
+        [table],
+    )
+    assert COMPILER.compile(job, scratch=tmp_path).signature.output_shape == (2, 4, 3)
+
+
+def test_an_input_that_decides_a_shape_is_named_with_its_node(tmp_path):
+    job = auxiliary(
+        tmp_path,
+        [helper.make_node("Expand", ["values", "sizes"], ["wide"], name="widen")],
+        [
+            helper.make_tensor_value_info("values", TensorProto.FLOAT, [1, 3]),
+            helper.make_tensor_value_info("sizes", TensorProto.INT64, [2]),
+        ],
+        [helper.make_tensor_value_info("wide", TensorProto.FLOAT, None)],
+    )
+    with pytest.raises(CompileError, match="'sizes', taken by Expand 'widen'") as caught:
+        COMPILER.compile(job, scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.BAD_MODEL
 
 
 def test_what_a_target_lacks_is_told_with_the_operator(tmp_path):

@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.engines.narrow_types import NARROW
+from pipeline.engines.narrow_types import LEAST_COSINE, NARROW, least_cosine
 from pipeline.engines.onnx_file import fix_sizes, inspect_onnx
 from pipeline.engines.precision import (
-    LEAST_COSINE,
     RECIPE,
     conversion_document,
     conversion_parity,
     convert,
     cosine,
     emulated,
-    least_cosine,
     sample_feeds,
     worst_node,
 )

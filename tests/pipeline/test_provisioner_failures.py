@@ -5,6 +5,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
+from pipeline import checks
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import CheckOptions, CoverageOptions
@@ -379,6 +380,35 @@ def test_an_index_that_replaces_a_damaged_one_is_checked(site):
 
 def dying_politely():
     raise KeyboardInterrupt
+
+
+def test_an_engine_that_passed_for_less_is_checked_again_when_more_is_asked_for(site, monkeypatch):
+    monkeypatch.setattr(checks, "parity", lambda *_: 0.9)
+    for least, outcome, compiled in (
+        (0.8, BuildOutcome.BUILT, 1),
+        (0.85, BuildOutcome.BUILT, 0),
+        (0.95, BuildOutcome.FAILED, 0),
+        (0.8, BuildOutcome.BUILT, 1),
+    ):
+        report = site.build(checks=CheckOptions(parity=least, recall=0.25), again=True)
+        assert (report.outcome, report.engines_compiled) == (outcome, compiled), least
+    assert "below 0.95" in site.events(BuildFailed)[-1].message
+
+
+def test_an_index_that_passed_for_less_is_checked_again_when_more_is_asked_for(site, monkeypatch):
+    sampled = checks._sample
+
+    def half_strange(*given):
+        ids, vectors = sampled(*given)
+        ids[::2] = 0
+        return ids, vectors
+
+    monkeypatch.setattr(checks, "_sample", half_strange)
+    wanted = (0.25, BuildOutcome.BUILT), (0.4, BuildOutcome.BUILT), (0.9, BuildOutcome.FAILED)
+    for least, outcome in wanted:
+        assert site.build(checks=CheckOptions(recall=least), again=True).outcome is outcome, least
+    assert "below 0.9" in site.events(BuildFailed)[-1].message
+    assert [event.check for event in site.events(CheckPassed)] == ["engine", "index"]
 
 
 def test_recall_and_parity_thresholds_are_measured_in_the_journal(site):

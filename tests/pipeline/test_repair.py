@@ -22,6 +22,7 @@ from pipeline.request import (
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.findings import Depth
+from store.layout import FOLDERS
 from store.manifest import parse, project
 from store.tables import decode_blocks
 from store.testing import StopDeadError
@@ -418,6 +419,29 @@ def dying_at(patch, at, *, after):
     for name in ("link", "unlink"):
         patch.setattr(os, name, deadly(getattr(os, name)))
     return died
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("journal", ["whole", "damaged"])
+def test_a_link_in_the_place_of_a_folder_is_set_aside_and_nothing_behind_it_touched(
+    two, name, journal, tmp_path
+):
+    """Every writer clears the scratch folder: through a link, it would clear whatever that leads to."""
+    folder, elsewhere = two.layout.root / name, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("x")
+    shutil.rmtree(folder)
+    folder.symlink_to(elsewhere)
+    if journal == "damaged" and name != "segments":
+        two.layout.journal.write_bytes(b"x")
+        two.provisioner().rebuild()
+    # The tiles of the first build are other ones by now, so that of the artifacts only the head's can be made again.
+    assert two.provisioner().repair().go
+    assert is_go(two) or name == "artifacts"
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+    assert not folder.is_symlink()
+    kept = [path for path in two.layout.quarantine.iterdir() if path.is_symlink()]
+    assert [path.readlink() for path in kept] == [elsewhere]
 
 
 def test_a_dry_run_writes_nothing_and_names_everything(two):

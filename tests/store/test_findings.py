@@ -1,8 +1,13 @@
 """What a verification found, and what of it lasts."""
 
+from pathlib import Path
+
 import pytest
 
-from store.findings import Covered, Depth, Problem, ProblemKind, Verification
+from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
+from store.findings import Covered, Depth, Finding, Problem, ProblemKind, Verification, judge
+
+ROOT = Path("/tmp/my cache")
 
 
 def problem(kind, *generations):
@@ -46,3 +51,55 @@ def test_the_head_is_sound_where_only_older_generations_suffer():
     assert (older.go, older.head_sound, older.only_device) == (False, True, False)
     elsewhere = verification(problem(ProblemKind.DEVICE, 3))
     assert (elsewhere.head_sound, elsewhere.only_device) == (False, True)
+
+
+def judged(kind, **fields):
+    finding = Finding(kind=kind, **({"subject": "x", "found": "y"} | fields))
+    (problem,) = judge([finding], root=ROOT, named_in={"d" * 64: (3, 1)})
+    return problem
+
+
+@pytest.mark.parametrize("kind", ProblemKind)
+def test_every_kind_of_problem_names_what_mends_it(kind):
+    mend = judged(kind).mend
+    assert "'/tmp/my cache'" in mend
+    assert mend.startswith(("c10 repair", "c10 build", "c10 sign", "chmod -R o-w"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mend"),
+    [
+        (ProblemKind.STRANGER, "c10 repair --cache '/tmp/my cache'"),
+        (ProblemKind.MANIFEST, "c10 build REQUEST --cache '/tmp/my cache' --again"),
+        (
+            ProblemKind.DEVICE,
+            "c10 build REQUEST --cache '/tmp/my cache' on that device, with its libraries",
+        ),
+    ],
+)
+def test_what_mends_a_problem(kind, mend):
+    assert judged(kind).mend == mend
+
+
+def test_what_cannot_be_read_and_what_stands_where_a_lock_belongs():
+    assert (
+        "permissions of /tmp/my cache/a/b"
+        in judged(ProblemKind.ABSENT, found=f"{UNREADABLE}: no", path="a/b").mend
+    )
+    assert judged(ProblemKind.STRANGER, path="build.lock").mend.endswith("out of the cache: it is made anew")
+
+
+def test_a_problem_touches_the_generations_that_name_it():
+    assert judged(ProblemKind.DAMAGED, digest="d" * 64).generations == (1, 3)
+    assert judged(ProblemKind.DAMAGED, digest="e" * 64, generation=2).generations == ()
+    assert judged(ProblemKind.MANIFEST, generation=2).generations == (2,)
+    assert judged(ProblemKind.STRANGER).generations == ()
+
+
+def test_a_verification_raises_what_is_wrong():
+    verification().require()
+    device, absent = problem(ProblemKind.DEVICE, 3), problem(ProblemKind.ABSENT, 1)
+    with pytest.raises(IncompatibleDeviceError, match="x: y"):
+        verification(device).require()
+    with pytest.raises(NoGoError, match="x: y"):
+        verification(device, absent).require()

@@ -19,7 +19,14 @@ from store.coverage import referenced_by
 from store.device import Gpu
 from store.errors import ArtifactError, DamagedHistoryError
 from store.events import ArtifactRef, BuildFailed, EngineCompiled
-from store.golden import ANSWERED, decode_answers, encode_answers, golden_images, golden_samples
+from store.golden import (
+    ANSWERED,
+    decode_answers,
+    encode_answers,
+    golden_images,
+    golden_inputs,
+    golden_samples,
+)
 from store.memo import Made, Memo
 from store.preprocessing import Preprocessing
 from store.state import STAND_IN, Build, State
@@ -74,6 +81,23 @@ def test_samples_are_golden_images_as_a_network_takes_them():
     np.testing.assert_array_equal(samples[-1], CONTRACT.apply(image))
     # The first images do not hang on how many follow.
     np.testing.assert_array_equal(golden_samples(CONTRACT, 1)[0], samples[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16, 24), (2, 16, 24, 3)])
+def test_raw_samples_are_golden_images_in_the_layout_of_the_network(shape):
+    found = golden_inputs(shape)
+    assert (found.shape, found.dtype) == (shape, np.float32)
+    images = found if shape[-1] == 3 else found.transpose(0, 2, 3, 1)
+    np.testing.assert_array_equal(images, golden_images(2, 16, 24))
+
+
+def test_raw_samples_of_another_shape_are_values_of_a_byte_that_hang_on_the_seed():
+    first, other = golden_inputs((4, 100)), golden_inputs((4, 100), seed=1)
+    assert (first.shape, first.dtype) == ((4, 100), np.float32)
+    assert 0 <= first.min() < 20
+    assert 235 < first.max() <= 255
+    assert (first == other).mean() < 0.1
+    np.testing.assert_array_equal(golden_inputs((2, 200)).reshape(4, 100), first)
 
 
 def compiled(**refs):

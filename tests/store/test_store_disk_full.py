@@ -97,6 +97,17 @@ def test_a_cache_can_be_opened_without_space_for_the_reserve(small):
     assert look(layout).state.head.number == 1
 
 
+def test_a_full_disk_without_room_for_a_lock_file_can_still_be_collected(small):
+    """LMDB's lock file may be gone, as after a rebuild that found no space; the reserve has room for it."""
+    layout = Layout(small / "cache")
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
+        play(store, FIRST)
+    (layout.root / "journal.mdb-lock").unlink()
+    fill(small, 0)
+    with Store.open(layout, clock=FakeClock(), exclusive_within_s=1.0) as store:
+        assert store.state.head.number == 1
+
+
 def test_a_cache_is_not_born_on_a_full_disk(small):
     layout = Layout(small / "cache")
     ballast = fill(small, 8192)

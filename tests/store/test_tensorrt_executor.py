@@ -369,3 +369,12 @@ def test_an_engine_with_an_open_batch_is_run_with_the_batch_of_the_manifest(monk
     np.testing.assert_array_equal(engine.run(samples(6)), answer(samples(6)))
     with pytest.raises(EngineLoadError, match="batches of 9, found: setInputShape: outside of the profile"):
         bench.load(engine_bytes(batch=-1), batch=9)
+
+
+@pytest.mark.parametrize(("batch", "strategy"), [(-1, "EAGER"), (BATCH, None)])
+def test_kernels_do_not_change_while_an_engine_with_an_open_batch_runs(monkeypatch, batch, strategy):
+    ada = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.6")
+    bench = Bench(monkeypatch, rtx=True, gpus=(ada,))
+    engine = bench.load(engine_bytes(batch=batch), backend="tensorrt-rtx", target="portable")
+    np.testing.assert_array_equal(engine.run(samples(6)), answer(samples(6)))
+    assert bench.gpu.specialises == strategy

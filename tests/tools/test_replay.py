@@ -328,6 +328,7 @@ def test_an_open_build_whose_process_died(world):
     assert (failure["step"], failure["kind"]) == ("cells", "died")
     assert failure["recorded"]["windows"][0]["cells"] == ["12/136/88", "12/137/88"]
     assert "ended without a word" in failure["cause"]
+    assert world.run("log", "--failed").stdout.splitlines()[1].split()[4] == "died"
     copy = world.folder / "copy.mdb"
     shutil.copy(world.cache / "journal.mdb", copy)
     elsewhere = json.loads(world.run("replay", "--journal", str(copy), "--json").stdout)

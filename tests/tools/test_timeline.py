@@ -1,77 +1,12 @@
 """Clocks, gaps, steps and findings, from records made by hand."""
 
-from collections.abc import Sequence
-
 import pytest
 
 from store import events as e
 from store.testing import made, ref_of
-from tools.cost import cost, rates_of
-from tools.findings import findings
-from tools.folding import Folded
-from tools.records import History, Moment
-from tools.timeline import builds_in, rows, track
-
-SECOND = 1_000_000_000
-
-
-class Story:
-    """Records in the making: each some seconds after the one before."""
-
-    def __init__(self):
-        self.moments = []
-        self.wall = self.mono = 0
-
-    def tell(self, event, *, build=1, after=0.0, jump=0.0, tag="x"):
-        self.mono += round(after * SECOND)
-        self.wall += round((after + jump) * SECOND)
-        self.moments.append(
-            Moment(
-                seq=len(self.moments) + 1,
-                chain="",
-                build=build,
-                wall_ns=self.wall,
-                mono_ns=self.mono,
-                tag=tag,
-                version=1,
-                event=event,
-            )
-        )
-        return self
-
-    def build(self, number, *, boot="b", compiling=2.0, embedding=1.0, count=10):
-        """A whole committed build."""
-        self.tell(made(e.BuildStarted, host={"boot": boot}), build=number)
-        self.tell(made(e.TilesSelected, count=count, wanted=count), build=number, after=0.5)
-        self.tell(made(e.BuildPlanned), build=number)
-        self.tell(made(e.StepStarted, kind="engine", subjects=("net",), key="k"), build=number)
-        self.tell(
-            made(e.EngineCompiled, model="net", key="k", artifact=ref_of(b"12345")),
-            build=number,
-            after=compiling,
-        )
-        self.tell(made(e.CheckPassed, check="engine", subject="net"), build=number, after=0.25)
-        self.tell(made(e.StepStarted, kind="cells", subjects=("6/0/0",), key="s"), build=number)
-        self.tell(
-            made(e.CellEmbedded, zoom=6, rows=count, embedded=count, block=ref_of(b"123")),
-            build=number,
-            after=embedding,
-        )
-        self.tell(made(e.StepStarted, kind="index"), build=number)
-        self.tell(made(e.IndexBuilt, rows=count), build=number, after=0.125)
-        self.tell(made(e.CoverageWalked, files=3), build=number, after=0.125)
-        return self.tell(made(e.BuildCommitted, generation=number, origin=number), build=number, after=0.0625)
-
-    def track(self, number=1):
-        return track(self.moments, number)
-
-    def findings(self, number=1, earlier: Sequence[int] = ()):
-        rates = rates_of(self.track(each) for each in earlier)
-        history = History(moments=self.moments)
-        return findings(self.track(number), history, Folded(), rates)
-
-    def kinds(self, number=1, **more):
-        return [each["kind"] for each in self.findings(number, **more)]
+from tests.tools.stories import SECOND, Story
+from tools.cost import cost
+from tools.timeline import builds_in, rows
 
 
 def started(**host):
@@ -184,6 +119,11 @@ def test_a_death_between_two_steps(last, step):
     assert rows(found)[0][-1]["ms"] == 60_000
 
 
+def test_inputs_that_cannot_be_read_cut_no_step_short():
+    story = Story().tell(started(boot="b")).tell(made(e.BuildFailed, step="inputs", kind="bad-model"))
+    assert [(step.kind, step.outcome) for step in story.track().steps] == [("plan", "failed")]
+
+
 def test_after_a_restart_the_wall_clock_has_to_do():
     story = Story().tell(started(boot="b")).tell(made(e.BuildPlanned), after=1)
     story.mono = 5
@@ -222,6 +162,9 @@ def test_a_failed_check_before_the_failure_is_the_failed_step():
         ("plan", "cut"),
         ("check", "failed"),
     ]
+    (finding,) = story.findings()
+    assert (finding["kind"], finding["severity"], finding["seq"]) == ("check-failed", "error", 2)
+    assert finding["text"] == "check engine of n failed: off"
 
 
 def test_long_timelines_are_cut_in_the_middle():
@@ -230,3 +173,57 @@ def test_long_timelines_are_cut_in_the_middle():
         story.tell(made(e.BuildPlanned), after=0.001)
     shown, cut = rows(story.track())
     assert (len(shown), cut, shown[9_999]["seq"], shown[10_000]["seq"]) == (20_000, 11, 10_000, 10_012)
+
+
+def test_what_was_found_in_the_cache_is_worth_a_word():
+    story = (
+        Story()
+        .tell(started())
+        .tell(made(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
+    )
+    story.tell(made(e.TilesSelected, warnings=("3 tiles are missing",)))
+    story.tell(made(e.CoverageWalked, problems=("ab/cd: nobody's",)))
+    assert [(each["kind"], each["severity"], each["text"]) for each in story.findings()] == [
+        ("repaired", "warning", "engine net abababababab was damaged: built anew"),
+        ("strangers", "warning", "1 stranger in the cache: ab/cd: nobody's"),
+        ("warning", "note", "3 tiles are missing"),
+    ]
+
+
+def test_records_that_are_not_understood_are_worth_a_word():
+    story = (
+        Story()
+        .tell(started())
+        .tell(None, tag="sheep.dreamt")
+        .tell(None, tag="build.planned", problem="no steps")
+    )
+    damaged, unknown = story.findings()
+    assert (damaged["kind"], damaged["severity"], damaged["seq"]) == ("damaged-record", "error", 3)
+    assert damaged["text"] == "record 3 (build.planned) cannot be read: no steps"
+    assert (unknown["kind"], unknown["severity"], unknown["seq"]) == ("unknown-event", "warning", 2)
+    assert "'sheep.dreamt' of version 1" in unknown["text"]
+
+
+@pytest.mark.parametrize("step", ["tiles", "plan", "start"])
+def test_a_failure_before_the_plan_is_done_is_one_of_planning(step):
+    story = Story().tell(started()).tell(made(e.BuildFailed, step=step), after=1)
+    (found,) = story.track().steps
+    assert (found.kind, found.outcome, found.ended.seq) == ("plan", "failed", 2)
+
+
+def test_a_retry_of_what_nobody_began_is_a_finding_and_no_step():
+    story = Story().tell(started()).tell(made(e.StepRetried, kind="engine", why="it crashed"))
+    assert [step.kind for step in story.track().steps] == ["plan"]
+    assert [each["text"] for each in story.findings()] == ["engine was tried again: it crashed"]
+
+
+def test_cells_and_tiles_that_nobody_began_are_steps():
+    story = Story().tell(made(e.TilesSelected, count=3)).tell(made(e.BuildPlanned))
+    story.tell(made(e.CellEmbedded, zoom=6, embedded=3, block=ref_of(b"123")), after=1)
+    story.tell(made(e.IndexBuilt, rows=3), after=1)
+    found = story.track().steps
+    assert [(step.kind, step.outcome, step.count) for step in found[:2]] == [
+        ("plan", "done", 3),
+        ("cells", "done", 3),
+    ]
+    assert (found[1].begun.seq, found[1].size) == (2, 3)

@@ -1,4 +1,4 @@
-"""A small cache, remembered in memory, and put back as it was within a millisecond.
+"""A small cache, remembered in memory, and put back as it was within two milliseconds.
 
 A cache has 257 folders, most of them empty, and a trial changes few of them. So each file and folder bears a mark in
 its time of modification: whatever still has it was not touched, and is left alone.

@@ -62,6 +62,8 @@ class IProgressMonitor:
 
 
 class Tensor:
+    is_shape_tensor = False
+
     def __init__(self, value):
         self.name = value.name
         self.shape = [size.dim_value or -1 for size in value.type.tensor_type.shape.dim]

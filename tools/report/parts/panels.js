@@ -119,18 +119,18 @@ function comparePanel(told) {
   const compare = told.compare;
   if (!compare) return null;
   const { a, b } = compare, tiles = compare.tiles || {}, changes = (title, rows) => (list(rows).length ? [el("h3", {}, title), table(["What", `Build ${a.build}`, `Build ${b.build}`], rows.map((each) => [code(each.path), sideOf("old", each.old), sideOf("new", each.new)]))] : []);
-  const differing = list(compare.artifacts).filter((each) => !each.same), same = list(compare.artifacts).length - differing.length;
+  const artifacts = list(compare.artifacts), differing = artifacts.filter((each) => each.a && each.b && !each.same), alone = artifacts.filter((each) => !each.a || !each.b), same = artifacts.length - differing.length - alone.length;
   const sets = ["added", "removed", "changed", "same"].filter((name) => typeof tiles[name] === "number").map((name) => `${count(tiles[name])} ${name}`);
   const verdict = (each) => (each ? (each.passed ? tag("✓ passed", "good") : tag("✕ failed", "bad")) : DASH);
   const moved = list(compare.checks).filter((each) => !each.a || !each.b || each.a.passed !== each.b.passed);
   const longest = Math.max(1, ...list(compare.steps).flatMap((each) => [each.a_ms || 0, each.b_ms || 0]));
   const timed = (ms, outcome) => (outcome ? held(outcome, ms, longest, `${duration(ms)}${outcome === "done" ? "" : `, ${(OUTCOMES[outcome] || [0, outcome])[1]}`}`) : DASH);
   const content = [
-    facts([["Inputs", list(compare.inputs).length ? `${plural(compare.inputs.length, "component")} changed` : "the same"], ["Machine", list(compare.host).length ? `${plural(compare.host.length, "fact")} changed` : "the same"], ["Tiles", sets.join(", ")], ["Artifacts", `${count(same)} the same, ${count(differing.length)} not`]]),
+    facts([["Inputs", list(compare.inputs).length ? `${plural(compare.inputs.length, "component")} changed` : a.identity && b.identity ? "the same" : "not read to their end, so that it is not known what changed"], ["Machine", list(compare.host).length ? `${plural(compare.host.length, "fact")} changed` : "the same"], ["Tiles", sets.join(", ")], ["Artifacts", `${count(same)} the same, ${count(differing.length)} not${alone.length ? `, ${count(alone.length)} in one of the builds only` : ""}`]]),
     ...changes("Inputs that changed", compare.inputs), ...changes("Machine facts that changed", compare.host),
     el("h3", {}, "Time by step"), table(["Step", `Build ${a.build}`, `Build ${b.build}`], list(compare.steps).map((each) => [stepName(each), timed(each.a_ms, each.a_outcome), timed(each.b_ms, each.b_outcome)])),
     ...(moved.length ? [el("h3", {}, "Checks that differ"), table(["Check", `Build ${a.build}`, `Build ${b.build}`], moved.map((each) => [[each.check, each.subject].filter((word, place) => word && !(place && word === each.check)).join(" · "), verdict(each.a), verdict(each.b)]))] : []),
-    ...(differing.length ? [el("details", {}, el("summary", {}, `${plural(differing.length, "artifact")} that differ`), table(["Artifact", `Build ${a.build}`, ">Size", `Build ${b.build}`, ">Size"], differing.map((each) => [each.role, code(short(each.a), each.a), bytes(each.a_bytes), code(short(each.b), each.b), bytes(each.b_bytes)])))] : []),
+    ...(differing.length + alone.length ? [el("details", {}, el("summary", {}, `${plural(differing.length + alone.length, "artifact")} that differ, or that one of the builds has`), table(["Artifact", `Build ${a.build}`, ">Size", `Build ${b.build}`, ">Size"], [...differing, ...alone].map((each) => [each.role, code(short(each.a), each.a), bytes(each.a_bytes), code(short(each.b), each.b), bytes(each.b_bytes)])))] : []),
   ];
   return panel("compare", `Against build ${a.build}`, `the last good one, of ${when(a.time)}${compare.same_identity ? ", the very same identity" : ""}`, ...content);
 }

@@ -1,0 +1,107 @@
+"""What runs on a node of a Ray cluster: one actor, one engine, one thread.
+
+Ray carries nothing but bytes for us: frames of `pipeline.frames`, so that what crosses the network is the same plain
+data as what crosses a pipe. The class is found by its name in the node's own installation; `software` is how a node
+shows that this installation makes the same descriptors as the one that asks.
+"""
+
+import hashlib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import PIL
+
+from pipeline.child import FAILED, FINISHED, Handler, Progress, describe
+from pipeline.errors import EmbedError, ErrorKind
+from pipeline.frames import FrameReader, Message, Payload, encode
+from pipeline.worker import serve_engine
+
+_DECIDING: Final = (
+    "pipeline.decoding",
+    "pipeline.image_header",
+    "pipeline.place",
+    "pipeline.ray_actor",
+    "pipeline.worker",
+    "store.preprocessing",
+    "store.runtime",
+)
+"""Modules whose text decides over the bytes of a descriptor."""
+
+
+class TileEmbedder:
+    """An actor that holds an engine. No method raises for a reason of ours: failures are answers."""
+
+    def __init__(self) -> None:
+        self._handler: Handler = _unloaded
+
+    def load(self, engine: bytes, setup: bytes) -> bytes:
+        """Load the engine.
+
+        Args:
+            engine: Its bytes; those with another digest than the setup's are refused.
+            setup: A frame: `pipeline.descriptors.worker_setup`, and under `software` what the asking side runs.
+
+        Returns:
+            A frame: `FINISHED` and None, or `FAILED` and what `pipeline.child.describe` tells.
+        """
+        try:
+            first = decoded(setup)
+            _check_software(first["software"])
+            self._handler = serve_engine(engine, first)
+        except Exception as error:  # noqa: BLE001 - every failure must reach the other side
+            return encode([FAILED, describe(error)])
+        return encode([FINISHED, None])
+
+    def embed(self, request: bytes) -> bytes:
+        """Embed one window.
+
+        Args:
+            request: A frame: for each tile its expected SHA-256 in hexadecimal and its encoded bytes.
+
+        Returns:
+            A frame: `FINISHED` and the answer of `pipeline.worker.Embedder.embed`, or `FAILED` as above.
+        """
+        try:
+            return encode([FINISHED, self._handler(decoded(request), _silent)])
+        except Exception as error:  # noqa: BLE001 - as above
+            return encode([FAILED, describe(error)])
+
+
+def software() -> Mapping[str, str]:
+    """Return what decides over a descriptor besides the engine: versions, and a digest of this project's own part."""
+    digest = hashlib.sha256()
+    for name in _DECIDING:
+        digest.update(Path(importlib.import_module(name).__file__ or "").read_bytes())
+    return {"c10": digest.hexdigest(), "numpy": np.__version__, "pillow": PIL.__version__}
+
+
+def decoded(frame: bytes) -> Message:
+    """Return the message in one whole frame.
+
+    Raises:
+        FrameError: The bytes are no frame.
+    """
+    (message,) = FrameReader().feed(frame)
+    return message
+
+
+def _check_software(wanted: Mapping[str, str]) -> None:
+    found = software()
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise EmbedError(
+                f"expected {name} {value} on every node, as where the build runs, found {found.get(name)}",
+                "install the same release of c10 and its libraries on every node",
+                ErrorKind.EMBED_FAILED,
+            )
+
+
+def _unloaded(_request: Message, _progress: Progress) -> Payload:
+    raise RuntimeError("expected an engine to be loaded first, found none")
+
+
+def _silent(_value: Payload) -> None:
+    """Tell nobody: a window is short."""

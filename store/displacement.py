@@ -1,0 +1,63 @@
+"""Folders of a cache whose place something else has taken: a link, which may lead anywhere, or a file.
+
+Through a link in the place of a folder, files would be written, and scratch removed, outside of the cache. Nothing of
+C10's makes one, so that every writer refuses it and `repair` keeps it as evidence.
+"""
+
+import os
+from pathlib import Path
+
+from store.errors import CacheUnusableError, ErrorKind, from_os_error
+from store.layout import FOLDERS, Layout
+from store.quarantine import set_aside
+from store.remedies import repairing
+
+
+def displaced(layout: Layout) -> tuple[Path, ...]:
+    """Return the places of folders where something else lies; a folder that is missing is no such place."""
+    paths = (layout.root / name for name in FOLDERS)
+    return tuple(path for path in paths if path.is_symlink() or (path.exists() and not path.is_dir()))
+
+
+def refuse_displaced(layout: Layout) -> None:
+    """Refuse to write to a cache in which something else has the place of a folder.
+
+    Raises:
+        CacheUnusableError: With the first of them, and what mends it.
+    """
+    for path in displaced(layout):
+        raise CacheUnusableError(
+            ErrorKind.FILE_SYSTEM,
+            f"expected a folder of the cache as {path}, found a link or a file in its place; nothing was written",
+            hint=repairing(layout)
+            if os.path.lexists(layout.journal)
+            else f"move {path} away, then run it again",
+        )
+
+
+def free_displaced(layout: Layout) -> tuple[tuple[str, str], ...]:
+    """Set aside what has the place of a folder; the caller holds the build lock.
+
+    Returns:
+        Per folder, its name and where what lay there is kept, relative to the cache.
+
+    Raises:
+        StoreError: It cannot be moved; the rest is as it was.
+    """
+    found = displaced(layout)
+    try:
+        if layout.quarantine in found:
+            # It cannot be kept within itself: beside it, from where it is taken up as a stranger.
+            number = 0
+            while os.path.lexists(beside := layout.root / f"{layout.quarantine.name}.{number}"):
+                number += 1
+            os.link(layout.quarantine, beside, follow_symlinks=False)
+            layout.quarantine.unlink()
+        if found:
+            layout.quarantine.mkdir(exist_ok=True, mode=0o755)
+        kept = tuple((path.name, set_aside(layout, path)) for path in found if path != layout.quarantine)
+        if layout.quarantine in found:
+            kept = (*kept, (layout.quarantine.name, set_aside(layout, beside)))
+    except OSError as error:
+        raise from_os_error(error, f"cache {layout.root}") from error
+    return kept

@@ -1,0 +1,164 @@
+"""How two sides are held against each other: in pairs, in turns, in one run.
+
+Both sides of a pair do the same work right after each other, and who goes first changes from pair to pair, so that
+whatever else the machine does falls on both. What is told is the median of the pairs' ratios, with its quartiles.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+from time import perf_counter, process_time
+from typing import Any
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a ratio should be: at least or at most `value`."""
+
+    value: float
+    at_least: bool
+
+    def reached(self, ratio: float) -> bool:
+        """Whether a ratio is good enough."""
+        return ratio >= self.value if self.at_least else ratio <= self.value
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.value:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the table. Times are medians in seconds; `low` and `high` are the quartiles of the ratio.
+
+    `missing` says why there is no figure.
+    """
+
+    name: str
+    work: str
+    peer: str
+    target: Target
+    ours: float = 0.0
+    theirs: float = 0.0
+    ratio: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    pairs: int = 0
+    missing: str = ""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the target was reached."""
+        return not self.missing and self.target.reached(self.ratio)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How much to measure: pairs for each row, whether at the full sizes, and where to write."""
+
+    pairs: int
+    full: bool
+    folder: Path
+
+    def size(self, small: int, full: int) -> int:
+        """The size of some work."""
+        return full if self.full else small
+
+    def place(self, name: str) -> Path:
+        """A new folder."""
+        path = self.folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def wall(work: Work) -> float:
+    """Seconds that it took."""
+    began = perf_counter()
+    work()
+    return perf_counter() - began
+
+
+def processor(work: Work) -> float:
+    """Seconds of processor time that this process spent on it."""
+    began = process_time()
+    work()
+    return process_time() - began
+
+
+def in_turns(
+    ours: Work, theirs: Work, *, pairs: int, clock: Callable[[Work], float] = wall, tidy: bool = True
+) -> list[tuple[float, float]]:
+    """Let both sides do their work, in turns; one pair before that is not counted."""
+    found = []
+    for number in range(pairs + 1):
+        if tidy:
+            gc.collect()
+        if number % 2:
+            second = clock(theirs)
+            first = clock(ours)
+        else:
+            first = clock(ours)
+            second = clock(theirs)
+        found.append((first, second))
+    return found[1:]
+
+
+def row(
+    name: str, work: str, peer: str, target: Target, found: Sequence[tuple[float, float]], *, rate: bool
+) -> Row:
+    """Make a line from the seconds of both sides.
+
+    Args:
+        name: Of the row.
+        work: What was done.
+        peer: Who else did it.
+        target: For the ratio.
+        found: Seconds of ours and of theirs, pair by pair.
+        rate: Whether the ratio is of rates, ours over theirs (more is better), or of times (less is better).
+    """
+    ratios = [theirs / ours if rate else ours / theirs for ours, theirs in found]
+    low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    return Row(
+        name=name,
+        work=work,
+        peer=peer,
+        target=target,
+        ours=median(ours for ours, _ in found),
+        theirs=median(theirs for _, theirs in found),
+        ratio=median(ratios),
+        low=low,
+        high=high,
+        pairs=len(found),
+    )
+
+
+def at_least(value: float) -> Target:
+    """A target from below."""
+    return Target(value=value, at_least=True)
+
+
+def at_most(value: float) -> Target:
+    """A target from above."""
+    return Target(value=value, at_least=False)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, and how busy it was."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "unknown",
+    )
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "niceness": os.nice(0),
+    }

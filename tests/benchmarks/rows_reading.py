@@ -1,0 +1,201 @@
+"""Rows about caches that are there already: opening, the warm run, rollback, verification."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from hashlib import file_digest
+from pathlib import Path
+
+from pmtiles.tile import deserialize_directory, deserialize_header
+
+from store.artifacts import Artifacts
+from store.coverage import named_by, referenced_by, walk
+from store.keyfiles import write_key_pair
+from store.manifest import parse, project
+from store.reader import FlightCache
+from store.verification import Depth, verify
+from store.view import look
+from tests.benchmarks.caches import BigSite, write_folder, write_mbtiles, write_pmtiles
+from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
+
+
+def warm_folder(settings: Settings) -> Iterator[Row]:
+    """A warm build against `scandir` and `stat` of every file."""
+    number = settings.size(20_000, 100_000)
+    site = BigSite(settings.place(f"folder-{number}"))
+    tiles = site.root / "tiles"
+    write_folder(tiles, number)
+    site.built()
+    _settle(site, number)
+
+    def scan() -> None:
+        found, folders = 0, [str(tiles)]
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    else:
+                        entry.stat()
+                        found += 1
+        if found != number:
+            raise SystemExit(f"expected {number} files, found {found}")
+
+    pairs = in_turns(site.warm, scan, pairs=settings.pairs)
+    yield row(
+        "warm-xyz",
+        f"warm build, {number:,} tiles in a folder",
+        "scandir + stat",
+        at_most(2),
+        pairs,
+        rate=False,
+    )
+
+
+def warm_archives(settings: Settings) -> Iterator[Row]:
+    """A warm build from one archive against reading its directory once."""
+    number = settings.size(100_000, 1_000_000)
+    for kind, write, read in (
+        ("mbtiles", write_mbtiles, _read_mbtiles),
+        ("pmtiles", write_pmtiles, _read_pmtiles),
+    ):
+        site = BigSite(settings.place(f"{kind}-{number}"))
+        archive = site.root / f"tiles.{kind}"
+        write(archive, number)
+        # The world of zoom 10 holds a million tiles; of fewer, the rest are holes.
+        source = {"source": archive.name}
+        site.built(**source)
+        _settle(site, number, **source)
+        found = read(archive)
+        if found != number:
+            raise SystemExit(f"expected {number} tiles in {archive.name}, found {found}")
+        pairs = in_turns(
+            lambda site=site, source=source: site.warm(**source),
+            lambda read=read, archive=archive: read(archive),
+            pairs=settings.pairs,
+        )
+        work = f"warm build, {number:,} tiles in one {kind} file"
+        yield row(f"warm-{kind}", work, "reading its directory", at_most(1.5), pairs, rate=False)
+
+
+def opening(settings: Settings) -> Iterator[Row]:
+    """`FlightCache.open` of caches of different sizes, signature checked; the peer is the smallest of them."""
+    sizes = [1_000, 10_000, *((100_000, 1_000_000) if settings.full else (100_000,))]
+    pair = write_key_pair(settings.place("keys") / "key")
+    caches = {}
+    for number in sizes:
+        site = BigSite(settings.place(f"open-{number}"))
+        site.key = pair.private
+        write_pmtiles(site.root / "tiles.pmtiles", number)
+        site.built(source="tiles.pmtiles")
+        caches[number] = site.cache
+
+    def open_cache(number: int) -> None:
+        FlightCache.open(caches[number], trusted_keys=[pair.public_bytes]).close()
+
+    for number in sizes[1:]:
+        pairs = in_turns(
+            lambda number=number: open_cache(number), lambda: open_cache(sizes[0]), pairs=4 * settings.pairs
+        )
+        work = f"FlightCache.open, {number:,} tiles"
+        yield row(f"open-{number}", work, f"the same of {sizes[0]:,} tiles", at_most(1.25), pairs, rate=False)
+        limit = [(ours, 0.010) for ours, _ in pairs]
+        yield row(f"open-{number}-limit", work, "10 ms", at_most(1), limit, rate=False)
+
+
+def verification(settings: Settings) -> Iterator[Row]:
+    """Full verification and the coverage walk against parallel SHA-256 of the same files."""
+    number = settings.size(20_000, 100_000)
+    site = BigSite(settings.place(f"verify-{number}"))
+    write_pmtiles(site.root / "tiles.pmtiles", number)
+    site.built(source="tiles.pmtiles")
+    state = look(site.layout).state
+    artifacts, head = Artifacts(site.layout), state.head
+    if head is None:
+        raise SystemExit("expected a committed generation, found none")
+    # The blocks of a real network are hundreds of times longer: artifacts of that size stand in for them.
+    named = named_by(parse(project(state, head)), artifacts)
+    padding = os.urandom(1 << 20)
+    for each in range(settings.size(128, 1024)):
+        ref = artifacts.put(each.to_bytes(8, "big") + padding)
+        named[ref.sha256] = (f"block {each}", ref.size)
+    files = [site.layout.artifact(digest) for digest in named]
+
+    def hash_all() -> None:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for _ in pool.map(_sha256, files):
+                pass
+
+    def walk_all() -> None:
+        found = walk(artifacts, named, referenced=referenced_by(state), full=True)
+        if found.damaged or found.strangers:
+            raise SystemExit(f"expected a sound cache, found {found.problems[:3]}")
+
+    pairs = in_turns(walk_all, hash_all, pairs=settings.pairs)
+    size = sum(size for _, size in named.values()) >> 20
+    yield row(
+        "walk",
+        f"coverage walk, {len(named):,} files, {size:,} MiB",
+        "parallel sha256",
+        at_least(0.95),
+        pairs,
+        rate=True,
+    )
+    held = [site.layout.artifact(digest) for digest in named_by(parse(project(state, head)), artifacts)]
+
+    def hash_held() -> None:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for _ in pool.map(_sha256, held):
+                pass
+
+    def verify_all() -> None:
+        found = verify(site.layout, depth=Depth.FULL)
+        if found.problems:
+            raise SystemExit(f"expected GO, found {found.problems[:3]}")
+
+    pairs = in_turns(verify_all, hash_held, pairs=settings.pairs)
+    work = f"verify --full of a cache of {number:,} small tiles, {len(held):,} files"
+    yield row("verify-small", work, "parallel sha256", at_least(0.95), pairs, rate=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _settle(site: BigSite, number: int, **fields: object) -> None:
+    """Wait until the source is old enough to be remembered, and let a run remember it."""
+    import time
+
+    time.sleep(2.1)
+    site.warm(**fields)
+    if not any((site.root / "memory").iterdir()):
+        raise SystemExit(f"expected {number} digests to be remembered, found none")
+
+
+def _read_mbtiles(path: Path) -> int:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        return len(
+            database.execute(
+                "SELECT zoom_level, tile_column, tile_row, length(tile_data), rowid FROM tiles"
+            ).fetchall()
+        )
+
+
+def _read_pmtiles(path: Path) -> int:
+    with path.open("rb") as file:
+        header = deserialize_header(file.read(127))
+
+        def directory(offset: int, length: int) -> int:
+            file.seek(offset)
+            found = 0
+            for entry in deserialize_directory(file.read(length)):
+                if entry.run_length:
+                    found += entry.run_length
+                else:
+                    found += directory(header["leaf_directory_offset"] + entry.offset, entry.length)
+            return found
+
+        return directory(header["root_offset"], header["root_length"])

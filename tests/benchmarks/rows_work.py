@@ -1,0 +1,268 @@
+"""Rows about the work itself: rollback, embedding, a cold build, the index."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cells import Window
+from pipeline.descriptors import LocalDescriptorBatcher
+from pipeline.embedding import engine_spec
+from pipeline.index import FaissIndexBuilder
+from pipeline.index_plan import EF_CONSTRUCTION, IndexPlan, resolve
+from pipeline.indexing import StoredBlocks
+from pipeline.place import place_model
+from pipeline.request import IndexKind, IndexOptions
+from pipeline.tiles.opening import open_source
+from store import blocks
+from store import rollback as deciding
+from store.artifacts import Artifacts
+from store.canonical import encode as canonical_encode
+from store.coverage import missing
+from store.events import BuildStarted, CoverageWalked, TilesSelected
+from store.identity import build_identity, tile_set, vector_space
+from store.layout import Layout
+from store.manifest import parse, project
+from store.preprocessing import Preprocessing
+from store.tables import BlockRow, encode_tiles
+from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
+from store.transaction import Store
+from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
+from tests.benchmarks.measuring import Work as Doing
+from tests.small_builds import Site, encoded
+from tests.tile_archives import WORLD as WORLD_E7
+
+_SIDE = 256
+_ZOOM = 10
+_SOURCE = "tiles/{z}/{x}/{y}.jpg"
+_SPARSE_FILES = 200
+_REQUEST = {"source": _SOURCE, "network": "builtin:place", "zoom": (_ZOOM, _ZOOM)}
+_BARE = Path(__file__).with_name("bare.py")
+
+
+def rollback(settings: Settings) -> Iterator[Row]:
+    """Going back in a cache of 50 GB against one of 1 GB; their blocks are files with holes, as many in both."""
+    with (
+        _sparse_cache(settings.place("great"), 50 << 30) as great,
+        _sparse_cache(settings.place("small"), 1 << 30) as small,
+    ):
+        steps = {id(great): count(), id(small): count()}
+
+        def roll(store: Store) -> None:
+            planned = deciding.plan(store.state, to=1 + next(steps[id(store)]) % 2, why="measured")
+            if planned is None:
+                raise SystemExit("expected something to roll back, found nothing")
+            shown = next(each for each in store.state.generations.values() if each.origin == planned.target)
+            if problems := missing(parse(project(store.state, shown)), store.artifacts):
+                raise SystemExit(f"expected a whole target, found {problems[:3]}")
+            store.roll_back(planned)
+
+        pairs = in_turns(lambda: roll(great), lambda: roll(small), pairs=4 * settings.pairs)
+    yield row("rollback", "rollback, cache of 50 GB", "cache of 1 GB", at_most(1.2), pairs, rate=False)
+
+
+def embedding(settings: Settings) -> Iterator[Row]:
+    """Processor seconds per tile, workers and all, against a bare loop in one process of its own."""
+    number = settings.size(2_000, 10_000)
+    site = _place_site(settings.place("embed"), number)
+    report = site.build(**_REQUEST)
+    if report.error is not None:
+        raise SystemExit(f"expected a build, found {report.error}")
+    event = next(iter(site.state().memo.engines.values()))
+    spec = engine_spec(site.layout, event)
+    rule = Preprocessing(
+        size=(_SIDE, _SIDE), colour="rgb", layout="nchw", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+
+    tiles = open_source(_SOURCE, site.root).query_by_bbox(WORLD_E7, (_ZOOM, _ZOOM))
+
+    def ours() -> None:
+        windows = (
+            Window(number=place, cells=(), tiles=tuple(tiles[first : first + 256]))
+            for place, first in enumerate(range(0, len(tiles), 256))
+        )
+        batcher = LocalDescriptorBatcher(workers=1)
+        done = sum(len(found.tiles) for found in batcher.embed(windows, engine=spec, preprocessing=rule))
+        if done != number:
+            raise SystemExit(f"expected {number} tiles, found {done}")
+
+    def theirs() -> None:
+        _bare(
+            "embed",
+            {"engine": spec.path, "batch": spec.batch, "files": str(site.root / "tiles"), "workers": 1},
+        )
+
+    pairs = in_turns(ours, theirs, pairs=settings.pairs, clock=_processor_with_children)
+    work = f"embedding {number:,} tiles, processor seconds"
+    yield row("embed", work, "bare decode + resize + engine", at_least(0.9), pairs, rate=True)
+
+
+def cold_build(settings: Settings) -> Iterator[Row]:
+    """A build from nothing against its phases done barely, one after another."""
+    number = settings.size(2_000, 10_000)
+    site = _place_site(settings.place("cold"), number)
+    numbers = count()
+
+    def ours() -> None:
+        site.cache = site.root / f"cache-{next(numbers)}"
+        site.layout = Layout(site.cache)
+        report = site.build(**_REQUEST)
+        if report.error is not None or report.tiles_embedded != number:
+            raise SystemExit(f"expected {number} tiles to be embedded, found {report}")
+
+    def theirs() -> None:
+        network = site.write("place.onnx", place_model())
+        request = {"files": str(site.root / "tiles"), "network": str(network), "batch": 32}
+        _bare("build", request | {"workers": len(os.sched_getaffinity(0)), "scratch": str(site.root)})
+
+    pairs = in_turns(ours, theirs, pairs=settings.pairs)
+    work = f"cold build of {number:,} tiles"
+    yield row("cold", work, "sum of its bare phases", at_most(1.15), pairs, rate=False)
+
+
+def index(settings: Settings) -> Iterator[Row]:
+    """The index of stored blocks against the same calls on one array in memory."""
+    import faiss
+
+    number, dimensions = settings.size(10_000, 100_000), 384
+    layout = Layout(settings.place("index") / "cache")
+    with Store.open(
+        layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}, allow_unknown_filesystem=True
+    ):
+        pass
+    artifacts, rows, vectors = Artifacts(layout), [], []
+    for cell in range(-(-number // 256)):
+        block = _block(cell, min(256, number - 256 * cell), dimensions)
+        rows.append(
+            BlockRow(
+                zoom=20, cell_x=cell, cell_y=0, rows=len(block.ids), ref=artifacts.put(blocks.encode(block))
+            )
+        )
+        vectors.append(block.vectors)
+    array = np.concatenate(vectors)
+    for kind in (IndexKind.FLAT, IndexKind.HNSW):
+        plan = resolve(IndexOptions(kind=kind), count=number, dimensions=dimensions)
+        path = layout.root.parent / f"bare-{kind}.index"
+
+        def ours(plan: IndexPlan = plan) -> None:
+            with artifacts.draft() as new:
+                FaissIndexBuilder().build(
+                    StoredBlocks(artifacts, rows), number, dimensions, plan, fd_path=new.path
+                )
+
+        def theirs(plan: IndexPlan = plan, path: Path = path) -> None:
+            if plan.kind is IndexKind.FLAT:
+                bare = faiss.IndexFlat(dimensions, faiss.METRIC_INNER_PRODUCT)
+            else:
+                bare = faiss.IndexHNSWFlat(dimensions, plan.m, faiss.METRIC_INNER_PRODUCT)
+                bare.hnsw.efConstruction = EF_CONSTRUCTION
+            bare.add(array)
+            faiss.write_index(bare, str(path))
+
+        pairs = in_turns(ours, theirs, pairs=settings.pairs)
+        work = f"{kind} index of {number:,} rows of {dimensions}"
+        yield row(f"index-{kind}", work, "the same FAISS call on an array", at_least(0.95), pairs, rate=True)
+
+
+def _place_site(folder: Path, number: int) -> Site:
+    """A site with JPEG tiles of 256 x 256 pixels, all different, of a landscape of smooth noise."""
+    site, side = Site(folder), next(side for side in range(1, 1025) if side * side >= number)
+    for place in range(number):
+        site.write(f"tiles/{_ZOOM}/{place // side}/{place % side}.jpg", encoded(_landscape(place), "jpeg"))
+    return site
+
+
+def _landscape(seed: int) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    pixels = np.zeros((_SIDE, _SIDE, 3), np.float32)
+    for size in (8, 32, 128):
+        noise = draw.random((size, size, 3), np.float32)
+        pixels += np.repeat(np.repeat(noise, _SIDE // size, 0), _SIDE // size, 1)
+    return (pixels * 85).astype(np.uint8)
+
+
+def _bare(phase: str, request: dict[str, object]) -> None:
+    """Run phases in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, str(_BARE)],
+        input=json.dumps(request | {"phase": phase}).encode(),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"expected the bare phases to succeed, found {done.stderr.decode()[-2000:]}")
+
+
+def _processor_with_children(work: Doing) -> float:
+    """Seconds of processor time of this process and of the children that ended meanwhile."""
+
+    def spent() -> float:
+        usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(each.ru_utime + each.ru_stime for each in usage)
+
+    began = spent()
+    work()
+    return spent() - began
+
+
+def _block(cell: int, rows: int, dimensions: int) -> blocks.Block:
+    """A block of unit vectors in the first row of cells of zoom 20."""
+    draw = np.random.default_rng(cell)
+    vectors = draw.standard_normal((rows, dimensions), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    places = np.arange(rows)
+    ids = blocks.descriptor_ids(np.full(rows, 20), 16 * cell + places // 16, places % 16)
+    return blocks.Block(
+        zoom=20,
+        cell_x=cell,
+        cell_y=0,
+        dimensions=dimensions,
+        ids=np.sort(ids),
+        digests=draw.integers(0, 256, (rows, 32), np.uint8),
+        vectors=vectors,
+        texture=np.ones(rows, np.float32),
+    )
+
+
+@contextmanager
+def _sparse_cache(folder: Path, size: int) -> Iterator[Store]:
+    """A cache of two builds whose blocks are empty files of `size` bytes together, open for writing."""
+    layout = Layout(folder / "cache")
+    options = {"clock": FakeClock(), "create": True, "reserve_bytes": 0, "allow_unknown_filesystem": True}
+    with Store.open(layout, host={}, **options) as store:
+        for flight in ("f1", "f2"):
+            _sparse_build(store, Scenario(flight=flight), size // _SPARSE_FILES)
+        yield store
+
+
+def _sparse_build(store: Store, scenario: Scenario, size: int) -> None:
+    number, inputs, work = store.state.next_build, scenario.inputs(), Work()
+    started = made(
+        BuildStarted, identity=build_identity(inputs), inputs=inputs, calibration=store.artifacts.put(b"{}")
+    )
+    table = store.artifacts.put(encode_tiles((tile, sha, None) for tile, sha in scenario.rows()))
+    selected = made(TilesSelected, digest=tile_set(scenario.rows()), table=table, count=3, wanted=3)
+    store.append(started, build=number)
+    store.append(selected, build=number)
+    space = vector_space(
+        engine=_engine(store, scenario, number, work), preprocessing=PREPROCESSING, precision="fp32", batch=1
+    )
+    rows = _cells(store, scenario, number, space, work)
+    for place in range(_SPARSE_FILES):
+        ref = replace(ref_of(f"{scenario.flight} {place}".encode()), size=size)
+        path = store.layout.artifact(ref.sha256)
+        path.touch()
+        os.truncate(path, size)
+        rows.append(BlockRow(zoom=20, cell_x=place, cell_y=0, rows=1, ref=ref))
+    _index(store, number, space, rows, work, rows=3)
+    geography = store.artifacts.put(canonical_encode({"holes": []}))
+    store.append(made(CoverageWalked, geography=geography, wanted=3, present=3), build=number)
+    store.commit(number)

@@ -1,0 +1,128 @@
+"""One line for people about every kind of event."""
+
+from typing import get_args
+
+import pytest
+
+from store import events as e
+from store.testing import made, ref_of
+from tools.records import Moment
+from tools.telling import tell
+
+
+def moment(event, **more):
+    fields = {"seq": 1, "chain": "", "build": 1, "wall_ns": 0, "mono_ns": 0, "tag": "x", "version": 1}
+    return Moment(**(fields | more), event=event)
+
+
+BYTES = ref_of(b"x" * 2048)
+ONE, TWO = ("a" * 64,), ("a" * 64, "b" * 64)
+KILLED = "was killed"
+LINES = [
+    (
+        made(e.CacheCreated, cache_id="0123456789abcdef", writer="c10 1.0"),
+        "cache 0123456789ab created by c10 1.0",
+    ),
+    (made(e.BuildStarted, inputs={"flight_id": "f1"}), "build of 'f1' began"),
+    (made(e.BuildStarted, again=True), "build of None began, although it was rolled back from"),
+    (made(e.BuildPlanned), "planned: nothing"),
+    (
+        made(
+            e.BuildPlanned,
+            steps=(
+                {"kind": "engine", "subject": "net", "decision": "run"},
+                {"kind": "cells", "subject": None, "decision": "reuse"},
+            ),
+        ),
+        "planned: engine net run, cells reuse",
+    ),
+    (made(e.TilesSelected, count=1, wanted=1), "1 tile selected of 1 wanted"),
+    (
+        made(e.TilesSelected, count=1900, wanted=2000, excluded=3),
+        "1,900 tiles selected of 2,000 wanted, 3 left out",
+    ),
+    (made(e.StepReused, kind="cells", count=7), "7 steps reused: cells"),
+    (made(e.CoverageWalked, files=4, present=5, wanted=6), "4 files walked, 5 of 6 tiles present"),
+    (made(e.StepStarted, kind="index"), "index begun"),
+    (
+        made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1", "6/0/2", "6/0/3")),
+        "cells begun: 6/0/0, 6/0/1, 6/0/2 and 1 more",
+    ),
+    (
+        made(e.StepRetried, kind="cells", subjects=("6/0/0",), attempt=2, why=KILLED),
+        "cells again, attempt 2 failed: was killed (6/0/0)",
+    ),
+    (
+        made(e.EngineCompiled, model="net", purpose="flight", artifact=BYTES, elapsed_ms=1500),
+        "engine net compiled: 2.0 KiB in 1.5 s",
+    ),
+    (
+        made(e.EngineCompiled, model="net", purpose="stand-in", artifact=BYTES),
+        "engine net compiled as stand-in: 2.0 KiB in 0 ms",
+    ),
+    (
+        made(e.CellEmbedded, zoom=6, cell_x=1, cell_y=2, rows=9, embedded=5, copied=4),
+        "cell 6/1/2: 9 rows, 5 embedded, 4 copied",
+    ),
+    (
+        made(e.IndexBuilt, kind="flat", rows=1000, artifact=BYTES, elapsed_ms=20),
+        "index flat built: 1,000 rows, 2.0 KiB in 20 ms",
+    ),
+    (made(e.CheckPassed, check="engine", subject="net"), "check engine of net passed"),
+    (
+        made(e.CheckPassed, check="engine", subject="net", measured={"cosine_ppm": 999, "images": 3}),
+        "check engine of net passed: cosine_ppm 999, images 3",
+    ),
+    (
+        made(e.CheckFailed, check="index", subject="index", why="it is off"),
+        "check index of index FAILED: it is off",
+    ),
+    (made(e.BuildCommitted, generation=3, origin=2), "generation 3 committed, shows build 2"),
+    (
+        made(e.BuildCommitted, generation=3, origin=2, signature="s", key_id="k1"),
+        "generation 3 committed, shows build 2, signed by k1",
+    ),
+    (
+        made(e.BuildFailed, step="cells", subject="6/1/2", message="no picture"),
+        "failed at cells 6/1/2: no picture",
+    ),
+    (made(e.BuildAbandoned, reason=KILLED), "abandoned, it was at its start: was killed"),
+    (made(e.BuildAbandoned, reason=KILLED, step="index"), "abandoned, it was at index: was killed"),
+    (made(e.BuildRefused, reason="rolled back"), "refused: rolled back"),
+    (made(e.BuildDenied, waited_ms=2500), "a run waited 2.5 s for the build lock, in vain"),
+    (made(e.RolledBack, left=3, target=1), "rolled back from build 3 to build 1: no reason given"),
+    (made(e.RolledBack, left=3, target=1, why="fog"), "rolled back from build 3 to build 1: fog"),
+    (made(e.GenerationAccepted, generation=2), "generation 2 accepted: no reason given"),
+    (made(e.GenerationAccepted, generation=2, why="flown"), "generation 2 accepted: flown"),
+    (made(e.GenerationSigned, generation=2, key_id="k1"), "generation 2 signed by k1"),
+    (made(e.CollectionPlanned, digests=ONE, size=2048), "1 artifact about to be collected, 2.0 KiB"),
+    (made(e.Collected, digests=TWO, size=3), "2 artifacts collected, 3 B"),
+    (
+        made(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"),
+        "engine net abababababab: built anew",
+    ),
+    (made(e.Imported, artifacts=2, source="b.c10"), "2 artifacts imported from b.c10"),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), LINES)
+def test_what_a_record_says(event, line):
+    assert tell(moment(event)) == line
+
+
+def test_every_kind_of_event_is_told():
+    assert {type(event) for event, _ in LINES} == set(get_args(e.Event))
+
+
+def test_what_is_not_understood_is_told_as_it_stands():
+    later = moment(None, payload={"of": "sheep"})
+    assert tell(later) == "written by a later version: {'of': 'sheep'}"
+    broken = moment(None, payload={"of": "sheep"}, problem="expected a text\x1b, found 7")
+    assert tell(broken) == "cannot be read: expected a text\\x1b, found 7"
+
+
+def test_a_line_stays_one_line_of_bounded_length():
+    told = tell(moment(made(e.BuildRefused, reason="a\n" + "b" * 5000)))
+    assert told.startswith("refused: a\\n")
+    assert told.endswith("more characters)")
+    assert len(told) < 650

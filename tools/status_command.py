@@ -1,0 +1,87 @@
+"""`status`: what the cache shows now. Apart from the other reads, since it is asked for most and imports least."""
+
+import click
+
+from journal.lock import held
+from store.state import Build, BuildStatus, Generation
+from store.view import View, look
+from tools import render
+from tools.edge import Answer, Call, shared_options
+
+
+@click.command()
+@shared_options()
+def status(call: Call) -> Answer:
+    """Say what the cache shows now."""
+    view = look(call.layout())
+    state, head = view.state, view.state.head
+    build = state.head_build
+    document = {
+        "generation": head.number if head else None,
+        "build": head.origin if head else None,
+        "identity": build.identity if build else None,
+        "manifest_sha256": head.manifest_sha256 if head else None,
+        "body_sha256": head.body_sha256 if head else None,
+        "chain": view.head.chain.hex(),
+        "seq": view.head.seq,
+        "open_build": state.open_build,
+    }
+    return Answer(document=document, lines=[*_head_lines(view, head, build), *_journal_lines(view)])
+
+
+def _head_lines(view: View, head: Generation | None, build: Build | None) -> list[str]:
+    if head is None or build is None:
+        return render.facts((("cache", view.layout.root), ("generation", "none committed yet")))
+    inputs, tiles = build.inputs, build.tiles
+    shows = f"{head.number}, shows build {head.origin}"
+    if head.rolled_back is not None:
+        why = f": {head.rolled_back.why}" if head.rolled_back.why else ""
+        shows += f" (rolled back from build {head.rolled_back.left}{why})"
+    zooms = "-".join(str(zoom) for zoom in dict.fromkeys(inputs.get("zoom", ())))
+    return render.facts(
+        (
+            ("cache", view.layout.root),
+            ("generation", shows),
+            ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
+            ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
+            ("area", _area(build)),
+            ("index", f"{build.index.kind}, {build.index.dimensions} dimensions" if build.index else None),
+            ("committed", f"{render.when(head.wall_ns)} UTC"),
+            ("identity", build.identity),
+            ("manifest", head.manifest_sha256),
+            ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
+        )
+    )
+
+
+def _area(build: Build) -> str | None:
+    area = build.coverage
+    if area is None:
+        return None
+    parts = [f"{render.number(area.present)} of {render.number(area.wanted)} wanted tiles"]
+    parts += [
+        f"{count:,} {what}"
+        for count, what in ((area.featureless, "featureless"), (area.skipped, "skipped"))
+        if count
+    ]
+    return ", ".join(parts)
+
+
+def _journal_lines(view: View) -> list[str]:
+    state = view.state
+    last = state.builds.get(len(state.builds))
+    lately = None
+    if last is not None and last.status is not BuildStatus.COMMITTED:
+        doing = (
+            f" at {last.failure.step if last.failure else last.doing}" if last.failure or last.doing else ""
+        )
+        status = str(last.status)
+        if last.status is BuildStatus.OPEN and held(view.layout.build_lock) is None:
+            status = "died"
+        lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
+    return render.facts(
+        (
+            ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
+            ("lately", lately),
+        )
+    )
