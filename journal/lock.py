@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
+import portalocker
+
 from journal.errors import (
     BuildLockHeldError,
     JournalError,
@@ -144,8 +146,6 @@ class BuildLock:
 
     def _attempt(self) -> int | None:
         """An open descriptor that holds the lock on the file that has the path now; None if another holds it."""
-        import portalocker  # noqa: PLC0415 - heavy, and needed only where a lock is taken
-
         try:
             fd = _open(self.path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError as error:

@@ -44,20 +44,24 @@ def free_displaced(layout: Layout) -> tuple[tuple[str, str], ...]:
     Raises:
         StoreError: It cannot be moved; the rest is as it was.
     """
-    found = displaced(layout)
+    found, kept = displaced(layout), list[tuple[str, str]]()
     try:
-        if layout.quarantine in found:
-            # It cannot be kept within itself: beside it, from where it is taken up as a stranger.
-            number = 0
-            while os.path.lexists(beside := layout.root / f"{layout.quarantine.name}.{number}"):
-                number += 1
-            os.link(layout.quarantine, beside, follow_symlinks=False)
-            layout.quarantine.unlink()
+        beside = _beside(layout) if layout.quarantine in found else None
         if found:
             layout.quarantine.mkdir(exist_ok=True, mode=0o755)
-        kept = tuple((path.name, set_aside(layout, path)) for path in found if path != layout.quarantine)
-        if layout.quarantine in found:
-            kept = (*kept, (layout.quarantine.name, set_aside(layout, beside)))
+        for path in found:
+            at = beside if beside is not None and path == layout.quarantine else path
+            kept.append((path.name, set_aside(layout, at)))
     except OSError as error:
         raise from_os_error(error, f"cache {layout.root}") from error
-    return kept
+    return tuple(kept)
+
+
+def _beside(layout: Layout) -> Path:
+    """Free the name of the quarantine, within which it cannot be kept, and return where what had it lies now."""
+    number = 0
+    while os.path.lexists(beside := layout.root / f"{layout.quarantine.name}.{number}"):
+        number += 1
+    os.link(layout.quarantine, beside, follow_symlinks=False)
+    layout.quarantine.unlink()
+    return beside

@@ -33,7 +33,7 @@ class OpenVinoExecutor:
     """An engine of OpenVINO.
 
     The library takes damaged bytes without a word as long as their structure holds, so that the caller's digest is what
-    keeps them away. The weights are used where they lie: the bytes are held as long as the engine.
+    keeps them away. Sealed memory cannot be lent to it, since it asks for memory that may be written: it gets a copy.
     """
 
     def __init__(self, source: Source, expected: EngineExpectation) -> None:

@@ -1,5 +1,6 @@
 """`gc`: what no kept generation needs, and its removal."""
 
+import shlex
 from typing import Any
 
 import click
@@ -29,7 +30,9 @@ def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
     found = provisioner(call, None).collect(policy, dry_run=not yes)
     state = look(call.layout()).state
     document = _document(found, state)
-    return Answer(document=document, lines=_lines(found, document, keep))
+    more = " --unfinished" if unfinished else ""
+    command = f"c10 gc --keep {keep}{more} --yes --cache {shlex.quote(str(call.layout().root))}"
+    return Answer(document=document, lines=_lines(found, document, command))
 
 
 def _document(found: Collection, state: State) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def _document(found: Collection, state: State) -> dict[str, Any]:
     }
 
 
-def _lines(found: Collection, document: dict[str, Any], keep: int) -> list[str]:
+def _lines(found: Collection, document: dict[str, Any], command: str) -> list[str]:
     what = f"{render.plural(found.files, 'file')}, {render.size(found.size)}"
     if found.empty:
         first = "nothing to collect"
@@ -76,7 +79,7 @@ def _lines(found: Collection, document: dict[str, Any], keep: int) -> list[str]:
     if found.projections[0]:
         lines += render.facts((("go", _amount(document["projections"], "manifests and signatures")),))
     if not found.empty and not found.done:
-        lines += ["", f"nothing was removed yet: c10 gc --keep {keep} --yes"]
+        lines += ["", f"nothing was removed yet: {command}"]
     return lines
 
 

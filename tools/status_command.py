@@ -2,7 +2,6 @@
 
 import click
 
-from journal.lock import held
 from store.state import Build, BuildStatus, Generation
 from store.view import View, look
 from tools import render
@@ -76,8 +75,10 @@ def _journal_lines(view: View) -> list[str]:
             f" at {last.failure.step if last.failure else last.doing}" if last.failure or last.doing else ""
         )
         status = str(last.status)
-        if last.status is BuildStatus.OPEN and held(view.layout.build_lock) is None:
-            status = "died"
+        if last.status is BuildStatus.OPEN:
+            from journal.lock import held  # noqa: PLC0415 - most caches have no open build, and it is heavy
+
+            status = "died" if held(view.layout.build_lock) is None else status
         lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
     return render.facts(
         (

@@ -10,8 +10,9 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import mercantile
 import numpy as np
-from pmtiles.tile import Entry
+from pmtiles.tile import Entry, zxy_to_tileid
 
 from pipeline import C10ProvisionerConfig, CacheProvisioner, build_cache_provisioner
 from pipeline.cells import Window
@@ -23,7 +24,11 @@ from store.preprocessing import Preprocessing
 from tests.small_builds import DIMENSIONS, Site
 from tests.tile_archives import write_pmtiles_entries
 
-_COLUMNS = 1024
+ZOOM = 11
+"""Of all tiles; a square of a million of them is a quarter of the world."""
+
+_NORTH = 512
+"""The first row: those near the poles lie beyond any box."""
 
 
 class Synthetic:
@@ -62,12 +67,15 @@ class Synthetic:
 class BigSite(Site):
     """A site of many tiles; its requests want all of them, and a flat index."""
 
+    number: int = 0
+    """How many tiles it has."""
+
     key: Path | None = None
     """Signs its generations, if given."""
 
     def request(self, **fields: object) -> BuildRequest:
-        """A request for all tiles of zooms 0 to 20."""
-        asked = super().request(**({"zoom": (10, 10)} | fields))
+        """A request for exactly the square of tiles."""
+        asked = super().request(**({"zoom": (ZOOM, ZOOM), "bbox": around(self.number)} | fields))
         return replace(asked, index=replace(asked.index, kind=IndexKind.FLAT))
 
     def provisioner(self, **ports: object) -> CacheProvisioner:
@@ -100,11 +108,23 @@ class BigSite(Site):
             raise SystemExit(f"expected a warm run, found {report.outcome} with {report.writes} writes")
 
 
+def side_of(number: int) -> int:
+    """How many tiles the square has each way; the last column may be shorter."""
+    return next(side for side in range(1, 1025) if side * side >= number)
+
+
 def places(number: int) -> Iterator[tuple[int, int, int]]:
-    """Places of zoom 10, row by row of a square; at most a million of them."""
-    side = next(side for side in range(1, _COLUMNS + 1) if side * side >= number)
+    """Places of one zoom, column by column of a square; at most a million of them."""
+    side = side_of(number)
     for place in range(number):
-        yield 10, place // side, place % side
+        yield ZOOM, place // side, _NORTH + place % side
+
+
+def around(number: int) -> tuple[float, float, float, float]:
+    """The box of such a square, a little smaller than its tiles."""
+    side = side_of(number)
+    first, last = mercantile.bounds(0, _NORTH, ZOOM), mercantile.bounds(side - 1, _NORTH + side - 1, ZOOM)
+    return first.west + 1e-3, last.south + 1e-3, last.east - 1e-3, first.north - 1e-3
 
 
 def content(place: tuple[int, int, int]) -> bytes:
@@ -116,7 +136,7 @@ def write_folder(root: Path, number: int) -> None:
     """Write tiles as single files."""
     for z, x, y in places(number):
         folder = root / str(z) / str(x)
-        if y == 0:
+        if y == _NORTH:
             folder.mkdir(parents=True)
         (folder / f"{y}.png").write_bytes(content((z, x, y)))
 
@@ -137,11 +157,9 @@ def write_mbtiles(path: Path, number: int) -> None:
 
 
 def write_pmtiles(path: Path, number: int) -> None:
-    """Write a PMTiles archive with leaf directories; its tiles follow the curve from the start of zoom 10."""
+    """Write a PMTiles archive with leaf directories."""
     entries, data = [], bytearray()
-    first = sum(4**zoom for zoom in range(10))
-    for place in range(number):
-        tile = content((10, 0, place))
-        entries.append(Entry(first + place, len(data), len(tile), 1))
+    for number_on_curve, tile in sorted((zxy_to_tileid(*place), content(place)) for place in places(number)):
+        entries.append(Entry(number_on_curve, len(data), len(tile), 1))
         data += tile
     write_pmtiles_entries(path, entries, bytes(data), leaf_entries=4096)

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 from tests.small_builds import Site, picture
 
 _REQUEST = """\
 flight_id = "bench"
 sector = "stable_rear"
-bbox = [-180.0, -85.0, 180.0, 85.0]
-zoom = [10, 10]
+bbox = {bbox}
+zoom = [{zoom}, {zoom}]
 origin = [0.0, 0.0, 100.0]
 calibration = "camera.json"
 [tiles]
@@ -35,10 +36,10 @@ def warm_command(settings: Settings) -> Iterator[Row]:
 
     number = settings.size(5_000, 20_000)
     site = Site(settings.place("command"))
-    side = next(side for side in range(1, 1025) if side * side >= number)
-    for place in range(number):
-        site.write(f"tiles/10/{place // side}/{place % side}.png", picture(place))
-    request = site.write("request.toml", _REQUEST.encode())
+    for place, (z, x, y) in enumerate(places(number)):
+        site.write(f"tiles/{z}/{x}/{y}.png", picture(place))
+    text = _REQUEST.replace("{bbox}", str(list(around(number)))).replace("{zoom}", str(ZOOM))
+    request = site.write("request.toml", text.encode())
     environ = os.environ | {"XDG_CACHE_HOME": str(site.root / "xdg"), "DVC_NO_ANALYTICS": "1"}
     build = [*_command("c10"), "build", str(request), "--cache", str(site.cache), "--json"]
     _run(build, site.root, environ)

@@ -25,6 +25,7 @@ def warm_folder(settings: Settings) -> Iterator[Row]:
     """A warm build against `scandir` and `stat` of every file."""
     number = settings.size(20_000, 100_000)
     site = BigSite(settings.place(f"folder-{number}"))
+    site.number = number
     tiles = site.root / "tiles"
     write_folder(tiles, number)
     site.built()
@@ -62,9 +63,9 @@ def warm_archives(settings: Settings) -> Iterator[Row]:
         ("pmtiles", write_pmtiles, _read_pmtiles),
     ):
         site = BigSite(settings.place(f"{kind}-{number}"))
+        site.number = number
         archive = site.root / f"tiles.{kind}"
         write(archive, number)
-        # The world of zoom 10 holds a million tiles; of fewer, the rest are holes.
         source = {"source": archive.name}
         site.built(**source)
         _settle(site, number, **source)
@@ -87,6 +88,7 @@ def opening(settings: Settings) -> Iterator[Row]:
     caches = {}
     for number in sizes:
         site = BigSite(settings.place(f"open-{number}"))
+        site.number = number
         site.key = pair.private
         write_pmtiles(site.root / "tiles.pmtiles", number)
         site.built(source="tiles.pmtiles")
@@ -109,6 +111,7 @@ def verification(settings: Settings) -> Iterator[Row]:
     """Full verification and the coverage walk against parallel SHA-256 of the same files."""
     number = settings.size(20_000, 100_000)
     site = BigSite(settings.place(f"verify-{number}"))
+    site.number = number
     write_pmtiles(site.root / "tiles.pmtiles", number)
     site.built(source="tiles.pmtiles")
     state = look(site.layout).state

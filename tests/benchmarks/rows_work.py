@@ -35,16 +35,16 @@ from store.preprocessing import Preprocessing
 from store.tables import BlockRow, encode_tiles
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
 from store.transaction import Store
+from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 from tests.benchmarks.measuring import Work as Doing
 from tests.small_builds import Site, encoded
 from tests.tile_archives import WORLD as WORLD_E7
 
 _SIDE = 256
-_ZOOM = 10
 _SOURCE = "tiles/{z}/{x}/{y}.jpg"
 _SPARSE_FILES = 200
-_REQUEST = {"source": _SOURCE, "network": "builtin:place", "zoom": (_ZOOM, _ZOOM)}
+_REQUEST = {"source": _SOURCE, "network": "builtin:place", "zoom": (ZOOM, ZOOM)}
 _BARE = Path(__file__).with_name("bare.py")
 
 
@@ -73,7 +73,7 @@ def embedding(settings: Settings) -> Iterator[Row]:
     """Processor seconds per tile, workers and all, against a bare loop in one process of its own."""
     number = settings.size(2_000, 10_000)
     site = _place_site(settings.place("embed"), number)
-    report = site.build(**_REQUEST)
+    report = site.build(**_REQUEST, bbox=around(number))
     if report.error is not None:
         raise SystemExit(f"expected a build, found {report.error}")
     event = next(iter(site.state().memo.engines.values()))
@@ -82,7 +82,7 @@ def embedding(settings: Settings) -> Iterator[Row]:
         size=(_SIDE, _SIDE), colour="rgb", layout="nchw", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
 
-    tiles = open_source(_SOURCE, site.root).query_by_bbox(WORLD_E7, (_ZOOM, _ZOOM))
+    tiles = open_source(_SOURCE, site.root).query_by_bbox(WORLD_E7, (ZOOM, ZOOM))
 
     def ours() -> None:
         windows = (
@@ -114,7 +114,7 @@ def cold_build(settings: Settings) -> Iterator[Row]:
     def ours() -> None:
         site.cache = site.root / f"cache-{next(numbers)}"
         site.layout = Layout(site.cache)
-        report = site.build(**_REQUEST)
+        report = site.build(**_REQUEST, bbox=around(number))
         if report.error is not None or report.tiles_embedded != number:
             raise SystemExit(f"expected {number} tiles to be embedded, found {report}")
 
@@ -174,9 +174,9 @@ def index(settings: Settings) -> Iterator[Row]:
 
 def _place_site(folder: Path, number: int) -> Site:
     """A site with JPEG tiles of 256 x 256 pixels, all different, of a landscape of smooth noise."""
-    site, side = Site(folder), next(side for side in range(1, 1025) if side * side >= number)
-    for place in range(number):
-        site.write(f"tiles/{_ZOOM}/{place // side}/{place % side}.jpg", encoded(_landscape(place), "jpeg"))
+    site = Site(folder)
+    for place, (z, x, y) in enumerate(places(number)):
+        site.write(f"tiles/{z}/{x}/{y}.jpg", encoded(_landscape(place), "jpeg"))
     return site
 
 

@@ -13,8 +13,9 @@ from pipeline.request import IndexOptions, ModelSpec
 from pipeline.rerun.outcome import Verdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.bundle import Choice
-from store.events import CellEmbedded
+from store.events import CellEmbedded, Imported
 from store.exporting import export
+from store.testing import made
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, MORTAL_WORKER, Machine
 from tests.small_builds import DIMENSIONS, ZOOM, picture
@@ -226,6 +227,9 @@ def test_libraries_are_not_loaded_because_a_bundle_names_them(machine, tmp_path)
     rerun = run_again(foreign, 1)
     assert rerun["verdict"] == Verdict.IMPOSSIBLE
     assert "not loaded on a record's word" in rerun["why"]
+    imported = changed(moments[-1], seq=len(moments) + 1, build=None, event=made(Imported))
+    brought = replace(source, history=History(moments=[*moments, imported]))
+    assert "not loaded on a record's word" in run_again(brought, 1)["why"]
 
 
 def naming(moment, library):

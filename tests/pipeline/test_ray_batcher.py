@@ -117,7 +117,7 @@ def cluster(monkeypatch):
         yield made
 
 
-def actor_pids(node=""):
+def actor_pids(node=None):
     """The actors of clusters that this process started, or those on one node."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -125,7 +125,9 @@ def actor_pids(node=""):
             environ = (folder / "environ").read_bytes().split(b"\0")
             mine = f"{MARK}={os.getpid()}".encode() in environ
             if node:
-                mine = mine and f"RAY_NODE_ID={node}".encode() in environ
+                (raylet,) = node.all_processes["raylet"]
+                status = (folder / "status").read_text()
+                mine = mine and f"PPid:\t{raylet.process.pid}\n" in status
             if mine and (folder / "cmdline").read_bytes().startswith(b"ray::TileEmbedder"):
                 found.append(int(folder.name))
     return found
@@ -306,7 +308,7 @@ class LosesANode(RayDescriptorBatcher):
             on_dispatch(window)
             if window.number == self._after:
                 until = time.monotonic() + 60
-                while not (pids := actor_pids(self._node.node_id)) and time.monotonic() < until:
+                while not (pids := actor_pids(self._node)) and time.monotonic() < until:
                     time.sleep(0.1)
                 os.kill(pids[0], signal.SIGKILL)
                 self._made.remove_node(self._node, allow_graceful=False)

@@ -6,10 +6,12 @@ import pytest
 
 from pipeline.descriptors import LocalDescriptorBatcher
 from pipeline.index_plan import IndexPlan
-from pipeline.preflight import free_bytes
+from pipeline.preflight import free_bytes, require_space_for_engines
 from pipeline.report import BuildOutcome
 from pipeline.request import IndexKind, IndexOptions, Storage
 from pipeline.space import Estimate, index_bytes
+from store.errors import DiskFullError
+from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import FakeSite, spread, words
 
@@ -123,6 +125,13 @@ def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):
     found = os.statvfs(tmp_path)
     assert free_bytes(tmp_path / "a" / "b") > 0
     assert free_bytes(tmp_path) <= found.f_blocks * found.f_frsize
+
+
+def test_what_is_to_be_freed_counts_what_the_reserve_lacks(tmp_path):
+    """Whoever frees as much as was named must not be told the same again; and there is no cache to collect from."""
+    with pytest.raises(DiskFullError) as caught:
+        require_space_for_engines(Layout(tmp_path / "cache"), (), -100)
+    assert caught.value.hint == "free 100 bytes"
 
 
 def test_an_estimate_for_people():

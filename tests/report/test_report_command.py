@@ -78,6 +78,15 @@ def test_nothing_but_a_page_is_written_over(site, tmp_path, make):
     assert fingerprint(tmp_path) == before
 
 
+def test_nothing_is_written_into_the_cache_whose_journal_is_read(site):
+    before = fingerprint(site.cache)
+    journal, target = site.cache / "journal.mdb", site.cache / "segments" / "report.html"
+    result = site.run("report", "--journal", str(journal), "-o", str(target))
+    assert result.exit_code == 2
+    assert "inside of the cache" in result.stderr
+    assert fingerprint(site.cache) == before
+
+
 @pytest.mark.parametrize(
     "inside", ["report.html", "journal.mdb", "artifacts/report.html", "../cache/report.html"]
 )
