@@ -143,8 +143,12 @@ def rerun_lines(document: Mapping[str, Any]) -> list[str]:
     found += render.section(
         "Halving", render.table(("tiles", "first", "last", ""), tries, right="r") if tries else []
     )
-    more = [*document["differences"], *document["notes"]]
-    return [document["text"], "", *found, *render.section("Notes", more)]
+    more = [
+        line
+        for each in (*document["differences"], *document["notes"])
+        for line in render.wrap(str(each), render.WIDTH - 4)
+    ]
+    return [*render.wrap(document["text"], render.WIDTH - 2), "", *found, *render.section("Notes", more)]
 
 
 def _text(found: Rerun) -> str:

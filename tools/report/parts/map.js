@@ -75,9 +75,10 @@ class AreaMap {
     for (const name of ["present", ...Object.keys(LAYER_NAMES)]) for (const run of list(area.tiles && area.tiles[name])) this.put(run, name);
     for (const name of ["added", "removed", "changed"]) for (const run of list(changes && changes[name])) this.put(run, name);
     this.levels = [...this.byLevel.keys()].sort((a, b) => a - b);
-    const faulty = this.levels.filter((zoom) => this.byLevel.get(zoom).cells.some((cell) => cell[4] === "failing"));
+    const having = (status) => this.levels.filter((zoom) => this.byLevel.get(zoom).cells.some((cell) => cell[4] === status));
+    const faulty = having("failing"), first = faulty.length ? faulty : having("dispatched");
     this.faulty = new Set(faulty);
-    this.zoom = faulty.length ? faulty.at(-1) : this.levels.length ? this.levels.at(-1) : 0;
+    this.zoom = first.length ? first.at(-1) : this.levels.length ? this.levels.at(-1) : 0;
   }
 
   level(zoom) {
