@@ -216,6 +216,7 @@ def test_lines_for_people(machine):
     assert result.exit_code == 0
     assert "it fails again in the same way" in result.stdout
     assert "kept with the records" in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
 
 def test_libraries_are_not_loaded_because_a_bundle_names_them(machine, tmp_path):

@@ -388,8 +388,9 @@ def test_a_tensor_that_nothing_makes_is_named_with_its_node(tmp_path):
 def test_a_network_that_gives_infinities_is_refused(tmp_path):
     model = toy_network()
     model.graph.initializer[0].raw_data = np.full((DIMENSIONS, 3, 3, 3), 3e38, np.float32).tobytes()
-    with pytest.raises(CompileError, match="finite descriptors"):
+    with pytest.raises(CompileError, match="finite descriptors") as caught:
         OpenVinoCompiler().compile(job_of(tmp_path, model), scratch=tmp_path)
+    assert caught.value.kind is ErrorKind.BAD_VECTORS
 
 
 def test_a_network_that_changed_after_it_was_hashed_is_refused(tmp_path):
