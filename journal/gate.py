@@ -22,6 +22,7 @@ from typing import Final
 
 from journal.errors import (
     JournalDamagedError,
+    JournalError,
     JournalIOError,
     JournalMissingError,
     JournalPermissionError,
@@ -29,6 +30,8 @@ from journal.errors import (
 
 _META: Final = struct.Struct("=16xIIQQI44x48xQQ")
 _MAGIC: Final = 0xBEEFC0DE
+_MARKS: Final = (_MAGIC.to_bytes(4, "little"), _MAGIC.to_bytes(4, "big"))
+_MARK_AT: Final = 16
 _VERSION: Final = 1
 _PAGE_SIZES: Final = frozenset(1 << shift for shift in range(9, 16))
 # Free pages at the end need not have been written, so a last page somewhat beyond the end is no damage; how far the
@@ -78,6 +81,19 @@ def gate_open(fd: int, path: Path) -> Gate:
         problem = found
         time.sleep(_PAUSE_S)  # a meta page may have been read while it was written
     raise JournalDamagedError(f"{path}: {problem}")
+
+
+def is_lmdb(path: Path) -> bool:
+    """Whether a file has the mark of LMDB in its first or second meta page, so that it is or was a journal.
+
+    Whatever machine wrote it. False for what is no regular file, or cannot be read.
+    """
+    try:
+        with open_regular(path) as fd:
+            # The size of the pages stands in the first, which may be the damaged one.
+            return any(os.pread(fd, 4, at + _MARK_AT) in _MARKS for at in (0, *_PAGE_SIZES))
+    except (JournalError, OSError):
+        return False
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Final
 from journal import JournalError
 from pipeline.cells import Window
 from pipeline.descriptors import window_name
+from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
 from pipeline.inputs import Model
 from pipeline.report import Failure
@@ -111,7 +112,9 @@ def _of_engine(event: EngineCompiled) -> dict[str, Any]:
 
 def _network(run: Run, _error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
     model = next((model for model in run.inputs.models if model.spec.name == failure.subject), None)
-    if model is None or run.step not in {"engine", STAND_IN, "check"}:
+    if failure.kind == WorkErrorKind.BAD_VECTORS:
+        model = run.inputs.descriptor
+    elif model is None or run.step not in {"engine", STAND_IN, "check"}:
         return {}
     if model.stand_in is not None and (run.step == STAND_IN or run.stand_in is not None):
         model = model.stand_in

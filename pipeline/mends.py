@@ -72,6 +72,16 @@ class RepairReport:
             "dry_run": self.dry_run,
             "repairs": [mend.to_document() for mend in self.mends],
             "problems": [str(problem) for problem in self.left],
+            "left": [
+                {
+                    "problem": str(problem),
+                    "path": problem.path or None,
+                    "generations": list(problem.generations),
+                    "mend": problem.mend,
+                    "otherwise": problem.otherwise or None,
+                }
+                for problem in self.left
+            ],
         }
 
 

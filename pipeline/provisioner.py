@@ -206,8 +206,13 @@ class CacheProvisioner:
         with self.lock, self._open(create=False, exclusive=True) as store:
             return collect(store, policy)
 
-    def repair(self, *, dry_run: bool = False) -> RepairReport:
+    def repair(self, *, dry_run: bool = False, trust_plugins: bool = False) -> RepairReport:
         """Heal whatever can be healed: manifests, signatures, segments, artifacts, strangers.
+
+        Args:
+            dry_run: Say what would be tried; do nothing.
+            trust_plugins: Load libraries that recorded requests name as `engine.plugins`; without it, engines that
+                need them are not made again, since a journal may come from elsewhere.
 
         Returns:
             What was mended or not, and what a full verification says afterwards.
@@ -218,10 +223,12 @@ class CacheProvisioner:
             journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
             StoreError, JournalError: The cache cannot be used.
         """
-        return self._mending().repair(dry_run=dry_run)
+        return self._mending().repair(dry_run=dry_run, trust_plugins=trust_plugins)
 
     def rebuild(self) -> tuple[Rebuilt, RepairReport]:
         """Make the journal again from its segments and what still reads of it, then what lies beside it.
+
+        Signatures whose records are lost are recorded again from their files, where a trusted key vouches for them.
 
         Raises:
             BuildLockHeldError: A build holds the lock.
@@ -241,6 +248,7 @@ class CacheProvisioner:
             batcher=self.batcher,
             index=self.index_builder,
             progress=self.progress,
+            clock=self.clock,
             host=self.host,
             trusted_keys=self.trusting(),
             allow_unknown_filesystem=self.config.allow_unknown_filesystem,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from hashlib import sha256
+from typing import Final
 
 from pipeline.cells import Cell, CellKey, group_cells
 from pipeline.engines.port import EngineCompiler
@@ -21,6 +22,12 @@ from pipeline.tiles.tile import TileMetadataStore
 from store.events import EngineCompiled
 from store.identity import cell_components, cell_key, descriptor_id, difference, tile_set
 from store.state import STAND_IN, Build
+
+NO_PLUGINS: Final = (
+    "the request names libraries with operators of their own (engine.plugins), which are not loaded on a record's"
+    " word; --trust-plugins loads them"
+)
+"""Why nothing is compiled: a journal may come from elsewhere, and a library does what it likes."""
 
 
 class UnavailableError(Exception):
@@ -40,12 +47,14 @@ class Recipe:
         compiler_for: Chooses the compiler of a request.
         stand_in: Compiles stand-ins.
         source_for: Opens the tile source of a request.
+        trust_plugins: Whether libraries that the recorded request names may be loaded.
     """
 
     build: Build
     compiler_for: Callable[[BuildRequest], EngineCompiler]
     stand_in: EngineCompiler
     source_for: Callable[[BuildRequest], TileMetadataStore]
+    trust_plugins: bool = False
     _request: tuple[BuildRequest, str | None] | None = field(default=None, init=False)
     _models: tuple[Model, ...] | None = field(default=None, init=False)
     _selection: Selection | None = field(default=None, init=False)
@@ -133,6 +142,8 @@ class Recipe:
     def _looked_at(self) -> tuple[Model, ...]:
         if self._models is None:
             request, precision = self._recorded()
+            if request.engine.plugins and not self.trust_plugins:
+                raise UnavailableError(NO_PLUGINS)
             try:
                 self._models = look_at_models(
                     request, self.compiler_for(request), precision, stand_in=self.stand_in

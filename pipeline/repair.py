@@ -45,7 +45,7 @@ from store.errors import (
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled, Event, IndexBuilt, Repaired
 from store.evidence import require_journal
 from store.exposure import refuse_exposed
-from store.facts import to_facts
+from store.facts import Clock, to_facts
 from store.findings import Depth, ProblemKind, Verification
 from store.layout import FOLDERS, Layout
 from store.manifest import Manifest, parse, project
@@ -79,8 +79,9 @@ class Repair:
         batcher: Embeds tiles.
         index: Builds indexes.
         progress: Told how the work moves on.
+        clock: Where times come from.
         host: Facts about this machine.
-        trusted_keys: Whose signatures the verification at the end accepts.
+        trusted_keys: Whose signatures the verification at the end accepts, and a rebuild records again.
         allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
     """
 
@@ -93,11 +94,12 @@ class Repair:
     batcher: DescriptorBatcher
     index: IndexBuilder
     progress: Progress
+    clock: Clock
     host: Mapping[str, object]
     trusted_keys: TrustedKeys
     allow_unknown_filesystem: bool = False
 
-    def repair(self, *, dry_run: bool = False) -> RepairReport:
+    def repair(self, *, dry_run: bool = False, trust_plugins: bool = False) -> RepairReport:
         """Heal the cache; see `CacheProvisioner.repair`."""
         require_cache(self.layout)
         if dry_run:
@@ -107,7 +109,7 @@ class Repair:
             with self.open_store() as store:
                 for mend in mends:
                     self._record(store, mend)
-                mends = [*mends, *self._artifacts(store)]
+                mends = [*mends, *self._artifacts(store, trust_plugins=trust_plugins)]
             return RepairReport(mends=tuple(mends), verification=self._verified())
 
     def rebuild(self) -> tuple[Rebuilt, RepairReport]:
@@ -117,7 +119,13 @@ class Repair:
         with self.lock:
             refuse_exposed(self.layout.root)
             freed = self._folders()
-            rebuilt = rebuild(self.layout, allow_unknown_filesystem=self.allow_unknown_filesystem)
+            rebuilt = rebuild(
+                self.layout,
+                trusted_keys=self.trusted_keys,
+                clock=self.clock,
+                host=self.host,
+                allow_unknown_filesystem=self.allow_unknown_filesystem,
+            )
             mends = [*freed, *self._projections()]
             with self.open_store() as store:
                 if rebuilt.quarantine:
@@ -192,7 +200,7 @@ class Repair:
         action = "set aside" if stranger else "projected again from the journal"
         return Mend(what=what, was=was, action=action, ok=True, quarantine=kept)
 
-    def _artifacts(self, store: Store) -> Iterator[Mend]:
+    def _artifacts(self, store: Store, *, trust_plugins: bool) -> Iterator[Mend]:
         """Heal the artifacts of every generation that is kept."""
         facts = tuple(to_facts(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
@@ -212,6 +220,7 @@ class Repair:
                     compiler_for=self.compiler_for,
                     stand_in=self.stand_in,
                     source_for=self.source_for,
+                    trust_plugins=trust_plugins,
                 )
                 head = store.state.head
                 healer = _Healer(

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from store.artifacts import Artifacts
 from store.attached import artifacts_of, attached_to_failure
@@ -20,6 +21,11 @@ from store.manifest import Manifest
 from store.state import State
 from store.tables import BlockRow, decode_blocks
 from store.trust import signed_manifest
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+_ALONE = 32 << 20
+"""Bytes that are hashed sooner than threads start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +134,8 @@ def walk(
             on_progress(size)
         return None if wrong is None else f"{role} {digest[:12]}: {wrong}"
 
-    with ThreadPoolExecutor(threads or processors()) as pool:
-        damaged = tuple(problem for problem in pool.map(look, items) if problem is not None)
+    weight = sum(size for digest, _, size in items if digest not in hashed) if full else 0
+    damaged = tuple(problem for problem in each(look, items, weight, threads) if problem is not None)
     return Coverage(
         files=len(items),
         size=sum(size for _, _, size in items),
@@ -152,18 +158,24 @@ def sound(
         return whole
 
     distinct = list({ref.sha256: ref for ref in refs}.values())
-    with ThreadPoolExecutor(processors()) as pool:
-        return {
-            ref.sha256: ref.size
-            for ref, whole in zip(distinct, pool.map(look, distinct), strict=True)
-            if whole
-        }
+    found = each(look, distinct, sum(ref.size for ref in distinct))
+    return {ref.sha256: ref.size for ref, whole in zip(distinct, found, strict=True) if whole}
 
 
 def sizes(artifacts: Artifacts, refs: Iterable[ArtifactRef]) -> dict[str, int]:
     """Return digest to size of the artifacts that are regular files; looks at no content."""
     found = ((ref.sha256, artifacts.size(ref.sha256)) for ref in refs)
     return {digest: size for digest, size in found if size is not None}
+
+
+def each(
+    look: Callable[[_Item], _Answer], items: Sequence[_Item], weight: int, threads: int | None = None
+) -> list[_Answer]:
+    """Look at every item, in threads where so many bytes are to be hashed that they pay."""
+    if weight < _ALONE:
+        return [look(item) for item in items]
+    with ThreadPoolExecutor(threads or processors()) as pool:
+        return list(pool.map(look, items))
 
 
 def processors() -> int:

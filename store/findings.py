@@ -4,7 +4,7 @@ A finding says what was seen; judging it adds which generations it touches and t
 """
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -62,7 +62,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A finding with its consequences: which generations it touches, and the command that mends it."""
+    """A finding with its consequences: which generations it touches, and the command that mends it.
+
+    What mends it ends with a text in brackets where the command may fail for good; `otherwise` says the same alone.
+    """
 
     kind: ProblemKind
     subject: str
@@ -70,6 +73,7 @@ class Problem:
     path: str
     generations: tuple[int, ...]
     mend: str
+    otherwise: str = ""
 
     def __str__(self) -> str:
         """One line."""
@@ -167,7 +171,12 @@ class Verification:
 
 
 def judge(
-    findings: Iterable[Finding], *, root: Path, named_in: Mapping[str, Sequence[int]]
+    findings: Iterable[Finding],
+    *,
+    root: Path,
+    named_in: Mapping[str, Sequence[int]],
+    head: int,
+    keep_without: Callable[[Iterable[int]], int],
 ) -> tuple[Problem, ...]:
     """Say of every finding which generations it touches and what mends it. Pure.
 
@@ -175,22 +184,56 @@ def judge(
         findings: What was seen.
         root: The cache, for the commands.
         named_in: Digest to the generations that name the artifact.
+        head: The generation that is shown.
+        keep_without: How many builds a collection may keep at most to give up all of some generations; 0 if none does.
     """
-    return tuple(_problem(finding, root, named_in) for finding in findings)
+    found = tuple(findings)
+    earlier = {each.digest: of for each in found if (of := _earlier(each, named_in, head))}
+    given_up = {of: keep for of in frozenset(earlier.values()) if (keep := keep_without(of))}
+    # One number for all: a collection that keeps a damaged generation may be refused.
+    keep = min(given_up.values(), default=0)
+    return tuple(
+        _problem(each, root, named_in, _otherwise(each, root, of, keep if of in given_up else 0))
+        for each in found
+        for of in (earlier.get(each.digest, ()),)
+    )
 
 
-def _problem(finding: Finding, root: Path, named_in: Mapping[str, Sequence[int]]) -> Problem:
+def _earlier(finding: Finding, named_in: Mapping[str, Sequence[int]], head: int) -> tuple[int, ...]:
+    """Return the generations that name a damaged artifact, if what is shown does without it."""
+    generations = tuple(sorted(named_in.get(finding.digest, ()))) if finding.digest else ()
+    return () if head in generations or finding.found.startswith(UNREADABLE) else generations
+
+
+def _otherwise(finding: Finding, root: Path, generations: Sequence[int], keep: int) -> str:
+    """Return what is left to do where an artifact of earlier generations cannot be made again; empty for others."""
+    if not generations:
+        return ""
+    named = f"generation{'s' if len(generations) > 1 else ''} {', '.join(map(str, generations))}"
+    copy = f"copy {finding.path} from a copy that c10 mirror made while {named} was shown"
+    collect = f"c10 gc --keep {keep or 1} --yes --cache {shlex.quote(str(root))}"
+    if keep:
+        return f"{copy}, or give {named} up: {collect}"
+    return (
+        f"{copy}, or give {named} up once nobody can roll back to it any more, which is after the next c10 build unless"
+        f" it was accepted: {collect}"
+    )
+
+
+def _problem(finding: Finding, root: Path, named_in: Mapping[str, Sequence[int]], otherwise: str) -> Problem:
     if finding.digest:
         generations = tuple(sorted(named_in.get(finding.digest, ())))
     else:
         generations = (finding.generation,) if finding.generation else ()
+    more = f" (once; where it cannot make this again: {otherwise})" if otherwise else ""
     return Problem(
         kind=finding.kind,
         subject=finding.subject,
         found=finding.found,
         path=finding.path,
         generations=generations,
-        mend=_mend(finding, root),
+        mend=_mend(finding, root) + more,
+        otherwise=otherwise,
     )
 
 

@@ -126,6 +126,14 @@ class Layout:
         """Whether there are traces of a journal beside its name: its projections, or what a rebuild set aside."""
         return bool(self.manifest_files() or self.segment_files() or self.journals_set_aside())
 
+    def may_be_mirror(self) -> bool:
+        """Whether what lies here is what `c10 mirror` makes: projections, and no trace of a journal that ever was here.
+
+        A cache that lost its journal with the lock file beside it looks the same.
+        """
+        lock = self.root / f"{self.journal.name}-lock"
+        return not (os.path.lexists(self.journal) or os.path.lexists(lock) or self.journals_set_aside())
+
     def journals_set_aside(self) -> tuple[Path, ...]:
         """The journals that rebuilds put into quarantine, newest first."""
         paths = list(self.quarantine.iterdir()) if self.quarantine.is_dir() else []

@@ -7,8 +7,9 @@ file that still reads and continues the chain. Before the first commit that file
 Nothing is believed for being there. Every link of the chain is computed again, every event is folded, every generation
 must project to the manifest it committed, and the manifests beside it must not say otherwise. Only then is the
 damaged file unlinked, after it was linked into `quarantine/`, and read once more: a writer beside this one that was
-told that its records are durable asked for the file's name after its commit, so that they are in what is read now. The
-new file appears complete under the name, or not at all. Whoever dies in between leaves no journal, which every command
+told that its records are durable asked for the file's name after its commit, so that they are in what is read now.
+Signatures that were lost with records after the last commit are appended again from their files, where a trusted key
+vouches for them (`store.late_signatures`). The new file appears complete under the name, or not at all. Whoever dies in between leaves no journal, which every command
 says, and the next rebuild reads what lies in quarantine.
 """
 
@@ -19,15 +20,18 @@ from dataclasses import dataclass, field
 
 from journal import Entry, Head, Journal, JournalExistsError, RecordError, guard
 from journal.durable import fsync_dir
-from journal.record import EMPTY
+from journal.record import EMPTY, encode, extend
 from store import canonical, evidence, segment
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
-from store.facts import to_fact
+from store.events import GenerationSigned
+from store.facts import Clock, SystemClock, to_fact, to_record
 from store.fold import absorb
+from store.late_signatures import LateSignatures, late_signatures
 from store.layout import Layout
 from store.manifest import head_projections, project
 from store.quarantine import set_aside
 from store.state import State
+from store.verdict import ALLOW_UNSIGNED, TrustedKeys
 from store.writeonce import read_regular
 
 _SOURCES = 4
@@ -45,6 +49,8 @@ class Rebuilt:
         salvaged: How many of them came from a damaged file, since no segment holds them.
         segments_replaced: Generations whose segment was missing or broken, and whose records were salvaged.
         quarantine: Where the damaged file lies, relative to the cache; empty if there was none.
+        signatures: How many signatures were recorded again from their files.
+        signatures_left: Signature files, relative to the cache, that no record holds and no trusted key vouches for.
     """
 
     state: State
@@ -52,10 +58,26 @@ class Rebuilt:
     salvaged: int
     segments_replaced: tuple[int, ...] = ()
     quarantine: str = ""
+    signatures: int = 0
+    signatures_left: tuple[str, ...] = ()
 
 
-def rebuild(layout: Layout, *, allow_unknown_filesystem: bool = False) -> Rebuilt:
+def rebuild(
+    layout: Layout,
+    *,
+    trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
+    clock: Clock | None = None,
+    host: canonical.Document | None = None,
+    allow_unknown_filesystem: bool = False,
+) -> Rebuilt:
     """Replace the journal by one made again; the caller holds the build lock.
+
+    Args:
+        layout: Where the cache is.
+        trusted_keys: Whose signatures are recorded again where their records are lost.
+        clock: Where the times of those records come from; the machine's if it is not given.
+        host: Facts about this machine, recorded with them.
+        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
 
     Raises:
         DamagedHistoryError: The records are incomplete, or do not fit the manifests; the journal was not touched.
@@ -65,13 +87,15 @@ def rebuild(layout: Layout, *, allow_unknown_filesystem: bool = False) -> Rebuil
     history = _read(layout)
     history.require(layout)
     layout.create()
-    kept = ""
+    kept, late = "", LateSignatures()
     for attempt in range(_ATTEMPTS):
         taken = _set_aside(layout)
         kept = kept or taken
         try:
             history = _read(layout)
             history.require(layout)
+            late = late_signatures(layout, history.state, trusted_keys=trusted_keys, host=host or {})
+            history.sign(late.events, clock or SystemClock())
             _give_birth(layout, history, allow_unknown_filesystem=allow_unknown_filesystem)
         except JournalExistsError:
             # Somebody who found no journal began one; without the build lock nobody can commit to it.
@@ -88,6 +112,8 @@ def rebuild(layout: Layout, *, allow_unknown_filesystem: bool = False) -> Rebuil
         salvaged=history.salvaged,
         segments_replaced=tuple(history.replaced),
         quarantine=kept,
+        signatures=len(late.events),
+        signatures_left=late.left,
     )
 
 
@@ -107,6 +133,14 @@ class _History:
     def take(self, entries: Sequence[Entry]) -> None:
         absorb(self.state, map(to_fact, entries))
         self.entries.extend(entries)
+
+    def sign(self, events: Sequence[GenerationSigned], clock: Clock) -> None:
+        """Append signatures that are recorded again."""
+        for event in events:
+            record = to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
+            raw = encode(record)
+            head = extend(self.head, (raw,))
+            self.take((Entry(seq=head.seq, chain=head.chain, raw=raw),))
 
     def require(self, layout: Layout) -> None:
         """Hold it against itself and the manifests."""

@@ -143,6 +143,16 @@ def kept_origins(state: State, policy: KeepPolicy) -> dict[int, KeptAs]:
     return kept
 
 
+def keep_without(state: State, generations: Iterable[int]) -> int:
+    """Return the largest `keep` under which a collection gives up all of these generations; 0 if none does."""
+    origins = {state.generations[number].origin for number in generations}
+    if not origins or not origins.isdisjoint(kept_origins(state, KeepPolicy(keep=1))):
+        return 0
+    collected = state.collected
+    shown = [origin for origin in _origins(state) if origin not in collected]
+    return min((place for place, origin in enumerate(shown) if origin in origins), default=0)
+
+
 def tables_needed(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
     """Return the block tables of kept origins, without which nobody knows which blocks must stay."""
     return {

@@ -136,6 +136,12 @@ def signature_file(signature: Signature) -> bytes:
     return encode({"format": FORMAT, "key_id": signature.key_id, "signature": signature.signature}) + b"\n"
 
 
+def parse_signature(data: bytes) -> Signature | None:
+    """Return what a signature file holds; nothing if it does not have the one form. Whether it holds is not looked at."""
+    match = _FORM.fullmatch(data)
+    return None if match is None else Signature(key_id=match[1].decode(), signature=match[2].decode())
+
+
 def signature_name(manifest_name: str, place: int = 1) -> str:
     """Return the name of a signature file: the first ends in `.sig`, the second in `.sig2`, and so on."""
     return f"{manifest_name.removesuffix('.json')}.sig{place if place > 1 else ''}"

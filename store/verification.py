@@ -15,12 +15,12 @@ import random
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, assert_never
 
 from store.artifacts import Artifacts
-from store.coverage import named_by, processors, referenced_by, walk
+from store.coverage import each, named_by, referenced_by, walk
 from store.errors import (
     UNREADABLE,
     ArtifactError,
@@ -38,6 +38,7 @@ from store.manifest import Manifest, parse, project
 from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
 from store.reader import FlightCache
+from store.retention import keep_without
 from store.runtime import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
 from store.state import Generation, State
@@ -236,19 +237,19 @@ class _Run:
 
     def hash(self, items: Sequence[_Item], *, until: Callable[[], bool]) -> None:
         """Hash in parallel, a few at a time, until told to stop."""
-        with ThreadPoolExecutor(min(processors(), _AT_ONCE)) as pool:
-            for start in range(0, len(items), _AT_ONCE):
-                if until():
-                    return
-                some = items[start : start + _AT_ONCE]
-                refs = [ArtifactRef(sha256=item.digest, size=item.size) for item in some]
-                for item, wrong in zip(some, pool.map(self.artifacts.damage, refs), strict=True):
-                    self.hashed_files += 1
-                    self.hashed_size += item.size
-                    if self.on_bytes is not None:
-                        self.on_bytes(item.size)
-                    if wrong is not None:
-                        self._artifact(item, wrong)
+        for start in range(0, len(items), _AT_ONCE):
+            if until():
+                return
+            some = items[start : start + _AT_ONCE]
+            refs = [ArtifactRef(sha256=item.digest, size=item.size) for item in some]
+            found = each(self.artifacts.damage, refs, sum(ref.size for ref in refs))
+            for item, wrong in zip(some, found, strict=True):
+                self.hashed_files += 1
+                self.hashed_size += item.size
+                if self.on_bytes is not None:
+                    self.on_bytes(item.size)
+                if wrong is not None:
+                    self._artifact(item, wrong)
 
     def look_for_strangers(self) -> None:
         """Find what nothing of C10's could have put into the tree, and what nothing names any more."""
@@ -342,7 +343,13 @@ class _Run:
                 files_total=len(items),
                 size_total=sum(item.size for item in items),
             ),
-            problems=judge(self.findings, root=self.view.layout.root, named_in=named_in),
+            problems=judge(
+                self.findings,
+                root=self.view.layout.root,
+                named_in=named_in,
+                head=self.head.number,
+                keep_without=partial(keep_without, state),
+            ),
             notes=tuple(self.notes),
             unreferenced=self.unreferenced,
             unreferenced_size=self.unreferenced_size,

@@ -18,7 +18,7 @@ from store.layout import Layout
 from store.manifest import MANIFEST_NAME, MAX_BYTES
 from store.recovery import Observed
 from store.recovery import check as check_history
-from store.remedies import rebuilding
+from store.remedies import rebuilding, replaying
 from store.state import Fact, State
 from store.trust import signed_manifest
 from store.writeonce import read_regular
@@ -89,11 +89,18 @@ def require_cache(layout: Layout) -> None:
 
     Raises:
         RequestRefusedError: There is no cache.
-        DamagedHistoryError: There are generations without a journal.
+        DamagedHistoryError: There are generations without a journal: it was lost, or this is a mirror.
     """
     if layout.journal.exists():
         return
     if layout.lost_journal():
+        if layout.may_be_mirror():
+            raise DamagedHistoryError(
+                ErrorKind.JOURNAL_REPLACED,
+                f"expected {layout.journal.name} in {layout.root}, found generations alone, as in a mirror",
+                hint=f"{replaying(layout)} reads a mirror; {rebuilding(layout)}, which ends it, is for a journal that was"
+                " lost",
+            )
         raise DamagedHistoryError(
             ErrorKind.JOURNAL_REPLACED,
             f"expected {layout.journal.name} beside the generations in {layout.root}, found none",

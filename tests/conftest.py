@@ -1,6 +1,7 @@
 """Fixtures for every test."""
 
 import importlib
+import signal
 from collections.abc import Callable
 from types import ModuleType
 
@@ -12,6 +13,10 @@ from tests.sample_request import REQUEST
 # A limit on the time of one example would make every property a test of how busy the machine is.
 settings.register_profile("c10", deadline=None)
 settings.load_profile("c10")
+
+# A shell that runs the tests in the background has them ignore interrupts, and all that they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

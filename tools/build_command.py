@@ -1,5 +1,6 @@
 """`build`, `plan` and `rollback`: the commands that work through the provisioner."""
 
+import shlex
 import traceback
 from pathlib import Path
 
@@ -106,10 +107,12 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
     if report.error is not None:
         hint = report.error.hint
         if code is ExitCode.INTERNAL:
-            hint = f"this is a fault of C10: please report it; c10 show {report.build} --cache {root}"
+            hint = "this is a fault of C10: please report it with the lines above"
         subject = report.error.subject
         where = report.error.step if subject in report.error.message else f"{report.error.step} {subject}"
         complain(f"{where}: {report.error.message}", hint)
+        if report.build is not None:
+            say(f"  -> what happened: c10 replay {report.build} --cache {shlex.quote(str(root))}")
     return Answer(document=document, lines=lines, code=code)
 
 

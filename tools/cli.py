@@ -66,7 +66,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         "engines": _Entry(
             module="tools.engines_command",
             summary="Compile the networks alone, beside whatever runs.",
-            shape=_nulls("engines"),
+            shape={"engines": []},
         ),
     },
     "Keep": {
@@ -193,14 +193,14 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
         "repair": _Entry(
             module="tools.repair_command",
             summary="Heal what is damaged; keep the evidence.",
-            shape=_nulls("go", "generation", "dry_run", "repairs", "problems"),
+            shape=_nulls("go", "generation", "dry_run", "repairs", "left", "problems"),
         ),
         "rebuild": _Entry(
             module="tools.rebuild_command",
             summary="Make the journal again from its segments.",
             shape=_nulls(
                 *("go", "generation", "records", "salvaged", "segments_replaced", "quarantine"),
-                *("repairs", "problems"),
+                *("signatures", "signatures_left", "repairs", "left", "problems"),
             ),
         ),
     },
@@ -284,7 +284,8 @@ class _C10(click.Group):
     ) -> NoReturn:
         """Run a command and leave with its exit code."""
         words = sys.argv[1:] if args is None else list(args)
-        entry = next((_COMMANDS[word] for word in words if word in _COMMANDS), None)
+        name = next((word for word in words if word in _COMMANDS), "")
+        entry = _COMMANDS.get(name)
         as_json = "--json" in words
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A name that the terminal's encoding lacks must not end a command that is otherwise done.
@@ -301,7 +302,8 @@ class _C10(click.Group):
             edge.abandon_output()
             code = ExitCode.DONE
         except BaseException as error:  # noqa: BLE001 - the last place where anything can be said about it
-            code = edge.report(error, shape=entry.shape if entry else {}, as_json=as_json)
+            shape = entry.shape if entry else {}
+            code = edge.report(error, shape=shape, as_json=as_json, command=name)
         edge.leave(code)
 
 

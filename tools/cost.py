@@ -13,6 +13,7 @@ from tools.timeline import Track, builds_in, track
 
 _MILLION = 1_000_000
 _WORTH_A_WORD_MS = 1_000
+_COUNTED = frozenset({"cells", "index", "coverage"})
 
 NO_COST: dict[str, int | None] = {"ms": None, "bytes": None, "reuse_ppm": None}
 """What `c10 log` says of something that is no build."""
@@ -39,6 +40,8 @@ def normal_ms(step: Step, rates: Rates) -> int | None:
     pace = rates.get((step.kind, step.subject))
     if pace is None or step.outcome == "reused":
         return None
+    if step.outcome != "done" and step.kind in _COUNTED and not step.count:
+        return None  # it came to nothing that could be counted: there is no telling how long that takes
     # Little work takes no less than what it takes to begin: starting workers, loading an engine.
     return max(round(pace.per_unit * _work(step)), pace.least)
 
@@ -126,4 +129,4 @@ def trend(values: Iterable[int | None]) -> str:
 
 def _work(step: Step) -> int:
     """How much work a step had: tiles, rows or files, or one."""
-    return max(1, step.count) if step.kind in {"cells", "index", "coverage"} else 1
+    return max(1, step.count) if step.kind in _COUNTED else 1

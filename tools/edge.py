@@ -242,18 +242,19 @@ def write(answer: Answer, *, as_json: bool) -> None:
             click.echo(render.plain(line))
 
 
-def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool) -> ExitCode:
+def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool, command: str = "") -> ExitCode:
     """Print an error that ended a command, and return its exit code.
 
     Args:
         error: What happened.
         shape: What `--json` prints for this command, empty.
         as_json: Whether it is to be printed.
+        command: Its name, if it has one.
     """
     if isinstance(error, MemoryError):
         # What the command had gathered is not needed any more, and the message needs a little.
         traceback.clear_frames(error.__traceback__)
-    kind, message, hint, code = _described(error)
+    kind, message, hint, code = _described(error, command)
     if code is ExitCode.INTERNAL:
         say("".join(traceback.format_exception(error)).rstrip())
         hint = "this is a fault of C10: please report it with the lines above"
@@ -301,12 +302,13 @@ def termination() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _described(error: BaseException) -> tuple[str, str, str, ExitCode]:
+def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitCode]:
     """Return kind, message, hint and exit code of any error."""
     match error:
         case click.UsageError():
             context = error.ctx
-            name = context.command_path if context else "c10"
+            # An option that lacks its value is refused before there is a context to ask.
+            name = context.command_path if context else f"c10 {command}".rstrip()
             return "usage", error.format_message(), f"{name} --help", ExitCode.REFUSED
         case click.ClickException():
             return "usage", error.format_message(), "c10 --help", ExitCode.REFUSED

@@ -117,7 +117,7 @@ class Look:
         if is_number(word):
             if int(word) in self._spans:
                 return int(word)
-            raise unknown(f"a build from 1 to {max(self._spans, default=0)}", word)
+            raise self._no_build(int(word))
         if word.startswith("@") and is_number(word[1:]):
             return self._of_record(int(word[1:]))
         raise unknown("the number of a build, or @ and the number of a record", repr(word))
@@ -129,7 +129,7 @@ class Look:
             RequestRefusedError: There is no such build.
         """
         if number not in self._spans:
-            raise unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
+            raise self._no_build(number)
         return track(self._moments, number, self._spans[number])
 
     def build(self, number: int) -> Build | None:
@@ -170,6 +170,18 @@ class Look:
                 hint="c10 build REQUEST --cache DIR",
             )
         return max(self._spans)
+
+    def _no_build(self, number: int) -> RequestRefusedError:
+        """The error of a build that there is not, or not yet at the record that is looked at."""
+        later = builds_in(self.source.history.moments).get(number) if self.at is not None else None
+        if later is None:
+            return unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
+        first = self.source.history.moments[later[0]].seq
+        return RequestRefusedError(
+            ErrorKind.UNKNOWN_GENERATION,
+            f"expected build {number} by record {self.at}, found that it began at record {first}",
+            hint=f"c10 replay {number} --at {first}, or a later record",
+        )
 
     def _of_record(self, seq: int) -> int | Denied:
         if not 1 <= seq <= len(self._moments):

@@ -1,28 +1,38 @@
 """`repair`: heal what can be healed, and tell what was done about each thing."""
 
+from collections.abc import Sequence
+
 import click
 
 from pipeline.mends import Mend, RepairReport
+from store.findings import Problem
 from tools import render
 from tools.build_command import provisioner
-from tools.edge import Answer, Call, complain, shared_options, trust_options
+from tools.edge import Answer, Call, complain, say, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be tried; do nothing.")
+@click.option(
+    "--trust-plugins", is_flag=True, help="Load libraries that recorded requests name (engine.plugins)."
+)
 @trust_options
 @shared_options()
-def repair(call: Call, *, dry_run: bool, trusted_key: tuple[str, ...], unsigned: bool) -> Answer:
+def repair(
+    call: Call, *, dry_run: bool, trust_plugins: bool, trusted_key: tuple[str, ...], unsigned: bool
+) -> Answer:
     """Heal manifests, signatures, segments and artifacts; damaged bytes stay in quarantine.
 
     Steps whose results are damaged run again from what their build recorded. Exit code 0 when the head verifies in
-    full afterwards, 5 otherwise; a damaged journal is for c10 rebuild.
+    full afterwards, 5 otherwise; what stays damaged of earlier generations is named with what to do. A damaged journal
+    is for c10 rebuild.
     """
     with shown_progress() as progress:
         trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
-        report = provisioner(call, None, progress=progress, trusted_keys=trusted_keys).repair(dry_run=dry_run)
+        maker = provisioner(call, None, progress=progress, trusted_keys=trusted_keys)
+        report = maker.repair(dry_run=dry_run, trust_plugins=trust_plugins)
     return repair_answer(report, tried=not dry_run)
 
 
@@ -33,16 +43,47 @@ def repair_answer(report: RepairReport, *, tried: bool) -> Answer:
         report: What was done.
         tried: Whether a repair has done what it can, so that another one is no remedy.
     """
+    left = _head_first(report)
     if not report.go:
-        left = [str(problem) for problem in report.left] or ["expected a committed generation, found none"]
-        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-        mend = report.left[0].mend if report.left else ""
-        complain(f"NO-GO: {left[0]}{more}", "" if tried and mend.startswith("c10 repair ") else mend)
+        first = str(left[0]) if left else "expected a committed generation, found none"
+        complain(f"NO-GO: {first}{_more(left)}", _left_to_do(left[0], tried=tried) if left else "")
+    elif left:
+        say(f"c10: warning: not mended: {left[0]}{_more(left)}")
     return Answer(
         document=report.to_document(),
-        lines=repair_lines(report),
+        lines=[*repair_lines(report), *(() if report.dry_run else _left_lines(left, tried=tried))],
         code=ExitCode.DONE if report.go else ExitCode.NO_GO,
     )
+
+
+def _head_first(report: RepairReport) -> list[Problem]:
+    generation = report.verification.generation if report.verification else 0
+    return sorted(report.left, key=lambda problem: generation not in problem.generations)
+
+
+def _more(left: Sequence[Problem]) -> str:
+    return f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+
+
+def _left_to_do(problem: Problem, *, tried: bool) -> str:
+    """Return what mends a problem, other than what was tried just now."""
+    if not tried:
+        return problem.mend
+    return problem.otherwise or ("" if problem.mend.startswith("c10 repair ") else problem.mend)
+
+
+def _left_lines(left: Sequence[Problem], *, tried: bool) -> list[str]:
+    """What is still wrong, in which generations, and what to do about it."""
+    lines = list[str]()
+    for problem in left:
+        generations = ", ".join(map(str, problem.generations))
+        pairs = (("generations", generations), ("to do", _left_to_do(problem, tried=tried)))
+        lines += [
+            "",
+            *render.wrap(f"still wrong: {problem}"),
+            *(f"   {line}" for line in render.facts(pairs)),
+        ]
+    return lines
 
 
 def repair_lines(report: RepairReport) -> list[str]:

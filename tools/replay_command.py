@@ -54,6 +54,7 @@ def chosen_source(call: Call, journal: Path | None, bundle: Path | None) -> Sour
 @click.option("--at", type=click.IntRange(1), metavar="RECORD", help="As it was after this record.")
 @click.option("--all", "whole", is_flag=True, help="Every record of the timeline.")
 @click.option("--rerun", "again", is_flag=True, help="Run the failed step again, and tell what comes of it.")
+@click.option("--trust-plugins", is_flag=True, help="With --rerun: load libraries that the request names.")
 @source_options
 @shared_options()
 def replay(
@@ -63,6 +64,7 @@ def replay(
     at: int | None,
     whole: bool,
     again: bool,
+    trust_plugins: bool,
     journal: Path | None,
     bundle: Path | None,
 ) -> Answer:
@@ -73,12 +75,14 @@ def replay(
     """
     if again and at is not None:
         raise click.UsageError("expected --rerun or --at, found both")
+    if trust_plugins and not again:
+        raise click.UsageError("expected --rerun with --trust-plugins, found it alone")
     source = chosen_source(call, journal, bundle)
     document = told(source, word=build, at=at)
     if again:
         from tools.rerun import rerun_lines, run_again  # noqa: PLC0415 - a look at a build starts without engines
 
-        document["rerun"] = run_again(source, document["build"])
+        document["rerun"] = run_again(source, document["build"], trust_plugins=trust_plugins)
         shown = [
             *render.wrap(document["summary"]),
             *render.section("Run again", rerun_lines(document["rerun"])),

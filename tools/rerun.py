@@ -36,13 +36,16 @@ def default_means() -> Means:
     )
 
 
-def run_again(source: Source, number: int | None, means: Means | None = None) -> dict[str, Any]:
+def run_again(
+    source: Source, number: int | None, means: Means | None = None, *, trust_plugins: bool = False
+) -> dict[str, Any]:
     """Run the failed step of a build again; returns what `docs/replay.md` describes as `rerun`.
 
     Args:
         source: The records.
         number: The build; None for a run that never became one.
         means: What does the work; the real parts if absent.
+        trust_plugins: Whether libraries that the recorded request names may be loaded.
 
     Raises:
         pipeline.errors.RequestError: The build was committed.
@@ -70,6 +73,7 @@ def run_again(source: Source, number: int | None, means: Means | None = None) ->
         state=state,
         holdings=source.holdings,
         own=source.kind == "cache" and not any(isinstance(each.event, Imported) for each in later),
+        trust_plugins=trust_plugins,
     )
     return document_of(rerun(evidence, default_means() if means is None else means))
 

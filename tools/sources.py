@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from journal import Entry, JournalDamagedError, guard
+from journal import Entry, JournalDamagedError, JournalMissingError, guard
+from journal.gate import is_lmdb
 from journal.lock import held
 from journal.record import EMPTY
 from store import bundle, segment
@@ -82,10 +83,21 @@ def from_journal(path: Path) -> Source:
     Raises:
         journal.JournalError: There is none, this user may not read it, or nothing of it can be read.
     """
+    try:
+        history = _journal(path, foreign=True)
+    except JournalDamagedError as error:
+        if not is_lmdb(path):
+            raise JournalMissingError(
+                f"expected a copied journal.mdb, found no journal: {error.message}",
+                hint="name the journal.mdb of a cache; --bundle FILE takes a bundle, --cache DIR a cache or mirror",
+            ) from error
+        # A copy has no segments beside it from which it could be made again.
+        error.hint = "copy it once more, or look into its cache: c10 replay --cache DIR"
+        raise
     return Source(
         kind="journal",
         path=str(path),
-        history=_journal(path, foreign=True),
+        history=history,
         holdings=Nothing(),
         carries=False,
     )

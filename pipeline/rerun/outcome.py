@@ -27,7 +27,8 @@ class Evidence:
         facts: The records of the journal up to its end.
         state: What they fold to.
         holdings: Where artifacts may be read.
-        own: Whether the records are this machine's own, so that libraries which its requests name may be loaded.
+        own: Whether the records lie beside the cache that they tell of, whose files are then what the build made.
+        trust_plugins: Whether libraries that its request names may be loaded; records never decide that themselves.
     """
 
     build: Build
@@ -35,6 +36,7 @@ class Evidence:
     state: State
     holdings: Holdings
     own: bool
+    trust_plugins: bool = False
 
 
 class Verdict(StrEnum):

@@ -17,7 +17,7 @@ from pipeline.errors import CompileError, ErrorKind, PipelineError
 from pipeline.gathering import look_at_models
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Model
-from pipeline.recipe import Recipe, UnavailableError
+from pipeline.recipe import NO_PLUGINS, Recipe, UnavailableError
 from pipeline.recorded import recorded_request
 from pipeline.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.rerun.outcome import Evidence, Findings, Input, Standing
@@ -179,6 +179,7 @@ class Supplies:
             compiler_for=self.means.compiler_for,
             stand_in=self.means.stand_in,
             source_for=self.means.source_for,
+            trust_plugins=self.evidence.trust_plugins,
         )
 
     def model_document(self, name: str | None = None) -> Mapping[str, Any]:
@@ -239,15 +240,13 @@ class Supplies:
         return found, compiler
 
     def refuse_libraries(self, request: BuildRequest) -> None:
-        """Make sure that no library is loaded because a record from elsewhere names it.
+        """Make sure that no library is loaded because a record names it.
 
         Raises:
-            UnavailableError: The request names one.
+            UnavailableError: The request names one, and nobody said that it may be loaded.
         """
-        if request.engine.plugins and not self.evidence.own:
-            raise UnavailableError(
-                "the request names libraries with operators of their own, which are not loaded on a record's word"
-            )
+        if request.engine.plugins and not self.evidence.trust_plugins:
+            raise UnavailableError(NO_PLUGINS)
 
     def _with_file(self, request: BuildRequest, spec: ModelSpec) -> ModelSpec:
         """The same network, from a file with the recorded bytes."""
@@ -290,13 +289,28 @@ class Supplies:
         return next(model for model in looked if model.spec.name == spec.name)
 
     def _hold_against_record(self, name: str, model: Model) -> None:
-        """Say what of the network's components is another here."""
+        """Say what of the network's components is another here.
+
+        Raises:
+            UnavailableError: The libraries with operators are not the recorded ones.
+        """
         recorded = {
             part: value for part, value in self.recorded("network").items() if part in model.components
         }
         if not recorded:
             recorded = dict(self.model_document(name)["engine"])
+        libraries = _plugins(model.components)
+        if libraries and libraries != _plugins(self.model_document(name)["engine"]):
+            raise UnavailableError(
+                f"network {name}: expected the recorded libraries in engine.plugins, found other bytes"
+            )
         here = {part: value for part, value in model.components.items() if part in recorded}
         for part in difference(recorded, here):
             told = f"{recorded.get(part)!r} then, {here.get(part)!r} here"
             self.findings.differences.append(f"engine {name}, {part}: {told}")
+
+
+def _plugins(components: Mapping[str, Any]) -> object:
+    """Digests of the libraries that an engine was compiled with, for backends that take any."""
+    options = components.get("options")
+    return options.get("plugins") if isinstance(options, Mapping) else None

@@ -231,6 +231,10 @@ def test_libraries_are_not_loaded_because_a_bundle_names_them(machine, tmp_path)
     imported = changed(moments[-1], seq=len(moments) + 1, build=None, event=made(Imported))
     brought = replace(source, history=History(moments=[*moments, imported]))
     assert "not loaded on a record's word" in run_again(brought, 1)["why"]
+    # A copy that follows bundle by bundle has no record of that: its own cache says no more than a bundle.
+    followed = replace(source, history=History(moments=moments))
+    assert "not loaded on a record's word; --trust-plugins" in run_again(followed, 1)["why"]
+    assert "not loaded" not in run_again(followed, 1, trust_plugins=True)["why"]
 
 
 def naming(moment, library):

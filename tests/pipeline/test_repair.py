@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.request import (
     ShapeProfile,
     TileOptions,
 )
+from pipeline.testing import FakeCompiler
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.findings import Depth
@@ -27,7 +29,7 @@ from store.manifest import parse, project
 from store.tables import decode_blocks
 from store.testing import StopDeadError
 from store.verification import verify
-from tests.small_builds import FakeSite, picture, spread, tiny_network, tree, words
+from tests.small_builds import DIMENSIONS, FakeSite, picture, spread, tiny_network, tree, words
 
 MEMORY_DISK = Path("/dev/shm")
 ROLES = ("engine", "index", "block", "block table", "tile table", "calibration", "geography")
@@ -204,6 +206,14 @@ def test_a_result_that_another_took_the_place_of_does_not_become_the_latest(two)
     assert is_go(two)
 
 
+class TakesLibraries(FakeCompiler):
+    """Says that it takes libraries with operators, as TensorRT does."""
+
+    def key_components(self, job):
+        options = {"plugins": [digest for _, digest in job.plugins]}
+        return {**super().key_components(replace(job, plugins=())), "options": options}
+
+
 class TestWhatCannotBeHealed:
     def test_an_engine_of_other_bytes_is_told_and_left(self, two):
         ref = ref_of(two, "engine")
@@ -227,6 +237,25 @@ class TestWhatCannotBeHealed:
         assert "found onnx changed" in found["engine place"].action
         assert found["descriptor index"].ok
         assert two.calls.made == ["index"]
+
+    def test_libraries_are_not_loaded_because_a_record_names_them(self, tmp_path):
+        site = FakeSite(tmp_path / "site")
+        site.compiler = TakesLibraries(calls=site.calls, dimensions=DIMENSIONS)
+        site.write("ops.so", b"\x7fELF that nobody may load")
+        assert site.build(engine=EngineOptions(plugins=("ops.so",))).error is None
+        flip(site.artifact(ref_of(site, "engine")))
+        del site.calls.made[:]
+        (mend,) = site.provisioner().repair().mends
+        assert not mend.ok
+        assert "not loaded on a record's word; --trust-plugins loads them" in mend.action
+        assert site.calls.made == []
+        site.write("ops.so", b"\x7fELF that came later")
+        (mend,) = site.provisioner().repair(trust_plugins=True).mends
+        assert "found options.plugins changed" in mend.action
+        assert site.calls.made == []
+        site.write("ops.so", b"\x7fELF that nobody may load")
+        assert site.provisioner().repair(trust_plugins=True).go
+        assert site.calls.made == ["compile place"]
 
     def test_tiles_that_changed_are_named_and_other_cells_are_healed(self, two):
         table = decode_blocks(two.artifact(ref_of(two, "block table")).read_bytes())

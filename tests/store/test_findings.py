@@ -55,7 +55,9 @@ def test_the_head_is_sound_where_only_older_generations_suffer():
 
 def judged(kind, **fields):
     finding = Finding(kind=kind, **({"subject": "x", "found": "y"} | fields))
-    (problem,) = judge([finding], root=ROOT, named_in={"d" * 64: (3, 1)})
+    (problem,) = judge(
+        [finding], root=ROOT, named_in={"d" * 64: (3, 1)}, head=3, keep_without=lambda generations: 0
+    )
     return problem
 
 
@@ -94,6 +96,28 @@ def test_a_problem_touches_the_generations_that_name_it():
     assert judged(ProblemKind.DAMAGED, digest="e" * 64, generation=2).generations == ()
     assert judged(ProblemKind.MANIFEST, generation=2).generations == (2,)
     assert judged(ProblemKind.STRANGER).generations == ()
+
+
+def test_damage_of_earlier_generations_alone_names_what_is_left_where_repair_fails():
+    def judged_with(keeps):
+        names = {digest * 64: (number,) for digest, number in (("a", 1), ("b", 2), ("c", 4))}
+        findings = [
+            Finding(kind=ProblemKind.ABSENT, subject="x", found="y", path=digest, digest=digest * 64)
+            for digest in "abcd"
+        ]
+        return judge(findings, root=ROOT, named_in=names, head=4, keep_without=lambda of: keeps[of[0]])
+
+    first, second, *others = judged_with({1: 3, 2: 2})
+    repair = "c10 repair --cache '/tmp/my cache'"
+    assert [each.mend for each in others] == [repair, repair]
+    assert [each.otherwise for each in others] == ["", ""]
+    assert first.mend == f"{repair} (once; where it cannot make this again: {first.otherwise})"
+    # One collection gives both up: it may have to read what it keeps.
+    for each, number in ((first, 1), (second, 2)):
+        expected = f"give generation {number} up: c10 gc --keep 2 --yes --cache '/tmp/my cache'"
+        assert each.otherwise.endswith(expected)
+    for each in judged_with({1: 0, 2: 0})[:2]:
+        assert "after the next c10 build unless it was accepted: c10 gc --keep 1 --yes" in each.otherwise
 
 
 def test_a_verification_raises_what_is_wrong():

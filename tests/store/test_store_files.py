@@ -241,7 +241,7 @@ class TestArtifacts:
         with pytest.raises(CacheUnusableError):
             artifacts.put(b"data")
         layout.artifacts_lock.mkdir()
-        with pytest.raises(CacheUnusableError, match="lock file"), artifacts.sharing():
+        with pytest.raises(CacheUnusableError, match="regular file as lock"), artifacts.sharing():
             pytest.fail("the lock file is a folder")
 
     def test_names_that_are_none(self, artifacts, layout):

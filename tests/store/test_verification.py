@@ -327,8 +327,10 @@ def test_the_sample_is_cut_short_by_the_clock_and_chosen_by_the_seed(wide):
 def test_judging_names_generations_and_a_remedy(tmp_path_factory, kind, digest, generation):
     root = tmp_path_factory.getbasetemp()
     finding = Finding(kind=kind, subject="s", found="f", path="p", digest=digest, generation=generation)
-    (problem,) = judge([finding], root=root, named_in={"a" * 64: [3, 1]})
+    (problem,) = judge([finding], root=root, named_in={"a" * 64: [3, 1]}, head=4, keep_without=lambda _: 2)
     assert problem.mend
+    assert bool(problem.otherwise) is (digest == "a" * 64)
+    assert problem.otherwise in problem.mend
     expected = {"": (generation,) if generation else (), "a" * 64: (1, 3), "b" * 64: ()}[digest]
     assert problem.generations == expected
 
@@ -341,7 +343,7 @@ def test_what_the_system_refuses_to_read_is_not_moved_aside(tmp_path):
         path="p",
         digest="a" * 64,
     )
-    (problem,) = judge([finding], root=tmp_path, named_in={"a" * 64: [1]})
+    (problem,) = judge([finding], root=tmp_path, named_in={"a" * 64: [1]}, head=2, keep_without=lambda _: 1)
     assert problem.mend.startswith(f"mend the permissions of {tmp_path / 'p'}")
 
 

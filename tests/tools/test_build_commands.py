@@ -70,6 +70,7 @@ def test_a_bad_tile_is_exit_3_and_the_head_stays(world):
     assert document["outcome"] == "failed"
     assert document["error"]["kind"] == "bad-tile"
     assert set(document["error"]) == {"kind", "step", "message", "hint"}
+    assert f"  -> what happened: c10 replay {document['build']} --cache {world.cache}\n" in result.stderr
     assert "c10: error: cells: " in result.stderr
     assert "\n  -> " in result.stderr
     assert "Traceback" not in result.stderr

@@ -161,7 +161,11 @@ def test_a_mirror(world, tmp_path):
     # A mirror has segments and no journal: it can be looked into all the same.
     told = c10("replay", "2", "--cache", card)
     assert (told["source"]["kind"], told["status"]) == ("segments", "failed")
-    assert c10("build", world.request, "--cache", card, code=7)["error"]["hint"].startswith("c10 rebuild")
+    looks = (["status"], ["log"], ["show", "1"], ["manifest"], ["query", str(world.tile())])
+    for words in (*looks, ["build", world.request], ["accept", "1"], ["repair"]):
+        error = c10(*words, "--cache", card, code=7)["error"]
+        assert "as in a mirror" in error["message"]
+        assert error["hint"].startswith(f"c10 replay --cache {card} reads a mirror; c10 rebuild")
     shutil.copytree(world.cache, tmp_path / "other")
     assert world.json("mirror", str(tmp_path / "other"), code=2)["error"]["kind"] == "own-history"
     assert world.json("mirror", str(world.cache), code=2)["error"]["kind"] == "file-system"

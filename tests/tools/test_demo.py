@@ -43,6 +43,12 @@ def test_what_is_kept_can_be_looked_at(played):
     assert len(hits) == 5
 
 
+def test_an_option_without_its_value_points_to_the_help_of_its_command():
+    result = CliRunner().invoke(cli, ["demo", "--keep"])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[1] == "  -> c10 demo --help"
+
+
 def test_it_does_not_play_in_a_folder_with_other_things(tmp_path):
     (tmp_path / "thesis.doc").write_text("hello")
     result = CliRunner().invoke(cli, ["demo", "--keep", str(tmp_path), "--json"])

@@ -14,6 +14,7 @@ from tools.keys import changes, explained, space_of
 from tools.looking import Denied, Look
 from tools.records import read
 from tools.replay import compared, replay
+from tools.replay_view import diff_lines
 
 
 def committed(count):
@@ -286,3 +287,14 @@ def test_artifacts_of_both_sides_are_compared():
     ]
     (check,) = document["checks"]
     assert (check["a"]["passed"], check["b"]["passed"]) == (False, False)
+
+
+def test_what_checks_measured_otherwise_is_told():
+    story = Story().genesis()
+    for number, measured in ((1, {"cosine_ppb": 7, "images": 3}), (2, {"cosine_ppb": 8, "images": 3})):
+        story.tell(made(e.BuildStarted, calibration=ref_of(b"c")), build=number)
+        story.tell(made(e.CheckPassed, check="engine", subject="net", measured=measured), build=number)
+        story.tell(failed(), build=number)
+    lines = diff_lines(compared(Look(source=story.source()), 1, 2))
+    assert any("engine net, cosine_ppb: 7 -> 8" in line for line in lines)
+    assert not any("images" in line for line in lines)

@@ -159,6 +159,12 @@ def test_a_damaged_journal_is_exit_7(world):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "log"])
+def test_a_lost_journal_is_no_mirror(world, command):
+    (world.cache / "journal.mdb").unlink()
+    assert world.json(command, code=7)["error"]["hint"] == f"c10 rebuild --cache {world.cache}"
+
+
 def test_a_replaced_manifest_is_exit_7(world):
     path = world.manifest_file(3)
     path.chmod(0o644)

@@ -5,12 +5,14 @@ import os
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from journal import Journal
 from store.layout import Layout
 from store.view import look
+from tests.tools.conftest import picture
 from tools.cli import cli
 
 
@@ -19,6 +21,10 @@ def flip(path, place=None):
     place = len(data) // 2 if place is None else place
     data[place] ^= 1
     overwrite(path, bytes(data))
+
+
+def repaint(path, seed):
+    picture(np.random.default_rng(seed)).save(path)
 
 
 def overwrite(path, data):
@@ -164,6 +170,80 @@ def test_what_cannot_be_healed_is_exit_5_and_named(world):
     assert "tiny.onnx" in result.stdout
     assert "c10 build REQUEST" in " ".join(result.stdout.split())
     assert world.json("repair")["go"] is True
+
+
+def tables(world, generation):
+    """The files of the tile table and the block table of a generation."""
+    found = json.loads(world.manifest_file(generation).read_bytes())["body"]
+    return [world.artifact(ref["sha256"]) for ref in (found["tiles"]["table"], found["index"]["blocks"])]
+
+
+def mends_of(world):
+    document = world.json("verify", "--full", code=5)
+    assert all(3 not in problem["generations"] for problem in document["problems"])
+    return {problem["mend"] for problem in document["problems"]}
+
+
+def run_as_printed(command):
+    program, *words = shlex.split(command)
+    assert program == "c10"
+    return CliRunner().invoke(cli, words)
+
+
+def test_an_earlier_generation_that_cannot_be_made_again_is_no_loop_of_hints(world):
+    """Generation 2 was built from another tile than lies there now."""
+    for path in tables(world, 2):
+        path.unlink()
+    mends = mends_of(world)
+    assert len(mends) == 2
+    for mend in mends:
+        command, _, rest = mend.partition(" (once; where it cannot make this again: ")
+        assert command == f"c10 repair --cache {shlex.quote(str(world.cache))}"
+        assert "c10 mirror" in rest
+    repaired = run_as_printed(command)
+    assert repaired.exit_code == 0, repaired.output
+    assert "warning: not mended: " in repaired.stderr
+    told = " ".join(repaired.stdout.split())
+    assert "still wrong: tile table: missing generations 2 to do copy artifacts/" in told
+    given_up = rest.removesuffix(")").rpartition("give generation 2 up: ")[2]
+    assert given_up == f"c10 gc --keep 1 --yes --cache {shlex.quote(str(world.cache))}"
+    assert given_up in told
+    left = world.json("repair")["left"]
+    assert [problem["generations"] for problem in left] == [[2]] * len(left)
+    assert all(given_up in problem["otherwise"] for problem in left)
+    assert run_as_printed(given_up).exit_code == 0
+    assert world.json("verify", "--full")["go"] is True
+    assert world.json("repair")["left"] == []
+
+
+def test_what_a_rollback_would_show_is_given_up_after_the_next_build(world):
+    tile = world.tile()
+    repaint(tile, 4)
+    assert world.json("build", world.request)["generation"] == 4
+    gone = tables(world, 4)
+    for number in (5, 6):
+        repaint(tile, number)
+        assert world.json("build", world.request)["generation"] == number
+        for path in gone:
+            path.unlink(missing_ok=True)
+        assert world.run("repair").exit_code == 0
+        document = world.json("verify", "--full", code=5)
+        assert {tuple(problem["generations"]) for problem in document["problems"]} == {(4,)}
+        mends = [problem["mend"] for problem in document["problems"]]
+        assert all(("after the next c10 build" in mend) is (number == 5) for mend in mends)
+        collected = run_as_printed("c10 " + mends[0].rpartition(": c10 ")[2].removesuffix(")"))
+        assert (collected.exit_code == 0) is (number == 6), collected.output
+    assert world.json("verify", "--full")["go"] is True
+
+
+def test_a_copy_in_its_place_mends_an_earlier_generation(world):
+    path = tables(world, 2)[0]
+    data = path.read_bytes()
+    path.unlink()
+    (mend,) = mends_of(world)
+    assert f"copy {path.relative_to(world.cache)} from " in mend
+    path.write_bytes(data)
+    assert world.json("verify", "--full")["go"] is True
 
 
 def test_rebuild_as_json(world):

@@ -246,8 +246,38 @@ def test_a_damaged_journal_tells_what_still_reads(world):
 def test_a_folder_without_a_cache(tmp_path, built):
     result = built.run("replay", "--journal", str(tmp_path / "nothing"))
     assert result.exit_code == 2
-    (tmp_path / "text").write_text("no journal at all")
-    assert built.run("replay", "--journal", str(tmp_path / "text")).exit_code == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"no journal at all", b"C10 bundle\n" * 9999, None])
+def test_what_is_no_journal_is_called_so(built, tmp_path, content):
+    path = tmp_path / "thing"
+    path.mkdir() if content is None else path.write_bytes(content)
+    error = built.json("replay", "--journal", str(path), code=2)["error"]
+    assert error["kind"] == "journal-missing"
+    assert error["message"].startswith("expected a copied journal.mdb, found no journal: ")
+    assert "rebuild" not in error["hint"]
+
+
+def test_a_copied_journal_of_which_nothing_is_left(built, tmp_path):
+    data = bytearray((built.cache / "journal.mdb").read_bytes())
+    data[:64] = bytes(64)
+    (tmp_path / "copy").write_bytes(data)
+    error = built.json("replay", "--journal", str(tmp_path / "copy"), code=7)["error"]
+    assert error["kind"] == "journal-damaged"
+    assert "c10 replay --cache DIR" in error["hint"]
+
+
+def test_a_build_that_had_not_begun(built):
+    began = built.json("replay", "2")["started"]["seq"]
+    error = built.json("replay", "2", "--at", "5", code=2)["error"]
+    assert error["message"] == f"expected build 2 by record 5, found that it began at record {began}"
+    assert error["hint"] == f"c10 replay 2 --at {began}, or a later record"
+    assert built.json("replay", "2", "--at", str(began))["build"] == 2
+    assert "from 1 to 1, found 99" in built.json("replay", "99", "--at", "5", code=2)["error"]["message"]
+
+
+def test_libraries_are_trusted_only_for_a_run(built):
+    assert "--rerun" in built.json("replay", "2", "--trust-plugins", code=2)["error"]["message"]
 
 
 def append(cache, *records):

@@ -119,6 +119,70 @@ def test_mending_ends_with_a_verification_by_the_trusted_keys(world, keys, tmp_p
     assert world.run(command, "--unsigned", *trusting(keys, "bob")).exit_code == 2
 
 
+def lose_journal(world):
+    (world.cache / "journal.mdb").unlink()
+    (world.cache / "journal.mdb").write_bytes(b"garbage" * 999)
+
+
+def test_a_rebuild_with_keys_takes_late_signatures_up_again(world, keys):
+    for generation, name in (("1", "alice"), ("3", "alice"), ("3", "bob")):
+        world.json("sign", generation, "--key", str(keys / name))
+    before = {path.name: path.read_bytes() for path in (world.cache / "manifests").iterdir()}
+    lose_journal(world)
+    both = (*trusting(keys, "alice"), *trusting(keys, "bob"))
+    document = world.json("rebuild", *both)
+    assert (document["go"], document["signatures"], document["signatures_left"]) == (True, 3, [])
+    assert document["repairs"] == []
+    assert {path.name: path.read_bytes() for path in (world.cache / "manifests").iterdir()} == before
+    for name in ("alice", "bob"):
+        assert world.json("verify", "--full", *trusting(keys, name))["signed_by"] == key_id(keys, name)
+    # The records are there again: nothing more is found, and a file that is lost is written anew.
+    (world.cache / "manifests" / "00000001.sig").unlink()
+    assert world.json("rebuild", *both)["signatures"] == 0
+    assert {path.name: path.read_bytes() for path in (world.cache / "manifests").iterdir()} == before
+
+
+def test_a_rebuild_without_keys_says_how_a_late_signature_counts_again(world, keys):
+    world.json("sign", "--key", str(keys / "alice"))
+    lose_journal(world)
+    result = world.run("rebuild", "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["signatures"], document["signatures_left"]) == (0, ["manifests/00000003.sig"])
+    assert "warning: manifests/00000003.sig: expected a record of this signature" in result.stderr
+    (hint,) = [line for line in result.stderr.splitlines() if line.startswith("  -> ")]
+    command = hint.removeprefix("  -> ").partition(" (")[0]
+    assert command == f"c10 rebuild --trusted-key FILE --cache {shlex.quote(str(world.cache))}"
+    assert (world.cache / "quarantine" / "00000003.sig.0").is_file()
+    assert world.run("verify", *trusting(keys, "alice")).exit_code == 5
+    words = [str(keys / "alice.pub") if word == "FILE" else word for word in shlex.split(command)[1:]]
+    again = CliRunner().invoke(cli, words)
+    assert again.exit_code == 0, again.output
+    assert "signatures 1 recorded again" in " ".join(again.stdout.split())
+    assert "warning" not in again.stderr
+    assert world.json("verify", "--full", *trusting(keys, "alice"))["signed_by"] == key_id(keys, "alice")
+
+
+def test_a_rebuild_takes_up_no_signature_that_no_trusted_key_vouches_for(world, keys):
+    """Of another key, of another manifest, beyond the bound of its key, or of other bytes."""
+    world.json("sign", "3", "--key", str(keys / "alice"))
+    world.json("sign", "3", "--key", str(keys / "bob"))
+    manifests = world.cache / "manifests"
+    (manifests / "00000002.sig").write_bytes((manifests / "00000003.sig2").read_bytes())
+    (manifests / "00000001.sig").write_bytes(b"planted")
+    lose_journal(world)
+    bounded = f"{(keys / 'alice.pub').read_text().split()[0]} not_after=2"
+    document = world.json("rebuild", "--trusted-key", bounded, *trusting(keys, "bob"))
+    assert document["signatures"] == 1
+    assert document["signatures_left"] == ["manifests/00000002.sig", "manifests/00000003.sig"]
+    assert [path.name for path in manifests.glob("*.sig*")] == ["00000003.sig"]
+    assert world.json("verify", "--full", *trusting(keys, "bob"))["go"] is True
+    assert world.run("verify", *trusting(keys, "alice")).exit_code == 5
+    # The other one lies in quarantine, and its key may be trusted further later on.
+    assert world.json("rebuild", *trusting(keys, "alice"))["signatures"] == 1
+    assert world.run("verify", *trusting(keys, "alice")).exit_code == 0
+
+
 def test_a_trusted_key_that_is_none_is_refused_before_anything_is_repaired(world, tmp_path):
     world.manifest_file(1).unlink()
     assert world.json("repair", "--trusted-key", str(tmp_path / "nowhere"), code=2)["error"]["kind"] == "key"

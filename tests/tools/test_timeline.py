@@ -5,7 +5,8 @@ import pytest
 from store import events as e
 from store.testing import made, ref_of
 from tests.tools.stories import SECOND, Story
-from tools.cost import cost
+from tools.cost import Pace, cost, normal_ms
+from tools.stepping import Step
 from tools.timeline import builds_in, rows
 
 
@@ -227,3 +228,14 @@ def test_cells_and_tiles_that_nobody_began_are_steps():
         ("cells", "done", 3),
     ]
     assert (found[1].begun.seq, found[1].size) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "count", "expected"),
+    [("failed", 0, None), ("cut", 0, None), ("failed", 3, 600), ("done", 0, 500), ("done", 3, 600)],
+)
+def test_a_step_that_came_to_nothing_has_no_usual_time(outcome, count, expected):
+    step = Step(kind="cells", subject="", begun=None, outcome=outcome, count=count)
+    assert normal_ms(step, {("cells", ""): Pace(200.0, 500)}) == expected
+    engine = Step(kind="engine", subject="net", begun=None, outcome=outcome)
+    assert normal_ms(engine, {("engine", "net"): Pace(200.0, 500)}) == 500

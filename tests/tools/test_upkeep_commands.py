@@ -21,7 +21,7 @@ def test_engines_before_a_build(empty):
 def test_engines_that_cannot_be_compiled(empty):
     (empty.folder / "tiny.onnx").write_bytes(b"no network")
     done = empty.json("engines", empty.request, code=3)
-    assert (done["engines"], done["error"]["kind"]) == (None, "bad-model")
+    assert (done["engines"], done["error"]["kind"]) == ([], "bad-model")
     assert not empty.cache.exists()
 
 
@@ -84,7 +84,8 @@ def test_gc_in_words(world):
     text = world.run("gc", "--keep", "1").stdout
     assert text.startswith("would remove")
     assert "c10 gc --keep 1 --yes" in text
-    assert max(map(len, text.splitlines())) <= 80
+    # The command that does it names the cache: a path stays whole.
+    assert max(len(line) for line in text.splitlines() if str(world.cache) not in line) <= 80
     text = world.run("gc", "--keep", "1", "--yes").stdout
     assert text.startswith("removed")
     assert world.run("gc", "--keep", "1", "--yes").stdout.startswith("nothing to collect")

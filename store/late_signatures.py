@@ -1,0 +1,150 @@
+"""Signatures that no record holds: of generations that were signed after the newest commit, when the journal was lost.
+
+Such a signature stands in the journal and in its file, and in no segment. What it covers is the manifest, which is
+proven again without it; so a file whose signature holds over that manifest, by a key that is trusted, is as good as the
+record was. Its name only says which generation to try. Where it lies does not matter: quarantine is looked into as well,
+where an earlier rebuild without keys, or a repair, has put it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from store.canonical import Document
+from store.errors import from_os_error, is_shortage
+from store.events import GenerationSigned
+from store.layout import Layout
+from store.manifest import MANIFEST_NAME, project
+from store.projecting import signers_of
+from store.state import Generation, State
+from store.trust import (
+    MAX_SIGNATURES,
+    Signature,
+    TrustedKey,
+    parse_signature,
+    reasons_against,
+    signature_file,
+    signed_manifest,
+    trusted,
+)
+from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.writeonce import read_regular
+
+_ASIDE: Final = re.compile(r"(.+)\.[0-9]{1,18}")
+_MAX_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateSignatures:
+    """What was found.
+
+    Attributes:
+        events: The signatures that hold, as events that may be appended in this order.
+        left: Files in `manifests/`, relative to the cache, with a signature that no record holds and no key vouches for.
+    """
+
+    events: tuple[GenerationSigned, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A signature file of a generation, by its name."""
+
+    path: Path
+    generation: int
+    signature: Signature
+
+
+def late_signatures(
+    layout: Layout, state: State, *, trusted_keys: TrustedKeys, host: Document
+) -> LateSignatures:
+    """Look for signatures of kept generations that the journal does not hold.
+
+    Args:
+        layout: Where the cache is.
+        state: What its records fold to.
+        trusted_keys: Whose signatures are taken up; `ALLOW_UNSIGNED` vouches for none.
+        host: Facts about this machine, for the events.
+
+    Raises:
+        CacheUnusableError: This process lacks memory or open files.
+        ValueError: A trusted key is none.
+    """
+    keys = () if trusted_keys is ALLOW_UNSIGNED else trusted(trusted_keys)
+    signers = {
+        number: list(signers_of(generation))
+        for number, generation in state.generations.items()
+        if number not in state.retired
+    }
+    events, doubtful = list[GenerationSigned](), list[_Found]()
+    for found in _files(layout):
+        known, key_id = signers.get(found.generation), found.signature.key_id
+        if known is None or key_id in known:
+            continue
+        generation = state.generations[found.generation]
+        if len(known) == MAX_SIGNATURES or not _holds(state, generation, found.signature, keys):
+            doubtful.append(found)
+            continue
+        known.append(key_id)
+        events.append(_event(found, host))
+    left = (
+        str(each.path.relative_to(layout.root))
+        for each in doubtful
+        if each.path.parent == layout.manifests and each.signature.key_id not in signers[each.generation]
+    )
+    return LateSignatures(events=tuple(events), left=tuple(left))
+
+
+def _event(found: _Found, host: Document) -> GenerationSigned:
+    return GenerationSigned(
+        generation=found.generation,
+        signature=found.signature.signature,
+        key_id=found.signature.key_id,
+        host=host,
+    )
+
+
+def _holds(state: State, generation: Generation, signature: Signature, keys: tuple[TrustedKey, ...]) -> bool:
+    raw = project(state, generation)
+    return bool(keys) and not reasons_against(
+        raw, (signature_file(signature),), generation=generation.number, keys=keys
+    )
+
+
+def _files(layout: Layout) -> Iterator[_Found]:
+    """Yield what has name and form of a signature: by generation and place, those in quarantine last."""
+    named = list[tuple[bool, int, int, Path]]()
+    for aside, folder in enumerate((layout.manifests, layout.quarantine)):
+        for path in _entries(folder):
+            name = match[1] if aside and (match := _ASIDE.fullmatch(path.name)) else path.name
+            found = signed_manifest(name)
+            numbered = found and MANIFEST_NAME.fullmatch(found[0])
+            if found and numbered:
+                named.append((bool(aside), int(numbered[1]), found[1], path))
+    for _, generation, _, path in sorted(named):
+        data = _read(path)
+        signature = None if data is None else parse_signature(data)
+        if signature is not None:
+            yield _Found(path=path, generation=generation, signature=signature)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise from_os_error(error, f"{folder.name}/") from error
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return read_regular(path, limit=_MAX_BYTES)
+    except OSError as error:
+        # What cannot be read vouches for nothing; whoever looks at the files next says what is wrong with it.
+        if is_shortage(error):
+            raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
+        return None
