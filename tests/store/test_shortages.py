@@ -106,7 +106,7 @@ def test_a_disk_that_fails_is_damage_and_is_named(layout, monkeypatch):
     found = Artifacts(layout).damage(manifest.calibration)
     assert found == f"cannot be read ({os.strerror(errno.EIO)})"
     damaged = Finding(kind=ProblemKind.DAMAGED, subject="calibration", found=found, path="artifacts/ab/ab")
-    (problem,) = judge([damaged], root=layout.root, named_in={})
+    (problem,) = judge([damaged], root=layout.root, named_in={}, head=1, keep_without=lambda _: 0)
     assert problem.mend == f"c10 repair --cache {layout.root}"
 
 
