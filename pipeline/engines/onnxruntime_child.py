@@ -5,15 +5,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from pipeline.child import Handler, Progress, serve
 from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx, read_onnx
 from pipeline.engines.onnx_graph import nodes_given, nodes_of
+from pipeline.engines.trying_out import try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
-from store.golden import golden_inputs
-from store.runtime import load_engine
+from store.runtime import Engine, load_engine
 
 _UNKNOWN: Final = -1
 _STATUS: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
@@ -57,7 +55,7 @@ def compile_network(request: Message, progress: Progress) -> Payload:
     shapes = _optimise(model, request)
     progress({"phase": "run once", "done": 2, "total": 3})
     if request["role"] == "descriptor":
-        shapes = _try_out(request)
+        shapes = try_out(_loaded(request))
     progress({"phase": "done", "done": 3, "total": 3})
     return {
         "seconds": time.monotonic() - began,
@@ -115,25 +113,16 @@ def _reason(text: str, model: Proto) -> str:
     return said[:_LONGEST] + where
 
 
-def _try_out(request: Message) -> tuple[list[int], list[int]]:
-    """Load the engine as the runtime will and run it once, because some networks only fail when they run."""
-    batch = request["batch"]
-    engine = load_engine(
+def _loaded(request: Message) -> Engine:
+    """Load the engine as the runtime will."""
+    return load_engine(
         request["engine"],
         backend="onnxruntime",
         version=request["version"],
         input=request["input"],
         output=request["output"],
-        batch=batch,
+        batch=request["batch"],
     )
-    vectors = engine.run(golden_inputs((batch, *engine.sample_shape)))
-    if not np.isfinite(vectors).all():
-        raise CompileError(
-            "expected finite descriptors of the golden images, found others",
-            "export the network again: it gives NaN or infinity for ordinary images",
-            ErrorKind.BAD_VECTORS,
-        )
-    return [batch, *engine.sample_shape], [batch, engine.dimensions]
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ library and to the processor's instruction set; both are in the key.
 from pathlib import Path
 from typing import Final
 
-from pipeline.children import run_once
-from pipeline.engines.outcomes import compiled
-from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
+from pipeline.engines.in_child import compile_in_child, refuse_plugins, tensors
+from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.frames import Message, Payload
 from store.canonical import Document
 from store.execution import EngineLoadError, RuntimeUnavailableError
 from store.identity import engine_components
@@ -89,10 +87,7 @@ class OpenVinoCompiler:
             batch=job.batch,
             options={
                 "settings": numerics(job.precision),
-                "role": job.role,
-                "input": job.input,
-                "output": job.output,
-                "sample_shape": list(job.sample_shape),
+                **tensors(job),
             },
         )
 
@@ -101,46 +96,17 @@ class OpenVinoCompiler:
     ) -> CompiledEngine:
         """Compile and export in a child process; see `EngineCompiler.compile`."""
         _check(job)
-        path = scratch / _ENGINE_NAME
-        request: dict[str, Payload] = {
-            "onnx": str(job.onnx.absolute()),
-            "sha256": job.onnx_sha256,
-            "version": self.version,
-            "target": job.target,
-            "precision": job.precision,
-            "role": job.role,
-            "input": job.input,
-            "output": job.output,
-            "sample_shape": list(job.sample_shape),
-            "batch": job.batch,
-            "model": job.model,
-            "engine": str(path.absolute()),
-        }
-        outcome = run_once(_CHILD, request, timeout_s=job.timeout_s, on_progress=on_progress)
-        finished = compiled(outcome, model=job.model)
-        answer: Message = finished.value
-        return CompiledEngine(
-            path=path,
-            seconds=answer["seconds"],
-            log=finished.log,
-            signature=EngineSignature(
-                input=job.input,
-                input_shape=tuple(answer["input_shape"]),
-                output=job.output,
-                output_shape=tuple(answer["output_shape"]),
-            ),
+        return compile_in_child(
+            _CHILD,
+            job,
+            engine=scratch / _ENGINE_NAME,
+            settings={"version": self.version, "target": job.target, "precision": job.precision},
+            on_progress=on_progress,
         )
 
 
 def _check(job: EngineJob) -> None:
-    if job.plugins:
-        raise CompileError(
-            f"expected no plug-ins for the backend openvino, found {len(job.plugins)}",
-            'remove engine.plugins, or choose engine.backend = "tensorrt"',
-            None,
-            None,
-            job.model,
-        )
+    refuse_plugins(job, "openvino")
     if job.precision not in PRECISIONS:
         raise CompileError(
             f"expected the precision {' or '.join(PRECISIONS)} for the backend openvino, found {job.precision!r}",

@@ -7,20 +7,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-import numpy as np
-
 from pipeline.child import Handler, Progress, serve
 from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx, read_onnx
 from pipeline.engines.onnx_graph import nodes_given, nodes_of
+from pipeline.engines.trying_out import Shapes, try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
 from store.execution import ExecutionError
-from store.golden import golden_inputs
 from store.openvino_executor import last_line, require_precision
 from store.openvino_library import DEVICE, configuration, library, loaded_version, read_requirements
-from store.runtime import load_engine
-
-Shapes = tuple[list[int], list[int]]
+from store.runtime import Engine, load_engine
 
 _STEPS: Final = 4
 _UNKNOWN: Final = -1
@@ -68,7 +64,7 @@ def compile_network(request: Message, progress: Progress) -> Payload:
     shapes = _compile(openvino, network, request)
     progress({"phase": "run once", "done": 3, "total": _STEPS})
     if request["role"] == "descriptor":
-        shapes = _try_out(request)
+        shapes = try_out(_loaded(request))
     progress({"phase": "done", "done": _STEPS, "total": _STEPS})
     return {"seconds": time.monotonic() - began, "input_shape": shapes[0], "output_shape": shapes[1]}
 
@@ -193,10 +189,9 @@ def _shape(ports: Any, name: str) -> list[int]:  # noqa: ANN401 - the library's 
     return [size.get_length() if size.is_static else _UNKNOWN for size in chosen.get_partial_shape()]
 
 
-def _try_out(request: Message) -> Shapes:
-    """Load the engine as the runtime will and run it once, because some networks only fail when they run."""
-    batch = request["batch"]
-    engine = load_engine(
+def _loaded(request: Message) -> Engine:
+    """Load the engine as the runtime will."""
+    return load_engine(
         request["engine"],
         backend="openvino",
         version=request["version"],
@@ -204,16 +199,8 @@ def _try_out(request: Message) -> Shapes:
         precision=request["precision"],
         input=request["input"],
         output=request["output"],
-        batch=batch,
+        batch=request["batch"],
     )
-    vectors = engine.run(golden_inputs((batch, *engine.sample_shape)))
-    if not np.isfinite(vectors).all():
-        raise CompileError(
-            "expected finite descriptors of the golden images, found others",
-            "export the network again: it gives NaN or infinity for ordinary images",
-            ErrorKind.BAD_VECTORS,
-        )
-    return [batch, *engine.sample_shape], [batch, engine.dimensions]
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.children import run_once
-from pipeline.engines.outcomes import compiled
-from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
+from pipeline.engines.in_child import compile_in_child, tensors
+from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.engines.precision import conversion_document
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.frames import Message, Payload
+from pipeline.frames import Payload
 from store.canonical import Document
 from store.device import PORTABLE, covers, exact_target, gpus
 from store.identity import engine_components
@@ -111,10 +110,7 @@ class TensorRtCompiler:
             precision=job.precision,
             batch=job.batch,
             options={
-                "role": job.role,
-                "input": job.input,
-                "output": job.output,
-                "sample_shape": list(job.sample_shape),
+                **tensors(job),
                 "profile": None
                 if profile is None
                 else {"min": list(profile.min), "opt": list(profile.opt), "max": list(profile.max)},
@@ -134,39 +130,20 @@ class TensorRtCompiler:
 
         When `on_progress` raises, or on an interrupt, the library is asked to cancel before the child is killed.
         """
-        path = scratch / _ENGINE_NAME
-        request = self._request(job, str(path.absolute()))
-        outcome = run_once(
-            _CHILD, request, timeout_s=job.timeout_s, on_progress=on_progress, farewell_s=_FAREWELL_S
-        )
-        finished = compiled(outcome, model=job.model)
-        answer: Message = finished.value
-        return CompiledEngine(
-            path=path,
-            seconds=answer["seconds"],
-            log=finished.log,
-            signature=EngineSignature(
-                input=job.input,
-                input_shape=tuple(answer["input_shape"]),
-                output=job.output,
-                output_shape=tuple(answer["output_shape"]),
-            ),
-            timing_cache=answer["timing_cache"],
+        return compile_in_child(
+            _CHILD,
+            job,
+            engine=scratch / _ENGINE_NAME,
+            settings=self._settings(job),
+            on_progress=on_progress,
+            farewell_s=_FAREWELL_S,
         )
 
-    def _request(self, job: EngineJob, engine: str) -> Mapping[str, Payload]:
+    def _settings(self, job: EngineJob) -> Mapping[str, Payload]:
         profile = job.profile
         return {
             "backend": self.backend,
             "version": self.version,
-            "model": job.model,
-            "role": job.role,
-            "onnx": str(job.onnx.absolute()),
-            "sha256": job.onnx_sha256,
-            "input": job.input,
-            "output": job.output,
-            "sample_shape": list(job.sample_shape),
-            "batch": job.batch,
             "precision": job.precision,
             "target": job.target,
             "workspace_mb": job.workspace_mb,
@@ -176,7 +153,6 @@ class TensorRtCompiler:
             "timing_cache": (job.timing_cache or b"") if self._flavour.keeps_timings else None,
             "preprocessing": job.preprocessing.to_document() if job.preprocessing else None,
             "least_cosine": job.least_cosine,
-            "engine": engine,
         }
 
     def _exact(self, requested: str | None) -> str:
