@@ -23,6 +23,9 @@ _FAREWELL_S: Final = 5.0
 """Seconds between the end of a child's answers and its own."""
 
 _READ_SIZE: Final = 1 << 20
+_UNTOLD: Final = frozenset({"NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM_MODEL"})
+"""Settings of TensorRT and ONNX Runtime that change what an engine computes and that no key tells."""
+
 _ONE_THREAD: Final = {
     # Throughput comes from processes. A library that starts a thread per core in each of them only fights itself.
     "OMP_NUM_THREADS": "1",
@@ -54,7 +57,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **_ONE_THREAD, "PYTHONPATH": _python_path(module)},
+            env={**_inherited(), **_ONE_THREAD, "PYTHONPATH": _python_path(module)},
             bufsize=0,
             close_fds=True,
             # Its own session: Ctrl-C reaches the parent alone, which then decides.
@@ -181,6 +184,11 @@ def _oom_kills() -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
+def _inherited() -> dict[str, str]:
+    """Return this process's environment, without what would change results behind the back of a step key."""
+    return {name: value for name, value in os.environ.items() if name not in _UNTOLD}
 
 
 def _python_path(module: str) -> str:

@@ -17,6 +17,7 @@ conversion costs before a compiler sees it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import metadata
 from types import ModuleType
 from typing import Any, Final
 
@@ -66,6 +67,8 @@ def conversion_document(precision: str) -> Document:
     lacking = NARROW[precision].lacking
     return {
         "recipe": RECIPE,
+        # Its inference of types decides which nodes have data that can become narrow.
+        "onnx": metadata.version("onnx"),
         "narrow": sorted(SEEDS - lacking),
         "narrow_where_data_is": sorted(FOLLOWERS - lacking),
     }

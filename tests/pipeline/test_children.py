@@ -66,7 +66,8 @@ def handle(request, progress):
         case ["fds"]:
             return sorted(os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}"))
         case ["environment"]:
-            return [os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"], os.getsid(0) == os.getpid()]
+            untold = [name for name in ("NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM_MODEL") if name in os.environ]
+            return [os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"], os.getsid(0) == os.getpid(), untold]
         case ["large", array]:
             return np.repeat(array, 2)
         case ["object"]:
@@ -240,7 +241,7 @@ def test_an_error_in_the_progress_callback_ends_the_child(child):
         run_once(child, ["progress", 3], on_progress=interrupt)
 
 
-def test_a_child_inherits_no_files_and_one_thread(child, tmp_path):
+def test_a_child_inherits_no_files_and_one_thread(child, tmp_path, monkeypatch):
     secret = tmp_path / "build.lock"
     descriptor = os.open(secret, os.O_CREAT | os.O_RDWR)
     os.set_inheritable(descriptor, True)  # noqa: FBT003 - its only spelling
@@ -250,7 +251,9 @@ def test_a_child_inherits_no_files_and_one_thread(child, tmp_path):
         os.close(descriptor)
     assert isinstance(outcome, Finished)
     assert not [name for name in outcome.value if "build.lock" in name]
-    assert run_once(child, ["environment"]) == Finished(value=["1", "1", True])
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    assert run_once(child, ["environment"]) == Finished(value=["1", "1", True, []])
 
 
 def test_a_pool_names_the_task_of_a_dead_worker_and_only_that(child):
