@@ -246,16 +246,17 @@ def _ordered(value: object, depth: int) -> Payload:
 
     Exact types are asked for: an enumeration member or a NumPy scalar would come back as something else.
     """
-    if value is None or type(value) is bool or type(value) is bytes:
-        return value
     if type(value) is str:
-        _utf8(value)
+        if not value.isascii():
+            _require_utf8(value)
         return value
     if type(value) is int:
         if not _INT64_MIN <= value <= _UINT64_MAX:
             raise RecordError(
                 f"payload: integers from -2^63 to 2^64-1 expected, found one of {value.bit_length()} bits"
             )
+        return value
+    if value is None or type(value) is bool or type(value) is bytes:
         return value
     if type(value) is float:
         if not math.isfinite(value):
@@ -266,13 +267,21 @@ def _ordered(value: object, depth: int) -> Payload:
         return [_ordered(member, depth + 1) for member in value]
     if type(value) is dict:
         _check_members(value, depth)
-        # The order of UTF-8 bytes is the order of code points, so sorting the encoded keys is for clarity, not speed.
-        return {key: _ordered(value[key], depth + 1) for key in sorted(value, key=_utf8)}
+        return {key: _ordered(value[key], depth + 1) for key in _in_order(value)}
     raise RecordError(
         "payload: null, bool, int, float, str, bytes, list or dict with text keys expected, "
         f"found {type(value).__qualname__}",
         hint="turn it into one of these before it is recorded",
     )
+
+
+def _in_order(keys: Iterable[str]) -> list[str]:
+    for key in keys:
+        # Checking alone, and only what may fail: keys are looked at for each of a million records.
+        if type(key) is not str or not key.isascii():
+            _require_utf8(key)
+    # The order of UTF-8 bytes is the order of code points, which is how Python sorts text.
+    return sorted(keys)
 
 
 def _check_members(value: Sized, depth: int) -> None:
@@ -286,11 +295,11 @@ def _check_members(value: Sized, depth: int) -> None:
         )
 
 
-def _utf8(text: object) -> bytes:
+def _require_utf8(text: object) -> None:
     if type(text) is not str:
         raise RecordError(f"payload: text as the key of a dict expected, found {type(text).__qualname__}")
     try:
-        return text.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise RecordError(
             f"payload: text that UTF-8 can hold expected, found a lone surrogate: {error}"

@@ -9,6 +9,7 @@ was verified; stored records are never rewritten.
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
@@ -52,7 +53,6 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(tag, old version) to a function that turns that payload into the next version's. Version 1 needs none."""
 
 _TAG_OF: Mapping[type[Event], str] = {cls: tag for tag, (_, cls) in TABLE.items()}
-_HINTS: Mapping[type[Event], dict[str, Any]] = {cls: get_type_hints(cls) for _, cls in TABLE.values()}
 
 
 def tag_of(event: Event) -> str:
@@ -88,10 +88,10 @@ def decode(tag: str, version: int, payload: object) -> Event:
         raise _invalid(tag, f"version {version}")
     for step in range(version, current):
         payload = UPCASTERS[tag, step](payload)
-    hints = _HINTS[cls]
-    if payload.keys() != hints.keys():
-        raise _invalid(tag, f"fields {sorted(map(str, payload.keys() ^ hints.keys()))} missing or surplus")
-    return cls(**{name: _typed(payload[name], hint, f"{tag}.{name}") for name, hint in hints.items()})
+    readers = _readers(tag)
+    if payload.keys() != readers.keys():
+        raise _invalid(tag, f"fields {sorted(map(str, payload.keys() ^ readers.keys()))} missing or surplus")
+    return cls(**{name: read(payload[name], where) for name, (read, where) in readers.items()})
 
 
 def _invalid(where: str, found: str) -> DamagedHistoryError:
@@ -112,22 +112,46 @@ def _plain(value: object) -> object:
             return value
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401 - the shape is what is being checked
+_Read: TypeAlias = Callable[[Any, str], Any]
+"""From plain data, and the words for where it stands, to a field's value."""
+
+
+@cache
+def _readers(tag: str) -> Mapping[str, tuple[_Read, str]]:
+    """What reads each field of a kind of event: asking its type once, not once for each of a million records."""
+    return {name: (_reader(hint), f"{tag}.{name}") for name, hint in get_type_hints(TABLE[tag][1]).items()}
+
+
+def _reader(hint: Any) -> _Read:  # noqa: ANN401 - a type, of whatever kind
     origin = get_origin(hint)
+    if origin is Mapping:
+        return _document
+    if hint is ArtifactRef:
+        return _artifact
     if origin is UnionType:
-        inner = [option for option in get_args(hint) if option is not NoneType]
-        return None if value is None else _typed(value, inner[0], where)
+        (given,) = [_reader(option) for option in get_args(hint) if option is not NoneType]
+        return lambda value, where: None if value is None else given(value, where)
     if origin is tuple:
+        return _several(_reader(get_args(hint)[0]))
+    return _exactly(hint)
+
+
+def _several(item: _Read) -> _Read:
+    def read(value: object, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise _invalid(where, type(value).__name__)
-        return tuple(_typed(item, get_args(hint)[0], where) for item in value)
-    if origin is Mapping:
-        return _document(value, where)
-    if hint is ArtifactRef:
-        return _artifact(value, where)
-    if type(value) is not hint:
-        raise _invalid(where, f"{type(value).__name__} instead of {hint.__name__}")
-    return value
+        return tuple(item(each, where) for each in value)
+
+    return read
+
+
+def _exactly(kind: type) -> _Read:
+    def read(value: object, where: str) -> object:
+        if type(value) is not kind:
+            raise _invalid(where, f"{type(value).__name__} instead of {kind.__name__}")
+        return value
+
+    return read
 
 
 def _artifact(value: object, where: str) -> ArtifactRef:
