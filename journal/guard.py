@@ -34,6 +34,8 @@ from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, follow, unsea
 from journal.structure import Quiet, require_sound
 
 TIMEOUT_S: Final = 60.0
+LONG_BYTES: Final = 32 << 20
+"""Checking the structure of a larger file takes longer than starting a child, some 0.1 s."""
 
 _ATTEMPTS: Final = 3
 _ERRORS: Final[dict[str, type[JournalError]]] = {
@@ -91,6 +93,11 @@ def snapshot(
     start = max(start, verified.seq + 1)
     if foreign:
         gate(path)
+    elif verified != EMPTY and is_long(path):
+        try:
+            return _retried(path, verified, start, foreign=False, timeout_s=timeout_s)
+        except JournalPermissionError:
+            foreign = True
     elif not is_open(path) and require_sound(path) is Quiet.HEALTHY:
         try:
             return _read_here(path, start, verified)
@@ -101,13 +108,24 @@ def snapshot(
     return _retried(path, verified, start, foreign=foreign, timeout_s=timeout_s)
 
 
-def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
-    """Check the whole chain of a busy journal in a child process, and return its head.
+def head_in_child(path: Path, *, verified: Head = EMPTY, timeout_s: float = TIMEOUT_S) -> Head:
+    """Check the chain of a journal in a child process, from a head that is trusted, and return its head.
 
     Raises:
         JournalDamagedError: As for `snapshot`.
     """
-    return _retried(path, EMPTY, sys.maxsize, foreign=False, timeout_s=timeout_s).head
+    return _retried(path, verified, sys.maxsize, foreign=False, timeout_s=timeout_s).head
+
+
+def is_long(path: Path) -> bool:
+    """Whether checking the structure of this journal, which takes as long as it is large, costs more than a child.
+
+    From a head that is trusted on, a child reads the little that came since, and its death is an answer as well.
+
+    Raises:
+        JournalMissingError: There is no such file.
+    """
+    return gate(path).size > LONG_BYTES
 
 
 def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT_S) -> tuple[Entry, ...]:

@@ -24,7 +24,7 @@ from journal.errors import (
 )
 from journal.filesystem import filesystem_type, judge_filesystem
 from journal.foreign import translated
-from journal.guard import head_in_child
+from journal.guard import head_in_child, is_long
 from journal.opening import MAP_BYTES
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, Record, encode, follow, link, seal, unseal
 from journal.structure import Quiet, require_sound
@@ -65,7 +65,8 @@ class Journal:
             path: The file, by custom `journal.mdb`. LMDB keeps a lock file beside it.
             readonly: Never write to the file (LMDB's lock file is still written).
             verified: A head of this journal that the caller trusts; the chain is checked from there instead of from
-                the first record, and the journal must still contain it.
+                the first record, and the journal must still contain it. The structure of a long file is then not
+                checked: a child process reads what came since.
             scratch: Folder on the same file system where a new journal is made; by default `tmp` beside it.
             allow_unknown_filesystem: Accept a local file system that nobody tried.
             map_bytes: Address space to reserve.
@@ -78,25 +79,25 @@ class Journal:
             JournalPermissionError: This user may not.
             JournalMisuseError: This process has it open already.
         """
-        path = Path(path)
+        path, trusted = Path(path), EMPTY if verified is None else verified
         try:
-            busy = require_sound(path) is Quiet.BUSY
+            unproven = _is_unproven(path, trusted)
         except JournalMissingError:
             if readonly:
                 raise
             scratch = path.parent / "tmp" if scratch is None else scratch
             with suppress(JournalExistsError):  # somebody else was faster, and theirs is as good
                 cls.create(path, [], scratch=scratch, allow_unknown_filesystem=allow_unknown_filesystem)
-            busy = require_sound(path) is Quiet.BUSY
+            unproven = _is_unproven(path, trusted)
         with translated(path, "asking for the file system"):
             judge_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
-        if busy:
-            head_in_child(path)
+        if unproven:
+            head_in_child(path, verified=trusted)
         environment = open_environment(path, readonly=readonly, map_bytes=map_bytes)
         try:
             journal = cls(environment, EMPTY)
             journal._check_format()
-            journal._trust(verified)
+            journal._trust(trusted)
             for _ in journal.entries(journal._verified.seq + 1):
                 pass
         except BaseException:
@@ -338,8 +339,8 @@ class Journal:
         value = reader.record(start - 1)
         return None if value is None else Head(start - 1, Chain(value[:CHAIN_BYTES]))
 
-    def _trust(self, verified: Head | None) -> None:
-        if verified is None or verified == EMPTY:
+    def _trust(self, verified: Head) -> None:
+        if verified == EMPTY:
             return
         with self._environment.read() as reader:
             value = reader.record(verified.seq)
@@ -361,6 +362,11 @@ class Journal:
                 f"{self.path}: format {FORMAT} expected, found {int(text)}, written by a newer release",
                 hint="use that release, or open it for reading only",
             )
+
+
+def _is_unproven(path: Path, verified: Head) -> bool:
+    """Whether the structural check says nothing, or takes too long to be made, so that a child has to read first."""
+    return (verified != EMPTY and is_long(path)) or require_sound(path) is Quiet.BUSY
 
 
 def _piece(reader: Reader, head: Head, stop: int) -> list[Entry]:

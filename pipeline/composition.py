@@ -59,7 +59,7 @@ def build_cache_provisioner(
         RequestRefusedError: `config.manifest_filename` is no usable template.
         RequestError: `config.executor` needs a package that is not installed.
     """
-    layout = Layout(config.cache_root.absolute(), config.manifest_filename)
+    layout = Layout(config.cache_root.absolute(), config.manifest_filename, config.memory_folder)
 
     def source_for(request: BuildRequest) -> TileMetadataStore:
         return (

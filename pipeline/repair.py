@@ -59,7 +59,7 @@ from store.tables import BlockRow, decode_blocks
 from store.transaction import Store
 from store.verdict import TrustedKeys
 from store.verification import verify
-from store.view import View, look, require_cache
+from store.view import History, read, require_cache
 
 _FAILURES = (UnavailableError, PipelineError, StoreError, ExecutionError, ValueError)
 """What keeps one artifact from being made again, and is no reason to give the others up."""
@@ -161,7 +161,7 @@ class Repair:
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
         refuse_exposed(self.layout.root)
-        view = look(self.layout, strict=False)
+        view = read(self.layout, strict=False)
         if view.state.unknown:
             raise UnknownEventError(
                 ErrorKind.UNKNOWN_EVENT,
@@ -170,8 +170,8 @@ class Repair:
             )
         freed = self._folders()
         if freed:
-            view = look(self.layout, strict=False)
-        require_journal(self.layout, view.state, [fact.chain for fact in view.facts])
+            view = read(self.layout, strict=False)
+        require_journal(self.layout, view.state, view.chains)
         try:
             for name in FOLDERS:
                 (self.layout.root / name).mkdir(exist_ok=True, mode=0o755)
@@ -405,9 +405,9 @@ def _raise_if_ours(error: Exception) -> None:
         raise error
 
 
-def _misplaced(layout: Layout, view: View) -> Iterator[tuple[str, str, ProblemKind]]:
+def _misplaced(layout: Layout, view: History) -> Iterator[tuple[str, str, ProblemKind]]:
     """Yield path, what is wrong, and kind of everything beside the journal that is not as it should be."""
-    for finding in projection_findings(view, full=True):
+    for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind
     walked = coverage.walk(Artifacts(layout), {}, referenced=frozenset(), full=False)
     for stranger in walked.strangers:

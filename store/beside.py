@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from journal import HeadMovedError, Journal
+from journal import HeadMovedError
 from store import evidence, recovery
 from store.artifacts import Artifacts
 from store.canonical import Document
@@ -94,11 +94,10 @@ def open_beside(
     require_cache(layout)
     # The files first: a generation that is committed meanwhile is not held against older names.
     observed = observe(layout)
-    journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
-    ledger = Ledger(layout, clock, journal)
+    ledger = Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
     try:
         # As in recovery: after the death of a writer only a write transaction shows what it made durable.
-        journal.append([])
+        ledger.journal.append([])
         if ledger.state.unknown:
             raise UnknownEventError(
                 ErrorKind.UNKNOWN_EVENT,
@@ -109,7 +108,7 @@ def open_beside(
         try:
             recovery.check(ledger.state, observed)
         except DamagedHistoryError as error:
-            chains = [entry.chain.hex() for entry in journal.entries(1)]
+            chains = [entry.chain.hex() for entry in ledger.journal.entries(1)]
             raise evidence.explained(layout, ledger.state, chains, error) from error
         yield Beside(layout=layout, ledger=ledger, artifacts=Artifacts(layout))
     finally:

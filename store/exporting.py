@@ -33,7 +33,7 @@ from store.layout import Layout
 from store.recovery import check as check_history
 from store.state import BuildStatus, State
 from store.tables import BlockRow, decode_blocks
-from store.view import View
+from store.view import History
 from store.view import read as read_cache
 from store.writeonce import Draft
 
@@ -125,27 +125,27 @@ def _settled(
     without: frozenset[str],
 ) -> _Content:
     """Decide what is to be written; look again where a collection beside this export may have taken something away."""
-    view, entries = read_cache(layout, strict=False)
-    content = _content(view, entries, artifacts, build, choice, without)
+    view = read_cache(layout, strict=False)
+    content = _content(view, artifacts, build, choice, without)
     for _ in range(_LOOKS):
         if not content.missing:
             break
-        later, more = read_cache(layout, strict=False)
+        later = read_cache(layout, strict=False)
         if later.head == view.head:
             break
-        view, entries = later, more
-        content = _content(view, entries, artifacts, build, choice, without)
+        view = later
+        content = _content(view, artifacts, build, choice, without)
     return content
 
 
-def _content(  # noqa: PLR0917 - what is known, and what is asked for
-    view: View,
-    entries: Sequence[Entry],
+def _content(
+    view: History,
     artifacts: Artifacts,
     build: int | None,
     choice: Choice | None,
     without: frozenset[str],
 ) -> _Content:
+    entries = view.entries
     if not entries:
         raise RequestRefusedError(
             ErrorKind.NO_CACHE,
@@ -192,7 +192,7 @@ def _content(  # noqa: PLR0917 - what is known, and what is asked for
     return _Content(header=header, entries=entries[:end], refs=refs, missing=tuple(sorted(missing)))
 
 
-def _end(view: View, number: int) -> int:
+def _end(view: History, number: int) -> int:
     """The record with which a build ends; the last one of all if it did not."""
     if number not in view.state.builds:
         raise RequestRefusedError(
@@ -217,7 +217,7 @@ def _newest(state: State) -> int:
     return max(failed, default=max(state.builds))
 
 
-def _require_all(view: View, state: State) -> None:
+def _require_all(view: History, state: State) -> None:
     """Make sure that a cache can be made of all artifacts: they are known, and were not collected.
 
     Less is enough to look into a failure: there a journal that lost its newest records is no reason to refuse.

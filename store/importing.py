@@ -183,7 +183,7 @@ def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
         raise _impossible("a rollback to end with its commit")
     if not layout.exists():
         return _History(entries=entries, facts=facts, state=state, known=-1)
-    _, own = read_cache(layout)
+    own = read_cache(layout).entries
     common = min(len(own), len(entries))
     if not common or own[common - 1].chain != entries[common - 1].chain:
         raise _of_its_own(layout, own, entries)

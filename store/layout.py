@@ -36,10 +36,17 @@ KNOWN_ENTRIES = frozenset({*FOLDERS, *LOCKS, "journal.mdb", "lost+found"})
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of one cache. `manifest_filename` is a format string on `generation`."""
+    """The paths of one cache.
+
+    Attributes:
+        root: Its folder.
+        manifest_filename: A format string on `generation`.
+        memory: A folder outside of any cache for what may be forgotten (`store.remembering`); None remembers nothing.
+    """
 
     root: Path
     manifest_filename: str = "{generation:08d}.json"
+    memory: Path | None = None
 
     def __post_init__(self) -> None:
         """Hold the template to names that the reader finds.

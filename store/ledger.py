@@ -9,14 +9,16 @@ knows whether it is durable; the state is then folded anew from the journal befo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Self
 
-from journal import HeadMovedError, Journal, JournalFullError
+from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import Chain, Entry, Head, Record, encode, link
 from store.events import Event
 from store.facts import Clock, to_fact, to_facts, to_record
 from store.fold import absorb
 from store.layout import Layout
+from store.remembering import head_of, recall, remember
 from store.state import State
 
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
@@ -30,8 +32,27 @@ class Ledger:
     clock: Clock
     journal: Journal
     appended: int = 0
+    _start: State = field(default_factory=State)
     _state: State = field(default_factory=State)
     _in_step: bool = False
+
+    @classmethod
+    def open(cls, layout: Layout, clock: Clock, *, allow_unknown_filesystem: bool = False) -> Self:
+        """Open the journal of a cache; what is remembered of it is not folded again.
+
+        Raises:
+            journal.JournalError: It cannot be opened.
+        """
+        start = recall(layout)
+        path, allow = layout.journal, allow_unknown_filesystem
+        try:
+            journal = Journal.open(path, verified=head_of(start), allow_unknown_filesystem=allow)
+        except JournalDamagedError:
+            if not start.position.seq:
+                raise
+            # Another journal than the one that was remembered, or a damaged one: its own records say which.
+            start, journal = State(), Journal.open(path, allow_unknown_filesystem=allow)
+        return cls(layout, clock, journal, _start=start)
 
     @property
     def state(self) -> State:
@@ -99,16 +120,19 @@ class Ledger:
         """Open the journal again after an error of the disk, and fold it anew."""
         self._in_step = False
         self.journal.close()
-        self.journal = Journal.open(self.layout.journal, allow_unknown_filesystem=True)
+        verified = head_of(self._start)
+        self.journal = Journal.open(self.layout.journal, verified=verified, allow_unknown_filesystem=True)
         self._reload()
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the journal, and remember what it folds to."""
         self.journal.close()
+        if self._in_step:
+            remember(self.layout, self._state, since=self._start.position.seq)
 
     def _reload(self) -> None:
-        self._state = State()
-        absorb(self._state, to_facts(self.journal.entries(1)))
+        self._state = self._start.copy()
+        absorb(self._state, to_facts(self.journal.entries(self._start.position.seq + 1)))
         self._in_step = True
 
 

@@ -13,12 +13,11 @@ import errno
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from journal import Entry
 from journal.lock import BuildLock
 from journal.record import EMPTY
 from store import canonical, segment
@@ -45,7 +44,7 @@ from store.remedies import repairing
 from store.state import Generation
 from store.transaction import clear_scratch
 from store.trust import signature_name
-from store.view import View
+from store.view import History
 from store.view import read as read_cache
 from store.writeonce import read_regular, write_once
 
@@ -97,7 +96,7 @@ class _Source:
         segments: Of all generations.
     """
 
-    view: View
+    view: History
     head: Generation
     manifest: Manifest
     artifacts: tuple[ArtifactRef, ...]
@@ -153,7 +152,7 @@ def mirror(
             return _bring(source, destination, full, lock_timeout_s, on_total, on_bytes)
         except ArtifactError:
             # Whoever commits and collects beside this copy takes away what is no longer shown.
-            if read_cache(layout)[0].state.head == source.head:
+            if read_cache(layout).state.head == source.head:
                 raise
 
 
@@ -198,7 +197,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
 
 
 def _source(layout: Layout) -> _Source:
-    view, entries = read_cache(layout)
+    view = read_cache(layout)
     if view.state.unknown:
         raise UnknownEventError(
             ErrorKind.UNKNOWN_EVENT,
@@ -227,16 +226,16 @@ def _source(layout: Layout) -> _Source:
         head=head,
         manifest=manifest,
         artifacts=tuple(ArtifactRef(sha256=digest, size=size) for digest, (_, size) in sorted(named.items())),
-        segments=tuple(_segments(layout, view, entries)),
+        segments=tuple(_segments(layout, view)),
     )
 
 
-def _segments(layout: Layout, view: View, entries: Sequence[Entry]) -> Iterator[_File]:
+def _segments(layout: Layout, view: History) -> Iterator[_File]:
     before = EMPTY
     for number, generation in view.state.generations.items():
-        data = segment.encode(number, before, entries[before.seq : generation.seq])
+        data = segment.encode(number, before, view.entries[before.seq : generation.seq])
         yield _File("segments", layout.segment_name(number), data)
-        before = entries[generation.seq - 1].head
+        before = view.entries[generation.seq - 1].head
 
 
 def _require_apart(layout: Layout, target: Layout) -> None:

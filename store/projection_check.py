@@ -1,6 +1,6 @@
 """Manifests, signatures and segments held against the journal that they are projections of."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from store.canonical import sha256
@@ -15,13 +15,16 @@ from store.writeonce import read_regular
 _MAX_SEGMENT = 1 << 32
 
 
-def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
-    """Look for all of them, in a full run at their bytes, at those of signatures always.
+def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Finding]:
+    """Look for all of them; at the bytes of signatures always, at all bytes where there is something to hold them against.
 
     Of a collected generation only the segment is expected.
+
+    Args:
+        view: What is known of the cache.
+        chains: Chain digest of every record, hexadecimal, from the first; None to look only for the files.
     """
-    layout, observed = view.layout, view.observed
-    chains, first = [fact.chain for fact in view.facts], 0
+    layout, observed, known, first = view.layout, view.observed, chains or (), 0
     for number, generation in view.state.generations.items():
         manifest = observed.manifests.get(number)
         name = manifest or layout.manifest_name(number)
@@ -29,7 +32,7 @@ def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
             (
                 layout.segments / layout.segment_name(number),
                 number in observed.segments,
-                lambda data, of=generation, first=first: segment_fits(data, of, chains, first),  # type: ignore[misc]
+                lambda data, of=generation, first=first: segment_fits(data, of, known, first),  # type: ignore[misc]
             ),
             (
                 layout.manifests / name,
@@ -53,7 +56,7 @@ def projection_findings(view: View, *, full: bool) -> Iterator[Finding]:
             # The folders were looked at before the journal: what was committed since then came after that look.
             present = seen or path.exists()
             # A signature is short, and a damaged one is a NO-GO that nothing else would explain.
-            looked_into = full or path.suffix.startswith(".sig")
+            looked_into = chains is not None or path.suffix.startswith(".sig")
             wrong = "missing" if not present else _projection_problem(path, is_right) if looked_into else ""
             if wrong:
                 kind = ProblemKind.PROJECTION_DAMAGED if present else ProblemKind.PROJECTION_ABSENT

@@ -10,16 +10,21 @@ from journal.lock import held
 from store import evidence
 from store.errors import DamagedHistoryError, ErrorKind
 from store.layout import Layout
-from store.view import View, look
+from store.view import View, look, read
 
 _LOOKS, _PAUSE_S = 20, 0.05
 
 
-def look_settled(layout: Layout) -> tuple[View, bool]:
+def look_settled(layout: Layout, *, whole: bool) -> View:
     """Look at a cache, again and again while a writer that lives may owe it files.
 
+    Args:
+        layout: Where it is.
+        whole: Whether to read the journal from its first record, and not to believe what is remembered of it.
+
     Returns:
-        What is there, and whether the files fit the journal; if not, it is the files that are wrong.
+        What is there: with its history if that was asked for, or where the files do not fit the journal and it is the
+        files that are wrong.
 
     Raises:
         RequestRefusedError: There is no cache.
@@ -27,12 +32,12 @@ def look_settled(layout: Layout) -> tuple[View, bool]:
     """
     looks = 1
     while True:
-        view, fits = _look(layout)
+        view = _look(layout, whole=whole)
         if looks == _LOOKS or not _absent(view):
-            return view, fits
+            return view
         # Once more in any case: who committed may have written the files, and gone, since the look began.
         if looks > 1 and held(layout.build_lock) is None:
-            return view, fits
+            return view
         time.sleep(_PAUSE_S)
         looks += 1
 
@@ -43,13 +48,13 @@ def _absent(view: View) -> bool:
     return head is not None and head.number not in view.layout.manifest_files()
 
 
-def _look(layout: Layout) -> tuple[View, bool]:
+def _look(layout: Layout, *, whole: bool) -> View:
     """Look at the cache; where files disagree with the journal, say whether it is the files that are wrong."""
     try:
-        return look(layout), True
+        return read(layout) if whole else look(layout)
     except DamagedHistoryError as error:
         if error.kind is not ErrorKind.JOURNAL_REPLACED or not layout.journal.exists():
             raise
-        view = look(layout, strict=False)
-        evidence.require_journal(layout, view.state, [fact.chain for fact in view.facts])
-        return view, False
+        history = read(layout, strict=False)
+        evidence.require_journal(layout, history.state, history.chains)
+        return history

@@ -124,13 +124,13 @@ class Store:
         born = create and ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
         require_cache(layout)
         try:
-            journal = _open_journal(layout, allow_unknown_filesystem=allow_unknown_filesystem)
+            ledger = _open_ledger(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
         except JournalDamagedError as error:
             error.hint = rebuilding(layout)
             raise
         store = cls(
             layout=layout,
-            ledger=Ledger(layout, clock, journal),
+            ledger=ledger,
             artifacts=Artifacts(layout),
             projections=Projections(layout),
             host=host or {},
@@ -376,14 +376,14 @@ class Store:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
 
-def _open_journal(layout: Layout, *, allow_unknown_filesystem: bool) -> Journal:
+def _open_ledger(layout: Layout, clock: Clock, *, allow_unknown_filesystem: bool) -> Ledger:
     """Open the journal; where not even its lock file finds space, from the reserve, so that a full disk can be cleared."""
     try:
-        return Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
     except JournalFullError:
         if not _release_reserve(layout):
             raise
-        return Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
 
 
 def _release_reserve(layout: Layout) -> bool:

@@ -45,7 +45,7 @@ from store.state import Generation, State
 from store.tables import decode_blocks, decode_tiles
 from store.trust import TrustedKey, reasons_against, trusted
 from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from store.view import View, look
+from store.view import History, View, look
 
 _OF_REFUSAL: Final = {
     ErrorKind.DEVICE: ProblemKind.DEVICE,
@@ -92,11 +92,10 @@ def verify(
     """
     attempt = 1
     while True:
-        view, fits = look_settled(layout)
+        view = look_settled(layout, whole=depth is Depth.FULL)
         found = _verify(
             view,
             depth=depth,
-            fits=fits,
             budget_s=budget_s,
             seed=seed,
             trusted_keys=trusted_keys,
@@ -118,7 +117,6 @@ def _verify(
     view: View,
     *,
     depth: Depth,
-    fits: bool,
     budget_s: float,
     seed: int,
     trusted_keys: TrustedKeys,
@@ -135,7 +133,7 @@ def _verify(
             hint=f"c10 build REQUEST --cache {layout.root}",
         )
     run = _Run(view=view, head=head, artifacts=Artifacts(layout), on_bytes=on_bytes)
-    run.findings.extend(projection_findings(view, full=depth is Depth.FULL or not fits))
+    run.findings.extend(projection_findings(view, view.chains if isinstance(view, History) else None))
     collected = view.state.collected
     origins = {
         generation.origin: generation

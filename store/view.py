@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from journal import JournalDamagedError, guard
-from journal.record import Entry, Head
+from journal.guard import Snapshot
+from journal.record import EMPTY, Entry, Head
 from store import evidence
 from store.canonical import sha256
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
@@ -19,6 +20,7 @@ from store.manifest import MANIFEST_NAME, MAX_BYTES
 from store.recovery import Observed
 from store.recovery import check as check_history
 from store.remedies import rebuilding, replaying
+from store.remembering import head_of, recall, remember
 from store.state import Fact, State
 from store.trust import signed_manifest
 from store.writeonce import read_regular
@@ -28,13 +30,25 @@ RESERVE_NAME = "reserve"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The journal's facts and their state at one moment."""
+    """What the journal folds to at one moment, and what lies beside it."""
 
     layout: Layout
     head: Head
-    facts: tuple[Fact, ...]
     state: State
     observed: Observed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History(View):
+    """A view with every record it was folded from, from the first, as it is stored and as the fact it holds."""
+
+    entries: tuple[Entry, ...]
+    facts: tuple[Fact, ...]
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """Chain digest of every record, hexadecimal, from the first."""
+        return tuple(fact.chain for fact in self.facts)
 
 
 def observe(layout: Layout) -> Observed:
@@ -114,12 +128,28 @@ def require_cache(layout: Layout) -> None:
 
 
 def look(layout: Layout, *, strict: bool = True) -> View:
-    """Read the journal and fold it; see `read`."""
-    return read(layout, strict=strict)[0]
+    """Fold the journal, only from where it was folded before if that is remembered; see `read` for the rest."""
+    require_cache(layout)
+    # The files first: a generation that is committed after this look is not held against older names.
+    observed = observe(layout)
+    state = recall(layout)
+    try:
+        snapshot = _snapshot(layout, head_of(state))
+    except JournalDamagedError:
+        if not state.position.seq:
+            raise
+        # Another journal than the one that was remembered, or a damaged one: its own records say which.
+        state, snapshot = State(), _snapshot(layout, EMPTY)
+    since = state.position.seq
+    absorb(state, to_facts(snapshot.entries))
+    if strict:
+        _require_fit(layout, state, observed)
+    remember(layout, state, since=since)
+    return View(layout=layout, head=snapshot.head, state=state, observed=observed)
 
 
-def read(layout: Layout, *, strict: bool = True) -> tuple[View, tuple[Entry, ...]]:
-    """Read the journal and fold it, and keep its records as they are stored.
+def read(layout: Layout, *, strict: bool = True) -> History:
+    """Read the journal from its first record, check its whole chain, and fold it.
 
     Args:
         layout: Where the cache is.
@@ -131,20 +161,35 @@ def read(layout: Layout, *, strict: bool = True) -> tuple[View, tuple[Entry, ...
         journal.JournalError: The journal cannot be read.
     """
     require_cache(layout)
-    # The files first: a generation that is committed after this look is not held against older names.
     observed = observe(layout)
-    try:
-        snapshot = guard.snapshot(layout.journal)
-    except JournalDamagedError as error:
-        error.hint = rebuilding(layout)
-        raise
+    snapshot = _snapshot(layout, EMPTY)
     facts = tuple(to_facts(snapshot.entries))
     state = State()
     absorb(state, facts)
     if strict:
-        try:
-            check_history(state, observed)
-        except DamagedHistoryError as error:
-            raise evidence.explained(layout, state, [fact.chain for fact in facts], error) from error
-    view = View(layout=layout, head=snapshot.head, facts=facts, state=state, observed=observed)
-    return view, snapshot.entries
+        _require_fit(layout, state, observed)
+    return History(
+        layout=layout,
+        head=snapshot.head,
+        state=state,
+        observed=observed,
+        entries=snapshot.entries,
+        facts=facts,
+    )
+
+
+def _snapshot(layout: Layout, verified: Head) -> Snapshot:
+    try:
+        return guard.snapshot(layout.journal, verified=verified)
+    except JournalDamagedError as error:
+        error.hint = rebuilding(layout)
+        raise
+
+
+def _require_fit(layout: Layout, state: State, observed: Observed) -> None:
+    """Hold the journal against the files beside it, and say which side is wrong where they disagree."""
+    try:
+        check_history(state, observed)
+    except DamagedHistoryError as error:
+        chains = [entry.chain.hex() for entry in _snapshot(layout, EMPTY).entries]
+        raise evidence.explained(layout, state, chains, error) from error

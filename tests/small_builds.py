@@ -13,7 +13,7 @@ from store import blocks
 from store.artifacts import Artifacts
 from store.layout import Layout
 from store.testing import FakeClock
-from store.view import look
+from store.view import look, read
 
 ZOOM = 6
 WORLD = (-180.0, -85.0, 180.0, 85.0)
@@ -150,7 +150,7 @@ class Site:
 
     def events(self, kind):
         """All events of one class, in order."""
-        return [fact.event for fact in look(self.layout).facts if isinstance(fact.event, kind)]
+        return [fact.event for fact in read(self.layout).facts if isinstance(fact.event, kind)]
 
     def head_bytes(self):
         """The bytes of the newest manifest."""

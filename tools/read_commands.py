@@ -12,7 +12,7 @@ from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.events import BuildDenied
 from store.manifest import MAX_BYTES, project
 from store.state import Build, BuildStatus, Generation, State
-from store.view import View, look
+from store.view import History, View, look, read
 from store.writeonce import read_regular
 from tools import build_view, render
 from tools.cost import NO_COST, costs_of, trend
@@ -28,7 +28,7 @@ _LEAST_TREND: Final = 3
 @shared_options()
 def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     """List every build and rollback, newest first."""
-    view = look(call.layout())
+    view = read(call.layout())
     costs = costs_of(view.facts)
     dead = view.state.open_build is not None and held(view.layout.build_lock) is None
     entries = [
@@ -69,7 +69,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
 @shared_options()
 def show(call: Call, *, number: int) -> Answer:
     """Show one build: its identity, inputs, plan, steps, checks and failure."""
-    view = look(call.layout())
+    view = read(call.layout())
     build = view.state.builds.get(number)
     if build is None:
         raise RequestRefusedError(
@@ -141,7 +141,7 @@ def _report(view: View, build: Build) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _entries(view: View) -> list[dict[str, Any]]:
+def _entries(view: History) -> list[dict[str, Any]]:
     state = view.state
     generation_of = {
         generation.origin: generation.number

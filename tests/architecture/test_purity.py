@@ -35,6 +35,7 @@ PURE: dict[str, set[str]] = {
     "store/blocks.py": {"numpy", "numpy.typing"},
     "store/canonical.py": set(),
     "store/carried.py": set(),
+    "store/checkpoint.py": {"msgpack"},
     "store/codec.py": set(),
     "store/errors.py": {"errno"},
     "store/events.py": set(),

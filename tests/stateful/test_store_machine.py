@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from journal import Journal
-from store import rollback
+from store import remembering, rollback
 from store.artifacts import Artifacts
 from store.coverage import named_by
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
@@ -35,7 +35,7 @@ from store.recovery import Project
 from store.state import BuildStatus
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
-from store.view import look
+from store.view import look, read
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
 HISTORY_STEPS = 20
@@ -149,7 +149,9 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="c10-store-"))
-        self.layout = Layout(self.folder / "cache")
+        self.layout = Layout(self.folder / "cache", memory=self.folder / "memory")
+        # What folding came to is remembered after every record: each look goes through what an earlier one left.
+        self.worth, remembering.WORTH_RECORDS = remembering.WORTH_RECORDS, 1
         self.clock = BesideClock()
         self.model = Model()
         self.durable = (
@@ -162,6 +164,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.state = None
 
     def teardown(self):
+        remembering.WORTH_RECORDS = self.worth
         shutil.rmtree(self.folder)
 
     @initialize()
@@ -433,6 +436,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.layout.journal.exists():
             return
         view = look(self.layout)
+        assert view.state == read(self.layout).state
         self.agrees_with_the_model(view.state)
         visible = self.layout.manifest_files()
         for number, name in visible.items():

@@ -19,7 +19,7 @@ from store.layout import Layout
 from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
-from store.view import look
+from store.view import look, read
 from tests.small_builds import tree
 
 ROOT = Path(__file__).parents[2]
@@ -70,14 +70,14 @@ def layout(tmp_path):
 def test_a_generation_is_accepted_once(layout):
     found = say_good(layout, 1)
     assert (found.generation, found.origin, found.changed, found.accepted) == (1, 1, True, (1,))
-    event = look(layout).facts[-1].event
+    event = read(layout).facts[-1].event
     assert event == GenerationAccepted(generation=1, why="flown", host={"host": "h"})
     before = tree(layout.root)
     assert say_good(layout, 1, "again").changed is False
     assert {name: each[4] for name, each in tree(layout.root).items() if name != "journal.mdb"} == {
         name: each[4] for name, each in before.items() if name != "journal.mdb"
     }
-    assert look(layout).facts[-1].event == event
+    assert read(layout).facts[-1].event == event
     assert say_good(layout, 2).accepted == (1, 2)
 
 

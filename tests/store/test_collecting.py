@@ -23,7 +23,7 @@ from store.retention import Gone, KeepPolicy
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import verify
-from store.view import look
+from store.view import look, read
 from tests.small_builds import tree
 from tests.small_disk import free_bytes, small_disk
 
@@ -117,7 +117,7 @@ def test_what_is_not_kept_goes_and_all_else_stays(cache):
     assert (head.read_bytes(), cache.segment_files()) == (bytes_before, segments)
     whole(cache, 3)
     assert full(cache).unreferenced == 0
-    events = [fact.event for fact in look(cache).facts]
+    events = [fact.event for fact in read(cache).facts]
     (planned,) = (event for event in events if isinstance(event, CollectionPlanned))
     (collected,) = (event for event in events if isinstance(event, Collected))
     assert (planned.digests, planned.generations) == (collected.digests, collected.generations)
@@ -250,7 +250,7 @@ def test_a_signature_never_outlives_its_manifest(cache, monkeypatch):
 def test_many_digests_make_many_events_in_one_transaction(cache, monkeypatch):
     monkeypatch.setattr(collecting, "MAX_COLLECTED", 2)
     done = gc(cache)
-    events = [fact.event for fact in look(cache).facts]
+    events = [fact.event for fact in read(cache).facts]
     planned = [event for event in events if isinstance(event, CollectionPlanned)]
     assert len(planned) == -(-len(done.decision.doomed) // 2) > 1
     assert [event.generations for event in planned] == [(1,)] + [()] * (len(planned) - 1)

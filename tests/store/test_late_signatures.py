@@ -15,7 +15,7 @@ from store.retention import KeepPolicy, keep_without
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.trust import MAX_SIGNATURES, Signer, TrustedKey, parse_signature, signature_file
-from store.view import look
+from store.view import look, read
 
 ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))
 
@@ -54,7 +54,7 @@ def test_they_are_recorded_with_time_and_host(layout):
     rebuilt = rebuild(layout, trusted_keys=(BOB.public,), clock=FakeClock(), host={"name": "here"})
     assert (rebuilt.signatures, rebuilt.signatures_left) == (3, ())
     assert signers(layout) == {number: [ALICE.key_id, BOB.key_id] for number in (1, 2, 3)}
-    late = [fact for fact in look(layout).facts if isinstance(fact.event, GenerationSigned)]
+    late = [fact for fact in read(layout).facts if isinstance(fact.event, GenerationSigned)]
     assert [(fact.event.generation, fact.event.host, fact.build) for fact in late] == [
         (number, {"name": "here"}, None) for number in (1, 2, 3)
     ]

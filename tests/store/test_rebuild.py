@@ -32,7 +32,7 @@ from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.verification import verify
-from store.view import look
+from store.view import look, read
 
 LATER = Scenario(flight="f3", engine="other", fail_at="coverage")
 """A build that fails after the last commit: its records are in the journal alone."""
@@ -446,7 +446,7 @@ class TestWritersBeside:
             rebuild(layout)
             with pytest.raises(JournalDamagedError, match="in its place"):
                 beside.append([self.event("too late")])
-        whys = [fact.event.why for fact in look(layout).facts if isinstance(fact.event, GenerationAccepted)]
+        whys = [fact.event.why for fact in read(layout).facts if isinstance(fact.event, GenerationAccepted)]
         assert whys == ["acknowledged"]
 
     def test_an_append_that_loses_the_name_while_it_commits_is_not_acknowledged(self, layout):
@@ -476,7 +476,7 @@ class TestWritersBeside:
 
 def test_memo_of_salvaged_work_is_usable(layout):
     state = rebuild(layout).state
-    engines = [fact.event for fact in look(layout).facts if isinstance(fact.event, EngineCompiled)]
+    engines = [fact.event for fact in read(layout).facts if isinstance(fact.event, EngineCompiled)]
     assert {event.key for event in engines} == set(state.memo.engines)
 
 

@@ -20,7 +20,7 @@ from store.testing import FakeClock, Scenario, made, play
 from store.transaction import Store
 from store.trust import Signer, TrustedKey, signature_file
 from store.verification import verify
-from store.view import look
+from store.view import look, read
 
 ROOT = Path(__file__).parents[2]
 VERSION = libraries().get("onnxruntime", "1")
@@ -59,7 +59,7 @@ class TestCommit:
         for generation in (1, 2, 3):
             fly(layout, ALICE.public, generation=generation).close()
             no_go(layout, BOB.public, generation=generation)
-        events = [fact.event for fact in look(layout).facts if isinstance(fact.event, BuildCommitted)]
+        events = [fact.event for fact in read(layout).facts if isinstance(fact.event, BuildCommitted)]
         assert {event.key_id for event in events} == {ALICE.key_id}
         assert len({event.signature for event in events}) == 3
         assert verify(layout, depth=Depth.FULL, trusted_keys=[ALICE.public]).signed_by == ALICE.key_id

@@ -30,7 +30,7 @@ from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.trust import MAX_SIGNATURES, Signer, TrustedKey, signature_file
 from store.verification import verify
-from store.view import look
+from store.view import look, read
 
 FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
 SECOND = replace(FIRST, flight="f2")
@@ -273,7 +273,7 @@ class TestInTheWay:
         assert os.path.lexists(kept)
         if shape in {"file", "folder"}:
             assert (kept / "within" if shape == "folder" else kept).read_bytes() == b"planted"
-        (event,) = [fact.event for fact in look(layout).facts if isinstance(fact.event, Repaired)]
+        (event,) = [fact.event for fact in read(layout).facts if isinstance(fact.event, Repaired)]
         assert (event.subject, event.quarantine) == (f"manifests/{name}", f"quarantine/{name}.0")
         assert wrong(layout, ALICE.public) == []
         with opened(layout) as store:

@@ -42,7 +42,7 @@ from store.recovery import Abandon, ClearScratch, Project
 from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
-from store.view import look, observe
+from store.view import look, observe, read
 
 ROOT = Path(__file__).parents[2]
 
@@ -255,7 +255,7 @@ class TestLostHistory:
         with Journal.open(layout.journal) as journal:
             journal.append([Record(tag="new", version=1, build=None, wall_ns=1, mono_ns=1, payload=None)])
         before = tree(layout)
-        view = look(layout)
+        view = read(layout)
         assert view.state.unknown == ("new v1",)
         assert view.state.head.number == 2
         with pytest.raises(UnknownEventError), opened():
@@ -416,7 +416,7 @@ class TestCommit:
         raw = (layout.manifests / layout.manifest_name(2)).read_bytes()
         assert sha256(raw) == shown.manifest_sha256
         assert m.parse(raw).envelope.before.seq == shown.seq - 1
-        view = look(layout)
+        view = read(layout)
         assert view.facts[-1].seq == shown.seq
         assert [type(fact.event) is GenerationAccepted for fact in view.facts[-2:]] == [looks == 1, False]
 

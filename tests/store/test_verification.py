@@ -16,7 +16,7 @@ from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import verify
-from store.view import look
+from store.view import look, read
 
 FIRST = Scenario()
 SECOND = Scenario(tiles={(0, 0): "a", (1, 0): "B", (20, 3): "c"})
@@ -298,7 +298,7 @@ def wide(tmp_path_factory):
     tiles = {(16 * column, 16 * row): f"{column} {row}" for column in range(4) for row in range(4)}
     with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(tiles=tiles))
-        blocks = [event.block for fact in look(layout).facts if isinstance(event := fact.event, CellEmbedded)]
+        blocks = [event.block for fact in read(layout).facts if isinstance(event := fact.event, CellEmbedded)]
     for ref in blocks:
         rewrite(layout.artifact(ref.sha256), flip)
     return layout

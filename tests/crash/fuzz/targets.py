@@ -33,7 +33,7 @@ from store.manifest import parse
 from store.tables import decode_blocks, decode_tiles
 from store.testing import FakeClock
 from store.transaction import Store
-from store.view import look
+from store.view import read
 from tests.crash.fuzz.mutation import mutated, regrown, reworded
 from tests.crash.powercut.writer import play, scenario
 from tests.sample_request import REQUEST
@@ -67,7 +67,7 @@ def _cache(folder):
 
 
 def records(folder):
-    facts = look(_cache(folder)).facts
+    facts = read(_cache(folder)).facts
     entries = segment.decode(_segment(folder)).entries
     seeds = [entry.raw for entry in entries]
     assert facts

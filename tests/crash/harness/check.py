@@ -19,7 +19,7 @@ from store.layout import KNOWN_ENTRIES, Layout
 from store.manifest import MAX_BYTES, parse
 from store.retention import KeepPolicy
 from store.state import State
-from store.view import RESERVE_NAME, View, look
+from store.view import RESERVE_NAME, look, read
 from store.writeonce import read_regular
 from tests.crash.harness.bench import Acknowledged, Bench
 from tests.crash.harness.drivers import Driver
@@ -98,7 +98,7 @@ class Judge:
             self._whole(state)
         with self.trying("acknowledged"):
             if self.layout.journal.exists():
-                self._kept(look(self.layout))
+                self._kept(read(self.layout))
         return self.problems
 
     def _locks(self) -> None:
@@ -172,7 +172,7 @@ class Judge:
 
     def _journal(self) -> State | None:
         try:
-            view = look(self.layout)
+            view = read(self.layout)
         except RequestRefusedError as error:
             assert error.kind == ErrorKind.NO_CACHE, error
             assert not self.before.committed, "the journal is gone"
@@ -195,7 +195,7 @@ class Judge:
         gone = [digest for digest in referenced_by(state) if artifacts.size(digest) is None]
         assert self.driver.collects or not gone, f"artifact {gone[0][:12]} is named and was never stored"
 
-    def _kept(self, view: View) -> None:
+    def _kept(self, view: History) -> None:
         chains = {fact.seq: fact.chain for fact in view.facts}
         for seq, chain in self.told.appends:
             assert chains.get(seq) == chain, f"record {seq} was acknowledged and is gone"
@@ -206,7 +206,7 @@ class Judge:
 
     def _whole(self, earlier: State | None) -> None:
         """After a build that nobody disturbed, everything is as if nothing had ever happened."""
-        view = look(self.layout)
+        view = read(self.layout)
         state, count = view.state, len(view.state.generations)
         assert state.head is not None
         assert state.open_build is None
@@ -246,7 +246,7 @@ class Judge:
         assert not found.unreferenced, f"{len(found.unreferenced)} unreferenced artifacts after a collection"
         assert not found.strangers
 
-    def _nothing_twice(self, view: View, earlier: State) -> None:
+    def _nothing_twice(self, view: History, earlier: State) -> None:
         """What the journal held is not made again."""
         memo, artifacts = earlier.memo, Artifacts(self.layout)
         had: dict[type, set[str]] = {

@@ -10,7 +10,7 @@ from store.layout import Layout
 from store.reader import FlightCache
 from store.testing import FakeClock, play
 from store.verification import verify
-from store.view import look
+from store.view import read
 from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, Store, scenario
 
 FAKE = {"engine place", "descriptor index"}
@@ -26,7 +26,7 @@ class Past:
 
     @classmethod
     def of(cls, cache):
-        view = look(Layout(cache))
+        view = read(Layout(cache))
         generations = view.state.generations
         return cls(
             tuple(fact.chain for fact in view.facts),
@@ -112,7 +112,7 @@ def _projected(layout):
 def ground(layout, promise, past):
     """What the ground sees without writing: a prefix of what happened, with everything acknowledged in it."""
     try:
-        view = look(layout)
+        view = read(layout)
     except StoreError as error:
         assert error.kind is ErrorKind.NO_CACHE, f"the ground: {error}"
         assert promise.seq == 0, f"no journal after record {promise.seq}"

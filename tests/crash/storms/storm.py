@@ -24,7 +24,7 @@ from store.layout import Layout
 from store.reader import FlightCache
 from store.retention import KeepPolicy
 from store.verification import verify
-from store.view import look
+from store.view import read
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario
 from tests.crash.storms.together import run_together
@@ -74,7 +74,7 @@ def hold(folder):
 
 
 def ground(folder):
-    view = look(Layout(folder / "cache"))
+    view = read(Layout(folder / "cache"))
     assert view.facts[-1].chain == view.head.chain.hex()
     return view.state.head.number if view.state.head else 0
 
@@ -133,7 +133,7 @@ def main(arguments=None):
         answer = run_together(actors)
         layout = Layout(folder / "cache")
         journal_bytes = os.stat(layout.journal).st_size
-        facts = look(layout).facts
+        facts = read(layout).facts
         records = sum(os.stat(layout.segments / each).st_size for each in layout.segment_files().values())
     grown = journal_bytes > GROWTH * records + OVERHEAD_BYTES
     failures = answer["alarms"] + len(answer["ended_badly"]) + grown

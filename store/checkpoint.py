@@ -1,0 +1,156 @@
+"""A folded state as bytes, and back, so that what was folded once need not be folded again. Pure.
+
+The bytes are MessagePack of one map, its keys the names of the fields of `store.state.State`; events stand in them as
+tag, version and payload, as they do in the journal. They are no format of the cache: who cannot read them folds the
+journal, which says the same. They may hold more than a record can, so the limits of records do not bind them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import msgpack
+
+from store import codec
+from store.errors import StoreError
+from store.events import ArtifactRef, Event
+from store.memo import Made, Memo
+from store.state import Build, BuildStatus, Generation, Position, State
+
+_EVENTS = ("tiles", "stand_in", "index", "coverage", "failure")
+"""Fields of a build that hold an event or nothing."""
+
+
+def encode(state: State) -> bytes:
+    """Return the bytes of a state that holds no event of a newer version."""
+    tree: dict[str, Any] = {
+        "position": [state.position.seq, state.position.chain],
+        "cache_id": state.cache_id,
+        "created_ns": state.created_ns,
+        "builds": [_build(build) for build in state.builds.values()],
+        "generations": [_generation(generation) for generation in state.generations.values()],
+        "memo": _memo(state.memo),
+        "undone": state.undone,
+        "accepted": sorted(state.accepted),
+        "retired": sorted(state.retired),
+        "open_build": state.open_build,
+        "pending_rollback": _event(state.pending_rollback),
+        "denied": [[seq, _event(event)] for seq, event in state.denied.items()],
+    }
+    packed: bytes = msgpack.packb(tree)
+    return packed
+
+
+def decode(data: bytes) -> State:
+    """Return the state whose bytes these are.
+
+    Raises:
+        ValueError: They are no state, or one of another release.
+    """
+    try:
+        tree = msgpack.unpackb(data, max_str_len=len(data), max_array_len=len(data), max_map_len=len(data))
+        return _read(tree)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, StoreError) as error:
+        raise ValueError(f"expected a folded state, found {error!r:.200}") from error
+
+
+def _read(tree: Mapping[str, Any]) -> State:
+    builds = [_read_build(found) for found in tree["builds"]]
+    generations = [_read_generation(found) for found in tree["generations"]]
+    return State(
+        position=Position(*tree["position"]),
+        cache_id=tree["cache_id"],
+        created_ns=tree["created_ns"],
+        builds={build.number: build for build in builds},
+        generations={generation.number: generation for generation in generations},
+        memo=_read_memo(tree["memo"]),
+        undone=tree["undone"],
+        accepted=frozenset(tree["accepted"]),
+        retired=frozenset(tree["retired"]),
+        open_build=tree["open_build"],
+        pending_rollback=_read_event(tree["pending_rollback"]),
+        denied={seq: _read_event(found) for seq, found in tree["denied"]},
+    )
+
+
+def _event(event: Event | None) -> tuple[str, int, dict[str, Any]] | None:
+    return None if event is None else codec.encode(event)
+
+
+def _read_event(found: list[Any] | None) -> Any:  # noqa: ANN401 - the tag says which event it is
+    return None if found is None else codec.decode(*found)
+
+
+def _build(build: Build) -> dict[str, Any]:
+    plain = {field.name: getattr(build, field.name) for field in fields(build)}
+    return plain | {
+        "calibration": None if build.calibration is None else asdict(build.calibration),
+        "status": str(build.status),
+        "engines": [[model, _event(event)] for model, event in build.engines],
+        "checks": [_event(check) for check in build.checks],
+        **{name: _event(plain[name]) for name in _EVENTS},
+    }
+
+
+def _read_build(found: Mapping[str, Any]) -> Build:
+    calibration = found["calibration"]
+    told = {
+        **found,
+        "calibration": None if calibration is None else ArtifactRef(**calibration),
+        "status": BuildStatus(found["status"]),
+        "plan": tuple(found["plan"]),
+        "engines": tuple((model, _read_event(event)) for model, event in found["engines"]),
+        "checks": tuple(_read_event(check) for check in found["checks"]),
+        **{name: _read_event(found[name]) for name in _EVENTS},
+    }
+    if told.keys() != {field.name for field in fields(Build)}:
+        raise ValueError("a build of another release")
+    return Build(**told)
+
+
+def _generation(generation: Generation) -> dict[str, Any]:
+    plain = {field.name: getattr(generation, field.name) for field in fields(generation)}
+    before = generation.before
+    return plain | {
+        "before": [before.seq, before.chain],
+        "rolled_back": _event(generation.rolled_back),
+    }
+
+
+def _read_generation(found: Mapping[str, Any]) -> Generation:
+    told = {
+        **found,
+        "before": Position(*found["before"]),
+        "signatures": tuple((key_id, signature) for key_id, signature in found["signatures"]),
+        "rolled_back": _read_event(found["rolled_back"]),
+    }
+    return Generation(**told)
+
+
+def _memo(memo: Memo) -> dict[str, Any]:
+    return {
+        "engines": [[key, _event(event)] for key, event in memo.engines.items()],
+        "indexes": [[key, _event(event)] for key, event in memo.indexes.items()],
+        "blocks": [_event(event) for event in memo.blocks.values()],
+        "passed": [_event(event) for event in memo.passed.values()],
+        "earlier": [[_event(event) for event in events] for events in memo.earlier.values()],
+        "made": [[digest, *made] for digest, made in memo.made.items()],
+    }
+
+
+def _read_memo(found: Mapping[str, Any]) -> Memo:
+    blocks = [_read_event(event) for event in found["blocks"]]
+    passed = [_read_event(event) for event in found["passed"]]
+    earlier = [tuple(_read_event(event) for event in events) for events in found["earlier"]]
+    return Memo(
+        engines={key: _read_event(event) for key, event in found["engines"]},
+        indexes={key: _read_event(event) for key, event in found["indexes"]},
+        blocks={_cell(event): event for event in blocks},
+        passed={(check.check, check.key): check for check in passed},
+        earlier={_cell(events[0]): events for events in earlier},
+        made={digest: Made(seq, build) for digest, seq, build in found["made"]},
+    )
+
+
+def _cell(event: Any) -> tuple[str, int, int, int]:  # noqa: ANN401 - a `CellEmbedded`, or the bytes are no state
+    return event.space, event.zoom, event.cell_x, event.cell_y
