@@ -12,9 +12,10 @@ from typing import Any
 import msgpack
 
 from store import codec
+from store.canonical import Document
 from store.errors import StoreError
-from store.events import ArtifactRef, Event
-from store.memo import Made, Memo
+from store.events import ArtifactRef, CellEmbedded, Event
+from store.memo import CellName, Made, Memo
 from store.state import Build, BuildStatus, Generation, Position, State
 
 _EVENTS = ("tiles", "stand_in", "index", "coverage", "failure")
@@ -131,17 +132,17 @@ def _memo(memo: Memo) -> dict[str, Any]:
     return {
         "engines": [[key, _event(event)] for key, event in memo.engines.items()],
         "indexes": [[key, _event(event)] for key, event in memo.indexes.items()],
-        "blocks": [_event(event) for event in memo.blocks.values()],
+        "blocks": [_block(event) for event in memo.blocks.values()],
         "passed": [_event(event) for event in memo.passed.values()],
-        "earlier": [[_event(event) for event in events] for events in memo.earlier.values()],
+        "earlier": [[_block(event) for event in events] for events in memo.earlier.values()],
         "made": [[digest, *made] for digest, made in memo.made.items()],
     }
 
 
 def _read_memo(found: Mapping[str, Any]) -> Memo:
-    blocks = [_read_event(event) for event in found["blocks"]]
+    blocks = [_read_block(*row) for row in found["blocks"]]
     passed = [_read_event(event) for event in found["passed"]]
-    earlier = [tuple(_read_event(event) for event in events) for events in found["earlier"]]
+    earlier = [tuple(_read_block(*row) for row in rows) for rows in found["earlier"]]
     return Memo(
         engines={key: _read_event(event) for key, event in found["engines"]},
         indexes={key: _read_event(event) for key, event in found["indexes"]},
@@ -152,5 +153,46 @@ def _read_memo(found: Mapping[str, Any]) -> Memo:
     )
 
 
-def _cell(event: Any) -> tuple[str, int, int, int]:  # noqa: ANN401 - a `CellEmbedded`, or the bytes are no state
+def _cell(event: CellEmbedded) -> CellName:
     return event.space, event.zoom, event.cell_x, event.cell_y
+
+
+def _block(event: CellEmbedded) -> tuple[Any, ...]:
+    """The fields of an event, one after the other.
+
+    There is one for every cell of the area, and the state is read far more often than it is written: what was checked
+    when it was folded is not checked again field by field.
+    """
+    return (
+        *(event.space, event.zoom, event.cell_x, event.cell_y, event.key, event.components, event.engine),
+        *(event.block.sha256, event.block.size, event.rows, event.embedded, event.copied),
+    )
+
+
+def _read_block(  # noqa: PLR0917 - the fields of an event
+    space: str,
+    zoom: int,
+    cell_x: int,
+    cell_y: int,
+    key: str,
+    components: Document,
+    engine: str,
+    sha256: str,
+    size: int,
+    rows: int,
+    embedded: int,
+    copied: int,
+) -> CellEmbedded:
+    return CellEmbedded(
+        space=space,
+        zoom=zoom,
+        cell_x=cell_x,
+        cell_y=cell_y,
+        key=key,
+        components=components,
+        engine=engine,
+        block=ArtifactRef(sha256=sha256, size=size),
+        rows=rows,
+        embedded=embedded,
+        copied=copied,
+    )
