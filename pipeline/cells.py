@@ -8,18 +8,18 @@ A tile digest that several cells use (water, no data) is embedded once. Counting
 are under way and nothing else.
 """
 
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.tiles.columns import Tiles
 from pipeline.tiles.tile import Tile
 from store.blocks import Block
-from store.identity import CELL_SHIFT, descriptor_id
+from store.identity import CELL_SHIFT
 
 WINDOW_TILES: Final = 512
 """Tiles in a window, about: a few seconds of work for the embedded descriptor's worker, one journal record."""
@@ -43,7 +43,7 @@ class Cell:
     """The tiles of one cell, in ascending order of (x, y), which is that of their descriptor ids."""
 
     key: CellKey
-    tiles: tuple[Tile, ...]
+    tiles: Tiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,20 +90,35 @@ class AssembledCell:
 
 def group_cells(tiles: Iterable[Tile]) -> list[Cell]:
     """Return the cells of some tiles, in ascending order."""
-
-    def cell_of(tile: Tile) -> CellKey:
-        return CellKey(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT)
-
-    ordered = sorted(tiles, key=lambda tile: (*cell_of(tile), tile.x, tile.y))
-    return [Cell(key=key, tiles=tuple(members)) for key, members in groupby(ordered, key=cell_of)]
+    columns = Tiles.of(tiles)
+    if not len(columns):
+        return []
+    z, x, y = columns.places.T
+    cells = np.stack([z, x >> CELL_SHIFT, y >> CELL_SHIFT], axis=1)
+    order = np.lexsort((y, x, cells[:, 2], cells[:, 1], z))
+    columns, cells = columns.take(order), cells[order]
+    starts = [0, *(np.flatnonzero((cells[1:] != cells[:-1]).any(axis=1)) + 1).tolist()]
+    return [
+        Cell(key=CellKey(*cells[start].tolist()), tiles=columns[start:end])
+        for start, end in pairwise([*starts, len(columns)])
+    ]
 
 
 def shared_digests(cells: Iterable[Cell]) -> dict[str, int]:
     """Return how many cells use each digest, for digests that more than one cell uses."""
-    users: Counter[str] = Counter()
-    for cell in cells:
-        users.update({tile.sha256 for tile in cell.tiles})
-    return {digest: count for digest, count in users.items() if count > 1}
+    # Digests of one cell count once; as whole values of 32 bytes, since a million names would fill the memory.
+    distinct = [np.unique(_values(cell.tiles.digests)) for cell in cells]
+    if not distinct:
+        return {}
+    values, counts = np.unique(np.concatenate(distinct), return_counts=True)
+    shared = counts > 1
+    return dict(zip(map(bytes.hex, values[shared].tolist()), counts[shared].tolist(), strict=True))
+
+
+def _values(digests: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Each digest as one value that can be sorted and compared."""
+    values: NDArray[np.void] = np.ascontiguousarray(digests).view("V32").reshape(-1)
+    return values
 
 
 def plan_windows(
@@ -130,9 +145,9 @@ def plan_windows(
     planned: set[str] = set()
     for cell in cells:
         fresh: dict[str, Tile] = {}
-        for tile in cell.tiles:
-            if tile.sha256 not in known and tile.sha256 not in planned:
-                fresh.setdefault(tile.sha256, tile)
+        for number_in_cell, name in enumerate(cell.tiles.names):
+            if name not in known and name not in planned and name not in fresh:
+                fresh[name] = cell.tiles[number_in_cell]
         if not fresh:
             continue
         planned.update(digest for digest in fresh if digest in shared)
@@ -191,7 +206,7 @@ class CellAssembler:
             cell: The cell, not added before.
             known: Rows by digest that exist already; those of other digests are ignored.
         """
-        digests = {tile.sha256 for tile in cell.tiles}
+        digests = set(cell.tiles.names)
         for digest in digests & known.keys():
             self._rows.setdefault(digest, known[digest])
         missing = {digest for digest in digests if digest not in self._rows}
@@ -229,24 +244,24 @@ class CellAssembler:
 
     def _complete(self, pending: _Pending) -> AssembledCell:
         cell = pending.cell
-        found = [(tile, row) for tile in cell.tiles if (row := self._rows[tile.sha256]) is not None]
+        rows = [self._rows[name] for name in cell.tiles.names]
+        tiles = cell.tiles.take(np.array([row is not None for row in rows], np.bool_))
+        found = [row for row in rows if row is not None]
         vectors = np.empty((len(found), self._dimensions), np.float32)
-        for number, (_, row) in enumerate(found):
+        for number, row in enumerate(found):
             vectors[number] = row.vector
         block = Block(
             zoom=cell.key.zoom,
             cell_x=cell.key.x,
             cell_y=cell.key.y,
             dimensions=self._dimensions,
-            ids=np.array([descriptor_id(tile.z, tile.x, tile.y) for tile, _ in found], np.uint64),
-            digests=np.frombuffer(
-                b"".join(bytes.fromhex(tile.sha256) for tile, _ in found), np.uint8
-            ).reshape(-1, 32),
+            ids=tiles.ids.astype(np.uint64),
+            digests=tiles.digests,
             vectors=vectors,
-            texture=np.array([row.texture for _, row in found], np.float32),
+            texture=np.array([row.texture for row in found], np.float32),
         )
         embedded = sum(self._rows[digest] is not None for digest in pending.first)
-        for digest in {tile.sha256 for tile in cell.tiles}:
+        for digest in set(cell.tiles.names):
             left = self._users.get(digest, 1) - 1
             if left:
                 self._users[digest] = left

@@ -34,9 +34,8 @@ from store.canonical import Document
 from store.identity import (
     build_identity,
     build_inputs,
-    descriptor_id,
     engine_key,
-    tile_set,
+    tile_set_of,
     vector_space,
 )
 from store.preprocessing import Preprocessing
@@ -156,9 +155,7 @@ def gather(
         },
         calibration=sha256(calibration).hexdigest(),
         tiles={
-            "digest": tile_set(
-                (descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in selection.tiles
-            ),
+            "digest": tile_set_of(selection.tiles.packed()),
             "on_bad": str(request.tiles.on_bad),
         },
         models=[model.document for model in models],

@@ -17,7 +17,7 @@ from pipeline.request import BadTilePolicy
 from store.attached import GOLDEN, attached
 from store.canonical import Document
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled
-from store.identity import cell_components, cell_key, descriptor_id, difference
+from store.identity import cell_components, cell_key, difference, tile_set_of
 from store.state import State
 
 _BILLION = 1_000_000_000
@@ -257,8 +257,7 @@ def _cell(
 
 
 def _components(space: str, cell: Cell) -> Document:
-    tiles = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in cell.tiles)
-    return cell_components(space=space, tiles=tiles)
+    return cell_components(space=space, tiles=tile_set_of(cell.tiles.packed()))
 
 
 def _fitting(state: State, space: str, cell: Cell, components: Document) -> CellEmbedded | None:

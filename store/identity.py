@@ -20,7 +20,10 @@ MAX_ZOOM = 25
 CELL_SHIFT = 4
 """A cell is 16 x 16 tiles of one zoom."""
 
-_VIEW_SHIFT, _ZOOM_SHIFT, _X_SHIFT, _AXIS_MASK, _VIEW_MASK = 50, 58, 25, (1 << 25) - 1, (1 << 8) - 1
+ZOOM_SHIFT, X_SHIFT = 58, 25
+"""Where zoom and column begin in a descriptor id."""
+
+_VIEW_SHIFT, _AXIS_MASK, _VIEW_MASK = 50, (1 << 25) - 1, (1 << 8) - 1
 
 
 def descriptor_id(zoom: int, x: int, y: int, view: int = 0) -> int:
@@ -34,14 +37,14 @@ def descriptor_id(zoom: int, x: int, y: int, view: int = 0) -> int:
     side = 1 << zoom if 0 <= zoom <= MAX_ZOOM else 0
     if not (0 <= x < side and 0 <= y < side and 0 <= view <= _VIEW_MASK):
         raise ValueError(f"no tile {zoom}/{x}/{y} view {view}: zoom is 0..{MAX_ZOOM}, x and y below 2^zoom")
-    return zoom << _ZOOM_SHIFT | view << _VIEW_SHIFT | x << _X_SHIFT | y
+    return zoom << ZOOM_SHIFT | view << _VIEW_SHIFT | x << X_SHIFT | y
 
 
 def tile_of(identifier: int) -> tuple[int, int, int, int]:
     """Unpack a descriptor id into (zoom, x, y, view)."""
     return (
-        identifier >> _ZOOM_SHIFT,
-        identifier >> _X_SHIFT & _AXIS_MASK,
+        identifier >> ZOOM_SHIFT,
+        identifier >> X_SHIFT & _AXIS_MASK,
         identifier & _AXIS_MASK,
         identifier >> _VIEW_SHIFT & _VIEW_MASK,
     )
@@ -56,13 +59,19 @@ def tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
     Raises:
         ValueError: Two tiles share an id.
     """
-    state = hashlib.sha256(b"c10/tile-set/1\0")
-    previous = -1
+    packed, previous = bytearray(), -1
     for identifier, sha256 in sorted(tiles):
         if identifier == previous:
             raise ValueError(f"tile {tile_of(identifier)[:3]} occurs twice")
         previous = identifier
-        state.update(identifier.to_bytes(8, "big") + bytes.fromhex(sha256))
+        packed += identifier.to_bytes(8, "big") + bytes.fromhex(sha256)
+    return tile_set_of(packed)
+
+
+def tile_set_of(packed: bytes | bytearray) -> Digest:
+    """Digest a set of tiles that is in its hashed form already; the caller made sure that no id occurs twice."""
+    state = hashlib.sha256(b"c10/tile-set/1\0")
+    state.update(packed)
     return Digest(state.hexdigest())
 
 
@@ -119,9 +128,14 @@ def vector_space(*, engine: str, preprocessing: Document, precision: str, batch:
     return digest("c10/space/1", components)
 
 
-def cell_components(*, space: str, tiles: Iterable[tuple[int, str]]) -> Document:
-    """Name everything one cell's block depends on: the space and the (descriptor id, digest) of its tiles."""
-    return {"space": space, "tiles": tile_set(tiles)}
+def cell_components(*, space: str, tiles: Iterable[tuple[int, str]] | Digest) -> Document:
+    """Name everything one cell's block depends on.
+
+    Args:
+        space: Its vector space.
+        tiles: The (descriptor id, digest) of its tiles, or the digest of that set.
+    """
+    return {"space": space, "tiles": tiles if isinstance(tiles, str) else tile_set(tiles)}
 
 
 def cell_key(components: Document) -> Digest:

@@ -1,44 +1,9 @@
-"""Turns columns of numbers into the sorted list of tiles that every source returns, and words their errors alike."""
+"""What every source of tiles says alike when something is wrong with it."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.memory import Digests, Fingerprint
-from pipeline.tiles.tile import Locator, Tile
-
-Numbers = npt.NDArray[np.int64]
-
-
-def assemble(
-    z: Iterable[int],
-    x: Iterable[int],
-    y: Iterable[int],
-    *,
-    digests: Digests,
-    sizes: Iterable[int],
-    locators: Iterable[Locator],
-) -> list[Tile]:
-    """Tiles from columns of equal length that are sorted by (z, x, y) already.
-
-    Args:
-        z: Zooms.
-        x: Columns.
-        y: Rows.
-        digests: uint8 [n, 32].
-        sizes: Encoded lengths in bytes.
-        locators: Where to read each again.
-    """
-    digits = digests.tobytes().hex()
-    names = (digits[start : start + 64] for start in range(0, len(digits), 64))
-    columns = zip(z, x, y, names, sizes, locators, strict=True)
-    return [
-        Tile(z=tz, x=tx, y=ty, sha256=name, size=size, captured=None, locator=locator)
-        for tz, tx, ty, name, size, locator in columns
-    ]
+from pipeline.tiles.memory import Fingerprint
 
 
 def bad_archive(

@@ -18,10 +18,13 @@ from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.geometry import BoxE7
 from pipeline.image_header import sniff
 from pipeline.regular import open_regular, read_at
-from pipeline.tiles.assembly import assemble, bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.archive_memory import ArchiveMemory, Listing
+from pipeline.tiles.assembly import bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.columns import Tiles
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
-from pipeline.tiles.memory import DigestMemory, Fingerprint
-from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
+from pipeline.tiles.memory import Fingerprint
+from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
+from store.identity import descriptor_id
 
 FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 MAX_BLOB_BYTES = 32 << 20
@@ -57,41 +60,30 @@ class MBTilesArchive:
         with closing(open_database(self._path)) as database, _translated(self._path):
             self.tile_format = _tile_format(database, self._path)
 
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[Tile]:
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Tiles:
         """See `TileMetadataStore.query_by_bbox`."""
-        memory = DigestMemory(
+        memory = ArchiveMemory(
             self._memory_folder,
             subject=f"mbtiles:{self._path}",
-            scope=tuple(self._fingerprint),
-            columns=3,
+            fingerprint=self._fingerprint,
             now_ns=self._now_ns,
         )
         ranges = tile_ranges(bbox_e7, zoom)
-        with closing(open_database(self._path)) as database, _translated(self._path):
-            rows = self._rows(database, ranges)
-            places = sorted(rows)
-            keys = np.array(places, dtype=np.int64).reshape(len(places), 3)
-            digests, known = memory.recall(keys)
-            if not known.all():
-                unknown = {place: row for row, place in enumerate(places) if not known[row]}
-                for part in ranges:
-                    for place, content in self._contents(database, part):
-                        if place in unknown:
-                            digest = hashlib.sha256(content).digest()
-                            digests[unknown[place]] = np.frombuffer(digest, dtype=np.uint8)
-        require_unchanged(self._path, self._fingerprint)
-        settled = max(self._fingerprint.mtime_ns, self._fingerprint.ctime_ns) < memory.racy_from_ns
-        if settled and not known.all():
-            memory.remember(keys, digests)
-        path = str(self._path)
-        return assemble(
-            (place.z for place in places),
-            (place.x for place in places),
-            (place.y for place in places),
-            digests=digests,
-            sizes=(rows[place][0] for place in places),
-            locators=(("mbtiles", path, place.z, place.x, place.y, rows[place][1]) for place in places),
-        )
+        held = memory.recall(ranges)
+        if held is None:
+            with closing(open_database(self._path)) as database, _translated(self._path):
+                held = self._held(database, ranges, memory)
+            require_unchanged(self._path, self._fingerprint)
+            memory.remember(ranges, held)
+        else:
+            require_unchanged(self._path, self._fingerprint)
+        path, places, numbers = str(self._path), held.places, held.numbers
+
+        def where(row: int) -> Locator:
+            z, x, y = places[row].tolist()
+            return "mbtiles", path, z, x, y, int(numbers[row])
+
+        return Tiles.from_columns(places, digests=held.digests, sizes=held.sizes, where=where)
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`; bounds are those of the highest zoom."""
@@ -115,12 +107,28 @@ class MBTilesArchive:
         _, south, east, _ = tile_box_e7(Place(high, x1, last - south_row))
         return Extent(zoom=(low, high), box_e7=(west, south, east, north))
 
+    def _held(
+        self, database: sqlite3.Connection, ranges: tuple[TileRange, ...], memory: ArchiveMemory
+    ) -> Listing:
+        """Every tile of some rectangles; hashes what the memory does not know."""
+        rows = self._rows(database, ranges)
+        ids = np.array(sorted(rows), np.int64)
+        digests, known = memory.digests(ids)
+        unknown = {identifier: row for row, identifier in enumerate(ids.tolist()) if not known[row]}
+        for part in ranges if unknown else ():
+            for place, content in self._contents(database, part):
+                row = unknown.get(descriptor_id(*place))
+                if row is not None:
+                    digests[row] = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
+        found = np.array([rows[identifier] for identifier in ids.tolist()], np.int64).reshape(len(ids), 2)
+        return Listing(ids=ids, sizes=found[:, 0], numbers=found[:, 1], digests=digests)
+
     def _rows(
         self, database: sqlite3.Connection, ranges: tuple[TileRange, ...]
-    ) -> dict[Place, tuple[int, int]]:
-        """Encoded length and row number of every tile in some rectangles; `NO_ROW` where rows have no number."""
+    ) -> dict[int, tuple[int, int]]:
+        """Encoded length and row number of every tile in some rectangles, by id; `NO_ROW` where rows have no number."""
         number = "rowid" if _has_row_numbers(database) else str(NO_ROW)
-        rows: dict[Place, tuple[int, int]] = {}
+        rows: dict[int, tuple[int, int]] = {}
         for part in ranges:
             columns = f"length(tile_data), typeof(tile_data), {number}"
             for z, x, row, size, kind, rowid in _select(database, part, columns):
@@ -128,9 +136,10 @@ class MBTilesArchive:
                 if kind != "blob" or not 0 < size <= MAX_BLOB_BYTES:
                     found = f"{size} bytes of type {kind}"
                     raise bad_archive(str(self._path), f"an image at tile {place}", found)
-                if place in rows:
+                identifier = descriptor_id(*place)
+                if identifier in rows:
                     raise bad_archive(str(self._path), f"one tile {place}", "several")
-                rows[place] = size, rowid
+                rows[identifier] = size, rowid
         return rows
 
     def _contents(self, database: sqlite3.Connection, part: TileRange) -> Iterator[tuple[Place, bytes]]:

@@ -17,6 +17,7 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +61,94 @@ class Fingerprint(NamedTuple):
         return cls(device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a memory holds.
+
+    Attributes:
+        scope: Numbers that must be right for any of it to hold.
+        keys: int64 [n, columns].
+        digests: uint8 [n, 32].
+    """
+
+    scope: tuple[int, ...]
+    keys: Keys
+    digests: Digests
+
+    @property
+    def parts(self) -> tuple[bytes, ...]:
+        """The body of the file; see the module."""
+        return (
+            _COUNTS.pack(self.keys.shape[1], len(self.scope), len(self.keys)),
+            np.array(self.scope, dtype="<i8").tobytes(),
+            np.ascontiguousarray(self.keys, dtype="<i8").tobytes(),
+            self.digests.tobytes(),
+        )
+
+
+class MemoryFile:
+    """The file of one memory.
+
+    Args:
+        folder: Where memories are kept; None remembers nothing.
+        subject: What the memory is about, such as the absolute path of an archive; names the file.
+        columns: Numbers in each key, 1 to 5.
+    """
+
+    def __init__(self, folder: Path | None, *, subject: str, columns: int) -> None:
+        name = hashlib.sha256(os.fsencode(subject)).hexdigest()[:32]
+        self._path = None if folder is None else folder / f"tiles-{name}"
+        self._columns = columns
+
+    def load(self) -> Kept | None:
+        """All that was stored; nothing where any of it is torn, damaged, foreign or of another version."""
+        if self._path is None:
+            return None
+        try:
+            descriptor = open_regular(self._path, follow_symlinks=False)
+        except OSError:
+            return None
+        try:
+            content = read_at(descriptor, 0, os.fstat(descriptor).st_size)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return self._parse(content)
+
+    def _parse(self, content: bytes) -> Kept | None:
+        body = memoryview(content)[len(_MAGIC) + 32 :]
+        checksum = content[len(_MAGIC) : len(_MAGIC) + 32]
+        if (
+            not content.startswith(_MAGIC)
+            or len(body) < _COUNTS.size
+            or hashlib.sha256(body).digest() != checksum
+        ):
+            return None
+        columns, scoped, rows = _COUNTS.unpack_from(body)
+        if columns != self._columns or len(body) != _COUNTS.size + 8 * scoped + rows * (8 * columns + 32):
+            return None
+        numbers = np.frombuffer(body, dtype="<i8", count=scoped + rows * columns, offset=_COUNTS.size)
+        digests = np.frombuffer(body, dtype=np.uint8, offset=_COUNTS.size + 8 * len(numbers))
+        keys = numbers[scoped:].astype(np.int64, copy=False).reshape(rows, columns)
+        return Kept(scope=tuple(numbers[:scoped].tolist()), keys=keys, digests=digests.reshape(rows, 32))
+
+    def store(self, kept: Kept) -> None:
+        """Replace what is stored. Best effort: a full or read-only disk costs only speed."""
+        if self._path is None:
+            return
+        body = b"".join(kept.parts)
+        with suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.unlink(missing_ok=True)
+            # No temporary name is needed: until the last byte is there the checksum makes readers ignore the file, and
+            # a writer that is overtaken goes on writing to an unlinked file.
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_MAGIC + hashlib.sha256(body).digest())
+                file.write(body)
+
+
 class DigestMemory:
     """The digests of one source's tiles.
 
@@ -80,14 +169,13 @@ class DigestMemory:
         columns: int,
         now_ns: Callable[[], int],
     ) -> None:
-        name = hashlib.sha256(os.fsencode(subject)).hexdigest()[:32]
-        self._path = None if folder is None else folder / f"tiles-{name}"
-        self._scope = scope
-        self._columns = columns
+        self._file = MemoryFile(folder, subject=subject, columns=columns)
         self._began_ns = now_ns()
-        self._keys, self._digests = self._load()
-        self._hashes = _row_hashes(self._keys)
-        self._order = np.argsort(self._hashes, kind="stable")
+        kept = self._file.load()
+        if kept is None or kept.scope != scope:
+            none = np.zeros((0, columns), dtype=np.int64), np.zeros((0, 32), dtype=np.uint8)
+            kept = Kept(scope=scope, keys=none[0], digests=none[1])
+        self._kept = kept
 
     @property
     def racy_from_ns(self) -> int:
@@ -103,14 +191,20 @@ class DigestMemory:
         Returns:
             Digests uint8 [n, 32] (zeros where unknown) and bool [n], which of them are known.
         """
+        kept = self._kept
+        if np.array_equal(keys, kept.keys):
+            # Nothing changed since: the common case, and a search would take as long as the scan.
+            return kept.digests.copy(), np.ones(len(keys), dtype=np.bool_)
         digests = np.zeros((len(keys), 32), dtype=np.uint8)
         known = np.zeros(len(keys), dtype=np.bool_)
-        if len(self._keys) and len(keys):
-            at = np.searchsorted(self._hashes[self._order], _row_hashes(keys))
-            rows = self._order[np.minimum(at, len(self._order) - 1)]
+        if len(kept.keys) and len(keys):
+            hashes = _row_hashes(kept.keys)
+            order = np.argsort(hashes, kind="stable")
+            at = np.searchsorted(hashes[order], _row_hashes(keys))
+            rows = order[np.minimum(at, len(order) - 1)]
             # A hash may collide; only the whole key counts. A collision merely costs one more hash of a file.
-            known = (self._keys[rows] == keys).all(axis=1)
-            digests[known] = self._digests[rows[known]]
+            known = (kept.keys[rows] == keys).all(axis=1)
+            digests[known] = kept.digests[rows[known]]
         return digests, known
 
     def remember(self, keys: Keys, digests: Digests) -> None:
@@ -120,68 +214,14 @@ class DigestMemory:
             keys: int64 [n, columns]; the caller leaves out files touched since `racy_from_ns`.
             digests: uint8 [n, 32].
         """
-        if self._path is None or not len(keys):
+        if not len(keys):
             return
-        kept = np.concatenate([keys, self._keys])
-        kept_digests = np.concatenate([digests, self._digests])
+        kept = np.concatenate([keys, self._kept.keys])
+        kept_digests = np.concatenate([digests, self._kept.digests])
         # The newest rows win: an old row of the same file can never match again.
-        hashes = _row_hashes(kept[:, :2] if self._columns == 5 else kept)
+        hashes = _row_hashes(kept[:, :2] if kept.shape[1] == 5 else kept)
         first = np.sort(np.unique(hashes, return_index=True)[1])[:MAX_ROWS]
-        with suppress(OSError):
-            self._store(kept[first], kept_digests[first])
-
-    def _load(self) -> tuple[Keys, Digests]:
-        none = np.zeros((0, self._columns), dtype=np.int64), np.zeros((0, 32), dtype=np.uint8)
-        if self._path is None:
-            return none
-        try:
-            descriptor = open_regular(self._path, follow_symlinks=False)
-        except OSError:
-            return none
-        try:
-            content = read_at(descriptor, 0, os.fstat(descriptor).st_size)
-        except OSError:
-            return none
-        finally:
-            os.close(descriptor)
-        return self._parse(content) or none
-
-    def _parse(self, content: bytes) -> tuple[Keys, Digests] | None:
-        body = memoryview(content)[len(_MAGIC) + 32 :]
-        checksum = content[len(_MAGIC) : len(_MAGIC) + 32]
-        if (
-            not content.startswith(_MAGIC)
-            or len(body) < _COUNTS.size
-            or hashlib.sha256(body).digest() != checksum
-        ):
-            return None
-        columns, scoped, rows = _COUNTS.unpack_from(body)
-        if columns != self._columns or len(body) != _COUNTS.size + 8 * scoped + rows * (8 * columns + 32):
-            return None
-        numbers = np.frombuffer(body, dtype="<i8", count=scoped + rows * columns, offset=_COUNTS.size)
-        if tuple(numbers[:scoped].tolist()) != self._scope:
-            return None
-        digests = np.frombuffer(body, dtype=np.uint8, offset=_COUNTS.size + 8 * len(numbers))
-        return numbers[scoped:].astype(np.int64).reshape(rows, columns), digests.reshape(rows, 32)
-
-    def _store(self, keys: Keys, digests: Digests) -> None:
-        if self._path is None:
-            return
-        body = b"".join(
-            [
-                _COUNTS.pack(self._columns, len(self._scope), len(keys)),
-                np.array(self._scope, dtype="<i8").tobytes(),
-                np.ascontiguousarray(keys, dtype="<i8").tobytes(),
-                np.ascontiguousarray(digests).tobytes(),
-            ]
-        )
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path.unlink(missing_ok=True)
-        # No temporary name is needed: until the last byte is there the checksum makes readers ignore the file, and
-        # a writer that is overtaken goes on writing to an unlinked file.
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(body).digest() + body)
+        self._file.store(Kept(scope=self._kept.scope, keys=kept[first], digests=kept_digests[first]))
 
 
 def _signed(value: int) -> int:

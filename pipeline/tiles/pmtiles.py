@@ -19,13 +19,16 @@ from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.geometry import BoxE7
 from pipeline.image_header import sniff
 from pipeline.regular import open_regular, read_at
-from pipeline.tiles.assembly import Numbers, assemble, bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.archive_memory import ArchiveMemory, Listing
+from pipeline.tiles.assembly import bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.columns import Numbers, Tiles
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.hilbert import covering_intervals, first_id, tile_places
-from pipeline.tiles.memory import DigestMemory, Fingerprint
+from pipeline.tiles.memory import Fingerprint
 from pipeline.tiles.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
 from pipeline.tiles.reading import MAX_TILE_BYTES
-from pipeline.tiles.tile import Extent, Tile, ZoomRange
+from pipeline.tiles.tile import Extent, Locator, ZoomRange
+from store.identity import X_SHIFT, ZOOM_SHIFT
 
 HEADER_BYTES = 127
 MAX_DEPTH = 4
@@ -75,26 +78,28 @@ class PMTilesArchive:
                 raise bad_archive(str(self._path), "at least one tile", "none", "export the archive again")
             self.tile_format = self._tile_format(file)
 
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[Tile]:
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Tiles:
         """See `TileMetadataStore.query_by_bbox`."""
-        ranges = tile_ranges(bbox_e7, zoom)
-        with self._opened() as file:
-            require_unchanged(self._path, self._fingerprint)
-            held = self._held(file, ranges)
-            z, x, y, rows = _placed(held.ids, ranges)
-            offsets, lengths = held.offsets[rows], held.lengths[rows]
-            digests = self._digests(file, offsets, lengths)
-            require_unchanged(self._path, self._fingerprint)
-        path = str(self._path)
-        places = zip(offsets.tolist(), lengths.tolist(), strict=True)
-        return assemble(
-            z.tolist(),
-            x.tolist(),
-            y.tolist(),
-            digests=digests,
-            sizes=lengths.tolist(),
-            locators=(("pmtiles", path, offset, length) for offset, length in places),
+        memory = ArchiveMemory(
+            self._memory_folder,
+            subject=f"pmtiles:{self._path}",
+            fingerprint=self._fingerprint,
+            now_ns=self._now_ns,
         )
+        ranges = tile_ranges(bbox_e7, zoom)
+        require_unchanged(self._path, self._fingerprint)
+        held = memory.recall(ranges)
+        if held is None:
+            with self._opened() as file:
+                held = self._listed(file, ranges, memory)
+            require_unchanged(self._path, self._fingerprint)
+            memory.remember(ranges, held)
+        path, offsets, lengths = str(self._path), held.numbers, held.sizes
+
+        def where(row: int) -> Locator:
+            return "pmtiles", path, int(offsets[row]), int(lengths[row])
+
+        return Tiles.from_columns(held.places, digests=held.digests, sizes=lengths, where=where)
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`; as the header says."""
@@ -244,26 +249,23 @@ class PMTilesArchive:
             lengths=lengths,
         )
 
-    def _digests(self, file: int, offsets: Numbers, lengths: Numbers) -> npt.NDArray[np.uint8]:
-        """SHA-256 of each content, uint8 [n, 32]; contents that tiles share are hashed once."""
-        memory = DigestMemory(
-            self._memory_folder,
-            subject=f"pmtiles:{self._path}",
-            scope=tuple(self._fingerprint),
-            columns=2,
-            now_ns=self._now_ns,
+    def _listed(self, file: int, ranges: tuple[TileRange, ...], memory: ArchiveMemory) -> Listing:
+        """Every tile of some rectangles; hashes what the memory does not know, contents that tiles share once."""
+        held = self._held(file, ranges)
+        ids, rows = _placed(held.ids, ranges)
+        offsets, lengths = held.offsets[rows], held.lengths[rows]
+        digests, known = memory.digests(ids)
+        unknown = np.flatnonzero(~known)
+        contents, inverse = np.unique(
+            np.stack([offsets[unknown], lengths[unknown]], axis=1), axis=0, return_inverse=True
         )
-        keys, inverse = np.unique(np.stack([offsets, lengths], axis=1), axis=0, return_inverse=True)
-        digests, known = memory.recall(keys)
-        for row in np.flatnonzero(~known).tolist():
-            offset, length = keys[row].tolist()
-            digest = hashlib.sha256(read_at(file, offset, length)).digest()
-            digests[row] = np.frombuffer(digest, dtype=np.uint8)
-        require_unchanged(self._path, self._fingerprint)
-        settled = max(self._fingerprint.mtime_ns, self._fingerprint.ctime_ns) < memory.racy_from_ns
-        if settled and not known.all():
-            memory.remember(keys, digests)
-        return digests[inverse.reshape(-1)]
+        hashed = np.zeros((len(contents), 32), np.uint8)
+        for row, (offset, length) in enumerate(contents.tolist()):
+            hashed[row] = np.frombuffer(
+                hashlib.sha256(read_at(file, offset, length)).digest(), dtype=np.uint8
+            )
+        digests[unknown] = hashed[inverse.reshape(-1)]
+        return Listing(ids=ids, sizes=lengths, numbers=offsets, digests=digests)
 
 
 def _counted(starts: Numbers, groups: Numbers) -> Numbers:
@@ -275,16 +277,16 @@ def _counted(starts: Numbers, groups: Numbers) -> Numbers:
     return starts + rows - heads
 
 
-def _placed(ids: Numbers, ranges: tuple[TileRange, ...]) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Zoom, column, row and source row of the ids that lie in some rectangles, sorted by (z, x, y)."""
+def _placed(ids: Numbers, ranges: tuple[TileRange, ...]) -> tuple[Numbers, Numbers]:
+    """Descriptor ids, rising, and source rows of the tiles that lie in some rectangles; `ids` are the archive's own."""
     none = np.zeros(0, np.int64)
-    parts: list[tuple[Numbers, Numbers, Numbers, Numbers]] = [(none, none, none, none)]
+    parts: list[tuple[Numbers, Numbers]] = [(none, none)]
     for part in ranges:
         rows = np.flatnonzero((ids >= first_id(part.z)) & (ids < first_id(part.z + 1)))
         x, y = tile_places(part.z, ids[rows])
         inside = (x >= part.x0) & (x <= part.x1) & (y >= part.y0) & (y <= part.y1)
-        x, y, rows = x[inside], y[inside], rows[inside]
-        order = np.lexsort((y, x))
-        parts.append((np.full(len(rows), part.z, np.int64), x[order], y[order], rows[order]))
-    z, x, y, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return z, x, y, rows
+        found = (part.z << ZOOM_SHIFT) | (x[inside] << X_SHIFT) | y[inside]
+        order = np.argsort(found, kind="stable")
+        parts.append((found[order], rows[inside][order]))
+    found, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return found, rows

@@ -17,8 +17,9 @@ from pipeline.geometry import box_text
 from pipeline.request import BuildRequest, TooOldPolicy, UnknownAgePolicy
 from pipeline.request_file import read_request_text
 from pipeline.tiles.ages import MAX_CSV_BYTES, parse_capture_dates
+from pipeline.tiles.columns import NO_DAY, Tiles
 from pipeline.tiles.grid import TileRange, tile_ranges
-from pipeline.tiles.tile import Place, Tile, TileMetadataStore
+from pipeline.tiles.tile import Place, TileMetadataStore
 
 MAX_WANTED = 20_000_000
 """A request for more tiles than this is taken for a mistake: about 200,000 km² at zoom 18."""
@@ -70,10 +71,10 @@ class Selection:
         warnings: What a person should know, one sentence each.
     """
 
-    tiles: tuple[Tile, ...]
+    tiles: Tiles
     wanted: int
     holes: Places
-    excluded: tuple[Tile, ...]
+    excluded: Tiles
     warnings: tuple[str, ...]
 
 
@@ -98,21 +99,21 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
             "shrink the box or lower the highest zoom",
             ErrorKind.TOO_MANY_TILES,
         )
-    found = source.query_by_bbox(request.bbox_e7, request.zoom)
-    if not found:
+    found = Tiles.of(source.query_by_bbox(request.bbox_e7, request.zoom))
+    if not len(found):
         raise _no_tiles(request, source, wanted)
     tiles, excluded, warnings = _by_age(request, _dated(request, found), request.tiles.as_of or today)
-    if not tiles:
+    if not len(tiles):
         raise TileError(
             f"expected tiles of at most {request.max_age_days} days, found {len(excluded)} that are all older",
             'fetch newer imagery, or set tiles.max_age_days or tiles.too_old = "warn"',
             ErrorKind.TILES_TOO_OLD,
         )
     return Selection(
-        tiles=tuple(tiles),
+        tiles=tiles,
         wanted=wanted,
-        holes=_holes(ranges, found),
-        excluded=tuple(excluded),
+        holes=_holes(ranges, found.places),
+        excluded=excluded,
         warnings=tuple(warnings),
     )
 
@@ -130,83 +131,74 @@ def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int) -> 
     )
 
 
-def _dated(request: BuildRequest, found: Sequence[Tile]) -> Sequence[Tile]:
+def _dated(request: BuildRequest, found: Tiles) -> Tiles:
     """The tiles with their capture dates."""
     captured = request.tiles.captured
     if captured is None:
         return found
     if isinstance(captured, date):
-        return [_with_date(tile, captured) for tile in found]
+        return found.with_days(np.full(len(found), captured.toordinal(), np.int32))
     path = request.resolve(captured)
     text = read_request_text(path, what="a CSV file of capture dates", limit=MAX_CSV_BYTES)
     dates: Mapping[Place, date] = parse_capture_dates(text, name=str(path))
-    return [_with_date(tile, day) if (day := dates.get(tile.place)) else tile for tile in found]
+    told = (dates.get(place) for place in Places(found.places))
+    days = np.fromiter((NO_DAY if day is None else day.toordinal() for day in told), np.int32, len(found))
+    return found.with_days(np.where(days == NO_DAY, found.days, days))
 
 
-def _with_date(tile: Tile, captured: date) -> Tile:
-    return Tile(
-        z=tile.z,
-        x=tile.x,
-        y=tile.y,
-        sha256=tile.sha256,
-        size=tile.size,
-        captured=captured,
-        locator=tile.locator,
-    )
-
-
-def _by_age(
-    request: BuildRequest, tiles: Sequence[Tile], day: date
-) -> tuple[Sequence[Tile], Sequence[Tile], list[str]]:
+def _by_age(request: BuildRequest, tiles: Tiles, day: date) -> tuple[Tiles, Tiles, list[str]]:
     """Kept tiles, excluded tiles and warnings."""
     warnings: list[str] = []
-    unknown = [tile for tile in tiles if tile.captured is None]
-    if unknown:
-        said = f"{_examples(unknown)} of unknown age"
+    today, none = day.toordinal(), tiles[:0]
+    unknown = tiles.days == NO_DAY
+    if unknown.any():
+        said = f"{_examples(tiles.take(unknown))} of unknown age"
         if request.tiles.unknown_age is UnknownAgePolicy.FAIL:
             raise TileError(
                 f"expected a capture date for every tile, found {said}",
                 "set tiles.captured to a date or to a CSV file that names them",
                 ErrorKind.TILE_AGE_UNKNOWN,
-                subject=str(unknown[0].place),
+                subject=_first(tiles, unknown),
             )
         warnings.append(f"{said}; set tiles.captured to judge their age")
-    future = [tile for tile in tiles if tile.captured is not None and tile.captured > day]
-    if future:
-        warnings.append(f"{_examples(future)} captured after {day}; check tiles.captured and tiles.as_of")
+    future = tiles.days > today
+    if future.any():
+        said = _examples(tiles.take(future))
+        warnings.append(f"{said} captured after {day}; check tiles.captured and tiles.as_of")
     limit = request.max_age_days
-    # A whole source shares few dates: judge each date once.
-    old_days = {day_ for tile in tiles if (day_ := tile.captured) is not None and (day - day_).days > limit}
-    old = [tile for tile in tiles if tile.captured in old_days]
-    if not old:
-        return tiles, (), warnings
-    oldest = min(tile.captured for tile in old if tile.captured is not None)
-    said = f"{_examples(old)} older than {limit} days on {day}, the oldest of {oldest}"
+    old = ~unknown & (today - tiles.days > limit)
+    if not old.any():
+        return tiles, none, warnings
+    oldest = date.fromordinal(int(tiles.days[old].min()))
+    said = f"{_examples(tiles.take(old))} older than {limit} days on {day}, the oldest of {oldest}"
     match request.tiles.too_old:
         case TooOldPolicy.FAIL:
             raise TileError(
                 f"expected tiles of at most {limit} days, found {said}",
                 "fetch newer imagery, or set tiles.max_age_days",
                 ErrorKind.TILES_TOO_OLD,
-                subject=str(old[0].place),
+                subject=_first(tiles, old),
             )
         case TooOldPolicy.EXCLUDE:
             warnings.append(f"left out {said}")
-            return [tile for tile in tiles if tile.captured not in old_days], old, warnings
+            return tiles.take(~old), tiles.take(old), warnings
         case TooOldPolicy.WARN:
             warnings.append(said)
-            return tiles, (), warnings
+            return tiles, none, warnings
 
 
-def _examples(tiles: Sequence[Tile]) -> str:
+def _first(tiles: Tiles, which: npt.NDArray[np.bool_]) -> str:
+    return str(Places(tiles.places[which])[0])
+
+
+def _examples(tiles: Tiles) -> str:
     """How many tiles, and the first few."""
-    named = ", ".join(str(tile.place) for tile in tiles[:3]) + (", …" if len(tiles) > 3 else "")
+    named = ", ".join(map(str, Places(tiles.places[:3]))) + (", …" if len(tiles) > 3 else "")
     return f"{len(tiles)} tile{'' if len(tiles) == 1 else 's'} ({named})"
 
 
-def _holes(ranges: Iterable[TileRange], found: Sequence[Tile]) -> Places:
+def _holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> Places:
     """Places of some rectangles where nothing was found."""
-    places = np.array([(tile.z, tile.x, tile.y) for tile in found], dtype=np.int32).reshape(len(found), 3)
     parts = [np.zeros((0, 3), dtype=np.int32)]
     for part in ranges:
         absent = np.ones((part.x1 - part.x0 + 1, part.y1 - part.y0 + 1), dtype=np.bool_)

@@ -8,43 +8,58 @@ import hashlib
 import os
 import re
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.geometry import BoxE7
-from pipeline.tiles.assembly import assemble, bad_archive
+from pipeline.tiles.assembly import bad_archive
+from pipeline.tiles.columns import Tiles
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
 from pipeline.tiles.memory import DigestMemory, Fingerprint
 from pipeline.tiles.reading import read_tile_file
-from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
+from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
 
 FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 
 _PATTERN = re.compile(r"(?P<root>.*?)/?\{z\}/\{x\}/\{y\}\.(?P<extension>[A-Za-z]+)")
+_INT64 = (1 << 63) - 1
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
-@dataclass(frozen=True, slots=True)
 class _Files:
-    """Tile files as columns of equal length: a hundred thousand small objects would keep the garbage collector busy.
+    """Tile files as columns of equal length: a hundred thousand small objects would keep the garbage collector busy."""
 
-    Attributes:
-        z: Zooms.
-        x: Columns.
-        y: Rows.
-        paths: Where they are.
-        stamps: Five numbers for each, its fingerprint.
-    """
+    def __init__(self) -> None:
+        self._columns: list[tuple[int, int, int]] = []
+        self._ended = 0
+        self.rows = array("i")
+        """Row of each tile."""
+        self.stamps = array("q")
+        """Five numbers for each, its fingerprint."""
 
-    z: list[int] = field(default_factory=list)
-    x: list[int] = field(default_factory=list)
-    y: list[int] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    stamps: "array[int]" = field(default_factory=lambda: array("q"))
+    def end_column(self, z: int, x: int) -> None:
+        """Say that all files since the last call lie in this column."""
+        self._columns.append((z, x, len(self.rows) - self._ended))
+        self._ended = len(self.rows)
+
+    @property
+    def places(self) -> npt.NDArray[np.int32]:
+        """Zoom, column and row of each, int32 [n, 3]."""
+        places = np.empty((len(self.rows), 3), np.int32)
+        columns = np.array(self._columns, np.int64).reshape(-1, 3)
+        places[:, :2] = np.repeat(columns[:, :2], columns[:, 2], axis=0)
+        places[:, 2] = self.rows
+        return places
+
+    @property
+    def keys(self) -> npt.NDArray[np.int64]:
+        """The fingerprints, int64 [n, 5]."""
+        return np.array(self.stamps, np.int64).reshape(-1, 5)
 
 
 class XYZFolder:
@@ -88,7 +103,7 @@ class XYZFolder:
         self._memory_folder = memory_folder
         self._now_ns = now_ns
 
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[Tile]:
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Tiles:
         """See `TileMetadataStore.query_by_bbox`."""
         memory = DigestMemory(
             self._memory_folder, subject=f"xyz:{self._root}:{self._suffix}", columns=5, now_ns=self._now_ns
@@ -96,23 +111,27 @@ class XYZFolder:
         files = _Files()
         for part in tile_ranges(bbox_e7, zoom):
             self._scan(part, files)
-        keys = np.array(files.stamps, dtype=np.int64).reshape(len(files.paths), 5)
+        places = files.places
+        # A folder gives its files in no order.
+        order = np.lexsort(places.T[::-1])
+        places, keys = places[order], files.keys[order]
         digests, known = memory.recall(keys)
         for row in np.flatnonzero(~known).tolist():
-            digest = _digest(files.paths[row], Fingerprint(*keys[row].tolist()))
+            digest = _digest(self._path_of(*places[row].tolist()), Fingerprint(*keys[row].tolist()))
             digests[row] = np.frombuffer(digest, dtype=np.uint8)
         if not known.all():
             settled = keys[:, 3:].max(axis=1) < memory.racy_from_ns
             if (settled & ~known).any():
                 memory.remember(keys[settled], digests[settled])
-        return assemble(
-            files.z,
-            files.x,
-            files.y,
-            digests=digests,
-            sizes=keys[:, 2].tolist(),
-            locators=(("file", path) for path in files.paths),
-        )
+
+        def where(row: int) -> Locator:
+            return "file", self._path_of(*places[row].tolist())
+
+        return Tiles.from_columns(places, digests=digests, sizes=keys[:, 2], where=where)
+
+    def _path_of(self, z: int, x: int, y: int) -> str:
+        """The path of a tile's file; its names are these numbers in plain decimal, or it would be no tile."""
+        return f"{self._root.rstrip('/')}/{z}/{x}/{y}{self._suffix}"
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`; bounds are those of the highest zoom."""
@@ -122,7 +141,7 @@ class XYZFolder:
             last = (1 << z) - 1
             whole = TileRange(z=z, x0=0, x1=last, y0=0, y1=last)
             places = [
-                Place(z, x, y) for x in self._numbers(folder) if x <= last for y in self._rows(whole, x)
+                Place(z, x, y) for x in self._numbers(folder) if x <= last for y, _ in self._rows(whole, x)
             ]
             if places:
                 west, _, _, north = tile_box_e7(Place(z, min(p.x for p in places), min(p.y for p in places)))
@@ -131,17 +150,18 @@ class XYZFolder:
         return Extent(zoom=None, box_e7=None)
 
     def _scan(self, wanted: TileRange, files: _Files) -> None:
-        """Append the files of a rectangle, sorted by column and row."""
+        """Append the files of a rectangle."""
         for x in self._numbers(f"{self._root}/{wanted.z}"):
             if wanted.x0 <= x <= wanted.x1:
-                rows = self._rows(wanted, x)
-                for y in sorted(rows):
-                    entry = rows[y]
-                    files.stamps.extend(self._fingerprint(entry))
-                    files.z.append(wanted.z)
-                    files.x.append(x)
-                    files.y.append(y)
-                    files.paths.append(entry.path)
+                rows, stamps = files.rows, files.stamps
+                for y, entry in self._rows(wanted, x):
+                    about = self._status(entry)
+                    device, inode = about.st_dev, about.st_ino
+                    if device > _INT64 or inode > _INT64:
+                        device, inode = Fingerprint.of(about)[:2]
+                    rows.append(y)
+                    stamps.extend((device, inode, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+                files.end_column(wanted.z, x)
 
     def _numbers(self, folder: str) -> list[int]:
         """Names in plain decimal of the folders inside a folder, in rising order; none when it is missing."""
@@ -153,35 +173,42 @@ class XYZFolder:
         except OSError as error:
             raise _unreadable(folder, error) from error
 
-    def _rows(self, wanted: TileRange, x: int) -> dict[int, "os.DirEntry[str]"]:
-        """The tile files of one column, by row."""
+    def _rows(self, wanted: TileRange, x: int) -> Iterator[tuple[int, "os.DirEntry[str]"]]:
+        """The tile files of one column, each with its row."""
         folder = f"{self._root}/{wanted.z}/{x}"
         if os.path.realpath(folder) != folder:
             self._require_inside(folder)
-        rows: dict[int, os.DirEntry[str]] = {}
+        suffix, cut = self._suffix, -len(self._suffix)
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    stem = entry.name.removesuffix(self._suffix)
-                    if (
-                        stem != entry.name
-                        and _DECIMAL.fullmatch(stem)
-                        and wanted.y0 <= int(stem) <= wanted.y1
-                    ):
-                        rows[int(stem)] = entry
+                    name = entry.name
+                    if name.endswith(suffix) and _DECIMAL.fullmatch(name, 0, len(name) + cut):
+                        y = int(name[:cut])
+                        if wanted.y0 <= y <= wanted.y1:
+                            yield y, entry
         except OSError as error:
             raise _unreadable(folder, error) from error
-        return rows
 
-    def _fingerprint(self, entry: "os.DirEntry[str]") -> Fingerprint:
+    def _status(self, entry: "os.DirEntry[str]") -> os.stat_result:
+        """What `stat` says of a tile's file.
+
+        Raises:
+            TileError: It is no file, or a link that leads out of the folder.
+            RequestError: It cannot be looked at.
+        """
         try:
+            about = entry.stat(follow_symlinks=False)
+            if S_ISREG(about.st_mode):
+                return about
             if entry.is_symlink():
                 self._require_inside(entry.path)
-            if not entry.is_file():
-                raise bad_archive(entry.path, "a regular file as a tile", "something else", "remove it")
-            return Fingerprint.of(entry.stat())
+                about = entry.stat()
         except OSError as error:
             raise _unreadable(entry.path, error) from error
+        if not S_ISREG(about.st_mode):
+            raise bad_archive(entry.path, "a regular file as a tile", "something else", "remove it")
+        return about
 
     def _require_inside(self, path: str) -> None:
         real = os.path.realpath(path)

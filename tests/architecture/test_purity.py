@@ -29,6 +29,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/request_rules.py": {"pathlib"},
     "pipeline/rerun/halving.py": set(),
     "pipeline/rerun/outcome.py": set(),
+    "pipeline/tiles/columns.py": {"numpy", "numpy.typing"},
     "pipeline/tiles/tile.py": set(),
     "pipeline/space.py": set(),
     "store/attached.py": set(),

@@ -1,0 +1,167 @@
+"""What is remembered of an archive gives the same tiles as the archive, or nothing."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.tiles import archive_memory, mbtiles, pmtiles
+from pipeline.tiles.archive_memory import ArchiveMemory, Listing
+from pipeline.tiles.grid import TileRange
+from pipeline.tiles.memory import RACY_NS, Fingerprint
+from pipeline.tiles.opening import open_source
+from pipeline.tiles.reading import close_archives
+
+NOW = 1_800_000_000_000_000_000
+ABOUT = Fingerprint(1, 2, 3, NOW - RACY_NS - 1, NOW - RACY_NS - 1)
+WIDE = (-1_800_000_000, -850_000_000, 1_800_000_000, 850_000_000)
+KINDS = ("mbtiles", "pmtiles")
+
+
+def later():
+    return 4 * 10**18
+
+
+@pytest.fixture
+def written(archives, tmp_path):
+    """Specs of two archives of the same tiles, some of whose contents are shared."""
+    tiles = archives.block(5, 10, 10, columns=6, rows=6) | archives.block(4, 4, 4, columns=5, rows=5)
+    tiles[5, 31, 31] = tiles[5, 10, 10]
+    return {
+        "mbtiles": archives.write_mbtiles(tmp_path / "a.mbtiles", tiles),
+        "pmtiles": archives.write_pmtiles(tmp_path / "a.pmtiles", tiles),
+    }
+
+
+def query(spec, base, box=WIDE, zoom=(0, 25), **options):
+    try:
+        return open_source(spec, base, **options).query_by_bbox(box, zoom)
+    finally:
+        close_archives()
+
+
+edges = st.integers(0, 32)
+boxes = st.tuples(edges, edges, edges, edges).map(
+    lambda e: (
+        min(e[0], e[2]) * 112_500_000 - 1_800_000_000,
+        min(e[1], e[3]) * 50_000_000 - 800_000_000,
+        min(max(e[0], e[2]) * 112_500_000 + 10_000_000, 3_600_000_000) - 1_800_000_000,
+        max(e[1], e[3]) * 50_000_000 - 790_000_000,
+    )
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    asked=st.lists(
+        st.tuples(boxes, st.sampled_from([(4, 4), (5, 5), (4, 5), (0, 3)])), min_size=1, max_size=6
+    )
+)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_areas_one_after_another_are_what_the_archive_holds(written, tmp_path, kind, asked):
+    memory = tmp_path / f"memory-{next(_numbers)}"
+    for box, zoom in asked:
+        expected = query(written[kind], tmp_path, box, zoom)
+        for _ in range(2):
+            assert query(written[kind], tmp_path, box, zoom, memory_folder=memory, now_ns=later) == expected
+
+
+_numbers = itertools.count()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_of_what_is_known_is_not_read(written, tmp_path, monkeypatch, kind):
+    options = {"memory_folder": tmp_path / "memory", "now_ns": later}
+    query(written[kind], tmp_path, **options)
+    expected = query(written[kind], tmp_path, zoom=(5, 5))
+
+    def refuse(*_args):
+        raise AssertionError("the archive's directory was read")
+
+    monkeypatch.setattr(mbtiles.MBTilesArchive, "_held", refuse)
+    monkeypatch.setattr(pmtiles.PMTilesArchive, "_held", refuse)
+    assert query(written[kind], tmp_path, zoom=(5, 5), **options) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_archive_under_the_name_is_read(written, tmp_path, archives, kind):
+    options = {"memory_folder": tmp_path / "memory", "now_ns": later}
+    query(written[kind], tmp_path, **options)
+    path = tmp_path / f"a.{kind}"
+    path.unlink()
+    getattr(archives, f"write_{kind}")(path, archives.block(5, 3, 3))
+    assert query(written[kind], tmp_path, **options) == query(written[kind], tmp_path)
+
+
+def listing(*ids, seed=0):
+    numbers = np.array(sorted(ids), np.int64)
+    digests = np.random.default_rng(seed).integers(0, 256, (len(numbers), 32), np.uint8)
+    return Listing(ids=numbers, sizes=numbers + 1, numbers=numbers + 2, digests=digests)
+
+
+def square(z, x0=0, x1=0, y0=0, y1=0):
+    return TileRange(z=z, x0=x0, x1=x1, y0=y0, y1=y1)
+
+
+def memory(folder, about=ABOUT):
+    return ArchiveMemory(folder, subject="test", fingerprint=about, now_ns=lambda: NOW)
+
+
+def test_every_number_of_the_fingerprint_counts(tmp_path):
+    memory(tmp_path).remember([square(0)], listing(0))
+    assert memory(tmp_path).recall([square(0)]).ids.tolist() == [0]
+    for column in range(5):
+        other = Fingerprint(*(number - (place == column) for place, number in enumerate(ABOUT)))
+        assert memory(tmp_path, other).recall([square(0)]) is None
+
+
+def test_an_archive_that_was_just_written_is_not_remembered(tmp_path):
+    fresh = ABOUT._replace(mtime_ns=NOW - RACY_NS)
+    memory(tmp_path, fresh).remember([square(0)], listing(0))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_memory_is_no_memory(tmp_path, damage):
+    memory(tmp_path).remember([square(0)], listing(0))
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "flip":
+        data[-1] ^= 1
+    if damage != "gone":
+        path.write_bytes(data[: -1 if damage == "cut" else None])
+    assert memory(tmp_path).recall([square(0)]) is None
+
+
+def test_nothing_is_known_without_a_folder():
+    nowhere = memory(None)
+    nowhere.remember([square(0)], listing(0))
+    assert memory(None).recall([square(0)]) is None
+    assert not memory(None).digests(np.array([0]))[1].any()
+
+
+def test_single_digests_are_known_where_rectangles_are_not(tmp_path):
+    first = listing(5, 7)
+    memory(tmp_path).remember([square(0)], first)
+    digests, known = memory(tmp_path).digests(np.array([5, 6, 7, 8]))
+    assert known.tolist() == [True, False, True, False]
+    assert (digests[known] == first.digests).all()
+
+
+@pytest.mark.parametrize("limit", ["MAX_RECTANGLES", "MAX_ROWS"])
+def test_what_is_too_much_gives_way_to_the_newest(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(archive_memory, limit, 2)
+    parts = [square(20, x, x) for x in range(3)]
+    for number, part in enumerate(parts):
+        memory(tmp_path).remember([part], listing(number))
+    assert memory(tmp_path).recall([parts[2]]) is not None
+    assert memory(tmp_path).recall([parts[0]]) is None
+
+
+def test_an_area_of_too_many_tiles_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_memory, "MAX_ROWS", 2)
+    memory(tmp_path).remember([square(0)], listing(1, 2, 3))
+    assert not list(tmp_path.iterdir())
