@@ -6,7 +6,6 @@ again. So the file is made in a scratch folder, with its first records, synced a
 
 import errno
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +40,8 @@ def give_birth(
     with translated(path, "giving birth"):
         judge_filesystem(filesystem_type(path.parent), path, allow_unknown=allow_unknown_filesystem)
         scratch.mkdir(parents=True, exist_ok=True)
+        import tempfile  # noqa: PLC0415 - a journal is born once, and read by every command
+
         folder = Path(tempfile.mkdtemp(prefix="journal-", dir=scratch))
         try:
             head = _build(folder / path.name, raws, projections, map_bytes)

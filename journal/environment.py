@@ -179,10 +179,9 @@ class Reader:
             JournalDamagedError: A key is not a seq.
         """
         with self._txn.cursor(self._records) as cursor:
-            found = cursor.set_range(_KEY.pack(start))
-            while found:
-                yield _seq(cursor.key()), cursor.value()
-                found = cursor.next()
+            if cursor.set_range(_KEY.pack(start)):
+                for key, value in cursor:
+                    yield _seq(key), value
 
     def count(self) -> int:
         """Number of records, as LMDB counts them."""

@@ -5,18 +5,16 @@ So a file that is quiet and sound is read here, and every other one in a child p
 child says is believed only as far as the digest chain holds, and the chain is computed again here.
 """
 
-import json
 import math
 import os
 import signal
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from journal.environment import is_open, open_environment
 from journal.errors import (
@@ -33,6 +31,9 @@ from journal.guard_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, follow, unseal
 from journal.structure import Quiet, require_sound
 
+if TYPE_CHECKING:
+    import subprocess
+
 TIMEOUT_S: Final = 60.0
 LONG_BYTES: Final = 32 << 20
 """Checking the structure of a larger file takes longer than starting a child, some 0.1 s."""
@@ -40,7 +41,13 @@ LONG_BYTES: Final = 32 << 20
 _ATTEMPTS: Final = 3
 _ERRORS: Final[dict[str, type[JournalError]]] = {
     error.kind: error
-    for error in (JournalPermissionError, JournalFilesystemError, JournalMissingError, JournalIOError)
+    for error in (
+        JournalPermissionError,
+        JournalFilesystemError,
+        JournalMissingError,
+        JournalIOError,
+        JournalFullError,
+    )
 }
 _START_CHILD: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -77,7 +84,7 @@ def snapshot(
 
     Args:
         path: The file.
-        start: First seq that is wanted; the chain is checked from the beginning nevertheless.
+        start: First seq that is wanted; the chain is checked from the beginning, or from `verified`, nevertheless.
         foreign: The file comes from elsewhere and nobody writes it: its lock file is not trusted and it is never mapped
             into this process.
         verified: A head the caller trusts: the chain is checked from there, and the journal must still contain it.
@@ -93,10 +100,11 @@ def snapshot(
     start = max(start, verified.seq + 1)
     if foreign:
         gate(path)
-    elif verified != EMPTY and is_long(path):
+    elif verified != EMPTY and gate(path).size > LONG_BYTES:
+        # Its structure takes longer to check than a child takes to start, and the death of a child is an answer as well.
         try:
             return _retried(path, verified, start, foreign=False, timeout_s=timeout_s)
-        except JournalPermissionError:
+        except (JournalPermissionError, JournalFullError):
             foreign = True
     elif not is_open(path) and require_sound(path) is Quiet.HEALTHY:
         try:
@@ -115,17 +123,6 @@ def head_in_child(path: Path, *, verified: Head = EMPTY, timeout_s: float = TIME
         JournalDamagedError: As for `snapshot`.
     """
     return _retried(path, verified, sys.maxsize, foreign=False, timeout_s=timeout_s).head
-
-
-def is_long(path: Path) -> bool:
-    """Whether checking the structure of this journal, which takes as long as it is large, costs more than a child.
-
-    From a head that is trusted on, a child reads the little that came since, and its death is an answer as well.
-
-    Raises:
-        JournalMissingError: There is no such file.
-    """
-    return gate(path).size > LONG_BYTES
 
 
 def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT_S) -> tuple[Entry, ...]:
@@ -163,6 +160,8 @@ def _told(path: Path, after: Head, timeout_s: float) -> bytes:
     A child that was killed may have run out of memory or, on a tree that leads in circles, out of time. That is not
     told apart, so that it gets a second chance.
     """
+    import subprocess  # noqa: PLC0415 - as in `_child_process`
+
     again = False
     while True:
         try:
@@ -246,6 +245,8 @@ def _retried(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s
 
 
 def _read_in_child(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:
+    import subprocess  # noqa: PLC0415 - as in `_child_process`
+
     try:
         child = _child_process(path, verified, "foreign" if foreign else "live", timeout_s)
     except subprocess.TimeoutExpired as error:
@@ -266,7 +267,9 @@ def _read_in_child(path: Path, verified: Head, start: int, *, foreign: bool, tim
 
 def _child_process(
     path: Path, verified: Head, mode: str, timeout_s: float
-) -> subprocess.CompletedProcess[bytes]:
+) -> "subprocess.CompletedProcess[bytes]":
+    import subprocess  # noqa: PLC0415 - a journal that is quiet is read without it
+
     arguments = [
         *(sys.executable, "-P", "-c", _START_CHILD, str(Path(__file__).resolve().parent.parent)),
         *(str(path.absolute()), mode, str(verified.seq), verified.chain.hex()),
@@ -283,6 +286,8 @@ def _child_process(
 
 
 def _child_error(path: Path, text: bytes) -> JournalError:
+    import json  # noqa: PLC0415 - as in `_child_process`
+
     try:
         told = json.loads(text)
         kind, message, hint, seq = told["kind"], told["message"], told["hint"], told["seq"]

@@ -5,8 +5,6 @@ value (4) name, stored value; `H` seq (8) chain (32), the last one. An error is 
 exit status 3. Everything is read in one transaction, so that it belongs together.
 """
 
-import ctypes
-import json
 import os
 import resource
 import signal
@@ -49,6 +47,8 @@ def main(arguments: list[str]) -> int:
         else:
             _read(Path(path), verified, foreign=mode == "foreign")
     except JournalError as error:
+        import json  # noqa: PLC0415 - as in `_limit`
+
         place = error.seq if isinstance(error, JournalDamagedError) else None
         sys.stderr.write(
             json.dumps({"kind": error.kind, "message": error.message, "hint": error.hint, "seq": place})
@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> int:
 
 def _limit(seconds: int, parent: int) -> None:
     """Die with the parent, leave no core, and use neither more time nor more memory than an honest journal needs."""
+    import ctypes  # noqa: PLC0415 - the other side of this module, which the parent loads, needs none of it
+
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(STATUS_ERROR)  # it died before the line above

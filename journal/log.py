@@ -24,7 +24,7 @@ from journal.errors import (
 )
 from journal.filesystem import filesystem_type, judge_filesystem
 from journal.foreign import translated
-from journal.guard import head_in_child, is_long
+from journal.guard import head_in_child
 from journal.opening import MAP_BYTES
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, Record, encode, follow, link, seal, unseal
 from journal.structure import Quiet, require_sound
@@ -65,8 +65,7 @@ class Journal:
             path: The file, by custom `journal.mdb`. LMDB keeps a lock file beside it.
             readonly: Never write to the file (LMDB's lock file is still written).
             verified: A head of this journal that the caller trusts; the chain is checked from there instead of from
-                the first record, and the journal must still contain it. The structure of a long file is then not
-                checked: a child process reads what came since.
+                the first record, and the journal must still contain it.
             scratch: Folder on the same file system where a new journal is made; by default `tmp` beside it.
             allow_unknown_filesystem: Accept a local file system that nobody tried.
             map_bytes: Address space to reserve.
@@ -81,17 +80,17 @@ class Journal:
         """
         path, trusted = Path(path), EMPTY if verified is None else verified
         try:
-            unproven = _is_unproven(path, trusted)
+            busy = require_sound(path) is Quiet.BUSY
         except JournalMissingError:
             if readonly:
                 raise
             scratch = path.parent / "tmp" if scratch is None else scratch
             with suppress(JournalExistsError):  # somebody else was faster, and theirs is as good
                 cls.create(path, [], scratch=scratch, allow_unknown_filesystem=allow_unknown_filesystem)
-            unproven = _is_unproven(path, trusted)
+            busy = require_sound(path) is Quiet.BUSY
         with translated(path, "asking for the file system"):
             judge_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
-        if unproven:
+        if busy:
             head_in_child(path, verified=trusted)
         environment = open_environment(path, readonly=readonly, map_bytes=map_bytes)
         try:
@@ -280,6 +279,15 @@ class Journal:
             found = list(reader.projections())
         return {name: unseal(name, sealed) for name, sealed in found}
 
+    def check_chain(self) -> None:
+        """Check the chain from the first record on, whatever was trusted when this was opened.
+
+        Raises:
+            JournalDamagedError: A record does not continue it.
+        """
+        for _ in self.entries(1):
+            pass
+
     def verify(self) -> Head:
         """Check everything: structure of the file, the chain from the first record, all projections.
 
@@ -362,11 +370,6 @@ class Journal:
                 f"{self.path}: format {FORMAT} expected, found {int(text)}, written by a newer release",
                 hint="use that release, or open it for reading only",
             )
-
-
-def _is_unproven(path: Path, verified: Head) -> bool:
-    """Whether the structural check says nothing, or takes too long to be made, so that a child has to read first."""
-    return (verified != EMPTY and is_long(path)) or require_sound(path) is Quiet.BUSY
 
 
 def _piece(reader: Reader, head: Head, stop: int) -> list[Entry]:

@@ -9,7 +9,8 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NewType, TypeAlias
+from functools import lru_cache
+from typing import Final, NamedTuple, NewType, TypeAlias, cast
 
 import msgpack
 
@@ -31,6 +32,8 @@ _DOMAIN: Final = b"c10/journal/chain/v1\0"
 _SEAL_DOMAIN: Final = b"c10/journal/projection/v1\0"
 _TAG: Final = re.compile(r"[a-z0-9._-]{1,64}")
 _FIELDS: Final = 6
+_FEW_KEYS: Final = 32
+_LEAVES: Final = frozenset({str, int, bool, bytes, type(None)})
 _INT64_MIN, _INT64_MAX, _UINT64_MAX = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
 _VERSION_MAX: Final = (1 << 31) - 1
 
@@ -66,9 +69,8 @@ class Record:
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A record as the journal holds it, its chain link checked.
+class Entry(NamedTuple):
+    """A record as the journal holds it, its chain link checked. A tuple, since there is one for every record read.
 
     Attributes:
         seq: Its place, from 1.
@@ -104,7 +106,7 @@ def encode(record: Record) -> bytes:
     Raises:
         RecordError: A field is out of its range, the payload holds something else than `Payload`, or it is too big.
     """
-    _check_envelope(record)
+    _check_envelope(record.tag, record.version, record.build, record.wall_ns, record.mono_ns)
     payload = _ordered(record.payload, 1)
     raw = _pack([record.tag, record.version, record.build, record.wall_ns, record.mono_ns, payload])
     if len(raw) > MAX_RECORD_BYTES:
@@ -121,6 +123,12 @@ def decode(raw: bytes) -> Record:
     Raises:
         RecordError: The only error that bytes can cause, whatever they are.
     """
+    tag, version, build, wall_ns, mono_ns, payload = decode_fields(raw)
+    return Record(tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload)
+
+
+def decode_fields(raw: bytes) -> tuple[str, int, int | None, int, int, Payload]:
+    """The fields of a record in their order; as `decode`, for who reads a million and keeps none of them."""
     if len(raw) > MAX_RECORD_BYTES:
         raise RecordError(f"record bytes: at most {MAX_RECORD_BYTES} expected, {len(raw)} found")
     try:
@@ -140,12 +148,17 @@ def decode(raw: bytes) -> Record:
     if type(fields) is not list or len(fields) != _FIELDS:
         raise RecordError(f"record bytes: an array of {_FIELDS} expected, found {_kind_of(fields)}")
     tag, version, build, wall_ns, mono_ns, payload = fields
-    record = Record(tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload)
-    if encode(record) != raw:
-        raise RecordError(
-            f"record bytes of tag {record.tag!r} are not canonical: the same record encodes to other bytes"
+    _check_envelope(tag, version, build, wall_ns, mono_ns)
+    if not _is_in_order(payload, 1) or _pack(fields) != raw:
+        # Encoded anew from the beginning: that says what is wrong, if anything is.
+        record = Record(
+            tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload
         )
-    return record
+        if encode(record) != raw:
+            raise RecordError(
+                f"record bytes of tag {tag!r} are not canonical: the same record encodes to other bytes"
+            )
+    return tag, version, build, wall_ns, mono_ns, payload
 
 
 def canonical(payload: Payload) -> bytes:
@@ -225,20 +238,52 @@ def _seal_digest(name: bytes, value: bytes) -> bytes:
     return hashlib.sha256(b"".join((_SEAL_DOMAIN, len(name).to_bytes(2, "big"), name, value))).digest()
 
 
-def _check_envelope(record: Record) -> None:
-    if type(record.tag) is not str or not _TAG.fullmatch(record.tag):
-        raise RecordError(f"tag: 1 to 64 of a-z 0-9 . _ - expected, found {record.tag!r:.80}")
-    _check_integer("version", record.version, 1, _VERSION_MAX)
-    if record.build is not None:
-        _check_integer("build", record.build, 0, _INT64_MAX)
-    _check_integer("wall_ns", record.wall_ns, _INT64_MIN, _INT64_MAX)
-    _check_integer("mono_ns", record.mono_ns, 0, _INT64_MAX)
+def _check_envelope(tag: str, version: int, build: int | None, wall_ns: int, mono_ns: int) -> None:
+    if type(tag) is not str or not _TAG.fullmatch(tag):
+        raise RecordError(f"tag: 1 to 64 of a-z 0-9 . _ - expected, found {tag!r:.80}")
+    _check_integer("version", version, 1, _VERSION_MAX)
+    if build is not None:
+        _check_integer("build", build, 0, _INT64_MAX)
+    _check_integer("wall_ns", wall_ns, _INT64_MIN, _INT64_MAX)
+    _check_integer("mono_ns", mono_ns, 0, _INT64_MAX)
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
     # bool is an int to Python and something else to MessagePack, so the exact type is asked for.
     if type(value) is not int or not low <= value <= high:
         raise RecordError(f"{name}: an integer from {low} to {high} expected, found {value!r:.80}")
+
+
+def _is_in_order(value: object, depth: int) -> bool:
+    """Whether an unpacked tree is for certain the one that `_ordered` would make of it; looks, and builds nothing.
+
+    What MessagePack gives is text that UTF-8 holds and integers within 64 bits; what is left to look at are the kinds
+    of values, the keys and the depth. A float counts as doubtful, as it may be no number.
+    """
+    kind = type(value)
+    if kind is dict:
+        members = cast("dict[object, object]", value)
+        keys = tuple(members)
+        if not (_is_known_order(keys) if len(keys) <= _FEW_KEYS else _are_keys_in_order(keys)):
+            return False
+        values: Iterable[object] = members.values()
+    elif kind is list:
+        values = cast("list[object]", value)
+    else:
+        return kind in _LEAVES
+    if depth > MAX_DEPTH:
+        return False
+    # Leaves are told apart here: a call for each of them would take longer than all the rest.
+    return all(_is_in_order(member, depth + 1) for member in values if type(member) not in _LEAVES)
+
+
+def _are_keys_in_order(keys: tuple[object, ...]) -> bool:
+    """Whether these are the keys of a map in their order."""
+    return all(type(key) is str for key in keys) and list(keys) == sorted(cast("tuple[str, ...]", keys))
+
+
+# A journal has few kinds of maps. Long ones are not kept, so that a hostile journal does not fill the memory.
+_is_known_order = lru_cache(maxsize=256)(_are_keys_in_order)
 
 
 def _ordered(value: object, depth: int) -> Payload:

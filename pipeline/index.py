@@ -240,6 +240,7 @@ def _with_ids(faiss: Foreign, inner: Foreign, ids: Foreign, plan: IndexPlan) -> 
     index.index, index.ntotal = inner, inner.ntotal
     faiss.copy_array_to_vector(ids, index.id_map)
     index.referenced_objects = (inner,)
+    inner.this.acquire()  # the assignment gave it away, and nobody would free it
     return index
 
 

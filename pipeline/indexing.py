@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from time import monotonic
 
+import numpy as np
+
 from pipeline.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.errors import CheckError
 from pipeline.geography import Geography
@@ -25,7 +27,7 @@ from store.events import (
     StepReused,
     StepStarted,
 )
-from store.identity import descriptor_id, index_components, index_key, tile_of
+from store.identity import index_components, index_key, tile_of
 from store.state import BuildStatus
 from store.tables import BlockRow, decode_blocks, encode_blocks
 
@@ -153,28 +155,20 @@ def geography_of(artifacts: Artifacts, selection: Selection, rows: Sequence[Bloc
     Raises:
         ArtifactError: A block is missing or damaged.
     """
-    indexed, featureless = set[int](), list[int]()
+    indexed, featureless = [np.zeros(0, np.int64)], list[int]()
     for row in rows:
         block = blocks.decode(artifacts.read(row.ref))
-        ids = block.ids.tolist()
-        indexed.update(ids)
-        featureless.extend(
-            identifier
-            for identifier, texture in zip(ids, block.texture.tolist(), strict=True)
-            if texture < FEATURELESS_BELOW
-        )
-    skipped = [
-        (tile.z, tile.x, tile.y)
-        for tile in selection.tiles
-        if descriptor_id(tile.z, tile.x, tile.y) not in indexed
-    ]
+        indexed.append(block.ids.astype(np.int64))
+        featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
+    absent = np.isin(selection.tiles.ids, np.concatenate(indexed), invert=True)
+    skipped = map(tuple, selection.tiles.places[absent].tolist())
     return Geography(
         wanted=selection.wanted,
         present=len(selection.tiles),
-        holes=tuple((place.z, place.x, place.y) for place in selection.holes),
+        holes=tuple(map(tuple, selection.holes.array.tolist())),
         featureless=tuple(tile_of(identifier)[:3] for identifier in featureless),
         skipped=tuple(skipped),
-        excluded=tuple((tile.z, tile.x, tile.y) for tile in selection.excluded),
+        excluded=tuple(map(tuple, selection.excluded.places.tolist())),
     )
 
 

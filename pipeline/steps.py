@@ -1,5 +1,7 @@
 """The steps of a build, in their order; each stage does its own work and journals it."""
 
+import numpy as np
+
 from pipeline.compiling import prepare_engines, vectors_forgotten
 from pipeline.embedding import embed_cells
 from pipeline.indexing import build_index, survey, walk_coverage
@@ -9,8 +11,7 @@ from pipeline.run import Run
 from pipeline.standing_in import prepare_stand_in
 from store.coverage import refuse_strangers, sound, strangers
 from store.events import BuildPlanned, TilesSelected
-from store.identity import descriptor_id
-from store.tables import encode_tiles
+from store.tables import encode_tile_columns
 
 
 def take_steps(run: Run) -> None:
@@ -51,9 +52,9 @@ def _plan(run: Run) -> BuildPlan:
 def _select(run: Run, plan: BuildPlan) -> None:
     run.enter("tiles")
     selection = run.inputs.selection
-    table = encode_tiles(
-        (descriptor_id(tile.z, tile.x, tile.y), tile.sha256, tile.captured) for tile in selection.tiles
-    )
+    tiles = selection.tiles
+    order = np.argsort(tiles.ids, kind="stable")
+    table = encode_tile_columns(tiles.ids[order].astype(np.uint64), tiles.digests[order], tiles.days[order])
     selected = TilesSelected(
         digest=run.inputs.document["tiles"]["digest"],
         table=run.put(table),

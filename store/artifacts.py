@@ -190,7 +190,7 @@ class Artifacts:
     def size(self, digest: str) -> int | None:
         """Return the size of the object, or nothing if there is none or it is no regular file."""
         try:
-            found = os.lstat(self.layout.artifact(digest))
+            found = os.lstat(self.layout.artifact_file(digest))
         except OSError as error:
             if is_shortage(error):
                 raise from_os_error(error, f"artifact {digest}") from error
@@ -205,7 +205,8 @@ class Artifacts:
         """
         try:
             fd = os.open(
-                self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                self.layout.artifact_file(ref.sha256),
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
             )
         except (FileNotFoundError, NotADirectoryError):
             return "missing"

@@ -106,7 +106,7 @@ def open_beside(
                 hint="use the newer C10 that wrote this cache",
             )
         try:
-            recovery.check(ledger.state, observed)
+            ledger.judged(lambda state: recovery.check(state, observed))
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in ledger.journal.entries(1)]
             raise evidence.explained(layout, ledger.state, chains, error) from error

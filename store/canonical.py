@@ -7,7 +7,6 @@ through here, on the ground and on board.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NewType, TypeAlias
 
@@ -20,7 +19,7 @@ Value: TypeAlias = "bool | int | str | Sequence[Value] | Mapping[str, Value] | N
 Document: TypeAlias = Mapping[str, Any]
 """A map of string to `Value`; `encode` holds it to that, since a recursive type would burden every reader."""
 
-_HEX = frozenset("0123456789abcdef")
+_HEX = "0123456789abcdef"
 
 
 class CanonicalError(ValueError):
@@ -34,6 +33,8 @@ def encode(value: Value) -> bytes:
         CanonicalError: The value holds a float, bytes, a key that is no string, or anything else JSON lacks.
     """
     _check(value)
+    import json  # noqa: PLC0415 - what only reads events needs no JSON
+
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
@@ -43,6 +44,8 @@ def decode(data: bytes) -> Value:
     Raises:
         CanonicalError: `data` is not JSON, or not in canonical form (duplicate keys, spaces, floats, order).
     """
+    import json  # noqa: PLC0415 - as in `encode`
+
     try:
         value: Value = json.loads(data, parse_float=_refuse_number, parse_constant=_refuse_number)
         again = encode(value)
@@ -65,7 +68,7 @@ def digest(domain: str, value: Value) -> Digest:
 
 def is_digest(text: object) -> bool:
     """Tell whether `text` is 64 lower-case hexadecimal digits, hence safe as a file name."""
-    return isinstance(text, str) and len(text) == 64 and set(text) <= _HEX
+    return isinstance(text, str) and len(text) == 64 and not text.strip(_HEX)
 
 
 def _refuse_number(text: str) -> Value:

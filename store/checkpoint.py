@@ -12,11 +12,14 @@ from typing import Any
 import msgpack
 
 from store import codec
-from store.canonical import Document
+from store.canonical import Document, is_digest
 from store.errors import StoreError
 from store.events import ArtifactRef, CellEmbedded, Event
 from store.memo import CellName, Made, Memo
 from store.state import Build, BuildStatus, Generation, Position, State
+
+LAW = 1
+"""Number of the law by which facts fold to a state, and of this form of it. Raised by hand when either changes."""
 
 _EVENTS = ("tiles", "stand_in", "index", "coverage", "failure")
 """Fields of a build that hold an event or nothing."""
@@ -58,8 +61,20 @@ def decode(data: bytes) -> State:
 def _read(tree: Mapping[str, Any]) -> State:
     builds = [_read_build(found) for found in tree["builds"]]
     generations = [_read_generation(found) for found in tree["generations"]]
+    seq, chain = tree["position"]
+    open_build, numbers = tree["open_build"], [each.number for each in generations]
+    if not (
+        type(seq) is int
+        and seq >= 0
+        and is_digest(chain)
+        and (open_build is None or open_build in {build.number for build in builds})
+        and {each.origin for each in generations} <= {build.number for build in builds}
+        and numbers == [*range(1, len(numbers) + 1)]
+        and isinstance(tree["undone"], dict)
+    ):
+        raise ValueError("a state that no facts fold to")
     return State(
-        position=Position(*tree["position"]),
+        position=Position(seq, chain),
         cache_id=tree["cache_id"],
         created_ns=tree["created_ns"],
         builds={build.number: build for build in builds},
@@ -68,7 +83,7 @@ def _read(tree: Mapping[str, Any]) -> State:
         undone=tree["undone"],
         accepted=frozenset(tree["accepted"]),
         retired=frozenset(tree["retired"]),
-        open_build=tree["open_build"],
+        open_build=open_build,
         pending_rollback=_read_event(tree["pending_rollback"]),
         denied={seq: _read_event(found) for seq, found in tree["denied"]},
     )

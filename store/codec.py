@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
 from store import events as e
 from store.canonical import Document, is_digest
@@ -48,6 +48,8 @@ TABLE: Mapping[str, tuple[int, type[Event]]] = {
 """Tag to (current version, class)."""
 
 Upcaster: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+_PLAIN = frozenset({NoneType, bool, int, str})
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(tag, old version) to a function that turns that payload into the next version's. Version 1 needs none."""
@@ -88,10 +90,20 @@ def decode(tag: str, version: int, payload: object) -> Event:
         raise _invalid(tag, f"version {version}")
     for step in range(version, current):
         payload = UPCASTERS[tag, step](payload)
-    readers = _readers(tag)
-    if payload.keys() != readers.keys():
-        raise _invalid(tag, f"fields {sorted(map(str, payload.keys() ^ readers.keys()))} missing or surplus")
-    return cls(**{name: read(payload[name], where) for name, (read, where) in readers.items()})
+    shape = _shape(tag)
+    if payload.keys() != shape.readers.keys():
+        found = sorted(map(str, payload.keys() ^ shape.readers.keys()))
+        raise _invalid(tag, f"fields {found} missing or surplus")
+    values = [payload[name] for name in shape.readers]
+    if [*map(type, values)] != shape.kinds:
+        # Something is absent, or wrong: read one by one, which says what.
+        values = [
+            read(value, where) for value, (read, where) in zip(values, shape.readers.values(), strict=True)
+        ]
+    else:
+        for place, read, where in shape.made:
+            values[place] = read(values[place], where)
+    return cls(**dict(zip(shape.readers, values, strict=True)))
 
 
 def _invalid(where: str, found: str) -> DamagedHistoryError:
@@ -116,10 +128,39 @@ _Read: TypeAlias = Callable[[Any, str], Any]
 """From plain data, and the words for where it stands, to a field's value."""
 
 
+class _Shape(NamedTuple):
+    """How a kind of event is read; asked of its types once, not once for each of a million records.
+
+    Attributes:
+        readers: By field, what reads it, and the words for where it stands.
+        kinds: Types of the plain data that the fields are made of, where nothing is absent.
+        made: Fields that are not the plain data themselves: their place, what makes them, and the words.
+    """
+
+    readers: Mapping[str, tuple[_Read, str]]
+    kinds: list[type]
+    made: tuple[tuple[int, _Read, str], ...]
+
+
 @cache
-def _readers(tag: str) -> Mapping[str, tuple[_Read, str]]:
-    """What reads each field of a kind of event: asking its type once, not once for each of a million records."""
-    return {name: (_reader(hint), f"{tag}.{name}") for name, hint in get_type_hints(TABLE[tag][1]).items()}
+def _shape(tag: str) -> _Shape:
+    hints = get_type_hints(TABLE[tag][1])
+    readers = {name: (_reader(hint), f"{tag}.{name}") for name, hint in hints.items()}
+    kinds = [_kind(hint) for hint in hints.values()]
+    made = (
+        (place, *readers[name]) for place, (name, hint) in enumerate(hints.items()) if _kind(hint) is not hint
+    )
+    return _Shape(readers=readers, kinds=kinds, made=tuple(made))
+
+
+def _kind(hint: Any) -> type:  # noqa: ANN401 - a type, of whatever kind
+    """The type of the plain data behind a field."""
+    origin = get_origin(hint)
+    if origin is UnionType:
+        return _kind(next(option for option in get_args(hint) if option is not NoneType))
+    if origin is tuple:
+        return list
+    return dict if origin is Mapping or hint is ArtifactRef else hint
 
 
 def _reader(hint: Any) -> _Read:  # noqa: ANN401 - a type, of whatever kind
@@ -167,7 +208,8 @@ def _artifact(value: object, where: str) -> ArtifactRef:
 def _document(value: Any, where: str) -> Document:  # noqa: ANN401 - hostile until checked
     if not isinstance(value, dict):
         raise _invalid(where, f"{type(value).__name__} instead of a map")
-    _plain_data(value, where)
+    if not _PLAIN.issuperset(map(type, value.values())):
+        _plain_data(value, where)
     return value
 
 

@@ -28,12 +28,12 @@ from store.errors import ArtifactError, from_os_error
 from store.events import MAX_COLLECTED, ArtifactRef, Collected, CollectionPlanned
 from store.layout import Layout
 from store.ledger import RETRYABLE
+from store.names import signed_manifest
 from store.retention import Decision, Doomed, Gone, KeepPolicy, decide, tables_needed, tables_wanted
 from store.state import State
 from store.tables import BlockRow, decode_blocks
 from store.transaction import Store
-from store.trust import signed_manifest
-from store.view import RESERVE_NAME, look
+from store.view import RESERVE_NAME, read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,8 @@ def rehearse(layout: Layout, policy: KeepPolicy) -> Collection:
         ArtifactError: A block table that must stay cannot be read.
         StoreError, journal.JournalError: The cache cannot be read.
     """
-    state = look(layout).state
+    # What may be removed is decided on the records alone, whatever is remembered of them.
+    state = read(layout).state
     decision = _decide(state, policy, Artifacts(layout))
     return Collection(
         decision=decision, projections=_measure(_projections(layout, state, decision)), done=False

@@ -18,9 +18,9 @@ from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.events import ArtifactRef
 from store.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.manifest import Manifest
+from store.names import signed_manifest
 from store.state import State
 from store.tables import BlockRow, decode_blocks
-from store.trust import signed_manifest
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")

@@ -7,16 +7,16 @@ needs a new version in `store.codec`. Lengths of time are integers of millisecon
 million, so that everything projected from an event has one canonical form.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from store.canonical import Document
+from store.valueclass import valueclass
 
 MAX_COLLECTED = 4096
 """How many digests one collection event holds, so that it stays far below the size of a record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ArtifactRef:
     """A write-once file: its SHA-256 (hexadecimal, also its name) and its size in bytes."""
 
@@ -24,7 +24,7 @@ class ArtifactRef:
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CacheCreated:
     """The genesis: a cache with a random id came to be."""
 
@@ -33,7 +33,7 @@ class CacheCreated:
     writer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildStarted:
     """A build began; `identity` is absent when its inputs could not be read. `host` holds facts only."""
 
@@ -44,14 +44,14 @@ class BuildStarted:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlanned:
     """What the build meant to do: per step its kind, subject, key, decision and why."""
 
     steps: tuple[Document, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TilesSelected:
     """The tiles of the area were chosen; `table` is the tile table, `wanted` counts the area's tiles."""
 
@@ -63,7 +63,7 @@ class TilesSelected:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
     """Work on a step began; for cells, one window of them was dispatched (`subjects` as zoom/x/y of cells)."""
 
@@ -72,7 +72,7 @@ class StepStarted:
     key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepRetried:
     """A worker failed and its work is tried again."""
 
@@ -82,7 +82,7 @@ class StepRetried:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineCompiled:
     """A network was compiled. `signature` holds input and output names and shapes.
 
@@ -101,7 +101,7 @@ class EngineCompiled:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CellEmbedded:
     """One cell's block was made: `rows` tiles, of which `embedded` digests went through the network.
 
@@ -122,7 +122,7 @@ class CellEmbedded:
     copied: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexBuilt:
     """The descriptor index was built from the blocks that `blocks` (the block table) lists."""
 
@@ -137,7 +137,7 @@ class IndexBuilt:
     elapsed_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepReused:
     """Steps of one kind were not run, since the journal holds their results; `keys` maps subject to step key."""
 
@@ -146,7 +146,7 @@ class StepReused:
     keys: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CheckPassed:
     """A check on `subject` (a model, the index) with step key `key` passed, for the bytes of `artifact` alone."""
 
@@ -157,7 +157,7 @@ class CheckPassed:
     measured: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CheckFailed:
     """A check failed; the step result with this key must never be used again."""
 
@@ -169,7 +169,7 @@ class CheckFailed:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CoverageWalked:
     """Everything the manifest will name was found whole; `geography` is the geographic report."""
 
@@ -184,7 +184,7 @@ class CoverageWalked:
     skipped: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildCommitted:
     """A generation came to be: the only commit point, of builds and of rollbacks.
 
@@ -201,7 +201,7 @@ class BuildCommitted:
     key_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildFailed:
     """A build ended without a commit, with everything needed to look into it."""
 
@@ -214,7 +214,7 @@ class BuildFailed:
     inputs: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildAbandoned:
     """A build's process died; written by the next one that holds the lock. `step` is what it was doing."""
 
@@ -223,7 +223,7 @@ class BuildAbandoned:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildRefused:
     """A build was not begun, since its identity was rolled back from."""
 
@@ -231,7 +231,7 @@ class BuildRefused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildDenied:
     """A run did not become a build, since another one held the build lock; it belongs to no build.
 
@@ -245,7 +245,7 @@ class BuildDenied:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RolledBack:
     """The next commit, in the same transaction, shows an earlier build: `left` and `target` are origins."""
 
@@ -256,7 +256,7 @@ class RolledBack:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class GenerationAccepted:
     """A person marked a generation as good."""
 
@@ -265,7 +265,7 @@ class GenerationAccepted:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class GenerationSigned:
     """A generation got one more signature after its commit."""
 
@@ -275,7 +275,7 @@ class GenerationSigned:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CollectionPlanned:
     """These artifacts are about to be removed under a policy, and these generations' files.
 
@@ -289,7 +289,7 @@ class CollectionPlanned:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """These artifacts and generations' files were removed; steps that made them count as not done."""
 
@@ -299,7 +299,7 @@ class Collected:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
     """A damaged object was replaced; the damaged bytes lie under `quarantine`."""
 
@@ -309,7 +309,7 @@ class Repaired:
     quarantine: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """Records before this one, or artifacts, came from a bundle: this copy goes its own way from here.
 

@@ -8,7 +8,6 @@ hold and does not.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,9 +15,11 @@ from store import segment
 from store.canonical import sha256
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, from_os_error
 from store.layout import Layout
-from store.manifest import MAX_BYTES, parse
+from store.manifest import parse
+from store.names import MAX_MANIFEST_BYTES
 from store.remedies import rebuilding, repairing
 from store.state import GENESIS_CHAIN, Generation, State
+from store.valueclass import valueclass
 from store.writeonce import read_regular
 
 
@@ -31,7 +32,7 @@ class Standing(StrEnum):
     CONTRADICTS = "contradicts"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Witness:
     """A manifest or segment: where it is, the generation its name says, how it stands, and what was found."""
 
@@ -41,7 +42,7 @@ class Witness:
     found: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All manifests and segments of a cache."""
 
@@ -203,7 +204,7 @@ def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str
 
 
 def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[Witness]:
-    for number, path, data in _files(layout.manifests, layout.manifest_files(), limit=MAX_BYTES):
+    for number, path, data in _files(layout.manifests, layout.manifest_files(), limit=MAX_MANIFEST_BYTES):
         standing, found = _manifest(number, data, state, confirmed=number in fitting)
         yield Witness(path=path, generation=number, standing=standing, found=found)
 
@@ -211,7 +212,10 @@ def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[Witn
 def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool) -> tuple[Standing, str]:
     generation = state.generations.get(number)
     if data is None:
-        return Standing.BROKEN, f"expected a regular file of at most {MAX_BYTES} bytes, found something else"
+        return (
+            Standing.BROKEN,
+            f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes, found something else",
+        )
     if generation is not None and sha256(data) == generation.manifest_sha256:
         return Standing.FITS, ""
     try:

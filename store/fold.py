@@ -6,13 +6,14 @@ facts does not copy a million maps. A fact that no C10 could have written in thi
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from store import events as e
 from store.errors import DamagedHistoryError, ErrorKind
 from store.events import Event
 from store.lineage import left_behind
 from store.memo import Made
+from store.names import MAX_SIGNATURES
 from store.state import (
     FLIGHT,
     STAND_IN,
@@ -25,7 +26,6 @@ from store.state import (
     Unknown,
     checks_of,
 )
-from store.trust import MAX_SIGNATURES
 
 _PURPOSES: Mapping[str, str] = {"engine": FLIGHT, "stand-in": STAND_IN}
 """Kind of a step that was reused, to what its engine is for."""
@@ -57,8 +57,46 @@ def absorb(state: State, facts: Iterable[Fact]) -> None:
     Raises:
         DamagedHistoryError: No C10 could have written these facts in this order.
     """
-    for fact in facts:
-        _apply(state, fact)
+    run = _Run()
+    try:
+        for fact in facts:
+            event = fact.event
+            if (
+                type(event) is e.CellEmbedded
+                and fact.build is not None
+                and fact.build == state.open_build
+                and fact.seq == state.position.seq + 1
+            ):
+                # Nearly all facts are these: what they add to their build is added once for a run of them.
+                state.memo.remember(event, Made(fact.seq, fact.build))
+                state.position = Position(fact.seq, fact.chain)
+                run.cells += 1
+                run.tiles += event.embedded
+            else:
+                run.end(state)
+                _apply(state, fact)
+    finally:
+        run.end(state)
+
+
+@dataclass(slots=True)
+class _Run:
+    """Cells of the open build that were embedded one after another."""
+
+    cells: int = 0
+    tiles: int = 0
+
+    def end(self, state: State) -> None:
+        """Add them to their build."""
+        if self.cells and state.open_build is not None:
+            build = state.builds[state.open_build]
+            state.builds[state.open_build] = replace(
+                build,
+                coverage=None,
+                cells_embedded=build.cells_embedded + self.cells,
+                tiles_embedded=build.tiles_embedded + self.tiles,
+            )
+        self.cells = self.tiles = 0
 
 
 def _apply(state: State, fact: Fact) -> None:
@@ -163,12 +201,6 @@ def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
         case e.EngineCompiled():
             state.memo.remember(event, Made(fact.seq, build.number))
             return _with_engine(build, event, event.model)
-        case e.CellEmbedded():
-            state.memo.remember(event, Made(fact.seq, build.number))
-            embedded = build.tiles_embedded + event.embedded
-            return replace(
-                build, coverage=None, cells_embedded=build.cells_embedded + 1, tiles_embedded=embedded
-            )
         case e.IndexBuilt():
             state.memo.remember(event, Made(fact.seq, build.number))
             return replace(build, coverage=None, index=event)

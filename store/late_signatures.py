@@ -16,19 +16,11 @@ from store.canonical import Document
 from store.errors import from_os_error, is_shortage
 from store.events import GenerationSigned
 from store.layout import Layout
-from store.manifest import MANIFEST_NAME, project
+from store.manifest import project
+from store.names import MANIFEST_NAME, MAX_SIGNATURES, signed_manifest
 from store.projecting import signers_of
 from store.state import Generation, State
-from store.trust import (
-    MAX_SIGNATURES,
-    Signature,
-    TrustedKey,
-    parse_signature,
-    reasons_against,
-    signature_file,
-    signed_manifest,
-    trusted,
-)
+from store.trust import Signature, TrustedKey, parse_signature, reasons_against, signature_file, trusted
 from store.verdict import ALLOW_UNSIGNED, TrustedKeys
 from store.writeonce import read_regular
 

@@ -8,13 +8,13 @@ ever becomes a path.
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from journal.durable import fsync_dir
 from journal.filesystem import filesystem_type
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
-from store.manifest import MANIFEST_NAME
+from store.names import MANIFEST_NAME
+from store.valueclass import valueclass
 
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.events")
 _JOURNAL_ASIDE = re.compile(r"journal\.mdb\.([0-9]{1,18})")
@@ -34,7 +34,7 @@ KNOWN_ENTRIES = frozenset({*FOLDERS, *LOCKS, "journal.mdb", "lost+found"})
 """What may lie in the root; a cache may be the root of its own file system."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Layout:
     """The paths of one cache.
 
@@ -116,6 +116,10 @@ class Layout:
     def artifact(self, digest: str) -> Path:
         """The path of one artifact."""
         return self.artifact_folder(digest) / digest
+
+    def artifact_file(self, digest: str) -> str:
+        """The path of one artifact as text: of thousands that are looked at, a path object each takes the longest."""
+        return f"{self.root}/artifacts/{digest[:2]}/{digest}"
 
     def manifest_name(self, generation: int) -> str:
         """The name of a manifest file."""

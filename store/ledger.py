@@ -6,20 +6,23 @@ therefore never hold an event that its own readers refuse. If an append does not
 knows whether it is durable; the state is then folded anew from the journal before it is used again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Self
+from typing import Self, TypeVar
 
 from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.errors import JournalClosedError, JournalIOError
-from journal.record import Chain, Entry, Head, Record, encode, link
+from journal.record import Entry, Head, Record, encode, link
+from store.errors import DamagedHistoryError
 from store.events import Event
-from store.facts import Clock, to_fact, to_facts, to_record
+from store.facts import Clock, fold_entries, since_position, to_fact, to_record
 from store.fold import absorb
 from store.layout import Layout
-from store.remembering import head_of, recall, remember
+from store.remembering import forget, head_of, recall, remember, trusted_head
 from store.state import State
+
+Judgement = TypeVar("Judgement")
 
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
@@ -37,22 +40,64 @@ class Ledger:
     _in_step: bool = False
 
     @classmethod
-    def open(cls, layout: Layout, clock: Clock, *, allow_unknown_filesystem: bool = False) -> Self:
+    def open(
+        cls, layout: Layout, clock: Clock, *, whole: bool = False, allow_unknown_filesystem: bool = False
+    ) -> Self:
         """Open the journal of a cache; what is remembered of it is not folded again.
 
+        Args:
+            layout: Where the cache is.
+            clock: Where times come from.
+            whole: Whether to fold every record in any case.
+            allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
+
         Raises:
+            DamagedHistoryError: No C10 could have written these records.
             journal.JournalError: It cannot be opened.
         """
-        start = recall(layout)
+        start = State() if whole else recall(layout)
         path, allow = layout.journal, allow_unknown_filesystem
+        if start.position.seq:
+            try:
+                journal = Journal.open(path, verified=trusted_head(start), allow_unknown_filesystem=allow)
+            except JournalDamagedError:
+                # Of another journal, or of one that is damaged: its own records say which.
+                forget(layout)
+            else:
+                ledger = cls(layout, clock, journal, _start=start)
+                ledger.begin()
+                return ledger
+        return cls(layout, clock, Journal.open(path, allow_unknown_filesystem=allow))
+
+    def begin(self) -> None:
+        """Fold what came since what is remembered, and without it if that does not fit."""
         try:
-            journal = Journal.open(path, verified=head_of(start), allow_unknown_filesystem=allow)
-        except JournalDamagedError:
-            if not start.position.seq:
+            self._reload()
+        except DamagedHistoryError:
+            if not self.doubt():
                 raise
-            # Another journal than the one that was remembered, or a damaged one: its own records say which.
-            start, journal = State(), Journal.open(path, allow_unknown_filesystem=allow)
-        return cls(layout, clock, journal, _start=start)
+
+    def judged(self, judge: Callable[[State], Judgement]) -> Judgement:
+        """Return what is judged of the state; where it is found wrong, of the state that every record folds to.
+
+        Raises:
+            DamagedHistoryError: That one is wrong as well.
+        """
+        try:
+            return judge(self.state)
+        except DamagedHistoryError:
+            if not self.doubt():
+                raise
+            return judge(self.state)
+
+    def doubt(self) -> bool:
+        """Give up what was remembered and fold every record; tell whether there was anything to give up."""
+        if not self._start.position.seq:
+            return False
+        forget(self.layout)
+        self._start, self._in_step = State(), False
+        self.journal.check_chain()
+        return True
 
     @property
     def state(self) -> State:
@@ -64,14 +109,13 @@ class Ledger:
     @property
     def head(self) -> Head:
         """The head that the state was folded up to."""
-        position = self.state.position
-        return Head(position.seq, Chain(bytes.fromhex(position.chain)))
+        return head_of(self.state.position)
 
     def refresh(self) -> None:
         """Fold what others appended."""
         state = self.state
         self._in_step = False
-        absorb(state, to_facts(self.journal.entries(state.position.seq + 1)))
+        fold_entries(state, self.journal.entries(state.position.seq + 1))
         self._in_step = True
 
     def record(self, event: Event, *, build: int | None, wall_ns: int | None = None) -> Record:
@@ -120,20 +164,20 @@ class Ledger:
         """Open the journal again after an error of the disk, and fold it anew."""
         self._in_step = False
         self.journal.close()
-        verified = head_of(self._start)
-        self.journal = Journal.open(self.layout.journal, verified=verified, allow_unknown_filesystem=True)
+        self._start = State()
+        self.journal = Journal.open(self.layout.journal, allow_unknown_filesystem=True)
         self._reload()
 
     def close(self) -> None:
         """Close the journal, and remember what it folds to."""
         self.journal.close()
         if self._in_step:
-            remember(self.layout, self._state, since=self._start.position.seq)
+            remember(self.layout, self._state, since=self._start.position, head=self._start.head)
 
     def _reload(self) -> None:
-        self._state = self._start.copy()
-        absorb(self._state, to_facts(self.journal.entries(self._start.position.seq + 1)))
-        self._in_step = True
+        state, since = self._start.copy(), self._start.position
+        fold_entries(state, since_position(self.journal.entries(max(since.seq, 1)), since))
+        self._state, self._in_step = state, True
 
 
 RETRYABLE = (JournalFullError, JournalIOError, JournalClosedError)

@@ -7,12 +7,11 @@ the journal just before its commit, and the time of the commit. `body_sha256` is
 canonical form; the digest of the whole file is `manifest_sha256` and stands in the journal.
 
 The file names artifacts by digest alone, so that no name in it can lead anywhere else. It stays under
-`MAX_BYTES` whatever the number of tiles: tile table, block table and geographic report are artifacts.
+`MAX_MANIFEST_BYTES` whatever the number of tiles: tile table, block table and geographic report are artifacts.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from store import strict
 from store.attached import GOLDEN, attached, without_attached
@@ -20,19 +19,17 @@ from store.canonical import CanonicalError, Document, Value, decode, encode, sha
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.events import ArtifactRef, EngineCompiled
 from store.identity import build_identity
+from store.names import MAX_MANIFEST_BYTES
 from store.state import Build, BuildStatus, Generation, Position, State, checks_of
+from store.valueclass import valueclass
 
 FORMAT = 1
 _BILLION = 1_000_000_000
-MAX_BYTES = 64 * 1024
 LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What a model may be called; never used as a path."""
 
-MANIFEST_NAME = re.compile(r"(?:[A-Za-z][A-Za-z0-9_-]{0,31}-)?([0-9]{8,18})\.json")
-"""What is taken for a manifest file: an optional prefix and the generation, eight digits or more."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """Which generation a manifest file is. `wall_ns` is the time of the commit, Unix epoch."""
 
@@ -43,7 +40,7 @@ class Envelope:
     wall_ns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
     """A compiled network: where its bytes are and what may run them."""
 
@@ -60,7 +57,7 @@ class EngineEntry:
     preprocessing: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StandInEntry:
     """The engine that made the descriptors on behalf of one for another device, and what that one must answer.
 
@@ -83,7 +80,7 @@ class StandInEntry:
     least_cosine: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
     """The descriptor index and the block table it was made from."""
 
@@ -96,7 +93,7 @@ class IndexEntry:
     rows: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A parsed manifest file; `raw` are its exact bytes."""
 
@@ -255,8 +252,8 @@ def parse(raw: bytes) -> Manifest:
     Raises:
         NoGoError: It is too long, not canonical, not of this format, or says two different things.
     """
-    if len(raw) > MAX_BYTES:
-        raise _invalid(f"at most {MAX_BYTES} bytes", f"{len(raw)}")
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise _invalid(f"at most {MAX_MANIFEST_BYTES} bytes", f"{len(raw)}")
     if not raw.endswith(b"\n"):
         raise _invalid("a final newline", "none; the file may be cut short")
     try:

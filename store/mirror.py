@@ -38,12 +38,12 @@ from store.errors import (
 from store.events import ArtifactRef
 from store.exposure import refuse_exposed
 from store.layout import Layout
-from store.manifest import MAX_BYTES, Manifest, parse, project
+from store.manifest import Manifest, parse, project
+from store.names import MAX_MANIFEST_BYTES, signature_name
 from store.projecting import signatures_of
 from store.remedies import repairing
 from store.state import Generation
 from store.transaction import clear_scratch
-from store.trust import signature_name
 from store.view import History
 from store.view import read as read_cache
 from store.writeonce import read_regular, write_once
@@ -261,7 +261,7 @@ def _require_ours(target: Layout, source: _Source) -> int | None:
     expected = {file.name: file.data for file in source.segments}
     for number, name in sorted(manifests.items()):
         generation = source.view.state.generations.get(number)
-        raw = _bytes(target.manifests / name, MAX_BYTES)
+        raw = _bytes(target.manifests / name, MAX_MANIFEST_BYTES)
         if generation is None or raw is None or canonical.sha256(raw) != generation.manifest_sha256:
             raise _of_its_own(target, f"manifests/{name}, which is not one of this cache's, or damaged")
     for name in sorted(segments.values()):

@@ -13,9 +13,10 @@ from store import canonical, manifest, segment
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.layout import Layout
 from store.ledger import Ledger
+from store.names import signature_name
 from store.remedies import repairing
 from store.state import Generation
-from store.trust import Signature, signature_file, signature_name
+from store.trust import Signature, signature_file
 from store.writeonce import write_once
 
 

@@ -7,8 +7,8 @@ from store.canonical import sha256
 from store.errors import from_os_error, is_shortage, unread
 from store.evidence import segment_fits
 from store.findings import Finding, ProblemKind
+from store.names import signature_name
 from store.projecting import signatures_of
-from store.trust import signature_name
 from store.view import View
 from store.writeonce import read_regular
 

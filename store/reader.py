@@ -30,14 +30,15 @@ from store.errors import (
 from store.events import ArtifactRef
 from store.exposure import exposed
 from store.golden import Vectors, decode_answers
-from store.identity import tile_of, tile_set
-from store.manifest import MANIFEST_NAME, MAX_BYTES, EngineEntry, Manifest
+from store.identity import tile_of, tile_set_of
+from store.manifest import EngineEntry, Manifest
+from store.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signature_name, signed_manifest
 from store.preprocessing import Preprocessing
 from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
 from store.sealed import Sealed, SealError, digest, open_regular, seal
 from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
-from store.trust import TrustedKey, signature_name, signed_manifest
+from store.trust import TrustedKey
 from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
 
 __all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
@@ -352,8 +353,8 @@ class FlightCache:
             return error.message
         if len(tiles) != manifest.tile_count:
             return f"expected {manifest.tile_count} tiles, found {len(tiles)}"
-        pairs = zip(tiles.ids.tolist(), (bytes(row).hex() for row in tiles.digests), strict=True)
-        return None if tile_set(pairs) == manifest.tile_set else "its tiles are not the tile set of the build"
+        whole = tile_set_of(tiles.packed) == manifest.tile_set
+        return None if whole else "its tiles are not the tile set of the build"
 
     def _rows(self) -> tuple[tuple[BlockRow, ...], str | None]:
         index = self.manifest.index
@@ -394,9 +395,9 @@ def _read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes,
             f"expected generation {wanted or 'of any number'}, found {sorted(found)[-3:] or 'none'}"
         )
     name = f"manifests/{found[number]}"
-    raw = _small_file(folder, name, MAX_BYTES)
+    raw = _small_file(folder, name, MAX_MANIFEST_BYTES)
     if raw is None:
-        raise _no_cache(f"expected a regular file of at most {MAX_BYTES} bytes as {name}")
+        raise _no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as {name}")
     places = sorted(
         signed[1] for each in names if (signed := signed_manifest(each)) and signed[0] == found[number]
     )

@@ -1,38 +1,49 @@
 """Remembers what a journal folded to, so that a command folds only what came since. Disposable.
 
-What is kept is the value of a pure function: the chain digest stands for every record up to it, and these records fold
-to one state. So it lies outside of the cache, in a folder of this user alone, and is taken only where the journal still
-holds the very record it ends with, and only by the same code that folded it. Without it, or where anything about it is
-strange, the journal is folded from its first record, with the same result.
+What is kept is the value of a pure function: a chain digest stands for every record up to it, and these records fold to
+one state. So it lies outside of the cache, in a folder of this user, and is taken only where the journal holds a record
+with that very digest in that very place, and only by a release that folds alike (`store.checkpoint.LAW`). Without it, or
+where anything about it is strange, the journal is folded from its first record, with the same result. Whoever removes
+something, or proves something, does that in any case.
 
-Layout: magic (8), SHA-256 of all that follows (32), digest of the folding code (32), bytes of `store.checkpoint`.
+Layout: magic (8), SHA-256 of all that follows (32), law (2, big-endian), bytes of `store.checkpoint`.
 """
 
+import gc
 import hashlib
 import os
-from contextlib import suppress
-from functools import cache
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from journal.record import EMPTY, Chain, Head
-from store import canonical, codec, events, fold, lineage, memo
-from store import state as states
 from store.layout import Layout
-from store.state import State
-from store.writeonce import read_regular
+from store.state import Generation, Position, State
 
 WORTH_RECORDS = 512
-"""From so many records on that were folded anew, the result is kept: folding fewer takes about as long as reading it."""
+"""Fewer records than these are folded anew rather than kept: that takes a few milliseconds."""
 
-_MAGIC = b"C10FOLD\x01"
+_WORTH_PART = 8
+"""Of a long journal without a new generation, at least the eighth part: the whole state is written each time."""
+
+_MAGIC = b"C10FOLD\x02"
 _DIGEST = 32
+_LAW_BYTES = 2
 _MAX_BYTES = 4 << 30
 
 
-def head_of(state: State) -> Head:
-    """Return the place in the journal up to which a state was folded; `EMPTY` for a new one."""
-    position = state.position
+def head_of(position: Position) -> Head:
+    """Return a place in the journal as the journal names it."""
     return Head(position.seq, Chain(bytes.fromhex(position.chain))) if position.seq else EMPTY
+
+
+def trusted_head(state: State) -> Head:
+    """Return from where the chain is checked again though the state is known: from before the last commit.
+
+    What the next commit stands on is thereby whole when it is made.
+    """
+    return EMPTY if state.head is None else head_of(state.head.before)
 
 
 def recall(layout: Layout) -> State:
@@ -40,35 +51,49 @@ def recall(layout: Layout) -> State:
     path = _path(layout)
     if path is None:
         return State()
+    try:
+        data = _read(path)
+    except OSError:
+        return State()
+    if data is None:
+        return State()
     from store import checkpoint  # noqa: PLC0415 - most journals are short, and nothing is remembered of them
 
-    try:
-        if path.lstat().st_uid != os.geteuid():
-            return State()
-        data = read_regular(path, limit=_MAX_BYTES) or b""
-        start = len(_MAGIC) + _DIGEST
-        if not data.startswith(_MAGIC + hashlib.sha256(memoryview(data)[start:]).digest() + _law()):
-            return State()
-        return checkpoint.decode(data[start + _DIGEST :])
-    except (OSError, ValueError):
+    start = len(_MAGIC) + _DIGEST
+    law = checkpoint.LAW.to_bytes(_LAW_BYTES, "big")
+    seal = hashlib.sha256(memoryview(data)[start:]).digest()
+    if data[:start] != _MAGIC + seal or data[start : start + _LAW_BYTES] != law:
         return State()
+    with without_collector():
+        try:
+            return checkpoint.decode(data[start + _LAW_BYTES :])
+        except ValueError:
+            return State()
 
 
-def remember(layout: Layout, state: State, *, since: int) -> None:
+def remember(layout: Layout, state: State, *, since: Position, head: Generation | None) -> None:
     """Keep a state for later commands, if folding it was worth that. Best effort: a full disk costs only speed.
 
     Args:
         layout: Where the cache is.
         state: What its journal folds to.
-        since: How many records did not have to be folded.
+        since: Up to where it did not have to be folded.
+        head: The newest generation that was known there.
     """
     path = _path(layout)
-    if path is None or state.unknown or state.position.seq - since < WORTH_RECORDS:
+    more, newer = state.position.seq - since.seq, state.head is not None and state.head != head
+    worth = WORTH_RECORDS if newer else max(WORTH_RECORDS, state.position.seq // _WORTH_PART)
+    if path is None or state.unknown or more < worth:
         return
     from store import checkpoint  # noqa: PLC0415 - as above
 
-    with suppress(OSError):
-        body = _law() + checkpoint.encode(state)
+    try:
+        body = checkpoint.LAW.to_bytes(_LAW_BYTES, "big") + checkpoint.encode(state)
+    except (ValueError, OverflowError):
+        return  # a count that no 64 bits hold: a journal may say so, and is folded anew
+    if len(body) > _MAX_BYTES:
+        return
+    try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         # No temporary name is needed: until the last byte is there the checksum makes readers ignore the file.
@@ -76,6 +101,31 @@ def remember(layout: Layout, state: State, *, since: int) -> None:
         with os.fdopen(fd, "wb") as file:
             file.write(_MAGIC + hashlib.sha256(body).digest())
             file.write(body)
+    except OSError:
+        forget(layout)
+
+
+def forget(layout: Layout) -> None:
+    """Remove what was remembered of a journal: it turned out to be of another one, or is not whole."""
+    path = _path(layout)
+    if path is not None:
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Let no garbage be looked for meanwhile.
+
+    What a fold makes lives on and holds no cycles, and to look through all of it again and again takes a fifth of the time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _path(layout: Layout) -> Path | None:
@@ -86,11 +136,10 @@ def _path(layout: Layout) -> Path | None:
     return layout.memory / f"state-{name}"
 
 
-@cache
-def _law() -> bytes:
-    """Digest of the code that a state follows from: what other code folded may mean something else."""
-    digest = hashlib.sha256()
-    for module in (canonical, codec, events, fold, lineage, memo, states):
-        about = os.stat(str(module.__file__))  # noqa: PTH116 - a dozen paths made of it would be felt at every start
-        digest.update(f"{module.__name__} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return digest.digest()
+def _read(path: Path) -> bytes | None:
+    """The bytes of a regular file of this user; nothing if it is something else."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        about = os.fstat(fd)
+        ours = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid()
+        return file.read() if ours and about.st_size <= _MAX_BYTES else None

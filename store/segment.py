@@ -13,17 +13,17 @@ The chain makes a segment check itself, and joins it to its neighbours.
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from journal.record import CHAIN_BYTES, MAX_RECORD_BYTES, Chain, Entry, Head, link
 from store.errors import DamagedHistoryError, ErrorKind
+from store.valueclass import valueclass
 
 MAGIC = b"C10SEG\x00\x01"
 _HEADER = struct.Struct(">8sQQQ32s")
 _LENGTH = struct.Struct(">I")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """The records of one generation."""
 

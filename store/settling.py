@@ -10,6 +10,8 @@ from journal.lock import held
 from store import evidence
 from store.errors import DamagedHistoryError, ErrorKind
 from store.layout import Layout
+from store.remembering import remember
+from store.state import Position
 from store.view import View, look, read
 
 _LOOKS, _PAUSE_S = 20, 0.05
@@ -51,10 +53,14 @@ def _absent(view: View) -> bool:
 def _look(layout: Layout, *, whole: bool) -> View:
     """Look at the cache; where files disagree with the journal, say whether it is the files that are wrong."""
     try:
-        return read(layout) if whole else look(layout)
+        view = read(layout) if whole else look(layout)
     except DamagedHistoryError as error:
         if error.kind is not ErrorKind.JOURNAL_REPLACED or not layout.journal.exists():
             raise
         history = read(layout, strict=False)
         evidence.require_journal(layout, history.state, history.chains)
         return history
+    if whole:
+        # Whatever was remembered of this journal gives way to what it says.
+        remember(layout, view.state, since=Position(), head=None)
+    return view

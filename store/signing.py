@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from store import manifest
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from store.events import GenerationSigned
+from store.names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
 from store.projecting import signers_of
 from store.remedies import repairing
 from store.state import Generation, State
 from store.transaction import Store
-from store.trust import MAX_SIGNATURES, Signer, signature_file, signature_name
+from store.trust import Signer, signature_file
 from store.writeonce import read_regular
 
 
@@ -134,7 +135,7 @@ def _name(store: Store, generation: Generation) -> str:
 
 def _read(store: Store, name: str) -> bytes | None:
     try:
-        return read_regular(store.layout.manifests / name, limit=manifest.MAX_BYTES)
+        return read_regular(store.layout.manifests / name, limit=MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

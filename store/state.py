@@ -11,6 +11,7 @@ from store import events as e
 from store.canonical import Document
 from store.events import ArtifactRef, Event
 from store.memo import Memo
+from store.valueclass import valueclass
 
 GENESIS_CHAIN = "0" * 64
 FLIGHT = "flight"
@@ -18,7 +19,7 @@ STAND_IN = "stand-in"
 """What an engine is for: to be handed out on board, or to embed here on behalf of one for another device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
     """An event of a newer version: kept in its place, not understood."""
 
@@ -26,7 +27,7 @@ class Unknown:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Fact:
     """An event in its place: `seq` from 1, `chain` the digest up to and with it, times in nanoseconds."""
 
@@ -38,7 +39,7 @@ class Fact:
     event: Event | Unknown
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Position:
     """A place in the journal: how many records, and the chain digest up to there."""
 
@@ -56,7 +57,7 @@ class BuildStatus(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """One build attempt and what it has produced so far."""
 
@@ -89,7 +90,7 @@ class Build:
     parent: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What one commit made. `origin` is the build it shows, `parent` the origin to go back to.
 

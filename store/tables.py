@@ -31,7 +31,7 @@ _TILE_MAGIC, _BLOCK_MAGIC = b"C10TILE1", b"C10BLCK1"
 _HEADER = struct.Struct("<8sQ")
 _TILE_ROW, _BLOCK_ROW = 8 + 32 + 4, 16 + 32 + 8
 _UNKNOWN_AGE = -(1 << 31)
-_EPOCH = dt.date(1970, 1, 1)
+_EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,11 @@ class TileTable:
     def __len__(self) -> int:
         """Number of tiles."""
         return len(self.ids)
+
+    @property
+    def packed(self) -> bytes:
+        """Id and digest of every tile, as `store.identity.tile_set_of` wants them."""
+        return pack_tiles(self.ids, self.digests)
 
     def digest(self, identifier: int) -> str | None:
         """Return the SHA-256 (hexadecimal) of a tile, or nothing if it is not in the table."""
@@ -80,14 +85,47 @@ def encode_tiles(tiles: Iterable[tuple[int, str, dt.date | None]]) -> bytes:
         ValueError: Two tiles share an id.
     """
     rows = sorted(tiles, key=lambda row: row[0])
-    ids = np.array([row[0] for row in rows], "<u8")
+    days = [0 if row[2] is None else row[2].toordinal() for row in rows]
+    return encode_tile_columns(
+        np.array([row[0] for row in rows], np.uint64),
+        np.frombuffer(b"".join(bytes.fromhex(row[1]) for row in rows), np.uint8).reshape(-1, 32),
+        np.array(days, np.int32),
+    )
+
+
+def encode_tile_columns(
+    ids: NDArray[np.uint64], digests: NDArray[np.uint8], days: NDArray[np.int32]
+) -> bytes:
+    """Return the tile table of columns.
+
+    Args:
+        ids: Descriptor ids, rising, [n].
+        digests: SHA-256 of the encoded tiles, [n, 32].
+        days: Dates captured, counted as `date.toordinal` does, [n]; 0 where the age is unknown.
+
+    Raises:
+        ValueError: Two tiles share an id, or they do not rise.
+    """
     if (ids[1:] == ids[:-1]).any():
         raise ValueError("a tile occurs twice")
-    digests = b"".join(bytes.fromhex(row[1]) for row in rows)
-    days = [_UNKNOWN_AGE if row[2] is None else (row[2] - _EPOCH).days for row in rows]
-    return b"".join(
-        (_HEADER.pack(_TILE_MAGIC, len(rows)), ids.tobytes(), digests, np.array(days, "<i4").tobytes())
-    )
+    if (ids[1:] < ids[:-1]).any():
+        raise ValueError("expected tiles in rising order of their ids, found another")
+    captured = np.where(days == 0, _UNKNOWN_AGE, days.astype(np.int64) - _EPOCH).astype("<i4")
+    header = _HEADER.pack(_TILE_MAGIC, len(ids))
+    return b"".join((header, ids.astype("<u8").tobytes(), digests.tobytes(), captured.tobytes()))
+
+
+def pack_tiles(ids: NDArray[Any], digests: NDArray[np.uint8]) -> bytes:
+    """Return id and digest of tiles, one after the other, as `store.identity.tile_set_of` wants them.
+
+    Args:
+        ids: Descriptor ids, rising and none twice, [n].
+        digests: SHA-256 of the encoded tiles, [n, 32].
+    """
+    packed = np.empty((len(ids), 40), np.uint8)
+    packed[:, :8] = ids.astype(">u8").view(np.uint8).reshape(-1, 8)
+    packed[:, 8:] = digests
+    return packed.tobytes()
 
 
 def decode_tiles(data: bytes | memoryview) -> TileTable:

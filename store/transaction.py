@@ -124,7 +124,11 @@ class Store:
         born = create and ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
         require_cache(layout)
         try:
-            ledger = _open_ledger(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+            # Whoever removes something believes the records alone.
+            whole = exclusive_within_s is not None
+            ledger = _open_ledger(
+                layout, clock, whole=whole, allow_unknown_filesystem=allow_unknown_filesystem
+            )
         except JournalDamagedError as error:
             error.hint = rebuilding(layout)
             raise
@@ -310,8 +314,9 @@ class Store:
                 "expected a journal that begins with the genesis of a cache, found an empty one",
                 hint="move the cache away and build again",
             )
+        observed = observe(self.layout)
         try:
-            self.recovered = plan(self.state, observe(self.layout))
+            self.recovered = self.ledger.judged(lambda state: plan(state, observed))
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in self.journal.entries(1)]
             raise evidence.explained(self.layout, self.state, chains, error) from error
@@ -376,14 +381,14 @@ class Store:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
 
-def _open_ledger(layout: Layout, clock: Clock, *, allow_unknown_filesystem: bool) -> Ledger:
+def _open_ledger(layout: Layout, clock: Clock, *, whole: bool, allow_unknown_filesystem: bool) -> Ledger:
     """Open the journal; where not even its lock file finds space, from the reserve, so that a full disk can be cleared."""
     try:
-        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock, whole=whole, allow_unknown_filesystem=allow_unknown_filesystem)
     except JournalFullError:
         if not _release_reserve(layout):
             raise
-        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock, whole=whole, allow_unknown_filesystem=allow_unknown_filesystem)
 
 
 def _release_reserve(layout: Layout) -> bool:

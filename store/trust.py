@@ -10,11 +10,13 @@ be bounded by a generation, a counter, because an aircraft has no clock that it 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from store.canonical import encode
+from store.names import MAX_SIGNATURES
+from store.valueclass import valueclass
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,10 +26,6 @@ FORMAT: Final = 1
 KEY_BYTES: Final = 32
 """Size of a raw public key."""
 
-MAX_SIGNATURES: Final = 16
-"""How many keys may sign one generation."""
-
-_NAME: Final = re.compile(r"(.+)\.sig([2-9]|1[0-6])?")
 _FORM: Final = re.compile(rb'\{"format":1,"key_id":"([0-9a-f]{16})","signature":"([0-9a-f]{128})"\}\n')
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _BOUND: Final = re.compile(r"not_after=([0-9]{1,18})")
@@ -49,7 +47,7 @@ _SMALL_ORDER: Final = frozenset(
 """The y of all points whose order divides 8 (curve of RFC 8032). Under such a key, zeros among them, anybody can sign."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class TrustedKey:
     """A public key, and how far it is trusted.
 
@@ -82,7 +80,7 @@ class TrustedKey:
         return key_id(self.public)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """A signature as events hold it: 128 hexadecimal digits, and whose it is; both empty for none."""
 
@@ -90,7 +88,7 @@ class Signature:
     signature: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Signer:
     """Signs manifests with one private key. Its text form does not show the key."""
 
@@ -140,17 +138,6 @@ def parse_signature(data: bytes) -> Signature | None:
     """Return what a signature file holds; nothing if it does not have the one form. Whether it holds is not looked at."""
     match = _FORM.fullmatch(data)
     return None if match is None else Signature(key_id=match[1].decode(), signature=match[2].decode())
-
-
-def signature_name(manifest_name: str, place: int = 1) -> str:
-    """Return the name of a signature file: the first ends in `.sig`, the second in `.sig2`, and so on."""
-    return f"{manifest_name.removesuffix('.json')}.sig{place if place > 1 else ''}"
-
-
-def signed_manifest(name: str) -> tuple[str, int] | None:
-    """Return the name of the manifest that a signature file is of, and its place; nothing if it is named otherwise."""
-    match = _NAME.fullmatch(name)
-    return None if match is None else (f"{match[1]}.json", int(match[2] or 1))
 
 
 def trusted(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, ...]:

@@ -7,13 +7,13 @@ the library versions that are here. What its artifacts contain is checked by who
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.manifest import EngineEntry, Manifest, parse
 from store.trust import TrustedKey, reasons_against, trusted
+from store.valueclass import valueclass
 
 UNCHECKED: Final = "signatures were not checked, since no trusted keys were given"
 """What is said beside a verdict under `ALLOW_UNSIGNED`."""
@@ -37,7 +37,7 @@ def _no_gpu(_backend: str) -> str:
     return "no GPU"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What is accepted.
 

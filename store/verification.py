@@ -32,7 +32,7 @@ from store.errors import (
 from store.events import ArtifactRef
 from store.exposure import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
-from store.identity import tile_set
+from store.identity import tile_set_of
 from store.layout import Layout
 from store.manifest import Manifest, parse, project
 from store.projecting import signatures_of, signers_of
@@ -438,8 +438,7 @@ def _table_problems(manifest: Manifest, artifacts: Artifacts) -> Iterator[str]:
         return
     if len(tiles) != manifest.tile_count:
         yield f"expected {manifest.tile_count} tiles in the tile table, found {len(tiles)}"
-    pairs = zip(tiles.ids.tolist(), (bytes(row).hex() for row in tiles.digests), strict=True)
-    if tile_set(pairs) != manifest.tile_set:
+    if tile_set_of(tiles.packed) != manifest.tile_set:
         yield "expected the tile set of the build in the tile table, found another"
     blocks = sum(row.rows for row in rows)
     if blocks != manifest.index.rows:

@@ -5,30 +5,28 @@ view is the state at one moment, held against the files beside the journal.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from journal import JournalDamagedError, guard
 from journal.guard import Snapshot
 from journal.record import EMPTY, Entry, Head
-from store import evidence
 from store.canonical import sha256
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
-from store.facts import to_facts
+from store.facts import fold_entries, since_position, to_facts
 from store.fold import absorb
 from store.layout import Layout
-from store.manifest import MANIFEST_NAME, MAX_BYTES
+from store.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.recovery import Observed
 from store.recovery import check as check_history
 from store.remedies import rebuilding, replaying
-from store.remembering import head_of, recall, remember
+from store.remembering import forget, recall, remember, trusted_head
 from store.state import Fact, State
-from store.trust import signed_manifest
+from store.valueclass import valueclass
 from store.writeonce import read_regular
 
 RESERVE_NAME = "reserve"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class View:
     """What the journal folds to at one moment, and what lies beside it."""
 
@@ -38,7 +36,7 @@ class View:
     observed: Observed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class History(View):
     """A view with every record it was folded from, from the first, as it is stored and as the fact it holds."""
 
@@ -60,7 +58,7 @@ def observe(layout: Layout) -> Observed:
     try:
         manifests, highest = layout.manifest_files(), None
         if manifests:
-            raw = read_regular(layout.manifests / manifests[max(manifests)], limit=MAX_BYTES)
+            raw = read_regular(layout.manifests / manifests[max(manifests)], limit=MAX_MANIFEST_BYTES)
             highest = None if raw is None else sha256(raw)
         names = {entry.name for entry in layout.manifests.iterdir()} if layout.manifests.is_dir() else set()
         signed, loose = _signatures(names, manifests)
@@ -128,23 +126,30 @@ def require_cache(layout: Layout) -> None:
 
 
 def look(layout: Layout, *, strict: bool = True) -> View:
-    """Fold the journal, only from where it was folded before if that is remembered; see `read` for the rest."""
+    """Fold the journal, only from where it was folded before if that is remembered; see `read` for the rest.
+
+    Records before the last commit are then not read again; `read` finds what became of them.
+    """
     require_cache(layout)
     # The files first: a generation that is committed after this look is not held against older names.
     observed = observe(layout)
-    state = recall(layout)
-    try:
-        snapshot = _snapshot(layout, head_of(state))
-    except JournalDamagedError:
-        if not state.position.seq:
-            raise
-        # Another journal than the one that was remembered, or a damaged one: its own records say which.
-        state, snapshot = State(), _snapshot(layout, EMPTY)
-    since = state.position.seq
-    absorb(state, to_facts(snapshot.entries))
+    start = recall(layout)
+    if start.position.seq:
+        try:
+            return _looked(layout, observed, start, strict=strict)
+        except (JournalDamagedError, DamagedHistoryError):
+            # Of another journal, or of one that is damaged: its own records say which.
+            forget(layout)
+    return _looked(layout, observed, State(), strict=strict)
+
+
+def _looked(layout: Layout, observed: Observed, state: State, *, strict: bool) -> View:
+    since, head = state.position, state.head
+    snapshot = _snapshot(layout, trusted_head(state))
+    fold_entries(state, since_position(snapshot.entries, since))
     if strict:
         _require_fit(layout, state, observed)
-    remember(layout, state, since=since)
+    remember(layout, state, since=since, head=head)
     return View(layout=layout, head=snapshot.head, state=state, observed=observed)
 
 
@@ -191,5 +196,7 @@ def _require_fit(layout: Layout, state: State, observed: Observed) -> None:
     try:
         check_history(state, observed)
     except DamagedHistoryError as error:
+        from store import evidence  # noqa: PLC0415 - only a cache that does not fit needs it
+
         chains = [entry.chain.hex() for entry in _snapshot(layout, EMPTY).entries]
         raise evidence.explained(layout, state, chains, error) from error

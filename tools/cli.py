@@ -9,16 +9,17 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, NoReturn
 
 import click
 
+from store.valueclass import valueclass
 from tools import edge
 from tools.exit_codes import MEANINGS, ExitCode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     """A command: where it is, what it does in one line, and what its JSON looks like before anything is known.
 

@@ -5,26 +5,27 @@ of `--json`, exactly one line, in one place. Errors become two lines on standard
 and what mends it, and an exit code from `tools.exit_codes`.
 """
 
-import json
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from store.errors import is_shortage
 from store.layout import Layout
-from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.valueclass import valueclass
 from tools import render
 from tools.exit_codes import ExitCode, TerminatedError, code_of, lacks_threads
+
+if TYPE_CHECKING:
+    from store.verdict import TrustedKeys
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,7 +36,7 @@ _MAKE_ROOM: Final = (
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a command has to say.
 
@@ -52,7 +53,7 @@ class Answer:
     code: ExitCode = ExitCode.DONE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """The options that commands share, and the environment they were called in.
 
@@ -115,7 +116,7 @@ class Call:
             say(f"c10: warning: {name} is no setting; it has no effect")
         return {**filed, **known, **told}
 
-    def trusted_keys(self, told: Sequence[str] = (), *, unsigned: bool = False) -> TrustedKeys:
+    def trusted_keys(self, told: Sequence[str] = (), *, unsigned: bool = False) -> "TrustedKeys":
         """Return whose signatures are accepted: keys that were told beat those of the settings.
 
         Args:
@@ -129,6 +130,8 @@ class Call:
         """
         settings = self.settings(trusted_keys=self.told_keys(told, unsigned=unsigned))
         if not settings.get("trusted_keys"):
+            from store.verdict import ALLOW_UNSIGNED  # noqa: PLC0415 - as above
+
             return ALLOW_UNSIGNED
         from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
         from store.keyfiles import read_trusted  # noqa: PLC0415 - as above
@@ -235,6 +238,8 @@ def write(answer: Answer, *, as_json: bool) -> None:
         sys.stdout.buffer.write(answer.raw)
         sys.stdout.buffer.flush()
     elif as_json:
+        import json  # noqa: PLC0415 - only --json needs it
+
         click.echo(json.dumps(dict(answer.document)))
     else:
         for line in answer.lines:
@@ -252,9 +257,13 @@ def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool, com
     """
     if isinstance(error, MemoryError):
         # What the command had gathered is not needed any more, and the message needs a little.
+        import traceback  # noqa: PLC0415 - only errors need it
+
         traceback.clear_frames(error.__traceback__)
     kind, message, hint, code = _described(error, command)
     if code is ExitCode.INTERNAL:
+        import traceback  # noqa: PLC0415 - as above
+
         say("".join(traceback.format_exception(error)).rstrip())
         hint = "this is a fault of C10: please report it with the lines above"
     complain(message, hint)

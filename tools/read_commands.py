@@ -10,7 +10,8 @@ from store.artifacts import Artifacts
 from store.canonical import CanonicalError, decode, sha256
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.events import BuildDenied
-from store.manifest import MAX_BYTES, project
+from store.manifest import project
+from store.names import MAX_MANIFEST_BYTES
 from store.state import Build, BuildStatus, Generation, State
 from store.view import History, View, look, read
 from store.writeonce import read_regular
@@ -95,7 +96,7 @@ def manifest(call: Call) -> Answer:
             hint=f"c10 build REQUEST --cache {call.root}",
         )
     name = view.observed.manifests.get(head.number)
-    raw = read_regular(view.layout.manifests / name, limit=MAX_BYTES) if name else None
+    raw = read_regular(view.layout.manifests / name, limit=MAX_MANIFEST_BYTES) if name else None
     if raw is None or sha256(raw) != head.manifest_sha256:
         say("c10: warning: the manifest file is not there yet; this is what the journal projects")
         raw = project(view.state, head)

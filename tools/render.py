@@ -1,6 +1,5 @@
 """Text for people: aligned, at most 80 columns where the content allows it, without colour. Pure."""
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -90,6 +89,8 @@ def _cut(text: str) -> str:
 
 def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
     """Break a text into lines; words longer than a line, such as digests and paths, stay whole."""
+    import textwrap  # noqa: PLC0415 - few commands write sentences
+
     return textwrap.wrap(
         _cut(text),
         width,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.tiles.tile import Locator, Tile
 from store.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
+from store.tables import pack_tiles
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Digests: TypeAlias = npt.NDArray[np.uint8]
@@ -169,10 +170,7 @@ class Tiles(Sequence[Tile]):
         ids = self.ids[order]
         for row in np.flatnonzero(ids[1:] == ids[:-1])[:1].tolist():
             raise ValueError(f"tile {tile_of(int(ids[row]))[:3]} occurs twice")
-        out = np.empty((len(ids), 40), np.uint8)
-        out[:, :8] = ids.astype(">i8").view(np.uint8).reshape(-1, 8)
-        out[:, 8:] = self.digests[order]
-        return out.tobytes()
+        return pack_tiles(ids, self.digests[order])
 
 
 def _same(one: object, other: object) -> bool:

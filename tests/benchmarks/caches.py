@@ -70,6 +70,9 @@ class BigSite(Site):
     number: int = 0
     """How many tiles it has."""
 
+    dimensions: int = DIMENSIONS
+    """Of a descriptor."""
+
     key: Path | None = None
     """Signs its generations, if given."""
 
@@ -88,7 +91,7 @@ class BigSite(Site):
             signing_key=self.key,
         )
         synthetic = {
-            "engine_compiler": FakeCompiler(calls=Calls(), dimensions=DIMENSIONS),
+            "engine_compiler": FakeCompiler(calls=Calls(), dimensions=self.dimensions),
             "descriptor_batcher": Synthetic(),
             "host": {},
         }
@@ -154,6 +157,16 @@ def write_mbtiles(path: Path, number: int) -> None:
             ((z, x, (1 << z) - 1 - y, content((z, x, y))) for z, x, y in places(number)),
         )
         database.execute("CREATE UNIQUE INDEX tile_index ON tiles (zoom_level, tile_column, tile_row)")
+
+
+def change_one(archive: Path, number: int) -> None:
+    """Give one tile of an MBTiles archive other bytes."""
+    z, x, y = next(places(1))
+    with closing(sqlite3.connect(archive)) as database, database:
+        database.execute(
+            "UPDATE tiles SET tile_data = ? WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+            (content((z, x, y)) + f"changed {number}".encode(), z, x, (1 << z) - 1 - y),
+        )
 
 
 def write_pmtiles(path: Path, number: int) -> None:

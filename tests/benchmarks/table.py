@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks import rows_commands, rows_history, rows_reading, rows_work
+from tests.benchmarks import rows_commands, rows_history, rows_reading, rows_scale, rows_work
 from tests.benchmarks.measuring import Row, Settings, machine
 
 GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
@@ -35,6 +35,8 @@ GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
     "embed": rows_work.embedding,
     "cold": rows_work.cold_build,
     "index": rows_work.index,
+    "one-changed": rows_scale.one_changed,
+    "openvino": rows_scale.openvino,
     "startup": rows_commands.startup,
 }
 """What may be asked for, to what measures it; each gives a row or a few."""

@@ -428,7 +428,7 @@ def test_map_is_address_space_only(path):
 def test_no_permission(path):
     Journal.create(path, some(1, 1), scratch=path.parent / "tmp")
     script = """
-import os, sys
+import ctypes, os, sys
 from journal import Journal, JournalPermissionError
 os.setegid(65534); os.seteuid(65534)
 for readonly in (True, False):

@@ -38,6 +38,7 @@ class Model:
 
     def __init__(self):
         self.blocks = set()
+        self.lost = set()
 
     def rows(self, space):
         return {digest for of, _, tiles in self.blocks if of == space for _, digest in tiles}
@@ -51,12 +52,17 @@ class Model:
         asked = {(space, cell, frozenset(found)) for cell, found in wanted.items()}
         stale = asked - self.blocks
         needed = {digest for _, _, found in stale for _, digest in found} - self.rows(space)
-        self.blocks |= stale
+        # The same file again, in whatever space: whoever had lost it has it back.
+        made = {block[1:] for block in stale}
+        self.blocks |= stale | {block for block in self.lost if block[1:] in made}
+        self.lost -= self.blocks
         return len(needed)
 
     def lose(self, cell, tiles):
         """A file is gone. The fake's vectors hang on the tiles alone, so that all spaces share it."""
-        self.blocks = {block for block in self.blocks if block[1:] != (cell, tiles)}
+        gone = {block for block in self.blocks if block[1:] == (cell, tiles)}
+        self.blocks -= gone
+        self.lost |= gone
 
 
 @settings(max_examples=HISTORIES, deadline=None, suppress_health_check=[HealthCheck.too_slow])

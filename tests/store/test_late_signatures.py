@@ -10,11 +10,12 @@ from store import signing
 from store.collecting import collect
 from store.events import GenerationSigned
 from store.layout import Layout
+from store.names import MAX_SIGNATURES
 from store.rebuild import rebuild
 from store.retention import KeepPolicy, keep_without
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
-from store.trust import MAX_SIGNATURES, Signer, TrustedKey, parse_signature, signature_file
+from store.trust import Signer, TrustedKey, parse_signature, signature_file
 from store.view import look, read
 
 ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))

@@ -12,6 +12,7 @@ from store.canonical import decode, encode, sha256
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.identity import build_identity
 from store.layout import Layout
+from store.names import MAX_MANIFEST_BYTES
 from store.state import GENESIS_CHAIN, Position
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
@@ -156,7 +157,7 @@ def test_lengths(raw):
         refused(raw[:length])
     assert "cut short" in refused(raw[:-1])
     refused(raw + b"\n")
-    assert str(m.MAX_BYTES) in refused(raw + b" " * m.MAX_BYTES)
+    assert str(MAX_MANIFEST_BYTES) in refused(raw + b" " * MAX_MANIFEST_BYTES)
 
 
 @settings(max_examples=300)

@@ -14,6 +14,7 @@ from store.events import ArtifactRef
 from store.identity import build_identity, descriptor_id
 from store.layout import Layout
 from store.machine import libraries
+from store.names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.sealed import SealError, digest, open_regular, seal
@@ -255,7 +256,7 @@ class TestNoGo:
         fly(layout, generation=1).close()
 
     def test_endless_manifests_and_signatures(self, layout):
-        rewrite(layout.manifests / layout.manifest_name(2), b" " * (m.MAX_BYTES + 1))
+        rewrite(layout.manifests / layout.manifest_name(2), b" " * (MAX_MANIFEST_BYTES + 1))
         no_go(layout, ErrorKind.NO_GENERATION)
 
     @pytest.mark.parametrize("what", NO_FILES)

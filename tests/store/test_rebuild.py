@@ -5,6 +5,7 @@ import os
 import random
 import secrets
 import shutil
+import subprocess
 
 import pytest
 
@@ -487,22 +488,22 @@ def test_a_child_that_could_not_be_asked_is_no_answer(layout, monkeypatch):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     before = tree(layout)
-    monkeypatch.setattr(guard.subprocess, "run", refused)
+    monkeypatch.setattr(subprocess, "run", refused)
     with pytest.raises(JournalIOError, match="temporarily unavailable"):
         rebuild(layout)
     assert tree(layout) == before
 
 
 def test_a_child_that_was_killed_is_asked_again(layout, monkeypatch):
-    real, ended = guard.subprocess.run, []
+    real, ended = subprocess.run, []
 
     def killed_once(*args, **kwargs):
         answer = real(*args, **kwargs)
         if not ended:
             ended.append(answer)
-            return guard.subprocess.CompletedProcess(args, -9, b"", b"")
+            return subprocess.CompletedProcess(args, -9, b"", b"")
         return answer
 
     count = len(entries_of(layout))
-    monkeypatch.setattr(guard.subprocess, "run", killed_once)
+    monkeypatch.setattr(subprocess, "run", killed_once)
     assert rebuild(layout).records == count

@@ -21,6 +21,7 @@ from store.events import GenerationSigned, Repaired
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.machine import libraries
+from store.names import MAX_SIGNATURES
 from store.projecting import Projections
 from store.reader import FlightCache
 from store.recovery import Project, SetAside
@@ -28,7 +29,7 @@ from store.retention import KeepPolicy
 from store.signing import sign
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
-from store.trust import MAX_SIGNATURES, Signer, TrustedKey, signature_file
+from store.trust import Signer, TrustedKey, signature_file
 from store.verification import verify
 from store.view import look, read
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from store import events as e
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.fold import evolve, fold
+from store.names import MAX_SIGNATURES
 from store.rollback import plan
 from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, Position, State, Unknown, checks_of
 from store.testing import made
-from store.trust import MAX_SIGNATURES
 
 REF = e.ArtifactRef(sha256="ab" * 32, size=3)
 GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")

@@ -37,6 +37,7 @@ from store.events import (
 from store.facts import to_record
 from store.identity import build_identity
 from store.layout import Layout
+from store.names import MAX_MANIFEST_BYTES
 from store.rebuild import rebuild
 from store.recovery import Abandon, ClearScratch, Project
 from store.state import BuildStatus
@@ -220,7 +221,7 @@ class TestLostHistory:
             case "lengthen":
                 path.write_bytes(data + b"\n")
             case "too long":
-                path.write_bytes(data + b" " * m.MAX_BYTES)
+                path.write_bytes(data + b" " * MAX_MANIFEST_BYTES)
             case "fifo":
                 os.mkfifo(path)
             case "folder":
@@ -475,7 +476,7 @@ class TestCommit:
     def test_a_manifest_that_is_too_large_is_not_committed(self, opened):
         with opened() as store:
             with pytest.raises(NoGoError):
-                play(store, Scenario(flight="f" * m.MAX_BYTES))
+                play(store, Scenario(flight="f" * MAX_MANIFEST_BYTES))
             with pytest.raises(NoGoError) as error:
                 store.commit(1)
             assert error.value.kind is ErrorKind.MANIFEST_INVALID

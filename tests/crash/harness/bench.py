@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from journal import Journal
 from journal.lock import BuildLock
+from store import remembering
 from store.facts import SystemClock
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
@@ -21,6 +22,8 @@ from store.trust import Signer
 from store.view import look
 
 LOCK_TIMEOUT_S = 60.0
+# What was folded is remembered after every record, so that every look after a kill meets what the dead left of it.
+remembering.WORTH_RECORDS = 1
 """Nobody holds a lock for long, so that only a lock that is held for ever makes anybody wait so long."""
 
 
@@ -66,7 +69,7 @@ class Bench:
     @property
     def layout(self) -> Layout:
         """Where the cache is."""
-        return Layout(self.root / "cache")
+        return Layout(self.root / "cache", memory=self.root / "memory")
 
     def fly(self, generation: int | None = None) -> FlightCache:
         """Open the newest generation, or one, as an aircraft does."""

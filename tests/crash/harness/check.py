@@ -16,10 +16,11 @@ from store.coverage import named_by, referenced_by, walk
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt
 from store.layout import KNOWN_ENTRIES, Layout
-from store.manifest import MAX_BYTES, parse
+from store.manifest import parse
+from store.names import MAX_MANIFEST_BYTES
 from store.retention import KeepPolicy
 from store.state import State
-from store.view import RESERVE_NAME, look, read
+from store.view import RESERVE_NAME, History, look, read
 from store.writeonce import read_regular
 from tests.crash.harness.bench import Acknowledged, Bench
 from tests.crash.harness.drivers import Driver
@@ -264,7 +265,7 @@ class Judge:
 
     def _covered(self, state: State, number: int) -> None:
         artifacts, layout = Artifacts(self.layout), self.layout
-        raw = read_regular(layout.manifests / layout.manifest_files()[number], limit=MAX_BYTES)
+        raw = read_regular(layout.manifests / layout.manifest_files()[number], limit=MAX_MANIFEST_BYTES)
         assert raw is not None
         named = named_by(parse(raw), artifacts)
         found = walk(artifacts, named, referenced=referenced_by(state), full=True, threads=1)

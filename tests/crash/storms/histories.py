@@ -33,11 +33,12 @@ from store.collecting import collect
 from store.errors import NoGoError, RequestRefusedError, StoreError
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
+from store.names import signature_name
 from store.projecting import signers_of
 from store.reader import FlightCache
 from store.retention import KeepPolicy
 from store.signing import sign
-from store.trust import Signer, signature_name
+from store.trust import Signer
 from store.verification import verify
 from store.view import look
 from tests.crash.powercut.farm import until_told

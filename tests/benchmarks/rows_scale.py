@@ -1,0 +1,95 @@
+"""Rows about one changed tile among many, and about networks of the size that people fly."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+
+from store.view import look
+from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
+from tests.benchmarks.measuring import Row, Settings, at_least, at_most, row
+
+_ALLOWED_S = 2.0
+_BATCH = 8
+_ROUND_S = 2.0
+
+
+def one_changed(settings: Settings) -> Iterator[Row]:
+    """A build after one tile of an archive changed: beyond what it cannot do without, and as part of a full build.
+
+    What it cannot do without is a warm run and the index, whose seconds its own journal tells; two more are allowed. A
+    full build with a network like ResNet-50 is the build with no network, and the network's seconds for every tile, as
+    measured in this run on a few batches with all processors.
+    """
+    from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+    from tests.benchmarks.engines_cpu import NETWORKS, compiled, golden_inputs, rounds
+
+    number = settings.size(100_000, 100_000)
+    site = BigSite(settings.place("changed"))
+    site.number = number
+    archive = site.root / "tiles.mbtiles"
+    write_mbtiles(archive, number)
+    source = {"source": archive.name}
+    began = perf_counter()
+    site.built(**source)
+    bare = perf_counter() - began
+    time.sleep(2.1)
+    site.warm(**source)
+    beyond, parts = [], []
+    make, side = NETWORKS["ResNet-50"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        path.write_bytes(make())
+        samples = golden_inputs((_BATCH, 3, side, side))
+        threads = len(os.sched_getaffinity(0))
+        engine, _, _ = compiled(OnnxRuntimeCompiler(), "fp32", path, samples, threads=threads)
+        walls, _ = rounds([engine], samples, seconds=_ROUND_S)
+    full = bare + number * float(walls.mean()) / _BATCH
+    for place in range(settings.pairs):
+        began = perf_counter()
+        site.warm(**source)
+        warm = perf_counter() - began
+        change_one(archive, place)
+        began = perf_counter()
+        site.built(**source)
+        changed = perf_counter() - began
+        build = look(site.layout).state.head_build
+        if build is None or build.index is None or build.tiles_embedded != 1:
+            raise SystemExit(f"expected one tile to be embedded, found {build}")
+        beyond.append((changed, warm + build.index.elapsed_ms / 1000 + _ALLOWED_S))
+        parts.append((changed, full))
+        time.sleep(2.1)
+        site.warm(**source)
+    work = f"build after one of {number:,} tiles changed"
+    yield row("one-changed", work, "warm run + index build + 2 s", at_most(1), beyond, rate=False)
+    yield row("one-changed-share", work, "full build with ResNet-50", at_most(0.01), parts, rate=False)
+
+
+def openvino(settings: Settings) -> Iterator[Row]:
+    """ResNet-50 in bfloat16 on OpenVINO against ONNX Runtime, batch 8, one thread each."""
+    from tests.benchmarks import engines_cpu
+
+    found = []
+    for _ in range(settings.pairs):
+        with tempfile.TemporaryDirectory() as folder:
+            rows = list(
+                engines_cpu.measured(
+                    "ResNet-50", batch=_BATCH, threads=1, seconds=_ROUND_S, work=Path(folder)
+                )
+            )
+        fast = [each for each in rows if each.precision == "bf16"]
+        if not fast:
+            target = at_least(4)
+            yield Row(
+                name="openvino-bf16",
+                work="",
+                peer="",
+                target=target,
+                missing="this processor has no bfloat16",
+            )
+            return
+        found.append((1 / fast[0].per_second, 1 / rows[0].per_second))
+    work = "ResNet-50, one image, OpenVINO bf16"
+    yield row("openvino-bf16", work, "ONNX Runtime fp32", at_least(4), found, rate=True)

@@ -1,0 +1,58 @@
+"""What an index was built in is given back: a process that builds again and again must not fill the memory."""
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.index import FaissIndexBuilder
+from pipeline.index_plan import resolve
+from pipeline.request import IndexKind, IndexOptions
+from store import blocks
+
+ROWS, DIMENSIONS = 2048, 1024
+
+
+def block():
+    vectors = np.random.default_rng(1).standard_normal((256, DIMENSIONS), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def all_blocks(vectors):
+    places = np.arange(256)
+    for cell in range(ROWS // 256):
+        ids = blocks.descriptor_ids(np.full(256, 20), 16 * cell + places // 16, places % 16)
+        yield blocks.Block(
+            zoom=20,
+            cell_x=cell,
+            cell_y=0,
+            dimensions=DIMENSIONS,
+            ids=np.sort(ids),
+            digests=np.zeros((256, 32), np.uint8),
+            vectors=vectors,
+            texture=np.ones(256, np.float32),
+        )
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.HNSW])
+def test_an_index_that_was_written_is_freed(tmp_path, kind):
+    plan, vectors = resolve(IndexOptions(kind=kind), count=ROWS, dimensions=DIMENSIONS), block()
+
+    def build():
+        FaissIndexBuilder().build(
+            list(all_blocks(vectors)), ROWS, DIMENSIONS, plan, fd_path=str(tmp_path / "index")
+        )
+
+    build()
+    gc.collect()
+    before = resident()
+    for _ in range(5):
+        build()
+    gc.collect()
+    assert resident() - before < 2 * 4 * ROWS * DIMENSIONS
