@@ -22,9 +22,10 @@ from store.trust import Signer
 from store.view import look
 
 LOCK_TIMEOUT_S = 60.0
+"""Nobody holds a lock for long, so that only a lock that is held for ever makes anybody wait so long."""
+
 # What was folded is remembered after every record, so that every look after a kill meets what the dead left of it.
 remembering.WORTH_RECORDS = 1
-"""Nobody holds a lock for long, so that only a lock that is held for ever makes anybody wait so long."""
 
 
 class Acknowledged(NamedTuple):
@@ -70,6 +71,11 @@ class Bench:
     def layout(self) -> Layout:
         """Where the cache is."""
         return Layout(self.root / "cache", memory=self.root / "memory")
+
+    @property
+    def places(self) -> tuple[Path, Path]:
+        """The cache, and the folder outside of it where its users remember what it folds to."""
+        return self.root / "cache", self.root / "memory"
 
     def fly(self, generation: int | None = None) -> FlightCache:
         """Open the newest generation, or one, as an aircraft does."""
