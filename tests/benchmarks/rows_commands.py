@@ -40,7 +40,7 @@ def warm_command(settings: Settings) -> Iterator[Row]:
         site.write(f"tiles/{z}/{x}/{y}.png", picture(place))
     text = _REQUEST.replace("{bbox}", str(list(around(number)))).replace("{zoom}", str(ZOOM))
     request = site.write("request.toml", text.encode())
-    environ = os.environ | {"XDG_CACHE_HOME": str(site.root / "xdg"), "DVC_NO_ANALYTICS": "1"}
+    environ = _environ() | {"XDG_CACHE_HOME": str(site.root / "xdg"), "DVC_NO_ANALYTICS": "1"}
     build = [*_command("c10"), "build", str(request), "--cache", str(site.cache), "--json"]
     _run(build, site.root, environ)
     for arguments in (["init", "--no-scm", "-q"], ["add", "-q", "tiles"]):
@@ -78,13 +78,18 @@ def startup(settings: Settings) -> Iterator[Row]:
     status = [*_command("c10"), "status", "--cache", str(site.cache)]
     peer = [sys.executable, "-c", "import click, lmdb, msgpack"]
     pairs = in_turns(
-        partial(_run, status, site.root, dict(os.environ)),
-        partial(_run, peer, site.root, dict(os.environ)),
+        partial(_run, status, site.root, _environ()),
+        partial(_run, peer, site.root, _environ()),
         pairs=3 * settings.pairs,
     )
     yield row(
         "startup", "c10 status", 'python -c "import click, lmdb, msgpack"', at_most(1.5), pairs, rate=False
     )
+
+
+def _environ() -> dict[str, str]:
+    """This environment, but modules are kept compiled, as they are wherever nobody asked for the contrary."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _command(name: str) -> list[str]:

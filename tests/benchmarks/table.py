@@ -56,7 +56,7 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
             continue
         spread = f"({found.low:.3g}, {found.high:.3g})"
         yield (
-            f"{found.name:24} {_seconds(found.ours):>10} {_seconds(found.theirs):>10} {found.ratio:8.3g}  {spread:17} "
+            f"{found.name:24} {seconds(found.ours):>10} {seconds(found.theirs):>10} {found.ratio:8.3g}  {spread:17} "
             f"{found.target!s:>8}  {'yes' if found.reached else 'NO':7}  {found.work} / {found.peer}"
         )
 
@@ -129,7 +129,8 @@ def _measured(name: str, settings: Settings) -> Iterator[Row]:
         )
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """A length of time with a fitting unit, to three digits."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
