@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.decoding import decode
 from pipeline.engines.narrow_types import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
+from pipeline.extending import delta_in
 from pipeline.gathering import located
 from pipeline.inputs import Model
 from pipeline.known import KnownRows
@@ -28,8 +29,11 @@ from pipeline.tiles.tile import Tile
 from store import blocks
 from store.artifacts import Artifacts
 from store.canonical import Document
-from store.events import CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
+from store.delta import DeltaError
+from store.errors import ArtifactError
+from store.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.golden import batch_invariance, golden_samples, parity
+from store.indexes import delta_of, whole_of, whole_rows
 from store.runtime import Engine, ExecutionError, RuntimeUnavailableError, load_engine, load_index
 from store.tables import BlockRow
 
@@ -192,10 +196,10 @@ def load(event: EngineCompiled, data: bytes) -> Engine:
     )
 
 
-def check_index(
-    artifacts: Artifacts, event: IndexBuilt, rows: Sequence[BlockRow], *, least: float
-) -> Verdict:
+def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> Verdict:
     """Load the index and look for a sample of its own tiles, leaving out doubles and featureless ones.
+
+    Of an index with a delta, a sample of the rows that came is looked for as well.
 
     Args:
         artifacts: Where index and blocks are.
@@ -205,12 +209,23 @@ def check_index(
     """
     subject = Subject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
-    ids, vectors = _sample(artifacts, rows)
     try:
-        with artifacts.opened(event.artifact) as path:
+        delta = delta_in(artifacts, event)
+    except (ArtifactError, DeltaError) as error:
+        return subject.verdict({}, str(error))
+    ids, vectors = _sample(artifacts, rows, also=delta.added.ids)
+    try:
+        with artifacts.opened(whole_of(event)) as path:
             index = load_index(
-                path, kind=event.kind, dimensions=event.dimensions, ntotal=expected, metric=event.metric
+                path,
+                kind=event.kind,
+                dimensions=event.dimensions,
+                ntotal=whole_rows(event),
+                metric=event.metric,
+                delta=delta if delta_of(event) else None,
             )
+        if index.ntotal != expected:
+            return subject.verdict({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
         recall = 1.0
         if len(ids):
             _, found = index.search(vectors, 1)
@@ -245,8 +260,11 @@ def require_coverage(localisable: float, least: float) -> None:
         )
 
 
-def _sample(artifacts: Artifacts, rows: Sequence[BlockRow]) -> tuple[NDArray[np.uint64], Vectors]:
-    """Choose rows at a fixed stride over all blocks: ids [n] and vectors [n, d]."""
+def _sample(
+    artifacts: Artifacts, rows: Sequence[BlockRow], *, also: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], Vectors]:
+    """Choose rows at a fixed stride over all blocks, and over some ids beside: ids [n] and vectors [n, d]."""
+    also = also[:: max(1, len(also) // _SAMPLE)]
     counts: dict[bytes, int] = {}
     candidates: list[tuple[int, bytes, Vectors]] = []
     stride = max(1, sum(row.rows for row in rows) // _SAMPLE)
@@ -255,7 +273,8 @@ def _sample(artifacts: Artifacts, rows: Sequence[BlockRow]) -> tuple[NDArray[np.
         block = blocks.decode(artifacts.read(row.ref))
         for digest in block.digests:
             counts[bytes(digest)] = counts.get(bytes(digest), 0) + 1
-        for place in range(-offset % stride, block.rows, stride):
+        chosen_too = np.flatnonzero(np.isin(block.ids, also)) if len(also) else ()
+        for place in sorted({*range(-offset % stride, block.rows, stride), *map(int, chosen_too)}):
             if block.texture[place] >= FEATURELESS_BELOW:
                 vector = block.vectors[place].copy()
                 candidates.append((int(block.ids[place]), bytes(block.digests[place]), vector))

@@ -185,13 +185,15 @@ def gather(
 
 def _index_options(request: BuildRequest) -> Document:
     options = request.index
-    return {
+    named: Document = {
         "kind": str(options.kind),
         "m": options.m,
         "ef": options.ef,
         "storage": str(options.storage),
         "nprobe": options.nprobe,
     }
+    # Named only where it is forbidden, so that the identities of requests that do not ask stay what they were.
+    return named if options.delta else {**named, "delta": False}
 
 
 def _look_at(

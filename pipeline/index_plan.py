@@ -10,6 +10,10 @@ from store.canonical import Document
 FLAT_BELOW: Final = 20_000
 """Rows below which `auto` searches exhaustively: exact, and a query still takes under 10 ms."""
 
+LARGEST_PART: Final = 20
+"""An index is extended until this part of its rows has changed: beyond, the few that are searched one by one cost more
+than the many."""
+
 EF_CONSTRUCTION: Final = 40
 """Breadth of the search for neighbours while a graph grows: faiss's default, pinned."""
 
@@ -84,6 +88,26 @@ def resolve(options: IndexOptions, *, count: int, dimensions: int) -> IndexPlan:
             )
         case _:
             return _resolve_ivf_pq(options, count, dimensions)
+
+
+def extends(plan: IndexPlan, count: int, known: Document, wanted: Document) -> bool:
+    """Tell whether an index may be extended by what changed, instead of being written anew. Pure.
+
+    A small one is written in no time. The scores of a quantiser do not bear comparing with those of vectors.
+
+    Args:
+        plan: The index that is wanted.
+        count: Rows that it will have.
+        known: Components of the key of the index that is there.
+        wanted: Those of the index that is wanted, if it were written anew.
+    """
+    same = all(known.get(name) == wanted[name] for name in wanted if name != "blocks")
+    return same and plan.kind is not IndexKind.IVF_PQ and count >= FLAT_BELOW
+
+
+def most_changed(count: int) -> int:
+    """Return how many rows of so many may lie in a delta, those left out included. Pure."""
+    return min(count // LARGEST_PART, FLAT_BELOW)
 
 
 def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> IndexPlan:

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.errors import CheckError
+from pipeline.extending import extended_index
 from pipeline.geography import Geography
 from pipeline.index_plan import IndexPlan, resolve
 from pipeline.place import FEATURELESS_BELOW
@@ -23,18 +24,20 @@ from store.events import (
     ArtifactRef,
     CheckFailed,
     CoverageWalked,
+    Index,
     IndexBuilt,
     StepReused,
     StepStarted,
 )
 from store.identity import index_components, index_key, tile_of
+from store.indexes import named
 from store.state import BuildStatus
 from store.tables import BlockRow, decode_blocks, encode_blocks
 
 _MILLION = 1_000_000
 
 
-def build_index(run: Run, rows: Sequence[BlockRow]) -> IndexBuilt:
+def build_index(run: Run, rows: Sequence[BlockRow]) -> Index:
     """Make sure that the blocks have a checked index.
 
     Raises:
@@ -56,25 +59,43 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> IndexBuilt:
     known = run.store.state.memo.indexes.get(key)
     if known is not None and run.store.artifacts.damage(known.artifact) is None:
         run.hashed.add(known.artifact.sha256)
-        run.append(StepReused(kind="index", count=1, keys={"index": key}))
-        run.counts.reused += 1
+        known = _reused(run, known)
     else:
+        extended = extended_index(run, rows, plan, components, table)
+        if extended is not None:
+            known = _reused(run, extended[0]) if extended[1] else extended[0]
+            if _failed(run, known, rows) is None:
+                return known
+            run.enter("index")
         known = _build(run, rows, plan, components, table)
-    least = run.inputs.request.checks.recall
-    if not _has_passed(run, known, least):
-        run.enter("check", "index")
-        verdict = check_index(run.store.artifacts, known, rows, least=least)
-        run.append(verdict)
-        if isinstance(verdict, CheckFailed):
-            raise CheckError(
-                f"expected the index to find its own tiles, found {verdict.why}",
-                "raise index.ef or index.m, or lower checks.recall",
-                subject="index",
-            )
+    failed = _failed(run, known, rows)
+    if failed is not None:
+        raise CheckError(
+            f"expected the index to find its own tiles, found {failed.why}",
+            "raise index.ef or index.m, or lower checks.recall",
+            subject="index",
+        )
     return known
 
 
-def _has_passed(run: Run, known: IndexBuilt, least: float) -> bool:
+def _reused(run: Run, known: Index) -> Index:
+    run.append(StepReused(kind="index", count=1, keys={"index": known.key}))
+    run.counts.reused += 1
+    return known
+
+
+def _failed(run: Run, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | None:
+    """Check an index that has not passed yet; returns the outcome if it failed."""
+    least = run.inputs.request.checks.recall
+    if _has_passed(run, known, least):
+        return None
+    run.enter("check", "index")
+    verdict = check_index(run.store.artifacts, known, rows, least=least)
+    run.append(verdict)
+    return verdict if isinstance(verdict, CheckFailed) else None
+
+
+def _has_passed(run: Run, known: Index, least: float) -> bool:
     """Tell whether an index passed its check, and for no less than is asked for now."""
     memo = run.store.state.memo
     if not memo.has_passed(INDEX_CHECK, known.key, known.artifact.sha256):
@@ -172,7 +193,7 @@ def geography_of(artifacts: Artifacts, selection: Selection, rows: Sequence[Bloc
     )
 
 
-def walk_coverage(run: Run, geography: Geography, index: IndexBuilt, rows: Sequence[BlockRow]) -> Coverage:
+def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[BlockRow]) -> Coverage:
     """Hold everything that the manifest will name against the tree, and record it.
 
     Raises:
@@ -211,13 +232,12 @@ def walk_coverage(run: Run, geography: Geography, index: IndexBuilt, rows: Seque
 
 
 def _named(
-    run: Run, report: ArtifactRef, index: IndexBuilt, rows: Sequence[BlockRow]
+    run: Run, report: ArtifactRef, index: Index, rows: Sequence[BlockRow]
 ) -> dict[str, tuple[str, int]]:
     build = run.store.state.builds[run.number]
     refs = {
         "geographic report": report,
-        "descriptor index": index.artifact,
-        "block table": index.blocks,
+        **dict(named(index)),
         **{f"engine {name}": event.artifact for name, event in run.engines.items()},
         **{block_role(row): row.ref for row in rows},
     }

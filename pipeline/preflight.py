@@ -11,6 +11,7 @@ from pipeline.space import BIRTH, engine_size, estimate
 from store.artifacts import Artifacts
 from store.coverage import sizes
 from store.errors import DiskFullError, ErrorKind, from_os_error
+from store.indexes import refs_of
 from store.layout import Layout
 from store.state import State
 
@@ -47,7 +48,9 @@ def require_space_for_build(layout: Layout, state: State, inputs: Inputs, free: 
     """
     artifacts = Artifacts(layout)
     planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
-    present = sizes(artifacts, (event.artifact for event in state.memo.indexes.values()))
+    head = state.head_build
+    indexes = [*state.memo.indexes.values(), *((head.index,) if head and head.index else ())]
+    present = sizes(artifacts, (ref for index in indexes for ref in refs_of(index)))
     found = estimate(inputs, planned, state, present)
     born = 0 if state.cache_id else BIRTH
     _require(layout, found.total + born, free, f"this build ({found})")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline import restoring
+from pipeline import restoring, restoring_index
 from pipeline.descriptors import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
@@ -42,11 +42,21 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.events import ArtifactRef, CellEmbedded, EngineCompiled, Event, IndexBuilt, Repaired
+from store.events import (
+    ArtifactRef,
+    CellEmbedded,
+    EngineCompiled,
+    Event,
+    Index,
+    IndexBuilt,
+    IndexExtended,
+    Repaired,
+)
 from store.evidence import require_journal
 from store.exposure import refuse_exposed
 from store.facts import Clock, to_facts
 from store.findings import Depth, ProblemKind, Verification
+from store.indexes import DELTA, WHOLE
 from store.layout import FOLDERS, Layout
 from store.manifest import Manifest, parse, project
 from store.memo import Memo
@@ -284,14 +294,21 @@ class _Healer:
         except ArtifactError:
             return
         yield from self._blocks(rows)
-        yield from self._one(
-            "descriptor index", index.artifact, lambda: restoring.descriptor_index(self.shop, index)
-        )
+        yield from self._index(index)
         yield from self._one(
             "geographic report",
             manifest.geography,
             lambda: restoring.geography(self.shop, self.recipe, manifest.geography, rows),
         )
+
+    def _index(self, index: Index) -> Iterator[Mend]:
+        """Heal what faiss wrote, and what changed since; each can be made without the other."""
+        make = partial(restoring_index.descriptor_index, self.shop, index)
+        if not isinstance(index, IndexExtended):
+            yield from self._one(WHOLE, index.artifact, make)
+            return
+        yield from self._one(DELTA, index.artifact, partial(restoring_index.index_delta, self.shop, index))
+        yield from self._one(WHOLE, index.base, make)
 
     def _stand_in(self) -> Iterator[Mend]:
         """Heal what embedded the tiles on behalf of an engine for another device, and what it answered."""
@@ -430,7 +447,7 @@ def _current(memo: Memo, event: Event) -> bool:
         case EngineCompiled(key=key, artifact=artifact):
             known = memo.engines.get(key)
             return known is not None and known.artifact == artifact
-        case IndexBuilt(key=key, artifact=artifact):
+        case IndexBuilt(key=key, artifact=artifact) | IndexExtended(key=key, artifact=artifact):
             index = memo.indexes.get(key)
             return index is not None and index.artifact == artifact
         case CellEmbedded(space=space, zoom=zoom, cell_x=x, cell_y=y, block=block):

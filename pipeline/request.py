@@ -302,6 +302,7 @@ class IndexOptions(Checked):
         ef: Candidates kept while a graph is built and searched.
         storage: Number format of stored vectors.
         nprobe: Lists visited by a search (ivf-pq).
+        delta: Whether few changes may lie beside the index of the build before, instead of being written into a new one.
     """
 
     table: ClassVar[str] = "index"
@@ -311,6 +312,7 @@ class IndexOptions(Checked):
     ef: int | None = field(default=None, metadata=checked(rules.whole(8, 4096)))
     storage: Storage = field(default=Storage.FP32, metadata=checked(rules.one_of(Storage)))
     nprobe: int | None = field(default=None, metadata=checked(rules.whole(1, 65_536)))
+    delta: bool = field(default=True, metadata=checked(rules.flag))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

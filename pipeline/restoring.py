@@ -20,21 +20,28 @@ from pipeline.descriptors import DescriptorBatcher
 from pipeline.embedding import block_row, engine_spec
 from pipeline.gathering import located
 from pipeline.index import IndexBuilder
-from pipeline.index_plan import IndexPlan
-from pipeline.indexing import StoredBlocks, geography_of
+from pipeline.indexing import geography_of
 from pipeline.known import KnownRows
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
-from pipeline.request import IndexKind, Storage
 from pipeline.standing_in import golden_answers
 from store import blocks, canonical
 from store.artifacts import Artifacts
 from store.canonical import Document
-from store.events import ArtifactRef, CellEmbedded, EngineCompiled, Event, IndexBuilt, StepStarted
+from store.events import (
+    ArtifactRef,
+    CellEmbedded,
+    EngineCompiled,
+    Event,
+    Index,
+    IndexBuilt,
+    IndexExtended,
+    StepStarted,
+)
 from store.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
 from store.preprocessing import Preprocessing
 from store.state import FLIGHT, Fact
-from store.tables import BlockRow, decode_blocks, decode_tiles, encode_blocks, encode_tiles
+from store.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
 from store.transaction import Store
 
 
@@ -88,20 +95,20 @@ class OtherBytesError(UnavailableError):
 
 def calibration(recipe: Recipe, ref: ArtifactRef) -> Made:
     """Read the calibration again."""
-    return _same("calibration", ref, recipe.calibration())
+    return same("calibration", ref, recipe.calibration())
 
 
 def tile_table(recipe: Recipe, ref: ArtifactRef) -> Made:
     """Select the tiles again."""
     tiles = recipe.tiles().tiles
     data = encode_tiles((descriptor_id(tile.z, tile.x, tile.y), tile.sha256, tile.captured) for tile in tiles)
-    return _same("tile table (digests are the same, capture dates may not be)", ref, data)
+    return same("tile table (digests are the same, capture dates may not be)", ref, data)
 
 
 def geography(shop: Workshop, recipe: Recipe, ref: ArtifactRef, rows: Sequence[BlockRow]) -> Made:
     """Survey the area again."""
     found = geography_of(shop.artifacts, recipe.tiles(), rows)
-    return _same("geographic report", ref, canonical.encode(found.to_document()))
+    return same("geographic report", ref, canonical.encode(found.to_document()))
 
 
 def engine(shop: Workshop, recipe: Recipe, event: EngineCompiled) -> Made:
@@ -118,17 +125,17 @@ def engine(shop: Workshop, recipe: Recipe, event: EngineCompiled) -> Made:
     what = f"engine {event.model}" if event.purpose == FLIGHT else f"{event.purpose} engine {event.model}"
     if compiler.version != version:
         what += f" (made by {compiler.backend} {version}, here is {compiler.version})"
-    made = _same(what, event.artifact, data)
+    made = same(what, event.artifact, data)
     again = engine_event(model, compiled, event.artifact, round((monotonic() - began) * 1000), host=shop.host)
     return replace(made, event=replace(event, elapsed_ms=again.elapsed_ms, log=again.log, host=again.host))
 
 
 def golden(shop: Workshop, recipe: Recipe, event: EngineCompiled, ref: ArtifactRef) -> Made:
     """Ask a stand-in the golden questions again."""
-    return _same("golden answers", ref, golden_answers(shop.artifacts, recipe.model(event), event))
+    return same("golden answers", ref, golden_answers(shop.artifacts, recipe.model(event), event))
 
 
-def block_table(shop: Workshop, tiles: ArtifactRef, index: IndexBuilt) -> Made:
+def block_table(shop: Workshop, tiles: ArtifactRef, index: Index) -> Made:
     """List the blocks of the build again: of every cell of its tile table the last that was made before its index."""
     cells: dict[tuple[str, int, int, int], CellEmbedded] = {}
     space = str(index.components["space"])
@@ -137,7 +144,7 @@ def block_table(shop: Workshop, tiles: ArtifactRef, index: IndexBuilt) -> Made:
         match fact.event:
             case CellEmbedded(space=of, key=key) as event if of == space and key in wanted:
                 cells[key, event.zoom, event.cell_x, event.cell_y] = event
-            case IndexBuilt(blocks=table) if table == index.blocks:
+            case IndexBuilt(blocks=table) | IndexExtended(blocks=table) if table == index.blocks:
                 break
             case _:
                 pass
@@ -145,30 +152,7 @@ def block_table(shop: Workshop, tiles: ArtifactRef, index: IndexBuilt) -> Made:
         raise UnavailableError(
             f"block table: expected a block of {len(wanted)} cells in the journal, found {len(cells)}"
         )
-    return _same("block table", index.blocks, encode_blocks(map(block_row, cells.values())))
-
-
-def descriptor_index(shop: Workshop, event: IndexBuilt) -> Made:
-    """Build the index again from its blocks."""
-    rows = decode_blocks(shop.artifacts.read(event.blocks))
-    plan = _index_plan(event)
-    shop.begin("index", (), event.key)
-    began = monotonic()
-    with shop.artifacts.draft() as new:
-        shop.index.build(
-            StoredBlocks(shop.artifacts, rows),
-            sum(row.rows for row in rows),
-            event.dimensions,
-            plan,
-            fd_path=new.path,
-        )
-        data = Path(new.path).read_bytes()
-    what, library = "descriptor index", shop.index.library(plan.kind)
-    if library != event.components["library"]:
-        what += f" (made by {event.components['library']}, here is {library})"
-    made = _same(what, event.artifact, data)
-    elapsed_ms = round((monotonic() - began) * 1000)
-    return replace(made, event=replace(event, elapsed_ms=elapsed_ms))
+    return same("block table", index.blocks, encode_blocks(map(block_row, cells.values())))
 
 
 def cell_blocks(
@@ -279,26 +263,12 @@ def _cell_keys(artifacts: Artifacts, tiles: ArtifactRef, space: str) -> set[str]
     return {cell_key(cell_components(space=space, tiles=members)) for members in cells.values()}
 
 
-def _index_plan(event: IndexBuilt) -> IndexPlan:
-    options = event.components["options"]
-    try:
-        plan = IndexPlan(
-            kind=IndexKind(options["kind"]),
-            storage=Storage(options["storage"]),
-            **{name: options[name] for name in ("m", "ef", "lists", "nprobe")},
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise UnavailableError(
-            f"descriptor index: expected options this version knows, found {error}"
-        ) from error
-    if plan.to_document() != dict(options):
-        raise UnavailableError(
-            f"descriptor index: expected options this version knows, found {dict(options)}"
-        )
-    return plan
+def same(what: str, ref: ArtifactRef, data: bytes) -> Made:
+    """Return the bytes that were made, if they are those that were committed.
 
-
-def _same(what: str, ref: ArtifactRef, data: bytes) -> Made:
+    Raises:
+        OtherBytesError: They are others.
+    """
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise OtherBytesError(what, ref, data)
     return Made(data=data)

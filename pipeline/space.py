@@ -9,10 +9,12 @@ are counted as `PER_FILE`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.index_plan import IndexPlan, resolve
+from pipeline.index_plan import IndexPlan, extends, most_changed, resolve
 from pipeline.inputs import Inputs, Model
 from pipeline.plan import BuildPlan, Decision
 from pipeline.request import IndexKind, Storage
+from store.identity import RECIPES
+from store.indexes import whole_of
 from store.state import State
 
 PER_FILE = 8192
@@ -82,13 +84,36 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         for index in state.memo.indexes.values()
     )
     resolved = None if index_there else _index_plan(inputs, rows, dimensions)
+    index = 0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE
+    if resolved is not None and _will_be_extended(
+        inputs, resolved, state, present, rows=rows, changed=sum(stale)
+    ):
+        index = 2 * sum(stale) * (4 * dimensions + _INDEX_ROW) + PER_FILE
     return Estimate(
         engines=sum(engine_size(each.model) for each in engines if each.decision is Decision.RUN),
         blocks=sum(stale) * (4 * dimensions + _BLOCK_ROW) + len(stale) * PER_FILE,
-        index=0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE,
+        index=index,
         tables=rows * _TILE_ROW + cells * _CELL_ROW + 2 * PER_FILE,
         other=len(inputs.calibration) + _FIXED,
     )
+
+
+def _will_be_extended(
+    inputs: Inputs, plan: IndexPlan, state: State, present: Mapping[str, int], *, rows: int, changed: int
+) -> bool:
+    """Whether no more than the head's index allows can change, all tiles of the cells that change taken together."""
+    head = state.head_build
+    if head is None or head.index is None or not inputs.request.index.delta:
+        return False
+    wanted = {
+        "space": inputs.space,
+        "options": plan.to_document(),
+        "library": inputs.document["index"]["library"],
+        "recipe": RECIPES["index"],
+    }
+    there = whole_of(head.index).sha256 in present
+    least = 2 * changed + abs(rows - head.index.rows)
+    return there and extends(plan, rows, head.index.components, wanted) and least <= most_changed(rows)
 
 
 def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:

@@ -17,6 +17,7 @@ from store.events import (
     EngineCompiled,
     Imported,
 )
+from store.indexes import refs_of
 from store.state import Build, BuildStatus, Fact, State, Unknown
 
 _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
@@ -73,8 +74,7 @@ def _of_step(state: State, build: Build, facts: Iterable[Fact]) -> Iterator[Arti
             yield from artifacts_of(engine)
     if step in _WITH_INDEX or subject == "index":
         if build.index is not None:
-            yield build.index.artifact
-            yield build.index.blocks
+            yield from refs_of(build.index)
         for space in _spaces(build, facts):
             yield from (event.block for event in state.memo.blocks_in(space))
 

@@ -28,6 +28,7 @@ TABLE: Mapping[str, tuple[int, type[Event]]] = {
     "engine.compiled": (1, e.EngineCompiled),
     "cell.embedded": (1, e.CellEmbedded),
     "index.built": (1, e.IndexBuilt),
+    "index.extended": (1, e.IndexExtended),
     "step.reused": (1, e.StepReused),
     "check.passed": (1, e.CheckPassed),
     "check.failed": (1, e.CheckFailed),

@@ -16,6 +16,7 @@ from store.artifacts import Artifacts
 from store.attached import artifacts_of, attached_to_failure
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.events import ArtifactRef
+from store.indexes import refs_of
 from store.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.manifest import Manifest
 from store.names import signed_manifest
@@ -227,13 +228,9 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
         digests.update(
             ref.sha256 for event in (build.failure,) if event for ref in attached_to_failure(event).values()
         )
-        digests.update(
-            sha for event in (build.index,) if event for sha in (event.artifact.sha256, event.blocks.sha256)
-        )
+        digests.update(ref.sha256 for event in (build.index,) if event for ref in refs_of(event))
     digests.update(ref.sha256 for event in state.memo.engines.values() for ref in artifacts_of(event))
-    digests.update(
-        sha for event in state.memo.indexes.values() for sha in (event.artifact.sha256, event.blocks.sha256)
-    )
+    digests.update(ref.sha256 for event in state.memo.indexes.values() for ref in refs_of(event))
     for name in state.memo.blocks:
         digests.update(event.block.sha256 for event in state.memo.blocks_of(name))
     digests.update(row.ref.sha256 for table in tables for row in table)

@@ -138,6 +138,28 @@ class IndexBuilt:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
+class IndexExtended:
+    """What changed since an index was built was put beside it: rows to search as well, and ids to leave out.
+
+    `artifact` is the delta (`store.delta`), `base` the index that it extends, `blocks` the block table of all `rows` that
+    are found now. `kind`, `metric` and `dimensions` are those of the base, which has `rows - added + dropped` rows.
+    """
+
+    key: str
+    components: Document
+    artifact: ArtifactRef
+    base: ArtifactRef
+    blocks: ArtifactRef
+    kind: str
+    metric: str
+    dimensions: int
+    rows: int
+    added: int
+    dropped: int
+    elapsed_ms: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepReused:
     """Steps of one kind were not run, since the journal holds their results; `keys` maps subject to step key."""
 
@@ -335,6 +357,7 @@ Event: TypeAlias = (
     | EngineCompiled
     | CellEmbedded
     | IndexBuilt
+    | IndexExtended
     | StepReused
     | CheckPassed
     | CheckFailed
@@ -352,3 +375,6 @@ Event: TypeAlias = (
     | Repaired
     | Imported
 )
+
+Index: TypeAlias = IndexBuilt | IndexExtended
+"""What the index step of a build gave."""

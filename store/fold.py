@@ -126,7 +126,7 @@ def _apply_to_cache(state: State, fact: Fact, event: Event) -> None:
             if state.cache_id:
                 raise _impossible(fact, "the cache was created twice")
             state.cache_id, state.created_ns = cache_id, fact.wall_ns
-        case e.EngineCompiled() | e.IndexBuilt() | e.CellEmbedded():
+        case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended() | e.CellEmbedded():
             state.memo.remember(event, Made(fact.seq, None))
         case e.CheckPassed() | e.CheckFailed():
             state.memo.judge(event)
@@ -201,7 +201,7 @@ def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
         case e.EngineCompiled():
             state.memo.remember(event, Made(fact.seq, build.number))
             return _with_engine(build, event, event.model)
-        case e.IndexBuilt():
+        case e.IndexBuilt() | e.IndexExtended():
             state.memo.remember(event, Made(fact.seq, build.number))
             return replace(build, coverage=None, index=event)
         case e.CheckPassed() | e.CheckFailed():

@@ -9,13 +9,15 @@ from contextlib import suppress
 
 from journal import Journal
 from journal.errors import JournalExistsError
-from store import manifest
 from store.artifacts import Artifacts
 from store.events import CacheCreated
 from store.facts import Clock, to_record
 from store.layout import Layout
 
 WRITER = "c10"
+
+FORMAT = 1
+"""What the genesis event says of the folder: docs/format.md."""
 
 
 def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool) -> bool:
@@ -30,7 +32,7 @@ def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool
     layout.create()
     if layout.exists():
         return False
-    created = CacheCreated(cache_id=secrets.token_hex(16), format=manifest.FORMAT, writer=WRITER)
+    created = CacheCreated(cache_id=secrets.token_hex(16), format=FORMAT, writer=WRITER)
     record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
     # Shared, so that a recovery beside this one does not take the newborn for garbage.
     with Artifacts(layout).sharing(), suppress(JournalExistsError):

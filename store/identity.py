@@ -162,6 +162,16 @@ def index_components(*, space: str, blocks: str, options: Document, library: str
     }
 
 
+def extended_index_components(whole: Document, *, base: str) -> Document:
+    """Name everything an index depends on that was not written anew.
+
+    Args:
+        whole: Components of the index as it would be if it were.
+        base: Digest of the file that it extends.
+    """
+    return {**whole, "base": base}
+
+
 def index_key(components: Document) -> Digest:
     """Key of building the descriptor index."""
     return digest("c10/index/1", components)

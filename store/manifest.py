@@ -1,6 +1,7 @@
 """The manifest: what a generation contains, as a projection of the journal.
 
-A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
+A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`; the format is
+2 where the index has a delta (`store.index_entry`), and nothing else differs.
 The *body* says what the cache contains and what it was built from; generations of one origin have the same
 body, byte for byte. The *envelope* says which generation this is: cache id, generation, origin, the place in
 the journal just before its commit, and the time of the commit. `body_sha256` is the digest of the body's
@@ -13,17 +14,21 @@ The file names artifacts by digest alone, so that no name in it can lead anywher
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from store import strict
+from store import index_entry, strict
 from store.attached import GOLDEN, attached, without_attached
 from store.canonical import CanonicalError, Document, Value, decode, encode, sha256
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.events import ArtifactRef, EngineCompiled
 from store.identity import build_identity
+from store.index_entry import IndexEntry
+from store.indexes import DELTA, TABLE, WHOLE
 from store.names import MAX_MANIFEST_BYTES
 from store.state import Build, BuildStatus, Generation, Position, State, checks_of
 from store.valueclass import valueclass
 
-FORMAT = 1
+FORMATS = (index_entry.PLAIN, index_entry.EXTENDED)
+"""Those that this version reads and writes."""
+
 _BILLION = 1_000_000_000
 LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What a model may be called; never used as a path."""
@@ -81,19 +86,6 @@ class StandInEntry:
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)
-class IndexEntry:
-    """The descriptor index and the block table it was made from."""
-
-    artifact: ArtifactRef
-    blocks: ArtifactRef
-    step_key: str
-    kind: str
-    metric: str
-    dimensions: int
-    rows: int
-
-
-@valueclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A parsed manifest file; `raw` are its exact bytes."""
 
@@ -132,8 +124,10 @@ class Manifest:
             yield f"engine {engine.model}", engine.artifact
         if self.stand_in is not None:
             yield "golden answers", self.stand_in.golden
-        yield "descriptor index", self.index.artifact
-        yield "block table", self.index.blocks
+        yield WHOLE, self.index.artifact
+        if self.index.delta is not None:
+            yield DELTA, self.index.delta.artifact
+        yield TABLE, self.index.blocks
 
 
 def project(state: State, generation: Generation) -> bytes:
@@ -151,7 +145,7 @@ def project(state: State, generation: Generation) -> bytes:
 def render(body: Document, envelope: Envelope) -> bytes:
     """Return the manifest file of this body and envelope."""
     document: Document = {
-        "format": FORMAT,
+        "format": index_entry.EXTENDED if "delta" in body.get("index", {}) else index_entry.PLAIN,
         "body": body,
         "envelope": {
             "cache_id": envelope.cache_id,
@@ -182,10 +176,18 @@ def body_of(state: State, build: Build) -> Document:
 
 
 def _body(state: State, build: Build) -> Document:
-    return _BODIES[build.format or FORMAT](state, build)
+    number = format_of(build)
+    if build.format not in {0, number}:
+        raise KeyError(f"format {build.format}")
+    return _BODIES[number](state, build)
 
 
-def _body_1(state: State, build: Build) -> Document:
+def format_of(build: Build) -> int:
+    """Return the format in which the manifest of a build is written."""
+    return index_entry.format_of(build.index)
+
+
+def _plain_body(state: State, build: Build) -> Document:
     tiles, index, coverage, calibration = build.tiles, build.index, build.coverage, build.calibration
     if tiles is None or index is None or coverage is None or calibration is None or not build.engines:
         raise DamagedHistoryError(
@@ -203,13 +205,7 @@ def _body_1(state: State, build: Build) -> Document:
         "engines": [_engine(models[name], event) for name, event in build.engines],
         "vector_space": index.components["space"],
         "index": {
-            "artifact": _ref(index.artifact),
-            "blocks": _ref(index.blocks),
-            "step_key": index.key,
-            "kind": index.kind,
-            "metric": index.metric,
-            "dimensions": index.dimensions,
-            "rows": index.rows,
+            **index_entry.to_document(index),
             "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
         },
         "geography": {
@@ -232,7 +228,7 @@ def _body_1(state: State, build: Build) -> Document:
     }
 
 
-_BODIES: Mapping[int, Callable[[State, Build], Document]] = {1: _body_1}
+_BODIES: Mapping[int, Callable[[State, Build], Document]] = dict.fromkeys(FORMATS, _plain_body)
 """How a body is written, by format. A body that was committed must be written the same way for ever."""
 
 
@@ -262,14 +258,15 @@ def parse(raw: bytes) -> Manifest:
         raise _invalid("canonical JSON", str(error)) from error
     match document:
         case {"format": int(number), "body": dict(body), "envelope": dict(envelope), **rest} if (
-            number is not True and number == FORMAT and not rest
+            number is not True and number in FORMATS and not rest
         ):
             try:
-                return _manifest(raw, body, _envelope(envelope))
+                return _manifest(raw, body, _envelope(envelope), number)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise _invalid("the fields of format 1", f"{type(error).__name__}: {error}") from error
-        case {"format": int(number)} if number != FORMAT:
-            raise _invalid(f"format {FORMAT}", f"format {number}, written by another version of C10")
+                found = f"{type(error).__name__}: {error}"
+                raise _invalid(f"the fields of format {number}", found) from error
+        case {"format": int(number)} if number not in FORMATS:
+            raise _invalid("format 1 or 2", f"format {number}, written by another version of C10")
         case _:
             raise _invalid("body and envelope", "something else")
 
@@ -340,7 +337,7 @@ def _envelope(document: Document) -> Envelope:
     )
 
 
-def _manifest(raw: bytes, body: Document, envelope: Envelope) -> Manifest:
+def _manifest(raw: bytes, body: Document, envelope: Envelope, number: int) -> Manifest:
     inputs, index, tiles = body["inputs"], body["index"], body["tiles"]
     if body["identity"] != build_identity(inputs):
         raise ValueError("the identity is not that of the inputs")
@@ -363,15 +360,7 @@ def _manifest(raw: bytes, body: Document, envelope: Envelope) -> Manifest:
         geography=strict.artifact_ref(body["geography"]["report"]),
         vector_space=strict.digest(body["vector_space"]),
         engines=engines,
-        index=IndexEntry(
-            artifact=strict.artifact_ref(index["artifact"]),
-            blocks=strict.artifact_ref(index["blocks"]),
-            step_key=strict.digest(index["step_key"]),
-            kind=strict.text(index["kind"]),
-            metric=strict.text(index["metric"]),
-            dimensions=strict.count(index["dimensions"]),
-            rows=strict.count(index["rows"]),
-        ),
+        index=index_entry.parse(index, number=number),
         stand_in=stand_in,
     )
 

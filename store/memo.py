@@ -9,12 +9,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, assert_never
 
 from store.attached import artifacts_of
-from store.events import CellEmbedded, CheckFailed, CheckPassed, EngineCompiled, IndexBuilt
+from store.events import (
+    CellEmbedded,
+    CheckFailed,
+    CheckPassed,
+    EngineCompiled,
+    Index,
+    IndexBuilt,
+    IndexExtended,
+)
+from store.indexes import refs_of
 
 CellName: TypeAlias = tuple[str, int, int, int]
 """(vector space, zoom, x >> 4, y >> 4)."""
 
-Result: TypeAlias = EngineCompiled | IndexBuilt | CellEmbedded
+Result: TypeAlias = EngineCompiled | Index | CellEmbedded
 
 
 class Made(NamedTuple):
@@ -38,7 +47,7 @@ class Memo:
     """
 
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
-    indexes: dict[str, IndexBuilt] = field(default_factory=dict)
+    indexes: dict[str, Index] = field(default_factory=dict)
     blocks: dict[CellName, CellEmbedded] = field(default_factory=dict)
     passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
     earlier: dict[CellName, tuple[CellEmbedded, ...]] = field(default_factory=dict)
@@ -71,7 +80,7 @@ class Memo:
                 self.engines[key] = result
                 self._void(key, keep=result.artifact.sha256)
                 self.made |= dict.fromkeys((ref.sha256 for ref in artifacts_of(result)), made)
-            case IndexBuilt(key=key):
+            case IndexBuilt(key=key) | IndexExtended(key=key):
                 self.indexes[key] = result
                 self._void(key, keep=result.artifact.sha256)
                 self.made[result.artifact.sha256] = made
@@ -104,7 +113,7 @@ class Memo:
             del self.engines[key]
             self._void(key)
         for key, index in list(self.indexes.items()):
-            if not digests.isdisjoint((index.artifact.sha256, index.blocks.sha256)):
+            if not digests.isdisjoint(ref.sha256 for ref in refs_of(index)):
                 del self.indexes[key]
                 self._void(key)
         for name in list(self.blocks):

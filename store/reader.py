@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from store import machine
+from store.delta import Delta, DeltaError
+from store.delta import decode as decode_delta
 from store.errors import (
     ArtifactError,
     ErrorKind,
@@ -31,6 +33,7 @@ from store.events import ArtifactRef
 from store.exposure import exposed
 from store.golden import Vectors, decode_answers
 from store.identity import tile_of, tile_set_of
+from store.indexes import DELTA, WHOLE
 from store.manifest import EngineEntry, Manifest
 from store.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signature_name, signed_manifest
 from store.preprocessing import Preprocessing
@@ -184,6 +187,8 @@ class FlightCache:
                 problems[role] = f"{role}: {error}"
         if "tile table" not in problems and (problem := self._tiles_problem()):
             problems["tile table"] = f"tile table: {problem}"
+        if DELTA not in problems and (problem := self._delta_problem()):
+            problems[DELTA] = problem
         rows, problem = ((), None) if "block table" in problems else self._rows()
         if problem:
             problems["block table"] = f"block table: {problem}"
@@ -247,9 +252,14 @@ class FlightCache:
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
         """
         index = self.manifest.index
-        sealed = self._seal("descriptor index", index.artifact)
+        sealed = self._seal(WHOLE, index.artifact)
         return load_index(
-            sealed.path, kind=index.kind, dimensions=index.dimensions, ntotal=index.rows, metric=index.metric
+            sealed.path,
+            kind=index.kind,
+            dimensions=index.dimensions,
+            ntotal=index.whole_rows,
+            metric=index.metric,
+            delta=self._delta(),
         )
 
     def calibration(self) -> dict[str, Any]:
@@ -344,6 +354,26 @@ class FlightCache:
 
     def _view(self, role: str, ref: ArtifactRef) -> memoryview:
         return self._seal(role, ref).view()
+
+    def _delta(self) -> Delta | None:
+        entry = self.manifest.index.delta
+        if entry is None:
+            return None
+        try:
+            found = decode_delta(self._view(DELTA, entry.artifact))
+        except DeltaError as error:
+            raise _damaged([f"{DELTA}: {error}"]) from error
+        if (len(found.added), len(found.dropped)) != (entry.added, entry.dropped):
+            rows = f"{entry.added} + {entry.dropped} rows"
+            raise _damaged([f"{DELTA}: expected {rows}, found {len(found.added)} + {len(found.dropped)}"])
+        return found
+
+    def _delta_problem(self) -> str | None:
+        try:
+            self._delta()
+        except NoGoError as error:
+            return error.reasons[0]
+        return None
 
     def _tiles_problem(self) -> str | None:
         manifest = self.manifest

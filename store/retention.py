@@ -22,6 +22,7 @@ from typing import TypeVar
 from store.attached import artifacts_of, attached_to_failure
 from store.canonical import Document
 from store.events import ArtifactRef
+from store.indexes import refs_of
 from store.memo import Made
 from store.state import Build, BuildStatus, State
 from store.tables import BlockRow
@@ -261,7 +262,7 @@ def _results(state: State) -> Iterator[tuple[Made, tuple[str, ...]]]:
     for engine in memo.engines.values():
         yield memo.made[engine.artifact.sha256], tuple(ref.sha256 for ref in artifacts_of(engine))
     for index in memo.indexes.values():
-        yield memo.made[index.artifact.sha256], (index.artifact.sha256, index.blocks.sha256)
+        yield memo.made[index.artifact.sha256], tuple(ref.sha256 for ref in refs_of(index))
     for name in memo.blocks:
         for cell in memo.blocks_of(name):
             yield memo.made[cell.block.sha256], (cell.block.sha256,)
@@ -289,8 +290,7 @@ def _refs(build: Build) -> Iterator[ArtifactRef]:
     if build.coverage is not None:
         yield build.coverage.geography
     if build.index is not None:
-        yield build.index.artifact
-        yield build.index.blocks
+        yield from refs_of(build.index)
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
 

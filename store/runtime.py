@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from store.delta import Delta
 from store.execution import (
     BatchExecutor,
     EngineExpectation,
@@ -33,6 +34,7 @@ from store.execution import (
     Vectors,
     import_library,
 )
+from store.extended_search import ExtendedIndex
 from store.faiss_flavour import FlavourError, installed_flavour
 from store.onnxruntime_executor import OnnxRuntimeExecutor
 from store.openvino_executor import OpenVinoExecutor
@@ -170,7 +172,7 @@ def load_engine(
 class DescriptorIndex:
     """A loaded index that was checked against what the manifest says of it."""
 
-    def __init__(self, index: Foreign, *, kind: str, dimensions: int, ntotal: int) -> None:
+    def __init__(self, index: Foreign | ExtendedIndex, *, kind: str, dimensions: int, ntotal: int) -> None:
         self._index = index
         self.kind: Final = kind
         self.dimensions: Final = dimensions
@@ -203,7 +205,13 @@ class DescriptorIndex:
 
 
 def load_index(
-    data: Source, *, kind: str, dimensions: int, ntotal: int, metric: str = "ip"
+    data: Source,
+    *,
+    kind: str,
+    dimensions: int,
+    ntotal: int,
+    metric: str = "ip",
+    delta: Delta | None = None,
 ) -> DescriptorIndex:
     """Load an index whose bytes were already verified, and check it against what is expected of it.
 
@@ -215,12 +223,13 @@ def load_index(
         data: The index's bytes, or a path such as ``/proc/self/fd/N`` of a sealed memory file.
         kind: "flat", "hnsw" or "ivf-pq".
         dimensions: Length of a descriptor.
-        ntotal: Number of rows.
+        ntotal: Number of rows in the file.
         metric: Only "ip", the inner product.
+        delta: What changed since the file was written; both are searched as one.
 
     Raises:
         RuntimeUnavailableError: faiss is not installed, or two flavours of it are.
-        IndexLoadError: Unreadable, or of another kind, metric or size.
+        IndexLoadError: Unreadable, or of another kind, metric or size; or the delta does not fit it.
     """
     try:
         installed_flavour()
@@ -248,7 +257,10 @@ def load_index(
             if want != have
         )
         raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
-    return DescriptorIndex(outer, kind=kind, dimensions=dimensions, ntotal=ntotal)
+    if delta is None:
+        return DescriptorIndex(outer, kind=kind, dimensions=dimensions, ntotal=ntotal)
+    extended, rows = ExtendedIndex(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
+    return DescriptorIndex(extended, kind=kind, dimensions=dimensions, ntotal=rows)
 
 
 def _describe(faiss: Foreign, outer: Foreign) -> tuple[str, int, int, str]:

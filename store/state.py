@@ -75,7 +75,7 @@ class Build:
     tiles: e.TilesSelected | None = None
     engines: tuple[tuple[str, e.EngineCompiled], ...] = ()
     stand_in: e.EngineCompiled | None = None
-    index: e.IndexBuilt | None = None
+    index: e.Index | None = None
     checks: tuple[e.CheckPassed, ...] = ()
     coverage: e.CoverageWalked | None = None
     cells_embedded: int = 0

@@ -22,10 +22,12 @@ from store.events import (
     CoverageWalked,
     EngineCompiled,
     IndexBuilt,
+    IndexExtended,
     StepReused,
     StepStarted,
     TilesSelected,
 )
+from store.indexes import whole_of, whole_rows
 from store.manifest import Envelope, body_of, parse, render
 from store.state import FLIGHT, Generation, Position
 from store.tables import BlockRow, encode_blocks, encode_tiles
@@ -78,6 +80,7 @@ class Scenario:
         tiles: Tile position (column, row at zoom 6) to content.
         version: Version of the compiler; the reader wants the installed one.
         target: Device the engine is for.
+        extend: Whether its index extends that of the head.
         fail_at: Step at which it raises, or nothing.
         die_at: Step at which it stops dead, or nothing.
     """
@@ -89,6 +92,7 @@ class Scenario:
     )
     version: str = "1"
     target: str = "cpu"
+    extend: bool = False
     fail_at: str = ""
     die_at: str = ""
 
@@ -178,7 +182,7 @@ def _steps(store: Store, scenario: Scenario, number: int, work: Work) -> None:
     space = identity.vector_space(engine=key, preprocessing=PREPROCESSING, precision="fp32", batch=1)
     blocks = _cells(store, scenario, number, space, work)
     _reach(scenario, "cells")
-    _index(store, number, space, blocks, work, rows=len(scenario.tiles))
+    _index(store, number, space, blocks, work, rows=len(scenario.tiles), extend=scenario.extend)
     _reach(scenario, "index")
     _walk(store, number)
     _reach(scenario, "coverage")
@@ -262,17 +266,46 @@ def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work
     return rows
 
 
-def _index(store: Store, number: int, space: str, blocks: list[BlockRow], work: Work, *, rows: int) -> None:
+def _index(
+    store: Store,
+    number: int,
+    space: str,
+    blocks: list[BlockRow],
+    work: Work,
+    *,
+    rows: int,
+    extend: bool,
+) -> None:
     table = store.artifacts.put(encode_blocks(blocks))
     components = identity.index_components(
         space=space, blocks=table.sha256, options={"kind": "flat"}, library="none"
     )
+    shown = store.state.head_build.index if extend and store.state.head_build else None
+    if shown is not None:
+        components = identity.extended_index_components(components, base=whole_of(shown).sha256)
     key = identity.index_key(components)
     known = store.state.memo.indexes.get(key)
     if known is not None and store.artifacts.present(known.artifact):
         store.append(StepReused(kind="index", count=1, keys={"index": key}), build=number)
         return
     work.indexed += 1
+    if shown is not None:
+        extended = IndexExtended(
+            key=key,
+            components=components,
+            artifact=store.artifacts.put(b"delta to " + table.sha256.encode()),
+            base=whole_of(shown),
+            blocks=table,
+            kind=shown.kind,
+            metric=shown.metric,
+            dimensions=shown.dimensions,
+            rows=rows,
+            added=1 + rows - whole_rows(shown),
+            dropped=1,
+            elapsed_ms=1,
+        )
+        store.append(extended, build=number)
+        return
     built = IndexBuilt(
         key=key,
         components=components,

@@ -46,6 +46,7 @@ from store.events import (
 from store.exposure import refuse_exposed
 from store.facts import Clock
 from store.genesis import ensure_cache
+from store.indexes import refs_of
 from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
 from store.projecting import Projections, set_head_projections
@@ -256,7 +257,7 @@ class Store:
             raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
             signed = Signature() if self.signer is None else self.signer.sign(raw)
             event = BuildCommitted(
-                format=build.format or manifest.FORMAT,
+                format=build.format or manifest.format_of(build),
                 generation=len(self.state.generations) + 1,
                 parent=parent,
                 origin=number,
@@ -417,7 +418,7 @@ def _require_standing(state: State, build: Build) -> None:
     shown = [(state.memo.engines.get(event.key), event, name) for name, event in build.engines]
     if build.index is not None:
         index = state.memo.indexes.get(build.index.key)
-        if index is None or index.artifact != build.index.artifact:
+        if index is None or refs_of(index) != refs_of(build.index):
             raise _withdrawn("the index")
     for known, event, name in shown:
         if known is None or known.artifact != event.artifact:

@@ -33,6 +33,7 @@ from store.events import ArtifactRef
 from store.exposure import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.identity import tile_set_of
+from store.indexes import DELTA, WHOLE
 from store.layout import Layout
 from store.manifest import Manifest, parse, project
 from store.projecting import signatures_of, signers_of
@@ -187,7 +188,7 @@ class _Item:
             return _ENGINE
         if self.role.startswith("block ") and self.role != "block table":
             return _BLOCK
-        return _INDEX if self.role == "descriptor index" else _TABLE
+        return _INDEX if self.role in {WHOLE, DELTA} else _TABLE
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,14 @@ from store.canonical import is_digest
 from store.state import FLIGHT, Build, Fact, State
 from tools import render
 
-_STEP_EVENTS = (e.EngineCompiled, e.IndexBuilt, e.StepReused, e.StepRetried, e.CoverageWalked)
+_STEP_EVENTS = (
+    e.EngineCompiled,
+    e.IndexBuilt,
+    e.IndexExtended,
+    e.StepReused,
+    e.StepRetried,
+    e.CoverageWalked,
+)
 _MAX_RUNS = 6
 _MAX_TRACEBACK = 200
 """How many lines are shown, from its end; a journal may hold anything."""
@@ -105,7 +112,7 @@ def _since_first_window(facts: Sequence[Fact], last: Fact) -> int | None:
 
 
 def _other_step(
-    fact: Fact, event: e.EngineCompiled | e.IndexBuilt | e.StepReused | e.StepRetried | e.CoverageWalked
+    fact: Fact, event: e.EngineCompiled | e.Index | e.StepReused | e.StepRetried | e.CoverageWalked
 ) -> dict[str, Any]:
     match event:
         case e.EngineCompiled():
@@ -115,6 +122,9 @@ def _other_step(
             return _step(
                 fact, "index", f"{event.kind} built", event.elapsed_ms, rows=event.rows, key=event.key
             )
+        case e.IndexExtended():
+            what = f"{event.kind} extended, {event.added} added, {event.dropped} left out"
+            return _step(fact, "index", what, event.elapsed_ms, rows=event.rows, key=event.key)
         case e.StepReused():
             return _step(fact, event.kind, f"{event.count} reused", None)
         case e.StepRetried():

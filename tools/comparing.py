@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.geography import runs
 from store.events import ArtifactRef, CheckFailed, CheckPassed
 from store.identity import tile_of
+from store.indexes import DELTA, delta_of, whole_of
 from store.state import Build
 from tools import render
 from tools.area import Tiles, read_tiles
@@ -96,7 +97,10 @@ def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
     if build.stand_in is not None:
         yield "stand-in engine", build.stand_in.artifact
     if build.index is not None:
-        yield "index", build.index.artifact
+        yield "index", whole_of(build.index)
+        delta = delta_of(build.index)
+        if delta is not None:
+            yield DELTA, delta
         yield "block table", build.index.blocks
     if build.coverage is not None:
         yield "geographic report", build.coverage.geography

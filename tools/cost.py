@@ -70,7 +70,7 @@ def cost(track: Track) -> dict[str, Any]:
     selected = next((m.event.count for m in track.own if isinstance(m.event, e.TilesSelected)), None)
     embedded = sum(m.event.embedded for m in track.own if isinstance(m.event, e.CellEmbedded))
     end = track.own[-1]
-    walked = any(isinstance(m.event, (e.IndexBuilt, e.CoverageWalked)) for m in track.own)
+    walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in track.own)
     # Only once all cells are there, what was not embedded is known to have been reused.
     reused = selected - embedded if selected is not None and walked else None
     return {

@@ -12,8 +12,9 @@ from store import tilepack
 from store.attached import attached_to_failure
 from store.canonical import is_digest
 from store.errors import ArtifactError
-from store.events import ArtifactRef
+from store.events import ArtifactRef, Index
 from store.identity import tile_of
+from store.indexes import DELTA, delta_of, whole_of
 from store.state import Build
 from tools.causes import cause_of_death, cause_of_failure
 from tools.harmless import lines, text, tree
@@ -236,6 +237,14 @@ def _requested(build: Build, subject: str) -> Iterator[dict[str, Any]]:
         yield _input("calibration", document["calibration"])
 
 
+def _of_index(index: Index, holdings: Holdings) -> Iterator[dict[str, Any]]:
+    yield _of_ref("index", index.kind, whole_of(index), holdings)
+    delta = delta_of(index)
+    if delta is not None:
+        yield _of_ref(DELTA, index.kind, delta, holdings)
+    yield _of_ref("block table", f"{index.rows} rows", index.blocks, holdings)
+
+
 def _made_before(
     build: Build | None, holdings: Holdings, step: str, subject: str
 ) -> Iterator[dict[str, Any]]:
@@ -248,8 +257,7 @@ def _made_before(
     if build.tiles is not None and step in {"cells", "coverage", "tiles"}:
         yield _of_ref("tile table", f"{build.tiles.count} tiles", build.tiles.table, holdings)
     if build.index is not None and (step in {"index", "coverage", "commit"} or subject == "index"):
-        yield _of_ref("index", build.index.kind, build.index.artifact, holdings)
-        yield _of_ref("block table", f"{build.index.rows} rows", build.index.blocks, holdings)
+        yield from _of_index(build.index, holdings)
     if build.failure is not None and step == "coverage":
         geography = attached_to_failure(build.failure).get("geography")
         if geography is not None:

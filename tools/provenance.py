@@ -12,6 +12,7 @@ from store.blocks import BlockError
 from store.errors import ArtifactError, StoreError
 from store.events import ArtifactRef
 from store.identity import descriptor_id, tile_of
+from store.indexes import DELTA, delta_of, refs_of, whole_of
 from store.state import Build
 from store.tables import BlockRow, decode_blocks
 from tools.area import Tiles, read_tiles
@@ -40,7 +41,7 @@ def named_in(moments: Sequence[Moment]) -> Iterator[Named]:
     """Yield every artifact that any record names, in their order."""
     for moment in moments:
         made = moment.event
-        if isinstance(made, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt):
+        if isinstance(made, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.IndexExtended):
             for role, ref in _results(made):
                 yield Named(role=role, ref=ref, moment=moment, key=made.key, components=made.components)
             continue
@@ -48,7 +49,7 @@ def named_in(moments: Sequence[Moment]) -> Iterator[Named]:
             yield Named(role=role, ref=ref, moment=moment)
 
 
-def _results(made: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt) -> tuple[tuple[str, ArtifactRef], ...]:
+def _results(made: e.EngineCompiled | e.CellEmbedded | e.Index) -> tuple[tuple[str, ArtifactRef], ...]:
     match made:
         case e.EngineCompiled():
             return ((f"engine {made.model}", made.artifact),)
@@ -56,6 +57,8 @@ def _results(made: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt) -> tuple[tu
             return ((f"block {made.zoom}/{made.cell_x}/{made.cell_y}", made.block),)
         case e.IndexBuilt():
             return ("index", made.artifact), ("block table", made.blocks)
+        case e.IndexExtended():
+            return (DELTA, made.artifact), ("index", made.base), ("block table", made.blocks)
         case _:
             assert_never(made)
 
@@ -165,7 +168,10 @@ def _index(build: Build, identifier: int) -> dict[str, Any]:
         "key": made.key,
         "library": made.components.get("library"),
     }
-    return _link("index", made.kind, made.artifact.sha256, None, facts)
+    delta = delta_of(made)
+    if delta is not None:
+        facts["delta"] = delta.sha256
+    return _link("index", made.kind, whole_of(made).sha256, None, facts)
 
 
 def _cell(build: Build, look: Look, place: tuple[int, int, int]) -> Moment | None:
@@ -259,8 +265,7 @@ def _digests(build: Build, holdings: Holdings) -> set[str]:
             build.calibration,
             build.tiles.table if build.tiles else None,
             build.coverage.geography if build.coverage else None,
-            build.index.artifact if build.index else None,
-            build.index.blocks if build.index else None,
+            *(refs_of(build.index) if build.index else ()),
             build.stand_in.artifact if build.stand_in else None,
         )
         if ref is not None

@@ -2,6 +2,7 @@
 
 import click
 
+from store.events import IndexExtended
 from store.state import Build, BuildStatus, Generation
 from store.view import View, look
 from tools import render
@@ -44,13 +45,23 @@ def _head_lines(view: View, head: Generation | None, build: Build | None) -> lis
             ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
             ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
             ("area", _area(build)),
-            ("index", f"{build.index.kind}, {build.index.dimensions} dimensions" if build.index else None),
+            ("index", _index(build)),
             ("committed", f"{render.when(head.wall_ns)} UTC"),
             ("identity", build.identity),
             ("manifest", head.manifest_sha256),
             ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
         )
     )
+
+
+def _index(build: Build) -> str | None:
+    index = build.index
+    if index is None:
+        return None
+    shown = f"{index.kind}, {index.dimensions} dimensions"
+    if isinstance(index, IndexExtended):
+        shown += f", and beside it {index.added:,} added and {index.dropped:,} left out"
+    return shown
 
 
 def _area(build: Build) -> str | None:

@@ -81,7 +81,7 @@ class Walker:
                 step = self._new(event.kind, subject, before)
                 step.count, step.unit, step.outcome, step.ended = event.count, "steps", "reused", moment
                 self._of[moment.seq] = step
-            case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt():
+            case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
                 self._made(before, moment, event)
             case e.CheckPassed() | e.CheckFailed():
                 passed = isinstance(event, e.CheckPassed)
@@ -134,7 +134,7 @@ class Walker:
             self._of[moment.seq] = step
 
     def _made(
-        self, before: Moment, moment: Moment, event: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt
+        self, before: Moment, moment: Moment, event: e.EngineCompiled | e.CellEmbedded | e.Index
     ) -> None:
         match event:
             case e.EngineCompiled():
@@ -143,7 +143,7 @@ class Walker:
                 step.key = event.key
                 self._artifact(step, moment, event.artifact)
                 self._close(kind, event.model, moment, step)
-            case e.IndexBuilt():
+            case e.IndexBuilt() | e.IndexExtended():
                 step = self._open.get(("index", "")) or self._new("index", "", before)
                 step.key, step.count, step.unit = event.key, event.rows, "rows"
                 for ref in (event.artifact, event.blocks):
@@ -188,7 +188,7 @@ class Walker:
         match before.event:
             case e.CoverageWalked():
                 return "commit"
-            case e.EngineCompiled() | e.IndexBuilt():
+            case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended():
                 return "check"
             case e.CheckPassed(subject="index") | e.StepReused(kind="index"):
                 return "coverage"

@@ -24,7 +24,9 @@ def _told(event: Event) -> str:
     match event:
         case e.BuildCommitted() | e.BuildFailed() | e.BuildAbandoned() | e.BuildRefused() | e.BuildDenied():
             return _ending(event)
-        case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.StepStarted() | e.StepRetried():
+        case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
+            return _work(event)
+        case e.StepStarted() | e.StepRetried():
             return _work(event)
         case e.BuildStarted() | e.BuildPlanned() | e.TilesSelected() | e.StepReused() | e.CoverageWalked():
             return _frame(event)
@@ -55,7 +57,7 @@ def _ending(
             assert_never(event)
 
 
-def _work(event: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.StepStarted | e.StepRetried) -> str:
+def _work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e.StepRetried) -> str:
     match event:
         case e.EngineCompiled():
             what = "" if event.purpose == "flight" else f" as {event.purpose}"
@@ -67,6 +69,12 @@ def _work(event: e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.StepStarte
         case e.IndexBuilt():
             took = seconds(event.elapsed_ms / 1000)
             return f"index {event.kind} built: {event.rows:,} rows, {size(event.artifact.size)} in {took}"
+        case e.IndexExtended():
+            took, changed = (
+                seconds(event.elapsed_ms / 1000),
+                f"{event.added:,} added, {event.dropped:,} left out",
+            )
+            return f"index {event.kind} extended: {event.rows:,} rows, {changed}, {size(event.artifact.size)} in {took}"
         case e.StepStarted():
             return (
                 f"{event.kind} begun: {joined(event.subjects)}" if event.subjects else f"{event.kind} begun"

@@ -20,6 +20,7 @@ from store import blocks, canonical
 from store.attached import attached_to_failure
 from store.events import ArtifactRef, CellEmbedded, CheckFailed, IndexBuilt
 from store.identity import CELL_SHIFT, tile_of
+from store.indexes import DELTA, delta_of, whole_of
 from store.runtime import RuntimeUnavailableError
 from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 
@@ -33,7 +34,10 @@ def check_index_again(supplies: Supplies) -> Ended | None:
     event = supplies.build.index
     if event is None:
         raise UnavailableError("expected the index in the records, found none")
-    supplies.bring("index", event.kind, event.artifact)
+    supplies.bring("index", event.kind, whole_of(event))
+    delta = delta_of(event)
+    if delta is not None:
+        supplies.bring(DELTA, event.kind, delta)
     rows = decode_blocks(supplies.artifact("block table", f"{event.rows} rows", event.blocks))
     _bring_blocks(supplies, rows)
     least = supplies.request[0].checks.recall
@@ -134,7 +138,9 @@ def walk_again(supplies: Supplies) -> Ended | None:
     refs: list[tuple[str, str, ArtifactRef]] = [
         ("engine", name, event.artifact) for name, event in build.engines
     ]
-    refs += [("index", build.index.kind, build.index.artifact)] if build.index else []
+    if build.index is not None:
+        refs += [("index", build.index.kind, whole_of(build.index))]
+        refs += [(DELTA, build.index.kind, delta) for delta in (delta_of(build.index),) if delta]
     refs += [("tile table", "tiles", build.tiles.table)] if build.tiles else []
     refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _rows(supplies)]
     for role, name, ref in refs:

@@ -387,7 +387,7 @@ LAW_MODULES = (
     "memo",
     "state",
 )
-LAW_DIGEST = "3bc8e4444b16264f"
+LAW_DIGEST = "c705df92150680d9"
 
 
 def test_whoever_changes_how_facts_fold_raises_the_law():

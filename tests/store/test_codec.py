@@ -99,6 +99,7 @@ def test_tags_and_versions_are_what_they_were():
             "engine.compiled",
             "cell.embedded",
             "index.built",
+            "index.extended",
             "step.reused",
             "check.passed",
             "check.failed",

@@ -1,0 +1,216 @@
+"""The index of the head, extended by what changed since: a changed tile does not cost a whole index.
+
+What changed is found by cells: those whose block is the one of the head hold what they held then. The delta is always the
+one to the file that faiss wrote, so that the tenth change does not stand on nine others; where too much has changed, a new
+file is due, and takes the place of both.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.index_plan import IndexPlan, extends, most_changed
+from pipeline.run import Run
+from store import blocks
+from store.artifacts import Artifacts
+from store.blocks import Block, BlockError
+from store.canonical import Document
+from store.delta import Delta, DeltaError, Rows, decode, difference, encode, joined, nothing, rows_of, undone
+from store.errors import ArtifactError
+from store.events import ArtifactRef, Index, IndexExtended, StepStarted
+from store.identity import CELL_SHIFT, X_SHIFT, ZOOM_SHIFT, extended_index_components, index_key
+from store.indexes import delta_of, whole_of
+from store.tables import BlockRow, decode_blocks
+
+_Cell = tuple[int, int, int]
+_Cells = Mapping[_Cell, BlockRow]
+
+
+def extended_index(
+    run: Run, rows: Sequence[BlockRow], plan: IndexPlan, whole: Document, table: ArtifactRef
+) -> tuple[Index, bool] | None:
+    """Extend the index that the head shows, where that pays.
+
+    Args:
+        run: The build.
+        rows: The blocks of all its cells.
+        plan: The index that it wants.
+        whole: Components of the key of that index, if it were written anew.
+        table: The block table of `rows`.
+
+    Returns:
+        The index, and whether it was known already; nothing if a new one is due.
+    """
+    build = run.store.state.head_build
+    head = None if build is None else build.index
+    count = sum(row.rows for row in rows)
+    if head is None or not run.inputs.request.index.delta or not extends(plan, count, head.components, whole):
+        return None
+    artifacts, base = run.store.artifacts, whole_of(head)
+    if base.sha256 not in run.hashed and artifacts.damage(base) is not None:
+        return None
+    run.hashed.add(base.sha256)
+    components = extended_index_components(whole, base=base.sha256)
+    key = index_key(components)
+    known = run.store.state.memo.indexes.get(key)
+    if known is not None and artifacts.damage(known.artifact) is None:
+        run.hashed.add(known.artifact.sha256)
+        return known, True
+    began = monotonic()
+    delta = _delta(run, head, rows, most=most_changed(count))
+    if delta is None:
+        return None
+    # Not before it is known that there is something to do: a step that is begun ends, or was cut.
+    run.append(StepStarted(kind="index", subjects=(), key=key))
+    event = IndexExtended(
+        key=key,
+        components=components,
+        artifact=run.put(encode(delta)),
+        base=base,
+        blocks=table,
+        kind=head.kind,
+        metric=head.metric,
+        dimensions=head.dimensions,
+        rows=count,
+        added=len(delta.added),
+        dropped=len(delta.dropped),
+        elapsed_ms=round((monotonic() - began) * 1000),
+    )
+    run.append(event)
+    return event, False
+
+
+def _delta(run: Run, head: Index, rows: Sequence[BlockRow], *, most: int) -> Delta | None:
+    """What changed since the file of the head's index was written; nothing if that is too much, or cannot be told."""
+    artifacts = run.store.artifacts
+    try:
+        before, now = _cells(decode_blocks(artifacts.read(head.blocks))), _cells(rows)
+        earlier = delta_in(artifacts, head)
+        changed = _changed(before, now)
+        kept = _outside(earlier, changed)
+        found, size = [kept], kept.size
+        progress = run.ports.progress
+        progress.start("index", total=len(changed), unit="cells")
+        for name in changed:
+            was = undone(_rows(artifacts, before.get(name), head.dimensions), earlier.within(*name))
+            found.append(difference(was, _rows(artifacts, now.get(name), head.dimensions)))
+            size += found[-1].size
+            progress.advance(1)
+            if size > most:
+                progress.finish("too much changed")
+                return None
+        progress.finish(f"{head.kind}, {size:,} changes beside it")
+    except (ArtifactError, BlockError, DeltaError):
+        # A table or block of the head is not what it was: that is found and told when it is verified.
+        return None
+    return joined(found, head.dimensions)
+
+
+def changes_between(
+    artifacts: Artifacts, before: Sequence[BlockRow], now: Sequence[BlockRow], dimensions: int
+) -> Delta:
+    """Return what changed between the blocks of two tables.
+
+    Raises:
+        ArtifactError, BlockError: One that changed is missing or damaged.
+    """
+    was, there = _cells(before), _cells(now)
+    found = [
+        difference(_rows(artifacts, was.get(name), dimensions), _rows(artifacts, there.get(name), dimensions))
+        for name in _changed(was, there)
+    ]
+    return joined(found, dimensions)
+
+
+class EarlierBlocks:
+    """The blocks from before a change, as often as they are asked for: their ids and vectors, and nothing beside."""
+
+    def __init__(self, now: Iterable[Block], delta: Delta) -> None:
+        """Take the blocks of now, in ascending order of their cells, and what changed."""
+        self._now, self._delta = now, delta
+
+    def __iter__(self) -> Iterator[Block]:
+        """Yield them in ascending order of their cells."""
+        left = deque(_cells_of(self._delta.dropped.ids))
+        none = nothing(self._delta.dimensions).added
+        for block in self._now:
+            while left and left[0] < block.cell:
+                yield self._earlier(left.popleft(), none)
+            if left and left[0] == block.cell:
+                left.popleft()
+            yield self._earlier(block.cell, rows_of(block))
+        for cell in left:
+            yield self._earlier(cell, none)
+
+    def _earlier(self, cell: _Cell, now: Rows) -> Block:
+        rows = undone(now, self._delta.within(*cell))
+        return Block(
+            zoom=cell[0],
+            cell_x=cell[1],
+            cell_y=cell[2],
+            dimensions=self._delta.dimensions,
+            ids=rows.ids,
+            vectors=rows.vectors,
+            digests=np.zeros((len(rows), 32), np.uint8),
+            texture=np.zeros(len(rows), np.float32),
+        )
+
+
+def delta_in(artifacts: Artifacts, index: Index) -> Delta:
+    """Return the delta of an index, or one in which nothing changed.
+
+    Raises:
+        ArtifactError, DeltaError: It is missing or damaged.
+    """
+    ref = delta_of(index)
+    return nothing(index.dimensions) if ref is None else decode(artifacts.read(ref))
+
+
+def _cells(rows: Sequence[BlockRow]) -> _Cells:
+    return {(row.zoom, row.cell_x, row.cell_y): row for row in rows}
+
+
+def _changed(before: _Cells, now: _Cells) -> list[_Cell]:
+    """The cells whose blocks are not the same, in ascending order."""
+    return sorted(
+        name
+        for name in before.keys() | now.keys()
+        if name not in before or name not in now or before[name].ref != now[name].ref
+    )
+
+
+def _rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> Rows:
+    """The rows of a cell; none of one that is not there."""
+    return nothing(dimensions).added if row is None else rows_of(blocks.decode(artifacts.read(row.ref)))
+
+
+def _outside(delta: Delta, cells: Sequence[_Cell]) -> Delta:
+    """What concerns none of some cells."""
+    numbers = np.array([_number(*cell) for cell in cells], np.uint64)
+
+    def kept(rows: Rows) -> Rows:
+        return rows.only(~np.isin(_numbers(rows.ids), numbers))
+
+    return Delta(kept(delta.added), kept(delta.dropped))
+
+
+def _cells_of(ids: NDArray[np.uint64]) -> list[_Cell]:
+    """The cells of ids, each once, in ascending order."""
+    numbers, mask = np.unique(_numbers(ids)).tolist(), (1 << X_SHIFT - CELL_SHIFT) - 1
+    return [
+        (number >> ZOOM_SHIFT, number >> X_SHIFT + CELL_SHIFT & mask, number >> CELL_SHIFT & mask)
+        for number in numbers
+    ]
+
+
+def _number(zoom: int, cell_x: int, cell_y: int) -> int:
+    return zoom << ZOOM_SHIFT | cell_x << X_SHIFT + CELL_SHIFT | cell_y << CELL_SHIFT
+
+
+def _numbers(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The cell of each id as one number: the id without its place in the cell and its view."""
+    keep = _number((1 << 6) - 1, (1 << X_SHIFT - CELL_SHIFT) - 1, (1 << X_SHIFT - CELL_SHIFT) - 1)
+    return ids & np.uint64(keep)

@@ -1,0 +1,98 @@
+"""Make the file of an index, and its delta, again: each from the blocks, and only if the bytes come out."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+from pipeline.extending import EarlierBlocks, changes_between
+from pipeline.index_plan import IndexPlan
+from pipeline.indexing import StoredBlocks
+from pipeline.recipe import UnavailableError
+from pipeline.request import IndexKind, Storage
+from pipeline.restoring import Made, Workshop, same
+from store.blocks import Block
+from store.delta import decode as decode_delta
+from store.delta import encode
+from store.errors import ArtifactError
+from store.events import Index, IndexBuilt, IndexExtended
+from store.indexes import DELTA, WHOLE, whole_of, whole_rows
+from store.tables import decode_blocks
+
+
+def descriptor_index(shop: Workshop, event: Index) -> Made:
+    """Build the file of an index again: from its blocks, or from those of now without what its delta says that came."""
+    plan = _index_plan(event)
+    shop.begin("index", (), event.key)
+    began = monotonic()
+    with shop.artifacts.draft() as new:
+        shop.index.build(
+            _blocks_under(shop, event), whole_rows(event), event.dimensions, plan, fd_path=new.path
+        )
+        data = Path(new.path).read_bytes()
+    what, library = WHOLE, shop.index.library(plan.kind)
+    if library != event.components["library"]:
+        what += f" (made by {event.components['library']}, here is {library})"
+    made = same(what, whole_of(event), data)
+    if isinstance(event, IndexExtended):
+        return made
+    elapsed_ms = round((monotonic() - began) * 1000)
+    return replace(made, event=replace(event, elapsed_ms=elapsed_ms))
+
+
+def index_delta(shop: Workshop, event: IndexExtended) -> Made:
+    """Tell again what changed since the file of an index was written, from the blocks of both."""
+    shop.begin("index", (), event.key)
+    began = monotonic()
+    before = decode_blocks(shop.artifacts.read(_base_of(shop, event).blocks))
+    after = decode_blocks(shop.artifacts.read(event.blocks))
+    delta = changes_between(shop.artifacts, before, after, event.dimensions)
+    made = same(DELTA, event.artifact, encode(delta))
+    return replace(made, event=replace(event, elapsed_ms=round((monotonic() - began) * 1000)))
+
+
+def _blocks_under(shop: Workshop, event: Index) -> Iterable[Block]:
+    """The blocks that the file of an index was written from."""
+    rows = decode_blocks(shop.artifacts.read(event.blocks))
+    if not isinstance(event, IndexExtended):
+        return StoredBlocks(shop.artifacts, rows)
+    try:
+        base = _base_of(shop, event)
+        before = decode_blocks(shop.artifacts.read(base.blocks))
+    except (ArtifactError, UnavailableError):
+        before = ()
+    if before and all(shop.artifacts.present(row.ref) for row in before):
+        return StoredBlocks(shop.artifacts, before)
+    return EarlierBlocks(
+        StoredBlocks(shop.artifacts, rows), decode_delta(shop.artifacts.read(event.artifact))
+    )
+
+
+def _base_of(shop: Workshop, event: IndexExtended) -> IndexBuilt:
+    """How the file was written that an index extends."""
+    for fact in reversed(shop.facts):
+        match fact.event:
+            case IndexBuilt(artifact=artifact) as base if artifact == event.base:
+                return base
+            case _:
+                pass
+    raise UnavailableError(f"expected index {event.base.sha256[:12]} in the journal, found none")
+
+
+def _index_plan(event: Index) -> IndexPlan:
+    options = event.components["options"]
+    try:
+        plan = IndexPlan(
+            kind=IndexKind(options["kind"]),
+            storage=Storage(options["storage"]),
+            **{name: options[name] for name in ("m", "ef", "lists", "nprobe")},
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise UnavailableError(
+            f"descriptor index: expected options this version knows, found {error}"
+        ) from error
+    if plan.to_document() != dict(options):
+        raise UnavailableError(
+            f"descriptor index: expected options this version knows, found {dict(options)}"
+        )
+    return plan

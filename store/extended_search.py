@@ -1,0 +1,75 @@
+"""Searches an index and its delta as one: what faiss wrote without the rows that were left out, and the rows that came.
+
+The rows that came are searched exhaustively, since they are few. Scores are inner products on both sides, so that the best
+of both are the best of all; where two are equal, the row of the index comes first.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.delta import Delta
+from store.execution import Foreign, IndexLoadError, Vectors
+
+_NO_ROW: Final = -1
+
+
+class ExtendedIndex:
+    """An index of faiss with ids of its own, and what changed since it was written."""
+
+    def __init__(self, faiss: Foreign, whole: Foreign, delta: Delta) -> None:
+        """Put both beside each other.
+
+        Args:
+            faiss: The library.
+            whole: An `IndexIDMap2` over a flat or HNSW index of inner products, whose scores are those of the vectors
+                themselves; those of a quantiser would not bear comparing.
+            delta: Of the same dimensions.
+
+        Raises:
+            IndexLoadError: The index is of another kind; or the delta is of other dimensions, leaves out a row that the
+                index does not have, or adds one that it has.
+        """
+        if delta.dimensions != whole.d:
+            raise _other(f"a delta of {whole.d} dimensions", f"one of {delta.dimensions}")
+        inner = faiss.downcast_index(whole.index)
+        if isinstance(inner, faiss.IndexIVF):
+            raise _other("a flat or hnsw index under a delta", type(inner).__name__)
+        self._whole = whole
+        self._added = faiss.IndexIDMap2(faiss.IndexFlat(whole.d, faiss.METRIC_INNER_PRODUCT))
+        self._added.add_with_ids(np.ascontiguousarray(delta.added.vectors), delta.added.ids.astype(np.int64))
+        self._leaving_out = None
+        known = np.sort(faiss.vector_to_array(whole.id_map)).astype(np.uint64)
+        kept_too = np.setdiff1d(delta.added.ids, delta.dropped.ids, assume_unique=True)
+        if not np.isin(delta.dropped.ids, known).all() or np.isin(kept_too, known).any():
+            raise _other(
+                "a delta that fits the index", "one that leaves out rows it lacks, or adds some it has"
+            )
+        if len(delta.dropped):
+            dropped = faiss.IDSelectorBatch(delta.dropped.ids.astype(np.int64))
+            self._leaving_out = _parameters(faiss, inner, faiss.IDSelectorNot(dropped))
+
+    def search(self, vectors: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """Find the k best of both; see `store.runtime.DescriptorIndex.search`."""
+        found = [
+            self._whole.search(vectors, k, params=self._leaving_out),
+            self._added.search(vectors, k),
+        ]
+        scores = np.concatenate([each[0] for each in found], axis=1)
+        ids = np.concatenate([each[1] for each in found], axis=1)
+        scores[ids == _NO_ROW] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(scores, order, axis=1)
+        return best, np.take_along_axis(ids, order, axis=1)
+
+
+def _parameters(faiss: Foreign, inner: Foreign, selector: Foreign) -> Any:  # noqa: ANN401 - faiss carries no types
+    """Return how to search without some rows, and otherwise as the index itself would."""
+    if isinstance(inner, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=inner.hnsw.efSearch)
+    return faiss.SearchParameters(sel=selector)
+
+
+def _other(expected: str, found: str) -> IndexLoadError:
+    return IndexLoadError(f"expected {expected}, found {found}", hint="c10 verify --full")

@@ -1,0 +1,121 @@
+"""The index as a manifest names it: what faiss wrote, what changed since, and the blocks of all rows. Pure.
+
+Where nothing changed since, the manifest has format 1. An index with a delta is format 2: who knows only the first would
+search the file of faiss alone, and is to refuse the manifest instead.
+"""
+
+from store import strict
+from store.canonical import Document
+from store.events import ArtifactRef, Index, IndexExtended
+from store.indexes import whole_of
+from store.valueclass import valueclass
+
+PLAIN = 1
+"""Format of a manifest whose index is one file."""
+
+EXTENDED = 2
+"""Format of one whose index has a delta."""
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class DeltaEntry:
+    """What changed since the index was written (`store.delta`): how many rows came, and how many are to be left out."""
+
+    artifact: ArtifactRef
+    added: int
+    dropped: int
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class IndexEntry:
+    """The descriptor index and the block table of its rows.
+
+    Attributes:
+        artifact: What faiss wrote.
+        delta: What changed since, or nothing.
+        blocks: The block table.
+        step_key: Key of the step that gave it.
+        kind: Structure of what faiss wrote.
+        metric: "ip", the inner product.
+        dimensions: Length of a descriptor.
+        rows: Rows that are found: those of the file and of the delta, without those that are left out.
+    """
+
+    artifact: ArtifactRef
+    delta: DeltaEntry | None
+    blocks: ArtifactRef
+    step_key: str
+    kind: str
+    metric: str
+    dimensions: int
+    rows: int
+
+    @property
+    def whole_rows(self) -> int:
+        """Rows of the file that faiss wrote."""
+        return self.rows if self.delta is None else self.rows - self.delta.added + self.delta.dropped
+
+
+def format_of(index: Index | None) -> int:
+    """Return the format of the manifest that names this index."""
+    return EXTENDED if isinstance(index, IndexExtended) else PLAIN
+
+
+def to_document(index: Index) -> Document:
+    """Return the entry as it stands in the body of a manifest."""
+    plain = {
+        "artifact": _ref(whole_of(index)),
+        "blocks": _ref(index.blocks),
+        "step_key": index.key,
+        "kind": index.kind,
+        "metric": index.metric,
+        "dimensions": index.dimensions,
+        "rows": index.rows,
+    }
+    if not isinstance(index, IndexExtended):
+        return plain
+    delta = {"artifact": _ref(index.artifact), "added": index.added, "dropped": index.dropped}
+    return plain | {"delta": delta}
+
+
+def parse(document: Document, *, number: int) -> IndexEntry:
+    """Read the entry, trusting nothing in it.
+
+    Args:
+        document: `body.index` of a manifest.
+        number: The format that the manifest says it has.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not of that format, or says two different things.
+    """
+    if ("delta" in document) != (number == EXTENDED):
+        raise ValueError(
+            f"a manifest of format {number} {'with' if 'delta' in document else 'without'} an index delta"
+        )
+    entry = IndexEntry(
+        artifact=strict.artifact_ref(document["artifact"]),
+        delta=_delta(document["delta"]) if number == EXTENDED else None,
+        blocks=strict.artifact_ref(document["blocks"]),
+        step_key=strict.digest(document["step_key"]),
+        kind=strict.text(document["kind"]),
+        metric=strict.text(document["metric"]),
+        dimensions=strict.count(document["dimensions"]),
+        rows=strict.count(document["rows"]),
+    )
+    if entry.delta is not None and not entry.delta.added <= entry.rows:
+        raise ValueError(f"a delta of {entry.delta.added} rows in an index of {entry.rows}")
+    return entry
+
+
+def _delta(document: Document) -> DeltaEntry:
+    if document.keys() != {"artifact", "added", "dropped"}:
+        raise ValueError(f"index delta holds {sorted(document)}")
+    return DeltaEntry(
+        artifact=strict.artifact_ref(document["artifact"]),
+        added=strict.count(document["added"]),
+        dropped=strict.count(document["dropped"]),
+    )
+
+
+def _ref(ref: ArtifactRef) -> Document:
+    return {"sha256": ref.sha256, "size": ref.size}

@@ -1,0 +1,48 @@
+"""Write the golden cache whose second manifest has format 2: the index of its second build extends that of the first.
+
+    python tests/golden/make_store_v2.py FOLDER
+
+`make_store_v1.py` has the rest of the history of caches; the folder has the same form.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+from store import rollback
+from store.layout import Layout
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from tests.golden.make_store_v1 import CACHE_ID, expected
+
+
+def make(folder: Path) -> None:
+    """Write the folder, which does not exist yet."""
+    changed = {(0, 0): "a", (1, 0): "changed", (20, 3): "c"}
+    with tempfile.TemporaryDirectory() as scratch:
+        layout = Layout(Path(scratch, "cache"))
+        with (
+            mock.patch("secrets.token_hex", return_value=CACHE_ID),
+            Store.open(
+                layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": "golden"}
+            ) as store,
+        ):
+            play(store, Scenario())
+            play(store, Scenario(flight="f2", tiles=changed, extend=True))
+            play(store, Scenario(flight="f3", tiles=changed, extend=True))
+            planned = rollback.plan(store.state, to=2, why="it was better")
+            assert planned is not None
+            store.roll_back(planned)
+            state = store.state.copy()
+        folder.mkdir(parents=True)
+        for kind in ("segments", "manifests"):
+            shutil.copytree(layout.root / kind, folder / kind, copy_function=shutil.copyfile)
+    text = json.dumps(expected(state, folder), indent=1, sort_keys=True)
+    (folder / "expected.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,142 @@
+"""An index with a delta answers as one that was written anew."""
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store.delta import Delta, Rows, difference, nothing
+from store.execution import IndexLoadError
+from store.runtime import load_index
+
+DIMENSIONS = 8
+
+
+def unit(generator, count):
+    found = generator.standard_normal((count, DIMENSIONS))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def inner(kind):
+    ip, fp16 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
+    match kind:
+        case "flat":
+            return faiss.IndexFlat(DIMENSIONS, ip)
+        case "flat-fp16":
+            return faiss.IndexScalarQuantizer(DIMENSIONS, fp16, ip)
+        case "hnsw":
+            index = faiss.IndexHNSWFlat(DIMENSIONS, 16, ip)
+        case "hnsw-fp16":
+            index = faiss.IndexHNSWSQ(DIMENSIONS, fp16, 16, ip)
+    index.hnsw.efSearch = 200
+    return index
+
+
+def written(kind, rows):
+    index = faiss.IndexIDMap2(inner(kind))
+    index.add_with_ids(rows.vectors, rows.ids.astype(np.int64))
+    return faiss.serialize_index(index).tobytes()
+
+
+def loaded(kind, rows, delta=None):
+    return load_index(
+        written(kind, rows),
+        kind=kind.partition("-")[0],
+        dimensions=DIMENSIONS,
+        ntotal=len(rows),
+        delta=delta,
+    )
+
+
+def histories(seed, *, before, gone, changed, new):
+    generator = np.random.default_rng(seed)
+    ids = np.sort(generator.choice(10**6, before + new, replace=False)).astype(np.uint64)
+    old = np.sort(generator.choice(ids, before, replace=False))
+    was = Rows(old, unit(generator, before))
+    kept = np.sort(generator.choice(before, before - min(gone, before), replace=False))
+    vectors = was.vectors[kept].copy()
+    other = generator.choice(len(kept), min(changed, len(kept)), replace=False)
+    vectors[other] = unit(generator, len(other))
+    fresh = np.setdiff1d(ids, old)
+    order = np.argsort(np.concatenate([old[kept], fresh]))
+    now = Rows(
+        np.concatenate([old[kept], fresh])[order],
+        np.concatenate([vectors, unit(generator, len(fresh))])[order],
+    )
+    return was, now
+
+
+@pytest.mark.parametrize("kind", ["flat", "flat-fp16", "hnsw", "hnsw-fp16"])
+@given(
+    seed=st.integers(0, 1000),
+    before=st.integers(1, 120),
+    gone=st.integers(0, 120),
+    changed=st.integers(0, 20),
+    new=st.integers(0, 20),
+    k=st.integers(1, 12),
+)
+@settings(max_examples=25, deadline=None)
+def test_an_extended_index_answers_as_one_written_anew(kind, seed, before, gone, changed, new, k):
+    was, now = histories(seed, before=before, gone=gone, changed=changed, new=new)
+    extended = loaded(kind, was, difference(was, now))
+    assert extended.ntotal == len(now)
+    queries = np.concatenate([unit(np.random.default_rng(seed + 1), 5), now.vectors[:5]])
+    scores, ids = extended.search(queries, k)
+    exact = queries @ now.vectors.T
+    for row, found in enumerate(ids):
+        there = found[found >= 0]
+        assert len(set(there.tolist())) == len(there) == min(k, len(now))
+        assert set(there.tolist()) <= set(now.ids.astype(np.int64).tolist())
+        best = np.sort(exact[row])[::-1][: len(there)]
+        assert np.abs(scores[row, : len(there)] - best).max(initial=0.0) < 2e-3
+        assert (found[len(there) :] == -1).all()
+        assert (scores[row, len(there) :] == -np.inf).all()
+
+
+def test_a_delta_without_changes_changes_nothing():
+    was, _ = histories(1, before=50, gone=0, changed=0, new=0)
+    queries = was.vectors[:7]
+    plain, extended = loaded("flat", was), loaded("flat", was, nothing(DIMENSIONS))
+    for one, other in zip(plain.search(queries, 3), extended.search(queries, 3), strict=True):
+        assert (one == other).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda was, _: nothing(DIMENSIONS + 1), "a delta of 8 dimensions, found one of 9"),
+        (
+            lambda was, now: Delta(
+                nothing(DIMENSIONS).added, Rows(now.ids[:1] + np.uint64(1 << 40), now.vectors[:1])
+            ),
+            "fits",
+        ),
+        (
+            lambda was, _: Delta(Rows(was.ids[:1], was.vectors[:1]), nothing(DIMENSIONS).dropped),
+            "fits the index",
+        ),
+    ],
+)
+def test_a_delta_of_another_index_is_refused(change, reason):
+    was, now = histories(2, before=30, gone=2, changed=2, new=2)
+    with pytest.raises(IndexLoadError, match=reason):
+        loaded("flat", was, change(was, now))
+
+
+def test_scores_of_a_quantiser_are_not_compared_with_true_ones():
+    generator = np.random.default_rng(3)
+    rows = Rows(np.arange(300, dtype=np.uint64), unit(generator, 300))
+    coarse = faiss.IndexFlat(DIMENSIONS, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFPQ(coarse, DIMENSIONS, 1, 4, 4, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows.vectors)
+    mapped = faiss.IndexIDMap2(index)
+    mapped.add_with_ids(rows.vectors, rows.ids.astype(np.int64))
+    with pytest.raises(IndexLoadError, match="expected a flat or hnsw index under a delta, found IndexIVFPQ"):
+        load_index(
+            faiss.serialize_index(mapped).tobytes(),
+            kind="ivf-pq",
+            dimensions=DIMENSIONS,
+            ntotal=300,
+            delta=nothing(DIMENSIONS),
+        )

@@ -1,0 +1,78 @@
+"""What an index is made of, in the journal, in a manifest, and what refuses to be read as one."""
+
+import pytest
+
+from store import index_entry, indexes
+from store.events import IndexBuilt, IndexExtended
+from store.testing import made, ref_of
+
+WHOLE, DELTA, TABLE = ref_of(b"whole"), ref_of(b"delta"), ref_of(b"table")
+BUILT = made(
+    IndexBuilt, key="1" * 64, artifact=WHOLE, blocks=TABLE, kind="hnsw", metric="ip", dimensions=4, rows=100
+)
+EXTENDED = made(
+    IndexExtended,
+    key="2" * 64,
+    artifact=DELTA,
+    base=WHOLE,
+    blocks=TABLE,
+    kind="hnsw",
+    metric="ip",
+    dimensions=4,
+    rows=103,
+    added=5,
+    dropped=2,
+)
+
+
+def test_files_of_an_index():
+    assert [*indexes.named(BUILT)] == [("descriptor index", WHOLE), ("block table", TABLE)]
+    assert [*indexes.named(EXTENDED)] == [
+        ("descriptor index", WHOLE),
+        ("index delta", DELTA),
+        ("block table", TABLE),
+    ]
+    assert indexes.refs_of(EXTENDED) == (WHOLE, DELTA, TABLE)
+    assert (indexes.whole_of(BUILT), indexes.delta_of(BUILT)) == (WHOLE, None)
+    assert (indexes.whole_of(EXTENDED), indexes.delta_of(EXTENDED)) == (WHOLE, DELTA)
+    assert (indexes.whole_rows(BUILT), indexes.whole_rows(EXTENDED)) == (100, 100)
+
+
+def test_an_entry_says_what_the_event_said():
+    plain = index_entry.parse(index_entry.to_document(BUILT), number=1)
+    assert (plain.artifact, plain.delta, plain.blocks, plain.rows, plain.whole_rows) == (
+        WHOLE,
+        None,
+        TABLE,
+        100,
+        100,
+    )
+    found = index_entry.parse(index_entry.to_document(EXTENDED), number=2)
+    assert found.delta == index_entry.DeltaEntry(artifact=DELTA, added=5, dropped=2)
+    assert (found.artifact, found.rows, found.whole_rows, found.step_key) == (WHOLE, 103, 100, "2" * 64)
+    assert [index_entry.format_of(index) for index in (None, BUILT, EXTENDED)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("event", "number", "change", "reason"),
+    [
+        (BUILT, 2, {}, "format 2 without an index delta"),
+        (EXTENDED, 1, {}, "format 1 with an index delta"),
+        (EXTENDED, 2, {"rows": 4}, "a delta of 5 rows in an index of 4"),
+        (
+            EXTENDED,
+            2,
+            {"delta": {"artifact": {"sha256": "a" * 64, "size": 1}, "added": 5}},
+            "index delta holds",
+        ),
+        (
+            EXTENDED,
+            2,
+            {"delta": {"artifact": {"sha256": "a" * 64, "size": 1}, "added": -5, "dropped": 0}},
+            "a count",
+        ),
+    ],
+)
+def test_an_entry_that_says_two_things_is_refused(event, number, change, reason):
+    with pytest.raises(ValueError, match=reason):
+        index_entry.parse({**index_entry.to_document(event), **change}, number=number)
