@@ -18,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from store import machine
-from store.delta import Delta, DeltaError
-from store.delta import decode as decode_delta
+from store import contents, machine
+from store.delta import Delta
 from store.errors import (
     ArtifactError,
     ErrorKind,
@@ -30,23 +29,20 @@ from store.errors import (
     is_shortage,
 )
 from store.events import ArtifactRef
-from store.exposure import exposed
 from store.golden import Vectors, decode_answers
-from store.identity import tile_of, tile_set_of
-from store.indexes import DELTA, WHOLE
+from store.identity import tile_of
+from store.indexes import DELTA, TABLE, WHOLE
 from store.manifest import EngineEntry, Manifest
-from store.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signature_name, signed_manifest
+from store.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.preprocessing import Preprocessing
 from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
 from store.sealed import Sealed, SealError, digest, open_regular, seal
-from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
+from store.tables import BlockRow, TileTable, decode_tiles
 from store.trust import TrustedKey
 from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
 
 __all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
-
-_MAX_SIGNATURE = 4096
 
 
 class Tile(NamedTuple):
@@ -115,10 +111,10 @@ class FlightCache:
         except OSError as error:
             if is_shortage(error):
                 raise from_os_error(error, f"cache {os.fspath(root)}") from error
-            raise _no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
+            raise no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
         try:
-            _refuse_exposed(folder)
-            raw, signatures, number = _read_manifest(folder, generation)
+            refuse_exposed(folder)
+            raw, signatures, number = read_manifest(folder, generation)
             policy = Policy(
                 trusted_keys=trusted_keys,
                 floor=floor,
@@ -360,13 +356,9 @@ class FlightCache:
         if entry is None:
             return None
         try:
-            found = decode_delta(self._view(DELTA, entry.artifact))
-        except DeltaError as error:
-            raise _damaged([f"{DELTA}: {error}"]) from error
-        if (len(found.added), len(found.dropped)) != (entry.added, entry.dropped):
-            rows = f"{entry.added} + {entry.dropped} rows"
-            raise _damaged([f"{DELTA}: expected {rows}, found {len(found.added)} + {len(found.dropped)}"])
-        return found
+            return contents.delta_of(self.manifest, self._view(DELTA, entry.artifact))
+        except ArtifactError as error:
+            raise _damaged([f"{DELTA}: {error.message}"]) from error
 
     def _delta_problem(self) -> str | None:
         try:
@@ -376,24 +368,17 @@ class FlightCache:
         return None
 
     def _tiles_problem(self) -> str | None:
-        manifest = self.manifest
         try:
-            tiles = decode_tiles(self._view("tile table", manifest.tiles))
+            contents.tiles_of(self.manifest, self._view("tile table", self.manifest.tiles))
         except (ArtifactError, NoGoError) as error:
             return error.message
-        if len(tiles) != manifest.tile_count:
-            return f"expected {manifest.tile_count} tiles, found {len(tiles)}"
-        whole = tile_set_of(tiles.packed) == manifest.tile_set
-        return None if whole else "its tiles are not the tile set of the build"
+        return None
 
     def _rows(self) -> tuple[tuple[BlockRow, ...], str | None]:
-        index = self.manifest.index
         try:
-            rows = decode_blocks(self._view("block table", index.blocks))
+            return contents.blocks_of(self.manifest, self._view(TABLE, self.manifest.index.blocks)), None
         except (ArtifactError, NoGoError) as error:
             return (), error.message
-        found = sum(row.rows for row in rows)
-        return rows, None if found == index.rows else f"expected {index.rows} rows, found {found}"
 
     def _block_problem(self, ref: ArtifactRef) -> str | None:
         try:
@@ -407,66 +392,6 @@ class FlightCache:
         finally:
             os.close(fd)
         return None
-
-
-def _refuse_exposed(folder: int) -> None:
-    if reasons := exposed(folder):
-        raise NoGoError(
-            reasons, kind=ErrorKind.PERMISSION, hint="chmod -R o-w CACHE, or mount the medium read-only"
-        )
-
-
-def _read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, ...], int]:
-    names = _names(folder)
-    found = {int(match[1]): name for name in names if (match := MANIFEST_NAME.fullmatch(name))}
-    number = max(found, default=0) if wanted is None else wanted
-    if number not in found:
-        raise _no_cache(
-            f"expected generation {wanted or 'of any number'}, found {sorted(found)[-3:] or 'none'}"
-        )
-    name = f"manifests/{found[number]}"
-    raw = _small_file(folder, name, MAX_MANIFEST_BYTES)
-    if raw is None:
-        raise _no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as {name}")
-    places = sorted(
-        signed[1] for each in names if (signed := signed_manifest(each)) and signed[0] == found[number]
-    )
-    files = (_small_file(folder, signature_name(name, place), _MAX_SIGNATURE) for place in places)
-    return raw, tuple(file for file in files if file is not None), number
-
-
-def _names(folder: int) -> list[str]:
-    try:
-        manifests = os.open(
-            "manifests", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
-        )
-        try:
-            with os.scandir(manifests) as entries:
-                return [entry.name for entry in entries]
-        finally:
-            os.close(manifests)
-    except OSError as error:
-        if is_shortage(error):
-            raise from_os_error(error, "manifests") from error
-        raise _no_cache(f"expected the manifests of a cache, found: {error.strerror}") from error
-
-
-def _small_file(folder: int, name: str, limit: int) -> bytes | None:
-    try:
-        fd = open_regular(name, folder=folder, limit=limit)
-    except SealError:
-        return None
-    try:
-        with os.fdopen(fd, "rb") as file:
-            return file.read(limit + 1)
-    except OSError as error:
-        if is_shortage(error):
-            raise from_os_error(error, name) from error
-        return None
-
-
-def _no_cache(reason: str) -> NoGoError:
-    return NoGoError((reason,), kind=ErrorKind.NO_GENERATION, hint="put a committed cache in place")
 
 
 def _damaged(problems: Sequence[str]) -> NoGoError:

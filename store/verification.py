@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, assert_never
 
+from store import contents
 from store.artifacts import Artifacts
 from store.coverage import each, named_by, referenced_by, walk
 from store.errors import (
@@ -32,7 +33,6 @@ from store.errors import (
 from store.events import ArtifactRef
 from store.exposure import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
-from store.identity import tile_set_of
 from store.indexes import DELTA, WHOLE
 from store.layout import Layout
 from store.manifest import Manifest, parse, project
@@ -43,7 +43,6 @@ from store.retention import keep_without
 from store.runtime import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
 from store.state import Generation, State
-from store.tables import decode_blocks, decode_tiles
 from store.trust import TrustedKey, reasons_against, trusted
 from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import History, View, look
@@ -271,7 +270,9 @@ class _Run:
     def look_into_tables(self) -> None:
         """Hold the head's tables against its manifest."""
         manifest = self.manifests[self.head.origin]
-        if not self.bad.isdisjoint((manifest.tiles.sha256, manifest.index.blocks.sha256)):
+        delta = manifest.index.delta
+        named = (manifest.tiles, manifest.index.blocks, *((delta.artifact,) if delta else ()))
+        if not self.bad.isdisjoint(ref.sha256 for ref in named):
             return
         for wrong in _table_problems(manifest, self.artifacts):
             self._content("tables", wrong)
@@ -431,16 +432,14 @@ def _named_in(state: State, artifacts: Artifacts) -> dict[str, list[int]]:
 
 
 def _table_problems(manifest: Manifest, artifacts: Artifacts) -> Iterator[str]:
-    try:
-        tiles = decode_tiles(artifacts.read(manifest.tiles))
-        rows = decode_blocks(artifacts.read(manifest.index.blocks))
-    except (ArtifactError, ValueError) as error:
-        yield str(error)
-        return
-    if len(tiles) != manifest.tile_count:
-        yield f"expected {manifest.tile_count} tiles in the tile table, found {len(tiles)}"
-    if tile_set_of(tiles.packed) != manifest.tile_set:
-        yield "expected the tile set of the build in the tile table, found another"
-    blocks = sum(row.rows for row in rows)
-    if blocks != manifest.index.rows:
-        yield f"expected {manifest.index.rows} rows in the block table, found {blocks}"
+    delta = manifest.index.delta
+    tables: list[tuple[ArtifactRef, Callable[[Manifest, bytes], object]]] = [
+        (manifest.tiles, contents.tiles_of),
+        (manifest.index.blocks, contents.blocks_of),
+        *([(delta.artifact, contents.delta_of)] if delta else []),
+    ]
+    for ref, read in tables:
+        try:
+            read(manifest, artifacts.read(ref))
+        except (ArtifactError, ValueError) as error:
+            yield str(error)

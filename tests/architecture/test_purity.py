@@ -38,6 +38,7 @@ PURE: dict[str, set[str]] = {
     "store/carried.py": set(),
     "store/checkpoint.py": {"msgpack"},
     "store/codec.py": set(),
+    "store/contents.py": set(),
     "store/delta.py": {"numpy", "numpy.typing", "struct"},
     "store/errors.py": {"errno"},
     "store/events.py": set(),

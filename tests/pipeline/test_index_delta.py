@@ -331,7 +331,7 @@ def test_a_base_that_was_removed_is_forgotten_with_what_stands_on_it(site):
             lambda data: encode(
                 replace(decode(data), dropped=decode(data).dropped.only(np.array([True, False])))
             ),
-            "2 \\+ 2 rows",
+            "found \\(2, 1, 16\\)",
         ),
         (lambda data: b"C10BLOCK" + data[8:], "magic"),
     ],

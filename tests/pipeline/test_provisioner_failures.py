@@ -398,8 +398,8 @@ def test_an_engine_that_passed_for_less_is_checked_again_when_more_is_asked_for(
 def test_an_index_that_passed_for_less_is_checked_again_when_more_is_asked_for(site, monkeypatch):
     sampled = checks._sample
 
-    def half_strange(*given):
-        ids, vectors = sampled(*given)
+    def half_strange(*given, **options):
+        ids, vectors = sampled(*given, **options)
         ids[::2] = 0
         return ids, vectors
 

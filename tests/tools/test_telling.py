@@ -68,6 +68,10 @@ LINES = [
         made(e.IndexBuilt, kind="flat", rows=1000, artifact=BYTES, elapsed_ms=20),
         "index flat built: 1,000 rows, 2.0 KiB in 20 ms",
     ),
+    (
+        made(e.IndexExtended, kind="hnsw", rows=1000, added=3, dropped=2, artifact=BYTES, elapsed_ms=20),
+        "index hnsw extended: 1,000 rows, 3 added, 2 left out, 2.0 KiB in 20 ms",
+    ),
     (made(e.CheckPassed, check="engine", subject="net"), "check engine of net passed"),
     (
         made(e.CheckPassed, check="engine", subject="net", measured={"cosine_ppm": 999, "images": 3}),

@@ -14,7 +14,7 @@ from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by, referenced_by, walk
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
-from store.events import CellEmbedded, EngineCompiled, IndexBuilt
+from store.events import CellEmbedded, EngineCompiled, IndexBuilt, IndexExtended
 from store.layout import KNOWN_ENTRIES, Layout
 from store.manifest import parse
 from store.names import MAX_MANIFEST_BYTES
@@ -253,6 +253,7 @@ class Judge:
         had: dict[type, set[str]] = {
             EngineCompiled: set(memo.engines),
             IndexBuilt: set(memo.indexes),
+            IndexExtended: set(memo.indexes),
             CellEmbedded: {event.key for name in memo.blocks for event in memo.blocks_of(name)},
         }
         if self.driver.damaged:

@@ -89,7 +89,7 @@ def play_build(bench: Bench, **fields: object) -> int:
 def build_light(bench: Bench, flight: str) -> None:
     """The build that must always work."""
     with bench.store(create=True) as store:
-        generation, _ = play(store, scenario(flight=flight, tiles=CHANGED))
+        generation, _ = play(store, scenario(flight=flight, tiles=CHANGED, extend=True))
     assert generation is not None
 
 
@@ -101,7 +101,7 @@ def one_generation(bench: Bench) -> None:
 def two_generations(bench: Bench) -> None:
     """A cache with two generations of different builds."""
     one_generation(bench)
-    assert play_build(bench, flight="f2", tiles=CHANGED) == ExitCode.DONE
+    assert play_build(bench, flight="f2", tiles=CHANGED, extend=True) == ExitCode.DONE
 
 
 def left_open(bench: Bench) -> None:

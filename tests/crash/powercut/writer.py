@@ -74,7 +74,7 @@ def generations(top, promises):
     clock = FakeClock()
     with opened(top, clock) as store:
         promises.generation(play(store, scenario())[0].number)
-        promises.generation(play(store, scenario("f2", tiles={(1, 0): "B"}))[0].number)
+        promises.generation(play(store, scenario("f2", tiles={(1, 0): "B"}, extend=True))[0].number)
     with opened(top, clock) as store:
         promises.generation(store.roll_back(rollback.plan(store.state, to=None, why="test")).number)
         assert play(store, scenario("f3", tiles={(5, 5): "d"}, fail_at="index"))[0] is None

@@ -1,0 +1,86 @@
+"""Manifest and signatures of a generation as an aircraft reads them: relative to an open folder, never through a link."""
+
+import os
+
+from store.errors import ErrorKind, NoGoError, from_os_error, is_shortage
+from store.exposure import exposed
+from store.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signature_name, signed_manifest
+from store.sealed import SealError, open_regular
+
+_MAX_SIGNATURE = 4096
+
+
+def refuse_exposed(folder: int) -> None:
+    """Refuse a cache that anybody may write to.
+
+    Raises:
+        NoGoError: With every place that is open.
+    """
+    if reasons := exposed(folder):
+        raise NoGoError(
+            reasons, kind=ErrorKind.PERMISSION, hint="chmod -R o-w CACHE, or mount the medium read-only"
+        )
+
+
+def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, ...], int]:
+    """Return the manifest file of a generation, its signature files in their order, and its number.
+
+    Args:
+        folder: Descriptor of the cache's folder.
+        wanted: The generation, or nothing for the newest.
+
+    Raises:
+        NoGoError: There is no such generation, or its file is none of ours.
+        CacheUnusableError: This process lacks memory or open files.
+    """
+    names = _names(folder)
+    found = {int(match[1]): name for name in names if (match := MANIFEST_NAME.fullmatch(name))}
+    number = max(found, default=0) if wanted is None else wanted
+    if number not in found:
+        raise no_cache(
+            f"expected generation {wanted or 'of any number'}, found {sorted(found)[-3:] or 'none'}"
+        )
+    name = f"manifests/{found[number]}"
+    raw = _small_file(folder, name, MAX_MANIFEST_BYTES)
+    if raw is None:
+        raise no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as {name}")
+    places = sorted(
+        signed[1] for each in names if (signed := signed_manifest(each)) and signed[0] == found[number]
+    )
+    files = (_small_file(folder, signature_name(name, place), _MAX_SIGNATURE) for place in places)
+    return raw, tuple(file for file in files if file is not None), number
+
+
+def _names(folder: int) -> list[str]:
+    try:
+        manifests = os.open(
+            "manifests", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
+        )
+        try:
+            with os.scandir(manifests) as entries:
+                return [entry.name for entry in entries]
+        finally:
+            os.close(manifests)
+    except OSError as error:
+        if is_shortage(error):
+            raise from_os_error(error, "manifests") from error
+        raise no_cache(f"expected the manifests of a cache, found: {error.strerror}") from error
+
+
+def _small_file(folder: int, name: str, limit: int) -> bytes | None:
+    try:
+        fd = open_regular(name, folder=folder, limit=limit)
+    except SealError:
+        return None
+    try:
+        with os.fdopen(fd, "rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        if is_shortage(error):
+            raise from_os_error(error, name) from error
+        return None
+
+
+def no_cache(reason: str) -> NoGoError:
+    """Return the refusal of what is no cache, or holds no generation."""
+    return NoGoError((reason,), kind=ErrorKind.NO_GENERATION, hint="put a committed cache in place")

@@ -1,0 +1,67 @@
+"""Tables and deltas are held against their manifest."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from store import contents
+from store.delta import Delta, Rows, encode, nothing
+from store.errors import ArtifactError
+from store.identity import tile_set
+from store.index_entry import DeltaEntry
+from store.tables import BlockRow, encode_blocks, encode_tiles
+from store.testing import ref_of
+
+TILES = [(5, "a" * 64, None), (9, "b" * 64, None)]
+BLOCKS = [BlockRow(zoom=3, cell_x=0, cell_y=0, rows=2, ref=ref_of(b"block"))]
+DELTA = Delta(Rows(np.array([5], np.uint64), np.ones((1, 4), np.float32)), nothing(4).dropped)
+
+
+def manifest(**index):
+    """What these functions ask of a manifest."""
+    entry = {
+        "rows": 2,
+        "dimensions": 4,
+        "delta": DeltaEntry(artifact=ref_of(b""), added=1, dropped=0),
+    } | index
+    named = [(identifier, digest) for identifier, digest, _ in TILES]
+    return SimpleNamespace(tile_count=2, tile_set=tile_set(named), index=SimpleNamespace(**entry))
+
+
+def test_what_fits_is_returned():
+    assert contents.tiles_of(manifest(), encode_tiles(TILES)).ids.tolist() == [5, 9]
+    assert contents.blocks_of(manifest(), encode_blocks(BLOCKS)) == tuple(BLOCKS)
+    assert contents.delta_of(manifest(), encode(DELTA)).added.ids.tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("read", "data", "reason"),
+    [
+        (contents.tiles_of, encode_tiles(TILES[:1]), "expected 2 tiles in the tile table, found 1"),
+        (contents.tiles_of, encode_tiles([TILES[0], (9, "c" * 64, None)]), "the tile set of the build"),
+        (contents.tiles_of, b"", "a header"),
+        (
+            contents.blocks_of,
+            encode_blocks([replace(BLOCKS[0], rows=3)]),
+            "expected 2 rows in the block table, found 3",
+        ),
+        (contents.blocks_of, b"", "a header"),
+        (contents.delta_of, b"", "a header"),
+        (contents.delta_of, encode(nothing(4)), r"of \(1, 0, 4\) rows added.* found \(0, 0, 4\)"),
+        (
+            contents.delta_of,
+            encode(Delta(Rows(DELTA.added.ids, np.ones((1, 3), np.float32)), nothing(3).dropped)),
+            "3",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(read, data, reason):
+    with pytest.raises(ArtifactError, match=reason):
+        read(manifest(), data)
+
+
+def test_a_delta_that_nobody_named_is_refused():
+    with pytest.raises(ArtifactError, match="of None rows"):
+        contents.delta_of(manifest(delta=None), encode(DELTA))
