@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import lmdb
 
@@ -178,10 +178,13 @@ class Reader:
         Raises:
             JournalDamagedError: A key is not a seq.
         """
+        unpack = _KEY.unpack
         with self._txn.cursor(self._records) as cursor:
             if cursor.set_range(_KEY.pack(start)):
                 for key, value in cursor:
-                    yield _seq(key), value
+                    if len(key) != _KEY.size:
+                        raise _no_seq(key)
+                    yield unpack(key)[0], value
 
     def count(self) -> int:
         """Number of records, as LMDB counts them."""
@@ -284,8 +287,13 @@ def is_open(path: Path) -> bool:
 
 def _seq(key: bytes) -> int:
     if len(key) != _KEY.size:
-        raise JournalDamagedError(f"a key of {_KEY.size} bytes expected among the records, found {len(key)}")
-    return cast("int", _KEY.unpack(key)[0])
+        raise _no_seq(key)
+    seq: int = _KEY.unpack(key)[0]
+    return seq
+
+
+def _no_seq(key: bytes) -> JournalDamagedError:
+    return JournalDamagedError(f"a key of {_KEY.size} bytes expected among the records, found {len(key)}")
 
 
 def _file_of(path: Path) -> tuple[int, int]:

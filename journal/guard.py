@@ -217,19 +217,16 @@ def _must_contain(path: Path, verified: Head, first: tuple[int, bytes] | None) -
 def _checked(
     verified: Head, values: Iterator[tuple[int, bytes]], sealed: list[tuple[bytes, bytes]], start: int
 ) -> Snapshot:
-    head = verified
-    entries = []
-    for entry in follow(verified, values):
-        head = entry.head
-        if entry.seq >= start:
-            entries.append(entry)
+    entries = tuple(follow(verified, values))
+    head = entries[-1].head if entries else verified
     projections, damaged = {}, []
     for name, value in sealed:
         try:
             projections[name] = unseal(name, value)
         except JournalDamagedError:
             damaged.append(name)
-    return Snapshot(head=head, entries=tuple(entries), projections=projections, damaged=tuple(damaged))
+    wanted = entries[start - verified.seq - 1 :]
+    return Snapshot(head=head, entries=wanted, projections=projections, damaged=tuple(damaged))
 
 
 def _retried(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:

@@ -4,12 +4,12 @@ A value has exactly one encoding, and only that one decodes: two different byte 
 so a digest of the bytes is a digest of the meaning. Nothing in here reads a file, a clock or the environment.
 """
 
-import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from hashlib import sha256
 from typing import Final, NamedTuple, NewType, TypeAlias, cast
 
 import msgpack
@@ -97,6 +97,10 @@ class Entry(NamedTuple):
         return Head(self.seq, self.chain)
 
 
+_entry: Final[Callable[[tuple[int, bytes, bytes]], Entry]] = partial(tuple.__new__, Entry)
+"""An entry of its fields, without a call of Python for each."""
+
+
 def encode(record: Record) -> bytes:
     """Encode a record.
 
@@ -172,7 +176,7 @@ def canonical(payload: Payload) -> bytes:
 
 def link(prev: Chain, record_bytes: bytes) -> Chain:
     """The chain digest of a record: SHA-256 over a domain string, the digest before it, and its bytes."""
-    return Chain(hashlib.sha256(b"".join((_DOMAIN, prev, record_bytes))).digest())
+    return Chain(sha256(b"".join((_DOMAIN, prev, record_bytes))).digest())
 
 
 def extend(head: Head, records: Iterable[bytes]) -> Head:
@@ -198,20 +202,22 @@ def follow(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
     Raises:
         JournalDamagedError: A record is missing, cut short or changed; `seq` is the first that cannot be trusted.
     """
+    last: int = head.seq
+    prev: bytes = head.chain
+    # Written out rather than through `link` and `Head`: every look at a journal comes by here for each of its records.
     for seq, value in values:
-        expected = head.seq + 1
-        if seq != expected:
+        if seq != last + 1:
             raise JournalDamagedError(
-                f"record {expected} expected, the journal continues with {seq}", seq=expected
+                f"record {last + 1} expected, the journal continues with {seq}", seq=last + 1
             )
-        chain, raw = Chain(value[:CHAIN_BYTES]), value[CHAIN_BYTES:]
-        if not raw or link(head.chain, raw) != chain:
+        chain, raw = value[:CHAIN_BYTES], value[CHAIN_BYTES:]
+        if not raw or sha256(b"".join((_DOMAIN, prev, raw))).digest() != chain:
             raise JournalDamagedError(
                 f"record {seq} does not continue the chain: it, its digest or a record before it was changed",
                 seq=seq,
             )
-        head = Head(seq, chain)
-        yield Entry(seq=seq, chain=chain, raw=raw)
+        last, prev = seq, chain
+        yield _entry((seq, prev, raw))
 
 
 def seal(name: bytes, value: bytes) -> bytes:
@@ -235,7 +241,7 @@ def unseal(name: bytes, sealed: bytes) -> bytes:
 
 
 def _seal_digest(name: bytes, value: bytes) -> bytes:
-    return hashlib.sha256(b"".join((_SEAL_DOMAIN, len(name).to_bytes(2, "big"), name, value))).digest()
+    return sha256(b"".join((_SEAL_DOMAIN, len(name).to_bytes(2, "big"), name, value))).digest()
 
 
 def _check_envelope(tag: str, version: int, build: int | None, wall_ns: int, mono_ns: int) -> None:

@@ -5,21 +5,28 @@ tag, version and payload, as they do in the journal. They are no format of the c
 journal, which says the same. They may hold more than a record can, so the limits of records do not bind them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from types import NoneType
 from typing import Any
 
 import msgpack
 
 from store import codec
-from store.canonical import Document, is_digest
+from store.canonical import is_digest
 from store.errors import StoreError
 from store.events import ArtifactRef, CellEmbedded, Event
 from store.memo import CellName, Made, Memo
+from store.packed import pack, unpack
 from store.state import Build, BuildStatus, Generation, Position, State
 
-LAW = 2
+LAW = 3
 """Number of the law by which facts fold to a state, and of this form of it. Raised by hand when either changes."""
+
+_INT, _OPTIONAL = frozenset({int}), frozenset({int, NoneType})
+_BLOCKS = {"space": _INT, "zoom": _INT, "cell_x": _INT, "cell_y": _INT, "block": frozenset({bytes})}
+_MADE = {"made": frozenset({str}), "made_seq": _INT, "made_build": _OPTIONAL}
+"""Columns of the blocks, `space` being a place in `spaces`, and of who made what; with the types they are of."""
 
 _EVENTS = ("tiles", "stand_in", "index", "coverage", "failure")
 """Fields of a build that hold an event or nothing."""
@@ -147,67 +154,62 @@ def _memo(memo: Memo) -> dict[str, Any]:
     return {
         "engines": [[key, _event(event)] for key, event in memo.engines.items()],
         "indexes": [[key, _event(event)] for key, event in memo.indexes.items()],
-        "blocks": [_block(event) for event in memo.blocks.values()],
         "passed": [_event(event) for event in memo.passed.values()],
-        "earlier": [[_block(event) for event in events] for events in memo.earlier.values()],
-        "made": [[digest, *made] for digest, made in memo.made.items()],
+        "earlier": [[pack(event) for event in events] for events in memo.earlier.values()],
+        **_blocks(memo.blocks.stored()),
+        **_columns(_MADE, ((digest, *made) for digest, made in memo.made.items())),
     }
 
 
+def _blocks(stored: Mapping[CellName, CellEmbedded | bytes]) -> dict[str, Any]:
+    """Columns, since there is a block for every cell of the area; and events as bytes, which few will ask for."""
+    spaces = {space: number for number, space in enumerate(dict.fromkeys(name[0] for name in stored))}
+    rows = (
+        (spaces[space], *place, found if isinstance(found, bytes) else pack(found))
+        for (space, *place), found in stored.items()
+    )
+    return {"spaces": [*spaces], **_columns(_BLOCKS, rows)}
+
+
 def _read_memo(found: Mapping[str, Any]) -> Memo:
-    blocks = [_read_block(*row) for row in found["blocks"]]
     passed = [_read_event(event) for event in found["passed"]]
-    earlier = [tuple(_read_block(*row) for row in rows) for rows in found["earlier"]]
-    return Memo(
+    earlier = [tuple(unpack(payload) for payload in payloads) for payloads in found["earlier"]]
+    memo = Memo(
         engines={key: _read_event(event) for key, event in found["engines"]},
         indexes={key: _read_event(event) for key, event in found["indexes"]},
-        blocks={_cell(event): event for event in blocks},
         passed={(check.check, check.key): check for check in passed},
         earlier={_cell(events[0]): events for events in earlier},
-        made={digest: Made(seq, build) for digest, seq, build in found["made"]},
     )
+    spaces, (space, *place, payloads) = found["spaces"], _read_columns(_BLOCKS, found)
+    if not {*range(len(spaces))}.issuperset(space):
+        raise ValueError("blocks of a space that is not named")
+
+    def blocks() -> Iterable[tuple[CellName, bytes]]:
+        return zip(zip(map(spaces.__getitem__, space), *place, strict=True), payloads, strict=True)
+
+    memo.blocks.add(blocks, make=unpack)
+    digests, *made = _read_columns(_MADE, found)
+    memo.made.add(lambda: zip(digests, map(Made, *made), strict=True))
+    return memo
+
+
+def _columns(kinds: Mapping[str, frozenset[type]], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+    """Rows as a list for each of their fields: such are read at once, and hold nothing else that has to be made."""
+    columns = [*zip(*rows, strict=True)] or [()] * len(kinds)
+    return dict(zip(kinds, columns, strict=True))
+
+
+def _read_columns(kinds: Mapping[str, frozenset[type]], found: Mapping[str, Any]) -> list[list[Any]]:
+    columns = [found[name] for name in kinds]
+    for column, allowed in zip(columns, kinds.values(), strict=True):
+        if (
+            type(column) is not list
+            or len(column) != len(columns[0])
+            or not allowed.issuperset(map(type, column))
+        ):
+            raise ValueError("columns that do not fit together")
+    return columns
 
 
 def _cell(event: CellEmbedded) -> CellName:
     return event.space, event.zoom, event.cell_x, event.cell_y
-
-
-def _block(event: CellEmbedded) -> tuple[Any, ...]:
-    """The fields of an event, one after the other.
-
-    There is one for every cell of the area, and the state is read far more often than it is written: what was checked
-    when it was folded is not checked again field by field.
-    """
-    return (
-        *(event.space, event.zoom, event.cell_x, event.cell_y, event.key, event.components, event.engine),
-        *(event.block.sha256, event.block.size, event.rows, event.embedded, event.copied),
-    )
-
-
-def _read_block(  # noqa: PLR0917 - the fields of an event
-    space: str,
-    zoom: int,
-    cell_x: int,
-    cell_y: int,
-    key: str,
-    components: Document,
-    engine: str,
-    sha256: str,
-    size: int,
-    rows: int,
-    embedded: int,
-    copied: int,
-) -> CellEmbedded:
-    return CellEmbedded(
-        space=space,
-        zoom=zoom,
-        cell_x=cell_x,
-        cell_y=cell_y,
-        key=key,
-        components=components,
-        engine=engine,
-        block=ArtifactRef(sha256=sha256, size=size),
-        rows=rows,
-        embedded=embedded,
-        copied=copied,
-    )

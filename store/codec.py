@@ -86,15 +86,15 @@ def decode(tag: str, version: int, payload: object) -> Event:
         )
     current, cls = known
     if not isinstance(payload, dict):
-        raise _invalid(tag, f"a {type(payload).__name__} as payload")
+        raise invalid(tag, f"a {type(payload).__name__} as payload")
     if version < 1:
-        raise _invalid(tag, f"version {version}")
+        raise invalid(tag, f"version {version}")
     for step in range(version, current):
         payload = UPCASTERS[tag, step](payload)
     shape = _shape(tag)
     if payload.keys() != shape.readers.keys():
         found = sorted(map(str, payload.keys() ^ shape.readers.keys()))
-        raise _invalid(tag, f"fields {found} missing or surplus")
+        raise invalid(tag, f"fields {found} missing or surplus")
     values = [payload[name] for name in shape.readers]
     if [*map(type, values)] != shape.kinds:
         # Something is absent, or wrong: read one by one, which says what.
@@ -107,7 +107,8 @@ def decode(tag: str, version: int, payload: object) -> Event:
     return cls(**dict(zip(shape.readers, values, strict=True)))
 
 
-def _invalid(where: str, found: str) -> DamagedHistoryError:
+def invalid(where: str, found: str) -> DamagedHistoryError:
+    """Return the error for data that is no event of its kind; `where` it stands, and what was found there."""
     return DamagedHistoryError(
         ErrorKind.INVALID_EVENT, f"expected a well-formed {where}, found {found}", hint="c10 verify --full"
     )
@@ -181,7 +182,7 @@ def _reader(hint: Any) -> _Read:  # noqa: ANN401 - a type, of whatever kind
 def _several(item: _Read) -> _Read:
     def read(value: object, where: str) -> tuple[Any, ...]:
         if not isinstance(value, list):
-            raise _invalid(where, type(value).__name__)
+            raise invalid(where, type(value).__name__)
         return tuple(item(each, where) for each in value)
 
     return read
@@ -190,7 +191,7 @@ def _several(item: _Read) -> _Read:
 def _exactly(kind: type) -> _Read:
     def read(value: object, where: str) -> object:
         if type(value) is not kind:
-            raise _invalid(where, f"{type(value).__name__} instead of {kind.__name__}")
+            raise invalid(where, f"{type(value).__name__} instead of {kind.__name__}")
         return value
 
     return read
@@ -203,12 +204,12 @@ def _artifact(value: object, where: str) -> ArtifactRef:
         ):
             return ArtifactRef(sha256=sha256, size=size)
         case _:
-            raise _invalid(where, "no artifact reference")
+            raise invalid(where, "no artifact reference")
 
 
 def _document(value: Any, where: str) -> Document:  # noqa: ANN401 - hostile until checked
     if not isinstance(value, dict):
-        raise _invalid(where, f"{type(value).__name__} instead of a map")
+        raise invalid(where, f"{type(value).__name__} instead of a map")
     if not _PLAIN.issuperset(map(type, value.values())):
         _plain_data(value, where)
     return value
@@ -225,4 +226,4 @@ def _plain_data(value: object, where: str) -> None:
             for item in value:
                 _plain_data(item, where)
         case _:
-            raise _invalid(where, f"{type(value).__name__} inside a document")
+            raise invalid(where, f"{type(value).__name__} inside a document")

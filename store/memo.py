@@ -4,8 +4,9 @@ Keys name what a result depends on, not its bytes, and a compiler does not give 
 counts for the bytes it looked at, and for no others that later take their place under the same key.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count, repeat
 from typing import NamedTuple, TypeAlias, assert_never
 
 from store.attached import artifacts_of
@@ -19,6 +20,7 @@ from store.events import (
     IndexExtended,
 )
 from store.indexes import refs_of
+from store.lazy import Lazy
 
 CellName: TypeAlias = tuple[str, int, int, int]
 """(vector space, zoom, x >> 4, y >> 4)."""
@@ -31,6 +33,22 @@ class Made(NamedTuple):
 
     seq: int
     build: int | None
+
+
+class Cells(NamedTuple):
+    """Cells that were embedded one after another, an entry of each column for each.
+
+    Attributes:
+        names: Which cells they are.
+        blocks: Digests of their blocks.
+        payloads: Their events, as the bytes of a record's payload.
+        unpack: What makes an event of such bytes (`store.packed`).
+    """
+
+    names: Sequence[CellName]
+    blocks: Sequence[str]
+    payloads: Sequence[bytes]
+    unpack: Callable[[bytes], CellEmbedded]
 
 
 @dataclass(slots=True)
@@ -48,20 +66,20 @@ class Memo:
 
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
-    blocks: dict[CellName, CellEmbedded] = field(default_factory=dict)
+    blocks: Lazy[CellName, CellEmbedded] = field(default_factory=Lazy)
     passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
     earlier: dict[CellName, tuple[CellEmbedded, ...]] = field(default_factory=dict)
-    made: dict[str, Made] = field(default_factory=dict)
+    made: Lazy[str, Made] = field(default_factory=Lazy)
 
     def copy(self) -> "Memo":
         """Return a memo that shares nothing mutable with this one."""
         return Memo(
             engines=dict(self.engines),
             indexes=dict(self.indexes),
-            blocks=dict(self.blocks),
+            blocks=self.blocks.copy(),
             passed=dict(self.passed),
             earlier=dict(self.earlier),
-            made=dict(self.made),
+            made=self.made.copy(),
         )
 
     def blocks_of(self, name: CellName) -> tuple[CellEmbedded, ...]:
@@ -89,6 +107,16 @@ class Memo:
                 self.made[result.block.sha256] = made
             case _:
                 assert_never(result)
+
+    def remember_cells(self, cells: Cells, seq: int, build: int) -> None:
+        """Take the blocks of many cells, recorded one after another from `seq` on; as `remember`, one by one."""
+        names, blocks, payloads, unpack = cells
+        if self.blocks.stored().keys().isdisjoint(names) and len(set(names)) == len(names):
+            self.blocks.add(lambda: zip(names, payloads, strict=True), make=unpack)
+        else:
+            for name, payload in zip(names, payloads, strict=True):
+                self._keep(name, (unpack(payload),))
+        self.made.add(lambda: zip(blocks, map(Made, count(seq), repeat(build)), strict=False))
 
     def judge(self, verdict: CheckPassed | CheckFailed) -> None:
         """Take a check's outcome; a failed one takes the result, and all its passes, away.

@@ -4,13 +4,14 @@ The state answers what the next build may reuse, what each generation shows and 
 about is the business of `store.fold`: here are the values alone.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from store import events as e
 from store.canonical import Document
 from store.events import ArtifactRef, Event
-from store.memo import Memo
+from store.memo import Cells, Memo
 from store.valueclass import valueclass
 
 GENESIS_CHAIN = "0" * 64
@@ -45,6 +46,22 @@ class Position:
 
     seq: int = 0
     chain: str = GENESIS_CHAIN
+
+
+@valueclass(frozen=True, slots=True, kw_only=True)
+class CellRun:
+    """Facts that follow each other, each of a cell that was embedded in one build, without an event for each.
+
+    `seq` is that of the first, `position` the place of the last, `tiles` how many tiles they embedded together, and
+    `facts` gives them one by one.
+    """
+
+    seq: int
+    position: Position
+    build: int | None
+    cells: Cells
+    tiles: int
+    facts: Callable[[], Iterable[Fact]]
 
 
 class BuildStatus(StrEnum):

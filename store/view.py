@@ -18,7 +18,7 @@ from store.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.recovery import Observed
 from store.recovery import check as check_history
 from store.remedies import rebuilding, replaying
-from store.remembering import forget, recall, remember, trusted_head
+from store.remembering import forget, recall, remember, trusted_head, without_collector
 from store.state import Fact, State
 from store.valueclass import valueclass
 from store.writeonce import read_regular
@@ -145,8 +145,9 @@ def look(layout: Layout, *, strict: bool = True) -> View:
 
 def _looked(layout: Layout, observed: Observed, state: State, *, strict: bool) -> View:
     since, head = state.position, state.head
-    snapshot = _snapshot(layout, trusted_head(state))
-    fold_entries(state, since_position(snapshot.entries, since))
+    with without_collector():
+        snapshot = _snapshot(layout, trusted_head(state))
+        fold_entries(state, since_position(snapshot.entries, since))
     if strict:
         _require_fit(layout, state, observed)
     remember(layout, state, since=since, head=head)

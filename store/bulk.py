@@ -1,0 +1,175 @@
+"""Cells read from records by the thousand. Pure.
+
+What it gives is what `store.facts.to_fact` would: a record is taken in bulk only where it has the form of one that was
+read strictly, as a record by `journal.record` and as an event by `store.codec`, and where it holds what may still be
+wrong in a record of that form. Every other record is left to be read alone.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from journal.alike import Form, Leaf, Rows, form_of, integers, rows_of, texts
+from journal.errors import RecordError
+from journal.record import Entry, decode_fields
+from store import codec
+from store.errors import StoreError
+from store.memo import CellName, Cells
+from store.packed import unpack
+from store.state import CellRun, Fact, Position
+
+_ALIKE: Final = 16
+"""As many records of one length have to be left for another form to be worth it."""
+
+_FORMS: Final = 32
+"""As many forms are tried for a length, and for as many lengths they are remembered."""
+
+_MAX_BYTES: Final = 4096
+"""Of a record that is taken in bulk; cells have some 500."""
+
+_MAX_WIDTH: Final = 4
+"""Bytes of the integers that are taken in bulk: they can be added up without a thought."""
+
+_HEX: Final = np.zeros(256, np.bool_)
+_HEX[list(b"0123456789abcdef")] = True
+
+
+class _Cell(NamedTuple):
+    """A record that was taken in bulk."""
+
+    build: int | None
+    name: CellName
+    block: str
+    payload: bytes
+    tiles: int
+
+
+class _CellForm(NamedTuple):
+    """A form of records whose payload is an event of a cell.
+
+    Attributes:
+        form: What they have in common as records.
+        build: Which build they belong to.
+        leaves: Where their space, zoom, cell_x, cell_y, embedded and the digest of their block stand.
+    """
+
+    form: Form
+    build: int | None
+    leaves: Sequence[Leaf]
+
+    def holds(self, rows: Rows) -> NDArray[np.bool_]:
+        """Tell of each record whether it has this form, and holds what `codec` asks of a cell's fields.
+
+        Of these only the digest of an artifact may be wrong in a record of the same form.
+        """
+        at, width, _ = self.leaves[-1]
+        alike = self.form.holds(rows)
+        alike &= _HEX[rows[:, at : at + width]].all(axis=1)
+        return alike
+
+    def cells(self, rows: Rows, raws: Sequence[bytes]) -> Iterator[_Cell]:
+        """Yield the cells of records that have this form, given as rows and as they are."""
+        space, zoom, x, y, embedded, block = self.leaves
+        names = zip(
+            texts(rows, space), integers(rows, zoom), integers(rows, x), integers(rows, y), strict=True
+        )
+        payloads = [raw[self.form.payload :] for raw in raws]
+        return map(_Cell, repeat(self.build), names, texts(rows, block), payloads, integers(rows, embedded))
+
+
+class CellReader:
+    """Reads batches of one journal; it remembers the forms that it met."""
+
+    def __init__(self) -> None:
+        self._forms: dict[int, list[_CellForm]] = {}
+
+    def runs(
+        self, batch: Sequence[Entry], cells: Sequence[int], to_fact: Callable[[Entry], Fact]
+    ) -> Iterator[Fact | CellRun]:
+        """Yield the facts of a batch in their order, cells in runs as long as may be.
+
+        Args:
+            batch: Entries that follow each other.
+            cells: Which of them are taken for cells.
+            to_fact: Reads one alone; what it raises is raised when its turn comes.
+        """
+        found = self._read(batch, cells)
+        at = 0
+        while at < len(batch):
+            cell, end = found[at], at + 1
+            if cell is None:
+                yield to_fact(batch[at])
+            else:
+                while end < len(batch) and (other := found[end]) is not None and other.build == cell.build:
+                    end += 1
+                yield _run(batch[at:end], found[at:end], to_fact)
+            at = end
+
+    def _read(self, batch: Sequence[Entry], cells: Sequence[int]) -> list[_Cell | None]:
+        """Cells by their place in the batch; nothing where a record has to be read alone."""
+        found: list[_Cell | None] = [None] * len(batch)
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        for place in cells:
+            by_length[len(batch[place].raw)].append(place)
+        for length, places in by_length.items():
+            if len(places) >= _ALIKE and length <= _MAX_BYTES:
+                raws = [batch[place].raw for place in places]
+                for at, cell in self._read_alike(length, raws):
+                    found[places[at]] = cell
+        return found
+
+    def _read_alike(self, length: int, raws: list[bytes]) -> Iterator[tuple[int, _Cell]]:
+        """Yield place and cell of those of one length that were taken."""
+        if length not in self._forms and len(self._forms) == _FORMS:
+            self._forms.clear()
+        forms = self._forms.setdefault(length, [])
+        known = iter(tuple(forms))
+        rows, left = rows_of(raws), np.arange(len(raws))
+        for _ in range(_FORMS):
+            if len(left) < _ALIKE:
+                return
+            form = next(known, None)
+            if form is None and (form := _form_of(raws[left[0]])) is not None:
+                forms.append(form)
+            if form is None:
+                rows, left = rows[1:], left[1:]
+                continue
+            alike = form.holds(rows)
+            if alike.any():
+                places = left[alike].tolist()
+                yield from zip(places, form.cells(rows[alike], [raws[at] for at in places]), strict=True)
+                rows, left = rows[~alike], left[~alike]
+
+
+def _form_of(raw: bytes) -> _CellForm | None:
+    """The form of a record, if it is sound and an event of a cell whose name can be read in bulk."""
+    try:
+        tag, version, build, _, _, payload = decode_fields(raw)
+        codec.decode(tag, version, payload)
+    except (RecordError, StoreError):
+        return None
+    form = form_of(raw)
+    leaves = [form.leaves.get((name,)) for name in ("space", "zoom", "cell_x", "cell_y", "embedded")]
+    leaves.append(form.leaves.get(("block", "sha256")))
+    if any(leaf is None or (not leaf.is_text and leaf.width > _MAX_WIDTH) for leaf in leaves):
+        return None
+    return _CellForm(form, build, [leaf for leaf in leaves if leaf is not None])
+
+
+def _run(
+    entries: Sequence[Entry], cells: Sequence[_Cell | None], to_fact: Callable[[Entry], Fact]
+) -> CellRun:
+    builds, names, blocks, payloads, tiles = zip(*filter(None, cells), strict=True)
+    return CellRun(
+        seq=entries[0].seq,
+        position=Position(entries[-1].seq, entries[-1].chain.hex()),
+        build=builds[0],
+        cells=Cells(names, blocks, payloads, unpack),
+        tiles=sum(tiles),
+        facts=partial(map, to_fact, entries),
+    )
