@@ -1,6 +1,6 @@
 """One attempt at a build, under the build lock: from what is there to a report of what became of it.
 
-A warm run is recognised from the journal and the file system alone and writes nothing. Otherwise the attempt is
+What is there as it is wanted was recognised before (`pipeline.warm`), unless it has to be healed first. An attempt is
 journaled from its first step: refused, since its identity was rolled back from; failed early, since its inputs could not
 be read; or built. Whatever goes wrong is recorded with its step, subject and traceback, and the head does not move. This
 module decides whether there is anything to do and accounts for it; `pipeline.steps` walks the plan.
@@ -16,7 +16,6 @@ from journal import JournalError
 from pipeline.errors import PipelineError
 from pipeline.failing import failing_inputs
 from pipeline.failures import failed_event, failure_of
-from pipeline.geography import warnings_of
 from pipeline.inputs import Inputs
 from pipeline.locking import Lock
 from pipeline.preflight import FreeBytes, require_space_for_build
@@ -25,9 +24,9 @@ from pipeline.report import BuildOutcome, BuildReport, Failure
 from pipeline.request import BuildRequest
 from pipeline.run import Ports, Run
 from pipeline.steps import take_steps
-from pipeline.warm import Warm, look_warm
+from pipeline.warm import area_warnings, look_warm, reused
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
-from store.events import BuildRefused, BuildStarted, CoverageWalked
+from store.events import BuildRefused, BuildStarted
 from store.layout import Layout
 from store.state import Generation, State
 from store.transaction import Store
@@ -68,16 +67,13 @@ class Attempt:
     strict: bool
 
     def make(self) -> BuildReport:
-        """Find the cache as it is wanted, or build it; the caller holds the build lock.
+        """Build the cache, or heal it and find it as it is wanted; the caller holds the build lock.
 
         Raises:
             StoreError, JournalError: The cache cannot be used at all.
         """
         inputs = self.inputs
         if isinstance(inputs, Inputs):
-            warm = look_warm(self.layout, inputs.identity, key_id=self.key_id)
-            if warm is not None:
-                return self._reused(warm, inputs)
             full = None if self.layout.exists() else self._short_of_space(State(), inputs)
             if full is not None:
                 return full
@@ -88,7 +84,7 @@ class Attempt:
                 return self._failed_early(store, number, inputs)
             warm = look_warm(self.layout, inputs.identity, key_id=self.key_id, store=store)
             if warm is not None:
-                return replace(self._reused(warm, inputs), writes=store.writes)
+                return replace(reused(warm, inputs), writes=store.writes)
             if inputs.identity in store.state.undone and not self.again:
                 return self._refused(store, number, inputs)
             full = self._short_of_space(store.state, inputs)
@@ -112,20 +108,6 @@ class Attempt:
                 cause=error,
             )
         return None
-
-    def _reused(self, warm: Warm, inputs: Inputs) -> BuildReport:
-        return BuildReport(
-            outcome=BuildOutcome.REUSED,
-            build=warm.head.origin,
-            generation=warm.head.number,
-            identity=inputs.identity,
-            manifest_sha256=warm.head.manifest_sha256,
-            body_sha256=warm.head.body_sha256,
-            tiles=len(inputs.selection.tiles),
-            steps_reused=warm.steps,
-            files_checked=warm.files,
-            warnings=(*inputs.warnings, *_area_warnings(warm.area)),
-        )
 
     def _failed_early(self, store: Store, number: int, error: PipelineError) -> BuildReport:
         """Record a build whose inputs could not be read."""
@@ -199,7 +181,7 @@ class Attempt:
             error=failure,
             warnings=(
                 *inputs.warnings,
-                *_area_warnings(store.state.builds[number].coverage if generation else None),
+                *area_warnings(store.state.builds[number].coverage if generation else None),
                 *no_longer_signed(before, generation),
             ),
             cause=cause,
@@ -234,14 +216,6 @@ def _record(run: Run, error: BaseException, started: BuildStarted) -> Failure:
         # What went wrong first is what a person must hear of; the next build marks this one as abandoned.
         run.ports.progress.say(f"the failure could not be recorded: {full.message}")
     return failure
-
-
-def _area_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
-    if area is None:
-        return ()
-    return warnings_of(
-        wanted=area.wanted, present=area.present, featureless=area.featureless, skipped=area.skipped
-    )
 
 
 def _committed_anyway(cause: BaseException | None) -> int | None:

@@ -17,9 +17,9 @@ from pipeline.decoding import decode
 from pipeline.engines.narrow_types import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.extending import delta_in
-from pipeline.gathering import located
 from pipeline.inputs import Model
 from pipeline.known import KnownRows
+from pipeline.networks import located
 from pipeline.place import FEATURELESS_BELOW
 from pipeline.plan import ENGINE_CHECK
 from pipeline.reference import reference_run

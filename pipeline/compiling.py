@@ -11,8 +11,8 @@ from pipeline.checks import check_engine, check_vectors
 from pipeline.compile_progress import CompileProgress
 from pipeline.engines.port import CompiledEngine, EngineCompiler
 from pipeline.errors import CheckError
-from pipeline.gathering import located
 from pipeline.inputs import Model
+from pipeline.networks import located
 from pipeline.plan import BuildPlan, Decision
 from pipeline.run import Run
 from store.artifacts import Artifacts

@@ -1,16 +1,16 @@
 """The composition root: which parts a provisioner is made of, unless the caller brings others."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import C10ProvisionerConfig
-from pipeline.descriptors import DescriptorBatcher, LocalDescriptorBatcher
 from pipeline.engines.choice import engine_compiler as choose_compiler
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.host import host_facts
 from pipeline.index import FaissIndexBuilder, IndexBuilder
 from pipeline.locking import CacheLock, Lock
-from pipeline.preflight import FreeBytes, free_bytes
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner
 from pipeline.request import BuildRequest
@@ -22,13 +22,17 @@ from store.layout import Layout
 from store.trust import Signer
 from store.verdict import ALLOW_UNSIGNED, TrustedKeys
 
+if TYPE_CHECKING:
+    from pipeline.descriptors import DescriptorBatcher
+    from pipeline.preflight import FreeBytes
+
 
 def build_cache_provisioner(
     config: C10ProvisionerConfig,
     *,
     engine_compiler: EngineCompiler | None = None,
     stand_in_compiler: EngineCompiler | None = None,
-    descriptor_batcher: DescriptorBatcher | None = None,
+    descriptor_batcher: "DescriptorBatcher | None" = None,
     tile_metadata_store: TileMetadataStore | None = None,
     lock: Lock | None = None,
     host: Mapping[str, object] | None = None,
@@ -36,7 +40,7 @@ def build_cache_provisioner(
     clock: Clock | None = None,
     index_builder: IndexBuilder | None = None,
     progress: Progress | None = None,
-    free_bytes: FreeBytes = free_bytes,
+    free_bytes: "FreeBytes | None" = None,
 ) -> CacheProvisioner:
     """Put a provisioner together; every port that is not given is the embedded default.
 
@@ -53,7 +57,7 @@ def build_cache_provisioner(
         clock: Where times come from.
         index_builder: Builds the descriptor index; by default FAISS.
         progress: Told how the work moves on.
-        free_bytes: Tells how much may still be written to a folder's file system.
+        free_bytes: Tells how much may still be written to a folder's file system; by default asks the system.
 
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.
@@ -85,24 +89,38 @@ def build_cache_provisioner(
         lock=lock or CacheLock(layout, config.lock_timeout_s),
         host=host if host is not None else host_facts(),
         progress=progress or Silent(),
-        batcher=descriptor_batcher or _batcher(config),
+        batcher_for=_batching(config) if descriptor_batcher is None else lambda: descriptor_batcher,
         index_builder=index_builder or FaissIndexBuilder(),
         compiler_for=compiler_for,
         stand_in_compiler=stand_in_compiler or OnnxRuntimeCompiler(),
         source_for=source_for,
         signing=signing,
         trusting=trusting,
-        free_bytes=free_bytes,
+        free_bytes=free_bytes or _free_bytes,
         precision=precision,
     )
 
 
-def _batcher(config: C10ProvisionerConfig) -> DescriptorBatcher:
+def _free_bytes(folder: Path) -> int:
+    from pipeline.preflight import free_bytes  # noqa: PLC0415 - only where something is to be written
+
+    return free_bytes(folder)
+
+
+def _batching(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]":
+    """What embeds tiles, as `config.executor` says; a cluster is looked for at once, workers are no part of a warm run."""
     if config.executor != "ray":
-        return LocalDescriptorBatcher(workers=config.worker_count)
+
+        def local() -> "DescriptorBatcher":
+            from pipeline.descriptors import LocalDescriptorBatcher  # noqa: PLC0415 - no warm run needs it
+
+            return LocalDescriptorBatcher(workers=config.worker_count)
+
+        return local
     from pipeline.ray_batcher import LOCAL, RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
 
     here = config.ray_address == LOCAL
-    return RayDescriptorBatcher(
+    batcher = RayDescriptorBatcher(
         address=config.ray_address, workers=config.worker_count if here else config.workers
     )
+    return lambda: batcher

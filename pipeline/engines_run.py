@@ -25,8 +25,8 @@ from pipeline.compiling import engine_bytes, engine_event, learnt
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
 from pipeline.failures import failure_of
-from pipeline.gathering import located
 from pipeline.inputs import Model
+from pipeline.networks import located
 from pipeline.plan import has_passed_here
 from pipeline.progress import Progress
 from pipeline.report import Failure

@@ -1,15 +1,14 @@
 """Everything a build is defined by, as values. Pure."""
 
-from dataclasses import dataclass
-
 from pipeline.engines.port import EngineJob
 from pipeline.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.tiles.selection import Selection
 from store.canonical import Document
 from store.preprocessing import Preprocessing
+from store.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One network, looked at but not compiled.
 
@@ -49,7 +48,7 @@ class Model:
         return document if self.stand_in is None else {**document, "stand_in": self.stand_in.components}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """Everything a build is defined by.
 

@@ -1,7 +1,9 @@
 """The provisioner: what can be asked of a flight cache, and with which ports each is done.
 
 Everything a request names is read first, without touching the cache; then the build lock is taken, and what happens
-under it is an attempt (`pipeline.attempt`), a rollback, a collection or a mending. Nothing here decides about steps.
+under it is a warm run (`pipeline.warm`), an attempt (`pipeline.attempt`), a rollback, a collection or a mending. Nothing
+here decides about steps. Beyond a warm run, what does the work is imported when it is asked for, as commands are: a build
+that finds nothing to do, which is most of them, waits for none of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,42 +11,43 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError
-from pipeline.attempt import Attempt, no_longer_signed
 from pipeline.config import C10ProvisionerConfig
-from pipeline.denied import denial, note
-from pipeline.descriptors import DescriptorBatcher
+from pipeline.engines.network_memory import NetworkMemory
 from pipeline.engines.port import EngineCompiler
-from pipeline.engines_run import EngineRun, EnginesReport
 from pipeline.errors import PipelineError, RequestError
-from pipeline.gathering import gather, look_at_models
+from pipeline.gathering import gather
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.locking import Lock
-from pipeline.mends import RepairReport
-from pipeline.preflight import FreeBytes, require_space_for_engines
-from pipeline.preview import preview
+from pipeline.networks import look_at_models
 from pipeline.progress import Progress
-from pipeline.repair import Repair
 from pipeline.report import BuildReport, PlanReport, RollbackReport
 from pipeline.request import BuildRequest
-from pipeline.run import Ports
 from pipeline.tiles.tile import TileMetadataStore
-from store import manifest, rollback
-from store.collecting import Collection, collect, rehearse
-from store.coverage import missing
+from pipeline.warm import look_warm, reused
 from store.errors import ErrorKind, RequestRefusedError
 from store.facts import Clock
 from store.layout import Layout
-from store.rebuild import Rebuilt
-from store.retention import KeepPolicy
-from store.signing import Signing, sign
-from store.state import Generation, State
-from store.transaction import Store
 from store.trust import Signer
 from store.verdict import TrustedKeys
 from store.view import look
+
+if TYPE_CHECKING:
+    from pipeline.descriptors import DescriptorBatcher
+    from pipeline.engines_run import EnginesReport
+    from pipeline.mends import RepairReport
+    from pipeline.preflight import FreeBytes
+    from pipeline.repair import Repair
+    from pipeline.run import Ports
+    from store.collecting import Collection
+    from store.rebuild import Rebuilt
+    from store.retention import KeepPolicy
+    from store.signing import Signing
+    from store.state import Generation, State
+    from store.transaction import Store
 
 _MIB = 1 << 20
 
@@ -59,7 +62,7 @@ class CacheProvisioner:
     lock: Lock
     host: Mapping[str, object]
     progress: Progress
-    batcher: DescriptorBatcher
+    batcher_for: "Callable[[], DescriptorBatcher]"
     index_builder: IndexBuilder
     compiler_for: Callable[[BuildRequest], EngineCompiler]
     stand_in_compiler: EngineCompiler
@@ -67,7 +70,7 @@ class CacheProvisioner:
     precision: str | None
     signing: Callable[[], Signer | None]
     trusting: Callable[[], TrustedKeys]
-    free_bytes: FreeBytes
+    free_bytes: "FreeBytes"
 
     def build_cache_artifacts(self, request: BuildRequest, *, again: bool = False) -> BuildReport:
         """Build the flight cache that `request` describes, or find that it is there already.
@@ -95,8 +98,10 @@ class CacheProvisioner:
         asked = monotonic()
         try:
             with self.lock:
-                report = self._attempt(request, inputs, again=again, signer=signer).make()
+                report = self._build(request, inputs, again=again, signer=signer)
         except BuildLockHeldError as error:
+            from pipeline.denied import denial, note
+
             waited_ms = round((monotonic() - asked) * 1000)
             denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.host)
             note(denied, self.layout, clock=self.clock)
@@ -110,6 +115,8 @@ class CacheProvisioner:
             PipelineError: Something the request names is missing, damaged or unusable.
             StoreError, JournalError: The cache cannot be read.
         """
+        from pipeline.preview import preview
+
         signer = self.signing()
         return preview(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
 
@@ -126,6 +133,9 @@ class CacheProvisioner:
                 cannot be used.
             StoreError: The target's artifacts are not all there; nothing was changed.
         """
+        from pipeline.attempt import no_longer_signed
+        from store import rollback
+
         signer = self.signing()
         if not self.layout.exists():
             look(self.layout)
@@ -146,7 +156,7 @@ class CacheProvisioner:
                 warnings=no_longer_signed(before, after),
             )
 
-    def sign(self, generation: int | None = None) -> Signing:
+    def sign(self, generation: int | None = None) -> "Signing":
         """Sign a generation that is committed already, the newest if none is named, with the configured key.
 
         Raises:
@@ -154,6 +164,8 @@ class CacheProvisioner:
             RequestRefusedError: There is no key, no such generation, or its manifest is not what the journal projects.
             StoreError, JournalError: The cache cannot be used.
         """
+        from store.signing import sign
+
         signer = self.signing()
         if signer is None:
             raise RequestRefusedError(
@@ -166,7 +178,7 @@ class CacheProvisioner:
         with self.lock, self._open(create=False) as store:
             return sign(store, generation, signer)
 
-    def compile_engines_for_corpus(self, request: BuildRequest) -> EnginesReport:
+    def compile_engines_for_corpus(self, request: BuildRequest) -> "EnginesReport":
         """Compile every network of a request for its device, without the build lock.
 
         Returns:
@@ -177,8 +189,11 @@ class CacheProvisioner:
             DiskFullError: The engines would not fit; nothing was begun.
             StoreError, JournalError: The cache cannot be used at all.
         """
+        from pipeline.engines_run import EngineRun
+        from pipeline.preflight import require_space_for_engines
+
         compiler = self.compiler_for(request)
-        models = look_at_models(request, compiler, self.precision)
+        models = look_at_models(request, compiler, self.precision, networks=self._networks())
         run = EngineRun(
             layout=self.layout,
             clock=self.clock,
@@ -192,7 +207,7 @@ class CacheProvisioner:
             require_space_for_engines(self.layout, absent, self.free_bytes(self.layout.root))
         return run.compile_all(models)
 
-    def collect(self, policy: KeepPolicy, *, dry_run: bool = True) -> Collection:
+    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "Collection":
         """Remove what no kept generation needs, or only tell what that is.
 
         Raises:
@@ -201,12 +216,14 @@ class CacheProvisioner:
             RequestRefusedError: There is no cache.
             StoreError, JournalError: The cache cannot be used; what was begun is finished by the next collection.
         """
+        from store.collecting import collect, rehearse
+
         if dry_run or not self.layout.exists():
             return rehearse(self.layout, policy)
         with self.lock, self._open(create=False, exclusive=True) as store:
             return collect(store, policy)
 
-    def repair(self, *, dry_run: bool = False, trust_plugins: bool = False) -> RepairReport:
+    def repair(self, *, dry_run: bool = False, trust_plugins: bool = False) -> "RepairReport":
         """Heal whatever can be healed: manifests, signatures, segments, artifacts, strangers.
 
         Args:
@@ -225,7 +242,7 @@ class CacheProvisioner:
         """
         return self._mending().repair(dry_run=dry_run, trust_plugins=trust_plugins)
 
-    def rebuild(self) -> tuple[Rebuilt, RepairReport]:
+    def rebuild(self) -> "tuple[Rebuilt, RepairReport]":
         """Make the journal again from its segments and what still reads of it, then what lies beside it.
 
         Signatures whose records are lost are recorded again from their files, where a trusted key vouches for them.
@@ -237,7 +254,9 @@ class CacheProvisioner:
         """
         return self._mending().rebuild()
 
-    def _mending(self) -> Repair:
+    def _mending(self) -> "Repair":
+        from pipeline.repair import Repair
+
         return Repair(
             layout=self.layout,
             lock=self.lock,
@@ -245,7 +264,7 @@ class CacheProvisioner:
             compiler_for=self.compiler_for,
             stand_in=self.stand_in_compiler,
             source_for=self.source_for,
-            batcher=self.batcher,
+            batcher=self.batcher_for(),
             index=self.index_builder,
             progress=self.progress,
             clock=self.clock,
@@ -264,16 +283,28 @@ class CacheProvisioner:
             today=today,
             precision=self.precision,
             stand_in=self.stand_in_compiler,
+            networks=self._networks(),
         )
 
-    def _attempt(
+    def _networks(self) -> NetworkMemory:
+        return NetworkMemory(self.config.memory_folder)
+
+    def _build(
         self, request: BuildRequest, inputs: Inputs | PipelineError, *, again: bool, signer: Signer | None
-    ) -> Attempt:
-        return Attempt(
+    ) -> BuildReport:
+        """Find the cache as it is wanted, or attempt to build it; the caller holds the build lock."""
+        key_id = signer.key_id if signer else None
+        if isinstance(inputs, Inputs):
+            warm = look_warm(self.layout, inputs.identity, key_id=key_id)
+            if warm is not None:
+                return reused(warm, inputs)
+        from pipeline.attempt import Attempt
+
+        attempt = Attempt(
             request=request,
             inputs=inputs,
             again=again,
-            key_id=signer.key_id if signer else None,
+            key_id=key_id,
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=True, signer=signer),
@@ -284,19 +315,24 @@ class CacheProvisioner:
             precision=self.precision,
             strict=self.config.coverage_strict,
         )
+        return attempt.make()
 
-    def _ports(self, request: BuildRequest) -> Ports:
+    def _ports(self, request: BuildRequest) -> "Ports":
+        from pipeline.run import Ports
+
         return Ports(
             compiler=self.compiler_for(request),
             stand_in=self.stand_in_compiler,
-            batcher=self.batcher,
+            batcher=self.batcher_for(),
             index=self.index_builder,
             progress=self.progress,
         )
 
     def _open(
         self, *, create: bool, signer: Signer | None = None, exclusive: bool = False
-    ) -> AbstractContextManager[Store]:
+    ) -> "AbstractContextManager[Store]":
+        from store.transaction import Store
+
         return Store.open(
             self.layout,
             clock=self.clock,
@@ -308,7 +344,10 @@ class CacheProvisioner:
             exclusive_within_s=self.config.lock_timeout_s if exclusive else None,
         )
 
-    def _require_whole(self, store: Store, target: int) -> None:
+    def _require_whole(self, store: "Store", target: int) -> None:
+        from store import manifest
+        from store.coverage import missing
+
         shown = next(found for found in store.state.generations.values() if found.origin == target)
         problems = missing(manifest.parse(manifest.project(store.state, shown)), store.artifacts)
         if problems:
@@ -320,7 +359,7 @@ class CacheProvisioner:
             )
 
 
-def _require_head(state: State) -> Generation:
+def _require_head(state: "State") -> "Generation":
     if state.head is None:
         raise RequestRefusedError(
             ErrorKind.NO_GENERATION,

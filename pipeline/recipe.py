@@ -13,8 +13,9 @@ from typing import Final
 from pipeline.cells import Cell, CellKey, group_cells
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
-from pipeline.gathering import look_at_models, read_calibration
+from pipeline.gathering import read_calibration
 from pipeline.inputs import Model
+from pipeline.networks import look_at_models
 from pipeline.recorded import recorded_request
 from pipeline.request import BuildRequest
 from pipeline.tiles.selection import Selection, select_tiles

@@ -1,9 +1,11 @@
 """What a build, a plan and a rollback tell the person who asked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
+
+from store.valueclass import valueclass
 
 
 class BuildOutcome(StrEnum):
@@ -14,7 +16,7 @@ class BuildOutcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why a build failed: a stable kind, the step and subject, what was expected and found, and what mends it."""
 
@@ -29,7 +31,7 @@ class Failure:
         return {"kind": self.kind, "step": self.step, "message": self.message, "hint": self.hint}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
     """The result of one build.
 
@@ -90,7 +92,7 @@ class BuildReport:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
     """What a build would do. `steps` are maps of kind, subject, decision, why and count."""
 
@@ -115,7 +117,7 @@ class PlanReport:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
     """What a rollback did; `changed` is off if the target was shown already. `warnings` are for a person."""
 

@@ -9,7 +9,7 @@ Everything here is pure except `BuildRequest.load`, which reads one file.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -35,6 +35,7 @@ from pipeline.geometry import (
     metres_to_mm,
 )
 from pipeline.request_file import folder_of, read_request_text
+from store.valueclass import valueclass
 
 BUILTIN = "builtin:"
 
@@ -133,7 +134,7 @@ class Storage(StrEnum):
     FP16 = "fp16"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TileOptions(Checked):
     """Where the tiles come from and how old they may be.
 
@@ -160,7 +161,7 @@ class TileOptions(Checked):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions(Checked):
     """How networks become engines.
 
@@ -187,7 +188,7 @@ class EngineOptions(Checked):
     plugins: tuple[str, ...] = field(default=(), metadata=checked(request_rules.files))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ShapeProfile(Checked):
     """Shapes that the model's input may take, batch first: smallest, the one to tune for, greatest."""
 
@@ -224,7 +225,7 @@ def _profile(value: object) -> ShapeProfile:
 _THREE = "three finite numbers, one for each colour channel, on the scale 0 to 255"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(Checked):
     """One network.
 
@@ -292,7 +293,7 @@ class ModelSpec(Checked):
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions(Checked):
     """How descriptors are indexed; what is absent is the index builder's choice.
 
@@ -315,7 +316,7 @@ class IndexOptions(Checked):
     delta: bool = field(default=True, metadata=checked(rules.flag))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CoverageOptions(Checked):
     """How much of the wanted area must be there.
 
@@ -328,7 +329,7 @@ class CoverageOptions(Checked):
     min_fraction: float = field(default=0.0, metadata=checked(rules.number(0, 1)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions(Checked):
     """Thresholds of the checks before a commit.
 
@@ -360,7 +361,7 @@ def _models(value: object) -> tuple[ModelSpec, ...]:
     return models
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest(Checked):
     """What a flight cache must contain.
 

@@ -1,7 +1,13 @@
-"""The warm run: recognise that the head is what is asked for, without a write."""
+"""The warm run: recognise that the head is what is asked for, without a write.
 
-from dataclasses import dataclass
+It is the run that people start over and over, so nothing is imported here that only work needs.
+"""
 
+from typing import TYPE_CHECKING
+
+from pipeline.geography import warnings_of
+from pipeline.inputs import Inputs
+from pipeline.report import BuildOutcome, BuildReport
 from store.artifacts import Artifacts
 from store.coverage import missing, named_by
 from store.events import CoverageWalked
@@ -10,11 +16,14 @@ from store.manifest import parse, project
 from store.projecting import signers_of
 from store.recovery import ClearScratch, plan
 from store.state import Generation, State
-from store.transaction import Store
+from store.valueclass import valueclass
 from store.view import look, observe
 
+if TYPE_CHECKING:
+    from store.transaction import Store
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Warm:
     """The witness of a warm run: the head, how many files were looked at, the steps it stands for, its area."""
 
@@ -26,7 +35,7 @@ class Warm:
 
 
 def look_warm(
-    layout: Layout, identity: str, *, key_id: str | None = None, store: Store | None = None
+    layout: Layout, identity: str, *, key_id: str | None = None, store: "Store | None" = None
 ) -> Warm | None:
     """Return the witness if the head shows `identity` and is whole; nothing if there is work to do.
 
@@ -62,6 +71,31 @@ def look_warm(
         files=len(named) + 1,
         steps=len(manifest.engines) + cells + 1,
         area=build.coverage,
+    )
+
+
+def reused(warm: Warm, inputs: Inputs) -> BuildReport:
+    """Return the report of a warm run."""
+    return BuildReport(
+        outcome=BuildOutcome.REUSED,
+        build=warm.head.origin,
+        generation=warm.head.number,
+        identity=inputs.identity,
+        manifest_sha256=warm.head.manifest_sha256,
+        body_sha256=warm.head.body_sha256,
+        tiles=len(inputs.selection.tiles),
+        steps_reused=warm.steps,
+        files_checked=warm.files,
+        warnings=(*inputs.warnings, *area_warnings(warm.area)),
+    )
+
+
+def area_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
+    """Say what of a build's area a camera cannot be found by, if it was walked."""
+    if area is None:
+        return ()
+    return warnings_of(
+        wanted=area.wanted, present=area.present, featureless=area.featureless, skipped=area.skipped
     )
 
 

@@ -5,12 +5,11 @@ in which they came. That is looked at before faiss is imported, on the ground an
 """
 
 import functools
-import importlib.metadata
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
+
+from store.installed import with_prefix
 
 _PREFIX: Final = "faiss"
 _GPU: Final = "gpu"
@@ -48,26 +47,7 @@ def installed_flavour() -> Flavour:
     Raises:
         FlavourError: None or several are.
     """
-    found = ((each.name or "", each.version) for each in _candidates())
-    return the_one(found)
-
-
-def _candidates() -> Iterator[importlib.metadata.Distribution]:
-    """The distributions that may be faiss; all that are installed where none is found by the name of its folder.
-
-    Names stand in the metadata, and reading those of every distribution takes longer than a warm run.
-    """
-    folders = [
-        path
-        for folder in map(Path, dict.fromkeys(sys.path))
-        if folder.is_dir()
-        for path in folder.iterdir()
-        if path.name.lower().startswith(_PREFIX) and path.suffix in {".dist-info", ".egg-info"}
-    ]
-    if folders:
-        yield from map(importlib.metadata.Distribution.at, folders)
-    else:
-        yield from importlib.metadata.distributions()
+    return the_one(with_prefix(_PREFIX))
 
 
 def the_one(installed: Iterable[tuple[str, str]]) -> Flavour:

@@ -16,7 +16,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Sample = npt.NDArray[np.float32]
@@ -171,6 +170,8 @@ def resample(image: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = size
     if image.shape[:2] == size:
         return image
+    from PIL import Image  # noqa: PLC0415 - to tell what is done to an image needs no image
+
     picture = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(picture.resize((width, height), resample=Image.Resampling.BILINEAR))
 

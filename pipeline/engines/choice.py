@@ -1,11 +1,8 @@
-"""Which compiler a request's backend means."""
+"""Which compiler a request's backend means; it is imported when it is chosen."""
 
 from typing import assert_never
 
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
-from pipeline.engines.openvino import OpenVinoCompiler
 from pipeline.engines.port import EngineCompiler
-from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.request import Backend
 
 
@@ -13,12 +10,16 @@ def engine_compiler(backend: Backend) -> EngineCompiler:
     """Return the compiler of a backend; whether its library is installed shows when it is used."""
     match backend:
         case Backend.ONNXRUNTIME:
+            from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+
             return OnnxRuntimeCompiler()
-        case Backend.TENSORRT:
-            return TensorRtCompiler(TENSORRT)
-        case Backend.TENSORRT_RTX:
-            return TensorRtCompiler(TENSORRT_RTX)
+        case Backend.TENSORRT | Backend.TENSORRT_RTX:
+            from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
+
+            return TensorRtCompiler(TENSORRT if backend is Backend.TENSORRT else TENSORRT_RTX)
         case Backend.OPENVINO:
+            from pipeline.engines.openvino import OpenVinoCompiler
+
             return OpenVinoCompiler()
         case _:
             assert_never(backend)

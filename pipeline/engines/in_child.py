@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.children import run_once
-from pipeline.engines.outcomes import compiled
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.errors import CompileError
 from pipeline.frames import Message, Payload
@@ -33,6 +31,9 @@ def compile_in_child(
     Raises:
         CompileError: Its kind tells a failure from a crash, a lack of memory and a time-out.
     """
+    from pipeline.children import run_once  # noqa: PLC0415 - step keys need no child
+    from pipeline.engines.outcomes import compiled  # noqa: PLC0415 - as above
+
     request: dict[str, Payload] = {
         "model": job.model,
         "role": job.role,

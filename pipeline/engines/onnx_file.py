@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from pipeline.engines.declared import Declaration, ModelSignature, Size, TensorInfo
 from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
 
@@ -25,62 +26,10 @@ MAX_MODEL_BYTES: Final = (1 << 31) - 1
 """Protocol buffers end at 2 GiB, and external weights are put into one."""
 
 _EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
-_CHANNELS: Final = 3
 _EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
 
 _FREE_WEIGHTS: Final = 4
 """First version of the format in which weights need not be inputs."""
-
-Size = int | str | None
-"""A dimension: fixed, named, or unknown."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
-    """An input or output as the model declares it.
-
-    Attributes:
-        name: Its name.
-        dtype: ONNX element type in lower case, such as "float" or "int64".
-        shape: Its sizes; None as a whole when the model declares no rank.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[Size, ...] | None
-
-    def __str__(self) -> str:
-        sizes = "unknown rank" if self.shape is None else f"[{', '.join(str(s or '?') for s in self.shape)}]"
-        return f"{self.name!r} {self.dtype} {sizes}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSignature:
-    """What an ONNX model takes and gives.
-
-    Attributes:
-        input: The input that the engine will have.
-        output: The output that the engine will have.
-        inputs: All inputs, without those that are weights.
-        outputs: All outputs.
-        external: Base names of the files that hold its external weights, sorted.
-    """
-
-    input: TensorInfo
-    output: TensorInfo
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    external: tuple[str, ...]
-
-    def fixed_batch(self) -> int | None:
-        """Return the batch size that the model fixes, None when it takes any."""
-        size = self.input.shape[0] if self.input.shape else None
-        return size if isinstance(size, int) else None
-
-    def fixed_dimensions(self) -> int | None:
-        """Return the last size of the output, None when the model leaves it open."""
-        size = self.output.shape[-1] if self.output.shape else None
-        return size if isinstance(size, int) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,20 +105,23 @@ def inspect_onnx(
     Raises:
         CompileError: BAD_MODEL, with what was expected and found.
     """
+    declared = declared_by(data, subject=subject)
+    return declared.signature(role=role, input=input, output=output, subject=subject)
+
+
+def declared_by(data: bytes, *, subject: str = "") -> Declaration:
+    """Return what a model's bytes declare.
+
+    Raises:
+        CompileError: BAD_MODEL, they are no ONNX model, or it names external data outside its own folder.
+    """
     model = _parse(data, subject)
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = tuple(_info(value) for value in model.graph.input if value.name not in weights)
-    outputs = tuple(_info(value) for value in model.graph.output)
-    signature = ModelSignature(
-        input=_choose("input", inputs, input, role, subject),
-        output=_choose("output", outputs, output, role, subject),
-        inputs=inputs,
-        outputs=outputs,
+    return Declaration(
+        inputs=tuple(_info(value) for value in model.graph.input if value.name not in weights),
+        outputs=tuple(_info(value) for value in model.graph.output),
         external=external_files(model),
     )
-    if role == "descriptor":
-        _check_descriptor(signature, subject)
-    return signature
 
 
 def external_files(model: Proto) -> tuple[str, ...]:
@@ -225,38 +177,6 @@ def fix_sizes(
     for value in (*graph.output, *graph.value_info):
         if any(size.WhichOneof("value") != "dim_value" for size in value.type.tensor_type.shape.dim):
             value.type.tensor_type.ClearField("shape")
-
-
-def _check_descriptor(signature: ModelSignature, subject: str) -> None:
-    image, vector = signature.input, signature.output
-    if image.dtype != "float" or image.shape is None or len(image.shape) != 4:
-        raise _bad(
-            f"expected an image input of float [N,3,H,W] or [N,H,W,3], found {image}", _EXPORT_HINT, subject
-        )
-    channels = (image.shape[1], image.shape[3])
-    if _CHANNELS not in channels and all(isinstance(size, int) for size in channels):
-        raise _bad(f"expected an image input with 3 channels, found {image}", _EXPORT_HINT, subject)
-    # A model may leave its output's rank undeclared; then the compiled engine is checked instead.
-    if vector.dtype != "float" or (vector.shape is not None and len(vector.shape) != 2):
-        raise _bad(f"expected a descriptor output of float [N,D], found {vector}", _EXPORT_HINT, subject)
-
-
-def _choose(
-    role: str, found: tuple[TensorInfo, ...], name: str | None, kind: Role, subject: str
-) -> TensorInfo:
-    listed = ", ".join(str(each) for each in found) or "none"
-    if name is not None:
-        for each in found:
-            if each.name == name:
-                return each
-        raise _bad(
-            f"expected an {role} called {name!r}, found {listed}", f"name one of them as `{role}`", subject
-        )
-    if not found or (len(found) > 1 and kind == "descriptor"):
-        raise _bad(
-            f"expected one {role}, found {listed}", f"name the one to use as `{role}` of the model", subject
-        )
-    return found[0]
 
 
 def _info(value: Proto) -> TensorInfo:

@@ -4,7 +4,6 @@ The optimisation level is EXTENDED: it gives the same bytes every time and nothi
 The level above inserts layouts for one processor family and was seen to give different bytes for one network.
 """
 
-import importlib.metadata
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.canonical import Document
 from store.identity import engine_components
+from store.installed import version_of
 
 _CHILD: Final = "pipeline.engines.onnxruntime_child"
 _ENGINE_NAME: Final = "engine.onnx"
@@ -35,10 +35,8 @@ class OnnxRuntimeCompiler:
             CompileError: BACKEND_UNAVAILABLE, it is not installed.
         """
         for name in _DISTRIBUTIONS:
-            try:
-                return importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
+            if (found := version_of(name)) is not None:
+                return found
         raise CompileError(
             "expected the Python package 'onnxruntime', found none",
             "pip install 'c10[cpu]'",

@@ -14,9 +14,9 @@ from typing import Any, Final
 from pipeline.engines.onnx_file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
-from pipeline.gathering import look_at_models
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Model
+from pipeline.networks import look_at_models
 from pipeline.recipe import NO_PLUGINS, Recipe, UnavailableError
 from pipeline.recorded import recorded_request
 from pipeline.request import BuildRequest, ModelRole, ModelSpec

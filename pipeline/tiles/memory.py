@@ -17,7 +17,6 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.regular import open_regular, read_at
+from store.valueclass import valueclass
 
 Keys = npt.NDArray[np.int64]
 """One row of whole numbers for each tile: what makes it the same tile as before."""
@@ -61,7 +61,7 @@ class Fingerprint(NamedTuple):
         return cls(device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """What a memory holds.
 

@@ -1,14 +1,11 @@
-"""Opens a tile source by what its name looks like."""
+"""Opens a tile source by what its name looks like; the module of its kind is imported then."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import RequestError
-from pipeline.tiles.mbtiles import MBTilesArchive
-from pipeline.tiles.pmtiles import PMTilesArchive
 from pipeline.tiles.tile import TileMetadataStore
-from pipeline.tiles.xyz import XYZFolder
 
 
 def open_source(
@@ -32,11 +29,17 @@ def open_source(
     """
     path = base / spec
     if "{" in spec:
+        from pipeline.tiles.xyz import XYZFolder
+
         return XYZFolder(spec, base=base, memory_folder=memory_folder, now_ns=now_ns)
     match path.suffix.lower():
         case ".mbtiles":
+            from pipeline.tiles.mbtiles import MBTilesArchive
+
             return MBTilesArchive(path, name=spec, memory_folder=memory_folder, now_ns=now_ns)
         case ".pmtiles":
+            from pipeline.tiles.pmtiles import PMTilesArchive
+
             return PMTilesArchive(path, name=spec, memory_folder=memory_folder, now_ns=now_ns)
         case _:
             raise RequestError(

@@ -6,20 +6,22 @@ changed in between: the caller hashes the very bytes it got and compares.
 
 import atexit
 import os
-import sqlite3
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ErrorKind, TileError
 from pipeline.regular import open_regular, read_at
-from pipeline.tiles.mbtiles import open_database, read_row
 from pipeline.tiles.tile import Locator, Place
+
+if TYPE_CHECKING:
+    import sqlite3
 
 MAX_TILE_BYTES = 32 << 20
 
 _HandleKey = tuple[int, int, str]
 _files: dict[_HandleKey, int] = {}
-_databases: dict[_HandleKey, sqlite3.Connection] = {}
+_databases: "dict[_HandleKey, sqlite3.Connection]" = {}
 
 
 def read_tile(locator: Locator) -> bytes:
@@ -42,6 +44,8 @@ def read_tile(locator: Locator) -> bytes:
                     raise _unreadable(path, f"{length} bytes at offset {offset}", f"{len(content)}")
                 return content
             case ("mbtiles", str(path), int(z), int(x), int(y), int(rowid)):
+                from pipeline.tiles.mbtiles import read_row  # noqa: PLC0415 - folders of tiles need no database
+
                 return read_row(_database(path), path, Place(z, x, y), rowid)
             case _:
                 raise ValueError(f"expected a tile locator, found {locator!r}")
@@ -89,7 +93,9 @@ def _file(path: str) -> int:
     return _files[key]
 
 
-def _database(path: str) -> sqlite3.Connection:
+def _database(path: str) -> "sqlite3.Connection":
+    from pipeline.tiles.mbtiles import open_database  # noqa: PLC0415 - as above
+
     key = _key(path)
     if key not in _databases:
         _databases[key] = open_database(Path(path))

@@ -65,7 +65,7 @@ class Synthetic:
 
 
 class BigSite(Site):
-    """A site of many tiles; its requests want all of them, and a flat index."""
+    """A site of many tiles; its requests want all of them."""
 
     number: int = 0
     """How many tiles it has."""
@@ -73,13 +73,16 @@ class BigSite(Site):
     dimensions: int = DIMENSIONS
     """Of a descriptor."""
 
+    kind: IndexKind = IndexKind.FLAT
+    """Of the index."""
+
     key: Path | None = None
     """Signs its generations, if given."""
 
     def request(self, **fields: object) -> BuildRequest:
         """A request for exactly the square of tiles."""
         asked = super().request(**({"zoom": (ZOOM, ZOOM), "bbox": around(self.number)} | fields))
-        return replace(asked, index=replace(asked.index, kind=IndexKind.FLAT))
+        return replace(asked, index=replace(asked.index, kind=self.kind))
 
     def provisioner(self, **ports: object) -> CacheProvisioner:
         """A provisioner that remembers digests, and embeds with no network."""

@@ -35,7 +35,7 @@ class Target:
 class Row:
     """One line of the table. Times are medians in seconds; `low` and `high` are the quartiles of the ratio.
 
-    `missing` says why there is no figure.
+    `unit` says what is held against each other where that is not time: "B" for bytes of memory. `missing` says why there is no figure.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Row:
     high: float = 0.0
     pairs: int = 0
     missing: str = ""
+    unit: str = "s"
 
     @property
     def reached(self) -> bool:
@@ -108,9 +109,16 @@ def in_turns(
 
 
 def row(
-    name: str, work: str, peer: str, target: Target, found: Sequence[tuple[float, float]], *, rate: bool
+    name: str,
+    work: str,
+    peer: str,
+    target: Target,
+    found: Sequence[tuple[float, float]],
+    *,
+    rate: bool,
+    unit: str = "s",
 ) -> Row:
-    """Make a line from the seconds of both sides.
+    """Make a line from the seconds of both sides, or from whatever `unit` says.
 
     Args:
         name: Of the row.
@@ -118,6 +126,7 @@ def row(
         peer: Who else did it.
         target: For the ratio.
         found: Seconds of ours and of theirs, pair by pair.
+        unit: Of what was found.
         rate: Whether the ratio is of rates, ours over theirs (more is better), or of times (less is better).
     """
     ratios = [theirs / ours if rate else ours / theirs for ours, theirs in found]
@@ -133,6 +142,7 @@ def row(
         low=low,
         high=high,
         pairs=len(found),
+        unit=unit,
     )
 
 

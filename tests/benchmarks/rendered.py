@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.table import seconds
+from tests.benchmarks.table import amount
 
 
 def rendered(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -24,8 +24,9 @@ def rendered(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             continue
         side = ">=" if each["target"]["at_least"] else "<="
         spread = f"{each['ratio']:.3g} ({each['low']:.3g} to {each['high']:.3g})"
+        ours, theirs = (amount(each[side], each.get("unit", "s")) for side in ("ours", "theirs"))
         yield (
-            f"| {name} | {each['work']} / {each['peer']} | {seconds(each['ours'])} | {seconds(each['theirs'])} "
+            f"| {name} | {each['work']} / {each['peer']} | {ours} | {theirs} "
             f"| {spread} | {side} {each['target']['value']:g} | {'yes' if each['reached'] else 'no'} |"
         )
 

@@ -1,17 +1,21 @@
-"""Rows about one changed tile among many, and about networks of the size that people fly."""
+"""Rows about many tiles: one of them changed, the memory that they take; and about networks of the size that people fly."""
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
+from pipeline.request import IndexKind
 from store.view import look
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, row
 
 _ALLOWED_S = 2.0
+_ALLOWED_BYTES = 1.5e9
+_DIMENSIONS = 512
 _BATCH = 8
 _ROUND_S = 2.0
 
@@ -65,6 +69,25 @@ def one_changed(settings: Settings) -> Iterator[Row]:
     work = f"build after one of {number:,} tiles changed"
     yield row("one-changed", work, "warm run + index build + 2 s", at_most(1), beyond, rate=False)
     yield row("one-changed-share", work, "full build with ResNet-50", at_most(0.01), parts, rate=False)
+
+
+def memory(settings: Settings) -> Iterator[Row]:
+    """Resident memory of a whole build at its greatest, against the size of the finished index and 1.5 GB.
+
+    Descriptors come from no network, so that no workers run beside the build: theirs is what their network takes, and
+    they have ended before the index is begun, which is where the peak lies.
+    """
+    from tests.benchmarks.watched import ARCHIVE, peak
+
+    number = settings.size(100_000, 1_000_000)
+    site = settings.place("memory")
+    write_mbtiles(site / ARCHIVE, number)
+    for kind in (IndexKind.FLAT, IndexKind.HNSW):
+        greatest, size = peak(site, number, _DIMENSIONS, kind)
+        shutil.rmtree(site / "cache")
+        work = f"greatest memory of a build of {number:,} tiles of {_DIMENSIONS}, {kind}"
+        found = [(float(greatest), size + _ALLOWED_BYTES)]
+        yield row(f"memory-{kind}", work, "its index + 1.5 GB", at_most(1), found, rate=False, unit="B")
 
 
 def openvino(settings: Settings) -> Iterator[Row]:

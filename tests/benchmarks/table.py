@@ -35,6 +35,7 @@ GROUPS: Final[Mapping[str, Callable[[Settings], Iterator[Row]]]] = {
     "embed": rows_work.embedding,
     "cold": rows_work.cold_build,
     "index": rows_work.index,
+    "memory": rows_scale.memory,
     "one-changed": rows_scale.one_changed,
     "openvino": rows_scale.openvino,
     "startup": rows_commands.startup,
@@ -56,7 +57,8 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
             continue
         spread = f"({found.low:.3g}, {found.high:.3g})"
         yield (
-            f"{found.name:24} {seconds(found.ours):>10} {seconds(found.theirs):>10} {found.ratio:8.3g}  {spread:17} "
+            f"{found.name:24} {amount(found.ours, found.unit):>10} {amount(found.theirs, found.unit):>10} "
+            f"{found.ratio:8.3g}  {spread:17} "
             f"{found.target!s:>8}  {'yes' if found.reached else 'NO':7}  {found.work} / {found.peer}"
         )
 
@@ -127,6 +129,11 @@ def _measured(name: str, settings: Settings) -> Iterator[Row]:
         yield Row(
             name=name, work="", peer="", target=target, missing=f"{error}; pip install -e '.[cpu,bench]'"
         )
+
+
+def amount(value: float, unit: str) -> str:
+    """A length of time or a size, to three digits."""
+    return f"{value / 1e9:.3g} GB" if unit == "B" else seconds(value)
 
 
 def seconds(value: float) -> str:

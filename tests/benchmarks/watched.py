@@ -1,0 +1,84 @@
+"""How much memory a build takes at most, with every process that it starts.
+
+    python -m tests.benchmarks.watched FOLDER NUMBER DIMENSIONS KIND
+
+builds that many tiles of an MBTiles archive in a folder, and prints the bytes of the index and the greatest resident
+memory of its own process. `peak` starts that, and watches it from outside.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from time import sleep
+
+from pipeline.request import IndexKind
+from store.view import look
+from tests.benchmarks.caches import BigSite
+
+_EVERY_S = 0.05
+_KIB = 1024
+ARCHIVE = "tiles.mbtiles"
+
+
+def peak(site: Path, number: int, dimensions: int, kind: IndexKind) -> tuple[int, int]:
+    """Build in a process of its own; return the greatest memory of its whole tree, and the size of the index, in bytes.
+
+    What is summed is the proportional share of each process, so that a page which several map counts once. It is asked
+    for twenty times a second; a peak between two looks is caught for the building process alone, which tells its own.
+    """
+    command = [sys.executable, "-m", __spec__.name, str(site), str(number), str(dimensions), str(kind)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as building:
+        greatest = 0
+        while building.poll() is None:
+            greatest = max(greatest, sum(map(_share, _tree(building.pid))))
+            sleep(_EVERY_S)
+        told = building.stdout.read() if building.stdout else b""
+    if building.returncode:
+        raise SystemExit(f"expected a build of {number:,} tiles, found exit code {building.returncode}")
+    answer = json.loads(told)
+    return max(greatest, answer["own"]), answer["index"]
+
+
+def _tree(root: int) -> list[int]:
+    """A process and all that descend from it."""
+    found, left = [], [root]
+    while left:
+        pid = left.pop()
+        found.append(pid)
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            try:
+                left += map(int, task.read_text().split())
+            except OSError:
+                continue  # it ended meanwhile
+    return found
+
+
+def _share(pid: int) -> int:
+    """Bytes of memory that a process has for itself, and its part of what it shares; 0 once it has ended."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * _KIB
+    except OSError:
+        pass
+    return 0
+
+
+def main() -> None:
+    """Build as the arguments say."""
+    folder, number, dimensions, kind = sys.argv[1:]
+    site = BigSite(Path(folder))
+    site.number, site.dimensions, site.kind = int(number), int(dimensions), IndexKind(kind)
+    site.built(source=ARCHIVE)
+    build = look(site.layout).state.head_build
+    if build is None or build.index is None or build.index.kind != kind:
+        raise SystemExit(f"expected an index of kind {kind}, found {build and build.index}")
+    size = site.layout.artifact(build.index.artifact.sha256).stat().st_size
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    print(json.dumps({"index": size, "own": own}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What is remembered of a network's file: never more than what `stat` vouches for, and never whether it will do."""
+
+import os
+import time
+
+import pytest
+
+from pipeline import networks
+from pipeline.engines import network_memory
+from pipeline.engines.network_memory import NetworkMemory
+from pipeline.engines.onnx_file import onnx_digest
+from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.errors import CompileError
+from pipeline.networks import look_at_models
+from tests.small_builds import Site, tiny_network
+
+LATER_NS = 3600 * 10**9
+
+
+class Desk:
+    """A site, a memory whose clock can be moved, and the count of networks that were read."""
+
+    def __init__(self, root, monkeypatch):
+        self.site = Site(root)
+        self.path = self.site.root / "net.onnx"
+        self.folder = self.site.root / "memory"
+        self.ahead_ns = LATER_NS
+        self.read = 0
+
+        def counted(path):
+            self.read += 1
+            return onnx_digest(path)
+
+        monkeypatch.setattr(networks, "onnx_digest", counted)
+
+    def look(self, *, folder=None, **model):
+        memory = NetworkMemory(folder or self.folder, now_ns=lambda: time.time_ns() + self.ahead_ns)
+        request = self.site.request(model=model)
+        return look_at_models(request, OnnxRuntimeCompiler(), None, networks=memory)
+
+    def kept(self):
+        return sorted(self.folder.iterdir()) if self.folder.exists() else []
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    return Desk(tmp_path / "site", monkeypatch)
+
+
+def with_weights_beside(site):
+    import onnx
+
+    model = onnx.load_from_string(tiny_network())
+    onnx.save(
+        model,
+        site.root / "net.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+
+
+def test_a_network_is_read_once(desk):
+    first = desk.look()
+    assert desk.look() == first
+    assert desk.read == 1
+    assert first[0].job.onnx_sha256 == onnx_digest(desk.path)
+    assert [path.name[:8] for path in desk.kept()] == ["network-"]
+
+
+def test_another_content_of_the_same_length_and_time_is_read(desk):
+    before, first = desk.path.stat(), desk.look()
+    content = tiny_network(seed=1)
+    assert len(content) == before.st_size
+    desk.path.write_bytes(content)
+    os.utime(desk.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert desk.look()[0].key != first[0].key
+    assert desk.read == 2
+
+
+def test_a_network_that_was_just_written_is_not_remembered(desk):
+    desk.ahead_ns = 0
+    desk.look()
+    desk.look()
+    assert desk.read == 2
+    assert desk.kept() == []
+
+
+def test_a_network_that_changes_while_it_is_read_is_not_remembered(desk, monkeypatch):
+    def replaced(path):
+        found = onnx_digest(path)
+        path.unlink()
+        path.write_bytes(tiny_network())
+        return found
+
+    monkeypatch.setattr(networks, "onnx_digest", replaced)
+    desk.look()
+    assert desk.kept() == []
+
+
+def test_weights_beside_it_count(desk):
+    with_weights_beside(desk.site)
+    first = desk.look()
+    assert desk.look() == first
+    assert desk.read == 1
+    weights = desk.site.root / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert desk.look()[0].key != first[0].key
+    weights.unlink()
+    with pytest.raises(CompileError, match="readable network file"):
+        desk.look()
+
+
+def test_weights_that_got_another_name_are_refused_as_before(desk):
+    with_weights_beside(desk.site)
+    desk.look()
+    os.link(desk.site.root / "weights.bin", desk.site.root / "other.bin")
+    with pytest.raises(CompileError, match="hard links"):
+        desk.look()
+
+
+def test_a_link_in_its_place_is_refused_as_before(desk):
+    desk.look()
+    real = desk.site.root / "real.onnx"
+    os.link(desk.path, real)
+    desk.path.unlink()
+    desk.path.symlink_to(real)
+    with pytest.raises(CompileError, match="links are not followed"):
+        desk.look()
+
+
+def test_whether_it_will_do_is_judged_each_time(desk):
+    desk.look()
+    with pytest.raises(CompileError, match="expected an output called 'other'"):
+        desk.look(output="other")
+    assert desk.read == 1
+
+
+@pytest.mark.parametrize("content", ["", "torn", "flipped", "foreign"])
+def test_a_memory_that_is_not_whole_is_made_again(desk, content):
+    first = desk.look()
+    (path,) = desk.kept()
+    data = path.read_bytes()
+    body = b"\x93\x01\x02\x03"
+    damaged = {
+        "": b"",
+        "torn": data[:-1],
+        "flipped": data[:-1] + bytes([data[-1] ^ 1]),
+        "foreign": network_memory._MAGIC + network_memory.hashlib.sha256(body).digest() + body,
+    }[content]
+    path.write_bytes(damaged)
+    assert desk.look() == first
+    assert desk.read == 2
+    assert path.read_bytes() == data
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(desk):
+    blocked = desk.site.write("blocked", b"")
+    assert desk.look(folder=blocked) == desk.look(folder=blocked)
+    assert desk.read == 2
+
+
+def test_a_memory_that_is_a_folder_is_none(desk):
+    desk.look()
+    (path,) = desk.kept()
+    path.unlink()
+    path.mkdir()
+    desk.look()
+    assert desk.read == 2

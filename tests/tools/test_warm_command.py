@@ -1,0 +1,69 @@
+"""What `c10 build` loads where there is nothing to do: people start it over and over, from timers too."""
+
+import json
+import os
+import subprocess
+import sys
+
+from pipeline import BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+from tests.small_builds import WORLD, ZOOM, Site, spread
+
+ONLY_FOR_WORK = (
+    *("faiss", "onnxruntime", "onnx", "PIL", "ray", "sqlite3", "rich", "cryptography"),
+    *("pipeline.attempt", "pipeline.children", "pipeline.repair", "store.transaction"),
+)
+
+COMMAND = f"""
+import sys
+from tools.cli import main
+try:
+    main()
+finally:
+    print(*(name for name in {ONLY_FOR_WORK!r} if name in sys.modules), file=sys.stderr)
+"""
+
+REQUEST = f"""
+flight_id = "f1"
+sector = "stable_rear"
+bbox = {list(WORLD)}
+zoom = [{ZOOM}, {ZOOM}]
+origin = [0.0, 0.0, 100.0]
+calibration = "camera.json"
+[tiles]
+source = "tiles/{{z}}/{{x}}/{{y}}.png"
+captured = 2026-01-01
+as_of = 2026-02-01
+[[models]]
+name = "place"
+role = "descriptor"
+onnx = "net.onnx"
+[index]
+kind = "flat"
+[coverage]
+min_fraction = 0.0
+"""
+
+
+def test_a_build_that_finds_nothing_to_do_loads_nothing_that_only_work_needs(tmp_path, monkeypatch):
+    site = Site(tmp_path / "site")
+    site.write_tiles(spread())
+    path = site.write("request.toml", REQUEST.encode())
+    home = tmp_path / "home"
+    # Files that were just written are remembered, too: nothing writes to these again.
+    for module in ("pipeline.tiles.memory", "pipeline.engines.network_memory"):
+        monkeypatch.setattr(f"{module}.RACY_NS", -(10**12))
+    config = C10ProvisionerConfig(cache_root=site.cache, memory_folder=home / "c10")
+    report = build_cache_provisioner(config).build_cache_artifacts(BuildRequest.load(path))
+    assert report.error is None
+
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "build", str(path), "--cache", str(site.cache), "--json"],
+        env=os.environ | {"XDG_CACHE_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["outcome"], answer["writes"], answer["tiles"]) == ("reused", 0, 40)
+    assert done.stderr.splitlines()[-1] == ""
