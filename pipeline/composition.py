@@ -45,7 +45,7 @@ def build_cache_provisioner(
         engine_compiler: Compiles networks; by default the backend that the request names.
         stand_in_compiler: Compiles for this machine the network that embeds tiles, where its engine is for another; by
             default ONNX Runtime.
-        descriptor_batcher: Embeds tiles; by default what `config.executor` names.
+        descriptor_batcher: Embeds tiles; by default what `config.executor` names, once something may be embedded.
         tile_metadata_store: Where tiles come from; by default the source that the request names.
         lock: Keeps builds apart; by default a lock file in the cache.
         host: Facts about this machine, recorded and never part of an identity.
@@ -57,7 +57,6 @@ def build_cache_provisioner(
 
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.
-        RequestError: `config.executor` needs a package that is not installed.
     """
     layout = Layout(config.cache_root.absolute(), config.manifest_filename, config.memory_folder)
 
@@ -78,6 +77,9 @@ def build_cache_provisioner(
     def trusting() -> TrustedKeys:
         return read_trusted(config.trusted_keys, cache=layout.root) if config.trusted_keys else ALLOW_UNSIGNED
 
+    def batching() -> DescriptorBatcher:
+        return descriptor_batcher if descriptor_batcher is not None else _batcher(config)
+
     return CacheProvisioner(
         config=config,
         layout=layout,
@@ -85,7 +87,7 @@ def build_cache_provisioner(
         lock=lock or CacheLock(layout, config.lock_timeout_s),
         host=host if host is not None else host_facts(),
         progress=progress or Silent(),
-        batcher=descriptor_batcher or _batcher(config),
+        batching=batching,
         index_builder=index_builder or FaissIndexBuilder(),
         compiler_for=compiler_for,
         stand_in_compiler=stand_in_compiler or OnnxRuntimeCompiler(),
@@ -100,9 +102,6 @@ def build_cache_provisioner(
 def _batcher(config: C10ProvisionerConfig) -> DescriptorBatcher:
     if config.executor != "ray":
         return LocalDescriptorBatcher(workers=config.worker_count)
-    from pipeline.ray_batcher import LOCAL, RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
+    from pipeline.ray_batcher import RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
 
-    here = config.ray_address == LOCAL
-    return RayDescriptorBatcher(
-        address=config.ray_address, workers=config.worker_count if here else config.workers
-    )
+    return RayDescriptorBatcher(address=config.ray_address, workers=config.workers)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 
 from journal import BuildLockHeldError
@@ -59,7 +60,7 @@ class CacheProvisioner:
     lock: Lock
     host: Mapping[str, object]
     progress: Progress
-    batcher: DescriptorBatcher
+    batching: Callable[[], DescriptorBatcher]
     index_builder: IndexBuilder
     compiler_for: Callable[[BuildRequest], EngineCompiler]
     stand_in_compiler: EngineCompiler
@@ -81,11 +82,12 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: Another build holds the lock.
-            RequestError: The request names something that does not exist or makes no sense.
+            RequestError: The request names something that does not exist or makes no sense, or the executor is not
+                installed.
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
-        began, signer = monotonic(), self.signing()
+        began, signer, batcher = monotonic(), self.signing(), self.batching()
         try:
             inputs: Inputs | PipelineError = self._gather(request)
         except RequestError:
@@ -95,7 +97,8 @@ class CacheProvisioner:
         asked = monotonic()
         try:
             with self.lock:
-                report = self._attempt(request, inputs, again=again, signer=signer).make()
+                attempt = self._attempt(request, inputs, batcher, again=again, signer=signer)
+                report = attempt.make()
         except BuildLockHeldError as error:
             waited_ms = round((monotonic() - asked) * 1000)
             denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.host)
@@ -107,10 +110,11 @@ class CacheProvisioner:
         """Tell what a build would do; writes nothing and takes no lock.
 
         Raises:
-            PipelineError: Something the request names is missing, damaged or unusable.
+            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not installed.
             StoreError, JournalError: The cache cannot be read.
         """
         signer = self.signing()
+        self.batching()
         return preview(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
@@ -219,6 +223,7 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: A build holds the lock.
+            RequestError: The executor is not installed; nothing was changed.
             RequestRefusedError: A trusted key cannot be used; nothing was changed.
             journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
             StoreError, JournalError: The cache cannot be used.
@@ -245,7 +250,7 @@ class CacheProvisioner:
             compiler_for=self.compiler_for,
             stand_in=self.stand_in_compiler,
             source_for=self.source_for,
-            batcher=self.batcher,
+            batching=self.batching,
             index=self.index_builder,
             progress=self.progress,
             clock=self.clock,
@@ -267,7 +272,13 @@ class CacheProvisioner:
         )
 
     def _attempt(
-        self, request: BuildRequest, inputs: Inputs | PipelineError, *, again: bool, signer: Signer | None
+        self,
+        request: BuildRequest,
+        inputs: Inputs | PipelineError,
+        batcher: DescriptorBatcher,
+        *,
+        again: bool,
+        signer: Signer | None,
     ) -> Attempt:
         return Attempt(
             request=request,
@@ -277,7 +288,7 @@ class CacheProvisioner:
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=True, signer=signer),
-            ports_for=self._ports,
+            ports_for=partial(self._ports, batcher),
             free_bytes=self.free_bytes,
             reserve_bytes=self.config.reserve_mb * _MIB,
             host=self.host,
@@ -285,11 +296,11 @@ class CacheProvisioner:
             strict=self.config.coverage_strict,
         )
 
-    def _ports(self, request: BuildRequest) -> Ports:
+    def _ports(self, batcher: DescriptorBatcher, request: BuildRequest) -> Ports:
         return Ports(
             compiler=self.compiler_for(request),
             stand_in=self.stand_in_compiler,
-            batcher=self.batcher,
+            batcher=batcher,
             index=self.index_builder,
             progress=self.progress,
         )
