@@ -49,7 +49,7 @@ def build_cache_provisioner(
         engine_compiler: Compiles networks; by default the backend that the request names.
         stand_in_compiler: Compiles for this machine the network that embeds tiles, where its engine is for another; by
             default ONNX Runtime.
-        descriptor_batcher: Embeds tiles; by default what `config.executor` names.
+        descriptor_batcher: Embeds tiles; by default what `config.executor` names, once something may be embedded.
         tile_metadata_store: Where tiles come from; by default the source that the request names.
         lock: Keeps builds apart; by default a lock file in the cache.
         host: Facts about this machine, recorded and never part of an identity.
@@ -61,7 +61,6 @@ def build_cache_provisioner(
 
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.
-        RequestError: `config.executor` needs a package that is not installed.
     """
     layout = Layout(config.cache_root.absolute(), config.manifest_filename, config.memory_folder)
 
@@ -82,6 +81,9 @@ def build_cache_provisioner(
     def trusting() -> TrustedKeys:
         return read_trusted(config.trusted_keys, cache=layout.root) if config.trusted_keys else ALLOW_UNSIGNED
 
+    def executor() -> "Callable[[], DescriptorBatcher]":
+        return _executor(config) if descriptor_batcher is None else lambda: descriptor_batcher
+
     return CacheProvisioner(
         config=config,
         layout=layout,
@@ -89,7 +91,7 @@ def build_cache_provisioner(
         lock=lock or CacheLock(layout, config.lock_timeout_s),
         host=host if host is not None else host_facts(),
         progress=progress or Silent(),
-        batcher_for=_batching(config) if descriptor_batcher is None else lambda: descriptor_batcher,
+        executor=executor,
         index_builder=index_builder or FaissIndexBuilder(),
         compiler_for=compiler_for,
         stand_in_compiler=stand_in_compiler or OnnxRuntimeCompiler(),
@@ -107,20 +109,24 @@ def _free_bytes(folder: Path) -> int:
     return free_bytes(folder)
 
 
-def _batching(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]":
-    """What embeds tiles, as `config.executor` says; a cluster is looked for at once, workers are no part of a warm run."""
+def _executor(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]":
+    """Make sure of what embeds tiles, as `config.executor` says, and return what gives it: no warm run asks for it.
+
+    Raises:
+        RequestError: It is not installed.
+    """
     if config.executor != "ray":
+        return _local(config)
+    from pipeline.ray_batcher import RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
 
-        def local() -> "DescriptorBatcher":
-            from pipeline.descriptors import LocalDescriptorBatcher  # noqa: PLC0415 - no warm run needs it
-
-            return LocalDescriptorBatcher(workers=config.worker_count)
-
-        return local
-    from pipeline.ray_batcher import LOCAL, RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
-
-    here = config.ray_address == LOCAL
-    batcher = RayDescriptorBatcher(
-        address=config.ray_address, workers=config.worker_count if here else config.workers
-    )
+    batcher = RayDescriptorBatcher(address=config.ray_address, workers=config.workers)
     return lambda: batcher
+
+
+def _local(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]":
+    def batcher() -> "DescriptorBatcher":
+        from pipeline.descriptors import LocalDescriptorBatcher  # noqa: PLC0415 - no warm run needs it
+
+        return LocalDescriptorBatcher(workers=config.worker_count)
+
+    return batcher

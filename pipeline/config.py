@@ -68,8 +68,8 @@ class C10ProvisionerConfig:
             ),
             "executor": (self.executor in _EXECUTORS, " or ".join(map(repr, _EXECUTORS))),
             "ray_address": (
-                _text(self.ray_address),
-                "HOST:PORT, 'auto' or 'local'",
+                _address(self.ray_address),
+                "HOST:PORT of a cluster's head, 'auto' or 'local'",
             ),
             "signing_key": (_key_path(self.signing_key), "the path of a key file"),
             "trusted_keys": (
@@ -122,8 +122,18 @@ def _key_path(value: object) -> bool:
     return value is None or isinstance(value, Path)
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def _address(value: object) -> bool:
+    """Whether a text may be where a cluster is; a client's `ray://` has no part in one and is none."""
+    if value in {"auto", "local"}:
+        return True
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    return (
+        bool(host.strip())
+        and "/" not in host
+        and port.isascii()
+        and port.isdigit()
+        and 0 < int(port) < 1 << 16
+    )
 
 
 def _texts(value: object) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ class CacheProvisioner:
     lock: Lock
     host: Mapping[str, object]
     progress: Progress
-    batcher_for: "Callable[[], DescriptorBatcher]"
+    executor: "Callable[[], Callable[[], DescriptorBatcher]]"
     index_builder: IndexBuilder
     compiler_for: Callable[[BuildRequest], EngineCompiler]
     stand_in_compiler: EngineCompiler
@@ -84,11 +85,12 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: Another build holds the lock.
-            RequestError: The request names something that does not exist or makes no sense.
+            RequestError: The request names something that does not exist or makes no sense, or the executor is not
+                installed.
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
-        began, signer = monotonic(), self.signing()
+        began, signer, batcher = monotonic(), self.signing(), self.executor()
         try:
             inputs: Inputs | PipelineError = self._gather(request)
         except RequestError:
@@ -98,7 +100,7 @@ class CacheProvisioner:
         asked = monotonic()
         try:
             with self.lock:
-                report = self._build(request, inputs, again=again, signer=signer)
+                report = self._build(request, inputs, batcher, again=again, signer=signer)
         except BuildLockHeldError as error:
             from pipeline.denied import denial, note
 
@@ -112,12 +114,13 @@ class CacheProvisioner:
         """Tell what a build would do; writes nothing and takes no lock.
 
         Raises:
-            PipelineError: Something the request names is missing, damaged or unusable.
+            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not installed.
             StoreError, JournalError: The cache cannot be read.
         """
         from pipeline.preview import preview
 
         signer = self.signing()
+        self.executor()
         return preview(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
@@ -236,6 +239,7 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: A build holds the lock.
+            RequestError: The executor is not installed; nothing was changed.
             RequestRefusedError: A trusted key cannot be used; nothing was changed.
             journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
             StoreError, JournalError: The cache cannot be used.
@@ -264,7 +268,7 @@ class CacheProvisioner:
             compiler_for=self.compiler_for,
             stand_in=self.stand_in_compiler,
             source_for=self.source_for,
-            batcher=self.batcher_for(),
+            batching=self._batching,
             index=self.index_builder,
             progress=self.progress,
             clock=self.clock,
@@ -286,11 +290,20 @@ class CacheProvisioner:
             networks=self._networks(),
         )
 
+    def _batching(self) -> "DescriptorBatcher":
+        return self.executor()()
+
     def _networks(self) -> NetworkMemory:
         return NetworkMemory(self.config.memory_folder)
 
     def _build(
-        self, request: BuildRequest, inputs: Inputs | PipelineError, *, again: bool, signer: Signer | None
+        self,
+        request: BuildRequest,
+        inputs: Inputs | PipelineError,
+        batcher: "Callable[[], DescriptorBatcher]",
+        *,
+        again: bool,
+        signer: Signer | None,
     ) -> BuildReport:
         """Find the cache as it is wanted, or attempt to build it; the caller holds the build lock."""
         key_id = signer.key_id if signer else None
@@ -308,7 +321,7 @@ class CacheProvisioner:
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=True, signer=signer),
-            ports_for=self._ports,
+            ports_for=partial(self._ports, batcher),
             free_bytes=self.free_bytes,
             reserve_bytes=self.config.reserve_mb * _MIB,
             host=self.host,
@@ -317,13 +330,13 @@ class CacheProvisioner:
         )
         return attempt.make()
 
-    def _ports(self, request: BuildRequest) -> "Ports":
+    def _ports(self, batcher: "Callable[[], DescriptorBatcher]", request: BuildRequest) -> "Ports":
         from pipeline.run import Ports
 
         return Ports(
             compiler=self.compiler_for(request),
             stand_in=self.stand_in_compiler,
-            batcher=self.batcher_for(),
+            batcher=batcher(),
             index=self.index_builder,
             progress=self.progress,
         )

@@ -9,7 +9,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import PIL
@@ -36,6 +36,11 @@ class TileEmbedder:
 
     def __init__(self) -> None:
         self._handler: Handler = _unloaded
+
+    def node(self) -> bytes:
+        """Return a frame: `FINISHED` and the id of the node that this runs on."""
+        ray: Any = importlib.import_module("ray")
+        return encode([FINISHED, ray.get_runtime_context().get_node_id()])
 
     def load(self, engine: bytes, setup: bytes) -> bytes:
         """Load the engine.

@@ -86,7 +86,7 @@ class Repair:
         compiler_for: Chooses the compiler of a request.
         stand_in: Compiles stand-ins.
         source_for: Opens the tile source of a request.
-        batcher: Embeds tiles.
+        batching: Chooses what embeds tiles; asked before anything is changed.
         index: Builds indexes.
         progress: Told how the work moves on.
         clock: Where times come from.
@@ -101,7 +101,7 @@ class Repair:
     compiler_for: Callable[[BuildRequest], EngineCompiler]
     stand_in: EngineCompiler
     source_for: Callable[[BuildRequest], TileMetadataStore]
-    batcher: DescriptorBatcher
+    batching: Callable[[], DescriptorBatcher]
     index: IndexBuilder
     progress: Progress
     clock: Clock
@@ -112,6 +112,7 @@ class Repair:
     def repair(self, *, dry_run: bool = False, trust_plugins: bool = False) -> RepairReport:
         """Heal the cache; see `CacheProvisioner.repair`."""
         require_cache(self.layout)
+        batcher = self.batching()
         if dry_run:
             return rehearsed(self._verified())
         with self.lock:
@@ -119,7 +120,7 @@ class Repair:
             with self.open_store() as store:
                 for mend in mends:
                     self._record(store, mend)
-                mends = [*mends, *self._artifacts(store, trust_plugins=trust_plugins)]
+                mends = [*mends, *self._artifacts(store, batcher, trust_plugins=trust_plugins)]
             return RepairReport(mends=tuple(mends), verification=self._verified())
 
     def rebuild(self) -> tuple[Rebuilt, RepairReport]:
@@ -210,14 +211,14 @@ class Repair:
         action = "set aside" if stranger else "projected again from the journal"
         return Mend(what=what, was=was, action=action, ok=True, quarantine=kept)
 
-    def _artifacts(self, store: Store, *, trust_plugins: bool) -> Iterator[Mend]:
+    def _artifacts(self, store: Store, batcher: DescriptorBatcher, *, trust_plugins: bool) -> Iterator[Mend]:
         """Heal the artifacts of every generation that is kept."""
         facts = tuple(to_facts(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             shop = Workshop(
                 store=store,
                 facts=facts,
-                batcher=self.batcher,
+                batcher=batcher,
                 index=self.index,
                 progress=self.progress,
                 host=self.host,

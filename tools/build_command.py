@@ -2,6 +2,7 @@
 
 import shlex
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -11,33 +12,42 @@ from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
 from pipeline.report import BuildReport
 from tools import render
-from tools.edge import Answer, Call, complain, say, shared_options
+from tools.edge import Answer, Call, Command, complain, say, shared_options
 from tools.exit_codes import ExitCode, code_of_failure
 from tools.progress import shown_progress
 
 REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path, readable=False))
-_WORKERS = click.option(
-    "--workers", type=int, metavar="N", help="Embedding processes; one per core if absent."
-)
-_EXECUTOR = click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    help="Where tiles are embedded: processes here, or actors on a Ray cluster.",
-)
-_RAY_ADDRESS = click.option(
-    "--ray-address",
-    metavar="ADDRESS",
-    help="That cluster: HOST:PORT, auto, or local for one started here for this build.",
-)
+
+
+def executor_options(command: Command) -> Command:
+    """Give a command the options that say where tiles are embedded; it receives them as settings by their names."""
+    for option in (
+        click.option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="That cluster: HOST:PORT, auto, or local for one started here for this command.",
+        ),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "ray"]),
+            help="Where tiles are embedded: processes here, or actors on a Ray cluster.",
+        ),
+        click.option(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="Embedding processes or actors; one per core if absent.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
 @REQUEST
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
 @click.option("--again", is_flag=True, help="Build it even if it was rolled back from.")
-@_WORKERS
-@_EXECUTOR
-@_RAY_ADDRESS
+@executor_options
 @shared_options()
 def build(
     call: Call,
@@ -45,27 +55,26 @@ def build(
     request_file: Path,
     dry_run: bool,
     again: bool,
-    workers: int | None,
-    executor: str | None,
-    ray_address: str | None,
+    **executor: object,
 ) -> Answer:
     """Build the flight cache that REQUEST describes, or find that it is there already."""
     if dry_run:
-        return _planned(call, request_file, workers)
+        return _planned(call, request_file, executor)
     root = call.root
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
-        maker = provisioner(call, workers, progress=progress, executor=executor, ray_address=ray_address)
+        maker = provisioner(call, progress=progress, **executor)
         report = maker.build_cache_artifacts(request, again=again)
     return build_answer(report, root)
 
 
 @click.command()
 @REQUEST
+@executor_options
 @shared_options()
-def plan(call: Call, *, request_file: Path) -> Answer:
+def plan(call: Call, *, request_file: Path, **executor: object) -> Answer:
     """Say what a build of REQUEST would do, and why; do nothing."""
-    return _planned(call, request_file, None)
+    return _planned(call, request_file, executor)
 
 
 @click.command()
@@ -74,24 +83,25 @@ def plan(call: Call, *, request_file: Path) -> Answer:
 @shared_options()
 def rollback(call: Call, *, to: int | None, why: str) -> Answer:
     """Go back to an earlier committed build, as a new generation."""
-    report = provisioner(call, None).rollback(to, why)
+    report = provisioner(call).rollback(to, why)
     for warning in report.warnings:
         say(f"c10: warning: {warning}")
     document = report.to_document()
     return Answer(document=document, lines=render.rollback_report(document))
 
 
-def provisioner(
-    call: Call, workers: int | None, *, progress: Progress | None = None, **flags: object
-) -> CacheProvisioner:
-    """Put a provisioner together from settings and flags; further flags are settings by their names.
+def provisioner(call: Call, *, progress: Progress | None = None, **flags: object) -> CacheProvisioner:
+    """Put a provisioner together from settings and flags, which are settings by their names.
 
     Raises:
+        click.UsageError: The address of a cluster was given, and tiles are not embedded on one.
         RequestError: A setting is wrong.
     """
     config = C10ProvisionerConfig.from_settings(
-        call.settings(workers=workers, **flags), cache_root=call.root, memory_folder=call.memory_folder()
+        call.settings(**flags), cache_root=call.root, memory_folder=call.memory_folder()
     )
+    if flags.get("ray_address") is not None and config.executor != "ray":
+        raise click.UsageError(f"expected --executor ray with --ray-address, found {config.executor!r}")
     return build_cache_provisioner(config, progress=progress)
 
 
@@ -116,7 +126,7 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
     return Answer(document=document, lines=lines, code=code)
 
 
-def _planned(call: Call, request_file: Path, workers: int | None) -> Answer:
-    report = provisioner(call, workers).plan(BuildRequest.load(request_file))
+def _planned(call: Call, request_file: Path, executor: Mapping[str, object]) -> Answer:
+    report = provisioner(call, progress=None, **executor).plan(BuildRequest.load(request_file))
     document = report.to_document()
     return Answer(document=document, lines=render.plan_report(document))

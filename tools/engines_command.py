@@ -20,7 +20,7 @@ def engines(call: Call, *, request_file: Path) -> Answer:
     """Compile the networks of REQUEST for this device; the next build takes them up. Waits for no build."""
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
-        report = provisioner(call, None, progress=progress).compile_engines_for_corpus(request)
+        report = provisioner(call, progress=progress).compile_engines_for_corpus(request)
     code = ExitCode.DONE
     if report.error is not None:
         code = code_of_failure(report.cause)

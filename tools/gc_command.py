@@ -27,7 +27,7 @@ def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
     Kept are the last N builds that were shown, what was accepted, and what a rollback would show.
     """
     policy = KeepPolicy(keep=keep, unfinished=not unfinished)
-    found = provisioner(call, None).collect(policy, dry_run=not yes)
+    found = provisioner(call).collect(policy, dry_run=not yes)
     state = look(call.layout()).state
     document = _document(found, state)
     more = " --unfinished" if unfinished else ""

@@ -24,7 +24,7 @@ def rebuild(call: Call, *, trusted_key: tuple[str, ...], unsigned: bool) -> Answ
     """
     with shown_progress() as progress:
         trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
-        rebuilt, report = provisioner(call, None, progress=progress, trusted_keys=trusted_keys).rebuild()
+        rebuilt, report = provisioner(call, progress=progress, trusted_keys=trusted_keys).rebuild()
     answer = repair_answer(report, tried=False)
     if rebuilt.signatures_left:
         _tell_left(call, rebuilt)

@@ -7,7 +7,7 @@ import click
 from pipeline.mends import Mend, RepairReport
 from store.findings import Problem
 from tools import render
-from tools.build_command import provisioner
+from tools.build_command import executor_options, provisioner
 from tools.edge import Answer, Call, complain, say, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
@@ -19,9 +19,16 @@ from tools.progress import shown_progress
     "--trust-plugins", is_flag=True, help="Load libraries that recorded requests name (engine.plugins)."
 )
 @trust_options
+@executor_options
 @shared_options()
 def repair(
-    call: Call, *, dry_run: bool, trust_plugins: bool, trusted_key: tuple[str, ...], unsigned: bool
+    call: Call,
+    *,
+    dry_run: bool,
+    trust_plugins: bool,
+    trusted_key: tuple[str, ...],
+    unsigned: bool,
+    **executor: object,
 ) -> Answer:
     """Heal manifests, signatures, segments and artifacts; damaged bytes stay in quarantine.
 
@@ -31,7 +38,7 @@ def repair(
     """
     with shown_progress() as progress:
         trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
-        maker = provisioner(call, None, progress=progress, trusted_keys=trusted_keys)
+        maker = provisioner(call, progress=progress, trusted_keys=trusted_keys, **executor)
         report = maker.repair(dry_run=dry_run, trust_plugins=trust_plugins)
     return repair_answer(report, tried=not dry_run)
 

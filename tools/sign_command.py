@@ -23,7 +23,7 @@ def sign(call: Call, *, generation: int | None, key: Path | None) -> Answer:
 
     Its manifest stays as it is. Nothing is done if this key has signed it already.
     """
-    found = provisioner(call, None, signing_key=None if key is None else str(key)).sign(generation)
+    found = provisioner(call, signing_key=None if key is None else str(key)).sign(generation)
     document = {
         "generation": found.generation,
         "build": found.origin,

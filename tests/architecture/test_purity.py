@@ -26,6 +26,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/index_plan.py": set(),
     "pipeline/index_rows.py": {"numpy", "numpy.typing"},
     "pipeline/inputs.py": set(),
+    "pipeline/patience.py": set(),
     "pipeline/plan.py": set(),
     "pipeline/request.py": {"pathlib"},
     "pipeline/request_rules.py": {"pathlib"},

@@ -5,8 +5,12 @@ import functools
 import hashlib
 import importlib.util
 import itertools
+import json
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,16 +27,37 @@ from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.frames import encode
 from pipeline.ray_actor import TileEmbedder, decoded, software
 from pipeline.ray_batcher import ATTEMPTS, RayDescriptorBatcher
+from pipeline.ray_cluster import Nodes, actor_options, nodes_of, resource_of
 from pipeline.report import BuildOutcome
+from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
+from store.codec import encode as encode_event
 from store.events import CellEmbedded, StepRetried
 from store.preprocessing import Preprocessing
-from tests.small_builds import Site, picture, spread
+from store.retention import KeepPolicy
+from store.verification import Depth, verify
+from store.view import read
+from tests.small_builds import WORLD, ZOOM, FakeSite, Site, picture, spread, tree
 from tests.toy_networks import DIMENSIONS, toy_network
 
 BATCH = 4
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0))
 MARK = "C10_TEST_CLUSTER"
+
+REQUEST = f"""\
+flight_id = "f1"
+sector = "stable_rear"
+bbox = {list(WORLD)}
+zoom = [{ZOOM}, {ZOOM}]
+origin = [0.0, 0.0, 100.0]
+calibration = "camera.json"
+[tiles]
+source = "tiles/{{z}}/{{x}}/{{y}}.png"
+[[models]]
+name = "place"
+role = "descriptor"
+onnx = "net.onnx"
+"""
 
 on_ray = [
     pytest.mark.ray,
@@ -91,7 +116,7 @@ def tiles(tmp_path):
 
 @contextlib.contextmanager
 def cluster_of(nodes, monkeypatch):
-    """A cluster of nodes with one processor each besides the head, which has none; this process is connected to it."""
+    """A cluster of nodes that have what they are told besides the head, which has nothing; this process is connected."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -101,7 +126,7 @@ def cluster_of(nodes, monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        added = [cluster.add_node(num_cpus=1) for _ in range(nodes)]
+        added = [cluster.add_node(**each) for each in nodes]
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         yield cluster, added
@@ -113,7 +138,7 @@ def cluster_of(nodes, monkeypatch):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    with cluster_of(2, monkeypatch) as made:
+    with cluster_of([{"num_cpus": 1}] * 2, monkeypatch) as made:
         yield made
 
 
@@ -201,30 +226,154 @@ def test_a_killed_worker_costs_its_window_and_is_replaced(tiles, engine, cluster
     assert "ActorDiedError" in retries[0].why
 
 
+def all_up(count):
+    """Wait until so many actors run and have had time to load their engine."""
+    ends = time.monotonic() + 60
+    while len(actor_pids()) < count and time.monotonic() < ends:
+        time.sleep(0.1)
+    time.sleep(2)
+
+
+def until(done, window, at, *, limit_s=60.0):
+    """The same window under new numbers until `done`; `at` maps numbers to what happens when they are asked for."""
+    ends = time.monotonic() + limit_s
+    for number in itertools.count():
+        if done() or time.monotonic() > ends:
+            return
+        at.get(number, lambda: None)()
+        yield replace(window, number=number)
+
+
+def embed_until(windows, engine, **callbacks):
+    """Embed them on the cluster; each must come back once, and all with the same rows."""
+    batcher = RayDescriptorBatcher(address="auto")
+    results = list(batcher.embed(windows, engine=engine, preprocessing=PREPROCESSING, **callbacks))
+    numbers = [result.window.number for result in results]
+    assert sorted(numbers) == list(range(len(numbers)))
+    assert len({result.vectors.tobytes() for result in results}) == 1
+    return results
+
+
 @ray_test
 def test_a_node_that_vanishes_while_its_actor_lives_on_costs_its_windows(tiles, engine, cluster):
     made, (_, doomed) = cluster
     retries = []
     (window,) = windows_of(tiles[:5], 5)
-
-    def until_noticed():
-        until = time.monotonic() + 60
-        for number in itertools.count():
-            if retries or time.monotonic() > until:
-                return
-            if number == 3:
-                made.remove_node(doomed, allow_graceful=False)
-            yield replace(window, number=number)
-
-    results = list(
-        RayDescriptorBatcher(address="auto").embed(
-            until_noticed(), engine=engine, preprocessing=PREPROCESSING, on_retry=retries.append
-        )
-    )
+    vanish = {3: lambda: made.remove_node(doomed, allow_graceful=False)}
+    embed_until(until(lambda: retries, window, vanish), engine, on_retry=retries.append)
     assert [retry.attempt for retry in retries] == [1]
-    numbers = [result.window.number for result in results]
-    assert sorted(numbers) == list(range(len(numbers)))
-    assert len({result.vectors.tobytes() for result in results}) == 1
+
+
+@ray_test
+def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, engine, cluster, monkeypatch):
+    monkeypatch.setattr("pipeline.patience.FLOOR_S", 2.0)
+    stopped, retries, replaced = [], [], []
+    (window,) = windows_of(tiles[:5], 5)
+
+    def stop():
+        stopped.append(actor_pids()[0])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    def over():
+        # The stopped process is gone, and another works in its place.
+        if retries and len(actor_pids()) == 2 and stopped[0] not in actor_pids():
+            replaced.append(True)
+        return replaced
+
+    embed_until(until(over, window, {5: lambda: all_up(2), 20: stop}), engine, on_retry=retries.append)
+    assert [(retry.attempt, retry.workers) for retry in retries] == [(1, 1)]
+    assert retries[0].why.startswith("no answer within ")
+    assert replaced
+
+
+@ray_test
+def test_the_only_worker_hangs_and_another_takes_its_place(tiles, engine, monkeypatch):
+    monkeypatch.setattr("pipeline.patience.FLOOR_S", 2.0)
+    retries = []
+    with cluster_of([{"num_cpus": 1}], monkeypatch):
+
+        def stop(window):
+            if window.number == 4:
+                os.kill(actor_pids()[0], signal.SIGSTOP)
+
+        results = embed(
+            RayDescriptorBatcher(address="auto"), tiles, engine, on_dispatch=stop, on_retry=retries.append
+        )
+        assert len(by_digest(results)) == 60
+        assert [(retry.attempt, retry.workers) for retry in retries] == [(1, 0)]
+
+
+@ray_test
+def test_a_node_whose_actor_is_killed_goes_on_with_half_of_them(tiles, engine, monkeypatch):
+    retries, since = [], []
+    (window,) = windows_of(tiles[:5], 5)
+    with cluster_of([{"num_cpus": 4}], monkeypatch):
+
+        def kill():
+            since.append(time.monotonic())
+            os.kill(actor_pids()[0], signal.SIGKILL)
+
+        def over():
+            # Long enough for a replacement to have come, had one been asked for.
+            return since and time.monotonic() - since[0] > 6 and left.append(len(actor_pids())) is None
+
+        left = []
+        embed_until(until(over, window, {5: lambda: all_up(4), 40: kill}), engine, on_retry=retries.append)
+        assert len(retries) == 1
+        assert left == [2]
+
+
+@ray_test
+def test_memory_that_runs_out_in_an_actor_costs_a_worker_and_no_tile(tiles, engine, monkeypatch):
+    retries = []
+    (small,) = windows_of(tiles[:5], 5)
+    large = replace(small, tiles=tuple(tiles) * 130)
+    with cluster_of([{"num_cpus": 2}], monkeypatch):
+
+        def starving():
+            for number in range(24):
+                if number == 5:
+                    all_up(2)
+                elif number == 20:
+                    resource.prlimit(actor_pids()[0], resource.RLIMIT_AS, (1 << 20, 1 << 20))
+                yield replace(small if number < 20 else large, number=number)
+
+        results = list(
+            RayDescriptorBatcher(address="auto").embed(
+                starving(), engine=engine, preprocessing=PREPROCESSING, on_retry=retries.append
+            )
+        )
+        assert sorted(result.window.number for result in results) == list(range(24))
+        assert {len(result.tiles) for result in results} == {5, 7800}
+        assert [(retry.attempt, retry.workers) for retry in retries] == [(1, 1)]
+
+
+@ray_test
+def test_a_cluster_without_memory_is_asked_for_fewer_workers_and_then_given_up(tiles, engine, monkeypatch):
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    retries = []
+    with (
+        cluster_of([{"num_cpus": 3}], monkeypatch),
+        pytest.raises(EmbedError, match="out of memory: OutOfMemoryError") as told,
+    ):
+        embed(RayDescriptorBatcher(address="auto"), tiles, engine, on_retry=retries.append)
+    assert told.value.kind is ErrorKind.WORKER_DIED
+    # Twice with one fewer, then as often as one may be lost.
+    assert 2 <= len(retries) <= 2 + ATTEMPTS
+
+
+@ray_test
+def test_engines_of_a_gpu_go_to_nodes_that_have_one(tiles, engine, monkeypatch):
+    spec = replace(engine, backend="tensorrt")
+    nodes = [{"num_cpus": 2}, {"num_cpus": 2, "num_gpus": 2}]
+    # It is placed and then refused for want of a library, not of room.
+    refused = pytest.raises(EmbedError, match="RuntimeUnavailableError: an engine of tensorrt")
+    with cluster_of(nodes, monkeypatch), refused:
+        embed(RayDescriptorBatcher(address="auto"), tiles, spec)
+    monkeypatch.setattr("pipeline.ray_crew.ROOM_LIMIT_S", 2.0)
+    with cluster_of([{"num_cpus": 2}], monkeypatch), pytest.raises(EmbedError, match="found 0 GPU free"):
+        embed(RayDescriptorBatcher(address="auto"), tiles, spec)
 
 
 @ray_test
@@ -252,8 +401,8 @@ def test_a_window_that_ends_every_worker_is_given_up(tiles, engine, cluster, mon
 
 @ray_test
 def test_a_cluster_without_room_is_said(tiles, engine, monkeypatch):
-    monkeypatch.setattr("pipeline.ray_batcher.START_LIMIT_S", 2.0)
-    with cluster_of(0, monkeypatch), pytest.raises(EmbedError, match="found 0 CPU free"):
+    monkeypatch.setattr("pipeline.ray_crew.ROOM_LIMIT_S", 2.0)
+    with cluster_of([], monkeypatch), pytest.raises(EmbedError, match="found 0 CPU free"):
         embed(RayDescriptorBatcher(address="auto"), tiles, engine)
 
 
@@ -267,22 +416,27 @@ def test_no_cluster_at_the_address_is_said(tiles, engine):
 
 
 @ray_test
-def test_a_build_on_two_nodes_of_which_one_dies_commits_the_blocks_of_a_local_one(
-    tmp_path, cluster, monkeypatch
-):
+def test_a_build_on_two_nodes_of_which_one_dies_is_the_build_of_a_local_one(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("pipeline.embedding.plan_windows", functools.partial(plan_windows, size=2))
     made, nodes = cluster
     far, near = Site(tmp_path / "far"), Site(tmp_path / "near")
     for site in (far, near):
         site.write_tiles(spread())
-    batcher = LosesANode(made, nodes, after=4)
+    batcher = LosesANode(made, nodes)
     report = far.provisioner(descriptor_batcher=batcher).build_cache_artifacts(far.request())
     assert report.outcome is BuildOutcome.BUILT, report.error
-    near.build()
-    assert far.events(StepRetried)
+    local = near.build()
+    # The node held two windows, which it had not begun to answer: one was under way, one waited behind it.
+    (retried,) = far.events(StepRetried)
+    assert retried.subjects
+    assert not near.events(StepRetried)
+    assert batcher.lost
     assert blocks_of(far) == blocks_of(near)
-    assert far.state().head_build.index.artifact == near.state().head_build.index.artifact
-    assert far.build().outcome is BuildOutcome.REUSED
+    assert (report.identity, report.body_sha256) == (local.identity, local.body_sha256)
+    assert what_happened(far) == what_happened(near)
+    for site in (far, near):
+        assert verify(site.layout, depth=Depth.FULL).go
+    assert far.build().outcome is near.build().outcome is BuildOutcome.REUSED
 
 
 @ray_test
@@ -298,20 +452,60 @@ def test_a_cluster_of_this_machine_is_started_and_ended(tmp_path):
     assert site.build().outcome is BuildOutcome.REUSED
 
 
-class LosesANode(RayDescriptorBatcher):
-    """One actor, whose node is lost with it; the work goes on upon another."""
+@ray_test
+def test_commands_build_plan_and_repair_on_the_cluster_that_they_are_told(tmp_path, cluster):
+    made, _ = cluster
+    site = Site(tmp_path)
+    site.write_tiles(spread())
+    site.write("request.toml", REQUEST.encode())
+    there = ("--executor", "ray", "--ray-address", made.address)
+    assert command(site, "plan", "request.toml", *there)["to_embed"] == 40
+    assert command(site, "build", "request.toml", "--dry-run", *there)["to_embed"] == 40
+    assert command(site, "build", "request.toml", *there)["tiles_embedded"] == 40
+    assert command(site, "build", "request.toml")["outcome"] == "reused"
+    block = site.layout.artifact(site.events(CellEmbedded)[3].block.sha256)
+    data = block.read_bytes()
+    block.unlink()
+    report = command(site, "repair", *there)
+    assert report["go"]
+    assert block.read_bytes() == data
 
-    def __init__(self, made, nodes, *, after):
-        super().__init__(address="auto", workers=1)
-        self._made, self._nodes, self._after = made, nodes, after
+
+@ray_test
+def test_an_address_where_no_cluster_is_fails_the_build_and_says_so(tmp_path):
+    site = Site(tmp_path)
+    site.write_tiles(spread(2, 2))
+    site.write("request.toml", REQUEST.encode())
+    nowhere = ("--executor", "ray", "--ray-address", "127.0.0.1:1")
+    error = command(site, "build", "request.toml", *nowhere, code=3)["error"]
+    assert (error["kind"], error["step"]) == ("backend-unavailable", "cells")
+    assert "expected a Ray cluster at '127.0.0.1:1'" in error["message"]
+    assert command(site, "build", "request.toml")["outcome"] == "built"
+
+
+class LosesANode(RayDescriptorBatcher):
+    """An actor on each of two nodes; one of them stops, gets windows, and is lost with its node."""
+
+    def __init__(self, made, nodes):
+        super().__init__(address="auto")
+        self._made, self._nodes = made, nodes
+        self._doomed = self._pid = None
+        self.lost = False
 
     def embed(self, windows, *, on_dispatch, **rest):
         def dispatched(window):
             on_dispatch(window)
-            if window.number == self._after:
-                ((doomed, pid),) = [(node, pid) for node in self._nodes for pid in actor_pids(node)]
-                os.kill(pid, signal.SIGKILL)
-                self._made.remove_node(doomed, allow_graceful=False)
+            if window.number == 0:
+                # The other loads its engine meanwhile, and is ready when the next windows are given out.
+                all_up(2)
+            elif window.number == 6:
+                self._doomed = self._nodes[1]
+                (self._pid,) = actor_pids(self._doomed)
+                os.kill(self._pid, signal.SIGSTOP)
+            elif window.number == 12:
+                os.kill(self._pid, signal.SIGKILL)
+                self._made.remove_node(self._doomed, allow_graceful=False)
+                self.lost = True
 
         return super().embed(windows, on_dispatch=dispatched, **rest)
 
@@ -337,20 +531,126 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
     assert [number for number, *_ in answer["bad"]] == [1]
 
 
-def test_without_ray_the_remedy_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    config = C10ProvisionerConfig(cache_root=tmp_path / "cache", executor="ray")
-    with pytest.raises(RequestError) as told:
-        build_cache_provisioner(config)
-    assert told.value.hint == "pip install 'c10[ray]'"
+def test_an_actor_asks_for_a_processor_and_for_a_gpu_where_its_engine_needs_one():
+    needs = {
+        backend: (
+            resource_of(backend),
+            actor_options(backend)["num_cpus"],
+            actor_options(backend)["num_gpus"],
+        )
+        for backend in ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+    }
+    assert needs == {
+        "onnxruntime": ("CPU", 1, 0),
+        "openvino": ("CPU", 1, 0),
+        "tensorrt": ("GPU", 1, 1),
+        "tensorrt-rtx": ("GPU", 1, 1),
+    }
+    # What is tried again, and whether, is recorded by the build: Ray does neither by itself.
+    assert actor_options("tensorrt")["max_restarts"] == actor_options("tensorrt")["max_task_retries"] == 0
+
+
+def test_room_is_counted_on_nodes_that_live():
+    listed = [
+        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}},
+        {"NodeID": "b", "Alive": True, "Resources": {"memory": 1.0}},
+        {"NodeID": "c", "Alive": True, "Resources": {"CPU": 2.0}},
+        {"NodeID": "d", "Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}},
+    ]
+    assert nodes_of(listed, "CPU") == Nodes(alive=frozenset("abc"), room=6)
+    assert nodes_of(listed, "GPU") == Nodes(alive=frozenset("abc"), room=2)
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "ray" else found(name, *rest)
+    )
+
+
+def test_without_ray_whatever_embeds_is_refused_before_anything_is_touched(without_ray, tmp_path):
+    site = FakeSite(tmp_path)
+    site.build()
+    before = tree(site.cache)
+    config = C10ProvisionerConfig(cache_root=site.cache, executor="ray")
+    asked = build_cache_provisioner(
+        config, engine_compiler=site.compiler, tile_metadata_store=FakeTiles(tiles=site.tiles)
+    )
+    for embeds in (
+        lambda: asked.build_cache_artifacts(site.request()),
+        lambda: asked.plan(site.request()),
+        lambda: asked.repair(dry_run=True),
+        asked.repair,
+    ):
+        with pytest.raises(RequestError, match="expected the package ray for 'ray', found none") as told:
+            embeds()
+        assert told.value.hint == "pip install 'c10[ray]', or choose the executor 'local'"
+    assert tree(site.cache) == before
+
+
+def test_without_ray_what_embeds_nothing_works(without_ray, tmp_path):
+    site = FakeSite(tmp_path)
+    site.build()
+    config = C10ProvisionerConfig(cache_root=site.cache, executor="ray")
+    asked = build_cache_provisioner(config, engine_compiler=site.compiler)
+    assert asked.compile_engines_for_corpus(site.request()).error is None
+    assert asked.rollback(to=1).changed is False
+    assert asked.collect(KeepPolicy()).done is False
+    _, report = asked.rebuild()
+    assert report.go
+
+
+def test_an_executor_is_no_part_of_an_identity(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.ray_batcher.require_ray", lambda: None)
+    site = FakeSite(tmp_path)
+    identities = {
+        build_cache_provisioner(
+            C10ProvisionerConfig(cache_root=site.cache, **settings),
+            engine_compiler=site.compiler,
+            tile_metadata_store=FakeTiles(tiles=site.tiles),
+        )
+        .plan(site.request())
+        .identity
+        for settings in (
+            {},
+            {"workers": 3},
+            {"executor": "ray"},
+            {"executor": "ray", "ray_address": "10.0.0.1:6379", "workers": 200},
+        )
+    }
+    assert len(identities) == 1
 
 
 @pytest.mark.parametrize(
-    "settings", [{"executor": "dask"}, {"executor": 3}, {"ray_address": " "}, {"ray_address": 1}]
+    "settings",
+    [
+        {"executor": "dask"},
+        {"executor": 3},
+        *(
+            {"ray_address": wrong}
+            for wrong in (
+                " ",
+                1,
+                "head",
+                ":6379",
+                "head:",
+                "head:x",
+                "head:0",
+                "head:65536",
+                "ray://head:10001",
+            )
+        ),
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(tmp_path, settings):
     with pytest.raises(RequestError, match=next(iter(settings))):
         C10ProvisionerConfig.from_settings(settings, cache_root=tmp_path)
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "head:6379", "10.0.0.1:65535", "[::1]:6379"])
+def test_addresses_of_clusters(tmp_path, address):
+    assert C10ProvisionerConfig(cache_root=tmp_path, ray_address=address).ray_address == address
 
 
 def test_no_work_asks_for_no_cluster(engine):
@@ -366,3 +666,32 @@ def blocks_of(site):
         (event.zoom, event.cell_x, event.cell_y, event.key, event.block.sha256)
         for event in site.events(CellEmbedded)
     )
+
+
+UNEQUAL = {"elapsed_ms", "cache_id", "host", "manifest_sha256", "version"}
+"""Fields of events that no two caches or runs have in common."""
+
+
+def what_happened(site):
+    """Every event of a site but retries, as plain data, in an order that does not depend on who was done first."""
+    found = []
+    for fact in read(site.layout).facts:
+        if isinstance(fact.event, StepRetried):
+            continue
+        tag, _, payload = encode_event(fact.event)
+        found.append((tag, repr(sorted((k, v) for k, v in payload.items() if k not in UNEQUAL))))
+    return sorted(found)
+
+
+def command(site, name, *rest, code=0):
+    """Run a command in a process of its own and return its line of JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.cli", name, *rest, "--cache", str(site.cache), "--json"],
+        cwd=site.root,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import shlex
@@ -274,3 +275,35 @@ def test_a_request_from_a_pipe_of_the_shell(empty, shell):
         json.loads(empty.manifest_file(1).read_bytes())["body"]["tiles"]["table"]["sha256"]
     ).unlink()
     assert [repair["ok"] for repair in empty.json("repair")["repairs"]] == [True, True]
+
+
+EMBEDDING = (("build",), ("build", "--dry-run"), ("plan",), ("repair",))
+"""Commands that may embed, or say what would be."""
+
+
+@pytest.mark.parametrize("command", EMBEDDING)
+def test_an_address_of_a_cluster_goes_with_the_executor_that_needs_one(empty, command):
+    request = () if command == ("repair",) else (empty.request,)
+    result = empty.run(*command, *request, "--ray-address", "head:6379")
+    assert result.exit_code == 2
+    assert "expected --executor ray with --ray-address, found 'local'" in result.stderr
+    assert not empty.cache.exists()
+
+
+@pytest.mark.parametrize("command", EMBEDDING)
+def test_an_executor_without_its_package_is_refused_by_whatever_embeds(built, command, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "ray" else found(name, *rest)
+    )
+    request = () if command == ("repair",) else (built.request,)
+    result = built.run(*command, *request, "--executor", "ray", "--json")
+    assert result.exit_code == 2
+    assert "expected the package ray for 'ray', found none" in json.loads(result.stdout)["error"]["message"]
+    assert built.run("rollback", "--to", "1", env={"C10_EXECUTOR": "ray"}).exit_code == 0
+
+
+def test_a_plan_and_a_repair_take_a_number_of_workers(built):
+    assert built.json("plan", built.request, "--workers", "1")["decision"] == "reused"
+    assert built.json("repair", "--workers", "1", "--executor", "local")["go"]
+    assert built.run("plan", built.request, "--workers", "0").exit_code == 2
