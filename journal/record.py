@@ -288,8 +288,9 @@ def _are_keys_in_order(keys: tuple[object, ...]) -> bool:
     return all(type(key) is str for key in keys) and list(keys) == sorted(cast("tuple[str, ...]", keys))
 
 
-# A journal has few kinds of maps. Long ones are not kept, so that a hostile journal does not fill the memory.
-_is_known_order = lru_cache(maxsize=256)(_are_keys_in_order)
+# A journal has few kinds of maps. Long ones are not kept, and no more than these: of a hostile journal, whose records may
+# have a megabyte of keys each, that is no more than 64 MiB.
+_is_known_order = lru_cache(maxsize=64)(_are_keys_in_order)
 
 
 def _ordered(value: object, depth: int) -> Payload:

@@ -24,17 +24,24 @@ from pipeline.place import FEATURELESS_BELOW
 from pipeline.plan import ENGINE_CHECK
 from pipeline.reference import reference_run
 from pipeline.run import Run
-from pipeline.tiles.reading import read_tile
+from pipeline.tiles.reading import REST, read_tile
 from pipeline.tiles.tile import Tile
 from store import blocks
 from store.artifacts import Artifacts
 from store.canonical import Document
-from store.delta import DeltaError
+from store.delta import Delta, DeltaError, Rows
 from store.errors import ArtifactError
 from store.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.golden import batch_invariance, golden_samples, parity
 from store.indexes import delta_of, whole_of, whole_rows
-from store.runtime import Engine, ExecutionError, RuntimeUnavailableError, load_engine, load_index
+from store.runtime import (
+    DescriptorIndex,
+    Engine,
+    ExecutionError,
+    RuntimeUnavailableError,
+    load_engine,
+    load_index,
+)
 from store.tables import BlockRow
 
 INDEX_CHECK = "index"
@@ -166,7 +173,7 @@ def _unchanged(tile: Tile) -> bytes:
     if found != tile.sha256:
         raise TileError(
             f"tile {tile.place}: expected SHA-256 {tile.sha256[:12]} as selected, found {found[:12]}",
-            "let the source come to rest, then build again",
+            REST,
             ErrorKind.SOURCE_CHANGED,
             subject=str(tile.place),
         )
@@ -199,51 +206,58 @@ def load(event: EngineCompiled, data: bytes) -> Engine:
 def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> Verdict:
     """Load the index and look for a sample of its own tiles, leaving out doubles and featureless ones.
 
-    Of an index with a delta, a sample of the rows that came is looked for as well.
+    Of an index with a delta, a sample of the rows that came is looked for as well, and has to be found as often.
 
     Args:
         artifacts: Where index and blocks are.
         event: The index.
         rows: The blocks that it was built from.
-        least: Fraction of the sample that must find itself.
+        least: Fraction of each sample that must find itself.
     """
     subject = Subject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
     try:
         delta = delta_in(artifacts, event)
-    except (ArtifactError, DeltaError) as error:
-        return subject.verdict({}, str(error))
-    ids, vectors = _sample(artifacts, rows, also=delta.added.ids)
-    try:
-        with artifacts.opened(whole_of(event)) as path:
-            index = load_index(
-                path,
-                kind=event.kind,
-                dimensions=event.dimensions,
-                ntotal=whole_rows(event),
-                metric=event.metric,
-                delta=delta if delta_of(event) else None,
-            )
+        index = _loaded(artifacts, event, delta)
         if index.ntotal != expected:
             return subject.verdict({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
-        recall = 1.0
-        if len(ids):
-            _, found = index.search(vectors, 1)
-            recall = float((found[:, 0] == ids.astype(np.int64)).mean())
+        samples = _samples(artifacts, rows, came=delta.added.ids, dimensions=event.dimensions)
+        recalls = [_recall(index, sample) for sample in samples]
     except RuntimeUnavailableError:
         raise
-    except ExecutionError as error:
-        return subject.verdict({}, error.message)
+    except (ArtifactError, DeltaError, ExecutionError) as error:
+        return subject.verdict({}, str(getattr(error, "message", error)))
     measured = {
         "rows": expected,
-        "sample": len(ids),
-        "recall_ppm": round(recall * _MILLION),
+        "sample": sum(len(sample) for sample in samples),
+        "recall_ppm": round(min(recalls) * _MILLION),
         "least_recall_ppm": round(least * _MILLION),
     }
-    if recall >= least:
-        return subject.verdict(measured)
-    why = f"only {recall:.3f} of {len(ids)} sampled tiles find themselves, below {least}"
-    return subject.verdict(measured, why)
+    for what, recall, sample in zip(("tiles", "tiles that came"), recalls, samples, strict=True):
+        if recall < least:
+            why = f"only {recall:.3f} of {len(sample)} sampled {what} find themselves, below {least}"
+            return subject.verdict(measured, why)
+    return subject.verdict(measured)
+
+
+def _loaded(artifacts: Artifacts, event: Index, delta: Delta) -> DescriptorIndex:
+    with artifacts.opened(whole_of(event)) as path:
+        return load_index(
+            path,
+            kind=event.kind,
+            dimensions=event.dimensions,
+            ntotal=whole_rows(event),
+            metric=event.metric,
+            delta=delta if delta_of(event) else None,
+        )
+
+
+def _recall(index: DescriptorIndex, sample: Rows) -> float:
+    """The fraction of rows that find themselves first; 1 of none."""
+    if not len(sample):
+        return 1.0
+    _, found = index.search(sample.vectors, 1)
+    return float((found[:, 0] == sample.ids.astype(np.int64)).mean())
 
 
 def require_coverage(localisable: float, least: float) -> None:
@@ -260,25 +274,29 @@ def require_coverage(localisable: float, least: float) -> None:
         )
 
 
-def _sample(
-    artifacts: Artifacts, rows: Sequence[BlockRow], *, also: NDArray[np.uint64]
-) -> tuple[NDArray[np.uint64], Vectors]:
-    """Choose rows at a fixed stride over all blocks, and over some ids beside: ids [n] and vectors [n, d]."""
-    also = also[:: max(1, len(also) // _SAMPLE)]
+def _samples(
+    artifacts: Artifacts, rows: Sequence[BlockRow], *, came: NDArray[np.uint64], dimensions: int
+) -> tuple[Rows, Rows]:
+    """Choose rows at a fixed stride over all blocks, and over those that came."""
     counts: dict[bytes, int] = {}
     candidates: list[tuple[int, bytes, Vectors]] = []
-    stride = max(1, sum(row.rows for row in rows) // _SAMPLE)
-    offset = 0
+    stride, offset = max(1, sum(row.rows for row in rows) // _SAMPLE), 0
+    wanted = came[:: max(1, len(came) // _SAMPLE)]
     for row in rows:
         block = blocks.decode(artifacts.read(row.ref))
         for digest in block.digests:
             counts[bytes(digest)] = counts.get(bytes(digest), 0) + 1
-        chosen_too = np.flatnonzero(np.isin(block.ids, also)) if len(also) else ()
-        for place in sorted({*range(-offset % stride, block.rows, stride), *map(int, chosen_too)}):
+        places = {*range(-offset % stride, block.rows, stride)}
+        if len(wanted):
+            places.update(np.flatnonzero(np.isin(block.ids, wanted)).tolist())
+        for place in sorted(places):
             if block.texture[place] >= FEATURELESS_BELOW:
                 vector = block.vectors[place].copy()
                 candidates.append((int(block.ids[place]), bytes(block.digests[place]), vector))
         offset += block.rows
     chosen = [(identifier, vector) for identifier, digest, vector in candidates if counts[digest] == 1]
     ids = np.array([identifier for identifier, _ in chosen], np.uint64)
-    return ids, np.array([vector for _, vector in chosen], np.float32)
+    vectors = np.array([vector for _, vector in chosen], np.float32).reshape(len(ids), dimensions)
+    new = np.isin(ids, came)
+    sample = Rows(ids, vectors)
+    return sample.only(~new), sample.only(new)

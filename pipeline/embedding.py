@@ -25,6 +25,7 @@ from pipeline.known import KnownRows
 from pipeline.plan import BuildPlan, CellPlan, Decision
 from pipeline.request import BadTilePolicy
 from pipeline.run import Run
+from pipeline.tiles.reading import REST
 from store import blocks
 from store.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
 from store.layout import Layout
@@ -154,7 +155,7 @@ class _Stage:
         if bad.kind != ErrorKind.BAD_TILE or self._run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
             hint = 'replace the tile, or set tiles.on_bad = "skip"'
             if bad.kind != ErrorKind.BAD_TILE:
-                hint = "let the source come to rest, then build again"
+                hint = REST
             raise TileError(f"tile {place}: {bad.message}", hint, ErrorKind(bad.kind), subject=place)
         self._run.ports.progress.say(f"skipped tile {place}: {bad.message}")
         self._ready.extend(self._assembler.drop(bad.tile.sha256))

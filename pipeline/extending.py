@@ -49,41 +49,58 @@ def extended_index(
     count = sum(row.rows for row in rows)
     if head is None or not run.inputs.request.index.delta or not extends(plan, count, head.components, whole):
         return None
-    artifacts, base = run.store.artifacts, whole_of(head)
-    if base.sha256 not in run.hashed and artifacts.damage(base) is not None:
+    base = whole_of(head)
+    if not _is_whole(run, base):
         return None
-    run.hashed.add(base.sha256)
     components = extended_index_components(whole, base=base.sha256)
-    key = index_key(components)
-    known = run.store.state.memo.indexes.get(key)
-    if known is not None and artifacts.damage(known.artifact) is None:
-        run.hashed.add(known.artifact.sha256)
+    known = run.store.state.memo.indexes.get(index_key(components))
+    if known is not None and _is_whole(run, known.artifact):
         return known, True
     began = monotonic()
-    delta = _delta(run, head, rows, most=most_changed(count))
+    delta = _delta(run, head, rows, most=most_changed(plan, count, head.dimensions))
     if delta is None:
         return None
     # Not before it is known that there is something to do: a step that is begun ends, or was cut.
-    run.append(StepStarted(kind="index", subjects=(), key=key))
-    event = IndexExtended(
-        key=key,
-        components=components,
-        artifact=run.put(encode(delta)),
-        base=base,
-        blocks=table,
-        kind=head.kind,
-        metric=head.metric,
-        dimensions=head.dimensions,
-        rows=count,
-        added=len(delta.added),
-        dropped=len(delta.dropped),
-        elapsed_ms=round((monotonic() - began) * 1000),
-    )
+    run.append(StepStarted(kind="index", subjects=(), key=index_key(components)))
+    event = _event(components, head, delta, count, artifact=run.put(encode(delta)), table=table, began=began)
     run.append(event)
     return event, False
 
 
-def _delta(run: Run, head: Index, rows: Sequence[BlockRow], *, most: int) -> Delta | None:
+def _is_whole(run: Run, ref: ArtifactRef) -> bool:
+    if ref.sha256 not in run.hashed and run.store.artifacts.damage(ref) is not None:
+        return False
+    run.hashed.add(ref.sha256)
+    return True
+
+
+def _event(
+    components: Document,
+    head: Index,
+    delta: Delta,
+    rows: int,
+    *,
+    artifact: ArtifactRef,
+    table: ArtifactRef,
+    began: float,
+) -> IndexExtended:
+    return IndexExtended(
+        key=index_key(components),
+        components=components,
+        artifact=artifact,
+        base=whole_of(head),
+        blocks=table,
+        kind=head.kind,
+        metric=head.metric,
+        dimensions=head.dimensions,
+        rows=rows,
+        added=len(delta.added),
+        dropped=len(delta.dropped),
+        elapsed_ms=round((monotonic() - began) * 1000),
+    )
+
+
+def _delta(run: Run, head: Index, rows: Sequence[BlockRow], *, most: tuple[int, int]) -> Delta | None:
     """What changed since the file of the head's index was written; nothing if that is too much, or cannot be told."""
     artifacts = run.store.artifacts
     try:
@@ -91,22 +108,29 @@ def _delta(run: Run, head: Index, rows: Sequence[BlockRow], *, most: int) -> Del
         earlier = delta_in(artifacts, head)
         changed = _changed(before, now)
         kept = _outside(earlier, changed)
-        found, size = [kept], kept.size
+        found = [kept]
         progress = run.ports.progress
         progress.start("index", total=len(changed), unit="cells")
         for name in changed:
             was = undone(_rows(artifacts, before.get(name), head.dimensions), earlier.within(*name))
             found.append(difference(was, _rows(artifacts, now.get(name), head.dimensions)))
-            size += found[-1].size
             progress.advance(1)
-            if size > most:
+            if _exceeds(found, most):
                 progress.finish("too much changed")
                 return None
-        progress.finish(f"{head.kind}, {size:,} changes beside it")
+        progress.finish(f"{head.kind}, {sum(each.size for each in found):,} changes beside it")
     except (ArtifactError, BlockError, DeltaError):
         # A table or block of the head is not what it was: that is found and told when it is verified.
         return None
     return joined(found, head.dimensions)
+
+
+def _exceeds(deltas: Sequence[Delta], most: tuple[int, int]) -> bool:
+    changed, left_out = most
+    return (
+        sum(delta.size for delta in deltas) > changed
+        or sum(len(delta.dropped) for delta in deltas) > left_out
+    )
 
 
 def changes_between(

@@ -14,6 +14,11 @@ LARGEST_PART: Final = 20
 """An index is extended until this part of its rows has changed: beyond, the few that are searched one by one cost more
 than the many."""
 
+MOST_LEFT_OUT_OF_A_GRAPH: Final = 512
+"""Each node of a graph that is left out makes a search as much broader: with so many it takes ten times as long."""
+
+MOST_DELTA_BYTES: Final = 256 << 20
+
 EF_CONSTRUCTION: Final = 40
 """Breadth of the search for neighbours while a graph grows: faiss's default, pinned."""
 
@@ -105,9 +110,16 @@ def extends(plan: IndexPlan, count: int, known: Document, wanted: Document) -> b
     return same and plan.kind is not IndexKind.IVF_PQ and count >= FLAT_BELOW
 
 
-def most_changed(count: int) -> int:
-    """Return how many rows of so many may lie in a delta, those left out included. Pure."""
-    return min(count // LARGEST_PART, FLAT_BELOW)
+def most_changed(plan: IndexPlan, count: int, dimensions: int) -> tuple[int, int]:
+    """Return how many rows a delta may hold in all, and how many of them may be left out of the index. Pure.
+
+    Args:
+        plan: The index that is extended.
+        count: Rows that are found in both together.
+        dimensions: Length of a descriptor.
+    """
+    changed = min(count // LARGEST_PART, FLAT_BELOW, MOST_DELTA_BYTES // (4 * dimensions))
+    return changed, min(changed, MOST_LEFT_OUT_OF_A_GRAPH) if plan.kind is IndexKind.HNSW else changed
 
 
 def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> IndexPlan:

@@ -25,6 +25,20 @@ def open_regular(path: str | Path, *, follow_symlinks: bool = True) -> int:
     return descriptor
 
 
+def open_own(path: str | Path) -> int:
+    """Open a regular file of this user, itself and not what a link leads to; what others wrote is not believed.
+
+    Raises:
+        NotRegularError: for anything but a regular file of this user.
+        OSError: when it cannot be opened.
+    """
+    descriptor = open_regular(path, follow_symlinks=False)
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        raise NotRegularError(f"{path} is another user's")
+    return descriptor
+
+
 def read_at(descriptor: int, offset: int, length: int) -> bytes:
     """Read `length` bytes at an offset; fewer only at the end of the file."""
     content = os.pread(descriptor, length, offset)

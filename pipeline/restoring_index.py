@@ -61,7 +61,7 @@ def _blocks_under(shop: Workshop, event: Index) -> Iterable[Block]:
         before = decode_blocks(shop.artifacts.read(base.blocks))
     except (ArtifactError, UnavailableError):
         before = ()
-    if before and all(shop.artifacts.present(row.ref) for row in before):
+    if before and all(shop.artifacts.damage(row.ref) is None for row in before):
         return StoredBlocks(shop.artifacts, before)
     return EarlierBlocks(
         StoredBlocks(shop.artifacts, rows), decode_delta(shop.artifacts.read(event.artifact))

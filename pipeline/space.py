@@ -13,6 +13,7 @@ from pipeline.index_plan import IndexPlan, extends, most_changed, resolve
 from pipeline.inputs import Inputs, Model
 from pipeline.plan import BuildPlan, Decision
 from pipeline.request import IndexKind, Storage
+from store.events import IndexExtended
 from store.identity import RECIPES
 from store.indexes import whole_of
 from store.state import State
@@ -85,10 +86,13 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     )
     resolved = None if index_there else _index_plan(inputs, rows, dimensions)
     index = 0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE
-    if resolved is not None and _will_be_extended(
-        inputs, resolved, state, present, rows=rows, changed=sum(stale)
-    ):
-        index = 2 * sum(stale) * (4 * dimensions + _INDEX_ROW) + PER_FILE
+    changes = (
+        None
+        if resolved is None
+        else _changes(inputs, resolved, state, present, rows=rows, changed=sum(stale))
+    )
+    if changes is not None:
+        index = changes * (4 * dimensions + _INDEX_ROW) + PER_FILE
     return Estimate(
         engines=sum(engine_size(each.model) for each in engines if each.decision is Decision.RUN),
         blocks=sum(stale) * (4 * dimensions + _BLOCK_ROW) + len(stale) * PER_FILE,
@@ -98,22 +102,28 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     )
 
 
-def _will_be_extended(
+def _changes(
     inputs: Inputs, plan: IndexPlan, state: State, present: Mapping[str, int], *, rows: int, changed: int
-) -> bool:
-    """Whether no more than the head's index allows can change, all tiles of the cells that change taken together."""
+) -> int | None:
+    """How many rows a delta will have at most, if no new index will be written.
+
+    All tiles of the cells that change are taken for changed.
+    """
     head = state.head_build
-    if head is None or head.index is None or not inputs.request.index.delta:
-        return False
+    index = None if head is None else head.index
+    if index is None or not inputs.request.index.delta or whole_of(index).sha256 not in present:
+        return None
     wanted = {
         "space": inputs.space,
         "options": plan.to_document(),
         "library": inputs.document["index"]["library"],
         "recipe": RECIPES["index"],
     }
-    there = whole_of(head.index).sha256 in present
-    least = 2 * changed + abs(rows - head.index.rows)
-    return there and extends(plan, rows, head.index.components, wanted) and least <= most_changed(rows)
+    added, dropped = (index.added, index.dropped) if isinstance(index, IndexExtended) else (0, 0)
+    dropped += changed + abs(rows - index.rows)
+    most, most_dropped = most_changed(plan, rows, index.dimensions)
+    fits = added + changed + dropped <= most and dropped <= most_dropped
+    return added + changed + dropped if fits and extends(plan, rows, index.components, wanted) else None
 
 
 def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:

@@ -38,6 +38,7 @@ class Ledger:
     _start: State = field(default_factory=State)
     _state: State = field(default_factory=State)
     _in_step: bool = False
+    _vouched: bool = False
 
     @classmethod
     def open(
@@ -65,7 +66,11 @@ class Ledger:
                 forget(layout)
             else:
                 ledger = cls(layout, clock, journal, _start=start)
-                ledger.begin()
+                try:
+                    ledger.begin()
+                except BaseException:
+                    journal.close()
+                    raise
                 return ledger
         return cls(layout, clock, Journal.open(path, allow_unknown_filesystem=allow))
 
@@ -98,6 +103,16 @@ class Ledger:
         self._start, self._in_step = State(), False
         self.journal.check_chain()
         return True
+
+    def vouch(self, seq: int) -> None:
+        """Make sure that records from here on are those the head stands on: of recalled ones opening checked the last.
+
+        Raises:
+            journal.JournalDamagedError: They are not.
+        """
+        if not self._vouched and seq < trusted_head(self._start).seq:
+            self.journal.check_chain()
+            self._vouched = True
 
     @property
     def state(self) -> State:

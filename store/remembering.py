@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from journal.record import EMPTY, Chain, Head
+from store.errors import StoreError
 from store.layout import Layout
 from store.state import Generation, Position, State
 
@@ -85,15 +86,18 @@ def remember(layout: Layout, state: State, *, since: Position, head: Generation 
     worth = WORTH_RECORDS if newer else max(WORTH_RECORDS, state.position.seq // _WORTH_PART)
     if path is None or state.unknown or more < worth:
         return
+    try:
+        _write(path, state)
+    except (OSError, ValueError, OverflowError, MemoryError, StoreError):
+        # A full disk, too little memory, a count that no 64 bits hold: the journal is folded anew.
+        forget(layout)
+
+
+def _write(path: Path, state: State) -> None:
     from store import checkpoint  # noqa: PLC0415 - as above
 
-    try:
-        body = checkpoint.LAW.to_bytes(_LAW_BYTES, "big") + checkpoint.encode(state)
-    except (ValueError, OverflowError):
-        return  # a count that no 64 bits hold: a journal may say so, and is folded anew
-    if len(body) > _MAX_BYTES:
-        return
-    try:
+    body = checkpoint.LAW.to_bytes(_LAW_BYTES, "big") + checkpoint.encode(state)
+    if len(body) <= _MAX_BYTES:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         # No temporary name is needed: until the last byte is there the checksum makes readers ignore the file.
@@ -101,8 +105,6 @@ def remember(layout: Layout, state: State, *, since: Position, head: Generation 
         with os.fdopen(fd, "wb") as file:
             file.write(_MAGIC + hashlib.sha256(body).digest())
             file.write(body)
-    except OSError:
-        forget(layout)
 
 
 def forget(layout: Layout) -> None:

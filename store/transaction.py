@@ -100,6 +100,7 @@ class Store:
         allow_unknown_filesystem: bool = False,
         exclusive_within_s: float | None = None,
         signer: Signer | None = None,
+        whole: bool = False,
     ) -> Iterator["Store"]:
         """Open a cache for writing, under the build lock that the caller holds, and recover it.
 
@@ -113,6 +114,7 @@ class Store:
             exclusive_within_s: To remove artifacts: keep all other writers of artifacts away, after waiting for
                 them so many seconds, and leave the disk reserve as it is.
             signer: Signs what is committed; without one, generations are unsigned.
+            whole: Whether to believe the records alone, and nothing that is remembered of them; so does whoever removes.
 
         Raises:
             RequestRefusedError: There is no cache, and `create` is off.
@@ -125,8 +127,7 @@ class Store:
         born = create and ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
         require_cache(layout)
         try:
-            # Whoever removes something believes the records alone.
-            whole = exclusive_within_s is not None
+            whole = whole or exclusive_within_s is not None
             ledger = _open_ledger(
                 layout, clock, whole=whole, allow_unknown_filesystem=allow_unknown_filesystem
             )

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgpack
 
 from pipeline.engines.declared import Declaration, TensorInfo
-from pipeline.regular import open_regular, read_at
+from pipeline.regular import open_own, read_at
 from pipeline.tiles.memory import RACY_NS, Fingerprint
 from store.valueclass import valueclass
 
@@ -129,7 +129,7 @@ def _store(place: Path, stamps: Stamps, network: Network) -> None:
 def _load(place: Path) -> tuple[Stamps, Network] | None:
     """What was stored; nothing where any of it is torn, damaged, foreign or of another version."""
     try:
-        descriptor = open_regular(place, follow_symlinks=False)
+        descriptor = open_own(place)
     except OSError:
         return None
     try:

@@ -21,6 +21,8 @@ MAX_ROWS = 20_000_000
 MAX_RECTANGLES = 64
 
 _FINGERPRINT = 5
+_RECTANGLE = 5
+"""Numbers of each in the scope of a memory."""
 _AXIS = (1 << X_SHIFT) - 1
 
 
@@ -76,7 +78,11 @@ class ArchiveMemory:
         self._fingerprint = fingerprint
         self._settled = max(fingerprint.mtime_ns, fingerprint.ctime_ns) < now_ns() - RACY_NS
         kept = self._file.load()
-        if kept is None or kept.scope[:_FINGERPRINT] != tuple(fingerprint):
+        if (
+            kept is None
+            or kept.scope[:_FINGERPRINT] != tuple(fingerprint)
+            or len(kept.scope[_FINGERPRINT:]) % _RECTANGLE
+        ):
             self._rectangles: tuple[TileRange, ...] = ()
             self._known = _listing(np.zeros((0, 3), np.int64), np.zeros((0, 32), np.uint8))
         else:

@@ -3,7 +3,8 @@
 A file's digest is remembered under what `stat` says of it (device, inode, size, modification and change time), as
 git's index does. The danger is also git's: a file that is written twice within one tick of the file system's clock
 looks the same after the second write. Hence nothing is stored whose times are not at least `RACY_NS` older than
-the moment the scan began: a later write then has other times for certain.
+the moment the scan began: a later write then has other times. What is written through a map has them only once the
+system writes the page back, so that a file which is mapped for writing while it is scanned is not safe to remember.
 
 The memory is one binary file, made anew when something was learned. A reader takes all of it or, when its checksum
 does not fit (torn, damaged, foreign, of another version), none of it: then every tile is simply hashed again.
@@ -23,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.regular import open_regular, read_at
+from pipeline.regular import open_own, read_at
 from store.valueclass import valueclass
 
 Keys = npt.NDArray[np.int64]
@@ -105,7 +106,7 @@ class MemoryFile:
         if self._path is None:
             return None
         try:
-            descriptor = open_regular(self._path, follow_symlinks=False)
+            descriptor = open_own(self._path)
         except OSError:
             return None
         try:

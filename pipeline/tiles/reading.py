@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 MAX_TILE_BYTES = 32 << 20
 
+REST = (
+    "let the source come to rest, then build again; where it has rested all the time, what is remembered of it is wrong:"
+    " delete $XDG_CACHE_HOME/c10"
+)
+"""What to do about a source whose tiles are not what they were when they were selected."""
+
 _HandleKey = tuple[int, int, str]
 _files: dict[_HandleKey, int] = {}
 _databases: "dict[_HandleKey, sqlite3.Connection]" = {}

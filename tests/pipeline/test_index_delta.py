@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline import checks, preflight
 from pipeline.request import CheckOptions, IndexKind, IndexOptions, Storage
 from store import blocks
 from store.artifacts import Artifacts
-from store.delta import decode, encode
+from store.delta import Rows, decode, encode
 from store.errors import NoGoError
 from store.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
 from store.findings import Depth
@@ -70,7 +71,7 @@ def require_found(site, *, gone=()):
 
 
 def change(site):
-    """One tile changed, one gone, one new, in three cells."""
+    """One tile changed, one gone, one new."""
     site.tiles[FIRST] = words("changed")
     del site.tiles[ZOOM, 8, 12]
     site.tiles[NEW] = words("new")
@@ -357,3 +358,78 @@ def test_a_reader_refuses_a_delta_that_is_not_what_the_manifest_says(site, twist
             cache.verify()
         with pytest.raises(NoGoError, match=reason):
             cache.descriptor_index()
+
+
+def test_repair_goes_by_the_delta_where_old_blocks_are_damaged(site):
+    build(site, 1)
+    change(site)
+    build(site, 2)
+    index, artifacts = site.state().head_build.index, Artifacts(site.layout)
+    now = {row.ref for row in decode_blocks(artifacts.read(index.blocks))}
+    old = decode_blocks(artifacts.read(site.events(IndexBuilt)[0].blocks))
+    damaged(site, next(row.ref for row in old if row.ref not in now))
+    damaged(site, index.base)
+    site.provisioner().repair()
+    assert artifacts.damage(index.base) is None
+    require_found(site)
+
+
+def test_a_cell_that_came_and_one_that_went(site):
+    """Their blocks are there before or after alone, for the delta and for what is made again of it."""
+    site.tiles[ZOOM, 60, 60] = words("to go")
+    build(site, 1)
+    del site.tiles[ZOOM, 60, 60]
+    site.tiles[ZOOM, 60, 20] = words("to come")
+    build(site, 2)
+    index, artifacts = site.state().head_build.index, Artifacts(site.layout)
+    assert (index.added, index.dropped) == (1, 1)
+    for ref in (index.base, index.artifact):
+        damaged(site, ref)
+        site.provisioner().repair()
+        assert artifacts.damage(ref) is None
+    require_found(site, gone=[(ZOOM, 60, 60)])
+
+
+def test_rows_that_came_do_not_make_up_for_others(site, monkeypatch):
+    """Each sample has to be found as often: here none of the rows of the base that are asked for is."""
+    build(site, 1)
+    change(site)
+    samples = checks._samples
+
+    def none_of_the_base(*given, **options):
+        base, new = samples(*given, **options)
+        return Rows(base.ids + np.uint64(1 << 30), base.vectors) if len(new) else base, new
+
+    monkeypatch.setattr(checks, "_samples", none_of_the_base)
+    build(site, 2)
+    (failed,) = site.events(CheckFailed)
+    assert "sampled tiles find themselves" in failed.why
+    assert isinstance(site.state().head_build.index, IndexBuilt)
+
+
+def test_space_is_looked_for_as_for_a_new_index_where_the_delta_may_not_hold_all(site, monkeypatch):
+    seen, real = {}, preflight.estimate
+
+    def noted(inputs, *given):
+        seen[inputs.request.flight_id] = real(inputs, *given).index
+        return real(inputs, *given)
+
+    monkeypatch.setattr(preflight, "estimate", noted)
+    build(site, 1)
+    for number, column in ((2, 0), (3, 16)):
+        site.tiles[ZOOM, column, 0] = words("changed")
+        build(site, number)
+    first, second, third = seen.values()
+    assert len(site.events(IndexExtended)) == 2
+    assert second < first
+    # What changed before counts as well: with it, all tiles of another cell would be too much.
+    assert third == first
+
+
+def test_a_graph_leaves_few_rows_out(site, monkeypatch):
+    monkeypatch.setattr("pipeline.index_plan.MOST_LEFT_OUT_OF_A_GRAPH", 1)
+    build(site, 1)
+    change(site)
+    build(site, 2)
+    assert site.events(IndexExtended) == []
+    require_found(site)

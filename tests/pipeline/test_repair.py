@@ -25,6 +25,7 @@ from store.errors import DamagedHistoryError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.findings import Depth
 from store.layout import FOLDERS
+from store.ledger import Ledger
 from store.manifest import parse, project
 from store.tables import decode_blocks
 from store.testing import StopDeadError
@@ -555,3 +556,17 @@ class TestRecordedRequest:
         assert request_facts(site.request(base="/\udcff"), None) == {}
         assert recorded_request({}) is None
         assert recorded_request({"request": {"text": 3}}) is None
+
+
+def test_repair_believes_the_records_alone(site, monkeypatch):
+    """Nothing that is remembered of them: what it heals is proof, and what it sets aside is gone from its place."""
+    site.build()
+    whole, real = [], Ledger.open.__func__
+
+    def noted(cls, *given, **options):
+        whole.append(options["whole"])
+        return real(cls, *given, **options)
+
+    monkeypatch.setattr(Ledger, "open", classmethod(noted))
+    site.provisioner().repair()
+    assert whole == [True]

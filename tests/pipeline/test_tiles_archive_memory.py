@@ -1,6 +1,7 @@
 """What is remembered of an archive gives the same tiles as the archive, or nothing."""
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.tiles import archive_memory, mbtiles, pmtiles
 from pipeline.tiles.archive_memory import ArchiveMemory, Listing
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.memory import RACY_NS, Fingerprint
+from pipeline.tiles.memory import RACY_NS, Fingerprint, Kept, MemoryFile
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.reading import close_archives
 
@@ -165,3 +166,22 @@ def test_an_area_of_too_many_tiles_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_memory, "MAX_ROWS", 2)
     memory(tmp_path).remember([square(0)], listing(1, 2, 3))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_another_user_wrote_is_not_believed(tmp_path, monkeypatch):
+    file = MemoryFile(tmp_path, subject="x", columns=1)
+    kept = Kept(scope=(), keys=np.zeros((1, 1), np.int64), digests=np.zeros((1, 32), np.uint8))
+    file.store(kept)
+    assert file.load() is not None
+    owner = os.geteuid()
+    monkeypatch.setattr("os.geteuid", lambda: owner + 1)
+    assert file.load() is None
+
+
+def test_a_scope_that_is_no_row_of_rectangles_is_not_believed(tmp_path):
+    fingerprint = Fingerprint(1, 2, 3, 4, 5)
+    file = MemoryFile(tmp_path, subject="archive:x", columns=3)
+    nothing = {"keys": np.zeros((0, 3), np.int64), "digests": np.zeros((0, 32), np.uint8)}
+    file.store(Kept(scope=(*fingerprint, 1, 2, 3), **nothing))
+    memory = ArchiveMemory(tmp_path, subject="x", fingerprint=fingerprint, now_ns=lambda: 10**19)
+    assert memory.recall([TileRange(z=1, x0=0, x1=1, y0=0, y1=1)]) is None

@@ -384,13 +384,15 @@ LAW_MODULES = (
     "events",
     "facts",
     "fold",
+    "indexes",
     "lazy",
     "lineage",
     "memo",
+    "names",
     "packed",
     "state",
 )
-LAW_DIGEST = "29d04c7078e0d211"
+LAW_DIGEST = "fed7d5d59d98a874"
 
 
 def test_whoever_changes_how_facts_fold_raises_the_law():

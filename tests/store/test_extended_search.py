@@ -1,5 +1,8 @@
 """An index with a delta answers as one that was written anew."""
 
+import subprocess
+import sys
+
 import faiss
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from store.delta import Delta, Rows, difference, nothing
 from store.execution import IndexLoadError
+from store.extended_search import ExtendedIndex
 from store.runtime import load_index
 
 DIMENSIONS = 8
@@ -92,6 +96,79 @@ def test_an_extended_index_answers_as_one_written_anew(kind, seed, before, gone,
         assert np.abs(scores[row, : len(there)] - best).max(initial=0.0) < 2e-3
         assert (found[len(there) :] == -1).all()
         assert (scores[row, len(there) :] == -np.inf).all()
+
+
+def crowded(seed, *, terrains, tiles, gone, noise):
+    """Rows in narrow crowds, the first ones of which are left out; and queries near those that are gone."""
+    generator = np.random.default_rng(seed)
+    centres = generator.standard_normal((terrains, DIMENSIONS)) + generator.standard_normal((1, DIMENSIONS))
+    labels = np.repeat(np.arange(terrains), tiles)
+
+    def near(chosen):
+        found = centres[chosen] + noise * generator.standard_normal((len(chosen), DIMENSIONS))
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+    rows = Rows(np.arange(len(labels), dtype=np.uint64), near(labels))
+    return rows, rows.only(labels >= gone), near(generator.integers(0, gone, 100))
+
+
+def test_a_graph_is_searched_past_what_was_left_out(monkeypatch):
+    """Whole crowds are gone: what is near a query is left out, and the next best must be found all the same."""
+    was, now, queries = crowded(3, terrains=60, tiles=100, gone=4, noise=0.05)
+
+    def narrow(kind, rows, delta=None):
+        index = faiss.IndexHNSWFlat(DIMENSIONS, 16, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efSearch = 16
+        mapped = faiss.IndexIDMap2(index)
+        mapped.add_with_ids(rows.vectors, rows.ids.astype(np.int64))
+        data = faiss.serialize_index(mapped).tobytes()
+        return load_index(data, kind=kind, dimensions=DIMENSIONS, ntotal=len(rows), delta=delta)
+
+    exact = np.argsort(-(queries @ now.vectors.T), axis=1)[:, :5]
+    best = now.ids[exact].astype(np.int64)
+
+    def recall(index):
+        _, found = index.search(queries, 5)
+        return np.mean([len({*one} & {*other}) / 5 for one, other in zip(found, best, strict=True)])
+
+    anew = recall(narrow("hnsw", now))
+    assert recall(narrow("hnsw", was, difference(was, now))) >= anew - 0.02
+    # Without the greater breadth this fails: the crowd that is gone takes every place among the candidates.
+    monkeypatch.setattr(ExtendedIndex, "_parameters", narrow_parameters)
+    assert recall(narrow("hnsw", was, difference(was, now))) < anew - 0.2
+
+
+def narrow_parameters(self):
+    return faiss.SearchParametersHNSW(sel=self._kept, efSearch=self._inner.hnsw.efSearch)
+
+
+THREADS = """
+import threading
+import numpy as np
+from store.delta import difference
+from tests.store.test_extended_search import histories, loaded
+was, now = histories(5, before=3000, gone=300, changed=20, new=20)
+index = loaded("{kind}", was, difference(was, now))
+queries, wrong = was.vectors[:64], []
+expected = index.search(queries, 5)[1]
+def work():
+    for _ in range(60):
+        if (index.search(queries, 5)[1] != expected).any():
+            wrong.append(1)
+threads = [threading.Thread(target=work) for _ in range(4)]
+[each.start() for each in threads]
+[each.join() for each in threads]
+print(len(wrong), "wrong")
+"""
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_threads_may_search_at_once(kind):
+    """In a process of its own, since what one thread took from another used to kill it."""
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS.format(kind=kind)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "0 wrong\n"), done.stderr[-500:]
 
 
 def test_a_delta_without_changes_changes_nothing():
