@@ -70,7 +70,7 @@ def main() -> None:
         "--network-ms", type=float, help="cost of a large network per tile; by default as measured"
     )
     parser.add_argument(
-        "--feed-ms", type=float, default=15.0, help="what a builder spends on a cell with Ray"
+        "--feed-ms", type=float, default=13.0, help="what a builder spends on a cell with Ray"
     )
     parser.add_argument("--one", nargs=2, metavar=("PART", "N"), help=argparse.SUPPRESS)
     asked = parser.parse_args()

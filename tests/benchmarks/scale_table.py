@@ -11,8 +11,8 @@ from math import log
 from statistics import linear_regression
 from typing import Any, Final
 
-TARGETS: Final = (100_000_000, 1_000_000_000)
-"""A country, and a continent."""
+TARGETS: Final = (5_000_000, 100_000_000, 1_000_000_000)
+"""A region of a size that one cache is for, a country, and a continent."""
 
 CELL: Final = 256
 """Tiles of a full cell."""
@@ -88,6 +88,7 @@ def table(kept: Mapping[str, Measured], *, network_ms: float | None, feed_ms: fl
     """
     builds, journals, indexes = kept["builds"], kept["journals"], kept["indexes"]
     (embedding,) = kept["embedding"].values()
+    large_ms = network_ms or embedding["resnet50_ms"]
     lines = {
         **{name: fitted(builds, name) for name in _OF_BUILDS},
         **{name: fitted(journals, name, tiles=CELL) for name in _OF_JOURNALS},
@@ -95,10 +96,14 @@ def table(kept: Mapping[str, Measured], *, network_ms: float | None, feed_ms: fl
     }
     yield from _constants(lines, embedding)
     yield ""
-    yield from _reckoned(lines, embedding, network_ms or embedding["resnet50_ms"], feed_ms)
+    yield from _reckoned(lines, embedding, large_ms, feed_ms)
     yield ""
     yield from _ends(lines)
     yield ""
+    own_ms = feed_ms + 1000 * CELL * lines["cells_s"].each
+    for words, ms in (("`builtin:place`", embedding["place_ms"]), ("the large network", large_ms)):
+        count = CELL * ms / own_ms
+        yield f"One builder keeps about {count:,.0f} workers with {words} busy ({own_ms:.0f} ms of its own for a cell)."
     size, found = max(builds.items(), key=lambda each: int(each[0]))
     counted = ", ".join(f"{count:,} {tag}" for tag, count in sorted(found["records"].items()))
     yield f"A build of {int(size):,} tiles appends {counted}."
@@ -164,8 +169,8 @@ def _reckoned(
             "select and hash the tiles, first run, without their disk",
             lambda n: _hours(lines["gather_s"].at(n) / 3600 + hours(n, embedding["hash_ms"])),
         ),
-        ("embed with `builtin:place`, worker-hours", lambda n: _hours(hours(n, embedding["place_ms"]))),
-        (f"embed with {network_ms:.0f} ms a tile, worker-hours", lambda n: _hours(hours(n, network_ms))),
+        ("embed with `builtin:place`, one worker", lambda n: _hours(hours(n, embedding["place_ms"]))),
+        (f"embed with {network_ms:.0f} ms a tile, one worker", lambda n: _hours(hours(n, network_ms))),
         ("the same on 100 workers", lambda n: _hours(hours(n, network_ms) / 100)),
         ("the builder's share on Ray: read, send, receive", lambda n: _hours(feed(n))),
         (
@@ -185,8 +190,8 @@ def _reckoned(
         ("HNSW32 on disk and on board", lambda n: _bytes(lines["hnsw_bytes"].at(n))),
         ("HNSW32 while it is built", lambda n: _bytes(lines["hnsw_memory"].at(n))),
     ]
-    yield "| reckoned, full cells | 100 M tiles (a country) | 1,000 M tiles (a continent) |"
-    yield "|---|---|---|"
+    yield "| reckoned, full cells | 5 M (a region) | 100 M (a country) | 1,000 M (a continent) |"
+    yield "|---|---|---|---|"
     for words, figure in rows:
         yield f"| {words} | {' | '.join(figure(tiles) for tiles in TARGETS)} |"
 

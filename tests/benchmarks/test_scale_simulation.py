@@ -60,8 +60,8 @@ def test_every_part_runs_and_fills_the_table(tmp_path):
     kept["embedding"] = {"64": EMBEDDING}
     file.write_text(json.dumps(kept))
     lines = run("--json", file, "--table", "--network-ms", "36", "--feed-ms", "9").splitlines()
-    assert "| embed with 36 ms a tile, worker-hours | 42 days | 417 days |" in lines
-    assert "| the builder's share on Ray: read, send, receive | 59 min | 9.8 h |" in lines
+    assert "| embed with 36 ms a tile, one worker | 50 h | 42 days | 417 days |" in lines
+    assert "| the builder's share on Ray: read, send, receive | 2.9 min | 59 min | 9.8 h |" in lines
     assert any(line.startswith("| journal, one build | ") for line in lines)
 
 
