@@ -14,13 +14,16 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import lmdb
 
 from journal.errors import JournalClosedError, JournalDamagedError, JournalError, JournalMisuseError
 from journal.foreign import meaning_of, translated
 from journal.opening import MAP_BYTES, open_set_up, set_lock_space_aside
+
+if TYPE_CHECKING:
+    from journal.named import Name
 
 MAX_NAME_BYTES: Final = 511
 ENGINE: Final = b"0.9"
@@ -36,7 +39,7 @@ class Environment:
         self.path = path
         self.readonly = readonly
         self._file = _file_of(path)
-        self._name = os.fsencode(path)
+        self._name: Name | None = None
         self._env: lmdb.Environment | None = env
         self._pid = os.getpid()
         self._why_closed = "it was closed"
@@ -90,13 +93,16 @@ class Environment:
         Raises:
             JournalDamagedError: The path names another file now, or none.
         """
+        if self._name is None:
+            from journal.named import Name  # noqa: PLC0415 - with it comes ctypes, which who only reads can do without
+
+            self._name = Name(self.path)
         try:
-            about = os.stat(self._name)  # noqa: PTH116  (twice in every append, where every object more is felt)
+            if self._name.file() == self._file:
+                return
         except FileNotFoundError:
             found = "none"
         else:
-            if about.st_ino == self._file[1] and about.st_dev == self._file[0]:
-                return
             found = "another one in its place"
         raise JournalDamagedError(
             f"{self.path}: expected the file that was opened, found {found}", hint="open the journal again"

@@ -30,9 +30,10 @@ GENESIS: Final = Chain(bytes(CHAIN_BYTES))
 
 _DOMAIN: Final = b"c10/journal/chain/v1\0"
 _SEAL_DOMAIN: Final = b"c10/journal/projection/v1\0"
-_TAG: Final = re.compile(r"[a-z0-9._-]{1,64}")
+_is_tag: Final = re.compile(r"[a-z0-9._-]{1,64}").fullmatch
 _FIELDS: Final = 6
 _FEW_KEYS: Final = 32
+_PLAIN: Final = frozenset({bool, bytes, type(None)})
 _LEAVES: Final = frozenset({str, int, bool, bytes, type(None)})
 _INT64_MIN, _INT64_MAX, _UINT64_MAX = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
 _VERSION_MAX: Final = (1 << 31) - 1
@@ -245,17 +246,25 @@ def _seal_digest(name: bytes, value: bytes) -> bytes:
 
 
 def _check_envelope(tag: str, version: int, build: int | None, wall_ns: int, mono_ns: int) -> None:
-    if type(tag) is not str or not _TAG.fullmatch(tag):
+    if type(tag) is not str or not _is_tag(tag):
         raise RecordError(f"tag: 1 to 64 of a-z 0-9 . _ - expected, found {tag!r:.80}")
-    _check_integer("version", version, 1, _VERSION_MAX)
-    if build is not None:
-        _check_integer("build", build, 0, _INT64_MAX)
-    _check_integer("wall_ns", wall_ns, _INT64_MIN, _INT64_MAX)
-    _check_integer("mono_ns", mono_ns, 0, _INT64_MAX)
+    # bool is an int to Python and something else to MessagePack, so the exact type is asked for.
+    if not (
+        type(version) is type(wall_ns) is type(mono_ns) is int
+        and (build is None or (type(build) is int and 0 <= build <= _INT64_MAX))
+        and 1 <= version <= _VERSION_MAX
+        and _INT64_MIN <= wall_ns <= _INT64_MAX
+        and 0 <= mono_ns <= _INT64_MAX
+    ):
+        # Asked again one by one, which says what is wrong.
+        _check_integer("version", version, 1, _VERSION_MAX)
+        if build is not None:
+            _check_integer("build", build, 0, _INT64_MAX)
+        _check_integer("wall_ns", wall_ns, _INT64_MIN, _INT64_MAX)
+        _check_integer("mono_ns", mono_ns, 0, _INT64_MAX)
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    # bool is an int to Python and something else to MessagePack, so the exact type is asked for.
     if type(value) is not int or not low <= value <= high:
         raise RecordError(f"{name}: an integer from {low} to {high} expected, found {value!r:.80}")
 
@@ -308,18 +317,21 @@ def _ordered(value: object, depth: int) -> Payload:
                 f"payload: integers from -2^63 to 2^64-1 expected, found one of {value.bit_length()} bits"
             )
         return value
-    if value is None or type(value) is bool or type(value) is bytes:
-        return value
+    if type(value) in _PLAIN:
+        return cast("bool | bytes | None", value)
     if type(value) is float:
         if not math.isfinite(value):
             raise RecordError(f"payload: finite floats expected, found {value!r}")
         return value
     if type(value) is list:
         _check_members(value, depth)
-        return [_ordered(member, depth + 1) for member in value]
+        return [member if type(member) in _PLAIN else _ordered(member, depth + 1) for member in value]
     if type(value) is dict:
         _check_members(value, depth)
-        return {key: _ordered(value[key], depth + 1) for key in _in_order(value)}
+        return {
+            key: member if type(member := value[key]) in _PLAIN else _ordered(member, depth + 1)
+            for key in _in_order(value)
+        }
     raise RecordError(
         "payload: null, bool, int, float, str, bytes, list or dict with text keys expected, "
         f"found {type(value).__qualname__}",
@@ -359,7 +371,8 @@ def _require_utf8(text: object) -> None:
 
 
 def _pack(tree: Payload) -> bytes:
-    return msgpack.packb(tree, use_bin_type=True, strict_types=True)
+    packed: bytes = msgpack.Packer(use_bin_type=True, strict_types=True).pack(tree)
+    return packed
 
 
 def _kind_of(value: object) -> str:

@@ -61,6 +61,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = N
     return pixels
 
 
+def fast_jpeg_version() -> str:
+    """Return the version of the fast decoder, "none" where it is absent."""
+    return "none" if _FAST_JPEG is None else str(_FAST_JPEG.__version__)
+
+
 def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageHeader:
     header = read_header(data)
     if header is None:

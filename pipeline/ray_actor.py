@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import PIL
 
+from pipeline import decoding
 from pipeline.child import FAILED, FINISHED, Handler, Progress, describe
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.frames import FrameReader, Message, Payload, encode
@@ -25,8 +26,11 @@ _DECIDING: Final = (
     "pipeline.place",
     "pipeline.ray_actor",
     "pipeline.worker",
+    "store.onnxruntime_executor",
+    "store.openvino_executor",
     "store.preprocessing",
     "store.runtime",
+    "store.tensorrt_executor",
 )
 """Modules whose text decides over the bytes of a descriptor."""
 
@@ -80,7 +84,12 @@ def software() -> Mapping[str, str]:
     digest = hashlib.sha256()
     for name in _DECIDING:
         digest.update(Path(importlib.import_module(name).__file__ or "").read_bytes())
-    return {"c10": digest.hexdigest(), "numpy": np.__version__, "pillow": PIL.__version__}
+    return {
+        "c10": digest.hexdigest(),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "simplejpeg": decoding.fast_jpeg_version(),
+    }
 
 
 def decoded(frame: bytes) -> Message:

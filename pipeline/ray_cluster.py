@@ -142,12 +142,20 @@ def _unreachable(address: str, error: Exception) -> EmbedError:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Put the handler of SIGTERM back: Ray sets one of its own, past which a build could not record its end."""
+    """Put the handler of SIGTERM back: Ray sets one of its own, past which a build could not record its end.
+
+    A signal that came while Ray's was set, and only left the interpreter, is raised again for ours.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as leaving:
+        signal.signal(signal.SIGTERM, before)
+        if leaving.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -6,14 +6,16 @@ whatever else the machine does falls on both. What is told is the median of the 
 
 import gc
 import os
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, TypeVar
 
 Work = Callable[[], object]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,16 @@ def processor(work: Work) -> float:
     began = process_time()
     work()
     return process_time() - began
+
+
+def retained(work: Callable[[], Made]) -> tuple[int, Made]:
+    """Bytes that the result of some work keeps, and the result."""
+    tracemalloc.start()
+    try:
+        made = work()
+        return tracemalloc.get_traced_memory()[0], made
+    finally:
+        tracemalloc.stop()
 
 
 def in_turns(

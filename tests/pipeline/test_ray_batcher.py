@@ -11,9 +11,11 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -27,7 +29,7 @@ from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.frames import encode
 from pipeline.ray_actor import TileEmbedder, decoded, software
 from pipeline.ray_batcher import ATTEMPTS, RayDescriptorBatcher
-from pipeline.ray_cluster import Nodes, actor_options, nodes_of, resource_of
+from pipeline.ray_cluster import Nodes, _own_signals, actor_options, nodes_of, resource_of
 from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
@@ -416,6 +418,60 @@ def test_no_cluster_at_the_address_is_said(tiles, engine):
 
 
 @ray_test
+@pytest.mark.parametrize("after", [0.5, 1.0, 2.0])
+def test_a_termination_reaches_the_builds_own_handler_while_ray_starts_and_later(tiles, engine, after):
+    import ray
+
+    class Terminated(BaseException):
+        pass
+
+    def terminated(number, frame):
+        raise Terminated
+
+    def endless():
+        (window,) = windows_of(tiles[:5], 5)
+        yield from (replace(window, number=number) for number in itertools.count())
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM))
+    try:
+        timer.start()
+        results = RayDescriptorBatcher(workers=1).embed(endless(), engine=engine, preprocessing=PREPROCESSING)
+        with pytest.raises(Terminated):
+            for _ in results:
+                pass
+    finally:
+        timer.cancel()
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
+    told = []
+
+    def taken():
+        with _own_signals():
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+
+    def left():
+        with _own_signals():
+            sys.exit(3)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: told.append("ours"))
+    try:
+        with pytest.raises(SystemExit):
+            taken()
+        assert told == ["ours"]
+        with pytest.raises(SystemExit):
+            left()
+        assert told == ["ours"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@ray_test
 def test_a_build_on_two_nodes_of_which_one_dies_is_the_build_of_a_local_one(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("pipeline.embedding.plan_windows", functools.partial(plan_windows, size=2))
     made, nodes = cluster
@@ -518,9 +574,11 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
     kind, said = decoded(actor.load(data + b"x", encode(setup)))
     assert kind == FAILED
     assert engine.sha256 in said["message"]
-    kind, said = decoded(actor.load(data, encode({**setup, "software": {**software(), "numpy": "0.1"}})))
-    assert kind == FAILED
-    assert "expected numpy 0.1" in said["message"]
+    assert set(software()) == {"c10", "numpy", "pillow", "simplejpeg"}
+    for name in software():
+        kind, said = decoded(actor.load(data, encode({**setup, "software": {**software(), name: "0.1"}})))
+        assert kind == FAILED
+        assert f"expected {name} 0.1" in said["message"]
     assert decoded(actor.load(data, encode(setup))) == [FINISHED, None]
     content = picture(1)
     kind, answer = decoded(
@@ -529,6 +587,14 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
     assert kind == FINISHED
     assert answer["vectors"].shape == (1, DIMENSIONS)
     assert [number for number, *_ in answer["bad"]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "version"), [(None, "none"), (SimpleNamespace(__version__="9.9"), "9.9")]
+)
+def test_the_fast_decoder_is_part_of_the_software(monkeypatch, decoder, version):
+    monkeypatch.setattr("pipeline.decoding._FAST_JPEG", decoder)
+    assert software()["simplejpeg"] == version
 
 
 def test_an_actor_asks_for_a_processor_and_for_a_gpu_where_its_engine_needs_one():

@@ -1,0 +1,84 @@
+"""A long journal without its tiles: a real cache goes on with a build that embeds so many cells and is never committed.
+
+Records, transactions and states are the real ones, in the order in which a build appends them: for each window its
+start, then its cells. Only the blocks are missing that the cells name, so that the cost of a journal of very many cells
+can be measured without their vectors.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pipeline.cells import CELL_SHIFT
+from store.events import ArtifactRef, BuildStarted, CellEmbedded, StepStarted
+from store.layout import Layout
+from store.remembering import recall, remember
+from store.state import Position
+from store.transaction import Store
+from store.view import look, read
+from tests.benchmarks.caches import BigSite, write_mbtiles
+from tests.benchmarks.measuring import retained, wall
+
+_CELLS = 2
+"""In a window of full cells: 512 tiles."""
+
+_ROWS = 1 << 2 * CELL_SHIFT
+
+
+def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
+    """Append so many cells to a cache of one; measure the file, the fold, and what is remembered of it."""
+    site = BigSite(folder / "site")
+    site.number, site.dimensions = _ROWS, dimensions
+    write_mbtiles(site.root / "tiles.mbtiles", _ROWS)
+    site.built(source="tiles.mbtiles")
+    layout = Layout(site.cache, memory=site.root / "remembered")
+    cold = Layout(site.cache)
+    facts = read(cold).facts
+    started = next(fact.event for fact in facts if isinstance(fact.event, BuildStarted))
+    like = next(fact.event for fact in facts if isinstance(fact.event, CellEmbedded))
+    before = layout.journal.stat().st_blocks
+    with site.provisioner()._open(create=False) as store:
+        number = store.state.next_build
+        store.append(replace(started, identity="e" * 64), build=number)
+        began = time.perf_counter()
+        for first in range(0, count, _CELLS):
+            _append(store, number, like, first)
+        took = time.perf_counter() - began
+    state = look(cold).state
+    remember(layout, state, since=Position(0, ""), head=None)
+    (file,) = layout.memory.iterdir() if layout.memory else ()
+    memory, recalled = retained(lambda: recall(layout))
+    if recalled != state:
+        raise SystemExit("expected the state that was remembered, found another")
+    return {
+        "journal_bytes": (layout.journal.stat().st_blocks - before) * 512,
+        "append_s": took,
+        "fold_s": wall(lambda: look(cold)),
+        "remembered_s": wall(lambda: look(layout)),
+        "remembered_bytes": file.stat().st_size,
+        "state_memory": memory,
+    }
+
+
+def _append(store: Store, number: int, like: CellEmbedded, first: int) -> None:
+    """What a build appends for one window."""
+    cells = [_cell(like, each) for each in range(first, first + _CELLS)]
+    subjects = tuple(f"{cell.zoom}/{cell.cell_x}/{cell.cell_y}" for cell in cells)
+    store.append(StepStarted(kind="cells", subjects=subjects, key=like.space), build=number)
+    store.append(*cells, build=number)
+
+
+def _cell(like: CellEmbedded, number: int) -> CellEmbedded:
+    name = sha256(str(number).encode()).hexdigest()
+    return replace(
+        like,
+        zoom=18,
+        cell_x=number % 16_384,
+        cell_y=number // 16_384,
+        key=sha256(name.encode()).hexdigest(),
+        components={**like.components, "tiles": name},
+        block=ArtifactRef(sha256=name, size=like.block.size),
+    )
