@@ -187,7 +187,7 @@ def _reckoned(
         ("tile table, block table", lambda n: _tables(lines, n)),
         ("memory of the builder up to the index", lambda n: _bytes(lines["build_memory"].at(n))),
         ("memory of a folded state (any command)", lambda n: _bytes(lines["state_memory"].at(n))),
-        ("HNSW32 on disk and on board", lambda n: _bytes(lines["hnsw_bytes"].at(n))),
+        ("HNSW32 on disk; on board it takes no less memory", lambda n: _bytes(lines["hnsw_bytes"].at(n))),
         ("HNSW32 while it is built", lambda n: _bytes(lines["hnsw_memory"].at(n))),
     ]
     yield "| reckoned, full cells | 5 M (a region) | 100 M (a country) | 1,000 M (a continent) |"
@@ -204,9 +204,9 @@ def _ends(lines: Mapping[str, Line]) -> Iterator[str]:
     yield f"| tiles that a machine's memory holds | {heads} |"
     yield "|---|" + "---|" * len(MACHINES_GB)
     for name, words in (
-        ("hnsw_bytes", "HNSW32, on board"),
+        ("hnsw_bytes", "HNSW32, on board, at most"),
         ("hnsw_memory", "HNSW32, while it is built"),
-        ("flat_bytes", "flat index"),
+        ("flat_bytes", "flat index, on board, at most"),
         ("build_memory", "the builder up to the index"),
         ("state_memory", "a folded state"),
     ):

@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
 from store.codec import encode as encode_event
-from store.events import CellEmbedded, StepRetried
+from store.events import BuildFailed, CellEmbedded, StepRetried
 from store.preprocessing import Preprocessing
 from store.retention import KeepPolicy
 from store.verification import Depth, verify
@@ -418,32 +417,22 @@ def test_no_cluster_at_the_address_is_said(tiles, engine):
 
 
 @ray_test
-@pytest.mark.parametrize("after", [0.5, 1.0, 2.0])
-def test_a_termination_reaches_the_builds_own_handler_while_ray_starts_and_later(tiles, engine, after):
-    import ray
-
-    class Terminated(BaseException):
-        pass
-
-    def terminated(number, frame):
-        raise Terminated
-
-    def endless():
-        (window,) = windows_of(tiles[:5], 5)
-        yield from (replace(window, number=number) for number in itertools.count())
-
-    before = signal.signal(signal.SIGTERM, terminated)
-    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM))
-    try:
-        timer.start()
-        results = RayDescriptorBatcher(workers=1).embed(endless(), engine=engine, preprocessing=PREPROCESSING)
-        with pytest.raises(Terminated):
-            for _ in results:
-                pass
-    finally:
-        timer.cancel()
-        ray.shutdown()
-        signal.signal(signal.SIGTERM, before)
+@pytest.mark.parametrize("after", [0.3, 1.0])
+def test_a_build_that_is_terminated_while_ray_starts_says_so_and_records_it(tmp_path, after):
+    site = Site(tmp_path)
+    site.write_tiles(spread())
+    site.write("request.toml", REQUEST.encode())
+    with started(site, "build", "request.toml", "--executor", "ray", "--workers", "1") as build:
+        for line in build.stderr:
+            if line.startswith("embed: "):
+                break
+        time.sleep(after)
+        build.terminate()
+        build.communicate()
+    assert build.returncode == 143
+    (failed,) = site.events(BuildFailed)
+    assert (failed.kind, failed.step) == ("interrupted", "cells")
+    assert command(site, "build", "request.toml")["outcome"] == "built"
 
 
 def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
@@ -749,15 +738,21 @@ def what_happened(site):
     return sorted(found)
 
 
-def command(site, name, *rest, code=0):
-    """Run a command in a process of its own and return its line of JSON."""
-    done = subprocess.run(
+def started(site, name, *rest):
+    """Start a command in a process of its own, which prints a line of JSON."""
+    return subprocess.Popen(
         [sys.executable, "-m", "tools.cli", name, *rest, "--cache", str(site.cache), "--json"],
         cwd=site.root,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout)
+
+
+def command(site, name, *rest, code=0):
+    """Run a command and return its line of JSON."""
+    with started(site, name, *rest) as running:
+        told, complaints = running.communicate()
+    assert running.returncode == code, complaints
+    return json.loads(told)
