@@ -390,7 +390,7 @@ LAW_MODULES = (
     "packed",
     "state",
 )
-LAW_DIGEST = "0b5e26112a0e717f"
+LAW_DIGEST = "197320df3ce72dc9"
 
 
 def test_whoever_changes_how_facts_fold_raises_the_law():
