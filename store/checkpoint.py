@@ -1,7 +1,8 @@
 """A folded state as bytes, and back, so that what was folded once need not be folded again. Pure.
 
 The bytes are MessagePack of one map, its keys the names of the fields of `store.state.State`; events stand in them as
-tag, version and payload, as they do in the journal. They are no format of the cache: who cannot read them folds the
+tag, version and payload, as they do in the journal. Of the cells, which are many, there are columns: their names, and
+their events as bytes that nobody takes apart before somebody asks. They are no format of the cache: who cannot read them folds the
 journal, which says the same. They may hold more than a record can, so the limits of records do not bind them.
 """
 

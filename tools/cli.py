@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from store.remembering import without_collector
 from store.valueclass import valueclass
 from tools import edge
 from tools.exit_codes import MEANINGS, ExitCode
@@ -264,14 +265,10 @@ class _C10(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        collecting = gc.isenabled()
-        # What a module defines stays; to look through all of it for garbage again and again takes a tenth of the time.
-        gc.disable()
-        try:
+        with without_collector():
             found: click.Command = getattr(importlib.import_module(entry.module), entry.function or cmd_name)
-        finally:
-            if collecting:
-                gc.enable()
+        # What was imported stays until the end; no collection, and the last one least of all, has to look through it.
+        gc.freeze()
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

@@ -89,10 +89,13 @@ def _cut(text: str) -> str:
 
 def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
     """Break a text into lines; words longer than a line, such as digests and paths, stay whole."""
+    text = _cut(text)
+    if text.isprintable() and text[-1:].strip() and len(indent) + len(text) <= width:
+        return [indent + text]
     import textwrap  # noqa: PLC0415 - few commands write sentences
 
     return textwrap.wrap(
-        _cut(text),
+        text,
         width,
         initial_indent=indent,
         subsequent_indent=indent,

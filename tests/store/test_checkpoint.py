@@ -392,7 +392,7 @@ LAW_MODULES = (
     "packed",
     "state",
 )
-LAW_DIGEST = "fed7d5d59d98a874"
+LAW_DIGEST = "46adb1d30230dd8a"
 
 
 def test_whoever_changes_how_facts_fold_raises_the_law():

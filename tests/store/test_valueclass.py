@@ -54,6 +54,33 @@ def test_equal_fields_make_equal_values():
     assert {Point(x=1), Point(x=1), Space(x=1), Nothing(), Nothing()} == {Point(x=1), Space(x=1), Nothing()}
 
 
+@valueclass(frozen=True, slots=True)
+class Checked:
+    """A value that looks at itself, and of which one field need not be named."""
+
+    word: str
+    more: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        if not self.word:
+            raise ValueError("expected a word")
+
+
+def test_the_first_value_is_made_as_all_that_follow():
+    for _ in range(2):
+        assert Checked("a", [1]) == Checked(word="a", more=[1])
+        assert Checked("a").more is not Checked("a").more
+        with pytest.raises(ValueError, match="a word"):
+            Checked("")
+        with pytest.raises(TypeError, match="missing 1 required positional"):
+            Checked()
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            Point(x=1, w=2)
+        with pytest.raises(TypeError, match="positional"):
+            Point(1)
+        assert Space(x=1).z == 0
+
+
 def test_they_are_dataclasses():
     assert [each.name for each in fields(Space)] == ["x", "y", "note", "z"]
     assert replace(Space(x=1), y=(2,)) == Space(x=1, y=(2,))
