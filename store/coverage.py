@@ -124,7 +124,8 @@ def walk(
         elif digest not in named and digest not in referenced:
             unreferenced.append(digest)
             unreferenced_size += found.st_size
-    items = sorted((digest, role, size) for digest, (role, size) in named.items())
+    # The largest first: one that comes last would keep one processor busy, and one alone.
+    items = sorted(((digest, role, size) for digest, (role, size) in named.items()), key=_by_size)
 
     def look(item: tuple[str, str, int]) -> str | None:
         digest, role, size = item
@@ -145,6 +146,11 @@ def walk(
         unreferenced=tuple(unreferenced),
         unreferenced_size=unreferenced_size,
     )
+
+
+def _by_size(item: tuple[str, str, int]) -> tuple[int, str]:
+    digest, _, size = item
+    return -size, digest
 
 
 def sound(

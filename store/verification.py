@@ -160,7 +160,7 @@ def _verify(
             run.hash(blocks, until=lambda: monotonic() >= deadline)
             run.open_as_reader(trusted_keys, load=False)
         case Depth.FULL:
-            run.hash(whole, until=lambda: False)
+            run.hash_together(whole)
             run.look_for_strangers()
             run.look_into_tables()
             run.look_at_stand_in()
@@ -238,16 +238,26 @@ class _Run:
         for start in range(0, len(items), _AT_ONCE):
             if until():
                 return
-            some = items[start : start + _AT_ONCE]
-            refs = [ArtifactRef(sha256=item.digest, size=item.size) for item in some]
-            found = each(self.artifacts.damage, refs, sum(ref.size for ref in refs))
-            for item, wrong in zip(some, found, strict=True):
-                self.hashed_files += 1
-                self.hashed_size += item.size
-                if self.on_bytes is not None:
-                    self.on_bytes(item.size)
-                if wrong is not None:
-                    self._artifact(item, wrong)
+            self.hash_together(items[start : start + _AT_ONCE])
+
+    def hash_together(self, items: Sequence[_Item]) -> None:
+        """Hash in parallel, the largest first: an index that comes last would keep one processor busy, and one alone."""
+
+        def look(item: _Item) -> str | None:
+            wrong = self.artifacts.damage(ArtifactRef(sha256=item.digest, size=item.size))
+            if self.on_bytes is not None:
+                self.on_bytes(item.size)
+            return wrong
+
+        size = sum(item.size for item in items)
+        by_size = sorted(items, key=lambda item: -item.size)
+        found = dict(zip((item.digest for item in by_size), each(look, by_size, size), strict=True))
+        self.hashed_files += len(items)
+        self.hashed_size += size
+        for item in items:
+            wrong = found[item.digest]
+            if wrong is not None:
+                self._artifact(item, wrong)
 
     def look_for_strangers(self) -> None:
         """Find what nothing of C10's could have put into the tree, and what nothing names any more."""

@@ -1,6 +1,7 @@
 """The phases of a build with nothing around them, in a process of its own: what the machine needs for them at least.
 
-Reads a request as JSON from standard input. Knows nothing of C10 except for how a tile is decoded and resized.
+Reads requests as JSON from standard input, one a line, and says on standard output when each is done; so that a process
+which stays has its libraries loaded from the second on. Knows nothing of C10 except for how a tile is decoded and resized.
 """
 
 import hashlib
@@ -87,14 +88,16 @@ def listed(request: dict[str, object]) -> list[str]:
 
 def main() -> None:
     """Do what standard input asks for."""
-    request = json.load(sys.stdin)
-    if request["phase"] == "build":
-        build(request)
-    else:
-        files = listed(request)
-        found = shared(request["engine"], request["batch"], files, request["workers"])
-        if len(found) != len(files):
-            raise SystemExit(f"expected {len(files)} vectors, found {len(found)}")
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["phase"] == "build":
+            build(request)
+        else:
+            files = listed(request)
+            found = shared(request["engine"], request["batch"], files, request["workers"])
+            if len(found) != len(files):
+                raise SystemExit(f"expected {len(files)} vectors, found {len(found)}")
+        print("done", flush=True)
 
 
 if __name__ == "__main__":
