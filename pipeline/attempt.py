@@ -82,10 +82,11 @@ class Attempt:
             self.lock.describe(build=number)
             if isinstance(inputs, PipelineError):
                 return self._failed_early(store, number, inputs)
-            warm = look_warm(self.layout, inputs.identity, key_id=self.key_id, store=store)
+            again = self.again
+            warm = None if again else look_warm(self.layout, inputs.identity, key_id=self.key_id, store=store)
             if warm is not None:
                 return replace(reused(warm, inputs), writes=store.writes)
-            if inputs.identity in store.state.undone and not self.again:
+            if inputs.identity in store.state.undone and not again:
                 return self._refused(store, number, inputs)
             full = self._short_of_space(store.state, inputs)
             if full is not None:

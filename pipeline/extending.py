@@ -51,6 +51,7 @@ def extended_index(
         return None
     base = whole_of(head)
     if not _is_whole(run, base):
+        _say_why(run, head, "what faiss wrote of it is missing or damaged")
         return None
     components = extended_index_components(whole, base=base.sha256)
     known = run.store.state.memo.indexes.get(index_key(components))
@@ -65,6 +66,13 @@ def extended_index(
     event = _event(components, head, delta, count, artifact=run.put(encode(delta)), table=table, began=began)
     run.append(event)
     return event, False
+
+
+def _say_why(run: Run, head: Index, why: str) -> None:
+    """Say that a new index is written where an extended one was to be expected: somebody wants to know what is damaged."""
+    run.ports.progress.say(
+        f"a new index is written: the {head.kind} index of the head cannot be extended, {why}; c10 verify --full names it"
+    )
 
 
 def _is_whole(run: Run, ref: ArtifactRef) -> bool:
@@ -116,11 +124,11 @@ def _delta(run: Run, head: Index, rows: Sequence[BlockRow], *, most: tuple[int, 
             found.append(difference(was, _rows(artifacts, now.get(name), head.dimensions)))
             progress.advance(1)
             if _exceeds(found, most):
-                progress.finish("too much changed")
+                progress.finish("too much changed for a delta")
                 return None
         progress.finish(f"{head.kind}, {sum(each.size for each in found):,} changes beside it")
     except (ArtifactError, BlockError, DeltaError):
-        # A table or block of the head is not what it was: that is found and told when it is verified.
+        _say_why(run, head, "its delta, block table or a block of it is missing or damaged")
         return None
     return joined(found, head.dimensions)
 

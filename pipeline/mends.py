@@ -99,7 +99,7 @@ def rehearsed(verification: Verification | None) -> RepairReport:
 def remedy(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
     """Return what mends an artifact that its step did not give back."""
     if of_head:
-        return f"c10 build REQUEST --cache {shlex.quote(str(root))} makes a generation that does without it"
+        return f"c10 build --again REQUEST --cache {shlex.quote(str(root))} makes a generation that does without it"
     return f"copy artifacts/{ref.sha256[:2]}/{ref.sha256} from a mirror of this cache"
 
 

@@ -18,6 +18,7 @@ from store.attached import GOLDEN, attached
 from store.canonical import Document
 from store.events import ArtifactRef, CellEmbedded, EngineCompiled
 from store.identity import cell_components, cell_key, difference, tile_set_of
+from store.indexes import named, refs_of
 from store.state import State
 
 _BILLION = 1_000_000_000
@@ -80,11 +81,15 @@ class CellPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """All that is known before work starts; the index follows from the blocks and is decided after them."""
+    """All that is known before work starts; the index follows from the blocks and is decided after them.
+
+    `index_why` says why it will be written although no cell changes, as far as that can be told.
+    """
 
     engines: tuple[EnginePlan, ...]
     cells: tuple[CellPlan, ...]
     stand_in: EnginePlan | None = None
+    index_why: str = ""
 
     @property
     def stale(self) -> tuple[CellPlan, ...]:
@@ -116,8 +121,8 @@ class BuildPlan:
             "kind": "index",
             "subject": "",
             "key": "",
-            "decision": str(Decision.RUN if self.stale else Decision.REUSE),
-            "why": "cells change" if self.stale else "follows from the blocks",
+            "decision": str(Decision.RUN if self.stale or self.index_why else Decision.REUSE),
+            "why": "cells change" if self.stale else self.index_why or "follows from the blocks",
             "count": 1,
         }
         return (*engines, *cells, index)
@@ -132,7 +137,9 @@ def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
         engines += [embedder.artifact, *(ref for name, ref in attached(embedder).items() if name == GOLDEN)]
     cells = group_cells(inputs.selection.tiles)
     fitting = (_fitting(state, inputs.space, cell, _components(inputs.space, cell)) for cell in cells)
-    return (*engines, *(event.block for event in fitting if event is not None))
+    head = state.head_build
+    index = refs_of(head.index) if head is not None and head.index is not None else ()
+    return (*engines, *index, *(event.block for event in fitting if event is not None))
 
 
 def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
@@ -153,7 +160,19 @@ def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
             for cell in group_cells(inputs.selection.tiles)
         ),
         stand_in=_stand_in(state, inputs.descriptor, present),
+        index_why=_index_why(state, inputs, present),
     )
+
+
+def _index_why(state: State, inputs: Inputs, present: Present) -> str:
+    """Why the head's index does not serve for the same blocks; nothing if it does, or if that is not known."""
+    head = state.head_build
+    if head is None or head.index is None:
+        return ""
+    if head.inputs.get("index") != inputs.document["index"]:
+        return "its options or its library changed"
+    gone = [role for role, ref in named(head.index) if not is_present(ref, present)]
+    return f"{gone[0]} is missing or has another size" if gone else ""
 
 
 def is_present(ref: ArtifactRef, present: Present) -> bool:

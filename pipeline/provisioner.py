@@ -78,7 +78,8 @@ class CacheProvisioner:
 
         Args:
             request: What is wanted.
-            again: Build even if this identity was rolled back from.
+            again: Build even if this identity was rolled back from, or is there: every part is read then, and what is
+                damaged is made anew.
 
         Returns:
             A report; a step that fails is reported, not raised, and recorded in the journal.
@@ -307,7 +308,7 @@ class CacheProvisioner:
     ) -> BuildReport:
         """Find the cache as it is wanted, or attempt to build it; the caller holds the build lock."""
         key_id = signer.key_id if signer else None
-        if isinstance(inputs, Inputs):
+        if isinstance(inputs, Inputs) and not again:
             warm = look_warm(self.layout, inputs.identity, key_id=key_id)
             if warm is not None:
                 return reused(warm, inputs)

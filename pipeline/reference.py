@@ -1,13 +1,12 @@
 """The reference that engines are held against: ONNX Runtime on the network as it was given."""
 
-import importlib
-
 import numpy as np
 
 from pipeline.engines.onnx_file import read_onnx
 from pipeline.engines.port import EngineJob
 from store.golden import Run, Vectors
-from store.runtime import EngineLoadError, EngineRunError, RuntimeUnavailableError
+from store.onnxruntime_library import onnxruntime
+from store.runtime import EngineLoadError, EngineRunError
 
 
 def reference_run(job: EngineJob) -> Run:
@@ -20,13 +19,7 @@ def reference_run(job: EngineJob) -> Run:
         RuntimeUnavailableError: ONNX Runtime is not installed.
         EngineLoadError: It refuses the network.
     """
-    try:
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            f"expected the Python package 'onnxruntime' as the reference for {job.model}, found none",
-            hint="pip install 'c10[cpu]'",
-        ) from error
+    runtime = onnxruntime(f"the reference of {job.model}")
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

@@ -12,17 +12,17 @@ from store.execution import (
     Source,
     Tensor,
     Vectors,
-    import_library,
     require_version,
     sample_shapes,
 )
+from store.onnxruntime_library import onnxruntime
 
 
 class OnnxRuntimeExecutor:
     """An engine of ONNX Runtime."""
 
     def __init__(self, source: Source, expected: EngineExpectation) -> None:
-        runtime = import_library("onnxruntime", "an engine of ONNX Runtime")
+        runtime = onnxruntime("an engine of ONNX Runtime")
         require_version("onnxruntime", runtime.__version__, expected.version)
         try:
             session = runtime.InferenceSession(

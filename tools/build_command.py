@@ -46,7 +46,7 @@ def executor_options(command: Command) -> Command:
 @click.command()
 @REQUEST
 @click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
-@click.option("--again", is_flag=True, help="Build it even if it was rolled back from.")
+@click.option("--again", is_flag=True, help="Build it even if it was rolled back from, or is there.")
 @executor_options
 @shared_options()
 def build(

@@ -93,7 +93,9 @@ def _frame(
     match event:
         case e.BuildStarted():
             name = event.inputs.get("flight_id")
-            return f"build of {name!r} began" + (", although it was rolled back from" if event.again else "")
+            return f"build of {name!r} began" + (
+                ", although it was rolled back from or is there" if event.again else ""
+            )
         case e.BuildPlanned():
             steps = (
                 " ".join(str(step[name]) for name in ("kind", "subject", "decision") if step.get(name))

@@ -11,6 +11,7 @@ from pipeline.engines.onnx_graph import nodes_given, nodes_of
 from pipeline.engines.trying_out import try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
+from store.onnxruntime_library import onnxruntime
 from store.runtime import Engine, load_engine
 
 _UNKNOWN: Final = -1
@@ -66,8 +67,7 @@ def compile_network(request: Message, progress: Progress) -> Payload:
 
 def _optimise(model: Proto, request: Message) -> tuple[list[int], list[int]]:
     """Save the optimised network; return the shapes of its input and output, -1 where they are open."""
-    import onnxruntime as ort  # noqa: PLC0415 - heavy
-
+    ort = onnxruntime("an engine")
     if ort.__version__ != request["version"]:
         raise CompileError(
             f"expected onnxruntime {request['version']}, found {ort.__version__}: two installations are mixed",

@@ -30,6 +30,8 @@ from pipeline.engines.precision_graph import rewrite
 from pipeline.engines.precision_plan import FOLLOWERS, SEEDS, narrow_nodes
 from pipeline.errors import CompileError, ErrorKind
 from store.canonical import Document
+from store.execution import RuntimeUnavailableError
+from store.onnxruntime_library import onnxruntime
 
 RECIPE: Final = 1
 """Raised whenever the same network and precision would give another graph."""
@@ -250,11 +252,6 @@ def _run(model: Proto, feeds: Feeds) -> dict[str, NDArray[Any]]:
 
 def _onnxruntime() -> ModuleType:
     try:
-        import onnxruntime  # noqa: PLC0415 - heavy
-    except ImportError as error:
-        raise CompileError(
-            f"expected the Python package 'onnxruntime' to measure what a conversion costs, found none: {error}",
-            "pip install onnxruntime",
-            ErrorKind.BACKEND_UNAVAILABLE,
-        ) from error
-    return onnxruntime  # type: ignore[no-any-return]
+        return onnxruntime("what a conversion costs")
+    except RuntimeUnavailableError as error:
+        raise CompileError(error.message, error.hint, ErrorKind.BACKEND_UNAVAILABLE) from error

@@ -231,6 +231,36 @@ def test_where_the_head_is_damaged_the_index_is_written_anew(site, lost):
     build(site, 3)
     require_found(site)
     assert isinstance(site.state().head_build.index, IndexBuilt)
+    assert any("cannot be extended" in said for said in site.progress.said)
+
+
+def test_a_plan_says_why_an_index_is_written_though_no_cell_changes(site):
+    def planned(**options):
+        found = site.provisioner().plan(site.request(flight_id="new", index=IndexOptions(**options)))
+        return [(step["decision"], step["why"]) for step in found.steps if step["kind"] == "index"]
+
+    build(site, 1)
+    change(site)
+    build(site, 2)
+    assert planned(kind=IndexKind.HNSW) == [("reuse", "follows from the blocks")]
+    for options in ({"kind": IndexKind.FLAT}, {"kind": IndexKind.HNSW, "delta": False}):
+        assert planned(**options) == [("run", "its options or its library changed")]
+    index = site.state().head_build.index
+    site.artifact(index.artifact).unlink()
+    assert planned(kind=IndexKind.HNSW) == [("run", "index delta is missing or has another size")]
+
+
+def test_who_asks_again_gets_what_cannot_be_mended_made_anew(site):
+    """A delta whose other side was collected: repair sends people here, and here it ends."""
+    build_three(site)
+    site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
+    damaged(site, site.state().head_build.index.artifact)
+    (mend,) = site.provisioner().repair().mends
+    assert "c10 build --again" in mend.action
+    assert build(site, 3).outcome == "reused"
+    assert build(site, 3, again=True).outcome == "built"
+    assert isinstance(site.state().head_build.index, IndexBuilt)
+    require_found(site)
 
 
 def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):

@@ -137,7 +137,8 @@ def test_needed_names_what_the_plan_looks_at(built):
     refs = {ref.sha256 for ref in needed(state, wanted)}
     blocks = {event.block.sha256 for event in built.blocks().values()}
     engine = state.head_build.engines[0][1].artifact.sha256
-    assert refs == blocks | {engine}
+    index = state.head_build.index
+    assert refs == blocks | {engine, index.artifact.sha256, index.blocks.sha256}
 
 
 def test_summary_counts_every_cell(built):

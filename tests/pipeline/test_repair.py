@@ -224,7 +224,7 @@ class TestWhatCannotBeHealed:
         (mend,) = report.mends
         assert not mend.ok
         assert "expected SHA-256" in mend.action
-        assert "c10 build REQUEST" in mend.action
+        assert "c10 build --again REQUEST" in mend.action
         assert not report.go
         assert two.artifact(ref).read_bytes() == evidence
         assert two.events(Repaired) == []

@@ -168,7 +168,7 @@ def test_what_cannot_be_healed_is_exit_5_and_named(world):
     assert result.exit_code == 5
     assert "not mended" in result.stdout
     assert "tiny.onnx" in result.stdout
-    assert "c10 build REQUEST" in " ".join(result.stdout.split())
+    assert "c10 build --again REQUEST" in " ".join(result.stdout.split())
     assert world.json("repair")["go"] is True
 
 

@@ -24,7 +24,7 @@ LINES = [
         "cache 0123456789ab created by c10 1.0",
     ),
     (made(e.BuildStarted, inputs={"flight_id": "f1"}), "build of 'f1' began"),
-    (made(e.BuildStarted, again=True), "build of None began, although it was rolled back from"),
+    (made(e.BuildStarted, again=True), "build of None began, although it was rolled back from or is there"),
     (made(e.BuildPlanned), "planned: nothing"),
     (
         made(

@@ -1,0 +1,63 @@
+"""Nothing that C10 loads tells anybody of this machine."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOADS = """
+import sys
+from pathlib import Path
+from store.runtime import load_engine
+from tests.small_builds import BATCH, tiny_network
+import importlib.metadata
+{before}
+engine = load_engine(
+    tiny_network(), backend="onnxruntime", version=importlib.metadata.version("onnxruntime"), input="input",
+    output="descriptor", batch=BATCH,
+)
+"""
+BARE = """
+import onnxruntime
+from tests.small_builds import tiny_network
+onnxruntime.InferenceSession(tiny_network(), providers=["CPUExecutionProvider"])
+"""
+
+
+def left_by(code, folder):
+    """The files that a process leaves in the folder where programs keep what they like."""
+    environ = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environ |= {"XDG_CACHE_HOME": str(folder), "HOME": str(folder)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environ)
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_an_engine_leaves_no_trace_for_its_maker(tmp_path):
+    assert left_by(LOADS.format(before=""), tmp_path) == []
+
+
+def test_the_library_by_itself_would_leave_some(tmp_path):
+    """If it does no more, the test above shows nothing, and what it guards against is gone."""
+    if not left_by(BARE, tmp_path):
+        pytest.skip("this release of ONNX Runtime keeps nothing")
+
+
+def test_nobody_loads_the_library_otherwise():
+    found = []
+    for package in ("journal", "store", "pipeline", "tools"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module] if isinstance(node, ast.ImportFrom) else []
+                if "onnxruntime" in names:
+                    found.append(str(path))
+                called = isinstance(node, ast.Call) and any(
+                    isinstance(each, ast.Constant) and each.value == "onnxruntime" for each in node.args
+                )
+                if called and "import" in ast.unparse(node.func) and path.name != "onnxruntime_library.py":
+                    found.append(str(path))
+    assert found == []
