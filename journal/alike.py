@@ -6,7 +6,7 @@ other values in the same places. What a value must be, so that there is no other
 single bytes, which is asked of all records at once.
 
 Whatever is unusual counts as part of the form and has to be the same, byte by byte: text beyond ASCII, negative
-numbers, floats and bytes. So do the tag, the version and the build of a record.
+numbers, floats and bytes. So do the tag and the version of a record, and whether it belongs to a build.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ Rows: TypeAlias = NDArray[np.uint8]
 Path: TypeAlias = tuple[str | int, ...]
 """The keys and places that lead to a value of a payload."""
 
-_FIELDS_BEFORE: Final = 3
-"""Tag, version and build; then come two times, and the payload."""
+_FIELDS_BEFORE: Final = 2
+"""Tag and version; then come the build, two times, and the payload."""
 
 _WHOLE: Final = 0xFF
 _TOP: Final = 0x80
@@ -66,12 +66,14 @@ class Form:
     Attributes:
         reference: The bytes of that record.
         payload: Where its payload begins.
+        build: The build it belongs to; nothing if it belongs to none.
         times: When it was recorded, by either clock.
         leaves: The values of its payload, by their path.
     """
 
     reference: bytes
     payload: int
+    build: Leaf | None
     times: tuple[Leaf, ...]
     leaves: dict[Path, Leaf]
 
@@ -83,20 +85,25 @@ class Form:
         """
         mask, expected = self._asked
         alike: NDArray[np.bool_] = ~((rows & mask) != expected).any(axis=1)
-        for leaf in (*self.leaves.values(), *self.times):
+        for leaf in (*self.leaves.values(), *self._envelope):
             if not leaf.is_text and leaf.width > 1:
                 # The shortest form: what fits into half as many bytes is written so.
                 alike &= rows[:, leaf.at : leaf.at + leaf.width // 2].any(axis=1)
         return alike
+
+    @property
+    def _envelope(self) -> tuple[Leaf, ...]:
+        """The values before the payload."""
+        return self.times if self.build is None else (self.build, *self.times)
 
     @cached_property
     def _asked(self) -> tuple[Rows, Rows]:
         """Which bits of a record are asked for, and what they have to be."""
         reference = np.frombuffer(self.reference, np.uint8)
         mask = np.full(len(reference), _WHOLE, np.uint8)
-        for at, width, is_text in (*self.leaves.values(), *self.times):
+        for at, width, is_text in (*self.leaves.values(), *self._envelope):
             mask[at : at + width] = _TOP if is_text or width == 1 else 0
-        for at, _, _ in self.times:
+        for at, _, _ in self._envelope:
             # They end where a signed integer of 64 bits does; a payload may hold one bit more.
             mask[at] |= _TOP
         return mask, reference & mask
@@ -109,12 +116,19 @@ def form_of(raw: bytes) -> Form:
         RecordError: The bytes are no canonical record.
     """
     decode_fields(raw)
-    at, times, leaves = 1, list[tuple[Path, Leaf]](), list[tuple[Path, Leaf]]()
+    at, build, times, leaves = 1, *(list[tuple[Path, Leaf]]() for _ in range(3))
     for _ in range(_FIELDS_BEFORE):
         at = _walk(raw, at, (), [])
+    at = _walk(raw, at, (), build)
     payload = _walk(raw, _walk(raw, at, (), times), (), times)
     _walk(raw, payload, (), leaves)
-    return Form(reference=raw, payload=payload, times=tuple(leaf for _, leaf in times), leaves=dict(leaves))
+    return Form(
+        reference=raw,
+        payload=payload,
+        build=build[0][1] if build else None,
+        times=tuple(leaf for _, leaf in times),
+        leaves=dict(leaves),
+    )
 
 
 def rows_of(raws: Sequence[bytes]) -> Rows:

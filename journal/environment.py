@@ -39,7 +39,8 @@ class Environment:
         self.path = path
         self.readonly = readonly
         self._file = _file_of(path)
-        self._name: Name | None = None
+        # Before anything is written: what is missing, or slow to load, is no matter of an open transaction.
+        self._name = None if readonly else _name_of(path)
         self._env: lmdb.Environment | None = env
         self._pid = os.getpid()
         self._why_closed = "it was closed"
@@ -74,31 +75,27 @@ class Environment:
                 transaction if that happened while it was committed.
             JournalError: See `translated`.
         """
-        env = self._usable()
-        if self.readonly:
+        env, name = self._usable(), self._name
+        if name is None:
             raise JournalMisuseError(
                 f"{self.path}: open for reading only", hint="open it with readonly=False"
             )
         try:
             with env.begin(write=True) as txn:
-                self._require_named()
+                self._require_named(name)
                 yield Writer(txn, self._records, self._projections, self._meta)
-            self._require_named()
+            self._require_named(name)
         except (lmdb.Error, OSError) as error:
             raise self._met(error, "writing") from error
 
-    def _require_named(self) -> None:
+    def _require_named(self, name: "Name") -> None:
         """Refuse to write to a file that lost its name: a journal made again has taken its place.
 
         Raises:
             JournalDamagedError: The path names another file now, or none.
         """
-        if self._name is None:
-            from journal.named import Name  # noqa: PLC0415 - with it comes ctypes, which who only reads can do without
-
-            self._name = Name(self.path)
         try:
-            if self._name.file() == self._file:
+            if name.file() == self._file:
                 return
         except FileNotFoundError:
             found = "none"
@@ -300,6 +297,12 @@ def _seq(key: bytes) -> int:
 
 def _no_seq(key: bytes) -> JournalDamagedError:
     return JournalDamagedError(f"a key of {_KEY.size} bytes expected among the records, found {len(key)}")
+
+
+def _name_of(path: Path) -> "Name":
+    from journal.named import Name  # noqa: PLC0415 - with it comes ctypes, which who only reads can do without
+
+    return Name(path)
 
 
 def _file_of(path: Path) -> tuple[int, int]:

@@ -27,7 +27,10 @@ _ALIKE: Final = 16
 """As many records of one length have to be left for another form to be worth it."""
 
 _FORMS: Final = 32
-"""As many forms are tried for a length, and for as many lengths they are remembered."""
+"""As many forms are tried for a length in a batch, and for as many lengths some are remembered."""
+
+_KEPT: Final = 24
+"""As many of a length are remembered; fewer than are tried, so that a batch of none of them teaches others."""
 
 _MAX_BYTES: Final = 4096
 """Of a record that is taken in bulk; cells have some 500."""
@@ -54,12 +57,10 @@ class _CellForm(NamedTuple):
 
     Attributes:
         form: What they have in common as records.
-        build: Which build they belong to.
         leaves: Where their space, zoom, cell_x, cell_y, embedded and the digest of their block stand.
     """
 
     form: Form
-    build: int | None
     leaves: Sequence[Leaf]
 
     def holds(self, rows: Rows) -> NDArray[np.bool_]:
@@ -75,17 +76,19 @@ class _CellForm(NamedTuple):
     def cells(self, rows: Rows, raws: Sequence[bytes]) -> Iterator[_Cell]:
         """Yield the cells of records that have this form, given as rows and as they are."""
         space, zoom, x, y, embedded, block = self.leaves
+        builds = repeat(None) if self.form.build is None else integers(rows, self.form.build)
         names = zip(
             texts(rows, space), integers(rows, zoom), integers(rows, x), integers(rows, y), strict=True
         )
         payloads = [raw[self.form.payload :] for raw in raws]
-        return map(_Cell, repeat(self.build), names, texts(rows, block), payloads, integers(rows, embedded))
+        return map(_Cell, builds, names, texts(rows, block), payloads, integers(rows, embedded))
 
 
 class CellReader:
     """Reads batches of one journal; it remembers the forms that it met."""
 
     def __init__(self) -> None:
+        # By the length of their records. The lengths that were met last come last, the forms of a length first.
         self._forms: dict[int, list[_CellForm]] = {}
 
     def runs(
@@ -94,7 +97,7 @@ class CellReader:
         """Yield the facts of a batch in their order, cells in runs as long as may be.
 
         Args:
-            batch: Entries that follow each other.
+            batch: Entries in a row, whether or not one is missing between them.
             cells: Which of them are taken for cells.
             to_fact: Reads one alone; what it raises is raised when its turn comes.
         """
@@ -105,7 +108,12 @@ class CellReader:
             if cell is None:
                 yield to_fact(batch[at])
             else:
-                while end < len(batch) and (other := found[end]) is not None and other.build == cell.build:
+                while (
+                    end < len(batch)
+                    and (other := found[end]) is not None
+                    and other.build == cell.build
+                    and batch[end].seq == batch[end - 1].seq + 1
+                ):
                     end += 1
                 yield _run(batch[at:end], found[at:end], to_fact)
             at = end
@@ -125,31 +133,33 @@ class CellReader:
 
     def _read_alike(self, length: int, raws: list[bytes]) -> Iterator[tuple[int, _Cell]]:
         """Yield place and cell of those of one length that were taken."""
-        if length not in self._forms and len(self._forms) == _FORMS:
-            self._forms.clear()
-        forms = self._forms.setdefault(length, [])
-        known = iter(tuple(forms))
+        untried = iter(self._forms.pop(length, []))
+        met, missed = list[_CellForm](), list[_CellForm]()
         rows, left = rows_of(raws), np.arange(len(raws))
         for _ in range(_FORMS):
             if len(left) < _ALIKE:
-                return
-            form = next(known, None)
-            if form is None and (form := _form_of(raws[left[0]])) is not None:
-                forms.append(form)
+                break
+            form = next(untried, None) or _form_of(raws[left[0]])
             if form is None:
                 rows, left = rows[1:], left[1:]
                 continue
             alike = form.holds(rows)
-            if alike.any():
-                places = left[alike].tolist()
-                yield from zip(places, form.cells(rows[alike], [raws[at] for at in places]), strict=True)
-                rows, left = rows[~alike], left[~alike]
+            if not alike.any():
+                missed.append(form)
+                continue
+            met.append(form)
+            places = left[alike].tolist()
+            yield from zip(places, form.cells(rows[alike], [raws[at] for at in places]), strict=True)
+            rows, left = rows[~alike], left[~alike]
+        self._forms[length] = [*met, *missed, *untried][:_KEPT]
+        if len(self._forms) > _FORMS:
+            del self._forms[next(iter(self._forms))]
 
 
 def _form_of(raw: bytes) -> _CellForm | None:
     """The form of a record, if it is sound and an event of a cell whose name can be read in bulk."""
     try:
-        tag, version, build, _, _, payload = decode_fields(raw)
+        tag, version, _, _, _, payload = decode_fields(raw)
         codec.decode(tag, version, payload)
     except (RecordError, StoreError):
         return None
@@ -158,7 +168,7 @@ def _form_of(raw: bytes) -> _CellForm | None:
     leaves.append(form.leaves.get(("block", "sha256")))
     if any(leaf is None or (not leaf.is_text and leaf.width > _MAX_WIDTH) for leaf in leaves):
         return None
-    return _CellForm(form, build, [leaf for leaf in leaves if leaf is not None])
+    return _CellForm(form, [leaf for leaf in leaves if leaf is not None])
 
 
 def _run(

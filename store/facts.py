@@ -19,13 +19,13 @@ _CELL: Final = b"\x96\xadcell.embedded\x01"
 """How a record begins that tells of a cell: six fields, the tag, version 1."""
 
 _WORTH_CELLS: Final = 2048
-"""Cells for which NumPy is loaded: it takes as long as reading some five thousand records one by one."""
+"""Cells, in all that was read so far, for which NumPy is loaded: it takes as long as reading some five thousand records one by one."""
 
 _FEW_CELLS: Final = 64
 """Cells that are read together once it is there."""
 
 _BATCH_BYTES: Final = 2 << 20
-"""Records of as many bytes are looked at together: some four thousand."""
+"""Records of as many bytes are looked at together: some four thousand, but where they are long, a few."""
 
 
 class Clock(Protocol):
@@ -95,9 +95,11 @@ def fold_entries(state: State, entries: Iterable[Entry]) -> None:
 def _in_runs(entries: Iterable[Entry]) -> Iterator[Fact | CellRun]:
     """Yield what `to_facts` does, many cells at a time where there are many."""
     reader: CellReader | None = None
+    met = 0
     for batch in _batches(entries):
         cells = [place for place, entry in enumerate(batch) if entry.raw.startswith(_CELL)]
-        if len(cells) < (_WORTH_CELLS if reader is None else _FEW_CELLS):
+        met += len(cells)
+        if met < _WORTH_CELLS or len(cells) < _FEW_CELLS:
             yield from to_facts(batch)
             continue
         reader = _cell_reader() if reader is None else reader

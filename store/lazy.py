@@ -2,7 +2,8 @@
 
 A cache has cells by the hundred thousand, and few commands ask for all of them. So what is known of them may stay what
 it was read as, until somebody looks: single values as bytes, and whole parts of the map as something that gives them.
-To whoever looks it is a map like any other, in the order in which its keys came.
+To whoever looks it is a mutable mapping like any other, in the order in which its keys came. It is no `dict`: it joins no
+other map with `|`, its views have no reverse, and what its parts are need not let itself be pickled.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -57,6 +58,8 @@ class Lazy(MutableMapping[K, V]):
         """Return a map that shares nothing mutable with this one."""
         return type(self)(self._make, self._known, self._parts)
 
+    __copy__ = copy
+
     def __getitem__(self, key: K) -> V:
         """The value; made now if it was not before."""
         known = self._all()
@@ -84,6 +87,20 @@ class Lazy(MutableMapping[K, V]):
         """The keys in the order in which they came."""
         return iter(self._all())
 
+    def __reversed__(self) -> Iterator[K]:
+        """The keys, those that came last first."""
+        return reversed(self._all())
+
+    def popitem(self) -> tuple[K, V]:
+        """Take out the key that came last, and return it with its value.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for key in self.__reversed__():
+            return key, self.pop(key)
+        raise KeyError("expected a key to take out, found none")
+
     def __len__(self) -> int:
         """How many there are."""
         return len(self._all())
@@ -99,7 +116,9 @@ class Lazy(MutableMapping[K, V]):
 
     def _all(self) -> dict[K, V | bytes]:
         if self._parts:
-            parts, self._parts = self._parts, []
-            for part in parts:
+            for part in self._parts:
                 self._known.update(part())
+            # Not before all of it is there: where one was broken off, by a signal or for want of memory, whoever looks
+            # next asks all of them again, which gives the same map.
+            self._parts.clear()
         return self._known

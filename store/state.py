@@ -50,7 +50,7 @@ class Position:
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class CellRun:
-    """Facts that follow each other, each of a cell that was embedded in one build, without an event for each.
+    """Facts that follow each other without a gap, each of a cell that was embedded in one build, with no event for each.
 
     `seq` is that of the first, `position` the place of the last, `tiles` how many tiles they embedded together, and
     `facts` gives them one by one.

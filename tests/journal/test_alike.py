@@ -83,9 +83,12 @@ def test_what_is_alike_is_canonical_and_of_one_form(known, order):
         if taken:
             found = decode(candidate)
             assert encode(found) == candidate
-            assert (found.tag, found.version, found.build) == (known.tag, known.version, known.build)
+            assert (found.tag, found.version) == (known.tag, known.version)
+            assert (found.build is None) == (known.build is None) == (form.build is None)
             assert shape(found.payload) == shape(decode(raw).payload)
     taken = [decode(candidate) for candidate, is_taken in zip(candidates, alike, strict=True) if is_taken]
+    if form.build is not None:
+        assert integers(rows[alike], form.build) == [found.build for found in taken]
     for path, leaf in form.leaves.items():
         read = texts if leaf.is_text else integers
         assert read(rows[alike], leaf) == [at_path(found.payload, path) for found in taken]
@@ -143,6 +146,33 @@ def test_what_counts_as_form_may_not(one, other):
     raws = [encode(record(one)), encode(record(other))]
     assert len(raws[0]) == len(raws[1])
     assert form_of(raws[0]).holds(rows_of(raws)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(0, 127), (128, 255), (256, 32_767), (65_536, 2**31 - 1), (2**32, 2**63 - 1)]
+)
+def test_records_of_two_builds_may_be_alike(one, other):
+    raws = [encode(record({}, build=one)), encode(record({}, build=other, mono_ns=8))]
+    form, rows = form_of(raws[0]), rows_of(raws)
+    assert form.holds(rows).all()
+    assert integers(rows, form.build) == [one, other]
+
+
+def test_a_record_of_no_build_is_like_none_of_a_build():
+    raws = [encode(record({}, build=build)) for build in (None, 1, None)]
+    assert form_of(raws[0]).build is None
+    assert form_of(raws[0]).holds(rows_of(raws)).tolist() == [True, False, True]
+    assert form_of(raws[1]).holds(rows_of(raws)).tolist() == [False, True, False]
+
+
+def test_a_build_that_no_record_can_have_is_not_alike():
+    for build, byte in ((2**63 - 1, 0x80), (200, 0x7F), (300, 0x00), (70_000, 0x00), (2**32, 0x00)):
+        raw = encode(record({}, build=build))
+        form, wrong = form_of(raw), bytearray(raw)
+        half = max(form.build.width // 2, 1)
+        wrong[form.build.at : form.build.at + half] = bytes([byte]) * half
+        assert sound(bytes(wrong)) is None
+        assert form.holds(rows_of([raw, bytes(wrong)])).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

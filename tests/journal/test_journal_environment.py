@@ -135,6 +135,58 @@ def test_read_only_environment_has_no_write_transaction(path):
     environment.close()
 
 
+def in_child(script, path):
+    return subprocess.run(
+        [sys.executable, "-c", script, path], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+
+
+def test_nothing_is_loaded_inside_a_transaction(path):
+    script = """
+import sys
+from pathlib import Path
+from journal.environment import open_environment
+for readonly in (True, False):
+    environment = open_environment(Path(sys.argv[1]), readonly=readonly)
+    print("ctypes" in sys.modules)
+    if readonly:
+        environment.close()
+before = {*sys.modules}
+with environment.write() as txn:
+    txn.put_meta(b"a", b"b")
+print(*({*sys.modules} - before))
+"""
+    assert in_child(script, path) == ["False", "True"]
+
+
+@pytest.mark.parametrize("lacking", ["_ctypes = None", "ctypes = types.SimpleNamespace(CDLL=broken)"])
+def test_a_file_that_lost_its_name_is_found_without_ctypes(path, lacking):
+    module, value = lacking.split(" = ")
+    script = f"""
+import sys, types
+from pathlib import Path
+def broken(name):
+    raise OSError("no dynamic loading")
+sys.modules["{module}"] = {value}
+from journal.environment import open_environment
+from journal.errors import JournalDamagedError
+path = Path(sys.argv[1])
+environment = open_environment(path, readonly=False)
+with environment.write() as txn:
+    txn.put_meta(b"a", b"b")
+with environment.read() as reader:
+    print(reader.meta(b"a").decode())
+for take_away in (lambda: path.rename(path.with_name("other")), path.touch):
+    take_away()
+    try:
+        with environment.write():
+            print("written")
+    except JournalDamagedError as error:
+        print(error.message.split("found ")[1].split()[0])
+"""
+    assert in_child(script, path) == ["b", "none", "another"]
+
+
 @pytest.mark.parametrize("number", [0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630])
 def test_local_file_systems_are_allowed(tmp_path, number):
     judge_filesystem(number, tmp_path, allow_unknown=False)

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import groupby
 
 import msgpack
 import pytest
@@ -13,7 +14,7 @@ from journal.record import EMPTY, Entry, Record, encode, link
 from store import bulk, checkpoint, codec, facts
 from store import events as e
 from store.errors import DamagedHistoryError, StoreError
-from store.facts import fold_entries, to_facts, to_record
+from store.facts import fold_entries, to_fact, to_facts, to_record
 from store.fold import absorb, fold
 from store.packed import pack, unpack
 from store.state import CellRun, State
@@ -88,6 +89,17 @@ def built(*events, build=1):
     return entries((None, GENESIS), (1, STARTED), *((build, event) for event in events))
 
 
+def read(found, reader=None):
+    """The runs in which cells are read, by one that may have read others."""
+    cells = [place for place, entry in enumerate(found) if entry.raw.startswith(facts._CELL)]
+    facts_and_runs = [*(reader or bulk.CellReader()).runs(found, cells, to_fact)]
+    return [fact for fact in facts_and_runs if isinstance(fact, CellRun)]
+
+
+def lengths(runs):
+    return [len(run.cells.names) for run in runs]
+
+
 class TestAgainstOneByOne:
     """Nothing tells from a state how its facts were read."""
 
@@ -129,6 +141,24 @@ class TestAgainstOneByOne:
         found = built(*(cell(x) for x in range(30)))
         assert same([*found[:2], *found[3:]]).position.seq == 2
 
+    @pytest.mark.parametrize("moved", [-1, 0, 1])
+    def test_cells_between_which_one_is_missing_or_of_one_place(self, moved):
+        found = built(*(cell(x) for x in range(30)))
+        gap = [*found[:12], *(entry._replace(seq=entry.seq + moved) for entry in found[12:])]
+        assert same(gap).position.seq == (12 if moved else 32)
+        assert lengths(read(gap)) == ([10, 20] if moved else [30])
+
+    def test_cells_that_change_between_builds(self):
+        builds = [1, 1, 2, 2, 1, None, None, 2, None, 1, 1, 1] * 3
+        cells = [(build, cell(x)) for x, build in enumerate(builds)]
+        expected = [(build, len([*group])) for build, group in groupby(builds)]
+        assert [(run.build, len(run.cells.names)) for run in read(entries(*cells))] == expected
+        assert same(entries((None, GENESIS), (1, STARTED), *cells)).position.seq == 4
+        ours = [each for each in cells if each[0] != 2]
+        state = same(entries((None, GENESIS), (1, STARTED), *ours))
+        assert [made.build for made in state.memo.made.values()] == [build for build, _ in ours]
+        assert state.builds[1].cells_embedded == builds.count(1)
+
     def test_cells_of_two_builds(self):
         ended = made(e.BuildAbandoned, reason="died")
         ones = [(1, cell(x)) for x in range(20)]
@@ -167,6 +197,7 @@ class TestAgainstOneByOne:
 
     def test_more_forms_than_are_tried_and_more_lengths_than_are_remembered(self, monkeypatch):
         monkeypatch.setattr(bulk, "_FORMS", 3)
+        monkeypatch.setattr(bulk, "_KEPT", 2)
         keys = "abcdefghij"
         events = [
             cell(x, y=number, components={key: "v" * number})
@@ -231,6 +262,49 @@ class TestAgainstOneByOne:
             [record(whole, version=2)] * 20,
         ):
             same(entries((None, GENESIS), (1, STARTED), *((1, each) for each in wrong)))
+
+
+class TestForms:
+    """What is remembered of the records that were read is bounded, and is what helps."""
+
+    @pytest.fixture(autouse=True)
+    def few_are_remembered(self, monkeypatch):
+        monkeypatch.setattr(bulk, "_FORMS", 4)
+        monkeypatch.setattr(bulk, "_KEPT", 3)
+
+    @pytest.fixture
+    def learnt(self, monkeypatch):
+        """What forms were made of."""
+        found, form_of = [], bulk._form_of
+        monkeypatch.setattr(bulk, "_form_of", lambda raw: found.append(raw) or form_of(raw))
+        return found
+
+    def cells(self, key, *, width=1, build=1):
+        events = [cell(x, components={key: "v" * width}) for x in range(3)]
+        return entries(*((build, event) for event in events))
+
+    def test_builds_are_no_forms(self, learnt):
+        reader = bulk.CellReader()
+        for build in range(1, 120):
+            assert lengths(read(self.cells("a", build=build), reader)) == [3]
+        assert len(learnt) == 1
+
+    def test_those_that_nobody_meets_make_way(self, learnt):
+        reader = bulk.CellReader()
+        for key in "abcdefghij":
+            for met in (key, key, "a"):
+                assert lengths(read(self.cells(met), reader)) == [3]
+        assert len(learnt) == 10
+        ((length, forms),) = reader._forms.items()
+        assert (length, len(forms)) == (len(learnt[0]), 3)
+
+    def test_lengths_that_nobody_meets_make_way(self, learnt):
+        reader = bulk.CellReader()
+        for width in range(1, 12):
+            assert lengths(read(self.cells("a", width=width), reader)) == [3]
+            assert lengths(read(self.cells("a"), reader)) == [3]
+        assert len(learnt) == 11
+        assert [*reader._forms] == [len(learnt[at]) for at in (8, 9, 10, 0)]
 
 
 class TestPacked:
@@ -302,3 +376,21 @@ def test_without_many_cells_numpy_is_not_loaded(monkeypatch):
     monkeypatch.setattr(facts, "_cell_reader", lambda: pytest.fail("it was loaded"))
     same(built(*(cell(x) for x in range(40))))
     assert facts._CELL.startswith(b"\x96\xadcell.embedded")
+
+
+def test_cells_are_counted_over_batches(monkeypatch):
+    """Of long records a batch holds few, however many there are."""
+    read, loaded = [], facts._cell_reader
+    monkeypatch.setattr(facts, "_WORTH_CELLS", 41)
+    monkeypatch.setattr(facts, "_FEW_CELLS", 5)
+    monkeypatch.setattr(facts, "_cell_reader", lambda: read.append(1) or loaded())
+    found = built(*(cell(x, components={"long": "x" * 1200}) for x in range(40)))
+    assert 2 * sum(len(entry.raw) for entry in found[:20]) > facts._BATCH_BYTES
+    same(found)
+    assert read == []
+    same(built(*(cell(x, components={"long": "x" * 1200}) for x in range(60))))
+    assert read == [1]
+    # Few at a time are not worth it, however many there were.
+    step = made(e.StepStarted, kind="cells", subjects=("x" * 6000,))
+    same(built(*(event for x in range(60) for event in (cell(x), step))))
+    assert read == [1]

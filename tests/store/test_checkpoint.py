@@ -392,7 +392,7 @@ LAW_MODULES = (
     "packed",
     "state",
 )
-LAW_DIGEST = "46adb1d30230dd8a"
+LAW_DIGEST = "5fd0fbc96a3b47a1"
 
 
 def test_whoever_changes_how_facts_fold_raises_the_law():

@@ -1,5 +1,7 @@
 """A map whose values are made when they are asked for is, to whoever asks, any other map."""
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,8 @@ ACTS = st.lists(
         st.tuples(st.just("drop"), KEYS),
         st.tuples(st.just("update"), st.dictionaries(KEYS, KEYS)),
         st.tuples(st.just("look"), KEYS),
-        st.tuples(st.just("copy")),
+        st.tuples(st.just("take")),
+        st.tuples(st.just("copy"), st.sampled_from([Lazy.copy, copy.copy])),
     )
 )
 
@@ -43,12 +46,15 @@ def test_it_behaves_as_a_dictionary(acts):
                 plain |= pairs
             case "look", key:
                 assert (key in lazy, lazy.get(key)) == (key in plain, plain.get(key))
-            case _:
+            case ("take",):
+                assert (lazy.popitem() if lazy else None) == (plain.popitem() if plain else None)
+            case _, how:
                 copies.append((lazy, dict(plain)))
-                lazy = lazy.copy()
+                lazy = how(lazy)
     for found, expected in [*copies, (lazy, plain)]:
         assert found == expected
         assert [*found.items()] == [*expected.items()]
+        assert [*reversed(found)] == [*reversed(expected)]
         assert (len(found), bool(found), repr(found)) == (len(expected), bool(expected), f"Lazy({expected})")
 
 
@@ -84,3 +90,30 @@ def test_bytes_without_what_makes_a_value_of_them_are_a_mistake():
         Lazy(known={1: b""})[1]
     with pytest.raises(KeyError):
         Lazy()[1]
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_where_a_part_was_broken_off_the_next_look_finds_everything(broken):
+    """By a signal, or for want of memory: whoever catches that and goes on must not go on with a shorter map."""
+    left = [MemoryError(), KeyboardInterrupt()]
+
+    def part(number):
+        yield number, b"1"
+        if number == broken and left:
+            raise left.pop()
+        yield "last", b"%d" % number
+
+    lazy = Lazy(made, {"first": 7})
+    for number in range(3):
+        lazy.add(lambda number=number: part(number))
+    for error in (KeyboardInterrupt, MemoryError):
+        with pytest.raises(error):
+            len(lazy)
+    other = lazy.copy()
+    for found in (lazy, other):
+        assert [*found.items()] == [("first", 7), (0, 1), ("last", 2), (1, 1), (2, 1)]
+
+
+def test_of_an_empty_one_nothing_is_taken():
+    with pytest.raises(KeyError, match="found none"):
+        Lazy().popitem()
