@@ -242,7 +242,7 @@ def _cannot_open(path: Path, error: OSError) -> JournalError:
     match error.errno:
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return JournalPermissionError(
-                f"{path}: permission to open the lock file expected: {error.strerror}",
+                f"expected permission to open the lock file {path}, found: {error.strerror}",
                 hint="run as the owner of the cache, on a writable file system",
             )
         case errno.ELOOP | errno.EISDIR | errno.ENXIO:

@@ -22,7 +22,7 @@ from pipeline.place import (
     PLACE_SIZE,
     place_model,
 )
-from pipeline.request import BuildRequest, ModelRole, ModelSpec
+from pipeline.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
 from store.identity import engine_key
 from store.preprocessing import Preprocessing
 from store.valueclass import valueclass
@@ -180,6 +180,8 @@ def _builtin(spec: ModelSpec) -> _Look:
         ("output", spec.output, PLACE_OUTPUT),
         ("mean", spec.mean, None),
         ("std", spec.std, None),
+        ("colour", spec.colour.value, Colour.RGB.value),
+        ("layout", spec.layout.value, Layout.NCHW.value),
     ):
         if given is not None and given != own:
             raise RequestError(

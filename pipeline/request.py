@@ -187,6 +187,17 @@ class EngineOptions(Checked):
     tf32: bool = field(default=False, metadata=checked(rules.flag))
     plugins: tuple[str, ...] = field(default=(), metadata=checked(request_rules.files))
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the backend is one of those for GPUs, which alone know workspace, TF32 and profiles."""
+        return self.backend in {Backend.TENSORRT, Backend.TENSORRT_RTX}
+
+    def warnings(self) -> Iterator[str]:
+        """Options that mean nothing to the backend."""
+        given = {"workspace_mb": self.workspace_mb is not None, "tf32": self.tf32}
+        for name in () if self.on_gpu else (name for name, told in given.items() if told):
+            yield f"engine.{name}: it means nothing to the backend {self.backend}; remove it"
+
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class ShapeProfile(Checked):
@@ -426,6 +437,12 @@ class BuildRequest(Checked):
     def warnings(self) -> tuple[str, ...]:
         """What is allowed, but probably not meant."""
         found = [line for model in self.models for line in model.warnings()]
+        found += self.engine.warnings()
+        for model in () if self.engine.on_gpu else self.models:
+            if model.profile is not None:
+                found.append(
+                    f"models.{model.name}.profile: it means nothing to the backend {self.engine.backend}; remove it"
+                )
         if not contains(self.bbox_e7, *self.origin_e7):
             found.insert(0, f"origin: {list(self.origin[:2])} lies outside the box {list(self.bbox)}")
         return tuple(found)

@@ -166,8 +166,11 @@ class Artifacts:
                 if size > ref.size:
                     break
                 new.write(piece)
-            if size != ref.size or state.hexdigest() != ref.sha256:
-                raise self._error(ref, "other bytes")
+            if size != ref.size:
+                found = "more" if size > ref.size else str(size)
+                raise self._error(ref, f"expected {ref.size} bytes, found {found}")
+            if state.hexdigest() != ref.sha256:
+                raise self._error(ref, f"expected SHA-256 {ref.sha256[:12]}, found {state.hexdigest()[:12]}")
             self._publish(new, ref)
 
     def _publish(self, new: Draft, ref: ArtifactRef) -> ArtifactRef:

@@ -29,7 +29,7 @@ from journal import Entry, JournalDamagedError, RecordError
 from journal.record import CHAIN_BYTES, EMPTY, MAX_RECORD_BYTES, Head, follow, stored
 from store import canonical
 from store.canonical import is_digest
-from store.errors import BundleError, ErrorKind, from_os_error
+from store.errors import ArtifactError, BundleError, ErrorKind, from_os_error
 from store.events import ArtifactRef
 
 FORMAT: Final = 1
@@ -41,6 +41,7 @@ MAX_ARTIFACTS: Final = 1 << 20
 MAX_READ: Final = 1 << 30
 """Longer artifacts are not read into memory."""
 
+_COPY_AGAIN: Final = "copy it again, or make it again: c10 export"
 _FAMILY: Final = MAGIC[:-1]
 _LENGTH: Final = struct.Struct(">I")
 _ARTIFACT: Final = struct.Struct(">32sQ")
@@ -212,6 +213,10 @@ class Reader:
             left -= len(piece)
             yield piece
 
+    def damaged(self, error: ArtifactError) -> BundleError:
+        """Return the error of a bundle in which one of its artifacts is another than it says."""
+        return BundleError(ErrorKind.BUNDLE, f"bundle {self.path}: {error.message}", hint=_COPY_AGAIN)
+
     def finish(self) -> ArtifactRef:
         """Check that nothing is left, and, if it was asked for, the trailer; returns digest and size of the file.
 
@@ -294,7 +299,7 @@ class Reader:
         return BundleError(
             ErrorKind.BUNDLE,
             f"bundle {self.path}: expected {expected}, found {found}",
-            hint="copy it again, or make it again: c10 export",
+            hint=_COPY_AGAIN,
         )
 
 

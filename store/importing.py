@@ -29,6 +29,7 @@ from store.carried import named_in
 from store.coverage import missing
 from store.displacement import refuse_displaced
 from store.errors import (
+    ArtifactError,
     BundleError,
     DamagedHistoryError,
     DiskFullError,
@@ -48,6 +49,7 @@ from store.projecting import Projections, signatures_of
 from store.state import Fact, State
 from store.trust import reasons_against, trusted
 from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.view import History as View
 from store.view import read as read_cache
 
 _MAKE_AGAIN: Final = "make it again: c10 export"
@@ -183,21 +185,25 @@ def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
         raise _impossible("a rollback to end with its commit")
     if not layout.exists():
         return _History(entries=entries, facts=facts, state=state, known=-1)
-    own = read_cache(layout).entries
-    common = min(len(own), len(entries))
-    if not common or own[common - 1].chain != entries[common - 1].chain:
+    own = read_cache(layout)
+    ours, common = own.entries, min(len(own.entries), len(entries))
+    if not common or ours[common - 1].chain != entries[common - 1].chain:
         raise _of_its_own(layout, own, entries)
-    return _History(entries=entries, facts=facts, state=state, known=common, longer=len(own) > len(entries))
+    return _History(entries=entries, facts=facts, state=state, known=common, longer=len(ours) > len(entries))
 
 
-def _of_its_own(layout: Layout, own: Sequence[Entry], entries: Sequence[Entry]) -> RequestRefusedError:
-    pairs = zip(own, entries, strict=False)
+def _of_its_own(layout: Layout, own: View, entries: Sequence[Entry]) -> RequestRefusedError:
+    pairs = zip(own.entries, entries, strict=False)
     same = next((ours.seq - 1 for ours, theirs in pairs if ours.chain != theirs.chain), 0)
     what = f"one that shares the first {same} and goes its own way from there" if same else "another cache"
+    hint = "c10 import FILE --cache DIR, with a new DIR"
+    if same and isinstance(own.facts[same].event, Imported):
+        what += ": it was imported without --follow"
+        hint = "c10 import FILE --follow --cache DIR, with a new DIR: --follow is needed from the first import on"
     return RequestRefusedError(
         ErrorKind.OWN_HISTORY,
         f"expected no cache in {layout.root}, or the first records of the bundle and no others, found {what}",
-        hint="c10 import FILE --cache DIR, with a new DIR",
+        hint=hint,
     )
 
 
@@ -243,7 +249,10 @@ def _store(
                 hint=_MAKE_AGAIN,
             )
         if artifacts.damage(ref) is not None:
-            artifacts.take(ref, reader.pieces(ref))
+            try:
+                artifacts.take(ref, reader.pieces(ref))
+            except ArtifactError as error:
+                raise reader.damaged(error) from error
             yield ref
         if on_bytes is not None:
             on_bytes(ref.size)

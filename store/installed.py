@@ -45,7 +45,8 @@ def with_prefix(prefix: str) -> list[tuple[str, str]]:
 def _found(wanted: Callable[[str], bool]) -> Iterator[tuple[str, str | None]]:
     """Name and version of every distribution whose folder is called like one that is wanted, in the order of the path.
 
-    The version is None where its metadata lies otherwise than installers leave it today.
+    The version is None where its metadata lies otherwise than installers leave it today, and where a folder has two of
+    one name: which of them counts is for the standard library to say, since it depends on the order of the folder.
     """
     for folder in dict.fromkeys(sys.path):
         try:
@@ -53,9 +54,16 @@ def _found(wanted: Callable[[str], bool]) -> Iterator[tuple[str, str | None]]:
                 names = sorted(entry.name for entry in entries if entry.name.endswith(_INFO))
         except OSError:
             continue  # an archive, or nothing at all
-        for name in names:
-            if wanted(_normal(name.removesuffix(".dist-info").removesuffix(".egg-info").partition("-")[0])):
-                yield _read(Path(folder, name, "METADATA"))
+        there = [(_distribution(name), name) for name in names]
+        called = [normal for normal, _ in there if wanted(normal)]
+        for normal, name in there:
+            if wanted(normal):
+                yield _read(Path(folder, name, "METADATA")) if called.count(normal) == 1 else ("", None)
+
+
+def _distribution(folder: str) -> str:
+    """The name of a distribution, as installers compare it, from that of its folder."""
+    return _normal(folder.removesuffix(".dist-info").removesuffix(".egg-info").partition("-")[0])
 
 
 def _read(path: Path) -> tuple[str, str | None]:

@@ -55,19 +55,26 @@ class Layout:
             RequestRefusedError: It is no such template.
         """
         if not all(self._finds(generation) for generation in (7, 12_345_678_901)):
+            made = self._filled(7)
             raise RequestRefusedError(
                 ErrorKind.UNKNOWN_GENERATION,
-                f"expected a manifest_filename such as 'flight-{{generation:08d}}.json', found"
-                f" {self.manifest_filename!r}",
+                "expected a manifest_filename such as '{generation:08d}.json' or 'flight-{generation:08d}.json', since"
+                " readers know a manifest by its name: at most a label of 1 to 32 letters, digits, _ and -, the first a"
+                " letter, and a hyphen; then the generation in 8 to 18 digits; then .json; found"
+                f" {self.manifest_filename!r}" + ("" if made is None else f", which makes {made!r}"),
                 hint="leave manifest_filename out",
             )
 
     def _finds(self, generation: int) -> bool:
-        try:
-            found = MANIFEST_NAME.fullmatch(self.manifest_filename.format(generation=generation))
-        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
-            return False
+        found = MANIFEST_NAME.fullmatch(self._filled(generation) or "")
         return found is not None and int(found[1]) == generation
+
+    def _filled(self, generation: int) -> str | None:
+        """The template with a generation in it; nothing if it cannot be filled."""
+        try:
+            return self.manifest_filename.format(generation=generation)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
+            return None
 
     @property
     def journal(self) -> Path:

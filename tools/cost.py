@@ -79,7 +79,7 @@ def cost(track: Track) -> dict[str, Any]:
         "tiles": selected,
         "embedded": embedded,
         "reused_tiles": None if reused is None else max(0, reused),
-        "reuse_ppm": round(_MILLION * max(0, reused) / selected) if selected and reused is not None else None,
+        "reuse_ppm": _ppm(max(0, reused), selected) if selected and reused is not None else None,
         "steps": [
             {
                 "kind": text(step.kind, 64),
@@ -92,6 +92,12 @@ def cost(track: Track) -> dict[str, Any]:
             for step in track.steps
         ],
     }
+
+
+def _ppm(part: int, whole: int) -> int:
+    """A part in millionths: all of them only for the whole, and none only for nothing."""
+    found = round(_MILLION * part / whole)
+    return found if part in {0, whole} else min(max(found, 1), _MILLION - 1)
 
 
 def costs_of(facts: Sequence[Fact]) -> dict[int, dict[str, int | None]]:

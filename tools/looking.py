@@ -1,5 +1,6 @@
 """One look at a history: folded as far as is wanted, and asked for its builds. Pure."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -38,6 +39,20 @@ class Source:
     holdings: Holdings
     held: bool | None = None
     carries: bool = True
+
+    @property
+    def option(self) -> str:
+        """What a command takes to read the same records, after a blank; nothing for a cache."""
+        match self.kind:
+            case "bundle" | "journal":
+                return f" --{self.kind} {shlex.quote(text(self.path))}"
+            case _:
+                return ""
+
+    @property
+    def listing(self) -> str:
+        """The command that shows which builds there are: `log` needs the journal of a cache."""
+        return "c10 log" if self.kind == "cache" else f"c10 replay{self.option}"
 
     def to_document(self) -> dict[str, Any]:
         """Return what an answer says of it."""
@@ -86,7 +101,7 @@ class Look:
             raise RequestRefusedError(
                 ErrorKind.UNKNOWN_GENERATION,
                 f"expected a record from 1 to {history.head[0]}, found {self.at}",
-                hint="c10 replay (its first column)",
+                hint=f"c10 replay{self.source.option} (its first column)",
             )
         self._moments = history.moments if self.at is None else history.until(self.at).moments
         self._spans = builds_in(self._moments)
@@ -120,7 +135,7 @@ class Look:
             raise self._no_build(int(word))
         if word.startswith("@") and is_number(word[1:]):
             return self._of_record(int(word[1:]))
-        raise unknown("the number of a build, or @ and the number of a record", repr(word))
+        raise self.unknown("the number of a build, or @ and the number of a record", repr(word))
 
     def track(self, number: int) -> Track:
         """Return the records of a build.
@@ -154,6 +169,14 @@ class Look:
         """Return what could be reused when a build came to its cells, if it was asked for when folding."""
         return self._memos.get(number)
 
+    def unknown(self, expected: str, found: str) -> RequestRefusedError:
+        """Return the error of a name that means nothing here."""
+        return RequestRefusedError(
+            ErrorKind.UNKNOWN_GENERATION,
+            f"expected {expected}, found {text(found, 200)}",
+            hint=self.source.listing,
+        )
+
     def _newest(self) -> int | Denied:
         """The newest build or run that did not end in a commit; else the newest."""
         for moment in reversed(self._moments):
@@ -175,27 +198,22 @@ class Look:
         """The error of a build that there is not, or not yet at the record that is looked at."""
         later = builds_in(self.source.history.moments).get(number) if self.at is not None else None
         if later is None:
-            return unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
+            return self.unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
         first = self.source.history.moments[later[0]].seq
         return RequestRefusedError(
             ErrorKind.UNKNOWN_GENERATION,
             f"expected build {number} by record {self.at}, found that it began at record {first}",
-            hint=f"c10 replay {number} --at {first}, or a later record",
+            hint=f"c10 replay {number} --at {first}{self.source.option}, or a later record",
         )
 
     def _of_record(self, seq: int) -> int | Denied:
         if not 1 <= seq <= len(self._moments):
-            raise unknown(f"a record from 1 to {len(self._moments)}", f"@{seq}")
+            raise self.unknown(f"a record from 1 to {len(self._moments)}", f"@{seq}")
         moment = self._moments[seq - 1]
         if isinstance(moment.event, e.BuildDenied):
             return Denied(moment, moment.event)
         if moment.build is None:
-            raise unknown("a record of a build", f"@{seq}, {text(moment.tag, 64)}, which belongs to none")
+            raise self.unknown(
+                "a record of a build", f"@{seq}, {text(moment.tag, 64)}, which belongs to none"
+            )
         return moment.build
-
-
-def unknown(expected: str, found: str) -> RequestRefusedError:
-    """Return the error of a name that means nothing here."""
-    return RequestRefusedError(
-        ErrorKind.UNKNOWN_GENERATION, f"expected {expected}, found {text(found, 200)}", hint="c10 log"
-    )

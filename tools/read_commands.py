@@ -47,7 +47,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
             entry["time"][:16].replace("T", " "),
             _shown_status(entry, dead=dead),
             render.number(entry["tiles"]),
-            None if entry["reuse_ppm"] is None else f"{entry['reuse_ppm'] / 10_000:.0f} %",
+            None if entry["reuse_ppm"] is None else render.share(entry["reuse_ppm"]),
             None if entry["bytes"] is None else render.size(entry["bytes"]),
             _took(entry),
         )

@@ -46,6 +46,17 @@ def number(count: int | None) -> str:
     return "-" if count is None else f"{count:,}"
 
 
+def share(ppm: int) -> str:
+    """A part of a million as a percentage; what is not all never reads 100 %, and what is not nothing never 0 %."""
+    if 0 < ppm < 1_000:
+        return "< 0.1 %"
+    if 0 < ppm < 100_000:
+        return f"{ppm / 10_000:.1f} %"
+    if 990_000 < ppm < 1_000_000:
+        return f"{ppm // 1_000 / 10:.1f} %"
+    return f"{ppm / 10_000:.0f} %"
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """A count with its noun."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
@@ -172,7 +183,8 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
     tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
     lines = [first, "", *facts((("identity", document["identity"]), ("tiles", tiles)))]
     if missing > 0:
-        lines += facts((("", f"{number(missing)} are not in the source, or left out"),))
+        verb = "is" if missing == 1 else "are"
+        lines += facts((("", f"{number(missing)} {verb} not in the source, or left out"),))
     rows = [
         (step["kind"], step["subject"] or None, number(step["count"]), step["decision"], step["why"])
         for step in document["steps"]

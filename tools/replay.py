@@ -18,7 +18,7 @@ from tools.failure import cells_at_fault, denial, failure
 from tools.findings import finding, findings
 from tools.harmless import lines, text, tree
 from tools.keys import explained, space_of
-from tools.looking import Denied, Look, Source, unknown
+from tools.looking import Denied, Look, Source
 from tools.records import Moment
 from tools.stepping import Step
 from tools.timeline import Track, rows
@@ -57,7 +57,7 @@ def compared(look: Look, a: int, b: int) -> dict[str, Any]:
     for number in (a, b):
         found, build = look.track(number), look.build(number)
         if build is None:
-            raise unknown(f"build {number} to be told by its records", look.folded.problem)
+            raise look.unknown(f"build {number} to be told by its records", look.folded.problem)
         sides.append((found, build))
     return {"source": look.source.to_document(), **compare(sides[0], sides[1], look.source.holdings)}
 

@@ -65,7 +65,7 @@ def run_again(
         raise RequestRefusedError(
             ErrorKind.UNKNOWN_GENERATION,
             f"expected build {number} in the records, found none",
-            hint="c10 log",
+            hint=source.listing,
         )
     evidence = Evidence(
         build=state.builds[number],
@@ -74,6 +74,7 @@ def run_again(
         holdings=source.holdings,
         own=source.kind == "cache" and not any(isinstance(each.event, Imported) for each in later),
         trust_plugins=trust_plugins,
+        listing=source.listing,
     )
     return document_of(rerun(evidence, default_means() if means is None else means))
 

@@ -76,7 +76,7 @@ def _build(look: Look, number: int | None) -> Build:
         raise RequestRefusedError(
             ErrorKind.UNKNOWN_GENERATION,
             f"expected a build from 1 to {max(state.builds, default=0)}, found {number}",
-            hint="c10 log",
+            hint=look.source.listing,
         )
     return build
 

@@ -17,6 +17,9 @@ from store.installed import version_of
 _CHILD: Final = "pipeline.engines.onnxruntime_child"
 _ENGINE_NAME: Final = "engine.onnx"
 _DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")
+_GPU: Final = '"tensorrt" or "tensorrt-rtx"'
+_OTHERS: Final = {"bf16": f'"openvino", {_GPU}'}
+"""Backends that offer a precision which those for GPUs do not offer alone."""
 
 
 class OnnxRuntimeCompiler:
@@ -49,10 +52,10 @@ class OnnxRuntimeCompiler:
         Raises:
             CompileError: Another device was requested.
         """
-        if requested not in {None, "cpu"}:
+        if requested is not None and requested != "cpu":
             raise CompileError(
                 f"expected the target 'cpu' for the backend onnxruntime, found {requested!r}",
-                'leave engine.target out, or choose engine.backend = "tensorrt"',
+                f"leave engine.target out, or choose engine.backend = {_backend_of(requested)}",
             )
         return "cpu"
 
@@ -94,12 +97,23 @@ class OnnxRuntimeCompiler:
         )
 
 
+def _backend_of(target: str) -> str:
+    """The backend whose targets have this form; both of those for GPUs know a plain capability."""
+    from store.device import PORTABLE  # noqa: PLC0415 - for an error; no build on a CPU needs it
+
+    if target.startswith("cpu:"):
+        return '"openvino"'
+    if "+" in target or target == PORTABLE:
+        return '"tensorrt-rtx"'
+    return '"tensorrt"' if ":" in target else _GPU
+
+
 def _check(job: EngineJob) -> None:
     refuse_plugins(job, "onnxruntime")
     if job.precision != "fp32":
         raise CompileError(
             f"expected the precision fp32 for the backend onnxruntime, found {job.precision!r}",
-            'set engine.precision = "fp32", or choose engine.backend = "tensorrt"',
+            f'set engine.precision = "fp32", or choose engine.backend = {_OTHERS.get(job.precision, _GPU)}',
             None,
             None,
             job.model,

@@ -29,6 +29,7 @@ class Evidence:
         holdings: Where artifacts may be read.
         own: Whether the records lie beside the cache that they tell of, whose files are then what the build made.
         trust_plugins: Whether libraries that its request names may be loaded; records never decide that themselves.
+        listing: The command that shows which builds there are.
     """
 
     build: Build
@@ -37,6 +38,7 @@ class Evidence:
     holdings: Holdings
     own: bool
     trust_plugins: bool = False
+    listing: str = "c10 log"
 
 
 class Verdict(StrEnum):

@@ -67,7 +67,8 @@ class _Files:
 class _Rows(dict[str, int]):
     """File name to the row that it stands for, `_NO_ROW` for any that is no tile's.
 
-    Most columns hold the same names, so that each is read once.
+    Most columns hold the same names, so that each is read once. Those of no tile are not kept: a folder may hold any
+    number of them, while there are only so many rows.
     """
 
     def __init__(self, suffix: str) -> None:
@@ -76,8 +77,9 @@ class _Rows(dict[str, int]):
 
     def __missing__(self, name: str) -> int:
         cut = len(name) - len(self._suffix)
-        is_tile = name.endswith(self._suffix) and _DECIMAL.fullmatch(name, 0, cut)
-        row = self[name] = int(name[:cut]) if is_tile else _NO_ROW
+        if not (name.endswith(self._suffix) and _DECIMAL.fullmatch(name, 0, cut)):
+            return _NO_ROW
+        row = self[name] = int(name[:cut])
         return row
 
 

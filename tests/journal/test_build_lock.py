@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -222,6 +223,20 @@ def test_no_permission(path):
         [sys.executable, "-c", script, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout == "refused\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_cannot_be_opened_says_what_was_expected_and_found(path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("journal.lock.os.open", refuse)
+    with pytest.raises(JournalPermissionError) as caught:
+        BuildLock(path).acquire()
+    assert (
+        caught.value.message
+        == f"expected permission to open the lock file {path}, found: {os.strerror(number)}"
+    )
 
 
 def test_permission_error_has_its_kind():

@@ -153,6 +153,35 @@ def test_the_only_target_is_the_cpu():
         OnnxRuntimeCompiler().target("sm_87")
 
 
+@pytest.mark.parametrize(
+    ("target", "backends"),
+    [
+        ("sm86+sm89", '"tensorrt-rtx"'),
+        ("portable", '"tensorrt-rtx"'),
+        ("sm87:Orin", '"tensorrt"'),
+        ("sm89", '"tensorrt" or "tensorrt-rtx"'),
+        ("cpu:Intel AVX2", '"openvino"'),
+    ],
+)
+def test_a_target_of_another_backend_names_that_backend(target, backends):
+    with pytest.raises(CompileError) as caught:
+        OnnxRuntimeCompiler().target(target)
+    assert caught.value.hint == f"leave engine.target out, or choose engine.backend = {backends}"
+
+
+@pytest.mark.parametrize(
+    ("precision", "backends"),
+    [
+        ("bf16", '"openvino", "tensorrt" or "tensorrt-rtx"'),
+        ("fp16", '"tensorrt" or "tensorrt-rtx"'),
+    ],
+)
+def test_a_precision_of_other_backends_names_those(job, precision, backends):
+    with pytest.raises(CompileError) as caught:
+        OnnxRuntimeCompiler().key_components(replace(job, precision=precision))
+    assert caught.value.hint == f'set engine.precision = "fp32", or choose engine.backend = {backends}'
+
+
 def test_a_network_that_changed_after_it_was_hashed_is_refused(job, tmp_path):
     job.onnx.write_bytes(toy_network(seed=1).SerializeToString())
     with pytest.raises(CompileError, match=f"SHA-256 {job.onnx_sha256}, found .*changed"):

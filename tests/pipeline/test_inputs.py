@@ -195,6 +195,10 @@ def test_a_network_of_the_wrong_rank_is_refused(site, rank):
 def test_builtin_place_takes_no_options_of_its_own(site):
     with pytest.raises(RequestError, match="builtin:place brings its own"):
         inputs(site, network="builtin:place", model={"mean": (1.0, 1.0, 1.0)})
+    for name, other in (("colour", "bgr"), ("layout", "nhwc")):
+        with pytest.raises(RequestError, match=f"{name}: .* builtin:place brings its own, found {other!r}"):
+            inputs(site, network="builtin:place", model={name: other})
+    assert inputs(site, network="builtin:place", model={"colour": "rgb", "layout": "nchw"})
     with pytest.raises(RequestError, match="builtin:place or a path"):
         inputs(site, network="builtin:palace")
     assert inputs(site, network="builtin:place").descriptor.job.sample_shape == (3, 256, 256)

@@ -12,6 +12,7 @@ from pipeline.engines.onnx_file import onnx_digest
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError
 from pipeline.networks import look_at_models
+from pipeline.tiles.memory import RACY_NS
 from tests.small_builds import Site, tiny_network
 
 LATER_NS = 3600 * 10**9
@@ -96,6 +97,30 @@ def test_a_network_that_changes_while_it_is_read_is_not_remembered(desk, monkeyp
     monkeypatch.setattr(networks, "onnx_digest", replaced)
     desk.look()
     assert desk.kept() == []
+
+
+def test_weights_that_change_while_a_long_read_runs_are_not_remembered(desk, monkeypatch):
+    """At the end of the read their change is long past; what counts is that it came after the beginning."""
+    with_weights_beside(desk.site)
+    weights = desk.site.root / "weights.bin"
+
+    def read_long(path, *, change):
+        found = onnx_digest(path)
+        if change:
+            written = time.time_ns() + desk.ahead_ns
+            weights.write_bytes(bytes(weights.stat().st_size))
+            os.utime(weights, ns=(written, written))
+        desk.ahead_ns += 2 * RACY_NS
+        return found
+
+    monkeypatch.setattr(networks, "onnx_digest", lambda path: read_long(path, change=True))
+    desk.look()
+    assert desk.kept() == []
+    # It is the change that keeps it out, not the length of the read.
+    desk.ahead_ns += LATER_NS
+    monkeypatch.setattr(networks, "onnx_digest", lambda path: read_long(path, change=False))
+    desk.look()
+    assert len(desk.kept()) == 1
 
 
 def test_weights_beside_it_count(desk):

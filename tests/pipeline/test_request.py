@@ -319,6 +319,22 @@ def test_warnings(request_text):
     assert across.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("backend", "told"), [("onnxruntime", True), ("openvino", True), ("tensorrt", False)]
+)
+def test_options_that_mean_nothing_to_the_backend_are_told(request_text, backend, told):
+    request = parse(
+        request_text((MODEL, 'onnx = "m.onnx"\nprofile = {min = [1, 8], opt = [4, 8], max = [8, 8]}'))
+        + '\n[[models]]\nname = "other"\nrole = "auxiliary"\nonnx = "m.onnx"\n'
+    )
+    request = dataclasses.replace(request, engine=EngineOptions(backend=backend, tf32=True, workspace_mb=10))
+    expected = tuple(
+        f"{name}: it means nothing to the backend {backend}; remove it"
+        for name in ("engine.workspace_mb", "engine.tf32", "models.place.profile")
+    )
+    assert request.warnings == (expected if told else ())
+
+
 def test_sector_bounds_the_age(request_text):
     assert parse(request_text(("stable_rear", "active_conflict"))).max_age_days == 180
 

@@ -206,6 +206,15 @@ class TestFolder:
             (3, 1, 1)
         ]
 
+    def test_keeps_the_names_of_tiles_and_no_others(self, archives, tmp_path):
+        spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one", (3, 2, 1): b"two"})
+        for number in range(20):
+            (tmp_path / "t/3/1" / f"{number}.png.part").write_bytes(b"no tile")
+            (tmp_path / "t/3/2" / f"0{number}.png").write_bytes(b"no tile")
+        source = open_source(spec, tmp_path)
+        assert len(source.query_by_bbox(WORLD, (3, 3))) == 2
+        assert source._row_of == {"1.png": 1}
+
     def test_follows_links_inside_and_refuses_those_that_leave(self, archives, tmp_path, refused):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})
         (tmp_path / "t/3/1/2.png").symlink_to("1.png")

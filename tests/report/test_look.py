@@ -330,6 +330,17 @@ def contrast(one, other):
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
+@pytest.mark.parametrize(
+    ("ppm", "shown"),
+    [(0, "0 %"), (1, "< 0.1 %"), (11_905, "1.2 %"), (950_000, "95 %"), (997_024, "99.7 %"), (10**6, "100 %")],
+)
+def test_reuse_reads_all_or_nothing_only_if_it_was(draw, committed, ppm, shown):
+    told = json.loads(committed)
+    told["cost"]["reuse_ppm"] = ppm
+    tab = draw(told)
+    assert f"Reused\n{shown}" in text(tab, ".figures")
+
+
 def test_a_committed_build_has_no_failure_and_all_its_steps(draw, committed):
     tab, told = draw(committed), json.loads(committed)
     assert "Committed" in text(tab, ".badge")

@@ -12,7 +12,6 @@ from store import bundle, importing
 from store.artifacts import Artifacts
 from store.bundle import Choice, Header
 from store.errors import (
-    ArtifactError,
     BundleError,
     CacheUnusableError,
     DamagedHistoryError,
@@ -135,7 +134,14 @@ def test_a_copy_that_follows(source, new, tmp_path):
     assert take(new, first, follows=True).outcome is Outcome.UNCHANGED
     assert take(new, tmp_path / "2", follows=True).stored == ()
     assert chains(new) == chains(source)
-    # From here on it goes its own way.
+    # From here on it goes its own way: a build of its own, or an import that does not follow.
+    own = Layout(tmp_path / "own")
+    take(own, first, follows=True)
+    with opened(own) as store:
+        play(store, Scenario(flight="own"))
+    with pytest.raises(RequestRefusedError, match=r"goes its own way from there$") as caught:
+        take(own, tmp_path / "2", follows=True)
+    assert caught.value.hint == "c10 import FILE --cache DIR, with a new DIR"
     with opened(source) as store:
         play(store, Scenario(flight="f7"))
     done = take(new, export(source, tmp_path / "3").path)
@@ -143,9 +149,10 @@ def test_a_copy_that_follows(source, new, tmp_path):
     assert read(new).facts[-1].event.generations == (3,)
     with opened(source) as store:
         play(store, Scenario(flight="f8"))
-    with pytest.raises(RequestRefusedError, match="goes its own way") as caught:
-        take(new, export(source, tmp_path / "4").path)
+    with pytest.raises(RequestRefusedError, match=r"goes its own way.* imported without --follow$") as caught:
+        take(new, export(source, tmp_path / "4").path, follows=True)
     assert caught.value.kind == ErrorKind.OWN_HISTORY
+    assert caught.value.hint.startswith("c10 import FILE --follow --cache DIR, with a new DIR")
     assert look(new).state.head.number == 3
 
 
@@ -269,7 +276,7 @@ def test_a_damaged_bundle_leaves_no_journal(new, file, tmp_path):
     for at in (len(data) - 1, len(data) - 40, len(data) // 3, 60):
         path = tmp_path / "hostile"
         path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        with pytest.raises((BundleError, ArtifactError)):
+        with pytest.raises(BundleError, match=f"bundle {path}: .*expected .*, found"):
             take(new, path)
         path.write_bytes(data[:at])
         with pytest.raises(BundleError):
@@ -387,8 +394,13 @@ def test_an_artifact_that_no_record_names(file, new, tmp_path):
 def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
     index = look(source).state.head_build.index.artifact
     wrong = bytes(index.size)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(BundleError, match="artifact") as caught:
         take(new, rewritten(file, tmp_path / "b", same, more=[(index, wrong)]))
+    assert caught.value.message == (
+        f"bundle {tmp_path / 'b'}: artifact {index.sha256[:12]}: expected SHA-256 {index.sha256[:12]}, found"
+        f" {ref_of(wrong).sha256[:12]}"
+    )
+    assert caught.value.hint == "copy it again, or make it again: c10 export"
     assert not new.journal.exists()
     assert not new.artifact(index.sha256).exists()
 

@@ -1,5 +1,6 @@
 """Versions of what is installed, told by the names of folders: as `importlib.metadata` tells them."""
 
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -48,6 +49,22 @@ def test_metadata_that_lies_otherwise_is_left_to_the_standard_library(tmp_path, 
     # One of two that is told in another way is as much in the way as the other.
     made(tmp_path, "old-thing-gpu", "4")
     assert sorted(with_prefix("old")) == [("old-thing", "3"), ("old-thing-gpu", "4")]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("info", ["dist-info", "egg-info"])
+def test_of_two_of_one_name_in_a_folder_the_standard_library_says_which(
+    tmp_path, monkeypatch, backwards, info
+):
+    """It takes the first that the folder lists: 1.19 may come before 1.20 or after it."""
+    made(tmp_path, "some-thing", "1.20")
+    made(tmp_path, "some-thing", "1.19", info=info, file="METADATA" if info == "dist-info" else "PKG-INFO")
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path=".": sorted(listed(path), reverse=backwards))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    expected = "1.20" if backwards else "1.19"
+    assert version_of("some-thing") == metadata.version("some-thing") == expected
+    assert sorted(with_prefix("some")) == [("some-thing", "1.19"), ("some-thing", "1.20")]
 
 
 def test_what_is_no_folder_of_packages_is_passed_over(tmp_path, monkeypatch):

@@ -309,8 +309,13 @@ class TestLayout:
         ],
     )
     def test_templates_that_the_reader_would_not_find(self, tmp_path, template):
-        with pytest.raises(RequestRefusedError, match="manifest_filename"):
+        with pytest.raises(RequestRefusedError, match=r"manifest_filename.*8 to 18 digits"):
             Layout(tmp_path, template)
+
+    def test_a_template_of_another_form_is_refused_with_what_it_makes(self, tmp_path):
+        with pytest.raises(RequestRefusedError) as caught:
+            Layout(tmp_path, "m{generation:04d}.json")
+        assert caught.value.message.endswith("found 'm{generation:04d}.json', which makes 'm0007.json'")
 
     def test_strange_names_are_no_generations(self, layout):
         for name in (

@@ -1,5 +1,7 @@
 """Looks at histories made by hand: which build is meant, what its keys are, what could not have happened."""
 
+from dataclasses import replace
+
 import pytest
 
 from journal import Record
@@ -15,6 +17,7 @@ from tools.looking import Denied, Look
 from tools.records import read
 from tools.replay import compared, replay
 from tools.replay_view import diff_lines
+from tools.why import why
 
 
 def committed(count):
@@ -80,6 +83,29 @@ def test_words_that_name_a_build(word, found):
     else:
         assert found in refusal(chosen, story, word)
     assert isinstance(chosen(story, "@26"), Denied)
+
+
+@pytest.mark.parametrize(
+    ("kind", "listing", "records"),
+    [
+        ("cache", "c10 log", "c10 replay (its first column)"),
+        ("segments", "c10 replay", "c10 replay (its first column)"),
+        ("bundle", "c10 replay --bundle 'a b'", "c10 replay --bundle 'a b' (its first column)"),
+        ("journal", "c10 replay --journal 'a b'", "c10 replay --journal 'a b' (its first column)"),
+    ],
+)
+def test_hints_name_a_command_that_takes_the_same_records(kind, listing, records):
+    source = replace(committed(1).source(), kind=kind, path="a b")
+    for call in (lambda: replay(source, word="3"), lambda: compared(Look(source=source), 1, 3)):
+        assert hint_of(call) == listing
+    assert hint_of(lambda: why(source, "build", number=3)) == listing
+    assert hint_of(lambda: Look(source=source, at=99)) == records
+
+
+def hint_of(call):
+    with pytest.raises(RequestRefusedError) as caught:
+        call()
+    return caught.value.hint
 
 
 @pytest.mark.parametrize("at", [0, 14])

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from store.canonical import sha256
+from store.layout import Layout
+from store.testing import FakeClock, Scenario, play
+from store.transaction import Store
+from tests.tools.conftest import World
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("numpy", "faiss", "onnxruntime", "onnx", "rich", "PIL", "mercantile", "pipeline", "simplejpeg")
@@ -68,6 +72,16 @@ def test_the_log_is_newest_first(built):
     assert entries[2]["error"]["kind"] == "bad-tile"
     assert entries[3]["tiles_embedded"] == 20
     assert entries[1]["tiles_embedded"] == 1
+
+
+def test_the_log_tells_neither_nearly_all_as_all_nor_little_as_nothing(tmp_path):
+    tiles = {(x, y): "a" for x in range(16) for y in range(16)}
+    with Store.open(Layout(tmp_path / "cache"), clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        play(store, Scenario(tiles={**tiles, (20, 0): "a"}))
+        play(store, Scenario(flight="f2", tiles={**tiles, (20, 0): "b"}))
+        play(store, Scenario(flight="f3", tiles={**dict.fromkeys(tiles, "c"), (20, 0): "b"}))
+    lines = World(tmp_path).run("log").stdout.splitlines()
+    assert [" ".join(line.split()[6:8]) for line in lines[1:4]] == ["0.4 %", "99.6 %", "0 %"]
 
 
 def test_the_log_can_be_narrowed(built):

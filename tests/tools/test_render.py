@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +44,24 @@ def test_counts():
     assert render.plural(1, "tile") == "1 tile"
     assert render.plural(0, "tile") == "0 tiles"
     assert render.plural(2, "entry", "entries") == "2 entries"
+
+
+@pytest.mark.parametrize(
+    ("ppm", "shown"),
+    [
+        (0, "0 %"),
+        (1, "< 0.1 %"),
+        (2_000, "0.2 %"),
+        (11_905, "1.2 %"),
+        (950_000, "95 %"),
+        (990_000, "99 %"),
+        (997_024, "99.7 %"),
+        (999_999, "99.9 %"),
+        (1_000_000, "100 %"),
+    ],
+)
+def test_a_share_is_never_all_or_nothing_unless_it_is(ppm, shown):
+    assert render.share(ppm) == shown
 
 
 def test_facts_leave_out_what_is_not_known_and_keep_digests_whole():
@@ -130,6 +149,7 @@ def test_a_plan_tells_what_is_missing_and_warns():
     assert any("2 are not in the source" in line for line in told)
     assert any(line.split() == ["cells", "-", "3", "run", "new", "cell"] for line in told), told
     assert told[-1] == "warning: w"
+    assert any("1 is not in the source" in line for line in render.plan_report(plan | {"wanted": 4}))
     whole = render.plan_report(plan | {"decision": "reused", "wanted": 3, "warnings": []})
     assert whole[0].startswith("nothing to do")
     assert not any("not in the source" in line or "warning" in line for line in whole)

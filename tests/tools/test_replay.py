@@ -445,6 +445,21 @@ def test_differences(built):
     assert "1 changed" in built.run("diff", "1", "3").stdout
 
 
+def test_builds_that_a_bundle_lacks_are_not_looked_for_in_a_cache(built, tmp_path):
+    file = tmp_path / "failed.bundle"
+    assert built.run("export", "2", "-o", str(file)).exit_code == 0
+    for command in (
+        ("diff", "1", "3"),
+        ("replay", "3"),
+        ("why", "build", "--build", "3"),
+        ("replay", "1", "--rerun"),
+    ):
+        result = built.run(*command, "--bundle", str(file))
+        assert result.exit_code == 2
+        assert f"c10 replay --bundle {file}" in result.output
+        assert "c10 log" not in result.output
+
+
 def test_usage(built, tmp_path):
     result = built.run("replay", "--journal", str(tmp_path), "--bundle", str(tmp_path))
     assert result.exit_code == 2

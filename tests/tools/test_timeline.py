@@ -32,6 +32,15 @@ def test_steps_of_a_whole_build():
     assert Story().build(1).findings() == []
 
 
+@pytest.mark.parametrize(
+    ("embedded", "ppm"), [(0, 1_000_000), (1, 999_999), (3_999_999, 1), (4_000_000, 0), (5_000_000, 0)]
+)
+def test_reuse_is_all_or_nothing_only_if_it_was(embedded, ppm):
+    story = Story().tell(started()).tell(made(e.TilesSelected, count=4_000_000))
+    story.tell(made(e.CellEmbedded, embedded=embedded)).tell(made(e.IndexBuilt))
+    assert cost(story.track())["reuse_ppm"] == ppm
+
+
 def test_a_clock_that_jumps_is_found_and_does_not_change_durations():
     story = Story().tell(started(boot="b")).tell(made(e.TilesSelected), after=1, jump=-3600)
     story.tell(made(e.BuildPlanned), after=1).tell(

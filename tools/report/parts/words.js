@@ -51,7 +51,13 @@ function bytes(value) {
   return power ? `${(value / 1024 ** power).toFixed(1)} ${units[power]}` : `${value} B`;
 }
 
-const share = (ppm) => (typeof ppm === "number" ? `${(ppm / 1e4).toFixed(ppm && ppm < 1e5 ? 1 : 0)} %` : DASH);
+/** A part of a million as a percentage; what is not all never reads 100 %, and what is not nothing never 0 %. */
+function share(ppm) {
+  if (typeof ppm !== "number") return DASH;
+  if (ppm > 0 && ppm < 1e3) return "< 0.1 %";
+  if (ppm > 99e4 && ppm < 1e6) return `${(Math.floor(ppm / 1e3) / 10).toFixed(1)} %`;
+  return `${(ppm / 1e4).toFixed(ppm && ppm < 1e5 ? 1 : 0)} %`;
+}
 
 /** UTC as people write it, from ISO 8601. */
 function when(iso) {
