@@ -221,12 +221,11 @@ def test_a_build_that_was_found_dead_days_later_keeps_its_bars(draw, failed):
     told["timeline"][-1] |= {"tag": "build.abandoned", "ms": 400_000_000}
     told["steps"][-1] |= {"outcome": "cut", "to": told["timeline"][-1]["seq"], "ms": None}
     tab = draw(told)
-    assert (
-        tab.js(
-            "Math.max(...[...document.querySelectorAll('.did')].map((bar) => bar.getBoundingClientRect().width))"
-        )
-        > 100
+    widest = tab.js(
+        "Math.max(...[...document.querySelectorAll('.did')].map((bar) => bar.getBoundingClientRect().width))"
     )
+    # Drawn over days, a step of seconds has less than a pixel; how wide it is else depends on how long each step took.
+    assert widest > 20
 
 
 def test_a_hundred_thousand_tiles_are_drawn_at_once(draw, failed):
