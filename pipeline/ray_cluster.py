@@ -181,7 +181,7 @@ def _children() -> frozenset[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # What stands before the last bracket is the program's name, which may hold anything.
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+            if int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
                 found.add(int(folder.name))
     return frozenset(found)
 
