@@ -17,7 +17,7 @@ from pipeline.cells import Window
 from pipeline.children import QUEUE_DEPTH, WorkerPool, WorkerStartError
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.frames import Message, Payload
-from pipeline.outcomes import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
+from pipeline.outcomes import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.tiles.tile import Tile
 from store.preprocessing import Preprocessing
 
@@ -348,7 +348,7 @@ def window_name(window: Window | None) -> str:
     return f"window {window.number} (cells {cells}, {len(window.tiles)} tiles)"
 
 
-def told(outcome: Outcome) -> str:
+def told(outcome: Outcome | Lost) -> str:
     """Say how a worker's work on a window ended."""
     match outcome:
         case Finished():
@@ -361,19 +361,23 @@ def told(outcome: Outcome) -> str:
             return f"out of memory: {message}"
         case TimedOut(seconds=seconds):
             return f"no answer within {seconds:g} s"
+        case Lost(message=message):
+            return f"lost: {message}"
         case _:
             assert_never(outcome)
 
 
-def embed_error(window: Window | None, outcome: Outcome) -> EmbedError:
+def embed_error(window: Window | None, outcome: Outcome | Lost) -> EmbedError:
     """Return the error that says that a window, or a worker's start, was given up."""
     log = "" if isinstance(outcome, Finished) else outcome.log.strip()[-_LOG_TAIL:]
     died = not isinstance(outcome, Failed)
-    hint = (
-        "use fewer workers or a smaller engine.batch; `c10 replay` shows the window's tiles"
-        if died
-        else "check the engine with `c10 engines`, then build again"
-    )
+    match outcome:
+        case Failed():
+            hint = "check the engine with `c10 engines`, then build again"
+        case Lost():
+            hint = "see to the network, the memory and the disks of the cluster's nodes, then build again"
+        case _:
+            hint = "use fewer workers or a smaller engine.batch; `c10 replay` shows the window's tiles"
     return EmbedError(
         f"expected descriptors for {window_name(window)}, found: {told(outcome)}"
         + (f"; its log ends: {log}" if log else ""),

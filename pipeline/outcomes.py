@@ -76,4 +76,17 @@ class TimedOut:
     log: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The answer of a worker far away did not arrive, whatever became of the worker.
+
+    Attributes:
+        message: How that showed.
+        log: What is known of it besides.
+    """
+
+    message: str
+    log: str = ""
+
+
 Outcome = Finished | Failed | Died | OutOfMemory | TimedOut

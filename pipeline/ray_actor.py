@@ -7,6 +7,7 @@ shows that this installation makes the same descriptors as the one that asks.
 
 import hashlib
 import importlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -71,10 +72,13 @@ class TileEmbedder:
             request: A frame: for each tile its expected SHA-256 in hexadecimal and its encoded bytes.
 
         Returns:
-            A frame: `FINISHED` and the answer of `pipeline.worker.Embedder.embed`, or `FAILED` as above.
+            A frame: `FINISHED` and a pair, the seconds that it took here and the answer of
+            `pipeline.worker.Embedder.embed`; or `FAILED` as above.
         """
+        began = time.monotonic()
         try:
-            return encode([FINISHED, self._handler(decoded(request), _silent)])
+            answer = self._handler(decoded(request), _silent)
+            return encode([FINISHED, [time.monotonic() - began, answer]])
         except Exception as error:  # noqa: BLE001 - as above
             return encode([FAILED, describe(error)])
 

@@ -6,8 +6,9 @@ what the tiles weigh, and whatever arrives is hashed again before it is decoded.
 An actor that is lost costs the window it worked on, which is tried elsewhere; windows that waited behind it are given
 away as if they had never been sent. One that went with its node is asked for again at once, and joins when the cluster
 has room for it. One that ended on a node that lives on has most likely run out of memory: that node goes on with half
-of its actors, as local workers do. One that does not answer for much longer than others took is given up. Who is given
-up is never asked again, and its answers are dropped with the references to them.
+of its actors, as local workers do. One that does not answer for much longer than others took is given up, and so is one
+whose answer cannot be fetched. Who is given up is never asked again, and its answers are dropped with the references to
+them.
 """
 
 import time
@@ -33,10 +34,10 @@ from pipeline.descriptors import (
 )
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.frames import Message, encode
-from pipeline.outcomes import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
+from pipeline.outcomes import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.patience import Patience
 from pipeline.ray_actor import software
-from pipeline.ray_cluster import LOCAL, connected, require_ray
+from pipeline.ray_cluster import LOCAL, connected, require_ray, unusable
 from pipeline.ray_crew import LOAD_LIMIT_S, Crew, Sent, Worker
 from pipeline.tiles.reading import read_tile
 from store.preprocessing import Preprocessing
@@ -82,28 +83,33 @@ class RayDescriptorBatcher:
         """Embed windows; see `DescriptorBatcher.embed`.
 
         Raises:
-            EmbedError: Besides what the port names, the cluster cannot be reached or has no room for a worker.
+            EmbedError: Besides what the port names, the cluster cannot be reached or has no room for a worker, or
+                what is sent has no room in its store.
+            DiskFullError: The disk that this machine's part of the store spills to is full.
         """
         feed = iter(windows)
         first = next(feed, None)
         if first is None:
             return
         with connected(self._address, self._workers) as ray:
-            run = _Run(
-                ray=ray,
-                windows=feed,
-                first=first,
-                engine=engine,
-                setup=encode({**_map(worker_setup(engine, preprocessing)), "software": dict(software())}),
-                workers=self._workers,
-                on_dispatch=on_dispatch,
-                on_progress=on_progress,
-                on_retry=on_retry,
-            )
             try:
-                yield from run.results()
-            finally:
-                run.dismiss()
+                run = _Run(
+                    ray=ray,
+                    windows=feed,
+                    first=first,
+                    engine=engine,
+                    setup=encode({**_map(worker_setup(engine, preprocessing)), "software": dict(software())}),
+                    workers=self._workers,
+                    on_dispatch=on_dispatch,
+                    on_progress=on_progress,
+                    on_retry=on_retry,
+                )
+                try:
+                    yield from run.results()
+                finally:
+                    run.dismiss()
+            except ray.exceptions.RayError as error:
+                raise unusable(ray, error) from error
 
 
 _Taken = Callable[[], WindowResult | None]
@@ -194,7 +200,7 @@ class _Run:
                 unread[number] = (str(error.kind), error.message)
         ref = worker.actor.embed.remote(encode(contents))
         if not worker.sent:
-            worker.begin()
+            worker.waited_s = 0.0
         worker.sent.append(Sent(ref=ref, window=window, unread=unread))
 
     def _arrived(self) -> list[tuple[Worker, _Taken]]:
@@ -221,7 +227,7 @@ class _Run:
         outcome = self._crew.outcome(worker.placing)
         if isinstance(outcome, Finished):
             worker.node = outcome.value
-            worker.begin()
+            worker.waited_s = 0.0
         else:
             self._lose(worker, outcome)
 
@@ -239,7 +245,7 @@ class _Run:
                 )
             case Failed():
                 raise embed_error(None, outcome)
-            case Died() | OutOfMemory() | TimedOut():
+            case Died() | OutOfMemory() | TimedOut() | Lost():
                 self._lose(worker, outcome)
             case _:
                 assert_never(outcome)
@@ -247,24 +253,25 @@ class _Run:
     def _settle(self, worker: Worker, sent: Sent) -> WindowResult | None:
         outcome = self._crew.outcome(sent.ref)
         match outcome:
-            case Finished(value=value):
+            case Finished(value=(seconds, answer)):
                 worker.sent.remove(sent)
-                self._patience.learn(len(sent.window.tiles), time.monotonic() - worker.since)
-                worker.begin()
+                # Not what passed on the clock: whoever takes our results may have kept us from looking for an hour.
+                self._patience.learn(len(sent.window.tiles), max(seconds, worker.waited_s))
+                worker.waited_s = 0.0
                 self._attempts.pop(sent.window.number, None)
-                result = window_result(sent.window, _whole(value, sent), self._spec.dimensions)
+                result = window_result(sent.window, _whole(answer, sent), self._spec.dimensions)
                 if self._on_progress is not None:
                     self._on_progress(len(result.tiles))
                 return result
-            case Failed():
+            case Failed() | Finished():
                 raise embed_error(sent.window, outcome)
-            case Died() | OutOfMemory() | TimedOut():
+            case Died() | OutOfMemory() | TimedOut() | Lost():
                 self._lose(worker, outcome)
                 return None
             case _:
                 assert_never(outcome)
 
-    def _lose(self, worker: Worker, outcome: Outcome) -> None:
+    def _lose(self, worker: Worker, outcome: Outcome | Lost) -> None:
         """Go on without a worker, with fewer where memory is short; its windows go to others.
 
         Raises:

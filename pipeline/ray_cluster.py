@@ -8,11 +8,15 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import EmbedError, ErrorKind, RequestError
+from store.errors import DiskFullError
+from store.errors import ErrorKind as StoreKind
 
 LOCAL: Final = "local"
 """The address that means: start a cluster on this machine for this build alone."""
@@ -22,6 +26,11 @@ AUTO: Final = "auto"
 
 _PROBE_LIMIT_S: Final = 10.0
 """Longest time in seconds in which a cluster must take a connection."""
+
+_END_LIMIT_S: Final = 5.0
+"""Longest time in seconds in which processes of a cluster that was half started may end by themselves."""
+
+_END_GLANCE_S: Final = 0.02
 
 _WHY_LIMIT: Final = 300
 
@@ -105,16 +114,42 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         processors = workers or len(os.sched_getaffinity(0))
         options |= {"num_cpus": processors, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    before = _children()
     try:
-        with _own_signals():
-            ray.init(address=address, **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise _unreachable(address, error) from error
-    try:
+        try:
+            with _own_signals():
+                ray.init(address=address, **options)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise _unreachable(address, error) from error
         yield ray
     finally:
-        with _own_signals():
-            ray.shutdown()
+        try:
+            with _own_signals():
+                ray.shutdown()
+        finally:
+            # Of a start that was interrupted half-way Ray has kept nothing that it could end.
+            _end(_children() - before, str(Path(ray.__file__).parent))
+
+
+def unusable(ray: Any, error: Exception) -> EmbedError | DiskFullError:  # noqa: ANN401 - as in `Crew`
+    """Return what is said of an error of Ray that is no worker's: the store has no room, or the cluster no answer."""
+    if isinstance(error, ray.exceptions.OutOfDiskError):
+        return DiskFullError(
+            StoreKind.DISK_FULL,
+            f"expected space on disk for what this machine's Ray node spills, found: {short(error)}",
+            hint="free space where Ray keeps its sessions, or start the node with --temp-dir on another disk",
+        )
+    if isinstance(error, ray.exceptions.ObjectStoreFullError):
+        return EmbedError(
+            f"expected room in the object store of this machine's Ray node, found: {short(error)}",
+            "use fewer workers, or start the node with more --object-store-memory",
+            ErrorKind.EMBED_FAILED,
+        )
+    return EmbedError(
+        f"expected a Ray cluster that works, found: {short(error)}",
+        "see to it with `ray status`, then build again",
+        ErrorKind.BACKEND_UNAVAILABLE,
+    )
 
 
 def short(error: BaseException) -> str:
@@ -138,6 +173,44 @@ def _unreachable(address: str, error: Exception) -> EmbedError:
         "--num-cpus 0 to embed nothing here); Ray and Python must have the same versions there",
         ErrorKind.BACKEND_UNAVAILABLE,
     )
+
+
+def _children() -> frozenset[int]:
+    """Return the ids of this process's children."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # What stands before the last bracket is the program's name, which may hold anything.
+            if int((folder / "stat").read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
+                found.add(int(folder.name))
+    return frozenset(found)
+
+
+def _end(processes: frozenset[int], package: str) -> None:
+    """End those children that run something from a package, gently at first, and take in their ends."""
+    left = {process for process in processes if package.encode() in _command(process)}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+        ends = time.monotonic() + _END_LIMIT_S
+        while left and time.monotonic() < ends:
+            left -= {process for process in left if _ended(process)}
+            time.sleep(_END_GLANCE_S)
+
+
+def _ended(process: int) -> bool:
+    try:
+        return os.waitpid(process, os.WNOHANG)[0] == process
+    except ChildProcessError:
+        return True
+
+
+def _command(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pipeline.child import FINISHED
 from pipeline.children import failure
 from pipeline.descriptors import EngineSpec
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.outcomes import Died, Finished, Outcome, OutOfMemory, TimedOut
+from pipeline.outcomes import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.patience import Headcount
 from pipeline.ray_actor import TileEmbedder, decoded
 from pipeline.ray_cluster import Nodes, actor_options, nodes_of, resource_of, short
@@ -56,8 +56,7 @@ class Worker:
         node: Id of its node; None until it is placed.
         ready: Whether it has loaded the engine.
         sent: What it was sent and has not answered, oldest first.
-        since: When it began what it does now, on the monotonic clock, seconds.
-        waited_s: How long it was watched at that, without this process's own work in between.
+        waited_s: How long it was watched at what it does now, without this process's own work in between, seconds.
     """
 
     actor: Any
@@ -66,12 +65,7 @@ class Worker:
     node: str | None = None
     ready: bool = False
     sent: deque[Sent] = field(default_factory=deque)
-    since: float = 0.0
     waited_s: float = 0.0
-
-    def begin(self) -> None:
-        """Start the clock of what it does now."""
-        self.since, self.waited_s = time.monotonic(), 0.0
 
 
 class Crew:
@@ -147,7 +141,7 @@ class Crew:
             self._ray.kill(worker.actor, no_restart=True)
         return [sent.window for sent in worker.sent]
 
-    def relieve(self, worker: Worker, outcome: Outcome) -> tuple[bool, list[Window]]:
+    def relieve(self, worker: Worker, outcome: Outcome | Lost) -> tuple[bool, list[Window]]:
         """Where memory seems to have run out, have fewer workers.
 
         Args:
@@ -157,7 +151,7 @@ class Crew:
         Returns:
             Whether there are fewer from now on, and the windows of those that were ended for it.
         """
-        if isinstance(outcome, TimedOut):
+        if isinstance(outcome, (TimedOut, Lost)):
             return False, []
         if worker.node is None:
             return isinstance(outcome, OutOfMemory) and self._headcount.concede(), []
@@ -168,14 +162,21 @@ class Crew:
         too_many = sorted(others, key=lambda each: len(each.sent))[: max(0, len(others) - keep)]
         return keep <= len(others), [window for each in too_many for window in self.give_up(each)]
 
-    def outcome(self, ref: Any) -> Outcome:  # noqa: ANN401 - Ray's reference
-        """Return what became of a call whose answer is there."""
+    def outcome(self, ref: Any) -> Outcome | Lost:  # noqa: ANN401 - Ray's reference
+        """Return what became of a call whose answer is there.
+
+        Only the end of a process speaks of its node's memory. What keeps an answer from arriving (a slow network, a
+        lost object, a full store) says nothing of it.
+        """
+        kinds = self._ray.exceptions
         try:
             kind, value = decoded(self._ray.get(ref, timeout=_FETCH_LIMIT_S))
-        except self._ray.exceptions.OutOfMemoryError as error:
+        except kinds.OutOfMemoryError as error:
             return OutOfMemory(message=short(error), log="")
-        except self._ray.exceptions.RayError as error:
+        except (kinds.ActorDiedError, kinds.WorkerCrashedError) as error:
             return Died(signal=f"loss of its actor or node ({short(error)})", log="")
+        except kinds.RayError as error:
+            return Lost(message=short(error))
         return Finished(value=value) if kind == FINISHED else failure(value, "")
 
     def _nodes(self) -> Nodes:

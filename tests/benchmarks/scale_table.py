@@ -1,8 +1,8 @@
 """The table of `docs/scale.md`: constants fitted to what was measured, and what they make of very many tiles. Pure.
 
 What was measured at three sizes or more becomes a line, least squares: so much for each tile, beside what any cache
-costs. How far it is from a line is told as the exponent between the two greatest sizes, by which times of what grows
-faster (the graph) are carried on.
+costs. How far it is from a line is told as the exponent between the two greatest sizes. What grows faster than a line
+by more than times differ from run to run is carried on by that exponent from the greatest size, whatever it is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,8 +11,14 @@ from math import log
 from statistics import linear_regression
 from typing import Any, Final
 
+from pipeline.tiles import archive_memory, memory
+from pipeline.tiles.selection import MAX_WANTED
+
 TARGETS: Final = (5_000_000, 100_000_000, 1_000_000_000)
-"""A region of a size that one cache is for, a country, and a continent."""
+"""A region of a size that one cache is for, a country, and a continent; the latter two as several caches."""
+
+STEEP: Final = 1.1
+"""The greatest exponent that still counts as a line."""
 
 CELL: Final = 256
 """Tiles of a full cell."""
@@ -48,13 +54,27 @@ class Line:
     value: float
     shown: tuple[float, ...]
 
+    @property
+    def steep(self) -> bool:
+        """Whether it grows so much faster than a line that it is carried on by its exponent."""
+        return self.exponent > STEEP
+
     def at(self, tiles: int) -> float:
-        """Carry the line on."""
+        """Carry it on to so many tiles; what is steep never below its line."""
+        if self.steep:
+            return max(self.straight(tiles), float(self.value * (tiles / self.last) ** self.exponent))
+        return self.straight(tiles)
+
+    def straight(self, tiles: int) -> float:
+        """Carry it on as a line, whatever its exponent."""
         return self.base + self.each * tiles
 
-    def powered(self, tiles: int) -> float:
-        """Carry it on from the greatest size by its exponent."""
-        return float(self.value * (tiles / self.last) ** max(1.0, self.exponent))
+    def reaching(self, value: float) -> float:
+        """Return at how many tiles it comes to a value; the inverse of `at`."""
+        straight = (value - self.base) / self.each
+        if self.steep:
+            return min(straight, float(self.last * (value / self.value) ** (1 / self.exponent)))
+        return straight
 
 
 def fitted(measured: Measured, name: str, *, tiles: int = 1) -> Line:
@@ -96,16 +116,21 @@ def table(kept: Mapping[str, Measured], *, network_ms: float | None, feed_ms: fl
     }
     yield from _constants(lines, embedding)
     yield ""
+    yield from _steep(lines)
+    yield ""
+    yield from _limits()
+    yield ""
     yield from _reckoned(lines, embedding, large_ms, feed_ms)
     yield ""
     yield from _ends(lines)
     yield ""
-    own_ms = feed_ms + 1000 * CELL * lines["cells_s"].each
+    own_ms = feed_ms + 1000 * CELL * lines["cells_s"].at(TARGETS[0]) / TARGETS[0]
     for words, ms in (("`builtin:place`", embedding["place_ms"]), ("the large network", large_ms)):
         count = CELL * ms / own_ms
         yield f"One builder keeps about {count:,.0f} workers with {words} busy ({own_ms:.0f} ms of its own for a cell)."
     size, found = max(builds.items(), key=lambda each: int(each[0]))
-    counted = ", ".join(f"{count:,} {tag}" for tag, count in sorted(found["records"].items()))
+    commonest = sorted(found["records"].items(), key=lambda each: (-each[1], each[0]))
+    counted = ", ".join(f"{count:,} `{tag}`" for tag, count in commonest)
     yield f"A build of {int(size):,} tiles appends {counted}."
 
 
@@ -138,12 +163,14 @@ _OF_INDEXES: Final = {
 
 
 def _constants(lines: Mapping[str, Line], embedding: Mapping[str, float]) -> Iterator[str]:
-    yield "| measured, for each tile | at the smallest size | in between | at the greatest | fitted | exponent |"
-    yield "|---|---|---|---|---|---|"
+    yield "| measured, for each tile | at the smallest size | in between | at the greatest | fitted | exponent | carried on by |"
+    yield "|---|---|---|---|---|---|---|"
     for name, words in (_OF_BUILDS | _OF_JOURNALS | _OF_INDEXES).items():
         line, show = lines[name], _micro if name.endswith("_s") else _plain
         first, *between, last = map(show, line.shown)
-        yield f"| {words} | {first} | {', '.join(between)} | {last} | {show(line.each)} | {line.exponent:.2f} |"
+        by = "exponent" if line.steep else "line"
+        found = f"{first} | {', '.join(between)} | {last} | {show(line.each)} | {line.exponent:.2f}"
+        yield f"| {words} | {found} | {by} |"
     yield ""
     yield "| measured, one thread | ms for each tile |"
     yield "|---|---|"
@@ -151,6 +178,33 @@ def _constants(lines: Mapping[str, Line], embedding: Mapping[str, float]) -> Ite
     yield f"| read from memory and hash it | {embedding['hash_ms']:.3f} |"
     yield f"| decode, prepare, `builtin:place` | {embedding['place_ms']:.2f} |"
     yield f"| decode, prepare, ResNet-50 | {embedding['resnet50_ms']:.1f} |"
+
+
+def _steep(lines: Mapping[str, Line]) -> Iterator[str]:
+    """Say what the exponents above `STEEP` make of the greatest target."""
+    greatest = TARGETS[-1]
+    yield f"| exponent above {STEEP} | by a line, {_tiles(greatest)} | by its exponent |"
+    yield "|---|---|---|"
+    for name, line in lines.items():
+        if line.steep:
+            show = _seconds if name.endswith("_s") else _bytes
+            words = (_OF_BUILDS | _OF_JOURNALS | _OF_INDEXES)[name]
+            yield f"| {words}, {line.exponent:.2f} | {show(line.straight(greatest))} | {show(line.at(greatest))} |"
+
+
+def _limits() -> Iterator[str]:
+    yield "| limits that the program sets | tiles | beyond |"
+    yield "|---|---|---|"
+    for words, tiles, beyond in (
+        ("digests remembered of a folder of tiles", memory.MAX_ROWS, "a warm run hashes the rest again"),
+        ("one request, by its area", MAX_WANTED, "refused (`too-many-tiles`)"),
+        (
+            "digests remembered of an archive",
+            archive_memory.MAX_ROWS,
+            "areas before the last are hashed again",
+        ),
+    ):
+        yield f"| {words} | {_tiles(tiles)} | {beyond} |"
 
 
 def _reckoned(
@@ -178,7 +232,7 @@ def _reckoned(
             lambda n: _hours(lines["cells_s"].at(n) / 3600),
         ),
         ("of which appending alone", lambda n: _hours(lines["append_s"].at(n) / 3600)),
-        ("HNSW32 graph, two cores, if it fits", lambda n: _hours(lines["hnsw_s"].powered(n) / 3600)),
+        ("HNSW32 graph, two cores, if it fits", lambda n: _hours(lines["hnsw_s"].at(n) / 3600)),
         ("journal, one build", lambda n: _bytes(lines["journal_bytes"].at(n))),
         ("segment of its commit", lambda n: _bytes(lines["segment_bytes"].at(n))),
         ("fold from the first record", lambda n: _hours(lines["fold_s"].at(n) / 3600)),
@@ -190,7 +244,12 @@ def _reckoned(
         ("HNSW32 on disk; on board it takes no less memory", lambda n: _bytes(lines["hnsw_bytes"].at(n))),
         ("HNSW32 while it is built", lambda n: _bytes(lines["hnsw_memory"].at(n))),
     ]
-    yield "| reckoned, full cells | 5 M (a region) | 100 M (a country) | 1,000 M (a continent) |"
+    region, country, continent = (f"{_tiles(tiles)} (" for tiles in TARGETS)
+    least = [-(-tiles // MAX_WANTED) for tiles in TARGETS]
+    yield (
+        f"| reckoned, full cells | {region}a region) | {country}a country, {least[1]} caches or more) "
+        f"| {continent}a continent, {least[2]} caches or more) |"
+    )
     yield "|---|---|---|---|"
     for words, figure in rows:
         yield f"| {words} | {' | '.join(figure(tiles) for tiles in TARGETS)} |"
@@ -198,7 +257,7 @@ def _reckoned(
 
 def _ends(lines: Mapping[str, Line]) -> Iterator[str]:
     def reach(name: str, size: float) -> str:
-        return _tiles((size - lines[name].base) / lines[name].each)
+        return _tiles(lines[name].reaching(size))
 
     heads = " | ".join(f"{size} GB" for size in MACHINES_GB)
     yield f"| tiles that a machine's memory holds | {heads} |"
@@ -237,6 +296,10 @@ def _micro(value: float) -> str:
     return f"{1e6 * value:.3g} us"
 
 
+def _seconds(seconds: float) -> str:
+    return _hours(seconds / 3600)
+
+
 def _hours(hours: float) -> str:
     if hours < 1 / 60:
         return f"{3600 * hours:.2g} s"
@@ -253,4 +316,4 @@ def _bytes(count: float) -> str:
 
 
 def _tiles(count: float) -> str:
-    return f"{count / 1e6:,.3g} M" if count < 1e9 else f"{count / 1e6:,.0f} M"
+    return f"{count / 1e6:,.3g} M" if count < 1e8 else f"{count / 1e6:,.0f} M"

@@ -7,9 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.scale_table import REMEMBERED_BYTES, fitted
+from journal import opening
+from pipeline.provisioner import CacheProvisioner
+from pipeline.tiles import archive_memory, memory
+from pipeline.tiles.selection import MAX_WANTED
+from store import remembering
+from tests.benchmarks import scale_simulation
+from tests.benchmarks.scale_table import (
+    MAP_BYTES,
+    REMEMBERED_BYTES,
+    _limits,
+    _remembered,
+    fitted,
+    table,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "tests" / "benchmarks" / "scale.json"
+FEED_MS = 13.0
+"""What the document says that it is reckoned with."""
 
 
 def measured(name, *, base, each, power=1.0, sizes=(1000, 4000, 16_000)):
@@ -32,9 +48,31 @@ def test_sizes_in_cells_count_their_tiles():
 def test_what_grows_faster_than_its_number_is_carried_on_by_its_exponent():
     line = fitted(measured("s", base=0.0, each=1e-6, power=1.5), "s")
     assert line.exponent == pytest.approx(1.5)
-    assert line.powered(1_600_000) == pytest.approx(1e-6 * 1_600_000**1.5)
-    slower = fitted(measured("s", base=0.0, each=1e-6, power=0.5), "s")
-    assert slower.powered(1_600_000) == pytest.approx(100 * 1e-6 * 16_000**0.5)
+    assert line.steep
+    assert line.at(1_600_000) == pytest.approx(1e-6 * 1_600_000**1.5)
+    assert line.at(1_600_000) > 5 * line.straight(1_600_000)
+    assert line.reaching(line.at(1_600_000)) == pytest.approx(1_600_000)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.09])
+def test_what_hardly_grows_faster_than_its_number_is_carried_on_as_a_line(power):
+    line = fitted(measured("s", base=0.0, each=1e-6, power=power), "s")
+    assert not line.steep
+    assert line.at(1_600_000) == line.straight(1_600_000)
+    assert line.reaching(line.at(1_600_000)) == pytest.approx(1_600_000)
+
+
+def test_whatever_is_steep_is_reckoned_by_its_exponent_and_said_to_be():
+    kept = json.loads(KEPT.read_text())
+    for part, name, words in (
+        ("journals", "remembered_s", "read the state that is remembered"),
+        ("builds", "cells_s", "cells without a network"),
+        ("builds", "flat_s", "flat index"),
+    ):
+        steep = {size: {**found, name: 1e-9 * int(size) ** 1.5} for size, found in kept[part].items()}
+        lines = list(table({**kept, part: steep}, network_ms=None, feed_ms=FEED_MS))
+        assert any(line.startswith(f"| {words}") and line.endswith("| 1.50 | exponent |") for line in lines)
+        assert any(line.startswith(f"| {words}") and ", 1.50 | " in line for line in lines)
 
 
 def test_two_sizes_are_no_growth():
@@ -66,9 +104,50 @@ def test_every_part_runs_and_fills_the_table(tmp_path):
 
 
 def test_a_state_that_is_too_large_to_be_remembered_is_said_to_be():
-    sizes = {str(size): {"remembered_bytes": 4.0 * size} for size in (1000, 2000, 4000)}
-    line = fitted(sizes, "remembered_bytes")
-    assert line.at(1_000_000_000) < REMEMBERED_BYTES < line.at(2_000_000_000)
+    sizes = {
+        str(size): {"remembered_bytes": 4.0 * size, "remembered_s": 1e-6 * size}
+        for size in (1000, 2000, 4000)
+    }
+    lines = {name: fitted(sizes, name) for name in ("remembered_bytes", "remembered_s")}
+    assert _remembered(lines, 2_000_000_000) == "not kept (8 GB)"
+    assert _remembered(lines, 1_000_000_000) == "17 min (4 GB)"
+    assert (MAP_BYTES, REMEMBERED_BYTES) == (opening.MAP_BYTES, remembering._MAX_BYTES)
+
+
+def test_the_limits_of_the_program_are_told_as_they_are():
+    assert [line.split(" | ")[1] for line in list(_limits())[2:]] == [
+        f"{tiles / 1e6:g} M" for tiles in (memory.MAX_ROWS, MAX_WANTED, archive_memory.MAX_ROWS)
+    ]
+
+
+def test_the_document_says_what_its_measurements_make():
+    document = (ROOT / "docs" / "scale.md").read_text()
+    assert f"--feed-ms {FEED_MS:g}" in document
+    flat = " ".join(document.split())
+    printed = [*table(json.loads(KEPT.read_text()), network_ms=None, feed_ms=FEED_MS)]
+    assert len(printed) > 50
+    assert [line for line in printed if " ".join(line.split()) not in flat] == []
+
+
+def test_gathering_is_timed_by_itself(monkeypatch):
+    gathered, timed = [], []
+    gather = CacheProvisioner._gather
+
+    def gathering(self, request):
+        gathered.append(request)
+        return gather(self, request)
+
+    def wall(work):
+        before = len(gathered)
+        work()
+        timed.append(len(gathered) - before)
+        return 4321.0
+
+    monkeypatch.setattr(CacheProvisioner, "_gather", gathering)
+    monkeypatch.setattr(scale_simulation, "wall", wall)
+    found = scale_simulation.one_build(256, 16)
+    assert found["gather_s"] == 4321.0
+    assert timed == [1, 1, 1]
 
 
 EMBEDDING = {

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib
 import importlib.util
 import itertools
 import json
@@ -26,9 +27,10 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.descriptors import EngineSpec, LocalDescriptorBatcher, worker_setup
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.frames import encode
+from pipeline.patience import Patience
 from pipeline.ray_actor import TileEmbedder, decoded, software
 from pipeline.ray_batcher import ATTEMPTS, RayDescriptorBatcher
-from pipeline.ray_cluster import Nodes, _own_signals, actor_options, nodes_of, resource_of
+from pipeline.ray_cluster import Nodes, _own_signals, actor_options, connected, nodes_of, resource_of
 from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
@@ -40,6 +42,7 @@ from store.verification import Depth, verify
 from store.view import read
 from tests.small_builds import WORLD, ZOOM, FakeSite, Site, picture, spread, tree
 from tests.toy_networks import DIMENSIONS, toy_network
+from tools.exit_codes import code_of_failure
 
 BATCH = 4
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0))
@@ -378,6 +381,137 @@ def test_engines_of_a_gpu_go_to_nodes_that_have_one(tiles, engine, monkeypatch):
 
 
 @ray_test
+def test_an_answer_that_cannot_be_fetched_costs_its_window_and_no_worker(tiles, engine, monkeypatch):
+    import ray
+
+    kinds = ray.exceptions
+    pending, retries, since, left = [], [], [], []
+    (window,) = windows_of(tiles[:5], 5)
+    fetched = ray.get
+
+    def get(refs, **named):
+        if pending:
+            raise pending.pop()
+        return fetched(refs, **named)
+
+    def slow():
+        pending.append(kinds.GetTimeoutError("the network is slow"))
+
+    def lost():
+        pending.append(kinds.ObjectLostError("ab" * 14, None, ""))
+
+    def late():
+        pending.append(kinds.ObjectFetchTimedOutError("ab" * 14, None, ""))
+
+    def away():
+        pending.append(kinds.ActorUnavailableError("a blip", b"x" * 16))
+        since.append(time.monotonic())
+
+    def over():
+        return since and time.monotonic() - since[0] > 8 and left.append(len(actor_pids())) is None
+
+    at = {5: lambda: all_up(4), 20: slow, 40: lost, 60: late, 80: away}
+    monkeypatch.setattr("ray.get", get)
+    with cluster_of([{"num_cpus": 4}], monkeypatch):
+        embed_until(until(over, window, at), engine, on_retry=retries.append)
+        assert [retry.why.split(":")[:2] for retry in retries] == [
+            ["lost", f" {name}"]
+            for name in (
+                "GetTimeoutError",
+                "ObjectLostError",
+                "ObjectFetchTimedOutError",
+                "ActorUnavailableError",
+            )
+        ]
+        assert left == [4]
+
+
+@ray_test
+def test_answers_of_one_window_that_are_lost_again_and_again_fail_the_build(
+    tiles, engine, cluster, monkeypatch
+):
+    import ray
+
+    fetched, taken = ray.get, ray.actor.ActorHandle._actor_method_call
+    asked = set()
+
+    def sent(self, method, *rest, **named):
+        ref = taken(self, method, *rest, **named)
+        if method == "embed":
+            asked.add(ref)
+        return ref
+
+    def get(ref, **named):
+        if ref in asked:
+            raise ray.exceptions.ObjectLostError("ab" * 14, None, "")
+        return fetched(ref, **named)
+
+    monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", sent)
+    monkeypatch.setattr("ray.get", get)
+    with pytest.raises(EmbedError, match="found: lost: ObjectLostError") as told:
+        embed(RayDescriptorBatcher(address="auto"), tiles, engine, size=60)
+    assert told.value.kind is ErrorKind.WORKER_DIED
+    assert told.value.hint.startswith("see to the network")
+
+
+@ray_test
+def test_a_builder_that_was_kept_elsewhere_learns_nothing_from_it(tiles, engine, cluster, monkeypatch):
+    learned, kept_s = [], 5.0
+    learn = Patience.learn
+
+    def learning(self, tiles, seconds):
+        learned.append(seconds)
+        learn(self, tiles, seconds)
+
+    monkeypatch.setattr(Patience, "learn", learning)
+    batcher = RayDescriptorBatcher(address="auto", workers=1)
+    for result in batcher.embed(windows_of(tiles, 5), engine=engine, preprocessing=PREPROCESSING):
+        if result.window.number == 3:
+            time.sleep(kept_s)
+    assert len(learned) == 12
+    assert 0 < max(learned) < kept_s
+
+
+@ray_test
+@pytest.mark.parametrize("where", ["put", "nodes", "embed"])
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        ("ObjectStoreFullError", "embed-failed", "expected room in the object store"),
+        ("OutOfDiskError", "disk-full", "expected space on disk"),
+        ("RaySystemError", "backend-unavailable", "expected a Ray cluster that works"),
+    ],
+)
+def test_an_error_of_ray_itself_fails_the_build_and_says_what_to_do(
+    tmp_path, cluster, monkeypatch, where, error, kind, said
+):
+    import ray
+
+    def broken(*_, **__):
+        raise getattr(ray.exceptions, error)("no more")
+
+    taken = ray.actor.ActorHandle._actor_method_call
+
+    def sent(self, method, *rest, **named):
+        return broken() if method == "embed" else taken(self, method, *rest, **named)
+
+    if where == "embed":
+        monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", sent)
+    else:
+        monkeypatch.setattr(f"ray.{where}", broken)
+    site = Site(tmp_path)
+    site.write_tiles(spread(2, 2))
+    config = C10ProvisionerConfig(cache_root=site.cache, executor="ray", ray_address="auto", workers=1)
+    report = build_cache_provisioner(config, host={}).build_cache_artifacts(site.request())
+    assert report.outcome is BuildOutcome.FAILED
+    assert (report.error.kind, report.error.step) == (kind, "cells")
+    assert report.error.message.startswith(said)
+    assert f"{error}: " in report.error.message
+    assert report.error.hint
+    assert code_of_failure(report.cause) == (8 if kind == "disk-full" else 3)
+
+
+@ray_test
 def test_a_window_that_ends_every_worker_is_given_up(tiles, engine, cluster, monkeypatch):
     retries = []
     results = RayDescriptorBatcher(address="auto", workers=1).embed(
@@ -433,6 +567,64 @@ def test_a_build_that_is_terminated_while_ray_starts_says_so_and_records_it(tmp_
     (failed,) = site.events(BuildFailed)
     assert (failed.kind, failed.step) == ("interrupted", "cells")
     assert command(site, "build", "request.toml")["outcome"] == "built"
+
+
+class InterruptedStart(KeyboardInterrupt):
+    """What a handler raises."""
+
+
+def ray_processes():
+    """What this process has started of Ray and not taken in."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            mine = f"PPid:\t{os.getpid()}\n" in (folder / "status").read_text()
+            command = (folder / "cmdline").read_bytes()
+            if mine and b"/ray/" in command:
+                found.append(command.split(b"\0")[0])
+    return found
+
+
+@ray_test
+@pytest.mark.parametrize(
+    "step",
+    [
+        "ray._private.services.start_gcs_server",
+        "ray._private.services.start_raylet",
+        "ray._private.worker.connect",
+    ],
+)
+def test_a_cluster_whose_start_is_interrupted_is_ended(monkeypatch, step):
+    import ray
+
+    module, name = step.rsplit(".", 1)
+    begun = getattr(importlib.import_module(module), name)
+    seen = []
+
+    def interrupted(*given, **named):
+        done = begun(*given, **named)
+        seen.extend(ray_processes())
+        signal.raise_signal(signal.SIGALRM)
+        return done
+
+    def handler(*_):
+        raise InterruptedStart
+
+    monkeypatch.setattr(step, interrupted)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(InterruptedStart), connected("local", 1):
+            pytest.fail("expected the start to be interrupted")
+        # Nothing here may end what `connected` has left.
+        assert seen
+        assert ray_processes() == []
+        assert not ray.is_initialized()
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGALRM, before)
+    with connected("local", 1):
+        assert ray.is_initialized()
+    assert ray_processes() == []
 
 
 def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
@@ -570,10 +762,11 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
         assert f"expected {name} 0.1" in said["message"]
     assert decoded(actor.load(data, encode(setup))) == [FINISHED, None]
     content = picture(1)
-    kind, answer = decoded(
+    kind, (seconds, answer) = decoded(
         actor.embed(encode([[hashlib.sha256(content).hexdigest(), content], ["00", content]]))
     )
     assert kind == FINISHED
+    assert seconds > 0
     assert answer["vectors"].shape == (1, DIMENSIONS)
     assert [number for number, *_ in answer["bad"]] == [1]
 
