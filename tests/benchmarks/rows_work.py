@@ -341,7 +341,7 @@ def _sparse_build(store: Store, scenario: Scenario, size: int) -> None:
         path.touch()
         os.truncate(path, size)
         rows.append(BlockRow(zoom=20, cell_x=place, cell_y=0, rows=1, ref=ref))
-    _index(store, number, space, rows, work, rows=3)
+    _index(store, number, space, rows, work, rows=3, extend=False)
     geography = store.artifacts.put(canonical_encode({"holes": []}))
     store.append(made(CoverageWalked, geography=geography, wanted=3, present=3), build=number)
     store.commit(number)

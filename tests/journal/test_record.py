@@ -292,3 +292,8 @@ def test_seal_opens_under_its_own_name_only(name, value):
         unseal(name + b"x", seal(name, value))
     with pytest.raises(JournalDamagedError):
         unseal(name, seal(name, value)[:-1])
+
+
+def test_a_record_of_no_build_is_held_to_the_same_times():
+    with pytest.raises(RecordError, match="wall_ns"):
+        encode(Record(tag="a", version=1, build=None, wall_ns=1 << 63, mono_ns=0, payload={}))

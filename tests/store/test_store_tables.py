@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from store.errors import ArtifactError, ErrorKind
 from store.events import ArtifactRef
 from store.identity import descriptor_id
-from store.tables import BlockRow, decode_blocks, decode_tiles, encode_blocks, encode_tiles
+from store.tables import (
+    BlockRow,
+    decode_blocks,
+    decode_tiles,
+    encode_blocks,
+    encode_tile_columns,
+    encode_tiles,
+)
 
 shas = st.binary(min_size=32, max_size=32).map(bytes.hex)
 dates = st.none() | st.dates()
@@ -141,3 +148,9 @@ def test_flipped_bits_give_a_table_or_our_error(case, data):
     except ArtifactError:
         return
     assert at >= 8 * 16, "a flip in the header went unnoticed"
+
+
+def test_columns_of_tiles_rise():
+    ids, digests = np.array([9, 5], np.uint64), np.zeros((2, 32), np.uint8)
+    with pytest.raises(ValueError, match="rising order"):
+        encode_tile_columns(ids, digests, np.zeros(2, np.int32))
