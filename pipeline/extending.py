@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.index_plan import IndexPlan, extends, most_changed
 from pipeline.run import Run
@@ -18,15 +17,26 @@ from store import blocks
 from store.artifacts import Artifacts
 from store.blocks import Block, BlockError
 from store.canonical import Document
-from store.delta import Delta, DeltaError, Rows, decode, difference, encode, joined, nothing, rows_of, undone
+from store.delta import (
+    CellName,
+    Delta,
+    DeltaError,
+    Rows,
+    decode,
+    difference,
+    encode,
+    joined,
+    nothing,
+    rows_of,
+    undone,
+)
 from store.errors import ArtifactError
 from store.events import ArtifactRef, Index, IndexExtended, StepStarted
-from store.identity import CELL_SHIFT, X_SHIFT, ZOOM_SHIFT, extended_index_components, index_key
+from store.identity import extended_index_components, index_key
 from store.indexes import delta_of, whole_of
 from store.tables import BlockRow, decode_blocks
 
-_Cell = tuple[int, int, int]
-_Cells = Mapping[_Cell, BlockRow]
+_Cells = Mapping[CellName, BlockRow]
 
 
 def extended_index(
@@ -115,30 +125,23 @@ def _delta(run: Run, head: Index, rows: Sequence[BlockRow], *, most: tuple[int, 
         before, now = _cells(decode_blocks(artifacts.read(head.blocks))), _cells(rows)
         earlier = delta_in(artifacts, head)
         changed = _changed(before, now)
-        kept = _outside(earlier, changed)
-        found = [kept]
+        found = [earlier.outside(changed)]
+        size, left_out = found[0].size, len(found[0].dropped)
         progress = run.ports.progress
         progress.start("index", total=len(changed), unit="cells")
         for name in changed:
-            was = undone(_rows(artifacts, before.get(name), head.dimensions), earlier.within(*name))
+            was = undone(_rows(artifacts, before.get(name), head.dimensions), earlier.within(name))
             found.append(difference(was, _rows(artifacts, now.get(name), head.dimensions)))
+            size, left_out = size + found[-1].size, left_out + len(found[-1].dropped)
             progress.advance(1)
-            if _exceeds(found, most):
+            if size > most[0] or left_out > most[1]:
                 progress.finish("too much changed for a delta")
                 return None
-        progress.finish(f"{head.kind}, {sum(each.size for each in found):,} changes beside it")
+        progress.finish(f"{head.kind}, {size:,} changes beside it")
     except (ArtifactError, BlockError, DeltaError):
         _say_why(run, head, "its delta, block table or a block of it is missing or damaged")
         return None
     return joined(found, head.dimensions)
-
-
-def _exceeds(deltas: Sequence[Delta], most: tuple[int, int]) -> bool:
-    changed, left_out = most
-    return (
-        sum(delta.size for delta in deltas) > changed
-        or sum(len(delta.dropped) for delta in deltas) > left_out
-    )
 
 
 def changes_between(
@@ -166,7 +169,7 @@ class EarlierBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         """Yield them in ascending order of their cells."""
-        left = deque(_cells_of(self._delta.dropped.ids))
+        left = deque(self._delta.cells_left)
         none = nothing(self._delta.dimensions).added
         for block in self._now:
             while left and left[0] < block.cell:
@@ -177,8 +180,8 @@ class EarlierBlocks:
         for cell in left:
             yield self._earlier(cell, none)
 
-    def _earlier(self, cell: _Cell, now: Rows) -> Block:
-        rows = undone(now, self._delta.within(*cell))
+    def _earlier(self, cell: CellName, now: Rows) -> Block:
+        rows = undone(now, self._delta.within(cell))
         return Block(
             zoom=cell[0],
             cell_x=cell[1],
@@ -205,7 +208,7 @@ def _cells(rows: Sequence[BlockRow]) -> _Cells:
     return {(row.zoom, row.cell_x, row.cell_y): row for row in rows}
 
 
-def _changed(before: _Cells, now: _Cells) -> list[_Cell]:
+def _changed(before: _Cells, now: _Cells) -> list[CellName]:
     """The cells whose blocks are not the same, in ascending order."""
     return sorted(
         name
@@ -217,32 +220,3 @@ def _changed(before: _Cells, now: _Cells) -> list[_Cell]:
 def _rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> Rows:
     """The rows of a cell; none of one that is not there."""
     return nothing(dimensions).added if row is None else rows_of(blocks.decode(artifacts.read(row.ref)))
-
-
-def _outside(delta: Delta, cells: Sequence[_Cell]) -> Delta:
-    """What concerns none of some cells."""
-    numbers = np.array([_number(*cell) for cell in cells], np.uint64)
-
-    def kept(rows: Rows) -> Rows:
-        return rows.only(~np.isin(_numbers(rows.ids), numbers))
-
-    return Delta(kept(delta.added), kept(delta.dropped))
-
-
-def _cells_of(ids: NDArray[np.uint64]) -> list[_Cell]:
-    """The cells of ids, each once, in ascending order."""
-    numbers, mask = np.unique(_numbers(ids)).tolist(), (1 << X_SHIFT - CELL_SHIFT) - 1
-    return [
-        (number >> ZOOM_SHIFT, number >> X_SHIFT + CELL_SHIFT & mask, number >> CELL_SHIFT & mask)
-        for number in numbers
-    ]
-
-
-def _number(zoom: int, cell_x: int, cell_y: int) -> int:
-    return zoom << ZOOM_SHIFT | cell_x << X_SHIFT + CELL_SHIFT | cell_y << CELL_SHIFT
-
-
-def _numbers(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The cell of each id as one number: the id without its place in the cell and its view."""
-    keep = _number((1 << 6) - 1, (1 << X_SHIFT - CELL_SHIFT) - 1, (1 << X_SHIFT - CELL_SHIFT) - 1)
-    return ids & np.uint64(keep)

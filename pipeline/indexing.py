@@ -64,8 +64,12 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> Index:
         extended = extended_index(run, rows, plan, components, table)
         if extended is not None:
             known = _reused(run, extended[0]) if extended[1] else extended[0]
-            if _failed(run, known, rows) is None:
+            failed = _failed(run, known, rows)
+            if failed is None:
                 return known
+            run.ports.progress.say(
+                f"a new index is written: the extended one did not pass its check, {failed.why}"
+            )
             run.enter("index")
         known = _build(run, rows, plan, components, table)
     failed = _failed(run, known, rows)

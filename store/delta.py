@@ -24,7 +24,7 @@ columns are zero, so that equal content means equal bytes::
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,11 @@ _HEADER: Final = struct.Struct("<8s2I2Q32x")
 _ALIGNMENT: Final = 64
 _MOST_ROWS: Final = 1 << 32
 _ID_BITS: Final = 63
-_CELL_MASK: Final = np.uint64((1 << X_SHIFT - CELL_SHIFT) - 1)
+_CELL_X_SHIFT: Final = X_SHIFT + CELL_SHIFT
+_CELL_MASK: Final = (1 << X_SHIFT - CELL_SHIFT) - 1
+
+CellName: TypeAlias = tuple[int, int, int]
+"""(zoom, x >> 4, y >> 4)."""
 
 
 class DeltaError(ValueError):
@@ -84,10 +88,29 @@ class Delta:
         """Length of a descriptor."""
         return int(self.added.vectors.shape[1])
 
-    def within(self, zoom: int, cell_x: int, cell_y: int) -> "Delta":
+    def within(self, cell: CellName) -> "Delta":
         """Return what concerns one cell."""
-        from_cell = (zoom, cell_x, cell_y)
-        return Delta(_within(self.added, *from_cell), _within(self.dropped, *from_cell))
+        number = np.uint64(_number(*cell))
+        added, dropped = _cell_numbers(self.added.ids), _cell_numbers(self.dropped.ids)
+        return Delta(self.added.only(added == number), self.dropped.only(dropped == number))
+
+    def outside(self, cells: Iterable[CellName]) -> "Delta":
+        """Return what concerns none of some cells."""
+        numbers = np.array([_number(*cell) for cell in cells], np.uint64)
+
+        def kept(rows: Rows) -> Rows:
+            return rows.only(~np.isin(_cell_numbers(rows.ids), numbers))
+
+        return Delta(kept(self.added), kept(self.dropped))
+
+    @property
+    def cells_left(self) -> list[CellName]:
+        """The cells that rows left, each once, in ascending order."""
+        numbers = np.unique(_cell_numbers(self.dropped.ids)).tolist()
+        return [
+            (number >> ZOOM_SHIFT, number >> _CELL_X_SHIFT & _CELL_MASK, number >> CELL_SHIFT & _CELL_MASK)
+            for number in numbers
+        ]
 
 
 def rows_of(block: Block) -> Rows:
@@ -188,14 +211,13 @@ def decode(data: bytes | memoryview) -> Delta:
     return delta
 
 
-def _within(rows: Rows, zoom: int, cell_x: int, cell_y: int) -> Rows:
-    ids = rows.ids
-    mask = (
-        (ids >> np.uint64(ZOOM_SHIFT) == zoom)
-        & (ids >> np.uint64(X_SHIFT + CELL_SHIFT) & _CELL_MASK == cell_x)
-        & (ids >> np.uint64(CELL_SHIFT) & _CELL_MASK == cell_y)
-    )
-    return rows.only(mask)
+def _number(zoom: int, cell_x: int, cell_y: int) -> int:
+    return zoom << ZOOM_SHIFT | cell_x << _CELL_X_SHIFT | cell_y << CELL_SHIFT
+
+
+def _cell_numbers(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The cell of each id as one number: the id without its place in the cell and its view."""
+    return ids & np.uint64(_number((1 << 6) - 1, _CELL_MASK, _CELL_MASK))
 
 
 def _sorted(parts: Iterable[Rows]) -> Rows:

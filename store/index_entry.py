@@ -64,8 +64,8 @@ def format_of(index: Index | None) -> int:
 def to_document(index: Index) -> Document:
     """Return the entry as it stands in the body of a manifest."""
     plain = {
-        "artifact": _ref(whole_of(index)),
-        "blocks": _ref(index.blocks),
+        "artifact": reference(whole_of(index)),
+        "blocks": reference(index.blocks),
         "step_key": index.key,
         "kind": index.kind,
         "metric": index.metric,
@@ -74,7 +74,7 @@ def to_document(index: Index) -> Document:
     }
     if not isinstance(index, IndexExtended):
         return plain
-    delta = {"artifact": _ref(index.artifact), "added": index.added, "dropped": index.dropped}
+    delta = {"artifact": reference(index.artifact), "added": index.added, "dropped": index.dropped}
     return plain | {"delta": delta}
 
 
@@ -117,5 +117,6 @@ def _delta(document: Document) -> DeltaEntry:
     )
 
 
-def _ref(ref: ArtifactRef) -> Document:
+def reference(ref: ArtifactRef) -> Document:
+    """Return how a manifest names an artifact."""
     return {"sha256": ref.sha256, "size": ref.size}

@@ -20,7 +20,7 @@ from store.canonical import CanonicalError, Document, Value, decode, encode, sha
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.events import ArtifactRef, EngineCompiled
 from store.identity import build_identity
-from store.index_entry import IndexEntry
+from store.index_entry import IndexEntry, reference
 from store.indexes import DELTA, TABLE, WHOLE
 from store.names import MAX_MANIFEST_BYTES
 from store.state import Build, BuildStatus, Generation, Position, State, checks_of
@@ -200,8 +200,8 @@ def _plain_body(state: State, build: Build) -> Document:
     return {
         "identity": build.identity,
         "inputs": build.inputs,
-        "tiles": {"count": tiles.count, "digest": tiles.digest, "table": _ref(tiles.table)},
-        "calibration": _ref(calibration),
+        "tiles": {"count": tiles.count, "digest": tiles.digest, "table": reference(tiles.table)},
+        "calibration": reference(calibration),
         "engines": [_engine(models[name], event) for name, event in build.engines],
         "vector_space": index.components["space"],
         "index": {
@@ -209,7 +209,7 @@ def _plain_body(state: State, build: Build) -> Document:
             "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
         },
         "geography": {
-            "report": _ref(coverage.geography),
+            "report": reference(coverage.geography),
             "wanted": coverage.wanted,
             "present": coverage.present,
             "featureless": coverage.featureless,
@@ -292,7 +292,7 @@ def _embedded_by(event: EngineCompiled | None) -> dict[str, Value]:
 def _golden(stand_in: EngineCompiled | None) -> dict[str, Value]:
     """What a stand-in answered: on board the engine that it stands in for is held against it."""
     found = None if stand_in is None else attached(stand_in).get(GOLDEN)
-    return {} if found is None else {"golden": _ref(found)}
+    return {} if found is None else {"golden": reference(found)}
 
 
 def _engine(model: Document, event: EngineCompiled) -> Document:
@@ -300,7 +300,7 @@ def _engine(model: Document, event: EngineCompiled) -> Document:
     return {
         "model": model["name"],
         "role": model["role"],
-        "artifact": _ref(event.artifact),
+        "artifact": reference(event.artifact),
         "step_key": event.key,
         "backend": components["backend"],
         "version": components["version"],
@@ -310,10 +310,6 @@ def _engine(model: Document, event: EngineCompiled) -> Document:
         "signature": without_attached(event.signature),
         "preprocessing": model["preprocessing"],
     }
-
-
-def _ref(ref: ArtifactRef) -> Document:
-    return {"sha256": ref.sha256, "size": ref.size}
 
 
 def _invalid(expected: str, found: str) -> NoGoError:

@@ -12,8 +12,6 @@ where constant costs no longer hide it: 1 is linear, and n log n gives about 1.1
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +27,7 @@ from store.retention import KeepPolicy
 from store.verification import Depth, verify
 from store.view import look
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
-from tests.benchmarks.measuring import machine
+from tests.benchmarks.measuring import apart, machine
 from tests.benchmarks.plot import plotted
 from tools.replay import replay
 from tools.sources import from_cache
@@ -75,15 +73,7 @@ def main() -> None:
 
 def _apart(size: int, dimensions: int, folder: str) -> Mapping[str, Any]:
     given = ["--one", str(size), "--folder", folder, "--dimensions", str(dimensions)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.growth", *given],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"expected {size} tiles to be measured, found: {done.stderr[-2000:]}")
-    found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: Mapping[str, Any] = apart("tests.benchmarks.growth", given, what=f"{size} tiles")
     return found
 
 

@@ -5,7 +5,10 @@ whatever else the machine does falls on both. What is told is the median of the 
 """
 
 import gc
+import json
 import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -184,3 +187,12 @@ def machine() -> dict[str, Any]:
         "load": [round(value, 2) for value in os.getloadavg()],
         "niceness": os.nice(0),
     }
+
+
+def apart(module: str, arguments: Sequence[str], *, what: str) -> Any:
+    """Return what a module prints as JSON on its last line, run in a process of its own, whose memory is its own."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"expected {what} to be measured, found: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -13,8 +13,6 @@ thread. What is measured is merged into FILE; `--table` prints what `tests.bench
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -40,7 +38,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.view import look, read
 from tests.benchmarks.caches import BigSite, write_mbtiles
 from tests.benchmarks.long_journals import one_journal
-from tests.benchmarks.measuring import machine, retained, wall
+from tests.benchmarks.measuring import apart, machine, retained, wall
 from tests.benchmarks.ray_overhead import engine_in, one_cell
 from tests.benchmarks.scale_table import table
 
@@ -93,15 +91,7 @@ def main() -> None:
 
 def _apart(part: str, count: int, asked: argparse.Namespace) -> Mapping[str, Any]:
     given = ["--json", str(asked.json), "--one", part, str(count), "--dimensions", str(asked.dimensions)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.scale_simulation", *given],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"expected {part} of {count} to be measured, found: {done.stderr[-2000:]}")
-    found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: Mapping[str, Any] = apart("tests.benchmarks.scale_simulation", given, what=f"{part} of {count}")
     return found
 
 

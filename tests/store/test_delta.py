@@ -69,10 +69,13 @@ def test_bytes_there_and_back(before, now):
 def test_cells_apart_are_the_whole(before, now):
     whole = d.difference(rows_in(before), rows_in(now))
     cells = {(7, x, y) for x in range(3) for y in range(3)}
-    parts = [whole.within(*cell) for cell in cells]
+    parts = [whole.within(cell) for cell in cells]
     assert d.encode(d.joined(parts, DIMENSIONS)) == d.encode(whole)
     assert sum(part.size for part in parts) == whole.size
-    assert whole.within(6, 0, 0).size == 0
+    assert whole.within((6, 0, 0)).size == 0
+    assert whole.outside(cells).size == 0
+    assert d.encode(whole.outside([])) == d.encode(whole)
+    assert {cell for cell in cells if len(whole.within(cell).dropped)} == {*whole.cells_left}
 
 
 def test_zero_and_minus_zero_are_two_vectors():
