@@ -30,8 +30,16 @@ def preview(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> Pla
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
         to_embed=len(stale - _known(artifacts, state, inputs)),
-        warnings=inputs.warnings,
+        warnings=(*inputs.warnings, *(() if reused else _refusal(state, inputs))),
     )
+
+
+def _refusal(state: State, inputs: Inputs) -> tuple[str, ...]:
+    """Say that a build will be refused, if it will."""
+    origin = state.undone.get(inputs.identity)
+    if origin is None:
+        return ()
+    return (f"this is build {origin}, which was rolled back from: it is refused without c10 build --again",)
 
 
 def _known(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:

@@ -94,6 +94,10 @@ def test_after_a_rollback_the_head_is_warm_and_the_undone_build_is_refused(three
     three.provisioner().rollback()
     assert three.build(flight_id="f2").outcome is BuildOutcome.REUSED
     head = three.head_bytes()
+    assert (
+        "build 3, which was rolled back from"
+        in three.provisioner().plan(three.request(flight_id="f3")).warnings[-1]
+    )
     refused = three.build(flight_id="f3")
     assert (refused.outcome, refused.generation) == (BuildOutcome.FAILED, None)
     assert (refused.error.kind, refused.error.step) == ("rolled-back", "start")
@@ -107,6 +111,9 @@ def test_after_a_rollback_the_head_is_warm_and_the_undone_build_is_refused(three
     assert shown(three) == (5, "f3")
     # It came back on purpose, and is an ordinary head from then on.
     assert three.build(flight_id="f3").outcome is BuildOutcome.REUSED
+    assert not any(
+        "rolled back" in said for said in three.provisioner().plan(three.request(flight_id="f3")).warnings
+    )
 
 
 def test_both_builds_that_were_left_are_refused_and_another_one_is_not(three):
