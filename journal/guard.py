@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from journal.environment import is_open, open_environment
 from journal.errors import (
     JournalDamagedError,
     JournalError,
@@ -26,10 +25,11 @@ from journal.errors import (
     JournalMissingError,
     JournalPermissionError,
 )
-from journal.gate import gate
 from journal.guard_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, follow, unseal
-from journal.structure import Quiet, require_sound
+from journal.storage.environment import is_open, open_environment
+from journal.storage.integrity import Quiet, require_sound
+from journal.storage.meta_pages import gate
 
 if TYPE_CHECKING:
     import subprocess

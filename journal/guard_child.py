@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from journal.environment import open_environment
 from journal.errors import JournalDamagedError, JournalError
-from journal.opening import MAP_BYTES
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Head, follow, stored
+from journal.storage.environment import open_environment
+from journal.storage.open_environment import MAP_BYTES
 
 RECORD: Final = struct.Struct(">cQI")
 PROJECTION: Final = struct.Struct(">cHI")

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-from journal.birth import FORMAT, give_birth
-from journal.environment import MAX_NAME_BYTES, Environment, Reader, open_environment
 from journal.errors import (
     HeadMovedError,
     JournalDamagedError,
@@ -22,12 +20,14 @@ from journal.errors import (
     JournalVersionError,
     RecordError,
 )
-from journal.filesystem import filesystem_type, judge_filesystem
-from journal.foreign import translated
 from journal.guard import head_in_child
-from journal.opening import MAP_BYTES
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, Record, encode, follow, link, seal, unseal
-from journal.structure import Quiet, require_sound
+from journal.storage.create import FORMAT, give_birth
+from journal.storage.environment import MAX_NAME_BYTES, Environment, Reader, open_environment
+from journal.storage.error_mapping import translated
+from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.storage.integrity import Quiet, require_sound
+from journal.storage.open_environment import MAP_BYTES
 
 MAX_PROJECTION_BYTES: Final = 1 << 24
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from journal import Entry, Journal, RecordError
-from journal.filesystem import filesystem_type, judge_filesystem
 from journal.record import Head
+from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store import bundle, manifest
 from store.artifacts import Artifacts
 from store.bundle import Header, Reader

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from journal.durable import fsync_dir
-from journal.filesystem import filesystem_type
+from journal.storage.filesystem import filesystem_type
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
 from store.names import MANIFEST_NAME
 from store.valueclass import valueclass

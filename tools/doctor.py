@@ -17,8 +17,8 @@ from typing import Any, Final
 import click
 
 from journal.errors import JournalError
-from journal.filesystem import filesystem_type, judge_filesystem
 from journal.lock import held
+from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store.device import gpus
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.exposure import exposed_path

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from journal import Entry, JournalDamagedError, JournalMissingError, guard
-from journal.gate import is_lmdb
 from journal.lock import held
 from journal.record import EMPTY
+from journal.storage.meta_pages import is_lmdb
 from store import bundle, segment
 from store.artifacts import Artifacts
 from store.errors import DamagedHistoryError, StoreError, from_os_error

@@ -348,4 +348,4 @@ def test_lmdb_is_known_to_these_files_and_opened_in_one():
         ):
             opening.add(str(path))
     assert knowing == {f"journal/{name}.py" for name in ("environment", "foreign", "opening", "structure")}
-    assert opening == {"journal/opening.py"}
+    assert opening == {"journal/storage/open_environment.py"}

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import lmdb
 
 from journal import Journal, Record
-from journal.opening import MAP_BYTES
 from journal.record import EMPTY, encode, link
+from journal.storage.open_environment import MAP_BYTES
 from journal.testing import made_up
 
 

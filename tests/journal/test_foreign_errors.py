@@ -9,9 +9,9 @@ from journal import (
     JournalFullError,
     JournalMissingError,
 )
-from journal import foreign as foreign_module
 from journal.errors import JournalIOError, JournalPermissionError
-from journal.foreign import meaning_of, translated
+from journal.storage import error_mapping as foreign_module
+from journal.storage.error_mapping import meaning_of, translated
 
 
 @pytest.fixture

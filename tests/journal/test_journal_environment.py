@@ -8,10 +8,10 @@ import pytest
 
 from journal import Journal, JournalDamagedError, JournalFilesystemError
 from journal import log as log_module
-from journal.environment import open_environment
 from journal.errors import JournalMisuseError, JournalPermissionError
-from journal.filesystem import filesystem_type, judge_filesystem
-from journal.gate import gate
+from journal.storage.environment import open_environment
+from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.storage.meta_pages import gate
 from journal.testing import made_up
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_killed_reader_is_forgotten_when_a_writer_opens(path):
     script = """
 import os, signal, sys
 from pathlib import Path
-from journal.environment import open_environment
+from journal.storage.environment import open_environment
 with open_environment(Path(sys.argv[1]), readonly=True).read() as reader:
     reader.last()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -145,7 +145,7 @@ def test_nothing_is_loaded_inside_a_transaction(path):
     script = """
 import sys
 from pathlib import Path
-from journal.environment import open_environment
+from journal.storage.environment import open_environment
 for readonly in (True, False):
     environment = open_environment(Path(sys.argv[1]), readonly=readonly)
     print("ctypes" in sys.modules)
@@ -168,7 +168,7 @@ from pathlib import Path
 def broken(name):
     raise OSError("no dynamic loading")
 sys.modules["{module}"] = {value}
-from journal.environment import open_environment
+from journal.storage.environment import open_environment
 from journal.errors import JournalDamagedError
 path = Path(sys.argv[1])
 environment = open_environment(path, readonly=False)

@@ -9,11 +9,11 @@ import pytest
 
 from journal import Head, Journal, JournalDamagedError, JournalMissingError
 from journal import guard as guard_module
-from journal.environment import open_environment
 from journal.guard import head_in_child, snapshot
 from journal.guard_child import HEAD, RECORD
 from journal.record import EMPTY, encode, extend, link
-from journal.structure import Quiet, check_quiet
+from journal.storage.environment import open_environment
+from journal.storage.integrity import Quiet, check_quiet
 from journal.testing import made_up
 
 ROOT = Path(__file__).parents[2]

@@ -19,10 +19,10 @@ from journal import (
     JournalVersionError,
     RecordError,
 )
-from journal.environment import open_environment
 from journal.errors import JournalClosedError, JournalMisuseError
-from journal.opening import MAP_BYTES
 from journal.record import EMPTY, Record, encode, extend
+from journal.storage.environment import open_environment
+from journal.storage.open_environment import MAP_BYTES
 from journal.testing import MemoryJournal, made_up
 
 ROOT = Path(__file__).parents[2]

@@ -3,12 +3,13 @@ import struct
 
 import pytest
 
-from journal import Journal, JournalDamagedError, JournalMissingError, structure
-from journal.environment import open_environment
+from journal import Journal, JournalDamagedError, JournalMissingError
 from journal.errors import JournalIOError
-from journal.gate import gate
 from journal.guard import snapshot
-from journal.structure import Quiet, check_quiet, require_sound
+from journal.storage import integrity
+from journal.storage.environment import open_environment
+from journal.storage.integrity import Quiet, check_quiet, require_sound
+from journal.storage.meta_pages import gate
 from journal.testing import made_up
 
 LAST_PAGE = 16 + 24 + 2 * 48
@@ -24,7 +25,7 @@ def path(tmp_path):
 
 
 def test_sound_file_is_healthy(path):
-    assert check_quiet(path) == structure.Check(outcome=Quiet.HEALTHY)
+    assert check_quiet(path) == integrity.Check(outcome=Quiet.HEALTHY)
     assert require_sound(path) is Quiet.HEALTHY
 
 
@@ -68,13 +69,13 @@ def test_writer_that_never_rests_makes_the_check_undecided(path, monkeypatch):
         return ("looked damaged",)
 
     environment = open_environment(path, readonly=False)
-    monkeypatch.setattr(structure, "_structure", commit_meanwhile)
+    monkeypatch.setattr(integrity, "_structure", commit_meanwhile)
     assert check_quiet(path).outcome is Quiet.BUSY
     environment.close()
 
 
 def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
-    real = structure._structure
+    real = integrity._structure
     calls = []
 
     def commit_once(fd):
@@ -85,7 +86,7 @@ def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
         return real(fd)
 
     environment = open_environment(path, readonly=False)
-    monkeypatch.setattr(structure, "_structure", commit_once)
+    monkeypatch.setattr(integrity, "_structure", commit_once)
     assert check_quiet(path).outcome is Quiet.HEALTHY
     assert len(calls) == 2
     environment.close()
@@ -95,7 +96,7 @@ def test_checker_that_falls_over_is_a_finding(path, monkeypatch):
     def fall(*_, **__):
         raise IndexError("out of range")
 
-    monkeypatch.setattr(structure.verify, "verify", fall)
+    monkeypatch.setattr(integrity.verify, "verify", fall)
     assert check_quiet(path).problems == ("IndexError: out of range",)
 
 
@@ -104,6 +105,6 @@ def test_checker_that_lacks_memory_or_files_says_nothing_about_the_file(path, mo
     def fall(*_, **__):
         raise error
 
-    monkeypatch.setattr(structure.verify, "verify", fall)
+    monkeypatch.setattr(integrity.verify, "verify", fall)
     with pytest.raises(JournalIOError, match="could not be checked"):
         check_quiet(path)

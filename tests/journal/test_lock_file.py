@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from journal import Journal, JournalFilesystemError, opening
+from journal import Journal, JournalFilesystemError
 from journal.guard import snapshot
+from journal.storage import open_environment
 from journal.testing import made_up
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def test_who_waited_sets_the_lock_file_up_anew(path, left, script, wanted):
 
 @pytest.mark.parametrize("left", LEFT)
 def test_a_lock_file_that_somebody_keeps_so_is_named(path, left, monkeypatch):
-    monkeypatch.setattr(opening, "_SET_UP_S", 0.05)
+    monkeypatch.setattr(open_environment, "_SET_UP_S", 0.05)
     raw = lock_file(path).read_bytes()
     lock_file(path).write_bytes(left(raw))
     with subprocess.Popen(

@@ -10,9 +10,9 @@ import subprocess
 import pytest
 
 from journal import Journal, JournalDamagedError, JournalFullError, guard
-from journal.environment import open_environment
 from journal.errors import JournalIOError
 from journal.record import EMPTY, Entry, Record, encode, link
+from journal.storage.environment import open_environment
 from store import rollback, segment
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.events import (

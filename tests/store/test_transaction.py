@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from journal import Journal
-from journal.environment import open_environment
 from journal.record import Record
+from journal.storage.environment import open_environment
 from store import manifest as m
 from store import rollback
 from store.artifacts import Artifacts
@@ -50,7 +50,7 @@ ROOT = Path(__file__).parents[2]
 APPEND_BESIDE = """
 import sys
 from journal import Journal
-from journal.environment import open_environment
+from journal.storage.environment import open_environment
 from store.events import GenerationAccepted
 from store.facts import to_record
 with Journal.open(sys.argv[1]) as journal:

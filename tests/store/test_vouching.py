@@ -8,8 +8,8 @@ import lmdb
 import pytest
 
 from journal import JournalDamagedError
-from journal.environment import is_open
 from journal.record import Chain, decode, encode, link
+from journal.storage.environment import is_open
 from store import checkpoint, remembering
 from store.layout import Layout
 from store.ledger import Ledger

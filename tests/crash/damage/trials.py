@@ -17,7 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from journal import JournalError, structure
+from journal import JournalError
+from journal.storage import integrity
 from store import manifest as manifests
 from store.artifacts import Artifacts
 from store.coverage import named_by
@@ -163,7 +164,7 @@ def work(options):
             raise HungError
 
         signal.signal(signal.SIGALRM, hung)
-        structure._GLANCE_S = 0.0
+        integrity._GLANCE_S = 0.0
         with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-damage-") as folder:
             known = Known(Path(folder) / "site")
             strata = sorted(known.cache.strata)

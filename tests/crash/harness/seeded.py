@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from journal import Journal, birth, guard, log
+from journal import Journal, guard, log
 from journal.record import EMPTY, encode, extend
+from journal.storage import create
 from store import artifacts as artifacts_module
 from store import collecting, mirror, projecting, transaction, writeonce
 from store.artifacts import Artifacts
@@ -125,10 +126,10 @@ def plain_birth(_: Bench) -> None:
     """Make a new journal under its name."""
 
     def give_birth(path: Path, records: Any, *, projections: Any, **_: Any) -> Any:
-        raws = [birth.encode(record) for record in records]
-        return birth._build(path, raws, projections, birth.MAP_BYTES) if raws else EMPTY
+        raws = [create.encode(record) for record in records]
+        return create._build(path, raws, projections, create.MAP_BYTES) if raws else EMPTY
 
-    birth.give_birth = log.give_birth = give_birth  # type: ignore[attr-defined, assignment]
+    create.give_birth = log.give_birth = give_birth  # type: ignore[attr-defined, assignment]
 
 
 def manifest_first(_: Bench) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import lmdb
 
-from journal import birth, durable, log
+from journal import durable, log
+from journal.storage import create
 from store import layout, ledger, projecting, writeonce
 from store.layout import Layout
 
@@ -48,8 +49,8 @@ def no_artifacts_folder_sync():
 def no_root_sync():
     """The folders of a new cache, and the journal's name in it, are not made durable."""
     layout.fsync_dir = lambda _: None
-    birth.fsync_dir = lambda _: None
-    birth.link_durably = lambda source, target: (durable.fsync_file(source), os.link(source, target))
+    create.fsync_dir = lambda _: None
+    create.link_durably = lambda source, target: (durable.fsync_file(source), os.link(source, target))
 
 
 def no_journal_sync():
@@ -61,8 +62,8 @@ def no_journal_sync():
 def plain_birth():
     """The journal is made under its own name."""
 
-    def build_in_place(path, records, *, scratch, projections, map_bytes=birth.MAP_BYTES, **_):
-        return birth._build(path, [birth.encode(record) for record in records], projections, map_bytes)
+    def build_in_place(path, records, *, scratch, projections, map_bytes=create.MAP_BYTES, **_):
+        return create._build(path, [create.encode(record) for record in records], projections, map_bytes)
 
     log.give_birth = build_in_place
 

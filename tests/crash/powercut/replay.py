@@ -16,7 +16,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from journal import structure
+from journal.storage import integrity
 from tests.crash.powercut import trace, writer
 from tests.crash.powercut.farm import attempt, run, until_told
 from tests.crash.powercut.judge import Past, judge
@@ -50,7 +50,7 @@ def recorded(history, folder, bug=""):
 def explore(history, cuts, past, folder, number, done, workers, *, states, every):
     """Check different states until there are enough of them or no new ones come; yields one value for each."""
     # Nobody writes while a state is judged, so that nothing is gained by looking twice.
-    structure._GLANCE_S = 0.0
+    integrity._GLANCE_S = 0.0
     seen, begun, quiet, drawn = set(), 0, 0, 0
     points = range(cuts.recording.points + 1)
     while begun < states and quiet < ROUNDS_WITHOUT_NEWS:

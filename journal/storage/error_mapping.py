@@ -1,7 +1,7 @@
 """What the errors of LMDB and of the system mean for a journal.
 
 Every foreign error has one meaning, and one further bit: whether it is one of the disk. After such an error nothing that
-is in memory can be trusted, and whoever holds the file open has to let go of it (`journal.environment`).
+is in memory can be trusted, and whoever holds the file open has to let go of it (`journal.storage.environment`).
 """
 
 import errno

@@ -1,7 +1,7 @@
 """The structural check of a journal file at rest, on its raw bytes.
 
 LMDB trusts the pages it maps: reading a damaged file in this process can end it with a signal, which no `except` sees.
-So nothing is mapped before `journal.gate` and `check_quiet` have looked at the raw bytes, and what cannot be checked is
+So nothing is mapped before `journal.storage.meta_pages` and `check_quiet` have looked at the raw bytes, and what cannot be checked is
 read elsewhere (`journal.guard`). What the check says holds for the moment: beside a writer that keeps committing it
 says nothing. It knows pages; it does not know records or chains.
 """
@@ -15,7 +15,7 @@ from typing import Final
 from lmdb import verify
 
 from journal.errors import JournalDamagedError, JournalIOError
-from journal.gate import gate_open, open_regular
+from journal.storage.meta_pages import gate_open, open_regular
 
 _QUIET_ATTEMPTS: Final = 3
 _QUIET_PAUSE_S: Final = 0.005

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from journal.durable import fsync_dir, link_durably
-from journal.environment import ENGINE, open_environment
 from journal.errors import JournalExistsError, JournalFilesystemError
-from journal.filesystem import filesystem_type, judge_filesystem
-from journal.foreign import translated
-from journal.opening import MAP_BYTES
 from journal.record import EMPTY, Head, Record, encode, link, seal
+from journal.storage.environment import ENGINE, open_environment
+from journal.storage.error_mapping import translated
+from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.storage.open_environment import MAP_BYTES
 
 FORMAT: Final = 1
 

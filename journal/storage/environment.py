@@ -1,8 +1,8 @@
 """An open journal file as LMDB sees it: its databases and transactions, once in a process.
 
 LMDB trusts the pages it maps, so that a damaged file can end this process with a signal. Whoever opens a file here has
-looked at its raw bytes before (`journal.structure`), or does it in a child (`journal.guard`). With which settings a file
-is opened says `journal.opening`. This module knows transactions and keys; it does not know records or chains.
+looked at its raw bytes before (`journal.storage.integrity`), or does it in a child (`journal.guard`). With which settings a file
+is opened says `journal.storage.open_environment`. This module knows transactions and keys; it does not know records or chains.
 
 Rules of LMDB that are kept here: one environment for a file in a process, never used across `fork`, never on a remote
 file system, no long transactions; an environment that met an error of the disk is given up.
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from journal.errors import JournalClosedError, JournalDamagedError, JournalError, JournalMisuseError
-from journal.foreign import meaning_of, translated
-from journal.opening import MAP_BYTES, open_set_up, set_lock_space_aside
+from journal.storage.error_mapping import meaning_of, translated
+from journal.storage.open_environment import MAP_BYTES, open_set_up, set_lock_space_aside
 
 if TYPE_CHECKING:
-    from journal.named import Name
+    from journal.storage.file_name import Name
 
 MAX_NAME_BYTES: Final = 511
 ENGINE: Final = b"0.9"
@@ -300,7 +300,7 @@ def _no_seq(key: bytes) -> JournalDamagedError:
 
 
 def _name_of(path: Path) -> "Name":
-    from journal.named import Name  # noqa: PLC0415 - with it comes ctypes, which who only reads can do without
+    from journal.storage.file_name import Name  # noqa: PLC0415 - with it comes ctypes, which who only reads can do without
 
     return Name(path)
 

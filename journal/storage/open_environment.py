@@ -15,7 +15,7 @@ from typing import Final
 import lmdb
 
 from journal.errors import JournalError, JournalFilesystemError
-from journal.gate import open_regular
+from journal.storage.meta_pages import open_regular
 
 MAP_BYTES: Final = 64 << 30
 """Address space reserved for the file, not disk space. Never resized: that is unsafe while others use the file."""
