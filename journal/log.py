@@ -20,8 +20,8 @@ from journal.errors import (
     JournalVersionError,
     RecordError,
 )
-from journal.guard import head_in_child
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, Record, encode, follow, link, seal, unseal
+from journal.safe_reader import head_in_child
 from journal.storage.create import FORMAT, give_birth
 from journal.storage.environment import MAX_NAME_BYTES, Environment, Reader, open_environment
 from journal.storage.error_mapping import translated

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from journal.alike import Form, Leaf, Rows, form_of, integers, rows_of, texts
 from journal.errors import RecordError
 from journal.record import Entry, decode_fields
+from journal.record_shapes import Form, Leaf, Rows, form_of, integers, rows_of, texts
 from store import codec
 from store.errors import StoreError
 from store.memo import CellName, Cells

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from journal import HeadMovedError
-from journal.durable import fsync_dir
+from journal.fsync import fsync_dir
 from store.artifacts import Artifacts
 from store.errors import ArtifactError, from_os_error
 from store.events import MAX_COLLECTED, ArtifactRef, Collected, CollectionPlanned

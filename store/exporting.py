@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from journal import Entry
-from journal.durable import fsync_dir
+from journal.fsync import fsync_dir
 from store import bundle
 from store.artifacts import Artifacts, counted
 from store.bundle import MAX_ARTIFACTS, Choice, Header

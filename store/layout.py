@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from journal.durable import fsync_dir
+from journal.fsync import fsync_dir
 from journal.storage.filesystem import filesystem_type
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
 from store.names import MANIFEST_NAME

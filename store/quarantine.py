@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from journal.durable import fsync_dir
+from journal.fsync import fsync_dir
 from store.layout import Layout
 
 

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from journal import Entry, Head, Journal, JournalExistsError, RecordError, guard
-from journal.durable import fsync_dir
+from journal import Entry, Head, Journal, JournalExistsError, RecordError, safe_reader
+from journal.fsync import fsync_dir
 from journal.record import EMPTY, encode, extend
 from store import canonical, evidence, segment
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
@@ -207,7 +207,7 @@ def _segment(layout: Layout, name: str | None, number: int, head: Head) -> tuple
 def _salvage(layout: Layout, after: Head) -> tuple[Entry, ...]:
     """Return what continues a head in the journal, or in those that earlier rebuilds set aside: the most of it."""
     sources = (layout.journal, *layout.journals_set_aside()[:_SOURCES])
-    return max((guard.salvage(path, after=after) for path in sources), key=len)
+    return max((safe_reader.salvage(path, after=after) for path in sources), key=len)
 
 
 def _salvage_generation(layout: Layout, number: int, history: _History) -> list[Entry]:

@@ -1,14 +1,14 @@
 """A look at a cache from the ground, without writing and without risk to the process that looks.
 
-The journal is read through `journal.guard`, which survives a damaged file and a build that runs meanwhile. The
+The journal is read through `journal.safe_reader`, which survives a damaged file and a build that runs meanwhile. The
 view is the state at one moment, held against the files beside the journal.
 """
 
 from collections.abc import Iterable, Mapping
 
-from journal import JournalDamagedError, guard
-from journal.guard import Snapshot
+from journal import JournalDamagedError, safe_reader
 from journal.record import EMPTY, Entry, Head
+from journal.safe_reader import Snapshot
 from store.canonical import sha256
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.facts import fold_entries, since_position, to_facts
@@ -186,7 +186,7 @@ def read(layout: Layout, *, strict: bool = True) -> History:
 
 def _snapshot(layout: Layout, verified: Head) -> Snapshot:
     try:
-        return guard.snapshot(layout.journal, verified=verified)
+        return safe_reader.snapshot(layout.journal, verified=verified)
     except JournalDamagedError as error:
         error.hint = rebuilding(layout)
         raise

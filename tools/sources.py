@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from journal import Entry, JournalDamagedError, JournalMissingError, guard
+from journal import Entry, JournalDamagedError, JournalMissingError, safe_reader
 from journal.lock import held
 from journal.record import EMPTY
 from journal.storage.meta_pages import is_lmdb
@@ -122,9 +122,9 @@ def from_bundle(path: Path) -> Source:
 
 def _journal(path: Path, *, foreign: bool) -> History:
     try:
-        return read(_values(guard.snapshot(path, foreign=foreign).entries))
+        return read(_values(safe_reader.snapshot(path, foreign=foreign).entries))
     except JournalDamagedError as error:
-        entries = guard.salvage(path)
+        entries = safe_reader.salvage(path)
         if not entries:
             raise
         return read(_values(entries), problem=f"the journal is damaged: {error.message}")

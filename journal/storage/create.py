@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from journal.durable import fsync_dir, link_durably
 from journal.errors import JournalExistsError, JournalFilesystemError
+from journal.fsync import fsync_dir, link_durably
 from journal.record import EMPTY, Head, Record, encode, link, seal
 from journal.storage.environment import ENGINE, open_environment
 from journal.storage.error_mapping import translated

@@ -1,7 +1,7 @@
 """An open journal file as LMDB sees it: its databases and transactions, once in a process.
 
 LMDB trusts the pages it maps, so that a damaged file can end this process with a signal. Whoever opens a file here has
-looked at its raw bytes before (`journal.storage.integrity`), or does it in a child (`journal.guard`). With which settings a file
+looked at its raw bytes before (`journal.storage.integrity`), or does it in a child (`journal.safe_reader`). With which settings a file
 is opened says `journal.storage.open_environment`. This module knows transactions and keys; it does not know records or chains.
 
 Rules of LMDB that are kept here: one environment for a file in a process, never used across `fork`, never on a remote

@@ -2,7 +2,7 @@
 
 LMDB trusts the pages it maps: reading a damaged file in this process can end it with a signal, which no `except` sees.
 So nothing is mapped before `journal.storage.meta_pages` and `check_quiet` have looked at the raw bytes, and what cannot be checked is
-read elsewhere (`journal.guard`). What the check says holds for the moment: beside a writer that keeps committing it
+read elsewhere (`journal.safe_reader`). What the check says holds for the moment: beside a writer that keeps committing it
 says nothing. It knows pages; it does not know records or chains.
 """
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from journal import Journal
-from journal.guard import snapshot
 from journal.record import decode, encode
+from journal.safe_reader import snapshot
 from journal.testing import made_up
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from journal import Journal, JournalDamagedError, JournalError
-from journal.guard import snapshot
+from journal.safe_reader import snapshot
 from journal.testing import made_up
 
 PAGE = 4096

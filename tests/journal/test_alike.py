@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal.alike import form_of, integers, rows_of, texts
 from journal.errors import RecordError
 from journal.record import Record, decode, encode
+from journal.record_shapes import form_of, integers, rows_of, texts
 from journal.testing import payloads, records
 
 EVERYTHING = {

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from journal.durable import fsync_dir, fsync_file, link_durably
+from journal.fsync import fsync_dir, fsync_file, link_durably
 
 
 def test_folder_by_path_and_by_descriptor(tmp_path):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from journal import Head, Journal, JournalDamagedError, JournalMissingError
-from journal import guard as guard_module
-from journal.guard import head_in_child, snapshot
-from journal.guard_child import HEAD, RECORD
+from journal import safe_reader as guard_module
 from journal.record import EMPTY, encode, extend, link
+from journal.safe_reader import head_in_child, snapshot
+from journal.safe_reader_child import HEAD, RECORD
 from journal.storage.environment import open_environment
 from journal.storage.integrity import Quiet, check_quiet
 from journal.testing import made_up

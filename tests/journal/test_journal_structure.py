@@ -5,7 +5,7 @@ import pytest
 
 from journal import Journal, JournalDamagedError, JournalMissingError
 from journal.errors import JournalIOError
-from journal.guard import snapshot
+from journal.safe_reader import snapshot
 from journal.storage import integrity
 from journal.storage.environment import open_environment
 from journal.storage.integrity import Quiet, check_quiet, require_sound

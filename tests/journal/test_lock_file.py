@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from journal import Journal, JournalFilesystemError
-from journal.guard import snapshot
+from journal.safe_reader import snapshot
 from journal.storage import open_environment
 from journal.testing import made_up
 
@@ -22,7 +22,7 @@ RECORDS = 30
 
 READ = """
 import sys
-from journal.guard import snapshot
+from journal.safe_reader import snapshot
 print(snapshot(sys.argv[1]).head.seq)
 """
 APPEND = """

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from journal import guard
+from journal import safe_reader
 from journal.errors import JournalDamagedError, RecordError
 from journal.record import decode as decode_record
 from pipeline.decoding import MAX_PIXELS
@@ -439,7 +439,7 @@ def test_13_a_journal_from_elsewhere_is_not_read_on_board_and_kills_nobody_on_th
     data = journal.read_bytes()
     lock = journal.with_name(journal.name + "-lock")
     write(lock, b"\xff" * 8192)
-    head = guard.snapshot(journal, foreign=True).head
+    head = safe_reader.snapshot(journal, foreign=True).head
     assert head.seq > 10
     assert lock.read_bytes() == b"\xff" * 8192, "the lock file of a foreign journal is not used"
     refused = list[str]()
@@ -453,7 +453,7 @@ def test_13_a_journal_from_elsewhere_is_not_read_on_board_and_kills_nobody_on_th
     for name, content in hostile.items():
         write(journal, content)
         try:
-            found = guard.snapshot(journal, foreign=True, timeout_s=20).head
+            found = safe_reader.snapshot(journal, foreign=True, timeout_s=20).head
         except JournalDamagedError:
             refused.append(name)
         else:

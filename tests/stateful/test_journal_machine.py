@@ -15,8 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from journal import Head, HeadMovedError, Journal, JournalMissingError
 from journal.errors import JournalMisuseError
-from journal.guard import snapshot
 from journal.record import Chain
+from journal.safe_reader import snapshot
 from journal.testing import MemoryJournal, made_up, records
 
 ROOT = Path(__file__).parents[2]

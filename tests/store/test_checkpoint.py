@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal import Journal, JournalDamagedError, JournalPermissionError, guard, log
+from journal import (
+    Journal,
+    JournalDamagedError,
+    JournalPermissionError,
+    log,
+    safe_reader,
+)
 from journal.record import EMPTY
 from store import checkpoint, remembering, rollback
 from store.beside import accept
@@ -73,13 +79,13 @@ def remembered(pristine, tmp_path, monkeypatch):
 @pytest.fixture
 def starts(monkeypatch):
     """The heads from which snapshots were taken."""
-    found, snapshot = [], guard.snapshot
+    found, snapshot = [], safe_reader.snapshot
 
     def told(path, *, verified=EMPTY, **options):
         found.append(verified.seq)
         return snapshot(path, verified=verified, **options)
 
-    monkeypatch.setattr(guard, "snapshot", told)
+    monkeypatch.setattr(safe_reader, "snapshot", told)
     return found
 
 
@@ -412,7 +418,7 @@ class TestLongFiles:
 
     @pytest.fixture(autouse=True)
     def everything_is_long(self, monkeypatch):
-        monkeypatch.setattr(guard, "LONG_BYTES", 0)
+        monkeypatch.setattr(safe_reader, "LONG_BYTES", 0)
 
     def test_they_are_read_and_written(self, remembered):
         look(remembered)
@@ -428,7 +434,7 @@ class TestLongFiles:
             file.seek(8192)
             file.write(b"\xff" * (size - 8192))
         for act in (
-            lambda: guard.snapshot(remembered.journal, verified=head),
+            lambda: safe_reader.snapshot(remembered.journal, verified=head),
             lambda: look(remembered),
             lambda: Ledger.open(remembered, FakeClock()),
         ):
@@ -443,7 +449,7 @@ class TestLongFiles:
         assert checked == [remembered.journal]
 
     def test_a_medium_that_takes_no_lock_file_is_read_without_one(self, remembered, monkeypatch):
-        head, retried, modes = look(remembered).head, guard._retried, []
+        head, retried, modes = look(remembered).head, safe_reader._retried, []
 
         def told(*args, foreign, **options):
             modes.append(foreign)
@@ -451,6 +457,6 @@ class TestLongFiles:
                 raise JournalPermissionError("a read-only file system")
             return retried(*args, foreign=foreign, **options)
 
-        monkeypatch.setattr(guard, "_retried", told)
-        assert guard.snapshot(remembered.journal, verified=head).head == head
+        monkeypatch.setattr(safe_reader, "_retried", told)
+        assert safe_reader.snapshot(remembered.journal, verified=head).head == head
         assert modes == [False, True]

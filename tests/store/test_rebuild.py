@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from journal import Journal, JournalDamagedError, JournalFullError, guard
+from journal import Journal, JournalDamagedError, JournalFullError, safe_reader
 from journal.errors import JournalIOError
 from journal.record import EMPTY, Entry, Record, encode, link
 from journal.storage.environment import open_environment
@@ -70,7 +70,7 @@ def fresh(tmp_path):
 
 
 def entries_of(layout):
-    return list(guard.snapshot(layout.journal).entries)
+    return list(safe_reader.snapshot(layout.journal).entries)
 
 
 def committed(layout):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from journal import Journal, Record, guard
+from journal import Journal, Record, safe_reader
 from journal.lock import BuildLock
 from store import bundle
 from store.artifacts import Artifacts
@@ -178,7 +178,7 @@ def test_a_copied_journal_alone_tells_nearly_all(built, tmp_path, failed):
 def write_bundle(path, cache, refs):
     """A bundle of all records of a cache and of some of its artifacts."""
     layout = Layout(cache)
-    entries = guard.snapshot(layout.journal).entries
+    entries = safe_reader.snapshot(layout.journal).entries
     artifacts = [(ref, [Artifacts(layout).read(ref)]) for ref in sorted(refs, key=lambda ref: ref.sha256)]
     header = bundle.Header(
         cache_id=look(layout).state.cache_id,

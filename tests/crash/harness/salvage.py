@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from journal import guard, guard_child
+from journal import safe_reader, safe_reader_child
 from journal.record import Head
 
-_spawned = guard._child_process
+_spawned = safe_reader._child_process
 
 
 def salvage_in_forks() -> None:
     """From now on, for this process and its children."""
-    guard._child_process = _child_process
+    safe_reader._child_process = _child_process
 
 
 def _child_process(
@@ -31,7 +31,7 @@ def _child_process(
             try:
                 faulthandler.disable()
                 sys.stdout, sys.stderr = os.fdopen(os.dup(told), "w"), os.fdopen(os.dup(complaint), "w")
-                status = guard_child.main(
+                status = safe_reader_child.main(
                     [
                         str(path),
                         mode,

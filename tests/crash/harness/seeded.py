@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from journal import Journal, guard, log
+from journal import Journal, log, safe_reader
 from journal.record import EMPTY, encode, extend
 from journal.storage import create
 from store import artifacts as artifacts_module
@@ -107,7 +107,7 @@ def lagging_head(bench: Bench) -> None:
     opened, seen = Journal.open.__func__, {}  # type: ignore[attr-defined]
 
     def look_then_open(cls: type[Journal], path: Path, **options: Any) -> Journal:
-        entries = guard.snapshot(path).entries
+        entries = safe_reader.snapshot(path).entries
         journal: Journal = opened(cls, path, **options)
         seen[id(journal)] = entries
         return journal

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lmdb
 
-from journal import durable, log
+from journal import fsync, log
 from journal.storage import create
 from store import layout, ledger, projecting, writeonce
 from store.layout import Layout
@@ -41,7 +41,7 @@ def no_artifacts_folder_sync():
 
     def fsync_dir(folder):
         if not (isinstance(folder, Path) and folder.name == "artifacts"):
-            durable.fsync_dir(folder)
+            fsync.fsync_dir(folder)
 
     layout.fsync_dir = fsync_dir
 
@@ -50,7 +50,7 @@ def no_root_sync():
     """The folders of a new cache, and the journal's name in it, are not made durable."""
     layout.fsync_dir = lambda _: None
     create.fsync_dir = lambda _: None
-    create.link_durably = lambda source, target: (durable.fsync_file(source), os.link(source, target))
+    create.link_durably = lambda source, target: (fsync.fsync_file(source), os.link(source, target))
 
 
 def no_journal_sync():
@@ -79,7 +79,7 @@ def in_place():
             os.fsync(fd)
         finally:
             os.close(fd)
-        durable.fsync_dir(folder)
+        fsync.fsync_dir(folder)
 
     writeonce.Draft.publish = publish
 
@@ -115,8 +115,8 @@ def event_first():
     def late(self, *arguments, **options):
         append_on(self, *arguments, **options)
         for path in sorted(Layout(self.layout.root).artifacts.glob("??/*")):
-            durable.fsync_file(path)
-            durable.fsync_dir(path.parent)
+            fsync.fsync_file(path)
+            fsync.fsync_dir(path.parent)
 
     ledger.Ledger.append_on = late
 

@@ -25,8 +25,8 @@ from journal.errors import (
     JournalMissingError,
     JournalPermissionError,
 )
-from journal.guard_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, follow, unseal
+from journal.safe_reader_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.storage.environment import is_open, open_environment
 from journal.storage.integrity import Quiet, require_sound
 from journal.storage.meta_pages import gate
@@ -51,7 +51,7 @@ _ERRORS: Final[dict[str, type[JournalError]]] = {
 }
 _START_CHILD: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from journal.guard_child import main; sys.exit(main(sys.argv[2:]))"
+    "from journal.safe_reader_child import main; sys.exit(main(sys.argv[2:]))"
 )
 
 
@@ -298,7 +298,7 @@ def _child_error(path: Path, text: bytes) -> JournalError:
 def _parse(
     path: Path, data: bytes, complaint: bytes
 ) -> tuple[list[tuple[int, bytes]], list[tuple[bytes, bytes]], Head]:
-    """Take the frames of `journal.guard_child` apart."""
+    """Take the frames of `journal.safe_reader_child` apart."""
     values: list[tuple[int, bytes]] = []
     sealed: list[tuple[bytes, bytes]] = []
     at = 0

@@ -1,4 +1,4 @@
-"""The other side of `journal.guard`: reads a journal in a process that may die, and writes what it finds to a pipe.
+"""The other side of `journal.safe_reader`: reads a journal in a process that may die, and writes what it finds to a pipe.
 
 Frames on standard output, integers big-endian: `R` seq (8) length (4) stored value; `P` length of name (2) length of
 value (4) name, stored value; `H` seq (8) chain (32), the last one. An error is one JSON object on standard error and
