@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.tiles.columns import Tiles
 from pipeline.tiles.tile import Tile
+from store.base.identity import CELL_SHIFT
 from store.blocks import Block
-from store.identity import CELL_SHIFT
 
 WINDOW_TILES: Final = 512
 """Tiles in a window, about: a few seconds of work for the embedded descriptor's worker, one journal record."""

@@ -28,7 +28,7 @@ from pipeline.tiles.reading import REST, read_tile
 from pipeline.tiles.tile import Tile
 from store import blocks
 from store.artifacts import Artifacts
-from store.canonical import Document
+from store.base.canonical_json import Document
 from store.delta import Delta, DeltaError, Rows
 from store.errors import ArtifactError
 from store.events import CheckFailed, CheckPassed, EngineCompiled, Index

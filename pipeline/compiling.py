@@ -17,9 +17,10 @@ from pipeline.plan import BuildPlan, Decision
 from pipeline.run import Run
 from store.artifacts import Artifacts
 from store.attached import TIMING_CACHE, attached, with_attached
-from store.canonical import Document
+from store.base.canonical_json import Document
+from store.base.values import ArtifactRef
 from store.errors import StoreError, from_os_error
-from store.events import ArtifactRef, CheckFailed, EngineCompiled, StepReused, StepStarted
+from store.events import CheckFailed, EngineCompiled, StepReused, StepStarted
 from store.state import FLIGHT, State
 
 _LOG_LIMIT = 16_384

@@ -16,7 +16,7 @@ from pipeline.provisioner import CacheProvisioner
 from pipeline.request import BuildRequest
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.tile import TileMetadataStore
-from store.facts import Clock, SystemClock
+from store.base.clock import Clock, SystemClock
 from store.keyfiles import load_signer, read_trusted
 from store.layout import Layout
 from store.trust import Signer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RequestError
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 _MAX_WORKERS = 256
 _EXECUTORS = ("local", "ray")

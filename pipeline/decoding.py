@@ -7,7 +7,7 @@ which both give the same pixels.
 Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot ask for
 gigabytes. Rules for what is not three channels of eight bits:
 
-- grey is repeated, palettes are expanded, transparency is composited over black (`store.preprocessing`);
+- grey is repeated, palettes are expanded, transparency is composited over black (`store.base.preprocessing`);
 - CMYK JPEG, more than 8 bits per channel and animations are refused: no two programs agree on how they look;
 - colour profiles and orientation tags are ignored.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
 from pipeline.image_header import ImageHeader, read_header, sniff
-from store.preprocessing import Pixels, flatten_alpha
+from store.base.preprocessing import Pixels, flatten_alpha
 
 try:
     import simplejpeg

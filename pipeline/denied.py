@@ -12,11 +12,11 @@ from journal import BuildLockHeldError, JournalError
 from pipeline.errors import PipelineError
 from pipeline.inputs import Inputs
 from pipeline.request import BuildRequest
+from store.base.canonical_json import Document
+from store.base.clock import Clock
 from store.beside import open_beside
-from store.canonical import Document
 from store.errors import StoreError
 from store.events import BuildDenied, Event
-from store.facts import Clock
 from store.layout import Layout
 from store.state import State
 

@@ -19,7 +19,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.frames import Message, Payload
 from pipeline.outcomes import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.tiles.tile import Tile
-from store.preprocessing import Preprocessing
+from store.base.preprocessing import Preprocessing
 
 ATTEMPTS_ALONE: Final = 2
 """How often a window may end a worker that has the machine to itself."""

@@ -32,10 +32,11 @@ from pipeline.progress import Progress
 from pipeline.report import Failure
 from store.artifacts import Artifacts
 from store.attached import TIMING_CACHE
+from store.base.canonical_json import Document
+from store.base.clock import Clock
+from store.base.values import ArtifactRef
 from store.beside import Beside, open_beside
-from store.canonical import Document
-from store.events import ArtifactRef, CheckFailed, EngineCompiled, Event, Repaired
-from store.facts import Clock
+from store.events import CheckFailed, EngineCompiled, Event, Repaired
 from store.layout import Layout
 from store.state import State
 from store.view import look

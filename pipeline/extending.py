@@ -15,8 +15,10 @@ from pipeline.index_plan import IndexPlan, extends, most_changed
 from pipeline.run import Run
 from store import blocks
 from store.artifacts import Artifacts
+from store.base.canonical_json import Document
+from store.base.identity import extended_index_components, index_key
+from store.base.values import ArtifactRef
 from store.blocks import Block, BlockError
-from store.canonical import Document
 from store.delta import (
     CellName,
     Delta,
@@ -31,8 +33,7 @@ from store.delta import (
     undone,
 )
 from store.errors import ArtifactError
-from store.events import ArtifactRef, Index, IndexExtended, StepStarted
-from store.identity import extended_index_components, index_key
+from store.events import Index, IndexExtended, StepStarted
 from store.indexes import delta_of, whole_of
 from store.tables import BlockRow, decode_blocks
 

@@ -21,11 +21,12 @@ from pipeline.report import Failure
 from pipeline.run import Run
 from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Locator, Tile
-from store import canonical, tilepack
+from store import tilepack
 from store.attached import ATTACHED
+from store.base import canonical_json
+from store.base.identity import descriptor_id
 from store.errors import ErrorKind, ManifestCoverageError, StoreError
 from store.events import EngineCompiled
-from store.identity import descriptor_id
 from store.retention import INTERRUPTED
 from store.state import STAND_IN
 
@@ -89,7 +90,7 @@ def _memory() -> Iterator[tuple[str, int]]:
 
 def _coverage(run: Run, error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
     if run.geography is not None and failure.step == "coverage":
-        attached["geography"] = canonical.encode(run.geography.to_document())
+        attached["geography"] = canonical_json.encode(run.geography.to_document())
     if isinstance(error, ManifestCoverageError):
         return {"problems": [problem[:500] for problem in error.problems[:_MAX_PROBLEMS]]}
     return {}
@@ -238,7 +239,7 @@ def _bounded(found: dict[str, Any]) -> dict[str, Any]:
     """The same as text that a record can hold, without its largest parts if it is too long."""
     clean: dict[str, Any] = _text(found)
     for name in ("locators", "tiles", "cells"):
-        if len(canonical.encode(clean)) <= _MAX_RECORDED:
+        if len(canonical_json.encode(clean)) <= _MAX_RECORDED:
             break
         if isinstance(clean.get("window"), dict):
             clean["window"].pop(name, None)

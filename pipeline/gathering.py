@@ -19,8 +19,8 @@ from pipeline.networks import look_at_models
 from pipeline.request import BuildRequest, ModelRole
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.tile import TileMetadataStore
-from store.canonical import Document
-from store.identity import build_identity, build_inputs, tile_set_of, vector_space
+from store.base.canonical_json import Document
+from store.base.identity import build_identity, build_inputs, tile_set_of, vector_space
 
 _MAX_CALIBRATION = 1 << 20
 _BILLION = 1_000_000_000

@@ -6,8 +6,8 @@ small. A *featureless* tile (water, cloud, no data) is present, but cannot be to
 
 from collections.abc import Iterable
 
-from store.canonical import Document
-from store.valueclass import valueclass
+from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 
 Place = tuple[int, int, int]
 """(zoom, x, y)."""

@@ -4,7 +4,7 @@ import os
 import platform
 
 from journal.lock import boot_id
-from store.installed import version_of
+from store.base.distributions import version_of
 
 
 def host_facts() -> dict[str, object]:

@@ -4,8 +4,8 @@ from typing import Final
 
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.request import IndexKind, IndexOptions, Storage
-from store.canonical import Document
-from store.valueclass import valueclass
+from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 
 FLAT_BELOW: Final = 20_000
 """Rows below which `auto` searches exhaustively: exact, and a query still takes under 10 ms."""

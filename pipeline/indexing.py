@@ -13,15 +13,17 @@ from pipeline.index_plan import IndexPlan, resolve
 from pipeline.place import FEATURELESS_BELOW
 from pipeline.run import Run
 from pipeline.tiles.selection import Selection
-from store import blocks, canonical
+from store import blocks
 from store.artifacts import Artifacts
 from store.attached import GOLDEN, attached
+from store.base import canonical_json
+from store.base.canonical_json import Document
+from store.base.identity import index_components, index_key, tile_of
+from store.base.values import ArtifactRef
 from store.blocks import Block
-from store.canonical import Document
 from store.coverage import Coverage, block_role, referenced_by, walk
 from store.errors import ArtifactError
 from store.events import (
-    ArtifactRef,
     CheckFailed,
     CoverageWalked,
     Index,
@@ -29,7 +31,6 @@ from store.events import (
     StepReused,
     StepStarted,
 )
-from store.identity import index_components, index_key, tile_of
 from store.indexes import named
 from store.state import BuildStatus
 from store.tables import BlockRow, decode_blocks, encode_blocks
@@ -204,7 +205,7 @@ def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[B
         ManifestCoverageError: Something named is not whole; or, when strict, there are strangers.
     """
     run.enter("coverage", "artifacts")
-    report = run.put(canonical.encode(geography.to_document()))
+    report = run.put(canonical_json.encode(geography.to_document()))
     named = _named(run, report, index, rows)
     unread = sum(size for digest, (_, size) in named.items() if digest not in run.hashed)
     run.ports.progress.start("verify", total=unread, unit="bytes")

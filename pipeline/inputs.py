@@ -3,9 +3,9 @@
 from pipeline.engines.port import EngineJob
 from pipeline.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.tiles.selection import Selection
-from store.canonical import Document
-from store.preprocessing import Preprocessing
-from store.valueclass import valueclass
+from store.base.canonical_json import Document
+from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from pipeline.cells import Row
 from store import blocks
 from store.artifacts import Artifacts
+from store.base.values import ArtifactRef
 from store.blocks import Block, BlockError
 from store.errors import ArtifactError, CacheUnusableError, ErrorKind
-from store.events import ArtifactRef, CellEmbedded
+from store.events import CellEmbedded
 
 _OPEN_BLOCKS = 16
 

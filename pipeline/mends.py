@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store.events import ArtifactRef
+from store.base.values import ArtifactRef
 from store.findings import Problem, ProblemKind, Verification
 
 

@@ -23,9 +23,9 @@ from pipeline.place import (
     place_model,
 )
 from pipeline.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
-from store.identity import engine_key
-from store.preprocessing import Preprocessing
-from store.valueclass import valueclass
+from store.base.identity import engine_key
+from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 _MAX_ONNX = 1 << 31
 _MAX_PLUGIN = 1 << 30

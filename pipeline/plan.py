@@ -15,9 +15,10 @@ from pipeline.engines.narrow_types import least_cosine
 from pipeline.inputs import Inputs, Model
 from pipeline.request import BadTilePolicy
 from store.attached import GOLDEN, attached
-from store.canonical import Document
-from store.events import ArtifactRef, CellEmbedded, EngineCompiled
-from store.identity import cell_components, cell_key, difference, tile_set_of
+from store.base.canonical_json import Document
+from store.base.identity import cell_components, cell_key, difference, tile_set_of
+from store.base.values import ArtifactRef
+from store.events import CellEmbedded, EngineCompiled
 from store.indexes import named, refs_of
 from store.state import State
 

@@ -29,8 +29,8 @@ from pipeline.report import BuildReport, PlanReport, RollbackReport
 from pipeline.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
 from pipeline.warm import look_warm, reused
+from store.base.clock import Clock
 from store.errors import ErrorKind, RequestRefusedError
-from store.facts import Clock
 from store.layout import Layout
 from store.trust import Signer
 from store.verdict import TrustedKeys

@@ -29,7 +29,7 @@ _DECIDING: Final = (
     "pipeline.worker",
     "store.onnxruntime_executor",
     "store.openvino_executor",
-    "store.preprocessing",
+    "store.base.preprocessing",
     "store.runtime",
     "store.tensorrt_executor",
 )

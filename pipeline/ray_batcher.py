@@ -40,7 +40,7 @@ from pipeline.ray_actor import software
 from pipeline.ray_cluster import LOCAL, connected, require_ray, unusable
 from pipeline.ray_crew import LOAD_LIMIT_S, Crew, Sent, Worker
 from pipeline.tiles.reading import read_tile
-from store.preprocessing import Preprocessing
+from store.base.preprocessing import Preprocessing
 
 ATTEMPTS: Final = 3
 """How often a window may end a worker, where fewer workers would be no remedy, before it is given up."""

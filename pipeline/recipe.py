@@ -20,8 +20,8 @@ from pipeline.recorded import recorded_request
 from pipeline.request import BuildRequest
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
+from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
 from store.events import EngineCompiled
-from store.identity import cell_components, cell_key, descriptor_id, difference, tile_set
 from store.state import STAND_IN, Build
 
 NO_PLUGINS: Final = (

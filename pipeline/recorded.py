@@ -13,7 +13,7 @@ from typing import Any, assert_never
 
 from pipeline.fields import Checked
 from pipeline.request import BuildRequest
-from store.canonical import Document
+from store.base.canonical_json import Document
 
 MAX_TEXT_BYTES = 1 << 16
 """A longer request is not recorded: the journal is no place for bulk."""

@@ -32,6 +32,8 @@ from pipeline.tiles.tile import TileMetadataStore
 from store import coverage
 from store.artifacts import Artifacts
 from store.attached import GOLDEN, attached
+from store.base.clock import Clock
+from store.base.values import ArtifactRef
 from store.displacement import free_displaced
 from store.errors import (
     ArtifactError,
@@ -43,7 +45,6 @@ from store.errors import (
     from_os_error,
 )
 from store.events import (
-    ArtifactRef,
     CellEmbedded,
     EngineCompiled,
     Event,
@@ -54,7 +55,7 @@ from store.events import (
 )
 from store.evidence import require_journal
 from store.exposure import refuse_exposed
-from store.facts import Clock, to_facts
+from store.facts import to_facts
 from store.findings import Depth, ProblemKind, Verification
 from store.indexes import DELTA, WHOLE
 from store.layout import FOLDERS, Layout

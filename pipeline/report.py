@@ -5,7 +5,7 @@ from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 
 class BuildOutcome(StrEnum):

@@ -35,7 +35,7 @@ from pipeline.geometry import (
     metres_to_mm,
 )
 from pipeline.request_file import folder_of, read_request_text
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 BUILTIN = "builtin:"
 

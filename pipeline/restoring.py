@@ -25,11 +25,14 @@ from pipeline.networks import located
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
 from pipeline.standing_in import golden_answers
-from store import blocks, canonical
+from store import blocks
 from store.artifacts import Artifacts
-from store.canonical import Document
+from store.base import canonical_json
+from store.base.canonical_json import Document
+from store.base.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
+from store.base.preprocessing import Preprocessing
+from store.base.values import ArtifactRef
 from store.events import (
-    ArtifactRef,
     CellEmbedded,
     EngineCompiled,
     Event,
@@ -38,8 +41,6 @@ from store.events import (
     IndexExtended,
     StepStarted,
 )
-from store.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
-from store.preprocessing import Preprocessing
 from store.state import FLIGHT, Fact
 from store.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
 from store.transaction import Store
@@ -108,7 +109,7 @@ def tile_table(recipe: Recipe, ref: ArtifactRef) -> Made:
 def geography(shop: Workshop, recipe: Recipe, ref: ArtifactRef, rows: Sequence[BlockRow]) -> Made:
     """Survey the area again."""
     found = geography_of(shop.artifacts, recipe.tiles(), rows)
-    return same("geographic report", ref, canonical.encode(found.to_document()))
+    return same("geographic report", ref, canonical_json.encode(found.to_document()))
 
 
 def engine(shop: Workshop, recipe: Recipe, event: EngineCompiled) -> Made:

@@ -10,7 +10,8 @@ from pipeline.geography import Geography
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.progress import Progress
-from store.events import ArtifactRef, EngineCompiled, Event, Repaired
+from store.base.values import ArtifactRef
+from store.events import EngineCompiled, Event, Repaired
 from store.transaction import Store
 
 _GROUP_EVENTS = 64

@@ -13,8 +13,8 @@ from pipeline.index_plan import IndexPlan, extends, most_changed, resolve
 from pipeline.inputs import Inputs, Model
 from pipeline.plan import BuildPlan, Decision
 from pipeline.request import IndexKind, Storage
+from store.base.identity import RECIPES
 from store.events import IndexExtended
-from store.identity import RECIPES
 from store.indexes import whole_of
 from store.state import State
 

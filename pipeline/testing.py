@@ -28,9 +28,9 @@ from pipeline.index_plan import IndexPlan
 from pipeline.request import IndexKind
 from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
+from store.base.canonical_json import Document
+from store.base.preprocessing import Preprocessing
 from store.blocks import Block
-from store.canonical import Document
-from store.preprocessing import Preprocessing
 
 TEXTURED = 50.0
 """Texture score of a fake tile, far above the featureless ones."""

@@ -9,6 +9,7 @@ from pipeline.geography import warnings_of
 from pipeline.inputs import Inputs
 from pipeline.report import BuildOutcome, BuildReport
 from store.artifacts import Artifacts
+from store.base.valueclass import valueclass
 from store.coverage import missing, named_by
 from store.events import CoverageWalked
 from store.layout import Layout
@@ -16,7 +17,6 @@ from store.manifest import parse, project
 from store.projecting import signers_of
 from store.recovery import ClearScratch, plan
 from store.state import Generation, State
-from store.valueclass import valueclass
 from store.view import look, observe
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.frames import Message, Payload
 from pipeline.place import texture_energy
 from pipeline.tiles.reading import read_tile
-from store.preprocessing import Preprocessing
+from store.base.preprocessing import Preprocessing
 from store.runtime import Engine, load_engine
 
 _THREADS: Final = 1

@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from store.canonical import Digest, is_digest
+from store.base.canonical_json import Digest, is_digest
+from store.base.values import ArtifactRef
 from store.errors import (
     ArtifactError,
     ArtifactsBusyError,
@@ -30,7 +31,6 @@ from store.errors import (
     is_shortage,
     unread,
 )
-from store.events import ArtifactRef
 from store.layout import Layout
 from store.quarantine import set_aside
 from store.remedies import repairing

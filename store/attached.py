@@ -9,9 +9,10 @@ the bytes that its step failed on; they stay as long as the other inputs of that
 
 from collections.abc import Mapping
 
-from store.canonical import Document, is_digest
+from store.base.canonical_json import Document, is_digest
+from store.base.values import ArtifactRef
 from store.errors import DamagedHistoryError, ErrorKind
-from store.events import ArtifactRef, BuildFailed, EngineCompiled
+from store.events import BuildFailed, EngineCompiled
 
 ATTACHED = "attached"
 GOLDEN = "golden"

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from journal import HeadMovedError
 from store import evidence, recovery
 from store.artifacts import Artifacts
-from store.canonical import Document
+from store.base.canonical_json import Document
+from store.base.clock import Clock
 from store.displacement import refuse_displaced
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.events import Event, GenerationAccepted
 from store.exposure import refuse_exposed
-from store.facts import Clock
 from store.genesis import ensure_cache
 from store.layout import Layout
 from store.ledger import Ledger

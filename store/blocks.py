@@ -35,7 +35,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.identity import CELL_SHIFT, MAX_ZOOM
+from store.base.identity import CELL_SHIFT, MAX_ZOOM
 
 Bytes = bytes | bytearray | memoryview
 

@@ -18,10 +18,11 @@ from journal.errors import RecordError
 from journal.record import Entry, decode_fields
 from journal.record_shapes import Form, Leaf, Rows, form_of, integers, rows_of, texts
 from store import codec
+from store.base.values import Position
 from store.errors import StoreError
 from store.memo import CellName, Cells
 from store.packed import unpack
-from store.state import CellRun, Fact, Position
+from store.state import CellRun, Fact
 
 _ALIKE: Final = 16
 """As many records of one length have to be left for another form to be worth it."""

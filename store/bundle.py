@@ -27,10 +27,10 @@ from typing import BinaryIO, Final
 
 from journal import Entry, JournalDamagedError, RecordError
 from journal.record import CHAIN_BYTES, EMPTY, MAX_RECORD_BYTES, Head, follow, stored
-from store import canonical
-from store.canonical import is_digest
+from store.base import canonical_json
+from store.base.canonical_json import is_digest
+from store.base.values import ArtifactRef
 from store.errors import ArtifactError, BundleError, ErrorKind, from_os_error
-from store.events import ArtifactRef
 
 FORMAT: Final = 1
 MAGIC: Final = b"C10BNDL\x01"
@@ -83,7 +83,7 @@ class Header:
 
     def encode(self) -> bytes:
         """Return its canonical JSON."""
-        return canonical.encode(
+        return canonical_json.encode(
             {
                 "format": FORMAT,
                 "cache_id": self.cache_id,
@@ -394,7 +394,7 @@ def _header(told: bytes) -> Header:
     Raises:
         ValueError: With what is wrong.
     """
-    match canonical.decode(told):
+    match canonical_json.decode(told):
         case {
             "format": 1,
             "cache_id": str(cache_id),

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
 from store.attached import artifacts_of, attached, attached_to_failure
+from store.base.values import ArtifactRef
 from store.events import (
-    ArtifactRef,
     BuildFailed,
     CellEmbedded,
     CollectionPlanned,

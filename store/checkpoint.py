@@ -14,12 +14,13 @@ from typing import Any
 import msgpack
 
 from store import codec
-from store.canonical import is_digest
+from store.base.canonical_json import is_digest
+from store.base.values import ArtifactRef, Position
 from store.errors import StoreError
-from store.events import ArtifactRef, CellEmbedded, Event
+from store.events import CellEmbedded, Event
 from store.memo import CellName, Made, Memo
 from store.packed import pack, unpack
-from store.state import Build, BuildStatus, Generation, Position, State
+from store.state import Build, BuildStatus, Generation, State
 
 LAW = 3
 """Number of the law by which facts fold to a state, and of this form of it. Raised by hand when either changes."""

@@ -24,8 +24,9 @@ from pathlib import Path
 from journal import HeadMovedError
 from journal.fsync import fsync_dir
 from store.artifacts import Artifacts
+from store.base.values import ArtifactRef
 from store.errors import ArtifactError, from_os_error
-from store.events import MAX_COLLECTED, ArtifactRef, Collected, CollectionPlanned
+from store.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.layout import Layout
 from store.ledger import RETRYABLE
 from store.names import signed_manifest

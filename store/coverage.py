@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from store.artifacts import Artifacts
 from store.attached import artifacts_of, attached_to_failure
+from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
-from store.events import ArtifactRef
 from store.indexes import refs_of
 from store.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.manifest import Manifest

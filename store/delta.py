@@ -29,8 +29,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from store.base.identity import CELL_SHIFT, X_SHIFT, ZOOM_SHIFT
 from store.blocks import HEADER_SIZE, MAX_DIMENSIONS, Block
-from store.identity import CELL_SHIFT, X_SHIFT, ZOOM_SHIFT
 
 MAGIC: Final = b"C10DELTA"
 VERSION: Final = 1

@@ -9,19 +9,12 @@ million, so that everything projected from an event has one canonical form.
 
 from typing import TypeAlias
 
-from store.canonical import Document
-from store.valueclass import valueclass
+from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
+from store.base.values import ArtifactRef
 
 MAX_COLLECTED = 4096
 """How many digests one collection event holds, so that it stays far below the size of a record."""
-
-
-@valueclass(frozen=True, slots=True, kw_only=True)
-class ArtifactRef:
-    """A write-once file: its SHA-256 (hexadecimal, also its name) and its size in bytes."""
-
-    sha256: str
-    size: int
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from store import segment
-from store.canonical import sha256
+from store.base.canonical_json import sha256
+from store.base.valueclass import valueclass
+from store.base.values import GENESIS_CHAIN
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, from_os_error
 from store.layout import Layout
 from store.manifest import parse
 from store.names import MAX_MANIFEST_BYTES
 from store.remedies import rebuilding, repairing
-from store.state import GENESIS_CHAIN, Generation, State
-from store.valueclass import valueclass
+from store.state import Generation, State
 from store.writeonce import read_regular
 
 

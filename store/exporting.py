@@ -16,6 +16,7 @@ from journal import Entry
 from journal.fsync import fsync_dir
 from store import bundle
 from store.artifacts import Artifacts, counted
+from store.base.values import ArtifactRef
 from store.bundle import MAX_ARTIFACTS, Choice, Header
 from store.carried import collected_in, failing, named_in
 from store.coverage import referenced_by, sound
@@ -27,7 +28,7 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.events import ArtifactRef, BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
+from store.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
 from store.fold import fold
 from store.layout import Layout
 from store.recovery import check as check_history

@@ -1,16 +1,16 @@
 """Between the journal's records and the store's facts."""
 
-import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from journal.record import Entry, Record, decode_fields
 from store import codec
+from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.events import Event
 from store.fold import absorb
 from store.remembering import without_collector
-from store.state import CellRun, Fact, Position, State, Unknown
+from store.state import CellRun, Fact, State, Unknown
 
 if TYPE_CHECKING:
     from store.bulk import CellReader
@@ -26,30 +26,6 @@ _FEW_CELLS: Final = 64
 
 _BATCH_BYTES: Final = 2 << 20
 """Records of as many bytes are looked at together: some four thousand, but where they are long, a few."""
-
-
-class Clock(Protocol):
-    """Where times come from."""
-
-    def wall_ns(self) -> int:
-        """Nanoseconds since the Unix epoch; may jump."""
-        ...
-
-    def mono_ns(self) -> int:
-        """Nanoseconds that never run backwards within one boot."""
-        ...
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def wall_ns(self) -> int:
-        """Nanoseconds since the Unix epoch; may jump."""
-        return time.time_ns()
-
-    def mono_ns(self) -> int:
-        """Nanoseconds that never run backwards within one boot."""
-        return time.monotonic_ns()
 
 
 def to_record(event: Event, *, build: int | None, wall_ns: int, mono_ns: int) -> Record:

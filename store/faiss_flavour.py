@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from store.installed import with_prefix
+from store.base.distributions import with_prefix
 
 _PREFIX: Final = "faiss"
 _GPU: Final = "gpu"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from store import events as e
+from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind
 from store.events import Event
 from store.lineage import left_behind
@@ -22,7 +23,6 @@ from store.state import (
     CellRun,
     Fact,
     Generation,
-    Position,
     State,
     Unknown,
     checks_of,

@@ -10,8 +10,9 @@ from contextlib import suppress
 from journal import Journal
 from journal.errors import JournalExistsError
 from store.artifacts import Artifacts
+from store.base.clock import Clock
 from store.events import CacheCreated
-from store.facts import Clock, to_record
+from store.facts import to_record
 from store.layout import Layout
 
 WRITER = "c10"

@@ -16,8 +16,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from store.base.preprocessing import Preprocessing
 from store.errors import ArtifactError, ErrorKind
-from store.preprocessing import Preprocessing
 
 Vectors = NDArray[np.float32]
 Run = Callable[[Vectors], Vectors]

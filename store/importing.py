@@ -23,8 +23,10 @@ from journal.record import Head
 from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store import bundle, manifest
 from store.artifacts import Artifacts
+from store.base.canonical_json import Document, sha256
+from store.base.clock import Clock
+from store.base.values import ArtifactRef
 from store.bundle import Header, Reader
-from store.canonical import Document, sha256
 from store.carried import named_in
 from store.coverage import missing
 from store.displacement import refuse_displaced
@@ -39,9 +41,9 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.events import ArtifactRef, Event, Imported
+from store.events import Event, Imported
 from store.exposure import refuse_exposed
-from store.facts import Clock, to_facts, to_record
+from store.facts import to_facts, to_record
 from store.fold import fold
 from store.layout import Layout
 from store.ledger import Ledger

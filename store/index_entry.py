@@ -4,11 +4,12 @@ Where nothing changed since, the manifest has format 1. An index with a delta is
 search the file of faiss alone, and is to refuse the manifest instead.
 """
 
-from store import strict
-from store.canonical import Document
-from store.events import ArtifactRef, Index, IndexExtended
+from store.base import validators
+from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
+from store.base.values import ArtifactRef
+from store.events import Index, IndexExtended
 from store.indexes import whole_of
-from store.valueclass import valueclass
 
 PLAIN = 1
 """Format of a manifest whose index is one file."""
@@ -93,14 +94,14 @@ def parse(document: Document, *, number: int) -> IndexEntry:
             f"a manifest of format {number} {'with' if 'delta' in document else 'without'} an index delta"
         )
     entry = IndexEntry(
-        artifact=strict.artifact_ref(document["artifact"]),
+        artifact=validators.artifact_ref(document["artifact"]),
         delta=_delta(document["delta"]) if number == EXTENDED else None,
-        blocks=strict.artifact_ref(document["blocks"]),
-        step_key=strict.digest(document["step_key"]),
-        kind=strict.text(document["kind"]),
-        metric=strict.text(document["metric"]),
-        dimensions=strict.count(document["dimensions"]),
-        rows=strict.count(document["rows"]),
+        blocks=validators.artifact_ref(document["blocks"]),
+        step_key=validators.digest(document["step_key"]),
+        kind=validators.text(document["kind"]),
+        metric=validators.text(document["metric"]),
+        dimensions=validators.count(document["dimensions"]),
+        rows=validators.count(document["rows"]),
     )
     if entry.delta is not None and not entry.delta.added <= entry.rows:
         raise ValueError(f"a delta of {entry.delta.added} rows in an index of {entry.rows}")
@@ -111,9 +112,9 @@ def _delta(document: Document) -> DeltaEntry:
     if document.keys() != {"artifact", "added", "dropped"}:
         raise ValueError(f"index delta holds {sorted(document)}")
     return DeltaEntry(
-        artifact=strict.artifact_ref(document["artifact"]),
-        added=strict.count(document["added"]),
-        dropped=strict.count(document["dropped"]),
+        artifact=validators.artifact_ref(document["artifact"]),
+        added=validators.count(document["added"]),
+        dropped=validators.count(document["dropped"]),
     )
 
 

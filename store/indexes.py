@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from store.events import ArtifactRef, Index, IndexExtended
+from store.base.values import ArtifactRef
+from store.events import Index, IndexExtended
 
 WHOLE = "descriptor index"
 """Role of the file that faiss wrote."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from store.canonical import Document
+from store.base.canonical_json import Document
 from store.errors import from_os_error, is_shortage
 from store.events import GenerationSigned
 from store.layout import Layout

@@ -14,9 +14,10 @@ from typing import Self, TypeVar
 from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import Entry, Head, Record, encode, link
+from store.base.clock import Clock
 from store.errors import DamagedHistoryError
 from store.events import Event
-from store.facts import Clock, fold_entries, since_position, to_fact, to_record
+from store.facts import fold_entries, since_position, to_fact, to_record
 from store.fold import absorb
 from store.layout import Layout
 from store.remembering import forget, head_of, recall, remember, trusted_head

@@ -14,17 +14,19 @@ The file names artifacts by digest alone, so that no name in it can lead anywher
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from store import index_entry, strict
+from store import index_entry
 from store.attached import GOLDEN, attached, without_attached
-from store.canonical import CanonicalError, Document, Value, decode, encode, sha256
+from store.base import validators
+from store.base.canonical_json import CanonicalError, Document, Value, decode, encode, sha256
+from store.base.identity import build_identity
+from store.base.valueclass import valueclass
+from store.base.values import ArtifactRef, Position
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
-from store.events import ArtifactRef, EngineCompiled
-from store.identity import build_identity
+from store.events import EngineCompiled
 from store.index_entry import IndexEntry, reference
 from store.indexes import DELTA, TABLE, WHOLE
 from store.names import MAX_MANIFEST_BYTES
-from store.state import Build, BuildStatus, Generation, Position, State, checks_of
-from store.valueclass import valueclass
+from store.state import Build, BuildStatus, Generation, State, checks_of
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED)
 """Those that this version reads and writes."""
@@ -325,11 +327,11 @@ def _envelope(document: Document) -> Envelope:
     if document.keys() != {"cache_id", "generation", "origin", "prev_head", "time_ns"}:
         raise ValueError(f"envelope holds {sorted(document)}")
     return Envelope(
-        cache_id=strict.text(document["cache_id"]),
-        generation=strict.count(document["generation"]),
-        origin=strict.count(document["origin"]),
-        before=Position(strict.count(before["seq"]), strict.digest(before["chain"])),
-        wall_ns=strict.count(document["time_ns"]),
+        cache_id=validators.text(document["cache_id"]),
+        generation=validators.count(document["generation"]),
+        origin=validators.count(document["origin"]),
+        before=Position(validators.count(before["seq"]), validators.digest(before["chain"])),
+        wall_ns=validators.count(document["time_ns"]),
     )
 
 
@@ -347,14 +349,14 @@ def _manifest(raw: bytes, body: Document, envelope: Envelope, number: int) -> Ma
         body=body,
         body_sha256=body_digest(body),
         envelope=envelope,
-        identity=strict.digest(body["identity"]),
+        identity=validators.digest(body["identity"]),
         inputs=inputs,
-        tiles=strict.artifact_ref(tiles["table"]),
-        tile_count=strict.count(tiles["count"]),
-        tile_set=strict.digest(tiles["digest"]),
-        calibration=strict.artifact_ref(body["calibration"]),
-        geography=strict.artifact_ref(body["geography"]["report"]),
-        vector_space=strict.digest(body["vector_space"]),
+        tiles=validators.artifact_ref(tiles["table"]),
+        tile_count=validators.count(tiles["count"]),
+        tile_set=validators.digest(tiles["digest"]),
+        calibration=validators.artifact_ref(body["calibration"]),
+        geography=validators.artifact_ref(body["geography"]["report"]),
+        vector_space=validators.digest(body["vector_space"]),
         engines=engines,
         index=index_entry.parse(index, number=number),
         stand_in=stand_in,
@@ -371,21 +373,21 @@ def _consistent(models: Sequence[Document], engines: tuple[EngineEntry, ...]) ->
 
 
 def _parse_engine(document: Document) -> EngineEntry:
-    model = strict.text(document["model"])
+    model = validators.text(document["model"])
     if not LABEL.fullmatch(model):
         raise ValueError(f"model name {model!r}")
     return EngineEntry(
         model=model,
-        role=strict.text(document["role"]),
-        artifact=strict.artifact_ref(document["artifact"]),
-        step_key=strict.digest(document["step_key"]),
-        backend=strict.text(document["backend"]),
-        version=strict.text(document["version"]),
-        target=strict.text(document["target"]),
-        precision=strict.text(document["precision"]),
-        batch=strict.count(document["batch"]),
-        signature=strict.document(document["signature"]),
-        preprocessing=strict.document(document["preprocessing"]),
+        role=validators.text(document["role"]),
+        artifact=validators.artifact_ref(document["artifact"]),
+        step_key=validators.digest(document["step_key"]),
+        backend=validators.text(document["backend"]),
+        version=validators.text(document["version"]),
+        target=validators.text(document["target"]),
+        precision=validators.text(document["precision"]),
+        batch=validators.count(document["batch"]),
+        signature=validators.document(document["signature"]),
+        preprocessing=validators.document(document["preprocessing"]),
     )
 
 
@@ -400,11 +402,11 @@ def _parse_stand_in(
             )
         return None
     return StandInEntry(
-        step_key=strict.digest(document["step_key"]),
-        sha256=strict.digest(document["sha256"]),
-        backend=strict.text(document["backend"]),
-        version=strict.text(document["version"]),
-        target=strict.text(document["target"]),
-        golden=strict.artifact_ref(document["golden"]),
-        least_cosine=strict.count(inputs["checks"]["parity_ppb"]) / _BILLION,
+        step_key=validators.digest(document["step_key"]),
+        sha256=validators.digest(document["sha256"]),
+        backend=validators.text(document["backend"]),
+        version=validators.text(document["version"]),
+        target=validators.text(document["target"]),
+        golden=validators.artifact_ref(document["golden"]),
+        least_cosine=validators.count(inputs["checks"]["parity_ppb"]) / _BILLION,
     )

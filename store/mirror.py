@@ -20,8 +20,10 @@ from pathlib import Path
 
 from journal.lock import BuildLock
 from journal.record import EMPTY
-from store import canonical, segment
+from store import segment
 from store.artifacts import Artifacts, counted
+from store.base import canonical_json
+from store.base.values import ArtifactRef
 from store.coverage import missing, named_by, sound
 from store.displacement import refuse_displaced
 from store.errors import (
@@ -35,7 +37,6 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.events import ArtifactRef
 from store.exposure import refuse_exposed
 from store.layout import Layout
 from store.manifest import Manifest, parse, project
@@ -212,7 +213,7 @@ def _source(layout: Layout) -> _Source:
             hint=f"c10 build REQUEST --cache {shlex.quote(str(layout.root))}",
         )
     raw = project(view.state, head)
-    if canonical.sha256(raw) != head.manifest_sha256:
+    if canonical_json.sha256(raw) != head.manifest_sha256:
         raise DamagedHistoryError(
             ErrorKind.IMPOSSIBLE_HISTORY,
             f"expected generation {head.number} to project to the manifest that it committed, found another one",
@@ -262,7 +263,7 @@ def _require_ours(target: Layout, source: _Source) -> int | None:
     for number, name in sorted(manifests.items()):
         generation = source.view.state.generations.get(number)
         raw = _bytes(target.manifests / name, MAX_MANIFEST_BYTES)
-        if generation is None or raw is None or canonical.sha256(raw) != generation.manifest_sha256:
+        if generation is None or raw is None or canonical_json.sha256(raw) != generation.manifest_sha256:
             raise _of_its_own(target, f"manifests/{name}, which is not one of this cache's, or damaged")
     for name in sorted(segments.values()):
         data = expected.get(name)

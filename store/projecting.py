@@ -9,7 +9,8 @@ from pathlib import Path
 
 from journal.errors import JournalDamagedError
 from journal.record import EMPTY, Head
-from store import canonical, manifest, segment
+from store import manifest, segment
+from store.base import canonical_json
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.layout import Layout
 from store.ledger import Ledger
@@ -35,11 +36,11 @@ class Projections:
             StoreError: A file cannot be written.
         """
         raw = manifest.project(ledger.state, generation)
-        if canonical.sha256(raw) != generation.manifest_sha256:
+        if canonical_json.sha256(raw) != generation.manifest_sha256:
             raise DamagedHistoryError(
                 ErrorKind.IMPOSSIBLE_HISTORY,
                 f"expected generation {generation.number} to project to {generation.manifest_sha256[:12]}, found"
-                f" {canonical.sha256(raw)[:12]}",
+                f" {canonical_json.sha256(raw)[:12]}",
                 hint="use the C10 that committed it: c10 show names its version",
             )
         taken = self.layout.manifest_files().get(generation.number)

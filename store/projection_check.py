@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from store.canonical import sha256
+from store.base.canonical_json import sha256
 from store.errors import from_os_error, is_shortage, unread
 from store.evidence import segment_fits
 from store.findings import Finding, ProblemKind

@@ -23,11 +23,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from store.canonical import CanonicalError, Value, decode, digest, encode
+from store.base.canonical_json import CanonicalError, Value, decode, digest, encode
+from store.base.preprocessing import Preprocessing
 from store.device import exact_target, gpus
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.golden import Run, Vectors, agreement, golden_samples
-from store.preprocessing import Preprocessing
 from store.sealed import SealError, open_regular
 
 _BILLION: Final = 1_000_000_000

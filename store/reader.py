@@ -19,6 +19,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from store import contents, machine
+from store.base.identity import tile_of
+from store.base.preprocessing import Preprocessing
+from store.base.values import ArtifactRef
 from store.delta import Delta
 from store.errors import (
     ArtifactError,
@@ -28,13 +31,10 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
-from store.events import ArtifactRef
 from store.golden import Vectors, decode_answers
-from store.identity import tile_of
 from store.indexes import DELTA, TABLE, WHOLE
 from store.manifest import EngineEntry, Manifest
 from store.manifest_files import no_cache, read_manifest, refuse_exposed
-from store.preprocessing import Preprocessing
 from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
 from store.sealed import Sealed, SealError, digest, open_regular, seal

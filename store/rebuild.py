@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from journal import Entry, Head, Journal, JournalExistsError, RecordError, safe_reader
 from journal.fsync import fsync_dir
 from journal.record import EMPTY, encode, extend
-from store import canonical, evidence, segment
+from store import evidence, segment
+from store.base import canonical_json
+from store.base.clock import Clock, SystemClock
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
 from store.events import GenerationSigned
-from store.facts import Clock, SystemClock, to_fact, to_record
+from store.facts import to_fact, to_record
 from store.fold import absorb
 from store.late_signatures import LateSignatures, late_signatures
 from store.layout import Layout
@@ -67,7 +69,7 @@ def rebuild(
     *,
     trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
     clock: Clock | None = None,
-    host: canonical.Document | None = None,
+    host: canonical_json.Document | None = None,
     allow_unknown_filesystem: bool = False,
 ) -> Rebuilt:
     """Replace the journal by one made again; the caller holds the build lock.
@@ -146,7 +148,7 @@ class _History:
         """Hold it against itself and the manifests."""
         _require_known(self.state)
         for number, generation in self.state.generations.items():
-            if canonical.sha256(project(self.state, generation)) != generation.manifest_sha256:
+            if canonical_json.sha256(project(self.state, generation)) != generation.manifest_sha256:
                 raise _broken(f"the records of generation {number} to project to the manifest they commit")
         chains = [entry.chain.hex() for entry in self.entries]
         against = evidence.gather(layout, self.state, chains, segments=False).against
@@ -244,7 +246,7 @@ def _folded(state: State, entries: Sequence[Entry]) -> Iterator[State]:
             absorb(trial, (to_fact(entry),))
             head = trial.head
             if head is not None and head.number > committed:
-                wrong = canonical.sha256(project(trial, head)) != head.manifest_sha256
+                wrong = canonical_json.sha256(project(trial, head)) != head.manifest_sha256
                 if wrong:
                     return
         except (DamagedHistoryError, RecordError):

@@ -12,9 +12,9 @@ one the journal committed. If not, the journal lost its tail or is another's, an
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from store.base.valueclass import valueclass
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.state import State
-from store.valueclass import valueclass
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from store.attached import artifacts_of, attached_to_failure
-from store.canonical import Document
-from store.events import ArtifactRef
+from store.base.canonical_json import Document
+from store.base.values import ArtifactRef
 from store.indexes import refs_of
 from store.memo import Made
 from store.state import Build, BuildStatus, State

@@ -12,8 +12,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+from store.base.values import ArtifactRef
 from store.errors import from_os_error, is_shortage
-from store.events import ArtifactRef
 
 _CHUNK = 1 << 20
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE

@@ -15,8 +15,8 @@ import struct
 from collections.abc import Sequence
 
 from journal.record import CHAIN_BYTES, MAX_RECORD_BYTES, Chain, Entry, Head, link
+from store.base.valueclass import valueclass
 from store.errors import DamagedHistoryError, ErrorKind
-from store.valueclass import valueclass
 
 MAGIC = b"C10SEG\x00\x01"
 _HEADER = struct.Struct(">8sQQQ32s")

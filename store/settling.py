@@ -8,10 +8,10 @@ import time
 
 from journal.lock import held
 from store import evidence
+from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind
 from store.layout import Layout
 from store.remembering import remember
-from store.state import Position
 from store.view import View, look, read
 
 _LOOKS, _PAUSE_S = 20, 0.05

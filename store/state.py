@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from store import events as e
-from store.canonical import Document
-from store.events import ArtifactRef, Event
+from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
+from store.base.values import ArtifactRef, Position
+from store.events import Event
 from store.memo import Cells, Memo
-from store.valueclass import valueclass
 
-GENESIS_CHAIN = "0" * 64
 FLIGHT = "flight"
 STAND_IN = "stand-in"
 """What an engine is for: to be handed out on board, or to embed here on behalf of one for another device."""
@@ -38,14 +38,6 @@ class Fact:
     wall_ns: int
     mono_ns: int
     event: Event | Unknown
-
-
-@valueclass(frozen=True, slots=True)
-class Position:
-    """A place in the journal: how many records, and the chain digest up to there."""
-
-    seq: int = 0
-    chain: str = GENESIS_CHAIN
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

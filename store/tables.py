@@ -4,7 +4,7 @@ Both are flat little-endian files of fixed-width columns, so that a reader may l
 the rest, and so that equal content has equal bytes. Rows are in rising order of their key, without duplicates.
 
 Tile table, magic `C10TILE1`: count (8 bytes), then the columns
-    id        u64   descriptor id, see `store.identity.descriptor_id`
+    id        u64   descriptor id, see `store.base.identity.descriptor_id`
     digest    32 B  SHA-256 of the encoded tile
     captured  i32   days since 1970-01-01, or the least value where the age is unknown
 
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ErrorKind
-from store.events import ArtifactRef
 
 _TILE_MAGIC, _BLOCK_MAGIC = b"C10TILE1", b"C10BLCK1"
 _HEADER = struct.Struct("<8sQ")
@@ -54,7 +54,7 @@ class TileTable:
 
     @property
     def packed(self) -> bytes:
-        """Id and digest of every tile, as `store.identity.tile_set_of` wants them."""
+        """Id and digest of every tile, as `store.base.identity.tile_set_of` wants them."""
         return pack_tiles(self.ids, self.digests)
 
     def digest(self, identifier: int) -> str | None:
@@ -116,7 +116,7 @@ def encode_tile_columns(
 
 
 def pack_tiles(ids: NDArray[Any], digests: NDArray[np.uint8]) -> bytes:
-    """Return id and digest of tiles, one after the other, as `store.identity.tile_set_of` wants them.
+    """Return id and digest of tiles, one after the other, as `store.base.identity.tile_set_of` wants them.
 
     Args:
         ids: Descriptor ids, rising and none twice, [n].

@@ -12,11 +12,12 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 
-from store import canonical, delta, identity
+from store import delta
+from store.base import canonical_json, identity
+from store.base.values import ArtifactRef, Position
 from store.coverage import named_by, referenced_by, walk
 from store.delta import Rows
 from store.events import (
-    ArtifactRef,
     BuildFailed,
     BuildPlanned,
     BuildStarted,
@@ -32,7 +33,7 @@ from store.events import (
 )
 from store.indexes import whole_of, whole_rows
 from store.manifest import Envelope, body_of, parse, render
-from store.state import FLIGHT, Generation, Position
+from store.state import FLIGHT, Generation
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.transaction import Store
 
@@ -250,7 +251,7 @@ def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work
         if known is None:
             store.append(StepStarted(kind="cells", subjects=(f"6/{cell_x}/{cell_y}",), key=key), build=number)
             work.embedded += len(tiles)
-            block = store.artifacts.put(canonical.encode([space, [list(tile) for tile in tiles]]))
+            block = store.artifacts.put(canonical_json.encode([space, [list(tile) for tile in tiles]]))
             known = CellEmbedded(
                 space=space,
                 zoom=6,
@@ -331,7 +332,7 @@ def _delta(seed: str, *, added: int) -> bytes:
 
 
 def _walk(store: Store, number: int) -> None:
-    geography = store.artifacts.put(canonical.encode({"holes": []}))
+    geography = store.artifacts.put(canonical_json.encode({"holes": []}))
     tentative = CoverageWalked(
         files=0,
         size=0,

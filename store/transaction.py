@@ -20,9 +20,12 @@ from pathlib import Path
 
 from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.record import Head, encode, extend
-from store import canonical, evidence, manifest
+from store import evidence, manifest
 from store.artifacts import Artifacts
-from store.canonical import Document
+from store.base import canonical_json
+from store.base.canonical_json import Document
+from store.base.clock import Clock
+from store.base.values import Position
 from store.displacement import refuse_displaced
 from store.errors import (
     DamagedHistoryError,
@@ -44,7 +47,6 @@ from store.events import (
     RolledBack,
 )
 from store.exposure import refuse_exposed
-from store.facts import Clock
 from store.genesis import ensure_cache
 from store.indexes import refs_of
 from store.layout import Layout
@@ -54,7 +56,7 @@ from store.quarantine import set_aside
 from store.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.remedies import rebuilding
 from store.rollback import RollbackPlan
-from store.state import Build, Generation, Position, State
+from store.state import Build, Generation, State
 from store.trust import Signature, Signer
 from store.view import RESERVE_NAME, observe, require_cache
 
@@ -262,7 +264,7 @@ class Store:
                 generation=len(self.state.generations) + 1,
                 parent=parent,
                 origin=number,
-                manifest_sha256=canonical.sha256(raw),
+                manifest_sha256=canonical_json.sha256(raw),
                 body_sha256=body_sha256,
                 signature=signed.signature,
                 key_id=signed.key_id,

@@ -14,9 +14,9 @@ from dataclasses import field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from store.canonical import encode
+from store.base.canonical_json import encode
+from store.base.valueclass import valueclass
 from store.names import MAX_SIGNATURES
-from store.valueclass import valueclass
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

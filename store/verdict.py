@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Final, Literal
 
+from store.base.valueclass import valueclass
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.manifest import EngineEntry, Manifest, parse
 from store.trust import TrustedKey, reasons_against, trusted
-from store.valueclass import valueclass
 
 UNCHECKED: Final = "signatures were not checked, since no trusted keys were given"
 """What is said beside a verdict under `ALLOW_UNSIGNED`."""

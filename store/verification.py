@@ -21,6 +21,7 @@ from typing import Final, assert_never
 
 from store import contents
 from store.artifacts import Artifacts
+from store.base.values import ArtifactRef
 from store.coverage import each, named_by, referenced_by, walk
 from store.errors import (
     UNREADABLE,
@@ -30,7 +31,6 @@ from store.errors import (
     NoGoError,
     is_shortage,
 )
-from store.events import ArtifactRef
 from store.exposure import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.indexes import DELTA, WHOLE

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from journal import JournalDamagedError, safe_reader
 from journal.record import EMPTY, Entry, Head
 from journal.safe_reader import Snapshot
-from store.canonical import sha256
+from store.base.canonical_json import sha256
+from store.base.valueclass import valueclass
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.facts import fold_entries, since_position, to_facts
 from store.fold import absorb
@@ -20,7 +21,6 @@ from store.recovery import check as check_history
 from store.remedies import rebuilding, replaying
 from store.remembering import forget, recall, remember, trusted_head, without_collector
 from store.state import Fact, State
-from store.valueclass import valueclass
 from store.writeonce import read_regular
 
 RESERVE_NAME = "reserve"

@@ -3,8 +3,8 @@
 import click
 
 from pipeline.host import host_facts
+from store.base.clock import SystemClock
 from store.beside import accept as accept_generation
-from store.facts import SystemClock
 from tools import render
 from tools.edge import Answer, Call, shared_options
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pipeline.geography import Run, runs
 from pipeline.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import tile_ranges
-from store import canonical
 from store import events as e
 from store.attached import attached_to_failure
-from store.canonical import CanonicalError, Document
+from store.base import canonical_json
+from store.base.canonical_json import CanonicalError, Document
+from store.base.identity import MAX_ZOOM, cell_components, cell_key
+from store.base.values import ArtifactRef
 from store.errors import ArtifactError
-from store.events import ArtifactRef
-from store.identity import MAX_ZOOM, cell_components, cell_key
 from store.memo import Memo
 from store.tables import TileTable, decode_tiles
 from tools.failure import Holdings, cells_at_fault, tiles_at_fault
@@ -183,7 +183,7 @@ def _report(track: Track, holdings: Holdings) -> Mapping[str, Any] | None:
         if data is None:
             continue
         try:
-            document = canonical.decode(data)
+            document = canonical_json.decode(data)
         except CanonicalError:
             continue
         if isinstance(document, Mapping):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from store import events as e
-from store.canonical import is_digest
+from store.base.canonical_json import is_digest
 from store.state import FLIGHT, Build, Fact, State
 from tools import render
 

@@ -10,10 +10,10 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.host import host_facts
 from pipeline.locking import CacheLock
 from pipeline.progress import Progress
+from store.base.clock import SystemClock
 from store.bundle import Choice, opened
 from store.exporting import Exported
 from store.exporting import export as write_bundle
-from store.facts import SystemClock
 from store.importing import ImportedBundle, import_bundle
 from store.mirror import Mirrored
 from store.mirror import mirror as bring_mirror

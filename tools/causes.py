@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from store import events as e
-from store.canonical import Document
+from store.base.canonical_json import Document
 from tools.harmless import text
 from tools.render import plural, seconds, size
 from tools.timeline import Track, boot_of

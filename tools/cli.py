@@ -15,8 +15,8 @@ from typing import Any, Final, NoReturn
 
 import click
 
+from store.base.valueclass import valueclass
 from store.remembering import without_collector
-from store.valueclass import valueclass
 from tools import edge
 from tools.exit_codes import MEANINGS, ExitCode
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geography import runs
-from store.events import ArtifactRef, CheckFailed, CheckPassed
-from store.identity import tile_of
+from store.base.identity import tile_of
+from store.base.values import ArtifactRef
+from store.events import CheckFailed, CheckPassed
 from store.indexes import DELTA, delta_of, whole_of
 from store.state import Build
 from tools import render

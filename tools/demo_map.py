@@ -10,7 +10,7 @@ import mercantile
 import numpy as np
 from PIL import Image
 
-from store.preprocessing import Pixels
+from store.base.preprocessing import Pixels
 from tools.terrain import terrain, view
 
 Place = tuple[int, int, int]

@@ -81,7 +81,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "store.errors.IncompatibleDeviceError": ExitCode.INCOMPATIBLE,
     "store.sealed.SealError": ExitCode.NO_GO,
     "store.blocks.BlockError": ExitCode.NO_GO,
-    "store.canonical.CanonicalError": ExitCode.INTERNAL,
+    "store.base.canonical_json.CanonicalError": ExitCode.INTERNAL,
     "store.execution.ExecutionError": ExitCode.INCOMPATIBLE,
     "store.execution.RuntimeUnavailableError": ExitCode.REFUSED,
     "store.execution.EngineLoadError": ExitCode.INCOMPATIBLE,

@@ -10,10 +10,11 @@ from typing import Any, Final, Protocol
 from store import events as e
 from store import tilepack
 from store.attached import attached_to_failure
-from store.canonical import is_digest
+from store.base.canonical_json import is_digest
+from store.base.identity import tile_of
+from store.base.values import ArtifactRef
 from store.errors import ArtifactError
-from store.events import ArtifactRef, Index
-from store.identity import tile_of
+from store.events import Index
 from store.indexes import DELTA, delta_of, whole_of
 from store.state import Build
 from tools.causes import cause_of_death, cause_of_failure

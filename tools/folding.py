@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from store import manifest
-from store.canonical import CanonicalError, sha256
+from store.base.canonical_json import CanonicalError, sha256
 from store.errors import StoreError
 from store.fold import absorb
 from store.state import Generation, State

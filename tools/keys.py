@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from store import identity
-from store.canonical import CanonicalError, Document, Value, encode
+from store.base import identity
+from store.base.canonical_json import CanonicalError, Document, Value, encode
 from store.state import Build, State
 from tools.harmless import text, tree
 

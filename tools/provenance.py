@@ -8,10 +8,10 @@ from typing import Any, assert_never
 from store import blocks
 from store import events as e
 from store.attached import attached_to_failure
+from store.base.identity import descriptor_id, tile_of
+from store.base.values import ArtifactRef
 from store.blocks import BlockError
 from store.errors import ArtifactError, StoreError
-from store.events import ArtifactRef
-from store.identity import descriptor_id, tile_of
 from store.indexes import DELTA, delta_of, refs_of, whole_of
 from store.state import Build
 from store.tables import BlockRow, decode_blocks

@@ -13,9 +13,9 @@ from pipeline.decoding import PIXEL_CEILING, decode
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
 from pipeline.standing_in import open_stand_in
+from store.base.preprocessing import Pixels
 from store.errors import IncompatibleDeviceError
 from store.layout import Layout
-from store.preprocessing import Pixels
 from store.reader import FlightCache
 from store.runtime import Engine
 from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys

@@ -7,7 +7,7 @@ import click
 
 from journal.lock import held
 from store.artifacts import Artifacts
-from store.canonical import CanonicalError, decode, sha256
+from store.base.canonical_json import CanonicalError, decode, sha256
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.events import BuildDenied
 from store.manifest import project

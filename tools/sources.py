@@ -14,8 +14,8 @@ from journal.record import EMPTY
 from journal.storage.meta_pages import is_lmdb
 from store import bundle, segment
 from store.artifacts import Artifacts
+from store.base.values import ArtifactRef
 from store.errors import DamagedHistoryError, StoreError, from_os_error
-from store.events import ArtifactRef
 from store.layout import Layout
 from store.view import require_cache
 from store.writeonce import read_regular

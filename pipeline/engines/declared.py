@@ -7,7 +7,7 @@ from typing import Final
 
 from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 _CHANNELS: Final = 3
 _EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"

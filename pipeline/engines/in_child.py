@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.errors import CompileError
 from pipeline.frames import Message, Payload
-from store.canonical import Document
+from store.base.canonical_json import Document
 
 
 def compile_in_child(

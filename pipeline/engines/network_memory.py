@@ -21,7 +21,7 @@ import msgpack
 from pipeline.engines.declared import Declaration, TensorInfo
 from pipeline.regular import open_own, read_at
 from pipeline.tiles.memory import RACY_NS, Fingerprint
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 _MAGIC: Final = b"C10NET\x00\x01"
 _DIGEST: Final = 32

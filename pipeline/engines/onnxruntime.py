@@ -10,9 +10,9 @@ from typing import Final
 from pipeline.engines.in_child import compile_in_child, refuse_plugins, tensors
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
-from store.canonical import Document
-from store.identity import engine_components
-from store.installed import version_of
+from store.base.canonical_json import Document
+from store.base.distributions import version_of
+from store.base.identity import engine_components
 
 _CHILD: Final = "pipeline.engines.onnxruntime_child"
 _ENGINE_NAME: Final = "engine.onnx"

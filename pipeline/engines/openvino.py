@@ -11,9 +11,9 @@ from typing import Final
 from pipeline.engines.in_child import compile_in_child, refuse_plugins, tensors
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
-from store.canonical import Document
+from store.base.canonical_json import Document
+from store.base.identity import engine_components
 from store.execution import EngineLoadError, RuntimeUnavailableError
-from store.identity import engine_components
 from store.openvino_library import (
     BACKEND,
     PRECISIONS,

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from store.canonical import Document
-from store.preprocessing import Preprocessing
-from store.valueclass import valueclass
+from store.base.canonical_json import Document
+from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 DEFAULT_BATCH = 8
 """Fixed batch of an engine unless the request names one.
@@ -154,7 +154,7 @@ class EngineCompiler(Protocol):
         ...
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on, by name; never a path. See `store.identity`.
+        """Return everything the engine depends on, by name; never a path. See `store.base.identity`.
 
         Raises:
             CompileError: The backend does not offer what the job asks for.

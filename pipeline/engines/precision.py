@@ -29,7 +29,7 @@ from pipeline.engines.onnx_file import Proto
 from pipeline.engines.precision_graph import rewrite
 from pipeline.engines.precision_plan import FOLLOWERS, SEEDS, narrow_nodes
 from pipeline.errors import CompileError, ErrorKind
-from store.canonical import Document
+from store.base.canonical_json import Document
 from store.execution import RuntimeUnavailableError
 from store.onnxruntime_library import onnxruntime
 

@@ -15,9 +15,9 @@ from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.engines.precision import conversion_document
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Payload
-from store.canonical import Document
+from store.base.canonical_json import Document
+from store.base.identity import engine_components
 from store.device import PORTABLE, covers, exact_target, gpus
-from store.identity import engine_components
 from store.tensorrt_library import LibraryMissingError, cuda_major, library, library_version
 
 _CHILD: Final = "pipeline.engines.tensorrt_child"

@@ -27,9 +27,9 @@ from pipeline.engines.precision import conversion_parity, convert, sample_feeds,
 from pipeline.engines.tensorrt_build import BuildOptions, TensorRtSession
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
+from store.base.preprocessing import Preprocessing
 from store.device import gpus
 from store.golden import golden_images, golden_inputs
-from store.preprocessing import Preprocessing
 from store.tensorrt_library import (
     LibraryMissingError,
     engine_version,

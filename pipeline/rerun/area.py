@@ -16,10 +16,12 @@ from pipeline.rerun.outcome import Compared, Ended, Standing
 from pipeline.rerun.supplies import Supplies
 from pipeline.tiles.grid import wanted_count, wanted_tiles
 from pipeline.tiles.selection import MAX_WANTED
-from store import blocks, canonical
+from store import blocks
 from store.attached import attached_to_failure
-from store.events import ArtifactRef, CellEmbedded, CheckFailed, IndexBuilt
-from store.identity import CELL_SHIFT, tile_of
+from store.base import canonical_json
+from store.base.identity import CELL_SHIFT, tile_of
+from store.base.values import ArtifactRef
+from store.events import CellEmbedded, CheckFailed, IndexBuilt
 from store.indexes import DELTA, delta_of, whole_of
 from store.runtime import RuntimeUnavailableError
 from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
@@ -87,7 +89,7 @@ def survey_again(supplies: Supplies) -> Ended | None:
     if wanted > MAX_WANTED:
         raise UnavailableError(f"expected an area of at most {MAX_WANTED} tiles, found {wanted}")
     kept = supplies.attached("geography")
-    known = canonical.decode(kept) if kept is not None else {}
+    known = canonical_json.decode(kept) if kept is not None else {}
     table = _table(supplies)
     rows = _rows(supplies)
     _bring_blocks(supplies, rows)
@@ -115,7 +117,7 @@ def survey_again(supplies: Supplies) -> Ended | None:
     if kept is not None and supplies.failure is not None:
         expected = attached_to_failure(supplies.failure)["geography"].sha256
         supplies.note("geographic report", "area", expected, Standing.KEPT)
-        found = hashlib.sha256(canonical.encode(geography.to_document())).hexdigest()
+        found = hashlib.sha256(canonical_json.encode(geography.to_document())).hexdigest()
         supplies.findings.compared.append(Compared(what="geographic report", recorded=expected, found=found))
     try:
         require_coverage(geography.localisable, request.coverage.min_fraction)

@@ -23,9 +23,9 @@ from pipeline.rerun.outcome import Ended, Piece, Standing, Try
 from pipeline.rerun.supplies import Supplies
 from pipeline.tiles.tile import Place, Tile
 from store import tilepack
+from store.base.identity import CELL_SHIFT, descriptor_id
 from store.errors import ArtifactError
 from store.events import BuildFailed, CellEmbedded, StepStarted
-from store.identity import CELL_SHIFT, descriptor_id
 
 _DECODE_ONLY: Final = "pipeline.rerun.decode_child"
 _MAX_CELLS: Final = 256

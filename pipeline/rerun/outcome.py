@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from pipeline.tiles.tile import Place
-from store.events import ArtifactRef
+from store.base.values import ArtifactRef
 from store.state import Build, Fact, State
 
 

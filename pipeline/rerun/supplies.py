@@ -25,12 +25,13 @@ from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
 from store.artifacts import Artifacts
 from store.attached import attached_to_failure
-from store.canonical import is_digest
+from store.base.canonical_json import is_digest
+from store.base.identity import difference
+from store.base.preprocessing import Preprocessing
+from store.base.values import ArtifactRef
 from store.errors import StoreError
-from store.events import ArtifactRef, BuildFailed, EngineCompiled
-from store.identity import difference
+from store.events import BuildFailed, EngineCompiled
 from store.layout import Layout
-from store.preprocessing import Preprocessing
 from store.state import STAND_IN, Build
 
 READ_ERRORS: Final = (OSError, PipelineError, StoreError, ValueError)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.tiles.columns import Digests, Numbers
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.memory import RACY_NS, Fingerprint, Kept, MemoryFile
-from store.identity import X_SHIFT, ZOOM_SHIFT
+from store.base.identity import X_SHIFT, ZOOM_SHIFT
 
 MAX_ROWS = 20_000_000
 MAX_RECTANGLES = 64

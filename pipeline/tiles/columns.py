@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.tiles.tile import Locator, Tile
-from store.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
+from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
 from store.tables import pack_tiles
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
@@ -119,7 +119,7 @@ class Tiles(Sequence[Tile]):
 
     @property
     def ids(self) -> npt.NDArray[np.int64]:
-        """Descriptor ids, int64 [n]; see `store.identity.descriptor_id`.
+        """Descriptor ids, int64 [n]; see `store.base.identity.descriptor_id`.
 
         Raises:
             ValueError: A place is outside of the world.
@@ -161,7 +161,7 @@ class Tiles(Sequence[Tile]):
         )
 
     def packed(self) -> bytes:
-        """Id and digest of every tile by rising id, as `store.identity.tile_set_of` wants them.
+        """Id and digest of every tile by rising id, as `store.base.identity.tile_set_of` wants them.
 
         Raises:
             ValueError: A place is outside of the world, or occurs twice.

@@ -18,7 +18,7 @@ from pipeline.geometry import (
     split_at_antimeridian,
 )
 from pipeline.tiles.tile import Place, ZoomRange
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

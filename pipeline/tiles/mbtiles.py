@@ -24,7 +24,7 @@ from pipeline.tiles.columns import Tiles
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
 from pipeline.tiles.memory import Fingerprint
 from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
-from store.identity import descriptor_id
+from store.base.identity import descriptor_id
 
 FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 MAX_BLOB_BYTES = 32 << 20

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.regular import open_own, read_at
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 Keys = npt.NDArray[np.int64]
 """One row of whole numbers for each tile: what makes it the same tile as before."""

@@ -28,7 +28,7 @@ from pipeline.tiles.memory import Fingerprint
 from pipeline.tiles.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
 from pipeline.tiles.reading import MAX_TILE_BYTES
 from pipeline.tiles.tile import Extent, Locator, ZoomRange
-from store.identity import X_SHIFT, ZOOM_SHIFT
+from store.base.identity import X_SHIFT, ZOOM_SHIFT
 
 HEADER_BYTES = 127
 MAX_DEPTH = 4

@@ -19,7 +19,7 @@ from pipeline.tiles.ages import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.columns import NO_DAY, Tiles
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.tile import Place, TileMetadataStore
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 MAX_WANTED = 20_000_000
 """A request for more tiles than this is taken for a mistake: about 200,000 km² at zoom 18."""

@@ -8,7 +8,7 @@ from datetime import date
 from typing import NamedTuple, Protocol
 
 from pipeline.geometry import BoxE7
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 ZoomRange = tuple[int, int]
 """Lowest and highest zoom, inclusive."""

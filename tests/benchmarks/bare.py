@@ -17,7 +17,7 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from store.preprocessing import Preprocessing
+from store.base.preprocessing import Preprocessing
 
 _SIDE = 256
 

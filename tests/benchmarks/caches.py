@@ -20,7 +20,7 @@ from pipeline.descriptors import EngineSpec, OnDispatch, OnRetry, OnTiles, Windo
 from pipeline.report import BuildOutcome, BuildReport
 from pipeline.request import BuildRequest, IndexKind
 from pipeline.testing import Calls, FakeCompiler
-from store.preprocessing import Preprocessing
+from store.base.preprocessing import Preprocessing
 from tests.small_builds import DIMENSIONS, Site
 from tests.tile_archives import write_pmtiles_entries
 

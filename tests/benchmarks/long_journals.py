@@ -14,10 +14,10 @@ from statistics import median
 from typing import Any, Final
 
 from pipeline.cells import CELL_SHIFT
-from store.events import ArtifactRef, BuildStarted, CellEmbedded, StepStarted
+from store.base.values import ArtifactRef, Position
+from store.events import BuildStarted, CellEmbedded, StepStarted
 from store.layout import Layout
 from store.remembering import recall, remember
-from store.state import Position
 from store.transaction import Store
 from store.view import look, read
 from tests.benchmarks.caches import BigSite, write_mbtiles

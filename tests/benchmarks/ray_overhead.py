@@ -34,7 +34,7 @@ from pipeline.place import PLACE_MEAN, PLACE_SIZE, PLACE_STD, place_model
 from pipeline.ray_batcher import RayDescriptorBatcher
 from pipeline.ray_cluster import connected
 from pipeline.tiles.tile import Tile
-from store.preprocessing import Preprocessing
+from store.base.preprocessing import Preprocessing
 from tests.networks import resnet50
 from tests.toy_networks import toy_network
 

@@ -26,13 +26,13 @@ from pipeline.tiles.opening import open_source
 from store import blocks
 from store import rollback as deciding
 from store.artifacts import Artifacts
-from store.canonical import encode as canonical_encode
+from store.base.canonical_json import encode as canonical_encode
+from store.base.identity import build_identity, tile_set, vector_space
+from store.base.preprocessing import Preprocessing
 from store.coverage import missing
 from store.events import BuildStarted, CoverageWalked, TilesSelected
-from store.identity import build_identity, tile_set, vector_space
 from store.layout import Layout
 from store.manifest import parse, project
-from store.preprocessing import Preprocessing
 from store.tables import BlockRow, encode_tiles
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
 from store.transaction import Store

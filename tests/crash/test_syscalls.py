@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from store import canonical
+from store.base import canonical_json
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import Site, picture, tree
 
@@ -121,7 +121,7 @@ def test_a_kill_between_the_commit_and_its_files_is_healed(site, builder, left, 
     healed = site.build(flight_id="f2")
     assert (healed.outcome, healed.generation) == ("reused", 2)
     assert healed.writes >= 1 + left
-    assert canonical.sha256(site.head_bytes()) == state.head.manifest_sha256 == healed.manifest_sha256
+    assert canonical_json.sha256(site.head_bytes()) == state.head.manifest_sha256 == healed.manifest_sha256
     with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
         cache.verify()
         assert cache.manifest.envelope.generation == 2

@@ -17,7 +17,7 @@ from pipeline.host import host_facts
 from pipeline.locking import CacheLock
 from pipeline.request import CoverageOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, dying
-from store.facts import SystemClock
+from store.base.clock import SystemClock
 from tests.small_builds import DIMENSIONS, ZOOM, Site, encoded, picture, plain, spread, tiny_network
 from tests.small_disk import free_bytes
 from tests.tile_archives import write_mbtiles

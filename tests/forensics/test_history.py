@@ -11,8 +11,9 @@ import shutil
 import pytest
 
 from pipeline.testing import raising
-from store import canonical, identity, manifest, rollback
 from store import events as e
+from store import manifest, rollback
+from store.base import canonical_json, identity
 from store.layout import Layout
 from store.state import FLIGHT
 from store.testing import PREPROCESSING, FakeClock, made, ref_of
@@ -145,7 +146,7 @@ def bodies_on_disk(layout):
     found = {}
     for generation, name in layout.manifest_files().items():
         document = json.loads((layout.manifests / name).read_bytes())
-        found[generation] = canonical.encode(document["body"])
+        found[generation] = canonical_json.encode(document["body"])
     return found
 
 
@@ -162,7 +163,7 @@ def test_every_event_of_a_real_history(history, request, tmp_path):
         assert (state.position.seq, state.position.chain) == (moment.seq, moment.chain)
         head = state.head
         if head is not None and head.number not in seen:
-            seen[head.number] = canonical.encode(manifest.body_of(state, state.head_build))
+            seen[head.number] = canonical_json.encode(manifest.body_of(state, state.head_build))
             assert (moment.seq, seen[head.number]) == (head.seq, expected[head.number])
     assert folded.state.position.seq == len(moments)
     assert seen == expected

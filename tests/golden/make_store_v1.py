@@ -15,7 +15,7 @@ from unittest import mock
 
 from store import events as e
 from store import rollback
-from store.canonical import sha256
+from store.base.canonical_json import sha256
 from store.layout import Layout
 from store.state import State
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of

@@ -12,9 +12,9 @@ from pipeline.decoding import decode
 from pipeline.report import BuildOutcome
 from pipeline.request import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
-from store.canonical import decode as canonical_decode
+from store.base.canonical_json import decode as canonical_decode
+from store.base.identity import descriptor_id
 from store.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled
-from store.identity import descriptor_id
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verification import Depth, verify
 from tests.small_builds import ZOOM, Site, picture, plain, spread, tiny_network

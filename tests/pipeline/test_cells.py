@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.cells import CellAssembler, CellKey, Row, group_cells, plan_windows, shared_digests
 from pipeline.tiles.tile import Tile
+from store.base.identity import descriptor_id
 from store.blocks import decode, encode
-from store.identity import descriptor_id
 
 DIMENSIONS = 3
 

@@ -17,7 +17,7 @@ from pipeline.descriptors import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatc
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.place import texture_energy
 from pipeline.tiles.tile import Tile
-from store.preprocessing import Preprocessing
+from store.base.preprocessing import Preprocessing
 from store.runtime import load_engine
 from tests.toy_networks import DIMENSIONS, toy_network
 

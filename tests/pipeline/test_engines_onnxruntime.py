@@ -17,7 +17,7 @@ from pipeline.engines.onnx_file import inspect_onnx, onnx_digest, read_onnx
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
-from store.canonical import encode
+from store.base.canonical_json import encode
 from store.golden import batch_invariance, golden_images, golden_inputs, parity
 from store.runtime import load_engine
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network

@@ -23,12 +23,12 @@ from pipeline.report import BuildOutcome
 from pipeline.request import Backend, EngineOptions
 from store import openvino_executor
 from store.artifacts import Artifacts
-from store.canonical import encode
+from store.base.canonical_json import encode
+from store.base.identity import difference
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.events import EngineCompiled
 from store.execution import EngineLoadError, EngineRunError, RuntimeUnavailableError
 from store.golden import batch_invariance, golden_inputs, parity
-from store.identity import difference
 from store.openvino_library import cpu_target, has_bfloat16, library, read_requirements
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import load_engine

@@ -15,9 +15,9 @@ from pipeline.engines.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
+from store.base.identity import difference, engine_key
 from store.events import EngineCompiled
 from store.execution import EngineLoadError, RuntimeUnavailableError
-from store.identity import difference, engine_key
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import load_engine
 from store.tensorrt_library import engine_version

@@ -14,7 +14,7 @@ from pipeline.request import CoverageOptions
 from pipeline.testing import raising
 from store import tilepack
 from store.artifacts import Artifacts
-from store.canonical import decode
+from store.base.canonical_json import decode
 from store.collecting import rehearse
 from store.coverage import referenced_by
 from store.errors import DiskFullError

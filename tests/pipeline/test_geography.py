@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.geography import Geography, runs
-from store.canonical import decode, encode
+from store.base.canonical_json import decode, encode
 
 PLACES = st.sets(st.tuples(st.integers(3, 4), st.integers(0, 7), st.integers(0, 3)), max_size=40)
 EMPTY = {"holes": (), "featureless": (), "skipped": (), "excluded": ()}

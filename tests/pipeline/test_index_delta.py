@@ -10,11 +10,11 @@ from pipeline import checks, preflight
 from pipeline.request import CheckOptions, IndexKind, IndexOptions, Storage
 from store import blocks
 from store.artifacts import Artifacts
+from store.base.identity import descriptor_id
 from store.delta import Rows, decode, encode
 from store.errors import NoGoError
 from store.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
 from store.findings import Depth
-from store.identity import descriptor_id
 from store.indexes import DELTA, WHOLE
 from store.manifest import parse, project
 from store.reader import ALLOW_UNSIGNED, FlightCache

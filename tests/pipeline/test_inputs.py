@@ -20,7 +20,7 @@ from pipeline.request import (
     SectorClassification,
 )
 from pipeline.testing import FakeCompiler, FakeTiles
-from store.identity import build_identity, difference
+from store.base.identity import build_identity, difference
 from tests.small_builds import WEST, ZOOM, FakeSite, tiny_network
 from tests.toy_networks import toy_network
 

@@ -25,7 +25,7 @@ from pipeline.engines.precision import (
 )
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.place import place_model
-from store.canonical import encode
+from store.base.canonical_json import encode
 from store.golden import golden_inputs
 from tests.networks import mobilenet, quantised, vit_b14
 from tests.toy_networks import toy_network

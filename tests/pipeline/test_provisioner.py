@@ -8,7 +8,7 @@ from pipeline.report import BuildOutcome
 from pipeline.request import CoverageOptions, EngineOptions, ModelRole, ModelSpec, SectorClassification
 from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
-from store.canonical import decode
+from store.base.canonical_json import decode
 from store.events import BuildPlanned, BuildStarted, CellEmbedded, CheckPassed, StepReused, TilesSelected
 from store.ledger import Ledger
 from store.manifest import parse

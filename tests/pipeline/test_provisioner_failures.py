@@ -10,7 +10,7 @@ from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import CheckOptions, CoverageOptions
 from pipeline.testing import raising
-from store.canonical import decode
+from store.base.canonical_json import decode
 from store.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.state import BuildStatus

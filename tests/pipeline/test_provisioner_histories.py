@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.report import BuildOutcome
 from store import blocks
+from store.base.identity import tile_of
 from store.errors import RequestRefusedError
-from store.identity import tile_of
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, tiny_network
 
 HISTORIES = 12

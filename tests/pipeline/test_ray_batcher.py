@@ -34,9 +34,9 @@ from pipeline.ray_cluster import Nodes, _own_signals, actor_options, connected, 
 from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
+from store.base.preprocessing import Preprocessing
 from store.codec import encode as encode_event
 from store.events import BuildFailed, CellEmbedded, StepRetried
-from store.preprocessing import Preprocessing
 from store.retention import KeepPolicy
 from store.verification import Depth, verify
 from store.view import read

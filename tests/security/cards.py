@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store import manifest as m
-from store.canonical import decode, encode
+from store.base.canonical_json import decode, encode
+from store.base.identity import build_identity
 from store.errors import NoGoError
-from store.identity import build_identity
 from store.layout import Layout
 from store.machine import libraries
 from store.reader import FlightCache

@@ -20,11 +20,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from journal import Journal
 from store import remembering, rollback
 from store.artifacts import Artifacts
+from store.base.identity import build_identity
+from store.base.values import ArtifactRef
 from store.coverage import named_by
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
-from store.events import ArtifactRef, GenerationAccepted
+from store.events import GenerationAccepted
 from store.facts import to_record
-from store.identity import build_identity
 from store.layout import Layout
 from store.machine import libraries
 from store.manifest import parse, project

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from store import blocks
+from store.base.identity import descriptor_id
 from store.blocks import Block, BlockError, block_size, decode, decode_header, decode_keys, encode, key_size
-from store.identity import descriptor_id
 
 
 def make(places, *, zoom=5, cell=(0, 1), dimensions=3, seed=0):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.canonical import CanonicalError, decode, digest, encode, is_digest, sha256
+from store.base.canonical_json import CanonicalError, decode, digest, encode, is_digest, sha256
 
 leaves = st.none() | st.booleans() | st.integers() | st.text()
 values = st.recursive(

@@ -20,6 +20,7 @@ from journal import (
 )
 from journal.record import EMPTY
 from store import checkpoint, remembering, rollback
+from store.base.values import Position
 from store.beside import accept
 from store.collecting import collect
 from store.errors import DamagedHistoryError, ErrorKind
@@ -29,7 +30,7 @@ from store.layout import Layout
 from store.ledger import Ledger
 from store.remembering import trusted_head
 from store.retention import KeepPolicy
-from store.state import Position, State
+from store.state import State
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
 from store.transaction import Store
 from store.verification import Depth, verify

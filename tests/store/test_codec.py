@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from journal.record import GENESIS, Entry, encode, link
 from journal.testing import payloads
 from store import codec
+from store.base.clock import SystemClock
+from store.base.values import ArtifactRef
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.events import ArtifactRef, CacheCreated, CellEmbedded, Event, GenerationAccepted
-from store.facts import SystemClock, to_fact, to_facts, to_record
+from store.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
+from store.facts import to_fact, to_facts, to_record
 from store.state import Unknown
 from store.testing import made
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from store import contents
+from store.base.identity import tile_set
 from store.delta import Delta, Rows, encode, nothing
 from store.errors import ArtifactError
-from store.identity import tile_set
 from store.index_entry import DeltaEntry
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import ref_of

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store import delta as d
-from store.identity import descriptor_id
+from store.base.identity import descriptor_id
 
 DIMENSIONS = 3
 GOLDEN = "".join(

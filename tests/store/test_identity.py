@@ -5,9 +5,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from store import identity
-from store.canonical import encode
-from store.identity import (
+from store.base import identity
+from store.base.canonical_json import encode
+from store.base.identity import (
     build_identity,
     build_inputs,
     cell_components,

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from store.installed import version_of, with_prefix
+from store.base.distributions import version_of, with_prefix
 
 
 def made(folder, name, version, *, info="dist-info", file="METADATA"):
@@ -77,7 +77,7 @@ def test_what_is_no_folder_of_packages_is_passed_over(tmp_path, monkeypatch):
 
 def test_a_distribution_that_is_there_is_told_without_the_reader_of_mail():
     code = (
-        "import sys; from store.installed import version_of, with_prefix\n"
+        "import sys; from store.base.distributions import version_of, with_prefix\n"
         "assert version_of('numpy') and with_prefix('faiss')\n"
         "assert 'email.message' not in sys.modules and 'importlib.metadata' not in sys.modules"
     )

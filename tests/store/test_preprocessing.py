@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.preprocessing import ALPHA, RESAMPLER, Preprocessing, flatten_alpha, resample
+from store.base.preprocessing import ALPHA, RESAMPLER, Preprocessing, flatten_alpha, resample
 
 
 def gradient(height, width):

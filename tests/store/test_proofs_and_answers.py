@@ -15,10 +15,12 @@ from store.attached import (
     with_attached,
     without_attached,
 )
+from store.base.preprocessing import Preprocessing
+from store.base.values import ArtifactRef
 from store.coverage import referenced_by
 from store.device import Gpu
 from store.errors import ArtifactError, DamagedHistoryError
-from store.events import ArtifactRef, BuildFailed, EngineCompiled
+from store.events import BuildFailed, EngineCompiled
 from store.golden import (
     ANSWERED,
     decode_answers,
@@ -28,7 +30,6 @@ from store.golden import (
     golden_samples,
 )
 from store.memo import Made, Memo
-from store.preprocessing import Preprocessing
 from store.state import STAND_IN, Build, State
 from store.testing import made, ref_of
 

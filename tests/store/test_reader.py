@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from store import manifest as m
-from store.canonical import decode, encode
+from store.base.canonical_json import decode, encode
+from store.base.identity import build_identity, descriptor_id
+from store.base.values import ArtifactRef
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
-from store.events import ArtifactRef
-from store.identity import build_identity, descriptor_id
 from store.layout import Layout
 from store.machine import libraries
 from store.names import MAX_MANIFEST_BYTES

@@ -14,6 +14,7 @@ from journal.errors import JournalIOError
 from journal.record import EMPTY, Entry, Record, encode, link
 from journal.storage.environment import open_environment
 from store import rollback, segment
+from store.base.identity import build_identity
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.events import (
     BuildCommitted,
@@ -25,7 +26,6 @@ from store.events import (
 )
 from store.facts import to_record
 from store.findings import Depth, ProblemKind
-from store.identity import build_identity
 from store.layout import Layout
 from store.quarantine import set_aside
 from store.rebuild import rebuild

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.recovery import Abandon, ClearScratch, Observed, Project, SetAside, check, plan
-from store.state import Build, Generation, Position, State
+from store.state import Build, Generation, State
 
 SHA = "cd" * 32
 

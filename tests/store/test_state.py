@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store import events as e
+from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.fold import evolve, fold
 from store.names import MAX_SIGNATURES
 from store.rollback import plan
-from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, Position, State, Unknown, checks_of
+from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, State, Unknown, checks_of
 from store.testing import made
 
 REF = e.ArtifactRef(sha256="ab" * 32, size=3)

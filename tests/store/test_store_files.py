@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.artifacts import Artifacts
+from store.base.values import ArtifactRef
 from store.coverage import Coverage, missing, named_by, referenced_by, sizes, sound, walk
 from store.errors import (
     ArtifactError,
@@ -16,7 +17,6 @@ from store.errors import (
     ManifestCoverageError,
     RequestRefusedError,
 )
-from store.events import ArtifactRef
 from store.layout import Layout
 from store.manifest import parse
 from store.testing import FakeClock, Scenario, play, ref_of

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from store.base.identity import descriptor_id
+from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ErrorKind
-from store.events import ArtifactRef
-from store.identity import descriptor_id
 from store.tables import (
     BlockRow,
     decode_blocks,

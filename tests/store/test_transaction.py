@@ -17,7 +17,8 @@ from journal.storage.environment import open_environment
 from store import manifest as m
 from store import rollback
 from store.artifacts import Artifacts
-from store.canonical import sha256
+from store.base.canonical_json import sha256
+from store.base.identity import build_identity
 from store.errors import (
     CacheUnusableError,
     DamagedHistoryError,
@@ -35,7 +36,6 @@ from store.events import (
     GenerationAccepted,
 )
 from store.facts import to_record
-from store.identity import build_identity
 from store.layout import Layout
 from store.names import MAX_MANIFEST_BYTES
 from store.rebuild import rebuild

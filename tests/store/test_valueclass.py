@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import pytest
 
-from store.valueclass import valueclass
+from store.base.valueclass import valueclass
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

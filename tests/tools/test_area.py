@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pipeline.geography import runs
 from pipeline.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import wanted_tiles
-from store import canonical
 from store import events as e
-from store.identity import cell_components, cell_key, descriptor_id
+from store.base import canonical_json
+from store.base.identity import cell_components, cell_key, descriptor_id
 from store.memo import Made, Memo
 from store.tables import encode_tiles
 from store.testing import made, ref_of
@@ -168,7 +168,7 @@ def test_where_nobody_knows_what_could_be_reused_untouched_cells_were(before, sp
     }
 
 
-REPORT = canonical.encode(
+REPORT = canonical_json.encode(
     {"holes": [[6, 0, 1, 2], [6, 0, 1], "no run"], "featureless": 7, "skipped": [[6, 1, 0, 0]]}
 )
 

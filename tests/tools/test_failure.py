@@ -6,7 +6,7 @@ import pytest
 
 from store import events as e
 from store import tilepack
-from store.identity import descriptor_id
+from store.base.identity import descriptor_id
 from store.testing import made, ref_of
 from tests.tools.stories import Shelf, Story
 from tools.failure import MAX_PICTURE_BYTES, failure, media_of

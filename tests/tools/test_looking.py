@@ -7,8 +7,8 @@ import pytest
 from journal import Record
 from journal.record import EMPTY, encode, extend, link
 from store import events as e
+from store.base.values import ArtifactRef
 from store.errors import RequestRefusedError
-from store.events import ArtifactRef
 from store.state import STAND_IN
 from store.testing import PREPROCESSING, made, ref_of
 from tests.tools.stories import Story

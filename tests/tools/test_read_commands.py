@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from store.canonical import sha256
+from store.base.canonical_json import sha256
 from store.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store

@@ -1,9 +1,11 @@
 """Replay to every event of a long history gives, at each committed build, the very body that was committed."""
 
-from store import canonical, identity, manifest
 from store import events as e
+from store import manifest
+from store.base import canonical_json, identity
+from store.base.values import Position
 from store.fold import absorb, fold
-from store.state import FLIGHT, Position, State
+from store.state import FLIGHT, State
 from store.testing import PREPROCESSING, made, ref_of
 from tools.folding import Folded, fold_all, steps
 from tools.records import Moment
@@ -142,11 +144,11 @@ class Writer:
             generation=generation,
             parent=head.origin if head else None,
             origin=number,
-            manifest_sha256=canonical.sha256(raw),
+            manifest_sha256=canonical_json.sha256(raw),
             body_sha256=manifest.body_digest(body),
         )
         self.append(committed, number)
-        self.bodies[len(self.moments)] = canonical.encode(body)
+        self.bodies[len(self.moments)] = canonical_json.encode(body)
 
 
 def test_a_hundred_thousand_events():
@@ -160,7 +162,7 @@ def test_a_hundred_thousand_events():
         assert folded.state.position.seq == moment.seq
         if moment.seq in writer.bodies:
             head = folded.state.head_build
-            seen[moment.seq] = canonical.encode(manifest.body_of(folded.state, head))
+            seen[moment.seq] = canonical_json.encode(manifest.body_of(folded.state, head))
     assert seen == writer.bodies
     assert [each.seq for each in folded.projected] == list(writer.bodies)
     assert all(each.projects for each in folded.projected)

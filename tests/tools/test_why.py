@@ -7,10 +7,10 @@ import pytest
 
 from store import blocks
 from store import events as e
+from store.base.identity import descriptor_id
+from store.base.values import ArtifactRef
 from store.blocks import Block
 from store.errors import RequestRefusedError
-from store.events import ArtifactRef
-from store.identity import descriptor_id
 from store.state import STAND_IN
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import made, ref_of

@@ -18,7 +18,7 @@ from journal.record import decode as decode_record
 from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
 from store import blocks, bundle, codec, importing, segment
-from store.canonical import encode as canonical_json
+from store.base.canonical_json import encode as canonical_json
 from store.errors import (
     ArtifactError,
     BundleError,

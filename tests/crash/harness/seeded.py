@@ -16,7 +16,7 @@ from journal.storage import create
 from store import artifacts as artifacts_module
 from store import collecting, mirror, projecting, transaction, writeonce
 from store.artifacts import Artifacts
-from store.events import ArtifactRef
+from store.base.values import ArtifactRef
 from store.facts import to_facts
 from store.fold import absorb
 from store.ledger import Ledger

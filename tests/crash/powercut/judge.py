@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from journal import JournalError
-from store.canonical import sha256
+from store.base.canonical_json import sha256
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.findings import Depth, ProblemKind
 from store.layout import Layout

@@ -12,7 +12,7 @@ produces from the same inputs; nothing else in C10's version may cause work to b
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from store.canonical import Digest, Document, Value, digest, encode
+from store.base.canonical_json import Digest, Document, Value, digest, encode
 
 RECIPES: Mapping[str, int] = {"tiles": 1, "engine": 1, "cell": 1, "index": 1, "checks": 1}
 

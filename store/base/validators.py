@@ -1,7 +1,7 @@
 """Fields of documents that nobody vouches for: each is what it must be, or an error that quotes it. Pure."""
 
-from store.canonical import Document, is_digest
-from store.events import ArtifactRef
+from store.base.canonical_json import Document, is_digest
+from store.base.values import ArtifactRef
 
 
 def artifact_ref(document: Document) -> ArtifactRef:
