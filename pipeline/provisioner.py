@@ -360,8 +360,8 @@ class CacheProvisioner:
         )
 
     def _require_whole(self, store: "Store", target: int) -> None:
-        from store import manifest
         from store.coverage import missing
+        from store.manifest import manifest
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
         problems = missing(manifest.parse(manifest.project(store.state, shown)), store.artifacts)

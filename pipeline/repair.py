@@ -57,9 +57,9 @@ from store.evidence import require_journal
 from store.exposure import refuse_exposed
 from store.facts import to_facts
 from store.findings import Depth, ProblemKind, Verification
-from store.indexes import DELTA, WHOLE
 from store.layout import FOLDERS, Layout
-from store.manifest import Manifest, parse, project
+from store.manifest.manifest import Manifest, parse, project
+from store.manifest.roles import DELTA, WHOLE
 from store.memo import Memo
 from store.projection_check import projection_findings
 from store.quarantine import set_aside

@@ -16,7 +16,8 @@ from store.delta import decode as decode_delta
 from store.delta import encode
 from store.errors import ArtifactError
 from store.events import Index, IndexBuilt, IndexExtended
-from store.indexes import DELTA, WHOLE, whole_of, whole_rows
+from store.indexes import whole_of, whole_rows
+from store.manifest.roles import DELTA, WHOLE
 from store.tables import decode_blocks
 
 

@@ -22,7 +22,7 @@ from store.errors import ArtifactError, ErrorKind
 from store.events import EngineCompiled, StepReused
 from store.golden import ANSWERED, encode_answers, golden_samples
 from store.layout import Layout
-from store.manifest import StandInEntry
+from store.manifest.manifest import StandInEntry
 from store.runtime import Engine, ExecutionError, RuntimeUnavailableError
 from store.state import STAND_IN
 from store.view import look

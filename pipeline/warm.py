@@ -13,7 +13,7 @@ from store.base.valueclass import valueclass
 from store.coverage import missing, named_by
 from store.events import CoverageWalked
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.projecting import signers_of
 from store.recovery import ClearScratch, plan
 from store.state import Generation, State

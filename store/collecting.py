@@ -29,7 +29,7 @@ from store.errors import ArtifactError, from_os_error
 from store.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.layout import Layout
 from store.ledger import RETRYABLE
-from store.names import signed_manifest
+from store.manifest.file_names import signed_manifest
 from store.retention import Decision, Doomed, Gone, KeepPolicy, decide, tables_needed, tables_wanted
 from store.state import State
 from store.tables import BlockRow, decode_blocks

@@ -6,7 +6,7 @@ Bytes come from the caller, who knows that they are the ones named; here they ar
 from store.base.identity import tile_set_of
 from store.delta import Delta, DeltaError, decode
 from store.errors import ArtifactError, ErrorKind
-from store.manifest import Manifest
+from store.manifest.manifest import Manifest
 from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 
 

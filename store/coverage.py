@@ -18,8 +18,8 @@ from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.indexes import refs_of
 from store.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
-from store.manifest import Manifest
-from store.names import signed_manifest
+from store.manifest.file_names import signed_manifest
+from store.manifest.manifest import Manifest
 from store.state import State
 from store.tables import BlockRow, decode_blocks
 

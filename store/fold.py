@@ -13,8 +13,8 @@ from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind
 from store.events import Event
 from store.lineage import left_behind
+from store.manifest.file_names import MAX_SIGNATURES
 from store.memo import Made
-from store.names import MAX_SIGNATURES
 from store.state import (
     FLIGHT,
     STAND_IN,

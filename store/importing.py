@@ -21,7 +21,7 @@ from typing import Final
 from journal import Entry, Journal, RecordError
 from journal.record import Head
 from journal.storage.filesystem import filesystem_type, judge_filesystem
-from store import bundle, manifest
+from store import bundle
 from store.artifacts import Artifacts
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
@@ -47,6 +47,7 @@ from store.facts import to_facts, to_record
 from store.fold import fold
 from store.layout import Layout
 from store.ledger import Ledger
+from store.manifest import manifest
 from store.projecting import Projections, signatures_of
 from store.state import Fact, State
 from store.trust import reasons_against, trusted

@@ -4,15 +4,7 @@ from collections.abc import Iterator
 
 from store.base.values import ArtifactRef
 from store.events import Index, IndexExtended
-
-WHOLE = "descriptor index"
-"""Role of the file that faiss wrote."""
-
-DELTA = "index delta"
-"""Role of what changed since."""
-
-TABLE = "block table"
-"""Role of the table of the blocks that hold all rows."""
+from store.manifest.roles import DELTA, TABLE, WHOLE
 
 
 def whole_of(index: Index) -> ArtifactRef:

@@ -16,8 +16,8 @@ from store.base.canonical_json import Document
 from store.errors import from_os_error, is_shortage
 from store.events import GenerationSigned
 from store.layout import Layout
-from store.manifest import project
-from store.names import MANIFEST_NAME, MAX_SIGNATURES, signed_manifest
+from store.manifest.file_names import MANIFEST_NAME, MAX_SIGNATURES, signed_manifest
+from store.manifest.manifest import project
 from store.projecting import signers_of
 from store.state import Generation, State
 from store.trust import Signature, TrustedKey, parse_signature, reasons_against, signature_file, trusted

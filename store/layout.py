@@ -14,7 +14,7 @@ from journal.fsync import fsync_dir
 from journal.storage.filesystem import filesystem_type
 from store.base.valueclass import valueclass
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
-from store.names import MANIFEST_NAME
+from store.manifest.file_names import MANIFEST_NAME
 
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.events")
 _JOURNAL_ASIDE = re.compile(r"journal\.mdb\.([0-9]{1,18})")

@@ -39,8 +39,8 @@ from store.errors import (
 )
 from store.exposure import refuse_exposed
 from store.layout import Layout
-from store.manifest import Manifest, parse, project
-from store.names import MAX_MANIFEST_BYTES, signature_name
+from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
+from store.manifest.manifest import Manifest, parse, project
 from store.projecting import signatures_of
 from store.remedies import repairing
 from store.state import Generation

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from journal.errors import JournalDamagedError
 from journal.record import EMPTY, Head
-from store import manifest, segment
+from store import segment
 from store.base import canonical_json
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.layout import Layout
 from store.ledger import Ledger
-from store.names import signature_name
+from store.manifest import manifest
+from store.manifest.file_names import signature_name
 from store.remedies import repairing
 from store.state import Generation
 from store.trust import Signature, signature_file

@@ -32,8 +32,8 @@ from store.errors import (
     is_shortage,
 )
 from store.golden import Vectors, decode_answers
-from store.indexes import DELTA, TABLE, WHOLE
-from store.manifest import EngineEntry, Manifest
+from store.manifest.manifest import EngineEntry, Manifest
+from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index

@@ -30,7 +30,7 @@ from store.facts import to_fact, to_record
 from store.fold import absorb
 from store.late_signatures import LateSignatures, late_signatures
 from store.layout import Layout
-from store.manifest import head_projections, project
+from store.manifest.manifest import head_projections, project
 from store.quarantine import set_aside
 from store.state import State
 from store.verdict import ALLOW_UNSIGNED, TrustedKeys

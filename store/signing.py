@@ -7,10 +7,10 @@ death in between costs nothing: the next writer writes the file from the journal
 import os
 from dataclasses import dataclass
 
-from store import manifest
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from store.events import GenerationSigned
-from store.names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
+from store.manifest import manifest
+from store.manifest.file_names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
 from store.projecting import signers_of
 from store.remedies import repairing
 from store.state import Generation, State

@@ -32,7 +32,7 @@ from store.events import (
     TilesSelected,
 )
 from store.indexes import whole_of, whole_rows
-from store.manifest import Envelope, body_of, parse, render
+from store.manifest.manifest import Envelope, body_of, parse, render
 from store.state import FLIGHT, Generation
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.transaction import Store

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.record import Head, encode, extend
-from store import evidence, manifest
+from store import evidence
 from store.artifacts import Artifacts
 from store.base import canonical_json
 from store.base.canonical_json import Document
@@ -51,6 +51,7 @@ from store.genesis import ensure_cache
 from store.indexes import refs_of
 from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
+from store.manifest import manifest
 from store.projecting import Projections, set_head_projections
 from store.quarantine import set_aside
 from store.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from store.base.canonical_json import encode
 from store.base.valueclass import valueclass
-from store.names import MAX_SIGNATURES
+from store.manifest.file_names import MAX_SIGNATURES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

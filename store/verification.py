@@ -33,9 +33,9 @@ from store.errors import (
 )
 from store.exposure import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
-from store.indexes import DELTA, WHOLE
 from store.layout import Layout
-from store.manifest import Manifest, parse, project
+from store.manifest.manifest import Manifest, parse, project
+from store.manifest.roles import DELTA, WHOLE
 from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
 from store.reader import FlightCache

@@ -15,7 +15,7 @@ from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, fr
 from store.facts import fold_entries, since_position, to_facts
 from store.fold import absorb
 from store.layout import Layout
-from store.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
+from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.recovery import Observed
 from store.recovery import check as check_history
 from store.remedies import rebuilding, replaying

@@ -10,7 +10,8 @@ from pipeline.geography import runs
 from store.base.identity import tile_of
 from store.base.values import ArtifactRef
 from store.events import CheckFailed, CheckPassed
-from store.indexes import DELTA, delta_of, whole_of
+from store.indexes import delta_of, whole_of
+from store.manifest.roles import DELTA
 from store.state import Build
 from tools import render
 from tools.area import Tiles, read_tiles

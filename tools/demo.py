@@ -18,7 +18,7 @@ from pipeline.report import BuildReport
 from store.errors import CacheUnusableError, ErrorKind
 from store.findings import Depth
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.verification import verify
 from store.view import look
 from tools import render

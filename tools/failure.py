@@ -15,7 +15,8 @@ from store.base.identity import tile_of
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError
 from store.events import Index
-from store.indexes import DELTA, delta_of, whole_of
+from store.indexes import delta_of, whole_of
+from store.manifest.roles import DELTA
 from store.state import Build
 from tools.causes import cause_of_death, cause_of_failure
 from tools.harmless import lines, text, tree

@@ -7,10 +7,10 @@ from before. The body of every generation is projected at its own commit, from t
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from store import manifest
 from store.base.canonical_json import CanonicalError, sha256
 from store.errors import StoreError
 from store.fold import absorb
+from store.manifest import manifest
 from store.state import Generation, State
 from tools.records import Moment
 

@@ -12,7 +12,8 @@ from store.base.identity import descriptor_id, tile_of
 from store.base.values import ArtifactRef
 from store.blocks import BlockError
 from store.errors import ArtifactError, StoreError
-from store.indexes import DELTA, delta_of, refs_of, whole_of
+from store.indexes import delta_of, refs_of, whole_of
+from store.manifest.roles import DELTA
 from store.state import Build
 from store.tables import BlockRow, decode_blocks
 from tools.area import Tiles, read_tiles

@@ -10,8 +10,8 @@ from store.artifacts import Artifacts
 from store.base.canonical_json import CanonicalError, decode, sha256
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.events import BuildDenied
-from store.manifest import project
-from store.names import MAX_MANIFEST_BYTES
+from store.manifest.file_names import MAX_MANIFEST_BYTES
+from store.manifest.manifest import project
 from store.state import Build, BuildStatus, Generation, State
 from store.view import History, View, look, read
 from store.writeonce import read_regular

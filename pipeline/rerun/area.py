@@ -22,7 +22,8 @@ from store.base import canonical_json
 from store.base.identity import CELL_SHIFT, tile_of
 from store.base.values import ArtifactRef
 from store.events import CellEmbedded, CheckFailed, IndexBuilt
-from store.indexes import DELTA, delta_of, whole_of
+from store.indexes import delta_of, whole_of
+from store.manifest.roles import DELTA
 from store.runtime import RuntimeUnavailableError
 from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 

@@ -32,7 +32,7 @@ from store.base.preprocessing import Preprocessing
 from store.coverage import missing
 from store.events import BuildStarted, CoverageWalked, TilesSelected
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.tables import BlockRow, encode_tiles
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
 from store.transaction import Store

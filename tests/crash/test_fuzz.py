@@ -13,7 +13,7 @@ from pipeline.errors import RequestError
 from pipeline.request import BuildRequest
 from store import codec
 from store.errors import NoGoError, StoreError
-from store.manifest import parse
+from store.manifest.manifest import parse
 from tests.crash.rigs import rig
 
 TAGS = sorted(codec.TAGS) if hasattr(codec, "TAGS") else ["build.started", "build.committed", "cell.embedded"]

@@ -12,9 +12,10 @@ import pytest
 
 from pipeline.testing import raising
 from store import events as e
-from store import manifest, rollback
+from store import rollback
 from store.base import canonical_json, identity
 from store.layout import Layout
+from store.manifest import manifest
 from store.state import FLIGHT
 from store.testing import PREPROCESSING, FakeClock, made, ref_of
 from store.transaction import Store

@@ -14,7 +14,7 @@ from store import codec, segment
 from store.facts import to_facts
 from store.fold import fold
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store

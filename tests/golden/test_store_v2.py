@@ -9,7 +9,7 @@ from store.events import IndexExtended
 from store.facts import to_facts
 from store.fold import fold
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.rebuild import rebuild
 from tests.golden.make_store_v1 import expected
 from tests.golden.make_store_v2 import make

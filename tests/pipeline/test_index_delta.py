@@ -15,8 +15,8 @@ from store.delta import Rows, decode, encode
 from store.errors import NoGoError
 from store.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
 from store.findings import Depth
-from store.indexes import DELTA, WHOLE
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
+from store.manifest.roles import DELTA, WHOLE
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.retention import KeepPolicy
 from store.tables import decode_blocks

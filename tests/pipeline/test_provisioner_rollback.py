@@ -6,7 +6,7 @@ from journal import BuildLockHeldError
 from pipeline.report import BuildOutcome
 from store.errors import ErrorKind, RequestRefusedError
 from store.events import BuildRefused, RolledBack
-from store.manifest import parse
+from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.state import BuildStatus
 from tests.small_builds import ZOOM

@@ -26,7 +26,7 @@ from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.findings import Depth
 from store.layout import FOLDERS
 from store.ledger import Ledger
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.tables import decode_blocks
 from store.testing import StopDeadError
 from store.verification import verify

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store import manifest as m
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
 from store.errors import NoGoError
 from store.layout import Layout
 from store.machine import libraries
+from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store

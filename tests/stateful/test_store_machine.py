@@ -28,7 +28,7 @@ from store.events import GenerationAccepted
 from store.facts import to_record
 from store.layout import Layout
 from store.machine import libraries
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.rebuild import rebuild

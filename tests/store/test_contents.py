@@ -10,7 +10,7 @@ from store import contents
 from store.base.identity import tile_set
 from store.delta import Delta, Rows, encode, nothing
 from store.errors import ArtifactError
-from store.index_entry import DeltaEntry
+from store.manifest.index_entry import DeltaEntry
 from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import ref_of
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from store import index_entry, indexes
+from store import indexes
 from store.events import IndexBuilt, IndexExtended
+from store.manifest import index_entry
 from store.testing import made, ref_of
 
 WHOLE, DELTA, TABLE = ref_of(b"whole"), ref_of(b"delta"), ref_of(b"table")

@@ -10,7 +10,7 @@ from store import signing
 from store.collecting import collect
 from store.events import GenerationSigned
 from store.layout import Layout
-from store.names import MAX_SIGNATURES
+from store.manifest.file_names import MAX_SIGNATURES
 from store.rebuild import rebuild
 from store.retention import KeepPolicy, keep_without
 from store.testing import FakeClock, Scenario, play

@@ -8,7 +8,7 @@ import pytest
 from store import machine
 from store.device import Gpu
 from store.layout import Layout
-from store.manifest import parse
+from store.manifest.manifest import parse
 from store.tensorrt_library import LibraryMissingError
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store

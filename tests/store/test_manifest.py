@@ -6,14 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store import events as e
-from store import manifest as m
 from store.attached import GOLDEN, with_attached
 from store.base.canonical_json import decode, encode, sha256
 from store.base.identity import build_identity
 from store.base.values import GENESIS_CHAIN, Position
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.layout import Layout
-from store.names import MAX_MANIFEST_BYTES
+from store.manifest import manifest as m
+from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.view import look

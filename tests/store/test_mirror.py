@@ -30,7 +30,7 @@ from store.events import GenerationSigned
 from store.exporting import export
 from store.importing import Outcome, import_bundle
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.mirror import mirror
 from store.quarantine import set_aside
 from store.reader import FlightCache, NoGoError

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from store import manifest as m
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.values import ArtifactRef
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.layout import Layout
 from store.machine import libraries
-from store.names import MAX_MANIFEST_BYTES
+from store.manifest import manifest as m
+from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.sealed import SealError, digest, open_regular, seal

@@ -15,7 +15,7 @@ from store.coverage import named_by
 from store.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
 from store.fold import fold
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
 from store.state import STAND_IN, Fact, State
 from store.testing import FakeClock, Scenario, StopDeadError, made, play

@@ -17,7 +17,7 @@ from store.exposure import exposed_path
 from store.findings import Finding, ProblemKind, judge
 from store.layout import Layout
 from store.machine import libraries
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store

@@ -21,7 +21,7 @@ from store.events import GenerationSigned, Repaired
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.machine import libraries
-from store.names import MAX_SIGNATURES
+from store.manifest.file_names import MAX_SIGNATURES
 from store.projecting import Projections
 from store.reader import FlightCache
 from store.recovery import Project, SetAside

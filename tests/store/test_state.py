@@ -9,7 +9,7 @@ from store import events as e
 from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.fold import evolve, fold
-from store.names import MAX_SIGNATURES
+from store.manifest.file_names import MAX_SIGNATURES
 from store.rollback import plan
 from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, State, Unknown, checks_of
 from store.testing import made

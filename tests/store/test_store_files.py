@@ -18,7 +18,7 @@ from store.errors import (
     RequestRefusedError,
 )
 from store.layout import Layout
-from store.manifest import parse
+from store.manifest.manifest import parse
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store
 from store.writeonce import draft, read_regular, write_once

@@ -14,7 +14,6 @@ import pytest
 from journal import Journal
 from journal.record import Record
 from journal.storage.environment import open_environment
-from store import manifest as m
 from store import rollback
 from store.artifacts import Artifacts
 from store.base.canonical_json import sha256
@@ -37,7 +36,8 @@ from store.events import (
 )
 from store.facts import to_record
 from store.layout import Layout
-from store.names import MAX_MANIFEST_BYTES
+from store.manifest import manifest as m
+from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.rebuild import rebuild
 from store.recovery import Abandon, ClearScratch, Project
 from store.state import BuildStatus

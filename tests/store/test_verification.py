@@ -11,7 +11,7 @@ from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError
 from store.events import CellEmbedded
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.layout import Layout
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from store import events as e
-from store.indexes import DELTA
+from store.manifest.roles import DELTA
 from store.testing import made, ref_of
 from tests.pipeline.test_index_delta import build, change
 from tests.small_builds import FakeSite

@@ -1,10 +1,10 @@
 """Replay to every event of a long history gives, at each committed build, the very body that was committed."""
 
 from store import events as e
-from store import manifest
 from store.base import canonical_json, identity
 from store.base.values import Position
 from store.fold import absorb, fold
+from store.manifest import manifest
 from store.state import FLIGHT, State
 from store.testing import PREPROCESSING, made, ref_of
 from tools.folding import Folded, fold_all, steps

@@ -29,7 +29,7 @@ from store.errors import (
 )
 from store.exporting import export
 from store.layout import Layout
-from store.manifest import parse
+from store.manifest.manifest import parse
 from store.tables import decode_blocks, decode_tiles
 from store.testing import FakeClock
 from store.transaction import Store

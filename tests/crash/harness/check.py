@@ -16,8 +16,8 @@ from store.coverage import named_by, referenced_by, walk
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt, IndexExtended
 from store.layout import KNOWN_ENTRIES, Layout
-from store.manifest import parse
-from store.names import MAX_MANIFEST_BYTES
+from store.manifest.file_names import MAX_MANIFEST_BYTES
+from store.manifest.manifest import parse
 from store.retention import KeepPolicy
 from store.state import State
 from store.view import RESERVE_NAME, History, look, read

@@ -17,7 +17,7 @@ from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by
 from store.events import EngineCompiled
-from store.manifest import parse, project
+from store.manifest.manifest import parse, project
 from store.mirror import mirror
 from store.projecting import Projections
 from store.rebuild import rebuild

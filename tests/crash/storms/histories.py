@@ -33,7 +33,7 @@ from store.collecting import collect
 from store.errors import NoGoError, RequestRefusedError, StoreError
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
-from store.names import signature_name
+from store.manifest.file_names import signature_name
 from store.projecting import signers_of
 from store.reader import FlightCache
 from store.retention import KeepPolicy

@@ -1,7 +1,7 @@
 """The manifest: what a generation contains, as a projection of the journal.
 
 A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`; the format is
-2 where the index has a delta (`store.index_entry`), and nothing else differs.
+2 where the index has a delta (`store.manifest.index_entry`), and nothing else differs.
 The *body* says what the cache contains and what it was built from; generations of one origin have the same
 body, byte for byte. The *envelope* says which generation this is: cache id, generation, origin, the place in
 the journal just before its commit, and the time of the commit. `body_sha256` is the digest of the body's
@@ -14,7 +14,6 @@ The file names artifacts by digest alone, so that no name in it can lead anywher
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from store import index_entry
 from store.attached import GOLDEN, attached, without_attached
 from store.base import validators
 from store.base.canonical_json import CanonicalError, Document, Value, decode, encode, sha256
@@ -23,9 +22,10 @@ from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.events import EngineCompiled
-from store.index_entry import IndexEntry, reference
-from store.indexes import DELTA, TABLE, WHOLE
-from store.names import MAX_MANIFEST_BYTES
+from store.manifest import index_entry
+from store.manifest.file_names import MAX_MANIFEST_BYTES
+from store.manifest.index_entry import IndexEntry, reference
+from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.state import Build, BuildStatus, Generation, State, checks_of
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED)
