@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.tiles.columns import Tiles
 from pipeline.tiles.tile import Tile
 from store.base.identity import CELL_SHIFT
-from store.blocks import Block
+from store.formats.descriptor_block import Block
 
 WINDOW_TILES: Final = 512
 """Tiles in a window, about: a few seconds of work for the embedded descriptor's worker, one journal record."""

@@ -26,12 +26,13 @@ from pipeline.reference import reference_run
 from pipeline.run import Run
 from pipeline.tiles.reading import REST, read_tile
 from pipeline.tiles.tile import Tile
-from store import blocks
 from store.artifacts import Artifacts
 from store.base.canonical_json import Document
-from store.delta import Delta, DeltaError, Rows
 from store.errors import ArtifactError
 from store.events import CheckFailed, CheckPassed, EngineCompiled, Index
+from store.formats import descriptor_block
+from store.formats.index_delta import Delta, DeltaError, Rows
+from store.formats.tables import BlockRow
 from store.golden import batch_invariance, golden_samples, parity
 from store.indexes import delta_of, whole_of, whole_rows
 from store.runtime import (
@@ -42,7 +43,6 @@ from store.runtime import (
     load_engine,
     load_index,
 )
-from store.tables import BlockRow
 
 INDEX_CHECK = "index"
 VECTORS_CHECK = "vectors"
@@ -283,7 +283,7 @@ def _samples(
     stride, offset = max(1, sum(row.rows for row in rows) // _SAMPLE), 0
     wanted = came[:: max(1, len(came) // _SAMPLE)]
     for row in rows:
-        block = blocks.decode(artifacts.read(row.ref))
+        block = descriptor_block.decode(artifacts.read(row.ref))
         for digest in block.digests:
             counts[bytes(digest)] = counts.get(bytes(digest), 0) + 1
         places = {*range(-offset % stride, block.rows, stride)}

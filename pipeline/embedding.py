@@ -26,10 +26,10 @@ from pipeline.plan import BuildPlan, CellPlan, Decision
 from pipeline.request import BadTilePolicy
 from pipeline.run import Run
 from pipeline.tiles.reading import REST
-from store import blocks
 from store.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
+from store.formats import descriptor_block
+from store.formats.tables import BlockRow
 from store.layout import Layout
-from store.tables import BlockRow
 
 NORM_TOLERANCE = 1e-3
 """How far a descriptor's length may be from 1."""
@@ -173,7 +173,7 @@ class _Stage:
                 key=plan.key,
                 components=plan.components,
                 engine=self._engine.artifact.sha256,
-                block=self._run.put(blocks.encode(block)),
+                block=self._run.put(descriptor_block.encode(block)),
                 rows=len(block.ids),
                 embedded=assembled.embedded,
                 copied=assembled.copied,

@@ -13,13 +13,15 @@ import numpy as np
 
 from pipeline.index_plan import IndexPlan, extends, most_changed
 from pipeline.run import Run
-from store import blocks
 from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
 from store.base.values import ArtifactRef
-from store.blocks import Block, BlockError
-from store.delta import (
+from store.errors import ArtifactError
+from store.events import Index, IndexExtended, StepStarted
+from store.formats import descriptor_block
+from store.formats.descriptor_block import Block, BlockError
+from store.formats.index_delta import (
     CellName,
     Delta,
     DeltaError,
@@ -32,10 +34,8 @@ from store.delta import (
     rows_of,
     undone,
 )
-from store.errors import ArtifactError
-from store.events import Index, IndexExtended, StepStarted
+from store.formats.tables import BlockRow, decode_blocks
 from store.indexes import delta_of, whole_of
-from store.tables import BlockRow, decode_blocks
 
 _Cells = Mapping[CellName, BlockRow]
 
@@ -220,4 +220,8 @@ def _changed(before: _Cells, now: _Cells) -> list[CellName]:
 
 def _rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> Rows:
     """The rows of a cell; none of one that is not there."""
-    return nothing(dimensions).added if row is None else rows_of(blocks.decode(artifacts.read(row.ref)))
+    return (
+        nothing(dimensions).added
+        if row is None
+        else rows_of(descriptor_block.decode(artifacts.read(row.ref)))
+    )

@@ -21,12 +21,12 @@ from pipeline.report import Failure
 from pipeline.run import Run
 from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Locator, Tile
-from store import tilepack
 from store.attached import ATTACHED
 from store.base import canonical_json
 from store.base.identity import descriptor_id
 from store.errors import ErrorKind, ManifestCoverageError, StoreError
 from store.events import EngineCompiled
+from store.formats import tile_pack
 from store.retention import INTERRUPTED
 from store.state import STAND_IN
 
@@ -214,7 +214,7 @@ def _pack(window: Window, read: Callable[[Locator], bytes] = read_tile) -> bytes
             return b""
         if data:
             rows.append((descriptor_id(tile.z, tile.x, tile.y), data))
-    return tilepack.encode(rows) if rows else b""
+    return tile_pack.encode(rows) if rows else b""
 
 
 def _readable(tile: Tile, read: Callable[[Locator], bytes]) -> bytes:

@@ -20,9 +20,9 @@ from pipeline.index_gpu import HIDE, GpuIndex, suits
 from pipeline.index_plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, failed
 from pipeline.index_rows import chunks, in_order, training_rows
 from pipeline.request import IndexKind, Storage
-from store.blocks import Block
 from store.device import gpus
 from store.faiss_flavour import Flavour, FlavourError, installed_flavour
+from store.formats.descriptor_block import Block
 
 _SEED: Final = 20_111
 _WRITE_BYTES: Final = 1 << 20

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.index_plan import LEAST_TRAINING_ROWS, failed
-from store.blocks import Block
+from store.formats.descriptor_block import Block
 
 Vectors = NDArray[np.float32]
 

@@ -13,14 +13,12 @@ from pipeline.index_plan import IndexPlan, resolve
 from pipeline.place import FEATURELESS_BELOW
 from pipeline.run import Run
 from pipeline.tiles.selection import Selection
-from store import blocks
 from store.artifacts import Artifacts
 from store.attached import GOLDEN, attached
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import index_components, index_key, tile_of
 from store.base.values import ArtifactRef
-from store.blocks import Block
 from store.coverage import Coverage, block_role, referenced_by, walk
 from store.errors import ArtifactError
 from store.events import (
@@ -31,9 +29,11 @@ from store.events import (
     StepReused,
     StepStarted,
 )
+from store.formats import descriptor_block
+from store.formats.descriptor_block import Block
+from store.formats.tables import BlockRow, decode_blocks, encode_blocks
 from store.indexes import named
 from store.state import BuildStatus
-from store.tables import BlockRow, decode_blocks, encode_blocks
 
 _MILLION = 1_000_000
 
@@ -159,7 +159,7 @@ class StoredBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         for row in self._rows:
-            yield blocks.decode(self._artifacts.read(row.ref))
+            yield descriptor_block.decode(self._artifacts.read(row.ref))
 
 
 def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
@@ -183,7 +183,7 @@ def geography_of(artifacts: Artifacts, selection: Selection, rows: Sequence[Bloc
     """
     indexed, featureless = [np.zeros(0, np.int64)], list[int]()
     for row in rows:
-        block = blocks.decode(artifacts.read(row.ref))
+        block = descriptor_block.decode(artifacts.read(row.ref))
         indexed.append(block.ids.astype(np.int64))
         featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
     absent = np.isin(selection.tiles.ids, np.concatenate(indexed), invert=True)

@@ -10,12 +10,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from pipeline.cells import Row
-from store import blocks
 from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
-from store.blocks import Block, BlockError
 from store.errors import ArtifactError, CacheUnusableError, ErrorKind
 from store.events import CellEmbedded
+from store.formats import descriptor_block
+from store.formats.descriptor_block import Block, BlockError
 
 _OPEN_BLOCKS = 16
 
@@ -57,7 +57,7 @@ class KnownRows:
             self._open.move_to_end(number)
             return self._open[number]
         try:
-            block = blocks.decode(self._artifacts.read(self._refs[number]))
+            block = descriptor_block.decode(self._artifacts.read(self._refs[number]))
         except (ArtifactError, BlockError):
             return None
         except CacheUnusableError as error:
@@ -74,9 +74,9 @@ def _digests(artifacts: Artifacts, ref: ArtifactRef) -> list[bytes]:
     """Read the key columns alone; nothing if the file is no block."""
     try:
         with open(artifacts.layout.artifact(ref.sha256), "rb", buffering=0, opener=_no_follow) as file:
-            header = blocks.decode_header(file.read(blocks.HEADER_SIZE))
+            header = descriptor_block.decode_header(file.read(descriptor_block.HEADER_SIZE))
             file.seek(0)
-            _, digests = blocks.decode_keys(file.read(blocks.key_size(header.rows)))
+            _, digests = descriptor_block.decode_keys(file.read(descriptor_block.key_size(header.rows)))
     except (OSError, BlockError):
         return []
     return [bytes(row) for row in digests]

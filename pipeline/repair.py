@@ -57,6 +57,7 @@ from store.evidence import require_journal
 from store.exposure import refuse_exposed
 from store.facts import to_facts
 from store.findings import Depth, ProblemKind, Verification
+from store.formats.tables import BlockRow, decode_blocks
 from store.layout import FOLDERS, Layout
 from store.manifest.manifest import Manifest, parse, project
 from store.manifest.roles import DELTA, WHOLE
@@ -66,7 +67,6 @@ from store.quarantine import set_aside
 from store.rebuild import Rebuilt, rebuild
 from store.runtime import ExecutionError
 from store.state import Build, Fact, State
-from store.tables import BlockRow, decode_blocks
 from store.transaction import Store
 from store.verdict import TrustedKeys
 from store.verification import verify

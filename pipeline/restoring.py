@@ -25,7 +25,6 @@ from pipeline.networks import located
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
 from pipeline.standing_in import golden_answers
-from store import blocks
 from store.artifacts import Artifacts
 from store.base import canonical_json
 from store.base.canonical_json import Document
@@ -41,8 +40,9 @@ from store.events import (
     IndexExtended,
     StepStarted,
 )
+from store.formats import descriptor_block
+from store.formats.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
 from store.state import FLIGHT, Fact
-from store.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
 from store.transaction import Store
 
 
@@ -184,7 +184,7 @@ def cell_blocks(
         shop.begin("cells", tuple(map(str, cells)), space)
         for made in _embed(shop, recipe, events[0], [cell for _, cell in cells.values()], known):
             key = CellKey(*made.block.cell)
-            event, data = cells[key][0], blocks.encode(made.block)
+            event, data = cells[key][0], descriptor_block.encode(made.block)
             if hashlib.sha256(data).hexdigest() == event.block.sha256:
                 del cells[key]
                 again = replace(event, embedded=made.embedded, copied=made.copied)

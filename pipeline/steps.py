@@ -11,7 +11,7 @@ from pipeline.run import Run
 from pipeline.standing_in import prepare_stand_in
 from store.coverage import refuse_strangers, sound, strangers
 from store.events import BuildPlanned, TilesSelected
-from store.tables import encode_tile_columns
+from store.formats.tables import encode_tile_columns
 
 
 def take_steps(run: Run) -> None:

@@ -30,7 +30,7 @@ from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
-from store.blocks import Block
+from store.formats.descriptor_block import Block
 
 TEXTURED = 50.0
 """Texture score of a fake tile, far above the featureless ones."""

@@ -27,12 +27,12 @@ from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError, from_os_error
 from store.events import MAX_COLLECTED, Collected, CollectionPlanned
+from store.formats.tables import BlockRow, decode_blocks
 from store.layout import Layout
 from store.ledger import RETRYABLE
 from store.manifest.file_names import signed_manifest
 from store.retention import Decision, Doomed, Gone, KeepPolicy, decide, tables_needed, tables_wanted
 from store.state import State
-from store.tables import BlockRow, decode_blocks
 from store.transaction import Store
 from store.view import RESERVE_NAME, read
 

@@ -4,10 +4,10 @@ Bytes come from the caller, who knows that they are the ones named; here they ar
 """
 
 from store.base.identity import tile_set_of
-from store.delta import Delta, DeltaError, decode
 from store.errors import ArtifactError, ErrorKind
+from store.formats.index_delta import Delta, DeltaError, decode
+from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 from store.manifest.manifest import Manifest
-from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 
 
 def tiles_of(manifest: Manifest, data: bytes | memoryview) -> TileTable:

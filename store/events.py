@@ -134,7 +134,7 @@ class IndexBuilt:
 class IndexExtended:
     """What changed since an index was built was put beside it: rows to search as well, and ids to leave out.
 
-    `artifact` is the delta (`store.delta`), `base` the index that it extends, `blocks` the block table of all `rows` that
+    `artifact` is the delta (`store.formats.index_delta`), `base` the index that it extends, `blocks` the block table of all `rows` that
     are found now. `kind`, `metric` and `dimensions` are those of the base, which has `rows - added + dropped` rows.
     """
 

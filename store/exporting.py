@@ -30,10 +30,10 @@ from store.errors import (
 )
 from store.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
 from store.fold import fold
+from store.formats.tables import BlockRow, decode_blocks
 from store.layout import Layout
 from store.recovery import check as check_history
 from store.state import BuildStatus, State
-from store.tables import BlockRow, decode_blocks
 from store.view import History
 from store.view import read as read_cache
 from store.writeonce import Draft

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.delta import Delta
 from store.execution import Foreign, IndexLoadError, Vectors
+from store.formats.index_delta import Delta
 
 _NO_ROW: Final = -1
 

@@ -22,7 +22,6 @@ from store import contents, machine
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
-from store.delta import Delta
 from store.errors import (
     ArtifactError,
     ErrorKind,
@@ -31,6 +30,8 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
+from store.formats.index_delta import Delta
+from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.golden import Vectors, decode_answers
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
@@ -38,7 +39,6 @@ from store.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
 from store.sealed import Sealed, SealError, digest, open_regular, seal
-from store.tables import BlockRow, TileTable, decode_tiles
 from store.trust import TrustedKey
 from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
 

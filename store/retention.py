@@ -22,10 +22,10 @@ from typing import TypeVar
 from store.attached import artifacts_of, attached_to_failure
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
+from store.formats.tables import BlockRow
 from store.indexes import refs_of
 from store.memo import Made
 from store.state import Build, BuildStatus, State
-from store.tables import BlockRow
 
 INTERRUPTED = "interrupted"
 """Kind of the failure of a build that a person or the system stopped: nothing was wrong with its work."""

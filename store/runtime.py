@@ -18,7 +18,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.delta import Delta
 from store.execution import (
     BatchExecutor,
     EngineExpectation,
@@ -36,6 +35,7 @@ from store.execution import (
 )
 from store.extended_search import ExtendedIndex
 from store.faiss_flavour import FlavourError, installed_flavour
+from store.formats.index_delta import Delta
 from store.onnxruntime_executor import OnnxRuntimeExecutor
 from store.openvino_executor import OpenVinoExecutor
 from store.tensorrt_executor import TensorRtExecutor

@@ -12,11 +12,9 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 
-from store import delta
 from store.base import canonical_json, identity
 from store.base.values import ArtifactRef, Position
 from store.coverage import named_by, referenced_by, walk
-from store.delta import Rows
 from store.events import (
     BuildFailed,
     BuildPlanned,
@@ -31,10 +29,12 @@ from store.events import (
     StepStarted,
     TilesSelected,
 )
+from store.formats import index_delta
+from store.formats.index_delta import Rows
+from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.indexes import whole_of, whole_rows
 from store.manifest.manifest import Envelope, body_of, parse, render
 from store.state import FLIGHT, Generation
-from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.transaction import Store
 
 Made = TypeVar("Made")
@@ -328,7 +328,7 @@ def _delta(seed: str, *, added: int) -> bytes:
     """A delta that leaves one row out."""
     row = np.array([int(seed[i : i + 2], 16) for i in range(0, 8, 2)], np.float32)
     came = Rows(np.arange(added, dtype=np.uint64), np.tile(row, (added, 1)))
-    return delta.encode(delta.Delta(came, Rows(np.zeros(1, np.uint64), row[None])))
+    return index_delta.encode(index_delta.Delta(came, Rows(np.zeros(1, np.uint64), row[None])))
 
 
 def _walk(store: Store, number: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.index import FaissIndexBuilder
 from pipeline.index_plan import resolve
 from pipeline.request import IndexKind, IndexOptions
-from store.blocks import Block, descriptor_ids
+from store.formats.descriptor_block import Block, descriptor_ids
 
 ZOOM = 12
 

@@ -9,8 +9,8 @@ import numpy as np
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.request import BuildRequest, ModelRole, ModelSpec, TileOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
-from store import blocks
 from store.artifacts import Artifacts
+from store.formats import descriptor_block
 from store.layout import Layout
 from store.testing import FakeClock
 from store.view import look, read
@@ -169,7 +169,7 @@ class Site:
         artifacts, found = Artifacts(self.layout), set()
         for event in self.state().memo.blocks_in(space):
             if artifacts.damage(event.block) is None:
-                block = blocks.decode(artifacts.read(event.block))
+                block = descriptor_block.decode(artifacts.read(event.block))
                 found.update(bytes(row).hex() for row in block.digests)
         return found
 

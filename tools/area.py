@@ -22,8 +22,8 @@ from store.base.canonical_json import CanonicalError, Document
 from store.base.identity import MAX_ZOOM, cell_components, cell_key
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError
+from store.formats.tables import TileTable, decode_tiles
 from store.memo import Memo
-from store.tables import TileTable, decode_tiles
 from tools.failure import Holdings, cells_at_fault, tiles_at_fault
 from tools.harmless import is_number, tree
 from tools.timeline import Track

@@ -80,7 +80,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "store.errors.NoGoError": ExitCode.NO_GO,
     "store.errors.IncompatibleDeviceError": ExitCode.INCOMPATIBLE,
     "store.sealed.SealError": ExitCode.NO_GO,
-    "store.blocks.BlockError": ExitCode.NO_GO,
+    "store.formats.descriptor_block.BlockError": ExitCode.NO_GO,
     "store.base.canonical_json.CanonicalError": ExitCode.INTERNAL,
     "store.execution.ExecutionError": ExitCode.INCOMPATIBLE,
     "store.execution.RuntimeUnavailableError": ExitCode.REFUSED,

@@ -8,13 +8,13 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 from store import events as e
-from store import tilepack
 from store.attached import attached_to_failure
 from store.base.canonical_json import is_digest
 from store.base.identity import tile_of
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError
 from store.events import Index
+from store.formats import tile_pack
 from store.indexes import delta_of, whole_of
 from store.manifest.roles import DELTA
 from store.state import Build
@@ -299,7 +299,7 @@ def _pictures(event: e.BuildFailed, holdings: Holdings) -> Iterator[dict[str, An
     data = holdings.read(several) if several is not None else None
     if data is not None:
         try:
-            tiles = tilepack.decode(data)
+            tiles = tile_pack.decode(data)
         except ArtifactError:
             return
         for identifier, image in tiles[:MAX_PICTURES]:

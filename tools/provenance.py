@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from store import blocks
 from store import events as e
 from store.attached import attached_to_failure
 from store.base.identity import descriptor_id, tile_of
 from store.base.values import ArtifactRef
-from store.blocks import BlockError
 from store.errors import ArtifactError, StoreError
+from store.formats import descriptor_block
+from store.formats.descriptor_block import BlockError
+from store.formats.tables import BlockRow, decode_blocks
 from store.indexes import delta_of, refs_of, whole_of
 from store.manifest.roles import DELTA
 from store.state import Build
-from store.tables import BlockRow, decode_blocks
 from tools.area import Tiles, read_tiles
 from tools.failure import Holdings
 from tools.harmless import is_number, text, tree
@@ -209,7 +209,7 @@ def _row(made: e.CellEmbedded, identifier: int, look: Look) -> dict[str, Any]:
     if data is None:
         return {}
     try:
-        block = blocks.decode(data)
+        block = descriptor_block.decode(data)
     except (BlockError, StoreError):
         return {}
     ids = block.ids.tolist()

@@ -16,16 +16,16 @@ from pipeline.rerun.outcome import Compared, Ended, Standing
 from pipeline.rerun.supplies import Supplies
 from pipeline.tiles.grid import wanted_count, wanted_tiles
 from pipeline.tiles.selection import MAX_WANTED
-from store import blocks
 from store.attached import attached_to_failure
 from store.base import canonical_json
 from store.base.identity import CELL_SHIFT, tile_of
 from store.base.values import ArtifactRef
 from store.events import CellEmbedded, CheckFailed, IndexBuilt
+from store.formats import descriptor_block
+from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 from store.indexes import delta_of, whole_of
 from store.manifest.roles import DELTA
 from store.runtime import RuntimeUnavailableError
-from store.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 
 
 def check_index_again(supplies: Supplies) -> Ended | None:
@@ -98,7 +98,7 @@ def survey_again(supplies: Supplies) -> Ended | None:
     excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
     there, indexed, featureless = {*present, *excluded}, set[Place](), list[Place]()
     for row in rows:
-        block = blocks.decode(supplies.artifacts.read(row.ref))
+        block = descriptor_block.decode(supplies.artifacts.read(row.ref))
         places = [tile_of(identifier)[:3] for identifier in block.ids.tolist()]
         indexed.update(places)
         poor = (block.texture < FEATURELESS_BELOW).tolist()

@@ -22,10 +22,10 @@ from pipeline.rerun.halving import search
 from pipeline.rerun.outcome import Ended, Piece, Standing, Try
 from pipeline.rerun.supplies import Supplies
 from pipeline.tiles.tile import Place, Tile
-from store import tilepack
 from store.base.identity import CELL_SHIFT, descriptor_id
 from store.errors import ArtifactError
 from store.events import BuildFailed, CellEmbedded, StepStarted
+from store.formats import tile_pack
 
 _DECODE_ONLY: Final = "pipeline.rerun.decode_child"
 _MAX_CELLS: Final = 256
@@ -218,7 +218,7 @@ def _recorded(supplies: Supplies) -> list[tuple[Piece, bytes]]:
 def _pack(supplies: Supplies) -> Mapping[int, bytes]:
     data = supplies.attached("window")
     try:
-        return {} if data is None else dict(tilepack.decode(data))
+        return {} if data is None else dict(tile_pack.decode(data))
     except ArtifactError:
         return {}
 

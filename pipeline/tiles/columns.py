@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.tiles.tile import Locator, Tile
 from store.base.identity import MAX_ZOOM, X_SHIFT, ZOOM_SHIFT, descriptor_id, tile_of
-from store.tables import pack_tiles
+from store.formats.tables import pack_tiles
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Digests: TypeAlias = npt.NDArray[np.uint8]

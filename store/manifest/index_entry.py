@@ -20,7 +20,7 @@ EXTENDED = 2
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class DeltaEntry:
-    """What changed since the index was written (`store.delta`): how many rows came, and how many are to be left out."""
+    """What changed since the index was written (`store.formats.index_delta`): how many rows came, and how many are to be left out."""
 
     artifact: ArtifactRef
     added: int

@@ -23,7 +23,6 @@ from pipeline.indexing import StoredBlocks
 from pipeline.place import place_model
 from pipeline.request import IndexKind, IndexOptions
 from pipeline.tiles.opening import open_source
-from store import blocks
 from store import rollback as deciding
 from store.artifacts import Artifacts
 from store.base.canonical_json import encode as canonical_encode
@@ -31,9 +30,10 @@ from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing
 from store.coverage import missing
 from store.events import BuildStarted, CoverageWalked, TilesSelected
+from store.formats import descriptor_block
+from store.formats.tables import BlockRow, encode_tiles
 from store.layout import Layout
 from store.manifest.manifest import parse, project
-from store.tables import BlockRow, encode_tiles
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
 from store.transaction import Store
 from tests.benchmarks.caches import ZOOM, around, places
@@ -201,7 +201,11 @@ def index(settings: Settings) -> Iterator[Row]:
         block = _block(cell, min(256, number - 256 * cell), dimensions)
         rows.append(
             BlockRow(
-                zoom=20, cell_x=cell, cell_y=0, rows=len(block.ids), ref=artifacts.put(blocks.encode(block))
+                zoom=20,
+                cell_x=cell,
+                cell_y=0,
+                rows=len(block.ids),
+                ref=artifacts.put(descriptor_block.encode(block)),
             )
         )
         vectors.append(block.vectors)
@@ -245,7 +249,7 @@ def _flat_of(artifacts: Artifacts, rows: Sequence[BlockRow], dimensions: int, fo
         data = artifacts.layout.artifact(each.ref.sha256).read_bytes()
         hashlib.sha256(data).digest()
         vectors.append(np.frombuffer(data[-4 * each.rows * dimensions :], "<f4").reshape(each.rows, -1))
-        ids.append(np.frombuffer(data, "<u8", each.rows, blocks.HEADER_SIZE))
+        ids.append(np.frombuffer(data, "<u8", each.rows, descriptor_block.HEADER_SIZE))
     index = faiss.IndexIDMap2(faiss.IndexFlat(dimensions, faiss.METRIC_INNER_PRODUCT))
     index.add_with_ids(np.concatenate(vectors), np.concatenate(ids).astype(np.int64))
     faiss.write_index(index, str(folder / "bare-files.index"))
@@ -292,14 +296,14 @@ def _processor_with_children(work: Doing) -> float:
     return spent() - began
 
 
-def _block(cell: int, rows: int, dimensions: int) -> blocks.Block:
+def _block(cell: int, rows: int, dimensions: int) -> descriptor_block.Block:
     """A block of unit vectors in the first row of cells of zoom 20."""
     draw = np.random.default_rng(cell)
     vectors = draw.standard_normal((rows, dimensions), np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     places = np.arange(rows)
-    ids = blocks.descriptor_ids(np.full(rows, 20), 16 * cell + places // 16, places % 16)
-    return blocks.Block(
+    ids = descriptor_block.descriptor_ids(np.full(rows, 20), 16 * cell + places // 16, places % 16)
+    return descriptor_block.Block(
         zoom=20,
         cell_x=cell,
         cell_y=0,

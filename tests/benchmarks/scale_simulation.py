@@ -30,9 +30,10 @@ from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index_plan import IndexPlan, resolve
 from pipeline.request import IndexKind, IndexOptions
 from pipeline.worker import serve_engine
-from store import blocks, codec
-from store.blocks import Block
+from store import codec
 from store.events import BuildCommitted, BuildStarted, CellEmbedded, StepStarted
+from store.formats import descriptor_block
+from store.formats.descriptor_block import Block
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.view import look, read
@@ -214,7 +215,9 @@ def _blocks(count: int, dimensions: int) -> Iterator[Block]:
             cell_x=cell,
             cell_y=0,
             dimensions=dimensions,
-            ids=np.sort(blocks.descriptor_ids(np.full(256, 20), 16 * cell + places // 16, places % 16)),
+            ids=np.sort(
+                descriptor_block.descriptor_ids(np.full(256, 20), 16 * cell + places // 16, places % 16)
+            ),
             digests=np.zeros((256, 32), np.uint8),
             vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
             texture=np.ones(256, np.float32),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.cells import CellAssembler, CellKey, Row, group_cells, plan_windows, shared_digests
 from pipeline.tiles.tile import Tile
 from store.base.identity import descriptor_id
-from store.blocks import decode, encode
+from store.formats.descriptor_block import decode, encode
 
 DIMENSIONS = 3
 

@@ -12,7 +12,6 @@ from pipeline.failing import MAX_BYTES
 from pipeline.report import BuildOutcome
 from pipeline.request import CoverageOptions
 from pipeline.testing import raising
-from store import tilepack
 from store.artifacts import Artifacts
 from store.base.canonical_json import decode
 from store.collecting import rehearse
@@ -20,6 +19,7 @@ from store.coverage import referenced_by
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
 from store.events import BuildDenied, BuildFailed, StepStarted
+from store.formats import tile_pack
 from store.retention import KeepPolicy
 from tests.small_builds import ZOOM, Site, picture, spread, tiny_network
 
@@ -103,7 +103,7 @@ def test_a_window_in_which_a_worker_died_is_kept_whole(real_site):
     assert [tuple(locator) for locator in recorded["locators"]] == [
         tile.locator for tile in batcher.window.tiles
     ]
-    images = [image for _, image in tilepack.decode(attached(real_site, "window"))]
+    images = [image for _, image in tile_pack.decode(attached(real_site, "window"))]
     assert [sha256(image).hexdigest() for image in images] == [tile.sha256 for tile in batcher.window.tiles]
     assert real_site.events(StepStarted)[-1].subjects == tuple(recorded["cells"])
 

@@ -8,18 +8,18 @@ import pytest
 
 from pipeline import checks, preflight
 from pipeline.request import CheckOptions, IndexKind, IndexOptions, Storage
-from store import blocks
 from store.artifacts import Artifacts
 from store.base.identity import descriptor_id
-from store.delta import Rows, decode, encode
 from store.errors import NoGoError
 from store.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
 from store.findings import Depth
+from store.formats import descriptor_block
+from store.formats.index_delta import Rows, decode, encode
+from store.formats.tables import decode_blocks
 from store.manifest.manifest import parse, project
 from store.manifest.roles import DELTA, WHOLE
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.retention import KeepPolicy
-from store.tables import decode_blocks
 from store.verification import verify
 from tests.small_builds import ZOOM, FakeSite, spread, tree, words
 
@@ -50,7 +50,7 @@ def rows_of(site, build):
     """Id to vector of what the blocks of a build hold."""
     artifacts, found = Artifacts(site.layout), {}
     for row in decode_blocks(artifacts.read(build.index.blocks)):
-        block = blocks.decode(artifacts.read(row.ref))
+        block = descriptor_block.decode(artifacts.read(row.ref))
         found |= {int(each): vector.copy() for each, vector in zip(block.ids, block.vectors, strict=True)}
     return found
 

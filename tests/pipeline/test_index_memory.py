@@ -9,7 +9,7 @@ import pytest
 from pipeline.index import FaissIndexBuilder
 from pipeline.index_plan import resolve
 from pipeline.request import IndexKind, IndexOptions
-from store import blocks
+from store.formats import descriptor_block
 
 ROWS, DIMENSIONS = 2048, 1024
 
@@ -23,8 +23,8 @@ def block():
 def all_blocks(vectors):
     places = np.arange(256)
     for cell in range(ROWS // 256):
-        ids = blocks.descriptor_ids(np.full(256, 20), 16 * cell + places // 16, places % 16)
-        yield blocks.Block(
+        ids = descriptor_block.descriptor_ids(np.full(256, 20), 16 * cell + places // 16, places % 16)
+        yield descriptor_block.Block(
             zoom=20,
             cell_x=cell,
             cell_y=0,

@@ -10,9 +10,9 @@ from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
 from store.base.canonical_json import decode
 from store.events import BuildPlanned, BuildStarted, CellEmbedded, CheckPassed, StepReused, TilesSelected
+from store.formats.tables import decode_tiles
 from store.ledger import Ledger
 from store.manifest.manifest import parse
-from store.tables import decode_tiles
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, spread, tiny_network, tree, words
 
 

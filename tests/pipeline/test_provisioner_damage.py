@@ -7,8 +7,8 @@ import pytest
 from pipeline.report import BuildOutcome
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
+from store.formats.tables import decode_blocks
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.tables import decode_blocks
 from tests.small_builds import FakeSite, tree
 
 ROLES = ("engine", "index", "block", "block table", "tile table", "calibration", "geography")

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.report import BuildOutcome
-from store import blocks
 from store.base.identity import tile_of
 from store.errors import RequestRefusedError
+from store.formats import descriptor_block
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, tiny_network
 
 HISTORIES = 12
@@ -105,7 +105,7 @@ def lose_a_block(site, model, number):
     refs = sorted({event.block for event in site.blocks().values()}, key=lambda ref: ref.sha256)
     path = site.artifact(refs[number % len(refs)])
     if path.exists():
-        block = blocks.decode(path.read_bytes())
+        block = descriptor_block.decode(path.read_bytes())
         places = [tile_of(int(each))[1:3] for each in block.ids]
         digests = [bytes(each).hex() for each in block.digests]
         path.unlink()

@@ -24,10 +24,10 @@ from pipeline.testing import FakeCompiler
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.findings import Depth
+from store.formats.tables import decode_blocks
 from store.layout import FOLDERS
 from store.ledger import Ledger
 from store.manifest.manifest import parse, project
-from store.tables import decode_blocks
 from store.testing import StopDeadError
 from store.verification import verify
 from tests.small_builds import DIMENSIONS, FakeSite, picture, spread, tiny_network, tree, words

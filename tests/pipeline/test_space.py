@@ -84,7 +84,7 @@ def test_an_index_takes_what_is_estimated(plan, tmp_path):
 
     from pipeline.index import FaissIndexBuilder
     from store.base.identity import descriptor_id
-    from store.blocks import Block
+    from store.formats.descriptor_block import Block
 
     rows, dimensions = 256 * 8, 64
     vectors = np.random.default_rng(1).standard_normal((rows, dimensions)).astype(np.float32)

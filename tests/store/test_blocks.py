@@ -9,9 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from store import blocks
 from store.base.identity import descriptor_id
-from store.blocks import Block, BlockError, block_size, decode, decode_header, decode_keys, encode, key_size
+from store.formats import descriptor_block
+from store.formats.descriptor_block import (
+    Block,
+    BlockError,
+    block_size,
+    decode,
+    decode_header,
+    decode_keys,
+    encode,
+    key_size,
+)
 
 
 def make(places, *, zoom=5, cell=(0, 1), dimensions=3, seed=0):
@@ -207,4 +216,4 @@ def test_keys_are_read_without_the_vectors():
 def test_vectorised_ids_are_those_of_the_identity_module():
     zoom, x, y = np.array([0, 5, 25]), np.array([0, 31, 2**25 - 1]), np.array([0, 7, 2**25 - 1])
     expected = [descriptor_id(*map(int, place)) for place in zip(zoom, x, y, strict=True)]
-    assert blocks.descriptor_ids(zoom, x, y).tolist() == expected
+    assert descriptor_block.descriptor_ids(zoom, x, y).tolist() == expected

@@ -8,10 +8,10 @@ import pytest
 
 from store import contents
 from store.base.identity import tile_set
-from store.delta import Delta, Rows, encode, nothing
 from store.errors import ArtifactError
+from store.formats.index_delta import Delta, Rows, encode, nothing
+from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest.index_entry import DeltaEntry
-from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import ref_of
 
 TILES = [(5, "a" * 64, None), (9, "b" * 64, None)]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import delta as d
 from store.base.identity import descriptor_id
+from store.formats import index_delta as d
 
 DIMENSIONS = 3
 GOLDEN = "".join(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.delta import Delta, Rows, difference, nothing
 from store.execution import IndexLoadError
 from store.extended_search import ExtendedIndex
+from store.formats.index_delta import Delta, Rows, difference, nothing
 from store.runtime import load_index
 
 DIMENSIONS = 8
@@ -145,7 +145,7 @@ def narrow_parameters(self):
 THREADS = """
 import threading
 import numpy as np
-from store.delta import difference
+from store.formats.index_delta import difference
 from tests.store.test_extended_search import histories, loaded
 was, now = histories(5, before=3000, gone=300, changed=20, new=20)
 index = loaded("{kind}", was, difference(was, now))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from store.base.identity import descriptor_id
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ErrorKind
-from store.tables import (
+from store.formats.tables import (
     BlockRow,
     decode_blocks,
     decode_tiles,

@@ -5,8 +5,8 @@ import base64
 import pytest
 
 from store import events as e
-from store import tilepack
 from store.base.identity import descriptor_id
+from store.formats import tile_pack
 from store.testing import made, ref_of
 from tests.tools.stories import Shelf, Story
 from tools.failure import MAX_PICTURE_BYTES, failure, media_of
@@ -136,7 +136,7 @@ def test_the_tile_that_was_kept_is_shown():
 
 def test_tiles_of_a_window_that_were_kept_are_shown():
     large = PNG + bytes(MAX_PICTURE_BYTES)
-    kept = tilepack.encode(
+    kept = tile_pack.encode(
         [(descriptor_id(6, x, 2), data) for x, data in enumerate([PNG, large, *(WEBP for _ in range(9))])]
     )
     shown = told(failed("cells", attached=attached(window=kept)), kept)["pictures"]

@@ -5,14 +5,14 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from store import blocks
 from store import events as e
 from store.base.identity import descriptor_id
 from store.base.values import ArtifactRef
-from store.blocks import Block
 from store.errors import RequestRefusedError
+from store.formats import descriptor_block
+from store.formats.descriptor_block import Block
+from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.state import STAND_IN
-from store.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import made, ref_of
 from tests.tools.stories import Story
 from tools.provenance import identifier_of
@@ -31,7 +31,7 @@ def identifier(place):
 
 
 TABLE = encode_tiles((identifier(place), sha, None) for place, sha in SHA.items())
-BLOCK = blocks.encode(
+BLOCK = descriptor_block.encode(
     Block(
         zoom=6,
         cell_x=1,

@@ -17,7 +17,7 @@ from journal.record import GENESIS, Entry, Record, canonical, link
 from journal.record import decode as decode_record
 from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
-from store import blocks, bundle, codec, importing, segment
+from store import bundle, codec, importing, segment
 from store.base.canonical_json import encode as canonical_json
 from store.errors import (
     ArtifactError,
@@ -28,9 +28,10 @@ from store.errors import (
     UnknownEventError,
 )
 from store.exporting import export
+from store.formats import descriptor_block
+from store.formats.tables import decode_blocks, decode_tiles
 from store.layout import Layout
 from store.manifest.manifest import parse
-from store.tables import decode_blocks, decode_tiles
 from store.testing import FakeClock
 from store.transaction import Store
 from store.view import read
@@ -260,17 +261,17 @@ def vectors(folder):
     import numpy as np
 
     made = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
-    block = blocks.Block(
+    block = descriptor_block.Block(
         zoom=6,
         cell_x=0,
         cell_y=0,
         dimensions=8,
-        ids=blocks.descriptor_ids(np.full(6, 6), np.arange(6), np.zeros(6, int)),
+        ids=descriptor_block.descriptor_ids(np.full(6, 6), np.arange(6), np.zeros(6, int)),
         digests=np.frombuffer(bytes(range(192)), np.uint8).reshape(6, 32),
         texture=np.ones(6, np.float32),
         vectors=made / np.linalg.norm(made, axis=1, keepdims=True),
     )
-    return Target([blocks.encode(block)], blocks.decode, (blocks.BlockError,))
+    return Target([descriptor_block.encode(block)], descriptor_block.decode, (descriptor_block.BlockError,))
 
 
 def bundles(folder):

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.identity import CELL_SHIFT, X_SHIFT, ZOOM_SHIFT
-from store.blocks import HEADER_SIZE, MAX_DIMENSIONS, Block
+from store.formats.descriptor_block import HEADER_SIZE, MAX_DIMENSIONS, Block
 
 MAGIC: Final = b"C10DELTA"
 VERSION: Final = 1
