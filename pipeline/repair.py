@@ -54,8 +54,8 @@ from store.events import (
     Repaired,
 )
 from store.evidence import require_journal
-from store.exposure import refuse_exposed
 from store.facts import to_facts
+from store.files.permissions import refuse_exposed
 from store.findings import Depth, ProblemKind, Verification
 from store.formats.tables import BlockRow, decode_blocks
 from store.layout import FOLDERS, Layout

@@ -17,7 +17,7 @@ from store.base.clock import Clock
 from store.displacement import refuse_displaced
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.events import Event, GenerationAccepted
-from store.exposure import refuse_exposed
+from store.files.permissions import refuse_exposed
 from store.genesis import ensure_cache
 from store.layout import Layout
 from store.ledger import Ledger

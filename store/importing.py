@@ -42,8 +42,8 @@ from store.errors import (
     from_os_error,
 )
 from store.events import Event, Imported
-from store.exposure import refuse_exposed
 from store.facts import to_facts, to_record
+from store.files.permissions import refuse_exposed
 from store.fold import fold
 from store.layout import Layout
 from store.ledger import Ledger

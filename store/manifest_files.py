@@ -3,9 +3,9 @@
 import os
 
 from store.errors import ErrorKind, NoGoError, from_os_error, is_shortage
-from store.exposure import exposed
+from store.files.permissions import exposed
+from store.files.sealed_memory import SealError, open_regular
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signature_name, signed_manifest
-from store.sealed import SealError, open_regular
 
 _MAX_SIGNATURE = 4096
 

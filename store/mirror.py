@@ -37,7 +37,7 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.exposure import refuse_exposed
+from store.files.permissions import refuse_exposed
 from store.layout import Layout
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse, project

@@ -30,6 +30,7 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
+from store.files.sealed_memory import Sealed, SealError, digest, open_regular, seal
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.golden import Vectors, decode_answers
@@ -38,7 +39,6 @@ from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
-from store.sealed import Sealed, SealError, digest, open_regular, seal
 from store.trust import TrustedKey
 from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
 

@@ -46,7 +46,7 @@ from store.events import (
     Repaired,
     RolledBack,
 )
-from store.exposure import refuse_exposed
+from store.files.permissions import refuse_exposed
 from store.genesis import ensure_cache
 from store.indexes import refs_of
 from store.layout import Layout

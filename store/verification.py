@@ -31,7 +31,7 @@ from store.errors import (
     NoGoError,
     is_shortage,
 )
-from store.exposure import exposed_path
+from store.files.permissions import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.layout import Layout
 from store.manifest.manifest import Manifest, parse, project

@@ -21,7 +21,7 @@ from journal.lock import held
 from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store.device import gpus
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
-from store.exposure import exposed_path
+from store.files.permissions import exposed_path
 from store.layout import Layout
 from store.state import BuildStatus
 from store.view import RESERVE_NAME, View, look

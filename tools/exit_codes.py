@@ -79,7 +79,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "store.errors.ManifestCoverageError": ExitCode.BUILD_FAILED,
     "store.errors.NoGoError": ExitCode.NO_GO,
     "store.errors.IncompatibleDeviceError": ExitCode.INCOMPATIBLE,
-    "store.sealed.SealError": ExitCode.NO_GO,
+    "store.files.sealed_memory.SealError": ExitCode.NO_GO,
     "store.formats.descriptor_block.BlockError": ExitCode.NO_GO,
     "store.base.canonical_json.CanonicalError": ExitCode.INTERNAL,
     "store.execution.ExecutionError": ExitCode.INCOMPATIBLE,

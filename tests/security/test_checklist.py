@@ -240,7 +240,7 @@ def test_06_what_was_verified_is_what_is_used(card, folder, monkeypatch):
         return chunk
 
     with card.fly() as cache:
-        monkeypatch.setattr("store.sealed.os.pread", pread)
+        monkeypatch.setattr("store.files.sealed_memory.os.pread", pread)
         assert cache.engine_bytes("place") == original, "read once; what changes afterwards does not matter"
         assert swapped
         monkeypatch.undo()

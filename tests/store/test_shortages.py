@@ -13,7 +13,7 @@ from store import artifacts as artifacts_module
 from store.artifacts import Artifacts
 from store.coverage import missing, sound, walk
 from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
-from store.exposure import exposed_path
+from store.files.permissions import exposed_path
 from store.findings import Finding, ProblemKind, judge
 from store.layout import Layout
 from store.machine import libraries
