@@ -17,10 +17,10 @@ from pipeline.request import BuildRequest
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock, SystemClock
-from store.keyfiles import load_signer, read_trusted
 from store.layout import Layout
-from store.trust import Signer
-from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.key_files import load_signer, read_trusted
+from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
     from pipeline.descriptors import DescriptorBatcher

@@ -32,8 +32,8 @@ from pipeline.warm import look_warm, reused
 from store.base.clock import Clock
 from store.errors import ErrorKind, RequestRefusedError
 from store.layout import Layout
-from store.trust import Signer
-from store.verdict import TrustedKeys
+from store.trust.go_no_go import TrustedKeys
+from store.trust.signatures import Signer
 from store.view import look
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ from store.rebuild import Rebuilt, rebuild
 from store.runtime import ExecutionError
 from store.state import Build, Fact, State
 from store.transaction import Store
-from store.verdict import TrustedKeys
+from store.trust.go_no_go import TrustedKeys
 from store.verification import verify
 from store.view import History, read, require_cache
 

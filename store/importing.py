@@ -50,8 +50,8 @@ from store.ledger import Ledger
 from store.manifest import manifest
 from store.projecting import Projections, signatures_of
 from store.state import Fact, State
-from store.trust import reasons_against, trusted
-from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.signatures import reasons_against, trusted
 from store.view import History as View
 from store.view import read as read_cache
 

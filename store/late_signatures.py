@@ -20,8 +20,15 @@ from store.manifest.file_names import MANIFEST_NAME, MAX_SIGNATURES, signed_mani
 from store.manifest.manifest import project
 from store.projecting import signers_of
 from store.state import Generation, State
-from store.trust import Signature, TrustedKey, parse_signature, reasons_against, signature_file, trusted
-from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.signatures import (
+    Signature,
+    TrustedKey,
+    parse_signature,
+    reasons_against,
+    signature_file,
+    trusted,
+)
 from store.writeonce import read_regular
 
 _ASIDE: Final = re.compile(r"(.+)\.[0-9]{1,18}")

@@ -18,7 +18,7 @@ from store.manifest import manifest
 from store.manifest.file_names import signature_name
 from store.remedies import repairing
 from store.state import Generation
-from store.trust import Signature, signature_file
+from store.trust.signatures import Signature, signature_file
 from store.writeonce import write_once
 
 

@@ -39,8 +39,8 @@ from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.proofs import claim, require_agreement
 from store.runtime import DescriptorIndex, Engine, load_engine, load_index
-from store.trust import TrustedKey
-from store.verdict import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
+from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
+from store.trust.signatures import TrustedKey
 
 __all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
 
@@ -94,7 +94,7 @@ class FlightCache:
             root: Folder of the cache.
             trusted_keys: Keys that may have signed it, `TrustedKey` or raw public ones of 32 bytes; or
                 `ALLOW_UNSIGNED`.
-            floor: Least generation to accept, for any cache or per known cache id (`store.floors.Floors`).
+            floor: Least generation to accept, for any cache or per known cache id (`store.trust.rollback_protection.Floors`).
             generation: An older generation to use instead of the newest; never below the floor.
             proofs: A folder outside of the cache, only for its owner to write to, in which it is remembered that an
                 engine answers here as its stand-in did on the ground (`store.proofs`); it is made if it is missing.

@@ -33,7 +33,7 @@ from store.layout import Layout
 from store.manifest.manifest import head_projections, project
 from store.quarantine import set_aside
 from store.state import State
-from store.verdict import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.writeonce import read_regular
 
 _SOURCES = 4

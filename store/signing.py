@@ -15,7 +15,7 @@ from store.projecting import signers_of
 from store.remedies import repairing
 from store.state import Generation, State
 from store.transaction import Store
-from store.trust import Signer, signature_file
+from store.trust.signatures import Signer, signature_file
 from store.writeonce import read_regular
 
 

@@ -58,7 +58,7 @@ from store.recovery import Abandon, Action, ClearScratch, Project, SetAside, pla
 from store.remedies import rebuilding
 from store.rollback import RollbackPlan
 from store.state import Build, Generation, State
-from store.trust import Signature, Signer
+from store.trust.signatures import Signature, Signer
 from store.view import RESERVE_NAME, observe, require_cache
 
 DEFAULT_RESERVE_BYTES = 8 << 20

@@ -43,8 +43,8 @@ from store.retention import keep_without
 from store.runtime import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
 from store.state import Generation, State
-from store.trust import TrustedKey, reasons_against, trusted
-from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
+from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
+from store.trust.signatures import TrustedKey, reasons_against, trusted
 from store.view import History, View, look
 
 _OF_REFUSAL: Final = {

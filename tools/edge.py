@@ -25,7 +25,7 @@ from tools import render
 from tools.exit_codes import ExitCode, TerminatedError, code_of, lacks_threads
 
 if TYPE_CHECKING:
-    from store.verdict import TrustedKeys
+    from store.trust.go_no_go import TrustedKeys
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -130,11 +130,11 @@ class Call:
         """
         settings = self.settings(trusted_keys=self.told_keys(told, unsigned=unsigned))
         if not settings.get("trusted_keys"):
-            from store.verdict import ALLOW_UNSIGNED  # noqa: PLC0415 - as above
+            from store.trust.go_no_go import ALLOW_UNSIGNED  # noqa: PLC0415 - as above
 
             return ALLOW_UNSIGNED
         from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
-        from store.keyfiles import read_trusted  # noqa: PLC0415 - as above
+        from store.trust.key_files import read_trusted  # noqa: PLC0415 - as above
 
         config = C10ProvisionerConfig.from_settings(settings, cache_root=self.root)
         return read_trusted(config.trusted_keys, cache=self.root)

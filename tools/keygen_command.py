@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from store.keyfiles import write_key_pair
+from store.trust.key_files import write_key_pair
 from tools import render
 from tools.edge import Answer, Call, shared_options
 

@@ -18,7 +18,7 @@ from store.errors import IncompatibleDeviceError
 from store.layout import Layout
 from store.reader import FlightCache
 from store.runtime import Engine
-from store.verdict import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
+from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import require_cache
 from tools import render
 from tools.edge import Answer, Call, say, shared_options, trust_options

@@ -66,13 +66,13 @@ PURE: dict[str, set[str]] = {
     "store/state.py": set(),
     "store/base/validators.py": set(),
     "store/formats/tables.py": {"numpy", "numpy.typing"},
-    "store/trust.py": {
+    "store/trust/signatures.py": {
         "cryptography.exceptions",
         "cryptography.hazmat.primitives.asymmetric.ed25519",
     },
     "store/formats/tile_pack.py": set(),
     "store/base/valueclass.py": {"operator"},
-    "store/verdict.py": set(),
+    "store/trust/go_no_go.py": set(),
     "tools/area.py": {"numpy", "numpy.typing"},
     "tools/causes.py": set(),
     "tools/comparing.py": {"numpy", "numpy.typing"},

@@ -16,9 +16,9 @@ from pmtiles.tile import deserialize_directory, deserialize_header
 
 from store.artifacts import Artifacts
 from store.coverage import named_by, referenced_by, walk
-from store.keyfiles import write_key_pair
 from store.manifest.manifest import parse, project
 from store.reader import FlightCache
+from store.trust.key_files import write_key_pair
 from store.verification import Depth, verify
 from store.view import look
 from tests.benchmarks.caches import BigSite, write_folder, write_mbtiles, write_pmtiles

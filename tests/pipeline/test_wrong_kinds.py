@@ -9,8 +9,8 @@ import pytest
 from pipeline.report import BuildOutcome
 from store.errors import NoGoError, StoreError
 from store.findings import Depth
-from store.keyfiles import write_key_pair
 from store.reader import FlightCache
+from store.trust.key_files import write_key_pair
 from store.verification import verify
 from tests.small_builds import FakeSite, words
 

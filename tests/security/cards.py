@@ -19,7 +19,7 @@ from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store
-from store.trust import Signer, signature_file
+from store.trust.signatures import Signer, signature_file
 from tests.small_builds import tiny_network
 
 VERSION = libraries().get("onnxruntime", "1")

@@ -27,13 +27,13 @@ from pipeline.errors import CompileError
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.events import BuildFailed, BuildStarted
 from store.findings import Depth, ProblemKind
-from store.floors import Floors
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
 from store.testing import FakeClock, made, play
 from store.transaction import Store
-from store.trust import TrustedKey, signature_file
+from store.trust.rollback_protection import Floors
+from store.trust.signatures import TrustedKey, signature_file
 from store.verification import verify
 from tests.security.cards import (
     ALICE,

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from store.errors import ErrorKind, NoGoError, StoreError
-from store.keyfiles import load_signer, write_key_pair
 from store.layout import Layout
 from store.machine import libraries
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
+from store.trust.key_files import load_signer, write_key_pair
 
 DOC = Path(__file__).parents[2] / "docs" / "trust.md"
 VERSION = libraries().get("onnxruntime", "1")

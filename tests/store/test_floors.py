@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.errors import ErrorKind, NoGoError, StoreError
-from store.floors import LINE_BYTES, Floors
+from store.trust.rollback_protection import LINE_BYTES, Floors
 
 A, B = "a" * 32, "b" * 32
 ROOT = Path(__file__).parents[2]
@@ -203,7 +203,7 @@ def test_who_writes_keeps_others_out(path, monkeypatch):
 
 def test_processes_that_raise_one_file_at_once(path):
     code = (
-        "import sys; from store.floors import Floors\n"
+        "import sys; from store.trust.rollback_protection import Floors\n"
         "for generation in range(40): Floors.load(sys.argv[1]).adopt(sys.argv[2] * 32, generation)"
     )
     running = [

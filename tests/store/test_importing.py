@@ -33,7 +33,7 @@ from store.reader import ALLOW_UNSIGNED
 from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
 from store.transaction import Store
-from store.trust import Signer
+from store.trust.signatures import Signer
 from store.verification import verify
 from store.view import look, read
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from store.errors import ErrorKind, RequestRefusedError
-from store.keyfiles import load_signer, read_trusted, write_key_pair
 from store.layout import Layout
 from store.testing import FakeClock
 from store.transaction import Store
-from store.trust import TrustedKey, reasons_against, signature_file
+from store.trust.key_files import load_signer, read_trusted, write_key_pair
+from store.trust.signatures import TrustedKey, reasons_against, signature_file
 
 ROOT = Path(__file__).parents[2]
 RAW = b'{"any": "bytes"}\n'
@@ -139,7 +139,7 @@ class TestKeyFiles:
     def test_who_holds_a_key_leaves_no_core_file(self, tmp_path):
         pair = write_key_pair(tmp_path / "key")
         code = (
-            "import resource, sys; from pathlib import Path; from store.keyfiles import load_signer\n"
+            "import resource, sys; from pathlib import Path; from store.trust.key_files import load_signer\n"
             "load_signer(Path(sys.argv[1]), cache=Path('/nowhere')); print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
         )
         assert python(code, str(pair.private)) == "0"

@@ -15,7 +15,7 @@ from store.rebuild import rebuild
 from store.retention import KeepPolicy, keep_without
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
-from store.trust import Signer, TrustedKey, parse_signature, signature_file
+from store.trust.signatures import Signer, TrustedKey, parse_signature, signature_file
 from store.view import look, read
 
 ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))

@@ -12,7 +12,7 @@ from store.manifest.manifest import parse
 from store.tensorrt_library import LibraryMissingError
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
-from store.verdict import ALLOW_UNSIGNED, Policy, elsewhere
+from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere
 
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")

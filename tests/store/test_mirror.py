@@ -38,7 +38,7 @@ from store.rebuild import rebuild
 from store.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
-from store.trust import Signer
+from store.trust.signatures import Signer
 from store.view import look, read
 from tests.small_builds import tree
 

@@ -18,7 +18,7 @@ from store.machine import libraries
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.testing import FakeClock, Scenario, made, play
 from store.transaction import Store
-from store.trust import Signer, TrustedKey, signature_file
+from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verification import verify
 from store.view import look, read
 

@@ -29,7 +29,7 @@ from store.retention import KeepPolicy
 from store.signing import sign
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
-from store.trust import Signer, TrustedKey, signature_file
+from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verification import verify
 from store.view import look, read
 

@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import trust
 from store.errors import ErrorKind, NoGoError
 from store.machine import libraries
-from store.trust import (
+from store.trust import signatures
+from store.trust.go_no_go import Policy, judge
+from store.trust.signatures import (
     Signature,
     Signer,
     TrustedKey,
@@ -21,7 +22,6 @@ from store.trust import (
     reasons_against,
     signature_file,
 )
-from store.verdict import Policy, judge
 
 ROOT = Path(__file__).parents[2]
 VERSION = libraries().get("onnxruntime", "1")
@@ -49,7 +49,7 @@ class TestSignature:
         public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
         assert signer.public.hex() == public
         assert signer.key_id == "21fe31dfa154a261"
-        assert trust.signed_bytes(b"x\n").hex() == (
+        assert signatures.signed_bytes(b"x\n").hex() == (
             "6331302f6d616e69666573742f310073cb3858a687a8494ca3323053016282f3dad39d42cf62ca4e79dda2aac7d9ac"
         )
         file = signature_file(signer.sign(b"x\n"))
@@ -173,7 +173,7 @@ class TestSignature:
         with pytest.raises(NoGoError) as signed:
             judge(content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(ALICE.public))
         assert signed.value.kind is ErrorKind.MANIFEST_INVALID
-        monkeypatch.setattr("store.verdict.parse", lambda _: pytest.fail("it was parsed"))
+        monkeypatch.setattr("store.trust.go_no_go.parse", lambda _: pytest.fail("it was parsed"))
         with pytest.raises(NoGoError) as refused:
             judge(content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(BOB.public))
         assert refused.value.kind is ErrorKind.SIGNATURE
@@ -211,7 +211,7 @@ def curve_points():
 class TestKeys:
     def test_keys_under_which_anybody_signs_are_refused(self):
         points = curve_points()
-        assert points == trust._SMALL_ORDER
+        assert points == signatures._SMALL_ORDER
         assert len(points) == 5
         prime = 2**255 - 19
         for y in {*points, prime, prime + 1}:

@@ -6,7 +6,7 @@ from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
-from store.verdict import ALLOW_UNSIGNED, Policy, elsewhere, judge
+from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere, judge
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,

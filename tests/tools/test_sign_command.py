@@ -6,7 +6,7 @@ import shlex
 import pytest
 from click.testing import CliRunner
 
-from store.trust import parse_keys
+from store.trust.signatures import parse_keys
 from tools.cli import cli
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from store.keyfiles import write_key_pair
+from store.trust.key_files import write_key_pair
 from tests.small_builds import FakeSite, tiny_network, words
 
 

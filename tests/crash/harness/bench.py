@@ -18,7 +18,7 @@ from store.base.clock import SystemClock
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.transaction import Store
-from store.trust import Signer
+from store.trust.signatures import Signer
 from store.view import look
 
 LOCK_TIMEOUT_S = 60.0

@@ -24,7 +24,7 @@ from store.rebuild import rebuild
 from store.retention import KeepPolicy
 from store.state import FLIGHT
 from store.testing import Scenario, StopDeadError, made, play
-from store.trust import Signer
+from store.trust.signatures import Signer
 from store.view import look
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench
 from tools.exit_codes import ExitCode, code_of_failure

@@ -22,7 +22,7 @@ from store.projecting import Projections
 from store.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
-from store.trust import Signer
+from store.trust.signatures import Signer
 from store.view import look
 from tests.crash.powercut.model import Promise
 

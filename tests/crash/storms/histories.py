@@ -38,7 +38,7 @@ from store.projecting import signers_of
 from store.reader import FlightCache
 from store.retention import KeepPolicy
 from store.signing import sign
-from store.trust import Signer
+from store.trust.signatures import Signer
 from store.verification import verify
 from store.view import look
 from tests.crash.powercut.farm import until_told

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from store.base.valueclass import valueclass
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.manifest.manifest import EngineEntry, Manifest, parse
-from store.trust import TrustedKey, reasons_against, trusted
+from store.trust.signatures import TrustedKey, reasons_against, trusted
 
 UNCHECKED: Final = "signatures were not checked, since no trusted keys were given"
 """What is said beside a verdict under `ALLOW_UNSIGNED`."""

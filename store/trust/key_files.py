@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
-from store.trust import Signer, TrustedKey, is_key_line, key_id, parse_keys
+from store.trust.signatures import Signer, TrustedKey, is_key_line, key_id, parse_keys
 
 _MAX_PRIVATE: Final = 16 << 10
 _MAX_TRUSTED: Final = 1 << 20
