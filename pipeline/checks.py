@@ -33,9 +33,9 @@ from store.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.formats import descriptor_block
 from store.formats.index_delta import Delta, DeltaError, Rows
 from store.formats.tables import BlockRow
-from store.golden import batch_invariance, golden_samples, parity
 from store.indexes import delta_of, whole_of, whole_rows
-from store.runtime import (
+from store.runtime.golden_vectors import batch_invariance, golden_samples, parity
+from store.runtime.load import (
     DescriptorIndex,
     Engine,
     ExecutionError,

@@ -21,8 +21,8 @@ from pipeline.index_plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, fai
 from pipeline.index_rows import chunks, in_order, training_rows
 from pipeline.request import IndexKind, Storage
 from store.device import gpus
-from store.faiss_flavour import Flavour, FlavourError, installed_flavour
 from store.formats.descriptor_block import Block
+from store.runtime.faiss_install import Flavour, FlavourError, installed_flavour
 
 _SEED: Final = 20_111
 _WRITE_BYTES: Final = 1 << 20

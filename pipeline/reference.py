@@ -4,9 +4,9 @@ import numpy as np
 
 from pipeline.engines.onnx_file import read_onnx
 from pipeline.engines.port import EngineJob
-from store.golden import Run, Vectors
 from store.onnxruntime_library import onnxruntime
-from store.runtime import EngineLoadError, EngineRunError
+from store.runtime.golden_vectors import Run, Vectors
+from store.runtime.load import EngineLoadError, EngineRunError
 
 
 def reference_run(job: EngineJob) -> Run:

@@ -65,7 +65,7 @@ from store.memo import Memo
 from store.projection_check import projection_findings
 from store.quarantine import set_aside
 from store.rebuild import Rebuilt, rebuild
-from store.runtime import ExecutionError
+from store.runtime.load import ExecutionError
 from store.state import Build, Fact, State
 from store.transaction import Store
 from store.trust.go_no_go import TrustedKeys

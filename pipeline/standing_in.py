@@ -20,10 +20,10 @@ from store.artifacts import Artifacts
 from store.attached import GOLDEN, attached, with_attached
 from store.errors import ArtifactError, ErrorKind
 from store.events import EngineCompiled, StepReused
-from store.golden import ANSWERED, encode_answers, golden_samples
 from store.layout import Layout
 from store.manifest.manifest import StandInEntry
-from store.runtime import Engine, ExecutionError, RuntimeUnavailableError
+from store.runtime.golden_vectors import ANSWERED, encode_answers, golden_samples
+from store.runtime.load import Engine, ExecutionError, RuntimeUnavailableError
 from store.state import STAND_IN
 from store.view import look
 

@@ -19,7 +19,7 @@ from pipeline.frames import Message, Payload
 from pipeline.place import texture_energy
 from pipeline.tiles.reading import read_tile
 from store.base.preprocessing import Preprocessing
-from store.runtime import Engine, load_engine
+from store.runtime.load import Engine, load_engine
 
 _THREADS: Final = 1
 _LEAST_SIDE: Final = 4

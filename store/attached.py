@@ -1,7 +1,7 @@
 """What belongs to an engine, or to a failure, and is an artifact of its own: named in the fact itself. Pure.
 
 `signature["attached"]` maps a name to a reference. Two names are known. "golden" are the answers of a stand-in to the
-golden images (`store.golden`), which the engine that it stands in for is held against on board. "timing_cache" is
+golden images (`store.runtime.golden_vectors`), which the engine that it stands in for is held against on board. "timing_cache" is
 what a compiler learnt about its kernels: it saves the next compile time and says nothing about the result. Whatever
 is attached stays as long as its engine, under any name. `inputs["attached"]` of a failed build names in the same form
 the bytes that its step failed on; they stay as long as the other inputs of that build.

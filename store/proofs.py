@@ -28,7 +28,7 @@ from store.base.preprocessing import Preprocessing
 from store.device import exact_target, gpus
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.files.sealed_memory import SealError, open_regular
-from store.golden import Run, Vectors, agreement, golden_samples
+from store.runtime.golden_vectors import Run, Vectors, agreement, golden_samples
 
 _BILLION: Final = 1_000_000_000
 _DOMAIN: Final = b"c10/proof/1\0"

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from store import contents, machine
+from store import contents
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
@@ -33,12 +33,13 @@ from store.errors import (
 from store.files.sealed_memory import Sealed, SealError, digest, open_regular, seal
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
-from store.golden import Vectors, decode_answers
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.proofs import claim, require_agreement
-from store.runtime import DescriptorIndex, Engine, load_engine, load_index
+from store.runtime import capabilities
+from store.runtime.golden_vectors import Vectors, decode_answers
+from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
 from store.trust.signatures import TrustedKey
 
@@ -118,10 +119,10 @@ class FlightCache:
             policy = Policy(
                 trusted_keys=trusted_keys,
                 floor=floor,
-                libraries=machine.libraries(),
-                targets=machine.TARGETS,
-                covered=machine.covered,
-                device=machine.device,
+                libraries=capabilities.libraries(),
+                targets=capabilities.TARGETS,
+                covered=capabilities.covered,
+                device=capabilities.device,
                 flown=flown,
             )
             cache = cls(judge(raw, signatures, generation=number, policy=policy), folder)

@@ -40,7 +40,7 @@ from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
 from store.reader import FlightCache
 from store.retention import keep_without
-from store.runtime import ExecutionError, RuntimeUnavailableError
+from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
 from store.state import Generation, State
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys

@@ -17,7 +17,7 @@ from store.base.preprocessing import Pixels
 from store.errors import IncompatibleDeviceError
 from store.layout import Layout
 from store.reader import FlightCache
-from store.runtime import Engine
+from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import require_cache
 from tools import render

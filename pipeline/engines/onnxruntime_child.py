@@ -12,7 +12,7 @@ from pipeline.engines.trying_out import try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
 from store.onnxruntime_library import onnxruntime
-from store.runtime import Engine, load_engine
+from store.runtime.load import Engine, load_engine
 
 _UNKNOWN: Final = -1
 _STATUS: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")

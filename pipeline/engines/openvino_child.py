@@ -16,7 +16,7 @@ from pipeline.frames import Message, Payload
 from store.execution import ExecutionError
 from store.openvino_executor import last_line, require_precision
 from store.openvino_library import DEVICE, configuration, library, loaded_version, read_requirements
-from store.runtime import Engine, load_engine
+from store.runtime.load import Engine, load_engine
 
 _STEPS: Final = 4
 _UNKNOWN: Final = -1

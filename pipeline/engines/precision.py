@@ -163,7 +163,7 @@ def sample_feeds(model: Proto, sizes: Mapping[str, tuple[int, ...]] | None = Non
     """
     import onnx  # noqa: PLC0415 - heavy
 
-    from store.golden import golden_inputs  # noqa: PLC0415 - only here
+    from store.runtime.golden_vectors import golden_inputs  # noqa: PLC0415 - only here
 
     weights = {tensor.name for tensor in model.graph.initializer}
     feeds: dict[str, NDArray[Any]] = {}

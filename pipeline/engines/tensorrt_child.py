@@ -29,7 +29,7 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
 from store.base.preprocessing import Preprocessing
 from store.device import gpus
-from store.golden import golden_images, golden_inputs
+from store.runtime.golden_vectors import golden_images, golden_inputs
 from store.tensorrt_library import (
     LibraryMissingError,
     engine_version,

@@ -3,8 +3,8 @@
 import numpy as np
 
 from pipeline.errors import CompileError, ErrorKind
-from store.golden import golden_inputs
-from store.runtime import Engine
+from store.runtime.golden_vectors import golden_inputs
+from store.runtime.load import Engine
 
 Shapes = tuple[list[int], list[int]]
 """Shapes of input and output, with their batch."""

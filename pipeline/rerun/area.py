@@ -25,7 +25,7 @@ from store.formats import descriptor_block
 from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles
 from store.indexes import delta_of, whole_of
 from store.manifest.roles import DELTA
-from store.runtime import RuntimeUnavailableError
+from store.runtime.load import RuntimeUnavailableError
 
 
 def check_index_again(supplies: Supplies) -> Ended | None:

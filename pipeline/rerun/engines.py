@@ -14,7 +14,7 @@ from pipeline.rerun.outcome import Compared, Ended
 from pipeline.rerun.supplies import Supplies
 from store.errors import is_shortage
 from store.events import CheckFailed, EngineCompiled
-from store.runtime import ExecutionError, RuntimeUnavailableError
+from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.state import FLIGHT, STAND_IN
 
 

@@ -74,7 +74,7 @@ class StandInEntry:
         backend: What compiled it.
         version: Version of that library.
         target: The device that it ran on.
-        golden: Its answers to the golden images (`store.golden`).
+        golden: Its answers to the golden images (`store.runtime.golden_vectors`).
         least_cosine: What the answers of the engine that it stands in for must agree to with them.
     """
 

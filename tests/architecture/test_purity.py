@@ -47,7 +47,7 @@ PURE: dict[str, set[str]] = {
     "store/errors.py": {"errno"},
     "store/events.py": set(),
     "store/findings.py": {"pathlib", "shlex"},
-    "store/golden.py": {"numpy", "numpy.typing", "struct"},
+    "store/runtime/golden_vectors.py": {"numpy", "numpy.typing", "struct"},
     "store/fold.py": set(),
     "store/base/identity.py": set(),
     "store/manifest/index_entry.py": set(),

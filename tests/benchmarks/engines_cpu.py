@@ -29,8 +29,9 @@ from pipeline.engines.openvino import OpenVinoCompiler
 from pipeline.engines.port import EngineCompiler, EngineJob
 from pipeline.errors import CompileError
 from pipeline.place import place_model
-from store.golden import golden_inputs, parity
-from store.runtime import Engine, load_engine
+from store.runtime import Engine
+from store.runtime.golden_vectors import golden_inputs, parity
+from store.runtime.load import load_engine
 from tests.networks import mobilenet, quantised, resnet50, vit_b14
 
 Samples = npt.NDArray[np.float32]

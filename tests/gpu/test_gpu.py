@@ -29,11 +29,11 @@ from pipeline.report import BuildOutcome
 from pipeline.request import EngineOptions
 from store.cuda import Cuda
 from store.device import gpus
-from store.faiss_flavour import FlavourError, installed_flavour
-from store.golden import batch_invariance, golden_inputs, parity
-from store.machine import covered
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime import load_engine, load_index
+from store.runtime.capabilities import covered
+from store.runtime.faiss_install import FlavourError, installed_flavour
+from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
+from store.runtime.load import load_engine, load_index
 from store.tensorrt_executor import TensorRtExecutor
 from store.verification import Depth, verify
 from tests.index_blocks import build as build_index

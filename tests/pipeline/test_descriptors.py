@@ -18,7 +18,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.place import texture_energy
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
-from store.runtime import load_engine
+from store.runtime.load import load_engine
 from tests.toy_networks import DIMENSIONS, toy_network
 
 BATCH = 4

@@ -18,8 +18,8 @@ from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import encode
-from store.golden import batch_invariance, golden_images, golden_inputs, parity
-from store.runtime import load_engine
+from store.runtime.golden_vectors import batch_invariance, golden_images, golden_inputs, parity
+from store.runtime.load import load_engine
 from tests.toy_networks import DIMENSIONS, batch_coupled_network, toy_network
 
 SAMPLE = (3, 64, 64)

@@ -28,10 +28,10 @@ from store.base.identity import difference
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.events import EngineCompiled
 from store.execution import EngineLoadError, EngineRunError, RuntimeUnavailableError
-from store.golden import batch_invariance, golden_inputs, parity
 from store.openvino_library import cpu_target, has_bfloat16, library, read_requirements
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.runtime import load_engine
+from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
+from store.runtime.load import load_engine
 from tests.networks import quantised, unsupported
 from tests.small_builds import Site, spread
 from tests.toy_networks import DIMENSIONS, toy_network
@@ -276,7 +276,7 @@ def test_another_process_with_a_lesser_processor_refuses_the_engine(made, tmp_pa
     path = tmp_path / "engine.blob"
     path.write_bytes(made["fp32"][1])
     code = (
-        "import sys; from store.runtime import load_engine; from store.machine import covered, device\n"
+        "import sys; from store.runtime import load_engine; from store.runtime.capabilities import covered, device\n"
         "print(device('openvino'), covered('openvino', sys.argv[3]))\n"
         "load_engine(sys.argv[1], backend='openvino', version=sys.argv[2], precision='fp32', input='input', "
         "output='descriptor', batch=4)"

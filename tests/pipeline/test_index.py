@@ -13,8 +13,8 @@ from pipeline.index import FaissIndexBuilder
 from pipeline.index_plan import FLAT_BELOW, IndexPlan
 from pipeline.index_rows import chunk_rows
 from pipeline.request import IndexKind, Storage
-from store.faiss_flavour import FlavourError
-from store.runtime import load_index
+from store.runtime.faiss_install import FlavourError
+from store.runtime.load import load_index
 from tests.index_blocks import build, make_blocks, plan_for, unnamed_file
 
 

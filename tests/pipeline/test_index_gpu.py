@@ -13,8 +13,8 @@ from pipeline.index import FaissIndexBuilder
 from pipeline.index_gpu import suits
 from pipeline.request import IndexKind, Storage
 from store.device import Gpu
-from store.faiss_flavour import Flavour
-from store.runtime import load_index
+from store.runtime.faiss_install import Flavour
+from store.runtime.load import load_index
 from tests.index_blocks import build, make_blocks, plan_for
 
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")

@@ -26,7 +26,7 @@ from pipeline.engines.precision import (
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.place import place_model
 from store.base.canonical_json import encode
-from store.golden import golden_inputs
+from store.runtime.golden_vectors import golden_inputs
 from tests.networks import mobilenet, quantised, vit_b14
 from tests.toy_networks import toy_network
 

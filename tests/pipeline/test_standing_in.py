@@ -16,9 +16,9 @@ from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.errors import ErrorKind as StoreKind
 from store.events import CellEmbedded, CheckFailed, CheckPassed, EngineCompiled, StepReused, StepStarted
 from store.findings import Depth
-from store.golden import ANSWERED, decode_answers
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.retention import KeepPolicy
+from store.runtime.golden_vectors import ANSWERED, decode_answers
 from store.state import FLIGHT, STAND_IN
 from store.verification import verify
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network, tree
@@ -67,7 +67,7 @@ def aboard(monkeypatch):
 
     def board():
         targets = {"onnxruntime": frozenset({ELSEWHERE})}
-        monkeypatch.setattr("store.machine.TARGETS", targets)
+        monkeypatch.setattr("store.runtime.capabilities.TARGETS", targets)
 
     return board
 

@@ -14,9 +14,9 @@ from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
 from store.errors import NoGoError
 from store.layout import Layout
-from store.machine import libraries
 from store.manifest import manifest as m
 from store.reader import FlightCache
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store
 from store.trust.signatures import Signer, signature_file

@@ -8,7 +8,7 @@ import pytest
 
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.layout import Layout
-from store.machine import libraries
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.trust.key_files import load_signer, write_key_pair

@@ -27,12 +27,12 @@ from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefus
 from store.events import GenerationAccepted
 from store.facts import to_record
 from store.layout import Layout
-from store.machine import libraries
 from store.manifest.manifest import parse, project
 from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.rebuild import rebuild
 from store.recovery import Project
+from store.runtime.capabilities import libraries
 from store.state import BuildStatus
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store

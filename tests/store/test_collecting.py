@@ -17,9 +17,9 @@ from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, 
 from store.events import Collected, CollectionPlanned
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
-from store.machine import libraries
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.retention import Gone, KeepPolicy
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import verify

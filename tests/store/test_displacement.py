@@ -12,8 +12,8 @@ from store.displacement import displaced, free_displaced, refuse_displaced
 from store.errors import CacheUnusableError, ErrorKind, StoreError
 from store.findings import Depth, ProblemKind
 from store.layout import FOLDERS, Layout
-from store.machine import libraries
 from store.mirror import mirror
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store, clear_scratch
 from store.verification import verify

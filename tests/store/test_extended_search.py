@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.execution import IndexLoadError
-from store.extended_search import ExtendedIndex
 from store.formats.index_delta import Delta, Rows, difference, nothing
-from store.runtime import load_index
+from store.runtime.delta_search import ExtendedIndex
+from store.runtime.load import load_index
 
 DIMENSIONS = 8
 

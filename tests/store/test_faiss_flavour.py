@@ -2,8 +2,8 @@
 
 import pytest
 
-from store.faiss_flavour import Flavour, FlavourError, installed_flavour, the_one
-from store.runtime import RuntimeUnavailableError, load_index
+from store.runtime.faiss_install import Flavour, FlavourError, installed_flavour, the_one
+from store.runtime.load import RuntimeUnavailableError, load_index
 
 
 def test_exactly_one_distribution_is_accepted():
@@ -40,6 +40,6 @@ def test_no_index_is_read_on_board_with_two_flavours(monkeypatch):
     def both():
         raise FlavourError("expected one distribution of faiss, found two", "pip uninstall one")
 
-    monkeypatch.setattr("store.runtime.installed_flavour", both)
+    monkeypatch.setattr("store.runtime.load.installed_flavour", both)
     with pytest.raises(RuntimeUnavailableError, match="found two; pip uninstall one"):
         load_index(b"", kind="flat", dimensions=4, ntotal=0)

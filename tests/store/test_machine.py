@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from store import machine
 from store.device import Gpu
 from store.layout import Layout
 from store.manifest.manifest import parse
+from store.runtime import capabilities
 from store.tensorrt_library import LibraryMissingError
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
@@ -28,14 +28,14 @@ def manifest(tmp_path_factory):
 
 def judged(manifest, monkeypatch, *, gpus, backend, target, version="10.13.3.9"):
     """What the reader would say of a cache whose engine is this one, on a machine with these GPUs."""
-    monkeypatch.setattr(machine, "gpus", lambda: gpus)
+    monkeypatch.setattr(capabilities, "gpus", lambda: gpus)
     entry = replace(manifest.descriptor_engine, backend=backend, target=target, version=version)
     policy = Policy(
         trusted_keys=ALLOW_UNSIGNED,
         libraries={},
-        targets=machine.TARGETS,
-        covered=machine.covered,
-        device=machine.device,
+        targets=capabilities.TARGETS,
+        covered=capabilities.covered,
+        device=capabilities.device,
     )
     return elsewhere(replace(manifest, engines=(entry,)), policy).get("place")
 
@@ -93,6 +93,6 @@ def test_libraries_are_those_that_are_installed(monkeypatch):
             return "1.31.1"
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(machine, "library_version", version)
-    monkeypatch.setattr(machine.metadata, "version", installed)
-    assert machine.libraries() == {"onnxruntime": "1.31.1", "tensorrt": "10.13.3.9"}
+    monkeypatch.setattr(capabilities, "library_version", version)
+    monkeypatch.setattr(capabilities.metadata, "version", installed)
+    assert capabilities.libraries() == {"onnxruntime": "1.31.1", "tensorrt": "10.13.3.9"}

@@ -21,7 +21,8 @@ from store.coverage import referenced_by
 from store.device import Gpu
 from store.errors import ArtifactError, DamagedHistoryError
 from store.events import BuildFailed, EngineCompiled
-from store.golden import (
+from store.memo import Made, Memo
+from store.runtime.golden_vectors import (
     ANSWERED,
     decode_answers,
     encode_answers,
@@ -29,7 +30,6 @@ from store.golden import (
     golden_inputs,
     golden_samples,
 )
-from store.memo import Made, Memo
 from store.state import STAND_IN, Build, State
 from store.testing import made, ref_of
 

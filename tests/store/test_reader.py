@@ -14,11 +14,11 @@ from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.files.sealed_memory import SealError, digest, open_regular, seal
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.layout import Layout
-from store.machine import libraries
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.runtime import (
+from store.runtime.load import (
     EngineLoadError,
     EngineRunError,
     IndexLoadError,

@@ -7,8 +7,8 @@ import pytest
 from journal.lock import BuildLock
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
-from store.machine import libraries
 from store.projecting import Projections
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import _Run, verify

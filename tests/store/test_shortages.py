@@ -16,9 +16,9 @@ from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shorta
 from store.files.permissions import exposed_path
 from store.findings import Finding, ProblemKind, judge
 from store.layout import Layout
-from store.machine import libraries
 from store.manifest.manifest import parse, project
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.verification import verify

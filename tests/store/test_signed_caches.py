@@ -14,8 +14,8 @@ from store.errors import ErrorKind, NoGoError
 from store.events import BuildCommitted, GenerationAccepted
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
-from store.machine import libraries
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, made, play
 from store.transaction import Store
 from store.trust.signatures import Signer, TrustedKey, signature_file

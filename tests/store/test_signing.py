@@ -20,12 +20,12 @@ from store.errors import (
 from store.events import GenerationSigned, Repaired
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
-from store.machine import libraries
 from store.manifest.file_names import MAX_SIGNATURES
 from store.projecting import Projections
 from store.reader import FlightCache
 from store.recovery import Project, SetAside
 from store.retention import KeepPolicy
+from store.runtime.capabilities import libraries
 from store.signing import sign
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store

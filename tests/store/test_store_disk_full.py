@@ -9,8 +9,8 @@ from store import rollback
 from store.errors import DiskFullError, StoreError, UnprojectedError
 from store.events import BuildFailed
 from store.layout import Layout
-from store.machine import libraries
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.capabilities import libraries
 from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, made, play
 from store.transaction import Store

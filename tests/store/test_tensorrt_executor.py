@@ -12,7 +12,7 @@ import store.device
 import store.tensorrt_executor
 from store.cuda import Cuda, CudaError
 from store.device import Gpu
-from store.runtime import (
+from store.runtime.load import (
     EngineLoadError,
     EngineRunError,
     RuntimeUnavailableError,

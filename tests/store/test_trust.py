@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.errors import ErrorKind, NoGoError
-from store.machine import libraries
+from store.runtime.capabilities import libraries
 from store.trust import signatures
 from store.trust.go_no_go import Policy, judge
 from store.trust.signatures import (

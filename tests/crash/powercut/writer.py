@@ -17,9 +17,9 @@ from store.beside import accept
 from store.collecting import collect
 from store.layout import Layout
 from store.ledger import Ledger
-from store.machine import libraries
 from store.projecting import Projections
 from store.retention import KeepPolicy
+from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.trust.signatures import Signer

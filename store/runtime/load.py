@@ -33,11 +33,11 @@ from store.execution import (
     Vectors,
     import_library,
 )
-from store.extended_search import ExtendedIndex
-from store.faiss_flavour import FlavourError, installed_flavour
 from store.formats.index_delta import Delta
 from store.onnxruntime_executor import OnnxRuntimeExecutor
 from store.openvino_executor import OpenVinoExecutor
+from store.runtime.delta_search import ExtendedIndex
+from store.runtime.faiss_install import FlavourError, installed_flavour
 from store.tensorrt_executor import TensorRtExecutor
 
 __all__ = [
