@@ -27,11 +27,11 @@ _DECIDING: Final = (
     "pipeline.place",
     "pipeline.ray_actor",
     "pipeline.worker",
-    "store.onnxruntime_executor",
-    "store.openvino_executor",
+    "store.runtime.backends.onnxruntime",
+    "store.runtime.backends.openvino",
     "store.base.preprocessing",
     "store.runtime",
-    "store.tensorrt_executor",
+    "store.runtime.backends.tensorrt",
 )
 """Modules whose text decides over the bytes of a descriptor."""
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from store.base.canonical_json import CanonicalError, Value, decode, digest, encode
 from store.base.preprocessing import Preprocessing
-from store.device import exact_target, gpus
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.files.sealed_memory import SealError, open_regular
+from store.runtime.backends.gpu import exact_target, gpus
 from store.runtime.golden_vectors import Run, Vectors, agreement, golden_samples
 
 _BILLION: Final = 1_000_000_000

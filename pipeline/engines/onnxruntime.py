@@ -99,7 +99,7 @@ class OnnxRuntimeCompiler:
 
 def _backend_of(target: str) -> str:
     """The backend whose targets have this form; both of those for GPUs know a plain capability."""
-    from store.device import PORTABLE  # noqa: PLC0415 - for an error; no build on a CPU needs it
+    from store.runtime.backends.gpu import PORTABLE  # noqa: PLC0415 - for an error; no build on a CPU needs it
 
     if target.startswith("cpu:"):
         return '"openvino"'

@@ -11,7 +11,7 @@ from pipeline.engines.onnx_graph import nodes_given, nodes_of
 from pipeline.engines.trying_out import try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
-from store.onnxruntime_library import onnxruntime
+from store.runtime.backends.onnxruntime import onnxruntime
 from store.runtime.load import Engine, load_engine
 
 _UNKNOWN: Final = -1

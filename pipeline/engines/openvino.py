@@ -13,8 +13,8 @@ from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
 from store.base.identity import engine_components
-from store.execution import EngineLoadError, RuntimeUnavailableError
-from store.openvino_library import (
+from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
+from store.runtime.backends.openvino_library import (
     BACKEND,
     PRECISIONS,
     cpu_target,

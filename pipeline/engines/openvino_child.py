@@ -13,9 +13,15 @@ from pipeline.engines.onnx_graph import nodes_given, nodes_of
 from pipeline.engines.trying_out import Shapes, try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
-from store.execution import ExecutionError
-from store.openvino_executor import last_line, require_precision
-from store.openvino_library import DEVICE, configuration, library, loaded_version, read_requirements
+from store.runtime.backends.base import ExecutionError
+from store.runtime.backends.openvino import last_line, require_precision
+from store.runtime.backends.openvino_library import (
+    DEVICE,
+    configuration,
+    library,
+    loaded_version,
+    read_requirements,
+)
 from store.runtime.load import Engine, load_engine
 
 _STEPS: Final = 4

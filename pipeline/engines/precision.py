@@ -30,8 +30,8 @@ from pipeline.engines.precision_graph import rewrite
 from pipeline.engines.precision_plan import FOLLOWERS, SEEDS, narrow_nodes
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
-from store.execution import RuntimeUnavailableError
-from store.onnxruntime_library import onnxruntime
+from store.runtime.backends.base import RuntimeUnavailableError
+from store.runtime.backends.onnxruntime import onnxruntime
 
 RECIPE: Final = 1
 """Raised whenever the same network and precision would give another graph."""

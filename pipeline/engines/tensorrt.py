@@ -17,8 +17,8 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Payload
 from store.base.canonical_json import Document
 from store.base.identity import engine_components
-from store.device import PORTABLE, covers, exact_target, gpus
-from store.tensorrt_library import LibraryMissingError, cuda_major, library, library_version
+from store.runtime.backends.gpu import PORTABLE, covers, exact_target, gpus
+from store.runtime.backends.tensorrt_library import LibraryMissingError, cuda_major, library, library_version
 
 _CHILD: Final = "pipeline.engines.tensorrt_child"
 _ENGINE_NAME: Final = "engine.plan"

@@ -18,7 +18,7 @@ from pipeline.engines.build_phases import BuildPhases
 from pipeline.engines.port import ShapeRange
 from pipeline.engines.tensorrt_messages import ParseError, build_failure, parse_failure
 from pipeline.errors import CompileError, ErrorKind
-from store.device import PORTABLE
+from store.runtime.backends.gpu import PORTABLE
 
 Foreign = Any
 """An object of a library that carries no types."""

@@ -28,15 +28,15 @@ from pipeline.engines.tensorrt_build import BuildOptions, TensorRtSession
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.frames import Message, Payload
 from store.base.preprocessing import Preprocessing
-from store.device import gpus
-from store.runtime.golden_vectors import golden_images, golden_inputs
-from store.tensorrt_library import (
+from store.runtime.backends.gpu import gpus
+from store.runtime.backends.tensorrt_library import (
     LibraryMissingError,
     engine_version,
     library,
     loaded_version,
     same_version,
 )
+from store.runtime.golden_vectors import golden_images, golden_inputs
 
 TOTAL: Final = 1000
 """What `done` is counted against in reports."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Final
 
-from store import openvino_library
-from store.device import covers, gpus
-from store.execution import ExecutionError
-from store.tensorrt_library import MODULES, LibraryMissingError, library_version
+from store.runtime.backends import openvino_library
+from store.runtime.backends.base import ExecutionError
+from store.runtime.backends.gpu import covers, gpus
+from store.runtime.backends.tensorrt_library import MODULES, LibraryMissingError, library_version
 
 ON_CPU: Final[Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),

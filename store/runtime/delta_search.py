@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.execution import Foreign, IndexLoadError, Vectors
 from store.formats.index_delta import Delta
+from store.runtime.backends.base import Foreign, IndexLoadError, Vectors
 
 _NO_ROW: Final = -1
 

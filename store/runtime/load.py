@@ -18,7 +18,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.execution import (
+from store.formats.index_delta import Delta
+from store.runtime.backends.base import (
     BatchExecutor,
     EngineExpectation,
     EngineLoadError,
@@ -33,12 +34,11 @@ from store.execution import (
     Vectors,
     import_library,
 )
-from store.formats.index_delta import Delta
-from store.onnxruntime_executor import OnnxRuntimeExecutor
-from store.openvino_executor import OpenVinoExecutor
+from store.runtime.backends.onnxruntime import OnnxRuntimeExecutor
+from store.runtime.backends.openvino import OpenVinoExecutor
+from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.delta_search import ExtendedIndex
 from store.runtime.faiss_install import FlavourError, installed_flavour
-from store.tensorrt_executor import TensorRtExecutor
 
 __all__ = [
     "DescriptorIndex",

@@ -25,7 +25,7 @@ HOLDS = {
         "_creation_flags:kinds": "NetworkDefinitionCreationFlag",
         "_logger:kinds": "ILogger",
     },
-    "store/tensorrt_executor.py": {
+    "store/runtime/backends/tensorrt.py": {
         **dict.fromkeys(("self.library", "library", "self._parts.library"), MODULE),
         **dict.fromkeys(("engine", "self.engine", "self._parts.engine"), "ICudaEngine"),
         **dict.fromkeys(("self.runtime", "self._parts.runtime"), "Runtime"),

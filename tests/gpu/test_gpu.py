@@ -27,14 +27,14 @@ from pipeline.index_gpu import GpuIndex
 from pipeline.reference import reference_run
 from pipeline.report import BuildOutcome
 from pipeline.request import EngineOptions
-from store.cuda import Cuda
-from store.device import gpus
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.backends.cuda import Cuda
+from store.runtime.backends.gpu import gpus
+from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.capabilities import covered
 from store.runtime.faiss_install import FlavourError, installed_flavour
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from store.runtime.load import load_engine, load_index
-from store.tensorrt_executor import TensorRtExecutor
 from store.verification import Depth, verify
 from tests.index_blocks import build as build_index
 from tests.index_blocks import make_blocks, plan_for

@@ -21,15 +21,15 @@ from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import Backend, EngineOptions
-from store import openvino_executor
 from store.artifacts import Artifacts
 from store.base.canonical_json import encode
 from store.base.identity import difference
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.events import EngineCompiled
-from store.execution import EngineLoadError, EngineRunError, RuntimeUnavailableError
-from store.openvino_library import cpu_target, has_bfloat16, library, read_requirements
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.backends import openvino as openvino_executor
+from store.runtime.backends.base import EngineLoadError, EngineRunError, RuntimeUnavailableError
+from store.runtime.backends.openvino_library import cpu_target, has_bfloat16, library, read_requirements
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from store.runtime.load import load_engine
 from tests.networks import quantised, unsupported
@@ -130,7 +130,7 @@ def test_nothing_is_reported_to_anybody(tmp_path):
     code = (
         "import sys; told = []\n"
         "sys.addaudithook(lambda name, _: told.append(name) if name.startswith('socket.') else None)\n"
-        "from store.openvino_library import cpu_target; cpu_target()\n"
+        "from store.runtime.backends.openvino_library import cpu_target; cpu_target()\n"
         "print(told, [name for name in sys.modules if 'openvino_telemetry' in name])"
     )
     done = subprocess.run(
@@ -519,6 +519,6 @@ def test_a_damaged_engine_never_reaches_the_importer(built, damage, request):
 
 
 def test_a_cache_for_another_processor_is_refused_at_once(built, monkeypatch):
-    monkeypatch.setattr("store.openvino_library.cpu_target", lambda: "cpu:Intel 8080")
+    monkeypatch.setattr("store.runtime.backends.openvino_library.cpu_target", lambda: "cpu:Intel 8080")
     with pytest.raises(IncompatibleDeviceError, match=r"made by openvino for 'cpu:.*found cpu:Intel 8080"):
         FlightCache.open(built.cache, trusted_keys=ALLOW_UNSIGNED)

@@ -17,10 +17,10 @@ from pipeline.report import BuildOutcome
 from pipeline.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
 from store.base.identity import difference, engine_key
 from store.events import EngineCompiled
-from store.execution import EngineLoadError, RuntimeUnavailableError
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
+from store.runtime.backends.tensorrt_library import engine_version
 from store.runtime.load import load_engine
-from store.tensorrt_library import engine_version
 from store.verification import Depth, verify
 from tests.networks import checked, mobilenet, quantised, resnet50, unsupported, vit_b14, with_open_size
 from tests.small_builds import Site, spread, tiny_network

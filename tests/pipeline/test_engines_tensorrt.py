@@ -15,9 +15,9 @@ from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.request import Backend
-from store import tensorrt_library
 from store.base.identity import difference, engine_key
-from store.device import Gpu
+from store.runtime.backends import tensorrt_library
+from store.runtime.backends.gpu import Gpu
 from tests.toy_networks import DIMENSIONS, toy_network
 
 SAMPLE = (3, 64, 64)

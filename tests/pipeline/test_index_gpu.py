@@ -12,7 +12,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.index import FaissIndexBuilder
 from pipeline.index_gpu import suits
 from pipeline.request import IndexKind, Storage
-from store.device import Gpu
+from store.runtime.backends.gpu import Gpu
 from store.runtime.faiss_install import Flavour
 from store.runtime.load import load_index
 from tests.index_blocks import build, make_blocks, plan_for

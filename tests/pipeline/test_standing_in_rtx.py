@@ -4,11 +4,11 @@ import pytest
 
 from pipeline.report import BuildOutcome
 from pipeline.request import EngineOptions
-from store.device import gpus
 from store.errors import IncompatibleDeviceError
 from store.events import EngineCompiled
 from store.findings import Depth
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.backends.gpu import gpus
 from store.state import FLIGHT, STAND_IN
 from store.verification import verify
 from tests.small_builds import picture, spread

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from store import device
-from store.device import Gpu, covers, exact_target, gpus
+from store.runtime.backends import gpu as device
+from store.runtime.backends.gpu import Gpu, covers, exact_target, gpus
 
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=24 << 30, driver="12.6")
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=32 << 30, driver="13.0")

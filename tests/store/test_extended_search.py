@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.execution import IndexLoadError
 from store.formats.index_delta import Delta, Rows, difference, nothing
+from store.runtime.backends.base import IndexLoadError
 from store.runtime.delta_search import ExtendedIndex
 from store.runtime.load import load_index
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from store.device import Gpu
 from store.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
-from store.tensorrt_library import LibraryMissingError
+from store.runtime.backends.gpu import Gpu
+from store.runtime.backends.tensorrt_library import LibraryMissingError
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere

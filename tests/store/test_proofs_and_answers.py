@@ -18,10 +18,10 @@ from store.attached import (
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
 from store.coverage import referenced_by
-from store.device import Gpu
 from store.errors import ArtifactError, DamagedHistoryError
 from store.events import BuildFailed, EngineCompiled
 from store.memo import Made, Memo
+from store.runtime.backends.gpu import Gpu
 from store.runtime.golden_vectors import (
     ANSWERED,
     decode_answers,

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import store.device
-import store.tensorrt_executor
-from store.cuda import Cuda, CudaError
-from store.device import Gpu
+import store.runtime.backends.gpu
+import store.runtime.backends.tensorrt
+from store.runtime.backends.cuda import Cuda, CudaError
+from store.runtime.backends.gpu import Gpu
+from store.runtime.backends.tensorrt_library import LibraryMissingError, loaded_version
 from store.runtime.load import (
     EngineLoadError,
     EngineRunError,
@@ -19,7 +20,6 @@ from store.runtime.load import (
     _portion_batches,
     load_engine,
 )
-from store.tensorrt_library import LibraryMissingError, loaded_version
 from tests.fake_gpu import (
     CALLS,
     COMPUTE,
@@ -57,9 +57,9 @@ class Bench:
         self.gpu = FakeGpu(**options)
         monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", self.gpu.cuda())
         module = self.gpu.tensorrt(version=version, rtx=rtx)
-        monkeypatch.setattr(store.tensorrt_executor, "library", lambda _: module)
-        monkeypatch.setattr(store.tensorrt_executor, "loaded_version", lambda _: version)
-        monkeypatch.setattr(store.tensorrt_executor, "gpus", lambda: gpus)
+        monkeypatch.setattr(store.runtime.backends.tensorrt, "library", lambda _: module)
+        monkeypatch.setattr(store.runtime.backends.tensorrt, "loaded_version", lambda _: version)
+        monkeypatch.setattr(store.runtime.backends.tensorrt, "gpus", lambda: gpus)
 
     def load(self, data=None, **changes):
         return load_engine(engine_bytes() if data is None else data, **(EXPECTED | changes))
@@ -259,11 +259,11 @@ def test_a_gpu_that_shares_memory_is_asked_by_way_of_the_system(monkeypatch, tmp
     memory.write_text(
         "MemTotal:       32000000 kB\nMemFree:           20000 kB\nMemAvailable:   16000000 kB\n"
     )
-    monkeypatch.setattr("store.cuda._MEMORY", memory)
+    monkeypatch.setattr("store.runtime.backends.cuda._MEMORY", memory)
     Bench(monkeypatch, free=1 << 20, integrated=True).load()
     memory.write_text("MemTotal:       32000000 kB\nMemAvailable:   2000 kB\n")
     for found in (memory, tmp_path / "none"):
-        monkeypatch.setattr("store.cuda._MEMORY", found)
+        monkeypatch.setattr("store.runtime.backends.cuda._MEMORY", found)
         with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
             Bench(monkeypatch, free=1 << 20, integrated=True).load()
     with pytest.raises(EngineLoadError, match="for the weights, found 1 MiB"):
@@ -280,7 +280,7 @@ def test_the_real_package_has_every_call_and_tells_its_failures():
     assert runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost == Kind.cudaMemcpyDeviceToHost
     assert runtime.cudaDeviceAttr.cudaDevAttrIntegrated == Attribute.cudaDevAttrIntegrated
     assert runtime.cudaError_t.cudaErrorMemoryAllocation == Code.cudaErrorMemoryAllocation
-    if not store.device.gpus():
+    if not store.runtime.backends.gpu.gpus():
         with pytest.raises(CudaError, match=r"cudaSetDevice failed: cudaError\w+ \(\d+\), \w+"):
             Cuda(0, extra="rtx")
 
@@ -299,7 +299,7 @@ def test_the_real_library_is_asked_and_quoted(monkeypatch):
     assert parser.parse(toy_network(batch=BATCH, size=(32, 32)).SerializeToString())
     engine = bytes(builder.build_serialized_network(network, builder.create_builder_config()))
     ada = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")
-    monkeypatch.setattr(store.tensorrt_executor, "gpus", lambda: (ada,))
+    monkeypatch.setattr(store.runtime.backends.tensorrt, "gpus", lambda: (ada,))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeGpu().cuda())
     rtx = {"backend": "tensorrt-rtx", "version": loaded_version("tensorrt-rtx"), "target": "portable"}
     for data, complaint in (
@@ -307,7 +307,7 @@ def test_the_real_library_is_asked_and_quoted(monkeypatch):
         (b"", "MALFORMED_ENGINE"),
         (engine, "an engine for this GPU"),
     ):
-        if data is engine and store.device.gpus():
+        if data is engine and store.runtime.backends.gpu.gpus():
             continue
         with pytest.raises(EngineLoadError, match=complaint):
             load_engine(data, **(EXPECTED | rtx))
@@ -344,7 +344,7 @@ def test_without_a_gpu_or_its_packages_one_is_told_so(monkeypatch):
     def missing(backend):
         raise LibraryMissingError(f"expected {backend}, found none")
 
-    monkeypatch.setattr(store.tensorrt_executor, "library", missing)
+    monkeypatch.setattr(store.runtime.backends.tensorrt, "library", missing)
     with pytest.raises(RuntimeUnavailableError, match=r"expected tensorrt, found none.*c10\[gpu\]"):
         bench.load()
     with pytest.raises(RuntimeUnavailableError, match=r"expected tensorrt-rtx, found none.*c10\[rtx\]"):

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from store import tensorrt_library
-from store.tensorrt_library import (
+from store.runtime.backends import tensorrt_library
+from store.runtime.backends.tensorrt_library import (
     LibraryMissingError,
     cuda_major,
     engine_version,

@@ -7,7 +7,7 @@ import pytest
 import journal.errors
 import pipeline.errors
 import store.errors
-import store.execution
+import store.runtime.backends.base
 from journal.errors import BuildLockHeldError, JournalDamagedError, JournalFullError
 from pipeline.errors import CheckError, CompileError, RequestError, TileError
 from store.errors import (
@@ -22,7 +22,7 @@ from store.errors import (
 )
 from tools.exit_codes import BY_CLASS, MEANINGS, ExitCode, TerminatedError, code_of, code_of_failure
 
-MODULES = (journal.errors, store.errors, store.execution, pipeline.errors)
+MODULES = (journal.errors, store.errors, store.runtime.backends.base, pipeline.errors)
 
 
 def error_classes():

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from store.execution import (
+from store.runtime.backends.base import (
     EngineExpectation,
     EngineLoadError,
     EngineRunError,
@@ -15,7 +15,7 @@ from store.execution import (
     require_version,
     sample_shapes,
 )
-from store.openvino_library import (
+from store.runtime.backends.openvino_library import (
     DEVICE,
     PRECISIONS,
     configuration,

@@ -23,9 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from store.cuda import Cuda, CudaError
-from store.device import Gpu, covers, gpus
-from store.execution import (
+from store.runtime.backends.base import (
     EngineExpectation,
     EngineLoadError,
     EngineRunError,
@@ -37,7 +35,9 @@ from store.execution import (
     require_version,
     sample_shapes,
 )
-from store.tensorrt_library import (
+from store.runtime.backends.cuda import Cuda, CudaError
+from store.runtime.backends.gpu import Gpu, covers, gpus
+from store.runtime.backends.tensorrt_library import (
     LibraryMissingError,
     engine_version,
     library,

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from store.execution import EngineLoadError, RuntimeUnavailableError, import_library
+from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError, import_library
 
 BACKEND: Final = "openvino"
 DEVICE: Final = "CPU"

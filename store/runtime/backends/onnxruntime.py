@@ -1,10 +1,12 @@
 """Runs engines of ONNX Runtime: graphs that were optimised ahead of time, on the CPU."""
 
+import os
 from types import ModuleType
+from typing import Final
 
 import numpy as np
 
-from store.execution import (
+from store.runtime.backends.base import (
     EngineExpectation,
     EngineLoadError,
     EngineRunError,
@@ -12,10 +14,10 @@ from store.execution import (
     Source,
     Tensor,
     Vectors,
+    import_library,
     require_version,
     sample_shapes,
 )
-from store.onnxruntime_library import onnxruntime
 
 
 class OnnxRuntimeExecutor:
@@ -74,3 +76,20 @@ def _session_options(runtime: ModuleType, threads: int) -> Foreign:
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return options
+
+
+SILENCE: Final = "ORT_DISABLE_TELEMETRY"
+"""Looked at when the library is loaded; its own function to the same end comes too late by then."""
+
+
+def onnxruntime(purpose: str) -> ModuleType:
+    """Return the library.
+
+    Args:
+        purpose: What needs it, for the message.
+
+    Raises:
+        RuntimeUnavailableError: It is not installed, or does not load.
+    """
+    os.environ.setdefault(SILENCE, "1")
+    return import_library("onnxruntime", purpose)

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from store.execution import Foreign, Vectors, import_library
+from store.runtime.backends.base import Foreign, Vectors, import_library
 
 _MEMORY: Final = Path("/proc/meminfo")
 _STREAM_NON_BLOCKING: Final = 1
