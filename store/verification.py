@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, assert_never
 
-from store import contents
 from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
 from store.coverage import each, named_by, referenced_by, walk
@@ -38,7 +37,8 @@ from store.manifest.manifest import Manifest, parse, project
 from store.manifest.roles import DELTA, WHOLE
 from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
-from store.reader import FlightCache
+from store.reader import table_checks
+from store.reader.flight_cache import FlightCache
 from store.retention import keep_without
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
@@ -444,9 +444,9 @@ def _named_in(state: State, artifacts: Artifacts) -> dict[str, list[int]]:
 def _table_problems(manifest: Manifest, artifacts: Artifacts) -> Iterator[str]:
     delta = manifest.index.delta
     tables: list[tuple[ArtifactRef, Callable[[Manifest, bytes], object]]] = [
-        (manifest.tiles, contents.tiles_of),
-        (manifest.index.blocks, contents.blocks_of),
-        *([(delta.artifact, contents.delta_of)] if delta else []),
+        (manifest.tiles, table_checks.tiles_of),
+        (manifest.index.blocks, table_checks.blocks_of),
+        *([(delta.artifact, table_checks.delta_of)] if delta else []),
     ]
     for ref, read in tables:
         try:

@@ -16,7 +16,7 @@ from pipeline.standing_in import open_stand_in
 from store.base.preprocessing import Pixels
 from store.errors import IncompatibleDeviceError
 from store.layout import Layout
-from store.reader import FlightCache
+from store.reader.flight_cache import FlightCache
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.view import require_cache

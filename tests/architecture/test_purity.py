@@ -42,7 +42,7 @@ PURE: dict[str, set[str]] = {
     "store/carried.py": set(),
     "store/checkpoint.py": {"msgpack"},
     "store/codec.py": set(),
-    "store/contents.py": set(),
+    "store/reader/table_checks.py": set(),
     "store/formats/index_delta.py": {"numpy", "numpy.typing", "struct"},
     "store/errors.py": {"errno"},
     "store/events.py": set(),

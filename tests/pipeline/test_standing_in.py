@@ -10,13 +10,12 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import CheckOptions, EngineOptions, ModelRole, ModelSpec
 from pipeline.testing import FakeCompiler, raising
-from store import proofs
 from store.attached import GOLDEN, TIMING_CACHE, attached
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.errors import ErrorKind as StoreKind
 from store.events import CellEmbedded, CheckFailed, CheckPassed, EngineCompiled, StepReused, StepStarted
 from store.findings import Depth
-from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.reader import ALLOW_UNSIGNED, FlightCache, engine_parity
 from store.retention import KeepPolicy
 from store.runtime.golden_vectors import ANSWERED, decode_answers
 from store.state import FLIGHT, STAND_IN
@@ -57,7 +56,7 @@ class TwoDevices(FakeSite):
 
 @pytest.fixture
 def site(quick_path, monkeypatch):
-    monkeypatch.setattr(proofs, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_shown", {})
     return TwoDevices(quick_path)
 
 
@@ -409,7 +408,7 @@ def asked(monkeypatch):
         found.append(len(data))
         return decode_answers(data)
 
-    monkeypatch.setattr("store.reader.decode_answers", counting)
+    monkeypatch.setattr("store.reader.flight_cache.decode_answers", counting)
     return found
 
 
@@ -420,7 +419,7 @@ def fly(site, **options):
 
 def forget(monkeypatch):
     """Begin a new process, as far as proofs are concerned."""
-    monkeypatch.setattr(proofs, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_shown", {})
 
 
 def test_on_board_the_engine_is_asked_once(site, aboard, asked, quick_path, monkeypatch):
@@ -487,7 +486,7 @@ def test_a_proof_of_something_else_proves_nothing(site, aboard, asked, quick_pat
     (path,) = kept.iterdir()
     data = path.read_bytes()
     forget(monkeypatch)
-    monkeypatch.setattr(proofs, "_processor", lambda: "another one")
+    monkeypatch.setattr(engine_parity, "_processor", lambda: "another one")
     fly(site, proofs=kept)
     assert len(asked) == 2
     (other,) = [each for each in kept.iterdir() if each != path]
@@ -536,14 +535,14 @@ def test_an_engine_that_answers_otherwise_is_refused(site, aboard, asked, quick_
 def test_an_engine_whose_rows_hang_on_their_neighbours_is_refused(site, aboard, monkeypatch):
     site.made()
     aboard()
-    measured = proofs.agreement
+    measured = engine_parity.agreement
     calls = []
 
     def second_differs(answers, others):
         calls.append(len(answers))
         return measured(answers, others) if len(calls) == 1 else 0.5
 
-    monkeypatch.setattr(proofs, "agreement", second_differs)
+    monkeypatch.setattr(engine_parity, "agreement", second_differs)
     with pytest.raises(NoGoError, match=r"found 0\.5"):
         fly(site)
     assert calls == [ANSWERED, ANSWERED]

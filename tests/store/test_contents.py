@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from store import contents
 from store.base.identity import tile_set
 from store.errors import ArtifactError
 from store.formats.index_delta import Delta, Rows, encode, nothing
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest.index_entry import DeltaEntry
+from store.reader import table_checks
 from store.testing import ref_of
 
 TILES = [(5, "a" * 64, None), (9, "b" * 64, None)]
@@ -31,27 +31,27 @@ def manifest(**index):
 
 
 def test_what_fits_is_returned():
-    assert contents.tiles_of(manifest(), encode_tiles(TILES)).ids.tolist() == [5, 9]
-    assert contents.blocks_of(manifest(), encode_blocks(BLOCKS)) == tuple(BLOCKS)
-    assert contents.delta_of(manifest(), encode(DELTA)).added.ids.tolist() == [5]
+    assert table_checks.tiles_of(manifest(), encode_tiles(TILES)).ids.tolist() == [5, 9]
+    assert table_checks.blocks_of(manifest(), encode_blocks(BLOCKS)) == tuple(BLOCKS)
+    assert table_checks.delta_of(manifest(), encode(DELTA)).added.ids.tolist() == [5]
 
 
 @pytest.mark.parametrize(
     ("read", "data", "reason"),
     [
-        (contents.tiles_of, encode_tiles(TILES[:1]), "expected 2 tiles in the tile table, found 1"),
-        (contents.tiles_of, encode_tiles([TILES[0], (9, "c" * 64, None)]), "the tile set of the build"),
-        (contents.tiles_of, b"", "a header"),
+        (table_checks.tiles_of, encode_tiles(TILES[:1]), "expected 2 tiles in the tile table, found 1"),
+        (table_checks.tiles_of, encode_tiles([TILES[0], (9, "c" * 64, None)]), "the tile set of the build"),
+        (table_checks.tiles_of, b"", "a header"),
         (
-            contents.blocks_of,
+            table_checks.blocks_of,
             encode_blocks([replace(BLOCKS[0], rows=3)]),
             "expected 2 rows in the block table, found 3",
         ),
-        (contents.blocks_of, b"", "a header"),
-        (contents.delta_of, b"", "a header"),
-        (contents.delta_of, encode(nothing(4)), r"of \(1, 0, 4\) rows added.* found \(0, 0, 4\)"),
+        (table_checks.blocks_of, b"", "a header"),
+        (table_checks.delta_of, b"", "a header"),
+        (table_checks.delta_of, encode(nothing(4)), r"of \(1, 0, 4\) rows added.* found \(0, 0, 4\)"),
         (
-            contents.delta_of,
+            table_checks.delta_of,
             encode(Delta(Rows(DELTA.added.ids, np.ones((1, 3), np.float32)), nothing(3).dropped)),
             "3",
         ),
@@ -64,4 +64,4 @@ def test_what_does_not_fit_is_refused(read, data, reason):
 
 def test_a_delta_that_nobody_named_is_refused():
     with pytest.raises(ArtifactError, match="of None rows"):
-        contents.delta_of(manifest(delta=None), encode(DELTA))
+        table_checks.delta_of(manifest(delta=None), encode(DELTA))

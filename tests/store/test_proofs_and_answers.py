@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store import proofs
 from store.attached import (
     GOLDEN,
     TIMING_CACHE,
@@ -21,6 +20,7 @@ from store.coverage import referenced_by
 from store.errors import ArtifactError, DamagedHistoryError
 from store.events import BuildFailed, EngineCompiled
 from store.memo import Made, Memo
+from store.reader import engine_parity
 from store.runtime.backends.gpu import Gpu
 from store.runtime.golden_vectors import (
     ANSWERED,
@@ -171,29 +171,29 @@ def test_what_belongs_to_an_engine_is_referenced_with_it():
 
 def test_the_device_of_a_claim(monkeypatch):
     card = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 33, driver="12.6")
-    monkeypatch.setattr(proofs, "gpus", lambda: (card,))
-    assert proofs.device_here("tensorrt") == "sm87:Orin, CUDA 12.6"
-    monkeypatch.setattr(proofs, "gpus", tuple)
-    assert proofs.device_here("tensorrt-rtx") == "no GPU"
-    assert ": " in proofs.device_here("onnxruntime")
+    monkeypatch.setattr(engine_parity, "gpus", lambda: (card,))
+    assert engine_parity.device_here("tensorrt") == "sm87:Orin, CUDA 12.6"
+    monkeypatch.setattr(engine_parity, "gpus", tuple)
+    assert engine_parity.device_here("tensorrt-rtx") == "no GPU"
+    assert ": " in engine_parity.device_here("onnxruntime")
 
 
 def test_everything_in_a_claim_counts():
     parts = {"engine": "e", "golden": "g", "backend": "openvino", "version": "1"}
-    one = proofs.claim(**parts, preprocessing=CONTRACT)
+    one = engine_parity.claim(**parts, preprocessing=CONTRACT)
     names = {one.name}
     for name in parts:
-        names.add(proofs.claim(**(parts | {name: "other"}), preprocessing=CONTRACT).name)
+        names.add(engine_parity.claim(**(parts | {name: "other"}), preprocessing=CONTRACT).name)
     other = Preprocessing(size=(8, 8), colour="rgb", layout="nchw", mean=(0.0,) * 3, std=(1.0,) * 3)
-    names.add(proofs.claim(**parts, preprocessing=other).name)
+    names.add(engine_parity.claim(**parts, preprocessing=other).name)
     assert len(names) == 6
 
 
 def test_answers_of_another_shape_never_agree(tmp_path, monkeypatch):
-    monkeypatch.setattr(proofs, "_shown", {})
-    about = proofs.claim(engine="e", golden="g", backend="x", version="1", preprocessing=CONTRACT)
-    with pytest.raises(proofs.NoGoError, match="found -1"):
-        proofs.require_agreement(
+    monkeypatch.setattr(engine_parity, "_shown", {})
+    about = engine_parity.claim(engine="e", golden="g", backend="x", version="1", preprocessing=CONTRACT)
+    with pytest.raises(engine_parity.NoGoError, match="found -1"):
+        engine_parity.require_agreement(
             about,
             lambda samples: np.ones((len(samples), 4), np.float32),
             answers=lambda: np.ones((2, 5), np.float32),

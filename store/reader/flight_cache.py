@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from store import contents
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
@@ -35,8 +34,9 @@ from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
-from store.manifest_files import no_cache, read_manifest, refuse_exposed
-from store.proofs import claim, require_agreement
+from store.reader import table_checks
+from store.reader.engine_parity import claim, require_agreement
+from store.reader.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.runtime import capabilities
 from store.runtime.golden_vectors import Vectors, decode_answers
 from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
@@ -98,7 +98,7 @@ class FlightCache:
             floor: Least generation to accept, for any cache or per known cache id (`store.trust.rollback_protection.Floors`).
             generation: An older generation to use instead of the newest; never below the floor.
             proofs: A folder outside of the cache, only for its owner to write to, in which it is remembered that an
-                engine answers here as its stand-in did on the ground (`store.proofs`); it is made if it is missing.
+                engine answers here as its stand-in did on the ground (`store.reader.engine_parity`); it is made if it is missing.
             flown: Off for a look from the ground: engines for other devices are no reason to refuse, and are not
                 handed out.
 
@@ -212,7 +212,7 @@ class FlightCache:
         """Return an engine, loaded and ready to run.
 
         Where tiles were embedded by a stand-in of the descriptor engine, this one is first asked the golden questions,
-        once per device: see `store.proofs`.
+        once per device: see `store.reader.engine_parity`.
 
         Raises:
             KeyError: No model has this name.
@@ -357,7 +357,7 @@ class FlightCache:
         if entry is None:
             return None
         try:
-            return contents.delta_of(self.manifest, self._view(DELTA, entry.artifact))
+            return table_checks.delta_of(self.manifest, self._view(DELTA, entry.artifact))
         except ArtifactError as error:
             raise _damaged([f"{DELTA}: {error.message}"]) from error
 
@@ -370,14 +370,14 @@ class FlightCache:
 
     def _tiles_problem(self) -> str | None:
         try:
-            contents.tiles_of(self.manifest, self._view("tile table", self.manifest.tiles))
+            table_checks.tiles_of(self.manifest, self._view("tile table", self.manifest.tiles))
         except (ArtifactError, NoGoError) as error:
             return error.message
         return None
 
     def _rows(self) -> tuple[tuple[BlockRow, ...], str | None]:
         try:
-            return contents.blocks_of(self.manifest, self._view(TABLE, self.manifest.index.blocks)), None
+            return table_checks.blocks_of(self.manifest, self._view(TABLE, self.manifest.index.blocks)), None
         except (ArtifactError, NoGoError) as error:
             return (), error.message
 
