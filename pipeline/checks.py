@@ -28,12 +28,12 @@ from pipeline.tiles.reading import REST, read_tile
 from pipeline.tiles.tile import Tile
 from store.artifacts import Artifacts
 from store.base.canonical_json import Document
+from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
+from store.domain.index_files import delta_of, whole_of, whole_rows
 from store.errors import ArtifactError
-from store.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.formats import descriptor_block
 from store.formats.index_delta import Delta, DeltaError, Rows
 from store.formats.tables import BlockRow
-from store.indexes import delta_of, whole_of, whole_rows
 from store.runtime.golden_vectors import batch_invariance, golden_samples, parity
 from store.runtime.load import (
     DescriptorIndex,

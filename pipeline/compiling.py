@@ -16,12 +16,12 @@ from pipeline.networks import located
 from pipeline.plan import BuildPlan, Decision
 from pipeline.run import Run
 from store.artifacts import Artifacts
-from store.attached import TIMING_CACHE, attached, with_attached
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
+from store.domain.attachments import TIMING_CACHE, attached, with_attached
+from store.domain.events import CheckFailed, EngineCompiled, StepReused, StepStarted
+from store.domain.state import FLIGHT, State
 from store.errors import StoreError, from_os_error
-from store.events import CheckFailed, EngineCompiled, StepReused, StepStarted
-from store.state import FLIGHT, State
 
 _LOG_LIMIT = 16_384
 _SAME_KERNELS = ("backend", "version", "target")
@@ -121,7 +121,7 @@ def engine_event(
         artifact: Its engine.
         elapsed_ms: How long it took.
         purpose: What the engine is for.
-        belonging: What is attached to it; see `store.attached`.
+        belonging: What is attached to it; see `store.domain.attachments`.
         host: Facts about this machine, only outside of a build, whose start has them.
     """
     signature: Document = {

@@ -26,7 +26,7 @@ from pipeline.plan import BuildPlan, CellPlan, Decision
 from pipeline.request import BadTilePolicy
 from pipeline.run import Run
 from pipeline.tiles.reading import REST
-from store.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
+from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow
 from store.layout import Layout

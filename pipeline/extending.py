@@ -17,8 +17,9 @@ from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
 from store.base.values import ArtifactRef
+from store.domain.events import Index, IndexExtended, StepStarted
+from store.domain.index_files import delta_of, whole_of
 from store.errors import ArtifactError
-from store.events import Index, IndexExtended, StepStarted
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block, BlockError
 from store.formats.index_delta import (
@@ -35,7 +36,6 @@ from store.formats.index_delta import (
     undone,
 )
 from store.formats.tables import BlockRow, decode_blocks
-from store.indexes import delta_of, whole_of
 
 _Cells = Mapping[CellName, BlockRow]
 

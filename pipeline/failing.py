@@ -21,14 +21,14 @@ from pipeline.report import Failure
 from pipeline.run import Run
 from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Locator, Tile
-from store.attached import ATTACHED
 from store.base import canonical_json
 from store.base.identity import descriptor_id
+from store.domain.attachments import ATTACHED
+from store.domain.events import EngineCompiled
+from store.domain.state import STAND_IN
 from store.errors import ErrorKind, ManifestCoverageError, StoreError
-from store.events import EngineCompiled
 from store.formats import tile_pack
 from store.retention import INTERRUPTED
-from store.state import STAND_IN
 
 MAX_BYTES: Final = 1 << 20
 """Longest tile or network that is kept."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from journal import JournalError
 from pipeline.errors import PipelineError
 from pipeline.report import Failure
+from store.domain.events import BuildFailed
 from store.errors import ErrorKind, StoreError, from_os_error
-from store.events import BuildFailed
 
 _TRACEBACK_LIMIT = 16_384
 _TEXT_LIMIT = 32_768

@@ -14,14 +14,13 @@ from pipeline.place import FEATURELESS_BELOW
 from pipeline.run import Run
 from pipeline.tiles.selection import Selection
 from store.artifacts import Artifacts
-from store.attached import GOLDEN, attached
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import index_components, index_key, tile_of
 from store.base.values import ArtifactRef
 from store.coverage import Coverage, block_role, referenced_by, walk
-from store.errors import ArtifactError
-from store.events import (
+from store.domain.attachments import GOLDEN, attached
+from store.domain.events import (
     CheckFailed,
     CoverageWalked,
     Index,
@@ -29,11 +28,12 @@ from store.events import (
     StepReused,
     StepStarted,
 )
+from store.domain.index_files import named
+from store.domain.state import BuildStatus
+from store.errors import ArtifactError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, decode_blocks, encode_blocks
-from store.indexes import named
-from store.state import BuildStatus
 
 _MILLION = 1_000_000
 

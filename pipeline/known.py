@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from pipeline.cells import Row
 from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
+from store.domain.events import CellEmbedded
 from store.errors import ArtifactError, CacheUnusableError, ErrorKind
-from store.events import CellEmbedded
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block, BlockError
 

@@ -14,13 +14,13 @@ from pipeline.cells import Cell, group_cells
 from pipeline.engines.narrow_types import least_cosine
 from pipeline.inputs import Inputs, Model
 from pipeline.request import BadTilePolicy
-from store.attached import GOLDEN, attached
 from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, difference, tile_set_of
 from store.base.values import ArtifactRef
-from store.events import CellEmbedded, EngineCompiled
-from store.indexes import named, refs_of
-from store.state import State
+from store.domain.attachments import GOLDEN, attached
+from store.domain.events import CellEmbedded, EngineCompiled
+from store.domain.index_files import named, refs_of
+from store.domain.state import State
 
 _BILLION = 1_000_000_000
 

@@ -10,10 +10,10 @@ from pipeline.plan import needed, plan
 from pipeline.space import BIRTH, engine_size, estimate
 from store.artifacts import Artifacts
 from store.coverage import sizes
+from store.domain.index_files import refs_of
+from store.domain.state import State
 from store.errors import DiskFullError, ErrorKind, from_os_error
-from store.indexes import refs_of
 from store.layout import Layout
-from store.state import State
 
 FreeBytes = Callable[[Path], int]
 """How many bytes this user may still write to the file system of a folder."""

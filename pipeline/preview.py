@@ -7,8 +7,8 @@ from pipeline.report import PlanReport
 from pipeline.warm import look_warm
 from store.artifacts import Artifacts
 from store.coverage import sizes
+from store.domain.state import State
 from store.layout import Layout
-from store.state import State
 from store.view import look
 
 

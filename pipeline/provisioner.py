@@ -30,6 +30,7 @@ from pipeline.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
 from pipeline.warm import look_warm, reused
 from store.base.clock import Clock
+from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
 from store.layout import Layout
 from store.trust.go_no_go import TrustedKeys
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
     from pipeline.repair import Repair
     from pipeline.run import Ports
     from store.collecting import Collection
+    from store.domain.state import Generation, State
     from store.rebuild import Rebuilt
     from store.retention import KeepPolicy
     from store.signing import Signing
-    from store.state import Generation, State
     from store.transaction import Store
 
 _MIB = 1 << 20
@@ -364,7 +365,7 @@ class CacheProvisioner:
         from store.manifest import manifest
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing(manifest.parse(manifest.project(store.state, shown)), store.artifacts)
+        problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)
         if problems:
             raise RequestRefusedError(
                 ErrorKind.TARGET_DAMAGED,

@@ -21,8 +21,8 @@ from pipeline.request import BuildRequest
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
-from store.events import EngineCompiled
-from store.state import STAND_IN, Build
+from store.domain.events import EngineCompiled
+from store.domain.state import STAND_IN, Build
 
 NO_PLUGINS: Final = (
     "the request names libraries with operators of their own (engine.plugins), which are not loaded on a record's"

@@ -31,10 +31,22 @@ from pipeline.restoring import Made, Workshop
 from pipeline.tiles.tile import TileMetadataStore
 from store import coverage
 from store.artifacts import Artifacts
-from store.attached import GOLDEN, attached
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
 from store.displacement import free_displaced
+from store.domain.attachments import GOLDEN, attached
+from store.domain.events import (
+    CellEmbedded,
+    EngineCompiled,
+    Event,
+    Index,
+    IndexBuilt,
+    IndexExtended,
+    Repaired,
+)
+from store.domain.manifest_projection import project
+from store.domain.state import Build, Fact, State
+from store.domain.step_cache import Memo
 from store.errors import (
     ArtifactError,
     DiskFullError,
@@ -44,29 +56,18 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.events import (
-    CellEmbedded,
-    EngineCompiled,
-    Event,
-    Index,
-    IndexBuilt,
-    IndexExtended,
-    Repaired,
-)
 from store.evidence import require_journal
 from store.facts import to_facts
 from store.files.permissions import refuse_exposed
 from store.findings import Depth, ProblemKind, Verification
 from store.formats.tables import BlockRow, decode_blocks
 from store.layout import FOLDERS, Layout
-from store.manifest.manifest import Manifest, parse, project
+from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
-from store.memo import Memo
 from store.projection_check import projection_findings
 from store.quarantine import set_aside
 from store.rebuild import Rebuilt, rebuild
 from store.runtime.load import ExecutionError
-from store.state import Build, Fact, State
 from store.transaction import Store
 from store.trust.go_no_go import TrustedKeys
 from store.verification import verify

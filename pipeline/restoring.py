@@ -31,7 +31,7 @@ from store.base.canonical_json import Document
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
-from store.events import (
+from store.domain.events import (
     CellEmbedded,
     EngineCompiled,
     Event,
@@ -40,9 +40,9 @@ from store.events import (
     IndexExtended,
     StepStarted,
 )
+from store.domain.state import FLIGHT, Fact
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
-from store.state import FLIGHT, Fact
 from store.transaction import Store
 
 

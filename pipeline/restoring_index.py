@@ -11,13 +11,13 @@ from pipeline.indexing import StoredBlocks
 from pipeline.recipe import UnavailableError
 from pipeline.request import IndexKind, Storage
 from pipeline.restoring import Made, Workshop, same
+from store.domain.events import Index, IndexBuilt, IndexExtended
+from store.domain.index_files import whole_of, whole_rows
 from store.errors import ArtifactError
-from store.events import Index, IndexBuilt, IndexExtended
 from store.formats.descriptor_block import Block
 from store.formats.index_delta import decode as decode_delta
 from store.formats.index_delta import encode
 from store.formats.tables import decode_blocks
-from store.indexes import whole_of, whole_rows
 from store.manifest.roles import DELTA, WHOLE
 
 

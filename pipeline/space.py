@@ -14,9 +14,9 @@ from pipeline.inputs import Inputs, Model
 from pipeline.plan import BuildPlan, Decision
 from pipeline.request import IndexKind, Storage
 from store.base.identity import RECIPES
-from store.events import IndexExtended
-from store.indexes import whole_of
-from store.state import State
+from store.domain.events import IndexExtended
+from store.domain.index_files import whole_of
+from store.domain.state import State
 
 PER_FILE = 8192
 """Bytes beside the content: two copies of a record of about 1 KiB, and a block of the file system."""

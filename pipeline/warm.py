@@ -11,12 +11,13 @@ from pipeline.report import BuildOutcome, BuildReport
 from store.artifacts import Artifacts
 from store.base.valueclass import valueclass
 from store.coverage import missing, named_by
-from store.events import CoverageWalked
+from store.domain.events import CoverageWalked
+from store.domain.manifest_projection import project
+from store.domain.state import Generation, State
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.projecting import signers_of
 from store.recovery import ClearScratch, plan
-from store.state import Generation, State
 from store.view import look, observe
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.displacement import refuse_displaced
+from store.domain.events import Event, GenerationAccepted
+from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
-from store.events import Event, GenerationAccepted
 from store.files.permissions import refuse_exposed
 from store.genesis import ensure_cache
 from store.layout import Layout
 from store.ledger import Ledger
-from store.state import State
 from store.view import look, observe, require_cache
 
 Decide = Callable[[State], Sequence[Event]]

@@ -1,7 +1,7 @@
 """Cells read from records by the thousand. Pure.
 
 What it gives is what `store.facts.to_fact` would: a record is taken in bulk only where it has the form of one that was
-read strictly, as a record by `journal.record` and as an event by `store.codec`, and where it holds what may still be
+read strictly, as a record by `journal.record` and as an event by `store.domain.event_codec`, and where it holds what may still be
 wrong in a record of that form. Every other record is left to be read alone.
 """
 
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from journal.errors import RecordError
 from journal.record import Entry, decode_fields
 from journal.record_shapes import Form, Leaf, Rows, form_of, integers, rows_of, texts
-from store import codec
 from store.base.values import Position
+from store.domain import event_codec
+from store.domain.state import CellRun, Fact
+from store.domain.step_cache import CellName, Cells
 from store.errors import StoreError
-from store.memo import CellName, Cells
 from store.packed import unpack
-from store.state import CellRun, Fact
 
 _ALIKE: Final = 16
 """As many records of one length have to be left for another form to be worth it."""
@@ -161,7 +161,7 @@ def _form_of(raw: bytes) -> _CellForm | None:
     """The form of a record, if it is sound and an event of a cell whose name can be read in bulk."""
     try:
         tag, version, _, _, _, payload = decode_fields(raw)
-        codec.decode(tag, version, payload)
+        event_codec.decode(tag, version, payload)
     except (RecordError, StoreError):
         return None
     form = form_of(raw)

@@ -8,17 +8,17 @@ again: what was attached to the failure, tables and reports for the map, and, by
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
-from store.attached import artifacts_of, attached, attached_to_failure
 from store.base.values import ArtifactRef
-from store.events import (
+from store.domain.attachments import artifacts_of, attached, attached_to_failure
+from store.domain.events import (
     BuildFailed,
     CellEmbedded,
     CollectionPlanned,
     EngineCompiled,
     Imported,
 )
-from store.indexes import refs_of
-from store.state import Build, BuildStatus, Fact, State, Unknown
+from store.domain.index_files import refs_of
+from store.domain.state import Build, BuildStatus, Fact, State, Unknown
 
 _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
 _WITH_INDEX = frozenset({"index", "coverage", "commit"})

@@ -1,6 +1,6 @@
 """A folded state as bytes, and back, so that what was folded once need not be folded again. Pure.
 
-The bytes are MessagePack of one map, its keys the names of the fields of `store.state.State`; events stand in them as
+The bytes are MessagePack of one map, its keys the names of the fields of `store.domain.state.State`; events stand in them as
 tag, version and payload, as they do in the journal. Of the cells, which are many, there are columns: their names, and
 their events as bytes that nobody takes apart before somebody asks. They are no format of the cache: who cannot read them folds the
 journal, which says the same. They may hold more than a record can, so the limits of records do not bind them.
@@ -13,14 +13,14 @@ from typing import Any
 
 import msgpack
 
-from store import codec
 from store.base.canonical_json import is_digest
 from store.base.values import ArtifactRef, Position
+from store.domain import event_codec
+from store.domain.events import CellEmbedded, Event
+from store.domain.state import Build, BuildStatus, Generation, State
+from store.domain.step_cache import CellName, Made, Memo
 from store.errors import StoreError
-from store.events import CellEmbedded, Event
-from store.memo import CellName, Made, Memo
 from store.packed import pack, unpack
-from store.state import Build, BuildStatus, Generation, State
 
 LAW = 3
 """Number of the law by which facts fold to a state, and of this form of it. Raised by hand when either changes."""
@@ -99,11 +99,11 @@ def _read(tree: Mapping[str, Any]) -> State:
 
 
 def _event(event: Event | None) -> tuple[str, int, dict[str, Any]] | None:
-    return None if event is None else codec.encode(event)
+    return None if event is None else event_codec.encode(event)
 
 
 def _read_event(found: list[Any] | None) -> Any:  # noqa: ANN401 - the tag says which event it is
-    return None if found is None else codec.decode(*found)
+    return None if found is None else event_codec.decode(*found)
 
 
 def _build(build: Build) -> dict[str, Any]:

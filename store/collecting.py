@@ -25,14 +25,14 @@ from journal import HeadMovedError
 from journal.fsync import fsync_dir
 from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
+from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
+from store.domain.state import State
 from store.errors import ArtifactError, from_os_error
-from store.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.formats.tables import BlockRow, decode_blocks
 from store.layout import Layout
 from store.ledger import RETRYABLE
 from store.manifest.file_names import signed_manifest
 from store.retention import Decision, Doomed, Gone, KeepPolicy, decide, tables_needed, tables_wanted
-from store.state import State
 from store.transaction import Store
 from store.view import RESERVE_NAME, read
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from store.artifacts import Artifacts
-from store.attached import artifacts_of, attached_to_failure
 from store.base.values import ArtifactRef
+from store.domain.attachments import artifacts_of, attached_to_failure
+from store.domain.index_files import refs_of
+from store.domain.state import State
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
-from store.indexes import refs_of
 from store.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.manifest.file_names import signed_manifest
 from store.manifest.manifest import Manifest
-from store.state import State
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")

@@ -20,6 +20,9 @@ from store.base.values import ArtifactRef
 from store.bundle import MAX_ARTIFACTS, Choice, Header
 from store.carried import collected_in, failing, named_in
 from store.coverage import referenced_by, sound
+from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
+from store.domain.fold import fold
+from store.domain.state import BuildStatus, State
 from store.errors import (
     ArtifactError,
     ErrorKind,
@@ -28,12 +31,9 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
-from store.fold import fold
 from store.formats.tables import BlockRow, decode_blocks
 from store.layout import Layout
 from store.recovery import check as check_history
-from store.state import BuildStatus, State
 from store.view import History
 from store.view import read as read_cache
 from store.writeonce import Draft

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from journal.record import Entry, Record, decode_fields
-from store import codec
 from store.base.values import Position
+from store.domain import event_codec
+from store.domain.events import Event
+from store.domain.fold import absorb
+from store.domain.state import CellRun, Fact, State, Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.events import Event
-from store.fold import absorb
 from store.remembering import without_collector
-from store.state import CellRun, Fact, State, Unknown
 
 if TYPE_CHECKING:
     from store.bulk import CellReader
@@ -30,7 +30,7 @@ _BATCH_BYTES: Final = 2 << 20
 
 def to_record(event: Event, *, build: int | None, wall_ns: int, mono_ns: int) -> Record:
     """Return the record that stores `event`."""
-    tag, version, payload = codec.encode(event)
+    tag, version, payload = event_codec.encode(event)
     return Record(tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload)
 
 
@@ -44,7 +44,7 @@ def to_fact(entry: Entry) -> Fact:
     tag, version, build, wall_ns, mono_ns, payload = decode_fields(entry.raw)
     event: Event | Unknown
     try:
-        event = codec.decode(tag, version, payload)
+        event = event_codec.decode(tag, version, payload)
     except UnknownEventError:
         event = Unknown(tag=tag, version=version)
     return Fact(

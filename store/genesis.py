@@ -11,7 +11,7 @@ from journal import Journal
 from journal.errors import JournalExistsError
 from store.artifacts import Artifacts
 from store.base.clock import Clock
-from store.events import CacheCreated
+from store.domain.events import CacheCreated
 from store.facts import to_record
 from store.layout import Layout
 

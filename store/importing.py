@@ -30,6 +30,10 @@ from store.bundle import Header, Reader
 from store.carried import named_in
 from store.coverage import missing
 from store.displacement import refuse_displaced
+from store.domain.events import Event, Imported
+from store.domain.fold import fold
+from store.domain.manifest_projection import head_projections, project
+from store.domain.state import Fact, State
 from store.errors import (
     ArtifactError,
     BundleError,
@@ -41,15 +45,12 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.events import Event, Imported
 from store.facts import to_facts, to_record
 from store.files.permissions import refuse_exposed
-from store.fold import fold
 from store.layout import Layout
 from store.ledger import Ledger
 from store.manifest import manifest
 from store.projecting import Projections, signatures_of
-from store.state import Fact, State
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import reasons_against, trusted
 from store.view import History as View
@@ -182,7 +183,7 @@ def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
             hint="use the newer C10 that wrote it; c10 replay --bundle FILE reads it",
         )
     for number, generation in state.generations.items():
-        if sha256(manifest.project(state, generation)) != generation.manifest_sha256:
+        if sha256(project(state, generation)) != generation.manifest_sha256:
             raise _impossible(f"generation {number} to project to the manifest that it committed")
     if state.pending_rollback is not None:
         raise _impossible("a rollback to end with its commit")
@@ -226,7 +227,7 @@ def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
         except ValueError as error:
             reasons = str(error).splitlines()
         else:
-            raw = manifest.project(state, head)
+            raw = project(state, head)
             reasons = reasons_against(raw, signatures_of(head), generation=head.number, keys=keys)
     if reasons:
         raise NoGoError(
@@ -288,7 +289,7 @@ def _require_shown(state: State, artifacts: Artifacts) -> None:
     """
     if state.head is None:
         return
-    shown = manifest.parse(manifest.project(state, state.head))
+    shown = manifest.parse(project(state, state.head))
     problems = missing(shown, artifacts)
     if problems:
         raise NoGoError(
@@ -305,9 +306,7 @@ def _append(
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
     told = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in more]
     head = history.state.head
-    views = (
-        {} if head is None else manifest.head_projections(head.number, manifest.project(history.state, head))
-    )
+    views = {} if head is None else head_projections(head.number, project(history.state, head))
     if history.outcome is Outcome.IMPORTED:
         Journal.create(
             layout.journal,

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from store.base.canonical_json import Document
+from store.domain.events import GenerationSigned
+from store.domain.manifest_projection import project
+from store.domain.state import Generation, State
 from store.errors import from_os_error, is_shortage
-from store.events import GenerationSigned
 from store.layout import Layout
 from store.manifest.file_names import MANIFEST_NAME, MAX_SIGNATURES, signed_manifest
-from store.manifest.manifest import project
 from store.projecting import signers_of
-from store.state import Generation, State
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import (
     Signature,

@@ -15,13 +15,13 @@ from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullErr
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import Entry, Head, Record, encode, link
 from store.base.clock import Clock
+from store.domain.events import Event
+from store.domain.fold import absorb
+from store.domain.state import State
 from store.errors import DamagedHistoryError
-from store.events import Event
 from store.facts import fold_entries, since_position, to_fact, to_record
-from store.fold import absorb
 from store.layout import Layout
 from store.remembering import forget, head_of, recall, remember, trusted_head
-from store.state import State
 
 Judgement = TypeVar("Judgement")
 

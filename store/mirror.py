@@ -26,6 +26,8 @@ from store.base import canonical_json
 from store.base.values import ArtifactRef
 from store.coverage import missing, named_by, sound
 from store.displacement import refuse_displaced
+from store.domain.manifest_projection import project
+from store.domain.state import Generation
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
@@ -40,10 +42,9 @@ from store.errors import (
 from store.files.permissions import refuse_exposed
 from store.layout import Layout
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
-from store.manifest.manifest import Manifest, parse, project
+from store.manifest.manifest import Manifest, parse
 from store.projecting import signatures_of
 from store.remedies import repairing
-from store.state import Generation
 from store.transaction import clear_scratch
 from store.view import History
 from store.view import read as read_cache

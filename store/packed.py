@@ -4,11 +4,11 @@ from typing import Any, cast
 
 import msgpack
 
-from store import codec
-from store.events import CellEmbedded
+from store.domain import event_codec
+from store.domain.events import CellEmbedded
 
 TAG = "cell.embedded"
-VERSION = codec.TABLE[TAG][0]
+VERSION = event_codec.TABLE[TAG][0]
 
 
 def pack(event: CellEmbedded) -> bytes:
@@ -36,7 +36,7 @@ def pack(event: CellEmbedded) -> bytes:
 
 
 def unpack(payload: bytes) -> CellEmbedded:
-    """Return the event whose payload these are, by the rules of `store.codec`.
+    """Return the event whose payload these are, by the rules of `store.domain.event_codec`.
 
     Raises:
         DamagedHistoryError: They are no event of a cell.
@@ -44,5 +44,5 @@ def unpack(payload: bytes) -> CellEmbedded:
     try:
         found: Any = msgpack.unpackb(payload)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise codec.invalid(TAG, f"a payload that is no MessagePack: {error!r:.80}") from error
-    return cast("CellEmbedded", codec.decode(TAG, VERSION, found))
+        raise event_codec.invalid(TAG, f"a payload that is no MessagePack: {error!r:.80}") from error
+    return cast("CellEmbedded", event_codec.decode(TAG, VERSION, found))

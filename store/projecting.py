@@ -11,13 +11,13 @@ from journal.errors import JournalDamagedError
 from journal.record import EMPTY, Head
 from store import segment
 from store.base import canonical_json
+from store.domain.manifest_projection import head_projections, project
+from store.domain.state import Generation
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
 from store.layout import Layout
 from store.ledger import Ledger
-from store.manifest import manifest
 from store.manifest.file_names import signature_name
 from store.remedies import repairing
-from store.state import Generation
 from store.trust.signatures import Signature, signature_file
 from store.writeonce import write_once
 
@@ -36,7 +36,7 @@ class Projections:
             DamagedHistoryError: A name is taken by other bytes: the journal lost its tail or was replaced.
             StoreError: A file cannot be written.
         """
-        raw = manifest.project(ledger.state, generation)
+        raw = project(ledger.state, generation)
         if canonical_json.sha256(raw) != generation.manifest_sha256:
             raise DamagedHistoryError(
                 ErrorKind.IMPOSSIBLE_HISTORY,
@@ -91,7 +91,7 @@ def set_head_projections(ledger: Ledger) -> None:
     head = ledger.state.head
     if head is None:
         return
-    expected = manifest.head_projections(head.number, manifest.project(ledger.state, head))
+    expected = head_projections(head.number, project(ledger.state, head))
     if any(_stored(ledger, name) != value for name, value in expected.items()):
         ledger.append_on(ledger.head, [], expected)
 

@@ -24,15 +24,15 @@ from journal.record import EMPTY, encode, extend
 from store import evidence, segment
 from store.base import canonical_json
 from store.base.clock import Clock, SystemClock
+from store.domain.events import GenerationSigned
+from store.domain.fold import absorb
+from store.domain.manifest_projection import head_projections, project
+from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
-from store.events import GenerationSigned
 from store.facts import to_fact, to_record
-from store.fold import absorb
 from store.late_signatures import LateSignatures, late_signatures
 from store.layout import Layout
-from store.manifest.manifest import head_projections, project
 from store.quarantine import set_aside
-from store.state import State
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.writeonce import read_regular
 

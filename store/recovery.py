@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from store.base.valueclass import valueclass
+from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.state import State
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-from store.attached import artifacts_of, attached_to_failure
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
+from store.domain.attachments import artifacts_of, attached_to_failure
+from store.domain.index_files import refs_of
+from store.domain.state import Build, BuildStatus, State
+from store.domain.step_cache import Made
 from store.formats.tables import BlockRow
-from store.indexes import refs_of
-from store.memo import Made
-from store.state import Build, BuildStatus, State
 
 INTERRUPTED = "interrupted"
 """Kind of the failure of a build that a person or the system stopped: nothing was wrong with its work."""

@@ -7,8 +7,8 @@ as target stands for its origin; the build shown already is no change.
 
 from dataclasses import dataclass
 
+from store.domain.state import State
 from store.errors import ErrorKind, RequestRefusedError
-from store.state import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

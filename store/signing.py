@@ -7,13 +7,13 @@ death in between costs nothing: the next writer writes the file from the journal
 import os
 from dataclasses import dataclass
 
+from store.domain.events import GenerationSigned
+from store.domain.manifest_projection import project
+from store.domain.state import Generation, State
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
-from store.events import GenerationSigned
-from store.manifest import manifest
 from store.manifest.file_names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
 from store.projecting import signers_of
 from store.remedies import repairing
-from store.state import Generation, State
 from store.transaction import Store
 from store.trust.signatures import Signer, signature_file
 from store.writeonce import read_regular
@@ -101,7 +101,7 @@ def _required(state: State, number: int | None) -> Generation:
 
 def _manifest(store: Store, generation: Generation) -> bytes:
     """Return the manifest as the journal projects it, which must be what lies on disk."""
-    raw, name = manifest.project(store.state, generation), _name(store, generation)
+    raw, name = project(store.state, generation), _name(store, generation)
     if _read(store, name) != raw:
         raise RequestRefusedError(
             ErrorKind.TARGET_DAMAGED,

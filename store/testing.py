@@ -15,7 +15,7 @@ import numpy as np
 from store.base import canonical_json, identity
 from store.base.values import ArtifactRef, Position
 from store.coverage import named_by, referenced_by, walk
-from store.events import (
+from store.domain.events import (
     BuildFailed,
     BuildPlanned,
     BuildStarted,
@@ -29,12 +29,13 @@ from store.events import (
     StepStarted,
     TilesSelected,
 )
+from store.domain.index_files import whole_of, whole_rows
+from store.domain.manifest_projection import body_of, render
+from store.domain.state import FLIGHT, Generation
 from store.formats import index_delta
 from store.formats.index_delta import Rows
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
-from store.indexes import whole_of, whole_rows
-from store.manifest.manifest import Envelope, body_of, parse, render
-from store.state import FLIGHT, Generation
+from store.manifest.manifest import Envelope, parse
 from store.transaction import Store
 
 Made = TypeVar("Made")

@@ -27,16 +27,7 @@ from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.base.values import Position
 from store.displacement import refuse_displaced
-from store.errors import (
-    DamagedHistoryError,
-    DiskFullError,
-    ErrorKind,
-    RequestRefusedError,
-    StoreError,
-    UnprojectedError,
-    from_os_error,
-)
-from store.events import (
+from store.domain.events import (
     BuildAbandoned,
     BuildCommitted,
     BuildFailed,
@@ -46,9 +37,20 @@ from store.events import (
     Repaired,
     RolledBack,
 )
+from store.domain.index_files import refs_of
+from store.domain.manifest_projection import body_of, format_of, head_projections, render
+from store.domain.state import Build, Generation, State
+from store.errors import (
+    DamagedHistoryError,
+    DiskFullError,
+    ErrorKind,
+    RequestRefusedError,
+    StoreError,
+    UnprojectedError,
+    from_os_error,
+)
 from store.files.permissions import refuse_exposed
 from store.genesis import ensure_cache
-from store.indexes import refs_of
 from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
 from store.manifest import manifest
@@ -57,7 +59,6 @@ from store.quarantine import set_aside
 from store.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.remedies import rebuilding
 from store.rollback import RollbackPlan
-from store.state import Build, Generation, State
 from store.trust.signatures import Signature, Signer
 from store.view import RESERVE_NAME, observe, require_cache
 
@@ -261,7 +262,7 @@ class Store:
             raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
             signed = Signature() if self.signer is None else self.signer.sign(raw)
             event = BuildCommitted(
-                format=build.format or manifest.format_of(build),
+                format=build.format or format_of(build),
                 generation=len(self.state.generations) + 1,
                 parent=parent,
                 origin=number,
@@ -271,7 +272,7 @@ class Store:
                 key_id=signed.key_id,
             )
             last = self.ledger.record(event, build=number, wall_ns=now)
-            projections = dict(manifest.head_projections(event.generation, raw))
+            projections = dict(head_projections(event.generation, raw))
             try:
                 self.ledger.append_on(head, [*first, last], projections)
             except HeadMovedError:
@@ -281,7 +282,7 @@ class Store:
 
     def _render(self, build: Build, before: Head, wall_ns: int) -> tuple[bytes, str]:
         """Return the manifest of the generation to come and the digest of its body, as a reader accepts them."""
-        body = manifest.body_of(self.state, build)
+        body = body_of(self.state, build)
         envelope = manifest.Envelope(
             cache_id=self.state.cache_id,
             generation=len(self.state.generations) + 1,
@@ -289,7 +290,7 @@ class Store:
             before=Position(before.seq, before.chain.hex()),
             wall_ns=wall_ns,
         )
-        raw = manifest.render(body, envelope)
+        raw = render(body, envelope)
         manifest.parse(raw)
         return raw, manifest.body_digest(body)
 

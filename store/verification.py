@@ -22,6 +22,8 @@ from typing import Final, assert_never
 from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
 from store.coverage import each, named_by, referenced_by, walk
+from store.domain.manifest_projection import project
+from store.domain.state import Generation, State
 from store.errors import (
     UNREADABLE,
     ArtifactError,
@@ -33,7 +35,7 @@ from store.errors import (
 from store.files.permissions import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.layout import Layout
-from store.manifest.manifest import Manifest, parse, project
+from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
 from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
@@ -42,7 +44,6 @@ from store.reader.flight_cache import FlightCache
 from store.retention import keep_without
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
-from store.state import Generation, State
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.trust.signatures import TrustedKey, reasons_against, trusted
 from store.view import History, View, look

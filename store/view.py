@@ -11,16 +11,16 @@ from journal.record import EMPTY, Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
+from store.domain.fold import absorb
+from store.domain.state import Fact, State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.facts import fold_entries, since_position, to_facts
-from store.fold import absorb
 from store.layout import Layout
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.recovery import Observed
 from store.recovery import check as check_history
 from store.remedies import rebuilding, replaying
 from store.remembering import forget, recall, remember, trusted_head, without_collector
-from store.state import Fact, State
 from store.writeonce import read_regular
 
 RESERVE_NAME = "reserve"

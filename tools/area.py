@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from pipeline.geography import Run, runs
 from pipeline.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import tile_ranges
-from store import events as e
-from store.attached import attached_to_failure
 from store.base import canonical_json
 from store.base.canonical_json import CanonicalError, Document
 from store.base.identity import MAX_ZOOM, cell_components, cell_key
 from store.base.values import ArtifactRef
+from store.domain import events as e
+from store.domain.attachments import attached_to_failure
+from store.domain.step_cache import Memo
 from store.errors import ArtifactError
 from store.formats.tables import TileTable, decode_tiles
-from store.memo import Memo
 from tools.failure import Holdings, cells_at_fault, tiles_at_fault
 from tools.harmless import is_number, tree
 from tools.timeline import Track

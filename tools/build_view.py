@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from store import events as e
 from store.base.canonical_json import is_digest
-from store.state import FLIGHT, Build, Fact, State
+from store.domain import events as e
+from store.domain.state import FLIGHT, Build, Fact, State
 from tools import render
 
 _STEP_EVENTS = (

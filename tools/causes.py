@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from store import events as e
 from store.base.canonical_json import Document
+from store.domain import events as e
 from tools.harmless import text
 from tools.render import plural, seconds, size
 from tools.timeline import Track, boot_of

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pipeline.geography import runs
 from store.base.identity import tile_of
 from store.base.values import ArtifactRef
-from store.events import CheckFailed, CheckPassed
-from store.indexes import delta_of, whole_of
+from store.domain.events import CheckFailed, CheckPassed
+from store.domain.index_files import delta_of, whole_of
+from store.domain.state import Build
 from store.manifest.roles import DELTA
-from store.state import Build
 from tools import render
 from tools.area import Tiles, read_tiles
 from tools.cost import cost, duration

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from store import events as e
-from store.state import Fact, Unknown
+from store.domain import events as e
+from store.domain.state import Fact, Unknown
 from tools.harmless import text
 from tools.records import Moment
 from tools.stepping import Step

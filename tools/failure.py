@@ -7,17 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol
 
-from store import events as e
-from store.attached import attached_to_failure
 from store.base.canonical_json import is_digest
 from store.base.identity import tile_of
 from store.base.values import ArtifactRef
+from store.domain import events as e
+from store.domain.attachments import attached_to_failure
+from store.domain.events import Index
+from store.domain.index_files import delta_of, whole_of
+from store.domain.state import Build
 from store.errors import ArtifactError
-from store.events import Index
 from store.formats import tile_pack
-from store.indexes import delta_of, whole_of
 from store.manifest.roles import DELTA
-from store.state import Build
 from tools.causes import cause_of_death, cause_of_failure
 from tools.harmless import lines, text, tree
 from tools.timeline import Track

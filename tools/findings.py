@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from store import events as e
+from store.domain import events as e
 from tools import render
 from tools.cost import Rates, duration, is_slow, normal_ms
 from tools.folding import Folded

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from store.base.canonical_json import CanonicalError, sha256
+from store.domain.fold import absorb
+from store.domain.manifest_projection import body_of, project
+from store.domain.state import Generation, State
 from store.errors import StoreError
-from store.fold import absorb
 from store.manifest import manifest
-from store.state import Generation, State
 from tools.records import Moment
 
 
@@ -61,8 +62,8 @@ def steps(moments: Iterable[Moment], folded: Folded) -> Iterator[Moment]:
 
 def _projected(state: State, head: Generation) -> Projected:
     try:
-        body = manifest.body_digest(manifest.body_of(state, state.builds[head.origin]))
-        whole = sha256(manifest.project(state, head))
+        body = manifest.body_digest(body_of(state, state.builds[head.origin]))
+        whole = sha256(project(state, head))
         projects = (body, whole) == (head.body_sha256, head.manifest_sha256)
     except (StoreError, CanonicalError, LookupError, TypeError, ValueError, AttributeError):
         projects = False

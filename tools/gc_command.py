@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from store.collecting import Collection
+from store.domain.state import State
 from store.retention import KeepPolicy
-from store.state import State
 from store.view import look
 from tools import render
 from tools.build_command import provisioner

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from store import events as e
+from store.domain import events as e
+from store.domain.state import Build, BuildStatus, State
+from store.domain.step_cache import Memo
 from store.errors import ErrorKind, RequestRefusedError
-from store.memo import Memo
-from store.state import Build, BuildStatus, State
 from tools.cost import Rates, rates_of
 from tools.failure import Holdings
 from tools.folding import Folded, steps

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from store import events as e
-from store.attached import attached_to_failure
 from store.base.identity import descriptor_id, tile_of
 from store.base.values import ArtifactRef
+from store.domain import events as e
+from store.domain.attachments import attached_to_failure
+from store.domain.index_files import delta_of, refs_of, whole_of
+from store.domain.state import Build
 from store.errors import ArtifactError, StoreError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
 from store.formats.tables import BlockRow, decode_blocks
-from store.indexes import delta_of, refs_of, whole_of
 from store.manifest.roles import DELTA
-from store.state import Build
 from tools.area import Tiles, read_tiles
 from tools.failure import Holdings
 from tools.harmless import is_number, text, tree

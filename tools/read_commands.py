@@ -8,11 +8,11 @@ import click
 from journal.lock import held
 from store.artifacts import Artifacts
 from store.base.canonical_json import CanonicalError, decode, sha256
+from store.domain.events import BuildDenied
+from store.domain.manifest_projection import project
+from store.domain.state import Build, BuildStatus, Generation, State
 from store.errors import ErrorKind, RequestRefusedError, StoreError
-from store.events import BuildDenied
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from store.manifest.manifest import project
-from store.state import Build, BuildStatus, Generation, State
 from store.view import History, View, look, read
 from store.writeonce import read_regular
 from tools import build_view, render

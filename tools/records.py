@@ -11,10 +11,10 @@ from typing import Any
 
 from journal.errors import JournalDamagedError, RecordError
 from journal.record import EMPTY, Record, decode, follow
-from store import codec
+from store.domain import event_codec
+from store.domain.events import Event
+from store.domain.state import Fact, Unknown
 from store.errors import DamagedHistoryError, UnknownEventError
-from store.events import Event
-from store.state import Fact, Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ def _moment(seq: int, chain: bytes, raw: bytes) -> Moment:
             problem=error.message,
         )
     try:
-        return _known(seq, chain, record, codec.decode(record.tag, record.version, record.payload))
+        return _known(seq, chain, record, event_codec.decode(record.tag, record.version, record.payload))
     except UnknownEventError:
         return _known(seq, chain, record, None)
     except DamagedHistoryError as error:

@@ -7,8 +7,8 @@ recorded is executed, and every text in it was made harmless.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from store import events as e
-from store.state import Build
+from store.domain import events as e
+from store.domain.state import Build
 from tools import render
 from tools.area import area
 from tools.causes import cause_of_denial

@@ -10,9 +10,9 @@ from pipeline.rerun.again import rerun
 from pipeline.rerun.outcome import Ended, Evidence, Findings, Rerun, Verdict
 from pipeline.rerun.supplies import Means
 from pipeline.tiles.opening import open_source
+from store.domain.events import Imported
+from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
-from store.events import Imported
-from store.fold import fold
 from tools import render
 from tools.harmless import text, tree
 from tools.looking import Look, Source

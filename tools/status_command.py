@@ -2,8 +2,8 @@
 
 import click
 
-from store.events import IndexExtended
-from store.state import Build, BuildStatus, Generation
+from store.domain.events import IndexExtended
+from store.domain.state import Build, BuildStatus, Generation
 from store.view import View, look
 from tools import render
 from tools.edge import Answer, Call, shared_options

@@ -7,8 +7,9 @@ way when the records end is *cut*: its process died, or is still at work.
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from store import events as e
-from store.state import STAND_IN
+from store.base.values import ArtifactRef
+from store.domain import events as e
+from store.domain.state import STAND_IN
 from tools.records import Moment
 
 
@@ -37,7 +38,7 @@ class Step:
     size: int = 0
     key: str = ""
     parts: list[Part] = field(default_factory=list)
-    artifacts: list[e.ArtifactRef] = field(default_factory=list)
+    artifacts: list[ArtifactRef] = field(default_factory=list)
 
 
 class Walker:
@@ -220,7 +221,7 @@ class Walker:
             found.outcome, found.ended = "done", moment
             self._of[moment.seq] = found
 
-    def _artifact(self, step: Step, moment: Moment, ref: e.ArtifactRef) -> None:
+    def _artifact(self, step: Step, moment: Moment, ref: ArtifactRef) -> None:
         step.size += ref.size
         step.artifacts.append(ref)
         self._of[moment.seq] = step

@@ -2,8 +2,8 @@
 
 from typing import assert_never
 
-from store import events as e
-from store.events import Event
+from store.domain import events as e
+from store.domain.events import Event
 from tools.harmless import joined, text
 from tools.records import Moment
 from tools.render import plural, seconds, size

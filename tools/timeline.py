@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from store import events as e
+from store.domain import events as e
 from tools import render
 from tools.harmless import text, tree
 from tools.records import Moment

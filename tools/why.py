@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from store import events as e
+from store.domain import events as e
+from store.domain.state import Build
 from store.errors import ErrorKind, RequestRefusedError
-from store.state import Build
 from tools.area import read_tiles
 from tools.harmless import text, tree
 from tools.keys import explained

@@ -19,9 +19,9 @@ from pipeline.rerun.outcome import Ended, Evidence, Rerun, Standing, Verdict
 from pipeline.rerun.supplies import Means, Supplies
 from pipeline.tiles.selection import select_tiles
 from store.carried import step_of
+from store.domain.state import BuildStatus
 from store.errors import ErrorKind as StoreKind
 from store.errors import StoreError
-from store.state import BuildStatus
 
 DIED: Final = "died"
 """What a build is said to have failed with whose process ended without a word."""

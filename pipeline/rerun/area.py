@@ -16,14 +16,14 @@ from pipeline.rerun.outcome import Compared, Ended, Standing
 from pipeline.rerun.supplies import Supplies
 from pipeline.tiles.grid import wanted_count, wanted_tiles
 from pipeline.tiles.selection import MAX_WANTED
-from store.attached import attached_to_failure
 from store.base import canonical_json
 from store.base.identity import CELL_SHIFT, tile_of
 from store.base.values import ArtifactRef
-from store.events import CellEmbedded, CheckFailed, IndexBuilt
+from store.domain.attachments import attached_to_failure
+from store.domain.events import CellEmbedded, CheckFailed, IndexBuilt
+from store.domain.index_files import delta_of, whole_of
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles
-from store.indexes import delta_of, whole_of
 from store.manifest.roles import DELTA
 from store.runtime.load import RuntimeUnavailableError
 

@@ -23,8 +23,8 @@ from pipeline.rerun.outcome import Ended, Piece, Standing, Try
 from pipeline.rerun.supplies import Supplies
 from pipeline.tiles.tile import Place, Tile
 from store.base.identity import CELL_SHIFT, descriptor_id
+from store.domain.events import BuildFailed, CellEmbedded, StepStarted
 from store.errors import ArtifactError
-from store.events import BuildFailed, CellEmbedded, StepStarted
 from store.formats import tile_pack
 
 _DECODE_ONLY: Final = "pipeline.rerun.decode_child"

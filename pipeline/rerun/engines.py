@@ -12,10 +12,10 @@ from pipeline.networks import located
 from pipeline.recipe import UnavailableError
 from pipeline.rerun.outcome import Compared, Ended
 from pipeline.rerun.supplies import Supplies
+from store.domain.events import CheckFailed, EngineCompiled
+from store.domain.state import FLIGHT, STAND_IN
 from store.errors import is_shortage
-from store.events import CheckFailed, EngineCompiled
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
-from store.state import FLIGHT, STAND_IN
 
 
 def compile_again(supplies: Supplies, step: str, name: str) -> Ended | None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipeline.tiles.tile import Place
 from store.base.values import ArtifactRef
-from store.state import Build, Fact, State
+from store.domain.state import Build, Fact, State
 
 
 class Holdings(Protocol):

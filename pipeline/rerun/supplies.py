@@ -24,15 +24,15 @@ from pipeline.rerun.outcome import Evidence, Findings, Input, Standing
 from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
 from store.artifacts import Artifacts
-from store.attached import attached_to_failure
 from store.base.canonical_json import is_digest
 from store.base.identity import difference
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
+from store.domain.attachments import attached_to_failure
+from store.domain.events import BuildFailed, EngineCompiled
+from store.domain.state import STAND_IN, Build
 from store.errors import StoreError
-from store.events import BuildFailed, EngineCompiled
 from store.layout import Layout
-from store.state import STAND_IN, Build
 
 READ_ERRORS: Final = (OSError, PipelineError, StoreError, ValueError)
 """What reading a file that a record names may meet."""

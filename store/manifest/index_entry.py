@@ -8,8 +8,6 @@ from store.base import validators
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
-from store.events import Index, IndexExtended
-from store.indexes import whole_of
 
 PLAIN = 1
 """Format of a manifest whose index is one file."""
@@ -55,28 +53,6 @@ class IndexEntry:
     def whole_rows(self) -> int:
         """Rows of the file that faiss wrote."""
         return self.rows if self.delta is None else self.rows - self.delta.added + self.delta.dropped
-
-
-def format_of(index: Index | None) -> int:
-    """Return the format of the manifest that names this index."""
-    return EXTENDED if isinstance(index, IndexExtended) else PLAIN
-
-
-def to_document(index: Index) -> Document:
-    """Return the entry as it stands in the body of a manifest."""
-    plain = {
-        "artifact": reference(whole_of(index)),
-        "blocks": reference(index.blocks),
-        "step_key": index.key,
-        "kind": index.kind,
-        "metric": index.metric,
-        "dimensions": index.dimensions,
-        "rows": index.rows,
-    }
-    if not isinstance(index, IndexExtended):
-        return plain
-    delta = {"artifact": reference(index.artifact), "added": index.added, "dropped": index.dropped}
-    return plain | {"delta": delta}
 
 
 def parse(document: Document, *, number: int) -> IndexEntry:

@@ -12,21 +12,18 @@ The file names artifacts by digest alone, so that no name in it can lead anywher
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from store.attached import GOLDEN, attached, without_attached
 from store.base import validators
-from store.base.canonical_json import CanonicalError, Document, Value, decode, encode, sha256
+from store.base.canonical_json import CanonicalError, Document, decode, encode, sha256
 from store.base.identity import build_identity
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
-from store.errors import DamagedHistoryError, ErrorKind, NoGoError
-from store.events import EngineCompiled
+from store.errors import ErrorKind, NoGoError
 from store.manifest import index_entry
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from store.manifest.index_entry import IndexEntry, reference
+from store.manifest.index_entry import IndexEntry
 from store.manifest.roles import DELTA, TABLE, WHOLE
-from store.state import Build, BuildStatus, Generation, State, checks_of
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED)
 """Those that this version reads and writes."""
@@ -132,113 +129,6 @@ class Manifest:
         yield TABLE, self.index.blocks
 
 
-def project(state: State, generation: Generation) -> bytes:
-    """Return the manifest file of a generation, from the state alone; the same bytes at any later state."""
-    envelope = Envelope(
-        cache_id=state.cache_id,
-        generation=generation.number,
-        origin=generation.origin,
-        before=generation.before,
-        wall_ns=generation.wall_ns,
-    )
-    return render(body_of(state, state.builds[generation.origin]), envelope)
-
-
-def render(body: Document, envelope: Envelope) -> bytes:
-    """Return the manifest file of this body and envelope."""
-    document: Document = {
-        "format": index_entry.EXTENDED if "delta" in body.get("index", {}) else index_entry.PLAIN,
-        "body": body,
-        "envelope": {
-            "cache_id": envelope.cache_id,
-            "generation": envelope.generation,
-            "origin": envelope.origin,
-            "prev_head": {"seq": envelope.before.seq, "chain": envelope.before.chain},
-            "time_ns": envelope.wall_ns,
-        },
-    }
-    return encode(document) + b"\n"
-
-
-def body_of(state: State, build: Build) -> Document:
-    """Return the body of `build`, open or committed, in the format it was committed with.
-
-    Raises:
-        KeyError: A later version committed it in a format that this one does not know.
-        DamagedHistoryError: The build lacks a part that a manifest names.
-    """
-    try:
-        return _body(state, build)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedHistoryError(
-            ErrorKind.IMPOSSIBLE_HISTORY,
-            f"expected the facts of build {build.number} to name what a manifest holds, found {error!r}",
-            hint="c10 verify --full",
-        ) from error
-
-
-def _body(state: State, build: Build) -> Document:
-    number = format_of(build)
-    if build.format not in {0, number}:
-        raise KeyError(f"format {build.format}")
-    return _BODIES[number](state, build)
-
-
-def format_of(build: Build) -> int:
-    """Return the format in which the manifest of a build is written."""
-    return index_entry.format_of(build.index)
-
-
-def _plain_body(state: State, build: Build) -> Document:
-    tiles, index, coverage, calibration = build.tiles, build.index, build.coverage, build.calibration
-    if tiles is None or index is None or coverage is None or calibration is None or not build.engines:
-        raise DamagedHistoryError(
-            ErrorKind.IMPOSSIBLE_HISTORY,
-            f"expected build {build.number} to have tiles, engines, index and coverage before its commit",
-            hint="c10 verify --full",
-        )
-    models = {model["name"]: model for model in build.inputs["models"]}
-    embedder = build.stand_in or dict(build.engines).get(_descriptor_name(build))
-    return {
-        "identity": build.identity,
-        "inputs": build.inputs,
-        "tiles": {"count": tiles.count, "digest": tiles.digest, "table": reference(tiles.table)},
-        "calibration": reference(calibration),
-        "engines": [_engine(models[name], event) for name, event in build.engines],
-        "vector_space": index.components["space"],
-        "index": {
-            **index_entry.to_document(index),
-            "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
-        },
-        "geography": {
-            "report": reference(coverage.geography),
-            "wanted": coverage.wanted,
-            "present": coverage.present,
-            "featureless": coverage.featureless,
-            "skipped": coverage.skipped,
-        },
-        "checks": [
-            {
-                "check": check.check,
-                "subject": check.subject,
-                "key": check.key,
-                "artifact": check.artifact,
-                "measured": check.measured,
-            }
-            for check in (checks_of(state, build) if build.status is BuildStatus.OPEN else build.checks)
-        ],
-    }
-
-
-_BODIES: Mapping[int, Callable[[State, Build], Document]] = dict.fromkeys(FORMATS, _plain_body)
-"""How a body is written, by format. A body that was committed must be written the same way for ever."""
-
-
-def head_projections(generation: int, raw: bytes) -> dict[bytes, bytes]:
-    """Return the journal's own projections of its head: which generation it is, and its manifest file."""
-    return {b"head": encode({"generation": generation, "manifest_sha256": sha256(raw)}), b"manifest": raw}
-
-
 def body_digest(body: Document) -> str:
     """Return `body_sha256`."""
     return sha256(encode(body))
@@ -271,47 +161,6 @@ def parse(raw: bytes) -> Manifest:
             raise _invalid("format 1 or 2", f"format {number}, written by another version of C10")
         case _:
             raise _invalid("body and envelope", "something else")
-
-
-def _descriptor_name(build: Build) -> str:
-    return next((str(model["name"]) for model in build.inputs["models"] if model["role"] == "descriptor"), "")
-
-
-def _embedded_by(event: EngineCompiled | None) -> dict[str, Value]:
-    """Which engine made the descriptors: the one handed out, or a stand-in of the same network."""
-    if event is None:
-        return {}
-    components = event.components
-    return {
-        "step_key": event.key,
-        "sha256": event.artifact.sha256,
-        "backend": components["backend"],
-        "version": components["version"],
-        "target": components["target"],
-    }
-
-
-def _golden(stand_in: EngineCompiled | None) -> dict[str, Value]:
-    """What a stand-in answered: on board the engine that it stands in for is held against it."""
-    found = None if stand_in is None else attached(stand_in).get(GOLDEN)
-    return {} if found is None else {"golden": reference(found)}
-
-
-def _engine(model: Document, event: EngineCompiled) -> Document:
-    components = event.components
-    return {
-        "model": model["name"],
-        "role": model["role"],
-        "artifact": reference(event.artifact),
-        "step_key": event.key,
-        "backend": components["backend"],
-        "version": components["version"],
-        "target": components["target"],
-        "precision": components["precision"],
-        "batch": components["batch"],
-        "signature": without_attached(event.signature),
-        "preprocessing": model["preprocessing"],
-    }
 
 
 def _invalid(expected: str, found: str) -> NoGoError:

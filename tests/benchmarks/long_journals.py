@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pipeline.cells import CELL_SHIFT
 from store.base.values import ArtifactRef, Position
-from store.events import BuildStarted, CellEmbedded, StepStarted
+from store.domain.events import BuildStarted, CellEmbedded, StepStarted
 from store.layout import Layout
 from store.remembering import recall, remember
 from store.transaction import Store

@@ -12,7 +12,7 @@ from pathlib import Path
 from journal import Journal, Record
 from journal.record import EMPTY, encode, link
 from journal.testing import made_up
-from store.events import BuildStarted, CacheCreated, CellEmbedded
+from store.domain.events import BuildStarted, CacheCreated, CellEmbedded
 from store.facts import to_record
 from store.layout import Layout
 from store.testing import made, ref_of

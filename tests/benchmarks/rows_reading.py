@@ -16,7 +16,8 @@ from pmtiles.tile import deserialize_directory, deserialize_header
 
 from store.artifacts import Artifacts
 from store.coverage import named_by, referenced_by, walk
-from store.manifest.manifest import parse, project
+from store.domain.manifest_projection import project
+from store.manifest.manifest import parse
 from store.reader import FlightCache
 from store.trust.key_files import write_key_pair
 from store.verification import Depth, verify

@@ -29,11 +29,12 @@ from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing
 from store.coverage import missing
-from store.events import BuildStarted, CoverageWalked, TilesSelected
+from store.domain.events import BuildStarted, CoverageWalked, TilesSelected
+from store.domain.manifest_projection import project
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow, encode_tiles
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
 from store.transaction import Store
 from tests.benchmarks.caches import ZOOM, around, places

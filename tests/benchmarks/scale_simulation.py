@@ -30,8 +30,8 @@ from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index_plan import IndexPlan, resolve
 from pipeline.request import IndexKind, IndexOptions
 from pipeline.worker import serve_engine
-from store import codec
-from store.events import BuildCommitted, BuildStarted, CellEmbedded, StepStarted
+from store.domain import event_codec
+from store.domain.events import BuildCommitted, BuildStarted, CellEmbedded, StepStarted
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.layout import Layout
@@ -169,7 +169,7 @@ def _journal(layout: Layout) -> dict[str, Any]:
     began = ended = first = last = 0
     cells = block_bytes = 0
     for fact in read(layout).facts:
-        tag, _, payload = codec.encode(fact.event)
+        tag, _, payload = event_codec.encode(fact.event)
         counts[tag] += 1
         sizes[tag] += len(json.dumps(payload, default=str))
         match fact.event:

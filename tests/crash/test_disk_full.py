@@ -11,8 +11,8 @@ import pytest
 from journal import JournalError
 from pipeline.report import BuildOutcome
 from pipeline.testing import RecordingProgress
+from store.domain.events import BuildFailed, BuildStarted
 from store.errors import StoreError
-from store.events import BuildFailed, BuildStarted
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import Site, spread
 from tests.small_disk import small_disk

@@ -11,12 +11,16 @@ from journal.record import decode, encode
 from journal.testing import payloads, records
 from pipeline.errors import RequestError
 from pipeline.request import BuildRequest
-from store import codec
+from store.domain import event_codec
 from store.errors import NoGoError, StoreError
 from store.manifest.manifest import parse
 from tests.crash.rigs import rig
 
-TAGS = sorted(codec.TAGS) if hasattr(codec, "TAGS") else ["build.started", "build.committed", "cell.embedded"]
+TAGS = (
+    sorted(event_codec.TAGS)
+    if hasattr(event_codec, "TAGS")
+    else ["build.started", "build.committed", "cell.embedded"]
+)
 
 
 def test_almost_valid_inputs_are_accepted_or_refused():
@@ -39,16 +43,16 @@ def test_any_bytes_are_a_record_or_an_error(data):
 @given(records())
 def test_any_record_is_an_event_or_an_error(record):
     try:
-        event = codec.decode(record.tag, record.version, record.payload)
+        event = event_codec.decode(record.tag, record.version, record.payload)
     except StoreError:
         return
-    assert codec.encode(event)[:2] == (record.tag, record.version)
+    assert event_codec.encode(event)[:2] == (record.tag, record.version)
 
 
 @given(st.sampled_from(TAGS), st.integers(-1, 3), payloads())
 def test_any_payload_is_an_event_or_an_error(tag, version, payload):
     try:
-        codec.decode(tag, version, payload)
+        event_codec.decode(tag, version, payload)
     except StoreError as error:
         assert error.hint
 

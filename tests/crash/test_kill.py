@@ -14,8 +14,8 @@ import pytest
 
 from journal.lock import BuildLock, held
 from pipeline.report import BuildOutcome
+from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError
-from store.state import BuildStatus
 from store.view import look
 from tests.small_builds import Site, picture, spread, tiny_network
 

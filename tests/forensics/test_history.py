@@ -11,12 +11,12 @@ import shutil
 import pytest
 
 from pipeline.testing import raising
-from store import events as e
 from store import rollback
 from store.base import canonical_json, identity
+from store.domain import events as e
+from store.domain.manifest_projection import body_of
+from store.domain.state import FLIGHT
 from store.layout import Layout
-from store.manifest import manifest
-from store.state import FLIGHT
 from store.testing import PREPROCESSING, FakeClock, made, ref_of
 from store.transaction import Store
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
@@ -164,7 +164,7 @@ def test_every_event_of_a_real_history(history, request, tmp_path):
         assert (state.position.seq, state.position.chain) == (moment.seq, moment.chain)
         head = state.head
         if head is not None and head.number not in seen:
-            seen[head.number] = canonical_json.encode(manifest.body_of(state, state.head_build))
+            seen[head.number] = canonical_json.encode(body_of(state, state.head_build))
             assert (moment.seq, seen[head.number]) == (head.seq, expected[head.number])
     assert folded.state.position.seq == len(moments)
     assert seen == expected

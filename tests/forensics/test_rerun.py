@@ -13,7 +13,7 @@ from pipeline.request import IndexOptions, ModelSpec
 from pipeline.rerun.outcome import Verdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.bundle import Choice
-from store.events import CellEmbedded, Imported
+from store.domain.events import CellEmbedded, Imported
 from store.exporting import export
 from store.testing import made
 from tests.forensics import plants

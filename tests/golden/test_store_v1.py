@@ -10,11 +10,13 @@ import pytest
 
 from journal import Journal
 from journal.record import decode
-from store import codec, segment
+from store import segment
+from store.domain import event_codec
+from store.domain.fold import fold
+from store.domain.manifest_projection import project
 from store.facts import to_facts
-from store.fold import fold
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
@@ -98,19 +100,19 @@ def test_every_event_is_written_as_it_was():
     for entry in entries():
         record = entry.record
         tags.add(record.tag)
-        assert codec.encode(codec.decode(record.tag, record.version, record.payload)) == (
+        assert event_codec.encode(event_codec.decode(record.tag, record.version, record.payload)) == (
             record.tag,
             record.version,
             record.payload,
         )
-    assert tags == {*codec.TABLE} - LATER.keys()
+    assert tags == {*event_codec.TABLE} - LATER.keys()
 
 
 @pytest.mark.parametrize("tag", LATER)
 def test_events_that_came_later_are_written_as_they_were(tag):
     record = decode(bytes.fromhex(LATER[tag]))
-    event = codec.decode(record.tag, record.version, record.payload)
-    assert (record.tag, codec.encode(event)) == (tag, (tag, record.version, record.payload))
+    event = event_codec.decode(record.tag, record.version, record.payload)
+    assert (record.tag, event_codec.encode(event)) == (tag, (tag, record.version, record.payload))
 
 
 def test_segments_encode_to_themselves():

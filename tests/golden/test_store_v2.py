@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 from store import segment
-from store.events import IndexExtended
+from store.domain.events import IndexExtended
+from store.domain.fold import fold
+from store.domain.manifest_projection import project
 from store.facts import to_facts
-from store.fold import fold
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.rebuild import rebuild
 from tests.golden.make_store_v1 import expected
 from tests.golden.make_store_v2 import make

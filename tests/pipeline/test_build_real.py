@@ -14,7 +14,7 @@ from pipeline.request import CheckOptions, EngineOptions, IndexOptions, ModelRol
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from store.base.canonical_json import decode as canonical_decode
 from store.base.identity import descriptor_id
-from store.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled
+from store.domain.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verification import Depth, verify
 from tests.small_builds import ZOOM, Site, picture, plain, spread, tiny_network

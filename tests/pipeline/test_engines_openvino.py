@@ -24,8 +24,8 @@ from pipeline.request import Backend, EngineOptions
 from store.artifacts import Artifacts
 from store.base.canonical_json import encode
 from store.base.identity import difference
+from store.domain.events import EngineCompiled
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
-from store.events import EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends import openvino as openvino_executor
 from store.runtime.backends.base import EngineLoadError, EngineRunError, RuntimeUnavailableError

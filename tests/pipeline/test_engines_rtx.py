@@ -16,7 +16,7 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
 from store.base.identity import difference, engine_key
-from store.events import EngineCompiled
+from store.domain.events import EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
 from store.runtime.backends.tensorrt_library import engine_version
@@ -238,7 +238,7 @@ class RtxSite(Site):
     def compiled(self):
         """Networks in the order in which they were compiled, each with its backend."""
         from journal import Journal
-        from store.codec import decode_event
+        from store.domain.event_codec import decode_event
 
         with Journal.open(self.layout.journal, readonly=True) as journal:
             events = [decode_event(record) for record in journal.read()]

@@ -15,8 +15,8 @@ from pipeline.report import BuildOutcome
 from pipeline.request import ModelRole, ModelSpec
 from pipeline.testing import raising
 from store.artifacts import Artifacts
+from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repaired
 from store.errors import ArtifactsBusyError, DiskFullError, RequestRefusedError
-from store.events import CheckFailed, CheckPassed, EngineCompiled, Repaired
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.retention import KeepPolicy, Needed
 from tests.small_builds import FakeSite, spread, tiny_network, tree, words

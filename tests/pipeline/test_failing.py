@@ -16,9 +16,9 @@ from store.artifacts import Artifacts
 from store.base.canonical_json import decode
 from store.collecting import rehearse
 from store.coverage import referenced_by
+from store.domain.events import BuildDenied, BuildFailed, StepStarted
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
-from store.events import BuildDenied, BuildFailed, StepStarted
 from store.formats import tile_pack
 from store.retention import KeepPolicy
 from tests.small_builds import ZOOM, Site, picture, spread, tiny_network

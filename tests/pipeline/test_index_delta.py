@@ -10,13 +10,14 @@ from pipeline import checks, preflight
 from pipeline.request import CheckOptions, IndexKind, IndexOptions, Storage
 from store.artifacts import Artifacts
 from store.base.identity import descriptor_id
+from store.domain.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
+from store.domain.manifest_projection import project
 from store.errors import NoGoError
-from store.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
 from store.findings import Depth
 from store.formats import descriptor_block
 from store.formats.index_delta import Rows, decode, encode
 from store.formats.tables import decode_blocks
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.manifest.roles import DELTA, WHOLE
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.retention import KeepPolicy

@@ -11,7 +11,7 @@ from pipeline.plan import Decision, needed, plan
 from pipeline.testing import FakeTiles
 from store.artifacts import Artifacts
 from store.coverage import sizes
-from store.state import State
+from store.domain.state import State
 from tests.small_builds import ZOOM, tiny_network
 
 

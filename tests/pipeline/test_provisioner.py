@@ -9,7 +9,14 @@ from pipeline.request import CoverageOptions, EngineOptions, ModelRole, ModelSpe
 from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
 from store.base.canonical_json import decode
-from store.events import BuildPlanned, BuildStarted, CellEmbedded, CheckPassed, StepReused, TilesSelected
+from store.domain.events import (
+    BuildPlanned,
+    BuildStarted,
+    CellEmbedded,
+    CheckPassed,
+    StepReused,
+    TilesSelected,
+)
 from store.formats.tables import decode_tiles
 from store.ledger import Ledger
 from store.manifest.manifest import parse

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from pipeline.report import BuildOutcome
+from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.errors import DamagedHistoryError, RequestRefusedError
-from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.formats.tables import decode_blocks
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import FakeSite, tree

@@ -11,9 +11,9 @@ from pipeline.report import BuildOutcome
 from pipeline.request import CheckOptions, CoverageOptions
 from pipeline.testing import raising
 from store.base.canonical_json import decode
-from store.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
+from store.domain.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
+from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.state import BuildStatus
 from tests.small_builds import ZOOM, tiny_network
 
 BAD = sha256(b"bad").hexdigest()

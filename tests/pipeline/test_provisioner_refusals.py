@@ -5,9 +5,9 @@ import pytest
 from journal import BuildLockHeldError
 from pipeline.errors import RequestError
 from pipeline.report import BuildOutcome
+from store.domain.events import BuildFailed
+from store.domain.state import BuildStatus
 from store.errors import CacheUnusableError
-from store.events import BuildFailed
-from store.state import BuildStatus
 from tests.small_builds import FakeSite, tiny_network
 from tests.toy_networks import toy_network
 

@@ -4,11 +4,11 @@ import pytest
 
 from journal import BuildLockHeldError
 from pipeline.report import BuildOutcome
+from store.domain.events import BuildRefused, RolledBack
+from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError
-from store.events import BuildRefused, RolledBack
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.state import BuildStatus
 from tests.small_builds import ZOOM
 
 

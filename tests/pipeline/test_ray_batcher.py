@@ -35,8 +35,8 @@ from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
-from store.codec import encode as encode_event
-from store.events import BuildFailed, CellEmbedded, StepRetried
+from store.domain.event_codec import encode as encode_event
+from store.domain.events import BuildFailed, CellEmbedded, StepRetried
 from store.retention import KeepPolicy
 from store.verification import Depth, verify
 from store.view import read

@@ -21,13 +21,14 @@ from pipeline.request import (
     TileOptions,
 )
 from pipeline.testing import FakeCompiler
+from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
+from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, RequestRefusedError
-from store.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.findings import Depth
 from store.formats.tables import decode_blocks
 from store.layout import FOLDERS
 from store.ledger import Ledger
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.testing import StopDeadError
 from store.verification import verify
 from tests.small_builds import DIMENSIONS, FakeSite, picture, spread, tiny_network, tree, words

@@ -10,15 +10,22 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import CheckOptions, EngineOptions, ModelRole, ModelSpec
 from pipeline.testing import FakeCompiler, raising
-from store.attached import GOLDEN, TIMING_CACHE, attached
+from store.domain.attachments import GOLDEN, TIMING_CACHE, attached
+from store.domain.events import (
+    CellEmbedded,
+    CheckFailed,
+    CheckPassed,
+    EngineCompiled,
+    StepReused,
+    StepStarted,
+)
+from store.domain.state import FLIGHT, STAND_IN
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.errors import ErrorKind as StoreKind
-from store.events import CellEmbedded, CheckFailed, CheckPassed, EngineCompiled, StepReused, StepStarted
 from store.findings import Depth
 from store.reader import ALLOW_UNSIGNED, FlightCache, engine_parity
 from store.retention import KeepPolicy
 from store.runtime.golden_vectors import ANSWERED, decode_answers
-from store.state import FLIGHT, STAND_IN
 from store.verification import verify
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network, tree
 from tools.query_command import search

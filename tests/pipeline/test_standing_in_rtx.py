@@ -4,12 +4,12 @@ import pytest
 
 from pipeline.report import BuildOutcome
 from pipeline.request import EngineOptions
+from store.domain.events import EngineCompiled
+from store.domain.state import FLIGHT, STAND_IN
 from store.errors import IncompatibleDeviceError
-from store.events import EngineCompiled
 from store.findings import Depth
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.gpu import gpus
-from store.state import FLIGHT, STAND_IN
 from store.verification import verify
 from tests.small_builds import picture, spread
 from tools.query_command import read_image, search

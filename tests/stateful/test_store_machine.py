@@ -23,17 +23,18 @@ from store.artifacts import Artifacts
 from store.base.identity import build_identity
 from store.base.values import ArtifactRef
 from store.coverage import named_by
+from store.domain.events import GenerationAccepted
+from store.domain.manifest_projection import project
+from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
-from store.events import GenerationAccepted
 from store.facts import to_record
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.rebuild import rebuild
 from store.recovery import Project
 from store.runtime.capabilities import libraries
-from store.state import BuildStatus
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look, read

@@ -12,11 +12,11 @@ from journal import Journal
 from journal.record import Record
 from store.beside import accept, open_beside
 from store.coverage import walk
+from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
+from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
-from store.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.genesis import ensure_cache
 from store.layout import Layout
-from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look, read

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from journal.errors import JournalError
 from journal.record import EMPTY, Entry, Record, encode, link
-from store import bulk, checkpoint, codec, facts
-from store import events as e
+from store import bulk, checkpoint, facts
+from store.base.values import ArtifactRef
+from store.domain import event_codec
+from store.domain import events as e
+from store.domain.fold import absorb, fold
+from store.domain.state import CellRun, State
 from store.errors import DamagedHistoryError, StoreError
 from store.facts import fold_entries, to_fact, to_facts, to_record
-from store.fold import absorb, fold
 from store.packed import pack, unpack
-from store.state import CellRun, State
 from store.testing import made, ref_of
 
 GENESIS = made(e.CacheCreated, cache_id="c" * 32)
@@ -181,7 +183,7 @@ class TestAgainstOneByOne:
         for wrong in ("E" * 64, "e" * 63 + "g", "e" * 63 + " "):
             events = [cell(x, engine=wrong) for x in range(20)]
             assert len(same(built(*events)).memo.blocks) == 20
-            broken = [replace(event, block=e.ArtifactRef(sha256=wrong, size=1)) for event in events]
+            broken = [replace(event, block=ArtifactRef(sha256=wrong, size=1)) for event in events]
             assert same(built(*(cell(x, y=1) for x in range(20)), *broken)).position.seq == 22
 
     def test_names_that_are_not_read_in_bulk(self):
@@ -253,7 +255,7 @@ class TestAgainstOneByOne:
                 tag="cell.embedded", version=version, build=1, wall_ns=1, mono_ns=1, payload=payload
             )
 
-        whole = codec.encode(cell(1))[2]
+        whole = event_codec.encode(cell(1))[2]
         for wrong in (
             [record({**whole, "surplus": 1})] * 20,
             [record({**whole, "zoom": "x"})] * 20,

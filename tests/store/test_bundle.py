@@ -14,6 +14,13 @@ from store.artifacts import Artifacts
 from store.bundle import MAX_HEADER, Choice, Header
 from store.carried import collected_in, failing, named_in
 from store.collecting import collect
+from store.domain.events import (
+    BuildFailed,
+    BuildStarted,
+    EngineCompiled,
+    GenerationAccepted,
+    Imported,
+)
 from store.errors import (
     BundleError,
     CacheUnusableError,
@@ -22,7 +29,6 @@ from store.errors import (
     RequestRefusedError,
     UnknownEventError,
 )
-from store.events import BuildFailed, BuildStarted, EngineCompiled, GenerationAccepted, Imported
 from store.exporting import export
 from store.facts import to_record
 from store.importing import import_bundle

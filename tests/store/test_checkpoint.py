@@ -23,14 +23,14 @@ from store import checkpoint, remembering, rollback
 from store.base.values import Position
 from store.beside import accept
 from store.collecting import collect
+from store.domain.events import BuildDenied, BuildRefused, BuildStarted, CellEmbedded
+from store.domain.fold import absorb, fold
+from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind
-from store.events import BuildDenied, BuildRefused, BuildStarted, CellEmbedded
-from store.fold import absorb, fold
 from store.layout import Layout
 from store.ledger import Ledger
 from store.remembering import trusted_head
 from store.retention import KeepPolicy
-from store.state import State
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
 from store.transaction import Store
 from store.verification import Depth, verify

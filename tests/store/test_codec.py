@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from journal.record import GENESIS, Entry, encode, link
 from journal.testing import payloads
-from store import codec
 from store.base.clock import SystemClock
 from store.base.values import ArtifactRef
+from store.domain import event_codec
+from store.domain.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
+from store.domain.state import Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
 from store.facts import to_fact, to_facts, to_record
-from store.state import Unknown
 from store.testing import made
 
 CLASSES = get_args(Event)
@@ -73,24 +73,24 @@ def test_every_kind_of_event_comes_back(cls):
     @given(of_class(cls))
     def check(event):
         record = to_record(event, build=3, wall_ns=5, mono_ns=7)
-        assert record.tag == codec.tag_of(event)
+        assert record.tag == event_codec.tag_of(event)
         fact = to_fact(entry_of(record))
         assert fact.event == event
         assert type(fact.event) is cls
         assert (fact.seq, fact.build, fact.wall_ns, fact.mono_ns) == (1, 3, 5, 7)
-        assert codec.encode(fact.event) == codec.encode(event)
+        assert event_codec.encode(fact.event) == event_codec.encode(event)
 
     check()
 
 
 def test_table_names_every_event_once():
-    assert {cls for _, cls in codec.TABLE.values()} == set(CLASSES)
-    assert len(codec.TABLE) == len(CLASSES)
+    assert {cls for _, cls in event_codec.TABLE.values()} == set(CLASSES)
+    assert len(event_codec.TABLE) == len(CLASSES)
 
 
 def test_tags_and_versions_are_what_they_were():
     """A tag is on disk for ever: this list grows and never changes."""
-    assert {tag: version for tag, (version, _) in codec.TABLE.items()} == dict.fromkeys(
+    assert {tag: version for tag, (version, _) in event_codec.TABLE.items()} == dict.fromkeys(
         (
             "cache.created",
             "build.started",
@@ -132,19 +132,19 @@ def test_events_are_frozen_slotted_and_of_known_shapes():
             of_hint(hint)
 
 
-@given(st.sampled_from(sorted(codec.TABLE)), payloads())
+@given(st.sampled_from(sorted(event_codec.TABLE)), payloads())
 def test_hostile_payloads_are_refused(tag, payload):
     try:
-        event = codec.decode(tag, 1, payload)
+        event = event_codec.decode(tag, 1, payload)
     except DamagedHistoryError as error:
         assert error.kind is ErrorKind.INVALID_EVENT
         return
-    assert codec.encode(event) == (tag, 1, payload)
+    assert event_codec.encode(event) == (tag, 1, payload)
 
 
 @given(events, st.data())
 def test_changed_payloads_are_refused_or_mean_what_they_say(event, data):
-    tag, version, payload = codec.encode(event)
+    tag, version, payload = event_codec.encode(event)
     name = data.draw(st.sampled_from(sorted(payload)))
     match data.draw(st.sampled_from(["change", "drop", "add"])):
         case "change":
@@ -154,13 +154,13 @@ def test_changed_payloads_are_refused_or_mean_what_they_say(event, data):
         case "add":
             payload[name + "x"] = None
     try:
-        again = codec.decode(tag, version, payload)
+        again = event_codec.decode(tag, version, payload)
     except DamagedHistoryError as error:
         assert error.kind is ErrorKind.INVALID_EVENT
         assert tag in error.message
         return
-    assert payload.keys() == codec.encode(event)[2].keys()
-    assert codec.encode(again)[2] == payload
+    assert payload.keys() == event_codec.encode(event)[2].keys()
+    assert event_codec.encode(again)[2] == payload
 
 
 @pytest.mark.parametrize(
@@ -182,30 +182,30 @@ def test_changed_payloads_are_refused_or_mean_what_they_say(event, data):
     ],
 )
 def test_references_that_are_none(ref):
-    payload = codec.encode(made(CellEmbedded))[2]
+    payload = event_codec.encode(made(CellEmbedded))[2]
     payload["block"] = ref
     with pytest.raises(DamagedHistoryError, match=r"cell\.embedded\.block"):
-        codec.decode("cell.embedded", 1, payload)
+        event_codec.decode("cell.embedded", 1, payload)
 
 
 def test_true_is_no_number_and_floats_are_nothing():
     for bad in (True, 1.0, "1", None, b"1"):
         with pytest.raises(DamagedHistoryError, match="generation"):
-            codec.decode("generation.accepted", 1, {"generation": bad, "why": "", "host": {}})
+            event_codec.decode("generation.accepted", 1, {"generation": bad, "why": "", "host": {}})
     for bad in (None, {}, "x", ("x",)):
         with pytest.raises(DamagedHistoryError, match="digests"):
-            codec.decode("collected", 1, {"digests": bad, "generations": [], "size": 0, "host": {}})
+            event_codec.decode("collected", 1, {"digests": bad, "generations": [], "size": 0, "host": {}})
     for bad in (None, [], "x", 1):
         with pytest.raises(DamagedHistoryError, match="instead of a map"):
-            codec.decode("step.reused", 1, {"kind": "", "count": 1, "keys": bad})
+            event_codec.decode("step.reused", 1, {"kind": "", "count": 1, "keys": bad})
     with pytest.raises(DamagedHistoryError, match="float inside a document"):
-        codec.decode("step.reused", 1, {"kind": "", "count": 1, "keys": {"a": [{"b": 0.5}]}})
+        event_codec.decode("step.reused", 1, {"kind": "", "count": 1, "keys": {"a": [{"b": 0.5}]}})
 
 
 @pytest.mark.parametrize(("tag", "version"), [("cache.created", 2), ("cache.destroyed", 1), ("", 1)])
 def test_events_of_a_later_version(tag, version):
     with pytest.raises(UnknownEventError) as unknown:
-        codec.decode(tag, version, {})
+        event_codec.decode(tag, version, {})
     assert unknown.value.kind is ErrorKind.UNKNOWN_EVENT
     record = dataclasses.replace(to_record(accepted(), build=None, wall_ns=1, mono_ns=1), version=version)
     if tag:
@@ -216,7 +216,7 @@ def test_events_of_a_later_version(tag, version):
 
 def test_a_version_that_never_was():
     with pytest.raises(DamagedHistoryError, match="version 0"):
-        codec.decode("cache.created", 0, {})
+        event_codec.decode("cache.created", 0, {})
 
 
 def accepted():
@@ -230,12 +230,14 @@ def test_old_payloads_are_cast_up_step_by_step(monkeypatch):
     def from_two(payload):
         return {"cache_id": payload["name"], "format": 3, "writer": "old"}
 
-    monkeypatch.setattr(codec, "TABLE", {"cache.created": (3, CacheCreated)})
-    monkeypatch.setattr(codec, "UPCASTERS", {("cache.created", 1): from_one, ("cache.created", 2): from_two})
+    monkeypatch.setattr(event_codec, "TABLE", {"cache.created": (3, CacheCreated)})
+    monkeypatch.setattr(
+        event_codec, "UPCASTERS", {("cache.created", 1): from_one, ("cache.created", 2): from_two}
+    )
     old = {"cache_id": "a"}
-    assert codec.decode("cache.created", 1, old) == CacheCreated(cache_id="a", format=3, writer="old")
+    assert event_codec.decode("cache.created", 1, old) == CacheCreated(cache_id="a", format=3, writer="old")
     assert old == {"cache_id": "a"}
-    assert codec.decode("cache.created", 2, {"name": "b"}).cache_id == "b"
+    assert event_codec.decode("cache.created", 2, {"name": "b"}).cache_id == "b"
 
 
 def test_system_clock_moves():

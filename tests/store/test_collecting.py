@@ -13,8 +13,8 @@ from store import collecting, rollback
 from store.artifacts import Artifacts
 from store.collecting import collect, rehearse
 from store.coverage import walk
+from store.domain.events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
-from store.events import Collected, CollectionPlanned
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache

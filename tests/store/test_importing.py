@@ -11,6 +11,8 @@ from journal.record import GENESIS, Entry, Record, encode, link
 from store import bundle, importing
 from store.artifacts import Artifacts
 from store.bundle import Choice, Header
+from store.domain.events import BuildCommitted, Imported
+from store.domain.state import BuildStatus
 from store.errors import (
     BundleError,
     CacheUnusableError,
@@ -21,7 +23,6 @@ from store.errors import (
     RequestRefusedError,
     UnknownEventError,
 )
-from store.events import BuildCommitted, Imported
 from store.exporting import export
 from store.facts import to_record
 from store.findings import Depth, ProblemKind
@@ -30,7 +31,6 @@ from store.layout import Layout
 from store.mirror import mirror
 from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED
-from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
 from store.transaction import Store
 from store.trust.signatures import Signer
@@ -359,7 +359,7 @@ def test_records_that_no_c10_wrote(file, new, tmp_path, change, error):
 def test_a_rollback_without_its_commit(source, new, tmp_path):
     """A rollback and its commit are one transaction; a bundle may not end between."""
     from store import rollback
-    from store.events import RolledBack
+    from store.domain.events import RolledBack
 
     with opened(source) as store:
         store.roll_back(rollback.plan(store.state, to=None, why=""))

@@ -2,8 +2,9 @@
 
 import pytest
 
-from store import indexes
-from store.events import IndexBuilt, IndexExtended
+from store.domain import index_files
+from store.domain.events import IndexBuilt, IndexExtended
+from store.domain.manifest_projection import index_document, index_format
 from store.manifest import index_entry
 from store.testing import made, ref_of
 
@@ -27,20 +28,20 @@ EXTENDED = made(
 
 
 def test_files_of_an_index():
-    assert [*indexes.named(BUILT)] == [("descriptor index", WHOLE), ("block table", TABLE)]
-    assert [*indexes.named(EXTENDED)] == [
+    assert [*index_files.named(BUILT)] == [("descriptor index", WHOLE), ("block table", TABLE)]
+    assert [*index_files.named(EXTENDED)] == [
         ("descriptor index", WHOLE),
         ("index delta", DELTA),
         ("block table", TABLE),
     ]
-    assert indexes.refs_of(EXTENDED) == (WHOLE, DELTA, TABLE)
-    assert (indexes.whole_of(BUILT), indexes.delta_of(BUILT)) == (WHOLE, None)
-    assert (indexes.whole_of(EXTENDED), indexes.delta_of(EXTENDED)) == (WHOLE, DELTA)
-    assert (indexes.whole_rows(BUILT), indexes.whole_rows(EXTENDED)) == (100, 100)
+    assert index_files.refs_of(EXTENDED) == (WHOLE, DELTA, TABLE)
+    assert (index_files.whole_of(BUILT), index_files.delta_of(BUILT)) == (WHOLE, None)
+    assert (index_files.whole_of(EXTENDED), index_files.delta_of(EXTENDED)) == (WHOLE, DELTA)
+    assert (index_files.whole_rows(BUILT), index_files.whole_rows(EXTENDED)) == (100, 100)
 
 
 def test_an_entry_says_what_the_event_said():
-    plain = index_entry.parse(index_entry.to_document(BUILT), number=1)
+    plain = index_entry.parse(index_document(BUILT), number=1)
     assert (plain.artifact, plain.delta, plain.blocks, plain.rows, plain.whole_rows) == (
         WHOLE,
         None,
@@ -48,10 +49,10 @@ def test_an_entry_says_what_the_event_said():
         100,
         100,
     )
-    found = index_entry.parse(index_entry.to_document(EXTENDED), number=2)
+    found = index_entry.parse(index_document(EXTENDED), number=2)
     assert found.delta == index_entry.DeltaEntry(artifact=DELTA, added=5, dropped=2)
     assert (found.artifact, found.rows, found.whole_rows, found.step_key) == (WHOLE, 103, 100, "2" * 64)
-    assert [index_entry.format_of(index) for index in (None, BUILT, EXTENDED)] == [1, 1, 2]
+    assert [index_format(index) for index in (None, BUILT, EXTENDED)] == [1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -76,4 +77,4 @@ def test_an_entry_says_what_the_event_said():
 )
 def test_an_entry_that_says_two_things_is_refused(event, number, change, reason):
     with pytest.raises(ValueError, match=reason):
-        index_entry.parse({**index_entry.to_document(event), **change}, number=number)
+        index_entry.parse({**index_document(event), **change}, number=number)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.lazy import Lazy
+from store.domain.lazy_map import Lazy
 
 KEYS = st.integers(0, 6)
 

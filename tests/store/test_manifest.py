@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import events as e
-from store.attached import GOLDEN, with_attached
 from store.base.canonical_json import decode, encode, sha256
 from store.base.identity import build_identity
-from store.base.values import GENESIS_CHAIN, Position
+from store.base.values import GENESIS_CHAIN, ArtifactRef, Position
+from store.domain.attachments import GOLDEN, with_attached
+from store.domain.manifest_projection import body_of, head_projections, project, render
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.layout import Layout
 from store.manifest import manifest as m
@@ -39,7 +39,7 @@ def test_a_manifest_is_projected_and_read(history):
     state, files = history
     for number, data in enumerate(files, 1):
         generation = state.generations[number]
-        assert m.project(state, generation) == data
+        assert project(state, generation) == data
         found = m.parse(data)
         assert found.raw == data
         assert found.sha256 == sha256(data) == generation.manifest_sha256
@@ -82,12 +82,12 @@ def test_body_does_not_depend_on_the_generation(history):
     state, files = history
     body = m.parse(files[0]).body
     envelope = m.Envelope(cache_id="x", generation=9, origin=1, before=Position(4, GENESIS_CHAIN), wall_ns=1)
-    assert m.parse(m.render(body, envelope)).body_sha256 == m.parse(files[0]).body_sha256
-    assert m.body_of(state, state.builds[1]) == body
+    assert m.parse(render(body, envelope)).body_sha256 == m.parse(files[0]).body_sha256
+    assert body_of(state, state.builds[1]) == body
 
 
 def test_projections_in_the_journal(raw):
-    assert m.head_projections(3, raw) == {
+    assert head_projections(3, raw) == {
         b"head": encode({"generation": 3, "manifest_sha256": sha256(raw)}),
         b"manifest": raw,
     }
@@ -98,7 +98,7 @@ def test_a_build_without_all_its_parts_has_no_body(history, part):
     state, _ = history
     build = replace(state.builds[1], **{part: () if part == "engines" else None})
     with pytest.raises(DamagedHistoryError) as damaged:
-        m.body_of(state, build)
+        body_of(state, build)
     assert damaged.value.kind is ErrorKind.IMPOSSIBLE_HISTORY
 
 
@@ -106,23 +106,23 @@ def test_which_engine_embedded(history):
     state, _ = history
     build = state.builds[1]
     engine = build.engines[0][1]
-    assert m.body_of(state, build)["index"]["embedded_by"]["sha256"] == engine.artifact.sha256
-    stand_in = replace(engine, artifact=e.ArtifactRef(sha256="ab" * 32, size=1), purpose="stand-in")
-    assert m.body_of(state, replace(build, stand_in=stand_in))["index"]["embedded_by"]["sha256"] == "ab" * 32
-    assert "golden" not in m.body_of(state, replace(build, stand_in=stand_in))["index"]["embedded_by"]
-    golden = e.ArtifactRef(sha256="cd" * 32, size=7)
+    assert body_of(state, build)["index"]["embedded_by"]["sha256"] == engine.artifact.sha256
+    stand_in = replace(engine, artifact=ArtifactRef(sha256="ab" * 32, size=1), purpose="stand-in")
+    assert body_of(state, replace(build, stand_in=stand_in))["index"]["embedded_by"]["sha256"] == "ab" * 32
+    assert "golden" not in body_of(state, replace(build, stand_in=stand_in))["index"]["embedded_by"]
+    golden = ArtifactRef(sha256="cd" * 32, size=7)
     answered = replace(stand_in, signature=with_attached(stand_in.signature, {GOLDEN: golden}))
-    body = m.body_of(state, replace(build, stand_in=answered))
+    body = body_of(state, replace(build, stand_in=answered))
     assert body["index"]["embedded_by"]["golden"] == {"sha256": "cd" * 32, "size": 7}
     models = [dict(model, role="auxiliary") for model in build.inputs["models"]]
     nobody = replace(build, inputs=dict(build.inputs, models=models))
-    assert m.body_of(state, nobody)["index"]["embedded_by"] == {}
+    assert body_of(state, nobody)["index"]["embedded_by"] == {}
 
 
 def test_a_body_of_a_later_format(history):
     state, _ = history
     with pytest.raises(DamagedHistoryError):
-        m.body_of(state, replace(state.builds[1], format=2))
+        body_of(state, replace(state.builds[1], format=2))
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ def test_a_body_of_a_later_format(history):
 def test_a_build_with_strange_inputs_has_no_body(history, changes):
     state, _ = history
     with pytest.raises(DamagedHistoryError):
-        m.body_of(state, replace(state.builds[1], **changes))
+        body_of(state, replace(state.builds[1], **changes))
     name, engine = state.builds[1].engines[0]
     with pytest.raises(DamagedHistoryError):
-        m.body_of(state, replace(state.builds[1], engines=((name, replace(engine, components={})),)))
+        body_of(state, replace(state.builds[1], engines=((name, replace(engine, components={})),)))
 
 
 def refused(data):
@@ -247,7 +247,7 @@ def test_a_stand_in_is_read(raw):
     named = dict(document["body"]["index"]["embedded_by"], step_key=SHA, golden={"sha256": SHA, "size": 9})
     document = decode(change(document, ("body", "index", "embedded_by"), named)[:-1])
     found = m.parse(rehashed(document, ("body", "inputs", "checks"), {"parity_ppb": 990_000_000}))
-    golden = e.ArtifactRef(sha256=SHA, size=9)
+    golden = ArtifactRef(sha256=SHA, size=9)
     assert found.stand_in is not None
     assert (found.stand_in.golden, found.stand_in.step_key) == (golden, SHA)
     assert found.stand_in.least_cosine == 0.99
@@ -310,5 +310,5 @@ def test_checks_are_those_of_the_time_of_the_commit(history):
     state, files = history
     later = state.copy()
     later.memo.passed.clear()
-    assert m.project(later, later.generations[1]) == files[0]
+    assert project(later, later.generations[1]) == files[0]
     assert decode(files[0][:-1])["body"]["checks"][0]["check"] == "parity"

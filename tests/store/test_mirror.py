@@ -18,6 +18,8 @@ from store import rollback, segment
 from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by
+from store.domain.events import GenerationSigned
+from store.domain.manifest_projection import project
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
@@ -26,11 +28,10 @@ from store.errors import (
     RequestRefusedError,
     UnknownEventError,
 )
-from store.events import GenerationSigned
 from store.exporting import export
 from store.importing import Outcome, import_bundle
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.mirror import mirror
 from store.quarantine import set_aside
 from store.reader import FlightCache, NoGoError

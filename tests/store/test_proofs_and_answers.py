@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.attached import (
+from store.base.preprocessing import Preprocessing
+from store.base.values import ArtifactRef
+from store.coverage import referenced_by
+from store.domain.attachments import (
     GOLDEN,
     TIMING_CACHE,
     artifacts_of,
@@ -14,12 +17,10 @@ from store.attached import (
     with_attached,
     without_attached,
 )
-from store.base.preprocessing import Preprocessing
-from store.base.values import ArtifactRef
-from store.coverage import referenced_by
+from store.domain.events import BuildFailed, EngineCompiled
+from store.domain.state import STAND_IN, Build, State
+from store.domain.step_cache import Made, Memo
 from store.errors import ArtifactError, DamagedHistoryError
-from store.events import BuildFailed, EngineCompiled
-from store.memo import Made, Memo
 from store.reader import engine_parity
 from store.runtime.backends.gpu import Gpu
 from store.runtime.golden_vectors import (
@@ -30,7 +31,6 @@ from store.runtime.golden_vectors import (
     golden_inputs,
     golden_samples,
 )
-from store.state import STAND_IN, Build, State
 from store.testing import made, ref_of
 
 CONTRACT = Preprocessing(

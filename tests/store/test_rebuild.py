@@ -15,8 +15,7 @@ from journal.record import EMPTY, Entry, Record, encode, link
 from journal.storage.environment import open_environment
 from store import rollback, segment
 from store.base.identity import build_identity
-from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.events import (
+from store.domain.events import (
     BuildCommitted,
     BuildStarted,
     CacheCreated,
@@ -24,12 +23,13 @@ from store.events import (
     GenerationAccepted,
     RolledBack,
 )
+from store.domain.state import BuildStatus
+from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.facts import to_record
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.quarantine import set_aside
 from store.rebuild import rebuild
-from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.verification import verify

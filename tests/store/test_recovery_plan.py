@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from store.base.values import Position
+from store.domain.state import Build, Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.recovery import Abandon, ClearScratch, Observed, Project, SetAside, check, plan
-from store.state import Build, Generation, State
 
 SHA = "cd" * 32
 

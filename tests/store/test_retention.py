@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from store import rollback
 from store.collecting import _decide
 from store.coverage import named_by
-from store.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
-from store.fold import fold
+from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
+from store.domain.fold import fold
+from store.domain.manifest_projection import project
+from store.domain.state import STAND_IN, Fact, State
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
-from store.state import STAND_IN, Fact, State
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 

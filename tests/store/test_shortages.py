@@ -12,11 +12,12 @@ import pytest
 from store import artifacts as artifacts_module
 from store.artifacts import Artifacts
 from store.coverage import missing, sound, walk
+from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
 from store.files.permissions import exposed_path
 from store.findings import Finding, ProblemKind, judge
 from store.layout import Layout
-from store.manifest.manifest import parse, project
+from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play

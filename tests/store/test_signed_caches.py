@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store import rollback
+from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
-from store.events import BuildCommitted, GenerationAccepted
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache

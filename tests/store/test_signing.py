@@ -10,6 +10,7 @@ from store import rollback
 from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import strangers
+from store.domain.events import GenerationSigned, Repaired
 from store.errors import (
     DamagedHistoryError,
     ErrorKind,
@@ -17,7 +18,6 @@ from store.errors import (
     RequestRefusedError,
     UnprojectedError,
 )
-from store.events import GenerationSigned, Repaired
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.manifest.file_names import MAX_SIGNATURES

@@ -5,21 +5,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import events as e
-from store.base.values import Position
+from store.base.values import ArtifactRef, Position
+from store.domain import events as e
+from store.domain.fold import evolve, fold
+from store.domain.state import FLIGHT, STAND_IN, BuildStatus, Fact, State, Unknown, checks_of
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
-from store.fold import evolve, fold
 from store.manifest.file_names import MAX_SIGNATURES
 from store.rollback import plan
-from store.state import FLIGHT, STAND_IN, BuildStatus, Fact, State, Unknown, checks_of
 from store.testing import made
 
-REF = e.ArtifactRef(sha256="ab" * 32, size=3)
+REF = ArtifactRef(sha256="ab" * 32, size=3)
 GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")
 
 
 def ref(number):
-    return e.ArtifactRef(sha256=f"{number:064x}", size=number)
+    return ArtifactRef(sha256=f"{number:064x}", size=number)
 
 
 def facts(*pairs, start=1):

@@ -6,12 +6,12 @@ import pytest
 
 from journal import JournalError, JournalFullError
 from store import rollback
+from store.domain.events import BuildFailed
+from store.domain.state import BuildStatus
 from store.errors import DiskFullError, StoreError, UnprojectedError
-from store.events import BuildFailed
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, made, play
 from store.transaction import Store
 from store.view import look

@@ -18,6 +18,14 @@ from store import rollback
 from store.artifacts import Artifacts
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
+from store.domain.events import (
+    BuildFailed,
+    BuildStarted,
+    CacheCreated,
+    CheckFailed,
+    GenerationAccepted,
+)
+from store.domain.state import BuildStatus
 from store.errors import (
     CacheUnusableError,
     DamagedHistoryError,
@@ -27,20 +35,12 @@ from store.errors import (
     UnknownEventError,
     UnprojectedError,
 )
-from store.events import (
-    BuildFailed,
-    BuildStarted,
-    CacheCreated,
-    CheckFailed,
-    GenerationAccepted,
-)
 from store.facts import to_record
 from store.layout import Layout
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.rebuild import rebuild
 from store.recovery import Abandon, ClearScratch, Project
-from store.state import BuildStatus
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look, observe, read
@@ -51,7 +51,7 @@ APPEND_BESIDE = """
 import sys
 from journal import Journal
 from journal.storage.environment import open_environment
-from store.events import GenerationAccepted
+from store.domain.events import GenerationAccepted
 from store.facts import to_record
 with Journal.open(sys.argv[1]) as journal:
     event = GenerationAccepted(generation=1, why="from another process", host={})

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from journal.errors import JournalDamagedError
 from store import rollback
+from store.domain.events import CellEmbedded
+from store.domain.manifest_projection import project
+from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError, RequestRefusedError
-from store.events import CellEmbedded
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.layout import Layout
-from store.manifest.manifest import parse, project
-from store.state import BuildStatus
+from store.manifest.manifest import parse
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import verify

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from store import events as e
+from store.domain import events as e
 from store.testing import made, ref_of
 from tools.cost import rates_of
 from tools.findings import findings

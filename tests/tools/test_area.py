@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from pipeline.geography import runs
 from pipeline.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import wanted_tiles
-from store import events as e
 from store.base import canonical_json
 from store.base.identity import cell_components, cell_key, descriptor_id
+from store.domain import events as e
+from store.domain.step_cache import Made, Memo
 from store.formats.tables import encode_tiles
-from store.memo import Made, Memo
 from store.testing import made, ref_of
 from tests.tools.stories import Shelf, Story
 from tools import area as areas

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from store import events as e
+from store.domain import events as e
 from store.manifest.roles import DELTA
 from store.testing import made, ref_of
 from tests.pipeline.test_index_delta import build, change

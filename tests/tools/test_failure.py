@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from store import events as e
 from store.base.identity import descriptor_id
+from store.domain import events as e
 from store.formats import tile_pack
 from store.testing import made, ref_of
 from tests.tools.stories import Shelf, Story

@@ -6,10 +6,10 @@ import pytest
 
 from journal import Record
 from journal.record import EMPTY, encode, extend, link
-from store import events as e
 from store.base.values import ArtifactRef
+from store.domain import events as e
+from store.domain.state import STAND_IN
 from store.errors import RequestRefusedError
-from store.state import STAND_IN
 from store.testing import PREPROCESSING, made, ref_of
 from tests.tools.stories import Story
 from tools.keys import changes, explained, space_of

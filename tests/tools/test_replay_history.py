@@ -1,11 +1,12 @@
 """Replay to every event of a long history gives, at each committed build, the very body that was committed."""
 
-from store import events as e
 from store.base import canonical_json, identity
 from store.base.values import Position
-from store.fold import absorb, fold
+from store.domain import events as e
+from store.domain.fold import absorb, fold
+from store.domain.manifest_projection import body_of, render
+from store.domain.state import FLIGHT, State
 from store.manifest import manifest
-from store.state import FLIGHT, State
 from store.testing import PREPROCESSING, made, ref_of
 from tools.folding import Folded, fold_all, steps
 from tools.records import Moment
@@ -125,9 +126,9 @@ class Writer:
         return key
 
     def commit(self, number):
-        body = manifest.body_of(self.state, self.state.builds[number])
+        body = body_of(self.state, self.state.builds[number])
         generation = len(self.state.generations) + 1
-        raw = manifest.render(
+        raw = render(
             body,
             manifest.Envelope(
                 cache_id=self.state.cache_id,
@@ -162,7 +163,7 @@ def test_a_hundred_thousand_events():
         assert folded.state.position.seq == moment.seq
         if moment.seq in writer.bodies:
             head = folded.state.head_build
-            seen[moment.seq] = canonical_json.encode(manifest.body_of(folded.state, head))
+            seen[moment.seq] = canonical_json.encode(body_of(folded.state, head))
     assert seen == writer.bodies
     assert [each.seq for each in folded.projected] == list(writer.bodies)
     assert all(each.projects for each in folded.projected)

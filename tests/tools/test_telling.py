@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from store import events as e
+from store.domain import events as e
 from store.testing import made, ref_of
 from tools.records import Moment
 from tools.telling import tell

@@ -2,7 +2,7 @@
 
 import pytest
 
-from store import events as e
+from store.domain import events as e
 from store.testing import made, ref_of
 from tests.tools.stories import SECOND, Story
 from tools.cost import Pace, cost, normal_ms

@@ -5,14 +5,14 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from store import events as e
 from store.base.identity import descriptor_id
 from store.base.values import ArtifactRef
+from store.domain import events as e
+from store.domain.state import STAND_IN
 from store.errors import RequestRefusedError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
-from store.state import STAND_IN
 from store.testing import made, ref_of
 from tests.tools.stories import Story
 from tools.provenance import identifier_of

@@ -21,6 +21,7 @@ from journal import JournalError
 from journal.storage import integrity
 from store.artifacts import Artifacts
 from store.coverage import named_by
+from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, NoGoError
 from store.findings import Depth
 from store.layout import Layout
@@ -51,7 +52,7 @@ class Known:
         self.head, self.state = view.head, view.state
         self.roles, self.generations = {}, collections.defaultdict(set)
         for number, generation in view.state.generations.items():
-            shown = manifests.parse(manifests.project(view.state, generation))
+            shown = manifests.parse(project(view.state, generation))
             for digest, (role, _) in named_by(shown, Artifacts(self.layout)).items():
                 path = f"artifacts/{digest[:2]}/{digest}"
                 self.roles[path] = "block" if role.startswith(BLOCK) and role != "block table" else role

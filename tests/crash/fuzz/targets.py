@@ -17,8 +17,9 @@ from journal.record import GENESIS, Entry, Record, canonical, link
 from journal.record import decode as decode_record
 from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
-from store import bundle, codec, importing, segment
+from store import bundle, importing, segment
 from store.base.canonical_json import encode as canonical_json
+from store.domain import event_codec
 from store.errors import (
     ArtifactError,
     BundleError,
@@ -76,8 +77,8 @@ def records(folder):
     def feed(data):
         record = decode_record(data)
         assert encode_record(record) == data, "two encodings of one record"
-        event = codec.decode(record.tag, record.version, record.payload)
-        tag, version, payload = codec.encode(event)
+        event = event_codec.decode(record.tag, record.version, record.payload)
+        tag, version, payload = event_codec.encode(event)
         assert (tag, version) == (record.tag, record.version)
         assert canonical(payload) == canonical(record.payload), (
             "an event is encoded otherwise than it was read"

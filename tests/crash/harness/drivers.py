@@ -16,13 +16,14 @@ from store import beside, rollback
 from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by
-from store.events import EngineCompiled
-from store.manifest.manifest import parse, project
+from store.domain.events import EngineCompiled
+from store.domain.manifest_projection import project
+from store.domain.state import FLIGHT
+from store.manifest.manifest import parse
 from store.mirror import mirror
 from store.projecting import Projections
 from store.rebuild import rebuild
 from store.retention import KeepPolicy
-from store.state import FLIGHT
 from store.testing import Scenario, StopDeadError, made, play
 from store.trust.signatures import Signer
 from store.view import look

@@ -17,11 +17,11 @@ from store import artifacts as artifacts_module
 from store import collecting, mirror, projecting, transaction, writeonce
 from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
+from store.domain.fold import absorb
+from store.domain.state import State
 from store.facts import to_facts
-from store.fold import absorb
 from store.ledger import Ledger
 from store.projecting import Projections
-from store.state import State
 from store.transaction import Store
 from tests.crash.harness.bench import Bench
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import count, repeat
 from typing import NamedTuple, TypeAlias, assert_never
 
-from store.attached import artifacts_of
-from store.events import (
+from store.domain.attachments import artifacts_of
+from store.domain.events import (
     CellEmbedded,
     CheckFailed,
     CheckPassed,
@@ -19,8 +19,8 @@ from store.events import (
     IndexBuilt,
     IndexExtended,
 )
-from store.indexes import refs_of
-from store.lazy import Lazy
+from store.domain.index_files import refs_of
+from store.domain.lazy_map import Lazy
 
 CellName: TypeAlias = tuple[str, int, int, int]
 """(vector space, zoom, x >> 4, y >> 4)."""

@@ -1,19 +1,19 @@
 """What is known of a cache at one place of its journal: its builds, its generations, and what may be reused. Pure.
 
 The state answers what the next build may reuse, what each generation shows and what every build did. How it comes
-about is the business of `store.fold`: here are the values alone.
+about is the business of `store.domain.fold`: here are the values alone.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from store import events as e
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
-from store.events import Event
-from store.memo import Cells, Memo
+from store.domain import events as e
+from store.domain.events import Event
+from store.domain.step_cache import Cells, Memo
 
 FLIGHT = "flight"
 STAND_IN = "stand-in"
@@ -121,7 +121,7 @@ class Generation:
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """Everything folded so far. Treat as a value: only `store.fold` changes one, and only a copy of its own."""
+    """Everything folded so far. Treat as a value: only `store.domain.fold` changes one, and only a copy of its own."""
 
     position: Position = field(default_factory=Position)
     cache_id: str = ""

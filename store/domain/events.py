@@ -3,7 +3,7 @@
 Every state, manifest and report is folded from these and nothing else. An event says what happened and carries
 what is needed to explain it or to go back; it never carries bulk: tile lists, blocks, engines and indexes are
 artifacts, events hold their digests. Fields are plain data. A field name is its name on disk, so renaming one
-needs a new version in `store.codec`. Lengths of time are integers of milliseconds, ratios are parts per
+needs a new version in `store.domain.event_codec`. Lengths of time are integers of milliseconds, ratios are parts per
 million, so that everything projected from an event has one canonical form.
 """
 

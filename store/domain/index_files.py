@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from store.base.values import ArtifactRef
-from store.events import Index, IndexExtended
+from store.domain.events import Index, IndexExtended
 from store.manifest.roles import DELTA, TABLE, WHOLE
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from store.base.canonical_json import Document, is_digest
 from store.base.values import ArtifactRef
+from store.domain.events import BuildFailed, EngineCompiled
 from store.errors import DamagedHistoryError, ErrorKind
-from store.events import BuildFailed, EngineCompiled
 
 ATTACHED = "attached"
 GOLDEN = "golden"

@@ -8,14 +8,10 @@ facts does not copy a million maps. A fact that no C10 could have written in thi
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from store import events as e
 from store.base.values import Position
-from store.errors import DamagedHistoryError, ErrorKind
-from store.events import Event
-from store.lineage import left_behind
-from store.manifest.file_names import MAX_SIGNATURES
-from store.memo import Made
-from store.state import (
+from store.domain import events as e
+from store.domain.events import Event
+from store.domain.state import (
     FLIGHT,
     STAND_IN,
     Build,
@@ -27,6 +23,9 @@ from store.state import (
     Unknown,
     checks_of,
 )
+from store.domain.step_cache import Made
+from store.errors import DamagedHistoryError, ErrorKind
+from store.manifest.file_names import MAX_SIGNATURES
 
 _PURPOSES: Mapping[str, str] = {"engine": FLIGHT, "stand-in": STAND_IN}
 """Kind of a step that was reused, to what its engine is for."""
@@ -358,3 +357,25 @@ def _impossible(fact: Fact, found: str) -> DamagedHistoryError:
     return DamagedHistoryError(
         ErrorKind.IMPOSSIBLE_HISTORY, f"record {fact.seq} cannot follow: {found}", hint="c10 verify --full"
     )
+
+
+def line(parents: Mapping[int, int | None], origin: int) -> list[int]:
+    """Return a build, its parent, that one's parent and so on."""
+    found: list[int] = []
+    at: int | None = origin
+    while at is not None and at not in found:
+        found.append(at)
+        at = parents[at]
+    return found
+
+
+def left_behind(parents: Mapping[int, int | None], *, left: int, target: int) -> list[int]:
+    """Return the builds that going from `left` to `target` undoes, newest first.
+
+    They are those down the line of parents to the target, or else the last one alone. Going forward, to a build
+    that descends from the one shown, leaves nothing behind.
+    """
+    if left in line(parents, target):
+        return []
+    down = line(parents, left)
+    return down[: down.index(target)] if target in down else down[:1]

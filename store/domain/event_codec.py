@@ -13,11 +13,11 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, TypeAlias, get_args, get_origin, get_type_hints
 
-from store import events as e
 from store.base.canonical_json import Document, is_digest
 from store.base.values import ArtifactRef
+from store.domain import events as e
+from store.domain.events import Event
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.events import Event
 
 TABLE: Mapping[str, tuple[int, type[Event]]] = {
     "cache.created": (1, e.CacheCreated),
