@@ -28,7 +28,7 @@ from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN
 from store.errors import ErrorKind, ManifestCoverageError, StoreError
 from store.formats import tile_pack
-from store.retention import INTERRUPTED
+from store.policy.retention import INTERRUPTED
 
 MAX_BYTES: Final = 1 << 20
 """Longest tile or network that is kept."""

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from pipeline.run import Ports
     from store.collecting import Collection
     from store.domain.state import Generation, State
+    from store.policy.retention import KeepPolicy
     from store.rebuild import Rebuilt
-    from store.retention import KeepPolicy
     from store.signing import Signing
     from store.transaction import Store
 
@@ -139,7 +139,7 @@ class CacheProvisioner:
             StoreError: The target's artifacts are not all there; nothing was changed.
         """
         from pipeline.attempt import no_longer_signed
-        from store import rollback
+        from store.policy import rollback
 
         signer = self.signing()
         if not self.layout.exists():

@@ -16,8 +16,8 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.layout import Layout
 from store.manifest.manifest import parse
+from store.policy.recovery import ClearScratch, plan
 from store.projecting import signers_of
-from store.recovery import ClearScratch, plan
 from store.view import look, observe
 
 if TYPE_CHECKING:

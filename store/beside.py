@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from journal import HeadMovedError
-from store import evidence, recovery
+from store import evidence
 from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.clock import Clock
@@ -22,6 +22,7 @@ from store.files.permissions import refuse_exposed
 from store.genesis import ensure_cache
 from store.layout import Layout
 from store.ledger import Ledger
+from store.policy import recovery
 from store.view import look, observe, require_cache
 
 Decide = Callable[[State], Sequence[Event]]

@@ -1,4 +1,4 @@
-"""Collection: carry out what `store.retention` decided, so that a death at any moment costs nothing.
+"""Collection: carry out what `store.policy.retention` decided, so that a death at any moment costs nothing.
 
 It runs under the build lock, with `artifacts/.lock` held exclusively, in four steps:
 
@@ -32,7 +32,15 @@ from store.formats.tables import BlockRow, decode_blocks
 from store.layout import Layout
 from store.ledger import RETRYABLE
 from store.manifest.file_names import signed_manifest
-from store.retention import Decision, Doomed, Gone, KeepPolicy, decide, tables_needed, tables_wanted
+from store.policy.retention import (
+    Decision,
+    Doomed,
+    Gone,
+    KeepPolicy,
+    decide,
+    tables_needed,
+    tables_wanted,
+)
 from store.transaction import Store
 from store.view import RESERVE_NAME, read
 

@@ -33,7 +33,7 @@ from store.errors import (
 )
 from store.formats.tables import BlockRow, decode_blocks
 from store.layout import Layout
-from store.recovery import check as check_history
+from store.policy.recovery import check as check_history
 from store.view import History
 from store.view import read as read_cache
 from store.writeonce import Draft

@@ -54,11 +54,11 @@ from store.genesis import ensure_cache
 from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
 from store.manifest import manifest
+from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
+from store.policy.rollback import RollbackPlan
 from store.projecting import Projections, set_head_projections
 from store.quarantine import set_aside
-from store.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.remedies import rebuilding
-from store.rollback import RollbackPlan
 from store.trust.signatures import Signature, Signer
 from store.view import RESERVE_NAME, observe, require_cache
 

@@ -37,11 +37,11 @@ from store.findings import Covered, Depth, Finding, ProblemKind, Verification, j
 from store.layout import Layout
 from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
+from store.policy.retention import keep_without
 from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
 from store.reader import table_checks
 from store.reader.flight_cache import FlightCache
-from store.retention import keep_without
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys

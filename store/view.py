@@ -17,8 +17,8 @@ from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, fr
 from store.facts import fold_entries, since_position, to_facts
 from store.layout import Layout
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
-from store.recovery import Observed
-from store.recovery import check as check_history
+from store.policy.recovery import Observed
+from store.policy.recovery import check as check_history
 from store.remedies import rebuilding, replaying
 from store.remembering import forget, recall, remember, trusted_head, without_collector
 from store.writeonce import read_regular

@@ -7,7 +7,7 @@ import click
 
 from store.collecting import Collection
 from store.domain.state import State
-from store.retention import KeepPolicy
+from store.policy.retention import KeepPolicy
 from store.view import look
 from tools import render
 from tools.build_command import provisioner

@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from store.collecting import rehearse
 from store.layout import Layout
+from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.retention import KeepPolicy
 from store.verification import Depth, verify
 from store.view import look
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles

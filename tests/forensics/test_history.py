@@ -11,12 +11,12 @@ import shutil
 import pytest
 
 from pipeline.testing import raising
-from store import rollback
 from store.base import canonical_json, identity
 from store.domain import events as e
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.layout import Layout
+from store.policy import rollback
 from store.testing import PREPROCESSING, FakeClock, made, ref_of
 from store.transaction import Store
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture

@@ -17,8 +17,8 @@ from pipeline.testing import raising
 from store.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repaired
 from store.errors import ArtifactsBusyError, DiskFullError, RequestRefusedError
+from store.policy.retention import KeepPolicy, Needed
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.retention import KeepPolicy, Needed
 from tests.small_builds import FakeSite, spread, tiny_network, tree, words
 
 ONE = KeepPolicy(keep=1)

@@ -20,7 +20,7 @@ from store.domain.events import BuildDenied, BuildFailed, StepStarted
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
 from store.formats import tile_pack
-from store.retention import KeepPolicy
+from store.policy.retention import KeepPolicy
 from tests.small_builds import ZOOM, Site, picture, spread, tiny_network
 
 

@@ -19,8 +19,8 @@ from store.formats.index_delta import Rows, decode, encode
 from store.formats.tables import decode_blocks
 from store.manifest.manifest import parse
 from store.manifest.roles import DELTA, WHOLE
+from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.retention import KeepPolicy
 from store.verification import verify
 from tests.small_builds import ZOOM, FakeSite, spread, tree, words
 

@@ -37,7 +37,7 @@ from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
 from store.domain.event_codec import encode as encode_event
 from store.domain.events import BuildFailed, CellEmbedded, StepRetried
-from store.retention import KeepPolicy
+from store.policy.retention import KeepPolicy
 from store.verification import Depth, verify
 from store.view import read
 from tests.small_builds import WORLD, ZOOM, FakeSite, Site, picture, spread, tree

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from journal import Journal
-from store import remembering, rollback
+from store import remembering
 from store.artifacts import Artifacts
 from store.base.identity import build_identity
 from store.base.values import ArtifactRef
@@ -30,10 +30,11 @@ from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefus
 from store.facts import to_record
 from store.layout import Layout
 from store.manifest.manifest import parse
+from store.policy import rollback
+from store.policy.recovery import Project
 from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.rebuild import rebuild
-from store.recovery import Project
 from store.runtime.capabilities import libraries
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store

@@ -33,7 +33,7 @@ from store.exporting import export
 from store.facts import to_record
 from store.importing import import_bundle
 from store.layout import Layout
-from store.retention import KeepPolicy
+from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
 from store.transaction import Store
 from store.view import look, read

@@ -19,7 +19,7 @@ from journal import (
     safe_reader,
 )
 from journal.record import EMPTY
-from store import checkpoint, remembering, rollback
+from store import checkpoint, remembering
 from store.base.values import Position
 from store.beside import accept
 from store.collecting import collect
@@ -29,8 +29,9 @@ from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind
 from store.layout import Layout
 from store.ledger import Ledger
+from store.policy import rollback
+from store.policy.retention import KeepPolicy
 from store.remembering import trusted_head
-from store.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
 from store.transaction import Store
 from store.verification import Depth, verify

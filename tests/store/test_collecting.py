@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from store import collecting, rollback
+from store import collecting
 from store.artifacts import Artifacts
 from store.collecting import collect, rehearse
 from store.coverage import walk
@@ -17,8 +17,9 @@ from store.domain.events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
+from store.policy import rollback
+from store.policy.retention import Gone, KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.retention import Gone, KeepPolicy
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store

@@ -358,8 +358,8 @@ def test_records_that_no_c10_wrote(file, new, tmp_path, change, error):
 
 def test_a_rollback_without_its_commit(source, new, tmp_path):
     """A rollback and its commit are one transaction; a bundle may not end between."""
-    from store import rollback
     from store.domain.events import RolledBack
+    from store.policy import rollback
 
     with opened(source) as store:
         store.roll_back(rollback.plan(store.state, to=None, why=""))

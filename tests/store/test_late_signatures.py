@@ -11,8 +11,8 @@ from store.collecting import collect
 from store.domain.events import GenerationSigned
 from store.layout import Layout
 from store.manifest.file_names import MAX_SIGNATURES
+from store.policy.retention import KeepPolicy, keep_without
 from store.rebuild import rebuild
-from store.retention import KeepPolicy, keep_without
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.trust.signatures import Signer, TrustedKey, parse_signature, signature_file

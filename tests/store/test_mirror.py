@@ -14,7 +14,7 @@ from journal.errors import BuildLockHeldError
 from journal.lock import BuildLock
 from journal.record import Record
 from store import mirror as module
-from store import rollback, segment
+from store import segment
 from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by
@@ -33,10 +33,11 @@ from store.importing import Outcome, import_bundle
 from store.layout import Layout
 from store.manifest.manifest import parse
 from store.mirror import mirror
+from store.policy import rollback
+from store.policy.retention import KeepPolicy
 from store.quarantine import set_aside
 from store.reader import FlightCache, NoGoError
 from store.rebuild import rebuild
-from store.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.trust.signatures import Signer

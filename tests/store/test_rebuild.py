@@ -13,7 +13,7 @@ from journal import Journal, JournalDamagedError, JournalFullError, safe_reader
 from journal.errors import JournalIOError
 from journal.record import EMPTY, Entry, Record, encode, link
 from journal.storage.environment import open_environment
-from store import rollback, segment
+from store import segment
 from store.base.identity import build_identity
 from store.domain.events import (
     BuildCommitted,
@@ -28,6 +28,7 @@ from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.facts import to_record
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
+from store.policy import rollback
 from store.quarantine import set_aside
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, StopDeadError, made, play

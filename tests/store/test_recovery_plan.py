@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from store.base.values import Position
 from store.domain.state import Build, Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.recovery import Abandon, ClearScratch, Observed, Project, SetAside, check, plan
+from store.policy.recovery import Abandon, ClearScratch, Observed, Project, SetAside, check, plan
 
 SHA = "cd" * 32
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store import rollback
 from store.collecting import _decide
 from store.coverage import named_by
 from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
@@ -18,7 +17,8 @@ from store.domain.manifest_projection import project
 from store.domain.state import STAND_IN, Fact, State
 from store.layout import Layout
 from store.manifest.manifest import parse
-from store.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
+from store.policy import rollback
+from store.policy.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 

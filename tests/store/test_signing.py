@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store import rollback
 from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import strangers
@@ -21,10 +20,11 @@ from store.errors import (
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.manifest.file_names import MAX_SIGNATURES
+from store.policy import rollback
+from store.policy.recovery import Project, SetAside
+from store.policy.retention import KeepPolicy
 from store.projecting import Projections
 from store.reader import FlightCache
-from store.recovery import Project, SetAside
-from store.retention import KeepPolicy
 from store.runtime.capabilities import libraries
 from store.signing import sign
 from store.testing import FakeClock, Scenario, StopDeadError, play

@@ -11,7 +11,7 @@ from store.domain.fold import evolve, fold
 from store.domain.state import FLIGHT, STAND_IN, BuildStatus, Fact, State, Unknown, checks_of
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.manifest.file_names import MAX_SIGNATURES
-from store.rollback import plan
+from store.policy.rollback import plan
 from store.testing import made
 
 REF = ArtifactRef(sha256="ab" * 32, size=3)

@@ -14,7 +14,6 @@ import pytest
 from journal import Journal
 from journal.record import Record
 from journal.storage.environment import open_environment
-from store import rollback
 from store.artifacts import Artifacts
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
@@ -39,8 +38,9 @@ from store.facts import to_record
 from store.layout import Layout
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
+from store.policy import rollback
+from store.policy.recovery import Abandon, ClearScratch, Project
 from store.rebuild import rebuild
-from store.recovery import Abandon, ClearScratch, Project
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look, observe, read

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.errors import JournalDamagedError
-from store import rollback
 from store.domain.events import CellEmbedded
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
@@ -14,6 +13,7 @@ from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.layout import Layout
 from store.manifest.manifest import parse
+from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.verification import verify

@@ -19,7 +19,7 @@ from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.layout import KNOWN_ENTRIES, Layout
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
-from store.retention import KeepPolicy
+from store.policy.retention import KeepPolicy
 from store.view import RESERVE_NAME, History, look, read
 from store.writeonce import read_regular
 from tests.crash.harness.bench import Acknowledged, Bench

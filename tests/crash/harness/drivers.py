@@ -12,7 +12,7 @@ from importlib import metadata
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal.lock import BuildLock
-from store import beside, rollback
+from store import beside
 from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by
@@ -21,9 +21,10 @@ from store.domain.manifest_projection import project
 from store.domain.state import FLIGHT
 from store.manifest.manifest import parse
 from store.mirror import mirror
+from store.policy import rollback
+from store.policy.retention import KeepPolicy
 from store.projecting import Projections
 from store.rebuild import rebuild
-from store.retention import KeepPolicy
 from store.testing import Scenario, StopDeadError, made, play
 from store.trust.signatures import Signer
 from store.view import look

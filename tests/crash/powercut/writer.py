@@ -12,13 +12,13 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store import rollback
 from store.beside import accept
 from store.collecting import collect
 from store.layout import Layout
 from store.ledger import Ledger
+from store.policy import rollback
+from store.policy.retention import KeepPolicy
 from store.projecting import Projections
-from store.retention import KeepPolicy
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store

@@ -27,16 +27,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal import JournalError
 from journal.lock import BuildLock, held
-from store import rollback
 from store.beside import accept
 from store.collecting import collect
 from store.errors import NoGoError, RequestRefusedError, StoreError
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
 from store.manifest.file_names import signature_name
+from store.policy import rollback
+from store.policy.retention import KeepPolicy
 from store.projecting import signers_of
 from store.reader import FlightCache
-from store.retention import KeepPolicy
 from store.signing import sign
 from store.trust.signatures import Signer
 from store.verification import verify

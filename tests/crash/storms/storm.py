@@ -16,13 +16,13 @@ from pathlib import Path
 
 from journal import JournalError
 from journal.lock import BuildLock
-from store import rollback
 from store.collecting import collect
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.findings import Depth, ProblemKind
 from store.layout import Layout
+from store.policy import rollback
+from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
-from store.retention import KeepPolicy
 from store.verification import verify
 from store.view import read
 from tests.crash.powercut.judge import FAKE
