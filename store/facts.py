@@ -10,10 +10,10 @@ from store.domain.events import Event
 from store.domain.fold import absorb
 from store.domain.state import CellRun, Fact, State, Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.remembering import without_collector
+from store.snapshots.snapshot_file import without_collector
 
 if TYPE_CHECKING:
-    from store.bulk import CellReader
+    from store.snapshots.batch_fold import CellReader
 
 _CELL: Final = b"\x96\xadcell.embedded\x01"
 """How a record begins that tells of a cell: six fields, the tag, version 1."""
@@ -83,7 +83,7 @@ def _in_runs(entries: Iterable[Entry]) -> Iterator[Fact | CellRun]:
 
 
 def _cell_reader() -> "CellReader":
-    from store.bulk import CellReader  # noqa: PLC0415 - with it comes NumPy, which a short journal can do without
+    from store.snapshots.batch_fold import CellReader  # noqa: PLC0415 - with it comes NumPy, which a short journal can do without
 
     return CellReader()
 

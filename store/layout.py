@@ -41,7 +41,7 @@ class Layout:
     Attributes:
         root: Its folder.
         manifest_filename: A format string on `generation`.
-        memory: A folder outside of any cache for what may be forgotten (`store.remembering`); None remembers nothing.
+        memory: A folder outside of any cache for what may be forgotten (`store.snapshots.snapshot_file`); None remembers nothing.
     """
 
     root: Path

@@ -21,7 +21,7 @@ from store.domain.state import State
 from store.errors import DamagedHistoryError
 from store.facts import fold_entries, since_position, to_fact, to_record
 from store.layout import Layout
-from store.remembering import forget, head_of, recall, remember, trusted_head
+from store.snapshots.snapshot_file import forget, head_of, recall, remember, trusted_head
 
 Judgement = TypeVar("Judgement")
 

@@ -11,7 +11,7 @@ from store import evidence
 from store.base.values import Position
 from store.errors import DamagedHistoryError, ErrorKind
 from store.layout import Layout
-from store.remembering import remember
+from store.snapshots.snapshot_file import remember
 from store.view import View, look, read
 
 _LOOKS, _PAUSE_S = 20, 0.05

@@ -20,7 +20,7 @@ from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_
 from store.policy.recovery import Observed
 from store.policy.recovery import check as check_history
 from store.remedies import rebuilding, replaying
-from store.remembering import forget, recall, remember, trusted_head, without_collector
+from store.snapshots.snapshot_file import forget, recall, remember, trusted_head, without_collector
 from store.writeonce import read_regular
 
 RESERVE_NAME = "reserve"

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from store.base.valueclass import valueclass
-from store.remembering import without_collector
+from store.snapshots.snapshot_file import without_collector
 from tools import edge
 from tools.exit_codes import MEANINGS, ExitCode
 

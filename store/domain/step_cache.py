@@ -42,7 +42,7 @@ class Cells(NamedTuple):
         names: Which cells they are.
         blocks: Digests of their blocks.
         payloads: Their events, as the bytes of a record's payload.
-        unpack: What makes an event of such bytes (`store.packed`).
+        unpack: What makes an event of such bytes (`store.snapshots.cell_codec`).
     """
 
     names: Sequence[CellName]

@@ -17,7 +17,7 @@ from pipeline.cells import CELL_SHIFT
 from store.base.values import ArtifactRef, Position
 from store.domain.events import BuildStarted, CellEmbedded, StepStarted
 from store.layout import Layout
-from store.remembering import recall, remember
+from store.snapshots.snapshot_file import recall, remember
 from store.transaction import Store
 from store.view import look, read
 from tests.benchmarks.caches import BigSite, write_mbtiles

@@ -11,7 +11,7 @@ from journal.storage import open_environment
 from pipeline.provisioner import CacheProvisioner
 from pipeline.tiles import archive_memory, memory
 from pipeline.tiles.selection import MAX_WANTED
-from store import remembering
+from store.snapshots import snapshot_file
 from tests.benchmarks import scale_simulation
 from tests.benchmarks.scale_table import (
     MAP_BYTES,
@@ -111,7 +111,7 @@ def test_a_state_that_is_too_large_to_be_remembered_is_said_to_be():
     lines = {name: fitted(sizes, name) for name in ("remembered_bytes", "remembered_s")}
     assert _remembered(lines, 2_000_000_000) == "not kept (8 GB)"
     assert _remembered(lines, 1_000_000_000) == "17 min (4 GB)"
-    assert (MAP_BYTES, REMEMBERED_BYTES) == (open_environment.MAP_BYTES, remembering._MAX_BYTES)
+    assert (MAP_BYTES, REMEMBERED_BYTES) == (open_environment.MAP_BYTES, snapshot_file._MAX_BYTES)
 
 
 def test_the_limits_of_the_program_are_told_as_they_are():

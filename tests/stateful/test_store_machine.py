@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from journal import Journal
-from store import remembering
 from store.artifacts import Artifacts
 from store.base.identity import build_identity
 from store.base.values import ArtifactRef
@@ -36,6 +35,7 @@ from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.rebuild import rebuild
 from store.runtime.capabilities import libraries
+from store.snapshots import snapshot_file
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look, read
@@ -154,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="c10-store-"))
         self.layout = Layout(self.folder / "cache", memory=self.folder / "memory")
         # What folding came to is remembered after every record: each look goes through what an earlier one left.
-        self.worth, remembering.WORTH_RECORDS = remembering.WORTH_RECORDS, 1
+        self.worth, snapshot_file.WORTH_RECORDS = snapshot_file.WORTH_RECORDS, 1
         self.clock = BesideClock()
         self.model = Model()
         self.durable = (
@@ -167,7 +167,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.state = None
 
     def teardown(self):
-        remembering.WORTH_RECORDS = self.worth
+        snapshot_file.WORTH_RECORDS = self.worth
         shutil.rmtree(self.folder)
 
     @initialize()

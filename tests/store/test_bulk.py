@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from journal.errors import JournalError
 from journal.record import EMPTY, Entry, Record, encode, link
-from store import bulk, checkpoint, facts
+from store import facts
 from store.base.values import ArtifactRef
 from store.domain import event_codec
 from store.domain import events as e
@@ -19,7 +19,8 @@ from store.domain.fold import absorb, fold
 from store.domain.state import CellRun, State
 from store.errors import DamagedHistoryError, StoreError
 from store.facts import fold_entries, to_fact, to_facts, to_record
-from store.packed import pack, unpack
+from store.snapshots import batch_fold, snapshot_codec
+from store.snapshots.cell_codec import pack, unpack
 from store.testing import made, ref_of
 
 GENESIS = made(e.CacheCreated, cache_id="c" * 32)
@@ -32,7 +33,7 @@ def few_are_worth_it(monkeypatch):
     monkeypatch.setattr(facts, "_WORTH_CELLS", 1)
     monkeypatch.setattr(facts, "_FEW_CELLS", 1)
     monkeypatch.setattr(facts, "_BATCH_BYTES", 20_000)
-    monkeypatch.setattr(bulk, "_ALIKE", 2)
+    monkeypatch.setattr(batch_fold, "_ALIKE", 2)
 
 
 def cell(x, *, y=0, space=0, tiles=3, key="", **fields):
@@ -94,7 +95,7 @@ def built(*events, build=1):
 def read(found, reader=None):
     """The runs in which cells are read, by one that may have read others."""
     cells = [place for place, entry in enumerate(found) if entry.raw.startswith(facts._CELL)]
-    facts_and_runs = [*(reader or bulk.CellReader()).runs(found, cells, to_fact)]
+    facts_and_runs = [*(reader or batch_fold.CellReader()).runs(found, cells, to_fact)]
     return [fact for fact in facts_and_runs if isinstance(fact, CellRun)]
 
 
@@ -106,14 +107,14 @@ class TestAgainstOneByOne:
     """Nothing tells from a state how its facts were read."""
 
     def test_cells_of_all_sizes(self, monkeypatch):
-        taken, runs = [], bulk.CellReader.runs
+        taken, runs = [], batch_fold.CellReader.runs
 
         def told(*args):
             for found in runs(*args):
                 taken.append(len(found.cells.names) if isinstance(found, CellRun) else 0)
                 yield found
 
-        monkeypatch.setattr(bulk.CellReader, "runs", told)
+        monkeypatch.setattr(batch_fold.CellReader, "runs", told)
         numbers = (0, 1, 5, 100, 127, 128, 200, 255, 256, 4000, 65_535, 65_536, 70_000, 2**31, 2**32 - 1)
         state = same(built(*(cell(x, y=y, tiles=x) for x in numbers for y in numbers)))
         assert state.builds[1].cells_embedded == len(numbers) ** 2
@@ -198,8 +199,8 @@ class TestAgainstOneByOne:
         assert len(same(built(*strange)).memo.blocks) == len(strange)
 
     def test_more_forms_than_are_tried_and_more_lengths_than_are_remembered(self, monkeypatch):
-        monkeypatch.setattr(bulk, "_FORMS", 3)
-        monkeypatch.setattr(bulk, "_KEPT", 2)
+        monkeypatch.setattr(batch_fold, "_FORMS", 3)
+        monkeypatch.setattr(batch_fold, "_KEPT", 2)
         keys = "abcdefghij"
         events = [
             cell(x, y=number, components={key: "v" * number})
@@ -229,7 +230,7 @@ class TestAgainstOneByOne:
         )
         found = built(*events)
         state = same(found)
-        again = checkpoint.decode(checkpoint.encode(state))
+        again = snapshot_codec.decode(snapshot_codec.encode(state))
         assert again == state
         assert [*again.memo.blocks.items()] == [*state.memo.blocks.items()]
         assert [*again.memo.earlier.items()] == [*state.memo.earlier.items()]
@@ -271,14 +272,14 @@ class TestForms:
 
     @pytest.fixture(autouse=True)
     def few_are_remembered(self, monkeypatch):
-        monkeypatch.setattr(bulk, "_FORMS", 4)
-        monkeypatch.setattr(bulk, "_KEPT", 3)
+        monkeypatch.setattr(batch_fold, "_FORMS", 4)
+        monkeypatch.setattr(batch_fold, "_KEPT", 3)
 
     @pytest.fixture
     def learnt(self, monkeypatch):
         """What forms were made of."""
-        found, form_of = [], bulk._form_of
-        monkeypatch.setattr(bulk, "_form_of", lambda raw: found.append(raw) or form_of(raw))
+        found, form_of = [], batch_fold._form_of
+        monkeypatch.setattr(batch_fold, "_form_of", lambda raw: found.append(raw) or form_of(raw))
         return found
 
     def cells(self, key, *, width=1, build=1):
@@ -286,13 +287,13 @@ class TestForms:
         return entries(*((build, event) for event in events))
 
     def test_builds_are_no_forms(self, learnt):
-        reader = bulk.CellReader()
+        reader = batch_fold.CellReader()
         for build in range(1, 120):
             assert lengths(read(self.cells("a", build=build), reader)) == [3]
         assert len(learnt) == 1
 
     def test_those_that_nobody_meets_make_way(self, learnt):
-        reader = bulk.CellReader()
+        reader = batch_fold.CellReader()
         for key in "abcdefghij":
             for met in (key, key, "a"):
                 assert lengths(read(self.cells(met), reader)) == [3]
@@ -301,7 +302,7 @@ class TestForms:
         assert (length, len(forms)) == (len(learnt[0]), 3)
 
     def test_lengths_that_nobody_meets_make_way(self, learnt):
-        reader = bulk.CellReader()
+        reader = batch_fold.CellReader()
         for width in range(1, 12):
             assert lengths(read(self.cells("a", width=width), reader)) == [3]
             assert lengths(read(self.cells("a"), reader)) == [3]
@@ -329,7 +330,7 @@ class TestLazily:
 
     def test_no_event_is_made_before_one_is_asked_for(self, monkeypatch):
         asked = []
-        monkeypatch.setattr(bulk, "unpack", lambda payload: asked.append(payload) or unpack(payload))
+        monkeypatch.setattr(batch_fold, "unpack", lambda payload: asked.append(payload) or unpack(payload))
         state = State()
         fold_entries(state, built(*(cell(x) for x in range(40))))
         assert state.builds[1].tiles_embedded == 120
@@ -366,11 +367,11 @@ class TestLazily:
     def test_columns_that_do_not_fit_are_no_state(self, change):
         state = State()
         fold_entries(state, built(cell(1)))
-        tree = msgpack.unpackb(checkpoint.encode(state))
-        assert checkpoint.decode(msgpack.packb(tree)) == state
+        tree = msgpack.unpackb(snapshot_codec.encode(state))
+        assert snapshot_codec.decode(msgpack.packb(tree)) == state
         tree["memo"].update(change)
         with pytest.raises(ValueError, match="expected a folded state"):
-            checkpoint.decode(msgpack.packb(tree))
+            snapshot_codec.decode(msgpack.packb(tree))
 
 
 def test_without_many_cells_numpy_is_not_loaded(monkeypatch):

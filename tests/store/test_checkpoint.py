@@ -19,7 +19,6 @@ from journal import (
     safe_reader,
 )
 from journal.record import EMPTY
-from store import checkpoint, remembering
 from store.base.values import Position
 from store.beside import accept
 from store.collecting import collect
@@ -31,7 +30,8 @@ from store.layout import Layout
 from store.ledger import Ledger
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.remembering import trusted_head
+from store.snapshots import snapshot_codec, snapshot_file
+from store.snapshots.snapshot_file import trusted_head
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
 from store.transaction import Store
 from store.verification import Depth, verify
@@ -73,7 +73,7 @@ def pristine(tmp_path_factory):
 @pytest.fixture
 def remembered(pristine, tmp_path, monkeypatch):
     """A copy whose folds are remembered, however short they are."""
-    monkeypatch.setattr(remembering, "WORTH_RECORDS", 1)
+    monkeypatch.setattr(snapshot_file, "WORTH_RECORDS", 1)
     shutil.copytree(pristine.root, tmp_path / "cache", symlinks=True)
     return Layout(tmp_path / "cache", memory=tmp_path / "memory")
 
@@ -96,7 +96,7 @@ def test_a_state_at_every_record_is_the_same_after_bytes(pristine):
     whole, state = fold(facts), State()
     for done, fact in enumerate(facts, start=1):
         absorb(state, (fact,))
-        again = checkpoint.decode(checkpoint.encode(state))
+        again = snapshot_codec.decode(snapshot_codec.encode(state))
         assert again == state
         assert fold(facts[done:], again) == whole
     # The order in which results became known is what later ones are chosen by.
@@ -111,11 +111,11 @@ def test_a_state_at_every_record_is_the_same_after_bytes(pristine):
 @given(st.data())
 @settings(max_examples=200)
 def test_other_bytes_are_a_state_or_an_error(pristine, data):
-    good = checkpoint.encode(read_once(pristine))
+    good = snapshot_codec.encode(read_once(pristine))
     at = data.draw(st.integers(0, len(good) - 1))
     bad = good[:at] + data.draw(st.binary(max_size=3)) + good[at + data.draw(st.integers(0, 3)) :]
     try:
-        found = checkpoint.decode(bad)
+        found = snapshot_codec.decode(bad)
     except ValueError as error:
         assert "expected a folded state" in str(error)
     else:
@@ -131,7 +131,7 @@ def read_once(layout):
 
 @pytest.mark.parametrize("change", ["surplus", "missing", "mark"])
 def test_a_build_of_another_release_is_no_build(pristine, change):
-    tree = msgpack.unpackb(checkpoint.encode(read(pristine).state))
+    tree = msgpack.unpackb(snapshot_codec.encode(read(pristine).state))
     if change == "surplus":
         tree["builds"][0]["new"] = 1
     elif change == "missing":
@@ -139,7 +139,7 @@ def test_a_build_of_another_release_is_no_build(pristine, change):
     else:
         tree["builds"][0]["status"] = "unheard of"
     with pytest.raises(ValueError, match="expected a folded state"):
-        checkpoint.decode(msgpack.packb(tree))
+        snapshot_codec.decode(msgpack.packb(tree))
 
 
 def test_a_second_look_folds_what_came_since(remembered, starts):
@@ -175,7 +175,7 @@ def test_a_writer_folds_what_came_since(remembered, monkeypatch):
 
 
 def test_short_folds_are_not_kept_and_nothing_without_a_folder(remembered, monkeypatch):
-    monkeypatch.setattr(remembering, "WORTH_RECORDS", look(replace(remembered, memory=None)).head.seq + 1)
+    monkeypatch.setattr(snapshot_file, "WORTH_RECORDS", look(replace(remembered, memory=None)).head.seq + 1)
     look(remembered)
     assert not remembered.memory.exists()
 
@@ -217,7 +217,7 @@ def test_what_is_strange_is_not_believed(remembered, starts, kind):
 
 def test_what_another_user_wrote_is_not_believed(remembered, starts, monkeypatch):
     look(remembered)
-    monkeypatch.setattr(remembering.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(snapshot_file.os, "geteuid", lambda: 12345)
     look(remembered)
     assert starts == [0, 0]
 
@@ -366,7 +366,7 @@ def test_a_full_disk_leaves_no_half_of_it(remembered, monkeypatch):
 
     real = os.fdopen
     monkeypatch.setattr(
-        remembering.os, "fdopen", lambda fd, mode: Full(real(fd, mode)) if mode == "wb" else real(fd, mode)
+        snapshot_file.os, "fdopen", lambda fd, mode: Full(real(fd, mode)) if mode == "wb" else real(fd, mode)
     )
     look(remembered)
     assert not list(remembered.memory.iterdir())
@@ -376,10 +376,10 @@ def test_a_long_journal_is_not_written_out_for_every_few_records(remembered, mon
     state = read(remembered).state
     long = replace(state, position=Position(10_000, state.position.chain))
     since = Position(9_000, "0" * 64)
-    monkeypatch.setattr(remembering, "WORTH_RECORDS", 512)
-    remembering.remember(remembered, long, since=since, head=state.head)
+    monkeypatch.setattr(snapshot_file, "WORTH_RECORDS", 512)
+    snapshot_file.remember(remembered, long, since=since, head=state.head)
     assert not remembered.memory.exists()
-    remembering.remember(remembered, long, since=since, head=None)
+    snapshot_file.remember(remembered, long, since=since, head=None)
     assert remembered.memory.exists()
 
 
@@ -409,9 +409,9 @@ def test_whoever_changes_how_facts_fold_raises_the_law():
     If this fails: where facts now fold to another state, or the state has another form, raise `LAW`; then write down the
     new digest in any case.
     """
-    digest = hashlib.sha256(str(checkpoint.LAW).encode())
+    digest = hashlib.sha256(str(snapshot_codec.LAW).encode())
     for name in LAW_MODULES:
-        digest.update(Path(checkpoint.__file__).with_name(f"{name}.py").read_bytes())
+        digest.update(Path(snapshot_codec.__file__).with_name(f"{name}.py").read_bytes())
     assert digest.hexdigest()[:16] == LAW_DIGEST
 
 

@@ -10,9 +10,9 @@ import pytest
 from journal import JournalDamagedError
 from journal.record import Chain, decode, encode, link
 from journal.storage.environment import is_open
-from store import checkpoint, remembering
 from store.layout import Layout
 from store.ledger import Ledger
+from store.snapshots import snapshot_codec, snapshot_file
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.transaction import Store
 from store.view import look
@@ -21,7 +21,7 @@ from store.view import look
 @pytest.fixture
 def layout(tmp_path, monkeypatch):
     """Three generations, and what they fold to remembered."""
-    monkeypatch.setattr(remembering, "WORTH_RECORDS", 1)
+    monkeypatch.setattr(snapshot_file, "WORTH_RECORDS", 1)
     layout = Layout(tmp_path / "cache", memory=tmp_path / "memory")
     with opened(layout) as store:
         for number in range(3):
@@ -73,7 +73,7 @@ def test_too_little_memory_to_remember_costs_only_speed(layout, monkeypatch):
         raise MemoryError
 
     shutil.rmtree(layout.memory)
-    monkeypatch.setattr(checkpoint, "encode", too_much)
+    monkeypatch.setattr(snapshot_codec, "encode", too_much)
     with opened(layout) as store:
         generation, _ = play(store, Scenario(flight="new"))
     assert generation.number == 4

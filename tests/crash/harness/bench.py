@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from journal import Journal
 from journal.lock import BuildLock
-from store import remembering
 from store.base.clock import SystemClock
 from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.snapshots import snapshot_file
 from store.transaction import Store
 from store.trust.signatures import Signer
 from store.view import look
@@ -25,7 +25,7 @@ LOCK_TIMEOUT_S = 60.0
 """Nobody holds a lock for long, so that only a lock that is held for ever makes anybody wait so long."""
 
 # What was folded is remembered after every record, so that every look after a kill meets what the dead left of it.
-remembering.WORTH_RECORDS = 1
+snapshot_file.WORTH_RECORDS = 1
 
 
 class Acknowledged(NamedTuple):

@@ -20,7 +20,7 @@ from store.domain.events import CellEmbedded, Event
 from store.domain.state import Build, BuildStatus, Generation, State
 from store.domain.step_cache import CellName, Made, Memo
 from store.errors import StoreError
-from store.packed import pack, unpack
+from store.snapshots.cell_codec import pack, unpack
 
 LAW = 3
 """Number of the law by which facts fold to a state, and of this form of it. Raised by hand when either changes."""

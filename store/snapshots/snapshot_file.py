@@ -2,11 +2,11 @@
 
 What is kept is the value of a pure function: a chain digest stands for every record up to it, and these records fold to
 one state. So it lies outside of the cache, in a folder of this user, and is taken only where the journal holds a record
-with that very digest in that very place, and only by a release that folds alike (`store.checkpoint.LAW`). Without it, or
+with that very digest in that very place, and only by a release that folds alike (`store.snapshots.snapshot_codec.LAW`). Without it, or
 where anything about it is strange, the journal is folded from its first record, with the same result. Whoever removes
 something, or proves something, does that in any case.
 
-Layout: magic (8), SHA-256 of all that follows (32), law (2, big-endian), bytes of `store.checkpoint`.
+Layout: magic (8), SHA-256 of all that follows (32), law (2, big-endian), bytes of `store.snapshots.snapshot_codec`.
 """
 
 import gc
@@ -59,16 +59,16 @@ def recall(layout: Layout) -> State:
         return State()
     if data is None:
         return State()
-    from store import checkpoint  # noqa: PLC0415 - most journals are short, and nothing is remembered of them
+    from store.snapshots import snapshot_codec  # noqa: PLC0415 - most journals are short, and nothing is remembered of them
 
     start = len(_MAGIC) + _DIGEST
-    law = checkpoint.LAW.to_bytes(_LAW_BYTES, "big")
+    law = snapshot_codec.LAW.to_bytes(_LAW_BYTES, "big")
     seal = hashlib.sha256(memoryview(data)[start:]).digest()
     if data[:start] != _MAGIC + seal or data[start : start + _LAW_BYTES] != law:
         return State()
     with without_collector():
         try:
-            return checkpoint.decode(data[start + _LAW_BYTES :])
+            return snapshot_codec.decode(data[start + _LAW_BYTES :])
         except ValueError:
             return State()
 
@@ -95,9 +95,9 @@ def remember(layout: Layout, state: State, *, since: Position, head: Generation 
 
 
 def _write(path: Path, state: State) -> None:
-    from store import checkpoint  # noqa: PLC0415 - as above
+    from store.snapshots import snapshot_codec  # noqa: PLC0415 - as above
 
-    body = checkpoint.LAW.to_bytes(_LAW_BYTES, "big") + checkpoint.encode(state)
+    body = snapshot_codec.LAW.to_bytes(_LAW_BYTES, "big") + snapshot_codec.encode(state)
     if len(body) <= _MAX_BYTES:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from store.domain import event_codec
 from store.domain.state import CellRun, Fact
 from store.domain.step_cache import CellName, Cells
 from store.errors import StoreError
-from store.packed import unpack
+from store.snapshots.cell_codec import unpack
 
 _ALIKE: Final = 16
 """As many records of one length have to be left for another form to be worth it."""
