@@ -25,10 +25,10 @@ from pipeline.request import BuildRequest
 from pipeline.run import Ports, Run
 from pipeline.steps import take_steps
 from pipeline.warm import area_warnings, look_warm, reused
+from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import Generation, State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
-from store.layout import Layout
 from store.transaction import Store
 
 

@@ -26,8 +26,8 @@ from pipeline.reference import reference_run
 from pipeline.run import Run
 from pipeline.tiles.reading import REST, read_tile
 from pipeline.tiles.tile import Tile
-from store.artifacts import Artifacts
 from store.base.canonical_json import Document
+from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.domain.index_files import delta_of, whole_of, whole_rows
 from store.errors import ArtifactError

@@ -15,9 +15,9 @@ from pipeline.inputs import Model
 from pipeline.networks import located
 from pipeline.plan import BuildPlan, Decision
 from pipeline.run import Run
-from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
 from store.domain.attachments import TIMING_CACHE, attached, with_attached
 from store.domain.events import CheckFailed, EngineCompiled, StepReused, StepStarted
 from store.domain.state import FLIGHT, State

@@ -17,7 +17,7 @@ from pipeline.request import BuildRequest
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock, SystemClock
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.key_files import load_signer, read_trusted
 from store.trust.signatures import Signer

@@ -15,10 +15,10 @@ from pipeline.request import BuildRequest
 from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.beside import open_beside
+from store.disk.layout import Layout
 from store.domain.events import BuildDenied, Event
 from store.domain.state import State
 from store.errors import StoreError
-from store.layout import Layout
 
 _TEXT_LIMIT = 1_000
 

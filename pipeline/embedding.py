@@ -26,10 +26,10 @@ from pipeline.plan import BuildPlan, CellPlan, Decision
 from pipeline.request import BadTilePolicy
 from pipeline.run import Run
 from pipeline.tiles.reading import REST
+from store.disk.layout import Layout
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow
-from store.layout import Layout
 
 NORM_TOLERANCE = 1e-3
 """How far a descriptor's length may be from 1."""

@@ -30,15 +30,15 @@ from pipeline.networks import located
 from pipeline.plan import has_passed_here
 from pipeline.progress import Progress
 from pipeline.report import Failure
-from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
 from store.beside import Beside, open_beside
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.attachments import TIMING_CACHE
 from store.domain.events import CheckFailed, EngineCompiled, Event, Repaired
 from store.domain.state import State
-from store.layout import Layout
 from store.view import look
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from pipeline.index_plan import IndexPlan, extends, most_changed
 from pipeline.run import Run
-from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
 from store.domain.events import Index, IndexExtended, StepStarted
 from store.domain.index_files import delta_of, whole_of
 from store.errors import ArtifactError

@@ -13,12 +13,12 @@ from pipeline.index_plan import IndexPlan, resolve
 from pipeline.place import FEATURELESS_BELOW
 from pipeline.run import Run
 from pipeline.tiles.selection import Selection
-from store.artifacts import Artifacts
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import index_components, index_key, tile_of
 from store.base.values import ArtifactRef
 from store.coverage import Coverage, block_role, referenced_by, walk
+from store.disk.artifacts import Artifacts
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import (
     CheckFailed,

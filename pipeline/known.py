@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from pipeline.cells import Row
-from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
 from store.domain.events import CellEmbedded
 from store.errors import ArtifactError, CacheUnusableError, ErrorKind
 from store.formats import descriptor_block

@@ -3,7 +3,7 @@
 from typing import Protocol, Self
 
 from journal.lock import BuildLock
-from store.layout import Layout
+from store.disk.layout import Layout
 
 
 class Lock(Protocol):

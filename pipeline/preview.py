@@ -5,10 +5,10 @@ from pipeline.known import KnownRows
 from pipeline.plan import needed, plan
 from pipeline.report import PlanReport
 from pipeline.warm import look_warm
-from store.artifacts import Artifacts
 from store.coverage import sizes
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.state import State
-from store.layout import Layout
 from store.view import look
 
 

@@ -30,9 +30,9 @@ from pipeline.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
 from pipeline.warm import look_warm, reused
 from store.base.clock import Clock
+from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
-from store.layout import Layout
 from store.trust.go_no_go import TrustedKeys
 from store.trust.signatures import Signer
 from store.view import look

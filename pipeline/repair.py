@@ -30,10 +30,12 @@ from pipeline.request import BuildRequest
 from pipeline.restoring import Made, Workshop
 from pipeline.tiles.tile import TileMetadataStore
 from store import coverage
-from store.artifacts import Artifacts
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
-from store.displacement import free_displaced
+from store.disk.artifacts import Artifacts
+from store.disk.folder_integrity import free_displaced
+from store.disk.layout import FOLDERS, Layout
+from store.disk.quarantine import set_aside
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import (
     CellEmbedded,
@@ -61,11 +63,9 @@ from store.facts import to_facts
 from store.files.permissions import refuse_exposed
 from store.findings import Depth, ProblemKind, Verification
 from store.formats.tables import BlockRow, decode_blocks
-from store.layout import FOLDERS, Layout
 from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
 from store.projection_check import projection_findings
-from store.quarantine import set_aside
 from store.rebuild import Rebuilt, rebuild
 from store.runtime.load import ExecutionError
 from store.transaction import Store

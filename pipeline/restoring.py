@@ -25,12 +25,12 @@ from pipeline.networks import located
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
 from pipeline.standing_in import golden_answers
-from store.artifacts import Artifacts
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
 from store.domain.events import (
     CellEmbedded,
     EngineCompiled,

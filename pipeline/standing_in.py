@@ -16,12 +16,12 @@ from pipeline.errors import CheckError
 from pipeline.inputs import Model
 from pipeline.plan import Decision, EnginePlan
 from pipeline.run import Run
-from store.artifacts import Artifacts
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.attachments import GOLDEN, attached, with_attached
 from store.domain.events import EngineCompiled, StepReused
 from store.domain.state import STAND_IN
 from store.errors import ArtifactError, ErrorKind
-from store.layout import Layout
 from store.manifest.manifest import StandInEntry
 from store.runtime.golden_vectors import ANSWERED, encode_answers, golden_samples
 from store.runtime.load import Engine, ExecutionError, RuntimeUnavailableError

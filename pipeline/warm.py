@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from pipeline.geography import warnings_of
 from pipeline.inputs import Inputs
 from pipeline.report import BuildOutcome, BuildReport
-from store.artifacts import Artifacts
 from store.base.valueclass import valueclass
 from store.coverage import missing, named_by
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import CoverageWalked
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
 from store.projecting import signers_of

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 from journal import HeadMovedError
 from store import evidence
-from store.artifacts import Artifacts
 from store.base.canonical_json import Document
 from store.base.clock import Clock
-from store.displacement import refuse_displaced
+from store.disk.artifacts import Artifacts
+from store.disk.folder_integrity import refuse_displaced
+from store.disk.layout import Layout
 from store.domain.events import Event, GenerationAccepted
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.files.permissions import refuse_exposed
 from store.genesis import ensure_cache
-from store.layout import Layout
 from store.ledger import Ledger
 from store.policy import recovery
 from store.view import look, observe, require_cache

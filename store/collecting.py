@@ -23,13 +23,13 @@ from pathlib import Path
 
 from journal import HeadMovedError
 from journal.fsync import fsync_dir
-from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
 from store.errors import ArtifactError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
-from store.layout import Layout
 from store.ledger import RETRYABLE
 from store.manifest.file_names import signed_manifest
 from store.policy.retention import (

@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
+from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.domain.attachments import artifacts_of, attached_to_failure
 from store.domain.index_files import refs_of
 from store.domain.state import State
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
-from store.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.manifest.file_names import signed_manifest
 from store.manifest.manifest import Manifest
 

@@ -15,13 +15,13 @@ from store import segment
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
 from store.base.values import GENESIS_CHAIN
+from store.disk.layout import Layout
+from store.disk.repair_commands import rebuilding, repairing
+from store.disk.write_once import read_regular
 from store.domain.state import Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, from_os_error
-from store.layout import Layout
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
-from store.remedies import rebuilding, repairing
-from store.writeonce import read_regular
 
 
 class Standing(StrEnum):

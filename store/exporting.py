@@ -15,11 +15,13 @@ from pathlib import Path
 from journal import Entry
 from journal.fsync import fsync_dir
 from store import bundle
-from store.artifacts import Artifacts, counted
 from store.base.values import ArtifactRef
 from store.bundle import MAX_ARTIFACTS, Choice, Header
 from store.carried import collected_in, failing, named_in
 from store.coverage import referenced_by, sound
+from store.disk.artifacts import Artifacts, counted
+from store.disk.layout import Layout
+from store.disk.write_once import Draft
 from store.domain.events import BuildAbandoned, BuildCommitted, BuildFailed, BuildRefused
 from store.domain.fold import fold
 from store.domain.state import BuildStatus, State
@@ -32,11 +34,9 @@ from store.errors import (
     from_os_error,
 )
 from store.formats.tables import BlockRow, decode_blocks
-from store.layout import Layout
 from store.policy.recovery import check as check_history
 from store.view import History
 from store.view import read as read_cache
-from store.writeonce import Draft
 
 _NO_DRAFTS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})
 _LOOKS = 10

@@ -9,11 +9,11 @@ from contextlib import suppress
 
 from journal import Journal
 from journal.errors import JournalExistsError
-from store.artifacts import Artifacts
 from store.base.clock import Clock
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import CacheCreated
 from store.facts import to_record
-from store.layout import Layout
 
 WRITER = "c10"
 

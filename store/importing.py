@@ -22,14 +22,15 @@ from journal import Entry, Journal, RecordError
 from journal.record import Head
 from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store import bundle
-from store.artifacts import Artifacts
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
 from store.bundle import Header, Reader
 from store.carried import named_in
 from store.coverage import missing
-from store.displacement import refuse_displaced
+from store.disk.artifacts import Artifacts
+from store.disk.folder_integrity import refuse_displaced
+from store.disk.layout import Layout
 from store.domain.events import Event, Imported
 from store.domain.fold import fold
 from store.domain.manifest_projection import head_projections, project
@@ -47,7 +48,6 @@ from store.errors import (
 )
 from store.facts import to_facts, to_record
 from store.files.permissions import refuse_exposed
-from store.layout import Layout
 from store.ledger import Ledger
 from store.manifest import manifest
 from store.projecting import Projections, signatures_of

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from store.base.canonical_json import Document
+from store.disk.layout import Layout
+from store.disk.write_once import read_regular
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import from_os_error, is_shortage
-from store.layout import Layout
 from store.manifest.file_names import MANIFEST_NAME, MAX_SIGNATURES, signed_manifest
 from store.projecting import signers_of
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
@@ -29,7 +30,6 @@ from store.trust.signatures import (
     signature_file,
     trusted,
 )
-from store.writeonce import read_regular
 
 _ASIDE: Final = re.compile(r"(.+)\.[0-9]{1,18}")
 _MAX_BYTES: Final = 4096

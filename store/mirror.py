@@ -21,11 +21,14 @@ from pathlib import Path
 from journal.lock import BuildLock
 from journal.record import EMPTY
 from store import segment
-from store.artifacts import Artifacts, counted
 from store.base import canonical_json
 from store.base.values import ArtifactRef
 from store.coverage import missing, named_by, sound
-from store.displacement import refuse_displaced
+from store.disk.artifacts import Artifacts, counted
+from store.disk.folder_integrity import refuse_displaced
+from store.disk.layout import Layout
+from store.disk.repair_commands import repairing
+from store.disk.write_once import read_regular, write_once
 from store.domain.manifest_projection import project
 from store.domain.state import Generation
 from store.errors import (
@@ -40,15 +43,12 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
-from store.layout import Layout
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse
 from store.projecting import signatures_of
-from store.remedies import repairing
 from store.transaction import clear_scratch
 from store.view import History
 from store.view import read as read_cache
-from store.writeonce import read_regular, write_once
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 

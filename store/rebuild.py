@@ -24,6 +24,9 @@ from journal.record import EMPTY, encode, extend
 from store import evidence, segment
 from store.base import canonical_json
 from store.base.clock import Clock, SystemClock
+from store.disk.layout import Layout
+from store.disk.quarantine import set_aside
+from store.disk.write_once import read_regular
 from store.domain.events import GenerationSigned
 from store.domain.fold import absorb
 from store.domain.manifest_projection import head_projections, project
@@ -31,10 +34,7 @@ from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
 from store.facts import to_fact, to_record
 from store.late_signatures import LateSignatures, late_signatures
-from store.layout import Layout
-from store.quarantine import set_aside
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.writeonce import read_regular
 
 _SOURCES = 4
 """How many files of earlier rebuilds are looked into, newest first; one that was interrupted left its own last."""

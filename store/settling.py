@@ -9,8 +9,8 @@ import time
 from journal.lock import held
 from store import evidence
 from store.base.values import Position
+from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, ErrorKind
-from store.layout import Layout
 from store.snapshots.snapshot_file import remember
 from store.view import View, look, read
 

@@ -7,16 +7,16 @@ death in between costs nothing: the next writer writes the file from the journal
 import os
 from dataclasses import dataclass
 
+from store.disk.repair_commands import repairing
+from store.disk.write_once import read_regular
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from store.manifest.file_names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
 from store.projecting import signers_of
-from store.remedies import repairing
 from store.transaction import Store
 from store.trust.signatures import Signer, signature_file
-from store.writeonce import read_regular
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,12 +21,15 @@ from pathlib import Path
 from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.record import Head, encode, extend
 from store import evidence
-from store.artifacts import Artifacts
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.base.values import Position
-from store.displacement import refuse_displaced
+from store.disk.artifacts import Artifacts
+from store.disk.folder_integrity import refuse_displaced
+from store.disk.layout import Layout
+from store.disk.quarantine import set_aside
+from store.disk.repair_commands import rebuilding
 from store.domain.events import (
     BuildAbandoned,
     BuildCommitted,
@@ -51,14 +54,11 @@ from store.errors import (
 )
 from store.files.permissions import refuse_exposed
 from store.genesis import ensure_cache
-from store.layout import Layout
 from store.ledger import RETRYABLE, Ledger
 from store.manifest import manifest
 from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.policy.rollback import RollbackPlan
 from store.projecting import Projections, set_head_projections
-from store.quarantine import set_aside
-from store.remedies import rebuilding
 from store.trust.signatures import Signature, Signer
 from store.view import RESERVE_NAME, observe, require_cache
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, assert_never
 
-from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
 from store.coverage import each, named_by, referenced_by, walk
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import (
@@ -34,7 +35,6 @@ from store.errors import (
 )
 from store.files.permissions import exposed_path
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
-from store.layout import Layout
 from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
 from store.policy.retention import keep_without

@@ -11,17 +11,17 @@ from journal.record import EMPTY, Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
+from store.disk.layout import Layout
+from store.disk.repair_commands import rebuilding, replaying
+from store.disk.write_once import read_regular
 from store.domain.fold import absorb
 from store.domain.state import Fact, State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.facts import fold_entries, since_position, to_facts
-from store.layout import Layout
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.policy.recovery import Observed
 from store.policy.recovery import check as check_history
-from store.remedies import rebuilding, replaying
 from store.snapshots.snapshot_file import forget, recall, remember, trusted_head, without_collector
-from store.writeonce import read_regular
 
 RESERVE_NAME = "reserve"
 

@@ -9,9 +9,9 @@ import numpy as np
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.request import BuildRequest, ModelRole, ModelSpec, TileOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
-from store.artifacts import Artifacts
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.formats import descriptor_block
-from store.layout import Layout
 from store.testing import FakeClock
 from store.view import look, read
 

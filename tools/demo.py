@@ -15,10 +15,10 @@ from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cac
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
 from pipeline.report import BuildReport
+from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind
 from store.findings import Depth
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.verification import verify
 from store.view import look

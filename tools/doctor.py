@@ -19,10 +19,10 @@ import click
 from journal.errors import JournalError
 from journal.lock import held
 from journal.storage.filesystem import filesystem_type, judge_filesystem
+from store.disk.layout import Layout
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.files.permissions import exposed_path
-from store.layout import Layout
 from store.runtime.backends.gpu import gpus
 from store.view import RESERVE_NAME, View, look
 from tools import render

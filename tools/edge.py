@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from store.base.valueclass import valueclass
+from store.disk.layout import Layout
 from store.errors import is_shortage
-from store.layout import Layout
 from tools import render
 from tools.exit_codes import ExitCode, TerminatedError, code_of, lacks_threads
 

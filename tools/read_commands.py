@@ -6,15 +6,15 @@ from typing import Any, Final
 import click
 
 from journal.lock import held
-from store.artifacts import Artifacts
 from store.base.canonical_json import CanonicalError, decode, sha256
+from store.disk.artifacts import Artifacts
+from store.disk.write_once import read_regular
 from store.domain.events import BuildDenied
 from store.domain.manifest_projection import project
 from store.domain.state import Build, BuildStatus, Generation, State
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.view import History, View, look, read
-from store.writeonce import read_regular
 from tools import build_view, render
 from tools.cost import NO_COST, costs_of, trend
 from tools.edge import Answer, Call, say, shared_options

@@ -13,12 +13,12 @@ from journal.lock import held
 from journal.record import EMPTY
 from journal.storage.meta_pages import is_lmdb
 from store import bundle, segment
-from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
+from store.disk.write_once import read_regular
 from store.errors import DamagedHistoryError, StoreError, from_os_error
-from store.layout import Layout
 from store.view import require_cache
-from store.writeonce import read_regular
 from tools.looking import Source
 from tools.records import History, read
 

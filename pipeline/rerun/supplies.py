@@ -23,16 +23,16 @@ from pipeline.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.rerun.outcome import Evidence, Findings, Input, Standing
 from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
-from store.artifacts import Artifacts
 from store.base.canonical_json import is_digest
 from store.base.identity import difference
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.attachments import attached_to_failure
 from store.domain.events import BuildFailed, EngineCompiled
 from store.domain.state import STAND_IN, Build
 from store.errors import StoreError
-from store.layout import Layout
 
 READ_ERRORS: Final = (OSError, PipelineError, StoreError, ValueError)
 """What reading a file that a record names may meet."""

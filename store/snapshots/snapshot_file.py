@@ -19,9 +19,9 @@ from pathlib import Path
 
 from journal.record import EMPTY, Chain, Head
 from store.base.values import Position
+from store.disk.layout import Layout
 from store.domain.state import Generation, State
 from store.errors import StoreError
-from store.layout import Layout
 
 WORTH_RECORDS = 512
 """Fewer records than these are folded anew rather than kept: that takes a few milliseconds."""

@@ -21,7 +21,7 @@ from statistics import linear_regression, median
 from typing import Any, Final
 
 from store.collecting import rehearse
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verification import Depth, verify

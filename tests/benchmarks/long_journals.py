@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from pipeline.cells import CELL_SHIFT
 from store.base.values import ArtifactRef, Position
+from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CellEmbedded, StepStarted
-from store.layout import Layout
 from store.snapshots.snapshot_file import recall, remember
 from store.transaction import Store
 from store.view import look, read

@@ -14,8 +14,8 @@ import lmdb.verify
 import msgpack
 from pmtiles.tile import deserialize_directory, deserialize_header
 
-from store.artifacts import Artifacts
 from store.coverage import named_by, referenced_by, walk
+from store.disk.artifacts import Artifacts
 from store.domain.manifest_projection import project
 from store.manifest.manifest import parse
 from store.reader import FlightCache

@@ -23,16 +23,16 @@ from pipeline.indexing import StoredBlocks
 from pipeline.place import place_model
 from pipeline.request import IndexKind, IndexOptions
 from pipeline.tiles.opening import open_source
-from store.artifacts import Artifacts
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing
 from store.coverage import missing
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CoverageWalked, TilesSelected
 from store.domain.manifest_projection import project
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow, encode_tiles
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of

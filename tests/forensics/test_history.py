@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.testing import raising
 from store.base import canonical_json, identity
+from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
-from store.layout import Layout
 from store.policy import rollback
 from store.testing import PREPROCESSING, FakeClock, made, ref_of
 from store.transaction import Store

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store

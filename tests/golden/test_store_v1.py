@@ -11,11 +11,11 @@ import pytest
 from journal import Journal
 from journal.record import decode
 from store import segment
+from store.disk.layout import Layout
 from store.domain import event_codec
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.facts import to_facts
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play

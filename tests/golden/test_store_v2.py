@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 from store import segment
+from store.disk.layout import Layout
 from store.domain.events import IndexExtended
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.facts import to_facts
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.rebuild import rebuild
 from tests.golden.make_store_v1 import expected

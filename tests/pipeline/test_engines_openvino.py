@@ -21,9 +21,9 @@ from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request import Backend, EngineOptions
-from store.artifacts import Artifacts
 from store.base.canonical_json import encode
 from store.base.identity import difference
+from store.disk.artifacts import Artifacts
 from store.domain.events import EngineCompiled
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.reader import ALLOW_UNSIGNED, FlightCache

@@ -14,7 +14,7 @@ from pipeline.errors import CompileError, RequestError
 from pipeline.report import BuildOutcome
 from pipeline.request import ModelRole, ModelSpec
 from pipeline.testing import raising
-from store.artifacts import Artifacts
+from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repaired
 from store.errors import ArtifactsBusyError, DiskFullError, RequestRefusedError
 from store.policy.retention import KeepPolicy, Needed

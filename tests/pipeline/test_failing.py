@@ -12,10 +12,10 @@ from pipeline.failing import MAX_BYTES
 from pipeline.report import BuildOutcome
 from pipeline.request import CoverageOptions
 from pipeline.testing import raising
-from store.artifacts import Artifacts
 from store.base.canonical_json import decode
 from store.collecting import rehearse
 from store.coverage import referenced_by
+from store.disk.artifacts import Artifacts
 from store.domain.events import BuildDenied, BuildFailed, StepStarted
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline import checks, preflight
 from pipeline.request import CheckOptions, IndexKind, IndexOptions, Storage
-from store.artifacts import Artifacts
 from store.base.identity import descriptor_id
+from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
 from store.domain.manifest_projection import project
 from store.errors import NoGoError

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.known import KnownRows
 from pipeline.testing import TEXTURED, fake_vector
-from store.artifacts import Artifacts
+from store.disk.artifacts import Artifacts
 from tests.small_builds import DIMENSIONS, ZOOM
 
 

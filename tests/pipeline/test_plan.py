@@ -9,8 +9,8 @@ import pytest
 from pipeline.gathering import gather
 from pipeline.plan import Decision, needed, plan
 from pipeline.testing import FakeTiles
-from store.artifacts import Artifacts
 from store.coverage import sizes
+from store.disk.artifacts import Artifacts
 from store.domain.state import State
 from tests.small_builds import ZOOM, tiny_network
 

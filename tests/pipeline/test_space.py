@@ -10,8 +10,8 @@ from pipeline.preflight import free_bytes, require_space_for_engines
 from pipeline.report import BuildOutcome
 from pipeline.request import IndexKind, IndexOptions, Storage
 from pipeline.space import Estimate, index_bytes
+from store.disk.layout import Layout
 from store.errors import DiskFullError
-from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import FakeSite, spread, words
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from store.layout import Layout
+from store.disk.layout import Layout
 from tests.report import browser
 from tests.tools.conftest import World, make_world
 from tools.replay import replay

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
+from store.disk.layout import Layout
 from store.errors import NoGoError
-from store.layout import Layout
 from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.trust.key_files import write_key_pair
 from tests.security.cards import FIRST, MEMORY, SECOND, Card, built
 from tests.small_builds import Site, spread

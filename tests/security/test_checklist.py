@@ -24,10 +24,10 @@ from journal.record import decode as decode_record
 from pipeline.decoding import MAX_PIXELS
 from pipeline.engines.onnx_file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
+from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
 from store.testing import FakeClock, made, play

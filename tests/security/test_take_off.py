@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
-from store.layout import Layout
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from journal import Journal
-from store.artifacts import Artifacts
 from store.base.identity import build_identity
 from store.base.values import ArtifactRef
 from store.coverage import named_by
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import GenerationAccepted
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
 from store.facts import to_record
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.recovery import Project

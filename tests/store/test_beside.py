@@ -12,11 +12,11 @@ from journal import Journal
 from journal.record import Record
 from store.beside import accept, open_beside
 from store.coverage import walk
+from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.genesis import ensure_cache
-from store.layout import Layout
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store
 from store.view import look, read
@@ -27,7 +27,7 @@ START = """
 import sys
 from pathlib import Path
 from store.genesis import ensure_cache
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.facts import SystemClock
 sys.stdin.readline()
 for name in sys.argv[1:]:
@@ -37,7 +37,7 @@ ACCEPT = """
 import sys
 from pathlib import Path
 from store.beside import accept
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.testing import FakeClock
 for number in sys.argv[2:]:
     accept(Layout(Path(sys.argv[1])), int(number), why="beside", host={}, clock=FakeClock())

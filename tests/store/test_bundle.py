@@ -10,10 +10,11 @@ import pytest
 
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store import bundle, exporting
-from store.artifacts import Artifacts
 from store.bundle import MAX_HEADER, Choice, Header
 from store.carried import collected_in, failing, named_in
 from store.collecting import collect
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import (
     BuildFailed,
     BuildStarted,
@@ -32,7 +33,6 @@ from store.errors import (
 from store.exporting import export
 from store.facts import to_record
 from store.importing import import_bundle
-from store.layout import Layout
 from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
 from store.transaction import Store

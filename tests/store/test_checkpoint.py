@@ -22,11 +22,11 @@ from journal.record import EMPTY
 from store.base.values import Position
 from store.beside import accept
 from store.collecting import collect
+from store.disk.layout import Layout
 from store.domain.events import BuildDenied, BuildRefused, BuildStarted, CellEmbedded
 from store.domain.fold import absorb, fold
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind
-from store.layout import Layout
 from store.ledger import Ledger
 from store.policy import rollback
 from store.policy.retention import KeepPolicy

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from store import collecting
-from store.artifacts import Artifacts
 from store.collecting import collect, rehearse
 from store.coverage import walk
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.policy import rollback
 from store.policy.retention import Gone, KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
@@ -35,7 +35,7 @@ ACCEPT_BESIDE = """
 import sys
 from pathlib import Path
 from store.beside import accept
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.testing import FakeClock
 accept(Layout(Path(sys.argv[1])), int(sys.argv[2]), why="beside", host={}, clock=FakeClock())
 """

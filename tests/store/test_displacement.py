@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from journal import JournalFilesystemError
-from store.artifacts import Artifacts
 from store.beside import open_beside
-from store.displacement import displaced, free_displaced, refuse_displaced
+from store.disk.artifacts import Artifacts
+from store.disk.folder_integrity import displaced, free_displaced, refuse_displaced
+from store.disk.layout import FOLDERS, Layout
 from store.errors import CacheUnusableError, ErrorKind, StoreError
 from store.findings import Depth, ProblemKind
-from store.layout import FOLDERS, Layout
 from store.mirror import mirror
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play

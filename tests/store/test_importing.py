@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store import bundle, importing
-from store.artifacts import Artifacts
 from store.bundle import Choice, Header
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, Imported
 from store.domain.state import BuildStatus
 from store.errors import (
@@ -27,7 +28,6 @@ from store.exporting import export
 from store.facts import to_record
 from store.findings import Depth, ProblemKind
 from store.importing import Outcome, import_bundle
-from store.layout import Layout
 from store.mirror import mirror
 from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED

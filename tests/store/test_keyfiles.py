@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
-from store.layout import Layout
 from store.testing import FakeClock
 from store.transaction import Store
 from store.trust.key_files import load_signer, read_trusted, write_key_pair

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store import signing
 from store.collecting import collect
+from store.disk.layout import Layout
 from store.domain.events import GenerationSigned
-from store.layout import Layout
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.retention import KeepPolicy, keep_without
 from store.rebuild import rebuild

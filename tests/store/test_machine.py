@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
 from store.runtime.backends.gpu import Gpu

@@ -15,9 +15,11 @@ from journal.lock import BuildLock
 from journal.record import Record
 from store import mirror as module
 from store import segment
-from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
+from store.disk.quarantine import set_aside
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.errors import (
@@ -30,12 +32,10 @@ from store.errors import (
 )
 from store.exporting import export
 from store.importing import Outcome, import_bundle
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.mirror import mirror
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.quarantine import set_aside
 from store.reader import FlightCache, NoGoError
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play

@@ -10,10 +10,10 @@ import pytest
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.values import ArtifactRef
+from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.files.sealed_memory import SealError, digest, open_regular, seal
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
-from store.layout import Layout
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile

@@ -15,6 +15,8 @@ from journal.record import EMPTY, Entry, Record, encode, link
 from journal.storage.environment import open_environment
 from store import segment
 from store.base.identity import build_identity
+from store.disk.layout import Layout
+from store.disk.quarantine import set_aside
 from store.domain.events import (
     BuildCommitted,
     BuildStarted,
@@ -27,9 +29,7 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.facts import to_record
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.policy import rollback
-from store.quarantine import set_aside
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.transaction import Store

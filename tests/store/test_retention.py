@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from store.collecting import _decide
 from store.coverage import named_by
+from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.domain.state import STAND_IN, Fact, State
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins

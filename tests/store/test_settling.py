@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from journal.lock import BuildLock
+from store.disk.layout import Layout
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.projecting import Projections
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from store import artifacts as artifacts_module
-from store.artifacts import Artifacts
 from store.coverage import missing, sound, walk
+from store.disk import artifacts as artifacts_module
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
 from store.files.permissions import exposed_path
 from store.findings import Finding, ProblemKind, judge
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
@@ -117,7 +117,7 @@ from pathlib import Path
 from journal import JournalError
 from store.errors import StoreError
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.testing import FakeClock
 from store.transaction import Store

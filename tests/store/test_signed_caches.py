@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries

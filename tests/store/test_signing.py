@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import strangers
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import GenerationSigned, Repaired
 from store.errors import (
     DamagedHistoryError,
@@ -18,7 +19,6 @@ from store.errors import (
     UnprojectedError,
 )
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy import rollback
 from store.policy.recovery import Project, SetAside

@@ -5,10 +5,10 @@ import os
 import pytest
 
 from journal import JournalError, JournalFullError
+from store.disk.layout import Layout
 from store.domain.events import BuildFailed
 from store.domain.state import BuildStatus
 from store.errors import DiskFullError, StoreError, UnprojectedError
-from store.layout import Layout
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries

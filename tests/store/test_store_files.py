@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from store.artifacts import Artifacts
 from store.base.values import ArtifactRef
 from store.coverage import Coverage, missing, named_by, referenced_by, sizes, sound, walk
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
+from store.disk.write_once import draft, read_regular, write_once
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
@@ -17,11 +19,9 @@ from store.errors import (
     ManifestCoverageError,
     RequestRefusedError,
 )
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.testing import FakeClock, Scenario, play, ref_of
 from store.transaction import Store
-from store.writeonce import draft, read_regular, write_once
 
 SHA = hashlib.sha256(b"data").hexdigest()
 REF = ref_of(b"data")

@@ -14,9 +14,10 @@ import pytest
 from journal import Journal
 from journal.record import Record
 from journal.storage.environment import open_environment
-from store.artifacts import Artifacts
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.events import (
     BuildFailed,
     BuildStarted,
@@ -35,7 +36,6 @@ from store.errors import (
     UnprojectedError,
 )
 from store.facts import to_record
-from store.layout import Layout
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
@@ -515,7 +515,7 @@ import json, os, sys
 from pathlib import Path
 from journal import JournalError
 from store.errors import StoreError
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.view import observe

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
-from store.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere, judge

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.errors import JournalDamagedError
+from store.disk.layout import Layout
 from store.domain.events import CellEmbedded
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError, RequestRefusedError
 from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, play

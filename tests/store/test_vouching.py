@@ -10,7 +10,7 @@ import pytest
 from journal import JournalDamagedError
 from journal.record import Chain, decode, encode, link
 from journal.storage.environment import is_open
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.ledger import Ledger
 from store.snapshots import snapshot_codec, snapshot_file
 from store.testing import FakeClock, Scenario, StopDeadError, play

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from journal.lock import BuildLock
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.view import look
 from tests.small_builds import tree

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from store.base.canonical_json import sha256
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from store.transaction import Store
 from tests.tools.conftest import World

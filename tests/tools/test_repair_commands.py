@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from journal import Journal
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.view import look, read
 from tests.tools.conftest import picture
 from tools.cli import cli

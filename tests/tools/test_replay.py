@@ -11,9 +11,9 @@ import pytest
 from journal import Journal, Record, safe_reader
 from journal.lock import BuildLock
 from store import bundle
-from store.artifacts import Artifacts
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.attachments import attached_to_failure
-from store.layout import Layout
 from store.view import look
 from tests.tools.conftest import LEFT, TOP, ZOOM, picture
 

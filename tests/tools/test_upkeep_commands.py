@@ -3,8 +3,8 @@
 import pytest
 
 from journal.lock import BuildLock
-from store.artifacts import Artifacts
-from store.layout import Layout
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 
 
 def test_engines_before_a_build(empty):

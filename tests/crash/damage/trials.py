@@ -19,12 +19,12 @@ from pathlib import Path
 
 from journal import JournalError
 from journal.storage import integrity
-from store.artifacts import Artifacts
 from store.coverage import named_by
+from store.disk.artifacts import Artifacts
+from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, NoGoError
 from store.findings import Depth
-from store.layout import Layout
 from store.manifest import manifest as manifests
 from store.reader import FlightCache
 from store.verification import verify

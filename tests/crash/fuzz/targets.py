@@ -19,6 +19,7 @@ from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
 from store import bundle, importing, segment
 from store.base.canonical_json import encode as canonical_json
+from store.disk.layout import Layout
 from store.domain import event_codec
 from store.errors import (
     ArtifactError,
@@ -31,7 +32,6 @@ from store.errors import (
 from store.exporting import export
 from store.formats import descriptor_block
 from store.formats.tables import decode_blocks, decode_tiles
-from store.layout import Layout
 from store.manifest.manifest import parse
 from store.testing import FakeClock
 from store.transaction import Store

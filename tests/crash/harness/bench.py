@@ -14,7 +14,7 @@ from typing import NamedTuple
 from journal import Journal
 from journal.lock import BuildLock
 from store.base.clock import SystemClock
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.snapshots import snapshot_file
 from store.transaction import Store

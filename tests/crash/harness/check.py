@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from journal import Journal
 from journal.lock import held
-from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by, referenced_by, walk
+from store.disk.artifacts import Artifacts
+from store.disk.layout import KNOWN_ENTRIES, Layout
+from store.disk.write_once import read_regular
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, IndexExtended
 from store.domain.state import State
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
-from store.layout import KNOWN_ENTRIES, Layout
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
 from store.policy.retention import KeepPolicy
 from store.view import RESERVE_NAME, History, look, read
-from store.writeonce import read_regular
 from tests.crash.harness.bench import Acknowledged, Bench
 from tests.crash.harness.drivers import Driver
 

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal.lock import BuildLock
 from store import beside
-from store.artifacts import Artifacts
 from store.collecting import collect
 from store.coverage import named_by
+from store.disk.artifacts import Artifacts
 from store.domain.events import EngineCompiled
 from store.domain.manifest_projection import project
 from store.domain.state import FLIGHT

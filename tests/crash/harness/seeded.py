@@ -13,10 +13,11 @@ from typing import Any
 from journal import Journal, log, safe_reader
 from journal.record import EMPTY, encode, extend
 from journal.storage import create
-from store import artifacts as artifacts_module
-from store import collecting, mirror, projecting, transaction, writeonce
-from store.artifacts import Artifacts
+from store import collecting, mirror, projecting, transaction
 from store.base.values import ArtifactRef
+from store.disk import artifacts as artifacts_module
+from store.disk import write_once
+from store.disk.artifacts import Artifacts
 from store.domain.fold import absorb
 from store.domain.state import State
 from store.facts import to_facts
@@ -67,7 +68,7 @@ def visible_first(_: Bench) -> None:
         if raw is not None and records:
             number = len(self.state.generations) + 1
             layout = self.layout
-            writeonce.write_once(layout.manifests, layout.manifest_name(number), raw, scratch=layout.scratch)
+            write_once.write_once(layout.manifests, layout.manifest_name(number), raw, scratch=layout.scratch)
         append(self, head, records, projections or {})
 
     Ledger.append_on = show_then_append  # type: ignore[method-assign, assignment]
@@ -76,14 +77,14 @@ def visible_first(_: Bench) -> None:
 def in_place(_: Bench) -> None:
     """Write files under their final names."""
 
-    def publish(self: writeonce.Draft, folder: Path, name: str) -> None:
+    def publish(self: write_once.Draft, folder: Path, name: str) -> None:
         fd = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444)
         size = os.fstat(self.fd).st_size
         os.write(fd, os.pread(self.fd, size, 0))
         os.fsync(fd)
         os.close(fd)
 
-    writeonce.Draft.publish = publish  # type: ignore[method-assign]
+    write_once.Draft.publish = publish  # type: ignore[method-assign]
 
 
 def stale_head(_: Bench) -> None:
@@ -200,7 +201,7 @@ def mirror_head_first(_: Bench) -> None:
     def head_then_move(*args: Any) -> Any:
         _, target, _, lacking, _ = args
         file = lacking.files[-1]
-        writeonce.write_once(target.root / file.folder, file.name, file.data, scratch=target.scratch)
+        write_once.write_once(target.root / file.folder, file.name, file.data, scratch=target.scratch)
         return move(*args)
 
     mirror._move = head_then_move
@@ -214,13 +215,13 @@ def untidy_errors(_: Bench) -> None:
 
 def no_file_sync(_: Bench) -> None:
     """Sync no file that is linked into place."""
-    writeonce.os = _WithoutSync(folders=True)  # type: ignore[attr-defined]
+    write_once.os = _WithoutSync(folders=True)  # type: ignore[attr-defined]
 
 
 def no_folder_sync(_: Bench) -> None:
     """Sync no folder that got a name."""
-    writeonce.os = _WithoutSync(folders=False)  # type: ignore[attr-defined]
-    writeonce.fsync_dir = lambda _: None  # type: ignore[attr-defined, assignment]
+    write_once.os = _WithoutSync(folders=False)  # type: ignore[attr-defined]
+    write_once.fsync_dir = lambda _: None  # type: ignore[attr-defined, assignment]
 
 
 class _WithoutSync:

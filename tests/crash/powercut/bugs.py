@@ -7,8 +7,9 @@ import lmdb
 
 from journal import fsync, log
 from journal.storage import create
-from store import layout, ledger, projecting, writeonce
-from store.layout import Layout
+from store import ledger, projecting
+from store.disk import layout, write_once
+from store.disk.layout import Layout
 
 
 def no_file_sync():
@@ -33,7 +34,7 @@ def _publish_with(*, sync_file=True, sync_folder=True):
         finally:
             os.close(target)
 
-    writeonce.Draft.publish = publish
+    write_once.Draft.publish = publish
 
 
 def no_artifacts_folder_sync():
@@ -81,7 +82,7 @@ def in_place():
             os.close(fd)
         fsync.fsync_dir(folder)
 
-    writeonce.Draft.publish = publish
+    write_once.Draft.publish = publish
 
 
 def manifest_first():

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from journal import JournalError
 from store.base.canonical_json import sha256
+from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.reader import FlightCache
 from store.testing import FakeClock, play
 from store.verification import verify

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.beside import accept
 from store.collecting import collect
-from store.layout import Layout
+from store.disk.layout import Layout
 from store.ledger import Ledger
 from store.policy import rollback
 from store.policy.retention import KeepPolicy

@@ -29,9 +29,9 @@ from journal import JournalError
 from journal.lock import BuildLock, held
 from store.beside import accept
 from store.collecting import collect
+from store.disk.layout import Layout
 from store.errors import NoGoError, RequestRefusedError, StoreError
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.manifest.file_names import signature_name
 from store.policy import rollback
 from store.policy.retention import KeepPolicy

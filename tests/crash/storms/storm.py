@@ -17,9 +17,9 @@ from pathlib import Path
 from journal import JournalError
 from journal.lock import BuildLock
 from store.collecting import collect
+from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.findings import Depth, ProblemKind
-from store.layout import Layout
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache

@@ -7,10 +7,10 @@ C10's makes one, so that every writer refuses it and `repair` keeps it as eviden
 import os
 from pathlib import Path
 
+from store.disk.layout import FOLDERS, Layout
+from store.disk.quarantine import set_aside
+from store.disk.repair_commands import repairing
 from store.errors import CacheUnusableError, ErrorKind, from_os_error
-from store.layout import FOLDERS, Layout
-from store.quarantine import set_aside
-from store.remedies import repairing
 
 
 def displaced(layout: Layout) -> tuple[Path, ...]:

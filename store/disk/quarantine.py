@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from journal.fsync import fsync_dir
-from store.layout import Layout
+from store.disk.layout import Layout
 
 
 def set_aside(layout: Layout, path: Path) -> str:

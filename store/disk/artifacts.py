@@ -22,6 +22,10 @@ from pathlib import Path
 
 from store.base.canonical_json import Digest, is_digest
 from store.base.values import ArtifactRef
+from store.disk.layout import Layout
+from store.disk.quarantine import set_aside
+from store.disk.repair_commands import repairing
+from store.disk.write_once import Draft, draft, read_regular, sync_existing
 from store.errors import (
     ArtifactError,
     ArtifactsBusyError,
@@ -31,10 +35,6 @@ from store.errors import (
     is_shortage,
     unread,
 )
-from store.layout import Layout
-from store.quarantine import set_aside
-from store.remedies import repairing
-from store.writeonce import Draft, draft, read_regular, sync_existing
 
 _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01

@@ -1,6 +1,6 @@
 """The commands that mend a cache, as they are to be typed."""
 
-from store.layout import Layout
+from store.disk.layout import Layout
 
 
 def rebuilding(layout: Layout) -> str:
