@@ -25,11 +25,11 @@ from pipeline.request import BuildRequest
 from pipeline.run import Ports, Run
 from pipeline.steps import take_steps
 from pipeline.warm import area_warnings, look_warm, reused
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import Generation, State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
-from store.transaction import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

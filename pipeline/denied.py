@@ -14,7 +14,7 @@ from pipeline.inputs import Inputs
 from pipeline.request import BuildRequest
 from store.base.canonical_json import Document
 from store.base.clock import Clock
-from store.beside import open_beside
+from store.cache.optimistic_append import open_beside
 from store.disk.layout import Layout
 from store.domain.events import BuildDenied, Event
 from store.domain.state import State

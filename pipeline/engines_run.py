@@ -33,13 +33,13 @@ from pipeline.report import Failure
 from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
-from store.beside import Beside, open_beside
+from store.cache.optimistic_append import Beside, open_beside
+from store.cache.view import look
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.attachments import TIMING_CACHE
 from store.domain.events import CheckFailed, EngineCompiled, Event, Repaired
 from store.domain.state import State
-from store.view import look
 
 
 class EngineOutcome(StrEnum):

@@ -30,12 +30,12 @@ from pipeline.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
 from pipeline.warm import look_warm, reused
 from store.base.clock import Clock
+from store.cache.view import look
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
 from store.trust.go_no_go import TrustedKeys
 from store.trust.signatures import Signer
-from store.view import look
 
 if TYPE_CHECKING:
     from pipeline.descriptors import DescriptorBatcher
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from pipeline.preflight import FreeBytes
     from pipeline.repair import Repair
     from pipeline.run import Ports
+    from store.cache.writer import Store
     from store.collecting import Collection
     from store.domain.state import Generation, State
     from store.policy.retention import KeepPolicy
     from store.rebuild import Rebuilt
     from store.signing import Signing
-    from store.transaction import Store
 
 _MIB = 1 << 20
 
@@ -346,7 +346,7 @@ class CacheProvisioner:
     def _open(
         self, *, create: bool, signer: Signer | None = None, exclusive: bool = False, whole: bool = False
     ) -> "AbstractContextManager[Store]":
-        from store.transaction import Store
+        from store.cache.writer import Store
 
         return Store.open(
             self.layout,

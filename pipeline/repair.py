@@ -32,6 +32,10 @@ from pipeline.tiles.tile import TileMetadataStore
 from store import coverage
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
+from store.cache.event_mapper import to_facts
+from store.cache.journal_consistency import require_journal
+from store.cache.view import History, read, require_cache
+from store.cache.writer import Store
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import free_displaced
 from store.disk.layout import FOLDERS, Layout
@@ -58,8 +62,6 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.evidence import require_journal
-from store.facts import to_facts
 from store.files.permissions import refuse_exposed
 from store.findings import Depth, ProblemKind, Verification
 from store.formats.tables import BlockRow, decode_blocks
@@ -68,10 +70,8 @@ from store.manifest.roles import DELTA, WHOLE
 from store.projection_check import projection_findings
 from store.rebuild import Rebuilt, rebuild
 from store.runtime.load import ExecutionError
-from store.transaction import Store
 from store.trust.go_no_go import TrustedKeys
 from store.verification import verify
-from store.view import History, read, require_cache
 
 _FAILURES = (UnavailableError, PipelineError, StoreError, ExecutionError, ValueError)
 """What keeps one artifact from being made again, and is no reason to give the others up."""

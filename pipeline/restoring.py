@@ -30,6 +30,7 @@ from store.base.canonical_json import Document
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
+from store.cache.writer import Store
 from store.disk.artifacts import Artifacts
 from store.domain.events import (
     CellEmbedded,
@@ -43,7 +44,6 @@ from store.domain.events import (
 from store.domain.state import FLIGHT, Fact
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
-from store.transaction import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.progress import Progress
 from store.base.values import ArtifactRef
+from store.cache.writer import Store
 from store.domain.events import EngineCompiled, Event, Repaired
-from store.transaction import Store
 
 _GROUP_EVENTS = 64
 

@@ -16,6 +16,7 @@ from pipeline.errors import CheckError
 from pipeline.inputs import Model
 from pipeline.plan import Decision, EnginePlan
 from pipeline.run import Run
+from store.cache.view import look
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.attachments import GOLDEN, attached, with_attached
@@ -25,7 +26,6 @@ from store.errors import ArtifactError, ErrorKind
 from store.manifest.manifest import StandInEntry
 from store.runtime.golden_vectors import ANSWERED, encode_answers, golden_samples
 from store.runtime.load import Engine, ExecutionError, RuntimeUnavailableError
-from store.view import look
 
 
 def prepare_stand_in(run: Run, plan: EnginePlan) -> None:

@@ -9,6 +9,8 @@ from pipeline.geography import warnings_of
 from pipeline.inputs import Inputs
 from pipeline.report import BuildOutcome, BuildReport
 from store.base.valueclass import valueclass
+from store.cache.projections import signers_of
+from store.cache.view import look, observe
 from store.coverage import missing, named_by
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -17,11 +19,9 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
-from store.projecting import signers_of
-from store.view import look, observe
 
 if TYPE_CHECKING:
-    from store.transaction import Store
+    from store.cache.writer import Store
 
 
 @valueclass(frozen=True, slots=True, kw_only=True)

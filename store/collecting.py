@@ -24,13 +24,15 @@ from pathlib import Path
 from journal import HeadMovedError
 from journal.fsync import fsync_dir
 from store.base.values import ArtifactRef
+from store.cache.event_store import RETRYABLE
+from store.cache.view import RESERVE_NAME, read
+from store.cache.writer import Store
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
 from store.errors import ArtifactError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
-from store.ledger import RETRYABLE
 from store.manifest.file_names import signed_manifest
 from store.policy.retention import (
     Decision,
@@ -41,8 +43,6 @@ from store.policy.retention import (
     tables_needed,
     tables_wanted,
 )
-from store.transaction import Store
-from store.view import RESERVE_NAME, read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

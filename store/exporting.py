@@ -17,6 +17,8 @@ from journal.fsync import fsync_dir
 from store import bundle
 from store.base.values import ArtifactRef
 from store.bundle import MAX_ARTIFACTS, Choice, Header
+from store.cache.view import History
+from store.cache.view import read as read_cache
 from store.carried import collected_in, failing, named_in
 from store.coverage import referenced_by, sound
 from store.disk.artifacts import Artifacts, counted
@@ -35,8 +37,6 @@ from store.errors import (
 )
 from store.formats.tables import BlockRow, decode_blocks
 from store.policy.recovery import check as check_history
-from store.view import History
-from store.view import read as read_cache
 
 _NO_DRAFTS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})
 _LOOKS = 10

@@ -26,6 +26,11 @@ from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
 from store.bundle import Header, Reader
+from store.cache.event_mapper import to_facts, to_record
+from store.cache.event_store import Ledger
+from store.cache.projections import Projections, signatures_of
+from store.cache.view import History as View
+from store.cache.view import read as read_cache
 from store.carried import named_in
 from store.coverage import missing
 from store.disk.artifacts import Artifacts
@@ -46,15 +51,10 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.facts import to_facts, to_record
 from store.files.permissions import refuse_exposed
-from store.ledger import Ledger
 from store.manifest import manifest
-from store.projecting import Projections, signatures_of
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import reasons_against, trusted
-from store.view import History as View
-from store.view import read as read_cache
 
 _MAKE_AGAIN: Final = "make it again: c10 export"
 _READ_IT: Final = "c10 replay --bundle FILE (reads it all the same)"

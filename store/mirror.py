@@ -20,9 +20,13 @@ from pathlib import Path
 
 from journal.lock import BuildLock
 from journal.record import EMPTY
-from store import segment
 from store.base import canonical_json
 from store.base.values import ArtifactRef
+from store.cache import segment
+from store.cache.projections import signatures_of
+from store.cache.view import History
+from store.cache.view import read as read_cache
+from store.cache.writer import clear_scratch
 from store.coverage import missing, named_by, sound
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_displaced
@@ -45,10 +49,6 @@ from store.errors import (
 from store.files.permissions import refuse_exposed
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse
-from store.projecting import signatures_of
-from store.transaction import clear_scratch
-from store.view import History
-from store.view import read as read_cache
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from store.base.canonical_json import sha256
+from store.cache.journal_consistency import segment_fits
+from store.cache.projections import signatures_of
+from store.cache.view import View
 from store.disk.write_once import read_regular
 from store.errors import from_os_error, is_shortage, unread
-from store.evidence import segment_fits
 from store.findings import Finding, ProblemKind
 from store.manifest.file_names import signature_name
-from store.projecting import signatures_of
-from store.view import View
 
 _MAX_SEGMENT = 1 << 32
 

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from journal import Entry, Head, Journal, JournalExistsError, RecordError, safe_reader
 from journal.fsync import fsync_dir
 from journal.record import EMPTY, encode, extend
-from store import evidence, segment
 from store.base import canonical_json
 from store.base.clock import Clock, SystemClock
+from store.cache import journal_consistency, segment
+from store.cache.event_mapper import to_fact, to_record
 from store.disk.layout import Layout
 from store.disk.quarantine import set_aside
 from store.disk.write_once import read_regular
@@ -32,7 +33,6 @@ from store.domain.fold import absorb
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
-from store.facts import to_fact, to_record
 from store.late_signatures import LateSignatures, late_signatures
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 
@@ -151,7 +151,7 @@ class _History:
             if canonical_json.sha256(project(self.state, generation)) != generation.manifest_sha256:
                 raise _broken(f"the records of generation {number} to project to the manifest they commit")
         chains = [entry.chain.hex() for entry in self.entries]
-        against = evidence.gather(layout, self.state, chains, segments=False).against
+        against = journal_consistency.gather(layout, self.state, chains, segments=False).against
         if against:
             raise _broken(f"the segments of this cache, all of them; {against}")
 

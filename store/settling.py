@@ -7,12 +7,12 @@ somebody holds the build lock, absent files are waited for.
 import time
 
 from journal.lock import held
-from store import evidence
 from store.base.values import Position
+from store.cache import journal_consistency
+from store.cache.view import View, look, read
 from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, ErrorKind
 from store.snapshots.snapshot_file import remember
-from store.view import View, look, read
 
 _LOOKS, _PAUSE_S = 20, 0.05
 
@@ -58,7 +58,7 @@ def _look(layout: Layout, *, whole: bool) -> View:
         if error.kind is not ErrorKind.JOURNAL_REPLACED or not layout.journal.exists():
             raise
         history = read(layout, strict=False)
-        evidence.require_journal(layout, history.state, history.chains)
+        journal_consistency.require_journal(layout, history.state, history.chains)
         return history
     if whole:
         # Whatever was remembered of this journal gives way to what it says.

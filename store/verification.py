@@ -20,6 +20,8 @@ from functools import partial
 from typing import Final, assert_never
 
 from store.base.values import ArtifactRef
+from store.cache.projections import signatures_of, signers_of
+from store.cache.view import History, View, look
 from store.coverage import each, named_by, referenced_by, walk
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -38,7 +40,6 @@ from store.findings import Covered, Depth, Finding, ProblemKind, Verification, j
 from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
 from store.policy.retention import keep_without
-from store.projecting import signatures_of, signers_of
 from store.projection_check import projection_findings
 from store.reader import table_checks
 from store.reader.flight_cache import FlightCache
@@ -46,7 +47,6 @@ from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.settling import look_settled
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.trust.signatures import TrustedKey, reasons_against, trusted
-from store.view import History, View, look
 
 _OF_REFUSAL: Final = {
     ErrorKind.DEVICE: ProblemKind.DEVICE,

@@ -9,11 +9,11 @@ import numpy as np
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.request import BuildRequest, ModelRole, ModelSpec, TileOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
+from store.cache.view import look, read
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.formats import descriptor_block
 from store.testing import FakeClock
-from store.view import look, read
 
 ZOOM = 6
 WORLD = (-180.0, -85.0, 180.0, 85.0)

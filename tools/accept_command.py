@@ -4,7 +4,7 @@ import click
 
 from pipeline.host import host_facts
 from store.base.clock import SystemClock
-from store.beside import accept as accept_generation
+from store.cache.optimistic_append import accept as accept_generation
 from tools import render
 from tools.edge import Answer, Call, shared_options
 

@@ -15,13 +15,13 @@ from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cac
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
 from pipeline.report import BuildReport
+from store.cache.view import look
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind
 from store.findings import Depth
 from store.manifest.manifest import parse
 from store.verification import verify
-from store.view import look
 from tools import render
 from tools.demo_map import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
 from tools.edge import Answer, Call, complain, shared_options

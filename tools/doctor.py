@@ -19,12 +19,12 @@ import click
 from journal.errors import JournalError
 from journal.lock import held
 from journal.storage.filesystem import filesystem_type, judge_filesystem
+from store.cache.view import RESERVE_NAME, View, look
 from store.disk.layout import Layout
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.files.permissions import exposed_path
 from store.runtime.backends.gpu import gpus
-from store.view import RESERVE_NAME, View, look
 from tools import render
 from tools.edge import Answer, Call, shared_options
 from tools.exit_codes import ExitCode, code_of

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
+from store.cache.view import look
 from store.collecting import Collection
 from store.domain.state import State
 from store.policy.retention import KeepPolicy
-from store.view import look
 from tools import render
 from tools.build_command import provisioner
 from tools.edge import Answer, Call, shared_options

@@ -14,12 +14,12 @@ from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
 from pipeline.standing_in import open_stand_in
 from store.base.preprocessing import Pixels
+from store.cache.view import require_cache
 from store.disk.layout import Layout
 from store.errors import IncompatibleDeviceError
 from store.reader.flight_cache import FlightCache
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from store.view import require_cache
 from tools import render
 from tools.edge import Answer, Call, say, shared_options, trust_options
 

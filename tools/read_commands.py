@@ -7,6 +7,7 @@ import click
 
 from journal.lock import held
 from store.base.canonical_json import CanonicalError, decode, sha256
+from store.cache.view import History, View, look, read
 from store.disk.artifacts import Artifacts
 from store.disk.write_once import read_regular
 from store.domain.events import BuildDenied
@@ -14,7 +15,6 @@ from store.domain.manifest_projection import project
 from store.domain.state import Build, BuildStatus, Generation, State
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from store.view import History, View, look, read
 from tools import build_view, render
 from tools.cost import NO_COST, costs_of, trend
 from tools.edge import Answer, Call, say, shared_options

@@ -2,9 +2,9 @@
 
 import click
 
+from store.cache.view import View, look
 from store.domain.events import IndexExtended
 from store.domain.state import Build, BuildStatus, Generation
-from store.view import View, look
 from tools import render
 from tools.edge import Answer, Call, shared_options
 

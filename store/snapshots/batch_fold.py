@@ -1,6 +1,6 @@
 """Cells read from records by the thousand. Pure.
 
-What it gives is what `store.facts.to_fact` would: a record is taken in bulk only where it has the form of one that was
+What it gives is what `store.cache.event_mapper.to_fact` would: a record is taken in bulk only where it has the form of one that was
 read strictly, as a record by `journal.record` and as an event by `store.domain.event_codec`, and where it holds what may still be
 wrong in a record of that form. Every other record is left to be read alone.
 """

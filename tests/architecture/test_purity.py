@@ -62,7 +62,7 @@ PURE: dict[str, set[str]] = {
     "store/policy/recovery.py": set(),
     "store/policy/retention.py": set(),
     "store/policy/rollback.py": set(),
-    "store/segment.py": set(),
+    "store/cache/segment.py": set(),
     "store/domain/state.py": set(),
     "store/base/validators.py": set(),
     "store/formats/tables.py": {"numpy", "numpy.typing"},

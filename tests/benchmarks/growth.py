@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import linear_regression, median
 from typing import Any, Final
 
+from store.cache.view import look
 from store.collecting import rehearse
 from store.disk.layout import Layout
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verification import Depth, verify
-from store.view import look
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
 from tests.benchmarks.measuring import apart, machine
 from tests.benchmarks.plot import plotted

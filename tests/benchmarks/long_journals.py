@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from pipeline.cells import CELL_SHIFT
 from store.base.values import ArtifactRef, Position
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CellEmbedded, StepStarted
 from store.snapshots.snapshot_file import recall, remember
-from store.transaction import Store
-from store.view import look, read
 from tests.benchmarks.caches import BigSite, write_mbtiles
 from tests.benchmarks.measuring import retained, wall
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from journal import Journal, Record
 from journal.record import EMPTY, encode, link
 from journal.testing import made_up
+from store.cache.event_mapper import to_record
+from store.cache.view import look
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated, CellEmbedded
-from store.facts import to_record
 from store.testing import made, ref_of
-from store.view import look
 from tests.benchmarks.measuring import Row, Settings, Work, at_least, in_turns, row
 
 APPENDS = 100

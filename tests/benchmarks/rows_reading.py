@@ -14,6 +14,7 @@ import lmdb.verify
 import msgpack
 from pmtiles.tile import deserialize_directory, deserialize_header
 
+from store.cache.view import look
 from store.coverage import named_by, referenced_by, walk
 from store.disk.artifacts import Artifacts
 from store.domain.manifest_projection import project
@@ -21,7 +22,6 @@ from store.manifest.manifest import parse
 from store.reader import FlightCache
 from store.trust.key_files import write_key_pair
 from store.verification import Depth, verify
-from store.view import look
 from tests.benchmarks.caches import BigSite, write_folder, write_mbtiles, write_pmtiles
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from pipeline.request import IndexKind
-from store.view import look
+from store.cache.view import look
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, row
 

@@ -30,13 +30,13 @@ from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index_plan import IndexPlan, resolve
 from pipeline.request import IndexKind, IndexOptions
 from pipeline.worker import serve_engine
+from store.cache.view import look, read
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.domain.events import BuildCommitted, BuildStarted, CellEmbedded, StepStarted
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.view import look, read
 from tests.benchmarks.caches import BigSite, write_mbtiles
 from tests.benchmarks.long_journals import one_journal
 from tests.benchmarks.measuring import apart, machine, retained, wall

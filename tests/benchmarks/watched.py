@@ -14,7 +14,7 @@ from pathlib import Path
 from time import sleep
 
 from pipeline.request import CheckOptions, IndexKind
-from store.view import look
+from store.cache.view import look
 from tests.benchmarks.caches import BigSite
 
 _EVERY_S = 0.05

@@ -14,9 +14,9 @@ import pytest
 
 from journal.lock import BuildLock, held
 from pipeline.report import BuildOutcome
+from store.cache.view import look
 from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError
-from store.view import look
 from tests.small_builds import Site, picture, spread, tiny_network
 
 KILLS = int(os.environ.get("C10_KILLS", "3"))

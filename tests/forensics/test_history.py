@@ -12,13 +12,13 @@ import pytest
 
 from pipeline.testing import raising
 from store.base import canonical_json, identity
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.policy import rollback
 from store.testing import PREPROCESSING, FakeClock, made, ref_of
-from store.transaction import Store
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.small_builds import FakeSite, tiny_network, words
 from tools.folding import Folded, steps

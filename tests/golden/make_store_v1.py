@@ -14,12 +14,12 @@ from pathlib import Path
 from unittest import mock
 
 from store.base.canonical_json import sha256
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.state import State
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
-from store.transaction import Store
 
 CACHE_ID = "c10" * 10 + "c1"
 

@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from tests.golden.make_store_v1 import CACHE_ID, expected
 
 

@@ -10,17 +10,17 @@ import pytest
 
 from journal import Journal
 from journal.record import decode
-from store import segment
+from store.cache import segment
+from store.cache.event_mapper import to_facts
+from store.cache.view import look
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
-from store.facts import to_facts
 from store.manifest.manifest import parse
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
-from store.view import look
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "store_v1"

@@ -4,12 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-from store import segment
+from store.cache import segment
+from store.cache.event_mapper import to_facts
 from store.disk.layout import Layout
 from store.domain.events import IndexExtended
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
-from store.facts import to_facts
 from store.manifest.manifest import parse
 from store.rebuild import rebuild
 from tests.golden.make_store_v1 import expected

@@ -112,7 +112,7 @@ def test_an_engine_whose_maker_did_not_come_to_its_check_is_checked(site):
     # Recorded once more by somebody who died before the check: the pass of the same bytes stands.
     assert state.memo.has_passed("engine", known.key, known.artifact.sha256)
     other = replace(known, artifact=Artifacts(site.layout).put(tiny_network() + b"2\x00"))
-    from store.beside import open_beside
+    from store.cache.optimistic_append import open_beside
 
     with open_beside(site.layout, clock=site.clock) as beside:
         beside.append(lambda _: [other])

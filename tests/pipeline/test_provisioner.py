@@ -9,6 +9,7 @@ from pipeline.request import CoverageOptions, EngineOptions, ModelRole, ModelSpe
 from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
 from store.base.canonical_json import decode
+from store.cache.event_store import Ledger
 from store.domain.events import (
     BuildPlanned,
     BuildStarted,
@@ -18,7 +19,6 @@ from store.domain.events import (
     TilesSelected,
 )
 from store.formats.tables import decode_tiles
-from store.ledger import Ledger
 from store.manifest.manifest import parse
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, spread, tiny_network, tree, words
 

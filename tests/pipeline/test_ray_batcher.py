@@ -35,11 +35,11 @@ from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
+from store.cache.view import read
 from store.domain.event_codec import encode as encode_event
 from store.domain.events import BuildFailed, CellEmbedded, StepRetried
 from store.policy.retention import KeepPolicy
 from store.verification import Depth, verify
-from store.view import read
 from tests.small_builds import WORLD, ZOOM, FakeSite, Site, picture, spread, tree
 from tests.toy_networks import DIMENSIONS, toy_network
 from tools.exit_codes import code_of_failure

@@ -21,13 +21,13 @@ from pipeline.request import (
     TileOptions,
 )
 from pipeline.testing import FakeCompiler
+from store.cache.event_store import Ledger
 from store.disk.layout import FOLDERS
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.findings import Depth
 from store.formats.tables import decode_blocks
-from store.ledger import Ledger
 from store.manifest.manifest import parse
 from store.testing import StopDeadError
 from store.verification import verify

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.errors import NoGoError
 from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play, ref_of
-from store.transaction import Store
 from store.trust.signatures import Signer, signature_file
 from tests.small_builds import tiny_network
 

@@ -24,6 +24,7 @@ from journal.record import decode as decode_record
 from pipeline.decoding import MAX_PIXELS
 from pipeline.engines.onnx_file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
@@ -31,7 +32,6 @@ from store.findings import Depth, ProblemKind
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
 from store.testing import FakeClock, made, play
-from store.transaction import Store
 from store.trust.rollback_protection import Floors
 from store.trust.signatures import TrustedKey, signature_file
 from store.verification import verify

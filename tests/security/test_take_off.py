@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from store.trust.key_files import load_signer, write_key_pair
 
 DOC = Path(__file__).parents[2] / "docs" / "trust.md"

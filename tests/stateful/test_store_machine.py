@@ -20,6 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from journal import Journal
 from store.base.identity import build_identity
 from store.base.values import ArtifactRef
+from store.cache.event_mapper import to_record
+from store.cache.projections import Projections
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.coverage import named_by
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -27,18 +31,14 @@ from store.domain.events import GenerationAccepted
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
-from store.facts import to_record
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.recovery import Project
-from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.rebuild import rebuild
 from store.runtime.capabilities import libraries
 from store.snapshots import snapshot_file
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
-from store.transaction import Store
-from store.view import look, read
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
 HISTORY_STEPS = 20

@@ -10,25 +10,25 @@ import pytest
 
 from journal import Journal
 from journal.record import Record
-from store.beside import accept, open_beside
+from store.cache.create import ensure_cache
+from store.cache.optimistic_append import accept, open_beside
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.coverage import walk
 from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
-from store.genesis import ensure_cache
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
-from store.transaction import Store
-from store.view import look, read
 from tests.small_builds import tree
 
 ROOT = Path(__file__).parents[2]
 START = """
 import sys
 from pathlib import Path
-from store.genesis import ensure_cache
+from store.cache.create import ensure_cache
 from store.disk.layout import Layout
-from store.facts import SystemClock
+from store.cache.event_mapper import SystemClock
 sys.stdin.readline()
 for name in sys.argv[1:]:
     ensure_cache(Layout(Path(name)), clock=SystemClock(), allow_unknown_filesystem=False)
@@ -36,7 +36,7 @@ for name in sys.argv[1:]:
 ACCEPT = """
 import sys
 from pathlib import Path
-from store.beside import accept
+from store.cache.optimistic_append import accept
 from store.disk.layout import Layout
 from store.testing import FakeClock
 for number in sys.argv[2:]:

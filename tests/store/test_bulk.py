@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from journal.errors import JournalError
 from journal.record import EMPTY, Entry, Record, encode, link
-from store import facts
 from store.base.values import ArtifactRef
+from store.cache import event_mapper
+from store.cache.event_mapper import fold_entries, to_fact, to_facts, to_record
 from store.domain import event_codec
 from store.domain import events as e
 from store.domain.fold import absorb, fold
 from store.domain.state import CellRun, State
 from store.errors import DamagedHistoryError, StoreError
-from store.facts import fold_entries, to_fact, to_facts, to_record
 from store.snapshots import batch_fold, snapshot_codec
 from store.snapshots.cell_codec import pack, unpack
 from store.testing import made, ref_of
@@ -30,9 +30,9 @@ SPACES = ("5" * 64, "6" * 64, "k")
 
 @pytest.fixture(autouse=True)
 def few_are_worth_it(monkeypatch):
-    monkeypatch.setattr(facts, "_WORTH_CELLS", 1)
-    monkeypatch.setattr(facts, "_FEW_CELLS", 1)
-    monkeypatch.setattr(facts, "_BATCH_BYTES", 20_000)
+    monkeypatch.setattr(event_mapper, "_WORTH_CELLS", 1)
+    monkeypatch.setattr(event_mapper, "_FEW_CELLS", 1)
+    monkeypatch.setattr(event_mapper, "_BATCH_BYTES", 20_000)
     monkeypatch.setattr(batch_fold, "_ALIKE", 2)
 
 
@@ -94,7 +94,7 @@ def built(*events, build=1):
 
 def read(found, reader=None):
     """The runs in which cells are read, by one that may have read others."""
-    cells = [place for place, entry in enumerate(found) if entry.raw.startswith(facts._CELL)]
+    cells = [place for place, entry in enumerate(found) if entry.raw.startswith(event_mapper._CELL)]
     facts_and_runs = [*(reader or batch_fold.CellReader()).runs(found, cells, to_fact)]
     return [fact for fact in facts_and_runs if isinstance(fact, CellRun)]
 
@@ -375,20 +375,20 @@ class TestLazily:
 
 
 def test_without_many_cells_numpy_is_not_loaded(monkeypatch):
-    monkeypatch.setattr(facts, "_WORTH_CELLS", 41)
-    monkeypatch.setattr(facts, "_cell_reader", lambda: pytest.fail("it was loaded"))
+    monkeypatch.setattr(event_mapper, "_WORTH_CELLS", 41)
+    monkeypatch.setattr(event_mapper, "_cell_reader", lambda: pytest.fail("it was loaded"))
     same(built(*(cell(x) for x in range(40))))
-    assert facts._CELL.startswith(b"\x96\xadcell.embedded")
+    assert event_mapper._CELL.startswith(b"\x96\xadcell.embedded")
 
 
 def test_cells_are_counted_over_batches(monkeypatch):
     """Of long records a batch holds few, however many there are."""
-    read, loaded = [], facts._cell_reader
-    monkeypatch.setattr(facts, "_WORTH_CELLS", 41)
-    monkeypatch.setattr(facts, "_FEW_CELLS", 5)
-    monkeypatch.setattr(facts, "_cell_reader", lambda: read.append(1) or loaded())
+    read, loaded = [], event_mapper._cell_reader
+    monkeypatch.setattr(event_mapper, "_WORTH_CELLS", 41)
+    monkeypatch.setattr(event_mapper, "_FEW_CELLS", 5)
+    monkeypatch.setattr(event_mapper, "_cell_reader", lambda: read.append(1) or loaded())
     found = built(*(cell(x, components={"long": "x" * 1200}) for x in range(40)))
-    assert 2 * sum(len(entry.raw) for entry in found[:20]) > facts._BATCH_BYTES
+    assert 2 * sum(len(entry.raw) for entry in found[:20]) > event_mapper._BATCH_BYTES
     same(found)
     assert read == []
     same(built(*(cell(x, components={"long": "x" * 1200}) for x in range(60))))

@@ -11,6 +11,9 @@ import pytest
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store import bundle, exporting
 from store.bundle import MAX_HEADER, Choice, Header
+from store.cache.event_mapper import to_record
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.carried import collected_in, failing, named_in
 from store.collecting import collect
 from store.disk.artifacts import Artifacts
@@ -31,12 +34,9 @@ from store.errors import (
     UnknownEventError,
 )
 from store.exporting import export
-from store.facts import to_record
 from store.importing import import_bundle
 from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
-from store.transaction import Store
-from store.view import look, read
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"
@@ -474,7 +474,7 @@ def test_a_bundle_is_no_artifact_of_the_cache():
 
 
 def fact_of(event):
-    from store.facts import to_fact
+    from store.cache.event_mapper import to_fact
 
     raw = encode(to_record(event, build=None, wall_ns=0, mono_ns=0))
     return to_fact(Entry(seq=1, chain=link(GENESIS, raw), raw=raw))

@@ -20,22 +20,22 @@ from journal import (
 )
 from journal.record import EMPTY
 from store.base.values import Position
-from store.beside import accept
+from store.cache.event_store import Ledger
+from store.cache.optimistic_append import accept
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.collecting import collect
 from store.disk.layout import Layout
 from store.domain.events import BuildDenied, BuildRefused, BuildStarted, CellEmbedded
 from store.domain.fold import absorb, fold
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind
-from store.ledger import Ledger
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.snapshots import snapshot_codec, snapshot_file
 from store.snapshots.snapshot_file import trusted_head
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
-from store.transaction import Store
 from store.verification import Depth, verify
-from store.view import look, read
 
 BUILDS = (
     Scenario(),

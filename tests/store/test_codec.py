@@ -11,11 +11,11 @@ from journal.record import GENESIS, Entry, encode, link
 from journal.testing import payloads
 from store.base.clock import SystemClock
 from store.base.values import ArtifactRef
+from store.cache.event_mapper import to_fact, to_facts, to_record
 from store.domain import event_codec
 from store.domain.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
 from store.domain.state import Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.facts import to_fact, to_facts, to_record
 from store.testing import made
 
 CLASSES = get_args(Event)

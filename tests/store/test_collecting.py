@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from store import collecting
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.collecting import collect, rehearse
 from store.coverage import walk
 from store.disk.artifacts import Artifacts
@@ -22,9 +24,7 @@ from store.policy.retention import Gone, KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.transaction import Store
 from store.verification import verify
-from store.view import look, read
 from tests.small_builds import tree
 from tests.small_disk import free_bytes, small_disk
 
@@ -34,7 +34,7 @@ ONE = KeepPolicy(keep=1)
 ACCEPT_BESIDE = """
 import sys
 from pathlib import Path
-from store.beside import accept
+from store.cache.optimistic_append import accept
 from store.disk.layout import Layout
 from store.testing import FakeClock
 accept(Layout(Path(sys.argv[1])), int(sys.argv[2]), why="beside", host={}, clock=FakeClock())

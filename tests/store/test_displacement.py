@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from journal import JournalFilesystemError
-from store.beside import open_beside
+from store.cache.optimistic_append import open_beside
+from store.cache.writer import Store, clear_scratch
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import displaced, free_displaced, refuse_displaced
 from store.disk.layout import FOLDERS, Layout
@@ -15,7 +16,6 @@ from store.findings import Depth, ProblemKind
 from store.mirror import mirror
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store, clear_scratch
 from store.verification import verify
 
 

@@ -10,6 +10,10 @@ from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store import bundle, importing
 from store.bundle import Choice, Header
+from store.cache.event_mapper import to_record
+from store.cache.projections import Projections
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, Imported
@@ -25,17 +29,13 @@ from store.errors import (
     UnknownEventError,
 )
 from store.exporting import export
-from store.facts import to_record
 from store.findings import Depth, ProblemKind
 from store.importing import Outcome, import_bundle
 from store.mirror import mirror
-from store.projecting import Projections
 from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
-from store.transaction import Store
 from store.trust.signatures import Signer
 from store.verification import verify
-from store.view import look, read
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
 from store.testing import FakeClock
-from store.transaction import Store
 from store.trust.key_files import load_signer, read_trusted, write_key_pair
 from store.trust.signatures import TrustedKey, reasons_against, signature_file
 

@@ -7,6 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store import signing
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.collecting import collect
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned
@@ -14,9 +16,7 @@ from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.retention import KeepPolicy, keep_without
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from store.trust.signatures import Signer, TrustedKey, parse_signature, signature_file
-from store.view import look, read
 
 ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))
 

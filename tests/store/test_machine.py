@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.tensorrt_library import LibraryMissingError
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere
 
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from store.base.canonical_json import decode, encode, sha256
 from store.base.identity import build_identity
 from store.base.values import GENESIS_CHAIN, ArtifactRef, Position
+from store.cache.view import look
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.attachments import GOLDEN, with_attached
 from store.domain.manifest_projection import body_of, head_projections, project, render
@@ -15,8 +17,6 @@ from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
-from store.view import look
 
 
 @pytest.fixture(scope="module")

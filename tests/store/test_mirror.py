@@ -14,7 +14,9 @@ from journal.errors import BuildLockHeldError
 from journal.lock import BuildLock
 from journal.record import Record
 from store import mirror as module
-from store import segment
+from store.cache import segment
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.collecting import collect
 from store.coverage import named_by
 from store.disk.artifacts import Artifacts
@@ -39,9 +41,7 @@ from store.policy.retention import KeepPolicy
 from store.reader import FlightCache, NoGoError
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from store.trust.signatures import Signer
-from store.view import look, read
 from tests.small_builds import tree
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

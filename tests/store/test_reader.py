@@ -10,6 +10,7 @@ import pytest
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.values import ArtifactRef
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.files.sealed_memory import SealError, digest, open_regular, seal
@@ -20,7 +21,6 @@ from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play, ref_of
-from store.transaction import Store
 
 VERSION = libraries().get("onnxruntime", "1")
 

@@ -13,8 +13,11 @@ from journal import Journal, JournalDamagedError, JournalFullError, safe_reader
 from journal.errors import JournalIOError
 from journal.record import EMPTY, Entry, Record, encode, link
 from journal.storage.environment import open_environment
-from store import segment
 from store.base.identity import build_identity
+from store.cache import segment
+from store.cache.event_mapper import to_record
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.disk.quarantine import set_aside
 from store.domain.events import (
@@ -27,14 +30,11 @@ from store.domain.events import (
 )
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.facts import to_record
 from store.findings import Depth, ProblemKind
 from store.policy import rollback
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
-from store.transaction import Store
 from store.verification import verify
-from store.view import look, read
 
 LATER = Scenario(flight="f3", engine="other", fail_at="coverage")
 """A build that fails after the last commit: its records are in the journal alone."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from store.cache.writer import Store
 from store.collecting import _decide
 from store.coverage import named_by
 from store.disk.layout import Layout
@@ -20,7 +21,6 @@ from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
-from store.transaction import Store
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from journal.record import EMPTY, Entry, Head, encode, link
 from journal.testing import made_up, records
-from store import segment
+from store.cache import segment
 from store.errors import DamagedHistoryError, ErrorKind
 
 

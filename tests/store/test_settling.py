@@ -5,12 +5,12 @@ import threading
 import pytest
 
 from journal.lock import BuildLock
+from store.cache.projections import Projections
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.findings import Depth, ProblemKind
-from store.projecting import Projections
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.transaction import Store
 from store.verification import _Run, verify
 
 VERSION = libraries().get("onnxruntime", "1")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from store.cache.view import look
+from store.cache.writer import Store
 from store.coverage import missing, sound, walk
 from store.disk import artifacts as artifacts_module
 from store.disk.artifacts import Artifacts
@@ -21,9 +23,7 @@ from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from store.verification import verify
-from store.view import look
 
 ROOT = Path(__file__).parents[2]
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
@@ -120,7 +120,7 @@ from store.findings import Depth, ProblemKind
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.testing import FakeClock
-from store.transaction import Store
+from store.cache.writer import Store
 from store.verification import verify
 
 layout = Layout(Path(sys.argv[1]))

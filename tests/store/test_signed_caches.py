@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
@@ -17,10 +19,8 @@ from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, made, play
-from store.transaction import Store
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verification import verify
-from store.view import look, read
 
 ROOT = Path(__file__).parents[2]
 VERSION = libraries().get("onnxruntime", "1")

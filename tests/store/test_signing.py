@@ -6,6 +6,9 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from store.cache.projections import Projections
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.collecting import collect
 from store.coverage import strangers
 from store.disk.artifacts import Artifacts
@@ -23,15 +26,12 @@ from store.manifest.file_names import MAX_SIGNATURES
 from store.policy import rollback
 from store.policy.recovery import Project, SetAside
 from store.policy.retention import KeepPolicy
-from store.projecting import Projections
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
 from store.signing import sign
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.transaction import Store
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verification import verify
-from store.view import look, read
 
 FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
 SECOND = replace(FIRST, flight="f2")

@@ -5,6 +5,8 @@ import os
 import pytest
 
 from journal import JournalError, JournalFullError
+from store.cache.view import look
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed
 from store.domain.state import BuildStatus
@@ -13,8 +15,6 @@ from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, made, play
-from store.transaction import Store
-from store.view import look
 from tests.small_disk import free_bytes, small_disk
 
 VERSION = libraries().get("onnxruntime", "1")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.base.values import ArtifactRef
+from store.cache.writer import Store
 from store.coverage import Coverage, missing, named_by, referenced_by, sizes, sound, walk
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -21,7 +22,6 @@ from store.errors import (
 )
 from store.manifest.manifest import parse
 from store.testing import FakeClock, Scenario, play, ref_of
-from store.transaction import Store
 
 SHA = hashlib.sha256(b"data").hexdigest()
 REF = ref_of(b"data")

@@ -16,6 +16,9 @@ from journal.record import Record
 from journal.storage.environment import open_environment
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
+from store.cache.event_mapper import to_record
+from store.cache.view import look, observe, read
+from store.cache.writer import Store
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -35,15 +38,12 @@ from store.errors import (
     UnknownEventError,
     UnprojectedError,
 )
-from store.facts import to_record
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
-from store.transaction import Store
-from store.view import look, observe, read
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,7 +52,7 @@ import sys
 from journal import Journal
 from journal.storage.environment import open_environment
 from store.domain.events import GenerationAccepted
-from store.facts import to_record
+from store.cache.event_mapper import to_record
 with Journal.open(sys.argv[1]) as journal:
     event = GenerationAccepted(generation=1, why="from another process", host={})
     journal.append([to_record(event, build=None, wall_ns=1, mono_ns=1)])
@@ -517,8 +517,8 @@ from journal import JournalError
 from store.errors import StoreError
 from store.disk.layout import Layout
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
-from store.view import observe
+from store.cache.writer import Store
+from store.cache.view import observe
 
 def write():
     with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:

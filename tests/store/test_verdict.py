@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere, judge
 
 HERE = Policy(

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.errors import JournalDamagedError
+from store.cache.view import look, read
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import CellEmbedded
 from store.domain.manifest_projection import project
@@ -15,9 +17,7 @@ from store.findings import Covered, Depth, Finding, ProblemKind, Verification, j
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.transaction import Store
 from store.verification import verify
-from store.view import look, read
 
 FIRST = Scenario()
 SECOND = Scenario(tiles={(0, 0): "a", (1, 0): "B", (20, 3): "c"})

@@ -10,12 +10,12 @@ import pytest
 from journal import JournalDamagedError
 from journal.record import Chain, decode, encode, link
 from journal.storage.environment import is_open
+from store.cache.event_store import Ledger
+from store.cache.view import look
+from store.cache.writer import Store
 from store.disk.layout import Layout
-from store.ledger import Ledger
 from store.snapshots import snapshot_codec, snapshot_file
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.transaction import Store
-from store.view import look
 
 
 @pytest.fixture

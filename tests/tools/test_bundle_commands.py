@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from journal.lock import BuildLock
+from store.cache.view import look
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.view import look
 from tests.small_builds import tree
 from tools.cli import cli
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from store.base.canonical_json import sha256
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.testing import FakeClock, Scenario, play
-from store.transaction import Store
 from tests.tools.conftest import World
 
 ROOT = Path(__file__).resolve().parents[2]

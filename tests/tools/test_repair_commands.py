@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from journal import Journal
+from store.cache.view import look, read
 from store.disk.layout import Layout
-from store.view import look, read
 from tests.tools.conftest import picture
 from tools.cli import cli
 

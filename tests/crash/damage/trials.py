@@ -19,6 +19,7 @@ from pathlib import Path
 
 from journal import JournalError
 from journal.storage import integrity
+from store.cache.view import look
 from store.coverage import named_by
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -28,7 +29,6 @@ from store.findings import Depth
 from store.manifest import manifest as manifests
 from store.reader import FlightCache
 from store.verification import verify
-from store.view import look
 from tests.crash.damage.damages import Cache, dice_for
 from tests.crash.damage.signed import grown
 from tests.crash.powercut.farm import attempt, run, until_told

@@ -17,8 +17,11 @@ from journal.record import GENESIS, Entry, Record, canonical, link
 from journal.record import decode as decode_record
 from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
-from store import bundle, importing, segment
+from store import bundle, importing
 from store.base.canonical_json import encode as canonical_json
+from store.cache import segment
+from store.cache.view import read
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.errors import (
@@ -34,8 +37,6 @@ from store.formats import descriptor_block
 from store.formats.tables import decode_blocks, decode_tiles
 from store.manifest.manifest import parse
 from store.testing import FakeClock
-from store.transaction import Store
-from store.view import read
 from tests.crash.fuzz.mutation import mutated, regrown, reworded
 from tests.crash.powercut.writer import play, scenario
 from tests.sample_request import REQUEST

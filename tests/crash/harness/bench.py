@@ -14,12 +14,12 @@ from typing import NamedTuple
 from journal import Journal
 from journal.lock import BuildLock
 from store.base.clock import SystemClock
+from store.cache.view import look
+from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.snapshots import snapshot_file
-from store.transaction import Store
 from store.trust.signatures import Signer
-from store.view import look
 
 LOCK_TIMEOUT_S = 60.0
 """Nobody holds a lock for long, so that only a lock that is held for ever makes anybody wait so long."""

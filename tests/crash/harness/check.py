@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from journal import Journal
 from journal.lock import held
+from store.cache.view import RESERVE_NAME, History, look, read
 from store.collecting import collect
 from store.coverage import named_by, referenced_by, walk
 from store.disk.artifacts import Artifacts
@@ -21,7 +22,6 @@ from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
 from store.policy.retention import KeepPolicy
-from store.view import RESERVE_NAME, History, look, read
 from tests.crash.harness.bench import Acknowledged, Bench
 from tests.crash.harness.drivers import Driver
 

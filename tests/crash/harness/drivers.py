@@ -12,7 +12,9 @@ from importlib import metadata
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal.lock import BuildLock
-from store import beside
+from store.cache import optimistic_append as beside
+from store.cache.projections import Projections
+from store.cache.view import look
 from store.collecting import collect
 from store.coverage import named_by
 from store.disk.artifacts import Artifacts
@@ -23,11 +25,9 @@ from store.manifest.manifest import parse
 from store.mirror import mirror
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.projecting import Projections
 from store.rebuild import rebuild
 from store.testing import Scenario, StopDeadError, made, play
 from store.trust.signatures import Signer
-from store.view import look
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench
 from tools.exit_codes import ExitCode, code_of_failure
 

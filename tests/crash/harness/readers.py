@@ -11,8 +11,8 @@ import time
 
 from journal import Journal
 from journal.errors import JournalMissingError
+from store.cache.view import look
 from store.errors import NoGoError, RequestRefusedError
-from store.view import look
 from tests.crash.harness.bench import Bench
 
 PAUSE_S = 0.001

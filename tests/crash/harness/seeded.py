@@ -13,17 +13,19 @@ from typing import Any
 from journal import Journal, log, safe_reader
 from journal.record import EMPTY, encode, extend
 from journal.storage import create
-from store import collecting, mirror, projecting, transaction
+from store import collecting, mirror
 from store.base.values import ArtifactRef
+from store.cache import projections as projecting
+from store.cache import writer
+from store.cache.event_mapper import to_facts
+from store.cache.event_store import Ledger
+from store.cache.projections import Projections
+from store.cache.writer import Store
 from store.disk import artifacts as artifacts_module
 from store.disk import write_once
 from store.disk.artifacts import Artifacts
 from store.domain.fold import absorb
 from store.domain.state import State
-from store.facts import to_facts
-from store.ledger import Ledger
-from store.projecting import Projections
-from store.transaction import Store
 from tests.crash.harness.bench import Bench
 
 
@@ -156,7 +158,7 @@ def manifest_first(_: Bench) -> None:
 
 def early_exit(_: Bench) -> None:
     """Call a commit done before its files are there."""
-    transaction.Store._make_visible = lambda _, generation: generation  # type: ignore[method-assign]
+    writer.Store._make_visible = lambda _, generation: generation  # type: ignore[method-assign]
 
 
 def sticky_lock(_: Bench) -> None:
@@ -209,7 +211,7 @@ def mirror_head_first(_: Bench) -> None:
 
 def untidy_errors(_: Bench) -> None:
     """Let the errors of the system pass as they are."""
-    for module in (artifacts_module, projecting, transaction):
+    for module in (artifacts_module, projecting, writer):
         module.from_os_error = lambda error, _what: error  # type: ignore[attr-defined, assignment]
 
 

@@ -7,7 +7,8 @@ import lmdb
 
 from journal import fsync, log
 from journal.storage import create
-from store import ledger, projecting
+from store.cache import event_store
+from store.cache import projections as projecting
 from store.disk import layout, write_once
 from store.disk.layout import Layout
 
@@ -111,7 +112,7 @@ def commit_unprojected():
 def event_first():
     """The event that names an artifact is durable before the artifact is."""
     _publish_with(sync_file=False, sync_folder=False)
-    append_on = ledger.Ledger.append_on
+    append_on = event_store.Ledger.append_on
 
     def late(self, *arguments, **options):
         append_on(self, *arguments, **options)
@@ -119,7 +120,7 @@ def event_first():
             fsync.fsync_file(path)
             fsync.fsync_dir(path.parent)
 
-    ledger.Ledger.append_on = late
+    event_store.Ledger.append_on = late
 
 
 BUGS = {

@@ -12,18 +12,18 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store.beside import accept
+from store.cache.event_store import Ledger
+from store.cache.optimistic_append import accept
+from store.cache.projections import Projections
+from store.cache.view import look
+from store.cache.writer import Store
 from store.collecting import collect
 from store.disk.layout import Layout
-from store.ledger import Ledger
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.projecting import Projections
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.transaction import Store
 from store.trust.signatures import Signer
-from store.view import look
 from tests.crash.powercut.model import Promise
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

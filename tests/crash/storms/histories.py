@@ -27,7 +27,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal import JournalError
 from journal.lock import BuildLock, held
-from store.beside import accept
+from store.cache.optimistic_append import accept
+from store.cache.projections import signers_of
+from store.cache.view import look
 from store.collecting import collect
 from store.disk.layout import Layout
 from store.errors import NoGoError, RequestRefusedError, StoreError
@@ -35,12 +37,10 @@ from store.findings import Depth, ProblemKind
 from store.manifest.file_names import signature_name
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.projecting import signers_of
 from store.reader import FlightCache
 from store.signing import sign
 from store.trust.signatures import Signer
 from store.verification import verify
-from store.view import look
 from tests.crash.powercut.farm import until_told
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario

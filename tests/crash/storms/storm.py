@@ -16,6 +16,7 @@ from pathlib import Path
 
 from journal import JournalError
 from journal.lock import BuildLock
+from store.cache.view import read
 from store.collecting import collect
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
@@ -24,7 +25,6 @@ from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
 from store.verification import verify
-from store.view import read
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario
 from tests.crash.storms.together import run_together

@@ -11,13 +11,13 @@ from journal.record import EMPTY, Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
+from store.cache.event_mapper import fold_entries, since_position, to_facts
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, replaying
 from store.disk.write_once import read_regular
 from store.domain.fold import absorb
 from store.domain.state import Fact, State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
-from store.facts import fold_entries, since_position, to_facts
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.policy.recovery import Observed
 from store.policy.recovery import check as check_history
@@ -197,7 +197,7 @@ def _require_fit(layout: Layout, state: State, observed: Observed) -> None:
     try:
         check_history(state, observed)
     except DamagedHistoryError as error:
-        from store import evidence  # noqa: PLC0415 - only a cache that does not fit needs it
+        from store.cache import journal_consistency  # noqa: PLC0415 - only a cache that does not fit needs it
 
         chains = [entry.chain.hex() for entry in _snapshot(layout, EMPTY).entries]
-        raise evidence.explained(layout, state, chains, error) from error
+        raise journal_consistency.explained(layout, state, chains, error) from error

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from journal.errors import JournalDamagedError
 from journal.record import EMPTY, Head
-from store import segment
 from store.base import canonical_json
+from store.cache import segment
+from store.cache.event_store import Ledger
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import Generation
 from store.errors import DamagedHistoryError, ErrorKind, from_os_error
-from store.ledger import Ledger
 from store.manifest.file_names import signature_name
 from store.trust.signatures import Signature, signature_file
 

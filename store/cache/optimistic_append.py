@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from journal import HeadMovedError
-from store import evidence
 from store.base.canonical_json import Document
 from store.base.clock import Clock
+from store.cache import journal_consistency
+from store.cache.create import ensure_cache
+from store.cache.event_store import Ledger
+from store.cache.view import look, observe, require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -20,10 +23,7 @@ from store.domain.events import Event, GenerationAccepted
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.files.permissions import refuse_exposed
-from store.genesis import ensure_cache
-from store.ledger import Ledger
 from store.policy import recovery
-from store.view import look, observe, require_cache
 
 Decide = Callable[[State], Sequence[Event]]
 """From the state to the events that follow from it; none if there is nothing to say."""
@@ -110,7 +110,7 @@ def open_beside(
             ledger.judged(lambda state: recovery.check(state, observed))
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in ledger.journal.entries(1)]
-            raise evidence.explained(layout, ledger.state, chains, error) from error
+            raise journal_consistency.explained(layout, ledger.state, chains, error) from error
         yield Beside(layout=layout, ledger=ledger, artifacts=Artifacts(layout))
     finally:
         ledger.close()

@@ -20,11 +20,15 @@ from pathlib import Path
 
 from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullError
 from journal.record import Head, encode, extend
-from store import evidence
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.base.values import Position
+from store.cache import journal_consistency
+from store.cache.create import ensure_cache
+from store.cache.event_store import RETRYABLE, Ledger
+from store.cache.projections import Projections, set_head_projections
+from store.cache.view import RESERVE_NAME, observe, require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -53,14 +57,10 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
-from store.genesis import ensure_cache
-from store.ledger import RETRYABLE, Ledger
 from store.manifest import manifest
 from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.policy.rollback import RollbackPlan
-from store.projecting import Projections, set_head_projections
 from store.trust.signatures import Signature, Signer
-from store.view import RESERVE_NAME, observe, require_cache
 
 DEFAULT_RESERVE_BYTES = 8 << 20
 _BIRTH_WRITES = 2
@@ -325,7 +325,7 @@ class Store:
             self.recovered = self.ledger.judged(lambda state: plan(state, observed))
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in self.journal.entries(1)]
-            raise evidence.explained(self.layout, self.state, chains, error) from error
+            raise journal_consistency.explained(self.layout, self.state, chains, error) from error
         self.recover(self.recovered)
         set_head_projections(self.ledger)
 

@@ -10,10 +10,10 @@ from contextlib import suppress
 from journal import Journal
 from journal.errors import JournalExistsError
 from store.base.clock import Clock
+from store.cache.event_mapper import to_record
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import CacheCreated
-from store.facts import to_record
 
 WRITER = "c10"
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
-from store import segment
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
 from store.base.values import GENESIS_CHAIN
+from store.cache import segment
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, repairing
 from store.disk.write_once import read_regular

@@ -15,12 +15,12 @@ from journal import HeadMovedError, Journal, JournalDamagedError, JournalFullErr
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import Entry, Head, Record, encode, link
 from store.base.clock import Clock
+from store.cache.event_mapper import fold_entries, since_position, to_fact, to_record
 from store.disk.layout import Layout
 from store.domain.events import Event
 from store.domain.fold import absorb
 from store.domain.state import State
 from store.errors import DamagedHistoryError
-from store.facts import fold_entries, since_position, to_fact, to_record
 from store.snapshots.snapshot_file import forget, head_of, recall, remember, trusted_head
 
 Judgement = TypeVar("Judgement")
