@@ -17,7 +17,6 @@ from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import index_components, index_key, tile_of
 from store.base.values import ArtifactRef
-from store.coverage import Coverage, block_role, referenced_by, walk
 from store.disk.artifacts import Artifacts
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import (
@@ -34,6 +33,7 @@ from store.errors import ArtifactError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, decode_blocks, encode_blocks
+from store.verify.coverage import Coverage, block_role, referenced_by, walk
 
 _MILLION = 1_000_000
 

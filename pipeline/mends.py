@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from store.base.values import ArtifactRef
-from store.findings import Problem, ProblemKind, Verification
+from store.verify.report import Problem, ProblemKind, Verification
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

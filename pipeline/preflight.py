@@ -8,12 +8,12 @@ from pathlib import Path
 from pipeline.inputs import Inputs, Model
 from pipeline.plan import needed, plan
 from pipeline.space import BIRTH, engine_size, estimate
-from store.coverage import sizes
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.index_files import refs_of
 from store.domain.state import State
 from store.errors import DiskFullError, ErrorKind, from_os_error
+from store.verify.coverage import sizes
 
 FreeBytes = Callable[[Path], int]
 """How many bytes this user may still write to the file system of a folder."""

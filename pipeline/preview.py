@@ -6,10 +6,10 @@ from pipeline.plan import needed, plan
 from pipeline.report import PlanReport
 from pipeline.warm import look_warm
 from store.cache.view import look
-from store.coverage import sizes
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.state import State
+from store.verify.coverage import sizes
 
 
 def preview(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:

@@ -361,8 +361,8 @@ class CacheProvisioner:
         )
 
     def _require_whole(self, store: "Store", target: int) -> None:
-        from store.coverage import missing
         from store.manifest import manifest
+        from store.verify.coverage import missing
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
         problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)

@@ -29,7 +29,6 @@ from pipeline.recipe import Recipe, UnavailableError
 from pipeline.request import BuildRequest
 from pipeline.restoring import Made, Workshop
 from pipeline.tiles.tile import TileMetadataStore
-from store import coverage
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_facts
@@ -63,15 +62,16 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
-from store.findings import Depth, ProblemKind, Verification
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
-from store.projection_check import projection_findings
 from store.rebuild import Rebuilt, rebuild
 from store.runtime.load import ExecutionError
 from store.trust.go_no_go import TrustedKeys
-from store.verification import verify
+from store.verify import coverage
+from store.verify.projections import projection_findings
+from store.verify.report import Depth, ProblemKind, Verification
+from store.verify.verify import verify
 
 _FAILURES = (UnavailableError, PipelineError, StoreError, ExecutionError, ValueError)
 """What keeps one artifact from being made again, and is no reason to give the others up."""

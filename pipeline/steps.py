@@ -9,9 +9,9 @@ from pipeline.plan import BuildPlan, needed
 from pipeline.plan import plan as make_plan
 from pipeline.run import Run
 from pipeline.standing_in import prepare_stand_in
-from store.coverage import refuse_strangers, sound, strangers
 from store.domain.events import BuildPlanned, TilesSelected
 from store.formats.tables import encode_tile_columns
+from store.verify.coverage import refuse_strangers, sound, strangers
 
 
 def take_steps(run: Run) -> None:

@@ -11,7 +11,6 @@ from pipeline.report import BuildOutcome, BuildReport
 from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.cache.view import look, observe
-from store.coverage import missing, named_by
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import CoverageWalked
@@ -19,6 +18,7 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
+from store.verify.coverage import missing, named_by
 
 if TYPE_CHECKING:
     from store.cache.writer import Store

@@ -20,7 +20,6 @@ from store.bundle import MAX_ARTIFACTS, Choice, Header
 from store.cache.view import History
 from store.cache.view import read as read_cache
 from store.carried import collected_in, failing, named_in
-from store.coverage import referenced_by, sound
 from store.disk.artifacts import Artifacts, counted
 from store.disk.layout import Layout
 from store.disk.write_once import Draft
@@ -37,6 +36,7 @@ from store.errors import (
 )
 from store.formats.tables import BlockRow, decode_blocks
 from store.policy.recovery import check as check_history
+from store.verify.coverage import referenced_by, sound
 
 _NO_DRAFTS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})
 _LOOKS = 10

@@ -32,7 +32,6 @@ from store.cache.projections import Projections, signatures_of
 from store.cache.view import History as View
 from store.cache.view import read as read_cache
 from store.carried import named_in
-from store.coverage import missing
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -55,6 +54,7 @@ from store.files.permissions import refuse_exposed
 from store.manifest import manifest
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import reasons_against, trusted
+from store.verify.coverage import missing
 
 _MAKE_AGAIN: Final = "make it again: c10 export"
 _READ_IT: Final = "c10 replay --bundle FILE (reads it all the same)"

@@ -27,7 +27,6 @@ from store.cache.projections import signatures_of
 from store.cache.view import History
 from store.cache.view import read as read_cache
 from store.cache.writer import clear_scratch
-from store.coverage import missing, named_by, sound
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -49,6 +48,7 @@ from store.errors import (
 from store.files.permissions import refuse_exposed
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse
+from store.verify.coverage import missing, named_by, sound
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 

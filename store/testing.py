@@ -15,7 +15,6 @@ import numpy as np
 from store.base import canonical_json, identity
 from store.base.values import ArtifactRef, Position
 from store.cache.writer import Store
-from store.coverage import named_by, referenced_by, walk
 from store.domain.events import (
     BuildFailed,
     BuildPlanned,
@@ -37,6 +36,7 @@ from store.formats import index_delta
 from store.formats.index_delta import Rows
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest.manifest import Envelope, parse
+from store.verify.coverage import named_by, referenced_by, walk
 
 Made = TypeVar("Made")
 

@@ -19,9 +19,9 @@ from store.cache.view import look
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind
-from store.findings import Depth
 from store.manifest.manifest import parse
-from store.verification import verify
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tools import render
 from tools.demo_map import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
 from tools.edge import Answer, Call, complain, shared_options

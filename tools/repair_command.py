@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from pipeline.mends import Mend, RepairReport
-from store.findings import Problem
+from store.verify.report import Problem
 from tools import render
 from tools.build_command import executor_options, provisioner
 from tools.edge import Answer, Call, complain, say, shared_options, trust_options

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import click
 
-from store.findings import Depth, Problem, Verification
-from store.verification import verify as verify_cache
+from store.verify.report import Depth, Problem, Verification
+from store.verify.verify import verify as verify_cache
 from tools import render
 from tools.edge import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode

@@ -46,7 +46,7 @@ PURE: dict[str, set[str]] = {
     "store/formats/index_delta.py": {"numpy", "numpy.typing", "struct"},
     "store/errors.py": {"errno"},
     "store/domain/events.py": set(),
-    "store/findings.py": {"pathlib", "shlex"},
+    "store/verify/report.py": {"pathlib", "shlex"},
     "store/runtime/golden_vectors.py": {"numpy", "numpy.typing", "struct"},
     "store/domain/fold.py": set(),
     "store/base/identity.py": set(),

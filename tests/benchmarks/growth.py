@@ -25,7 +25,7 @@ from store.collecting import rehearse
 from store.disk.layout import Layout
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.verification import Depth, verify
+from store.verify.verify import Depth, verify
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
 from tests.benchmarks.measuring import apart, machine
 from tests.benchmarks.plot import plotted

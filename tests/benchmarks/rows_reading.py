@@ -15,13 +15,13 @@ import msgpack
 from pmtiles.tile import deserialize_directory, deserialize_header
 
 from store.cache.view import look
-from store.coverage import named_by, referenced_by, walk
 from store.disk.artifacts import Artifacts
 from store.domain.manifest_projection import project
 from store.manifest.manifest import parse
 from store.reader import FlightCache
 from store.trust.key_files import write_key_pair
-from store.verification import Depth, verify
+from store.verify.coverage import named_by, referenced_by, walk
+from store.verify.verify import Depth, verify
 from tests.benchmarks.caches import BigSite, write_folder, write_mbtiles, write_pmtiles
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 

@@ -27,7 +27,6 @@ from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing
 from store.cache.writer import Store
-from store.coverage import missing
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CoverageWalked, TilesSelected
@@ -37,6 +36,7 @@ from store.formats.tables import BlockRow, encode_tiles
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
+from store.verify.coverage import missing
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 from tests.benchmarks.measuring import Work as Doing

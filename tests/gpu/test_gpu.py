@@ -35,7 +35,7 @@ from store.runtime.capabilities import covered
 from store.runtime.faiss_install import FlavourError, installed_flavour
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from store.runtime.load import load_engine, load_index
-from store.verification import Depth, verify
+from store.verify.verify import Depth, verify
 from tests.index_blocks import build as build_index
 from tests.index_blocks import make_blocks, plan_for
 from tests.networks import mobilenet, resnet50, vit_b14

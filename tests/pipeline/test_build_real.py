@@ -16,7 +16,7 @@ from store.base.canonical_json import decode as canonical_decode
 from store.base.identity import descriptor_id
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.verification import Depth, verify
+from store.verify.verify import Depth, verify
 from tests.small_builds import ZOOM, Site, picture, plain, spread, tiny_network
 
 

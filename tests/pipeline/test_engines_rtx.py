@@ -21,7 +21,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
 from store.runtime.backends.tensorrt_library import engine_version
 from store.runtime.load import load_engine
-from store.verification import Depth, verify
+from store.verify.verify import Depth, verify
 from tests.networks import checked, mobilenet, quantised, resnet50, unsupported, vit_b14, with_open_size
 from tests.small_builds import Site, spread, tiny_network
 from tests.toy_networks import toy_network

@@ -13,7 +13,6 @@ from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
 from store.domain.manifest_projection import project
 from store.errors import NoGoError
-from store.findings import Depth
 from store.formats import descriptor_block
 from store.formats.index_delta import Rows, decode, encode
 from store.formats.tables import decode_blocks
@@ -21,7 +20,8 @@ from store.manifest.manifest import parse
 from store.manifest.roles import DELTA, WHOLE
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.verification import verify
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tests.small_builds import ZOOM, FakeSite, spread, tree, words
 
 FIRST = (ZOOM, 0, 0)

@@ -9,9 +9,9 @@ import pytest
 from pipeline.gathering import gather
 from pipeline.plan import Decision, needed, plan
 from pipeline.testing import FakeTiles
-from store.coverage import sizes
 from store.disk.artifacts import Artifacts
 from store.domain.state import State
+from store.verify.coverage import sizes
 from tests.small_builds import ZOOM, tiny_network
 
 

@@ -39,7 +39,7 @@ from store.cache.view import read
 from store.domain.event_codec import encode as encode_event
 from store.domain.events import BuildFailed, CellEmbedded, StepRetried
 from store.policy.retention import KeepPolicy
-from store.verification import Depth, verify
+from store.verify.verify import Depth, verify
 from tests.small_builds import WORLD, ZOOM, FakeSite, Site, picture, spread, tree
 from tests.toy_networks import DIMENSIONS, toy_network
 from tools.exit_codes import code_of_failure

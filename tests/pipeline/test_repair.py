@@ -26,11 +26,11 @@ from store.disk.layout import FOLDERS
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, RequestRefusedError
-from store.findings import Depth
 from store.formats.tables import decode_blocks
 from store.manifest.manifest import parse
 from store.testing import StopDeadError
-from store.verification import verify
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tests.small_builds import DIMENSIONS, FakeSite, picture, spread, tiny_network, tree, words
 
 MEMORY_DISK = Path("/dev/shm")

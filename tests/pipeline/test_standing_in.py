@@ -22,11 +22,11 @@ from store.domain.events import (
 from store.domain.state import FLIGHT, STAND_IN
 from store.errors import ArtifactError, IncompatibleDeviceError, NoGoError
 from store.errors import ErrorKind as StoreKind
-from store.findings import Depth
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache, engine_parity
 from store.runtime.golden_vectors import ANSWERED, decode_answers
-from store.verification import verify
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network, tree
 from tools.query_command import search
 

@@ -7,10 +7,10 @@ from pipeline.request import EngineOptions
 from store.domain.events import EngineCompiled
 from store.domain.state import FLIGHT, STAND_IN
 from store.errors import IncompatibleDeviceError
-from store.findings import Depth
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.gpu import gpus
-from store.verification import verify
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tests.small_builds import picture, spread
 from tools.query_command import read_image, search
 

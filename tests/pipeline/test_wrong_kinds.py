@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.report import BuildOutcome
 from store.errors import NoGoError, StoreError
-from store.findings import Depth
 from store.reader import FlightCache
 from store.trust.key_files import write_key_pair
-from store.verification import verify
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tests.small_builds import FakeSite, words
 
 SHAPES = ("folder", "full folder", "link", "link to it", "pipe", "socket")

@@ -28,13 +28,13 @@ from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
-from store.findings import Depth, ProblemKind
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
 from store.testing import FakeClock, made, play
 from store.trust.rollback_protection import Floors
 from store.trust.signatures import TrustedKey, signature_file
-from store.verification import verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 from tests.security.cards import (
     ALICE,
     FIRST,

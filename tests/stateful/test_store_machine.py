@@ -24,7 +24,6 @@ from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.coverage import named_by
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import GenerationAccepted
@@ -39,6 +38,7 @@ from store.rebuild import rebuild
 from store.runtime.capabilities import libraries
 from store.snapshots import snapshot_file
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
+from store.verify.coverage import named_by
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
 HISTORY_STEPS = 20

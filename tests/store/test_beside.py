@@ -14,12 +14,12 @@ from store.cache.create import ensure_cache
 from store.cache.optimistic_append import accept, open_beside
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.coverage import walk
 from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.verify.coverage import walk
 from tests.small_builds import tree
 
 ROOT = Path(__file__).parents[2]

@@ -35,7 +35,7 @@ from store.policy.retention import KeepPolicy
 from store.snapshots import snapshot_codec, snapshot_file
 from store.snapshots.snapshot_file import trusted_head
 from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
-from store.verification import Depth, verify
+from store.verify.verify import Depth, verify
 
 BUILDS = (
     Scenario(),

@@ -13,18 +13,18 @@ from store import collecting
 from store.cache.view import look, read
 from store.cache.writer import Store
 from store.collecting import collect, rehearse
-from store.coverage import walk
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
-from store.findings import Depth, ProblemKind
 from store.policy import rollback
 from store.policy.retention import Gone, KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.verification import verify
+from store.verify.coverage import walk
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 from tests.small_builds import tree
 from tests.small_disk import free_bytes, small_disk
 

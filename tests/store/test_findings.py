@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
-from store.findings import Covered, Depth, Finding, Problem, ProblemKind, Verification, judge
+from store.verify.report import Covered, Depth, Finding, Problem, ProblemKind, Verification, judge
 
 ROOT = Path("/tmp/my cache")
 

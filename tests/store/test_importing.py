@@ -29,13 +29,13 @@ from store.errors import (
     UnknownEventError,
 )
 from store.exporting import export
-from store.findings import Depth, ProblemKind
 from store.importing import Outcome, import_bundle
 from store.mirror import mirror
 from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
 from store.trust.signatures import Signer
-from store.verification import verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))

@@ -18,7 +18,6 @@ from store.cache import segment
 from store.cache.view import look, read
 from store.cache.writer import Store
 from store.collecting import collect
-from store.coverage import named_by
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.quarantine import set_aside
@@ -42,6 +41,7 @@ from store.reader import FlightCache, NoGoError
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
 from store.trust.signatures import Signer
+from store.verify.coverage import named_by
 from tests.small_builds import tree
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

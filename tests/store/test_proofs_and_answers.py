@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
-from store.coverage import referenced_by
 from store.domain.attachments import (
     GOLDEN,
     TIMING_CACHE,
@@ -32,6 +31,7 @@ from store.runtime.golden_vectors import (
     golden_samples,
 )
 from store.testing import made, ref_of
+from store.verify.coverage import referenced_by
 
 CONTRACT = Preprocessing(
     size=(16, 24), colour="bgr", layout="nhwc", mean=(1.0, 2.0, 3.0), std=(255.0, 255.0, 255.0)

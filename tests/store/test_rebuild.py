@@ -30,11 +30,11 @@ from store.domain.events import (
 )
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.findings import Depth, ProblemKind
 from store.policy import rollback
 from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
-from store.verification import verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 
 LATER = Scenario(flight="f3", engine="other", fail_at="coverage")
 """A build that fails after the last commit: its records are in the journal alone."""

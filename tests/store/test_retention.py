@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from store.cache.writer import Store
 from store.collecting import _decide
-from store.coverage import named_by
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
 from store.domain.fold import fold
@@ -21,6 +20,7 @@ from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.verify.coverage import named_by
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 

@@ -8,10 +8,10 @@ from journal.lock import BuildLock
 from store.cache.projections import Projections
 from store.cache.writer import Store
 from store.disk.layout import Layout
-from store.findings import Depth, ProblemKind
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.verification import _Run, verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import _Run, verify
 
 VERSION = libraries().get("onnxruntime", "1")
 LATE_S = 0.15

@@ -11,19 +11,19 @@ import pytest
 
 from store.cache.view import look
 from store.cache.writer import Store
-from store.coverage import missing, sound, walk
 from store.disk import artifacts as artifacts_module
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
 from store.files.permissions import exposed_path
-from store.findings import Finding, ProblemKind, judge
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
-from store.verification import verify
+from store.verify.coverage import missing, sound, walk
+from store.verify.report import Finding, ProblemKind, judge
+from store.verify.verify import verify
 
 ROOT = Path(__file__).parents[2]
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
@@ -116,12 +116,12 @@ import json, resource, sys
 from pathlib import Path
 from journal import JournalError
 from store.errors import StoreError
-from store.findings import Depth, ProblemKind
+from store.verify.report import Depth, ProblemKind
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.testing import FakeClock
 from store.cache.writer import Store
-from store.verification import verify
+from store.verify.verify import verify
 
 layout = Layout(Path(sys.argv[1]))
 

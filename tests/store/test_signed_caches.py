@@ -14,13 +14,13 @@ from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
-from store.findings import Depth, ProblemKind
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, made, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
-from store.verification import verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 
 ROOT = Path(__file__).parents[2]
 VERSION = libraries().get("onnxruntime", "1")

@@ -10,7 +10,6 @@ from store.cache.projections import Projections
 from store.cache.view import look, read
 from store.cache.writer import Store
 from store.collecting import collect
-from store.coverage import strangers
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned, Repaired
@@ -21,7 +20,6 @@ from store.errors import (
     RequestRefusedError,
     UnprojectedError,
 )
-from store.findings import Depth, ProblemKind
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy import rollback
 from store.policy.recovery import Project, SetAside
@@ -31,7 +29,9 @@ from store.runtime.capabilities import libraries
 from store.signing import sign
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
-from store.verification import verify
+from store.verify.coverage import strangers
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 
 FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
 SECOND = replace(FIRST, flight="f2")

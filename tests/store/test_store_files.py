@@ -8,7 +8,6 @@ import pytest
 
 from store.base.values import ArtifactRef
 from store.cache.writer import Store
-from store.coverage import Coverage, missing, named_by, referenced_by, sizes, sound, walk
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.write_once import draft, read_regular, write_once
@@ -22,6 +21,7 @@ from store.errors import (
 )
 from store.manifest.manifest import parse
 from store.testing import FakeClock, Scenario, play, ref_of
+from store.verify.coverage import Coverage, missing, named_by, referenced_by, sizes, sound, walk
 
 SHA = hashlib.sha256(b"data").hexdigest()
 REF = ref_of(b"data")

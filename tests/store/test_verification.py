@@ -13,11 +13,11 @@ from store.domain.events import CellEmbedded
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError, RequestRefusedError
-from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.verification import verify
+from store.verify.report import Covered, Depth, Finding, ProblemKind, Verification, judge
+from store.verify.verify import verify
 
 FIRST = Scenario()
 SECOND = Scenario(tiles={(0, 0): "a", (1, 0): "B", (20, 3): "c"})

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from journal import JournalError
 from store.errors import NoGoError, StoreError
-from store.findings import Depth
 from store.reader import FlightCache
-from store.verification import verify
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tests.crash.damage.signed import SignedSite, grown
 from tests.crash.damage.trials import MEMORY
 from tests.crash.storms.together import run_together

@@ -20,15 +20,15 @@ from pathlib import Path
 from journal import JournalError
 from journal.storage import integrity
 from store.cache.view import look
-from store.coverage import named_by
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, NoGoError
-from store.findings import Depth
 from store.manifest import manifest as manifests
 from store.reader import FlightCache
-from store.verification import verify
+from store.verify.coverage import named_by
+from store.verify.report import Depth
+from store.verify.verify import verify
 from tests.crash.damage.damages import Cache, dice_for
 from tests.crash.damage.signed import grown
 from tests.crash.powercut.farm import attempt, run, until_told

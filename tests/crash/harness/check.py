@@ -12,7 +12,6 @@ from journal import Journal
 from journal.lock import held
 from store.cache.view import RESERVE_NAME, History, look, read
 from store.collecting import collect
-from store.coverage import named_by, referenced_by, walk
 from store.disk.artifacts import Artifacts
 from store.disk.layout import KNOWN_ENTRIES, Layout
 from store.disk.write_once import read_regular
@@ -22,6 +21,7 @@ from store.errors import ErrorKind, NoGoError, RequestRefusedError
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
 from store.policy.retention import KeepPolicy
+from store.verify.coverage import named_by, referenced_by, walk
 from tests.crash.harness.bench import Acknowledged, Bench
 from tests.crash.harness.drivers import Driver
 

@@ -16,7 +16,6 @@ from store.cache import optimistic_append as beside
 from store.cache.projections import Projections
 from store.cache.view import look
 from store.collecting import collect
-from store.coverage import named_by
 from store.disk.artifacts import Artifacts
 from store.domain.events import EngineCompiled
 from store.domain.manifest_projection import project
@@ -28,6 +27,7 @@ from store.policy.retention import KeepPolicy
 from store.rebuild import rebuild
 from store.testing import Scenario, StopDeadError, made, play
 from store.trust.signatures import Signer
+from store.verify.coverage import named_by
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench
 from tools.exit_codes import ExitCode, code_of_failure
 

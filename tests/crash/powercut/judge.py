@@ -7,10 +7,10 @@ from store.base.canonical_json import sha256
 from store.cache.view import read
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
-from store.findings import Depth, ProblemKind
 from store.reader import FlightCache
 from store.testing import FakeClock, play
-from store.verification import verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, Store, scenario
 
 FAKE = {"engine place", "descriptor index"}

@@ -33,14 +33,14 @@ from store.cache.view import look
 from store.collecting import collect
 from store.disk.layout import Layout
 from store.errors import NoGoError, RequestRefusedError, StoreError
-from store.findings import Depth, ProblemKind
 from store.manifest.file_names import signature_name
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
 from store.signing import sign
 from store.trust.signatures import Signer
-from store.verification import verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 from tests.crash.powercut.farm import until_told
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario

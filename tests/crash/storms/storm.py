@@ -20,11 +20,11 @@ from store.cache.view import read
 from store.collecting import collect
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
-from store.findings import Depth, ProblemKind
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
-from store.verification import verify
+from store.verify.report import Depth, ProblemKind
+from store.verify.verify import verify
 from tests.crash.powercut.judge import FAKE
 from tests.crash.powercut.writer import TRUSTED, FakeClock, opened, play, scenario
 from tests.crash.storms.together import run_together

@@ -9,8 +9,8 @@ from store.cache.projections import signatures_of
 from store.cache.view import View
 from store.disk.write_once import read_regular
 from store.errors import from_os_error, is_shortage, unread
-from store.findings import Finding, ProblemKind
 from store.manifest.file_names import signature_name
+from store.verify.report import Finding, ProblemKind
 
 _MAX_SEGMENT = 1 << 32
 

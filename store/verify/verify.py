@@ -7,7 +7,7 @@ against the journal and loads engine and index as the aircraft would.
 
 Whatever is wrong is collected, not raised, so that one run names everything; only a journal that cannot be
 believed ends it. Looking happens here, judging in
-`store.findings`. Nothing is ever written.
+`store.verify.report`. Nothing is ever written.
 """
 
 import os
@@ -22,7 +22,6 @@ from typing import Final, assert_never
 from store.base.values import ArtifactRef
 from store.cache.projections import signatures_of, signers_of
 from store.cache.view import History, View, look
-from store.coverage import each, named_by, referenced_by, walk
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -36,17 +35,18 @@ from store.errors import (
     is_shortage,
 )
 from store.files.permissions import exposed_path
-from store.findings import Covered, Depth, Finding, ProblemKind, Verification, judge
 from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
 from store.policy.retention import keep_without
-from store.projection_check import projection_findings
 from store.reader import table_checks
 from store.reader.flight_cache import FlightCache
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
-from store.settling import look_settled
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.trust.signatures import TrustedKey, reasons_against, trusted
+from store.verify.coverage import each, named_by, referenced_by, walk
+from store.verify.projections import projection_findings
+from store.verify.report import Covered, Depth, Finding, ProblemKind, Verification, judge
+from store.verify.stable_view import look_settled
 
 _OF_REFUSAL: Final = {
     ErrorKind.DEVICE: ProblemKind.DEVICE,
