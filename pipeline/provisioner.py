@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from pipeline.repair import Repair
     from pipeline.run import Ports
     from store.cache.writer import Store
-    from store.collecting import Collection
     from store.domain.state import Generation, State
+    from store.maintenance.collect_garbage import Collection
+    from store.maintenance.rebuild_journal import Rebuilt
+    from store.maintenance.sign import Signing
     from store.policy.retention import KeepPolicy
-    from store.rebuild import Rebuilt
-    from store.signing import Signing
 
 _MIB = 1 << 20
 
@@ -169,7 +169,7 @@ class CacheProvisioner:
             RequestRefusedError: There is no key, no such generation, or its manifest is not what the journal projects.
             StoreError, JournalError: The cache cannot be used.
         """
-        from store.signing import sign
+        from store.maintenance.sign import sign
 
         signer = self.signing()
         if signer is None:
@@ -221,7 +221,7 @@ class CacheProvisioner:
             RequestRefusedError: There is no cache.
             StoreError, JournalError: The cache cannot be used; what was begun is finished by the next collection.
         """
-        from store.collecting import collect, rehearse
+        from store.maintenance.collect_garbage import collect, rehearse
 
         if dry_run or not self.layout.exists():
             return rehearse(self.layout, policy)

@@ -6,7 +6,7 @@ artifacts of every generation that is kept, the head's first: each that is damag
 takes its name again if the bytes come out the same. Damaged bytes are never thrown away: they lie in `quarantine/`,
 and the journal says where. What cannot be healed stays as it was and is told with its reason.
 
-A journal that is damaged itself is not touched: that is what `store.rebuild` is for.
+A journal that is damaged itself is not touched: that is what `store.maintenance.rebuild_journal` is for.
 """
 
 import os
@@ -63,9 +63,9 @@ from store.errors import (
 )
 from store.files.permissions import refuse_exposed
 from store.formats.tables import BlockRow, decode_blocks
+from store.maintenance.rebuild_journal import Rebuilt, rebuild
 from store.manifest.manifest import Manifest, parse
 from store.manifest.roles import DELTA, WHOLE
-from store.rebuild import Rebuilt, rebuild
 from store.runtime.load import ExecutionError
 from store.trust.go_no_go import TrustedKeys
 from store.verify import coverage

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from store.cache.view import look
-from store.collecting import Collection
 from store.domain.state import State
+from store.maintenance.collect_garbage import Collection
 from store.policy.retention import KeepPolicy
 from tools import render
 from tools.build_command import provisioner

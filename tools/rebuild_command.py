@@ -4,7 +4,7 @@ import shlex
 
 import click
 
-from store.rebuild import Rebuilt
+from store.maintenance.rebuild_journal import Rebuilt
 from tools import render
 from tools.build_command import provisioner
 from tools.edge import Answer, Call, say, shared_options, trust_options

@@ -21,8 +21,8 @@ from statistics import linear_regression, median
 from typing import Any, Final
 
 from store.cache.view import look
-from store.collecting import rehearse
 from store.disk.layout import Layout
+from store.maintenance.collect_garbage import rehearse
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verify.verify import Depth, verify

@@ -18,8 +18,8 @@ from store.disk.layout import Layout
 from store.domain import event_codec
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
+from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
-from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
 
 HERE = Path(__file__).parent

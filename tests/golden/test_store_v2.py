@@ -10,8 +10,8 @@ from store.disk.layout import Layout
 from store.domain.events import IndexExtended
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
+from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
-from store.rebuild import rebuild
 from tests.golden.make_store_v1 import expected
 from tests.golden.make_store_v2 import make
 

@@ -13,12 +13,12 @@ from pipeline.report import BuildOutcome
 from pipeline.request import CoverageOptions
 from pipeline.testing import raising
 from store.base.canonical_json import decode
-from store.collecting import rehearse
 from store.disk.artifacts import Artifacts
 from store.domain.events import BuildDenied, BuildFailed, StepStarted
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
 from store.formats import tile_pack
+from store.maintenance.collect_garbage import rehearse
 from store.policy.retention import KeepPolicy
 from store.verify.coverage import referenced_by
 from tests.small_builds import ZOOM, Site, picture, spread, tiny_network

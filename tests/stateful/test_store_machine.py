@@ -30,11 +30,11 @@ from store.domain.events import GenerationAccepted
 from store.domain.manifest_projection import project
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, RequestRefusedError
+from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.recovery import Project
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.rebuild import rebuild
 from store.runtime.capabilities import libraries
 from store.snapshots import snapshot_file
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play

@@ -15,7 +15,6 @@ from store.cache.event_mapper import to_record
 from store.cache.view import look, read
 from store.cache.writer import Store
 from store.carried import collected_in, failing, named_in
-from store.collecting import collect
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -35,6 +34,7 @@ from store.errors import (
 )
 from store.exporting import export
 from store.importing import import_bundle
+from store.maintenance.collect_garbage import collect
 from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
 

@@ -24,12 +24,12 @@ from store.cache.event_store import Ledger
 from store.cache.optimistic_append import accept
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.collecting import collect
 from store.disk.layout import Layout
 from store.domain.events import BuildDenied, BuildRefused, BuildStarted, CellEmbedded
 from store.domain.fold import absorb, fold
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind
+from store.maintenance.collect_garbage import collect
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.snapshots import snapshot_codec, snapshot_file

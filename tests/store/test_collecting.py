@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from store import collecting
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.collecting import collect, rehearse
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
+from store.maintenance import collect_garbage
+from store.maintenance.collect_garbage import collect, rehearse
 from store.policy import rollback
 from store.policy.retention import Gone, KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
@@ -186,7 +186,7 @@ class Faults:
     def __init__(self, monkeypatch, at, *, after=False):
         self.at, self.after, self.count = at, after, 0
         monkeypatch.setattr(Path, "unlink", self.around(Path.unlink))
-        monkeypatch.setattr(collecting, "fsync_dir", self.around(collecting.fsync_dir))
+        monkeypatch.setattr(collect_garbage, "fsync_dir", self.around(collect_garbage.fsync_dir))
         append = Store.append
         monkeypatch.setattr(Store, "append", self.around(append))
 
@@ -241,15 +241,15 @@ def test_a_death_anywhere_is_finished_by_the_next_collection(tmp_path, monkeypat
 def test_a_signature_never_outlives_its_manifest(cache, monkeypatch):
     (cache.manifests / "00000001.sig").write_bytes(b"of a key")
     order = []
-    unlink, sync = Path.unlink, collecting.fsync_dir
+    unlink, sync = Path.unlink, collect_garbage.fsync_dir
     monkeypatch.setattr(Path, "unlink", lambda path, **kw: (order.append(path.name), unlink(path, **kw))[1])
-    monkeypatch.setattr(collecting, "fsync_dir", lambda path: (order.append(path.name), sync(path))[1])
+    monkeypatch.setattr(collect_garbage, "fsync_dir", lambda path: (order.append(path.name), sync(path))[1])
     gc(cache)
     assert order[:4] == ["00000001.sig", "manifests", "00000001.json", "manifests"]
 
 
 def test_many_digests_make_many_events_in_one_transaction(cache, monkeypatch):
-    monkeypatch.setattr(collecting, "MAX_COLLECTED", 2)
+    monkeypatch.setattr(collect_garbage, "MAX_COLLECTED", 2)
     done = gc(cache)
     events = [fact.event for fact in read(cache).facts]
     planned = [event for event in events if isinstance(event, CollectionPlanned)]

@@ -6,15 +6,15 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store import signing
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.collecting import collect
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned
+from store.maintenance import sign
+from store.maintenance.collect_garbage import collect
+from store.maintenance.rebuild_journal import rebuild
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.retention import KeepPolicy, keep_without
-from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
 from store.trust.signatures import Signer, TrustedKey, parse_signature, signature_file
 
@@ -33,7 +33,7 @@ def layout(tmp_path):
         for number in range(1, 4):
             play(store, Scenario(flight=f"f{number}"))
         for number in range(1, 4):
-            signing.sign(store, number, BOB)
+            sign.sign(store, number, BOB)
     return layout
 
 
@@ -129,7 +129,7 @@ def test_no_more_than_a_generation_can_have(tmp_path):
     with opened(layout) as store:
         play(store, Scenario())
         for signer in many[:-1]:
-            signing.sign(store, None, signer)
+            sign.sign(store, None, signer)
     manifest = (layout.manifests / "00000001.json").read_bytes()
     (layout.quarantine / "00000001.sig.0").write_bytes(signature_file(many[-1].sign(manifest)))
     lose(layout)

@@ -17,7 +17,6 @@ from store import mirror as module
 from store.cache import segment
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.collecting import collect
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.quarantine import set_aside
@@ -33,12 +32,13 @@ from store.errors import (
 )
 from store.exporting import export
 from store.importing import Outcome, import_bundle
+from store.maintenance.collect_garbage import collect
+from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
 from store.mirror import mirror
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache, NoGoError
-from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, play
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by

@@ -30,8 +30,8 @@ from store.domain.events import (
 )
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
+from store.maintenance.rebuild_journal import rebuild
 from store.policy import rollback
-from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
@@ -471,7 +471,7 @@ class TestWritersBeside:
                 late.append(beside.append([self.event("late")]))
             return real(of, path)
 
-        monkeypatch.setattr("store.rebuild.set_aside", aside)
+        monkeypatch.setattr("store.maintenance.rebuild_journal.set_aside", aside)
         assert rebuild(layout).records == late[0].seq
         assert look(layout).head == late[0]
 

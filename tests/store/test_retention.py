@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.cache.writer import Store
-from store.collecting import _decide
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.domain.state import STAND_IN, Fact, State
+from store.maintenance.collect_garbage import _decide
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins

@@ -9,7 +9,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from store.cache.projections import Projections
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.collecting import collect
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned, Repaired
@@ -20,13 +19,14 @@ from store.errors import (
     RequestRefusedError,
     UnprojectedError,
 )
+from store.maintenance.collect_garbage import collect
+from store.maintenance.sign import sign
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy import rollback
 from store.policy.recovery import Project, SetAside
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.signing import sign
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.coverage import strangers

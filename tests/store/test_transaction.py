@@ -38,11 +38,11 @@ from store.errors import (
     UnknownEventError,
     UnprojectedError,
 )
+from store.maintenance.rebuild_journal import rebuild
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
-from store.rebuild import rebuild
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 
 ROOT = Path(__file__).parents[2]

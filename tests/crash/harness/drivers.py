@@ -15,16 +15,16 @@ from journal.lock import BuildLock
 from store.cache import optimistic_append as beside
 from store.cache.projections import Projections
 from store.cache.view import look
-from store.collecting import collect
 from store.disk.artifacts import Artifacts
 from store.domain.events import EngineCompiled
 from store.domain.manifest_projection import project
 from store.domain.state import FLIGHT
+from store.maintenance.collect_garbage import collect
+from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
 from store.mirror import mirror
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.rebuild import rebuild
 from store.testing import Scenario, StopDeadError, made, play
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by

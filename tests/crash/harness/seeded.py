@@ -13,7 +13,7 @@ from typing import Any
 from journal import Journal, log, safe_reader
 from journal.record import EMPTY, encode, extend
 from journal.storage import create
-from store import collecting, mirror
+from store import mirror
 from store.base.values import ArtifactRef
 from store.cache import projections as projecting
 from store.cache import writer
@@ -26,6 +26,7 @@ from store.disk import write_once
 from store.disk.artifacts import Artifacts
 from store.domain.fold import absorb
 from store.domain.state import State
+from store.maintenance import collect_garbage
 from tests.crash.harness.bench import Bench
 
 
@@ -176,24 +177,24 @@ def sticky_lock(_: Bench) -> None:
 
 def retire_backwards(_: Bench) -> None:
     """Remove the manifest of a generation before its signature, which nothing finds any more."""
-    projections = collecting._projections
+    projections = collect_garbage._projections
 
     def backwards(*args: Any) -> Any:
         return {number: paths[::-1] for number, paths in projections(*args).items()}
 
-    collecting._projections = backwards
+    collect_garbage._projections = backwards
 
 
 def retire_unplanned(_: Bench) -> None:
     """Remove what a collection decided before the journal knows of it."""
-    projections = collecting._projections
+    projections = collect_garbage._projections
 
     def remove_at_once(layout: Any, state: Any, decision: Any) -> Any:
         found = projections(layout, state, decision)
-        collecting._remove(layout, found, decision.doomed)
+        collect_garbage._remove(layout, found, decision.doomed)
         return found
 
-    collecting._projections = remove_at_once
+    collect_garbage._projections = remove_at_once
 
 
 def mirror_head_first(_: Bench) -> None:

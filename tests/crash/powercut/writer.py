@@ -17,8 +17,8 @@ from store.cache.optimistic_append import accept
 from store.cache.projections import Projections
 from store.cache.view import look
 from store.cache.writer import Store
-from store.collecting import collect
 from store.disk.layout import Layout
+from store.maintenance.collect_garbage import collect
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.runtime.capabilities import libraries

@@ -30,14 +30,14 @@ from journal.lock import BuildLock, held
 from store.cache.optimistic_append import accept
 from store.cache.projections import signers_of
 from store.cache.view import look
-from store.collecting import collect
 from store.disk.layout import Layout
 from store.errors import NoGoError, RequestRefusedError, StoreError
+from store.maintenance.collect_garbage import collect
+from store.maintenance.sign import sign
 from store.manifest.file_names import signature_name
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
-from store.signing import sign
 from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify

@@ -17,9 +17,9 @@ from pathlib import Path
 from journal import JournalError
 from journal.lock import BuildLock
 from store.cache.view import read
-from store.collecting import collect
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
+from store.maintenance.collect_garbage import collect
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache

@@ -9,7 +9,7 @@ must project to the manifest it committed, and the manifests beside it must not 
 damaged file unlinked, after it was linked into `quarantine/`, and read once more: a writer beside this one that was
 told that its records are durable asked for the file's name after its commit, so that they are in what is read now.
 Signatures that were lost with records after the last commit are appended again from their files, where a trusted key
-vouches for them (`store.late_signatures`). The new file appears complete under the name, or not at all. Whoever dies in between leaves no journal, which every command
+vouches for them (`store.maintenance.recover_signatures`). The new file appears complete under the name, or not at all. Whoever dies in between leaves no journal, which every command
 says, and the next rebuild reads what lies in quarantine.
 """
 
@@ -33,7 +33,7 @@ from store.domain.fold import absorb
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
-from store.late_signatures import LateSignatures, late_signatures
+from store.maintenance.recover_signatures import LateSignatures, late_signatures
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 
 _SOURCES = 4
