@@ -11,12 +11,12 @@ from pipeline.host import host_facts
 from pipeline.locking import CacheLock
 from pipeline.progress import Progress
 from store.base.clock import SystemClock
-from store.bundle import Choice, opened
-from store.exporting import Exported
-from store.exporting import export as write_bundle
-from store.importing import ImportedBundle, import_bundle
-from store.mirror import Mirrored
-from store.mirror import mirror as bring_mirror
+from store.transfer.bundle import Choice, opened
+from store.transfer.export import Exported
+from store.transfer.export import export as write_bundle
+from store.transfer.import_bundle import ImportedBundle, import_bundle
+from store.transfer.mirror import Mirrored
+from store.transfer.mirror import mirror as bring_mirror
 from tools import render
 from tools.edge import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode

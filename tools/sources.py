@@ -12,7 +12,6 @@ from journal import Entry, JournalDamagedError, JournalMissingError, safe_reader
 from journal.lock import held
 from journal.record import EMPTY
 from journal.storage.meta_pages import is_lmdb
-from store import bundle
 from store.base.values import ArtifactRef
 from store.cache import segment
 from store.cache.view import require_cache
@@ -20,6 +19,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.disk.write_once import read_regular
 from store.errors import DamagedHistoryError, StoreError, from_os_error
+from store.transfer import bundle
 from tools.looking import Source
 from tools.records import History, read
 

@@ -18,10 +18,10 @@ from pipeline.rerun.engines import check_again, compile_again
 from pipeline.rerun.outcome import Ended, Evidence, Rerun, Standing, Verdict
 from pipeline.rerun.supplies import Means, Supplies
 from pipeline.tiles.selection import select_tiles
-from store.carried import step_of
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind as StoreKind
 from store.errors import StoreError
+from store.transfer.selection import step_of
 
 DIED: Final = "died"
 """What a build is said to have failed with whose process ended without a word."""

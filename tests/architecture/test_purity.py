@@ -39,7 +39,7 @@ PURE: dict[str, set[str]] = {
     "store/formats/descriptor_block.py": {"numpy", "numpy.typing"},
     "store/snapshots/batch_fold.py": {"numpy", "numpy.typing"},
     "store/base/canonical_json.py": set(),
-    "store/carried.py": set(),
+    "store/transfer/selection.py": set(),
     "store/snapshots/snapshot_codec.py": {"msgpack"},
     "store/domain/event_codec.py": set(),
     "store/reader/table_checks.py": set(),

@@ -12,10 +12,10 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.request import IndexOptions, ModelSpec
 from pipeline.rerun.outcome import Verdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
-from store.bundle import Choice
 from store.domain.events import CellEmbedded, Imported
-from store.exporting import export
 from store.testing import made
+from store.transfer.bundle import Choice
+from store.transfer.export import export
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, MORTAL_WORKER, Machine
 from tests.small_builds import DIMENSIONS, ZOOM, picture

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.tiles.reading import close_archives
-from store.bundle import Choice
 from store.disk.layout import Layout
-from store.exporting import export
+from store.transfer.bundle import Choice
+from store.transfer.export import export
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, Machine
 from tests.small_disk import small_disk

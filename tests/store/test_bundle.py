@@ -9,12 +9,9 @@ import struct
 import pytest
 
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
-from store import bundle, exporting
-from store.bundle import MAX_HEADER, Choice, Header
 from store.cache.event_mapper import to_record
 from store.cache.view import look, read
 from store.cache.writer import Store
-from store.carried import collected_in, failing, named_in
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -32,11 +29,15 @@ from store.errors import (
     RequestRefusedError,
     UnknownEventError,
 )
-from store.exporting import export
-from store.importing import import_bundle
 from store.maintenance.collect_garbage import collect
 from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
+from store.transfer import bundle
+from store.transfer import export as export_module
+from store.transfer.bundle import MAX_HEADER, Choice, Header
+from store.transfer.export import export
+from store.transfer.import_bundle import import_bundle
+from store.transfer.selection import collected_in, failing, named_in
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"
@@ -483,7 +484,7 @@ def fact_of(event):
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, monkeypatch, when):
     """What is collected after the records were read is not missing."""
-    reads, copies = exporting.read_cache, bundle.write
+    reads, copies = export_module.read_cache, bundle.write
     calls = []
 
     def collected():
@@ -503,7 +504,7 @@ def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, mon
         return copies(*args)
 
     if when == "before":
-        monkeypatch.setattr(exporting, "read_cache", read_then_collect)
+        monkeypatch.setattr(export_module, "read_cache", read_then_collect)
     else:
         monkeypatch.setattr(bundle, "write", collect_then_copy)
     exported = export(layout, tmp_path / "b")

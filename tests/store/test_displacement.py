@@ -12,9 +12,9 @@ from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import displaced, free_displaced, refuse_displaced
 from store.disk.layout import FOLDERS, Layout
 from store.errors import CacheUnusableError, ErrorKind, StoreError
-from store.mirror import mirror
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
+from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 

@@ -8,8 +8,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
-from store import bundle, importing
-from store.bundle import Choice, Header
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
 from store.cache.view import look, read
@@ -28,11 +26,14 @@ from store.errors import (
     RequestRefusedError,
     UnknownEventError,
 )
-from store.exporting import export
-from store.importing import Outcome, import_bundle
-from store.mirror import mirror
 from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
+from store.transfer import bundle
+from store.transfer import import_bundle as import_bundle_module
+from store.transfer.bundle import Choice, Header
+from store.transfer.export import export
+from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
@@ -435,14 +436,14 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
 
 def test_no_space_is_said_before_the_copy_begins(new, file, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(importing.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(import_bundle_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError):
         take(new, file)
     assert not any(Artifacts(new).names())
 
 
 def test_a_file_system_that_nobody_tried_is_refused_before_the_copy(new, file, monkeypatch):
-    monkeypatch.setattr(importing, "filesystem_type", lambda _: 0x4D44)
+    monkeypatch.setattr(import_bundle_module, "filesystem_type", lambda _: 0x4D44)
     with pytest.raises(JournalFilesystemError):
         take(new, file)
     assert not any(Artifacts(new).names())

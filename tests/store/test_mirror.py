@@ -13,7 +13,6 @@ from journal import Journal
 from journal.errors import BuildLockHeldError
 from journal.lock import BuildLock
 from journal.record import Record
-from store import mirror as module
 from store.cache import segment
 from store.cache.view import look, read
 from store.cache.writer import Store
@@ -30,16 +29,17 @@ from store.errors import (
     RequestRefusedError,
     UnknownEventError,
 )
-from store.exporting import export
-from store.importing import Outcome, import_bundle
 from store.maintenance.collect_garbage import collect
 from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
-from store.mirror import mirror
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache, NoGoError
 from store.testing import FakeClock, Scenario, play
+from store.transfer import mirror as module
+from store.transfer.export import export
+from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
 from tests.small_builds import tree

@@ -10,11 +10,11 @@ import pytest
 
 from journal import Journal, Record, safe_reader
 from journal.lock import BuildLock
-from store import bundle
 from store.cache.view import look
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.attachments import attached_to_failure
+from store.transfer import bundle
 from tests.tools.conftest import LEFT, TOP, ZOOM, picture
 
 FIELDS = [

@@ -17,7 +17,6 @@ from journal.record import GENESIS, Entry, Record, canonical, link
 from journal.record import decode as decode_record
 from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
-from store import bundle, importing
 from store.base.canonical_json import encode as canonical_json
 from store.cache import segment
 from store.cache.view import read
@@ -32,11 +31,12 @@ from store.errors import (
     StoreError,
     UnknownEventError,
 )
-from store.exporting import export
 from store.formats import descriptor_block
 from store.formats.tables import decode_blocks, decode_tiles
 from store.manifest.manifest import parse
 from store.testing import FakeClock
+from store.transfer import bundle, import_bundle
+from store.transfer.export import export
 from tests.crash.fuzz.mutation import mutated, regrown, reworded
 from tests.crash.powercut.writer import play, scenario
 from tests.sample_request import REQUEST
@@ -307,7 +307,7 @@ def imports(folder):
     """Bundles of somebody who knows how to make the chain and the trailer right."""
     layout, path = _cache(folder), Path(folder) / "x"
     # LMDB reserves more addresses than a worker has; by then everything hostile was looked at.
-    importing._append = lambda _, history, *__, **___: history.state
+    import_bundle._append = lambda _, history, *__, **___: history.state
     export(layout, Path(folder) / "a.bundle")
     seeds = [(Path(folder) / "a.bundle").read_bytes()]
     right = bundle.read(Path(folder) / "a.bundle")
@@ -318,7 +318,7 @@ def imports(folder):
     def feed(data):
         path.write_bytes(data)
         with tempfile.TemporaryDirectory(dir=folder) as new:
-            importing.import_bundle(Layout(Path(new) / "c"), path, clock=FakeClock(), host={})
+            import_bundle.import_bundle(Layout(Path(new) / "c"), path, clock=FakeClock(), host={})
 
     def change(_, others, dice):
         at, raws = dice.randrange(len(right.entries)), [entry.raw for entry in right.entries]

@@ -22,10 +22,10 @@ from store.domain.state import FLIGHT
 from store.maintenance.collect_garbage import collect
 from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
-from store.mirror import mirror
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.testing import Scenario, StopDeadError, made, play
+from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench

@@ -13,7 +13,6 @@ from typing import Any
 from journal import Journal, log, safe_reader
 from journal.record import EMPTY, encode, extend
 from journal.storage import create
-from store import mirror
 from store.base.values import ArtifactRef
 from store.cache import projections as projecting
 from store.cache import writer
@@ -27,6 +26,7 @@ from store.disk.artifacts import Artifacts
 from store.domain.fold import absorb
 from store.domain.state import State
 from store.maintenance import collect_garbage
+from store.transfer import mirror
 from tests.crash.harness.bench import Bench
 
 

@@ -21,17 +21,14 @@ from typing import Final
 from journal import Entry, Journal, RecordError
 from journal.record import Head
 from journal.storage.filesystem import filesystem_type, judge_filesystem
-from store import bundle
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
-from store.bundle import Header, Reader
 from store.cache.event_mapper import to_facts, to_record
 from store.cache.event_store import Ledger
 from store.cache.projections import Projections, signatures_of
 from store.cache.view import History as View
 from store.cache.view import read as read_cache
-from store.carried import named_in
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -52,6 +49,9 @@ from store.errors import (
 )
 from store.files.permissions import refuse_exposed
 from store.manifest import manifest
+from store.transfer import bundle
+from store.transfer.bundle import Header, Reader
+from store.transfer.selection import named_in
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import reasons_against, trusted
 from store.verify.coverage import missing

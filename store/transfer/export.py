@@ -14,12 +14,9 @@ from pathlib import Path
 
 from journal import Entry
 from journal.fsync import fsync_dir
-from store import bundle
 from store.base.values import ArtifactRef
-from store.bundle import MAX_ARTIFACTS, Choice, Header
 from store.cache.view import History
 from store.cache.view import read as read_cache
-from store.carried import collected_in, failing, named_in
 from store.disk.artifacts import Artifacts, counted
 from store.disk.layout import Layout
 from store.disk.write_once import Draft
@@ -36,6 +33,9 @@ from store.errors import (
 )
 from store.formats.tables import BlockRow, decode_blocks
 from store.policy.recovery import check as check_history
+from store.transfer import bundle
+from store.transfer.bundle import MAX_ARTIFACTS, Choice, Header
+from store.transfer.selection import collected_in, failing, named_in
 from store.verify.coverage import referenced_by, sound
 
 _NO_DRAFTS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})
