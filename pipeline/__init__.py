@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.engines.port import EngineCompiler
     from pipeline.provisioner import CacheProvisioner
     from pipeline.report import BuildOutcome, BuildReport
-    from pipeline.request import BuildRequest, SectorClassification
+    from pipeline.request.request import BuildRequest, SectorClassification
     from store.errors import ManifestCoverageError
 
 __all__ = [
@@ -40,13 +40,13 @@ _HOMES = {
     "BuildLockHeldError": "journal.errors",
     "BuildOutcome": "pipeline.report",
     "BuildReport": "pipeline.report",
-    "BuildRequest": "pipeline.request",
+    "BuildRequest": "pipeline.request.request",
     "C10ProvisionerConfig": "pipeline.config",
     "CacheProvisioner": "pipeline.provisioner",
     "DescriptorBatcher": "pipeline.descriptors",
     "EngineCompiler": "pipeline.engines.port",
     "ManifestCoverageError": "store.errors",
-    "SectorClassification": "pipeline.request",
+    "SectorClassification": "pipeline.request.request",
     "build_cache_provisioner": "pipeline.composition",
 }
 

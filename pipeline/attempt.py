@@ -19,9 +19,9 @@ from pipeline.failures import failed_event, failure_of
 from pipeline.inputs import Inputs
 from pipeline.locking import Lock
 from pipeline.preflight import FreeBytes, require_space_for_build
-from pipeline.recorded import request_facts
 from pipeline.report import BuildOutcome, BuildReport, Failure
-from pipeline.request import BuildRequest
+from pipeline.request.request import BuildRequest
+from pipeline.request.to_toml import request_facts
 from pipeline.run import Ports, Run
 from pipeline.steps import take_steps
 from pipeline.warm import area_warnings, look_warm, reused

@@ -13,7 +13,7 @@ from pipeline.index import FaissIndexBuilder, IndexBuilder
 from pipeline.locking import CacheLock, Lock
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner
-from pipeline.request import BuildRequest
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock, SystemClock

@@ -23,7 +23,7 @@ from pipeline.descriptors import BadTile, EngineSpec, Retry, WindowResult
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.known import KnownRows
 from pipeline.plan import BuildPlan, CellPlan, Decision
-from pipeline.request import BadTilePolicy
+from pipeline.request.request import BadTilePolicy
 from pipeline.run import Run
 from pipeline.tiles.reading import REST
 from store.disk.layout import Layout

@@ -14,9 +14,9 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.errors import RequestError
 from pipeline.index import IndexBuilder
 from pipeline.inputs import Inputs
-from pipeline.named_file import read_named
 from pipeline.networks import look_at_models
-from pipeline.request import BuildRequest, ModelRole
+from pipeline.request.files import read_named
+from pipeline.request.request import BuildRequest, ModelRole
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.canonical_json import Document

@@ -19,7 +19,7 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.index_gpu import HIDE, GpuIndex, suits
 from pipeline.index_plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, failed
 from pipeline.index_rows import chunks, in_order, training_rows
-from pipeline.request import IndexKind, Storage
+from pipeline.request.request import IndexKind, Storage
 from store.formats.descriptor_block import Block
 from store.runtime.backends.gpu import gpus
 from store.runtime.faiss_install import Flavour, FlavourError, installed_flavour

@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.request import IndexKind, IndexOptions, Storage
+from pipeline.request.request import IndexKind, IndexOptions, Storage
 from store.base.canonical_json import Document
 from store.base.valueclass import valueclass
 

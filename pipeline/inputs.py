@@ -1,7 +1,7 @@
 """Everything a build is defined by, as values. Pure."""
 
 from pipeline.engines.port import EngineJob
-from pipeline.request import BuildRequest, ModelRole, ModelSpec
+from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.tiles.selection import Selection
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing

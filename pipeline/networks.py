@@ -12,7 +12,6 @@ from pipeline.engines.onnx_file import declared_by, onnx_digest
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
 from pipeline.inputs import Model
-from pipeline.named_file import read_named
 from pipeline.place import (
     PLACE_BYTES,
     PLACE_DIMENSIONS,
@@ -22,7 +21,8 @@ from pipeline.place import (
     PLACE_SIZE,
     place_model,
 )
-from pipeline.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
+from pipeline.request.files import read_named
+from pipeline.request.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
 from store.base.identity import engine_key
 from store.base.preprocessing import Preprocessing
 from store.base.valueclass import valueclass

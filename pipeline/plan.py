@@ -13,7 +13,7 @@ from enum import StrEnum
 from pipeline.cells import Cell, group_cells
 from pipeline.engines.narrow_types import least_cosine
 from pipeline.inputs import Inputs, Model
-from pipeline.request import BadTilePolicy
+from pipeline.request.request import BadTilePolicy
 from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, difference, tile_set_of
 from store.base.values import ArtifactRef

@@ -26,7 +26,7 @@ from pipeline.locking import Lock
 from pipeline.networks import look_at_models
 from pipeline.progress import Progress
 from pipeline.report import BuildReport, PlanReport, RollbackReport
-from pipeline.request import BuildRequest
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
 from pipeline.warm import look_warm, reused
 from store.base.clock import Clock

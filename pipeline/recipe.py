@@ -16,8 +16,8 @@ from pipeline.errors import PipelineError
 from pipeline.gathering import read_calibration
 from pipeline.inputs import Model
 from pipeline.networks import look_at_models
-from pipeline.recorded import recorded_request
-from pipeline.request import BuildRequest
+from pipeline.request.request import BuildRequest
+from pipeline.request.to_toml import recorded_request
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set

@@ -26,7 +26,7 @@ from pipeline.locking import Lock
 from pipeline.mends import Mend, RepairReport, rehearsed, remedy
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
-from pipeline.request import BuildRequest
+from pipeline.request.request import BuildRequest
 from pipeline.restoring import Made, Workshop
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock

@@ -9,7 +9,7 @@ from pipeline.extending import EarlierBlocks, changes_between
 from pipeline.index_plan import IndexPlan
 from pipeline.indexing import StoredBlocks
 from pipeline.recipe import UnavailableError
-from pipeline.request import IndexKind, Storage
+from pipeline.request.request import IndexKind, Storage
 from pipeline.restoring import Made, Workshop, same
 from store.domain.events import Index, IndexBuilt, IndexExtended
 from store.domain.index_files import whole_of, whole_rows

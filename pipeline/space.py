@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pipeline.index_plan import IndexPlan, extends, most_changed, resolve
 from pipeline.inputs import Inputs, Model
 from pipeline.plan import BuildPlan, Decision
-from pipeline.request import IndexKind, Storage
+from pipeline.request.request import IndexKind, Storage
 from store.base.identity import RECIPES
 from store.domain.events import IndexExtended
 from store.domain.index_files import whole_of

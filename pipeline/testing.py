@@ -22,10 +22,10 @@ from pipeline.cells import Window
 from pipeline.descriptors import BadTile, EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
-from pipeline.geometry import BoxE7
 from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index_plan import IndexPlan
-from pipeline.request import IndexKind
+from pipeline.request.geometry import BoxE7
+from pipeline.request.request import IndexKind
 from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
 from store.base.canonical_json import Document

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.index import FaissIndexBuilder
 from pipeline.index_plan import resolve
-from pipeline.request import IndexKind, IndexOptions
+from pipeline.request.request import IndexKind, IndexOptions
 from store.formats.descriptor_block import Block, descriptor_ids
 
 ZOOM = 12

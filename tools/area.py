@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.geography import Run, runs
-from pipeline.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
+from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import tile_ranges
 from store.base import canonical_json
 from store.base.canonical_json import CanonicalError, Document

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import C10ProvisionerConfig
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.request_file import folder_of, read_request_text
+from pipeline.request.files import folder_of, read_request_text
 from store.trust.signatures import is_key_line
 
 _GIVEN_OTHERWISE = frozenset({"cache_root", "memory_folder"})

@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from pipeline.engines.port import EngineCompiler
-from pipeline.request import Backend
+from pipeline.request.request import Backend
 
 
 def engine_compiler(backend: Backend) -> EngineCompiler:

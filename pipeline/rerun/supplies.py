@@ -18,8 +18,8 @@ from pipeline.index import IndexBuilder
 from pipeline.inputs import Model
 from pipeline.networks import look_at_models
 from pipeline.recipe import NO_PLUGINS, Recipe, UnavailableError
-from pipeline.recorded import recorded_request
-from pipeline.request import BuildRequest, ModelRole, ModelSpec
+from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
+from pipeline.request.to_toml import recorded_request
 from pipeline.rerun.outcome import Evidence, Findings, Input, Standing
 from pipeline.tiles.reading import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore

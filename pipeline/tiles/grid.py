@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import mercantile
 
-from pipeline.geometry import (
+from pipeline.request.geometry import (
     E7,
     HALF_TURN_E7,
     MERCATOR_LIMIT_E7,

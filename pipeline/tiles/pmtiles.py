@@ -16,9 +16,9 @@ import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.geometry import BoxE7
 from pipeline.image_header import sniff
 from pipeline.regular import open_regular, read_at
+from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_memory import ArchiveMemory, Listing
 from pipeline.tiles.assembly import bad_archive, require_unchanged, unsupported_archive
 from pipeline.tiles.columns import Numbers, Tiles

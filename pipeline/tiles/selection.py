@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.geometry import box_text
-from pipeline.request import BuildRequest, TooOldPolicy, UnknownAgePolicy
-from pipeline.request_file import read_request_text
+from pipeline.request.files import read_request_text
+from pipeline.request.geometry import box_text
+from pipeline.request.request import BuildRequest, TooOldPolicy, UnknownAgePolicy
 from pipeline.tiles.ages import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.columns import NO_DAY, Tiles
 from pipeline.tiles.grid import TileRange, tile_ranges

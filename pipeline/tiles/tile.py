@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import NamedTuple, Protocol
 
-from pipeline.geometry import BoxE7
+from pipeline.request.geometry import BoxE7
 from store.base.valueclass import valueclass
 
 ZoomRange = tuple[int, int]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.geometry import BoxE7
+from pipeline.request.geometry import BoxE7
 from pipeline.tiles.assembly import bad_archive
 from pipeline.tiles.columns import Tiles
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges

@@ -18,7 +18,7 @@ from pipeline import C10ProvisionerConfig, CacheProvisioner, build_cache_provisi
 from pipeline.cells import Window
 from pipeline.descriptors import EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
 from pipeline.report import BuildOutcome, BuildReport
-from pipeline.request import BuildRequest, IndexKind
+from pipeline.request.request import BuildRequest, IndexKind
 from pipeline.testing import Calls, FakeCompiler
 from store.base.preprocessing import Preprocessing
 from tests.small_builds import DIMENSIONS, Site

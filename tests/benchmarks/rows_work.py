@@ -21,7 +21,7 @@ from pipeline.index import FaissIndexBuilder
 from pipeline.index_plan import EF_CONSTRUCTION, IndexPlan, resolve
 from pipeline.indexing import StoredBlocks
 from pipeline.place import place_model
-from pipeline.request import IndexKind, IndexOptions
+from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.tiles.opening import open_source
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space

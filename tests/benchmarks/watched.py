@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from time import sleep
 
-from pipeline.request import CheckOptions, IndexKind
+from pipeline.request.request import CheckOptions, IndexKind
 from store.cache.view import look
 from tests.benchmarks.caches import BigSite
 

@@ -10,7 +10,7 @@ from journal import RecordError
 from journal.record import decode, encode
 from journal.testing import payloads, records
 from pipeline.errors import RequestError
-from pipeline.request import BuildRequest
+from pipeline.request.request import BuildRequest
 from store.domain import event_codec
 from store.errors import NoGoError, StoreError
 from store.manifest.manifest import parse

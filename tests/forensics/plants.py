@@ -15,7 +15,7 @@ from journal.errors import BuildLockHeldError
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.host import host_facts
 from pipeline.locking import CacheLock
-from pipeline.request import CoverageOptions
+from pipeline.request.request import CoverageOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, dying
 from store.base.clock import SystemClock
 from tests.small_builds import DIMENSIONS, ZOOM, Site, encoded, picture, plain, spread, tiny_network

@@ -26,7 +26,7 @@ from pipeline.errors import CompileError
 from pipeline.index_gpu import GpuIndex
 from pipeline.reference import reference_run
 from pipeline.report import BuildOutcome
-from pipeline.request import EngineOptions
+from pipeline.request.request import EngineOptions
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.cuda import Cuda
 from store.runtime.backends.gpu import gpus

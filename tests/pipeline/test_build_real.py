@@ -10,7 +10,7 @@ from pmtiles.tile import TileType
 
 from pipeline.decoding import decode
 from pipeline.report import BuildOutcome
-from pipeline.request import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
+from pipeline.request.request import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from store.base.canonical_json import decode as canonical_decode
 from store.base.identity import descriptor_id

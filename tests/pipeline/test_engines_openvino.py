@@ -20,7 +20,7 @@ from pipeline.engines.openvino import OpenVinoCompiler
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
-from pipeline.request import Backend, EngineOptions
+from pipeline.request.request import Backend, EngineOptions
 from store.base.canonical_json import encode
 from store.base.identity import difference
 from store.disk.artifacts import Artifacts

@@ -14,7 +14,7 @@ from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.report import BuildOutcome
-from pipeline.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
+from pipeline.request.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
 from store.base.identity import difference, engine_key
 from store.domain.events import EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache

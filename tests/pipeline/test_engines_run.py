@@ -12,7 +12,7 @@ from journal.lock import BuildLock
 from pipeline.engines_run import EngineOutcome
 from pipeline.errors import CompileError, RequestError
 from pipeline.report import BuildOutcome
-from pipeline.request import ModelRole, ModelSpec
+from pipeline.request.request import ModelRole, ModelSpec
 from pipeline.testing import raising
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repaired

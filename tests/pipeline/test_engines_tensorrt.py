@@ -14,7 +14,7 @@ from pipeline.engines.onnx_file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.request import Backend
+from pipeline.request.request import Backend
 from store.base.identity import difference, engine_key
 from store.runtime.backends import tensorrt_library
 from store.runtime.backends.gpu import Gpu

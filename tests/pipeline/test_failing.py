@@ -10,7 +10,7 @@ from pipeline.descriptors import window_name
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.failing import MAX_BYTES
 from pipeline.report import BuildOutcome
-from pipeline.request import CoverageOptions
+from pipeline.request.request import CoverageOptions
 from pipeline.testing import raising
 from store.base.canonical_json import decode
 from store.disk.artifacts import Artifacts

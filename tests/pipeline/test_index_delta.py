@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import checks, preflight
-from pipeline.request import CheckOptions, IndexKind, IndexOptions, Storage
+from pipeline.request.request import CheckOptions, IndexKind, IndexOptions, Storage
 from store.base.identity import descriptor_id
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, IndexBuilt, IndexExtended, StepReused

@@ -11,7 +11,7 @@ import pipeline.index
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.index import FaissIndexBuilder
 from pipeline.index_gpu import suits
-from pipeline.request import IndexKind, Storage
+from pipeline.request.request import IndexKind, Storage
 from store.runtime.backends.gpu import Gpu
 from store.runtime.faiss_install import Flavour
 from store.runtime.load import load_index

@@ -10,7 +10,7 @@ import pytest
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
 from pipeline.gathering import gather, read_calibration
-from pipeline.request import (
+from pipeline.request.request import (
     CheckOptions,
     CoverageOptions,
     EngineOptions,

@@ -5,7 +5,13 @@ from datetime import date, timedelta
 from hashlib import sha256
 
 from pipeline.report import BuildOutcome
-from pipeline.request import CoverageOptions, EngineOptions, ModelRole, ModelSpec, SectorClassification
+from pipeline.request.request import (
+    CoverageOptions,
+    EngineOptions,
+    ModelRole,
+    ModelSpec,
+    SectorClassification,
+)
 from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
 from store.base.canonical_json import decode

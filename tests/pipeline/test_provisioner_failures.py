@@ -8,7 +8,7 @@ import pytest
 from pipeline import checks
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
-from pipeline.request import CheckOptions, CoverageOptions
+from pipeline.request.request import CheckOptions, CoverageOptions
 from pipeline.testing import raising
 from store.base.canonical_json import decode
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recorded import MAX_TEXT_BYTES, recorded_request, request_facts, to_toml
-from pipeline.request import (
+from pipeline.request.request import (
     BuildRequest,
     CheckOptions,
     EngineOptions,
@@ -20,6 +19,7 @@ from pipeline.request import (
     ShapeProfile,
     TileOptions,
 )
+from pipeline.request.to_toml import MAX_TEXT_BYTES, recorded_request, request_facts, to_toml
 from pipeline.testing import FakeCompiler
 from store.cache.event_store import Ledger
 from store.disk.layout import FOLDERS

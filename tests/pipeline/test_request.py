@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import request_file
 from pipeline.errors import ErrorKind, Problem, RequestError
-from pipeline.geometry import contains, degrees_to_e7, metres_to_mm, split_at_antimeridian
-from pipeline.request import (
+from pipeline.request import files
+from pipeline.request.geometry import contains, degrees_to_e7, metres_to_mm, split_at_antimeridian
+from pipeline.request.request import (
     Backend,
     BuildRequest,
     EngineOptions,
@@ -425,7 +425,7 @@ def test_a_pipe_that_gives_no_request(content, said, pipe):
 
 
 def test_a_pipe_that_stays_silent_is_not_waited_for_for_ever(monkeypatch, pipe):
-    monkeypatch.setattr(request_file, "SILENCE_S", 0.05)
+    monkeypatch.setattr(files, "SILENCE_S", 0.05)
     with pytest.raises(RequestError, match="gave nothing") as caught:
         BuildRequest.load(pipe(b"flight_id = ", close=False))
     assert caught.value.kind is ErrorKind.REQUEST_UNREADABLE

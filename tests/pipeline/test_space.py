@@ -8,7 +8,7 @@ from pipeline.descriptors import LocalDescriptorBatcher
 from pipeline.index_plan import IndexPlan
 from pipeline.preflight import free_bytes, require_space_for_engines
 from pipeline.report import BuildOutcome
-from pipeline.request import IndexKind, IndexOptions, Storage
+from pipeline.request.request import IndexKind, IndexOptions, Storage
 from pipeline.space import Estimate, index_bytes
 from store.disk.layout import Layout
 from store.errors import DiskFullError

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.geography import runs
-from pipeline.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
+from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import wanted_tiles
 from store.base import canonical_json
 from store.base.identity import cell_components, cell_key, descriptor_id

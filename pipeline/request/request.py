@@ -16,10 +16,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Self, assert_never, cast
 
-from pipeline import fields as rules
-from pipeline import request_rules
 from pipeline.errors import Problem, RequestError
-from pipeline.fields import (
+from pipeline.request import rules as rules_module
+from pipeline.request import validation as rules
+from pipeline.request.files import folder_of, read_request_text
+from pipeline.request.geometry import BoxE7, contains, degrees_to_e7, metres_to_mm
+from pipeline.request.validation import (
     Checked,
     RefusedError,
     check_fields,
@@ -28,13 +30,6 @@ from pipeline.fields import (
     records_from,
     request_error,
 )
-from pipeline.geometry import (
-    BoxE7,
-    contains,
-    degrees_to_e7,
-    metres_to_mm,
-)
-from pipeline.request_file import folder_of, read_request_text
 from store.base.valueclass import valueclass
 
 BUILTIN = "builtin:"
@@ -152,7 +147,7 @@ class TileOptions(Checked):
 
     source: str = field(metadata=checked(rules.text()))
     on_bad: BadTilePolicy = field(default=BadTilePolicy.FAIL, metadata=checked(rules.one_of(BadTilePolicy)))
-    captured: date | str | None = field(default=None, metadata=checked(request_rules.capture_source))
+    captured: date | str | None = field(default=None, metadata=checked(rules_module.capture_source))
     as_of: date | None = field(default=None, metadata=checked(rules.day))
     max_age_days: int | None = field(default=None, metadata=checked(rules.whole(1, 36_500)))
     too_old: TooOldPolicy = field(default=TooOldPolicy.WARN, metadata=checked(rules.one_of(TooOldPolicy)))
@@ -185,7 +180,7 @@ class EngineOptions(Checked):
     workspace_mb: int | None = field(default=None, metadata=checked(rules.whole(1, 1 << 20)))
     timeout_s: float = field(default=3600.0, metadata=checked(rules.number(1, 7 * 86_400)))
     tf32: bool = field(default=False, metadata=checked(rules.flag))
-    plugins: tuple[str, ...] = field(default=(), metadata=checked(request_rules.files))
+    plugins: tuple[str, ...] = field(default=(), metadata=checked(rules_module.files))
 
     @property
     def on_gpu(self) -> bool:
@@ -205,9 +200,9 @@ class ShapeProfile(Checked):
 
     table: ClassVar[str] = "profile"
 
-    min: tuple[int, ...] = field(metadata=checked(request_rules.shape))
-    opt: tuple[int, ...] = field(metadata=checked(request_rules.shape))
-    max: tuple[int, ...] = field(metadata=checked(request_rules.shape))
+    min: tuple[int, ...] = field(metadata=checked(rules_module.shape))
+    opt: tuple[int, ...] = field(metadata=checked(rules_module.shape))
+    max: tuple[int, ...] = field(metadata=checked(rules_module.shape))
 
     def relations(self) -> Iterator[Problem]:
         """Equal rank and min <= opt <= max along every axis."""
@@ -397,9 +392,9 @@ class BuildRequest(Checked):
 
     flight_id: str = field(metadata=checked(rules.text(128)))
     sector: SectorClassification = field(metadata=checked(rules.one_of(SectorClassification)))
-    bbox: tuple[float, float, float, float] = field(metadata=checked(request_rules.box))
-    zoom: tuple[int, int] = field(metadata=checked(request_rules.zoom))
-    origin: tuple[float, float, float] = field(metadata=checked(request_rules.origin))
+    bbox: tuple[float, float, float, float] = field(metadata=checked(rules_module.box))
+    zoom: tuple[int, int] = field(metadata=checked(rules_module.zoom))
+    origin: tuple[float, float, float] = field(metadata=checked(rules_module.origin))
     calibration: str = field(metadata=checked(rules.text()))
     tiles: TileOptions = field(metadata=checked(rules.record(TileOptions)))
     models: tuple[ModelSpec, ...] = field(metadata=checked(_models))
@@ -411,7 +406,7 @@ class BuildRequest(Checked):
         default_factory=CoverageOptions, metadata=checked(rules.record(CoverageOptions))
     )
     checks: CheckOptions = field(default_factory=CheckOptions, metadata=checked(rules.record(CheckOptions)))
-    base: Path = field(default=Path(), metadata=checked(request_rules.folder))
+    base: Path = field(default=Path(), metadata=checked(rules_module.folder))
 
     bbox_e7: BoxE7 = field(init=False)
     origin_e7: tuple[int, int] = field(init=False)

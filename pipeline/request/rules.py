@@ -4,8 +4,14 @@ from datetime import date
 from pathlib import Path
 from typing import cast
 
-from pipeline.fields import RefusedError, day, number, text, whole
-from pipeline.geometry import FULL_TURN_E7, HALF_TURN_E7, MERCATOR_LIMIT, MERCATOR_LIMIT_E7, degrees_to_e7
+from pipeline.request.geometry import (
+    FULL_TURN_E7,
+    HALF_TURN_E7,
+    MERCATOR_LIMIT,
+    MERCATOR_LIMIT_E7,
+    degrees_to_e7,
+)
+from pipeline.request.validation import RefusedError, day, number, text, whole
 
 MAX_ZOOM = 25
 

@@ -11,8 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, assert_never
 
-from pipeline.fields import Checked
-from pipeline.request import BuildRequest
+from pipeline.request.request import BuildRequest
+from pipeline.request.validation import Checked
 from store.base.canonical_json import Document
 
 MAX_TEXT_BYTES = 1 << 16
