@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiles.columns import Tiles
 from pipeline.tiles.tile import Tile
+from pipeline.tiles.tile_columns import Tiles
 from store.base.identity import CELL_SHIFT
 from store.formats.descriptor_block import Block
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decoding import decode
 from pipeline.engines.narrow_types import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.extending import delta_in
@@ -24,6 +23,7 @@ from pipeline.place import FEATURELESS_BELOW
 from pipeline.plan import ENGINE_CHECK
 from pipeline.reference import reference_run
 from pipeline.run import Run
+from pipeline.tiles.decode import decode
 from pipeline.tiles.reading import REST, read_tile
 from pipeline.tiles.tile import Tile
 from store.base.canonical_json import Document

@@ -15,15 +15,15 @@ from typing import Any, Final
 import numpy as np
 import PIL
 
-from pipeline import decoding
 from pipeline.child import FAILED, FINISHED, Handler, Progress, describe
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.frames import FrameReader, Message, Payload, encode
+from pipeline.tiles import decode
 from pipeline.worker import serve_engine
 
 _DECIDING: Final = (
-    "pipeline.decoding",
-    "pipeline.image_header",
+    "pipeline.tiles.decode",
+    "pipeline.tiles.image_header",
     "pipeline.place",
     "pipeline.ray_actor",
     "pipeline.worker",
@@ -92,7 +92,7 @@ def software() -> Mapping[str, str]:
         "c10": digest.hexdigest(),
         "numpy": np.__version__,
         "pillow": PIL.__version__,
-        "simplejpeg": decoding.fast_jpeg_version(),
+        "simplejpeg": decode.fast_jpeg_version(),
     }
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.child import Handler, Progress, serve
-from pipeline.decoding import decode
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.frames import Message, Payload
 from pipeline.place import texture_energy
+from pipeline.tiles.decode import decode
 from pipeline.tiles.reading import read_tile
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine

@@ -9,10 +9,10 @@ import click
 import mercantile
 import numpy as np
 
-from pipeline.decoding import PIXEL_CEILING, decode
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
 from pipeline.standing_in import open_stand_in
+from pipeline.tiles.decode import PIXEL_CEILING, decode
 from store.base.preprocessing import Pixels
 from store.cache.view import require_cache
 from store.disk.layout import Layout

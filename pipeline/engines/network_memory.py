@@ -1,7 +1,7 @@
 """Remembers what the file of a network says, so that a warm build neither reads nor hashes it. Disposable.
 
 A network is remembered under what `stat` says of its file and of the files of its weights, with the care for racy writes
-that `pipeline.tiles.memory` explains. Whether an engine can be made of it is judged anew each time, and whoever compiles
+that `pipeline.tiles.digest_cache` explains. Whether an engine can be made of it is judged anew each time, and whoever compiles
 it reads it again and refuses other bytes. A link is never remembered: what it leads to may change behind it.
 
 Layout: magic (8), SHA-256 of all that follows (32), msgpack.
@@ -20,7 +20,7 @@ import msgpack
 
 from pipeline.engines.declared import Declaration, TensorInfo
 from pipeline.regular import open_own, read_at
-from pipeline.tiles.memory import RACY_NS, Fingerprint
+from pipeline.tiles.digest_cache import RACY_NS, Fingerprint
 from store.base.valueclass import valueclass
 
 _MAGIC: Final = b"C10NET\x00\x01"

@@ -1,1 +1,5 @@
-"""Tile sources: which tiles an archive holds in an area, what identifies each, and how a worker reads one again."""
+"""The imagery: which tiles an area wants, which there are, their digests, dates and pixels.
+
+It imports `pipeline.request` and below. It never writes beside an archive, and never guesses what a damaged
+tile showed.
+"""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.memory import Fingerprint
+from pipeline.tiles.digest_cache import Fingerprint
 
 
 def bad_archive(

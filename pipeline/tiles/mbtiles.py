@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.image_header import sniff
 from pipeline.regular import open_regular, read_at
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_memory import ArchiveMemory, Listing
+from pipeline.tiles.archive_cache import ArchiveMemory, Listing
 from pipeline.tiles.assembly import bad_archive, require_unchanged, unsupported_archive
-from pipeline.tiles.columns import Tiles
+from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
-from pipeline.tiles.memory import Fingerprint
+from pipeline.tiles.image_header import sniff
 from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
+from pipeline.tiles.tile_columns import Tiles
 from store.base.identity import descriptor_id
 
 FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}

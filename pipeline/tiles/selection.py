@@ -15,10 +15,10 @@ from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.files import read_request_text
 from pipeline.request.geometry import box_text
 from pipeline.request.request import BuildRequest, TooOldPolicy, UnknownAgePolicy
-from pipeline.tiles.ages import MAX_CSV_BYTES, parse_capture_dates
-from pipeline.tiles.columns import NO_DAY, Tiles
+from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.tile import Place, TileMetadataStore
+from pipeline.tiles.tile_columns import NO_DAY, Tiles
 from store.base.valueclass import valueclass
 
 MAX_WANTED = 20_000_000

@@ -32,7 +32,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/request/rules.py": {"pathlib"},
     "pipeline/rerun/halving.py": set(),
     "pipeline/rerun/outcome.py": set(),
-    "pipeline/tiles/columns.py": {"numpy", "numpy.typing"},
+    "pipeline/tiles/tile_columns.py": {"numpy", "numpy.typing"},
     "pipeline/tiles/tile.py": set(),
     "pipeline/space.py": set(),
     "store/domain/attachments.py": set(),

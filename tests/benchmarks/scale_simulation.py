@@ -24,11 +24,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.decoding import decode
 from pipeline.descriptors import worker_setup
 from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index_plan import IndexPlan, resolve
 from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.tiles.decode import decode
 from pipeline.worker import serve_engine
 from store.cache.view import look, read
 from store.disk.layout import Layout

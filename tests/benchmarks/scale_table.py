@@ -11,7 +11,7 @@ from math import log
 from statistics import linear_regression
 from typing import Any, Final
 
-from pipeline.tiles import archive_memory, memory
+from pipeline.tiles import archive_cache, digest_cache
 from pipeline.tiles.selection import MAX_WANTED
 
 TARGETS: Final = (5_000_000, 100_000_000, 1_000_000_000)
@@ -196,11 +196,15 @@ def _limits() -> Iterator[str]:
     yield "| limits that the program sets | tiles | beyond |"
     yield "|---|---|---|"
     for words, tiles, beyond in (
-        ("digests remembered of a folder of tiles", memory.MAX_ROWS, "a warm run hashes the rest again"),
+        (
+            "digests remembered of a folder of tiles",
+            digest_cache.MAX_ROWS,
+            "a warm run hashes the rest again",
+        ),
         ("one request, by its area", MAX_WANTED, "refused (`too-many-tiles`)"),
         (
             "digests remembered of an archive",
-            archive_memory.MAX_ROWS,
+            archive_cache.MAX_ROWS,
             "areas before the last are hashed again",
         ),
     ):

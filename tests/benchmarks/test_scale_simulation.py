@@ -9,7 +9,7 @@ import pytest
 
 from journal.storage import open_environment
 from pipeline.provisioner import CacheProvisioner
-from pipeline.tiles import archive_memory, memory
+from pipeline.tiles import archive_cache, digest_cache
 from pipeline.tiles.selection import MAX_WANTED
 from store.snapshots import snapshot_file
 from tests.benchmarks import scale_simulation
@@ -116,7 +116,7 @@ def test_a_state_that_is_too_large_to_be_remembered_is_said_to_be():
 
 def test_the_limits_of_the_program_are_told_as_they_are():
     assert [line.split(" | ")[1] for line in list(_limits())[2:]] == [
-        f"{tiles / 1e6:g} M" for tiles in (memory.MAX_ROWS, MAX_WANTED, archive_memory.MAX_ROWS)
+        f"{tiles / 1e6:g} M" for tiles in (digest_cache.MAX_ROWS, MAX_WANTED, archive_cache.MAX_ROWS)
     ]
 
 

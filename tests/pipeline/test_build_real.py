@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from pmtiles.tile import TileType
 
-from pipeline.decoding import decode
 from pipeline.report import BuildOutcome
 from pipeline.request.request import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
+from pipeline.tiles.decode import decode
 from store.base.canonical_json import decode as canonical_decode
 from store.base.identity import descriptor_id
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, EngineCompiled

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import decoding
-from pipeline.decoding import MAX_PIXELS, PIXEL_CEILING, decode
 from pipeline.errors import ErrorKind, TileError
-from pipeline.image_header import read_header
+from pipeline.tiles import decode as decode_module
+from pipeline.tiles.decode import MAX_PIXELS, PIXEL_CEILING, decode
+from pipeline.tiles.image_header import read_header
 
 ENCODINGS = ("png", "jpeg", "webp")
 
@@ -35,7 +35,7 @@ def refused(data, said, **options):
 
 @pytest.fixture
 def only_pillow(monkeypatch):
-    monkeypatch.setattr(decoding, "_FAST_JPEG", None)
+    monkeypatch.setattr(decode_module, "_FAST_JPEG", None)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -56,9 +56,9 @@ def test_pixels_are_those_of_the_picture(encoding, archives):
 def test_both_jpeg_decoders_give_the_same_pixels(mode, options, archives, monkeypatch):
     pytest.importorskip("simplejpeg")
     data = encoded(archives.picture(3, height=241, width=259, mode=mode), "jpeg", **options)
-    fast = decoding._decode_fast(data)
+    fast = decode_module._decode_fast(data)
     assert fast is not None
-    monkeypatch.setattr(decoding, "_FAST_JPEG", None)
+    monkeypatch.setattr(decode_module, "_FAST_JPEG", None)
     assert (decode(data) == fast).all()
 
 

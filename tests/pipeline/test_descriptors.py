@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from pipeline.cells import group_cells, plan_windows, shared_digests
-from pipeline.decoding import decode
 from pipeline.descriptors import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatcher
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.place import texture_energy
+from pipeline.tiles.decode import decode
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import load_engine

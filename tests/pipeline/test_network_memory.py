@@ -12,7 +12,7 @@ from pipeline.engines.onnx_file import onnx_digest
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError
 from pipeline.networks import look_at_models
-from pipeline.tiles.memory import RACY_NS
+from pipeline.tiles.digest_cache import RACY_NS
 from tests.small_builds import Site, tiny_network
 
 LATER_NS = 3600 * 10**9

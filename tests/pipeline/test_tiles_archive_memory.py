@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.tiles import archive_memory, mbtiles, pmtiles
-from pipeline.tiles.archive_memory import ArchiveMemory, Listing
+from pipeline.tiles import archive_cache, mbtiles, pmtiles
+from pipeline.tiles.archive_cache import ArchiveMemory, Listing
+from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, Kept, MemoryFile
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.memory import RACY_NS, Fingerprint, Kept, MemoryFile
 from pipeline.tiles.opening import open_source
 from pipeline.tiles.reading import close_archives
 
@@ -154,7 +154,7 @@ def test_single_digests_are_known_where_rectangles_are_not(tmp_path):
 
 @pytest.mark.parametrize("limit", ["MAX_RECTANGLES", "MAX_ROWS"])
 def test_what_is_too_much_gives_way_to_the_newest(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(archive_memory, limit, 2)
+    monkeypatch.setattr(archive_cache, limit, 2)
     parts = [square(20, x, x) for x in range(3)]
     for number, part in enumerate(parts):
         memory(tmp_path).remember([part], listing(number))
@@ -163,7 +163,7 @@ def test_what_is_too_much_gives_way_to_the_newest(tmp_path, monkeypatch, limit):
 
 
 def test_an_area_of_too_many_tiles_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_memory, "MAX_ROWS", 2)
+    monkeypatch.setattr(archive_cache, "MAX_ROWS", 2)
     memory(tmp_path).remember([square(0)], listing(1, 2, 3))
     assert not list(tmp_path.iterdir())
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tiles.columns import Tiles
 from pipeline.tiles.tile import Tile
+from pipeline.tiles.tile_columns import Tiles
 from store.base.identity import descriptor_id, tile_set, tile_set_of
 
 days = st.none() | st.dates(date(1970, 1, 1), date(2100, 1, 1))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tiles.memory import RACY_NS, DigestMemory, Fingerprint
+from pipeline.tiles.digest_cache import RACY_NS, DigestMemory, Fingerprint
 
 NOW = 1_800_000_000_000_000_000
 
@@ -127,7 +127,7 @@ def test_inodes_use_all_their_bits():
 def test_colliding_writers_leave_a_whole_memory(tmp_path):
     script = (
         "import sys; from pathlib import Path; import numpy as np;"
-        "from pipeline.tiles.memory import DigestMemory;"
+        "from pipeline.tiles.digest_cache import DigestMemory;"
         "keys = np.arange(50_000, dtype=np.int64).reshape(10_000, 5); digests = np.ones((10_000, 32), np.uint8);"
         "[DigestMemory(Path(sys.argv[1]), subject='s', columns=5, now_ns=lambda: 0).remember(keys, digests) for _ in range(20)]"
     )

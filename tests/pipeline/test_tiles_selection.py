@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.request import BuildRequest, ModelSpec, TileOptions
-from pipeline.tiles.ages import parse_capture_dates
+from pipeline.tiles.capture_dates import parse_capture_dates
 from pipeline.tiles.grid import wanted_tiles
 from pipeline.tiles.selection import Places, select_tiles
 from pipeline.tiles.tile import Extent, Place, Tile

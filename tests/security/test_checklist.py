@@ -21,9 +21,9 @@ from click.testing import CliRunner
 from journal import safe_reader
 from journal.errors import JournalDamagedError, RecordError
 from journal.record import decode as decode_record
-from pipeline.decoding import MAX_PIXELS
 from pipeline.engines.onnx_file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
+from pipeline.tiles.decode import MAX_PIXELS
 from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
@@ -411,7 +411,7 @@ def test_12_a_picture_of_some_kilobytes_does_not_become_gigabytes(tmp_path):
         assert len(content) < 128_000
         (tmp_path / name).write_bytes(content)
     code = (
-        "import json, resource, sys\nfrom pathlib import Path\nfrom pipeline.decoding import decode\n"
+        "import json, resource, sys\nfrom pathlib import Path\nfrom pipeline.tiles.decode import decode\n"
         "from pipeline.errors import TileError\nanswers = {}\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in map(Path, sys.argv[1:]):\n"

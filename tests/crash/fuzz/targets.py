@@ -141,7 +141,7 @@ def requests(folder):
 
 
 def images(folder):
-    from pipeline.decoding import decode
+    from pipeline.tiles.decode import decode
 
     seeds = []
     for encoding, options in (

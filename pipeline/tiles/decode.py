@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.image_header import ImageHeader, read_header, sniff
+from pipeline.tiles.image_header import ImageHeader, read_header, sniff
 from store.base.preprocessing import Pixels, flatten_alpha
 
 try:

@@ -2,7 +2,7 @@
 
 Of every tile that was asked for: its descriptor id, the length of its image, a number by which the archive finds it
 again, and its digest; and the rectangles of tiles of which all is known. It holds for as long as `stat` says the same
-of the archive, with the care for racy writes that `pipeline.tiles.memory` explains.
+of the archive, with the care for racy writes that `pipeline.tiles.digest_cache` explains.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tiles.columns import Digests, Numbers
+from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, Kept, MemoryFile
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.memory import RACY_NS, Fingerprint, Kept, MemoryFile
+from pipeline.tiles.tile_columns import Digests, Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
 
 MAX_ROWS = 20_000_000
