@@ -24,7 +24,7 @@ from pipeline.plan import ENGINE_CHECK
 from pipeline.reference import reference_run
 from pipeline.run import Run
 from pipeline.tiles.decode import decode
-from pipeline.tiles.reading import REST, read_tile
+from pipeline.tiles.sources.read_tile import REST, read_tile
 from pipeline.tiles.tile import Tile
 from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts

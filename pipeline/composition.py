@@ -14,7 +14,7 @@ from pipeline.locking import CacheLock, Lock
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.opening import open_source
+from pipeline.tiles.sources.open_source import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock, SystemClock
 from store.disk.layout import Layout

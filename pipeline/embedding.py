@@ -25,7 +25,7 @@ from pipeline.known import KnownRows
 from pipeline.plan import BuildPlan, CellPlan, Decision
 from pipeline.request.request import BadTilePolicy
 from pipeline.run import Run
-from pipeline.tiles.reading import REST
+from pipeline.tiles.sources.read_tile import REST
 from store.disk.layout import Layout
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
 from store.formats import descriptor_block

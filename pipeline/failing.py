@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.inputs import Model
 from pipeline.report import Failure
 from pipeline.run import Run
-from pipeline.tiles.reading import read_tile
+from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, Tile
 from store.base import canonical_json
 from store.base.identity import descriptor_id

@@ -39,7 +39,7 @@ from pipeline.patience import Patience
 from pipeline.ray_actor import software
 from pipeline.ray_cluster import LOCAL, connected, require_ray, unusable
 from pipeline.ray_crew import LOAD_LIMIT_S, Crew, Sent, Worker
-from pipeline.tiles.reading import read_tile
+from pipeline.tiles.sources.read_tile import read_tile
 from store.base.preprocessing import Preprocessing
 
 ATTEMPTS: Final = 3

@@ -17,7 +17,7 @@ from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.frames import Message, Payload
 from pipeline.place import texture_energy
 from pipeline.tiles.decode import decode
-from pipeline.tiles.reading import read_tile
+from pipeline.tiles.sources.read_tile import read_tile
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine
 

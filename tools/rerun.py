@@ -9,7 +9,7 @@ from pipeline.index import FaissIndexBuilder
 from pipeline.rerun.again import rerun
 from pipeline.rerun.outcome import Ended, Evidence, Findings, Rerun, Verdict
 from pipeline.rerun.supplies import Means
-from pipeline.tiles.opening import open_source
+from pipeline.tiles.sources.open_source import open_source
 from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError

@@ -21,7 +21,7 @@ from pipeline.recipe import NO_PLUGINS, Recipe, UnavailableError
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.request.to_toml import recorded_request
 from pipeline.rerun.outcome import Evidence, Findings, Input, Standing
-from pipeline.tiles.reading import read_tile
+from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
 from store.base.canonical_json import is_digest
 from store.base.identity import difference

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from click.testing import CliRunner
 
-from pipeline.tiles.reading import close_archives
+from pipeline.tiles.sources.read_tile import close_archives
 from store.disk.layout import Layout
 from store.transfer.bundle import Choice
 from store.transfer.export import export

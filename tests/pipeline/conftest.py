@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tiles.reading import close_archives
+from pipeline.tiles.sources.read_tile import close_archives
 from tests.small_builds import FakeSite, Site
 
 MEMORY_DISK = Path("/dev/shm")

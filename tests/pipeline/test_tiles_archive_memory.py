@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.tiles import archive_cache, mbtiles, pmtiles
+from pipeline.tiles import archive_cache
 from pipeline.tiles.archive_cache import ArchiveMemory, Listing
 from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, Kept, MemoryFile
 from pipeline.tiles.grid import TileRange
-from pipeline.tiles.opening import open_source
-from pipeline.tiles.reading import close_archives
+from pipeline.tiles.sources import mbtiles, pmtiles
+from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.read_tile import close_archives
 
 NOW = 1_800_000_000_000_000_000
 ABOUT = Fingerprint(1, 2, 3, NOW - RACY_NS - 1, NOW - RACY_NS - 1)

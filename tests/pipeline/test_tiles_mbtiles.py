@@ -5,8 +5,8 @@ from contextlib import closing
 import pytest
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.opening import open_source
-from pipeline.tiles.reading import close_archives, read_tile
+from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.read_tile import close_archives, read_tile
 from tests.tile_archives import WORLD
 
 pytestmark = pytest.mark.usefixtures("closed_archives")

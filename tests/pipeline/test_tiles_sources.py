@@ -9,9 +9,9 @@ import msgpack
 import pytest
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.tiles import reading
-from pipeline.tiles.opening import open_source
-from pipeline.tiles.reading import read_tile
+from pipeline.tiles.sources import read_tile as read_tile_module
+from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.read_tile import read_tile
 from tests.tile_archives import WORLD
 
 pytestmark = pytest.mark.usefixtures("closed_archives")
@@ -247,7 +247,7 @@ class TestFolder:
 
     def test_notices_a_change_while_it_reads(self, archives, tmp_path, monkeypatch, refused):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})
-        real = reading.read_tile_file
+        real = read_tile_module.read_tile_file
 
         def read_and_change(path):
             content = real(path)
@@ -255,7 +255,7 @@ class TestFolder:
                 file.write(b"more")
             return content
 
-        monkeypatch.setattr("pipeline.tiles.xyz.read_tile_file", read_and_change)
+        monkeypatch.setattr("pipeline.tiles.sources.xyz.read_tile_file", read_and_change)
         assert refused(spec, tmp_path).kind is ErrorKind.SOURCE_CHANGED
 
     def test_a_changed_file_is_hashed_again(self, archives, tmp_path):

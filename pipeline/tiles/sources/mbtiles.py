@@ -18,10 +18,10 @@ from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveMemory, Listing
-from pipeline.tiles.assembly import bad_archive, require_unchanged, unsupported_archive
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
 from pipeline.tiles.image_header import sniff
+from pipeline.tiles.sources.archive_errors import bad_archive, require_unchanged, unsupported_archive
 from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
 from pipeline.tiles.tile_columns import Tiles
 from store.base.identity import descriptor_id

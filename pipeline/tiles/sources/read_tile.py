@@ -50,7 +50,7 @@ def read_tile(locator: Locator) -> bytes:
                     raise _unreadable(path, f"{length} bytes at offset {offset}", f"{len(content)}")
                 return content
             case ("mbtiles", str(path), int(z), int(x), int(y), int(rowid)):
-                from pipeline.tiles.mbtiles import read_row  # noqa: PLC0415 - folders of tiles need no database
+                from pipeline.tiles.sources.mbtiles import read_row  # noqa: PLC0415 - folders of tiles need no database
 
                 return read_row(_database(path), path, Place(z, x, y), rowid)
             case _:
@@ -100,7 +100,7 @@ def _file(path: str) -> int:
 
 
 def _database(path: str) -> "sqlite3.Connection":
-    from pipeline.tiles.mbtiles import open_database  # noqa: PLC0415 - as above
+    from pipeline.tiles.sources.mbtiles import open_database  # noqa: PLC0415 - as above
 
     key = _key(path)
     if key not in _databases:

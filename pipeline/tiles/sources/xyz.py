@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.assembly import bad_archive
 from pipeline.tiles.digest_cache import DigestMemory, Fingerprint
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
-from pipeline.tiles.reading import read_tile_file
+from pipeline.tiles.sources.archive_errors import bad_archive
+from pipeline.tiles.sources.read_tile import read_tile_file
 from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
 from pipeline.tiles.tile_columns import Tiles
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.tiles.hilbert import MAX_PMTILES_ZOOM, Numbers, first_id
+from pipeline.tiles.sources.pmtiles_ids import MAX_PMTILES_ZOOM, Numbers, first_id
 
 MAX_DIRECTORY_BYTES = 64 << 20
 

@@ -29,16 +29,16 @@ def open_source(
     """
     path = base / spec
     if "{" in spec:
-        from pipeline.tiles.xyz import XYZFolder
+        from pipeline.tiles.sources.xyz import XYZFolder
 
         return XYZFolder(spec, base=base, memory_folder=memory_folder, now_ns=now_ns)
     match path.suffix.lower():
         case ".mbtiles":
-            from pipeline.tiles.mbtiles import MBTilesArchive
+            from pipeline.tiles.sources.mbtiles import MBTilesArchive
 
             return MBTilesArchive(path, name=spec, memory_folder=memory_folder, now_ns=now_ns)
         case ".pmtiles":
-            from pipeline.tiles.pmtiles import PMTilesArchive
+            from pipeline.tiles.sources.pmtiles import PMTilesArchive
 
             return PMTilesArchive(path, name=spec, memory_folder=memory_folder, now_ns=now_ns)
         case _:

@@ -19,13 +19,13 @@ from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveMemory, Listing
-from pipeline.tiles.assembly import bad_archive, require_unchanged, unsupported_archive
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, tile_ranges
-from pipeline.tiles.hilbert import covering_intervals, first_id, tile_places
 from pipeline.tiles.image_header import sniff
-from pipeline.tiles.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
-from pipeline.tiles.reading import MAX_TILE_BYTES
+from pipeline.tiles.sources.archive_errors import bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.sources.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
+from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_places
+from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
 from pipeline.tiles.tile import Extent, Locator, ZoomRange
 from pipeline.tiles.tile_columns import Numbers, Tiles
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
