@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cells import Window
-from pipeline.children import QUEUE_DEPTH, WorkerPool, WorkerStartError
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.frames import Message, Payload
-from pipeline.outcomes import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
+from pipeline.processes.framing import Message, Payload
+from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
+from pipeline.processes.pool import QUEUE_DEPTH, WorkerPool, WorkerStartError
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
 

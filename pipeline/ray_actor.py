@@ -1,6 +1,6 @@
 """What runs on a node of a Ray cluster: one actor, one engine, one thread.
 
-Ray carries nothing but bytes for us: frames of `pipeline.frames`, so that what crosses the network is the same plain
+Ray carries nothing but bytes for us: frames of `pipeline.processes.framing`, so that what crosses the network is the same plain
 data as what crosses a pipe. The class is found by its name in the node's own installation; `software` is how a node
 shows that this installation makes the same descriptors as the one that asks.
 """
@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 import PIL
 
-from pipeline.child import FAILED, FINISHED, Handler, Progress, describe
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.frames import FrameReader, Message, Payload, encode
+from pipeline.processes.framing import FrameReader, Message, Payload, encode
+from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe
 from pipeline.tiles import decode
 from pipeline.worker import serve_engine
 
@@ -55,7 +55,7 @@ class TileEmbedder:
             setup: A frame: `pipeline.descriptors.worker_setup`, and under `software` what the asking side runs.
 
         Returns:
-            A frame: `FINISHED` and None, or `FAILED` and what `pipeline.child.describe` tells.
+            A frame: `FINISHED` and None, or `FAILED` and what `pipeline.processes.serve.describe` tells.
         """
         try:
             first = decoded(setup)

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, Final, assert_never
 
 from pipeline.cells import Window
-from pipeline.children import QUEUE_DEPTH
 from pipeline.descriptors import (
     EngineSpec,
     OnDispatch,
@@ -33,9 +32,10 @@ from pipeline.descriptors import (
     worker_setup,
 )
 from pipeline.errors import EmbedError, ErrorKind, TileError
-from pipeline.frames import Message, encode
-from pipeline.outcomes import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.patience import Patience
+from pipeline.processes.framing import Message, encode
+from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
+from pipeline.processes.pool import QUEUE_DEPTH
 from pipeline.ray_actor import software
 from pipeline.ray_cluster import LOCAL, connected, require_ray, unusable
 from pipeline.ray_crew import LOAD_LIMIT_S, Crew, Sent, Worker

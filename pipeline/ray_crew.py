@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cells import Window
-from pipeline.child import FINISHED
-from pipeline.children import failure
 from pipeline.descriptors import EngineSpec
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.outcomes import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.patience import Headcount
+from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
+from pipeline.processes.pool import failure
+from pipeline.processes.serve import FINISHED
 from pipeline.ray_actor import TileEmbedder, decoded
 from pipeline.ray_cluster import Nodes, actor_options, nodes_of, resource_of, short
 

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.child import Handler, Progress, serve
 from pipeline.errors import EmbedError, ErrorKind, TileError
-from pipeline.frames import Message, Payload
 from pipeline.place import texture_energy
+from pipeline.processes.framing import Message, Payload
+from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.tiles.decode import decode
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.preprocessing import Preprocessing

@@ -94,9 +94,9 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "pipeline.errors.CompileError": ExitCode.BUILD_FAILED,
     "pipeline.errors.EmbedError": ExitCode.BUILD_FAILED,
     "pipeline.errors.CheckError": ExitCode.BUILD_FAILED,
-    "pipeline.children.WorkerStartError": ExitCode.BUILD_FAILED,
+    "pipeline.processes.pool.WorkerStartError": ExitCode.BUILD_FAILED,
     "pipeline.regular.NotRegularError": ExitCode.REFUSED,
-    "pipeline.frames.FrameError": ExitCode.BUILD_FAILED,
+    "pipeline.processes.framing.FrameError": ExitCode.BUILD_FAILED,
 }
 """Full path of a class to the code of its errors."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.errors import CompileError
-from pipeline.frames import Message, Payload
+from pipeline.processes.framing import Message, Payload
 from store.base.canonical_json import Document
 
 
@@ -31,8 +31,8 @@ def compile_in_child(
     Raises:
         CompileError: Its kind tells a failure from a crash, a lack of memory and a time-out.
     """
-    from pipeline.children import run_once  # noqa: PLC0415 - step keys need no child
     from pipeline.engines.outcomes import compiled  # noqa: PLC0415 - as above
+    from pipeline.processes.pool import run_once  # noqa: PLC0415 - step keys need no child
 
     request: dict[str, Payload] = {
         "model": job.model,

@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pipeline.child import Handler, Progress, serve
 from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx, read_onnx
 from pipeline.engines.onnx_graph import nodes_given, nodes_of
 from pipeline.engines.trying_out import try_out
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.frames import Message, Payload
+from pipeline.processes.framing import Message, Payload
+from pipeline.processes.serve import Handler, Progress, serve
 from store.runtime.backends.onnxruntime import onnxruntime
 from store.runtime.load import Engine, load_engine
 

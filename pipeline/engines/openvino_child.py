@@ -7,12 +7,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from pipeline.child import Handler, Progress, serve
 from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx, read_onnx
 from pipeline.engines.onnx_graph import nodes_given, nodes_of
 from pipeline.engines.trying_out import Shapes, try_out
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.frames import Message, Payload
+from pipeline.processes.framing import Message, Payload
+from pipeline.processes.serve import Handler, Progress, serve
 from store.runtime.backends.base import ExecutionError
 from store.runtime.backends.openvino import last_line, require_precision
 from store.runtime.backends.openvino_library import (

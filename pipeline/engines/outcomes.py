@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.outcomes import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
+from pipeline.processes.outcome import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
 
 _TAIL = 2_000
 """Characters of a log that go into a message; the journal keeps all of it."""

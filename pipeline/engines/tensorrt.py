@@ -14,7 +14,7 @@ from pipeline.engines.in_child import compile_in_child, tensors
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.engines.precision import conversion_document
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.frames import Payload
+from pipeline.processes.framing import Payload
 from store.base.canonical_json import Document
 from store.base.identity import engine_components
 from store.runtime.backends.gpu import PORTABLE, covers, exact_target, gpus

@@ -16,7 +16,6 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.child import Handler, Progress, serve
 from pipeline.engines.build_phases import BuildPhases
 from pipeline.engines.narrow_types import least_cosine
 from pipeline.engines.onnx_file import MAX_MODEL_BYTES, Proto, read_onnx
@@ -26,7 +25,8 @@ from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.precision import conversion_parity, convert, sample_feeds, worst_node
 from pipeline.engines.tensorrt_build import BuildOptions, TensorRtSession
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.frames import Message, Payload
+from pipeline.processes.framing import Message, Payload
+from pipeline.processes.serve import Handler, Progress, serve
 from store.base.preprocessing import Preprocessing
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.tensorrt_library import (

@@ -12,11 +12,11 @@ import numpy as np
 
 from pipeline import descriptors
 from pipeline.cells import CellKey
-from pipeline.children import WorkerPool, WorkerStartError
 from pipeline.embedding import NORM_TOLERANCE
 from pipeline.errors import ErrorKind
-from pipeline.frames import Payload
-from pipeline.outcomes import Failed, Finished, Outcome
+from pipeline.processes.framing import Payload
+from pipeline.processes.outcome import Failed, Finished, Outcome
+from pipeline.processes.pool import WorkerPool, WorkerStartError
 from pipeline.recipe import UnavailableError
 from pipeline.rerun.halving import search
 from pipeline.rerun.outcome import Ended, Piece, Standing, Try

@@ -1,8 +1,8 @@
 """The worker process that decodes tiles and does nothing else: for a tile whose engine is not at hand."""
 
-from pipeline.child import Handler, Progress, serve
 from pipeline.errors import TileError
-from pipeline.frames import Message, Payload
+from pipeline.processes.framing import Message, Payload
+from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.worker import picture
 
 

@@ -29,7 +29,7 @@ CULPRIT_NAME = "6/8/12"
 HUNGRY_WORKER = """
 import resource
 from pipeline import worker
-from pipeline.child import serve
+from pipeline.processes.serve import serve
 
 def start(first):
     handler = worker.start(first)
@@ -46,7 +46,7 @@ if __name__ == "__main__":
 MORTAL_WORKER = """
 import os, signal
 from pipeline import worker
-from pipeline.child import serve
+from pipeline.processes.serve import serve
 
 decode = worker.decode
 

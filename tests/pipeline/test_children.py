@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.children import WorkerPool, WorkerStartError, run_once
-from pipeline.frames import FrameError, FrameReader, decode, encode
-from pipeline.outcomes import Died, Failed, Finished, OutOfMemory, TimedOut
-from pipeline.spawned import LOG_LIMIT
+from pipeline.processes.framing import FrameError, FrameReader, decode, encode
+from pipeline.processes.outcome import Died, Failed, Finished, OutOfMemory, TimedOut
+from pipeline.processes.pool import WorkerPool, WorkerStartError, run_once
+from pipeline.processes.process import LOG_LIMIT
 
 ROOT = Path(next(iter(pipeline.__path__))).parent
 
 CHILD = """
 import os, resource, signal, sys, time
 import numpy as np
-from pipeline.child import serve
+from pipeline.processes.serve import serve
 
 def start(first):
     if first == "refuse":
@@ -188,9 +188,9 @@ def test_a_signal_is_named_and_the_log_is_kept(child, number):
 def test_sigkill_is_out_of_memory_only_when_the_kernel_says_so(child, monkeypatch):
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), Died)
     counts = iter([4, 5, 5])
-    monkeypatch.setattr("pipeline.spawned._oom_kills", lambda: next(counts))
+    monkeypatch.setattr("pipeline.processes.process._oom_kills", lambda: next(counts))
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), OutOfMemory)
-    monkeypatch.setattr("pipeline.spawned._oom_kills", lambda: None)
+    monkeypatch.setattr("pipeline.processes.process._oom_kills", lambda: None)
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), OutOfMemory)
 
 
@@ -326,7 +326,7 @@ def test_a_module_that_does_not_exist_is_an_error_at_once():
 
 PARENT = """
 import sys
-from pipeline.children import WorkerPool
+from pipeline.processes.pool import WorkerPool
 with WorkerPool("obedient_child", 2, None) as pool:
     pool.submit("a", ["echo", 1])
     for _ in pool.results():

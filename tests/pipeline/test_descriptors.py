@@ -27,7 +27,7 @@ PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50
 MORTAL_WORKER = """
 import os, signal, time
 from pipeline import worker
-from pipeline.child import serve
+from pipeline.processes.serve import serve
 
 read = worker.read_tile
 
@@ -268,7 +268,7 @@ def test_a_window_that_always_kills_is_named(tiles, engine):
 def test_a_worker_killed_from_outside_costs_a_retry(tiles, engine, monkeypatch):
     pools = []
 
-    class Watched(__import__("pipeline.children").children.WorkerPool):
+    class Watched(__import__("pipeline.processes.pool").children.WorkerPool):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             pools.append(self)

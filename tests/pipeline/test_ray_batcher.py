@@ -21,13 +21,13 @@ import onnxruntime
 import pytest
 
 from pipeline.cells import group_cells, plan_windows, shared_digests
-from pipeline.child import FAILED, FINISHED
 from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
 from pipeline.descriptors import EngineSpec, LocalDescriptorBatcher, worker_setup
 from pipeline.errors import EmbedError, ErrorKind, RequestError
-from pipeline.frames import encode
 from pipeline.patience import Patience
+from pipeline.processes.framing import encode
+from pipeline.processes.serve import FAILED, FINISHED
 from pipeline.ray_actor import TileEmbedder, decoded, software
 from pipeline.ray_batcher import ATTEMPTS, RayDescriptorBatcher
 from pipeline.ray_cluster import Nodes, _own_signals, actor_options, connected, nodes_of, resource_of

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.frames import Message
+from pipeline.processes.framing import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ A compiler or a network can fail in ways that Python cannot catch: a segmentatio
 killer, a call that never returns. Here every such end becomes a value, an `Outcome`.
 
 Children are started with `subprocess`, never forked: a forked child would share the journal's memory map and keep the
-build lock alive. They talk in frames (`pipeline.frames`) over pipes; they inherit no other file. Start them from the
+build lock alive. They talk in frames (`pipeline.processes.framing`) over pipes; they inherit no other file. Start them from the
 main thread: the kernel's parent-death signal follows the *thread* that started the child.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from pipeline.child import FAILED, FINISHED, PROGRESS, READY
-from pipeline.frames import Message, Payload
-from pipeline.outcomes import Failed, Finished, Outcome, OutOfMemory, TimedOut
-from pipeline.spawned import Child
+from pipeline.processes.framing import Message, Payload
+from pipeline.processes.outcome import Failed, Finished, Outcome, OutOfMemory, TimedOut
+from pipeline.processes.process import Child
+from pipeline.processes.serve import FAILED, FINISHED, PROGRESS, READY
 
 QUEUE_DEPTH: Final = 2
 """Tasks a worker holds: one that it works on and one that is ready when it is done."""
@@ -52,7 +52,7 @@ def run_once(
     The child is killed when the time is up, when ``on_progress`` raises and on an interrupt.
 
     Args:
-        module: Dotted name of a module that calls `pipeline.child.serve`.
+        module: Dotted name of a module that calls `pipeline.processes.serve.serve`.
         request: Plain data; the child receives an initial request of None first.
         timeout_s: Longest time for the request in seconds, once the child is ready; None for no limit.
         on_progress: Called with each value that the child reports.
@@ -96,7 +96,7 @@ class WorkerPool:
         """Start the workers.
 
         Args:
-            module: Dotted name of a module that calls `pipeline.child.serve`.
+            module: Dotted name of a module that calls `pipeline.processes.serve.serve`.
             count: Number of workers, at least 1.
             init_request: Given to each worker first.
             timeout_s: Longest time for one task in seconds, None for no limit.

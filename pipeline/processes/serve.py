@@ -1,4 +1,4 @@
-"""The child's half of `pipeline.children`: arm, serve, report.
+"""The child's half of `pipeline.processes.pool`: arm, serve, report.
 
 A child module is run as ``python -P -m MODULE PARENT_PID`` and calls ``serve``. Standard input carries requests and
 standard output carries answers; both are taken away from the libraries at once, so that a library that prints cannot
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from pipeline.errors import PipelineError
-from pipeline.frames import FrameReader, Message, Payload, encode
+from pipeline.processes.framing import FrameReader, Message, Payload, encode
 
 Progress = Callable[[Payload], None]
 Handler = Callable[[Message, Progress], Payload]

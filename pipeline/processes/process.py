@@ -1,6 +1,6 @@
 """One spawned child process with its pipes: starts it, moves bytes, and says how it ended.
 
-Nothing here waits for input or output; `pipeline.children` does that for all children together.
+Nothing here waits for input or output; `pipeline.processes.pool` does that for all children together.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from pipeline.frames import FrameError, FrameReader, Message, Payload, encode
-from pipeline.outcomes import Died, Failed, Outcome, OutOfMemory
+from pipeline.processes.framing import FrameError, FrameReader, Message, Payload, encode
+from pipeline.processes.outcome import Died, Failed, Outcome, OutOfMemory
 
 LOG_LIMIT: Final = 64 * 1024
 """Bytes of a child's standard error that are kept: the last ones."""
