@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.engines.narrow_types import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.extending import delta_in
 from pipeline.inputs import Model
 from pipeline.known import KnownRows
 from pipeline.networks import located
-from pipeline.place import FEATURELESS_BELOW
 from pipeline.plan import ENGINE_CHECK
 from pipeline.reference import reference_run
 from pipeline.run import Run

@@ -5,12 +5,12 @@ from time import monotonic
 
 import numpy as np
 
+from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.errors import CheckError
 from pipeline.extending import extended_index
 from pipeline.geography import Geography
 from pipeline.index_plan import IndexPlan, resolve
-from pipeline.place import FEATURELESS_BELOW
 from pipeline.run import Run
 from pipeline.tiles.selection import Selection
 from store.base import canonical_json

@@ -7,12 +7,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.engines.network_memory import Network, NetworkMemory
-from pipeline.engines.onnx_file import declared_by, onnx_digest
-from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
-from pipeline.errors import CompileError, RequestError
-from pipeline.inputs import Model
-from pipeline.place import (
+from pipeline.builtin_model.place import (
     PLACE_BYTES,
     PLACE_DIMENSIONS,
     PLACE_INPUT,
@@ -21,6 +16,11 @@ from pipeline.place import (
     PLACE_SIZE,
     place_model,
 )
+from pipeline.engines.network_memory import Network, NetworkMemory
+from pipeline.engines.onnx_file import declared_by, onnx_digest
+from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
+from pipeline.errors import CompileError, RequestError
+from pipeline.inputs import Model
 from pipeline.request.files import read_named
 from pipeline.request.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
 from store.base.identity import engine_key

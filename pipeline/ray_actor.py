@@ -24,7 +24,7 @@ from pipeline.worker import serve_engine
 _DECIDING: Final = (
     "pipeline.tiles.decode",
     "pipeline.tiles.image_header",
-    "pipeline.place",
+    "pipeline.builtin_model.place",
     "pipeline.ray_actor",
     "pipeline.worker",
     "store.runtime.backends.onnxruntime",

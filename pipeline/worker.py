@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.builtin_model.place import texture_energy
 from pipeline.errors import EmbedError, ErrorKind, TileError
-from pipeline.place import texture_energy
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
 from pipeline.tiles.decode import decode

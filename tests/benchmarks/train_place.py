@@ -1,7 +1,7 @@
 """Learn the whitening of `builtin:place` from pairs of a tile and a picture of it, on procedural landscapes.
 
 Run from the root of the repository: `python tests/benchmarks/train_place.py --out whitening.bin`. It prints the
-digests to pin in `pipeline/place.py`. Eigenvectors are not the same bits on every machine, which is why the result
+digests to pin in `pipeline/builtin_model/place.py`. Eigenvectors are not the same bits on every machine, which is why the result
 is a data file and never made again during a build.
 
 The noise covariance is that of the feature differences within pairs, shrunk towards a multiple of the unit matrix;
@@ -24,7 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from pipeline.place import (
+from pipeline.builtin_model.place import (
     FEATURELESS_BELOW,
     PLACE_DIMENSIONS,
     PLACE_INPUT,

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from pipeline.builtin_model.place import texture_energy
 from pipeline.cells import group_cells, plan_windows, shared_digests
 from pipeline.descriptors import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatcher
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.place import texture_energy
 from pipeline.tiles.decode import decode
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing

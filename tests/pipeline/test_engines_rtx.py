@@ -8,7 +8,7 @@ from time import monotonic
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline import place
+from pipeline.builtin_model import place
 from pipeline.engines.onnx_file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.tensorrt import TENSORRT_RTX, TensorRtCompiler

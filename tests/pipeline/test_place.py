@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import place, place_graph
+from pipeline.builtin_model import graph as place_graph
+from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
 from tools.terrain import CONDITIONS, random_view, terrain, view
 
@@ -59,7 +60,7 @@ class TestModel:
         assert place.place_model() == model
 
     def test_another_process_with_other_hashing_makes_the_same_bytes(self, model):
-        program = "import hashlib,pipeline.place as p; print(hashlib.sha256(p.place_model()).hexdigest())"
+        program = "import hashlib,pipeline.builtin_model.place as p; print(hashlib.sha256(p.place_model()).hexdigest())"
         made = subprocess.run(
             [sys.executable, "-c", program],
             env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)},
@@ -286,7 +287,9 @@ def test_without_onnx_the_error_says_what_to_install(monkeypatch):
 
 
 def test_importing_needs_neither_onnx_nor_a_runtime():
-    program = "import sys,pipeline.place; print(sorted({'onnx','onnxruntime'} & set(sys.modules)))"
+    program = (
+        "import sys,pipeline.builtin_model.place; print(sorted({'onnx','onnxruntime'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": ":".join(sys.path)},

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.builtin_model.place import place_model
 from pipeline.engines.narrow_types import LEAST_COSINE, NARROW, least_cosine
 from pipeline.engines.onnx_file import fix_sizes, inspect_onnx
 from pipeline.engines.precision import (
@@ -24,7 +25,6 @@ from pipeline.engines.precision import (
     worst_node,
 )
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.place import place_model
 from store.base.canonical_json import encode
 from store.runtime.golden_vectors import golden_inputs
 from tests.networks import mobilenet, quantised, vit_b14

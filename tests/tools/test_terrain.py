@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.place import FEATURELESS_BELOW, texture_energy
+from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
 from tools.terrain import CONDITIONS, random_view, terrain, view
 
 

@@ -30,7 +30,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import place_graph
+from pipeline.builtin_model import graph
 from pipeline.errors import CompileError, ErrorKind
 
 __all__ = [
@@ -56,17 +56,17 @@ __all__ = [
 
 Floats = npt.NDArray[np.float32]
 
-PLACE_SIZE: Final = (place_graph.SIDE, place_graph.SIDE)
+PLACE_SIZE: Final = (graph.SIDE, graph.SIDE)
 """Height and width that the network sees."""
 PLACE_DIMENSIONS: Final = 384
 PLACE_BYTES: Final = 2_903_903
-PLACE_INPUT: Final = place_graph.INPUT
+PLACE_INPUT: Final = graph.INPUT
 """float32 [N, 3, 256, 256], RGB, 0 to 255."""
-PLACE_OUTPUT: Final = place_graph.OUTPUT
+PLACE_OUTPUT: Final = graph.OUTPUT
 """float32 [N, 384], unit length."""
-PLACE_FEATURES: Final = place_graph.FEATURES
+PLACE_FEATURES: Final = graph.FEATURES
 """Numbers per tile before whitening: absolute values first, then real and imaginary parts of the products."""
-PLACE_MAGNITUDES: Final = place_graph.MAGNITUDES
+PLACE_MAGNITUDES: Final = graph.MAGNITUDES
 PLACE_COLOUR: Final = "rgb"
 PLACE_MEAN: Final = (0.0, 0.0, 0.0)
 PLACE_STD: Final = (1.0, 1.0, 1.0)
@@ -77,7 +77,7 @@ PLACE_MODEL_SHA256: Final = "44637ed5434a7675fd979aca72dc4225d363cbbf52e5bf51645
 FEATURELESS_BELOW: Final = 2.0
 """Texture energy, in grey levels, below which a tile cannot be told from others like it (calm water, no data)."""
 
-_WHITENING: Final = Path(__file__).parent / "data" / "place-whitening.bin"
+_WHITENING: Final = Path(__file__).parent / "place-whitening.bin"
 _MAGIC: Final = b"C10WHITE"
 _HEADER: Final = struct.Struct("<8sIII44x")
 
@@ -168,12 +168,12 @@ def place_model(whitening_file: Path | None = None) -> bytes:
             f"expected a whitening file of SHA-256 {PLACE_WHITENING_SHA256}, found {found} in {path}"
         )
     whitening = decode_whitening(data)
-    model = place_graph.serialised_network(whitening.mean, whitening.projection)
+    model = graph.serialised_network(whitening.mean, whitening.projection)
     made = hashlib.sha256(model).hexdigest()
     if made != PLACE_MODEL_SHA256:
         raise CompileError(
             f"expected the embedded descriptor to have SHA-256 {PLACE_MODEL_SHA256}, this machine made {made}",
-            f"its descriptors could not be compared with others'; found onnx {place_graph.import_onnx().__version__}, "
+            f"its descriptors could not be compared with others'; found onnx {graph.import_onnx().__version__}, "
             "install a release that the package asks for",
             kind=ErrorKind.BAD_MODEL,
             subject="builtin:place",
@@ -191,7 +191,7 @@ def feature_model() -> bytes:
     Raises:
         CompileError: the `onnx` package is missing (kind `backend-unavailable`).
     """
-    return place_graph.serialised_network(None, None)
+    return graph.serialised_network(None, None)
 
 
 def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:

@@ -1,4 +1,4 @@
-"""The network of `builtin:place`, node by node; what it computes and why is told in `pipeline.place`.
+"""The network of `builtin:place`, node by node; what it computes and why is told in `pipeline.builtin_model.place`.
 
 Tables come from formulas. They are rounded to coarse binary fractions, so that the bytes do not depend on the last
 bit of a sine, which differs between machines. Only operators are used that ONNX Runtime, OpenVINO and TensorRT all
