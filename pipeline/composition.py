@@ -9,7 +9,7 @@ from pipeline.engines.choice import engine_compiler as choose_compiler
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.host import host_facts
-from pipeline.index import FaissIndexBuilder, IndexBuilder
+from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder
 from pipeline.locking import CacheLock, Lock
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner

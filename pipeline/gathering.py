@@ -12,7 +12,7 @@ from pipeline.engines.narrow_types import least_cosine
 from pipeline.engines.network_memory import NetworkMemory
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import RequestError
-from pipeline.index import IndexBuilder
+from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.networks import look_at_models
 from pipeline.request.files import read_named

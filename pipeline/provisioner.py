@@ -20,7 +20,7 @@ from pipeline.engines.network_memory import NetworkMemory
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError, RequestError
 from pipeline.gathering import gather
-from pipeline.index import IndexBuilder
+from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.locking import Lock
 from pipeline.networks import look_at_models

@@ -21,7 +21,7 @@ from pipeline import restoring, restoring_index
 from pipeline.descriptors import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
-from pipeline.index import IndexBuilder
+from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.locking import Lock
 from pipeline.mends import Mend, RepairReport, rehearsed, remedy
 from pipeline.progress import Progress

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import monotonic
 
 from pipeline.extending import EarlierBlocks, changes_between
-from pipeline.index_plan import IndexPlan
+from pipeline.index.plan import IndexPlan
 from pipeline.indexing import StoredBlocks
 from pipeline.recipe import UnavailableError
 from pipeline.request.request import IndexKind, Storage

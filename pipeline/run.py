@@ -7,7 +7,7 @@ from pipeline.cells import Window
 from pipeline.descriptors import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
 from pipeline.geography import Geography
-from pipeline.index import IndexBuilder
+from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.progress import Progress
 from store.base.values import ArtifactRef

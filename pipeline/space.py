@@ -9,7 +9,7 @@ are counted as `PER_FILE`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.index_plan import IndexPlan, extends, most_changed, resolve
+from pipeline.index.plan import IndexPlan, extends, most_changed, resolve
 from pipeline.inputs import Inputs, Model
 from pipeline.plan import BuildPlan, Decision
 from pipeline.request.request import IndexKind, Storage

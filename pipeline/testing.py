@@ -22,8 +22,8 @@ from pipeline.cells import Window
 from pipeline.descriptors import BadTile, EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
-from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
-from pipeline.index_plan import IndexPlan
+from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
+from pipeline.index.plan import IndexPlan
 from pipeline.request.geometry import BoxE7
 from pipeline.request.request import IndexKind
 from pipeline.tiles.grid import tile_ranges

@@ -7,8 +7,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from pipeline.index import FaissIndexBuilder
-from pipeline.index_plan import resolve
+from pipeline.index.faiss_builder import FaissIndexBuilder
+from pipeline.index.plan import resolve
 from pipeline.request.request import IndexKind, IndexOptions
 from store.formats.descriptor_block import Block, descriptor_ids
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.engines.choice import engine_compiler
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
-from pipeline.index import FaissIndexBuilder
+from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.rerun.again import rerun
 from pipeline.rerun.outcome import Ended, Evidence, Findings, Rerun, Verdict
 from pipeline.rerun.supplies import Means

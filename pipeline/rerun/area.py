@@ -8,7 +8,7 @@ from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.checks import check_index, require_coverage
 from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.geography import Geography, Place
-from pipeline.index_plan import resolve
+from pipeline.index.plan import resolve
 from pipeline.indexing import StoredBlocks
 from pipeline.recipe import UnavailableError
 from pipeline.rerun.engines import compare_measures

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipeline.engines.onnx_file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
-from pipeline.index import IndexBuilder
+from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.inputs import Model
 from pipeline.networks import look_at_models
 from pipeline.recipe import NO_PLUGINS, Recipe, UnavailableError

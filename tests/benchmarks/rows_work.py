@@ -18,8 +18,8 @@ from pipeline.builtin_model.place import place_model
 from pipeline.cells import Window
 from pipeline.descriptors import LocalDescriptorBatcher
 from pipeline.embedding import engine_spec
-from pipeline.index import FaissIndexBuilder
-from pipeline.index_plan import EF_CONSTRUCTION, IndexPlan, resolve
+from pipeline.index.faiss_builder import FaissIndexBuilder
+from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, resolve
 from pipeline.indexing import StoredBlocks
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.tiles.sources.open_source import open_source

@@ -25,8 +25,8 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.descriptors import worker_setup
-from pipeline.index import FaissIndexBuilder, IndexFacts, OnRows
-from pipeline.index_plan import IndexPlan, resolve
+from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
+from pipeline.index.plan import IndexPlan, resolve
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.tiles.decode import decode
 from pipeline.worker import serve_engine

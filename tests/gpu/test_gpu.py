@@ -23,7 +23,7 @@ from pipeline.engines.onnx_file import onnx_digest
 from pipeline.engines.port import EngineJob
 from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError
-from pipeline.index_gpu import GpuIndex
+from pipeline.index.gpu import GpuIndex
 from pipeline.reference import reference_run
 from pipeline.report import BuildOutcome
 from pipeline.request.request import EngineOptions
@@ -258,7 +258,7 @@ def blocks():
 
 def on_cpu(monkeypatch, *arguments):
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.index.gpus", tuple)
+        patch.setattr("pipeline.index.faiss_builder.gpus", tuple)
         return build_index(*arguments)
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import EmbedError, ErrorKind, RequestError
-from pipeline.index import FaissIndexBuilder
-from pipeline.index_plan import FLAT_BELOW, IndexPlan
-from pipeline.index_rows import chunk_rows
+from pipeline.index.faiss_builder import FaissIndexBuilder
+from pipeline.index.plan import FLAT_BELOW, IndexPlan
+from pipeline.index.row_order import chunk_rows
 from pipeline.request.request import IndexKind, Storage
 from store.runtime.faiss_install import FlavourError
 from store.runtime.load import load_index
@@ -46,7 +46,7 @@ def test_a_graph_is_not_the_work_of_its_block_sizes(tmp_path):
 
 
 def test_more_rows_than_one_chunk_equal_the_same_calls_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.index_rows._CHUNK_ROWS", 100)
+    monkeypatch.setattr("pipeline.index.row_order._CHUNK_ROWS", 100)
     blocks = make_blocks(730, 12)
     plan = plan_for("hnsw", 730, 12)
     _, data = build(blocks, plan, tmp_path)
@@ -73,7 +73,7 @@ def test_ivf_pq_is_trained_the_same_way_each_time(tmp_path):
 
 
 def test_progress_reaches_the_count(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.index_rows._CHUNK_ROWS", 250)
+    monkeypatch.setattr("pipeline.index.row_order._CHUNK_ROWS", 250)
     seen = []
     build(
         make_blocks(600, 4), plan_for("flat", 600, 4), tmp_path, on_progress=lambda *each: seen.append(each)
@@ -180,7 +180,7 @@ def test_two_flavours_of_faiss_stop_a_build_before_it_imports_either(tmp_path, m
     def both():
         raise FlavourError("expected one distribution of faiss, found two", "pip uninstall one")
 
-    monkeypatch.setattr("pipeline.index.installed_flavour", both)
+    monkeypatch.setattr("pipeline.index.faiss_builder.installed_flavour", both)
     with pytest.raises(RequestError, match="found two") as caught:
         FaissIndexBuilder().library(IndexKind.FLAT)
     assert caught.value.kind is ErrorKind.BACKEND_UNAVAILABLE

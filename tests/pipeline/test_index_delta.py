@@ -36,8 +36,8 @@ KINDS = [
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """Its indexes are large from eight rows on, and extended until a fifth has changed."""
-    monkeypatch.setattr("pipeline.index_plan.FLAT_BELOW", 8)
-    monkeypatch.setattr("pipeline.index_plan.LARGEST_PART", 5)
+    monkeypatch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
+    monkeypatch.setattr("pipeline.index.plan.LARGEST_PART", 5)
     return FakeSite(tmp_path / "site")
 
 
@@ -197,7 +197,7 @@ def test_what_is_no_reason_to_extend(site, options):
 
 
 def test_small_indexes_are_written_anew(site, monkeypatch):
-    monkeypatch.setattr("pipeline.index_plan.FLAT_BELOW", 41)
+    monkeypatch.setattr("pipeline.index.plan.FLAT_BELOW", 41)
     build(site, 1)
     change(site)
     build(site, 2)
@@ -458,7 +458,7 @@ def test_space_is_looked_for_as_for_a_new_index_where_the_delta_may_not_hold_all
 
 
 def test_a_graph_leaves_few_rows_out(site, monkeypatch):
-    monkeypatch.setattr("pipeline.index_plan.MOST_LEFT_OUT_OF_A_GRAPH", 1)
+    monkeypatch.setattr("pipeline.index.plan.MOST_LEFT_OUT_OF_A_GRAPH", 1)
     build(site, 1)
     change(site)
     build(site, 2)

@@ -7,10 +7,10 @@ import faiss
 import numpy as np
 import pytest
 
-import pipeline.index
+import pipeline.index.faiss_builder
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.index import FaissIndexBuilder
-from pipeline.index_gpu import suits
+from pipeline.index.faiss_builder import FaissIndexBuilder
+from pipeline.index.gpu import suits
 from pipeline.request.request import IndexKind, Storage
 from store.runtime.backends.gpu import Gpu
 from store.runtime.faiss_install import Flavour
@@ -25,8 +25,10 @@ class FakeGpuFaiss:
 
     def __init__(self, monkeypatch, *, gpus=(L4,), devices=1, flavour="faiss-gpu"):
         self.moved, self.scratch, self.options, self.fails = [], [], [], ""
-        monkeypatch.setattr(pipeline.index, "gpus", lambda: gpus)
-        monkeypatch.setattr(pipeline.index, "installed_flavour", lambda: Flavour(flavour, "1.15.1"))
+        monkeypatch.setattr(pipeline.index.faiss_builder, "gpus", lambda: gpus)
+        monkeypatch.setattr(
+            pipeline.index.faiss_builder, "installed_flavour", lambda: Flavour(flavour, "1.15.1")
+        )
         for name, value in {
             "StandardGpuResources": lambda: SimpleNamespace(setTempMemory=self.scratch.append),
             "GpuClonerOptions": SimpleNamespace,

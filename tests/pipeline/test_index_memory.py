@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.index import FaissIndexBuilder
-from pipeline.index_plan import resolve
+from pipeline.index.faiss_builder import FaissIndexBuilder
+from pipeline.index.plan import resolve
 from pipeline.request.request import IndexKind, IndexOptions
 from store.formats import descriptor_block
 

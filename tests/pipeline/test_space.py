@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline.descriptors import LocalDescriptorBatcher
-from pipeline.index_plan import IndexPlan
+from pipeline.index.plan import IndexPlan
 from pipeline.preflight import free_bytes, require_space_for_engines
 from pipeline.report import BuildOutcome
 from pipeline.request.request import IndexKind, IndexOptions, Storage
@@ -82,7 +82,7 @@ def test_the_reserve_of_a_cache_to_be_is_taken_off(quick_path):
 def test_an_index_takes_what_is_estimated(plan, tmp_path):
     import numpy as np
 
-    from pipeline.index import FaissIndexBuilder
+    from pipeline.index.faiss_builder import FaissIndexBuilder
     from store.base.identity import descriptor_id
     from store.formats.descriptor_block import Block
 

@@ -19,8 +19,8 @@ from tools.failure import failure
 def site(tmp_path_factory):
     """Two builds, the second of which extends the index of the first."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("pipeline.index_plan.FLAT_BELOW", 8)
-    patch.setattr("pipeline.index_plan.LARGEST_PART", 5)
+    patch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
+    patch.setattr("pipeline.index.plan.LARGEST_PART", 5)
     site = FakeSite(tmp_path_factory.mktemp("extended") / "site")
     build(site, 1)
     change(site)

@@ -1,9 +1,9 @@
 """Builds the FAISS index from the blocks, so that equal blocks give equal bytes.
 
 The index is a projection: inner product on unit vectors, descriptor ids as row ids. What its bytes depend on is fixed,
-because faiss leaves it to the caller: the order and the portions of the rows (`pipeline.index_rows`), and the seeds of
+because faiss leaves it to the caller: the order and the portions of the rows (`pipeline.index.row_order`), and the seeds of
 random numbers. From faiss 1.15 on the thread count then changes nothing. The instruction set may: indexes made on two
-kinds of processor are near-equal in their answers, not in their bytes; and so may a GPU (`pipeline.index_gpu`).
+kinds of processor are near-equal in their answers, not in their bytes; and so may a GPU (`pipeline.index.gpu`).
 """
 
 import time
@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.index_gpu import HIDE, GpuIndex, suits
-from pipeline.index_plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, failed
-from pipeline.index_rows import chunks, in_order, training_rows
+from pipeline.index.gpu import HIDE, GpuIndex, suits
+from pipeline.index.plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, failed
+from pipeline.index.row_order import chunks, in_order, training_rows
 from pipeline.request.request import IndexKind, Storage
 from store.formats.descriptor_block import Block
 from store.runtime.backends.gpu import gpus

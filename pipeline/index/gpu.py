@@ -7,7 +7,7 @@ and with other numbers. Graphs are grown on the CPU: the packages on PyPI have n
 
 from typing import Any, Final
 
-from pipeline.index_plan import IndexPlan, failed
+from pipeline.index.plan import IndexPlan, failed
 from pipeline.request.request import IndexKind, Storage
 
 Foreign = Any

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.index_plan import LEAST_TRAINING_ROWS, failed
+from pipeline.index.plan import LEAST_TRAINING_ROWS, failed
 from store.formats.descriptor_block import Block
 
 Vectors = NDArray[np.float32]
