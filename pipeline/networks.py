@@ -17,7 +17,7 @@ from pipeline.builtin_model.place import (
     place_model,
 )
 from pipeline.engines.network_memory import Network, NetworkMemory
-from pipeline.engines.onnx_file import declared_by, onnx_digest
+from pipeline.engines.onnx.file import declared_by, onnx_digest
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
 from pipeline.inputs import Model

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.engines.onnx_file import read_onnx
+from pipeline.engines.onnx.file import read_onnx
 from pipeline.engines.port import EngineJob
 from store.runtime.backends.onnxruntime import onnxruntime
 from store.runtime.golden_vectors import Run, Vectors

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.onnx_file import Proto
-from pipeline.engines.onnx_graph import captured, fresh_name, is_standard, names_in_use, weight_values
+from pipeline.engines.onnx.file import Proto
+from pipeline.engines.onnx.graph import captured, fresh_name, is_standard, names_in_use, weight_values
 
 _EPSILON: Final = 1e-5
 _FLOAT: Final = 1

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgpack
 
-from pipeline.engines.declared import Declaration, TensorInfo
+from pipeline.engines.onnx.declaration import Declaration, TensorInfo
 from pipeline.regular import open_own, read_at
 from pipeline.tiles.digest_cache import RACY_NS, Fingerprint
 from store.base.valueclass import valueclass
@@ -37,7 +37,7 @@ class Network:
 
     Attributes:
         declared: What it says of itself.
-        sha256: Its digest; see `pipeline.engines.onnx_file.onnx_digest`.
+        sha256: Its digest; see `pipeline.engines.onnx.file.onnx_digest`.
         size: Bytes of the file and of its external weights.
     """
 

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx, read_onnx
-from pipeline.engines.onnx_graph import nodes_given, nodes_of
+from pipeline.engines.onnx.file import Proto, fix_sizes, inspect_onnx, read_onnx
+from pipeline.engines.onnx.graph import nodes_given, nodes_of
 from pipeline.engines.trying_out import try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message, Payload

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.narrow_types import NARROW
-from pipeline.engines.onnx_file import Proto
+from pipeline.engines.onnx.file import Proto
 from pipeline.engines.precision_graph import rewrite
 from pipeline.engines.precision_plan import FOLLOWERS, SEEDS, narrow_nodes
 from pipeline.errors import CompileError, ErrorKind

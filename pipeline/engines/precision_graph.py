@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from pipeline.engines.narrow_types import NarrowType
-from pipeline.engines.onnx_file import Proto, is_repeated
-from pipeline.engines.onnx_graph import FLOAT, captured, fresh_name, names_in_use, weight_values
+from pipeline.engines.onnx.file import Proto, is_repeated
+from pipeline.engines.onnx.graph import FLOAT, captured, fresh_name, names_in_use, weight_values
 from pipeline.engines.precision_plan import NarrowPlan
 
 _EVERY_OUTPUT: Final = frozenset({"Split"})

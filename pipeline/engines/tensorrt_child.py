@@ -18,9 +18,9 @@ import numpy as np
 
 from pipeline.engines.build_phases import BuildPhases
 from pipeline.engines.narrow_types import least_cosine
-from pipeline.engines.onnx_file import MAX_MODEL_BYTES, Proto, read_onnx
-from pipeline.engines.onnx_graph import nodes_given
-from pipeline.engines.open_sizes import settle_sizes
+from pipeline.engines.onnx.file import MAX_MODEL_BYTES, Proto, read_onnx
+from pipeline.engines.onnx.graph import nodes_given
+from pipeline.engines.onnx.input_shapes import settle_sizes
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.precision import conversion_parity, convert, sample_feeds, worst_node
 from pipeline.engines.tensorrt_build import BuildOptions, TensorRtSession

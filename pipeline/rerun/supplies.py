@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.engines.onnx_file import onnx_digest
+from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
 from pipeline.index.faiss_builder import IndexBuilder

@@ -19,7 +19,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/cells.py": {"numpy", "numpy.typing"},
     "pipeline/request/validation.py": {"pathlib"},
     "pipeline/engines/build_phases.py": set(),
-    "pipeline/engines/declared.py": set(),
+    "pipeline/engines/onnx/declaration.py": set(),
     "pipeline/engines/narrow_types.py": {"numpy", "numpy.typing"},
     "pipeline/engines/tensorrt_messages.py": {"re"},
     "pipeline/request/geometry.py": set(),
@@ -99,7 +99,7 @@ EXPECTED = {"tools/replay.py"}
 # The request stands on the one function that reads its file; inputs are typed by what the ports take and give.
 STANDS_ON = {
     "pipeline/cells.py": {"pipeline/tiles/tile.py"},
-    "pipeline/engines/declared.py": {"pipeline/engines/port.py"},
+    "pipeline/engines/onnx/declaration.py": {"pipeline/engines/port.py"},
     "pipeline/inputs.py": {"pipeline/engines/port.py", "pipeline/tiles/selection.py"},
     "pipeline/plan.py": {"pipeline/engines/port.py", "pipeline/tiles/selection.py"},
     "pipeline/request/request.py": {"pipeline/request/files.py"},

@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from pipeline.builtin_model.place import place_model
 from pipeline.engines.narrow_types import LEAST_COSINE
-from pipeline.engines.onnx_file import inspect_onnx, onnx_digest
+from pipeline.engines.onnx.file import inspect_onnx, onnx_digest
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.openvino import OpenVinoCompiler
 from pipeline.engines.port import EngineCompiler, EngineJob

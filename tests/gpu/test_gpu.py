@@ -19,7 +19,7 @@ import onnx
 import pytest
 
 from pipeline.engines.narrow_types import least_cosine
-from pipeline.engines.onnx_file import onnx_digest
+from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob
 from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError

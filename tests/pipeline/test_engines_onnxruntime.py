@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
-from pipeline.engines.onnx_file import inspect_onnx, onnx_digest, read_onnx
+from pipeline.engines.onnx.file import inspect_onnx, onnx_digest, read_onnx
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind

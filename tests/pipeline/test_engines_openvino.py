@@ -14,7 +14,7 @@ import pytest
 from pipeline import worker
 from pipeline.engines import openvino as backend
 from pipeline.engines.choice import engine_compiler
-from pipeline.engines.onnx_file import onnx_digest
+from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.openvino import OpenVinoCompiler
 from pipeline.engines.port import EngineJob

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from pipeline.builtin_model import place
-from pipeline.engines.onnx_file import onnx_digest
+from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.engines import tensorrt as backend
 from pipeline.engines.choice import engine_compiler
-from pipeline.engines.onnx_file import onnx_digest
+from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind

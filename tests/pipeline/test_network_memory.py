@@ -8,7 +8,7 @@ import pytest
 from pipeline import networks
 from pipeline.engines import network_memory
 from pipeline.engines.network_memory import NetworkMemory
-from pipeline.engines.onnx_file import onnx_digest
+from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError
 from pipeline.networks import look_at_models

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline.engines.open_sizes import settle_sizes
+from pipeline.engines.onnx.input_shapes import settle_sizes
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 from tests.networks import with_open_size

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.builtin_model.place import place_model
 from pipeline.engines.narrow_types import LEAST_COSINE, NARROW, least_cosine
-from pipeline.engines.onnx_file import fix_sizes, inspect_onnx
+from pipeline.engines.onnx.file import fix_sizes, inspect_onnx
 from pipeline.engines.precision import (
     RECIPE,
     conversion_document,

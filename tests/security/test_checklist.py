@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from journal import safe_reader
 from journal.errors import JournalDamagedError, RecordError
 from journal.record import decode as decode_record
-from pipeline.engines.onnx_file import onnx_digest, read_onnx
+from pipeline.engines.onnx.file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
 from pipeline.tiles.decode import MAX_PIXELS
 from store.cache.writer import Store

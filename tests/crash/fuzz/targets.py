@@ -211,7 +211,7 @@ def archives(folder):
 
 
 def networks(folder):
-    from pipeline.engines.onnx_file import fix_sizes, inspect_onnx
+    from pipeline.engines.onnx.file import fix_sizes, inspect_onnx
     from tests.small_builds import tiny_network
     from tests.toy_networks import toy_network
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from pipeline.engines.declared import Declaration, ModelSignature, Size, TensorInfo
+from pipeline.engines.onnx.declaration import Declaration, ModelSignature, Size, TensorInfo
 from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.onnx_file import Proto
+from pipeline.engines.onnx.file import Proto
 from pipeline.errors import CompileError, ErrorKind
 
 FLOAT: Final = 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.engines.onnx_file import Proto, fix_sizes, inspect_onnx
+from pipeline.engines.onnx.file import Proto, fix_sizes, inspect_onnx
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 
