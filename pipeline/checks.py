@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
-from pipeline.engines.narrow_types import least_cosine
+from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.extending import delta_in
 from pipeline.inputs import Model

@@ -8,9 +8,9 @@ import json
 from datetime import date
 from hashlib import sha256
 
-from pipeline.engines.narrow_types import least_cosine
 from pipeline.engines.network_memory import NetworkMemory
 from pipeline.engines.port import EngineCompiler
+from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.inputs import Inputs

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pipeline.cells import Cell, group_cells
-from pipeline.engines.narrow_types import least_cosine
+from pipeline.engines.precision.float16 import least_cosine
 from pipeline.inputs import Inputs, Model
 from pipeline.request.request import BadTilePolicy
 from store.base.canonical_json import Document

@@ -12,7 +12,7 @@ from typing import Final
 
 from pipeline.engines.in_child import compile_in_child, tensors
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
-from pipeline.engines.precision import conversion_document
+from pipeline.engines.precision.convert import conversion_document
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Payload
 from store.base.canonical_json import Document

@@ -20,7 +20,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/request/validation.py": {"pathlib"},
     "pipeline/engines/build_phases.py": set(),
     "pipeline/engines/onnx/declaration.py": set(),
-    "pipeline/engines/narrow_types.py": {"numpy", "numpy.typing"},
+    "pipeline/engines/precision/float16.py": {"numpy", "numpy.typing"},
     "pipeline/engines/tensorrt_messages.py": {"re"},
     "pipeline/request/geometry.py": set(),
     "pipeline/index/plan.py": set(),

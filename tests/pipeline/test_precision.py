@@ -12,9 +12,8 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.builtin_model.place import place_model
-from pipeline.engines.narrow_types import LEAST_COSINE, NARROW, least_cosine
 from pipeline.engines.onnx.file import fix_sizes, inspect_onnx
-from pipeline.engines.precision import (
+from pipeline.engines.precision.convert import (
     RECIPE,
     conversion_document,
     conversion_parity,
@@ -24,6 +23,7 @@ from pipeline.engines.precision import (
     sample_feeds,
     worst_node,
 )
+from pipeline.engines.precision.float16 import LEAST_COSINE, NARROW, least_cosine
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import encode
 from store.runtime.golden_vectors import golden_inputs

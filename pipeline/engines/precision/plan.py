@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.engines.folding import fold_norms
-from pipeline.engines.narrow_types import NarrowType
 from pipeline.engines.onnx.file import Proto
 from pipeline.engines.onnx.graph import FLOAT, bad_graph, constants, is_standard, weight_values
+from pipeline.engines.precision.float16 import NarrowType
+from pipeline.engines.precision.fold_batchnorm import fold_norms
 from pipeline.errors import CompileError, ErrorKind
 
 SEEDS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
-from pipeline.engines.narrow_types import NarrowType
 from pipeline.engines.onnx.file import Proto, is_repeated
 from pipeline.engines.onnx.graph import FLOAT, captured, fresh_name, names_in_use, weight_values
-from pipeline.engines.precision_plan import NarrowPlan
+from pipeline.engines.precision.float16 import NarrowType
+from pipeline.engines.precision.plan import NarrowPlan
 
 _EVERY_OUTPUT: Final = frozenset({"Split"})
 """Operators all of whose outputs have the type of the data; of others the first alone has."""

@@ -24,10 +24,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.narrow_types import NARROW
 from pipeline.engines.onnx.file import Proto
-from pipeline.engines.precision_graph import rewrite
-from pipeline.engines.precision_plan import FOLLOWERS, SEEDS, narrow_nodes
+from pipeline.engines.precision.float16 import NARROW
+from pipeline.engines.precision.plan import FOLLOWERS, SEEDS, narrow_nodes
+from pipeline.engines.precision.rewrite import rewrite
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
 from store.runtime.backends.base import RuntimeUnavailableError
