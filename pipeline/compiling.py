@@ -9,10 +9,10 @@ from time import monotonic
 
 from pipeline.checks import check_engine, check_vectors
 from pipeline.compile_progress import CompileProgress
+from pipeline.engines.models.model import Model
+from pipeline.engines.models.network import located
 from pipeline.engines.port import CompiledEngine, EngineCompiler
 from pipeline.errors import CheckError
-from pipeline.inputs import Model
-from pipeline.networks import located
 from pipeline.plan import BuildPlan, Decision
 from pipeline.run import Run
 from store.base.canonical_json import Document

@@ -22,11 +22,11 @@ from typing import Any
 from pipeline.checks import Verdict, check_engine
 from pipeline.compile_progress import CompileProgress
 from pipeline.compiling import engine_bytes, engine_event, learnt
+from pipeline.engines.models.model import Model
+from pipeline.engines.models.network import located
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
 from pipeline.failures import failure_of
-from pipeline.inputs import Model
-from pipeline.networks import located
 from pipeline.plan import has_passed_here
 from pipeline.progress import Progress
 from pipeline.report import Failure

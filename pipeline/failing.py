@@ -14,9 +14,9 @@ from typing import Any, Final
 from journal import JournalError
 from pipeline.cells import Window
 from pipeline.descriptors import window_name
+from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
-from pipeline.inputs import Model
 from pipeline.report import Failure
 from pipeline.run import Run
 from pipeline.tiles.sources.read_tile import read_tile

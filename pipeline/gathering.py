@@ -8,13 +8,13 @@ import json
 from datetime import date
 from hashlib import sha256
 
-from pipeline.engines.network_memory import NetworkMemory
+from pipeline.engines.models.network import look_at_models
+from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.port import EngineCompiler
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.inputs import Inputs
-from pipeline.networks import look_at_models
 from pipeline.request.files import read_named
 from pipeline.request.request import BuildRequest, ModelRole
 from pipeline.tiles.selection import select_tiles

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.inputs import Inputs, Model
+from pipeline.engines.models.model import Model
+from pipeline.inputs import Inputs
 from pipeline.plan import needed, plan
 from pipeline.space import BIRTH, engine_size, estimate
 from store.disk.artifacts import Artifacts

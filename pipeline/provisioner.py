@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError
 from pipeline.config import C10ProvisionerConfig
-from pipeline.engines.network_memory import NetworkMemory
+from pipeline.engines.models.network import look_at_models
+from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError, RequestError
 from pipeline.gathering import gather
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.inputs import Inputs
 from pipeline.locking import Lock
-from pipeline.networks import look_at_models
 from pipeline.progress import Progress
 from pipeline.report import BuildReport, PlanReport, RollbackReport
 from pipeline.request.request import BuildRequest

@@ -11,11 +11,11 @@ from hashlib import sha256
 from typing import Final
 
 from pipeline.cells import Cell, CellKey, group_cells
+from pipeline.engines.models.model import Model
+from pipeline.engines.models.network import look_at_models
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
 from pipeline.gathering import read_calibration
-from pipeline.inputs import Model
-from pipeline.networks import look_at_models
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import recorded_request
 from pipeline.tiles.selection import Selection, select_tiles

@@ -18,10 +18,10 @@ from pipeline.compile_progress import CompileProgress
 from pipeline.compiling import engine_bytes, engine_event
 from pipeline.descriptors import DescriptorBatcher
 from pipeline.embedding import block_row, engine_spec
+from pipeline.engines.models.network import located
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.indexing import geography_of
 from pipeline.known import KnownRows
-from pipeline.networks import located
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
 from pipeline.standing_in import golden_answers

@@ -9,8 +9,9 @@ are counted as `PER_FILE`.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.engines.models.model import Model
 from pipeline.index.plan import IndexPlan, extends, most_changed, resolve
-from pipeline.inputs import Inputs, Model
+from pipeline.inputs import Inputs
 from pipeline.plan import BuildPlan, Decision
 from pipeline.request.request import IndexKind, Storage
 from store.base.identity import RECIPES

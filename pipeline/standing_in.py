@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from pipeline.checks import load
 from pipeline.compiling import compile_engine, require_passed
+from pipeline.engines.models.model import Model
 from pipeline.errors import CheckError
-from pipeline.inputs import Model
 from pipeline.plan import Decision, EnginePlan
 from pipeline.run import Run
 from store.cache.view import look

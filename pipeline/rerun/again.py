@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from pipeline.engines.models.network import look_at_models
 from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.gathering import read_calibration
-from pipeline.networks import look_at_models
 from pipeline.recipe import UnavailableError
 from pipeline.rerun.area import check_index_again, index_again, survey_again, walk_again
 from pipeline.rerun.cells import embed_again

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.checks import check_engine
 from pipeline.compiling import engine_bytes
+from pipeline.engines.models.network import located
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.networks import located
 from pipeline.recipe import UnavailableError
 from pipeline.rerun.outcome import Compared, Ended
 from pipeline.rerun.supplies import Supplies

@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.engines.models.model import Model
+from pipeline.engines.models.network import look_at_models
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.inputs import Model
-from pipeline.networks import look_at_models
 from pipeline.recipe import NO_PLUGINS, Recipe, UnavailableError
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.request.to_toml import recorded_request

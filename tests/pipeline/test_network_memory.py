@@ -5,13 +5,12 @@ import time
 
 import pytest
 
-from pipeline import networks
-from pipeline.engines import network_memory
-from pipeline.engines.network_memory import NetworkMemory
+from pipeline.engines.models import network, network_cache
+from pipeline.engines.models.network import look_at_models
+from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError
-from pipeline.networks import look_at_models
 from pipeline.tiles.digest_cache import RACY_NS
 from tests.small_builds import Site, tiny_network
 
@@ -32,7 +31,7 @@ class Desk:
             self.read += 1
             return onnx_digest(path)
 
-        monkeypatch.setattr(networks, "onnx_digest", counted)
+        monkeypatch.setattr(network, "onnx_digest", counted)
 
     def look(self, *, folder=None, **model):
         memory = NetworkMemory(folder or self.folder, now_ns=lambda: time.time_ns() + self.ahead_ns)
@@ -94,7 +93,7 @@ def test_a_network_that_changes_while_it_is_read_is_not_remembered(desk, monkeyp
         path.write_bytes(tiny_network())
         return found
 
-    monkeypatch.setattr(networks, "onnx_digest", replaced)
+    monkeypatch.setattr(network, "onnx_digest", replaced)
     desk.look()
     assert desk.kept() == []
 
@@ -113,12 +112,12 @@ def test_weights_that_change_while_a_long_read_runs_are_not_remembered(desk, mon
         desk.ahead_ns += 2 * RACY_NS
         return found
 
-    monkeypatch.setattr(networks, "onnx_digest", lambda path: read_long(path, change=True))
+    monkeypatch.setattr(network, "onnx_digest", lambda path: read_long(path, change=True))
     desk.look()
     assert desk.kept() == []
     # It is the change that keeps it out, not the length of the read.
     desk.ahead_ns += LATER_NS
-    monkeypatch.setattr(networks, "onnx_digest", lambda path: read_long(path, change=False))
+    monkeypatch.setattr(network, "onnx_digest", lambda path: read_long(path, change=False))
     desk.look()
     assert len(desk.kept()) == 1
 
@@ -173,7 +172,7 @@ def test_a_memory_that_is_not_whole_is_made_again(desk, content):
         "": b"",
         "torn": data[:-1],
         "flipped": data[:-1] + bytes([data[-1] ^ 1]),
-        "foreign": network_memory._MAGIC + network_memory.hashlib.sha256(body).digest() + body,
+        "foreign": network_cache._MAGIC + network_cache.hashlib.sha256(body).digest() + body,
     }[content]
     path.write_bytes(damaged)
     assert desk.look() == first

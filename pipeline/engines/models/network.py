@@ -1,6 +1,6 @@
 """The networks of a request: what their files say, held against what is asked of them, and the keys of their engines.
 
-Nothing is compiled here, and what was read of a file once is not read again (`pipeline.engines.network_memory`).
+Nothing is compiled here, and what was read of a file once is not read again (`pipeline.engines.models.network_cache`).
 """
 
 from dataclasses import replace
@@ -16,11 +16,11 @@ from pipeline.builtin_model.place import (
     PLACE_SIZE,
     place_model,
 )
-from pipeline.engines.network_memory import Network, NetworkMemory
+from pipeline.engines.models.model import Model
+from pipeline.engines.models.network_cache import Network, NetworkMemory
 from pipeline.engines.onnx.file import declared_by, onnx_digest
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
-from pipeline.inputs import Model
 from pipeline.request.files import read_named
 from pipeline.request.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
 from store.base.identity import engine_key
