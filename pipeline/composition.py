@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import C10ProvisionerConfig
-from pipeline.engines.choice import engine_compiler as choose_compiler
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.registry import engine_compiler as choose_compiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.host import host_facts
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.cells import Window
 from pipeline.descriptors import BadTile, EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index.plan import IndexPlan

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.engines.choice import engine_compiler
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.registry import engine_compiler
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.rerun.again import rerun
 from pipeline.rerun.outcome import Ended, Evidence, Findings, Rerun, Verdict

@@ -23,9 +23,9 @@ import onnx
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from pipeline.builtin_model.place import place_model
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.openvino import OpenVinoCompiler
 from pipeline.engines.onnx.file import inspect_onnx, onnx_digest
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
-from pipeline.engines.openvino import OpenVinoCompiler
 from pipeline.engines.port import EngineCompiler, EngineJob
 from pipeline.engines.precision.float16 import LEAST_COSINE
 from pipeline.errors import CompileError

@@ -79,7 +79,7 @@ def _changed(site: BigSite, archive: Path, *, pairs: int) -> Iterator[tuple[floa
 
 def _network_s() -> float:
     """Seconds that a network like ResNet-50 takes for a tile on this machine, with all processors."""
-    from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+    from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
     from tests.benchmarks.engines_cpu import NETWORKS, compiled, golden_inputs, rounds
 
     make, side = NETWORKS["ResNet-50"]

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "module"
 HOLDS = {
-    "pipeline/engines/tensorrt_build.py": {
+    "pipeline/engines/backends/tensorrt_build.py": {
         **dict.fromkeys(("trt", "self._trt"), MODULE),
         "self._builder": "Builder",
         "network": "INetworkDefinition",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from journal.errors import BuildLockHeldError
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.host import host_facts
 from pipeline.locking import CacheLock
 from pipeline.request.request import CoverageOptions

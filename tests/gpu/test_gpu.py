@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 import pytest
 
+from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob
 from pipeline.engines.precision.float16 import least_cosine
-from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
 from pipeline.reference import reference_run

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.engines.build_phases import BuildPhases
+from pipeline.engines.backends.tensorrt_progress import BuildPhases
 
 NAMES = ["a", "b", "c", "d"]
 CALLS = st.one_of(

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from pipeline import worker
-from pipeline.engines import openvino as backend
-from pipeline.engines.choice import engine_compiler
+from pipeline.engines.backends import openvino as backend
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.openvino import OpenVinoCompiler
+from pipeline.engines.backends.registry import engine_compiler
 from pipeline.engines.onnx.file import onnx_digest
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
-from pipeline.engines.openvino import OpenVinoCompiler
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome

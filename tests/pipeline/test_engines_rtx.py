@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from pipeline.builtin_model import place
+from pipeline.engines.backends.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
-from pipeline.engines.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engines import tensorrt as backend
-from pipeline.engines.choice import engine_compiler
+from pipeline.engines.backends import tensorrt as backend
+from pipeline.engines.backends.registry import engine_compiler
+from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
-from pipeline.engines.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.request.request import Backend
 from store.base.identity import difference, engine_key

@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
 from pipeline.gathering import gather, read_calibration
 from pipeline.request.request import (

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.models import network, network_cache
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.onnx.file import onnx_digest
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError
 from pipeline.tiles.digest_cache import RACY_NS
 from tests.small_builds import Site, tiny_network

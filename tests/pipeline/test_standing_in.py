@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.engines.onnxruntime import OnnxRuntimeCompiler
+from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request.request import CheckOptions, EngineOptions, ModelRole, ModelSpec

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.engines.tensorrt_messages import ParseError, build_failure, named_nodes, parse_failure
+from pipeline.engines.backends.tensorrt_messages import ParseError, build_failure, named_nodes, parse_failure
 from pipeline.errors import ErrorKind
 
 NODES = {"stem/conv": "Conv", "stem/conv2": "Conv", "my norm": "LpNormalization"}

@@ -8,7 +8,7 @@ library and to the processor's instruction set; both are in the key.
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.in_child import compile_in_child, refuse_plugins, tensors
+from pipeline.engines.backends.compile_process import compile_in_child, refuse_plugins, tensors
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
@@ -24,7 +24,7 @@ from store.runtime.backends.openvino_library import (
     numerics,
 )
 
-_CHILD: Final = "pipeline.engines.openvino_child"
+_CHILD: Final = "pipeline.engines.backends.openvino_child"
 _ENGINE_NAME: Final = "engine.blob"
 _ANY_CPU: Final = "cpu"
 

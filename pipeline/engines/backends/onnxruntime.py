@@ -7,14 +7,14 @@ The level above inserts layouts for one processor family and was seen to give di
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.in_child import compile_in_child, refuse_plugins, tensors
+from pipeline.engines.backends.compile_process import compile_in_child, refuse_plugins, tensors
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
 from store.base.distributions import version_of
 from store.base.identity import engine_components
 
-_CHILD: Final = "pipeline.engines.onnxruntime_child"
+_CHILD: Final = "pipeline.engines.backends.onnxruntime_child"
 _ENGINE_NAME: Final = "engine.onnx"
 _DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")
 _GPU: Final = '"tensorrt" or "tensorrt-rtx"'

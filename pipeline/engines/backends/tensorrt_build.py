@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
-from pipeline.engines.build_phases import BuildPhases
+from pipeline.engines.backends.tensorrt_messages import ParseError, build_failure, parse_failure
+from pipeline.engines.backends.tensorrt_progress import BuildPhases
 from pipeline.engines.port import ShapeRange
-from pipeline.engines.tensorrt_messages import ParseError, build_failure, parse_failure
 from pipeline.errors import CompileError, ErrorKind
 from store.runtime.backends.gpu import PORTABLE
 

@@ -16,14 +16,14 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.engines.build_phases import BuildPhases
+from pipeline.engines.backends.tensorrt_build import BuildOptions, TensorRtSession
+from pipeline.engines.backends.tensorrt_progress import BuildPhases
 from pipeline.engines.onnx.file import MAX_MODEL_BYTES, Proto, read_onnx
 from pipeline.engines.onnx.graph import nodes_given
 from pipeline.engines.onnx.input_shapes import settle_sizes
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.engines.precision.convert import conversion_parity, convert, sample_feeds, worst_node
 from pipeline.engines.precision.float16 import least_cosine
-from pipeline.engines.tensorrt_build import BuildOptions, TensorRtSession
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.in_child import compile_in_child, tensors
+from pipeline.engines.backends.compile_process import compile_in_child, tensors
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.engines.precision.convert import conversion_document
 from pipeline.errors import CompileError, ErrorKind
@@ -20,7 +20,7 @@ from store.base.identity import engine_components
 from store.runtime.backends.gpu import PORTABLE, covers, exact_target, gpus
 from store.runtime.backends.tensorrt_library import LibraryMissingError, cuda_major, library, library_version
 
-_CHILD: Final = "pipeline.engines.tensorrt_child"
+_CHILD: Final = "pipeline.engines.backends.tensorrt_child"
 _ENGINE_NAME: Final = "engine.plan"
 _FAREWELL_S: Final = 10.0
 """Seconds that a build gets to end by itself when it is cancelled: a single step of it may take that long."""

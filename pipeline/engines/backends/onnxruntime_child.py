@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from pipeline.engines.backends.smoke_test import try_out
 from pipeline.engines.onnx.file import Proto, fix_sizes, inspect_onnx, read_onnx
 from pipeline.engines.onnx.graph import nodes_given, nodes_of
-from pipeline.engines.trying_out import try_out
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
