@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from journal.errors import BuildLockHeldError
     from pipeline.composition import build_cache_provisioner
     from pipeline.config import C10ProvisionerConfig
-    from pipeline.descriptors import DescriptorBatcher
+    from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.engines.port import EngineCompiler
     from pipeline.provisioner import CacheProvisioner
     from pipeline.report import BuildOutcome, BuildReport
@@ -43,7 +43,7 @@ _HOMES = {
     "BuildRequest": "pipeline.request.request",
     "C10ProvisionerConfig": "pipeline.config",
     "CacheProvisioner": "pipeline.provisioner",
-    "DescriptorBatcher": "pipeline.descriptors",
+    "DescriptorBatcher": "pipeline.embed.batcher",
     "EngineCompiler": "pipeline.engines.port",
     "ManifestCoverageError": "store.errors",
     "SectorClassification": "pipeline.request.request",

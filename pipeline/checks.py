@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
+from pipeline.embed.reusable_rows import KnownRows
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.extending import delta_in
-from pipeline.known import KnownRows
 from pipeline.plan import ENGINE_CHECK
 from pipeline.reference import reference_run
 from pipeline.run import Run

@@ -23,7 +23,7 @@ from store.trust.key_files import load_signer, read_trusted
 from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
-    from pipeline.descriptors import DescriptorBatcher
+    from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.preflight import FreeBytes
 
 
@@ -125,7 +125,7 @@ def _executor(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]"
 
 def _local(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]":
     def batcher() -> "DescriptorBatcher":
-        from pipeline.descriptors import LocalDescriptorBatcher  # noqa: PLC0415 - no warm run needs it
+        from pipeline.embed.batcher import LocalDescriptorBatcher  # noqa: PLC0415 - no warm run needs it
 
         return LocalDescriptorBatcher(workers=config.worker_count)
 

@@ -9,7 +9,8 @@ from contextlib import closing
 
 import numpy as np
 
-from pipeline.cells import (
+from pipeline.embed.batcher import BadTile, EngineSpec, Retry, WindowResult
+from pipeline.embed.cells import (
     AssembledCell,
     Cell,
     CellAssembler,
@@ -19,9 +20,8 @@ from pipeline.cells import (
     plan_windows,
     shared_digests,
 )
-from pipeline.descriptors import BadTile, EngineSpec, Retry, WindowResult
+from pipeline.embed.reusable_rows import KnownRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
-from pipeline.known import KnownRows
 from pipeline.plan import BuildPlan, CellPlan, Decision
 from pipeline.request.request import BadTilePolicy
 from pipeline.run import Run

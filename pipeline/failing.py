@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from journal import JournalError
-from pipeline.cells import Window
-from pipeline.descriptors import window_name
+from pipeline.embed.batcher import window_name
+from pipeline.embed.cells import Window
 from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pipeline.cells import Cell, group_cells
+from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.inputs import Inputs

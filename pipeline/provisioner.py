@@ -38,7 +38,7 @@ from store.trust.go_no_go import TrustedKeys
 from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
-    from pipeline.descriptors import DescriptorBatcher
+    from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.engines_run import EnginesReport
     from pipeline.mends import RepairReport
     from pipeline.preflight import FreeBytes

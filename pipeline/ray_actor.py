@@ -15,18 +15,18 @@ from typing import Any, Final
 import numpy as np
 import PIL
 
+from pipeline.embed.worker import serve_engine
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
 from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe
 from pipeline.tiles import decode
-from pipeline.worker import serve_engine
 
 _DECIDING: Final = (
     "pipeline.tiles.decode",
     "pipeline.tiles.image_header",
     "pipeline.builtin_model.place",
     "pipeline.ray_actor",
-    "pipeline.worker",
+    "pipeline.embed.worker",
     "store.runtime.backends.onnxruntime",
     "store.runtime.backends.openvino",
     "store.base.preprocessing",
@@ -52,7 +52,7 @@ class TileEmbedder:
 
         Args:
             engine: Its bytes; those with another digest than the setup's are refused.
-            setup: A frame: `pipeline.descriptors.worker_setup`, and under `software` what the asking side runs.
+            setup: A frame: `pipeline.embed.batcher.worker_setup`, and under `software` what the asking side runs.
 
         Returns:
             A frame: `FINISHED` and None, or `FAILED` and what `pipeline.processes.serve.describe` tells.
@@ -73,7 +73,7 @@ class TileEmbedder:
 
         Returns:
             A frame: `FINISHED` and a pair, the seconds that it took here and the answer of
-            `pipeline.worker.Embedder.embed`; or `FAILED` as above.
+            `pipeline.embed.worker.Embedder.embed`; or `FAILED` as above.
         """
         began = time.monotonic()
         try:

@@ -17,8 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, Final, assert_never
 
-from pipeline.cells import Window
-from pipeline.descriptors import (
+from pipeline.embed.batcher import (
     EngineSpec,
     OnDispatch,
     OnRetry,
@@ -31,6 +30,7 @@ from pipeline.descriptors import (
     window_result,
     worker_setup,
 )
+from pipeline.embed.cells import Window
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.patience import Patience
 from pipeline.processes.framing import Message, encode

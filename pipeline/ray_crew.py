@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cells import Window
-from pipeline.descriptors import EngineSpec
+from pipeline.embed.batcher import EngineSpec
+from pipeline.embed.cells import Window
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.patience import Headcount
 from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Final
 
-from pipeline.cells import Cell, CellKey, group_cells
+from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.port import EngineCompiler

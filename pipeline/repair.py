@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import restoring, restoring_index
-from pipeline.descriptors import DescriptorBatcher
+from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
 from pipeline.index.faiss_builder import IndexBuilder

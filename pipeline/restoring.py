@@ -13,15 +13,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-from pipeline.cells import AssembledCell, Cell, CellAssembler, CellKey, Row, plan_windows, shared_digests
 from pipeline.compile_progress import CompileProgress
 from pipeline.compiling import engine_bytes, engine_event
-from pipeline.descriptors import DescriptorBatcher
+from pipeline.embed.batcher import DescriptorBatcher
+from pipeline.embed.cells import (
+    AssembledCell,
+    Cell,
+    CellAssembler,
+    CellKey,
+    Row,
+    plan_windows,
+    shared_digests,
+)
+from pipeline.embed.reusable_rows import KnownRows
 from pipeline.embedding import block_row, engine_spec
 from pipeline.engines.models.network import located
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.indexing import geography_of
-from pipeline.known import KnownRows
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, UnavailableError
 from pipeline.standing_in import golden_answers

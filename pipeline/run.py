@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.cells import Window
-from pipeline.descriptors import DescriptorBatcher
+from pipeline.embed.batcher import DescriptorBatcher
+from pipeline.embed.cells import Window
 from pipeline.engines.port import EngineCompiler
 from pipeline.geography import Geography
 from pipeline.index.faiss_builder import IndexBuilder

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cells import Window
-from pipeline.descriptors import BadTile, EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
+from pipeline.embed.batcher import BadTile, EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
+from pipeline.embed.cells import Window
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import descriptors
-from pipeline.cells import CellKey
+from pipeline.embed import batcher
+from pipeline.embed.cells import CellKey
 from pipeline.embedding import NORM_TOLERANCE
 from pipeline.errors import ErrorKind
 from pipeline.processes.framing import Payload
@@ -61,7 +61,7 @@ class _Worker:
     def work(self, tiles: Sequence[Tile]) -> Outcome:
         """Give some tiles to a process of its own; returns how that ends."""
         with WorkerPool(self.module, 1, self.setup, timeout_s=self.timeout_s) as pool:
-            pool.submit(0, descriptors.worker_request(tiles))
+            pool.submit(0, batcher.worker_request(tiles))
             try:
                 return next(outcome for _, outcome in pool.results())
             except WorkerStartError as error:
@@ -80,7 +80,7 @@ def _embedder(supplies: Supplies) -> _Worker:
     """
     event = supplies.engine(supplies.recorded("engine").get("sha256"))
     data = supplies.artifact("engine", event.model, event.artifact)
-    spec = descriptors.EngineSpec(
+    spec = batcher.EngineSpec(
         path=str(supplies.write("engine", data)),
         sha256=event.artifact.sha256,
         backend=event.components["backend"],
@@ -91,8 +91,8 @@ def _embedder(supplies: Supplies) -> _Worker:
         dimensions=event.signature["dimensions"],
         precision=event.components["precision"],
     )
-    setup = descriptors.worker_setup(spec, supplies.preprocessing)
-    return _Worker(descriptors.WORKER, setup, supplies.means.timeout_s)
+    setup = batcher.worker_setup(spec, supplies.preprocessing)
+    return _Worker(batcher.WORKER, setup, supplies.means.timeout_s)
 
 
 def _tile(supplies: Supplies, failure: BuildFailed) -> Ended | None:
@@ -132,7 +132,7 @@ def _judged(outcome: Outcome, tile: Tile) -> Ended | None:
     """What a build makes of a worker's answer for one tile."""
     name = str(tile.place)
     if not isinstance(outcome, Finished):
-        return Ended(kind=_kind(outcome), subject=name, message=descriptors.told(outcome))
+        return Ended(kind=_kind(outcome), subject=name, message=batcher.told(outcome))
     for length in np.linalg.norm(outcome.value.get("vectors", np.empty((0, 1))), axis=1):
         if not abs(length - 1.0) <= NORM_TOLERANCE:
             message = f"expected descriptors of length 1, found {length:.6g} for tile {name}"
@@ -161,7 +161,7 @@ class _Window:
         if self._last is None:
             return None
         ended = _kind(self._last)
-        message = descriptors.told(self._last)
+        message = batcher.told(self._last)
         if found.culprit is not None:
             tile = found.culprit
             self._findings.culprit = Piece(place=tile.place, sha256=tile.sha256)
@@ -180,7 +180,7 @@ class _Window:
         if ends:
             self._last = outcome
         first, last = str(tiles[0].place), str(tiles[-1].place)
-        told = descriptors.told(outcome) if ends else ""
+        told = batcher.told(outcome) if ends else ""
         self._findings.tries.append(Try(tiles=len(tiles), first=first, last=last, ended=told))
         return ends
 

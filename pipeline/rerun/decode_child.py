@@ -1,9 +1,9 @@
 """The worker process that decodes tiles and does nothing else: for a tile whose engine is not at hand."""
 
+from pipeline.embed.worker import picture
 from pipeline.errors import TileError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
-from pipeline.worker import picture
 
 
 def decode_all(request: Message, progress: Progress) -> Payload:

@@ -16,7 +16,7 @@ PACKAGES = ("journal", "store", "pipeline", "tools")
 PURE: dict[str, set[str]] = {
     "journal/record_shapes.py": {"msgpack", "numpy", "numpy.typing"},
     "journal/record.py": {"msgpack"},
-    "pipeline/cells.py": {"numpy", "numpy.typing"},
+    "pipeline/embed/cells.py": {"numpy", "numpy.typing"},
     "pipeline/request/validation.py": {"pathlib"},
     "pipeline/engines/backends/tensorrt_progress.py": set(),
     "pipeline/engines/onnx/declaration.py": set(),
@@ -98,7 +98,7 @@ EXPECTED = {"tools/replay.py"}
 
 # The request stands on the one function that reads its file; inputs are typed by what the ports take and give.
 STANDS_ON = {
-    "pipeline/cells.py": {"pipeline/tiles/tile.py"},
+    "pipeline/embed/cells.py": {"pipeline/tiles/tile.py"},
     "pipeline/engines/onnx/declaration.py": {"pipeline/engines/port.py"},
     "pipeline/inputs.py": {"pipeline/engines/port.py", "pipeline/tiles/selection.py"},
     "pipeline/plan.py": {"pipeline/engines/port.py", "pipeline/tiles/selection.py"},

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from pipeline.cells import CELL_SHIFT
+from pipeline.embed.cells import CELL_SHIFT
 from store.base.values import ArtifactRef, Position
 from store.cache.view import look, read
 from store.cache.writer import Store

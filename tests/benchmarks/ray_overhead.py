@@ -26,8 +26,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.builtin_model.place import PLACE_MEAN, PLACE_SIZE, PLACE_STD, place_model
-from pipeline.cells import Window, group_cells, plan_windows, shared_digests
-from pipeline.descriptors import DescriptorBatcher, EngineSpec, LocalDescriptorBatcher
+from pipeline.embed.batcher import DescriptorBatcher, EngineSpec, LocalDescriptorBatcher
+from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import inspect_onnx, onnx_digest
 from pipeline.engines.port import EngineJob

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.builtin_model.place import place_model
-from pipeline.cells import Window
-from pipeline.descriptors import LocalDescriptorBatcher
+from pipeline.embed.batcher import LocalDescriptorBatcher
+from pipeline.embed.cells import Window
 from pipeline.embedding import engine_spec
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, resolve

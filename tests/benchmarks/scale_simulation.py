@@ -24,12 +24,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.descriptors import worker_setup
+from pipeline.embed.batcher import worker_setup
+from pipeline.embed.worker import serve_engine
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index.plan import IndexPlan, resolve
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.tiles.decode import decode
-from pipeline.worker import serve_engine
 from store.cache.view import look, read
 from store.disk.layout import Layout
 from store.domain import event_codec

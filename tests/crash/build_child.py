@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pipeline import run as pipeline_run
-from pipeline.cells import plan_windows
-from pipeline.descriptors import LocalDescriptorBatcher
+from pipeline.embed.batcher import LocalDescriptorBatcher
+from pipeline.embed.cells import plan_windows
 from pipeline.testing import RecordingProgress
 from tests.small_builds import Site
 

@@ -34,7 +34,7 @@ def machine(tmp_path):
 def mortal(tmp_path, monkeypatch):
     (tmp_path / "mortal.py").write_text(MORTAL_WORKER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("pipeline.descriptors.WORKER", "mortal")
+    monkeypatch.setattr("pipeline.embed.batcher.WORKER", "mortal")
 
 
 def command(*args, code=0):

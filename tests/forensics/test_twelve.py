@@ -146,7 +146,7 @@ def worker_of(tmp_path, monkeypatch):
     def put(text):
         (tmp_path / "other_worker.py").write_text(text)
         monkeypatch.syspath_prepend(str(tmp_path))
-        monkeypatch.setattr("pipeline.descriptors.WORKER", "other_worker")
+        monkeypatch.setattr("pipeline.embed.batcher.WORKER", "other_worker")
 
     return put
 

@@ -7,7 +7,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cells import CellAssembler, CellKey, Row, group_cells, plan_windows, shared_digests
+from pipeline.embed.cells import (
+    CellAssembler,
+    CellKey,
+    Row,
+    group_cells,
+    plan_windows,
+    shared_digests,
+)
 from pipeline.tiles.tile import Tile
 from store.base.identity import descriptor_id
 from store.formats.descriptor_block import decode, encode

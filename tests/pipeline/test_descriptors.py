@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.builtin_model.place import texture_energy
-from pipeline.cells import group_cells, plan_windows, shared_digests
-from pipeline.descriptors import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatcher
+from pipeline.embed.batcher import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatcher
+from pipeline.embed.cells import group_cells, plan_windows, shared_digests
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.tiles.decode import decode
 from pipeline.tiles.tile import Tile
@@ -74,7 +74,7 @@ def engine(tmp_path_factory):
 def mortal(tmp_path, monkeypatch):
     (tmp_path / "mortal_worker.py").write_text(MORTAL_WORKER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("pipeline.descriptors.WORKER", "mortal_worker")
+    monkeypatch.setattr("pipeline.embed.batcher.WORKER", "mortal_worker")
 
 
 def picture(number):
@@ -273,7 +273,7 @@ def test_a_worker_killed_from_outside_costs_a_retry(tiles, engine, monkeypatch):
             super().__init__(*arguments, **options)
             pools.append(self)
 
-    monkeypatch.setattr("pipeline.descriptors.WorkerPool", Watched)
+    monkeypatch.setattr("pipeline.embed.batcher.WorkerPool", Watched)
     retries = []
     batcher = LocalDescriptorBatcher(workers=2)
     results = batcher.embed(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import worker
+from pipeline.embed import worker
 from pipeline.engines.backends import openvino as backend
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.backends.openvino import OpenVinoCompiler

@@ -5,8 +5,8 @@ from hashlib import sha256
 import pytest
 
 from journal import BuildLockHeldError
-from pipeline.cells import Window
-from pipeline.descriptors import window_name
+from pipeline.embed.batcher import window_name
+from pipeline.embed.cells import Window
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.failing import MAX_BYTES
 from pipeline.report import BuildOutcome

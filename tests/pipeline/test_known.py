@@ -5,7 +5,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from pipeline.known import KnownRows
+from pipeline.embed.reusable_rows import KnownRows
 from pipeline.testing import TEXTURED, fake_vector
 from store.disk.artifacts import Artifacts
 from tests.small_builds import DIMENSIONS, ZOOM

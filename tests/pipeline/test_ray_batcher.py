@@ -20,10 +20,10 @@ from types import SimpleNamespace
 import onnxruntime
 import pytest
 
-from pipeline.cells import group_cells, plan_windows, shared_digests
 from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
-from pipeline.descriptors import EngineSpec, LocalDescriptorBatcher, worker_setup
+from pipeline.embed.batcher import EngineSpec, LocalDescriptorBatcher, worker_setup
+from pipeline.embed.cells import group_cells, plan_windows, shared_digests
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.patience import Patience
 from pipeline.processes.framing import encode

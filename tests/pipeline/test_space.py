@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline.descriptors import LocalDescriptorBatcher
+from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.index.plan import IndexPlan
 from pipeline.preflight import free_bytes, require_space_for_engines
 from pipeline.report import BuildOutcome

@@ -13,7 +13,7 @@ from typing import Final, Protocol, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cells import Window
+from pipeline.embed.cells import Window
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
@@ -24,7 +24,7 @@ from store.base.preprocessing import Preprocessing
 ATTEMPTS_ALONE: Final = 2
 """How often a window may end a worker that has the machine to itself."""
 
-WORKER: Final = "pipeline.worker"
+WORKER: Final = "pipeline.embed.worker"
 """The module that workers run."""
 
 _LOG_TAIL: Final = 2_000

@@ -9,7 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from pipeline.cells import Row
+from pipeline.embed.cells import Row
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.domain.events import CellEmbedded
