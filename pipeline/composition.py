@@ -117,7 +117,7 @@ def _executor(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]"
     """
     if config.executor != "ray":
         return _local(config)
-    from pipeline.ray_batcher import RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
+    from pipeline.embed.ray.batcher import RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
 
     batcher = RayDescriptorBatcher(address=config.ray_address, workers=config.workers)
     return lambda: batcher

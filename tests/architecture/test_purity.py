@@ -26,7 +26,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/index/plan.py": set(),
     "pipeline/index/row_order.py": {"numpy", "numpy.typing"},
     "pipeline/inputs.py": set(),
-    "pipeline/patience.py": set(),
+    "pipeline/embed/ray/scaling.py": set(),
     "pipeline/plan.py": set(),
     "pipeline/request/request.py": {"pathlib"},
     "pipeline/request/rules.py": {"pathlib"},

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from pipeline.builtin_model.place import PLACE_MEAN, PLACE_SIZE, PLACE_STD, place_model
 from pipeline.embed.batcher import DescriptorBatcher, EngineSpec, LocalDescriptorBatcher
 from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
+from pipeline.embed.ray.batcher import RayDescriptorBatcher
+from pipeline.embed.ray.cluster import connected
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import inspect_onnx, onnx_digest
 from pipeline.engines.port import EngineJob
-from pipeline.ray_batcher import RayDescriptorBatcher
-from pipeline.ray_cluster import connected
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
 from tests.networks import resnet50

@@ -1,6 +1,6 @@
 """How long a window may take, and how many workers are wanted."""
 
-from pipeline.patience import FACTOR, FLOOR_S, LEAST_TILES, UNKNOWN_S, Headcount, Patience
+from pipeline.embed.ray.scaling import FACTOR, FLOOR_S, LEAST_TILES, UNKNOWN_S, Headcount, Patience
 
 
 def test_until_a_window_is_done_each_tile_may_take_seconds():

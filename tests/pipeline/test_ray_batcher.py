@@ -24,13 +24,13 @@ from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
 from pipeline.embed.batcher import EngineSpec, LocalDescriptorBatcher, worker_setup
 from pipeline.embed.cells import group_cells, plan_windows, shared_digests
+from pipeline.embed.ray.actor import TileEmbedder, decoded, software
+from pipeline.embed.ray.batcher import ATTEMPTS, RayDescriptorBatcher
+from pipeline.embed.ray.cluster import Nodes, _own_signals, actor_options, connected, nodes_of, resource_of
+from pipeline.embed.ray.scaling import Patience
 from pipeline.errors import EmbedError, ErrorKind, RequestError
-from pipeline.patience import Patience
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED
-from pipeline.ray_actor import TileEmbedder, decoded, software
-from pipeline.ray_batcher import ATTEMPTS, RayDescriptorBatcher
-from pipeline.ray_cluster import Nodes, _own_signals, actor_options, connected, nodes_of, resource_of
 from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
@@ -270,7 +270,7 @@ def test_a_node_that_vanishes_while_its_actor_lives_on_costs_its_windows(tiles, 
 
 @ray_test
 def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, engine, cluster, monkeypatch):
-    monkeypatch.setattr("pipeline.patience.FLOOR_S", 2.0)
+    monkeypatch.setattr("pipeline.embed.ray.scaling.FLOOR_S", 2.0)
     stopped, retries, replaced = [], [], []
     (window,) = windows_of(tiles[:5], 5)
 
@@ -292,7 +292,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, en
 
 @ray_test
 def test_the_only_worker_hangs_and_another_takes_its_place(tiles, engine, monkeypatch):
-    monkeypatch.setattr("pipeline.patience.FLOOR_S", 2.0)
+    monkeypatch.setattr("pipeline.embed.ray.scaling.FLOOR_S", 2.0)
     retries = []
     with cluster_of([{"num_cpus": 1}], monkeypatch):
 
@@ -375,7 +375,7 @@ def test_engines_of_a_gpu_go_to_nodes_that_have_one(tiles, engine, monkeypatch):
     refused = pytest.raises(EmbedError, match="RuntimeUnavailableError: an engine of tensorrt")
     with cluster_of(nodes, monkeypatch), refused:
         embed(RayDescriptorBatcher(address="auto"), tiles, spec)
-    monkeypatch.setattr("pipeline.ray_crew.ROOM_LIMIT_S", 2.0)
+    monkeypatch.setattr("pipeline.embed.ray.actor_pool.ROOM_LIMIT_S", 2.0)
     with cluster_of([{"num_cpus": 2}], monkeypatch), pytest.raises(EmbedError, match="found 0 GPU free"):
         embed(RayDescriptorBatcher(address="auto"), tiles, spec)
 
@@ -536,7 +536,7 @@ def test_a_window_that_ends_every_worker_is_given_up(tiles, engine, cluster, mon
 
 @ray_test
 def test_a_cluster_without_room_is_said(tiles, engine, monkeypatch):
-    monkeypatch.setattr("pipeline.ray_crew.ROOM_LIMIT_S", 2.0)
+    monkeypatch.setattr("pipeline.embed.ray.actor_pool.ROOM_LIMIT_S", 2.0)
     with cluster_of([], monkeypatch), pytest.raises(EmbedError, match="found 0 CPU free"):
         embed(RayDescriptorBatcher(address="auto"), tiles, engine)
 
@@ -850,7 +850,7 @@ def test_without_ray_what_embeds_nothing_works(without_ray, tmp_path):
 
 
 def test_an_executor_is_no_part_of_an_identity(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.ray_batcher.require_ray", lambda: None)
+    monkeypatch.setattr("pipeline.embed.ray.batcher.require_ray", lambda: None)
     site = FakeSite(tmp_path)
     identities = {
         build_cache_provisioner(

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from pipeline.embed.batcher import EngineSpec
 from pipeline.embed.cells import Window
+from pipeline.embed.ray.actor import TileEmbedder, decoded
+from pipeline.embed.ray.cluster import Nodes, actor_options, nodes_of, resource_of, short
+from pipeline.embed.ray.scaling import Headcount
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.patience import Headcount
 from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import failure
 from pipeline.processes.serve import FINISHED
-from pipeline.ray_actor import TileEmbedder, decoded
-from pipeline.ray_cluster import Nodes, actor_options, nodes_of, resource_of, short
 
 ROOM_LIMIT_S: Final = 600.0
 """Longest time in seconds without any worker: clusters that grow on demand take minutes."""

@@ -25,7 +25,7 @@ _DECIDING: Final = (
     "pipeline.tiles.decode",
     "pipeline.tiles.image_header",
     "pipeline.builtin_model.place",
-    "pipeline.ray_actor",
+    "pipeline.embed.ray.actor",
     "pipeline.embed.worker",
     "store.runtime.backends.onnxruntime",
     "store.runtime.backends.openvino",

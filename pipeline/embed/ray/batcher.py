@@ -31,14 +31,14 @@ from pipeline.embed.batcher import (
     worker_setup,
 )
 from pipeline.embed.cells import Window
+from pipeline.embed.ray.actor import software
+from pipeline.embed.ray.actor_pool import LOAD_LIMIT_S, Crew, Sent, Worker
+from pipeline.embed.ray.cluster import LOCAL, connected, require_ray, unusable
+from pipeline.embed.ray.scaling import Patience
 from pipeline.errors import EmbedError, ErrorKind, TileError
-from pipeline.patience import Patience
 from pipeline.processes.framing import Message, encode
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH
-from pipeline.ray_actor import software
-from pipeline.ray_cluster import LOCAL, connected, require_ray, unusable
-from pipeline.ray_crew import LOAD_LIMIT_S, Crew, Sent, Worker
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.preprocessing import Preprocessing
 
