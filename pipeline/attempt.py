@@ -16,9 +16,9 @@ from journal import JournalError
 from pipeline.errors import PipelineError
 from pipeline.failing import failing_inputs
 from pipeline.failures import failed_event, failure_of
-from pipeline.inputs import Inputs
 from pipeline.locking import Lock
-from pipeline.preflight import FreeBytes, require_space_for_build
+from pipeline.planning.disk_space import FreeBytes, require_space_for_build
+from pipeline.planning.inputs import Inputs
 from pipeline.report import BuildOutcome, BuildReport, Failure
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_facts

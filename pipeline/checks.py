@@ -20,7 +20,7 @@ from pipeline.engines.models.network import located
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.extending import delta_in
-from pipeline.plan import ENGINE_CHECK
+from pipeline.planning.plan import ENGINE_CHECK
 from pipeline.reference import reference_run
 from pipeline.run import Run
 from pipeline.tiles.decode import decode

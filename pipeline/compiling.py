@@ -13,7 +13,7 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
 from pipeline.engines.port import CompiledEngine, EngineCompiler
 from pipeline.errors import CheckError
-from pipeline.plan import BuildPlan, Decision
+from pipeline.planning.plan import BuildPlan, Decision
 from pipeline.run import Run
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef

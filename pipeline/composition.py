@@ -24,7 +24,7 @@ from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
     from pipeline.embed.batcher import DescriptorBatcher
-    from pipeline.preflight import FreeBytes
+    from pipeline.planning.disk_space import FreeBytes
 
 
 def build_cache_provisioner(
@@ -104,7 +104,7 @@ def build_cache_provisioner(
 
 
 def _free_bytes(folder: Path) -> int:
-    from pipeline.preflight import free_bytes  # noqa: PLC0415 - only where something is to be written
+    from pipeline.planning.disk_space import free_bytes  # noqa: PLC0415 - only where something is to be written
 
     return free_bytes(folder)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from journal import BuildLockHeldError, JournalError
 from pipeline.errors import PipelineError
-from pipeline.inputs import Inputs
+from pipeline.planning.inputs import Inputs
 from pipeline.request.request import BuildRequest
 from store.base.canonical_json import Document
 from store.base.clock import Clock

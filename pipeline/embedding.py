@@ -22,7 +22,7 @@ from pipeline.embed.cells import (
 )
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
-from pipeline.plan import BuildPlan, CellPlan, Decision
+from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.request.request import BadTilePolicy
 from pipeline.run import Run
 from pipeline.tiles.sources.read_tile import REST

@@ -27,7 +27,7 @@ from pipeline.engines.models.network import located
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
 from pipeline.failures import failure_of
-from pipeline.plan import has_passed_here
+from pipeline.planning.plan import has_passed_here
 from pipeline.progress import Progress
 from pipeline.report import Failure
 from store.base.canonical_json import Document

@@ -9,8 +9,8 @@ from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.errors import CheckError
 from pipeline.extending import extended_index
-from pipeline.geography import Geography
 from pipeline.index.plan import IndexPlan, resolve
+from pipeline.planning.area_report import Geography
 from pipeline.run import Run
 from pipeline.tiles.selection import Selection
 from store.base import canonical_json

@@ -1,8 +1,8 @@
 """The dry run: what a build would do, from a look that writes nothing and takes no lock."""
 
 from pipeline.embed.reusable_rows import KnownRows
-from pipeline.inputs import Inputs
-from pipeline.plan import needed, plan
+from pipeline.planning.inputs import Inputs
+from pipeline.planning.plan import needed, plan
 from pipeline.report import PlanReport
 from pipeline.warm import look_warm
 from store.cache.view import look

@@ -20,10 +20,10 @@ from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError, RequestError
-from pipeline.gathering import gather
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.inputs import Inputs
 from pipeline.locking import Lock
+from pipeline.planning.inputs import Inputs
+from pipeline.planning.resolve_inputs import gather
 from pipeline.progress import Progress
 from pipeline.report import BuildReport, PlanReport, RollbackReport
 from pipeline.request.request import BuildRequest
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.engines_run import EnginesReport
     from pipeline.mends import RepairReport
-    from pipeline.preflight import FreeBytes
+    from pipeline.planning.disk_space import FreeBytes
     from pipeline.repair import Repair
     from pipeline.run import Ports
     from store.cache.writer import Store
@@ -195,7 +195,7 @@ class CacheProvisioner:
             StoreError, JournalError: The cache cannot be used at all.
         """
         from pipeline.engines_run import EngineRun
-        from pipeline.preflight import require_space_for_engines
+        from pipeline.planning.disk_space import require_space_for_engines
 
         compiler = self.compiler_for(request)
         models = look_at_models(request, compiler, self.precision, networks=self._networks())

@@ -24,8 +24,8 @@ from pipeline.errors import PipelineError
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.locking import Lock
 from pipeline.mends import Mend, RepairReport, rehearsed, remedy
+from pipeline.planning.recorded_inputs import Recipe, UnavailableError
 from pipeline.progress import Progress
-from pipeline.recipe import Recipe, UnavailableError
 from pipeline.request.request import BuildRequest
 from pipeline.restoring import Made, Workshop
 from pipeline.tiles.tile import TileMetadataStore

@@ -30,8 +30,8 @@ from pipeline.embedding import block_row, engine_spec
 from pipeline.engines.models.network import located
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.indexing import geography_of
+from pipeline.planning.recorded_inputs import Recipe, UnavailableError
 from pipeline.progress import Progress
-from pipeline.recipe import Recipe, UnavailableError
 from pipeline.standing_in import golden_answers
 from store.base import canonical_json
 from store.base.canonical_json import Document

@@ -8,7 +8,7 @@ from time import monotonic
 from pipeline.extending import EarlierBlocks, changes_between
 from pipeline.index.plan import IndexPlan
 from pipeline.indexing import StoredBlocks
-from pipeline.recipe import UnavailableError
+from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.request.request import IndexKind, Storage
 from pipeline.restoring import Made, Workshop, same
 from store.domain.events import Index, IndexBuilt, IndexExtended

@@ -6,9 +6,9 @@ from pathlib import Path
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Window
 from pipeline.engines.port import EngineCompiler
-from pipeline.geography import Geography
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.inputs import Inputs
+from pipeline.planning.area_report import Geography
+from pipeline.planning.inputs import Inputs
 from pipeline.progress import Progress
 from store.base.values import ArtifactRef
 from store.cache.writer import Store

@@ -14,7 +14,7 @@ from pipeline.checks import load
 from pipeline.compiling import compile_engine, require_passed
 from pipeline.engines.models.model import Model
 from pipeline.errors import CheckError
-from pipeline.plan import Decision, EnginePlan
+from pipeline.planning.plan import Decision, EnginePlan
 from pipeline.run import Run
 from store.cache.view import look
 from store.disk.artifacts import Artifacts

@@ -5,8 +5,8 @@ import numpy as np
 from pipeline.compiling import prepare_engines, vectors_forgotten
 from pipeline.embedding import embed_cells
 from pipeline.indexing import build_index, survey, walk_coverage
-from pipeline.plan import BuildPlan, needed
-from pipeline.plan import plan as make_plan
+from pipeline.planning.plan import BuildPlan, needed
+from pipeline.planning.plan import plan as make_plan
 from pipeline.run import Run
 from pipeline.standing_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geography import Run, runs
+from pipeline.planning.area_report import Run, runs
 from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import tile_ranges
 from store.base import canonical_json

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geography import runs
+from pipeline.planning.area_report import runs
 from store.base.identity import tile_of
 from store.base.values import ArtifactRef
 from store.domain.events import CheckFailed, CheckPassed

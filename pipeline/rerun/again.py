@@ -10,8 +10,8 @@ from typing import Final
 
 from pipeline.engines.models.network import look_at_models
 from pipeline.errors import ErrorKind, PipelineError, RequestError
-from pipeline.gathering import read_calibration
-from pipeline.recipe import UnavailableError
+from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.rerun.area import check_index_again, index_again, survey_again, walk_again
 from pipeline.rerun.cells import embed_again
 from pipeline.rerun.engines import check_again, compile_again

@@ -7,10 +7,10 @@ from pathlib import Path
 from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.checks import check_index, require_coverage
 from pipeline.errors import CheckError, EmbedError, ErrorKind
-from pipeline.geography import Geography, Place
 from pipeline.index.plan import resolve
 from pipeline.indexing import StoredBlocks
-from pipeline.recipe import UnavailableError
+from pipeline.planning.area_report import Geography, Place
+from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.rerun.engines import compare_measures
 from pipeline.rerun.outcome import Compared, Ended, Standing
 from pipeline.rerun.supplies import Supplies

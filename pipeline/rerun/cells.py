@@ -14,10 +14,10 @@ from pipeline.embed import batcher
 from pipeline.embed.cells import CellKey
 from pipeline.embedding import NORM_TOLERANCE
 from pipeline.errors import ErrorKind
+from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome
 from pipeline.processes.pool import WorkerPool, WorkerStartError
-from pipeline.recipe import UnavailableError
 from pipeline.rerun.halving import search
 from pipeline.rerun.outcome import Ended, Piece, Standing, Try
 from pipeline.rerun.supplies import Supplies

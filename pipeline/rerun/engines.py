@@ -9,7 +9,7 @@ from pipeline.checks import check_engine
 from pipeline.compiling import engine_bytes
 from pipeline.engines.models.network import located
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.recipe import UnavailableError
+from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.rerun.outcome import Compared, Ended
 from pipeline.rerun.supplies import Supplies
 from store.domain.events import CheckFailed, EngineCompiled

@@ -17,7 +17,7 @@ from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.recipe import NO_PLUGINS, Recipe, UnavailableError
+from pipeline.planning.recorded_inputs import NO_PLUGINS, Recipe, UnavailableError
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.request.to_toml import recorded_request
 from pipeline.rerun.outcome import Evidence, Findings, Input, Standing

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.geography import Geography, runs
+from pipeline.planning.area_report import Geography, runs
 from store.base.canonical_json import decode, encode
 
 PLACES = st.sets(st.tuples(st.integers(3, 4), st.integers(0, 7), st.integers(0, 3)), max_size=40)

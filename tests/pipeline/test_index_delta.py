@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline import checks, preflight
+from pipeline import checks
+from pipeline.planning import disk_space
 from pipeline.request.request import CheckOptions, IndexKind, IndexOptions, Storage
 from store.base.identity import descriptor_id
 from store.disk.artifacts import Artifacts
@@ -439,13 +440,13 @@ def test_rows_that_came_do_not_make_up_for_others(site, monkeypatch):
 
 
 def test_space_is_looked_for_as_for_a_new_index_where_the_delta_may_not_hold_all(site, monkeypatch):
-    seen, real = {}, preflight.estimate
+    seen, real = {}, disk_space.estimate
 
     def noted(inputs, *given):
         seen[inputs.request.flight_id] = real(inputs, *given).index
         return real(inputs, *given)
 
-    monkeypatch.setattr(preflight, "estimate", noted)
+    monkeypatch.setattr(disk_space, "estimate", noted)
     build(site, 1)
     for number, column in ((2, 0), (3, 16)):
         site.tiles[ZOOM, column, 0] = words("changed")

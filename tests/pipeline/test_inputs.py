@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
-from pipeline.gathering import gather, read_calibration
+from pipeline.planning.resolve_inputs import gather, read_calibration
 from pipeline.request.request import (
     CheckOptions,
     CoverageOptions,

@@ -6,8 +6,8 @@ from hashlib import sha256
 
 import pytest
 
-from pipeline.gathering import gather
-from pipeline.plan import Decision, needed, plan
+from pipeline.planning.plan import Decision, needed, plan
+from pipeline.planning.resolve_inputs import gather
 from pipeline.testing import FakeTiles
 from store.disk.artifacts import Artifacts
 from store.domain.state import State

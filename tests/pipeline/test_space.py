@@ -6,10 +6,9 @@ import pytest
 
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.index.plan import IndexPlan
-from pipeline.preflight import free_bytes, require_space_for_engines
+from pipeline.planning.disk_space import Estimate, free_bytes, index_bytes, require_space_for_engines
 from pipeline.report import BuildOutcome
 from pipeline.request.request import IndexKind, IndexOptions, Storage
-from pipeline.space import Estimate, index_bytes
 from store.disk.layout import Layout
 from store.errors import DiskFullError
 from store.reader import ALLOW_UNSIGNED, FlightCache

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.geography import runs
+from pipeline.planning.area_report import runs
 from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import wanted_tiles
 from store.base import canonical_json

@@ -15,7 +15,7 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
-from pipeline.gathering import read_calibration
+from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import recorded_request
 from pipeline.tiles.selection import Selection, select_tiles

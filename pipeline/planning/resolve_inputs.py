@@ -14,7 +14,7 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.inputs import Inputs
+from pipeline.planning.inputs import Inputs
 from pipeline.request.files import read_named
 from pipeline.request.request import BuildRequest, ModelRole
 from pipeline.tiles.selection import select_tiles
