@@ -22,7 +22,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.report import BuildOutcome, BuildReport, Failure
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_facts
-from pipeline.run import Ports, Run
+from pipeline.stages.context import Ports, Run
 from pipeline.steps import take_steps
 from pipeline.warm import area_warnings, look_warm, reused
 from store.cache.writer import Store

@@ -19,9 +19,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from pipeline.checks import Verdict, check_engine
-from pipeline.compile_progress import CompileProgress
-from pipeline.compiling import engine_bytes, engine_event, learnt
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
 from pipeline.engines.port import EngineCompiler
@@ -30,6 +27,9 @@ from pipeline.failures import failure_of
 from pipeline.planning.plan import has_passed_here
 from pipeline.progress import Progress
 from pipeline.report import Failure
+from pipeline.stages.checks import Verdict, check_engine
+from pipeline.stages.compile import engine_bytes, engine_event, learnt
+from pipeline.stages.compile_progress import CompileProgress
 from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.base.values import ArtifactRef

@@ -18,7 +18,7 @@ from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
 from pipeline.report import Failure
-from pipeline.run import Run
+from pipeline.stages.context import Run
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, Tile
 from store.base import canonical_json

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pipeline.mends import RepairReport
     from pipeline.planning.disk_space import FreeBytes
     from pipeline.repair import Repair
-    from pipeline.run import Ports
+    from pipeline.stages.context import Ports
     from store.cache.writer import Store
     from store.domain.state import Generation, State
     from store.maintenance.collect_garbage import Collection
@@ -333,7 +333,7 @@ class CacheProvisioner:
         return attempt.make()
 
     def _ports(self, batcher: "Callable[[], DescriptorBatcher]", request: BuildRequest) -> "Ports":
-        from pipeline.run import Ports
+        from pipeline.stages.context import Ports
 
         return Ports(
             compiler=self.compiler_for(request),

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-from pipeline.compile_progress import CompileProgress
-from pipeline.compiling import engine_bytes, engine_event
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import (
     AssembledCell,
@@ -26,13 +24,15 @@ from pipeline.embed.cells import (
     shared_digests,
 )
 from pipeline.embed.reusable_rows import KnownRows
-from pipeline.embedding import block_row, engine_spec
 from pipeline.engines.models.network import located
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.indexing import geography_of
 from pipeline.planning.recorded_inputs import Recipe, UnavailableError
 from pipeline.progress import Progress
-from pipeline.standing_in import golden_answers
+from pipeline.stages.compile import engine_bytes, engine_event
+from pipeline.stages.compile_progress import CompileProgress
+from pipeline.stages.embed import block_row, engine_spec
+from pipeline.stages.index import geography_of
+from pipeline.stages.stand_in import golden_answers
 from store.base import canonical_json
 from store.base.canonical_json import Document
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of

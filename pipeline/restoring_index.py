@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
-from pipeline.extending import EarlierBlocks, changes_between
 from pipeline.index.plan import IndexPlan
-from pipeline.indexing import StoredBlocks
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.request.request import IndexKind, Storage
 from pipeline.restoring import Made, Workshop, same
+from pipeline.stages.extend_index import EarlierBlocks, changes_between
+from pipeline.stages.index import StoredBlocks
 from store.domain.events import Index, IndexBuilt, IndexExtended
 from store.domain.index_files import whole_of, whole_rows
 from store.errors import ArtifactError

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from pipeline.compiling import prepare_engines, vectors_forgotten
-from pipeline.embedding import embed_cells
-from pipeline.indexing import build_index, survey, walk_coverage
 from pipeline.planning.plan import BuildPlan, needed
 from pipeline.planning.plan import plan as make_plan
-from pipeline.run import Run
-from pipeline.standing_in import prepare_stand_in
+from pipeline.stages.compile import prepare_engines, vectors_forgotten
+from pipeline.stages.context import Run
+from pipeline.stages.embed import embed_cells
+from pipeline.stages.index import build_index, survey, walk_coverage
+from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
 from store.formats.tables import encode_tile_columns
 from store.verify.coverage import refuse_strangers, sound, strangers

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TextIO
 
-from pipeline.compile_progress import PERCENT
 from pipeline.progress import Progress
+from pipeline.stages.compile_progress import PERCENT
 from tools.render import plain, plural, seconds, size
 
 if TYPE_CHECKING:

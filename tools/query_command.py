@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.regular import open_regular, read_at
-from pipeline.standing_in import open_stand_in
+from pipeline.stages.stand_in import open_stand_in
 from pipeline.tiles.decode import PIXEL_CEILING, decode
 from store.base.preprocessing import Pixels
 from store.cache.view import require_cache

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
-from pipeline.checks import check_index, require_coverage
 from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.index.plan import resolve
-from pipeline.indexing import StoredBlocks
 from pipeline.planning.area_report import Geography, Place
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.rerun.engines import compare_measures
 from pipeline.rerun.outcome import Compared, Ended, Standing
 from pipeline.rerun.supplies import Supplies
+from pipeline.stages.checks import check_index, require_coverage
+from pipeline.stages.index import StoredBlocks
 from pipeline.tiles.grid import wanted_count, wanted_tiles
 from pipeline.tiles.selection import MAX_WANTED
 from store.base import canonical_json

@@ -12,7 +12,6 @@ import numpy as np
 
 from pipeline.embed import batcher
 from pipeline.embed.cells import CellKey
-from pipeline.embedding import NORM_TOLERANCE
 from pipeline.errors import ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Payload
@@ -21,6 +20,7 @@ from pipeline.processes.pool import WorkerPool, WorkerStartError
 from pipeline.rerun.halving import search
 from pipeline.rerun.outcome import Ended, Piece, Standing, Try
 from pipeline.rerun.supplies import Supplies
+from pipeline.stages.embed import NORM_TOLERANCE
 from pipeline.tiles.tile import Place, Tile
 from store.base.identity import CELL_SHIFT, descriptor_id
 from store.domain.events import BuildFailed, CellEmbedded, StepStarted

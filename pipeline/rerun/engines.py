@@ -5,13 +5,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.checks import check_engine
-from pipeline.compiling import engine_bytes
 from pipeline.engines.models.network import located
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.rerun.outcome import Compared, Ended
 from pipeline.rerun.supplies import Supplies
+from pipeline.stages.checks import check_engine
+from pipeline.stages.compile import engine_bytes
 from store.domain.events import CheckFailed, EngineCompiled
 from store.domain.state import FLIGHT, STAND_IN
 from store.errors import is_shortage

@@ -17,11 +17,11 @@ import numpy as np
 from pipeline.builtin_model.place import place_model
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import Window
-from pipeline.embedding import engine_spec
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, resolve
-from pipeline.indexing import StoredBlocks
 from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.stages.embed import engine_spec
+from pipeline.stages.index import StoredBlocks
 from pipeline.tiles.sources.open_source import open_source
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space

@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pipeline import run as pipeline_run
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import plan_windows
+from pipeline.stages import context as pipeline_run
 from pipeline.testing import RecordingProgress
 from tests.small_builds import Site
 

@@ -24,9 +24,9 @@ from pipeline.engines.port import EngineJob
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
-from pipeline.reference import reference_run
 from pipeline.report import BuildOutcome
 from pipeline.request.request import EngineOptions
+from pipeline.stages.reference import reference_run
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.cuda import Cuda
 from store.runtime.backends.gpu import gpus

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline import checks
 from pipeline.planning import disk_space
 from pipeline.request.request import CheckOptions, IndexKind, IndexOptions, Storage
+from pipeline.stages import checks
 from store.base.identity import descriptor_id
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, IndexBuilt, IndexExtended, StepReused
@@ -274,7 +274,7 @@ def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):
         found = real(data)
         return replace(found, added=replace(found.added, vectors=-found.added.vectors))
 
-    monkeypatch.setattr("pipeline.extending.decode", twisted)
+    monkeypatch.setattr("pipeline.stages.extend_index.decode", twisted)
     report = site.build(
         flight_id="f2", index=IndexOptions(kind=IndexKind.HNSW), checks=CheckOptions(recall=1.0)
     )

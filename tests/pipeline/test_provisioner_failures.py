@@ -5,10 +5,10 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from pipeline import checks
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.report import BuildOutcome
 from pipeline.request.request import CheckOptions, CoverageOptions
+from pipeline.stages import checks
 from pipeline.testing import raising
 from store.base.canonical_json import decode
 from store.domain.events import BuildFailed, CheckFailed, CheckPassed, CoverageWalked, EngineCompiled
@@ -346,7 +346,7 @@ def test_strangers_are_recorded_but_no_obstacle_unless_strict(site):
 
 def test_an_engine_that_was_never_checked_is_checked_by_the_next_build(site, monkeypatch):
     # The build stops between the engine's event and that of its check.
-    monkeypatch.setattr("pipeline.compiling.check_engine", lambda *_, **__: dying_politely())
+    monkeypatch.setattr("pipeline.stages.compile.check_engine", lambda *_, **__: dying_politely())
     with pytest.raises(KeyboardInterrupt):
         site.build()
     monkeypatch.undo()
@@ -360,7 +360,7 @@ def test_the_check_of_an_earlier_engine_does_not_count_for_the_one_that_replaces
     site.build()
     site.artifact(site.state().head_build.engines[0][1].artifact).unlink()
     site.compiler.edition = "second"
-    monkeypatch.setattr("pipeline.compiling.check_engine", lambda *_, **__: dying_politely())
+    monkeypatch.setattr("pipeline.stages.compile.check_engine", lambda *_, **__: dying_politely())
     with pytest.raises(KeyboardInterrupt):
         site.build()
     monkeypatch.undo()

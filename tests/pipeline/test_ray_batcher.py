@@ -654,7 +654,7 @@ def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
 
 @ray_test
 def test_a_build_on_two_nodes_of_which_one_dies_is_the_build_of_a_local_one(tmp_path, cluster, monkeypatch):
-    monkeypatch.setattr("pipeline.embedding.plan_windows", functools.partial(plan_windows, size=2))
+    monkeypatch.setattr("pipeline.stages.embed.plan_windows", functools.partial(plan_windows, size=2))
     made, nodes = cluster
     far, near = Site(tmp_path / "far"), Site(tmp_path / "near")
     for site in (far, near):

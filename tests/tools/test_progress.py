@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.compile_progress import CompileProgress
+from pipeline.stages.compile_progress import CompileProgress
 from tools.progress import Bars, Lines, shown_progress
 
 ROOT = Path(__file__).resolve().parents[2]

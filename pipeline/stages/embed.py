@@ -24,7 +24,7 @@ from pipeline.embed.reusable_rows import KnownRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.request.request import BadTilePolicy
-from pipeline.run import Run
+from pipeline.stages.context import Run
 from pipeline.tiles.sources.read_tile import REST
 from store.disk.layout import Layout
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted

@@ -6,12 +6,12 @@ from time import monotonic
 import numpy as np
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
-from pipeline.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.errors import CheckError
-from pipeline.extending import extended_index
 from pipeline.index.plan import IndexPlan, resolve
 from pipeline.planning.area_report import Geography
-from pipeline.run import Run
+from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
+from pipeline.stages.context import Run
+from pipeline.stages.extend_index import extended_index
 from pipeline.tiles.selection import Selection
 from store.base import canonical_json
 from store.base.canonical_json import Document

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
-from pipeline.checks import check_engine, check_vectors
-from pipeline.compile_progress import CompileProgress
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
 from pipeline.engines.port import CompiledEngine, EngineCompiler
 from pipeline.errors import CheckError
 from pipeline.planning.plan import BuildPlan, Decision
-from pipeline.run import Run
+from pipeline.stages.checks import check_engine, check_vectors
+from pipeline.stages.compile_progress import CompileProgress
+from pipeline.stages.context import Run
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts

@@ -19,10 +19,10 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
-from pipeline.extending import delta_in
 from pipeline.planning.plan import ENGINE_CHECK
-from pipeline.reference import reference_run
-from pipeline.run import Run
+from pipeline.stages.context import Run
+from pipeline.stages.extend_index import delta_in
+from pipeline.stages.reference import reference_run
 from pipeline.tiles.decode import decode
 from pipeline.tiles.sources.read_tile import REST, read_tile
 from pipeline.tiles.tile import Tile

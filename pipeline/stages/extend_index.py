@@ -12,7 +12,7 @@ from time import monotonic
 import numpy as np
 
 from pipeline.index.plan import IndexPlan, extends, most_changed
-from pipeline.run import Run
+from pipeline.stages.context import Run
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
 from store.base.values import ArtifactRef

@@ -10,12 +10,12 @@ An engine that was compiled for this machine in another build serves as well; on
 
 from dataclasses import replace
 
-from pipeline.checks import load
-from pipeline.compiling import compile_engine, require_passed
 from pipeline.engines.models.model import Model
 from pipeline.errors import CheckError
 from pipeline.planning.plan import Decision, EnginePlan
-from pipeline.run import Run
+from pipeline.stages.checks import load
+from pipeline.stages.compile import compile_engine, require_passed
+from pipeline.stages.context import Run
 from store.cache.view import look
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
