@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from journal.errors import BuildLockHeldError
+    from pipeline.build.report import BuildOutcome, BuildReport
     from pipeline.composition import build_cache_provisioner
     from pipeline.config import C10ProvisionerConfig
     from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.engines.port import EngineCompiler
     from pipeline.provisioner import CacheProvisioner
-    from pipeline.report import BuildOutcome, BuildReport
     from pipeline.request.request import BuildRequest, SectorClassification
     from store.errors import ManifestCoverageError
 
@@ -38,8 +38,8 @@ __all__ = [
 
 _HOMES = {
     "BuildLockHeldError": "journal.errors",
-    "BuildOutcome": "pipeline.report",
-    "BuildReport": "pipeline.report",
+    "BuildOutcome": "pipeline.build.report",
+    "BuildReport": "pipeline.build.report",
     "BuildRequest": "pipeline.request.request",
     "C10ProvisionerConfig": "pipeline.config",
     "CacheProvisioner": "pipeline.provisioner",

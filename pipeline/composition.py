@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.build.host_facts import host_facts
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.backends.registry import engine_compiler as choose_compiler
 from pipeline.engines.port import EngineCompiler
-from pipeline.host import host_facts
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder
 from pipeline.locking import CacheLock, Lock
 from pipeline.progress import Progress, Silent

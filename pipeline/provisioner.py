@@ -1,7 +1,7 @@
 """The provisioner: what can be asked of a flight cache, and with which ports each is done.
 
 Everything a request names is read first, without touching the cache; then the build lock is taken, and what happens
-under it is a warm run (`pipeline.warm`), an attempt (`pipeline.attempt`), a rollback, a collection or a mending. Nothing
+under it is a warm run (`pipeline.build.up_to_date`), an attempt (`pipeline.build.attempt`), a rollback, a collection or a mending. Nothing
 here decides about steps. Beyond a warm run, what does the work is imported when it is asked for, as commands are: a build
 that finds nothing to do, which is most of them, waits for none of it.
 """
@@ -15,6 +15,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError
+from pipeline.build.report import BuildReport, PlanReport, RollbackReport
+from pipeline.build.up_to_date import look_warm, reused
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
@@ -25,10 +27,8 @@ from pipeline.locking import Lock
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import gather
 from pipeline.progress import Progress
-from pipeline.report import BuildReport, PlanReport, RollbackReport
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
-from pipeline.warm import look_warm, reused
 from store.base.clock import Clock
 from store.cache.view import look
 from store.disk.layout import Layout
@@ -38,8 +38,8 @@ from store.trust.go_no_go import TrustedKeys
 from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
+    from pipeline.build.engines_only import EnginesReport
     from pipeline.embed.batcher import DescriptorBatcher
-    from pipeline.engines_run import EnginesReport
     from pipeline.mends import RepairReport
     from pipeline.planning.disk_space import FreeBytes
     from pipeline.repair import Repair
@@ -104,7 +104,7 @@ class CacheProvisioner:
             with self.lock:
                 report = self._build(request, inputs, batcher, again=again, signer=signer)
         except BuildLockHeldError as error:
-            from pipeline.denied import denial, note
+            from pipeline.build.lock_denied import denial, note
 
             waited_ms = round((monotonic() - asked) * 1000)
             denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.host)
@@ -119,7 +119,7 @@ class CacheProvisioner:
             PipelineError: Something the request names is missing, damaged or unusable, or the executor is not installed.
             StoreError, JournalError: The cache cannot be read.
         """
-        from pipeline.preview import preview
+        from pipeline.build.dry_run import preview
 
         signer = self.signing()
         self.executor()
@@ -138,7 +138,7 @@ class CacheProvisioner:
                 cannot be used.
             StoreError: The target's artifacts are not all there; nothing was changed.
         """
-        from pipeline.attempt import no_longer_signed
+        from pipeline.build.attempt import no_longer_signed
         from store.policy import rollback
 
         signer = self.signing()
@@ -194,7 +194,7 @@ class CacheProvisioner:
             DiskFullError: The engines would not fit; nothing was begun.
             StoreError, JournalError: The cache cannot be used at all.
         """
-        from pipeline.engines_run import EngineRun
+        from pipeline.build.engines_only import EngineRun
         from pipeline.planning.disk_space import require_space_for_engines
 
         compiler = self.compiler_for(request)
@@ -313,7 +313,7 @@ class CacheProvisioner:
             warm = look_warm(self.layout, inputs.identity, key_id=key_id)
             if warm is not None:
                 return reused(warm, inputs)
-        from pipeline.attempt import Attempt
+        from pipeline.build.attempt import Attempt
 
         attempt = Attempt(
             request=request,

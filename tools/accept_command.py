@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.host import host_facts
+from pipeline.build.host_facts import host_facts
 from store.base.clock import SystemClock
 from store.cache.optimistic_append import accept as accept_generation
 from tools import render

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+from pipeline.build.report import BuildReport
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
-from pipeline.report import BuildReport
 from tools import render
 from tools.edge import Answer, Call, Command, complain, say, shared_options
 from tools.exit_codes import ExitCode, code_of_failure

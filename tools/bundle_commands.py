@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 import click
 
+from pipeline.build.host_facts import host_facts
 from pipeline.config import C10ProvisionerConfig
-from pipeline.host import host_facts
 from pipeline.locking import CacheLock
 from pipeline.progress import Progress
 from store.base.clock import SystemClock

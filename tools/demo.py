@@ -12,9 +12,9 @@ from typing import Any, Final
 import click
 
 from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+from pipeline.build.report import BuildReport
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
-from pipeline.report import BuildReport
 from store.cache.view import look
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline import BuildRequest
-from pipeline.engines_run import EnginesReport
+from pipeline.build.engines_only import EnginesReport
 from tools import render
 from tools.build_command import REQUEST, provisioner
 from tools.edge import Answer, Call, complain, shared_options

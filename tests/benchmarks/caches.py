@@ -15,9 +15,9 @@ import numpy as np
 from pmtiles.tile import Entry, zxy_to_tileid
 
 from pipeline import C10ProvisionerConfig, CacheProvisioner, build_cache_provisioner
+from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.embed.batcher import EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
 from pipeline.embed.cells import Window
-from pipeline.report import BuildOutcome, BuildReport
 from pipeline.request.request import BuildRequest, IndexKind
 from pipeline.testing import Calls, FakeCompiler
 from store.base.preprocessing import Preprocessing

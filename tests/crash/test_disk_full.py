@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from journal import JournalError
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from pipeline.testing import RecordingProgress
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import StoreError

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from journal.lock import BuildLock, held
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from store.cache.view import look
 from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from tests.small_builds import Site, spread, tree
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from journal.errors import BuildLockHeldError
+from pipeline.build.host_facts import host_facts
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
-from pipeline.host import host_facts
 from pipeline.locking import CacheLock
 from pipeline.request.request import CoverageOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, dying

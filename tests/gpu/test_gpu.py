@@ -18,13 +18,13 @@ import numpy as np
 import onnx
 import pytest
 
+from pipeline.build.report import BuildOutcome
 from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
-from pipeline.report import BuildOutcome
 from pipeline.request.request import EngineOptions
 from pipeline.stages.reference import reference_run
 from store.reader import ALLOW_UNSIGNED, FlightCache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pmtiles.tile import TileType
 
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from pipeline.request.request import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from pipeline.tiles.decode import decode

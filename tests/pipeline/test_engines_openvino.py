@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.build.report import BuildOutcome
 from pipeline.embed import worker
 from pipeline.engines.backends import openvino as backend
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
@@ -19,7 +20,6 @@ from pipeline.engines.backends.registry import engine_compiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.report import BuildOutcome
 from pipeline.request.request import Backend, EngineOptions
 from store.base.canonical_json import encode
 from store.base.identity import difference

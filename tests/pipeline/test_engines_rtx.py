@@ -8,12 +8,12 @@ from time import monotonic
 import pytest
 from onnx import TensorProto, helper
 
+from pipeline.build.report import BuildOutcome
 from pipeline.builtin_model import place
 from pipeline.engines.backends.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.report import BuildOutcome
 from pipeline.request.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
 from store.base.identity import difference, engine_key
 from store.domain.events import EngineCompiled

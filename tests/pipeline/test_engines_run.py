@@ -9,9 +9,9 @@ import pytest
 
 from journal import BuildLockHeldError
 from journal.lock import BuildLock
-from pipeline.engines_run import EngineOutcome
+from pipeline.build.engines_only import EngineOutcome
+from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError, RequestError
-from pipeline.report import BuildOutcome
 from pipeline.request.request import ModelRole, ModelSpec
 from pipeline.testing import raising
 from store.disk.artifacts import Artifacts

@@ -5,11 +5,11 @@ from hashlib import sha256
 import pytest
 
 from journal import BuildLockHeldError
+from pipeline.build.failure_record import MAX_BYTES
+from pipeline.build.report import BuildOutcome
 from pipeline.embed.batcher import window_name
 from pipeline.embed.cells import Window
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.failing import MAX_BYTES
-from pipeline.report import BuildOutcome
 from pipeline.request.request import CoverageOptions
 from pipeline.testing import raising
 from store.base.canonical_json import decode

@@ -4,7 +4,7 @@ import dataclasses
 from datetime import date, timedelta
 from hashlib import sha256
 
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from pipeline.request.request import (
     CoverageOptions,
     EngineOptions,

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.formats.tables import decode_blocks

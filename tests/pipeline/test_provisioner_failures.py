@@ -5,8 +5,8 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
+from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.report import BuildOutcome
 from pipeline.request.request import CheckOptions, CoverageOptions
 from pipeline.stages import checks
 from pipeline.testing import raising

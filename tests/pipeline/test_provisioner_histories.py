@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from store.base.identity import tile_of
 from store.errors import RequestRefusedError
 from store.formats import descriptor_block

@@ -3,8 +3,8 @@
 import pytest
 
 from journal import BuildLockHeldError
+from pipeline.build.report import BuildOutcome
 from pipeline.errors import RequestError
-from pipeline.report import BuildOutcome
 from store.domain.events import BuildFailed
 from store.domain.state import BuildStatus
 from store.errors import CacheUnusableError

@@ -3,7 +3,7 @@
 import pytest
 
 from journal import BuildLockHeldError
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from store.domain.events import BuildRefused, RolledBack
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind, RequestRefusedError

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import onnxruntime
 import pytest
 
+from pipeline.build.report import BuildOutcome
 from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
 from pipeline.embed.batcher import EngineSpec, LocalDescriptorBatcher, worker_setup
@@ -31,7 +32,6 @@ from pipeline.embed.ray.scaling import Patience
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED
-from pipeline.report import BuildOutcome
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing

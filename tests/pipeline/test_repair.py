@@ -289,7 +289,7 @@ class TestWhatCannotBeHealed:
         assert not mend.ok
 
     def test_without_a_recorded_request_what_needs_none_is_healed(self, site, monkeypatch):
-        monkeypatch.setattr("pipeline.attempt.request_facts", lambda *_: {})
+        monkeypatch.setattr("pipeline.build.attempt.request_facts", lambda *_: {})
         site.build()
         for role in ("engine", "index"):
             flip(site.artifact(ref_of(site, role)))

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.build.report import BuildOutcome
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.report import BuildOutcome
 from pipeline.request.request import CheckOptions, EngineOptions, ModelRole, ModelSpec
 from pipeline.testing import FakeCompiler, raising
 from store.domain.attachments import GOLDEN, TIMING_CACHE, attached

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from pipeline.request.request import EngineOptions
 from store.domain.events import EngineCompiled
 from store.domain.state import FLIGHT, STAND_IN

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from pipeline.report import BuildOutcome
+from pipeline.build.report import BuildOutcome
 from store.errors import NoGoError, StoreError
 from store.reader import FlightCache
 from store.trust.key_files import write_key_pair

@@ -1,9 +1,9 @@
 """One attempt at a build, under the build lock: from what is there to a report of what became of it.
 
-What is there as it is wanted was recognised before (`pipeline.warm`), unless it has to be healed first. An attempt is
+What is there as it is wanted was recognised before (`pipeline.build.up_to_date`), unless it has to be healed first. An attempt is
 journaled from its first step: refused, since its identity was rolled back from; failed early, since its inputs could not
 be read; or built. Whatever goes wrong is recorded with its step, subject and traceback, and the head does not move. This
-module decides whether there is anything to do and accounts for it; `pipeline.steps` walks the plan.
+module decides whether there is anything to do and accounts for it; `pipeline.build.steps` walks the plan.
 """
 
 import tempfile
@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from journal import JournalError
+from pipeline.build.failure_record import failed_event, failing_inputs, failure_of
+from pipeline.build.report import BuildOutcome, BuildReport, Failure
+from pipeline.build.steps import take_steps
+from pipeline.build.up_to_date import area_warnings, look_warm, reused
 from pipeline.errors import PipelineError
-from pipeline.failing import failing_inputs
-from pipeline.failures import failed_event, failure_of
 from pipeline.locking import Lock
 from pipeline.planning.disk_space import FreeBytes, require_space_for_build
 from pipeline.planning.inputs import Inputs
-from pipeline.report import BuildOutcome, BuildReport, Failure
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_facts
 from pipeline.stages.context import Ports, Run
-from pipeline.steps import take_steps
-from pipeline.warm import area_warnings, look_warm, reused
 from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted

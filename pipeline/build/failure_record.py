@@ -8,25 +8,26 @@ failed build under the names of `inputs["attached"]`. The table of names is in `
 
 import hashlib
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from journal import JournalError
+from pipeline.build.report import Failure
 from pipeline.embed.batcher import window_name
 from pipeline.embed.cells import Window
 from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
-from pipeline.report import Failure
 from pipeline.stages.context import Run
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, Tile
 from store.base import canonical_json
 from store.base.identity import descriptor_id
 from store.domain.attachments import ATTACHED
-from store.domain.events import EngineCompiled
+from store.domain.events import BuildFailed, EngineCompiled
 from store.domain.state import STAND_IN
-from store.errors import ErrorKind, ManifestCoverageError, StoreError
+from store.errors import ErrorKind, ManifestCoverageError, StoreError, from_os_error
 from store.formats import tile_pack
 from store.policy.retention import INTERRUPTED
 
@@ -257,3 +258,73 @@ def _text(value: Any) -> Any:  # noqa: ANN401 - a tree of plain data
             return [_text(inner) for inner in value]
         case _:
             return value
+
+
+_TRACEBACK_LIMIT = 16_384
+_TEXT_LIMIT = 32_768
+
+
+def failure_of(error: BaseException, step: str, subject: str) -> Failure:
+    """Return what a report says of an error, raised at `step` while it worked on `subject`."""
+    match error:
+        case PipelineError():
+            found = error.subject or subject
+            return Failure(
+                kind=str(error.kind),
+                step=error.step or step,
+                message=error.message,
+                hint=error.hint,
+                subject=found,
+            )
+        case StoreError() | JournalError():
+            return Failure(
+                kind=str(error.kind), step=step, message=error.message, hint=error.hint, subject=subject
+            )
+        case OSError():
+            return failure_of(from_os_error(error, f"{step} {subject}".strip()), step, subject)
+        case MemoryError():
+            return Failure(
+                kind=str(ErrorKind.RESOURCES),
+                step=step,
+                message=f"MemoryError: expected enough memory for this step, found none left{_told(error)}",
+                hint="end other programs, or set fewer workers or a smaller batch, then run it again",
+                subject=subject,
+            )
+        case KeyboardInterrupt() | SystemExit():
+            return Failure(
+                kind="interrupted", step=step, message="interrupted", hint="run it again", subject=subject
+            )
+        case _:
+            message = f"{type(error).__name__}: {error}"
+            return Failure(
+                kind="unexpected",
+                step=step,
+                message=message,
+                hint="c10 show (has the traceback)",
+                subject=subject,
+            )
+
+
+def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, object]) -> BuildFailed:
+    """Return the event that records a failure, with its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    return BuildFailed(
+        step=failure.step,
+        kind=failure.kind,
+        subject=_valid_utf8(failure.subject),
+        message=_valid_utf8(failure.message),
+        hint=_valid_utf8(failure.hint),
+        traceback=_valid_utf8(trace[-_TRACEBACK_LIMIT:]),
+        inputs={
+            name: _valid_utf8(value) if isinstance(value, str) else value for name, value in inputs.items()
+        },
+    )
+
+
+def _told(error: BaseException) -> str:
+    return f": {error}" if str(error) else ""
+
+
+def _valid_utf8(text: str) -> str:
+    """The same text, with what UTF-8 cannot hold (bytes of a file name) written as escapes."""
+    return text[:_TEXT_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8")

@@ -19,14 +19,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from pipeline.build.failure_record import failure_of
+from pipeline.build.report import Failure
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
-from pipeline.failures import failure_of
 from pipeline.planning.plan import has_passed_here
 from pipeline.progress import Progress
-from pipeline.report import Failure
 from pipeline.stages.checks import Verdict, check_engine
 from pipeline.stages.compile import engine_bytes, engine_event, learnt
 from pipeline.stages.compile_progress import CompileProgress

@@ -1,10 +1,10 @@
 """The dry run: what a build would do, from a look that writes nothing and takes no lock."""
 
+from pipeline.build.report import PlanReport
+from pipeline.build.up_to_date import look_warm
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import needed, plan
-from pipeline.report import PlanReport
-from pipeline.warm import look_warm
 from store.cache.view import look
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout

@@ -5,9 +5,9 @@ It is the run that people start over and over, so nothing is imported here that 
 
 from typing import TYPE_CHECKING
 
+from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.planning.area_report import warnings_of
 from pipeline.planning.inputs import Inputs
-from pipeline.report import BuildOutcome, BuildReport
 from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.cache.view import look, observe
