@@ -40,9 +40,9 @@ from store.trust.signatures import Signer
 if TYPE_CHECKING:
     from pipeline.build.engines_only import EnginesReport
     from pipeline.embed.batcher import DescriptorBatcher
-    from pipeline.mends import RepairReport
     from pipeline.planning.disk_space import FreeBytes
-    from pipeline.repair import Repair
+    from pipeline.repair.repair import Repair
+    from pipeline.repair.report import RepairReport
     from pipeline.stages.context import Ports
     from store.cache.writer import Store
     from store.domain.state import Generation, State
@@ -261,7 +261,7 @@ class CacheProvisioner:
         return self._mending().rebuild()
 
     def _mending(self) -> "Repair":
-        from pipeline.repair import Repair
+        from pipeline.repair.repair import Repair
 
         return Repair(
             layout=self.layout,

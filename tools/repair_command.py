@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.mends import Mend, RepairReport
+from pipeline.repair.report import Mend, RepairReport
 from store.verify.report import Problem
 from tools import render
 from tools.build_command import executor_options, provisioner

@@ -10,7 +10,7 @@ from tests.small_builds import WORLD, ZOOM, Site, spread
 
 ONLY_FOR_WORK = (
     *("faiss", "onnxruntime", "onnx", "PIL", "ray", "sqlite3", "rich", "cryptography"),
-    *("pipeline.build.attempt", "pipeline.processes.pool", "pipeline.repair", "store.cache.writer"),
+    *("pipeline.build.attempt", "pipeline.processes.pool", "pipeline.repair.repair", "store.cache.writer"),
 )
 
 COMMAND = f"""

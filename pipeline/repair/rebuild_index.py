@@ -7,8 +7,8 @@ from time import monotonic
 
 from pipeline.index.plan import IndexPlan
 from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.repair.rebuild_artifacts import Made, Workshop, same
 from pipeline.request.request import IndexKind, Storage
-from pipeline.restoring import Made, Workshop, same
 from pipeline.stages.extend_index import EarlierBlocks, changes_between
 from pipeline.stages.index import StoredBlocks
 from store.domain.events import Index, IndexBuilt, IndexExtended

@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pipeline import restoring, restoring_index
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.locking import Lock
-from pipeline.mends import Mend, RepairReport, rehearsed, remedy
 from pipeline.planning.recorded_inputs import Recipe, UnavailableError
 from pipeline.progress import Progress
+from pipeline.repair import rebuild_artifacts, rebuild_index
+from pipeline.repair.rebuild_artifacts import Made, Workshop
+from pipeline.repair.report import Mend, RepairReport, rehearsed, remedy
 from pipeline.request.request import BuildRequest
-from pipeline.restoring import Made, Workshop
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
@@ -275,13 +275,13 @@ class _Healer:
         yield from self._one(
             "calibration",
             manifest.calibration,
-            lambda: restoring.calibration(self.recipe, manifest.calibration),
+            lambda: rebuild_artifacts.calibration(self.recipe, manifest.calibration),
         )
         yield from self._one(
-            "tile table", manifest.tiles, lambda: restoring.tile_table(self.recipe, manifest.tiles)
+            "tile table", manifest.tiles, lambda: rebuild_artifacts.tile_table(self.recipe, manifest.tiles)
         )
         for name, event in build.engines:
-            make = partial(restoring.engine, self.shop, self.recipe, event)
+            make = partial(rebuild_artifacts.engine, self.shop, self.recipe, event)
             yield from self._one(f"engine {name}", event.artifact, make)
         yield from self._stand_in()
         index = build.index
@@ -290,7 +290,7 @@ class _Healer:
         yield from self._one(
             "block table",
             index.blocks,
-            lambda: restoring.block_table(self.shop, manifest.tiles, index),
+            lambda: rebuild_artifacts.block_table(self.shop, manifest.tiles, index),
         )
         try:
             rows = decode_blocks(self.shop.artifacts.read(index.blocks))
@@ -301,16 +301,16 @@ class _Healer:
         yield from self._one(
             "geographic report",
             manifest.geography,
-            lambda: restoring.geography(self.shop, self.recipe, manifest.geography, rows),
+            lambda: rebuild_artifacts.geography(self.shop, self.recipe, manifest.geography, rows),
         )
 
     def _index(self, index: Index) -> Iterator[Mend]:
         """Heal what faiss wrote, and what changed since; each can be made without the other."""
-        make = partial(restoring_index.descriptor_index, self.shop, index)
+        make = partial(rebuild_index.descriptor_index, self.shop, index)
         if not isinstance(index, IndexExtended):
             yield from self._one(WHOLE, index.artifact, make)
             return
-        yield from self._one(DELTA, index.artifact, partial(restoring_index.index_delta, self.shop, index))
+        yield from self._one(DELTA, index.artifact, partial(rebuild_index.index_delta, self.shop, index))
         yield from self._one(WHOLE, index.base, make)
 
     def _stand_in(self) -> Iterator[Mend]:
@@ -319,11 +319,11 @@ class _Healer:
         if event is None:
             return
         self._look((event.artifact,))
-        make = partial(restoring.engine, self.shop, self.recipe, event)
+        make = partial(rebuild_artifacts.engine, self.shop, self.recipe, event)
         yield from self._one(f"stand-in engine {event.model}", event.artifact, make)
         golden = attached(event).get(GOLDEN)
         if golden is not None:
-            make = partial(restoring.golden, self.shop, self.recipe, event, golden)
+            make = partial(rebuild_artifacts.golden, self.shop, self.recipe, event, golden)
             yield from self._one("golden answers", golden, make)
 
     def _look(self, refs: tuple[ArtifactRef, ...]) -> None:
@@ -370,7 +370,7 @@ class _Healer:
         for events in groups.values():
             left = {event.block.sha256: event for event in events}
             try:
-                for event, found in restoring.cell_blocks(self.shop, self.recipe, events):
+                for event, found in rebuild_artifacts.cell_blocks(self.shop, self.recipe, events):
                     del left[event.block.sha256]
                     what, was = self._block(event)
                     if isinstance(found, Made):
