@@ -6,9 +6,9 @@ from typing import Any
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.backends.registry import engine_compiler
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.rerun.again import rerun
-from pipeline.rerun.outcome import Ended, Evidence, Findings, Rerun, Verdict
-from pipeline.rerun.supplies import Means
+from pipeline.rerun.inputs import Means
+from pipeline.rerun.report import Ended, Evidence, Findings, Rerun, Verdict
+from pipeline.rerun.rerun import rerun
 from pipeline.tiles.sources.open_source import open_source
 from store.domain.events import Imported
 from store.domain.fold import fold

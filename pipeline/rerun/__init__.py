@@ -1,1 +1,4 @@
-"""A failed step run again, from what the journal recorded of it and what is left of its inputs."""
+"""Run the steps of a recorded build again, and compare: does this machine get the same bytes?
+
+It imports `pipeline.stages` and below. It never writes into a cache.
+"""

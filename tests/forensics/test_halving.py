@@ -5,7 +5,7 @@ from math import ceil, log2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rerun.halving import search
+from pipeline.rerun.bisection import search
 
 SIZES = st.integers(1, 700)
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.request.request import IndexOptions, ModelSpec
-from pipeline.rerun.outcome import Verdict
+from pipeline.rerun.report import Verdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported
 from store.testing import made

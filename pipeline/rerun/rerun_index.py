@@ -9,9 +9,9 @@ from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.index.plan import resolve
 from pipeline.planning.area_report import Geography, Place
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.engines import compare_measures
-from pipeline.rerun.outcome import Compared, Ended, Standing
-from pipeline.rerun.supplies import Supplies
+from pipeline.rerun.inputs import Supplies
+from pipeline.rerun.report import Compared, Ended, Standing
+from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
 from pipeline.stages.index import StoredBlocks
 from pipeline.tiles.grid import wanted_count, wanted_tiles

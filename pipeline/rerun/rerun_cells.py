@@ -17,9 +17,9 @@ from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome
 from pipeline.processes.pool import WorkerPool, WorkerStartError
-from pipeline.rerun.halving import search
-from pipeline.rerun.outcome import Ended, Piece, Standing, Try
-from pipeline.rerun.supplies import Supplies
+from pipeline.rerun.bisection import search
+from pipeline.rerun.inputs import Supplies
+from pipeline.rerun.report import Ended, Piece, Standing, Try
 from pipeline.stages.embed import NORM_TOLERANCE
 from pipeline.tiles.tile import Place, Tile
 from store.base.identity import CELL_SHIFT, descriptor_id

@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.engines.models.network import located
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.outcome import Compared, Ended
-from pipeline.rerun.supplies import Supplies
+from pipeline.rerun.inputs import Supplies
+from pipeline.rerun.report import Compared, Ended
 from pipeline.stages.checks import check_engine
 from pipeline.stages.compile import engine_bytes
 from store.domain.events import CheckFailed, EngineCompiled

@@ -12,11 +12,11 @@ from pipeline.engines.models.network import look_at_models
 from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.planning.resolve_inputs import read_calibration
-from pipeline.rerun.area import check_index_again, index_again, survey_again, walk_again
-from pipeline.rerun.cells import embed_again
-from pipeline.rerun.engines import check_again, compile_again
-from pipeline.rerun.outcome import Ended, Evidence, Rerun, Standing, Verdict
-from pipeline.rerun.supplies import Means, Supplies
+from pipeline.rerun.inputs import Means, Supplies
+from pipeline.rerun.report import Ended, Evidence, Rerun, Standing, Verdict
+from pipeline.rerun.rerun_cells import embed_again
+from pipeline.rerun.rerun_engines import check_again, compile_again
+from pipeline.rerun.rerun_index import check_index_again, index_again, survey_again, walk_again
 from pipeline.tiles.selection import select_tiles
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind as StoreKind

@@ -20,7 +20,7 @@ from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.planning.recorded_inputs import NO_PLUGINS, Recipe, UnavailableError
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.request.to_toml import recorded_request
-from pipeline.rerun.outcome import Evidence, Findings, Input, Standing
+from pipeline.rerun.report import Evidence, Findings, Input, Standing
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, TileMetadataStore
 from store.base.canonical_json import is_digest
