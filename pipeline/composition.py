@@ -10,7 +10,7 @@ from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.backends.registry import engine_compiler as choose_compiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder
-from pipeline.locking import CacheLock, Lock
+from pipeline.lock import CacheLock, Lock
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner
 from pipeline.request.request import BuildRequest

@@ -23,7 +23,7 @@ from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError, RequestError
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.locking import Lock
+from pipeline.lock import Lock
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import gather
 from pipeline.progress import Progress

@@ -8,7 +8,7 @@ import click
 
 from pipeline.build.host_facts import host_facts
 from pipeline.config import C10ProvisionerConfig
-from pipeline.locking import CacheLock
+from pipeline.lock import CacheLock
 from pipeline.progress import Progress
 from store.base.clock import SystemClock
 from store.transfer.bundle import Choice, opened

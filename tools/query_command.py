@@ -10,7 +10,7 @@ import mercantile
 import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.regular import open_regular, read_at
+from pipeline.regular_file import open_regular, read_at
 from pipeline.stages.stand_in import open_stand_in
 from pipeline.tiles.decode import PIXEL_CEILING, decode
 from store.base.preprocessing import Pixels

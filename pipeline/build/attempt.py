@@ -18,7 +18,7 @@ from pipeline.build.report import BuildOutcome, BuildReport, Failure
 from pipeline.build.steps import take_steps
 from pipeline.build.up_to_date import area_warnings, look_warm, reused
 from pipeline.errors import PipelineError
-from pipeline.locking import Lock
+from pipeline.lock import Lock
 from pipeline.planning.disk_space import FreeBytes, require_space_for_build
 from pipeline.planning.inputs import Inputs
 from pipeline.request.request import BuildRequest

@@ -21,7 +21,7 @@ from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
 from pipeline.index.faiss_builder import IndexBuilder
-from pipeline.locking import Lock
+from pipeline.lock import Lock
 from pipeline.planning.recorded_inputs import Recipe, UnavailableError
 from pipeline.progress import Progress
 from pipeline.repair import rebuild_artifacts, rebuild_index

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.regular import NotRegularError, open_regular, read_at
+from pipeline.regular_file import NotRegularError, open_regular, read_at
 
 MAX_REQUEST_BYTES = 1 << 20
 SILENCE_S: Final = 60.0

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.regular import open_own, read_at
+from pipeline.regular_file import open_own, read_at
 from store.base.valueclass import valueclass
 
 Keys = npt.NDArray[np.int64]

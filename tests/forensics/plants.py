@@ -14,7 +14,7 @@ import numpy as np
 from journal.errors import BuildLockHeldError
 from pipeline.build.host_facts import host_facts
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
-from pipeline.locking import CacheLock
+from pipeline.lock import CacheLock
 from pipeline.request.request import CoverageOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, dying
 from store.base.clock import SystemClock

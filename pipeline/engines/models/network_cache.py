@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgpack
 
 from pipeline.engines.onnx.declaration import Declaration, TensorInfo
-from pipeline.regular import open_own, read_at
+from pipeline.regular_file import open_own, read_at
 from pipeline.tiles.digest_cache import RACY_NS, Fingerprint
 from store.base.valueclass import valueclass
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.regular import open_regular, read_at
+from pipeline.regular_file import open_regular, read_at
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveMemory, Listing
 from pipeline.tiles.digest_cache import Fingerprint

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.regular import open_regular, read_at
+from pipeline.regular_file import open_regular, read_at
 from pipeline.tiles.tile import Locator, Place
 
 if TYPE_CHECKING:
