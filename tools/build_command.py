@@ -12,7 +12,7 @@ from pipeline.build.report import BuildReport
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
 from tools import render
-from tools.edge import Answer, Call, Command, complain, say, shared_options
+from tools.command import Answer, Call, Command, complain, say, shared_options
 from tools.exit_codes import ExitCode, code_of_failure
 from tools.progress import shown_progress
 

@@ -18,7 +18,7 @@ from store.transfer.import_bundle import ImportedBundle, import_bundle
 from store.transfer.mirror import Mirrored
 from store.transfer.mirror import mirror as bring_mirror
 from tools import render
-from tools.edge import Answer, Call, complain, shared_options, trust_options
+from tools.command import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
 

@@ -17,7 +17,7 @@ import click
 
 from store.base.valueclass import valueclass
 from store.snapshots.snapshot_file import without_collector
-from tools import edge
+from tools import command
 from tools.exit_codes import MEANINGS, ExitCode
 
 
@@ -298,19 +298,19 @@ class _C10(click.Group):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             # Not through click's own `main`, which would turn both interruptions into one and print an empty line.
-            with edge.termination(), self.make_context("c10", [*words], obj=dict(os.environ)) as context:
+            with command.termination(), self.make_context("c10", [*words], obj=dict(os.environ)) as context:
                 answer = self.invoke(context)
-                edge.write(answer, as_json=as_json)
+                command.write(answer, as_json=as_json)
                 code = answer.code
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BrokenPipeError:
-            edge.abandon_output()
+            command.abandon_output()
             code = ExitCode.DONE
         except BaseException as error:  # noqa: BLE001 - the last place where anything can be said about it
             shape = entry.shape if entry else {}
-            code = edge.report(error, shape=shape, as_json=as_json, command=name)
-        edge.leave(code)
+            code = command.report(error, shape=shape, as_json=as_json, command=name)
+        command.leave(code)
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's
@@ -339,15 +339,15 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
     help="Show the version and exit.",
 )
 @click.pass_context
-def cli(context: click.Context) -> edge.Answer | None:
+def cli(context: click.Context) -> command.Answer | None:
     """Build flight caches for drones that find their place by looking down.
 
     A build is a transaction: it shows whole or not at all, and every step of it stays in the cache's journal. A
     first look: c10 demo
     """
     if context.invoked_subcommand is None:
-        edge.say(context.get_help())
-        return edge.Answer(code=ExitCode.REFUSED)
+        command.say(context.get_help())
+        return command.Answer(code=ExitCode.REFUSED)
     return None
 
 

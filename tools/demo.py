@@ -23,8 +23,8 @@ from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tools import render
+from tools.command import Answer, Call, complain, shared_options
 from tools.demo_map import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
-from tools.edge import Answer, Call, complain, shared_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
 from tools.query_command import centre_of, distance_m, read_image, search

@@ -26,7 +26,7 @@ from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.files.permissions import exposed_path
 from store.runtime.backends.gpu import gpus
 from tools import render
-from tools.edge import Answer, Call, shared_options
+from tools.command import Answer, Call, shared_options
 from tools.exit_codes import ExitCode, code_of
 
 _NEEDED: Final = (

@@ -11,7 +11,7 @@ from store.maintenance.collect_garbage import Collection
 from store.policy.retention import KeepPolicy
 from tools import render
 from tools.build_command import provisioner
-from tools.edge import Answer, Call, shared_options
+from tools.command import Answer, Call, shared_options
 
 
 @click.command()

@@ -6,7 +6,7 @@ import click
 
 from store.trust.key_files import write_key_pair
 from tools import render
-from tools.edge import Answer, Call, shared_options
+from tools.command import Answer, Call, shared_options
 
 
 @click.command()

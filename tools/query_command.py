@@ -21,7 +21,7 @@ from store.reader.flight_cache import FlightCache
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from tools import render
-from tools.edge import Answer, Call, say, shared_options, trust_options
+from tools.command import Answer, Call, say, shared_options, trust_options
 
 _MAX_IMAGE = 256 << 20
 _EARTH_RADIUS_M = 6_371_008.8

@@ -8,7 +8,7 @@ from pipeline.repair.report import Mend, RepairReport
 from store.verify.report import Problem
 from tools import render
 from tools.build_command import executor_options, provisioner
-from tools.edge import Answer, Call, complain, say, shared_options, trust_options
+from tools.command import Answer, Call, complain, say, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from tools import render, replay_view
-from tools.edge import Answer, Call, shared_options
+from tools.command import Answer, Call, shared_options
 from tools.looking import Look, Source
 from tools.replay import compared
 from tools.replay import replay as told

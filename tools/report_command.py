@@ -10,7 +10,7 @@ import click
 
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from tools import render
-from tools.edge import Answer, Call, shared_options
+from tools.command import Answer, Call, shared_options
 from tools.replay import replay as told
 from tools.replay_command import chosen_source, source_options
 from tools.report.page import MARK, page

@@ -6,7 +6,7 @@ import click
 
 from tools import render
 from tools.build_command import provisioner
-from tools.edge import Answer, Call, shared_options
+from tools.command import Answer, Call, shared_options
 
 
 @click.command()

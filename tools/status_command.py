@@ -6,7 +6,7 @@ from store.cache.view import View, look
 from store.domain.events import IndexExtended
 from store.domain.state import Build, BuildStatus, Generation
 from tools import render
-from tools.edge import Answer, Call, shared_options
+from tools.command import Answer, Call, shared_options
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 from store.verify.report import Depth, Problem, Verification
 from store.verify.verify import verify as verify_cache
 from tools import render
-from tools.edge import Answer, Call, complain, shared_options, trust_options
+from tools.command import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.progress import shown_progress
 
