@@ -5,8 +5,8 @@ import click
 from pipeline.build.host_facts import host_facts
 from store.base.clock import SystemClock
 from store.cache.optimistic_append import accept as accept_generation
-from tools import render
 from tools.command import Answer, Call, shared_options
+from tools.output import render
 
 
 @click.command()

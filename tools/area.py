@@ -25,7 +25,7 @@ from store.domain.step_cache import Memo
 from store.errors import ArtifactError
 from store.formats.tables import TileTable, decode_tiles
 from tools.failure import Holdings, cells_at_fault, tiles_at_fault
-from tools.harmless import is_number, tree
+from tools.output.sanitize import is_number, tree
 from tools.timeline import Track
 
 MAX_CELLS: Final = 200_000

@@ -11,10 +11,10 @@ from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cac
 from pipeline.build.report import BuildReport
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
-from tools import render
 from tools.command import Answer, Call, Command, complain, say, shared_options
 from tools.exit_codes import ExitCode, code_of_failure
-from tools.progress import shown_progress
+from tools.output import render
+from tools.output.progress import shown_progress
 
 REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path, readable=False))
 

@@ -17,10 +17,10 @@ from store.transfer.export import export as write_bundle
 from store.transfer.import_bundle import ImportedBundle, import_bundle
 from store.transfer.mirror import Mirrored
 from store.transfer.mirror import mirror as bring_mirror
-from tools import render
 from tools.command import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
-from tools.progress import shown_progress
+from tools.output import render
+from tools.output.progress import shown_progress
 
 _MISSING_SHOWN = 20
 

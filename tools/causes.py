@@ -5,8 +5,8 @@ from typing import Any
 
 from store.base.canonical_json import Document
 from store.domain import events as e
-from tools.harmless import text
-from tools.render import plural, seconds, size
+from tools.output.render import plural, seconds, size
+from tools.output.sanitize import text
 from tools.timeline import Track, boot_of
 
 _BY_KIND: Mapping[str, str] = {

@@ -21,8 +21,8 @@ import click
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
 from store.errors import is_shortage
-from tools import render
 from tools.exit_codes import ExitCode, TerminatedError, code_of, lacks_threads
+from tools.output import render
 
 if TYPE_CHECKING:
     from store.trust.go_no_go import TrustedKeys

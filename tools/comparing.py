@@ -13,12 +13,12 @@ from store.domain.events import CheckFailed, CheckPassed
 from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
 from store.manifest.roles import DELTA
-from tools import render
 from tools.area import Tiles, read_tiles
 from tools.cost import cost, duration
 from tools.failure import Holdings
-from tools.harmless import text, tree
 from tools.keys import MAX_CHANGES, changes
+from tools.output import render
+from tools.output.sanitize import text, tree
 from tools.timeline import Track
 
 MAX_RUNS = 10_000

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from store.domain import events as e
 from store.domain.state import Fact, Unknown
-from tools.harmless import text
+from tools.output.sanitize import text
 from tools.records import Moment
 from tools.stepping import Step
 from tools.timeline import Track, builds_in, track

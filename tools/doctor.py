@@ -25,9 +25,9 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
 from store.files.permissions import exposed_path
 from store.runtime.backends.gpu import gpus
-from tools import render
 from tools.command import Answer, Call, shared_options
 from tools.exit_codes import ExitCode, code_of
+from tools.output import render
 
 _NEEDED: Final = (
     "lmdb",

@@ -6,11 +6,11 @@ import click
 
 from pipeline import BuildRequest
 from pipeline.build.engines_only import EnginesReport
-from tools import render
 from tools.build_command import REQUEST, provisioner
 from tools.command import Answer, Call, complain, shared_options
 from tools.exit_codes import ExitCode, code_of_failure
-from tools.progress import shown_progress
+from tools.output import render
+from tools.output.progress import shown_progress
 
 
 @click.command()

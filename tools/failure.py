@@ -19,7 +19,7 @@ from store.errors import ArtifactError
 from store.formats import tile_pack
 from store.manifest.roles import DELTA
 from tools.causes import cause_of_death, cause_of_failure
-from tools.harmless import lines, text, tree
+from tools.output.sanitize import lines, text, tree
 from tools.timeline import Track
 
 MAX_PICTURES: Final = 8

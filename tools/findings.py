@@ -5,10 +5,10 @@ from itertools import pairwise
 from typing import Any, Final
 
 from store.domain import events as e
-from tools import render
 from tools.cost import Rates, duration, is_slow, normal_ms
 from tools.folding import Folded
-from tools.harmless import joined, text
+from tools.output import render
+from tools.output.sanitize import joined, text
 from tools.records import History, Moment
 from tools.timeline import Track, boot_of
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from store.trust.key_files import write_key_pair
-from tools import render
 from tools.command import Answer, Call, shared_options
+from tools.output import render
 
 
 @click.command()

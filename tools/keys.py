@@ -11,7 +11,7 @@ from typing import Any
 from store.base import identity
 from store.base.canonical_json import CanonicalError, Document, Value, encode
 from store.domain.state import Build, State
-from tools.harmless import text, tree
+from tools.output.sanitize import text, tree
 
 MAX_CHANGES = 1_000
 

@@ -12,7 +12,7 @@ from store.errors import ErrorKind, RequestRefusedError
 from tools.cost import Rates, rates_of
 from tools.failure import Holdings
 from tools.folding import Folded, steps
-from tools.harmless import is_number, text
+from tools.output.sanitize import is_number, text
 from tools.records import History, Moment
 from tools.timeline import Track, builds_in, track
 

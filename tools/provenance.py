@@ -18,8 +18,8 @@ from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.roles import DELTA
 from tools.area import Tiles, read_tiles
 from tools.failure import Holdings
-from tools.harmless import is_number, text, tree
 from tools.looking import Look
+from tools.output.sanitize import is_number, text, tree
 from tools.records import Moment
 
 _CELL = 4

@@ -20,8 +20,8 @@ from store.errors import IncompatibleDeviceError
 from store.reader.flight_cache import FlightCache
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from tools import render
 from tools.command import Answer, Call, say, shared_options, trust_options
+from tools.output import render
 
 _MAX_IMAGE = 256 << 20
 _EARTH_RADIUS_M = 6_371_008.8

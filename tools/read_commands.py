@@ -15,9 +15,9 @@ from store.domain.manifest_projection import project
 from store.domain.state import Build, BuildStatus, Generation, State
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from tools import build_view, render
 from tools.command import Answer, Call, say, shared_options
 from tools.cost import NO_COST, costs_of, trend
+from tools.output import build_view, render
 
 _TREND_BUILDS: Final = 60
 _LEAST_TREND: Final = 3

@@ -6,11 +6,11 @@ import click
 
 from pipeline.repair.report import Mend, RepairReport
 from store.verify.report import Problem
-from tools import render
 from tools.build_command import executor_options, provisioner
 from tools.command import Answer, Call, complain, say, shared_options, trust_options
 from tools.exit_codes import ExitCode
-from tools.progress import shown_progress
+from tools.output import render
+from tools.output.progress import shown_progress
 
 
 @click.command()

@@ -9,16 +9,16 @@ from typing import Any, Final
 
 from store.domain import events as e
 from store.domain.state import Build
-from tools import render
 from tools.area import area
 from tools.causes import cause_of_denial
 from tools.comparing import compare
 from tools.cost import Rates, cost, duration, normal_ms
 from tools.failure import cells_at_fault, denial, failure
 from tools.findings import finding, findings
-from tools.harmless import lines, text, tree
 from tools.keys import explained, space_of
 from tools.looking import Denied, Look, Source
+from tools.output import render
+from tools.output.sanitize import lines, text, tree
 from tools.records import Moment
 from tools.stepping import Step
 from tools.timeline import Track, rows

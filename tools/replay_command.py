@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 import click
 
-from tools import render, replay_view
+from tools import replay_view
 from tools.command import Answer, Call, shared_options
 from tools.looking import Look, Source
+from tools.output import render
 from tools.replay import compared
 from tools.replay import replay as told
 from tools.sources import from_bundle, from_cache, from_journal

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from tools import render
+from tools.output import render
 
 _MAX_ROWS: Final = 40
 _MAX_TRACEBACK: Final = 60

@@ -13,9 +13,9 @@ from pipeline.tiles.sources.open_source import open_source
 from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
-from tools import render
-from tools.harmless import text, tree
 from tools.looking import Look, Source
+from tools.output import render
+from tools.output.sanitize import text, tree
 
 _MAX_INPUTS = 1_000
 _SAID: Mapping[str, str] = {

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from tools import render
 from tools.build_command import provisioner
 from tools.command import Answer, Call, shared_options
+from tools.output import render
 
 
 @click.command()

@@ -5,8 +5,8 @@ import click
 from store.cache.view import View, look
 from store.domain.events import IndexExtended
 from store.domain.state import Build, BuildStatus, Generation
-from tools import render
 from tools.command import Answer, Call, shared_options
+from tools.output import render
 
 
 @click.command()

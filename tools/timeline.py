@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from store.domain import events as e
-from tools import render
-from tools.harmless import text, tree
+from tools.output import render
+from tools.output.sanitize import text, tree
 from tools.records import Moment
 from tools.stepping import Step, Walker
 from tools.telling import tell

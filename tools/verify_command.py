@@ -8,10 +8,10 @@ import click
 
 from store.verify.report import Depth, Problem, Verification
 from store.verify.verify import verify as verify_cache
-from tools import render
 from tools.command import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
-from tools.progress import shown_progress
+from tools.output import render
+from tools.output.progress import shown_progress
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _LENGTH: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")

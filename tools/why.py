@@ -7,9 +7,9 @@ from store.domain import events as e
 from store.domain.state import Build
 from store.errors import ErrorKind, RequestRefusedError
 from tools.area import read_tiles
-from tools.harmless import text, tree
 from tools.keys import explained
 from tools.looking import Look, Source
+from tools.output.sanitize import text, tree
 from tools.provenance import Named, artifact, descriptor, identifier_of, named_in
 
 _STEPS: Final = ("build", "engine", "stand-in", "cells", "index", "tiles")

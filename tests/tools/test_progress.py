@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.stages.compile_progress import CompileProgress
-from tools.progress import Bars, Lines, shown_progress
+from tools.output.progress import Bars, Lines, shown_progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,7 +147,7 @@ def test_a_bar_is_taken_down_when_the_work_fails(capsys):
 
 def test_lines_do_not_import_rich():
     code = (
-        "import io, sys; from tools.progress import Lines; p = Lines(stream=io.StringIO());"
+        "import io, sys; from tools.output.progress import Lines; p = Lines(stream=io.StringIO());"
         "p.start('a', total=1, unit='tiles'); p.advance(); p.finish(); sys.exit('rich' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

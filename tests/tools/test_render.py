@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools import render
+from tools.output import render
 
 
 def test_times_are_utc():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from pipeline.progress import Progress
 from pipeline.stages.compile_progress import PERCENT
-from tools.render import plain, plural, seconds, size
+from tools.output.render import plain, plural, seconds, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

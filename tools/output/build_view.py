@@ -6,7 +6,7 @@ from typing import Any
 from store.base.canonical_json import is_digest
 from store.domain import events as e
 from store.domain.state import FLIGHT, Build, Fact, State
-from tools import render
+from tools.output import render
 
 _STEP_EVENTS = (
     e.EngineCompiled,
