@@ -13,13 +13,13 @@ from store.domain.events import CheckFailed, CheckPassed
 from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
 from store.manifest.roles import DELTA
-from tools.area import Tiles, read_tiles
-from tools.cost import cost, duration
-from tools.failure import Holdings
-from tools.keys import MAX_CHANGES, changes
+from tools.forensics.area import Tiles, read_tiles
+from tools.forensics.cost import cost, duration
+from tools.forensics.failure import Holdings
+from tools.forensics.step_keys import MAX_CHANGES, changes
+from tools.forensics.timeline import Track
 from tools.output import render
 from tools.output.sanitize import text, tree
-from tools.timeline import Track
 
 MAX_RUNS = 10_000
 _NOT_HOST = ("request", "pid")

@@ -16,11 +16,11 @@ from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.roles import DELTA
-from tools.area import Tiles, read_tiles
-from tools.failure import Holdings
-from tools.looking import Look
+from tools.forensics.area import Tiles, read_tiles
+from tools.forensics.failure import Holdings
+from tools.forensics.history import Look
+from tools.forensics.records import Moment
 from tools.output.sanitize import is_number, text, tree
-from tools.records import Moment
 
 _CELL = 4
 _FAR = 365_000

@@ -16,7 +16,7 @@ from store.domain.state import Build, BuildStatus, Generation, State
 from store.errors import ErrorKind, RequestRefusedError, StoreError
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from tools.command import Answer, Call, say, shared_options
-from tools.cost import NO_COST, costs_of, trend
+from tools.forensics.cost import NO_COST, costs_of, trend
 from tools.output import build_view, render
 
 _TREND_BUILDS: Final = 60

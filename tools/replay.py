@@ -9,19 +9,19 @@ from typing import Any, Final
 
 from store.domain import events as e
 from store.domain.state import Build
-from tools.area import area
-from tools.causes import cause_of_denial
 from tools.comparing import compare
-from tools.cost import Rates, cost, duration, normal_ms
-from tools.failure import cells_at_fault, denial, failure
-from tools.findings import finding, findings
-from tools.keys import explained, space_of
-from tools.looking import Denied, Look, Source
+from tools.forensics.area import area
+from tools.forensics.cost import Rates, cost, duration, normal_ms
+from tools.forensics.failure import cells_at_fault, denial, failure
+from tools.forensics.findings import finding, findings
+from tools.forensics.history import Denied, Look, Source
+from tools.forensics.records import Moment
+from tools.forensics.root_cause import cause_of_denial
+from tools.forensics.step_keys import explained, space_of
+from tools.forensics.steps import Step
+from tools.forensics.timeline import Track, rows
 from tools.output import render
 from tools.output.sanitize import lines, text, tree
-from tools.records import Moment
-from tools.stepping import Step
-from tools.timeline import Track, rows
 
 FORMAT: Final = 1
 MAX_PARTS: Final = 2_000

@@ -8,11 +8,11 @@ import click
 
 from tools import replay_view
 from tools.command import Answer, Call, shared_options
-from tools.looking import Look, Source
+from tools.forensics.history import Look, Source
+from tools.forensics.sources import from_bundle, from_cache, from_journal
 from tools.output import render
 from tools.replay import compared
 from tools.replay import replay as told
-from tools.sources import from_bundle, from_cache, from_journal
 from tools.why import why as explanation
 
 Command = TypeVar("Command", bound=Callable[..., Any])

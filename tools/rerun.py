@@ -13,7 +13,7 @@ from pipeline.tiles.sources.open_source import open_source
 from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
-from tools.looking import Look, Source
+from tools.forensics.history import Look, Source
 from tools.output import render
 from tools.output.sanitize import text, tree
 

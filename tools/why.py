@@ -6,9 +6,9 @@ from typing import Any, Final
 from store.domain import events as e
 from store.domain.state import Build
 from store.errors import ErrorKind, RequestRefusedError
-from tools.area import read_tiles
-from tools.keys import explained
-from tools.looking import Look, Source
+from tools.forensics.area import read_tiles
+from tools.forensics.history import Look, Source
+from tools.forensics.step_keys import explained
 from tools.output.sanitize import text, tree
 from tools.provenance import Named, artifact, descriptor, identifier_of, named_in
 

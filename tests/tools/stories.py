@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from store.domain import events as e
 from store.testing import made, ref_of
-from tools.cost import rates_of
-from tools.findings import findings
-from tools.folding import Folded
-from tools.looking import Look, Source
-from tools.records import History, Moment
-from tools.timeline import track
+from tools.forensics.cost import rates_of
+from tools.forensics.findings import findings
+from tools.forensics.history import Look, Source
+from tools.forensics.records import History, Moment
+from tools.forensics.state_at import Folded
+from tools.forensics.timeline import track
 
 SECOND = 1_000_000_000
 

@@ -15,8 +15,8 @@ from store.domain.step_cache import Made, Memo
 from store.formats.tables import encode_tiles
 from store.testing import made, ref_of
 from tests.tools.stories import Shelf, Story
-from tools import area as areas
-from tools.area import area
+from tools.forensics import area as areas
+from tools.forensics.area import area
 
 SPACE = "5" * 64
 WORLD = [-HALF_TURN_E7, -MERCATOR_LIMIT_E7, HALF_TURN_E7, MERCATOR_LIMIT_E7]

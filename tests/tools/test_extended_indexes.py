@@ -12,7 +12,7 @@ from tests.pipeline.test_index_delta import build, change
 from tests.small_builds import FakeSite
 from tests.tools.stories import Shelf, Story
 from tools.cli import cli
-from tools.failure import failure
+from tools.forensics.failure import failure
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from store.domain import events as e
 from store.formats import tile_pack
 from store.testing import made, ref_of
 from tests.tools.stories import Shelf, Story
-from tools.failure import MAX_PICTURE_BYTES, failure, media_of
+from tools.forensics.failure import MAX_PICTURE_BYTES, failure, media_of
 
 ENGINE, TABLE, INDEX, BLOCKS, CAMERA, REPORT = b"engine", b"table", b"index", b"blocks", b"camera", b"report"
 WEBP = b"RIFF\x24\x00\x00\x00WEBPVP8 "

@@ -8,8 +8,8 @@ from store.domain.manifest_projection import body_of, render
 from store.domain.state import FLIGHT, State
 from store.manifest import manifest
 from store.testing import PREPROCESSING, made, ref_of
-from tools.folding import Folded, fold_all, steps
-from tools.records import Moment
+from tools.forensics.records import Moment
+from tools.forensics.state_at import Folded, fold_all, steps
 
 EVENTS = 100_000
 BUILDS = 50

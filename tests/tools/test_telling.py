@@ -6,8 +6,8 @@ import pytest
 
 from store.domain import events as e
 from store.testing import made, ref_of
-from tools.records import Moment
-from tools.telling import tell
+from tools.forensics.event_text import tell
+from tools.forensics.records import Moment
 
 
 def moment(event, **more):

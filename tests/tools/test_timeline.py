@@ -5,9 +5,9 @@ import pytest
 from store.domain import events as e
 from store.testing import made, ref_of
 from tests.tools.stories import SECOND, Story
-from tools.cost import Pace, cost, normal_ms
-from tools.stepping import Step
-from tools.timeline import builds_in, rows
+from tools.forensics.cost import Pace, cost, normal_ms
+from tools.forensics.steps import Step
+from tools.forensics.timeline import builds_in, rows
 
 
 def started(**host):

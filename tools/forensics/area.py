@@ -24,9 +24,9 @@ from store.domain.attachments import attached_to_failure
 from store.domain.step_cache import Memo
 from store.errors import ArtifactError
 from store.formats.tables import TileTable, decode_tiles
-from tools.failure import Holdings, cells_at_fault, tiles_at_fault
+from tools.forensics.failure import Holdings, cells_at_fault, tiles_at_fault
+from tools.forensics.timeline import Track
 from tools.output.sanitize import is_number, tree
-from tools.timeline import Track
 
 MAX_CELLS: Final = 200_000
 MAX_WANTED: Final = 20_000_000

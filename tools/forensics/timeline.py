@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 from store.domain import events as e
+from tools.forensics.event_text import tell
+from tools.forensics.records import Moment
+from tools.forensics.steps import Step, Walker
 from tools.output import render
 from tools.output.sanitize import text, tree
-from tools.records import Moment
-from tools.stepping import Step, Walker
-from tools.telling import tell
 
 MAX_ROWS = 20_000
 _MILLION = 1_000_000

@@ -18,9 +18,9 @@ from store.domain.state import Build
 from store.errors import ArtifactError
 from store.formats import tile_pack
 from store.manifest.roles import DELTA
-from tools.causes import cause_of_death, cause_of_failure
+from tools.forensics.root_cause import cause_of_death, cause_of_failure
+from tools.forensics.timeline import Track
 from tools.output.sanitize import lines, text, tree
-from tools.timeline import Track
 
 MAX_PICTURES: Final = 8
 MAX_PICTURE_BYTES: Final = 1 << 18

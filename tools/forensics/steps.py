@@ -10,7 +10,7 @@ from typing import assert_never
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.state import STAND_IN
-from tools.records import Moment
+from tools.forensics.records import Moment
 
 
 @dataclass(slots=True, kw_only=True)

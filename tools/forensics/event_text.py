@@ -4,9 +4,9 @@ from typing import assert_never
 
 from store.domain import events as e
 from store.domain.events import Event
+from tools.forensics.records import Moment
 from tools.output.render import plural, seconds, size
 from tools.output.sanitize import joined, text
-from tools.records import Moment
 
 _SHORT = 12
 

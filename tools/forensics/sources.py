@@ -20,8 +20,8 @@ from store.disk.layout import Layout
 from store.disk.write_once import read_regular
 from store.errors import DamagedHistoryError, StoreError, from_os_error
 from store.transfer import bundle
-from tools.looking import Source
-from tools.records import History, read
+from tools.forensics.history import Source
+from tools.forensics.records import History, read
 
 MAX_ARTIFACT_BYTES = 1 << 30
 """Longer artifacts are not read into memory to be looked at."""

@@ -9,12 +9,12 @@ from store.domain import events as e
 from store.domain.state import Build, BuildStatus, State
 from store.domain.step_cache import Memo
 from store.errors import ErrorKind, RequestRefusedError
-from tools.cost import Rates, rates_of
-from tools.failure import Holdings
-from tools.folding import Folded, steps
+from tools.forensics.cost import Rates, rates_of
+from tools.forensics.failure import Holdings
+from tools.forensics.records import History, Moment
+from tools.forensics.state_at import Folded, steps
+from tools.forensics.timeline import Track, builds_in, track
 from tools.output.sanitize import is_number, text
-from tools.records import History, Moment
-from tools.timeline import Track, builds_in, track
 
 _EARLIER: Final = 20
 """Of how many earlier builds the pace is taken."""

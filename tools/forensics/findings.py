@@ -5,12 +5,12 @@ from itertools import pairwise
 from typing import Any, Final
 
 from store.domain import events as e
-from tools.cost import Rates, duration, is_slow, normal_ms
-from tools.folding import Folded
+from tools.forensics.cost import Rates, duration, is_slow, normal_ms
+from tools.forensics.records import History, Moment
+from tools.forensics.state_at import Folded
+from tools.forensics.timeline import Track, boot_of
 from tools.output import render
 from tools.output.sanitize import joined, text
-from tools.records import History, Moment
-from tools.timeline import Track, boot_of
 
 GAP_MS: Final = 60_000
 """Silence in a build that is worth a word, unless one step accounts for it."""

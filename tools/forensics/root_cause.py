@@ -5,9 +5,9 @@ from typing import Any
 
 from store.base.canonical_json import Document
 from store.domain import events as e
+from tools.forensics.timeline import Track, boot_of
 from tools.output.render import plural, seconds, size
 from tools.output.sanitize import text
-from tools.timeline import Track, boot_of
 
 _BY_KIND: Mapping[str, str] = {
     "bad-tile": "a tile of the source cannot be decoded: its bytes are damaged, and were when they were selected",

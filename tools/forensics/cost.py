@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from store.domain import events as e
 from store.domain.state import Fact, Unknown
+from tools.forensics.records import Moment
+from tools.forensics.steps import Step
+from tools.forensics.timeline import Track, builds_in, track
 from tools.output.sanitize import text
-from tools.records import Moment
-from tools.stepping import Step
-from tools.timeline import Track, builds_in, track
 
 _MILLION = 1_000_000
 _WORTH_A_WORD_MS = 1_000

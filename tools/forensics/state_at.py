@@ -13,7 +13,7 @@ from store.domain.manifest_projection import body_of, project
 from store.domain.state import Generation, State
 from store.errors import StoreError
 from store.manifest import manifest
-from tools.records import Moment
+from tools.forensics.records import Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
