@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 
 import click
 
-from tools import replay_view
+from tools.analysis import replay_text
+from tools.analysis.replay_document import compared
+from tools.analysis.replay_document import replay as told
+from tools.analysis.why import why as explanation
 from tools.command import Answer, Call, shared_options
 from tools.forensics.history import Look, Source
 from tools.forensics.sources import from_bundle, from_cache, from_journal
 from tools.output import render
-from tools.replay import compared
-from tools.replay import replay as told
-from tools.why import why as explanation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def replay(
     source = chosen_source(call, journal, bundle)
     document = told(source, word=build, at=at)
     if again:
-        from tools.rerun import rerun_lines, run_again  # noqa: PLC0415 - a look at a build starts without engines
+        from tools.analysis.rerun import rerun_lines, run_again  # noqa: PLC0415 - a look at a build starts without engines
 
         document["rerun"] = run_again(source, document["build"], trust_plugins=trust_plugins)
         shown = [
@@ -89,7 +89,7 @@ def replay(
             *render.section("Run again", rerun_lines(document["rerun"])),
         ]
         return Answer(document=document, lines=shown)
-    return Answer(document=document, lines=replay_view.replay_lines(document, whole=whole))
+    return Answer(document=document, lines=replay_text.replay_lines(document, whole=whole))
 
 
 @click.command()
@@ -100,7 +100,7 @@ def replay(
 def diff(call: Call, *, a: int, b: int, journal: Path | None, bundle: Path | None) -> Answer:
     """Hold build B against build A: inputs, artifacts, checks, timings, host, tiles."""
     document = compared(Look(source=chosen_source(call, journal, bundle)), a, b)
-    return Answer(document=document, lines=replay_view.diff_lines(document))
+    return Answer(document=document, lines=replay_text.diff_lines(document))
 
 
 @click.command()
@@ -117,4 +117,4 @@ def why(call: Call, *, subject: str, number: int | None, journal: Path | None, b
     zoom/x/y or descriptor id: from its row of the index to engine, network and calibration.
     """
     document = explanation(chosen_source(call, journal, bundle), subject, number=number)
-    return Answer(document=document, lines=replay_view.why_lines(document))
+    return Answer(document=document, lines=replay_text.why_lines(document))

@@ -29,8 +29,8 @@ from store.verify.verify import Depth, verify
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
 from tests.benchmarks.measuring import apart, machine
 from tests.benchmarks.plot import plotted
+from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache
-from tools.replay import replay
 
 SIZES: Final = (1_000, 10_000, 100_000, 1_000_000)
 NEARLY_LINEAR: Final = 1.15

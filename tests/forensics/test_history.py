@@ -21,9 +21,9 @@ from store.policy import rollback
 from store.testing import PREPROCESSING, FakeClock, made, ref_of
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.small_builds import FakeSite, tiny_network, words
+from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache, from_journal
 from tools.forensics.state_at import Folded, steps
-from tools.replay import replay
 
 EVENTS = int(os.environ.get("C10_HISTORY_EVENTS", "3000"))
 LOOKS = 12

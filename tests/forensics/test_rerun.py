@@ -19,10 +19,10 @@ from store.transfer.export import export
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, MORTAL_WORKER, Machine
 from tests.small_builds import DIMENSIONS, ZOOM, picture
+from tools.analysis.rerun import run_again
 from tools.cli import cli
 from tools.forensics.records import History, Moment
 from tools.forensics.sources import from_bundle, from_cache
-from tools.rerun import run_again
 
 
 @pytest.fixture

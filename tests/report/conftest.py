@@ -8,8 +8,8 @@ import pytest
 from store.disk.layout import Layout
 from tests.report import browser
 from tests.tools.conftest import World, make_world
+from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache
-from tools.replay import replay
 from tools.report.page import page
 
 

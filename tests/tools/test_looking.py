@@ -12,12 +12,12 @@ from store.domain.state import STAND_IN
 from store.errors import RequestRefusedError
 from store.testing import PREPROCESSING, made, ref_of
 from tests.tools.stories import Story
+from tools.analysis.replay_document import compared, replay
+from tools.analysis.replay_text import diff_lines
+from tools.analysis.why import why
 from tools.forensics.history import Denied, Look
 from tools.forensics.records import read
 from tools.forensics.step_keys import changes, explained, space_of
-from tools.replay import compared, replay
-from tools.replay_view import diff_lines
-from tools.why import why
 
 
 def committed(count):

@@ -15,10 +15,10 @@ from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import made, ref_of
 from tests.tools.stories import Story
-from tools.provenance import identifier_of
-from tools.replay import replay
-from tools.replay_view import diff_lines, replay_lines, why_lines
-from tools.why import why
+from tools.analysis.provenance import identifier_of
+from tools.analysis.replay_document import replay
+from tools.analysis.replay_text import diff_lines, replay_lines, why_lines
+from tools.analysis.why import why
 
 ENGINE, CAMERA = b"engine", b"camera"
 TILE, SKIPPED = (6, 17, 3), (6, 18, 3)

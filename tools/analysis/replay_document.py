@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from store.domain import events as e
 from store.domain.state import Build
-from tools.comparing import compare
+from tools.analysis.diff import compare
 from tools.forensics.area import area
 from tools.forensics.cost import Rates, cost, duration, normal_ms
 from tools.forensics.failure import cells_at_fault, denial, failure

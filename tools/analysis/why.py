@@ -6,11 +6,11 @@ from typing import Any, Final
 from store.domain import events as e
 from store.domain.state import Build
 from store.errors import ErrorKind, RequestRefusedError
+from tools.analysis.provenance import Named, artifact, descriptor, identifier_of, named_in
 from tools.forensics.area import read_tiles
 from tools.forensics.history import Look, Source
 from tools.forensics.step_keys import explained
 from tools.output.sanitize import text, tree
-from tools.provenance import Named, artifact, descriptor, identifier_of, named_in
 
 _STEPS: Final = ("build", "engine", "stand-in", "cells", "index", "tiles")
 _LEAST_DIGITS: Final = 8
