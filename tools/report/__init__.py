@@ -1,1 +1,4 @@
-"""The flight recorder as a page: what `c10 replay --json` prints, drawn for people in one file that needs no network."""
+"""The report page of a build: one HTML file that needs no network.
+
+It imports `tools.analysis` and `tools.forensics`. It never loads anything from elsewhere.
+"""
