@@ -244,7 +244,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     },
     "Learn": {
         "demo": _Entry(
-            module="tools.demo",
+            module="tools.demo.demo",
             summary="See all of it work on made-up terrain, in a minute.",
             shape=_nulls("ok", "sections"),
         )

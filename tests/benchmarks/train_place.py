@@ -33,7 +33,7 @@ from pipeline.builtin_model.place import (
     feature_model,
     texture_energy,
 )
-from tools.terrain import CONDITIONS, random_view, terrain
+from tools.demo.terrain import CONDITIONS, random_view, terrain
 
 SIZE = 256
 MOSAIC = 3328

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from pipeline.builtin_model import graph as place_graph
 from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
-from tools.terrain import CONDITIONS, random_view, terrain, view
+from tools.demo.terrain import CONDITIONS, random_view, terrain, view
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")

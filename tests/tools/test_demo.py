@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tools import demo_map
 from tools.cli import cli
-from tools.demo_map import make_map
+from tools.demo import region as demo_map
+from tools.demo.region import make_map
 
 
 @pytest.fixture(scope="module")

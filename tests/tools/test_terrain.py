@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
-from tools.terrain import CONDITIONS, random_view, terrain, view
+from tools.demo.terrain import CONDITIONS, random_view, terrain, view
 
 
 @pytest.fixture(scope="module")

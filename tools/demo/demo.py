@@ -23,7 +23,7 @@ from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tools.command import Answer, Call, complain, shared_options
-from tools.demo_map import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
+from tools.demo.region import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from store.base.preprocessing import Pixels
-from tools.terrain import terrain, view
+from tools.demo.terrain import terrain, view
 
 Place = tuple[int, int, int]
 """Zoom, x, y of a tile."""

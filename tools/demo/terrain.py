@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from tools.terrain_ground import lakes, layers_of, painted_strips
-from tools.terrain_scenery import draw_softly, scenery
+from tools.demo.terrain_ground import lakes, layers_of, painted_strips
+from tools.demo.terrain_scenery import draw_softly, scenery
 
 __all__ = ["CONDITIONS", "Conditions", "random_view", "terrain", "view"]
 
