@@ -45,7 +45,7 @@ def _zeros(*names: str) -> dict[str, int]:
 _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Build": {
         "build": _Entry(
-            module="tools.build_command",
+            module="tools.commands.build",
             summary="Build a flight cache, or find that it is built already.",
             shape={
                 "outcome": "failed",
@@ -55,31 +55,31 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             },
         ),
         "plan": _Entry(
-            module="tools.build_command",
+            module="tools.commands.build",
             summary="Say what a build would do, and why; do nothing.",
             shape=_nulls("identity", "decision", "steps", "tiles", "wanted", "to_embed", "warnings"),
         ),
         "rollback": _Entry(
-            module="tools.build_command",
+            module="tools.commands.build",
             summary="Go back to an earlier build, as a new generation.",
             shape=_nulls(
                 "generation", "build", "previous_build", "changed", "manifest_sha256", "body_sha256"
             ),
         ),
         "engines": _Entry(
-            module="tools.engines_command",
+            module="tools.commands.engines",
             summary="Compile the networks alone, beside whatever runs.",
             shape={"engines": []},
         ),
     },
     "Keep": {
         "accept": _Entry(
-            module="tools.accept_command",
+            module="tools.commands.accept",
             summary="Mark a generation as good, so that it is kept.",
             shape=_nulls("generation", "build", "changed", "accepted"),
         ),
         "gc": _Entry(
-            module="tools.gc_command",
+            module="tools.commands.collect_garbage",
             summary="Say what no kept generation needs; remove it with --yes.",
             shape=_nulls(
                 "done",
@@ -96,7 +96,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     },
     "Look (never writes)": {
         "status": _Entry(
-            module="tools.status_command",
+            module="tools.commands.status",
             summary="What the cache shows now.",
             shape=_nulls(
                 "generation",
@@ -110,27 +110,27 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             ),
         ),
         "log": _Entry(
-            module="tools.read_commands",
+            module="tools.commands.log",
             summary="Every build and rollback, newest first.",
             shape=_nulls("entries"),
         ),
         "show": _Entry(
-            module="tools.read_commands",
+            module="tools.commands.log",
             summary="One build: inputs, plan, steps, checks, failure.",
             shape=_nulls("build", "status", "identity", "inputs", "plan", "steps", "checks", "failure"),
         ),
         "manifest": _Entry(
-            module="tools.read_commands", summary="Print the head's manifest file, byte for byte."
+            module="tools.commands.log", summary="Print the head's manifest file, byte for byte."
         ),
         "query": _Entry(
-            module="tools.query_command",
+            module="tools.commands.query",
             summary="Where was this picture taken? Search the index.",
             shape=_nulls("hits"),
         ),
     },
     "Look into (never writes)": {
         "replay": _Entry(
-            module="tools.replay_command",
+            module="tools.commands.replay",
             summary="What happened in a build, and why it failed.",
             shape=_nulls(
                 *("format", "source", "build", "at", "status", "summary", "identity", "flight_id", "sector"),
@@ -160,12 +160,12 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             ),
         ),
         "report": _Entry(
-            module="tools.report_command",
+            module="tools.commands.report",
             summary="The same as a page to look at: map, replay, inputs.",
             shape=_nulls("path", "bytes", "build", "at", "status", "summary"),
         ),
         "diff": _Entry(
-            module="tools.replay_command",
+            module="tools.commands.replay",
             summary="Two builds side by side.",
             shape=_nulls(
                 *("source", "format", "a", "b", "same_identity", "inputs", "host", "artifacts", "checks"),
@@ -173,7 +173,7 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             ),
         ),
         "why": _Entry(
-            module="tools.replay_command",
+            module="tools.commands.replay",
             summary="Why a step ran; where an artifact or tile comes from.",
             shape=_nulls(
                 *("format", "source", "subject", "build", "keys", "decisions", "artifact", "chain", "text"),
@@ -182,24 +182,24 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     },
     "Trust (never writes)": {
         "verify": _Entry(
-            module="tools.verify_command",
+            module="tools.commands.verify",
             summary="GO or NO-GO, with everything that is wrong.",
             shape=_nulls("go", "depth", "generation", "build", "identity", "problems"),
         ),
         "doctor": _Entry(
-            module="tools.doctor",
+            module="tools.commands.doctor",
             summary="What this machine and cache are fit for.",
             shape=_nulls("ok", "machine", "packages", "cache", "problems"),
         ),
     },
     "Mend": {
         "repair": _Entry(
-            module="tools.repair_command",
+            module="tools.commands.repair",
             summary="Heal what is damaged; keep the evidence.",
             shape=_nulls("go", "generation", "dry_run", "repairs", "left", "problems"),
         ),
         "rebuild": _Entry(
-            module="tools.rebuild_command",
+            module="tools.commands.rebuild",
             summary="Make the journal again from its segments.",
             shape=_nulls(
                 *("go", "generation", "records", "salvaged", "segments_replaced", "quarantine"),
@@ -209,14 +209,14 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     },
     "Carry": {
         "export": _Entry(
-            module="tools.bundle_commands",
+            module="tools.commands.transfer",
             summary="Records, and artifacts by choice, in one file.",
             shape=_nulls(
                 *("file", "sha256", "bytes", "cache_id", "build", "records", "chain", "artifacts", "missing")
             ),
         ),
         "import": _Entry(
-            module="tools.bundle_commands",
+            module="tools.commands.transfer",
             function="import_",
             summary="Make a cache of such a file, or bring one up to it.",
             shape=_nulls(
@@ -225,19 +225,19 @@ _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
             ),
         ),
         "mirror": _Entry(
-            module="tools.bundle_commands",
+            module="tools.commands.transfer",
             summary="Bring a read-only copy, such as a card, to the head.",
             shape=_nulls("destination", "changed", "generation", "previous", "files", "bytes", "replaced"),
         ),
     },
     "Keys": {
         "keygen": _Entry(
-            module="tools.keygen_command",
+            module="tools.commands.keygen",
             summary="Make a key to sign caches with, and one to trust.",
             shape=_nulls("key_id", "public_key", "private", "public"),
         ),
         "sign": _Entry(
-            module="tools.sign_command",
+            module="tools.commands.sign",
             summary="Sign a generation that is committed already.",
             shape=_nulls("generation", "build", "key_id", "changed", "signed_by", "manifest_sha256"),
         ),

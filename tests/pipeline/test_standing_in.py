@@ -28,7 +28,7 @@ from store.runtime.golden_vectors import ANSWERED, decode_answers
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tests.small_builds import DIMENSIONS, FakeSite, tiny_network, tree
-from tools.query_command import search
+from tools.commands.query import search
 
 ELSEWHERE = "sm99"
 

@@ -12,7 +12,7 @@ from store.runtime.backends.gpu import gpus
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tests.small_builds import picture, spread
-from tools.query_command import read_image, search
+from tools.commands.query import read_image, search
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'c10[rtx]'")
 pytestmark = [

@@ -23,11 +23,11 @@ from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tools.command import Answer, Call, complain, shared_options
+from tools.commands.query import centre_of, distance_m, read_image, search
 from tools.demo.region import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
-from tools.query_command import centre_of, distance_m, read_image, search
 
 _PHOTO: Final = (3_470.0, 1_410.0)
 """Where the picture is taken, in pixels of the region: over houses, off the middle of its tile."""

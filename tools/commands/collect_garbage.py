@@ -9,8 +9,8 @@ from store.cache.view import look
 from store.domain.state import State
 from store.maintenance.collect_garbage import Collection
 from store.policy.retention import KeepPolicy
-from tools.build_command import provisioner
 from tools.command import Answer, Call, shared_options
+from tools.commands.build import provisioner
 from tools.output import render
 
 

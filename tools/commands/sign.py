@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from tools.build_command import provisioner
 from tools.command import Answer, Call, shared_options
+from tools.commands.build import provisioner
 from tools.output import render
 
 

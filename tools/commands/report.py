@@ -11,8 +11,8 @@ import click
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from tools.analysis.replay_document import replay as told
 from tools.command import Answer, Call, shared_options
+from tools.commands.replay import chosen_source, source_options
 from tools.output import render
-from tools.replay_command import chosen_source, source_options
 from tools.report.page import MARK, page
 
 _HEAD: Final = 512

@@ -6,8 +6,8 @@ import click
 
 from pipeline import BuildRequest
 from pipeline.build.engines_only import EnginesReport
-from tools.build_command import REQUEST, provisioner
 from tools.command import Answer, Call, complain, shared_options
+from tools.commands.build import REQUEST, provisioner
 from tools.exit_codes import ExitCode, code_of_failure
 from tools.output import render
 from tools.output.progress import shown_progress

@@ -5,11 +5,11 @@ import shlex
 import click
 
 from store.maintenance.rebuild_journal import Rebuilt
-from tools.build_command import provisioner
 from tools.command import Answer, Call, say, shared_options, trust_options
+from tools.commands.build import provisioner
+from tools.commands.repair import repair_answer
 from tools.output import render
 from tools.output.progress import shown_progress
-from tools.repair_command import repair_answer
 
 
 @click.command()
