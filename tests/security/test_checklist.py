@@ -71,7 +71,7 @@ def test_01_a_tampered_engine_never_reaches_the_library_that_would_run_it(real):
 
 @pytest.mark.usefixtures("no_library")
 def test_02_a_flipped_bit_in_the_index_never_reaches_faiss(real):
-    """faiss reads flipped indexes and answers wrongly; digests do not. Kind and size: tests/store/test_runtime.py."""
+    """faiss reads flipped indexes and answers wrongly; digests do not. Kind and size: tests/store/runtime/test_load.py."""
     layout, public = real
     with FlightCache.open(layout.root, trusted_keys=[public]) as cache:
         ref = cache.manifest.index.artifact
@@ -334,7 +334,7 @@ def test_09_parts_of_two_builds_do_not_mix(card, folder):
 
 
 def test_10_one_value_has_one_form_and_nothing_follows_it(card):
-    """Every form of a signature file: tests/store/test_trust.py. Here manifests, of which even the signer is held to it."""
+    """Every form of a signature file: tests/store/trust/test_signatures.py. Here manifests, of which even the signer is held to it."""
     pristine = card.file().read_bytes()
     body = pristine[:-1]
     backwards = dict(reversed(json.loads(body).items()))
@@ -398,7 +398,7 @@ def test_11_msgpack_bombs_are_refused_in_no_memory():
 
 
 def test_12_a_picture_of_some_kilobytes_does_not_become_gigabytes(tmp_path):
-    """Text and profile bombs: tests/pipeline/test_decoding.py; archives: test_tiles_pmtiles.py, test_tiles_mbtiles.py."""
+    """Text and profile bombs: tests/pipeline/tiles/test_decode.py; archives: test_tiles_pmtiles.py, test_tiles_mbtiles.py."""
     side = 16_000
     bombs = {
         "bomb": png(side, side, bytes((side // 8 + 1) * side)),
@@ -434,7 +434,7 @@ def test_12_a_picture_of_some_kilobytes_does_not_become_gigabytes(tmp_path):
 
 
 def test_13_a_journal_from_elsewhere_is_not_read_on_board_and_kills_nobody_on_the_ground(card):
-    """Damage in all its forms: tests/journal/test_journal_guard.py."""
+    """Damage in all its forms: tests/journal/test_safe_reader.py."""
     journal = card.layout.journal
     data = journal.read_bytes()
     lock = journal.with_name(journal.name + "-lock")
@@ -467,7 +467,7 @@ def test_13_a_journal_from_elsewhere_is_not_read_on_board_and_kills_nobody_on_th
 
 
 def test_14_a_cache_that_anybody_may_write_to_is_refused(card, folder):
-    """Who may read signing keys, and where they may lie: tests/store/test_trust.py."""
+    """Who may read signing keys, and where they may lie: tests/store/trust/test_signatures.py."""
     for path, subject in (
         (card.layout.root, "cache folder"),
         (card.layout.manifests, "folder manifests"),

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from store.domain import events as e
 from store.manifest.roles import DELTA
 from store.testing import made, ref_of
-from tests.pipeline.test_index_delta import build, change
+from tests.pipeline.stages.test_extend_index import build, change
 from tests.small_builds import FakeSite
 from tests.tools.stories import Shelf, Story
 from tools.cli import cli

@@ -146,7 +146,7 @@ THREADS = """
 import threading
 import numpy as np
 from store.formats.index_delta import difference
-from tests.store.test_extended_search import histories, loaded
+from tests.store.runtime.test_delta_search import histories, loaded
 was, now = histories(5, before=3000, gone=300, changed=20, new=20)
 index = loaded("{kind}", was, difference(was, now))
 queries, wrong = was.vectors[:64], []

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from store.disk.layout import Layout
-from tests.report import browser
 from tests.tools.conftest import World, make_world
+from tests.tools.report import browser
 from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache
 from tools.report.page import page
