@@ -1,6 +1,6 @@
-"""Demand full branch coverage of the pure files: `python pure_coverage.py COVERAGE_JSON`.
+"""Demand full branch coverage of the pure folders: `python pure_coverage.py COVERAGE_JSON`.
 
-Reads what `pytest --cov --cov-report=json` wrote and the list of pure files that `test_purity.py` keeps.
+Reads what `pytest --cov --cov-report=json` wrote, and the pure folders that `test_purity.py` names.
 """
 
 import ast
@@ -11,21 +11,32 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def pure_files() -> list[str]:
-    """Read the list without importing the tests that hold it."""
+def named(constant: str) -> set[str]:
+    """Read a set or the keys of a dictionary of `test_purity.py`, without importing the tests."""
     tree = ast.parse((HERE / "test_purity.py").read_text(encoding="utf-8"))
     for node in tree.body:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "PURE" and node.value is not None:
-            keys = node.value.keys if isinstance(node.value, ast.Dict) else []
-            return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
-    raise SystemExit("test_purity.py: expected a dictionary PURE, found none")
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=found)) if name == constant:
+                return {key.value for key in found if isinstance(key, ast.Constant)}
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Set(elts=found)) if name == constant:
+                return {key.value for key in found if isinstance(key, ast.Constant)}
+    raise SystemExit(f"test_purity.py: expected {constant}, found none")
 
 
 def main(report: str) -> int:
     """Print what is not covered; return the exit status."""
     measured = json.loads(Path(report).read_text(encoding="utf-8"))["files"]
+    folders, exceptions = named("PURE"), named("NOT_PURE")
+    root = HERE.parents[1]
+    files = [
+        str(path.relative_to(root))
+        for folder in sorted(folders)
+        for path in sorted((root / folder).glob("*.py"))
+    ]
     status = 0
-    for name in pure_files():
+    for name in files:
+        if name in exceptions:
+            continue
         found = measured.get(name)
         if found is None:
             print(f"{name}: never imported")
@@ -36,7 +47,7 @@ def main(report: str) -> int:
             print(f"{name}: lines {missing}, branches {branches}")
             status = 1
     if status == 0:
-        print(f"{len(pure_files())} pure files: every line and branch was taken")
+        print(f"{len(files)} files of {len(folders)} pure folders: every line and branch was taken")
     return status
 
 

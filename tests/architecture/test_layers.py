@@ -28,7 +28,7 @@ NOT_ON_BOARD = (
 
 IMPORT_READER = """
 import json, sys
-import store.reader
+from store.reader import FlightCache
 print(json.dumps(sorted(sys.modules)))
 """
 
