@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
+from tests.golden.outward import WRITE, Golden
 from tests.sample_request import REQUEST
 
 # A limit on the time of one example would make every property a test of how busy the machine is.
@@ -17,6 +18,17 @@ settings.load_profile("c10")
 # A shell that runs the tests in the background has them ignore interrupts, and all that they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes golden files; see `tests/golden/outward.py`."""
+    parser.addoption(WRITE, action="store_true", help="write golden files of keys, structures and names anew")
+
+
+@pytest.fixture(scope="session")
+def golden(pytestconfig: pytest.Config) -> Golden:
+    """What holds keys, structures and names to those of golden files."""
+    return Golden(writes=pytestconfig.getoption(WRITE))
 
 
 @pytest.fixture(scope="session")

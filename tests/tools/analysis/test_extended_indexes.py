@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from store.domain import events as e
 from store.manifest.roles import DELTA
 from store.testing import made, ref_of
+from tests.golden.outward import cache_structure, keys
 from tests.pipeline.stages.test_extend_index import build, change
 from tests.small_builds import FakeSite
 from tests.tools.stories import Shelf, Story
@@ -40,6 +41,13 @@ def test_builds_are_compared_by_file_and_delta(site):
     index = site.state().head_build.index
     assert rows["index"]["same"]
     assert (rows[DELTA]["a"], rows[DELTA]["b"]) == (None, index.artifact.sha256)
+
+
+def test_keys_and_structure_are_what_they_were(site, golden):
+    words = (("show", "2"), ("diff", "1", "2"), ("why", "index"), ("why", "6/0/0"), ("replay", "2"))
+    found = {" ".join(each): keys(told(site, *each)) for each in words}
+    golden.check("json_keys", "an extended index", found)
+    golden.check("structure", "an extended index", cache_structure(site.cache))
 
 
 def test_where_a_descriptor_comes_from(site):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.golden.outward import bundle_structure, cache_structure, keys
 from tools.cli import cli
 from tools.demo import region as demo_map
 from tools.demo.region import make_map
@@ -41,6 +42,18 @@ def test_what_is_kept_can_be_looked_at(played):
     assert (status["generation"], status["build"]) == (3, 1)
     hits = json.loads(runner.invoke(cli, ["query", str(folder / "photo.jpg"), *cache]).stdout)["hits"]
     assert len(hits) == 5
+
+
+def test_all_that_is_kept_has_the_structure_that_it_had(played, golden, tmp_path):
+    result, folder = played
+    found = cache_structure(folder / "cache")
+    for name, words in {"bundle": (), "bundle of a failed build": ("2",)}.items():
+        target = tmp_path / name
+        cache = ("--cache", str(folder / "cache"))
+        assert CliRunner().invoke(cli, ["export", *words, "-o", str(target), *cache]).exit_code == 0
+        found[name] = bundle_structure(target)
+    golden.check("structure", "demo", found)
+    golden.check("json_keys", "demo", {"demo": keys(json.loads(result.stdout))})
 
 
 def test_an_option_without_its_value_points_to_the_help_of_its_command():
