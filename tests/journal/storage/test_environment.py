@@ -14,7 +14,7 @@ from journal.storage.filesystem import filesystem_type, judge_filesystem
 from journal.storage.meta_pages import gate
 from journal.testing import made_up
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAST_PAGE = 16 + 24 + 2 * 48
 
 

@@ -17,7 +17,7 @@ from journal.safe_reader import snapshot
 from journal.storage import open_environment
 from journal.testing import made_up
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECORDS = 30
 
 READ = """

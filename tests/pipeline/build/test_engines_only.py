@@ -157,7 +157,7 @@ print(report.engines[0].outcome)
 
 def beside(site, edition=""):
     """An engine run of another process."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-c", BESIDE, str(root), str(site.root), edition]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
     return done.stdout.strip()

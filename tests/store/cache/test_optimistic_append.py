@@ -22,7 +22,7 @@ from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.verify.coverage import walk
 from tests.small_builds import tree
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 START = """
 import sys
 from pathlib import Path

@@ -45,7 +45,7 @@ from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 APPEND_BESIDE = """
 import sys

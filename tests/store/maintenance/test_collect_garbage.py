@@ -28,7 +28,7 @@ from store.verify.verify import verify
 from tests.small_builds import tree
 from tests.small_disk import free_bytes, small_disk
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VERSION = libraries().get("onnxruntime", "1")
 ONE = KeepPolicy(keep=1)
 ACCEPT_BESIDE = """

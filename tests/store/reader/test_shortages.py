@@ -25,7 +25,7 @@ from store.verify.coverage import missing, sound, walk
 from store.verify.report import Finding, ProblemKind, judge
 from store.verify.verify import verify
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 
 

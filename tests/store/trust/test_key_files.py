@@ -15,7 +15,7 @@ from store.testing import FakeClock
 from store.trust.key_files import load_signer, read_trusted, write_key_pair
 from store.trust.signatures import TrustedKey, reasons_against, signature_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RAW = b'{"any": "bytes"}\n'
 
 

@@ -15,7 +15,7 @@ from store.errors import ErrorKind, NoGoError, StoreError
 from store.trust.rollback_protection import LINE_BYTES, Floors
 
 A, B = "a" * 32, "b" * 32
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from store.trust.signatures import (
     signature_file,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VERSION = libraries().get("onnxruntime", "1")
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from journal.lock import BuildLock
 from tools.cli import cli
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KEYS = [
     "outcome",
     "build",

@@ -11,7 +11,7 @@ from store.disk.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from tests.tools.conftest import World
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("numpy", "faiss", "onnxruntime", "onnx", "rich", "PIL", "mercantile", "pipeline", "simplejpeg")
 
 

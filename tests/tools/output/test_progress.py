@@ -9,7 +9,7 @@ import pytest
 from pipeline.stages.compile_progress import CompileProgress
 from tools.output.progress import Bars, Lines, shown_progress
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Clock:

@@ -936,7 +936,7 @@ def started(site, name, *rest):
     return subprocess.Popen(
         [sys.executable, "-m", "tools.cli", name, *rest, "--cache", str(site.cache), "--json"],
         cwd=site.root,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[4])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -135,7 +135,7 @@ def test_nothing_is_reported_to_anybody(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(worker.__file__).parents[1])},
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(worker.__file__).parents[2])},
         capture_output=True,
         text=True,
         check=True,
@@ -286,7 +286,7 @@ def test_another_process_with_a_lesser_processor_refuses_the_engine(made, tmp_pa
         env={
             **os.environ,
             "ONEDNN_MAX_CPU_ISA": "SSE41",
-            "PYTHONPATH": str(Path(worker.__file__).parents[1]),
+            "PYTHONPATH": str(Path(worker.__file__).parents[2]),
         },
         capture_output=True,
         text=True,

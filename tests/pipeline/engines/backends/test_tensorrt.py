@@ -23,7 +23,7 @@ from tests.toy_networks import DIMENSIONS, toy_network
 SAMPLE = (3, 64, 64)
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="13.0")
-FAKE = Path(__file__).resolve().parents[1] / "fake_tensorrt"
+FAKE = Path(__file__).resolve().parents[3] / "fake_tensorrt"
 
 
 def forget():
