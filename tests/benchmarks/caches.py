@@ -111,7 +111,7 @@ class BigSite(Site):
         """Build again, and insist that nothing was to do."""
         report = self.provisioner().build_cache_artifacts(self.request(**fields))
         if report.outcome is not BuildOutcome.REUSED or report.writes:
-            raise SystemExit(f"expected a warm run, found {report.outcome} with {report.writes} writes")
+            raise SystemExit(f"expected nothing to do, found {report.outcome} with {report.writes} writes")
 
 
 def side_of(number: int) -> int:

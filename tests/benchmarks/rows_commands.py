@@ -1,4 +1,4 @@
-"""Rows about commands, start-up included: a warm run, and a look at a cache."""
+"""Rows about commands, start-up included: a build that is up to date, and `c10 status`."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def warm_command(settings: Settings) -> Iterator[Row]:
     def ours() -> None:
         outcome = json.loads(_run(build, site.root, environ))["outcome"]
         if outcome != "reused":
-            raise SystemExit(f"expected a warm run, found {outcome}")
+            raise SystemExit(f"expected a build that is up to date, found {outcome}")
 
     def theirs() -> None:
         told = _run([*_command("dvc"), "status"], site.root, environ)
@@ -59,7 +59,7 @@ def warm_command(settings: Settings) -> Iterator[Row]:
     pairs = in_turns(ours, theirs, pairs=settings.pairs)
     yield row(
         "warm-command",
-        f"warm run as a command, {number:,} tiles",
+        f"up-to-date build as a command, {number:,} tiles",
         "dvc status, same folder",
         at_least(3),
         pairs,

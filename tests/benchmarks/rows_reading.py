@@ -1,4 +1,4 @@
-"""Rows about caches that are there already: opening, the warm run, rollback, verification."""
+"""Rows about caches that are there already: opening, the build that is up to date, rollback, verification."""
 
 import os
 import sqlite3
@@ -27,7 +27,7 @@ from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turn
 
 
 def warm_folder(settings: Settings) -> Iterator[Row]:
-    """A warm build against `scandir` and `stat` of every file."""
+    """A build that is up to date against `scandir` and `stat` of every file."""
     number = settings.size(20_000, 100_000)
     site = BigSite(settings.place(f"folder-{number}"))
     site.number = number
@@ -52,7 +52,7 @@ def warm_folder(settings: Settings) -> Iterator[Row]:
     pairs = in_turns(site.warm, scan, pairs=settings.pairs)
     yield row(
         "warm-xyz",
-        f"warm build, {number:,} tiles in a folder",
+        f"up-to-date build, {number:,} tiles in a folder",
         "scandir + stat",
         at_most(2),
         pairs,
@@ -61,7 +61,7 @@ def warm_folder(settings: Settings) -> Iterator[Row]:
 
 
 def warm_archives(settings: Settings) -> Iterator[Row]:
-    """A warm build from one archive against reading its directory once."""
+    """A build of one archive that is up to date against reading its directory once."""
     number = settings.size(100_000, 1_000_000)
     for kind, write, read in (
         ("mbtiles", write_mbtiles, _read_mbtiles),
@@ -82,7 +82,7 @@ def warm_archives(settings: Settings) -> Iterator[Row]:
             lambda read=read, archive=archive: read(archive),
             pairs=settings.pairs,
         )
-        work = f"warm build, {number:,} tiles in one {kind} file"
+        work = f"up-to-date build, {number:,} tiles in one {kind} file"
         yield row(f"warm-{kind}", work, "reading its directory", at_most(1.5), pairs, rate=False)
 
 
@@ -162,7 +162,7 @@ def verification(settings: Settings) -> Iterator[Row]:
 
 
 def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
-    """Full verification against parallel SHA-256 of what the head names, and against all that it looks at, done barely.
+    """Full verification against parallel SHA-256 of what the head names, and against the same checks in their simplest form.
 
     The bare peer beside the hashes is there because hashes are a part of the work: the structure of the journal and its
     every record, the tables, whatever else lies in the tree and whether the index loads are looked at as well, and cost
@@ -180,7 +180,7 @@ def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
             for _ in pool.map(_sha256, held):
                 pass
 
-    def look_barely() -> None:
+    def check_barely() -> None:
         hash_held()
         _read_journal(site.layout.journal)
         for folder, _, files in os.walk(site.cache):
@@ -197,7 +197,7 @@ def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
     work += f", {len(held):,} files, {size:,} MiB"
     for row_name, peer, theirs in (
         (f"verify-{name}", "parallel sha256", hash_held),
-        (f"verify-{name}-bare", "the same looks, barely", look_barely),
+        (f"verify-{name}-bare", "the same checks, bare", check_barely),
     ):
         found = in_turns(verify_all, theirs, pairs=pairs)
         yield row(row_name, work, peer, at_least(0.95), found, rate=True)

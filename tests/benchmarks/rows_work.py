@@ -122,7 +122,7 @@ def embedding(settings: Settings) -> Iterator[Row]:
 
 
 def cold_build(settings: Settings) -> Iterator[Row]:
-    """A build from nothing against its phases done barely, one after another.
+    """A build from nothing against its bare phases, one after another.
 
     In `cold` both sides run in processes that stay, so that the pair which is not counted has loaded the libraries of
     either; children that compile and embed start anew on both. In `cold-command` both are commands, and each begins by

@@ -145,7 +145,7 @@ _OF_BUILDS: Final = {
     "segment_bytes": "segment of the commit, bytes",
     "flat_bytes": "flat index, bytes",
     "flat_s": "flat index",
-    "archive_bytes": "what is remembered of the archive, bytes",
+    "archive_bytes": "cached digests of the archive, bytes",
 }
 _OF_JOURNALS: Final = {
     "journal_bytes": "journal on disk, bytes",
@@ -163,7 +163,7 @@ _OF_INDEXES: Final = {
 
 
 def _constants(lines: Mapping[str, Line], embedding: Mapping[str, float]) -> Iterator[str]:
-    yield "| measured, for each tile | at the smallest size | in between | at the greatest | fitted | exponent | carried on by |"
+    yield "| measured, for each tile | at the smallest size | in between | at the greatest | fitted | exponent | extrapolated by |"
     yield "|---|---|---|---|---|---|---|"
     for name, words in (_OF_BUILDS | _OF_JOURNALS | _OF_INDEXES).items():
         line, show = lines[name], _micro if name.endswith("_s") else _plain
@@ -196,14 +196,10 @@ def _limits() -> Iterator[str]:
     yield "| limits that the program sets | tiles | beyond |"
     yield "|---|---|---|"
     for words, tiles, beyond in (
-        (
-            "digests remembered of a folder of tiles",
-            digest_cache.MAX_ROWS,
-            "a warm run hashes the rest again",
-        ),
+        ("digests cached for a folder of tiles", digest_cache.MAX_ROWS, "a build hashes the rest again"),
         ("one request, by its area", MAX_WANTED, "refused (`too-many-tiles`)"),
         (
-            "digests remembered of an archive",
+            "digests cached for an archive",
             archive_cache.MAX_ROWS,
             "areas before the last are hashed again",
         ),
@@ -251,7 +247,7 @@ def _reckoned(
     region, country, continent = (f"{_tiles(tiles)} (" for tiles in TARGETS)
     least = [-(-tiles // MAX_WANTED) for tiles in TARGETS]
     yield (
-        f"| reckoned, full cells | {region}a region) | {country}a country, {least[1]} caches or more) "
+        f"| calculated, full cells | {region}a region) | {country}a country, {least[1]} caches or more) "
         f"| {continent}a continent, {least[2]} caches or more) |"
     )
     yield "|---|---|---|---|"

@@ -28,7 +28,7 @@ CULPRIT_NAME = "6/8/12"
 
 HUNGRY_WORKER = """
 import resource
-from pipeline import worker
+from pipeline.embed import worker
 from pipeline.processes.serve import serve
 
 def start(first):
@@ -45,7 +45,7 @@ if __name__ == "__main__":
 
 MORTAL_WORKER = """
 import os, signal
-from pipeline import worker
+from pipeline.embed import worker
 from pipeline.processes.serve import serve
 
 decode = worker.decode

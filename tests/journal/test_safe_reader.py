@@ -172,8 +172,8 @@ def test_child_is_not_believed(path, monkeypatch):
 def test_child_dies_with_its_parent(path):
     script = """
 import os, sys
-from journal import guard_child
-guard_child._limit(60, os.getppid() + 1)
+from journal import safe_reader_child
+safe_reader_child._limit(60, os.getppid() + 1)
 """
     done = subprocess.run([sys.executable, "-c", script, path], cwd=ROOT, check=False)
     assert done.returncode == 3

@@ -15,6 +15,7 @@ from pipeline.builtin_model.place import texture_energy
 from pipeline.embed.batcher import ATTEMPTS_ALONE, EngineSpec, LocalDescriptorBatcher
 from pipeline.embed.cells import group_cells, plan_windows, shared_digests
 from pipeline.errors import EmbedError, ErrorKind
+from pipeline.processes.pool import WorkerPool
 from pipeline.tiles.decode import decode
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
@@ -26,7 +27,7 @@ PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50
 
 MORTAL_WORKER = """
 import os, signal, time
-from pipeline import worker
+from pipeline.embed import worker
 from pipeline.processes.serve import serve
 
 read = worker.read_tile
@@ -268,7 +269,7 @@ def test_a_window_that_always_kills_is_named(tiles, engine):
 def test_a_worker_killed_from_outside_costs_a_retry(tiles, engine, monkeypatch):
     pools = []
 
-    class Watched(__import__("pipeline.processes.pool").children.WorkerPool):
+    class Watched(WorkerPool):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             pools.append(self)

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from store.cache.create import ensure_cache
 from store.disk.layout import Layout
-from store.cache.event_mapper import SystemClock
+from store.base.clock import SystemClock
 sys.stdin.readline()
 for name in sys.argv[1:]:
     ensure_cache(Layout(Path(name)), clock=SystemClock(), allow_unknown_filesystem=False)

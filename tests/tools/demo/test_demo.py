@@ -1,4 +1,7 @@
 import json
+import shlex
+import shutil
+import sys
 
 import mercantile
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.golden.outward import bundle_structure, cache_structure, keys
+from tests.tools import tour
 from tools.cli import cli
 from tools.demo import region as demo_map
 from tools.demo.region import make_map
@@ -54,6 +58,40 @@ def test_all_that_is_kept_has_the_structure_that_it_had(played, golden, tmp_path
         found[name] = bundle_structure(target)
     golden.check("structure", "demo", found)
     golden.check("json_keys", "demo", {"demo": keys(json.loads(result.stdout))})
+
+
+@pytest.fixture(scope="module")
+def toured(played, tmp_path_factory):
+    """A copy of the demo in which README's tour was run, and the outputs by README and by the tour."""
+    folder = shutil.copytree(played[1], tmp_path_factory.mktemp("readme") / "tour")
+    blocks = tour.BLOCK.findall(tour.README.read_text())
+    shown = [each for block in blocks for each in tour.commands(block)]
+    return folder, shown, [(command, tour.run(command, folder)) for command, _ in shown]
+
+
+def test_readme_shows_what_its_commands_print(toured):
+    _, shown, printed = toured
+    assert len(shown) > 8
+    for (command, by_readme), (_, real) in zip(shown, printed, strict=True):
+        assert tour.normalised(by_readme) == tour.normalised(real), f"{command}; python -m tests.tools.tour"
+
+
+def test_the_python_of_readme_runs(toured):
+    folder, _, _ = toured
+    ground, on_board = tour.PYTHON.findall(tour.README.read_text())
+    python = shlex.quote(sys.executable)
+    found = tour.run(f"{python} -c {shlex.quote(ground + 'print(report.outcome.value)')}", folder)
+    assert found == "reused\n"
+    found = tour.run(f"{python} -c {shlex.quote(on_board + 'print(best.z, best.x, best.y)')}", folder)
+    assert found == "18 109229 94389\n"
+
+
+def test_what_varies_is_masked_and_words_are_not():
+    first = "built generation 4 in 56 ms\nmanifest  0123456789abcdef\nstored  1.5 MiB"
+    other = "built generation 4 in 1.2 s\nmanifest  fedcba9876543210\nstored  916.6 KiB"
+    assert tour.normalised(first) == tour.normalised(other)
+    assert tour.normalised(first) != tour.normalised(first.replace("built", "made"))
+    assert tour.normalised(first) != tour.normalised(first.replace("4", "5"))
 
 
 def test_an_option_without_its_value_points_to_the_help_of_its_command():

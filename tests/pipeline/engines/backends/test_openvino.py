@@ -276,7 +276,7 @@ def test_another_process_with_a_lesser_processor_refuses_the_engine(made, tmp_pa
     path = tmp_path / "engine.blob"
     path.write_bytes(made["fp32"][1])
     code = (
-        "import sys; from store.runtime import load_engine; from store.runtime.capabilities import covered, device\n"
+        "import sys; from store.runtime.load import load_engine; from store.runtime.capabilities import covered, device\n"
         "print(device('openvino'), covered('openvino', sys.argv[3]))\n"
         "load_engine(sys.argv[1], backend='openvino', version=sys.argv[2], precision='fp32', input='input', "
         "output='descriptor', batch=4)"
