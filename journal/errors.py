@@ -1,7 +1,8 @@
 """What can go wrong with a journal, grouped by what a caller does about it.
 
 Every error has a `kind`, a short name that never changes once it was released; programs match on it, or on the
-class, and never on the text. `message` says what was expected and what was found, `hint` what mends it.
+class, and never on the text. `message` says what was expected and what was found, `hint` what mends it. The message
+comes first, everything else is given by name.
 """
 
 from collections.abc import Mapping
@@ -33,11 +34,14 @@ class JournalError(Exception):
 
     Attributes:
         kind: Stable name of the class of errors.
+        category: What a handler does about it, which decides the exit code: the value of a `store.errors.Category`.
+            It is text, because the journal imports nothing of the packages above it.
         message: What was expected and what was found.
         hint: What mends it; empty if nothing can be said in general.
     """
 
     kind: ClassVar[ErrorKind] = ErrorKind.JOURNAL
+    category: ClassVar[str] = "damaged"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -72,36 +76,42 @@ class JournalFullError(JournalError):
     """No space left on the file system, in the quota or in the reserved map. Nothing was appended."""
 
     kind = ErrorKind.FULL
+    category = "disk-full"
 
 
 class JournalPermissionError(JournalError):
     """This user may not read or write the journal or its folder."""
 
     kind = ErrorKind.PERMISSION
+    category = "refused"
 
 
 class JournalFilesystemError(JournalError):
     """The file system cannot keep the promises a journal needs: it is remote, unknown, or without hard links."""
 
     kind = ErrorKind.FILESYSTEM
+    category = "refused"
 
 
 class JournalVersionError(JournalError):
     """A newer release wrote this journal; this one may read it and must not write."""
 
     kind = ErrorKind.VERSION
+    category = "refused"
 
 
 class JournalMissingError(JournalError):
     """There is no journal under this name."""
 
     kind = ErrorKind.MISSING
+    category = "refused"
 
 
 class JournalExistsError(JournalError):
     """Somebody else gave birth to a journal under this name first."""
 
     kind = ErrorKind.EXISTS
+    category = "refused"
 
 
 class HeadMovedError(JournalError):
@@ -113,6 +123,7 @@ class HeadMovedError(JournalError):
     """
 
     kind = ErrorKind.HEAD_MOVED
+    category = "internal"
 
     def __init__(self, message: str, *, expected: tuple[int, bytes], found: tuple[int, bytes]) -> None:
         super().__init__(message, hint="read the new records and decide again")
@@ -128,6 +139,7 @@ class BuildLockHeldError(JournalError):
     """
 
     kind = ErrorKind.LOCK_HELD
+    category = "lock-held"
 
     def __init__(self, message: str, *, holder: Mapping[str, object] | None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -138,6 +150,7 @@ class JournalMisuseError(JournalError):
     """The calling program broke a rule of this package; no retry helps."""
 
     kind = ErrorKind.MISUSE
+    category = "internal"
 
 
 class JournalClosedError(JournalMisuseError):
@@ -150,6 +163,7 @@ class JournalIOError(JournalError):
     """The operating system failed a read or write for a reason that has no class of its own."""
 
     kind = ErrorKind.IO
+    category = "refused"
 
 
 class RecordError(JournalError):

@@ -81,7 +81,7 @@ class C10ProvisionerConfig:
         for name, (good, expected) in wanted.items():
             if not good:
                 raise RequestError(
-                    f"{name}: expected {expected}, found {getattr(self, name)!r}", "change the setting"
+                    f"{name}: expected {expected}, found {getattr(self, name)!r}", hint="change the setting"
                 )
 
     @property
@@ -104,7 +104,7 @@ class C10ProvisionerConfig:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise RequestError(
                     f"expected a known setting, found {name!r}",
-                    f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
+                    hint=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
                 )
         given = dict(settings)
         if isinstance(key := given.get("signing_key"), str) and key:

@@ -1,13 +1,14 @@
 """What can go wrong in the work of a build, grouped by what a handler would do about it.
 
 Every error names what was expected, what was found and what mends it, as data: `kind` for programs, `message`
-and `hint` for people, `step` and `subject` for the place. Exit codes are decided at the edge, not here.
-
-All fields travel through `args`, so that an error raised in a worker process arrives whole in its parent.
+and `hint` for people, `step` and `subject` for the place, `category` for the exit code. The message comes first,
+everything else is given by name.
 """
 
 from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
+
+from store.errors import Category
 
 
 class ErrorKind(StrEnum):
@@ -60,25 +61,28 @@ class PipelineError(Exception):
     Attributes:
         message: What was expected and what was found.
         hint: One command or action that mends it; empty when there is none.
-        kind: Stable name of the failure.
+        kind: Stable name of the failure; each class has its own where none is given.
         step: The build step that failed, when one was running.
         subject: What it failed on: "z/x/y" of a tile, a path, a model name.
     """
 
-    default_kind: ClassVar[ErrorKind]
+    kind: ErrorKind
+    category = Category.BUILD_FAILED
 
     def __init__(
         self,
         message: str,
-        hint: str = "",
+        *,
         kind: ErrorKind | None = None,
+        hint: str = "",
         step: str | None = None,
         subject: str | None = None,
     ) -> None:
-        super().__init__(message, hint, kind, step, subject)
+        super().__init__(message)
+        if kind is not None:
+            self.kind = kind
         self.message = message
         self.hint = hint
-        self.kind = self.default_kind if kind is None else ErrorKind(kind)
         self.step = step
         self.subject = subject
 
@@ -93,41 +97,42 @@ class RequestError(PipelineError):
         problems: Every problem found in one pass; empty when the request could not be read at all.
     """
 
-    default_kind = ErrorKind.BAD_REQUEST
+    kind = ErrorKind.BAD_REQUEST
+    category = Category.REFUSED
 
-    def __init__(  # noqa: PLR0917  (positional, so that args carry everything between processes)
+    def __init__(
         self,
         message: str,
-        hint: str = "",
+        *,
         kind: ErrorKind | None = None,
+        hint: str = "",
         step: str | None = None,
         subject: str | None = None,
         problems: tuple[Problem, ...] = (),
     ) -> None:
-        super().__init__(message, hint, kind, step, subject)
-        self.args = (message, hint, kind, step, subject, problems)
+        super().__init__(message, kind=kind, hint=hint, step=step, subject=subject)
         self.problems = problems
 
 
 class TileError(PipelineError):
     """A tile or a tile archive is damaged, unsuitable, too old, or changed while it was used."""
 
-    default_kind = ErrorKind.BAD_TILE
+    kind = ErrorKind.BAD_TILE
 
 
 class CompileError(PipelineError):
     """A model could not be turned into an engine for this device."""
 
-    default_kind = ErrorKind.COMPILE_FAILED
+    kind = ErrorKind.COMPILE_FAILED
 
 
 class EmbedError(PipelineError):
     """Tiles could not be turned into descriptors, or descriptors into an index."""
 
-    default_kind = ErrorKind.EMBED_FAILED
+    kind = ErrorKind.EMBED_FAILED
 
 
 class CheckError(PipelineError):
     """A quality gate before the commit said no."""
 
-    default_kind = ErrorKind.CHECK_FAILED
+    kind = ErrorKind.CHECK_FAILED

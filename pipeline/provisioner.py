@@ -174,8 +174,8 @@ class CacheProvisioner:
         signer = self.signing()
         if signer is None:
             raise RequestRefusedError(
-                ErrorKind.KEY,
                 "expected a key to sign with, found none",
+                kind=ErrorKind.KEY,
                 hint="c10 sign --key FILE, or signing_key in c10.toml; c10 keygen -o NAME makes one",
             )
         if not self.layout.exists():
@@ -368,9 +368,9 @@ class CacheProvisioner:
         problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)
         if problems:
             raise RequestRefusedError(
-                ErrorKind.TARGET_DAMAGED,
                 f"expected all artifacts of build {target}, found {problems[0]}"
                 + (f" and {len(problems) - 1} more problems" if len(problems) > 1 else ""),
+                kind=ErrorKind.TARGET_DAMAGED,
                 hint="roll back to another generation: c10 log, c10 rollback --to GENERATION",
             )
 
@@ -378,8 +378,8 @@ class CacheProvisioner:
 def _require_head(state: "State") -> "Generation":
     if state.head is None:
         raise RequestRefusedError(
-            ErrorKind.NO_GENERATION,
             "expected a committed generation to roll back from, found none",
+            kind=ErrorKind.NO_GENERATION,
             hint="c10 log",
         )
     return state.head

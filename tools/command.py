@@ -20,8 +20,8 @@ import click
 
 from store.base.valueclass import valueclass
 from store.disk.layout import Layout
-from store.errors import is_shortage
-from tools.exit_codes import ExitCode, TerminatedError, code_of, lacks_threads
+from store.errors import is_shortage, lacks_threads
+from tools.exit_codes import ExitCode, TerminatedError, code_of
 from tools.output import render
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise RequestError(
             f"{path}: expected TOML, found: {error}",
-            "mend the settings file",
-            ErrorKind.REQUEST_UNREADABLE,
+            hint="mend the settings file",
+            kind=ErrorKind.REQUEST_UNREADABLE,
             subject=str(path),
         ) from error
 

@@ -105,7 +105,6 @@ class Attempt:
                 tiles=len(inputs.selection.tiles),
                 error=failure_of(error, "space", ""),
                 warnings=inputs.warnings,
-                cause=error,
             )
         return None
 
@@ -121,16 +120,14 @@ class Attempt:
         failure = failure_of(error, error.step or "inputs", error.subject or "")
         ended = failed_event(failure, error, started.inputs)
         store.append_at_any_cost(ended, build=number, started=started)
-        return BuildReport(
-            outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure, cause=error
-        )
+        return BuildReport(outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure)
 
     def _refused(self, store: Store, number: int, inputs: Inputs) -> BuildReport:
         origin = store.state.undone[inputs.identity]
         message = f"expected another request than the one of build {origin}, which was rolled back from"
         store.append(BuildRefused(identity=inputs.identity, reason=message), build=number)
         error = RequestRefusedError(
-            ErrorKind.ROLLED_BACK, message, hint="c10 build --again (if it is meant to come back)"
+            message, kind=ErrorKind.ROLLED_BACK, hint="c10 build --again (if it is meant to come back)"
         )
         return BuildReport(
             outcome=BuildOutcome.FAILED,
@@ -140,7 +137,6 @@ class Attempt:
             writes=store.writes,
             error=failure_of(error, "start", ""),
             warnings=inputs.warnings,
-            cause=error,
         )
 
     def _build(self, store: Store, number: int, inputs: Inputs) -> BuildReport:
@@ -154,21 +150,22 @@ class Attempt:
                 strict=self.strict,
             )
             started, before = self._started(inputs), store.state.head
-            generation, failure, cause = None, None, None
+            generation, committed, failure = None, None, None
             try:
                 run.append(replace(started, calibration=run.put(inputs.calibration)))
                 take_steps(run)
                 run.enter("commit")
                 generation = store.commit(number)
+                committed = generation.number
             except Exception as error:  # noqa: BLE001 - whatever a step raises is recorded and reported
-                failure, cause = _record(run, error, started), error
+                committed, failure = _committed_anyway(error), _record(run, error, started)
             except BaseException as error:
                 _record(run, error, started)
                 raise
         return BuildReport(
             outcome=BuildOutcome.FAILED if generation is None else BuildOutcome.BUILT,
             build=number,
-            generation=generation.number if generation else _committed_anyway(cause),
+            generation=committed,
             identity=inputs.identity,
             manifest_sha256=generation.manifest_sha256 if generation else None,
             body_sha256=generation.body_sha256 if generation else None,
@@ -184,7 +181,6 @@ class Attempt:
                 *area_warnings(store.state.builds[number].coverage if generation else None),
                 *no_longer_signed(before, generation),
             ),
-            cause=cause,
         )
 
     def _started(self, inputs: Inputs) -> BuildStarted:
@@ -218,9 +214,9 @@ def _record(run: Run, error: BaseException, started: BuildStarted) -> Failure:
     return failure
 
 
-def _committed_anyway(cause: BaseException | None) -> int | None:
+def _committed_anyway(error: Exception) -> int | None:
     """The generation of a commit whose files could not be written: the journal holds it, readers do not see it."""
-    return cause.generation if isinstance(cause, UnprojectedError) else None
+    return error.generation if isinstance(error, UnprojectedError) else None
 
 
 def no_longer_signed(before: Generation | None, after: Generation | None) -> tuple[str, ...]:

@@ -62,11 +62,10 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginesReport:
-    """All networks of a request, by name; `error` is the first failure, `cause` the exception behind it."""
+    """All networks of a request, by name; `error` is the first failure."""
 
     engines: tuple[EngineReport, ...]
     error: Failure | None = None
-    cause: BaseException | None = None
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
@@ -112,17 +111,16 @@ class EngineRun:
             StoreError, JournalError: The cache cannot be used.
         """
         reports: list[EngineReport] = []
-        first: tuple[Failure, BaseException] | None = None
+        first: Failure | None = None
         for model in models:
             began = monotonic()
             try:
                 report = self._one(model)
             except (CompileError, CheckError) as error:
                 report = _report(model, EngineOutcome.FAILED, None)
-                first = first or (failure_of(error, "engine", model.spec.name), error)
+                first = first or failure_of(error, "engine", model.spec.name)
             reports.append(replace(report, seconds=monotonic() - began))
-        failure, cause = first or (None, None)
-        return EnginesReport(engines=tuple(reports), error=failure, cause=cause)
+        return EnginesReport(engines=tuple(reports), error=first)
 
     def absent(self, models: tuple[Model, ...]) -> tuple[Model, ...]:
         """Return the networks that have no whole engine in the cache, or all if there is no cache; writes nothing."""
@@ -233,6 +231,6 @@ def _require_passed(model: Model, verdict: Verdict) -> None:
     if isinstance(verdict, CheckFailed):
         raise CheckError(
             f"expected engine {model.spec.name} to agree with its network, found {verdict.why}",
-            "compile at another precision, or set engine.batch = 1",
+            hint="compile at another precision, or set engine.batch = 1",
             subject=model.spec.name,
         )

@@ -1,4 +1,4 @@
-"""What a failed step worked on, as plain data and artifacts, so that it can be looked into on another machine.
+"""What is reported and recorded of a failure: from whatever a step raised, and from what the step worked on.
 
 Whoever looks into a failure has the journal, not the machine: the tile as it lay there, the network, the window in which
 a worker died, how much memory and disk was left. All of it is gathered after the failure and may fail itself, in which
@@ -27,7 +27,15 @@ from store.base.identity import descriptor_id
 from store.domain.attachments import ATTACHED
 from store.domain.events import BuildFailed, EngineCompiled
 from store.domain.state import STAND_IN
-from store.errors import ErrorKind, ManifestCoverageError, StoreError, from_os_error
+from store.errors import (
+    Category,
+    ErrorKind,
+    ManifestCoverageError,
+    StoreError,
+    category_of,
+    from_os_error,
+    lacks_threads,
+)
 from store.formats import tile_pack
 from store.policy.retention import INTERRUPTED
 
@@ -42,8 +50,68 @@ _MAX_LOCATORS: Final = 1 << 17
 _MAX_RECORDED: Final = 1 << 19
 """Bytes of what is recorded; a record has at most 1 MiB, and a traceback takes its part."""
 
+_TRACEBACK_LIMIT: Final = 16_384
+_TEXT_LIMIT: Final = 32_768
+_OF_A_STEP: Final = frozenset({Category.NO_GO, Category.INCOMPATIBLE, Category.INTERNAL})
+
 _EXPECTED: Final = (OSError, JournalError, PipelineError, StoreError, ValueError)
 """What gathering may meet and leave out."""
+
+
+def failure_of(error: BaseException, step: str, subject: str) -> Failure:
+    """Return what a report says of an error, raised at `step` while it worked on `subject`."""
+    if isinstance(error, OSError):
+        error = from_os_error(error, f"{step} {subject}".strip())
+    if isinstance(error, PipelineError):
+        step, subject = error.step or step, error.subject or subject
+    kind, message, hint = _described(error)
+    return Failure(
+        kind=kind, category=_category(error), step=step, message=message, hint=hint, subject=subject
+    )
+
+
+def _described(error: BaseException) -> tuple[str, str, str]:
+    """Return kind, message and hint of an error."""
+    match error:
+        case PipelineError() | StoreError() | JournalError():
+            return str(error.kind), error.message, error.hint
+        case MemoryError():
+            told = f": {error}" if str(error) else ""
+            return (
+                str(ErrorKind.RESOURCES),
+                f"MemoryError: expected enough memory for this step, found none left{told}",
+                "end other programs, or set fewer workers or a smaller batch, then run it again",
+            )
+        case KeyboardInterrupt() | SystemExit():
+            return "interrupted", "interrupted", "run it again"
+        case _:
+            return "unexpected", f"{type(error).__name__}: {error}", "c10 show (has the traceback)"
+
+
+def _category(error: BaseException) -> Category:
+    """Return the category of a failure.
+
+    What would be a NO-GO, or unfit, for somebody who looks at a cache is a failure of the step that met it; so is
+    a step that memory did not suffice for, and an error that nobody foresaw, whose traceback is in the journal.
+    """
+    category = category_of(error)
+    if category in _OF_A_STEP or isinstance(error, (MemoryError, RecursionError)) or lacks_threads(error):
+        return Category.BUILD_FAILED
+    return category
+
+
+def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, object]) -> BuildFailed:
+    """Return the event that records a failure, with its traceback."""
+    trace = "".join(traceback.format_exception(error))
+    return BuildFailed(
+        step=failure.step,
+        kind=failure.kind,
+        subject=_escaped(failure.subject),
+        message=_escaped(failure.message),
+        hint=_escaped(failure.hint),
+        traceback=_escaped(trace[-_TRACEBACK_LIMIT:]),
+        inputs={name: _escaped(value) if isinstance(value, str) else value for name, value in inputs.items()},
+    )
 
 
 def failing_inputs(run: Run, error: BaseException, failure: Failure) -> dict[str, Any]:
@@ -248,10 +316,10 @@ def _bounded(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> Any:  # noqa: ANN401 - a tree of plain data
-    """The same tree, with what UTF-8 cannot hold (bytes of a file name) written as escapes."""
+    """The same tree, with every text in it escaped."""
     match value:
         case str():
-            return value[:_MAX_LOCATORS].encode("utf-8", "backslashreplace").decode("utf-8")
+            return _escaped(value, _MAX_LOCATORS)
         case Mapping():
             return {name: _text(inner) for name, inner in value.items()}
         case Sequence():
@@ -260,71 +328,6 @@ def _text(value: Any) -> Any:  # noqa: ANN401 - a tree of plain data
             return value
 
 
-_TRACEBACK_LIMIT = 16_384
-_TEXT_LIMIT = 32_768
-
-
-def failure_of(error: BaseException, step: str, subject: str) -> Failure:
-    """Return what a report says of an error, raised at `step` while it worked on `subject`."""
-    match error:
-        case PipelineError():
-            found = error.subject or subject
-            return Failure(
-                kind=str(error.kind),
-                step=error.step or step,
-                message=error.message,
-                hint=error.hint,
-                subject=found,
-            )
-        case StoreError() | JournalError():
-            return Failure(
-                kind=str(error.kind), step=step, message=error.message, hint=error.hint, subject=subject
-            )
-        case OSError():
-            return failure_of(from_os_error(error, f"{step} {subject}".strip()), step, subject)
-        case MemoryError():
-            return Failure(
-                kind=str(ErrorKind.RESOURCES),
-                step=step,
-                message=f"MemoryError: expected enough memory for this step, found none left{_told(error)}",
-                hint="end other programs, or set fewer workers or a smaller batch, then run it again",
-                subject=subject,
-            )
-        case KeyboardInterrupt() | SystemExit():
-            return Failure(
-                kind="interrupted", step=step, message="interrupted", hint="run it again", subject=subject
-            )
-        case _:
-            message = f"{type(error).__name__}: {error}"
-            return Failure(
-                kind="unexpected",
-                step=step,
-                message=message,
-                hint="c10 show (has the traceback)",
-                subject=subject,
-            )
-
-
-def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, object]) -> BuildFailed:
-    """Return the event that records a failure, with its traceback."""
-    trace = "".join(traceback.format_exception(error))
-    return BuildFailed(
-        step=failure.step,
-        kind=failure.kind,
-        subject=_valid_utf8(failure.subject),
-        message=_valid_utf8(failure.message),
-        hint=_valid_utf8(failure.hint),
-        traceback=_valid_utf8(trace[-_TRACEBACK_LIMIT:]),
-        inputs={
-            name: _valid_utf8(value) if isinstance(value, str) else value for name, value in inputs.items()
-        },
-    )
-
-
-def _told(error: BaseException) -> str:
-    return f": {error}" if str(error) else ""
-
-
-def _valid_utf8(text: str) -> str:
-    """The same text, with what UTF-8 cannot hold (bytes of a file name) written as escapes."""
-    return text[:_TEXT_LIMIT].encode("utf-8", "backslashreplace").decode("utf-8")
+def _escaped(text: str, limit: int = _TEXT_LIMIT) -> str:
+    """The start of a text, with what UTF-8 cannot hold (bytes of a file name) written as escapes."""
+    return text[:limit].encode("utf-8", "backslashreplace").decode("utf-8")

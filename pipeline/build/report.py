@@ -1,11 +1,11 @@
 """What a build, a plan and a rollback tell the person who asked."""
 
 from collections.abc import Mapping
-from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
 from store.base.valueclass import valueclass
+from store.errors import Category
 
 
 class BuildOutcome(StrEnum):
@@ -18,9 +18,13 @@ class BuildOutcome(StrEnum):
 
 @valueclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a build failed: a stable kind, the step and subject, what was expected and found, and what mends it."""
+    """Why a build failed: a stable kind, the step and subject, what was expected and found, and what mends it.
+
+    `category` decides the exit code. It is not recorded in the journal.
+    """
 
     kind: str
+    category: Category
     step: str
     message: str
     hint: str
@@ -52,7 +56,6 @@ class BuildReport:
         seconds: Wall time.
         error: Why it failed.
         warnings: What a person should know.
-        cause: The exception behind `error`.
     """
 
     outcome: BuildOutcome
@@ -70,7 +73,6 @@ class BuildReport:
     seconds: float = 0.0
     error: Failure | None = None
     warnings: tuple[str, ...] = ()
-    cause: BaseException | None = field(default=None, compare=False, repr=False)
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""

@@ -57,7 +57,7 @@ def import_onnx() -> ModuleType:
     except ImportError as error:
         raise CompileError(
             "making the embedded descriptor needs the onnx package, which is not installed",
-            'install it with: pip install "onnx>=1.21"',
+            hint='install it with: pip install "onnx>=1.21"',
             kind=ErrorKind.BACKEND_UNAVAILABLE,
             subject="builtin:place",
         ) from error

@@ -173,7 +173,7 @@ def place_model(whitening_file: Path | None = None) -> bytes:
     if made != PLACE_MODEL_SHA256:
         raise CompileError(
             f"expected the embedded descriptor to have SHA-256 {PLACE_MODEL_SHA256}, this machine made {made}",
-            f"its descriptors could not be compared with others'; found onnx {graph.import_onnx().__version__}, "
+            hint=f"its descriptors could not be compared with others'; found onnx {graph.import_onnx().__version__}, "
             "install a release that the package asks for",
             kind=ErrorKind.BAD_MODEL,
             subject="builtin:place",
@@ -234,4 +234,4 @@ def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:
 
 def _bad_data(message: str) -> CompileError:
     hint = "install the package again: its data file is damaged or of another version"
-    return CompileError(message, hint, kind=ErrorKind.BAD_MODEL, subject="builtin:place")
+    return CompileError(message, hint=hint, kind=ErrorKind.BAD_MODEL, subject="builtin:place")

@@ -299,10 +299,9 @@ def window_result(window: Window, value: Message, dimensions: int) -> WindowResu
     if vectors.shape != (len(tiles), dimensions) or texture.shape != (len(tiles),):
         raise EmbedError(
             f"expected descriptors as [{len(tiles)}, {dimensions}], found {list(vectors.shape)}",
-            "compile the engine again",
-            ErrorKind.BAD_VECTORS,
-            None,
-            window_name(window),
+            hint="compile the engine again",
+            kind=ErrorKind.BAD_VECTORS,
+            subject=window_name(window),
         )
     return WindowResult(
         window=window,
@@ -381,8 +380,7 @@ def embed_error(window: Window | None, outcome: Outcome | Lost) -> EmbedError:
     return EmbedError(
         f"expected descriptors for {window_name(window)}, found: {told(outcome)}"
         + (f"; its log ends: {log}" if log else ""),
-        hint,
-        ErrorKind.WORKER_DIED if died else ErrorKind.EMBED_FAILED,
-        None,
-        window_name(window),
+        hint=hint,
+        kind=ErrorKind.WORKER_DIED if died else ErrorKind.EMBED_FAILED,
+        subject=window_name(window),
     )

@@ -86,8 +86,8 @@ def serve_engine(data: bytes, first: Message) -> Handler:
     if found != first["sha256"]:
         raise EmbedError(
             f"expected the engine with SHA-256 {first['sha256']}, found {found}",
-            "c10 verify --full",
-            ErrorKind.EMBED_FAILED,
+            hint="c10 verify --full",
+            kind=ErrorKind.EMBED_FAILED,
         )
     engine = load_engine(
         data,
@@ -103,8 +103,8 @@ def serve_engine(data: bytes, first: Message) -> Handler:
     if preprocessing.shape != engine.sample_shape:
         raise EmbedError(
             f"expected preprocessing that makes samples of {list(engine.sample_shape)}, found {list(preprocessing.shape)}",
-            "set the model's size and layout to what its engine takes",
-            ErrorKind.EMBED_FAILED,
+            hint="set the model's size and layout to what its engine takes",
+            kind=ErrorKind.EMBED_FAILED,
         )
     return Embedder(engine, preprocessing).embed
 
@@ -124,8 +124,8 @@ def picture(sha256: str, source: list[str | int] | bytes) -> NDArray[np.uint8]:
     if found != sha256:
         raise TileError(
             f"expected a tile with SHA-256 {sha256}, found {found}: the source changed during the build",
-            "build again once the source is at rest",
-            ErrorKind.SOURCE_CHANGED,
+            hint="build again once the source is at rest",
+            kind=ErrorKind.SOURCE_CHANGED,
         )
     return decode(data)
 

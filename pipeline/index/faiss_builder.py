@@ -277,7 +277,7 @@ def _flavour() -> Flavour:
     try:
         return installed_flavour()
     except FlavourError as error:
-        raise RequestError(error.message, error.hint, ErrorKind.BACKEND_UNAVAILABLE) from error
+        raise RequestError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
 
 
 def _faiss() -> ModuleType:

@@ -144,4 +144,4 @@ def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> Index
 
 def failed(message: str, hint: str) -> EmbedError:
     """Return the error of an index that cannot be built."""
-    return EmbedError(message, hint, ErrorKind.INDEX_FAILED)
+    return EmbedError(message, hint=hint, kind=ErrorKind.INDEX_FAILED)

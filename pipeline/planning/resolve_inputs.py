@@ -39,13 +39,13 @@ def read_calibration(request: BuildRequest) -> bytes:
     except (ValueError, RecursionError) as error:
         raise RequestError(
             f"calibration: expected a JSON object in {path}, found {error}",
-            "mend the file",
+            hint="mend the file",
             subject=str(path),
         ) from error
     if not isinstance(document, dict):
         raise RequestError(
             f"calibration: expected a JSON object in {path}, found {type(document).__name__}",
-            "put the calibration into an object",
+            hint="put the calibration into an object",
             subject=str(path),
         )
     return data

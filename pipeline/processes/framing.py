@@ -14,6 +14,8 @@ from typing import Any, Final
 import msgpack
 import numpy as np
 
+from store.errors import Category
+
 Payload = object
 """What a frame may carry: None, bool, int, float, str, bytes, lists, maps with text keys, and arrays of numbers.
 
@@ -32,6 +34,8 @@ _DTYPES: Final = frozenset({"|b1", "|u1", "<u2", "<u4", "<u8", "|i1", "<i2", "<i
 
 class FrameError(ValueError):
     """A message cannot be encoded, or the stream does not hold frames."""
+
+    category = Category.BUILD_FAILED
 
 
 def encode(message: Payload) -> bytes:

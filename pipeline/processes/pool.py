@@ -21,6 +21,7 @@ from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.process import Child
 from pipeline.processes.serve import FAILED, FINISHED, PROGRESS, READY
+from store.errors import Category
 
 QUEUE_DEPTH: Final = 2
 """Tasks a worker holds: one that it works on and one that is ready when it is done."""
@@ -33,6 +34,8 @@ _GLANCE_S: Final = 0.02
 
 class WorkerStartError(Exception):
     """A worker of a pool ended before it was ready; `outcome` says how."""
+
+    category = Category.BUILD_FAILED
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(f"a worker did not start: {outcome}")

@@ -177,8 +177,8 @@ class Repair:
         view = read(self.layout, strict=False)
         if view.state.unknown:
             raise UnknownEventError(
-                ErrorKind.UNKNOWN_EVENT,
                 f"expected events this version knows, found {view.state.unknown[0]}; nothing was changed",
+                kind=ErrorKind.UNKNOWN_EVENT,
                 hint="use the newer C10 that wrote this cache",
             )
         freed = self._folders()

@@ -113,7 +113,7 @@ def _is_descriptor(path: Path) -> bool:
 
 def _unreadable(path: Path, what: str, found: str, hint: str) -> RequestError:
     message = f"{path}: expected {what}, found {found}"
-    return RequestError(message, hint, ErrorKind.REQUEST_UNREADABLE, subject=str(path))
+    return RequestError(message, hint=hint, kind=ErrorKind.REQUEST_UNREADABLE, subject=str(path))
 
 
 def read_named(path: Path, what: str, limit: int) -> bytes:
@@ -136,15 +136,15 @@ def read_named(path: Path, what: str, limit: int) -> bytes:
     except OSError as error:
         raise RequestError(
             f"{what}: expected a readable file, found {path}: {error.strerror or error}",
-            "mend the path; it starts from the request's folder",
-            ErrorKind.REQUEST_UNREADABLE,
+            hint="mend the path; it starts from the request's folder",
+            kind=ErrorKind.REQUEST_UNREADABLE,
             subject=str(path),
         ) from error
     if len(data) > limit:
         raise RequestError(
             f"{what}: expected at most {limit} bytes, found more in {path}",
-            "name the right file",
-            ErrorKind.REQUEST_UNREADABLE,
+            hint="name the right file",
+            kind=ErrorKind.REQUEST_UNREADABLE,
             subject=str(path),
         )
     return data

@@ -51,7 +51,7 @@ def rerun(evidence: Evidence, means: Means) -> Rerun:
     if build.status is BuildStatus.COMMITTED:
         raise RequestError(
             f"expected a build that failed, found that build {build.number} was committed",
-            f"name another: {evidence.listing}",
+            hint=f"name another: {evidence.listing}",
         )
     failure = build.failure
     step, subject = step_of(build)

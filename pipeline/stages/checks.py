@@ -173,8 +173,8 @@ def _unchanged(tile: Tile) -> bytes:
     if found != tile.sha256:
         raise TileError(
             f"tile {tile.place}: expected SHA-256 {tile.sha256[:12]} as selected, found {found[:12]}",
-            REST,
-            ErrorKind.SOURCE_CHANGED,
+            hint=REST,
+            kind=ErrorKind.SOURCE_CHANGED,
             subject=str(tile.place),
         )
     return data
@@ -269,8 +269,8 @@ def require_coverage(localisable: float, least: float) -> None:
     if localisable < least:
         raise CheckError(
             f"expected at least {least:.3f} of the wanted tiles to be present and localisable, found {localisable:.3f}",
-            "fetch the missing tiles, shrink the box, or lower coverage.min_fraction",
-            ErrorKind.COVERAGE_TOO_LOW,
+            hint="fetch the missing tiles, shrink the box, or lower coverage.min_fraction",
+            kind=ErrorKind.COVERAGE_TOO_LOW,
         )
 
 

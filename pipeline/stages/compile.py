@@ -171,6 +171,6 @@ def require_passed(run: Run, model: Model, event: EngineCompiled, *, what: str =
     if isinstance(verdict, CheckFailed):
         raise CheckError(
             f"expected {what} {name} to agree with its network, found {verdict.why}",
-            "compile at another precision, or set engine.batch = 1",
+            hint="compile at another precision, or set engine.batch = 1",
             subject=name,
         )

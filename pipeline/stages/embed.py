@@ -138,8 +138,8 @@ class _Stage:
             place = str(result.tiles[int(wrong[0])].place)
             raise EmbedError(
                 f"expected descriptors of length 1, found {lengths[wrong[0]]:.6g} for tile {place}",
-                "end the network with an L2 normalisation",
-                ErrorKind.BAD_VECTORS,
+                hint="end the network with an L2 normalisation",
+                kind=ErrorKind.BAD_VECTORS,
                 subject=place,
             )
         for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
@@ -151,12 +151,14 @@ class _Stage:
     def _refuse_or_skip(self, bad: BadTile) -> None:
         place = str(bad.tile.place)
         if bad.kind == ErrorKind.BAD_VECTORS:
-            raise EmbedError(bad.message, "check the network", ErrorKind.BAD_VECTORS, subject=place)
+            raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)
         if bad.kind != ErrorKind.BAD_TILE or self._run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
             hint = 'replace the tile, or set tiles.on_bad = "skip"'
             if bad.kind != ErrorKind.BAD_TILE:
                 hint = REST
-            raise TileError(f"tile {place}: {bad.message}", hint, ErrorKind(bad.kind), subject=place)
+            raise TileError(
+                f"tile {place}: {bad.message}", hint=hint, kind=ErrorKind(bad.kind), subject=place
+            )
         self._run.ports.progress.say(f"skipped tile {place}: {bad.message}")
         self._ready.extend(self._assembler.drop(bad.tile.sha256))
 

@@ -77,7 +77,7 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> Index:
     if failed is not None:
         raise CheckError(
             f"expected the index to find its own tiles, found {failed.why}",
-            "raise index.ef or index.m, or lower checks.recall",
+            hint="raise index.ef or index.m, or lower checks.recall",
             subject="index",
         )
     return known

@@ -78,8 +78,8 @@ def open_stand_in(layout: Layout, named: StandInEntry) -> Engine:
         if event is not None and event.artifact.sha256 == named.sha256:
             return load(event, Artifacts(layout).read(event.artifact))
     raise ArtifactError(
-        ErrorKind.ARTIFACT_MISSING,
         f"expected stand-in engine {named.sha256[:12]} in the journal, found none",
+        kind=ErrorKind.ARTIFACT_MISSING,
         hint="c10 build",
     )
 
@@ -103,13 +103,13 @@ def _require_fit(run: Run, event: EngineCompiled) -> None:
     if GOLDEN not in attached(event):
         raise CheckError(
             f"expected the stand-in of engine {name} to answer the golden images, found that it ran only at times",
-            "c10 build again; c10 doctor if it stays so",
+            hint="c10 build again; c10 doctor if it stays so",
             subject=name,
         )
     if lengths[0] != lengths[1]:
         raise CheckError(
             f"expected engine {name} and its stand-in to give descriptors of one length, found {lengths[0]} and"
             f" {lengths[1]}",
-            "fix the size of the network's output",
+            hint="fix the size of the network's output",
             subject=name,
         )

@@ -63,4 +63,4 @@ def parse_capture_dates(text: str, *, name: str) -> Mapping[Place, date]:
 def _bad(name: str, wrong: list[str]) -> TileError:
     told = wrong[:_MAX_TOLD] + ([f"and {len(wrong) - _MAX_TOLD} more"] if len(wrong) > _MAX_TOLD else [])
     message = f"{name}: " + (told[0] if len(told) == 1 else "\n  ".join([f"{len(wrong)} bad lines", *told]))
-    return TileError(message, "mend the file", ErrorKind.BAD_CAPTURE_DATES, subject=name)
+    return TileError(message, hint="mend the file", kind=ErrorKind.BAD_CAPTURE_DATES, subject=name)

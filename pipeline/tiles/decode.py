@@ -112,7 +112,7 @@ def _bad(subject: str | None, expected: str, found: str) -> TileError:
     where = f"tile {subject}: " if subject else ""
     return TileError(
         f"{where}expected {expected}, found {found}",
-        'fetch the tile again, or set tiles.on_bad = "skip"',
-        ErrorKind.BAD_TILE,
+        hint='fetch the tile again, or set tiles.on_bad = "skip"',
+        kind=ErrorKind.BAD_TILE,
         subject=subject,
     )

@@ -96,8 +96,8 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
     if wanted > MAX_WANTED:
         raise RequestError(
             f"bbox, zoom: expected at most {MAX_WANTED} tiles, found an area that wants {wanted}",
-            "shrink the box or lower the highest zoom",
-            ErrorKind.TOO_MANY_TILES,
+            hint="shrink the box or lower the highest zoom",
+            kind=ErrorKind.TOO_MANY_TILES,
         )
     found = Tiles.of(source.query_by_bbox(request.bbox_e7, request.zoom))
     if not len(found):
@@ -106,8 +106,8 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
     if not len(tiles):
         raise TileError(
             f"expected tiles of at most {request.max_age_days} days, found {len(excluded)} that are all older",
-            'fetch newer imagery, or set tiles.max_age_days or tiles.too_old = "warn"',
-            ErrorKind.TILES_TOO_OLD,
+            hint='fetch newer imagery, or set tiles.max_age_days or tiles.too_old = "warn"',
+            kind=ErrorKind.TILES_TOO_OLD,
         )
     return Selection(
         tiles=tiles,
@@ -125,8 +125,8 @@ def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int) -> 
     return TileError(
         f"expected some of the {wanted} tiles of zooms {request.zoom[0]} to {request.zoom[1]} in "
         f"{box_text(request.bbox_e7)}, found none: {source.name} holds {zooms}{bounds}",
-        "change bbox, zoom or tiles.source so that they meet",
-        ErrorKind.NO_TILES,
+        hint="change bbox, zoom or tiles.source so that they meet",
+        kind=ErrorKind.NO_TILES,
         subject=source.name,
     )
 
@@ -156,8 +156,8 @@ def _by_age(request: BuildRequest, tiles: Tiles, day: date) -> tuple[Tiles, Tile
         if request.tiles.unknown_age is UnknownAgePolicy.FAIL:
             raise TileError(
                 f"expected a capture date for every tile, found {said}",
-                "set tiles.captured to a date or to a CSV file that names them",
-                ErrorKind.TILE_AGE_UNKNOWN,
+                hint="set tiles.captured to a date or to a CSV file that names them",
+                kind=ErrorKind.TILE_AGE_UNKNOWN,
                 subject=_first(tiles, unknown),
             )
         warnings.append(f"{said}; set tiles.captured to judge their age")
@@ -175,8 +175,8 @@ def _by_age(request: BuildRequest, tiles: Tiles, day: date) -> tuple[Tiles, Tile
         case TooOldPolicy.FAIL:
             raise TileError(
                 f"expected tiles of at most {limit} days, found {said}",
-                "fetch newer imagery, or set tiles.max_age_days",
-                ErrorKind.TILES_TOO_OLD,
+                hint="fetch newer imagery, or set tiles.max_age_days",
+                kind=ErrorKind.TILES_TOO_OLD,
                 subject=_first(tiles, old),
             )
         case TooOldPolicy.EXCLUDE:

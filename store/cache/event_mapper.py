@@ -110,8 +110,8 @@ def since_position(entries: Iterable[Entry], position: Position) -> Iterator[Ent
         last = next((entry for entry in following if entry.seq >= position.seq), None)
         if last is None or Position(last.seq, last.chain.hex()) != position:
             raise DamagedHistoryError(
-                ErrorKind.JOURNAL_REPLACED,
                 f"expected record {position.seq} as it was known, found another one or none",
+                kind=ErrorKind.JOURNAL_REPLACED,
             )
     yield from following
 

@@ -122,18 +122,18 @@ def explained(
     wrong = max(found.misfits, key=lambda witness: witness.generation)
     more = f" (and {len(found.misfits) - 1} more)" if len(found.misfits) > 1 else ""
     return DamagedHistoryError(
-        ErrorKind.JOURNAL_REPLACED,
         f"expected what the journal projects as {wrong.path.parent.name}/{wrong.path.name}, found a file that is"
         f" damaged or not this cache's: {wrong.found}{more}",
+        kind=ErrorKind.JOURNAL_REPLACED,
         hint=f"{repairing(layout)} (keeps it as evidence; the journal is sound)",
     )
 
 
 def _of_another(layout: Layout, found: Evidence) -> DamagedHistoryError:
     return DamagedHistoryError(
-        ErrorKind.JOURNAL_REPLACED,
         f"expected the journal that made these files, found one that lost its newest records or is another's:"
         f" {found.against}",
+        kind=ErrorKind.JOURNAL_REPLACED,
         hint=rebuilding(layout),
     )
 

@@ -101,9 +101,9 @@ def open_beside(
         ledger.journal.append([])
         if ledger.state.unknown:
             raise UnknownEventError(
-                ErrorKind.UNKNOWN_EVENT,
                 f"expected events this version knows, found {ledger.state.unknown[0]}; the cache may be read, not"
                 " written",
+                kind=ErrorKind.UNKNOWN_EVENT,
                 hint="use the newer C10 that wrote this cache",
             )
         try:
@@ -145,8 +145,8 @@ def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: 
     state = look(layout).state
     if generation not in state.accepted:
         raise RequestRefusedError(
-            ErrorKind.JOURNAL_REPLACED,
             f"expected generation {generation} to be accepted, found that the journal was replaced meanwhile",
+            kind=ErrorKind.JOURNAL_REPLACED,
             hint=f"c10 accept {generation} (once more)",
         )
     return Acceptance(
@@ -161,15 +161,15 @@ def _require_acceptable(state: State, generation: int) -> None:
     if generation not in state.generations:
         last = len(state.generations)
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected a generation from 1 to {last}, found {generation}"
             if last
             else "expected a committed generation to accept, found none",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 log",
         )
     if generation in state.retired:
         raise RequestRefusedError(
-            ErrorKind.COLLECTED,
             f"expected generation {generation} to be kept, found it collected: its files are gone",
+            kind=ErrorKind.COLLECTED,
             hint="c10 log (tells which generations are left)",
         )

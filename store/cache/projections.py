@@ -39,9 +39,9 @@ class Projections:
         raw = project(ledger.state, generation)
         if canonical_json.sha256(raw) != generation.manifest_sha256:
             raise DamagedHistoryError(
-                ErrorKind.IMPOSSIBLE_HISTORY,
                 f"expected generation {generation.number} to project to {generation.manifest_sha256[:12]}, found"
                 f" {canonical_json.sha256(raw)[:12]}",
+                kind=ErrorKind.IMPOSSIBLE_HISTORY,
                 hint="use the C10 that committed it: c10 show names its version",
             )
         taken = self.layout.manifest_files().get(generation.number)
@@ -60,9 +60,9 @@ class Projections:
             self.written += write_once(folder, name, data, scratch=self.layout.scratch)
         except FileExistsError as error:
             raise DamagedHistoryError(
-                ErrorKind.JOURNAL_REPLACED,
                 f"expected {folder.name}/{name} to be free or the same, found something else: the file is a stranger or"
                 " damaged, or the journal is another one",
+                kind=ErrorKind.JOURNAL_REPLACED,
                 hint=f"{repairing(self.layout)} (keeps it as evidence, or says that it is the journal that is wrong)",
             ) from error
         except OSError as error:

@@ -84,5 +84,7 @@ def _value(data: bytes, offset: int, seq: int) -> tuple[bytes, int]:
 
 def _damaged(expected: str, found: str) -> DamagedHistoryError:
     return DamagedHistoryError(
-        ErrorKind.JOURNAL_INCOMPLETE, f"segment: expected {expected}, found {found}", hint="c10 verify --full"
+        f"segment: expected {expected}, found {found}",
+        kind=ErrorKind.JOURNAL_INCOMPLETE,
+        hint="c10 verify --full",
     )

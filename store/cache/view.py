@@ -108,19 +108,19 @@ def require_cache(layout: Layout) -> None:
     if layout.lost_journal():
         if layout.may_be_mirror():
             raise DamagedHistoryError(
-                ErrorKind.JOURNAL_REPLACED,
                 f"expected {layout.journal.name} in {layout.root}, found generations alone, as in a mirror",
+                kind=ErrorKind.JOURNAL_REPLACED,
                 hint=f"{replaying(layout)} reads a mirror; {rebuilding(layout)}, which ends it, is for a journal that was"
                 " lost",
             )
         raise DamagedHistoryError(
-            ErrorKind.JOURNAL_REPLACED,
             f"expected {layout.journal.name} beside the generations in {layout.root}, found none",
+            kind=ErrorKind.JOURNAL_REPLACED,
             hint=rebuilding(layout),
         )
     raise RequestRefusedError(
-        ErrorKind.NO_CACHE,
         f"expected a cache in {layout.root}, found none",
+        kind=ErrorKind.NO_CACHE,
         hint="c10 build REQUEST --cache DIR",
     )
 

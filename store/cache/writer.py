@@ -303,7 +303,7 @@ class Store:
                 self.release_reserve()
                 self.project(generation)
         except StoreError as error:
-            raise UnprojectedError(generation.number, error) from error
+            raise UnprojectedError(error, generation=generation.number) from error
         return generation
 
     def project(self, generation: Generation) -> None:
@@ -316,8 +316,8 @@ class Store:
         self.ledger.journal.append([])
         if not self.state.cache_id:
             raise DamagedHistoryError(
-                ErrorKind.IMPOSSIBLE_HISTORY,
                 "expected a journal that begins with the genesis of a cache, found an empty one",
+                kind=ErrorKind.IMPOSSIBLE_HISTORY,
                 hint="move the cache away and build again",
             )
         observed = observe(self.layout)
@@ -432,8 +432,8 @@ def _require_standing(state: State, build: Build) -> None:
 
 def _withdrawn(what: str) -> RequestRefusedError:
     return RequestRefusedError(
-        ErrorKind.WITHDRAWN,
         f"expected {what} to stand as it did when the build took it, found it withdrawn or replaced meanwhile",
+        kind=ErrorKind.WITHDRAWN,
         hint="c10 build (runs what is missing)",
     )
 

@@ -98,9 +98,9 @@ class Artifacts:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise ArtifactsBusyError(
-                    ErrorKind.BUSY,
                     f"expected nobody to write artifacts for a moment within {timeout_s:g} s, found"
                     f" {self.layout.artifacts_lock} held, by an engine run or an opened cache",
+                    kind=ErrorKind.BUSY,
                     hint="wait for it to finish, then run it again",
                 )
             time.sleep(min(_CHECK_INTERVAL_S, left))
@@ -120,8 +120,8 @@ class Artifacts:
 
     def _no_lock(self) -> CacheUnusableError:
         return CacheUnusableError(
-            ErrorKind.FILE_SYSTEM,
             f"expected a regular file as lock {self.layout.artifacts_lock}, found something else",
+            kind=ErrorKind.FILE_SYSTEM,
             hint=repairing(self.layout),
         )
 
@@ -337,7 +337,7 @@ class Artifacts:
     def _error(ref: ArtifactRef, found: str) -> ArtifactError:
         kind = ErrorKind.ARTIFACT_MISSING if found == "missing" else ErrorKind.ARTIFACT_DAMAGED
         return ArtifactError(
-            kind, f"artifact {ref.sha256[:12]}: {found}", hint="c10 build (runs the damaged step again)"
+            f"artifact {ref.sha256[:12]}: {found}", kind=kind, hint="c10 build (runs the damaged step again)"
         )
 
 

@@ -27,8 +27,8 @@ def refuse_displaced(layout: Layout) -> None:
     """
     for path in displaced(layout):
         raise CacheUnusableError(
-            ErrorKind.FILE_SYSTEM,
             f"expected a folder of the cache as {path}, found a link or a file in its place; nothing was written",
+            kind=ErrorKind.FILE_SYSTEM,
             hint=repairing(layout)
             if os.path.lexists(layout.journal)
             else f"move {path} away, then run it again",

@@ -57,11 +57,11 @@ class Layout:
         if not all(self._finds(generation) for generation in (7, 12_345_678_901)):
             made = self._filled(7)
             raise RequestRefusedError(
-                ErrorKind.UNKNOWN_GENERATION,
                 "expected a manifest_filename such as '{generation:08d}.json' or 'flight-{generation:08d}.json', since"
                 " readers know a manifest by its name: at most a label of 1 to 32 letters, digits, _ and -, the first a"
                 " letter, and a hyphen; then the generation in 8 to 18 digits; then .json; found"
                 f" {self.manifest_filename!r}" + ("" if made is None else f", which makes {made!r}"),
+                kind=ErrorKind.UNKNOWN_GENERATION,
                 hint="leave manifest_filename out",
             )
 
@@ -195,8 +195,8 @@ class Layout:
         except OSError as error:
             if shown := _kernels_own(self.root):
                 raise CacheUnusableError(
-                    ErrorKind.FILE_SYSTEM,
                     f"expected a disk for the cache, found {self.root} on {shown}, which keeps no files",
+                    kind=ErrorKind.FILE_SYSTEM,
                     hint="choose another --cache DIR, on ext4, xfs, btrfs, f2fs or tmpfs",
                 ) from error
             raise from_os_error(error, f"cache folder {self.root}") from error
@@ -212,16 +212,16 @@ class Layout:
     def _refuse_foreign(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise CacheUnusableError(
-                ErrorKind.FILE_SYSTEM,
                 f"expected a folder for the cache, found a file: {self.root}",
+                kind=ErrorKind.FILE_SYSTEM,
                 hint="--cache DIR",
             )
         if self.root.is_dir() and not self.exists():
             strange = sorted(entry.name for entry in os.scandir(self.root) if entry.name not in KNOWN_ENTRIES)
             if strange:
                 raise CacheUnusableError(
-                    ErrorKind.FILE_SYSTEM,
                     f"expected an empty folder or a cache, found {strange[0]!r} in {self.root}",
+                    kind=ErrorKind.FILE_SYSTEM,
                     hint="choose another --cache DIR",
                 )
 

@@ -75,7 +75,7 @@ def _reference(found: object) -> ArtifactRef | None:
 
 def _invalid(event: EngineCompiled, found: str) -> DamagedHistoryError:
     return DamagedHistoryError(
-        ErrorKind.INVALID_EVENT,
         f"expected references to what belongs to engine {event.model}, found {found:.80}",
+        kind=ErrorKind.INVALID_EVENT,
         hint="c10 verify --full",
     )

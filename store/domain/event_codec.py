@@ -81,8 +81,8 @@ def decode(tag: str, version: int, payload: object) -> Event:
     known = TABLE.get(tag)
     if known is None or version > known[0]:
         raise UnknownEventError(
-            ErrorKind.UNKNOWN_EVENT,
             f"expected an event this version knows, found {tag!r} version {version}",
+            kind=ErrorKind.UNKNOWN_EVENT,
             hint="use the newer C10 that wrote this cache",
         )
     current, cls = known
@@ -111,7 +111,9 @@ def decode(tag: str, version: int, payload: object) -> Event:
 def invalid(where: str, found: str) -> DamagedHistoryError:
     """Return the error for data that is no event of its kind; `where` it stands, and what was found there."""
     return DamagedHistoryError(
-        ErrorKind.INVALID_EVENT, f"expected a well-formed {where}, found {found}", hint="c10 verify --full"
+        f"expected a well-formed {where}, found {found}",
+        kind=ErrorKind.INVALID_EVENT,
+        hint="c10 verify --full",
     )
 
 

@@ -355,7 +355,9 @@ def _reuse(state: State, fact: Fact, build: Build, event: e.StepReused) -> Build
 
 def _impossible(fact: Fact, found: str) -> DamagedHistoryError:
     return DamagedHistoryError(
-        ErrorKind.IMPOSSIBLE_HISTORY, f"record {fact.seq} cannot follow: {found}", hint="c10 verify --full"
+        f"record {fact.seq} cannot follow: {found}",
+        kind=ErrorKind.IMPOSSIBLE_HISTORY,
+        hint="c10 verify --full",
     )
 
 

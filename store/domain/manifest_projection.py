@@ -54,8 +54,8 @@ def body_of(state: State, build: Build) -> Document:
         return _body(state, build)
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedHistoryError(
-            ErrorKind.IMPOSSIBLE_HISTORY,
             f"expected the facts of build {build.number} to name what a manifest holds, found {error!r}",
+            kind=ErrorKind.IMPOSSIBLE_HISTORY,
             hint="c10 verify --full",
         ) from error
 
@@ -76,8 +76,8 @@ def _plain_body(state: State, build: Build) -> Document:
     tiles, index, coverage, calibration = build.tiles, build.index, build.coverage, build.calibration
     if tiles is None or index is None or coverage is None or calibration is None or not build.engines:
         raise DamagedHistoryError(
-            ErrorKind.IMPOSSIBLE_HISTORY,
             f"expected build {build.number} to have tiles, engines, index and coverage before its commit",
+            kind=ErrorKind.IMPOSSIBLE_HISTORY,
             hint="c10 verify --full",
         )
     models = {model["name"]: model for model in build.inputs["models"]}

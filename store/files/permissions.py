@@ -68,5 +68,5 @@ def refuse_exposed(root: Path) -> None:
     reasons = exposed_path(root)
     if reasons:
         raise CacheUnusableError(
-            ErrorKind.PERMISSION, f"{root}: {reasons[0]}", hint=f"chmod -R o-w {shlex.quote(str(root))}"
+            f"{root}: {reasons[0]}", kind=ErrorKind.PERMISSION, hint=f"chmod -R o-w {shlex.quote(str(root))}"
         )

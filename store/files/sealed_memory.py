@@ -13,7 +13,7 @@ import stat
 from dataclasses import dataclass
 
 from store.base.values import ArtifactRef
-from store.errors import from_os_error, is_shortage
+from store.errors import Category, from_os_error, is_shortage
 
 _CHUNK = 1 << 20
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -21,6 +21,8 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 class SealError(Exception):
     """The file is not the one named; the text says what was expected and found."""
+
+    category = Category.NO_GO
 
 
 @dataclass(slots=True)

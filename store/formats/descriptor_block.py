@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.identity import CELL_SHIFT, MAX_ZOOM
+from store.errors import Category
 
 Bytes = bytes | bytearray | memoryview
 
@@ -55,6 +56,8 @@ _DIGEST_SIZE: Final = 32
 
 class BlockError(ValueError):
     """A block, or the bytes of one, break a rule of the format; the message says which, expected and found."""
+
+    category = Category.NO_GO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

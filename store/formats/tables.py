@@ -197,5 +197,7 @@ def _count(data: bytes | memoryview, magic: bytes, row: int) -> int:
 
 def _broken(expected: str, found: str) -> ArtifactError:
     return ArtifactError(
-        ErrorKind.ARTIFACT_DAMAGED, f"table: expected {expected}, found {found}", hint="c10 verify --full"
+        f"table: expected {expected}, found {found}",
+        kind=ErrorKind.ARTIFACT_DAMAGED,
+        hint="c10 verify --full",
     )

@@ -55,7 +55,7 @@ def decode(data: bytes) -> tuple[tuple[int, bytes], ...]:
 
 def _broken(expected: str, found: str) -> ArtifactError:
     return ArtifactError(
-        ErrorKind.ARTIFACT_DAMAGED,
         f"tiles of a window: expected {expected}, found {found}",
+        kind=ErrorKind.ARTIFACT_DAMAGED,
         hint="c10 verify --full",
     )

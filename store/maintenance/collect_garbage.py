@@ -169,9 +169,9 @@ def _read(
             yield origin, decode_blocks(artifacts.read(table))
         except ArtifactError as error:
             raise ArtifactError(
-                error.kind,
                 f"expected the block table of build {origin}, which tells what must stay, found it damaged or missing:"
                 f" {error.message}",
+                kind=error.kind,
                 hint="c10 verify --full (says what mends it)",
             ) from error
 

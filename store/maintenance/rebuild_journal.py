@@ -177,8 +177,8 @@ def _read(layout: Layout) -> _History:
     history.salvaged += len(tail)
     if not history.entries:
         raise DamagedHistoryError(
-            ErrorKind.JOURNAL_INCOMPLETE,
             f"expected segments, or a journal that still reads, in {layout.root}, found neither: nothing was committed",
+            kind=ErrorKind.JOURNAL_INCOMPLETE,
             hint="move journal.mdb out of the cache, then c10 build begins anew",
         )
     return history
@@ -257,8 +257,8 @@ def _folded(state: State, entries: Sequence[Entry]) -> Iterator[State]:
 def _require_known(state: State) -> None:
     if state.unknown:
         raise UnknownEventError(
-            ErrorKind.UNKNOWN_EVENT,
             f"expected events this version knows, found {state.unknown[0]}; nothing was changed",
+            kind=ErrorKind.UNKNOWN_EVENT,
             hint="use the newer C10 that wrote this cache",
         )
 
@@ -304,7 +304,7 @@ def _put_back(layout: Layout, kept: str) -> None:
 
 def _broken(expected: str) -> DamagedHistoryError:
     return DamagedHistoryError(
-        ErrorKind.JOURNAL_INCOMPLETE,
         f"expected {expected}",
+        kind=ErrorKind.JOURNAL_INCOMPLETE,
         hint="restore the segments from a mirror of this cache",
     )

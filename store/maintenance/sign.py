@@ -81,19 +81,21 @@ def _required(state: State, number: int | None) -> Generation:
     head = state.head
     if head is None:
         raise RequestRefusedError(
-            ErrorKind.NO_GENERATION, "expected a committed generation to sign, found none", hint="c10 log"
+            "expected a committed generation to sign, found none",
+            kind=ErrorKind.NO_GENERATION,
+            hint="c10 log",
         )
     generation = head if number is None else state.generations.get(number)
     if generation is None:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected a generation from 1 to {head.number}, found {number}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 log",
         )
     if generation.number in state.retired:
         raise RequestRefusedError(
-            ErrorKind.COLLECTED,
             f"expected generation {generation.number} to be kept, found it collected: its files are gone",
+            kind=ErrorKind.COLLECTED,
             hint="c10 log (tells which generations are left)",
         )
     return generation
@@ -104,8 +106,8 @@ def _manifest(store: Store, generation: Generation) -> bytes:
     raw, name = project(store.state, generation), _name(store, generation)
     if _read(store, name) != raw:
         raise RequestRefusedError(
-            ErrorKind.TARGET_DAMAGED,
             f"expected manifests/{name} to be what the journal projects, found something else; nothing was signed",
+            kind=ErrorKind.TARGET_DAMAGED,
             hint=repairing(store.layout),
         )
     return raw
@@ -115,15 +117,15 @@ def _require_room(store: Store, generation: Generation, signature: bytes) -> Non
     place = len(generation.signatures) + 1
     if place > MAX_SIGNATURES:
         raise RequestRefusedError(
-            ErrorKind.SIGNATURE,
             f"expected fewer than {MAX_SIGNATURES} signatures of generation {generation.number}, found as many",
+            kind=ErrorKind.SIGNATURE,
             hint="c10 rollback makes a generation of its own, which takes signatures anew",
         )
     name = signature_name(_name(store, generation), place)
     if os.path.lexists(store.layout.manifests / name) and _read(store, name) != signature:
         raise RequestRefusedError(
-            ErrorKind.TARGET_DAMAGED,
             f"expected manifests/{name} to be free, found a file that the journal does not know; nothing was signed",
+            kind=ErrorKind.TARGET_DAMAGED,
             hint=repairing(store.layout),
         )
 

@@ -85,9 +85,9 @@ def check(state: State, observed: Observed) -> None:
     highest = max((*observed.manifests, *observed.segments), default=0)
     if highest > committed:
         raise DamagedHistoryError(
-            ErrorKind.JOURNAL_REPLACED,
             f"expected the journal to hold generation {highest}, of which files exist, found {committed} generations:"
             " it lost its newest records or is another cache's",
+            kind=ErrorKind.JOURNAL_REPLACED,
             hint="c10 rebuild (makes the journal again from its segments)",
         )
     if observed.manifests:
@@ -95,9 +95,9 @@ def check(state: State, observed: Observed) -> None:
         expected = state.generations[last].manifest_sha256
         if observed.highest_sha256 != expected:
             raise DamagedHistoryError(
-                ErrorKind.JOURNAL_REPLACED,
                 f"expected manifest {observed.manifests[last]} with SHA-256 {expected[:12]} as the journal committed"
                 f" it, found {(observed.highest_sha256 or 'none')[:12]}: the journal was replaced, or the file damaged",
+                kind=ErrorKind.JOURNAL_REPLACED,
                 hint="c10 verify --full (says which of them)",
             )
 
@@ -111,8 +111,8 @@ def plan(state: State, observed: Observed) -> tuple[Action, ...]:
     """
     if state.unknown:
         raise UnknownEventError(
-            ErrorKind.UNKNOWN_EVENT,
             f"expected events this version knows, found {state.unknown[0]}; the cache may be read, not written",
+            kind=ErrorKind.UNKNOWN_EVENT,
             hint="use the newer C10 that wrote this cache",
         )
     check(state, observed)

@@ -31,15 +31,15 @@ def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
     head = state.head
     if head is None:
         raise RequestRefusedError(
-            ErrorKind.NO_GENERATION,
             "expected a committed generation to roll back from, found none",
+            kind=ErrorKind.NO_GENERATION,
             hint="c10 log",
         )
     if to is None:
         if head.parent is None:
             raise RequestRefusedError(
-                ErrorKind.NOTHING_TO_ROLL_BACK,
                 f"expected a build before build {head.origin}, which generation {head.number} shows, found none",
+                kind=ErrorKind.NOTHING_TO_ROLL_BACK,
                 hint="c10 log, then c10 rollback --to GENERATION",
             )
         target = head.parent
@@ -49,8 +49,8 @@ def plan(state: State, *, to: int | None, why: str) -> RollbackPlan | None:
         _require_kept(state, target, f"generation {to} (build {target})")
     else:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected a generation from 1 to {head.number}, found {to}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 log",
         )
     if target == head.origin:
@@ -66,8 +66,8 @@ def _require_kept(state: State, target: int, what: str) -> None:
         return
     left = [number for number, found in state.generations.items() if found.origin not in collected]
     raise RequestRefusedError(
-        ErrorKind.COLLECTED,
         f"expected {what} to be kept, found it collected: its files are gone",
+        kind=ErrorKind.COLLECTED,
         hint=f"c10 rollback --to GENERATION, with one of {_listed(left)}; or build that request --again",
     )
 

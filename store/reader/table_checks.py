@@ -58,4 +58,4 @@ def delta_of(manifest: Manifest, data: bytes | memoryview) -> Delta:
 
 
 def _wrong(what: str) -> ArtifactError:
-    return ArtifactError(ErrorKind.ARTIFACT_DAMAGED, what, hint="c10 verify --full")
+    return ArtifactError(what, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 verify --full")

@@ -148,7 +148,9 @@ def decode_answers(data: bytes | memoryview) -> Vectors:
 
 def _invalid(expected: str, found: str) -> ArtifactError:
     return ArtifactError(
-        ErrorKind.ARTIFACT_DAMAGED, f"golden answers: expected {expected}, found {found}", hint="c10 build"
+        f"golden answers: expected {expected}, found {found}",
+        kind=ErrorKind.ARTIFACT_DAMAGED,
+        hint="c10 build",
     )
 
 

@@ -215,7 +215,7 @@ class Reader:
 
     def damaged(self, error: ArtifactError) -> BundleError:
         """Return the error of a bundle in which one of its artifacts is another than it says."""
-        return BundleError(ErrorKind.BUNDLE, f"bundle {self.path}: {error.message}", hint=_COPY_AGAIN)
+        return BundleError(f"bundle {self.path}: {error.message}", kind=ErrorKind.BUNDLE, hint=_COPY_AGAIN)
 
     def finish(self) -> ArtifactRef:
         """Check that nothing is left, and, if it was asked for, the trailer; returns digest and size of the file.
@@ -241,8 +241,8 @@ class Reader:
         if magic != MAGIC:
             if magic.startswith(_FAMILY):
                 raise BundleError(
-                    ErrorKind.BUNDLE,
                     f"bundle {self.path}: expected format {FORMAT}, found {magic[-1]}",
+                    kind=ErrorKind.BUNDLE,
                     hint="use the newer C10 that wrote it",
                 )
             raise self._wrong("a bundle", "a file that begins otherwise")
@@ -297,8 +297,8 @@ class Reader:
 
     def _wrong(self, expected: str, found: str) -> BundleError:
         return BundleError(
-            ErrorKind.BUNDLE,
             f"bundle {self.path}: expected {expected}, found {found}",
+            kind=ErrorKind.BUNDLE,
             hint=_COPY_AGAIN,
         )
 
@@ -320,14 +320,16 @@ def opened(path: Path, *, whole: bool = True) -> Iterator[Reader]:
     except OSError as error:
         found = error.strerror or str(error)
         raise BundleError(
-            ErrorKind.BUNDLE, f"bundle {path}: expected a file to read, found: {found}", hint="name another"
+            f"bundle {path}: expected a file to read, found: {found}",
+            kind=ErrorKind.BUNDLE,
+            hint="name another",
         ) from error
     about = os.fstat(fd)
     if not stat.S_ISREG(about.st_mode):
         os.close(fd)
         raise BundleError(
-            ErrorKind.BUNDLE,
             f"bundle {path}: expected a regular file, found something else",
+            kind=ErrorKind.BUNDLE,
             hint="name another",
         )
     with os.fdopen(fd, "rb") as file:

@@ -149,8 +149,8 @@ def _content(
     entries = view.entries
     if not entries:
         raise RequestRefusedError(
-            ErrorKind.NO_CACHE,
             f"expected the records of a cache in {view.layout.root}, found an empty journal",
+            kind=ErrorKind.NO_CACHE,
             hint="c10 build REQUEST --cache DIR",
         )
     end = len(entries) if build is None else _end(view, build)
@@ -175,8 +175,8 @@ def _content(
     refs = [ref for _, ref in sorted(wanted.items()) if ref.sha256 not in without and artifacts.present(ref)]
     if len(refs) > MAX_ARTIFACTS:
         raise RequestRefusedError(
-            ErrorKind.BUNDLE,
             f"expected at most {MAX_ARTIFACTS} artifacts for one bundle, found {len(refs)}",
+            kind=ErrorKind.BUNDLE,
             hint="c10 gc --yes, or c10 mirror",
         )
     carried = {ref.sha256 for ref in refs}
@@ -197,8 +197,8 @@ def _end(view: History, number: int) -> int:
     """The record with which a build ends; the last one of all if it did not."""
     if number not in view.state.builds:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected a build from 1 to {len(view.state.builds)}, found {number}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 log",
         )
     # A rollback commits a build once more; what counts is the first time.
@@ -210,8 +210,8 @@ def _newest(state: State) -> int:
     """The newest build that did not commit; else the newest."""
     if not state.builds:
         raise RequestRefusedError(
-            ErrorKind.NO_GENERATION,
             "expected a build to export, found none",
+            kind=ErrorKind.NO_GENERATION,
             hint="c10 export --artifacts none (the records alone)",
         )
     failed = (each.number for each in state.builds.values() if each.status is not BuildStatus.COMMITTED)
@@ -230,15 +230,15 @@ def _require_all(view: History, state: State) -> None:
     """
     if state.unknown:
         raise UnknownEventError(
-            ErrorKind.UNKNOWN_EVENT,
             f"expected events this version knows, found {state.unknown[0]}: which artifacts it names is not known",
+            kind=ErrorKind.UNKNOWN_EVENT,
             hint="use the newer C10 that wrote this cache, or c10 export --artifacts none",
         )
     check_history(view.state, view.observed)
     if state.head is not None and state.head.origin in view.state.collected:
         raise RequestRefusedError(
-            ErrorKind.COLLECTED,
             f"expected build {state.head.origin} with its artifacts, found that they were collected",
+            kind=ErrorKind.COLLECTED,
             hint="c10 export BUILD --artifacts none (the records alone)",
         )
 
@@ -267,8 +267,8 @@ def _require_free(layout: Layout, target: Path) -> None:
 
 def _taken(target: Path, found: str) -> RequestRefusedError:
     return RequestRefusedError(
-        ErrorKind.FILE_SYSTEM,
         f"expected a new file for the bundle, outside of the cache, found {found}: {target}",
+        kind=ErrorKind.FILE_SYSTEM,
         hint="choose another -o FILE",
     )
 

@@ -173,13 +173,13 @@ def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
         facts = tuple(to_facts(entries))
         state = fold(facts)
     except RecordError as error:
-        raise BundleError(ErrorKind.BUNDLE, f"bundle: {error.message}", hint=_MAKE_AGAIN) from error
+        raise BundleError(f"bundle: {error.message}", kind=ErrorKind.BUNDLE, hint=_MAKE_AGAIN) from error
     except DamagedHistoryError as error:
-        raise DamagedHistoryError(error.kind, f"bundle: {error.message}", hint=_READ_IT) from error
+        raise DamagedHistoryError(f"bundle: {error.message}", kind=error.kind, hint=_READ_IT) from error
     if state.unknown:
         raise UnknownEventError(
-            ErrorKind.UNKNOWN_EVENT,
             f"expected events this version knows, found {state.unknown[0]}; nothing was changed",
+            kind=ErrorKind.UNKNOWN_EVENT,
             hint="use the newer C10 that wrote it; c10 replay --bundle FILE reads it",
         )
     for number, generation in state.generations.items():
@@ -205,8 +205,8 @@ def _of_its_own(layout: Layout, own: View, entries: Sequence[Entry]) -> RequestR
         what += ": it was imported without --follow"
         hint = "c10 import FILE --follow --cache DIR, with a new DIR: --follow is needed from the first import on"
     return RequestRefusedError(
-        ErrorKind.OWN_HISTORY,
         f"expected no cache in {layout.root}, or the first records of the bundle and no others, found {what}",
+        kind=ErrorKind.OWN_HISTORY,
         hint=hint,
     )
 
@@ -247,9 +247,9 @@ def _store(
     for ref in reader.artifacts():
         if named.get(ref.sha256) != ref:
             raise BundleError(
-                ErrorKind.BUNDLE,
                 f"bundle {reader.path}: expected artifacts that its records name, found {ref.sha256[:12]} of {ref.size}"
                 " bytes",
+                kind=ErrorKind.BUNDLE,
                 hint=_MAKE_AGAIN,
             )
         if artifacts.damage(ref) is not None:
@@ -275,8 +275,8 @@ def _require_space(artifacts: Artifacts, named: Iterable[ArtifactRef], size: int
         raise from_os_error(error, f"cache {artifacts.layout.root}") from error
     if needed > free:
         raise DiskFullError(
-            ErrorKind.DISK_FULL,
             f"expected {needed} bytes of free space for the artifacts, found {free}",
+            kind=ErrorKind.DISK_FULL,
             hint="free disk space, then run it again",
         )
 
@@ -345,7 +345,7 @@ def _event(  # noqa: PLR0917 - what the event names
 
 def _impossible(expected: str) -> DamagedHistoryError:
     return DamagedHistoryError(
-        ErrorKind.IMPOSSIBLE_HISTORY,
         f"bundle: expected {expected}, found another one",
+        kind=ErrorKind.IMPOSSIBLE_HISTORY,
         hint=_READ_IT,
     )

@@ -202,22 +202,22 @@ def _source(layout: Layout) -> _Source:
     view = read_cache(layout)
     if view.state.unknown:
         raise UnknownEventError(
-            ErrorKind.UNKNOWN_EVENT,
             f"expected events this version knows, found {view.state.unknown[0]}",
+            kind=ErrorKind.UNKNOWN_EVENT,
             hint="use the newer C10 that wrote this cache",
         )
     head = view.state.head
     if head is None:
         raise RequestRefusedError(
-            ErrorKind.NO_GENERATION,
             f"expected a committed generation in {layout.root}, found none",
+            kind=ErrorKind.NO_GENERATION,
             hint=f"c10 build REQUEST --cache {shlex.quote(str(layout.root))}",
         )
     raw = project(view.state, head)
     if canonical_json.sha256(raw) != head.manifest_sha256:
         raise DamagedHistoryError(
-            ErrorKind.IMPOSSIBLE_HISTORY,
             f"expected generation {head.number} to project to the manifest that it committed, found another one",
+            kind=ErrorKind.IMPOSSIBLE_HISTORY,
             hint="use the C10 that committed it: c10 show names its version",
         )
     manifest = parse(raw)
@@ -244,8 +244,8 @@ def _require_apart(layout: Layout, target: Layout) -> None:
     ours, theirs = layout.root.resolve(), target.root.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise RequestRefusedError(
-            ErrorKind.FILE_SYSTEM,
             f"expected a folder apart from the cache, found {target.root} for {layout.root}",
+            kind=ErrorKind.FILE_SYSTEM,
             hint="c10 mirror DEST, with DEST elsewhere",
         )
 
@@ -282,8 +282,8 @@ def _bytes(path: Path, limit: int) -> bytes | None:
 
 def _of_its_own(target: Layout, found: str) -> RequestRefusedError:
     return RequestRefusedError(
-        ErrorKind.OWN_HISTORY,
         f"expected an empty folder or a mirror of this cache in {target.root}, found {found}",
+        kind=ErrorKind.OWN_HISTORY,
         hint="choose an empty DEST; if the file is damaged, remove it and run c10 mirror again",
     )
 
@@ -336,8 +336,8 @@ def _require_links(target: Layout) -> None:
         if error.errno not in _NO_LINKS:
             raise from_os_error(error, f"mirror {target.root}") from error
         raise CacheUnusableError(
-            ErrorKind.FILE_SYSTEM,
             f"expected a file system with hard links in {target.root}, found: {error.strerror}",
+            kind=ErrorKind.FILE_SYSTEM,
             hint="use a card with ext4 or f2fs, or take a bundle along: c10 export -o FILE",
         ) from error
     finally:
@@ -353,8 +353,8 @@ def _require_space(target: Layout, needed: int) -> None:
         raise from_os_error(error, f"mirror {target.root}") from error
     if needed > free:
         raise DiskFullError(
-            ErrorKind.DISK_FULL,
             f"expected {needed} bytes of free space in {target.root}, found {free}",
+            kind=ErrorKind.DISK_FULL,
             hint="free disk space there, then run it again",
         )
 
@@ -366,7 +366,7 @@ def _of_the_cache(layout: Layout) -> Iterator[None]:
         yield
     except ArtifactError as error:
         raise ArtifactError(
-            error.kind, f"in {layout.root}, {error.message}", hint=repairing(layout)
+            f"in {layout.root}, {error.message}", kind=error.kind, hint=repairing(layout)
         ) from error
 
 

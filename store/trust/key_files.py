@@ -215,4 +215,4 @@ def _require_cryptography() -> None:
 
 
 def _refused(message: str, hint: str) -> RequestRefusedError:
-    return RequestRefusedError(ErrorKind.KEY, message, hint=hint)
+    return RequestRefusedError(message, kind=ErrorKind.KEY, hint=hint)

@@ -125,7 +125,7 @@ def test_a_network_that_describes_nothing_is_compiled_again_alone(machine, tmp_p
 
 def test_a_step_that_failed_by_chance_passes(machine):
     calls = Calls()
-    storm = CompileError("expected a calm day, found a storm", "wait", ErrorKind.COMPILE_CRASHED)
+    storm = CompileError("expected a calm day, found a storm", hint="wait", kind=ErrorKind.COMPILE_CRASHED)
     calls.faults["compile place"] = raising(storm)
     compiler = FakeCompiler(calls=calls, dimensions=DIMENSIONS)
     machine.with_tiles().fail(ports={"engine_compiler": compiler})

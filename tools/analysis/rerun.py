@@ -60,11 +60,11 @@ def run_again(
     try:
         state = fold(facts)
     except DamagedHistoryError as error:
-        raise RequestRefusedError(error.kind, error.message, hint=error.hint) from error
+        raise RequestRefusedError(error.message, kind=error.kind, hint=error.hint) from error
     if number not in state.builds:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected build {number} in the records, found none",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint=source.listing,
         )
     evidence = Evidence(

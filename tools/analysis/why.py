@@ -44,9 +44,9 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
     links = descriptor(identifier, build, look) if identifier is not None else []
     if not links:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected a step ({', '.join(_STEPS)}), 8 or more digits of an artifact, or a tile of build"
             f" {build.number} as zoom/x/y, found {text(subject, 200)!r}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 why --help",
         )
     return _answer(look, subject, build.number, {"chain": links, "text": list(_of_chain(links))})
@@ -74,8 +74,8 @@ def _build(look: Look, number: int | None) -> Build:
     build = state.builds.get(number) if number is not None else None
     if build is None:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected a build from 1 to {max(state.builds, default=0)}, found {number}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint=look.source.listing,
         )
     return build
@@ -197,8 +197,8 @@ def _digest_named(look: Look, word: str) -> Named | None:
     digests = sorted({each.ref.sha256 for each in found})
     if len(digests) > 1:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected the digits of one artifact, found {len(digests)} that begin with {word}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint="give more digits",
         )
     return found[-1] if found else None

@@ -1,18 +1,17 @@
 """`build`, `plan` and `rollback`: the commands that work through the provisioner."""
 
 import shlex
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cache_provisioner
+from pipeline import BuildRequest, C10ProvisionerConfig, build_cache_provisioner
 from pipeline.build.report import BuildReport
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
 from tools.command import Answer, Call, Command, complain, say, shared_options
-from tools.exit_codes import ExitCode, code_of_failure
+from tools.exit_codes import CODES
 from tools.output import render
 from tools.output.progress import shown_progress
 
@@ -109,21 +108,14 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
     """Turn a report into an answer; what went wrong is told on standard error."""
     document = report.to_document()
     lines = render.build_report(document, report.warnings)
-    if report.outcome is not BuildOutcome.FAILED:
+    error = report.error
+    if error is None:
         return Answer(document=document, lines=lines)
-    code = code_of_failure(report.cause)
-    if report.cause is not None and code is ExitCode.INTERNAL:
-        say("".join(traceback.format_exception(report.cause)).rstrip())
-    if report.error is not None:
-        hint = report.error.hint
-        if code is ExitCode.INTERNAL:
-            hint = "this is a fault of C10: please report it with the lines above"
-        subject = report.error.subject
-        where = report.error.step if subject in report.error.message else f"{report.error.step} {subject}"
-        complain(f"{where}: {report.error.message}", hint)
-        if report.build is not None:
-            say(f"  -> what happened: c10 replay {report.build} --cache {shlex.quote(str(root))}")
-    return Answer(document=document, lines=lines, code=code)
+    where = error.step if error.subject in error.message else f"{error.step} {error.subject}"
+    complain(f"{where}: {error.message}", error.hint)
+    if report.build is not None:
+        say(f"  -> what happened: c10 replay {report.build} --cache {shlex.quote(str(root))}")
+    return Answer(document=document, lines=lines, code=CODES[error.category])
 
 
 def _planned(call: Call, request_file: Path, executor: Mapping[str, object]) -> Answer:

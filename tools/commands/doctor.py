@@ -22,7 +22,7 @@ from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store.cache.view import RESERVE_NAME, View, look
 from store.disk.layout import Layout
 from store.domain.state import BuildStatus
-from store.errors import DamagedHistoryError, ErrorKind, StoreError
+from store.errors import StoreError
 from store.files.permissions import exposed_path
 from store.runtime.backends.gpu import gpus
 from tools.command import Answer, Call, shared_options
@@ -210,11 +210,10 @@ def _look_at_history(found: _Findings, view: View, facts: dict[str, Any]) -> Non
         "open_build": state.open_build,
     }
     if state.unknown:
-        error = DamagedHistoryError(ErrorKind.UNKNOWN_EVENT, state.unknown[0])
         found.trouble(
             f"expected events this version knows, found {state.unknown[0]}",
             "use the newer C10 that wrote this cache",
-            code_of(error),
+            ExitCode.DAMAGED,
         )
     if state.open_build is not None and facts["lock"] is None:
         found.trouble(

@@ -8,7 +8,7 @@ from pipeline import BuildRequest
 from pipeline.build.engines_only import EnginesReport
 from tools.command import Answer, Call, complain, shared_options
 from tools.commands.build import REQUEST, provisioner
-from tools.exit_codes import ExitCode, code_of_failure
+from tools.exit_codes import CODES, ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
 
@@ -23,7 +23,7 @@ def engines(call: Call, *, request_file: Path) -> Answer:
         report = provisioner(call, progress=progress).compile_engines_for_corpus(request)
     code = ExitCode.DONE
     if report.error is not None:
-        code = code_of_failure(report.cause)
+        code = CODES[report.error.category]
         complain(report.error.message, report.error.hint)
     return Answer(document=report.to_document(), lines=_lines(report), code=code)
 

@@ -74,8 +74,8 @@ def show(call: Call, *, number: int) -> Answer:
     build = view.state.builds.get(number)
     if build is None:
         raise RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected a build from 1 to {len(view.state.builds)}, found {number}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint=f"c10 log --cache {call.root}",
         )
     facts = [fact for fact in view.facts if fact.build == number]
@@ -91,8 +91,8 @@ def manifest(call: Call) -> Answer:
     head = view.state.head
     if head is None:
         raise RequestRefusedError(
-            ErrorKind.NO_GENERATION,
             f"expected a committed generation in {call.root}, found none",
+            kind=ErrorKind.NO_GENERATION,
             hint=f"c10 build REQUEST --cache {call.root}",
         )
     name = view.observed.manifests.get(head.number)

@@ -59,17 +59,17 @@ def read_image(path: Path) -> Pixels:
     except OSError as error:
         raise RequestError(
             f"expected a picture, found {path}: {error.strerror or error}",
-            "name a JPEG, PNG or WebP file",
-            ErrorKind.REQUEST_UNREADABLE,
+            hint="name a JPEG, PNG or WebP file",
+            kind=ErrorKind.REQUEST_UNREADABLE,
         ) from error
     if len(data) > _MAX_IMAGE:
         raise RequestError(
-            f"expected a picture of at most {_MAX_IMAGE} bytes, found more in {path}", "shrink it"
+            f"expected a picture of at most {_MAX_IMAGE} bytes, found more in {path}", hint="shrink it"
         )
     try:
         return decode(data, max_pixels=PIXEL_CEILING, subject=None)
     except TileError as error:
-        raise RequestError(f"{path}: {error.message}", "name a JPEG, PNG or WebP file") from error
+        raise RequestError(f"{path}: {error.message}", hint="name a JPEG, PNG or WebP file") from error
 
 
 def search(
@@ -90,7 +90,7 @@ def search(
         if not (np.isfinite(length) and length > 0):
             raise RequestError(
                 "expected a picture with something in it, found one that has no descriptor",
-                "take another picture",
+                hint="take another picture",
             )
         scores, ids = cache.descriptor_index().search(np.asarray(vector / length, np.float32), top)
         found = []

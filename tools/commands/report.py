@@ -107,7 +107,7 @@ def _write(target: Path, data: bytes) -> None:
 
 def _refused(target: Path, found: str) -> RequestRefusedError:
     return RequestRefusedError(
-        ErrorKind.FILE_SYSTEM,
         f"expected a new file for the page or an earlier page, outside of the cache, found {found}: {target}",
+        kind=ErrorKind.FILE_SYSTEM,
         hint="choose another -o FILE",
     )

@@ -114,8 +114,8 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise CacheUnusableError(
-            ErrorKind.FILE_SYSTEM,
             f"expected an empty or new folder for the demonstration, found something in {keep}",
+            kind=ErrorKind.FILE_SYSTEM,
             hint="choose another --keep DIR",
         )
     keep.mkdir(parents=True, exist_ok=True)

@@ -99,8 +99,8 @@ class Look:
         history = self.source.history
         if self.at is not None and not 1 <= self.at <= history.head[0]:
             raise RequestRefusedError(
-                ErrorKind.UNKNOWN_GENERATION,
                 f"expected a record from 1 to {history.head[0]}, found {self.at}",
+                kind=ErrorKind.UNKNOWN_GENERATION,
                 hint=f"c10 replay{self.source.option} (its first column)",
             )
         self._moments = history.moments if self.at is None else history.until(self.at).moments
@@ -172,8 +172,8 @@ class Look:
     def unknown(self, expected: str, found: str) -> RequestRefusedError:
         """Return the error of a name that means nothing here."""
         return RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected {expected}, found {text(found, 200)}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint=self.source.listing,
         )
 
@@ -188,8 +188,8 @@ class Look:
                     return moment.build
         if not self._spans:
             raise RequestRefusedError(
-                ErrorKind.NO_GENERATION,
                 "expected a build to replay, found none",
+                kind=ErrorKind.NO_GENERATION,
                 hint="c10 build REQUEST --cache DIR",
             )
         return max(self._spans)
@@ -201,8 +201,8 @@ class Look:
             return self.unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
         first = self.source.history.moments[later[0]].seq
         return RequestRefusedError(
-            ErrorKind.UNKNOWN_GENERATION,
             f"expected build {number} by record {self.at}, found that it began at record {first}",
+            kind=ErrorKind.UNKNOWN_GENERATION,
             hint=f"c10 replay {number} --at {first}{self.source.option}, or a later record",
         )
 

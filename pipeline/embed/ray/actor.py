@@ -112,8 +112,8 @@ def _check_software(wanted: Mapping[str, str]) -> None:
         if found.get(name) != value:
             raise EmbedError(
                 f"expected {name} {value} on every node, as where the build runs, found {found.get(name)}",
-                "install the same release of c10 and its libraries on every node",
-                ErrorKind.EMBED_FAILED,
+                hint="install the same release of c10 and its libraries on every node",
+                kind=ErrorKind.EMBED_FAILED,
             )
 
 

@@ -130,8 +130,8 @@ class Crew:
             raise EmbedError(
                 f"expected room for a worker (1 {self._resource}) within {ROOM_LIMIT_S:g} s for {what}, found "
                 f"{free:g} {self._resource} free in the cluster",
-                "wait until the cluster has room, or build with --executor local",
-                ErrorKind.WORKER_DIED,
+                hint="wait until the cluster has room, or build with --executor local",
+                kind=ErrorKind.WORKER_DIED,
             )
 
     def give_up(self, worker: Worker) -> list[Window]:

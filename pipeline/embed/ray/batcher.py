@@ -240,8 +240,8 @@ class _Run:
             case Failed(fields=(_, str(hint), *_)):
                 raise EmbedError(
                     f"expected every node to load the engine, found: {told(outcome)}",
-                    hint,
-                    ErrorKind.EMBED_FAILED,
+                    hint=hint,
+                    kind=ErrorKind.EMBED_FAILED,
                 )
             case Failed():
                 raise embed_error(None, outcome)

@@ -46,7 +46,7 @@ def require_ray() -> None:
     if importlib.util.find_spec("ray") is None:
         raise RequestError(
             "executor: expected the package ray for 'ray', found none",
-            "pip install 'c10[ray]', or choose the executor 'local'",
+            hint="pip install 'c10[ray]', or choose the executor 'local'",
         )
 
 
@@ -135,20 +135,20 @@ def unusable(ray: Any, error: Exception) -> EmbedError | DiskFullError:  # noqa:
     """Return what is said of an error of Ray that is no worker's: the store has no room, or the cluster no answer."""
     if isinstance(error, ray.exceptions.OutOfDiskError):
         return DiskFullError(
-            StoreKind.DISK_FULL,
             f"expected space on disk for what this machine's Ray node spills, found: {short(error)}",
+            kind=StoreKind.DISK_FULL,
             hint="free space where Ray keeps its sessions, or start the node with --temp-dir on another disk",
         )
     if isinstance(error, ray.exceptions.ObjectStoreFullError):
         return EmbedError(
             f"expected room in the object store of this machine's Ray node, found: {short(error)}",
-            "use fewer workers, or start the node with more --object-store-memory",
-            ErrorKind.EMBED_FAILED,
+            hint="use fewer workers, or start the node with more --object-store-memory",
+            kind=ErrorKind.EMBED_FAILED,
         )
     return EmbedError(
         f"expected a Ray cluster that works, found: {short(error)}",
-        "see to it with `ray status`, then build again",
-        ErrorKind.BACKEND_UNAVAILABLE,
+        hint="see to it with `ray status`, then build again",
+        kind=ErrorKind.BACKEND_UNAVAILABLE,
     )
 
 
@@ -169,9 +169,9 @@ def _probe(address: str) -> None:
 def _unreachable(address: str, error: Exception) -> EmbedError:
     return EmbedError(
         f"expected a Ray cluster at {address!r} (HOST:PORT, auto or local), found: {short(error)}",
-        "start one with `ray start --head`, or make this machine one of its nodes (`ray start --address HOST:PORT`, "
+        hint="start one with `ray start --head`, or make this machine one of its nodes (`ray start --address HOST:PORT`, "
         "--num-cpus 0 to embed nothing here); Ray and Python must have the same versions there",
-        ErrorKind.BACKEND_UNAVAILABLE,
+        kind=ErrorKind.BACKEND_UNAVAILABLE,
     )
 
 

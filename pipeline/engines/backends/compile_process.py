@@ -86,10 +86,8 @@ def refuse_plugins(job: EngineJob, backend: str) -> None:
     if job.plugins:
         raise CompileError(
             f"expected no plug-ins for the backend {backend}, found {len(job.plugins)}",
-            'remove engine.plugins, or choose engine.backend = "tensorrt"',
-            None,
-            None,
-            job.model,
+            hint='remove engine.plugins, or choose engine.backend = "tensorrt"',
+            subject=job.model,
         )
 
 
@@ -107,38 +105,34 @@ def compiled(outcome: Outcome, *, model: str) -> Finished:
         case Finished():
             return outcome
         case Failed(kind="CompileError", fields=(str(message), str(hint), str(kind), _, subject)):
-            raise CompileError(message, hint, ErrorKind(kind), None, subject or model)
+            raise CompileError(message, hint=hint, kind=ErrorKind(kind), subject=subject or model)
         case Failed(kind=kind, message=message, log=log):
             raise CompileError(
                 f"expected an engine, found that the compiler failed: {kind}: {message}{_tail(log)}",
-                "usual causes: an operator that the backend lacks, or a full disk",
-                ErrorKind.COMPILE_FAILED,
-                None,
-                model,
+                hint="usual causes: an operator that the backend lacks, or a full disk",
+                kind=ErrorKind.COMPILE_FAILED,
+                subject=model,
             )
         case Died(signal=signal, log=log):
             raise CompileError(
                 f"expected an engine, found that {signal} ended the compiler{_tail(log)}",
-                "try another backend or library version",
-                ErrorKind.COMPILE_CRASHED,
-                None,
-                model,
+                hint="try another backend or library version",
+                kind=ErrorKind.COMPILE_CRASHED,
+                subject=model,
             )
         case OutOfMemory(message=message, log=log):
             raise CompileError(
                 f"expected an engine, found that memory ran out: {message}{_tail(log)}",
-                "free memory, or lower engine.workspace_mb or engine.batch",
-                ErrorKind.COMPILE_OUT_OF_MEMORY,
-                None,
-                model,
+                hint="free memory, or lower engine.workspace_mb or engine.batch",
+                kind=ErrorKind.COMPILE_OUT_OF_MEMORY,
+                subject=model,
             )
         case TimedOut(seconds=seconds, log=log):
             raise CompileError(
                 f"expected an engine within {seconds:g} s, found none{_tail(log)}",
-                "raise engine.timeout_s",
-                ErrorKind.COMPILE_TIMEOUT,
-                None,
-                model,
+                hint="raise engine.timeout_s",
+                kind=ErrorKind.COMPILE_TIMEOUT,
+                subject=model,
             )
         case _:
             assert_never(outcome)

@@ -42,8 +42,8 @@ class OnnxRuntimeCompiler:
                 return found
         raise CompileError(
             "expected the Python package 'onnxruntime', found none",
-            "pip install 'c10[cpu]'",
-            ErrorKind.BACKEND_UNAVAILABLE,
+            hint="pip install 'c10[cpu]'",
+            kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
 
     def target(self, requested: str | None) -> str:
@@ -55,7 +55,7 @@ class OnnxRuntimeCompiler:
         if requested is not None and requested != "cpu":
             raise CompileError(
                 f"expected the target 'cpu' for the backend onnxruntime, found {requested!r}",
-                f"leave engine.target out, or choose engine.backend = {_backend_of(requested)}",
+                hint=f"leave engine.target out, or choose engine.backend = {_backend_of(requested)}",
             )
         return "cpu"
 
@@ -113,8 +113,6 @@ def _check(job: EngineJob) -> None:
     if job.precision != "fp32":
         raise CompileError(
             f"expected the precision fp32 for the backend onnxruntime, found {job.precision!r}",
-            f'set engine.precision = "fp32", or choose engine.backend = {_OTHERS.get(job.precision, _GPU)}',
-            None,
-            None,
-            job.model,
+            hint=f'set engine.precision = "fp32", or choose engine.backend = {_OTHERS.get(job.precision, _GPU)}',
+            subject=job.model,
         )

@@ -71,8 +71,8 @@ def _optimise(model: Proto, request: Message) -> tuple[list[int], list[int]]:
     if ort.__version__ != request["version"]:
         raise CompileError(
             f"expected onnxruntime {request['version']}, found {ort.__version__}: two installations are mixed",
-            "pip install --force-reinstall onnxruntime",
-            ErrorKind.BACKEND_UNAVAILABLE,
+            hint="pip install --force-reinstall onnxruntime",
+            kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -86,10 +86,8 @@ def _optimise(model: Proto, request: Message) -> tuple[list[int], list[int]]:
     except Exception as error:  # the library raises a private class per status code
         raise CompileError(
             f"expected a network that onnxruntime {ort.__version__} can compile, found: {_reason(str(error), model)}",
-            "export the network with operators that it knows, or choose another backend",
-            None,
-            None,
-            request["model"],
+            hint="export the network with operators that it knows, or choose another backend",
+            subject=request["model"],
         ) from error
     shapes = (
         {tensor.name: tensor.shape for tensor in session.get_inputs()}[request["input"]],

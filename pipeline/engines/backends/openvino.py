@@ -63,7 +63,7 @@ class OpenVinoCompiler:
             raise CompileError(
                 f"expected the target 'cpu' for the backend openvino, which on this machine is {here!r}, found "
                 f"{requested!r}",
-                "leave engine.target out, or build on a machine of that kind",
+                hint="leave engine.target out, or build on a machine of that kind",
             )
         return here
 
@@ -110,10 +110,8 @@ def _check(job: EngineJob) -> None:
     if job.precision not in PRECISIONS:
         raise CompileError(
             f"expected the precision {' or '.join(PRECISIONS)} for the backend openvino, found {job.precision!r}",
-            'set engine.precision = "fp32" or "bf16", or choose engine.backend = "tensorrt"',
-            None,
-            None,
-            job.model,
+            hint='set engine.precision = "fp32" or "bf16", or choose engine.backend = "tensorrt"',
+            subject=job.model,
         )
     if job.precision == "bf16":
         _require_bfloat16(job.model)
@@ -128,12 +126,10 @@ def _require_bfloat16(model: str) -> None:
         raise CompileError(
             "expected a processor that computes in bfloat16, found one that does not: OpenVINO would compute in float32 "
             "and give other descriptors",
-            'set engine.precision = "fp32"',
-            None,
-            None,
-            model,
+            hint='set engine.precision = "fp32"',
+            subject=model,
         )
 
 
 def _unavailable(error: RuntimeUnavailableError | EngineLoadError) -> CompileError:
-    return CompileError(error.message, error.hint, ErrorKind.BACKEND_UNAVAILABLE)
+    return CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE)

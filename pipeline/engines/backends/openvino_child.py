@@ -79,13 +79,13 @@ def _library(request: Message) -> ModuleType:
     try:
         openvino = library()
     except ExecutionError as error:
-        raise CompileError(error.message, error.hint, ErrorKind.BACKEND_UNAVAILABLE) from error
+        raise CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
     if loaded_version(openvino) != request["version"]:
         raise CompileError(
             f"expected openvino {request['version']}, as its package says, found that the library loaded is "
             f"{loaded_version(openvino)}: two installations are mixed",
-            "pip install --force-reinstall openvino",
-            ErrorKind.BACKEND_UNAVAILABLE,
+            hint="pip install --force-reinstall openvino",
+            kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
     return openvino
 
@@ -98,10 +98,9 @@ def _network(openvino: ModuleType, model: Proto, name: str) -> Any:  # noqa: ANN
         found = "; ".join(problems[:_LISTED]) or last_line(error)
         raise CompileError(
             f"expected a network that OpenVINO can read, found {found}",
-            "export the network with operators that it knows, or choose another backend",
-            ErrorKind.BAD_MODEL,
-            None,
-            name,
+            hint="export the network with operators that it knows, or choose another backend",
+            kind=ErrorKind.BAD_MODEL,
+            subject=name,
         ) from error
 
 
@@ -134,10 +133,9 @@ def _compile(openvino: ModuleType, network: Any, request: Message) -> Shapes:  #
     except RuntimeError as error:
         raise CompileError(
             f"expected a network that OpenVINO can compile, found: {last_line(error)}",
-            "choose another backend, or another precision",
-            ErrorKind.COMPILE_FAILED,
-            None,
-            request["model"],
+            hint="choose another backend, or another precision",
+            kind=ErrorKind.COMPILE_FAILED,
+            subject=request["model"],
         ) from error
     _require_numerics(compiled, request)
     view = data.getbuffer()
@@ -151,7 +149,7 @@ def _require_numerics(compiled: Any, request: Message) -> None:  # noqa: ANN401 
     try:
         require_precision(compiled, request["precision"])
     except ExecutionError as error:
-        raise CompileError(error.message, error.hint, None, None, request["model"]) from error
+        raise CompileError(error.message, hint=error.hint, subject=request["model"]) from error
     if request["precision"] != "fp32":
         return
     for operator in compiled.get_runtime_model().get_ops():
@@ -160,10 +158,8 @@ def _require_numerics(compiled: Any, request: Message) -> None:  # noqa: ANN401 
         if precision in _NARROWER:
             raise CompileError(
                 f"expected OpenVINO to compute in f32, found {precision} in {operator.get_friendly_name()!r}",
-                "choose another backend, or another version of openvino",
-                None,
-                None,
-                request["model"],
+                hint="choose another backend, or another version of openvino",
+                subject=request["model"],
             )
 
 
@@ -172,15 +168,13 @@ def _require_header(data: memoryview, request: Message) -> None:
     try:
         found = read_requirements(data)
     except ExecutionError as error:
-        raise CompileError(error.message, "", None, None, request["model"]) from error
+        raise CompileError(error.message, subject=request["model"]) from error
     if (found.version, found.target) != (request["version"], request["target"]):
         raise CompileError(
             f"expected an engine of openvino {request['version']} for {request['target']!r}, found one of "
             f"{found.version} for {found.target!r}",
-            "run the build again on this machine alone",
-            None,
-            None,
-            request["model"],
+            hint="run the build again on this machine alone",
+            subject=request["model"],
         )
 
 
@@ -189,8 +183,8 @@ def _shape(ports: Any, name: str) -> list[int]:  # noqa: ANN401 - the library's 
     if chosen is None:
         raise CompileError(
             f"expected a tensor called {name!r}, found {[port.get_names() for port in ports]}",
-            "name one of them as the model's input or output",
-            ErrorKind.BAD_MODEL,
+            hint="name one of them as the model's input or output",
+            kind=ErrorKind.BAD_MODEL,
         )
     return [size.get_length() if size.is_static else _UNKNOWN for size in chosen.get_partial_shape()]
 

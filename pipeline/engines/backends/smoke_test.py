@@ -21,7 +21,7 @@ def try_out(engine: Engine) -> Shapes:
     if not np.isfinite(vectors).all():
         raise CompileError(
             "expected finite descriptors of the golden images, found others",
-            "export the network again: it gives NaN or infinity for ordinary images",
-            ErrorKind.BAD_VECTORS,
+            hint="export the network again: it gives NaN or infinity for ordinary images",
+            kind=ErrorKind.BAD_VECTORS,
         )
     return [engine.batch, *engine.sample_shape], [engine.batch, engine.dimensions]

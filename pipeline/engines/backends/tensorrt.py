@@ -161,14 +161,14 @@ class TensorRtCompiler:
             raise CompileError(
                 "expected an NVIDIA GPU, for which alone TensorRT compiles, found none that CUDA and the Python package "
                 "cuda-python show",
-                'build on the device that flies, or set engine.backend = "tensorrt-rtx" for RTX GPUs, or "onnxruntime"',
-                ErrorKind.BACKEND_UNAVAILABLE,
+                hint='build on the device that flies, or set engine.backend = "tensorrt-rtx" for RTX GPUs, or "onnxruntime"',
+                kind=ErrorKind.BACKEND_UNAVAILABLE,
             )
         own = exact_target(here)
         if requested not in {None, own, here.capability}:
             raise CompileError(
                 f"expected the target {own!r}, this machine's GPU, found {requested!r}: TensorRT compiles for no other",
-                "build on that device, or leave engine.target out",
+                hint="build on that device, or leave engine.target out",
             )
         return own
 
@@ -183,13 +183,13 @@ class TensorRtCompiler:
         if _ORIN in wanted:
             raise CompileError(
                 f"expected a target of {self._flavour.title}, found {requested!r}: engines for Orin are built on an Orin",
-                'run this build there with engine.backend = "tensorrt"',
+                hint='run this build there with engine.backend = "tensorrt"',
             )
         unknown = [name for name in wanted if name not in known]
         if unknown:
             raise CompileError(
                 f"expected the target {PORTABLE!r} or some of {', '.join(known)} with + in between, found {requested!r}",
-                f'set engine.target = "{known[-1]}", or leave it out',
+                hint=f'set engine.target = "{known[-1]}", or leave it out',
             )
         return "+".join(wanted)
 
@@ -205,8 +205,8 @@ class TensorRtCompiler:
     def _missing(self, error: LibraryMissingError) -> CompileError:
         return CompileError(
             f"expected {self._flavour.title}, found none that works: {error}",
-            f"pip install 'c10[{self._flavour.extra}]', or set engine.backend = \"onnxruntime\"",
-            ErrorKind.BACKEND_UNAVAILABLE,
+            hint=f"pip install 'c10[{self._flavour.extra}]', or set engine.backend = \"onnxruntime\"",
+            kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
 
 

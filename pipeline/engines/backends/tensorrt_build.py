@@ -89,10 +89,9 @@ class TensorRtSession:
             # A factory that gives nothing shows as a TypeError; why is in the log.
             raise CompileError(
                 f"expected {options.library} to work on this machine, found: {'; '.join(self.errors[-2:]) or error}",
-                'build on the device, or choose engine.backend = "tensorrt-rtx" or "onnxruntime"',
-                ErrorKind.BACKEND_UNAVAILABLE,
-                None,
-                options.model,
+                hint='build on the device, or choose engine.backend = "tensorrt-rtx" or "onnxruntime"',
+                kind=ErrorKind.BACKEND_UNAVAILABLE,
+                subject=options.model,
             ) from error
         self._load_plugins()
         self._network: Foreign = self._builder.create_network(_creation_flags(self._trt))
@@ -149,10 +148,9 @@ class TensorRtSession:
         if monitor.cancelled:
             raise CompileError(
                 "expected to be left to finish, found that the build was cancelled",
-                "run it again",
-                ErrorKind.COMPILE_CANCELLED,
-                None,
-                self._options.model,
+                hint="run it again",
+                kind=ErrorKind.COMPILE_CANCELLED,
+                subject=self._options.model,
             )
         engine = b"" if memory is None else bytes(memory)
         if not engine:
@@ -173,10 +171,9 @@ class TensorRtSession:
         raise CompileError(
             f"expected the network to have {'a float32' if floats else 'an'} {role} {name!r}, found "
             f"{', '.join(f'{tensor.name!r} {tensor.dtype}' for tensor in tensors)}",
-            f"name the {role} of the model",
-            ErrorKind.BAD_MODEL,
-            None,
-            self._options.model,
+            hint=f"name the {role} of the model",
+            kind=ErrorKind.BAD_MODEL,
+            subject=self._options.model,
         )
 
     def _load_plugins(self) -> None:
@@ -188,10 +185,9 @@ class TensorRtSession:
                 raise CompileError(
                     f"expected a library of plug-ins for {self._options.library}, found one that does not load: "
                     f"{'; '.join(self.errors[-2:])}",
-                    "build the library for this version, or remove it from engine.plugins",
-                    ErrorKind.BAD_MODEL,
-                    None,
-                    self._options.model,
+                    hint="build the library for this version, or remove it from engine.plugins",
+                    kind=ErrorKind.BAD_MODEL,
+                    subject=self._options.model,
                 )
 
     def _set_options(self, config: Foreign) -> None:
@@ -217,10 +213,9 @@ class TensorRtSession:
                 raise CompileError(
                     f"expected an optimisation profile that fits the network, found {dict(options.ranges)}: "
                     f"{'; '.join(self.errors[-2:])}",
-                    "mend the profile of the model",
-                    ErrorKind.BAD_MODEL,
-                    None,
-                    options.model,
+                    hint="mend the profile of the model",
+                    kind=ErrorKind.BAD_MODEL,
+                    subject=options.model,
                 )
 
     def _take_timing_cache(self, config: Foreign) -> Foreign:

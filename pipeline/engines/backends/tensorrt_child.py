@@ -144,14 +144,14 @@ def _library_name(backend: str, version: str) -> str:
         found = loaded_version(backend)
     except LibraryMissingError as error:
         raise CompileError(
-            str(error), f"pip install the library of {backend} again", ErrorKind.BACKEND_UNAVAILABLE
+            str(error), hint=f"pip install the library of {backend} again", kind=ErrorKind.BACKEND_UNAVAILABLE
         ) from error
     if found != version:
         raise CompileError(
             f"expected {backend} {version}, as its package says, found that the library loaded is {found}: two "
             "installations are mixed",
-            "remove one of them, then install the other again",
-            ErrorKind.BACKEND_UNAVAILABLE,
+            hint="remove one of them, then install the other again",
+            kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
     devices = "; ".join(f"GPU {gpu.index}: {gpu}" for gpu in gpus()) or "no GPU visible"
     sys.stderr.write(f"{backend} {found}; {devices}\n")
@@ -181,20 +181,18 @@ def _serialised(model: Proto, name: str) -> bytes:
     if size > MAX_MODEL_BYTES:
         raise CompileError(
             f"expected a network below 2 GiB, found {size} bytes after its conversion",
-            "export a smaller network",
-            ErrorKind.BAD_MODEL,
-            None,
-            name,
+            hint="export a smaller network",
+            kind=ErrorKind.BAD_MODEL,
+            subject=name,
         )
     try:
         data: bytes = model.SerializeToString()
     except Exception as error:  # a class of the format's library, which carries no types
         raise CompileError(
             f"expected memory for a copy of {size >> 20} MiB, found too little: {error}",
-            "free memory",
-            ErrorKind.COMPILE_OUT_OF_MEMORY,
-            None,
-            name,
+            hint="free memory",
+            kind=ErrorKind.COMPILE_OUT_OF_MEMORY,
+            subject=name,
         ) from error
     return data
 
@@ -209,10 +207,9 @@ def _refuse_shape_inputs(session: TensorRtSession, model: Proto, name: str) -> N
     if found:
         raise CompileError(
             f"expected inputs whose values decide no shape, found {'; '.join(found)}",
-            "export the network with that shape as a constant",
-            ErrorKind.BAD_MODEL,
-            None,
-            name,
+            hint="export the network with that shape as a constant",
+            kind=ErrorKind.BAD_MODEL,
+            subject=name,
         )
 
 
@@ -230,10 +227,9 @@ def _shapes(session: TensorRtSession, job: EngineJob) -> tuple[list[int], list[i
         if len(shapes[1]) != 2 or shapes[1][0] != job.batch or shapes[1][1] < 1:
             raise CompileError(
                 f"expected a descriptor output of [{job.batch}, d], found {shapes[1]}",
-                "export the network with one vector for each image",
-                ErrorKind.BAD_MODEL,
-                None,
-                job.model,
+                hint="export the network with one vector for each image",
+                kind=ErrorKind.BAD_MODEL,
+                subject=job.model,
             )
     return shapes
 
@@ -262,10 +258,9 @@ def _require_conversion(
     raise CompileError(
         f"expected {job.precision} to agree with fp32 to a cosine of {least:g}, found {found:.6f}"
         + (f"; most is lost at {worst}" if worst else ""),
-        'set engine.precision = "fp32", or lower checks.parity',
-        ErrorKind.CHECK_FAILED,
-        None,
-        job.model,
+        hint='set engine.precision = "fp32", or lower checks.parity',
+        kind=ErrorKind.CHECK_FAILED,
+        subject=job.model,
     )
 
 
@@ -297,10 +292,9 @@ def _own_copies(job: EngineJob, folder: Path) -> Sequence[str]:
         if why:
             raise CompileError(
                 f"expected the plug-in {path.name!r} with SHA-256 {digest}, found {why}",
-                "keep the file still and run the build again",
-                ErrorKind.BAD_MODEL,
-                None,
-                job.model,
+                hint="keep the file still and run the build again",
+                kind=ErrorKind.BAD_MODEL,
+                subject=job.model,
             )
         copy = folder / f"plugin-{number}.so"
         copy.write_bytes(data)
@@ -319,10 +313,9 @@ def _require_version(engine: bytes, backend: str, version: str, model: str) -> N
         raise CompileError(
             f"expected an engine of {backend} {version}, found one whose header says {stamped}: two installations are "
             "mixed",
-            "remove one of them, then install the other again",
-            ErrorKind.BACKEND_UNAVAILABLE,
-            None,
-            model,
+            hint="remove one of them, then install the other again",
+            kind=ErrorKind.BACKEND_UNAVAILABLE,
+            subject=model,
         )
 
 
@@ -345,8 +338,8 @@ class _Reports:
         if _cancelled.is_set():
             raise CompileError(
                 "expected to be left to finish, found that the compile was cancelled",
-                "run it again",
-                ErrorKind.COMPILE_CANCELLED,
+                hint="run it again",
+                kind=ErrorKind.COMPILE_CANCELLED,
             )
         self._send(phase, done, at_once=True)
 

@@ -65,10 +65,9 @@ def parse_failure(errors: Sequence[ParseError], *, library: str, model: str) -> 
     )
     return CompileError(
         f"expected a network that {library} can compile, found {shown}{more}",
-        hint,
-        ErrorKind.BAD_MODEL,
-        None,
-        model,
+        hint=hint,
+        kind=ErrorKind.BAD_MODEL,
+        subject=model,
     )
 
 
@@ -85,19 +84,17 @@ def build_failure(said: Sequence[str], nodes: Mapping[str, str], *, library: str
     if is_out_of_memory(said):
         return CompileError(
             f"expected an engine, found that the memory of the device or of this machine ran out: {text}",
-            "free memory, or lower engine.workspace_mb or engine.batch",
-            ErrorKind.COMPILE_OUT_OF_MEMORY,
-            None,
-            model,
+            hint="free memory, or lower engine.workspace_mb or engine.batch",
+            kind=ErrorKind.COMPILE_OUT_OF_MEMORY,
+            subject=model,
         )
     blamed = named_nodes(said, nodes)
     where = "".join(f"operator {nodes[name]} at node {name!r}; " for name in blamed[:_MOST])
     return CompileError(
         f"expected an engine, found that {library} could not build one: {where}{text}",
-        'try another precision or a newer library, or set engine.backend = "onnxruntime"',
-        ErrorKind.COMPILE_FAILED,
-        None,
-        model,
+        hint='try another precision or a newer library, or set engine.backend = "onnxruntime"',
+        kind=ErrorKind.COMPILE_FAILED,
+        subject=model,
     )
 
 

@@ -144,10 +144,9 @@ def _stand_in_of(model: Model, compiler: EngineCompiler) -> Model:
         raise CompileError(
             f"models.{model.spec.name}: its engine for {target!r} does not run here, so that tiles are embedded by a"
             f" stand-in: {error.message}",
-            error.hint,
-            error.kind,
-            None,
-            model.spec.name,
+            hint=error.hint,
+            kind=error.kind,
+            subject=model.spec.name,
         ) from error
     return replace(model, job=job, components=components, key=engine_key(components), runs_here=True)
 
@@ -172,7 +171,7 @@ def _builtin(spec: ModelSpec) -> _Look:
     if spec.builtin != "place":
         raise RequestError(
             f"models.{spec.name}.onnx: expected builtin:place or a path, found {spec.onnx!r}",
-            'write onnx = "builtin:place"',
+            hint='write onnx = "builtin:place"',
         )
     for name, given, own in (
         ("size", spec.size, PLACE_SIZE),
@@ -186,7 +185,7 @@ def _builtin(spec: ModelSpec) -> _Look:
         if given is not None and given != own:
             raise RequestError(
                 f"models.{spec.name}.{name}: expected nothing, since builtin:place brings its own, found {given!r}",
-                f"remove {name}",
+                hint=f"remove {name}",
             )
     return _Look(
         path=Path(spec.onnx),
@@ -217,7 +216,7 @@ def _inspect(path: Path, spec: ModelSpec, networks: NetworkMemory) -> "_Look":
     if own is not None and spec.size is not None and spec.size != own:
         raise RequestError(
             f"models.{spec.name}.size: expected {list(own)}, which the network fixes, found {list(spec.size)}",
-            "remove size",
+            hint="remove size",
         )
     return _Look(
         path=path,
@@ -244,7 +243,7 @@ def _preprocessing(spec: ModelSpec, size: tuple[int, int] | None) -> Preprocessi
     if size is None:
         raise RequestError(
             f"models.{spec.name}.size: expected [height, width], since the network takes any size, found none",
-            "add size = [h, w]",
+            hint="add size = [h, w]",
         )
     return Preprocessing(
         size=size,

@@ -142,4 +142,4 @@ def _choose(
 
 
 def _bad(message: str, hint: str, subject: str) -> CompileError:
-    return CompileError(message, hint, ErrorKind.BAD_MODEL, None, subject or None)
+    return CompileError(message, hint=hint, kind=ErrorKind.BAD_MODEL, subject=subject or None)

@@ -335,7 +335,7 @@ def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) 
 
 
 def _bad(message: str, hint: str, subject: str) -> CompileError:
-    return CompileError(message, hint, ErrorKind.BAD_MODEL, None, subject or None)
+    return CompileError(message, hint=hint, kind=ErrorKind.BAD_MODEL, subject=subject or None)
 
 
 def _onnx() -> ModuleType:
@@ -344,8 +344,8 @@ def _onnx() -> ModuleType:
     except ImportError as error:
         raise CompileError(
             f"expected the Python package 'onnx' to read networks, found none: {error}",
-            "pip install 'c10[cpu]'",
-            ErrorKind.BACKEND_UNAVAILABLE,
+            hint="pip install 'c10[cpu]'",
+            kind=ErrorKind.BACKEND_UNAVAILABLE,
         ) from error
     module: ModuleType = onnx
     return module

@@ -103,7 +103,7 @@ def nodes_given(model: Proto, tensor: str) -> list[str]:
 
 def bad_graph(message: str) -> CompileError:
     """Return the error for a network whose graph contradicts itself."""
-    return CompileError(message, "export the network again", ErrorKind.BAD_MODEL)
+    return CompileError(message, hint="export the network again", kind=ErrorKind.BAD_MODEL)
 
 
 def _called(node: Proto) -> str:

@@ -170,4 +170,4 @@ class _Known:
 
 
 def _bad(message: str, hint: str, model: str) -> CompileError:
-    return CompileError(message, hint, ErrorKind.BAD_MODEL, None, model)
+    return CompileError(message, hint=hint, kind=ErrorKind.BAD_MODEL, subject=model)

@@ -203,7 +203,7 @@ def _is_narrow(precision: str) -> bool:
         return True
     raise CompileError(
         f"expected the precision fp32, {' or '.join(NARROW)}, found {precision!r}",
-        "int8 needs no precision: put QuantizeLinear and DequantizeLinear into the network",
+        hint="int8 needs no precision: put QuantizeLinear and DequantizeLinear into the network",
     )
 
 
@@ -240,8 +240,8 @@ def _run(model: Proto, feeds: Feeds) -> dict[str, NDArray[Any]]:
     except Exception as error:  # the library raises a private class per status code
         raise CompileError(
             f"expected a network that ONNX Runtime can run, found: {error}",
-            'set engine.precision = "fp32", which needs no comparison',
-            ErrorKind.BAD_MODEL,
+            hint='set engine.precision = "fp32", which needs no comparison',
+            kind=ErrorKind.BAD_MODEL,
         ) from error
     return {
         name: value
@@ -254,4 +254,4 @@ def _onnxruntime() -> ModuleType:
     try:
         return onnxruntime("what a conversion costs")
     except RuntimeUnavailableError as error:
-        raise CompileError(error.message, error.hint, ErrorKind.BACKEND_UNAVAILABLE) from error
+        raise CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error

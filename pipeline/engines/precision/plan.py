@@ -82,8 +82,8 @@ def narrow_nodes(model: Proto, narrow: NarrowType) -> NarrowPlan:
     if opset < narrow.since_opset:
         raise CompileError(
             f"expected a network of operator set {narrow.since_opset} or later for {narrow.precision}, found {opset}",
-            "export the network with a later operator set, or choose fp16",
-            ErrorKind.BAD_MODEL,
+            hint="export the network with a later operator set, or choose fp16",
+            kind=ErrorKind.BAD_MODEL,
         )
     whole = _without_functions(model)
     folded = fold_norms(whole, constants(whole))

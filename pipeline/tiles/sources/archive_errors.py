@@ -10,13 +10,18 @@ def bad_archive(
     name: str, expected: str, found: str, hint: str = "fetch or export the archive again"
 ) -> TileError:
     """The error for an archive that is damaged."""
-    return TileError(f"{name}: expected {expected}, found {found}", hint, ErrorKind.BAD_ARCHIVE, subject=name)
+    return TileError(
+        f"{name}: expected {expected}, found {found}", hint=hint, kind=ErrorKind.BAD_ARCHIVE, subject=name
+    )
 
 
 def unsupported_archive(name: str, expected: str, found: str, hint: str) -> TileError:
     """The error for an archive that is whole, but not of a kind that can be used."""
     return TileError(
-        f"{name}: expected {expected}, found {found}", hint, ErrorKind.UNSUPPORTED_ARCHIVE, subject=name
+        f"{name}: expected {expected}, found {found}",
+        hint=hint,
+        kind=ErrorKind.UNSUPPORTED_ARCHIVE,
+        subject=name,
     )
 
 
@@ -29,7 +34,7 @@ def require_unchanged(path: Path, before: Fingerprint) -> None:
     if now != before:
         raise TileError(
             f"{path}: expected it to stay the same while it is used, found it changed",
-            "wait until nothing writes to it, then build again",
-            ErrorKind.SOURCE_CHANGED,
+            hint="wait until nothing writes to it, then build again",
+            kind=ErrorKind.SOURCE_CHANGED,
             subject=str(path),
         )

@@ -193,8 +193,8 @@ def read_row(database: sqlite3.Connection, path: str, place: Place, rowid: int) 
     if row is None or not isinstance(row[0], bytes):
         raise TileError(
             f"tile {place}: expected it in {path}, found none",
-            "build again once the archive is at rest",
-            ErrorKind.SOURCE_CHANGED,
+            hint="build again once the archive is at rest",
+            kind=ErrorKind.SOURCE_CHANGED,
             subject=str(place),
         )
     return row[0]
@@ -276,15 +276,15 @@ def _require_settled(path: Path) -> Fingerprint:
     except OSError as error:
         raise RequestError(
             f"{path}: expected a readable MBTiles archive, found {error.strerror or error}",
-            "check the path and its permissions; it starts from the request's folder",
-            ErrorKind.SOURCE_UNREADABLE,
+            hint="check the path and its permissions; it starts from the request's folder",
+            kind=ErrorKind.SOURCE_UNREADABLE,
             subject=str(path),
         ) from error
     if waiting:
         raise TileError(
             f"{path}: expected an archive at rest, found unmerged changes in {waiting[0]}",
-            f"close the program that writes it, or merge them: sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
-            ErrorKind.SOURCE_CHANGED,
+            hint=f"close the program that writes it, or merge them: sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
+            kind=ErrorKind.SOURCE_CHANGED,
             subject=str(path),
         )
     return Fingerprint.of(status)

@@ -44,6 +44,6 @@ def open_source(
         case _:
             raise RequestError(
                 f"tiles.source: expected DIR/{{z}}/{{x}}/{{y}}.EXT, X.mbtiles or X.pmtiles, found {spec!r}",
-                "for a folder of tiles write the three braces out",
+                hint="for a folder of tiles write the three braces out",
                 subject=spec,
             )

@@ -118,8 +118,8 @@ class PMTilesArchive:
         except OSError as error:
             raise RequestError(
                 f"{self._path}: expected a readable PMTiles archive, found {error.strerror or error}",
-                "check the path and its permissions; it starts from the request's folder",
-                ErrorKind.SOURCE_UNREADABLE,
+                hint="check the path and its permissions; it starts from the request's folder",
+                kind=ErrorKind.SOURCE_UNREADABLE,
                 subject=str(self._path),
             ) from error
 
@@ -232,8 +232,8 @@ class PMTilesArchive:
         if float((end - start).sum(dtype=np.float64)) > MAX_FOUND:
             raise TileError(
                 f"{self._path}: expected at most {MAX_FOUND} tiles in the area, found more",
-                "shrink the box or lower the highest zoom",
-                ErrorKind.TOO_MANY_TILES,
+                hint="shrink the box or lower the highest zoom",
+                kind=ErrorKind.TOO_MANY_TILES,
                 subject=str(self._path),
             )
         single = np.repeat(np.arange(len(start)), end - start)

@@ -111,7 +111,7 @@ def _database(path: str) -> "sqlite3.Connection":
 def _unreadable(path: str, expected: str, found: str) -> TileError:
     return TileError(
         f"{path}: expected {expected}, found {found}",
-        "build again once the source is at rest",
-        ErrorKind.SOURCE_CHANGED,
+        hint="build again once the source is at rest",
+        kind=ErrorKind.SOURCE_CHANGED,
         subject=path,
     )

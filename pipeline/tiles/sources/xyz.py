@@ -103,7 +103,7 @@ class XYZFolder:
         if parts is None or parts["extension"].lower() not in FORMATS:
             raise RequestError(
                 f"tiles.source: expected DIR/{{z}}/{{x}}/{{y}}.EXT with jpg, png or webp, found {pattern!r}",
-                "write the three in this order, each once",
+                hint="write the three in this order, each once",
                 subject=pattern,
             )
         written = parts["root"] or ("/" if pattern.startswith("/") else ".")
@@ -113,8 +113,8 @@ class XYZFolder:
         except OSError as error:
             raise RequestError(
                 f"tiles.source: expected a readable folder at {base / written}, found {error.strerror or error}",
-                "check the path, which starts from the request's folder, and its permissions",
-                ErrorKind.SOURCE_UNREADABLE,
+                hint="check the path, which starts from the request's folder, and its permissions",
+                kind=ErrorKind.SOURCE_UNREADABLE,
                 subject=root,
             ) from error
         self.name = pattern
@@ -263,8 +263,8 @@ def _digest(path: str, fingerprint: Fingerprint) -> bytes:
     if not unchanged or len(content) != fingerprint.size:
         raise TileError(
             f"tile {path}: expected it to stay the same while it is used, found it changed",
-            "wait until nothing writes to the folder, then build again",
-            ErrorKind.SOURCE_CHANGED,
+            hint="wait until nothing writes to the folder, then build again",
+            kind=ErrorKind.SOURCE_CHANGED,
             subject=path,
         )
     return hashlib.sha256(content).digest()
@@ -273,7 +273,7 @@ def _digest(path: str, fingerprint: Fingerprint) -> bytes:
 def _unreadable(path: str, error: OSError) -> RequestError:
     return RequestError(
         f"{path}: expected readable tiles, found {error.strerror or error}",
-        "check that it is there, and its permissions",
-        ErrorKind.SOURCE_UNREADABLE,
+        hint="check that it is there, and its permissions",
+        kind=ErrorKind.SOURCE_UNREADABLE,
         subject=path,
     )

@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from store.errors import Category
+
 Vectors = NDArray[np.float32]
 Foreign = Any
 """An object of a library that carries no types."""
@@ -24,8 +26,10 @@ Source = bytes | bytearray | memoryview | str
 class ExecutionError(Exception):
     """An engine or index cannot be used; `message` says what was expected and found, `hint` what mends it."""
 
+    category = Category.INCOMPATIBLE
+
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint)
+        super().__init__(message)
         self.message = message
         self.hint = hint
 
@@ -35,6 +39,8 @@ class ExecutionError(Exception):
 
 class RuntimeUnavailableError(ExecutionError):
     """The library or the device that executes this engine or index is not here."""
+
+    category = Category.REFUSED
 
 
 class EngineLoadError(ExecutionError):
@@ -48,9 +54,13 @@ class EngineRunError(ExecutionError):
 class IndexLoadError(ExecutionError):
     """The index is unreadable or is not of the expected kind and size."""
 
+    category = Category.NO_GO
+
 
 class IndexSearchError(ExecutionError):
     """The query has a wrong shape or type."""
+
+    category = Category.INTERNAL
 
 
 class LoadedEngine(Protocol):

@@ -40,7 +40,7 @@ def build_on(folder, until, tell):
         site.tiles[6, number * 5 % 64, number % 64] = words(100 + number)
         fails = number % FAILS_EVERY == 0
         if fails:
-            site.calls.faults["index"] = raising(EmbedError("told to fail", "none"))
+            site.calls.faults["index"] = raising(EmbedError("told to fail", hint="none"))
         report = site.build(flight_id=f"flight-{number}")
         site.calls.faults.clear()
         assert report.outcome == ("failed" if fails else "built"), report.error

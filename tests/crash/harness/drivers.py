@@ -29,7 +29,7 @@ from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
 from tests.crash.harness.bench import LOCK_TIMEOUT_S, Bench
-from tools.exit_codes import ExitCode, code_of_failure
+from tools.exit_codes import CODES, ExitCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +310,7 @@ def change_tiles(site) -> None:
 
 def report_code(report) -> int:
     """The exit code that the command line would give."""
-    return ExitCode.DONE if str(report.outcome) != "failed" else code_of_failure(report.cause)
+    return ExitCode.DONE if report.error is None else CODES[report.error.category]
 
 
 def build_heavy(bench: Bench, flight: str) -> None:
@@ -340,8 +340,8 @@ def provision(bench: Bench, *, changed: bool = False, fail_at: str = "", **field
     if fail_at:
         site.calls.faults[fail_at] = raising(EmbedError("told to fail"))
     report = site.provisioner().build_cache_artifacts(site.request(**fields))
-    if report.cause is not None and not fail_at:
-        bench.say(f"W {type(report.cause).__module__} {type(report.cause).__name__} {report.error.kind}")
+    if report.error is not None and not fail_at:
+        bench.say(f"W {report.error.category} {report.error.kind}")
     return report_code(report)
 
 
@@ -385,7 +385,7 @@ def engines_heavy(bench: Bench) -> int:
     if not (bench.root / "other.onnx").exists():
         site.write("other.onnx", tiny_network(seed=7))
     report = site.provisioner().compile_engines_for_corpus(site.request(network="other.onnx"))
-    return ExitCode.DONE if report.error is None else code_of_failure(report.cause)
+    return report_code(report)
 
 
 def repair_heavy(bench: Bench) -> int:

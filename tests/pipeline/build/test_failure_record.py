@@ -82,10 +82,9 @@ class Dying:
         on_dispatch(window)
         raise EmbedError(
             f"expected descriptors for {window_name(window)}, found: died by SIGKILL",
-            "",
-            ErrorKind.WORKER_DIED,
-            None,
-            window_name(window),
+            hint="",
+            kind=ErrorKind.WORKER_DIED,
+            subject=window_name(window),
         )
         yield
 
@@ -109,7 +108,7 @@ def test_a_window_in_which_a_worker_died_is_kept_whole(real_site):
 
 
 def test_a_network_that_does_not_compile_is_kept(site):
-    site.calls.faults["compile place"] = raising(CompileError("expected A, found operator Frob", "C"))
+    site.calls.faults["compile place"] = raising(CompileError("expected A, found operator Frob", hint="C"))
     site.build()
     network = failed(site).inputs["network"]
     assert (network["model"], network["backend"]) == ("place", "onnxruntime")
@@ -134,7 +133,7 @@ def test_strangers_are_listed(site):
 
 def test_nothing_is_stored_on_a_full_disk(site):
     site.tiles[ZOOM, 8, 12] = b"new"
-    site.calls.faults["compile place"] = raising(DiskFullError(StoreKind.DISK_FULL, "no space left"))
+    site.calls.faults["compile place"] = raising(DiskFullError("no space left", kind=StoreKind.DISK_FULL))
     site.build()
     inputs = failed(site).inputs
     assert failed(site).kind == "disk-full"
@@ -196,7 +195,7 @@ def test_a_run_that_met_a_held_lock_before_there_is_a_cache_makes_none(site):
 
 
 def test_artifacts_stay_readable(site):
-    site.calls.faults["compile place"] = raising(CompileError("expected A, found B", "C"))
+    site.calls.faults["compile place"] = raising(CompileError("expected A, found B", hint="C"))
     site.build()
     artifacts = Artifacts(site.layout)
     for ref in failed(site).inputs["attached"].values():

@@ -106,7 +106,7 @@ def mixed(*plants):
 FAILURES = {
     # name: what is planted, options of the request, step, kind, subject, a word of the message
     "compiler raises": (
-        mixed(network_changes, fault("compile place", lambda: CompileError("expected A, found B", "C"))),
+        mixed(network_changes, fault("compile place", lambda: CompileError("expected A, found B", hint="C"))),
         {},
         ("engine", "compile-failed", "place", "expected A, found B"),
     ),
@@ -135,7 +135,7 @@ FAILURES = {
     "embedder raises": (
         mixed(
             more_work,
-            fault("window 0", lambda: EmbedError("expected A, found B", "", ErrorKind.WORKER_DIED)),
+            fault("window 0", lambda: EmbedError("expected A, found B", hint="", kind=ErrorKind.WORKER_DIED)),
         ),
         {},
         ("cells", "worker-died", "", "expected A"),
@@ -159,7 +159,7 @@ FAILURES = {
     "index builder raises": (
         mixed(
             more_work,
-            fault("index", lambda: EmbedError("expected A, found B", "", ErrorKind.INDEX_FAILED)),
+            fault("index", lambda: EmbedError("expected A, found B", hint="", kind=ErrorKind.INDEX_FAILED)),
         ),
         {},
         ("index", "index-failed", "", "expected A"),
@@ -213,14 +213,12 @@ def test_failure_is_recorded_and_harms_nothing(site, name):
     assert (report.build, report.generation, report.manifest_sha256) == (2, None, None)
     assert (report.error.step, report.error.kind, report.error.subject) == (step, kind, subject)
     assert words in report.error.message
-    assert report.cause is not None
     assert site.head_bytes() == head
     assert len(site.layout.manifest_files()) == 1
     (failed,) = site.events(BuildFailed)
     assert (failed.step, failed.kind, failed.subject) == (step, kind, subject)
     assert words in failed.message
     assert "Traceback" in failed.traceback
-    assert type(report.cause).__name__ in failed.traceback
     assert failed.inputs["step"] == report.error.step or failed.inputs["step"] == "check"
     assert site.state().builds[2].status is BuildStatus.FAILED
     if name not in HARMED_FROM_OUTSIDE:

@@ -397,7 +397,7 @@ def test_descriptors_of_another_length_stop_the_build(site):
 def test_nothing_here_can_stand_in(site):
     class Absent(OnnxRuntimeCompiler):
         def key_components(self, job):
-            raise CompileError("expected a package", "install it", ErrorKind.BACKEND_UNAVAILABLE)
+            raise CompileError("expected a package", hint="install it", kind=ErrorKind.BACKEND_UNAVAILABLE)
 
     report = site.provisioner(stand_in_compiler=Absent()).build_cache_artifacts(site.request())
     assert report.error.kind == ErrorKind.BACKEND_UNAVAILABLE

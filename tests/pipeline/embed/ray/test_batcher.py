@@ -42,7 +42,7 @@ from store.policy.retention import KeepPolicy
 from store.verify.verify import Depth, verify
 from tests.small_builds import WORLD, ZOOM, FakeSite, Site, picture, spread, tree
 from tests.toy_networks import DIMENSIONS, toy_network
-from tools.exit_codes import code_of_failure
+from tools.exit_codes import CODES
 
 BATCH = 4
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0))
@@ -508,7 +508,7 @@ def test_an_error_of_ray_itself_fails_the_build_and_says_what_to_do(
     assert report.error.message.startswith(said)
     assert f"{error}: " in report.error.message
     assert report.error.hint
-    assert code_of_failure(report.cause) == (8 if kind == "disk-full" else 3)
+    assert CODES[report.error.category] == (8 if kind == "disk-full" else 3)
 
 
 @ray_test
