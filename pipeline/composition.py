@@ -62,7 +62,7 @@ def build_cache_provisioner(
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.
     """
-    layout = Layout(config.cache_root.absolute(), config.manifest_filename, config.memory_folder)
+    layout = Layout(config.cache_root.absolute(), config.manifest_filename)
 
     def source_for(request: BuildRequest) -> TileMetadataStore:
         return (

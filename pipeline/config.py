@@ -32,7 +32,7 @@ class C10ProvisionerConfig:
         executor: Where tiles are embedded: "local", processes on this machine, or "ray", actors on a Ray cluster.
         ray_address: That cluster: HOST:PORT, "auto" for the one that Ray finds, or "local" for one that is started
             on this machine for the build.
-        memory_folder: Where tile digests, networks and folded journals are remembered between builds; outside of any cache.
+        memory_folder: Where digests of tiles and networks are remembered between builds; outside of any cache.
     """
 
     cache_root: Path

@@ -266,7 +266,7 @@ class CacheProvisioner:
         return Repair(
             layout=self.layout,
             lock=self.lock,
-            open_store=lambda: self._open(create=False, whole=True),
+            open_store=lambda: self._open(create=False),
             compiler_for=self.compiler_for,
             stand_in=self.stand_in_compiler,
             source_for=self.source_for,
@@ -344,7 +344,7 @@ class CacheProvisioner:
         )
 
     def _open(
-        self, *, create: bool, signer: Signer | None = None, exclusive: bool = False, whole: bool = False
+        self, *, create: bool, signer: Signer | None = None, exclusive: bool = False
     ) -> "AbstractContextManager[Store]":
         from store.cache.writer import Store
 
@@ -357,7 +357,6 @@ class CacheProvisioner:
             allow_unknown_filesystem=self.config.allow_unknown_filesystem,
             signer=signer,
             exclusive_within_s=self.config.lock_timeout_s if exclusive else None,
-            whole=whole,
         )
 
     def _require_whole(self, store: "Store", target: int) -> None:

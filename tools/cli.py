@@ -16,7 +16,6 @@ from typing import Any, Final, NoReturn
 import click
 
 from store.base.valueclass import valueclass
-from store.snapshots.snapshot_file import without_collector
 from tools import command
 from tools.exit_codes import MEANINGS, ExitCode
 
@@ -265,10 +264,13 @@ class _C10(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        with without_collector():
+        # What is imported stays until the end; no collection, and the last one least of all, has to look through it.
+        gc.disable()
+        try:
             found: click.Command = getattr(importlib.import_module(entry.module), entry.function or cmd_name)
-        # What was imported stays until the end; no collection, and the last one least of all, has to look through it.
-        gc.freeze()
+            gc.freeze()
+        finally:
+            gc.enable()
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above

@@ -88,11 +88,11 @@ class Call:
         """
         settings = self.settings()
         if not settings:
-            return Layout(self.root, memory=self.memory_folder())
+            return Layout(self.root)
         from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
 
         config = C10ProvisionerConfig.from_settings(settings, cache_root=self.root)
-        return Layout(self.root, config.manifest_filename, memory=self.memory_folder())
+        return Layout(self.root, config.manifest_filename)
 
     def settings(self, **flags: object) -> dict[str, Any]:
         """Return the settings that were given: a flag beats the environment, and that beats the file.
@@ -151,7 +151,7 @@ class Call:
         return [] if unsigned else list(told) or None
 
     def memory_folder(self) -> Path | None:
-        """Where tile digests and folded journals are remembered between commands, outside of any cache."""
+        """Where digests of tiles and networks are remembered between commands, outside of any cache."""
         base, home = Path(self.environ.get("XDG_CACHE_HOME", "")), Path(self.environ.get("HOME", ""))
         if base.is_absolute():
             return base / "c10"

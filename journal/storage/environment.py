@@ -14,16 +14,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import lmdb
 
 from journal.errors import JournalClosedError, JournalDamagedError, JournalError, JournalMisuseError
 from journal.storage.error_mapping import meaning_of, translated
 from journal.storage.open_environment import MAP_BYTES, open_set_up, set_lock_space_aside
-
-if TYPE_CHECKING:
-    from journal.storage.file_name import Name
 
 MAX_NAME_BYTES: Final = 511
 ENGINE: Final = b"0.9"
@@ -39,8 +36,6 @@ class Environment:
         self.path = path
         self.readonly = readonly
         self._file = _file_of(path)
-        # Before anything is written: what is missing, or slow to load, is no matter of an open transaction.
-        self._name = None if readonly else _name_of(path)
         self._env: lmdb.Environment | None = env
         self._pid = os.getpid()
         self._why_closed = "it was closed"
@@ -75,27 +70,27 @@ class Environment:
                 transaction if that happened while it was committed.
             JournalError: See `translated`.
         """
-        env, name = self._usable(), self._name
-        if name is None:
+        env = self._usable()
+        if self.readonly:
             raise JournalMisuseError(
                 f"{self.path}: open for reading only", hint="open it with readonly=False"
             )
         try:
             with env.begin(write=True) as txn:
-                self._require_named(name)
+                self._require_named()
                 yield Writer(txn, self._records, self._projections, self._meta)
-            self._require_named(name)
+            self._require_named()
         except (lmdb.Error, OSError) as error:
             raise self._met(error, "writing") from error
 
-    def _require_named(self, name: "Name") -> None:
+    def _require_named(self) -> None:
         """Refuse to write to a file that lost its name: a journal made again has taken its place.
 
         Raises:
             JournalDamagedError: The path names another file now, or none.
         """
         try:
-            if name.file() == self._file:
+            if _file_of(self.path) == self._file:
                 return
         except FileNotFoundError:
             found = "none"
@@ -297,12 +292,6 @@ def _seq(key: bytes) -> int:
 
 def _no_seq(key: bytes) -> JournalDamagedError:
     return JournalDamagedError(f"a key of {_KEY.size} bytes expected among the records, found {len(key)}")
-
-
-def _name_of(path: Path) -> "Name":
-    from journal.storage.file_name import Name  # noqa: PLC0415 - with it comes ctypes, which who only reads can do without
-
-    return Name(path)
 
 
 def _file_of(path: Path) -> tuple[int, int]:

@@ -2,15 +2,15 @@
 
 import os
 import platform
+from importlib import metadata
 
 from journal.lock import boot_id
-from store.base.distributions import version_of
 
 
 def host_facts() -> dict[str, object]:
     """Return what is worth knowing about this machine when a build is looked into later."""
     return {
-        "c10": version_of("c10") or "not installed",
+        "c10": _version(),
         "boot": boot_id(),
         "host": platform.node(),
         "machine": platform.machine(),
@@ -19,3 +19,10 @@ def host_facts() -> dict[str, object]:
         "processors": os.cpu_count() or 0,
         "pid": os.getpid(),
     }
+
+
+def _version() -> str:
+    try:
+        return metadata.version("c10")
+    except metadata.PackageNotFoundError:
+        return "not installed"

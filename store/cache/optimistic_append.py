@@ -107,7 +107,7 @@ def open_beside(
                 hint="use the newer C10 that wrote this cache",
             )
         try:
-            ledger.judged(lambda state: recovery.check(state, observed))
+            recovery.check(ledger.state, observed)
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in ledger.journal.entries(1)]
             raise journal_consistency.explained(layout, ledger.state, chains, error) from error

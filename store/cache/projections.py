@@ -106,7 +106,6 @@ def _stored(ledger: Ledger, name: bytes) -> bytes | None:
 def _segment(ledger: Ledger, generation: Generation) -> bytes:
     previous = ledger.state.generations.get(generation.number - 1)
     before = EMPTY
-    ledger.vouch(0 if previous is None else previous.seq)
     if previous is not None:
         (entry,) = ledger.journal.entries(previous.seq, previous.seq + 1)
         before = Head(entry.seq, entry.chain)

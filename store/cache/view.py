@@ -7,11 +7,11 @@ view is the state at one moment, held against the files beside the journal.
 from collections.abc import Iterable, Mapping
 
 from journal import JournalDamagedError, safe_reader
-from journal.record import EMPTY, Entry, Head
+from journal.record import Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
 from store.base.valueclass import valueclass
-from store.cache.event_mapper import fold_entries, since_position, to_facts
+from store.cache.event_mapper import fold_entries, to_facts, without_collector
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, replaying
 from store.disk.write_once import read_regular
@@ -21,7 +21,6 @@ from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, fr
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.policy.recovery import Observed
 from store.policy.recovery import check as check_history
-from store.snapshots.snapshot_file import forget, recall, remember, trusted_head, without_collector
 
 RESERVE_NAME = "reserve"
 
@@ -126,31 +125,16 @@ def require_cache(layout: Layout) -> None:
 
 
 def look(layout: Layout, *, strict: bool = True) -> View:
-    """Fold the journal, only from where it was folded before if that is remembered; see `read` for the rest.
-
-    Records before the last commit are then not read again; `read` finds what became of them.
-    """
+    """Read the journal, check its whole chain, and fold it, keeping no record; see `read` for the rest."""
     require_cache(layout)
     # The files first: a generation that is committed after this look is not held against older names.
     observed = observe(layout)
-    start = recall(layout)
-    if start.position.seq:
-        try:
-            return _looked(layout, observed, start, strict=strict)
-        except (JournalDamagedError, DamagedHistoryError):
-            # Of another journal, or of one that is damaged: its own records say which.
-            forget(layout)
-    return _looked(layout, observed, State(), strict=strict)
-
-
-def _looked(layout: Layout, observed: Observed, state: State, *, strict: bool) -> View:
-    since, head = state.position, state.head
+    state = State()
     with without_collector():
-        snapshot = _snapshot(layout, trusted_head(state))
-        fold_entries(state, since_position(snapshot.entries, since))
+        snapshot = _snapshot(layout)
+        fold_entries(state, snapshot.entries)
     if strict:
         _require_fit(layout, state, observed)
-    remember(layout, state, since=since, head=head)
     return View(layout=layout, head=snapshot.head, state=state, observed=observed)
 
 
@@ -168,7 +152,7 @@ def read(layout: Layout, *, strict: bool = True) -> History:
     """
     require_cache(layout)
     observed = observe(layout)
-    snapshot = _snapshot(layout, EMPTY)
+    snapshot = _snapshot(layout)
     facts = tuple(to_facts(snapshot.entries))
     state = State()
     absorb(state, facts)
@@ -184,9 +168,9 @@ def read(layout: Layout, *, strict: bool = True) -> History:
     )
 
 
-def _snapshot(layout: Layout, verified: Head) -> Snapshot:
+def _snapshot(layout: Layout) -> Snapshot:
     try:
-        return safe_reader.snapshot(layout.journal, verified=verified)
+        return safe_reader.snapshot(layout.journal)
     except JournalDamagedError as error:
         error.hint = rebuilding(layout)
         raise
@@ -199,5 +183,5 @@ def _require_fit(layout: Layout, state: State, observed: Observed) -> None:
     except DamagedHistoryError as error:
         from store.cache import journal_consistency  # noqa: PLC0415 - only a cache that does not fit needs it
 
-        chains = [entry.chain.hex() for entry in _snapshot(layout, EMPTY).entries]
+        chains = [entry.chain.hex() for entry in _snapshot(layout).entries]
         raise journal_consistency.explained(layout, state, chains, error) from error

@@ -104,7 +104,6 @@ class Store:
         allow_unknown_filesystem: bool = False,
         exclusive_within_s: float | None = None,
         signer: Signer | None = None,
-        whole: bool = False,
     ) -> Iterator["Store"]:
         """Open a cache for writing, under the build lock that the caller holds, and recover it.
 
@@ -118,7 +117,6 @@ class Store:
             exclusive_within_s: To remove artifacts: keep all other writers of artifacts away, after waiting for
                 them so many seconds, and leave the disk reserve as it is.
             signer: Signs what is committed; without one, generations are unsigned.
-            whole: Whether to believe the records alone, and nothing that is remembered of them; so does whoever removes.
 
         Raises:
             RequestRefusedError: There is no cache, and `create` is off.
@@ -131,10 +129,7 @@ class Store:
         born = create and ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
         require_cache(layout)
         try:
-            whole = whole or exclusive_within_s is not None
-            ledger = _open_ledger(
-                layout, clock, whole=whole, allow_unknown_filesystem=allow_unknown_filesystem
-            )
+            ledger = _open_ledger(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
         except JournalDamagedError as error:
             error.hint = rebuilding(layout)
             raise
@@ -322,7 +317,7 @@ class Store:
             )
         observed = observe(self.layout)
         try:
-            self.recovered = self.ledger.judged(lambda state: plan(state, observed))
+            self.recovered = plan(self.state, observed)
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in self.journal.entries(1)]
             raise journal_consistency.explained(self.layout, self.state, chains, error) from error
@@ -387,14 +382,14 @@ class Store:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
 
-def _open_ledger(layout: Layout, clock: Clock, *, whole: bool, allow_unknown_filesystem: bool) -> Ledger:
+def _open_ledger(layout: Layout, clock: Clock, *, allow_unknown_filesystem: bool) -> Ledger:
     """Open the journal; where not even its lock file finds space, from the reserve, so that a full disk can be cleared."""
     try:
-        return Ledger.open(layout, clock, whole=whole, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
     except JournalFullError:
         if not _release_reserve(layout):
             raise
-        return Ledger.open(layout, clock, whole=whole, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
 
 
 def _release_reserve(layout: Layout) -> bool:

@@ -41,12 +41,10 @@ class Layout:
     Attributes:
         root: Its folder.
         manifest_filename: A format string on `generation`.
-        memory: A folder outside of any cache for what may be forgotten (`store.snapshots.snapshot_file`); None remembers nothing.
     """
 
     root: Path
     manifest_filename: str = "{generation:08d}.json"
-    memory: Path | None = None
 
     def __post_init__(self) -> None:
         """Hold the template to names that the reader finds.

@@ -25,7 +25,7 @@ from journal import HeadMovedError
 from journal.fsync import fsync_dir
 from store.base.values import ArtifactRef
 from store.cache.event_store import RETRYABLE
-from store.cache.view import RESERVE_NAME, read
+from store.cache.view import RESERVE_NAME, look
 from store.cache.writer import Store
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -82,8 +82,7 @@ def rehearse(layout: Layout, policy: KeepPolicy) -> Collection:
         ArtifactError: A block table that must stay cannot be read.
         StoreError, journal.JournalError: The cache cannot be read.
     """
-    # What may be removed is decided on the records alone, whatever is remembered of them.
-    state = read(layout).state
+    state = look(layout).state
     decision = _decide(state, policy, Artifacts(layout))
     return Collection(
         decision=decision, projections=_measure(_projections(layout, state, decision)), done=False

@@ -7,9 +7,10 @@ in which they came. That is looked at before faiss is imported, on the ground an
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
-
-from store.base.distributions import with_prefix
 
 _PREFIX: Final = "faiss"
 _GPU: Final = "gpu"
@@ -47,7 +48,12 @@ def installed_flavour() -> Flavour:
     Raises:
         FlavourError: None or several are.
     """
-    return the_one(with_prefix(_PREFIX))
+    module = find_spec(_PREFIX)
+    if module is None or module.origin is None:
+        return the_one(())
+    # Flavours that overwrite each other lie in one folder, beside the module.
+    beside = Path(module.origin).parents[1].glob(f"{_PREFIX}*-info")
+    return the_one((each.name, each.version) for each in map(metadata.Distribution.at, beside))
 
 
 def the_one(installed: Iterable[tuple[str, str]]) -> Flavour:

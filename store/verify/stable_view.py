@@ -7,12 +7,10 @@ somebody holds the build lock, absent files are waited for.
 import time
 
 from journal.lock import held
-from store.base.values import Position
 from store.cache import journal_consistency
 from store.cache.view import View, look, read
 from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, ErrorKind
-from store.snapshots.snapshot_file import remember
 
 _LOOKS, _PAUSE_S = 20, 0.05
 
@@ -22,7 +20,7 @@ def look_settled(layout: Layout, *, whole: bool) -> View:
 
     Args:
         layout: Where it is.
-        whole: Whether to read the journal from its first record, and not to believe what is remembered of it.
+        whole: Whether to keep every record and to decode it strictly; see `read`.
 
     Returns:
         What is there: with its history if that was asked for, or where the files do not fit the journal and it is the
@@ -53,14 +51,10 @@ def _absent(view: View) -> bool:
 def _look(layout: Layout, *, whole: bool) -> View:
     """Look at the cache; where files disagree with the journal, say whether it is the files that are wrong."""
     try:
-        view = read(layout) if whole else look(layout)
+        return read(layout) if whole else look(layout)
     except DamagedHistoryError as error:
         if error.kind is not ErrorKind.JOURNAL_REPLACED or not layout.journal.exists():
             raise
         history = read(layout, strict=False)
         journal_consistency.require_journal(layout, history.state, history.chains)
         return history
-    if whole:
-        # Whatever was remembered of this journal gives way to what it says.
-        remember(layout, view.state, since=Position(), head=None)
-    return view

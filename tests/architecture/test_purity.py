@@ -21,7 +21,6 @@ PURE: dict[str, set[str]] = {
 # Files of pure folders that ask the system, and for what.
 NOT_PURE = {
     "store/base/clock.py",  # the time
-    "store/base/distributions.py",  # what is installed
     "tools/analysis/rerun.py",  # runs the steps of a build again
     "tools/forensics/sources.py",  # opens journals, bundles and segments for the others
 }

@@ -14,12 +14,11 @@ from statistics import median
 from typing import Any, Final
 
 from pipeline.embed.cells import CELL_SHIFT
-from store.base.values import ArtifactRef, Position
+from store.base.values import ArtifactRef
 from store.cache.view import look, read
 from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CellEmbedded, StepStarted
-from store.snapshots.snapshot_file import recall, remember
 from tests.benchmarks.caches import BigSite, write_mbtiles
 from tests.benchmarks.measuring import retained, wall
 
@@ -32,14 +31,13 @@ _ROWS = 1 << 2 * CELL_SHIFT
 
 
 def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
-    """Append so many cells to a cache of one; measure the file, the fold, and what is remembered of it."""
+    """Append so many cells to a cache of one; measure the file, the fold, and the state."""
     site = BigSite(folder / "site")
     site.number, site.dimensions = _ROWS, dimensions
     write_mbtiles(site.root / "tiles.mbtiles", _ROWS)
     site.built(source="tiles.mbtiles")
-    layout = Layout(site.cache, memory=site.root / "remembered")
-    cold = Layout(site.cache)
-    facts = read(cold).facts
+    layout = Layout(site.cache)
+    facts = read(layout).facts
     started = next(fact.event for fact in facts if isinstance(fact.event, BuildStarted))
     like = next(fact.event for fact in facts if isinstance(fact.event, CellEmbedded))
     before = layout.journal.stat().st_blocks
@@ -50,18 +48,11 @@ def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
         for first in range(0, count, _CELLS):
             _append(store, number, like, first)
         took = time.perf_counter() - began
-    state = look(cold).state
-    remember(layout, state, since=Position(0, ""), head=None)
-    (file,) = layout.memory.iterdir() if layout.memory else ()
-    memory, recalled = retained(lambda: recall(layout))
-    if recalled != state:
-        raise SystemExit("expected the state that was remembered, found another")
+    memory, _ = retained(lambda: look(layout).state)
     return {
         "journal_bytes": (layout.journal.stat().st_blocks - before) * 512,
         "append_s": took,
-        "fold_s": median(wall(lambda: look(cold)) for _ in range(_TURNS)),
-        "remembered_s": median(wall(lambda: look(layout)) for _ in range(_TURNS)),
-        "remembered_bytes": file.stat().st_size,
+        "fold_s": median(wall(lambda: look(layout)) for _ in range(_TURNS)),
         "state_memory": memory,
     }
 

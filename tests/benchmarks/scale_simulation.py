@@ -5,7 +5,7 @@
 
 Every size has a process of its own, so that its peak of memory is its own. `builds`: a cache is built from an archive
 by everything but a network (selection, journal, blocks, flat index, checks, walk, commit). `journals`: the records of
-so many cells without their blocks (`long_journals`), folded and remembered. `indexes`: an HNSW graph of so many random
+so many cells without their blocks (`long_journals`), folded. `indexes`: an HNSW graph of so many random
 rows. `embedding`: milliseconds for a tile of 20 kB, decoding alone and with the embedded and a ResNet-50 network, one
 thread. What is measured is merged into FILE; `--table` prints what `tests.benchmarks.scale_table` makes of it.
 """
@@ -127,7 +127,7 @@ def one_build(count: int, dimensions: int) -> Mapping[str, Any]:
         request = site.request(source=archive.name)
         gathering = median(_gathering(site, archive) for _ in range(_GATHERINGS))
         report = site.provisioner(index_builder=indexer).build_cache_artifacts(request)
-        layout = Layout(site.cache, memory=site.root / "memory")
+        layout = Layout(site.cache)
         cold = Layout(site.cache)
         journal = _journal(cold)
         kept = retained(lambda: site.provisioner()._gather(request))[0]

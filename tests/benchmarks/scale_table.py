@@ -26,9 +26,6 @@ CELL: Final = 256
 MAP_BYTES: Final = 64 << 30
 """The journal's map, which is never resized."""
 
-REMEMBERED_BYTES: Final = 4 << 30
-"""Above this, a folded state is not kept."""
-
 MACHINES_GB: Final = (16, 64, 256)
 
 Measured = Mapping[str, Mapping[str, Any]]
@@ -151,8 +148,6 @@ _OF_JOURNALS: Final = {
     "journal_bytes": "journal on disk, bytes",
     "append_s": "append: a window's start, then its two cells",
     "fold_s": "fold the journal from its first record",
-    "remembered_s": "read the state that is remembered, and the records since the last commit",
-    "remembered_bytes": "state that is remembered, bytes",
     "state_memory": "state in memory, bytes",
 }
 _OF_INDEXES: Final = {
@@ -236,7 +231,6 @@ def _reckoned(
         ("journal, one build", lambda n: _bytes(lines["journal_bytes"].at(n))),
         ("segment of its commit", lambda n: _bytes(lines["segment_bytes"].at(n))),
         ("fold from the first record", lambda n: _hours(lines["fold_s"].at(n) / 3600)),
-        ("fold from what is remembered", lambda n: _remembered(lines, n)),
         ("blocks", lambda n: _bytes(lines["block_bytes"].at(n))),
         ("tile table, block table", lambda n: _tables(lines, n)),
         ("memory of the builder up to the index", lambda n: _bytes(lines["build_memory"].at(n))),
@@ -274,14 +268,6 @@ def _ends(lines: Mapping[str, Line]) -> Iterator[str]:
     yield "| ends of the journal | tiles |"
     yield "|---|---|"
     yield f"| its map of 64 GiB, every cell embedded once | {reach('journal_bytes', MAP_BYTES)} |"
-    yield f"| a remembered state of 4 GiB; larger ones are folded anew | {reach('remembered_bytes', REMEMBERED_BYTES)} |"
-
-
-def _remembered(lines: Mapping[str, Line], tiles: int) -> str:
-    kept = lines["remembered_bytes"].at(tiles)
-    if kept > REMEMBERED_BYTES:
-        return f"not kept ({_bytes(kept)})"
-    return f"{_hours(lines['remembered_s'].at(tiles) / 3600)} ({_bytes(kept)})"
 
 
 def _tables(lines: Mapping[str, Line], tiles: int) -> str:

@@ -11,13 +11,10 @@ from journal.storage import open_environment
 from pipeline.provisioner import CacheProvisioner
 from pipeline.tiles import archive_cache, digest_cache
 from pipeline.tiles.selection import MAX_WANTED
-from store.snapshots import snapshot_file
 from tests.benchmarks import scale_simulation
 from tests.benchmarks.scale_table import (
     MAP_BYTES,
-    REMEMBERED_BYTES,
     _limits,
-    _remembered,
     fitted,
     table,
 )
@@ -65,7 +62,7 @@ def test_what_hardly_grows_faster_than_its_number_is_carried_on_as_a_line(power)
 def test_whatever_is_steep_is_reckoned_by_its_exponent_and_said_to_be():
     kept = json.loads(KEPT.read_text())
     for part, name, words in (
-        ("journals", "remembered_s", "read the state that is remembered"),
+        ("journals", "fold_s", "fold the journal"),
         ("builds", "cells_s", "cells without a network"),
         ("builds", "flat_s", "flat index"),
     ):
@@ -103,15 +100,8 @@ def test_every_part_runs_and_fills_the_table(tmp_path):
     assert any(line.startswith("| journal, one build | ") for line in lines)
 
 
-def test_a_state_that_is_too_large_to_be_remembered_is_said_to_be():
-    sizes = {
-        str(size): {"remembered_bytes": 4.0 * size, "remembered_s": 1e-6 * size}
-        for size in (1000, 2000, 4000)
-    }
-    lines = {name: fitted(sizes, name) for name in ("remembered_bytes", "remembered_s")}
-    assert _remembered(lines, 2_000_000_000) == "not kept (8 GB)"
-    assert _remembered(lines, 1_000_000_000) == "17 min (4 GB)"
-    assert (MAP_BYTES, REMEMBERED_BYTES) == (open_environment.MAP_BYTES, snapshot_file._MAX_BYTES)
+def test_the_map_is_the_one_of_the_journal():
+    assert MAP_BYTES == open_environment.MAP_BYTES
 
 
 def test_the_limits_of_the_program_are_told_as_they_are():

@@ -36,7 +36,6 @@ from store.policy import rollback
 from store.policy.recovery import Project
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.snapshots import snapshot_file
 from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
 from store.verify.coverage import named_by
 
@@ -152,9 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY, prefix="c10-store-"))
-        self.layout = Layout(self.folder / "cache", memory=self.folder / "memory")
-        # What folding came to is remembered after every record: each look goes through what an earlier one left.
-        self.worth, snapshot_file.WORTH_RECORDS = snapshot_file.WORTH_RECORDS, 1
+        self.layout = Layout(self.folder / "cache")
         self.clock = BesideClock()
         self.model = Model()
         self.durable = (
@@ -167,7 +164,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.state = None
 
     def teardown(self):
-        snapshot_file.WORTH_RECORDS = self.worth
         shutil.rmtree(self.folder)
 
     @initialize()

@@ -4,6 +4,7 @@ The optimisation level is EXTENDED: it gives the same bytes every time and nothi
 The level above inserts layouts for one processor family and was seen to give different bytes for one network.
 """
 
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,6 @@ from pipeline.engines.backends.compile_process import compile_in_child, refuse_p
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
-from store.base.distributions import version_of
 from store.base.identity import engine_components
 
 _CHILD: Final = "pipeline.engines.backends.onnxruntime_child"
@@ -38,8 +38,10 @@ class OnnxRuntimeCompiler:
             CompileError: BACKEND_UNAVAILABLE, it is not installed.
         """
         for name in _DISTRIBUTIONS:
-            if (found := version_of(name)) is not None:
-                return found
+            try:
+                return metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
         raise CompileError(
             "expected the Python package 'onnxruntime', found none",
             hint="pip install 'c10[cpu]'",

@@ -18,14 +18,10 @@ from store.cache.view import look
 from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
-from store.snapshots import snapshot_file
 from store.trust.signatures import Signer
 
 LOCK_TIMEOUT_S = 60.0
 """Nobody holds a lock for long, so that only a lock that is held for ever makes anybody wait so long."""
-
-# What was folded is remembered after every record, so that every look after a kill meets what the dead left of it.
-snapshot_file.WORTH_RECORDS = 1
 
 
 class Acknowledged(NamedTuple):
@@ -70,12 +66,7 @@ class Bench:
     @property
     def layout(self) -> Layout:
         """Where the cache is."""
-        return Layout(self.root / "cache", memory=self.root / "memory")
-
-    @property
-    def places(self) -> tuple[Path, Path]:
-        """The cache, and the folder outside of it where its users remember what it folds to."""
-        return self.root / "cache", self.root / "memory"
+        return Layout(self.root / "cache")
 
     def fly(self, generation: int | None = None) -> FlightCache:
         """Open the newest generation, or one, as an aircraft does."""

@@ -13,7 +13,6 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tests.crash.harness.plan import Plan, plan_of
@@ -55,10 +54,6 @@ def remembering(ask: Callable[[str], str]) -> Callable[[str], str]:
 def prepare(kind: str) -> None:
     """Load what the writers of a kind need, and let children find out nothing that all of them would find out."""
     importlib.metadata.version = remembering(importlib.metadata.version)
-    there = [
-        SimpleNamespace(name=each.name, version=each.version) for each in importlib.metadata.distributions()
-    ]
-    importlib.metadata.distributions = lambda: iter(there)  # type: ignore[assignment, return-value]
     if kind == HEAVY:
         import faiss  # noqa: F401 - loaded once, before the first fork
         import onnx  # noqa: F401

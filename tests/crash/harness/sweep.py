@@ -22,7 +22,7 @@ from tests.crash.harness.drivers import DRIVERS, Driver
 from tests.crash.harness.plan import Plan, Result, thinned
 from tests.crash.harness.readers import LiveReader
 from tests.crash.harness.shim import ACTIONS, Action, Seen, Shim
-from tests.crash.harness.template import Template, restore
+from tests.crash.harness.template import Template
 from tools.exit_codes import ExitCode, code_of
 
 _TRIES = 5
@@ -45,7 +45,7 @@ class Sweep:
         self.dice = random.Random(f"{plan.seed} {plan.driver}")
         self.result = Result(plan=plan)
         self.before = Before()
-        self.templates = self._remember()
+        self.template = Template(self.bench.layout.root)
         self.commits = self.driver.commits
         self.helper: Helper | None = None
 
@@ -71,11 +71,7 @@ class Sweep:
         values = json.loads(" ".join(found))
         values["files"] = tuple(map(tuple, values["files"]))
         self.before = Before(**values)
-        self.templates = self._remember()
-
-    def _remember(self) -> list[Template]:
-        """The cache as it is, and what its users remember of it: both decide which calls a writer makes."""
-        return [Template(path) for path in self.bench.places]
+        self.template = Template(self.bench.layout.root)
 
     def _make_template(self, bench: Bench) -> None:
         try:
@@ -163,7 +159,7 @@ class Sweep:
     # -- points -------------------------------------------------------------------------------------------------
 
     def _rehearse(self, kinds: int) -> list[Seen]:
-        restore(self.templates)
+        self.template.restore()
         with self._company(0):
             self.shim.reset()
             ending = self._act(lambda: self.shim.arm(None, 0, kinds=kinds))
@@ -202,7 +198,7 @@ class Sweep:
 
     def _try(self, action: Action, number: int, where: str, *, again: bool, last: bool) -> bool:
         """Do one point; returns whether it happened."""
-        restore(self.templates)
+        self.template.restore()
         self.shim.reset()
         with self._company(number):
             ending = self._act(lambda: self.shim.arm(action, number), again=again)
@@ -252,7 +248,7 @@ class Sweep:
 
     def _nested(self, told: Acknowledged, where: str) -> None:
         """Kill the next build, too, and look at what that leaves; the cache is then as the first kill left it."""
-        kept = self._remember()
+        kept = Template(self.bench.layout.root)
 
         def build(arm: Callable[[], None]) -> Ending:
             def work(bench: Bench) -> None:
@@ -267,7 +263,7 @@ class Sweep:
         count = self.shim.told.count
         for number in sorted(self.dice.sample(range(1, count + 1), min(self.plan.nested, count))):
             action = ACTIONS[self.dice.choice(("kill", "after"))]
-            restore(kept)
+            kept.restore()
             self.shim.reset()
             self.result.planned += 1
             ending = build(lambda action=action, number=number: self.shim.arm(action, number))
@@ -278,12 +274,12 @@ class Sweep:
                 self._bad(inner, ["it did not happen"])
             self._note(action, ending, inner)
             self._bad(inner, self._judge(told + ending.told, self.commits + 1))
-        restore(kept)
+        kept.restore()
 
     # -- allocations --------------------------------------------------------------------------------------------
 
     def _sweep_allocations(self) -> None:
-        restore(self.templates)
+        self.template.restore()
         self.shim.reset()
         ending = self._act(lambda: self.shim.arm_allocations(0, for_good=False))
         count = self.shim.told.allocations
@@ -293,7 +289,7 @@ class Sweep:
         step = max(1, count // self.plan.allocations)
         first = self.dice.randrange(1, step + 1)
         for number in range(first, count - count // 50, step):
-            restore(self.templates)
+            self.template.restore()
             self.shim.reset()
             self.result.planned += 1
             ending = self._act(

@@ -7,7 +7,6 @@ its time of modification: whatever still has it was not touched, and is left alo
 import itertools
 import os
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -132,12 +131,6 @@ class Template:
         finally:
             os.close(fd)
         self._stamp(path)
-
-
-def restore(templates: Iterable[Template]) -> None:
-    """Make every folder what it was."""
-    for template in templates:
-        template.restore()
 
 
 def remove_tree(folder: Path | str) -> None:

@@ -21,7 +21,6 @@ from pipeline.request.request import (
 )
 from pipeline.request.to_toml import MAX_TEXT_BYTES, recorded_request, request_facts, to_toml
 from pipeline.testing import FakeCompiler
-from store.cache.event_store import Ledger
 from store.disk.layout import FOLDERS
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.domain.manifest_projection import project
@@ -557,17 +556,3 @@ class TestRecordedRequest:
         assert request_facts(site.request(base="/\udcff"), None) == {}
         assert recorded_request({}) is None
         assert recorded_request({"request": {"text": 3}}) is None
-
-
-def test_repair_believes_the_records_alone(site, monkeypatch):
-    """Nothing that is remembered of them: what it heals is proof, and what it sets aside is gone from its place."""
-    site.build()
-    whole, real = [], Ledger.open.__func__
-
-    def noted(cls, *given, **options):
-        whole.append(options["whole"])
-        return real(cls, *given, **options)
-
-    monkeypatch.setattr(Ledger, "open", classmethod(noted))
-    site.provisioner().repair()
-    assert whole == [True]

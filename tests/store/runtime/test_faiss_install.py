@@ -36,6 +36,31 @@ def test_the_one_that_is_here_is_found():
     assert installed_flavour().name.startswith("faiss")
 
 
+def installed(folder, name, *, info="dist-info", file="METADATA"):
+    (folder / "faiss").mkdir(exist_ok=True)
+    (folder / "faiss" / "__init__.py").touch()
+    path = folder / f"{name.replace('-', '_')}-1.2.{info}"
+    path.mkdir()
+    (path / file).write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+
+
+def test_those_beside_the_module_that_would_be_imported_count(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    installed(tmp_path, "faiss-gpu-cu99")
+    assert installed_flavour.__wrapped__() == Flavour("faiss-gpu-cu99", "1.2")
+    # One that an older installer left is as much in the way as the other.
+    installed(tmp_path, "faiss", info="egg-info", file="PKG-INFO")
+    with pytest.raises(FlavourError, match=r"found faiss 1\.2 and faiss-gpu-cu99 1\.2"):
+        installed_flavour.__wrapped__()
+
+
+def test_a_folder_that_an_uninstaller_left_is_no_faiss(tmp_path, monkeypatch):
+    (tmp_path / "faiss").mkdir()
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(FlavourError, match="found none"):
+        installed_flavour.__wrapped__()
+
+
 def test_no_index_is_read_on_board_with_two_flavours(monkeypatch):
     def both():
         raise FlavourError("expected one distribution of faiss, found two", "pip uninstall one")

@@ -1,6 +1,5 @@
-"""What is remembered of a journal is no reason to believe less of it where something is made of its old records."""
+"""The journal and its state in step: every record is read before anything is made of it."""
 
-import shutil
 import struct
 from dataclasses import replace
 
@@ -11,18 +10,17 @@ from journal import JournalDamagedError
 from journal.record import Chain, decode, encode, link
 from journal.storage.environment import is_open
 from store.cache.event_store import Ledger
-from store.cache.view import look
+from store.cache.view import look, read
 from store.cache.writer import Store
 from store.disk.layout import Layout
-from store.snapshots import snapshot_codec, snapshot_file
+from store.errors import DamagedHistoryError, ErrorKind
 from store.testing import FakeClock, Scenario, StopDeadError, play
 
 
 @pytest.fixture
-def layout(tmp_path, monkeypatch):
-    """Three generations, and what they fold to remembered."""
-    monkeypatch.setattr(snapshot_file, "WORTH_RECORDS", 1)
-    layout = Layout(tmp_path / "cache", memory=tmp_path / "memory")
+def layout(tmp_path):
+    """Three generations."""
+    layout = Layout(tmp_path / "cache")
     with opened(layout) as store:
         for number in range(3):
             play(store, Scenario(flight=f"f{number}", tiles={(0, number): "x"}))
@@ -33,9 +31,13 @@ def opened(layout):
     return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
 
 
+def open_ledger(layout):
+    Ledger.open(layout, FakeClock()).close()
+
+
 def rewrite_the_first_generation(layout):
     """Change a record of the first generation, and the chain up to the record after its commit."""
-    end = look(Layout(layout.root)).state.generations[1].seq
+    end = look(layout).state.generations[1].seq
     with lmdb.open(str(layout.journal), subdir=False, max_dbs=8) as environment:
         records = environment.open_db(b"records")
         with environment.begin(write=True) as transaction:
@@ -49,12 +51,11 @@ def rewrite_the_first_generation(layout):
                 transaction.put(struct.pack(">Q", seq), chain + raw, db=records)
 
 
-@pytest.mark.parametrize("remembered", [True, False])
-def test_no_segment_is_made_of_records_that_the_head_does_not_stand_on(layout, remembered):
+def test_no_segment_is_made_of_records_that_the_head_does_not_stand_on(layout):
     segment = layout.segments / layout.segment_name(1)
     rewrite_the_first_generation(layout)
     segment.unlink()
-    with pytest.raises(JournalDamagedError), opened(layout if remembered else Layout(layout.root)):
+    with pytest.raises(JournalDamagedError), opened(layout):
         pass
     assert not segment.exists()
 
@@ -68,30 +69,39 @@ def test_a_segment_of_a_sound_journal_is_made_again(layout):
     assert segment.read_bytes() == before
 
 
-def test_too_little_memory_to_remember_costs_only_speed(layout, monkeypatch):
-    def too_much(_):
-        raise MemoryError
-
-    shutil.rmtree(layout.memory)
-    monkeypatch.setattr(snapshot_codec, "encode", too_much)
+def test_a_look_a_read_and_a_writer_fold_the_same(layout):
+    looked, whole = look(layout), read(layout)
     with opened(layout) as store:
-        generation, _ = play(store, Scenario(flight="new"))
-    assert generation.number == 4
-    assert look(layout).state.head.number == 4
-    assert not layout.memory.exists()
+        assert store.state == looked.state == whole.state
+        ended = store.ledger.head
+        store.ledger.reopen()
+        assert store.ledger.head == ended == looked.head == whole.head
+        assert store.state == whole.state
 
 
-def test_a_journal_that_is_refused_is_closed(layout):
-    """Its tail is gone and an old record is damaged: it is tried twice, and nothing of it stays open."""
-    before = bytearray(layout.journal.read_bytes())
+@pytest.mark.parametrize("act", [look, read, open_ledger])
+@pytest.mark.parametrize("since_the_commit", [False, True])
+def test_damage_is_found_wherever_it_is(layout, act, since_the_commit):
     with pytest.raises(StopDeadError), opened(layout) as store:
         play(store, Scenario(flight="dead", engine="other", die_at="index"))
-    at = before.index(b"build.planned")
-    before[at : at + 5] = b"BUILD"
+    key = struct.pack(">Q", look(layout).head.seq if since_the_commit else 2)
+    with lmdb.open(str(layout.journal), subdir=False, max_dbs=8) as environment:
+        records = environment.open_db(b"records")
+        with environment.begin(write=True) as transaction:
+            value = bytearray(transaction.get(key, db=records))
+            value[-1] ^= 1
+            transaction.put(key, bytes(value), db=records)
+    with pytest.raises(JournalDamagedError):
+        act(layout)
+    assert not is_open(layout.journal)
+
+
+@pytest.mark.parametrize("act", [look, lambda layout: opened(layout).__enter__()])
+def test_a_journal_that_lost_its_tail_is_refused(layout, act):
+    before = layout.journal.read_bytes()
+    with opened(layout) as store:
+        play(store, Scenario(flight="f7"))
     layout.journal.write_bytes(before)
-    errors = []
-    for _ in range(2):
-        with pytest.raises(JournalDamagedError) as found:
-            Ledger.open(layout, FakeClock())
-        errors.append(found)
-        assert not is_open(layout.journal)
+    with pytest.raises(DamagedHistoryError) as caught:
+        act(layout)
+    assert caught.value.kind is ErrorKind.JOURNAL_REPLACED
