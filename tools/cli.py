@@ -10,17 +10,16 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import click
 
-from store.base.valueclass import valueclass
 from tools import command
 from tools.exit_codes import MEANINGS, ExitCode
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     """A command: where it is, what it does in one line, and what its JSON looks like before anything is known.
 

@@ -1,10 +1,10 @@
 """What a build, a plan and a rollback tell the person who asked."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from store.base.valueclass import valueclass
 from store.errors import Category
 
 
@@ -16,7 +16,7 @@ class BuildOutcome(StrEnum):
     FAILED = "failed"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why a build failed: a stable kind, the step and subject, what was expected and found, and what mends it.
 
@@ -35,7 +35,7 @@ class Failure:
         return {"kind": self.kind, "step": self.step, "message": self.message, "hint": self.hint}
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
     """The result of one build.
 
@@ -94,7 +94,7 @@ class BuildReport:
         }
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
     """What a build would do. `steps` are maps of kind, subject, decision, why and count."""
 
@@ -119,7 +119,7 @@ class PlanReport:
         }
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
     """What a rollback did; `changed` is off if the target was shown already. `warnings` are for a person."""
 

@@ -3,12 +3,12 @@
 It is the run that people start over and over, so nothing is imported here that only work needs.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.planning.area_report import warnings_of
 from pipeline.planning.inputs import Inputs
-from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.cache.view import look, observe
 from store.disk.artifacts import Artifacts
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from store.cache.writer import Store
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warm:
     """The witness of a warm run: the head, how many files were looked at, the steps it stands for, its area."""
 

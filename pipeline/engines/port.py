@@ -1,12 +1,12 @@
 """The EngineCompiler port: what the build asks of a backend, and what it gets back."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
-from store.base.valueclass import valueclass
 
 DEFAULT_BATCH = 8
 """Fixed batch of an engine unless the request names one.
@@ -19,7 +19,7 @@ query on board costs a whole one; where only that counts, ask for 1.
 Role = Literal["descriptor", "auxiliary"]
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeRange:
     """Optimisation profile of an input with variable sizes, each shape with its batch dimension."""
 
@@ -28,7 +28,7 @@ class ShapeRange:
     max: tuple[int, ...]
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineJob:
     """One network to be compiled.
 
@@ -76,7 +76,7 @@ class EngineJob:
     least_cosine: float | None = None
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSignature:
     """Tensors of a compiled engine.
 
@@ -98,7 +98,7 @@ class EngineSignature:
         return self.output_shape[-1]
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledEngine:
     """A compile that succeeded.
 

@@ -1,11 +1,11 @@
 """Which index a build gets: every choice that the request leaves open, made. Pure."""
 
+from dataclasses import dataclass
 from typing import Final
 
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.request.request import IndexKind, IndexOptions, Storage
 from store.base.canonical_json import Document
-from store.base.valueclass import valueclass
 
 FLAT_BELOW: Final = 20_000
 """Rows below which `auto` searches exhaustively: exact, and a query still takes under 10 ms."""
@@ -36,7 +36,7 @@ _MOST_LISTS: Final = 4_096
 _ROWS_PER_LIST: Final = 64
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexPlan:
     """Index options with every choice made.
 

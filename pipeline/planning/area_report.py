@@ -5,9 +5,9 @@ small. A *featureless* tile (water, cloud, no data) is present, but cannot be to
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from store.base.canonical_json import Document
-from store.base.valueclass import valueclass
 
 Place = tuple[int, int, int]
 """(zoom, x, y)."""
@@ -16,7 +16,7 @@ Run = list[int]
 """[zoom, y, first x, last x]."""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Geography:
     """The tiles of an area by what became of them, and how many it wants in all."""
 

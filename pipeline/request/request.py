@@ -9,7 +9,7 @@ Everything here is pure except `BuildRequest.load`, which reads one file.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -30,7 +30,6 @@ from pipeline.request.validation import (
     records_from,
     request_error,
 )
-from store.base.valueclass import valueclass
 
 BUILTIN = "builtin:"
 
@@ -129,7 +128,7 @@ class Storage(StrEnum):
     FP16 = "fp16"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TileOptions(Checked):
     """Where the tiles come from and how old they may be.
 
@@ -156,7 +155,7 @@ class TileOptions(Checked):
     )
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions(Checked):
     """How networks become engines.
 
@@ -194,7 +193,7 @@ class EngineOptions(Checked):
             yield f"engine.{name}: it means nothing to the backend {self.backend}; remove it"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeProfile(Checked):
     """Shapes that the model's input may take, batch first: smallest, the one to tune for, greatest."""
 
@@ -231,7 +230,7 @@ def _profile(value: object) -> ShapeProfile:
 _THREE = "three finite numbers, one for each colour channel, on the scale 0 to 255"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(Checked):
     """One network.
 
@@ -299,7 +298,7 @@ class ModelSpec(Checked):
             )
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions(Checked):
     """How descriptors are indexed; what is absent is the index builder's choice.
 
@@ -322,7 +321,7 @@ class IndexOptions(Checked):
     delta: bool = field(default=True, metadata=checked(rules.flag))
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageOptions(Checked):
     """How much of the wanted area must be there.
 
@@ -335,7 +334,7 @@ class CoverageOptions(Checked):
     min_fraction: float = field(default=0.0, metadata=checked(rules.number(0, 1)))
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions(Checked):
     """Thresholds of the checks before a commit.
 
@@ -367,7 +366,7 @@ def _models(value: object) -> tuple[ModelSpec, ...]:
     return models
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest(Checked):
     """What a flight cache must contain.
 

@@ -18,6 +18,7 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.regular_file import open_own, read_at
-from store.base.valueclass import valueclass
 
 Keys = npt.NDArray[np.int64]
 """One row of whole numbers for each tile: what makes it the same tile as before."""
@@ -62,7 +62,7 @@ class Fingerprint(NamedTuple):
         return cls(device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """What a memory holds.
 

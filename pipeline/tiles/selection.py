@@ -5,6 +5,7 @@ identity of a build is the set of tiles selected, not the day.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import overload
 
@@ -19,7 +20,6 @@ from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.tile import Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, Tiles
-from store.base.valueclass import valueclass
 
 MAX_WANTED = 20_000_000
 """A request for more tiles than this is taken for a mistake: about 200,000 km² at zoom 18."""
@@ -59,7 +59,7 @@ class Places(Sequence[Place]):
         return f"Places({len(self)})"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """The tiles of a build.
 

@@ -4,11 +4,11 @@ Tiles are in the XYZ scheme of the Web Mercator square: x grows eastwards, y gro
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple, Protocol
 
 from pipeline.request.geometry import BoxE7
-from store.base.valueclass import valueclass
 
 ZoomRange = tuple[int, int]
 """Lowest and highest zoom, inclusive."""
@@ -32,7 +32,7 @@ class Place(NamedTuple):
         return f"{self.z}/{self.x}/{self.y}"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
     """One tile that a source holds.
 
@@ -60,7 +60,7 @@ class Tile:
         return Place(self.z, self.x, self.y)
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """What a source covers as a whole.
 

@@ -1,9 +1,9 @@
 """Values that events, state and manifest share: a reference to an artifact and a position in the journal. Pure."""
 
-from store.base.valueclass import valueclass
+from dataclasses import dataclass
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactRef:
     """A write-once file: its SHA-256 (hexadecimal, also its name) and its size in bytes."""
 
@@ -14,7 +14,7 @@ class ArtifactRef:
 GENESIS_CHAIN = "0" * 64
 
 
-@valueclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Position:
     """A place in the journal: how many records, and the chain digest up to there."""
 

@@ -8,11 +8,11 @@ hold and does not.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from store.base.canonical_json import sha256
-from store.base.valueclass import valueclass
 from store.base.values import GENESIS_CHAIN
 from store.cache import segment
 from store.disk.layout import Layout
@@ -33,7 +33,7 @@ class Standing(StrEnum):
     CONTRADICTS = "contradicts"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
     """A manifest or segment: where it is, the generation its name says, how it stands, and what was found."""
 
@@ -43,7 +43,7 @@ class Witness:
     found: str = ""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All manifests and segments of a cache."""
 

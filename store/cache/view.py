@@ -5,12 +5,12 @@ view is the state at one moment, held against the files beside the journal.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from journal import JournalDamagedError, safe_reader
 from journal.record import Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
-from store.base.valueclass import valueclass
 from store.cache.event_mapper import fold_entries, to_facts, without_collector
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, replaying
@@ -25,7 +25,7 @@ from store.policy.recovery import check as check_history
 RESERVE_NAME = "reserve"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """What the journal folds to at one moment, and what lies beside it."""
 
@@ -35,7 +35,7 @@ class View:
     observed: Observed
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class History(View):
     """A view with every record it was folded from, from the first, as it is stored and as the fact it holds."""
 

@@ -7,17 +7,17 @@ needs a new version in `store.domain.event_codec`. Lengths of time are integers 
 million, so that everything projected from an event has one canonical form.
 """
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from store.base.canonical_json import Document
-from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 
 MAX_COLLECTED = 4096
 """How many digests one collection event holds, so that it stays far below the size of a record."""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheCreated:
     """The genesis: a cache with a random id came to be."""
 
@@ -26,7 +26,7 @@ class CacheCreated:
     writer: str
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildStarted:
     """A build began; `identity` is absent when its inputs could not be read. `host` holds facts only."""
 
@@ -37,14 +37,14 @@ class BuildStarted:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlanned:
     """What the build meant to do: per step its kind, subject, key, decision and why."""
 
     steps: tuple[Document, ...]
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TilesSelected:
     """The tiles of the area were chosen; `table` is the tile table, `wanted` counts the area's tiles."""
 
@@ -56,7 +56,7 @@ class TilesSelected:
     warnings: tuple[str, ...]
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
     """Work on a step began; for cells, one window of them was dispatched (`subjects` as zoom/x/y of cells)."""
 
@@ -65,7 +65,7 @@ class StepStarted:
     key: str
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepRetried:
     """A worker failed and its work is tried again."""
 
@@ -75,7 +75,7 @@ class StepRetried:
     why: str
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCompiled:
     """A network was compiled. `signature` holds input and output names and shapes.
 
@@ -94,7 +94,7 @@ class EngineCompiled:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellEmbedded:
     """One cell's block was made: `rows` tiles, of which `embedded` digests went through the network.
 
@@ -115,7 +115,7 @@ class CellEmbedded:
     copied: int
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexBuilt:
     """The descriptor index was built from the blocks that `blocks` (the block table) lists."""
 
@@ -130,7 +130,7 @@ class IndexBuilt:
     elapsed_ms: int
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexExtended:
     """What changed since an index was built was put beside it: rows to search as well, and ids to leave out.
 
@@ -152,7 +152,7 @@ class IndexExtended:
     elapsed_ms: int
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepReused:
     """Steps of one kind were not run, since the journal holds their results; `keys` maps subject to step key."""
 
@@ -161,7 +161,7 @@ class StepReused:
     keys: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckPassed:
     """A check on `subject` (a model, the index) with step key `key` passed, for the bytes of `artifact` alone."""
 
@@ -172,7 +172,7 @@ class CheckPassed:
     measured: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckFailed:
     """A check failed; the step result with this key must never be used again."""
 
@@ -184,7 +184,7 @@ class CheckFailed:
     why: str
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageWalked:
     """Everything the manifest will name was found whole; `geography` is the geographic report."""
 
@@ -199,7 +199,7 @@ class CoverageWalked:
     skipped: int
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildCommitted:
     """A generation came to be: the only commit point, of builds and of rollbacks.
 
@@ -216,7 +216,7 @@ class BuildCommitted:
     key_id: str
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildFailed:
     """A build ended without a commit, with everything needed to look into it."""
 
@@ -229,7 +229,7 @@ class BuildFailed:
     inputs: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildAbandoned:
     """A build's process died; written by the next one that holds the lock. `step` is what it was doing."""
 
@@ -238,7 +238,7 @@ class BuildAbandoned:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRefused:
     """A build was not begun, since its identity was rolled back from."""
 
@@ -246,7 +246,7 @@ class BuildRefused:
     reason: str
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildDenied:
     """A run did not become a build, since another one held the build lock; it belongs to no build.
 
@@ -260,7 +260,7 @@ class BuildDenied:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolledBack:
     """The next commit, in the same transaction, shows an earlier build: `left` and `target` are origins."""
 
@@ -271,7 +271,7 @@ class RolledBack:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationAccepted:
     """A person marked a generation as good."""
 
@@ -280,7 +280,7 @@ class GenerationAccepted:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSigned:
     """A generation got one more signature after its commit."""
 
@@ -290,7 +290,7 @@ class GenerationSigned:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionPlanned:
     """These artifacts are about to be removed under a policy, and these generations' files.
 
@@ -304,7 +304,7 @@ class CollectionPlanned:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """These artifacts and generations' files were removed; steps that made them count as not done."""
 
@@ -314,7 +314,7 @@ class Collected:
     host: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
     """A damaged object was replaced; the damaged bytes lie under `quarantine`."""
 
@@ -324,7 +324,7 @@ class Repaired:
     quarantine: str
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """Records before this one, or artifacts, came from a bundle: this copy goes its own way from here.
 

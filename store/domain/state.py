@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from store.base.canonical_json import Document
-from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.events import Event
@@ -20,7 +19,7 @@ STAND_IN = "stand-in"
 """What an engine is for: to be handed out on board, or to embed here on behalf of one for another device."""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
     """An event of a newer version: kept in its place, not understood."""
 
@@ -28,7 +27,7 @@ class Unknown:
     version: int
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
     """An event in its place: `seq` from 1, `chain` the digest up to and with it, times in nanoseconds."""
 
@@ -40,7 +39,7 @@ class Fact:
     event: Event | Unknown
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellRun:
     """Facts that follow each other without a gap, each of a cell that was embedded in one build, with no event for each.
 
@@ -66,7 +65,7 @@ class BuildStatus(StrEnum):
     REFUSED = "refused"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """One build attempt and what it has produced so far."""
 
@@ -99,7 +98,7 @@ class Build:
     parent: int | None = None
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """What one commit made. `origin` is the build it shows, `parent` the origin to go back to.
 

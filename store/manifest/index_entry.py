@@ -4,9 +4,10 @@ Where nothing changed since, the manifest has format 1. An index with a delta is
 search the file of faiss alone, and is to refuse the manifest instead.
 """
 
+from dataclasses import dataclass
+
 from store.base import validators
 from store.base.canonical_json import Document
-from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 
 PLAIN = 1
@@ -16,7 +17,7 @@ EXTENDED = 2
 """Format of one whose index has a delta."""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaEntry:
     """What changed since the index was written (`store.formats.index_delta`): how many rows came, and how many are to be left out."""
 
@@ -25,7 +26,7 @@ class DeltaEntry:
     dropped: int
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
     """The descriptor index and the block table of its rows.
 

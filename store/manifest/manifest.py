@@ -13,11 +13,11 @@ The file names artifacts by digest alone, so that no name in it can lead anywher
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from store.base import validators
 from store.base.canonical_json import CanonicalError, Document, decode, encode, sha256
 from store.base.identity import build_identity
-from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.errors import ErrorKind, NoGoError
 from store.manifest import index_entry
@@ -33,7 +33,7 @@ LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What a model may be called; never used as a path."""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """Which generation a manifest file is. `wall_ns` is the time of the commit, Unix epoch."""
 
@@ -44,7 +44,7 @@ class Envelope:
     wall_ns: int
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
     """A compiled network: where its bytes are and what may run them."""
 
@@ -61,7 +61,7 @@ class EngineEntry:
     preprocessing: Document
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StandInEntry:
     """The engine that made the descriptors on behalf of one for another device, and what that one must answer.
 
@@ -84,7 +84,7 @@ class StandInEntry:
     least_cosine: float
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A parsed manifest file; `raw` are its exact bytes."""
 

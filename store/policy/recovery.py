@@ -10,14 +10,14 @@ one the journal committed. If not, the journal lost its tail or is another's, an
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from store.base.valueclass import valueclass
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """What lies beside the journal.
 
@@ -38,7 +38,7 @@ class Observed:
     scratch: bool = False
 
 
-@valueclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Abandon:
     """Append `BuildAbandoned` for this build."""
 
@@ -46,19 +46,19 @@ class Abandon:
     step: str
 
 
-@valueclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Project:
     """Write what is missing of this generation: segment, signature, manifest, in this order."""
 
     generation: int
 
 
-@valueclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class ClearScratch:
     """Remove what a dead process left in the scratch folder."""
 
 
-@valueclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class SetAside:
     """Free this name in the folder of manifests: a signature of a generation that the journal does not hold.
 

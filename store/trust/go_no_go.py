@@ -7,10 +7,10 @@ the library versions that are here. What its artifacts contain is checked by who
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
-from store.base.valueclass import valueclass
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.manifest.manifest import EngineEntry, Manifest, parse
 from store.trust.signatures import TrustedKey, reasons_against, trusted
@@ -37,7 +37,7 @@ def _no_gpu(_backend: str) -> str:
     return "no GPU"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What is accepted.
 

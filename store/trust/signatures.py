@@ -10,12 +10,11 @@ be bounded by a generation, a counter, because an aircraft has no clock that it 
 
 import re
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from store.base.canonical_json import encode
-from store.base.valueclass import valueclass
 from store.manifest.file_names import MAX_SIGNATURES
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ _SMALL_ORDER: Final = frozenset(
 """The y of all points whose order divides 8 (curve of RFC 8032). Under such a key, zeros among them, anybody can sign."""
 
 
-@valueclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class TrustedKey:
     """A public key, and how far it is trusted.
 
@@ -80,7 +79,7 @@ class TrustedKey:
         return key_id(self.public)
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """A signature as events hold it: 128 hexadecimal digits, and whose it is; both empty for none."""
 
@@ -88,7 +87,7 @@ class Signature:
     signature: str = ""
 
 
-@valueclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Signer:
     """Signs manifests with one private key. Its text form does not show the key."""
 

@@ -1,13 +1,14 @@
 """A network as a build needs it: what the request says of it, its digest, and how its pictures are prepared. Pure."""
 
+from dataclasses import dataclass
+
 from pipeline.engines.port import EngineJob
 from pipeline.request.request import ModelSpec
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
-from store.base.valueclass import valueclass
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One network, looked at but not compiled.
 

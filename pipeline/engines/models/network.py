@@ -3,7 +3,7 @@
 Nothing is compiled here, and what was read of a file once is not read again (`pipeline.engines.models.network_cache`).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from pipeline.request.files import read_named
 from pipeline.request.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
 from store.base.identity import engine_key
 from store.base.preprocessing import Preprocessing
-from store.base.valueclass import valueclass
 
 _MAX_ONNX = 1 << 31
 _MAX_PLUGIN = 1 << 30
@@ -151,7 +150,7 @@ def _stand_in_of(model: Model, compiler: EngineCompiler) -> Model:
     return replace(model, job=job, components=components, key=engine_key(components), runs_here=True)
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
     """What a network's file says: digest, tensor names, height and width if fixed, batch size if fixed.
 

@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,6 @@ import msgpack
 from pipeline.engines.onnx.declaration import Declaration, TensorInfo
 from pipeline.regular_file import open_own, read_at
 from pipeline.tiles.digest_cache import RACY_NS, Fingerprint
-from store.base.valueclass import valueclass
 
 _MAGIC: Final = b"C10NET\x00\x01"
 _DIGEST: Final = 32
@@ -31,7 +31,7 @@ Stamps = tuple[Fingerprint, ...]
 """What `stat` says of the network's own file, and of those of its weights in order of name."""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
     """A network's file, read.
 

@@ -3,11 +3,11 @@
 A declaration is a value, so that what was read from a file once can be judged again without the file.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
-from store.base.valueclass import valueclass
 
 _CHANNELS: Final = 3
 _EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
@@ -16,7 +16,7 @@ Size = int | str | None
 """A dimension: fixed, named, or unknown."""
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
     """An input or output as the model declares it.
 
@@ -35,7 +35,7 @@ class TensorInfo:
         return f"{self.name!r} {self.dtype} {sizes}"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSignature:
     """What an ONNX model takes and gives.
 
@@ -64,7 +64,7 @@ class ModelSignature:
         return size if isinstance(size, int) else None
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
     """What a model's file declares.
 
