@@ -42,23 +42,20 @@ class Ledger:
     _vouched: bool = False
 
     @classmethod
-    def open(
-        cls, layout: Layout, clock: Clock, *, whole: bool = False, allow_unknown_filesystem: bool = False
-    ) -> Self:
+    def open(cls, layout: Layout, clock: Clock, *, whole: bool = False) -> Self:
         """Open the journal of a cache; what is remembered of it is not folded again.
 
         Args:
             layout: Where the cache is.
             clock: Where times come from.
             whole: Whether to fold every record in any case.
-            allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
 
         Raises:
             DamagedHistoryError: No C10 could have written these records.
             journal.JournalError: It cannot be opened.
         """
         start = State() if whole else recall(layout)
-        path, allow = layout.journal, allow_unknown_filesystem
+        path, allow = layout.journal, layout.allow_unknown_filesystem
         if start.position.seq:
             try:
                 journal = Journal.open(path, verified=trusted_head(start), allow_unknown_filesystem=allow)

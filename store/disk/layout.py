@@ -42,11 +42,13 @@ class Layout:
         root: Its folder.
         manifest_filename: A format string on `generation`.
         memory: A folder outside of any cache for what may be forgotten (`store.snapshots.snapshot_file`); None remembers nothing.
+        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
     """
 
     root: Path
     manifest_filename: str = "{generation:08d}.json"
     memory: Path | None = None
+    allow_unknown_filesystem: bool = False
 
     def __post_init__(self) -> None:
         """Hold the template to names that the reader finds.
