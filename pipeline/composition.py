@@ -1,30 +1,28 @@
 """The composition root: which parts a provisioner is made of, unless the caller brings others."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.build.host_facts import host_facts
 from pipeline.config import C10ProvisionerConfig
+from pipeline.engines.backends import registry
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
-from pipeline.engines.backends.registry import engine_compiler as choose_compiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder
 from pipeline.lock import CacheLock, Lock
+from pipeline.ports import FreeBytes, Ports
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner
-from pipeline.request.request import BuildRequest
 from pipeline.tiles.sources.open_source import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock, SystemClock
 from store.disk.layout import Layout
-from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.trust.key_files import load_signer, read_trusted
-from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
     from pipeline.embed.batcher import DescriptorBatcher
-    from pipeline.planning.disk_space import FreeBytes
 
 
 def build_cache_provisioner(
@@ -40,7 +38,7 @@ def build_cache_provisioner(
     clock: Clock | None = None,
     index_builder: IndexBuilder | None = None,
     progress: Progress | None = None,
-    free_bytes: "FreeBytes | None" = None,
+    free_bytes: FreeBytes | None = None,
 ) -> CacheProvisioner:
     """Put a provisioner together; every port that is not given is the embedded default.
 
@@ -62,44 +60,43 @@ def build_cache_provisioner(
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.
     """
-    layout = Layout(config.cache_root.absolute(), config.manifest_filename)
-
-    def source_for(request: BuildRequest) -> TileMetadataStore:
-        return (
-            tile_metadata_store
-            if tile_metadata_store is not None
-            else open_source(request.tiles.source, request.base, memory_folder=config.memory_folder)
-        )
-
-    def compiler_for(request: BuildRequest) -> EngineCompiler:
-        return engine_compiler if engine_compiler is not None else choose_compiler(request.engine.backend)
-
-    def signing() -> Signer | None:
-        key = config.signing_key
-        return None if key is None else load_signer(key, cache=layout.root)
-
-    def trusting() -> TrustedKeys:
-        return read_trusted(config.trusted_keys, cache=layout.root) if config.trusted_keys else ALLOW_UNSIGNED
-
-    def executor() -> "Callable[[], DescriptorBatcher]":
-        return _executor(config) if descriptor_batcher is None else lambda: descriptor_batcher
-
+    layout = Layout(config.cache_root.absolute(), config.manifest_filename, config.allow_unknown_filesystem)
+    given = {
+        "compiler_for": None if engine_compiler is None else lambda _: engine_compiler,
+        "stand_in": stand_in_compiler,
+        "source_for": None if tile_metadata_store is None else lambda _: tile_metadata_store,
+        "index": index_builder,
+        "progress": progress,
+        "clock": clock,
+        "host": host,
+        "free_bytes": free_bytes,
+    }
+    brought: dict[str, Any] = {name: port for name, port in given.items() if port is not None}
     return CacheProvisioner(
         config=config,
         layout=layout,
-        clock=clock or SystemClock(),
         lock=lock or CacheLock(layout, config.lock_timeout_s),
-        host=host if host is not None else host_facts(),
-        progress=progress or Silent(),
-        executor=executor,
-        index_builder=index_builder or FaissIndexBuilder(),
-        compiler_for=compiler_for,
-        stand_in_compiler=stand_in_compiler or OnnxRuntimeCompiler(),
-        source_for=source_for,
-        signing=signing,
-        trusting=trusting,
-        free_bytes=free_bytes or _free_bytes,
+        ports=replace(default_ports(config.memory_folder), **brought),
+        executor=partial(_executor, config)
+        if descriptor_batcher is None
+        else lambda: lambda: descriptor_batcher,
         precision=precision,
+    )
+
+
+def default_ports(memory_folder: Path | None = None) -> Ports:
+    """Return the embedded defaults; digests of tiles are remembered in a folder, if there is one."""
+    return Ports(
+        compiler_for=lambda request: registry.engine_compiler(request.engine.backend),
+        stand_in=OnnxRuntimeCompiler(),
+        source_for=lambda request: open_source(
+            request.tiles.source, request.base, memory_folder=memory_folder
+        ),
+        index=FaissIndexBuilder(),
+        progress=Silent(),
+        clock=SystemClock(),
+        host=host_facts(),
+        free_bytes=_free_bytes,
     )
 
 

@@ -88,6 +88,11 @@ class C10ProvisionerConfig:
         """How many embedding processes to start."""
         return self.workers or len(os.sched_getaffinity(0))
 
+    @property
+    def reserve_bytes(self) -> int:
+        """Disk space set aside, in bytes."""
+        return self.reserve_mb << 20
+
     @classmethod
     def from_settings(
         cls, settings: Mapping[str, Any], *, cache_root: Path, memory_folder: Path | None = None

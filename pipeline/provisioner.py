@@ -6,11 +6,10 @@ here decides about steps. Beyond a warm run, what does the work is imported when
 that finds nothing to do, which is most of them, waits for none of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -20,38 +19,31 @@ from pipeline.build.up_to_date import look_warm, reused
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
-from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError, RequestError
-from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.lock import Lock
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import gather
-from pipeline.progress import Progress
+from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.tile import TileMetadataStore
-from store.base.clock import Clock
 from store.cache.view import look
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
-from store.trust.go_no_go import TrustedKeys
+from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
+from store.trust.key_files import load_signer, read_trusted
 from store.trust.signatures import Signer
 
 if TYPE_CHECKING:
     from pipeline.build.engines_only import EnginesReport
     from pipeline.embed.batcher import DescriptorBatcher
-    from pipeline.planning.disk_space import FreeBytes
     from pipeline.repair.repair import Repair
     from pipeline.repair.report import RepairReport
-    from pipeline.stages.context import Ports
     from store.cache.writer import Store
     from store.domain.state import Generation, State
     from store.maintenance.collect_garbage import Collection
     from store.maintenance.rebuild_journal import Rebuilt
     from store.maintenance.sign import Signing
     from store.policy.retention import KeepPolicy
-
-_MIB = 1 << 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,19 +52,10 @@ class CacheProvisioner:
 
     config: C10ProvisionerConfig
     layout: Layout
-    clock: Clock
     lock: Lock
-    host: Mapping[str, object]
-    progress: Progress
+    ports: Ports
     executor: "Callable[[], Callable[[], DescriptorBatcher]]"
-    index_builder: IndexBuilder
-    compiler_for: Callable[[BuildRequest], EngineCompiler]
-    stand_in_compiler: EngineCompiler
-    source_for: Callable[[BuildRequest], TileMetadataStore]
     precision: str | None
-    signing: Callable[[], Signer | None]
-    trusting: Callable[[], TrustedKeys]
-    free_bytes: "FreeBytes"
 
     def build_cache_artifacts(self, request: BuildRequest, *, again: bool = False) -> BuildReport:
         """Build the flight cache that `request` describes, or find that it is there already.
@@ -92,7 +75,7 @@ class CacheProvisioner:
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
-        began, signer, batcher = monotonic(), self.signing(), self.executor()
+        began, signer, batcher = monotonic(), self._signer(), self.executor()
         try:
             inputs: Inputs | PipelineError = self._gather(request)
         except RequestError:
@@ -107,8 +90,8 @@ class CacheProvisioner:
             from pipeline.build.lock_denied import denial, note
 
             waited_ms = round((monotonic() - asked) * 1000)
-            denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.host)
-            note(denied, self.layout, clock=self.clock)
+            denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
+            note(denied, self.layout, clock=self.ports.clock)
             raise
         return replace(report, seconds=monotonic() - began)
 
@@ -121,7 +104,7 @@ class CacheProvisioner:
         """
         from pipeline.build.dry_run import preview
 
-        signer = self.signing()
+        signer = self._signer()
         self.executor()
         return preview(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
 
@@ -141,7 +124,7 @@ class CacheProvisioner:
         from pipeline.build.attempt import no_longer_signed
         from store.policy import rollback
 
-        signer = self.signing()
+        signer = self._signer()
         if not self.layout.exists():
             look(self.layout)
         with self.lock, self._open(create=False, signer=signer) as store:
@@ -171,7 +154,7 @@ class CacheProvisioner:
         """
         from store.maintenance.sign import sign
 
-        signer = self.signing()
+        signer = self._signer()
         if signer is None:
             raise RequestRefusedError(
                 "expected a key to sign with, found none",
@@ -197,19 +180,12 @@ class CacheProvisioner:
         from pipeline.build.engines_only import EngineRun
         from pipeline.planning.disk_space import require_space_for_engines
 
-        compiler = self.compiler_for(request)
+        compiler = self.ports.compiler_for(request)
         models = look_at_models(request, compiler, self.precision, networks=self._networks())
-        run = EngineRun(
-            layout=self.layout,
-            clock=self.clock,
-            host=self.host,
-            compiler=compiler,
-            progress=self.progress,
-            allow_unknown_filesystem=self.config.allow_unknown_filesystem,
-        )
+        run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports)
         absent = run.absent(models)
         if absent:
-            require_space_for_engines(self.layout, absent, self.free_bytes(self.layout.root))
+            require_space_for_engines(self.layout, absent, self.ports.free_bytes(self.layout.root))
         return run.compile_all(models)
 
     def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "Collection":
@@ -246,7 +222,7 @@ class CacheProvisioner:
             journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
             StoreError, JournalError: The cache cannot be used.
         """
-        return self._mending().repair(dry_run=dry_run, trust_plugins=trust_plugins)
+        return self._mending().repair(self.executor, dry_run=dry_run, trust_plugins=trust_plugins)
 
     def rebuild(self) -> "tuple[Rebuilt, RepairReport]":
         """Make the journal again from its segments and what still reads of it, then what lies beside it.
@@ -267,33 +243,30 @@ class CacheProvisioner:
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=False),
-            compiler_for=self.compiler_for,
-            stand_in=self.stand_in_compiler,
-            source_for=self.source_for,
-            batching=self._batching,
-            index=self.index_builder,
-            progress=self.progress,
-            clock=self.clock,
-            host=self.host,
-            trusted_keys=self.trusting(),
-            allow_unknown_filesystem=self.config.allow_unknown_filesystem,
+            ports=self.ports,
+            trusted_keys=self._trusted_keys(),
         )
 
     def _gather(self, request: BuildRequest) -> Inputs:
-        today = datetime.fromtimestamp(self.clock.wall_ns() / 1e9, tz=UTC).date()
+        ports = self.ports
         return gather(
             request,
-            source=self.source_for(request),
-            compiler=self.compiler_for(request),
-            index=self.index_builder,
-            today=today,
+            source=ports.source_for(request),
+            compiler=ports.compiler_for(request),
+            index=ports.index,
+            today=datetime.fromtimestamp(ports.clock.wall_ns() / 1e9, tz=UTC).date(),
             precision=self.precision,
-            stand_in=self.stand_in_compiler,
+            stand_in=ports.stand_in,
             networks=self._networks(),
         )
 
-    def _batching(self) -> "DescriptorBatcher":
-        return self.executor()()
+    def _signer(self) -> Signer | None:
+        key = self.config.signing_key
+        return None if key is None else load_signer(key, cache=self.layout.root)
+
+    def _trusted_keys(self) -> TrustedKeys:
+        keys = self.config.trusted_keys
+        return read_trusted(keys, cache=self.layout.root) if keys else ALLOW_UNSIGNED
 
     def _networks(self) -> NetworkMemory:
         return NetworkMemory(self.config.memory_folder)
@@ -323,25 +296,12 @@ class CacheProvisioner:
             layout=self.layout,
             lock=self.lock,
             open_store=lambda: self._open(create=True, signer=signer),
-            ports_for=partial(self._ports, batcher),
-            free_bytes=self.free_bytes,
-            reserve_bytes=self.config.reserve_mb * _MIB,
-            host=self.host,
+            batcher=batcher,
+            ports=self.ports,
+            settings=self.config,
             precision=self.precision,
-            strict=self.config.coverage_strict,
         )
         return attempt.make()
-
-    def _ports(self, batcher: "Callable[[], DescriptorBatcher]", request: BuildRequest) -> "Ports":
-        from pipeline.stages.context import Ports
-
-        return Ports(
-            compiler=self.compiler_for(request),
-            stand_in=self.stand_in_compiler,
-            batcher=batcher(),
-            index=self.index_builder,
-            progress=self.progress,
-        )
 
     def _open(
         self, *, create: bool, signer: Signer | None = None, exclusive: bool = False
@@ -350,11 +310,10 @@ class CacheProvisioner:
 
         return Store.open(
             self.layout,
-            clock=self.clock,
+            clock=self.ports.clock,
             create=create,
-            reserve_bytes=self.config.reserve_mb * _MIB,
-            host=self.host,
-            allow_unknown_filesystem=self.config.allow_unknown_filesystem,
+            reserve_bytes=self.config.reserve_bytes,
+            host=self.ports.host,
             signer=signer,
             exclusive_within_s=self.config.lock_timeout_s if exclusive else None,
         )

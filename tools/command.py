@@ -91,7 +91,7 @@ class Call:
         from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
 
         config = C10ProvisionerConfig.from_settings(settings, cache_root=self.root)
-        return Layout(self.root, config.manifest_filename)
+        return Layout(self.root, config.manifest_filename, config.allow_unknown_filesystem)
 
     def settings(self, **flags: object) -> dict[str, Any]:
         """Return the settings that were given: a flag beats the environment, and that beats the file.

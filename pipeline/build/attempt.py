@@ -7,7 +7,7 @@ module decides whether there is anything to do and accounts for it; `pipeline.bu
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,16 @@ from pipeline.build.failure_record import failed_event, failing_inputs, failure_
 from pipeline.build.report import BuildOutcome, BuildReport, Failure
 from pipeline.build.steps import take_steps
 from pipeline.build.up_to_date import area_warnings, look_warm, reused
+from pipeline.config import C10ProvisionerConfig
+from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.errors import PipelineError
 from pipeline.lock import Lock
-from pipeline.planning.disk_space import FreeBytes, require_space_for_build
+from pipeline.planning.disk_space import require_space_for_build
 from pipeline.planning.inputs import Inputs
+from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_facts
-from pipeline.stages.context import Ports, Run
+from pipeline.stages.context import Run
 from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
@@ -43,12 +46,10 @@ class Attempt:
         layout: Where the cache lies.
         lock: The build lock, which the caller holds; it is told the number of the build.
         open_store: Opens the cache for writing, and makes it if there is none.
-        ports_for: What does the work of a request.
-        free_bytes: Tells how much may still be written to a folder's file system.
-        reserve_bytes: What a cache keeps free for the record of a failure.
-        host: Facts about this machine, for the record.
+        batcher: Gives what embeds tiles.
+        ports: What else does the work.
+        settings: What the operator set.
         precision: What replaces the request's precision, if anything.
-        strict: Whether strangers in the cache's folders stop the build.
     """
 
     request: BuildRequest
@@ -58,12 +59,10 @@ class Attempt:
     layout: Layout
     lock: Lock
     open_store: Callable[[], AbstractContextManager[Store]]
-    ports_for: Callable[[BuildRequest], Ports]
-    free_bytes: FreeBytes
-    reserve_bytes: int
-    host: Mapping[str, object]
+    batcher: Callable[[], DescriptorBatcher]
+    ports: Ports
+    settings: C10ProvisionerConfig
     precision: str | None
-    strict: bool
 
     def make(self) -> BuildReport:
         """Build the cache, or heal it and find it as it is wanted; the caller holds the build lock.
@@ -95,9 +94,10 @@ class Attempt:
     def _short_of_space(self, state: State, inputs: Inputs) -> BuildReport | None:
         """Return the report of a build that was not begun, since it would not fit."""
         # The reserve of an open cache is taken off already.
-        reserve = 0 if state.cache_id else self.reserve_bytes
+        reserve = 0 if state.cache_id else self.settings.reserve_bytes
+        free = self.ports.free_bytes(self.layout.root) - reserve
         try:
-            require_space_for_build(self.layout, state, inputs, self.free_bytes(self.layout.root) - reserve)
+            require_space_for_build(self.layout, state, inputs, free)
         except DiskFullError as error:
             return BuildReport(
                 outcome=BuildOutcome.FAILED,
@@ -115,7 +115,7 @@ class Attempt:
             inputs={"flight_id": self.request.flight_id, "source": self.request.tiles.source},
             calibration=None,
             again=False,
-            host={**self.host, **request_facts(self.request, self.precision)},
+            host={**self.ports.host, **request_facts(self.request, self.precision)},
         )
         failure = failure_of(error, error.step or "inputs", error.subject or "")
         ended = failed_event(failure, error, started.inputs)
@@ -144,10 +144,11 @@ class Attempt:
             run = Run(
                 store=store,
                 inputs=inputs,
-                ports=self.ports_for(inputs.request),
+                ports=self.ports,
+                batcher=self.batcher(),
                 number=number,
                 scratch=Path(scratch),
-                strict=self.strict,
+                strict=self.settings.coverage_strict,
             )
             started, before = self._started(inputs), store.state.head
             generation, committed, failure = None, None, None
@@ -191,7 +192,7 @@ class Attempt:
             calibration=None,
             again=self.again,
             host={
-                **self.host,
+                **self.ports.host,
                 "source": inputs.request.tiles.source,
                 **request_facts(inputs.request, self.precision),
             },

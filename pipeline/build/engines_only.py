@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,23 +21,19 @@ from typing import Any
 from pipeline.build.failure_record import failure_of
 from pipeline.build.report import Failure
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import located
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
 from pipeline.planning.plan import has_passed_here
-from pipeline.progress import Progress
-from pipeline.stages.checks import Verdict, check_engine
-from pipeline.stages.compile import engine_bytes, engine_event, learnt
+from pipeline.ports import Ports
+from pipeline.stages.checks import Verdict, check_engine, require_passed
+from pipeline.stages.compile import compile_network, last_timing_cache
 from pipeline.stages.compile_progress import CompileProgress
-from store.base.canonical_json import Document
-from store.base.clock import Clock
 from store.base.values import ArtifactRef
 from store.cache.optimistic_append import Beside, open_beside
 from store.cache.view import look
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.domain.attachments import TIMING_CACHE
-from store.domain.events import CheckFailed, EngineCompiled, Event, Repaired
+from store.domain.events import EngineCompiled, Event, Repaired
 from store.domain.state import State
 
 
@@ -90,19 +85,13 @@ class EngineRun:
 
     Attributes:
         layout: Where the cache is; it is made if there is none.
-        clock: Where times come from.
-        host: Facts about this machine, recorded with each engine.
         compiler: The backend.
-        progress: Told how the work moves on.
-        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
+        ports: What else does the work.
     """
 
     layout: Layout
-    clock: Clock
-    host: Document
     compiler: EngineCompiler
-    progress: Progress
-    allow_unknown_filesystem: bool = False
+    ports: Ports
 
     def compile_all(self, models: tuple[Model, ...]) -> EnginesReport:
         """Make sure that every network has a checked engine in the cache; one that fails keeps none back.
@@ -141,7 +130,7 @@ class EngineRun:
                 if has_passed_here(beside.state, model, before):
                     return _report(model, EngineOutcome.REUSED, before.artifact)
                 return self._check_known(beside, model, before)
-            timing_cache = learnt(beside.state, beside.artifacts, model.components)
+            timing_cache = last_timing_cache(beside.state, beside.artifacts, model.components)
         with tempfile.TemporaryDirectory(prefix="c10-") as folder:
             return self._compile(model, before, Path(folder), timing_cache)
 
@@ -154,32 +143,27 @@ class EngineRun:
             return [verdict] if state.memo.engines.get(model.key) == known else []
 
         beside.append(decide)
-        _require_passed(model, verdict)
+        require_passed(model, verdict)
         return _report(model, EngineOutcome.REUSED, known.artifact)
 
     def _compile(
         self, model: Model, before: EngineCompiled | None, scratch: Path, timing_cache: bytes | None
     ) -> EngineReport:
-        began = monotonic()
-        told = CompileProgress.started(self.progress, model.spec.name)
-        job = replace(located(model, scratch), timing_cache=timing_cache)
-        compiled = self.compiler.compile(job, scratch=scratch, on_progress=told)
-        self.progress.finish()
-        data, learning = engine_bytes(model, compiled), compiled.timing_cache
-        ref = _ref(data)
-        event = engine_event(
+        told = CompileProgress.started(self.ports.progress, model.spec.name)
+        made = compile_network(
             model,
-            compiled,
-            ref,
-            round((monotonic() - began) * 1000),
-            belonging={} if learning is None else {TIMING_CACHE: _ref(learning)},
-            host=self.host,
+            self.compiler,
+            scratch=scratch,
+            timing_cache=timing_cache,
+            host=self.ports.host,
+            on_progress=told,
         )
-        verdict = self._verdict(model, event, data, scratch)
+        self.ports.progress.finish()
+        event = made.event
+        verdict = self._verdict(model, event, made.engine, scratch)
         with self._beside() as beside, beside.artifacts.sharing():
-            for content in (data, learning):
-                if content is not None:
-                    beside.artifacts.put(content)
+            for data in made.contents:
+                beside.artifacts.put(data)
             repairs = [
                 Repaired(
                     subject="artifact", sha256=digest, action="replaced by an engine run", quarantine=where
@@ -196,8 +180,8 @@ class EngineRun:
             stands = beside.state.memo.engines.get(model.key)
         if stands is not None and stands != event:
             return _report(model, EngineOutcome.REUSED, stands.artifact)
-        _require_passed(model, verdict)
-        return _report(model, EngineOutcome.COMPILED, ref)
+        require_passed(model, verdict)
+        return _report(model, EngineOutcome.COMPILED, event.artifact)
 
     def _verdict(self, model: Model, event: EngineCompiled, data: bytes, scratch: Path) -> Verdict:
         with self._told(f"check {model.spec.name}"):
@@ -205,32 +189,14 @@ class EngineRun:
 
     def _beside(self) -> AbstractContextManager[Beside]:
         # Opened anew for each append: compiling takes up to an hour, and a journal may be replaced meanwhile.
-        return open_beside(
-            self.layout,
-            clock=self.clock,
-            create=True,
-            allow_unknown_filesystem=self.allow_unknown_filesystem,
-        )
+        return open_beside(self.layout, clock=self.ports.clock, create=True)
 
     @contextmanager
     def _told(self, step: str) -> Iterator[None]:
-        self.progress.start(step, total=None, unit="steps")
+        self.ports.progress.start(step, total=None, unit="steps")
         yield
-        self.progress.finish()
-
-
-def _ref(data: bytes) -> ArtifactRef:
-    return ArtifactRef(sha256=sha256(data).hexdigest(), size=len(data))
+        self.ports.progress.finish()
 
 
 def _report(model: Model, outcome: EngineOutcome, artifact: ArtifactRef | None) -> EngineReport:
     return EngineReport(model=model.spec.name, outcome=outcome, artifact=artifact, seconds=0.0)
-
-
-def _require_passed(model: Model, verdict: Verdict) -> None:
-    if isinstance(verdict, CheckFailed):
-        raise CheckError(
-            f"expected engine {model.spec.name} to agree with its network, found {verdict.why}",
-            hint="compile at another precision, or set engine.batch = 1",
-            subject=model.spec.name,
-        )

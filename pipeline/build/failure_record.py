@@ -159,7 +159,7 @@ def _memory() -> Iterator[tuple[str, int]]:
 
 def _coverage(run: Run, error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
     if run.geography is not None and failure.step == "coverage":
-        attached["geography"] = canonical_json.encode(run.geography.to_document())
+        attached["geography"] = run.geography.encoded()
     if isinstance(error, ManifestCoverageError):
         return {"problems": [problem[:500] for problem in error.problems[:_MAX_PROBLEMS]]}
     return {}

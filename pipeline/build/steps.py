@@ -6,8 +6,8 @@ from pipeline.planning.plan import BuildPlan, needed
 from pipeline.planning.plan import plan as make_plan
 from pipeline.stages.compile import prepare_engines, vectors_forgotten
 from pipeline.stages.context import Run
-from pipeline.stages.embed import embed_cells
-from pipeline.stages.index import build_index, survey, walk_coverage
+from pipeline.stages.embed import prepare_cells
+from pipeline.stages.index import prepare_index, survey, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
 from store.formats.tables import encode_tile_columns
@@ -31,8 +31,8 @@ def take_steps(run: Run) -> None:
         prepare_stand_in(run, plan.stand_in)
     if vectors_forgotten(run):
         plan = _plan(run)
-    rows = embed_cells(run, plan)
-    index = build_index(run, rows)
+    rows = prepare_cells(run, plan)
+    index = prepare_index(run, rows)
     geography = survey(run, rows)
     walk_coverage(run, geography, index, rows)
 

@@ -6,6 +6,7 @@ from typing import Final
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.request.request import IndexKind, IndexOptions, Storage
 from store.base.canonical_json import Document
+from store.base.values import ArtifactRef
 
 FLAT_BELOW: Final = 20_000
 """Rows below which `auto` searches exhaustively: exact, and a query still takes under 10 ms."""
@@ -68,6 +69,25 @@ class IndexPlan:
             "lists": self.lists,
             "nprobe": self.nprobe,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexJob:
+    """An index that is to be written.
+
+    Attributes:
+        count: Rows that it will have.
+        dimensions: Length of a descriptor.
+        plan: Its options.
+        components: What its key is the digest of.
+        table: The block table of its rows.
+    """
+
+    count: int
+    dimensions: int
+    plan: IndexPlan
+    components: Document
+    table: ArtifactRef
 
 
 def resolve(options: IndexOptions, *, count: int, dimensions: int) -> IndexPlan:

@@ -7,6 +7,7 @@ small. A *featureless* tile (water, cloud, no data) is present, but cannot be to
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from store.base import canonical_json
 from store.base.canonical_json import Document
 
 Place = tuple[int, int, int]
@@ -33,6 +34,10 @@ class Geography:
         return (
             (self.present - len(self.featureless) - len(self.skipped)) / self.wanted if self.wanted else 0.0
         )
+
+    def encoded(self) -> bytes:
+        """Return the bytes of the report artifact."""
+        return canonical_json.encode(self.to_document())
 
     def to_document(self) -> Document:
         """Return the report artifact's content."""

@@ -8,7 +8,7 @@ are counted as `PER_FILE`.
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,10 +162,6 @@ def _dimensions(inputs: Inputs, plan: BuildPlan) -> int:
     if known is not None:
         return int(known.signature["dimensions"])
     return inputs.descriptor.dimensions or ASSUMED_DIMENSIONS
-
-
-FreeBytes = Callable[[Path], int]
-"""How many bytes this user may still write to the file system of a folder."""
 
 
 def free_bytes(folder: Path) -> int:

@@ -4,7 +4,6 @@ The inputs of a build may have changed since, or be gone, some of them or all. S
 and says for itself what differs; the others can still serve.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from hashlib import sha256
@@ -16,10 +15,10 @@ from pipeline.engines.models.network import look_at_models
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
 from pipeline.planning.resolve_inputs import read_calibration
+from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import recorded_request
 from pipeline.tiles.selection import Selection, select_tiles
-from pipeline.tiles.tile import TileMetadataStore
 from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build
@@ -45,16 +44,12 @@ class Recipe:
 
     Attributes:
         build: As the journal tells it.
-        compiler_for: Chooses the compiler of a request.
-        stand_in: Compiles stand-ins.
-        source_for: Opens the tile source of a request.
+        ports: What reads them.
         trust_plugins: Whether libraries that the recorded request names may be loaded.
     """
 
     build: Build
-    compiler_for: Callable[[BuildRequest], EngineCompiler]
-    stand_in: EngineCompiler
-    source_for: Callable[[BuildRequest], TileMetadataStore]
+    ports: Ports
     trust_plugins: bool = False
     _request: tuple[BuildRequest, str | None] | None = field(default=None, init=False)
     _models: tuple[Model, ...] | None = field(default=None, init=False)
@@ -71,7 +66,8 @@ class Recipe:
 
     def compiler(self, event: EngineCompiled) -> EngineCompiler:
         """Return the compiler of an engine: the one that the request names, or that of stand-ins."""
-        return self.stand_in if event.purpose == STAND_IN else self.compiler_for(self.request())
+        stands_in = event.purpose == STAND_IN
+        return self.ports.stand_in if stands_in else self.ports.compiler_for(self.request())
 
     def calibration(self) -> bytes:
         """Return the calibration's bytes, if they are the recorded ones."""
@@ -147,7 +143,7 @@ class Recipe:
                 raise UnavailableError(NO_PLUGINS)
             try:
                 self._models = look_at_models(
-                    request, self.compiler_for(request), precision, stand_in=self.stand_in
+                    request, self.ports.compiler_for(request), precision, stand_in=self.ports.stand_in
                 )
             except PipelineError as error:
                 raise UnavailableError(error.message) from error
@@ -157,7 +153,7 @@ class Recipe:
         if self._selection is None:
             request = self.request()
             try:
-                self._selection = select_tiles(request, self.source_for(request), today=self.day)
+                self._selection = select_tiles(request, self.ports.source_for(request), today=self.day)
             except PipelineError as error:
                 raise UnavailableError(error.message) from error
         return self._selection

@@ -6,35 +6,29 @@ with that digest: what was committed stays what it was.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from time import monotonic
 
 from pipeline.embed.batcher import DescriptorBatcher
-from pipeline.embed.cells import (
-    AssembledCell,
-    Cell,
-    CellAssembler,
-    CellKey,
-    Row,
-    plan_windows,
-    shared_digests,
-)
+from pipeline.embed.cells import CellKey
 from pipeline.embed.reusable_rows import KnownRows
-from pipeline.engines.models.network import located
-from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.planning.recorded_inputs import Recipe, UnavailableError
-from pipeline.progress import Progress
-from pipeline.stages.compile import engine_bytes, engine_event
+from pipeline.ports import Ports
+from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
-from pipeline.stages.embed import block_row, engine_spec
-from pipeline.stages.index import geography_of
+from pipeline.stages.embed import (
+    CellStep,
+    EmbeddedCell,
+    block_row,
+    embed_cells,
+    embed_windows,
+    engine_spec,
+)
+from pipeline.stages.index import area_of, survey_area
 from pipeline.stages.stand_in import golden_answers
-from store.base import canonical_json
-from store.base.canonical_json import Document
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
@@ -50,7 +44,6 @@ from store.domain.events import (
     StepStarted,
 )
 from store.domain.state import FLIGHT, Fact
-from store.formats import descriptor_block
 from store.formats.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
 
 
@@ -62,18 +55,14 @@ class Workshop:
         store: The cache, open for writing.
         facts: Everything the journal says.
         batcher: Embeds tiles.
-        index: Builds indexes.
-        progress: Told how the work moves on.
-        host: Facts about this machine, recorded with what is made.
+        ports: What else does the work.
         scratch: A folder for temporary files, outside of the cache.
     """
 
     store: Store
     facts: Sequence[Fact]
     batcher: DescriptorBatcher
-    index: IndexBuilder
-    progress: Progress
-    host: Document
+    ports: Ports
     scratch: Path
 
     @property
@@ -116,27 +105,23 @@ def tile_table(recipe: Recipe, ref: ArtifactRef) -> Made:
 
 def geography(shop: Workshop, recipe: Recipe, ref: ArtifactRef, rows: Sequence[BlockRow]) -> Made:
     """Survey the area again."""
-    found = geography_of(shop.artifacts, recipe.tiles(), rows)
-    return same("geographic report", ref, canonical_json.encode(found.to_document()))
+    found = survey_area(area_of(recipe.tiles()), rows, shop.artifacts)
+    return same("geographic report", ref, found.encoded())
 
 
 def engine(shop: Workshop, recipe: Recipe, event: EngineCompiled) -> Made:
     """Compile a network again."""
     model, compiler = recipe.model(event), recipe.compiler(event)
     shop.begin("engine", (event.model,), event.key)
-    told = CompileProgress.started(shop.progress, event.model)
-    began = monotonic()
-    with tempfile.TemporaryDirectory(dir=shop.scratch) as folder:
-        compiled = compiler.compile(located(model, Path(folder)), scratch=Path(folder), on_progress=told)
-        data = engine_bytes(model, compiled)
-    shop.progress.finish(f"{len(data) / 1e6:.1f} MB")
+    told = CompileProgress.started(shop.ports.progress, event.model)
+    again = compile_network(model, compiler, scratch=shop.scratch, host=shop.ports.host, on_progress=told)
+    shop.ports.progress.finish(f"{len(again.engine) / 1e6:.1f} MB")
     version = str(event.components["version"])
     what = f"engine {event.model}" if event.purpose == FLIGHT else f"{event.purpose} engine {event.model}"
     if compiler.version != version:
         what += f" (made by {compiler.backend} {version}, here is {compiler.version})"
-    made = same(what, event.artifact, data)
-    again = engine_event(model, compiled, event.artifact, round((monotonic() - began) * 1000), host=shop.host)
-    return replace(made, event=replace(event, elapsed_ms=again.elapsed_ms, log=again.log, host=again.host))
+    made, found = same(what, event.artifact, again.engine), again.event
+    return replace(made, event=replace(event, elapsed_ms=found.elapsed_ms, log=found.log, host=found.host))
 
 
 def golden(shop: Workshop, recipe: Recipe, event: EngineCompiled, ref: ArtifactRef) -> Made:
@@ -174,67 +159,55 @@ def cell_blocks(
         recipe: Where the tiles are.
         events: How the cells were made, all in one vector space and by one engine.
     """
-    cells: dict[CellKey, tuple[CellEmbedded, Cell]] = {}
+    steps: dict[CellKey, tuple[CellEmbedded, CellStep]] = {}
     for event in events:
         key = CellKey(event.zoom, event.cell_x, event.cell_y)
         try:
-            cells[key] = event, recipe.cell(key, space=event.space, step_key=event.key)
+            cell = recipe.cell(key, space=event.space, step_key=event.key)
         except UnavailableError as error:
             yield event, error
-    if not cells:
-        return
+        else:
+            steps[key] = event, CellStep(cell=cell, components=event.components, key=event.key)
     damaged = {event.block.sha256 for event in events}
     space = events[0].space
     others = [found for found in shop.store.state.memo.blocks_in(space) if found.block.sha256 not in damaged]
     for known in (others, []):
-        if not cells:
+        if not steps:
             return
-        shop.begin("cells", tuple(map(str, cells)), space)
-        for made in _embed(shop, recipe, events[0], [cell for _, cell in cells.values()], known):
-            key = CellKey(*made.block.cell)
-            event, data = cells[key][0], descriptor_block.encode(made.block)
-            if hashlib.sha256(data).hexdigest() == event.block.sha256:
-                del cells[key]
-                again = replace(event, embedded=made.embedded, copied=made.copied)
-                yield event, Made(data=data, event=again)
+        shop.begin("cells", tuple(map(str, steps)), space)
+        for made in _embed(shop, recipe, events[0], [step for _, step in steps.values()], known):
+            key = CellKey(made.event.zoom, made.event.cell_x, made.event.cell_y)
+            event = steps[key][0]
+            if made.event.block.sha256 == event.block.sha256:
+                del steps[key]
+                yield event, Made(data=made.data, event=made.event)
             elif not known:
-                del cells[key]
-                yield event, OtherBytesError(f"block {key}", event.block, data)
+                del steps[key]
+                yield event, OtherBytesError(f"block {key}", event.block, made.data)
 
 
 def _embed(
-    shop: Workshop, recipe: Recipe, like: CellEmbedded, cells: Sequence[Cell], others: Sequence[CellEmbedded]
-) -> Iterator[AssembledCell]:
-    engine_made = _engine_of(shop, like)
-    preprocessing = _preprocessing(recipe)
-    known = KnownRows(shop.artifacts, others)
-    shared = shared_digests(cells)
-    assembler = CellAssembler(dimensions=engine_made.signature["dimensions"], shared=shared)
-    ready: list[AssembledCell] = []
-
-    def feed() -> Iterator[Cell]:
-        for cell in cells:
-            complete = assembler.add(cell, known.rows({tile.sha256 for tile in cell.tiles}))
-            ready.extend(() if complete is None else (complete,))
-            yield cell
-
-    digests = {tile.sha256 for cell in cells for tile in cell.tiles}
-    shop.progress.start("embed", total=sum(digest not in known for digest in digests), unit="tiles")
-    results = shop.batcher.embed(
-        plan_windows(feed(), known=known, shared=shared),
-        engine=engine_spec(shop.store.layout, engine_made),
-        preprocessing=preprocessing,
-        on_progress=shop.progress.advance,
+    shop: Workshop,
+    recipe: Recipe,
+    like: CellEmbedded,
+    steps: Sequence[CellStep],
+    others: Sequence[CellEmbedded],
+) -> list[EmbeddedCell]:
+    engine = engine_spec(shop.store.layout.artifact(like.engine), _engine_of(shop, like))
+    # Tiles that get no descriptor were perhaps skipped then, too; the digest of the block tells.
+    embed = partial(
+        embed_windows,
+        batcher=shop.batcher,
+        engine=engine,
+        preprocessing=_preprocessing(recipe),
+        on_progress=shop.ports.progress.advance,
     )
-    with closing(results):
-        for result in results:
-            for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
-                ready.extend(assembler.supply(tile.sha256, Row(vector, float(texture))))
-            for bad in result.bad:
-                # Perhaps it was skipped then, too; the digest of the block tells.
-                ready.extend(assembler.drop(bad.tile.sha256))
-    shop.progress.finish()
-    yield from ready
+    known = KnownRows(shop.artifacts, others)
+    answered = embed_cells(
+        steps, embed, space=like.space, engine=engine, known=known, progress=shop.ports.progress
+    )
+    with closing(answered):
+        return [made for cells in answered for made in cells]
 
 
 def _engine_of(shop: Workshop, cell: CellEmbedded) -> EngineCompiled:

@@ -3,53 +3,53 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 
-from pipeline.index.plan import IndexPlan
+from pipeline.index.plan import IndexJob, IndexPlan
 from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.progress import Silent
 from pipeline.repair.rebuild_artifacts import Made, Workshop, same
 from pipeline.request.request import IndexKind, Storage
-from pipeline.stages.extend_index import EarlierBlocks, changes_between
-from pipeline.stages.index import StoredBlocks
+from pipeline.stages.extend_index import EarlierBlocks, extend_index
+from pipeline.stages.index import StoredBlocks, write_index
 from store.domain.events import Index, IndexBuilt, IndexExtended
 from store.domain.index_files import whole_of, whole_rows
 from store.errors import ArtifactError
 from store.formats.descriptor_block import Block
 from store.formats.index_delta import decode as decode_delta
-from store.formats.index_delta import encode
 from store.formats.tables import decode_blocks
 from store.manifest.roles import DELTA, WHOLE
 
 
 def descriptor_index(shop: Workshop, event: Index) -> Made:
     """Build the file of an index again: from its blocks, or from those of now without what its delta says that came."""
-    plan = _index_plan(event)
+    job = _job_of(event)
     shop.begin("index", (), event.key)
-    began = monotonic()
     with shop.artifacts.draft() as new:
-        shop.index.build(
-            _blocks_under(shop, event), whole_rows(event), event.dimensions, plan, fd_path=new.path
-        )
+        again = write_index(job, _blocks_under(shop, event), builder=shop.ports.index, new=new)
         data = Path(new.path).read_bytes()
-    what, library = WHOLE, shop.index.library(plan.kind)
+    what, library = WHOLE, shop.ports.index.library(job.plan.kind)
     if library != event.components["library"]:
         what += f" (made by {event.components['library']}, here is {library})"
     made = same(what, whole_of(event), data)
     if isinstance(event, IndexExtended):
         return made
-    elapsed_ms = round((monotonic() - began) * 1000)
-    return replace(made, event=replace(event, elapsed_ms=elapsed_ms))
+    return replace(made, event=again.event)
 
 
 def index_delta(shop: Workshop, event: IndexExtended) -> Made:
     """Tell again what changed since the file of an index was written, from the blocks of both."""
     shop.begin("index", (), event.key)
-    began = monotonic()
-    before = decode_blocks(shop.artifacts.read(_base_of(shop, event).blocks))
-    after = decode_blocks(shop.artifacts.read(event.blocks))
-    delta = changes_between(shop.artifacts, before, after, event.dimensions)
-    made = same(DELTA, event.artifact, encode(delta))
-    return replace(made, event=replace(event, elapsed_ms=round((monotonic() - began) * 1000)))
+    again = extend_index(
+        _base_of(shop, event),
+        decode_blocks(shop.artifacts.read(event.blocks)),
+        table=event.blocks,
+        components=event.components,
+        artifacts=shop.artifacts,
+        progress=Silent(),
+    )
+    if again is None:
+        raise AssertionError("an extension without a limit ends")
+    return replace(same(DELTA, event.artifact, again.data), event=again.event)
 
 
 def _blocks_under(shop: Workshop, event: Index) -> Iterable[Block]:
@@ -80,7 +80,8 @@ def _base_of(shop: Workshop, event: IndexExtended) -> IndexBuilt:
     raise UnavailableError(f"expected index {event.base.sha256[:12]} in the journal, found none")
 
 
-def _index_plan(event: Index) -> IndexPlan:
+def _job_of(event: Index) -> IndexJob:
+    """What the file of an index was written as."""
     options = event.components["options"]
     try:
         plan = IndexPlan(
@@ -96,4 +97,10 @@ def _index_plan(event: Index) -> IndexPlan:
         raise UnavailableError(
             f"descriptor index: expected options this version knows, found {dict(options)}"
         )
-    return plan
+    return IndexJob(
+        count=whole_rows(event),
+        dimensions=event.dimensions,
+        plan=plan,
+        components=event.components,
+        table=event.blocks,
+    )

@@ -11,25 +11,20 @@ A journal that is damaged itself is not touched: that is what `store.maintenance
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
-from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
-from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.lock import Lock
 from pipeline.planning.recorded_inputs import Recipe, UnavailableError
-from pipeline.progress import Progress
+from pipeline.ports import Ports
 from pipeline.repair import rebuild_artifacts, rebuild_index
 from pipeline.repair.rebuild_artifacts import Made, Workshop
 from pipeline.repair.report import Mend, RepairReport, rehearsed, remedy
-from pipeline.request.request import BuildRequest
-from pipeline.tiles.tile import TileMetadataStore
-from store.base.clock import Clock
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_facts
 from store.cache.journal_consistency import require_journal
@@ -85,36 +80,26 @@ class Repair:
         layout: Where the cache is.
         lock: The build lock.
         open_store: Opens the cache for writing.
-        compiler_for: Chooses the compiler of a request.
-        stand_in: Compiles stand-ins.
-        source_for: Opens the tile source of a request.
-        batching: Chooses what embeds tiles; asked before anything is changed.
-        index: Builds indexes.
-        progress: Told how the work moves on.
-        clock: Where times come from.
-        host: Facts about this machine.
+        ports: What else does the work.
         trusted_keys: Whose signatures the verification at the end accepts, and a rebuild records again.
-        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
     """
 
     layout: Layout
     lock: Lock
     open_store: Callable[[], AbstractContextManager[Store]]
-    compiler_for: Callable[[BuildRequest], EngineCompiler]
-    stand_in: EngineCompiler
-    source_for: Callable[[BuildRequest], TileMetadataStore]
-    batching: Callable[[], DescriptorBatcher]
-    index: IndexBuilder
-    progress: Progress
-    clock: Clock
-    host: Mapping[str, object]
+    ports: Ports
     trusted_keys: TrustedKeys
-    allow_unknown_filesystem: bool = False
 
-    def repair(self, *, dry_run: bool = False, trust_plugins: bool = False) -> RepairReport:
+    def repair(
+        self,
+        executor: Callable[[], Callable[[], DescriptorBatcher]],
+        *,
+        dry_run: bool = False,
+        trust_plugins: bool = False,
+    ) -> RepairReport:
         """Heal the cache; see `CacheProvisioner.repair`."""
         require_cache(self.layout)
-        batcher = self.batching()
+        batcher = executor()()
         if dry_run:
             return rehearsed(self._verified())
         with self.lock:
@@ -135,9 +120,8 @@ class Repair:
             rebuilt = rebuild(
                 self.layout,
                 trusted_keys=self.trusted_keys,
-                clock=self.clock,
-                host=self.host,
-                allow_unknown_filesystem=self.allow_unknown_filesystem,
+                clock=self.ports.clock,
+                host=self.ports.host,
             )
             mends = [*freed, *self._projections()]
             with self.open_store() as store:
@@ -218,23 +202,11 @@ class Repair:
         facts = tuple(to_facts(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             shop = Workshop(
-                store=store,
-                facts=facts,
-                batcher=batcher,
-                index=self.index,
-                progress=self.progress,
-                host=self.host,
-                scratch=Path(scratch),
+                store=store, facts=facts, batcher=batcher, ports=self.ports, scratch=Path(scratch)
             )
             seen: set[str] = set()
             for manifest, build in _kept(store.state):
-                recipe = Recipe(
-                    build=build,
-                    compiler_for=self.compiler_for,
-                    stand_in=self.stand_in,
-                    source_for=self.source_for,
-                    trust_plugins=trust_plugins,
-                )
+                recipe = Recipe(build=build, ports=self.ports, trust_plugins=trust_plugins)
                 head = store.state.head
                 healer = _Healer(
                     shop=shop,
@@ -327,7 +299,7 @@ class _Healer:
             yield from self._one("golden answers", golden, make)
 
     def _look(self, refs: tuple[ArtifactRef, ...]) -> None:
-        progress = self.shop.progress
+        progress = self.shop.ports.progress
         fresh = [ref for ref in refs if ref.sha256 not in self.seen]
         progress.start("verify", total=sum(ref.size for ref in fresh), unit="bytes")
         self.whole.update(coverage.sound(self.shop.artifacts, fresh, on_progress=progress.advance))

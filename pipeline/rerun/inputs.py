@@ -5,7 +5,7 @@ it stands today. What cannot be had raises `UnavailableError` with the reason.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,13 @@ from pipeline.engines.models.network import look_at_models
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
-from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.planning.recorded_inputs import NO_PLUGINS, Recipe, UnavailableError
+from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.request.to_toml import recorded_request
 from pipeline.rerun.report import Evidence, Findings, Input, Standing
 from pipeline.tiles.sources.read_tile import read_tile
-from pipeline.tiles.tile import Locator, TileMetadataStore
+from pipeline.tiles.tile import Locator
 from store.base.canonical_json import is_digest
 from store.base.identity import difference
 from store.base.preprocessing import Preprocessing
@@ -40,38 +40,19 @@ READ_ERRORS: Final = (OSError, PipelineError, StoreError, ValueError)
 _PLACEHOLDER: Final = "c10-rerun"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Means:
-    """What does the work.
-
-    Attributes:
-        compiler_for: Chooses the compiler of a request.
-        stand_in: Compiles stand-ins.
-        source_for: Opens the tile source of a request.
-        index: Builds indexes.
-        timeout_s: Longest time for one window of tiles.
-    """
-
-    compiler_for: Callable[[BuildRequest], EngineCompiler]
-    stand_in: EngineCompiler
-    source_for: Callable[[BuildRequest], TileMetadataStore]
-    index: IndexBuilder
-    timeout_s: float = 600.0
-
-
 @dataclass(kw_only=True)
 class Supplies:
     """The inputs of one failed step.
 
     Attributes:
         evidence: What is known of its build.
-        means: What does the work.
+        ports: What does the work.
         scratch: A folder for temporary files, outside of the cache.
         findings: What is seen on the way.
     """
 
     evidence: Evidence
-    means: Means
+    ports: Ports
     scratch: Path
     findings: Findings = field(default_factory=Findings)
 
@@ -175,13 +156,7 @@ class Supplies:
     @property
     def recipe(self) -> Recipe:
         """What the build was made from, read again on this machine."""
-        return Recipe(
-            build=self.build,
-            compiler_for=self.means.compiler_for,
-            stand_in=self.means.stand_in,
-            source_for=self.means.source_for,
-            trust_plugins=self.evidence.trust_plugins,
-        )
+        return Recipe(build=self.build, ports=self.ports, trust_plugins=self.evidence.trust_plugins)
 
     def model_document(self, name: str | None = None) -> Mapping[str, Any]:
         """Return what is recorded of a network, of the descriptor if none is named.
@@ -234,9 +209,9 @@ class Supplies:
             if found.stand_in is None:
                 raise UnavailableError(f"expected a stand-in of {name}, found that its engine runs here")
             found = found.stand_in
-            compiler = self.means.stand_in
+            compiler = self.ports.stand_in
         else:
-            compiler = self.means.compiler_for(request)
+            compiler = self.ports.compiler_for(request)
         self._hold_against_record(name, found)
         return found, compiler
 
@@ -281,7 +256,7 @@ class Supplies:
         alone = replace(request, models=models)
         try:
             looked = look_at_models(
-                alone, self.means.compiler_for(request), precision, stand_in=self.means.stand_in
+                alone, self.ports.compiler_for(request), precision, stand_in=self.ports.stand_in
             )
         except CompileError as error:
             if error.kind is not ErrorKind.BACKEND_UNAVAILABLE:

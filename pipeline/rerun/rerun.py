@@ -12,7 +12,8 @@ from pipeline.engines.models.network import look_at_models
 from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.planning.resolve_inputs import read_calibration
-from pipeline.rerun.inputs import Means, Supplies
+from pipeline.ports import Ports
+from pipeline.rerun.inputs import Supplies
 from pipeline.rerun.report import Ended, Evidence, Rerun, Standing, Verdict
 from pipeline.rerun.rerun_cells import embed_again
 from pipeline.rerun.rerun_engines import check_again, compile_again
@@ -36,12 +37,12 @@ _CIRCUMSTANCES: Final = {
 """Kinds of failures that no input explains."""
 
 
-def rerun(evidence: Evidence, means: Means) -> Rerun:
+def rerun(evidence: Evidence, ports: Ports) -> Rerun:
     """Run the failed step of a build again.
 
     Args:
         evidence: What is known of the build.
-        means: What does the work.
+        ports: What does the work.
 
     Raises:
         RequestError: The build was committed, so that no step of it failed.
@@ -62,7 +63,7 @@ def rerun(evidence: Evidence, means: Means) -> Rerun:
     )
     found: Ended | None = None
     with tempfile.TemporaryDirectory(prefix="c10-rerun-") as scratch:
-        supplies = Supplies(evidence=evidence, means=means, scratch=Path(scratch))
+        supplies = Supplies(evidence=evidence, ports=ports, scratch=Path(scratch))
         verdict, why = Verdict.IMPOSSIBLE, _CIRCUMSTANCES.get(recorded.kind, "")
         if not why:
             try:
@@ -115,13 +116,13 @@ def _gather_again(supplies: Supplies) -> Ended | None:
     """Read once more what the request names, where it is named; returns how that fails now, as it did if it can."""
     request, precision = supplies.request
     supplies.refuse_libraries(request)
-    means, networks = supplies.means, ", ".join(model.onnx for model in request.models)
+    ports, networks = supplies.ports, ", ".join(model.onnx for model in request.models)
 
     def look() -> object:
-        return look_at_models(request, means.compiler_for(request), precision, stand_in=means.stand_in)
+        return look_at_models(request, ports.compiler_for(request), precision, stand_in=ports.stand_in)
 
     def select() -> object:
-        return select_tiles(request, means.source_for(request), today=supplies.recipe.day)
+        return select_tiles(request, ports.source_for(request), today=supplies.recipe.day)
 
     found: list[Ended] = []
     for role, name, read in (

@@ -4,31 +4,33 @@ Every run is a worker process of its own, the same that builds use, so that what
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from pipeline.embed import batcher
-from pipeline.embed.cells import CellKey
-from pipeline.errors import ErrorKind
+from pipeline.embed.batcher import BadTile, EngineSpec, WindowResult
+from pipeline.embed.cells import CellKey, Window
+from pipeline.errors import EmbedError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.processes.framing import Payload
+from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome
 from pipeline.processes.pool import WorkerPool, WorkerStartError
 from pipeline.rerun.bisection import search
 from pipeline.rerun.inputs import Supplies
 from pipeline.rerun.report import Ended, Piece, Standing, Try
-from pipeline.stages.embed import NORM_TOLERANCE
+from pipeline.stages.embed import embed_windows, engine_spec
 from pipeline.tiles.tile import Place, Tile
 from store.base.identity import CELL_SHIFT, descriptor_id
+from store.base.preprocessing import Preprocessing
 from store.domain.events import BuildFailed, CellEmbedded, StepStarted
 from store.errors import ArtifactError
 from store.formats import tile_pack
 
 _DECODE_ONLY: Final = "pipeline.rerun.decode_child"
 _MAX_CELLS: Final = 256
+_WINDOW_TIMEOUT_S: Final = 600.0
 _NEED_NO_ENGINE: Final = frozenset({ErrorKind.BAD_TILE, ErrorKind.SOURCE_CHANGED})
 
 
@@ -50,49 +52,70 @@ def embed_again(supplies: Supplies) -> Ended | None:
     )
 
 
+class _WorkerEndedError(Exception):
+    """A worker did not answer; `outcome` tells how it ended."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(batcher.told(outcome))
+        self.outcome = outcome
+
+
 @dataclass(frozen=True, slots=True)
-class _Worker:
-    """What embeds: the module, its first message, and how it is judged."""
+class _Embedder:
+    """The embedding step with the engine of the build; every window goes to a worker of its own, once."""
 
-    module: str
-    setup: Payload
-    timeout_s: float
+    engine: EngineSpec
+    preprocessing: Preprocessing
 
-    def work(self, tiles: Sequence[Tile]) -> Outcome:
-        """Give some tiles to a process of its own; returns how that ends."""
-        with WorkerPool(self.module, 1, self.setup, timeout_s=self.timeout_s) as pool:
-            pool.submit(0, batcher.worker_request(tiles))
-            try:
-                return next(outcome for _, outcome in pool.results())
-            except WorkerStartError as error:
-                if isinstance(error.outcome, Failed):
-                    raise UnavailableError(
-                        f"the engine does not start here: {error.outcome.message}"
-                    ) from error
-                return error.outcome
+    @classmethod
+    def of(cls, supplies: Supplies) -> "_Embedder":
+        """Take the engine from beside the records.
+
+        Raises:
+            UnavailableError: It is not there.
+        """
+        event = supplies.engine(supplies.recorded("engine").get("sha256"))
+        data = supplies.artifact("engine", event.model, event.artifact)
+        engine = engine_spec(supplies.write("engine", data), event)
+        return cls(engine, supplies.preprocessing)
+
+    def bad_tiles(self, tiles: Sequence[Tile]) -> list[BadTile]:
+        """Embed some tiles as one window; returns those that got no descriptor.
+
+        Raises:
+            _WorkerEndedError: The worker did not answer.
+            EmbedError: What it answered is of no use.
+            UnavailableError: The engine does not start here.
+        """
+        cells = dict.fromkeys(CellKey(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) for tile in tiles)
+        window = Window(number=0, cells=tuple(cells), tiles=tuple(tiles))
+        answers = embed_windows([window], batcher=self, engine=self.engine, preprocessing=self.preprocessing)
+        with closing(answers):
+            return [bad for answer in answers for bad in answer.bad]
+
+    def embed(
+        self, windows: Iterable[Window], *, engine: EngineSpec, preprocessing: Preprocessing, **_: object
+    ) -> Generator[WindowResult, None, None]:
+        """Embed windows; see `DescriptorBatcher.embed`."""
+        setup = batcher.worker_setup(engine, preprocessing)
+        for window in windows:
+            value = _answer(batcher.WORKER, setup, window.tiles)
+            yield batcher.window_result(window, value, engine.dimensions)
 
 
-def _embedder(supplies: Supplies) -> _Worker:
-    """The worker that builds use.
-
-    Raises:
-        UnavailableError: There is no engine.
-    """
-    event = supplies.engine(supplies.recorded("engine").get("sha256"))
-    data = supplies.artifact("engine", event.model, event.artifact)
-    spec = batcher.EngineSpec(
-        path=str(supplies.write("engine", data)),
-        sha256=event.artifact.sha256,
-        backend=event.components["backend"],
-        version=event.components["version"],
-        input=event.signature["input"],
-        output=event.signature["output"],
-        batch=event.components["batch"],
-        dimensions=event.signature["dimensions"],
-        precision=event.components["precision"],
-    )
-    setup = batcher.worker_setup(spec, supplies.preprocessing)
-    return _Worker(batcher.WORKER, setup, supplies.means.timeout_s)
+def _answer(module: str, setup: Payload, tiles: Sequence[Tile]) -> Message:
+    """Give some tiles to a process of its own, and return its answer."""
+    with WorkerPool(module, 1, setup, timeout_s=_WINDOW_TIMEOUT_S) as pool:
+        pool.submit(0, batcher.worker_request(tiles))
+        try:
+            outcome = next(outcome for _, outcome in pool.results())
+        except WorkerStartError as error:
+            outcome = error.outcome
+            if isinstance(outcome, Failed):
+                raise UnavailableError(f"the engine does not start here: {outcome.message}") from error
+    if not isinstance(outcome, Finished):
+        raise _WorkerEndedError(outcome)
+    return outcome.value
 
 
 def _tile(supplies: Supplies, failure: BuildFailed) -> Ended | None:
@@ -114,32 +137,32 @@ def _tile(supplies: Supplies, failure: BuildFailed) -> Ended | None:
     ):
         raise UnavailableError(f"tile {name}: its bytes were not kept, and others are where it was")
     tile = _stored(supplies, Piece(place=_place(name), sha256=sha256), data)
-    return _judged(_one(supplies, tile, failure.kind), tile)
+    return _take(supplies, tile, failure.kind)
 
 
-def _one(supplies: Supplies, tile: Tile, kind: str) -> Outcome:
-    """Embed a tile; where the engine cannot be had and is not needed, decode it."""
+def _take(supplies: Supplies, tile: Tile, kind: str) -> Ended | None:
+    """Embed a tile once more; returns how that fails."""
+    name = str(tile.place)
     try:
-        return _embedder(supplies).work([tile])
+        for found, message in _refusals(supplies, tile, kind):
+            return Ended(kind=found, subject=name, message=message)
+    except _WorkerEndedError as error:
+        return Ended(kind=_kind(error.outcome), subject=name, message=str(error))
+    except EmbedError as error:
+        return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
+    return None
+
+
+def _refusals(supplies: Supplies, tile: Tile, kind: str) -> list[tuple[str, str]]:
+    """Kind and message of why a tile gets no descriptor; where no engine can be had nor is needed, it is decoded."""
+    try:
+        return [(bad.kind, bad.message) for bad in _Embedder.of(supplies).bad_tiles([tile])]
     except UnavailableError as error:
         if kind not in _NEED_NO_ENGINE:
             raise
         supplies.findings.notes.append(f"the tile was decoded and not embedded: {error.reason}")
-    return _Worker(_DECODE_ONLY, None, supplies.means.timeout_s).work([tile])
-
-
-def _judged(outcome: Outcome, tile: Tile) -> Ended | None:
-    """What a build makes of a worker's answer for one tile."""
-    name = str(tile.place)
-    if not isinstance(outcome, Finished):
-        return Ended(kind=_kind(outcome), subject=name, message=batcher.told(outcome))
-    for length in np.linalg.norm(outcome.value.get("vectors", np.empty((0, 1))), axis=1):
-        if not abs(length - 1.0) <= NORM_TOLERANCE:
-            message = f"expected descriptors of length 1, found {length:.6g} for tile {name}"
-            return Ended(kind=str(ErrorKind.BAD_VECTORS), subject=name, message=message)
-    for _, kind, message in outcome.value["bad"]:
-        return Ended(kind=str(kind), subject=name, message=str(message))
-    return None
+    answer = _answer(_DECODE_ONLY, None, [tile])
+    return [(str(found), str(message)) for _, found, message in answer["bad"]]
 
 
 def _kind(outcome: Outcome) -> str:
@@ -152,16 +175,15 @@ class _Window:
     def __init__(self, supplies: Supplies, pieces: Sequence[tuple[Piece, bytes]]) -> None:
         self._findings = supplies.findings
         self._tiles = [_stored(supplies, piece, data) for piece, data in pieces]
-        self._worker = _embedder(supplies)
-        self._last: Outcome | None = None
+        self._embedder = _Embedder.of(supplies)
+        self._last: _WorkerEndedError | None = None
 
     def narrow(self, kind: str) -> Ended | None:
         """Halve it until one tile is left; `kind` is how it failed."""
         found = search(self._tiles, self._ends)
         if self._last is None:
             return None
-        ended = _kind(self._last)
-        message = batcher.told(self._last)
+        ended, message = _kind(self._last.outcome), str(self._last)
         if found.culprit is not None:
             tile = found.culprit
             self._findings.culprit = Piece(place=tile.place, sha256=tile.sha256)
@@ -175,14 +197,21 @@ class _Window:
         return Ended(kind=ended, subject=f"{len(found.smallest)} tiles", message=message)
 
     def _ends(self, tiles: Sequence[Tile]) -> bool:
-        outcome = self._worker.work(tiles)
-        ends = not isinstance(outcome, Finished)
-        if ends:
-            self._last = outcome
         first, last = str(tiles[0].place), str(tiles[-1].place)
-        told = batcher.told(outcome) if ends else ""
+        ended = self._embed(tiles)
+        self._last = ended or self._last
+        told = "" if ended is None else str(ended)
         self._findings.tries.append(Try(tiles=len(tiles), first=first, last=last, ended=told))
-        return ends
+        return ended is not None
+
+    def _embed(self, tiles: Sequence[Tile]) -> _WorkerEndedError | None:
+        try:
+            self._embedder.bad_tiles(tiles)
+        except _WorkerEndedError as error:
+            return error
+        except EmbedError:
+            pass  # the worker lived to answer, of whatever use that is
+        return None
 
 
 def _recorded(supplies: Supplies) -> list[tuple[Piece, bytes]]:

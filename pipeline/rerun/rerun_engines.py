@@ -1,17 +1,11 @@
 """Engines compiled and checked again, from the network that was kept."""
 
-import hashlib
-import tempfile
-from dataclasses import replace
-from pathlib import Path
-
-from pipeline.engines.models.network import located
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.rerun.inputs import Supplies
 from pipeline.rerun.report import Compared, Ended
 from pipeline.stages.checks import check_engine
-from pipeline.stages.compile import engine_bytes
+from pipeline.stages.compile import compile_network
 from store.domain.events import CheckFailed, EngineCompiled
 from store.domain.state import FLIGHT, STAND_IN
 from store.errors import is_shortage
@@ -26,14 +20,12 @@ def compile_again(supplies: Supplies, step: str, name: str) -> Ended | None:
     """
     try:
         model, compiler = supplies.network(name, STAND_IN if step == STAND_IN else FLIGHT)
-        with tempfile.TemporaryDirectory(dir=supplies.scratch) as folder:
-            job = replace(located(model, Path(folder)), timing_cache=None)
-            data = engine_bytes(model, compiler.compile(job, scratch=Path(folder)))
+        made = compile_network(model, compiler, scratch=supplies.scratch)
     except CompileError as error:
         if error.kind is ErrorKind.BACKEND_UNAVAILABLE:
             raise UnavailableError(error.message) from error
         return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
-    digest = hashlib.sha256(data).hexdigest()
+    digest = made.event.artifact.sha256
     for fact in reversed(supplies.evidence.facts):
         if isinstance(fact.event, EngineCompiled) and fact.event.key == model.key:
             expected = fact.event.artifact.sha256

@@ -1,29 +1,28 @@
 """Index, retrieval and coverage judged again, from blocks and tables."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
-from pipeline.builtin_model.place import FEATURELESS_BELOW
+import numpy as np
+
 from pipeline.errors import CheckError, EmbedError, ErrorKind
-from pipeline.index.plan import resolve
-from pipeline.planning.area_report import Geography, Place
+from pipeline.planning.area_report import Place
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.rerun.inputs import Supplies
 from pipeline.rerun.report import Compared, Ended, Standing
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
-from pipeline.stages.index import StoredBlocks
+from pipeline.stages.embed import block_row
+from pipeline.stages.index import Area, StoredBlocks, index_job, survey_area, write_index
 from pipeline.tiles.grid import wanted_count, wanted_tiles
 from pipeline.tiles.selection import MAX_WANTED
 from store.base import canonical_json
 from store.base.identity import CELL_SHIFT, tile_of
 from store.base.values import ArtifactRef
+from store.disk.artifacts import ref_of
 from store.domain.attachments import attached_to_failure
 from store.domain.events import CellEmbedded, CheckFailed, IndexBuilt
 from store.domain.index_files import delta_of, whole_of
-from store.formats import descriptor_block
-from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles
+from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles, encode_blocks
 from store.manifest.roles import DELTA
 from store.runtime.load import RuntimeUnavailableError
 
@@ -62,18 +61,21 @@ def index_again(supplies: Supplies) -> Ended | None:
     """
     rows = _rows(supplies)
     _bring_blocks(supplies, rows)
-    count = sum(row.rows for row in rows)
-    dimensions = supplies.engine().signature["dimensions"]
-    with supplies.artifacts.draft() as new:
-        try:
-            plan = resolve(supplies.request[0].index, count=count, dimensions=dimensions)
-            supplies.means.index.build(
-                StoredBlocks(supplies.artifacts, rows), count, dimensions, plan, fd_path=new.path
-            )
-        except EmbedError as error:
-            return Ended(kind=str(error.kind), subject=error.subject or "", message=error.message)
-        found = hashlib.sha256(Path(new.path).read_bytes()).hexdigest()
-    built = supplies.build.index
+    dimensions, builder = supplies.engine().signature["dimensions"], supplies.ports.index
+    try:
+        job = index_job(
+            supplies.request[0].index,
+            rows,
+            table=ref_of(encode_blocks(rows)),
+            space=_space(supplies),
+            dimensions=dimensions,
+            builder=builder,
+        )
+        with supplies.artifacts.draft() as new:
+            made = write_index(job, StoredBlocks(supplies.artifacts, rows), builder=builder, new=new)
+    except EmbedError as error:
+        return Ended(kind=str(error.kind), subject=error.subject or "", message=error.message)
+    built, found = supplies.build.index, made.event.artifact.sha256
     if isinstance(built, IndexBuilt):
         supplies.findings.compared.append(Compared(what="index", recorded=built.artifact.sha256, found=found))
     return None
@@ -94,31 +96,23 @@ def survey_again(supplies: Supplies) -> Ended | None:
     table = _table(supplies)
     rows = _rows(supplies)
     _bring_blocks(supplies, rows)
-    present: list[Place] = [tile_of(identifier)[:3] for identifier in table.ids.tolist()]
     excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
-    there, indexed, featureless = {*present, *excluded}, set[Place](), list[Place]()
-    for row in rows:
-        block = descriptor_block.decode(supplies.artifacts.read(row.ref))
-        places = [tile_of(identifier)[:3] for identifier in block.ids.tolist()]
-        indexed.update(places)
-        poor = (block.texture < FEATURELESS_BELOW).tolist()
-        featureless += [place for place, is_poor in zip(places, poor, strict=True) if is_poor]
-    geography = Geography(
+    there = {*excluded, *(tile_of(identifier)[:3] for identifier in table.ids.tolist())}
+    area = Area(
         wanted=wanted,
-        present=len(present),
+        present=table.ids.astype(np.int64),
         holes=tuple(
             (place.z, place.x, place.y)
             for place in wanted_tiles(request.bbox_e7, request.zoom)
             if place not in there
         ),
-        featureless=tuple(featureless),
-        skipped=tuple(place for place in present if place not in indexed),
         excluded=excluded,
     )
+    geography = survey_area(area, rows, supplies.artifacts)
     if kept is not None and supplies.failure is not None:
         expected = attached_to_failure(supplies.failure)["geography"].sha256
         supplies.note("geographic report", "area", expected, Standing.KEPT)
-        found = hashlib.sha256(canonical_json.encode(geography.to_document())).hexdigest()
+        found = ref_of(geography.encoded()).sha256
         supplies.findings.compared.append(Compared(what="geographic report", recorded=expected, found=found))
     try:
         require_coverage(geography.localisable, request.coverage.min_fraction)
@@ -169,16 +163,18 @@ def _rows(supplies: Supplies) -> Sequence[BlockRow]:
         (zoom, x >> CELL_SHIFT, y >> CELL_SHIFT)
         for zoom, x, y, _ in map(tile_of, _table(supplies).ids.tolist())
     }
-    space = _space(supplies)
     found = [
-        BlockRow(zoom=event.zoom, cell_x=event.cell_x, cell_y=event.cell_y, rows=event.rows, ref=event.block)
-        for event in supplies.evidence.state.memo.blocks_in(space)
+        block_row(event)
+        for event in supplies.evidence.state.memo.blocks_in(_space(supplies))
         if (event.zoom, event.cell_x, event.cell_y) in cells
     ]
     return sorted(found, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
 
 
 def _space(supplies: Supplies) -> str:
+    """The vector space of the build."""
+    if supplies.build.index is not None:
+        return str(supplies.build.index.components["space"])
     for fact in reversed(supplies.evidence.facts):
         if isinstance(fact.event, CellEmbedded) and fact.build == supplies.build.number:
             return fact.event.space

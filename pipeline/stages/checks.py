@@ -19,8 +19,8 @@ from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
+from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import ENGINE_CHECK
-from pipeline.stages.context import Run
 from pipeline.stages.extend_index import delta_in
 from pipeline.stages.reference import reference_run
 from pipeline.tiles.decode import decode
@@ -30,6 +30,7 @@ from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.domain.index_files import delta_of, whole_of, whole_rows
+from store.domain.step_cache import Memo
 from store.errors import ArtifactError
 from store.formats import descriptor_block
 from store.formats.index_delta import Delta, DeltaError, Rows
@@ -132,25 +133,40 @@ def least_of(model: Model) -> float:
     return least_cosine(model.job.precision, model.job.least_cosine)
 
 
-def check_vectors(run: Run, event: EngineCompiled) -> Verdict | None:
+def require_passed(model: Model, verdict: Verdict, *, what: str = "engine") -> None:
+    """Refuse an engine that disagrees with its network.
+
+    Raises:
+        CheckError: It does.
+    """
+    if isinstance(verdict, CheckFailed):
+        raise CheckError(
+            f"expected {what} {model.spec.name} to agree with its network, found {verdict.why}",
+            hint="compile at another precision, or set engine.batch = 1",
+            subject=model.spec.name,
+        )
+
+
+def check_vectors(artifacts: Artifacts, memo: Memo, inputs: Inputs, event: EngineCompiled) -> Verdict | None:
     """Tell whether an engine gives the vectors that other bytes under its key gave; nothing if none would be reused.
 
     A sample of the tiles of this build whose rows exist is embedded again. Where the vectors differ, the failed
     check makes the journal forget the blocks of the space, and all tiles are embedded again.
     """
-    space, preprocessing = run.inputs.space, run.inputs.descriptor.preprocessing
-    others = [cell for cell in run.store.state.memo.blocks_in(space) if cell.engine != event.artifact.sha256]
-    if not others or run.store.state.memo.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
+    space, preprocessing = inputs.space, inputs.descriptor.preprocessing
+    others = [cell for cell in memo.blocks_in(space) if cell.engine != event.artifact.sha256]
+    if not others or memo.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
-    known = KnownRows(run.store.artifacts, others)
-    tiles = [tile for tile in run.inputs.selection.tiles if tile.sha256 in known]
+    known = KnownRows(artifacts, others)
+    tiles = [tile for tile in inputs.selection.tiles if tile.sha256 in known]
     tiles = tiles[:: max(1, len(tiles) // _RECALCULATED)][:_RECALCULATED]
     rows = known.rows(tile.sha256 for tile in tiles)
     tiles = [tile for tile in tiles if tile.sha256 in rows]
     if preprocessing is None or not tiles:
         return None
     images = [decode(_unchanged(tile), subject=str(tile.place)) for tile in tiles]
-    found = open_engine(run, event).run(np.stack([preprocessing.apply(image) for image in images]))
+    engine = load(event, artifacts.read(event.artifact))
+    found = engine.run(np.stack([preprocessing.apply(image) for image in images]))
     cosine = float(min(float(row @ rows[tile.sha256].vector) for row, tile in zip(found, tiles, strict=True)))
     subject = Subject(VECTORS_CHECK, "space", space, event.artifact.sha256)
     measured = {"tiles": len(tiles), "cosine_ppb": round(cosine * _BILLION)}
@@ -178,11 +194,6 @@ def _unchanged(tile: Tile) -> bytes:
             subject=str(tile.place),
         )
     return data
-
-
-def open_engine(run: Run, event: EngineCompiled) -> Engine:
-    """Load an engine from its artifact, whose digest is checked on the way."""
-    return load(event, run.store.artifacts.read(event.artifact))
 
 
 def load(event: EngineCompiled, data: bytes) -> Engine:

@@ -1,23 +1,20 @@
 """The engine stage: compile what the plan says, check each engine once, note what was reused."""
 
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
 from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import located
-from pipeline.engines.port import CompiledEngine, EngineCompiler
-from pipeline.errors import CheckError
+from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
-from pipeline.stages.checks import check_engine, check_vectors
+from pipeline.stages.checks import check_engine, check_vectors, require_passed
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.context import Run
 from store.base.canonical_json import Document
-from store.base.values import ArtifactRef
-from store.disk.artifacts import Artifacts
+from store.disk.artifacts import Artifacts, ref_of
 from store.domain.attachments import TIMING_CACHE, attached, with_attached
 from store.domain.events import CheckFailed, EngineCompiled, StepReused, StepStarted
 from store.domain.state import FLIGHT, State
@@ -27,59 +24,82 @@ _LOG_LIMIT = 16_384
 _SAME_KERNELS = ("backend", "version", "target")
 
 
-def prepare_engines(run: Run, plan: BuildPlan) -> None:
-    """Make sure that every network of the build has an engine for its device, checked as far as this machine can.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledNetwork:
+    """What compiling made: the event that records it, the engine, and what the compiler learnt about kernels."""
 
-    Raises:
-        CompileError: A network could not be compiled.
-        CheckError: An engine disagrees with its network; it will not be used again.
-    """
-    reused: dict[str, str] = {}
-    for engine in plan.engines:
-        name, key = engine.model.spec.name, engine.model.key
-        run.enter("engine", name)
-        known = run.store.state.memo.engines.get(key)
-        if engine.decision is Decision.REUSE and known is not None:
-            run.engines[name] = known
-            reused[name] = key
-        else:
-            run.engines[name] = compile_engine(run, engine.model, run.ports.compiler)
-            run.append(run.engines[name])
-        if not engine.checked:
-            require_passed(run, engine.model, run.engines[name])
-    if reused:
-        run.append(StepReused(kind="engine", count=len(reused), keys=reused))
-        run.counts.reused += len(reused)
+    event: EngineCompiled
+    engine: bytes
+    timing_cache: bytes | None
+
+    @property
+    def contents(self) -> tuple[bytes, ...]:
+        """The bytes of the artifacts that the event names."""
+        return (self.engine,) if self.timing_cache is None else (self.engine, self.timing_cache)
 
 
-def compile_engine(
-    run: Run, model: Model, compiler: EngineCompiler, *, purpose: str = FLIGHT
-) -> EngineCompiled:
-    """Compile a network and store what came out; the fact that is returned is the caller's to append.
+def compile_network(
+    model: Model,
+    compiler: EngineCompiler,
+    *,
+    scratch: Path,
+    purpose: str = FLIGHT,
+    timing_cache: bytes | None = None,
+    host: Document | None = None,
+    on_progress: OnProgress | None = None,
+) -> CompiledNetwork:
+    """Compile a network.
+
+    Args:
+        model: The network.
+        compiler: The backend.
+        scratch: A folder for temporary files.
+        purpose: What the engine is for.
+        timing_cache: What an earlier compile learnt about kernels.
+        host: Facts about this machine, only outside of a build, whose start has them.
+        on_progress: Called as the compiler reports.
 
     Raises:
         CompileError: It could not be compiled.
+        StoreError: The engine cannot be read.
     """
-    name, progress, artifacts = model.spec.name, run.ports.progress, run.store.artifacts
-    what, kind = (name, "engine") if purpose == FLIGHT else (f"{name} ({purpose})", purpose)
-    run.append(StepStarted(kind=kind, subjects=(name,), key=model.key))
-    told = CompileProgress.started(progress, what)
     began = monotonic()
-    with tempfile.TemporaryDirectory(dir=run.scratch) as folder:
-        scratch = Path(folder)
-        job = replace(
-            located(model, scratch), timing_cache=learnt(run.store.state, artifacts, model.components)
-        )
-        compiled = compiler.compile(job, scratch=scratch, on_progress=told)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        job = replace(located(model, Path(folder)), timing_cache=timing_cache)
+        compiled = compiler.compile(job, scratch=Path(folder), on_progress=on_progress)
         elapsed_ms = round((monotonic() - began) * 1000)
-        artifact = run.put(engine_bytes(model, compiled))
-    belonging = {} if compiled.timing_cache is None else {TIMING_CACHE: run.put(compiled.timing_cache)}
-    run.counts.networks.add(name)
-    progress.finish(f"{artifact.size / 1e6:.1f} MB")
-    return engine_event(model, compiled, artifact, elapsed_ms, purpose=purpose, belonging=belonging)
+        try:
+            engine = compiled.path.read_bytes()
+        except OSError as error:
+            raise from_os_error(error, f"engine of {model.spec.name}") from error
+    learnt = compiled.timing_cache
+    event = EngineCompiled(
+        model=model.spec.name,
+        purpose=purpose,
+        key=model.key,
+        components=model.components,
+        artifact=ref_of(engine),
+        signature=with_attached(
+            _signature_document(compiled.signature), {} if learnt is None else {TIMING_CACHE: ref_of(learnt)}
+        ),
+        elapsed_ms=elapsed_ms,
+        log=compiled.log[-_LOG_LIMIT:],
+        host=host or {},
+    )
+    return CompiledNetwork(event=event, engine=engine, timing_cache=learnt)
 
 
-def learnt(state: State, artifacts: Artifacts, components: Document) -> bytes | None:
+def _signature_document(signature: EngineSignature) -> Document:
+    return {
+        "input": signature.input,
+        "input_shape": list(signature.input_shape),
+        "output": signature.output,
+        "output_shape": list(signature.output_shape),
+        "dimensions": signature.dimensions,
+    }
+
+
+def last_timing_cache(state: State, artifacts: Artifacts, components: Document) -> bytes | None:
     """Return what the last compile of the same backend, version and target learnt about kernels, if it is there."""
     for event in reversed([*state.memo.engines.values()]):
         if any(event.components.get(name) != components[name] for name in _SAME_KERNELS):
@@ -91,57 +111,57 @@ def learnt(state: State, artifacts: Artifacts, components: Document) -> bytes | 
     return None
 
 
-def engine_bytes(model: Model, compiled: CompiledEngine) -> bytes:
-    """Return what the compiler made.
+def prepare_engines(run: Run, plan: BuildPlan) -> None:
+    """Make sure that every network of the build has an engine for its device, checked as far as this machine can.
 
     Raises:
-        StoreError: It cannot be read.
+        CompileError: A network could not be compiled.
+        CheckError: An engine disagrees with its network; it will not be used again.
     """
-    try:
-        return compiled.path.read_bytes()
-    except OSError as error:
-        raise from_os_error(error, f"engine of {model.spec.name}") from error
+    reused: dict[str, str] = {}
+    compiler = run.ports.compiler_for(run.inputs.request)
+    for engine in plan.engines:
+        name, key = engine.model.spec.name, engine.model.key
+        run.enter("engine", name)
+        known = run.store.state.memo.engines.get(key)
+        if engine.decision is Decision.REUSE and known is not None:
+            run.engines[name] = known
+            reused[name] = key
+        else:
+            run.engines[name] = compile_engine(run, engine.model, compiler)
+            run.append(run.engines[name])
+        if not engine.checked:
+            record_check(run, engine.model, run.engines[name])
+    if reused:
+        run.append(StepReused(kind="engine", count=len(reused), keys=reused))
+        run.counts.reused += len(reused)
 
 
-def engine_event(
-    model: Model,
-    compiled: CompiledEngine,
-    artifact: ArtifactRef,
-    elapsed_ms: int,
-    *,
-    purpose: str = FLIGHT,
-    belonging: Mapping[str, ArtifactRef] | None = None,
-    host: Document | None = None,
+def compile_engine(
+    run: Run, model: Model, compiler: EngineCompiler, *, purpose: str = FLIGHT
 ) -> EngineCompiled:
-    """Return the fact that a network was compiled.
+    """Compile a network and store what came out; the event that is returned is the caller's to append.
 
-    Args:
-        model: The network.
-        compiled: What the compiler said.
-        artifact: Its engine.
-        elapsed_ms: How long it took.
-        purpose: What the engine is for.
-        belonging: What is attached to it; see `store.domain.attachments`.
-        host: Facts about this machine, only outside of a build, whose start has them.
+    Raises:
+        CompileError: It could not be compiled.
     """
-    signature: Document = {
-        "input": compiled.signature.input,
-        "input_shape": list(compiled.signature.input_shape),
-        "output": compiled.signature.output,
-        "output_shape": list(compiled.signature.output_shape),
-        "dimensions": compiled.signature.dimensions,
-    }
-    return EngineCompiled(
-        model=model.spec.name,
+    name, progress = model.spec.name, run.ports.progress
+    what, kind = (name, "engine") if purpose == FLIGHT else (f"{name} ({purpose})", purpose)
+    run.append(StepStarted(kind=kind, subjects=(name,), key=model.key))
+    told = CompileProgress.started(progress, what)
+    made = compile_network(
+        model,
+        compiler,
+        scratch=run.scratch,
         purpose=purpose,
-        key=model.key,
-        components=model.components,
-        artifact=artifact,
-        signature=with_attached(signature, belonging or {}),
-        elapsed_ms=elapsed_ms,
-        log=compiled.log[-_LOG_LIMIT:],
-        host=host or {},
+        timing_cache=last_timing_cache(run.store.state, run.store.artifacts, model.components),
+        on_progress=told,
     )
+    for data in made.contents:
+        run.put(data)
+    run.counts.networks.add(name)
+    progress.finish(f"{len(made.engine) / 1e6:.1f} MB")
+    return made.event
 
 
 def vectors_forgotten(run: Run) -> bool:
@@ -152,25 +172,19 @@ def vectors_forgotten(run: Run) -> bool:
         again.
     """
     run.enter("check", run.inputs.descriptor.spec.name)
-    verdict = check_vectors(run, run.embedder)
+    verdict = check_vectors(run.store.artifacts, run.store.state.memo, run.inputs, run.embedder)
     if verdict is not None:
         run.append(verdict)
     return isinstance(verdict, CheckFailed)
 
 
-def require_passed(run: Run, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:
-    """Hold an engine against its network.
+def record_check(run: Run, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:
+    """Hold an engine against its network, and record the outcome.
 
     Raises:
         CheckError: It disagrees; it will not be used again.
     """
-    name = model.spec.name
-    run.enter("check", name)
+    run.enter("check", model.spec.name)
     verdict = check_engine(model, event, run.store.artifacts.read(event.artifact), scratch=run.scratch)
     run.append(verdict)
-    if isinstance(verdict, CheckFailed):
-        raise CheckError(
-            f"expected {what} {name} to agree with its network, found {verdict.why}",
-            hint="compile at another precision, or set engine.batch = 1",
-            subject=name,
-        )
+    require_passed(model, verdict, what=what)

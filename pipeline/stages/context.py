@@ -5,27 +5,14 @@ from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Window
-from pipeline.engines.port import EngineCompiler
-from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.planning.area_report import Geography
 from pipeline.planning.inputs import Inputs
-from pipeline.progress import Progress
+from pipeline.ports import Ports
 from store.base.values import ArtifactRef
 from store.cache.writer import Store
 from store.domain.events import EngineCompiled, Event, Repaired
 
 _GROUP_EVENTS = 64
-
-
-@dataclass(slots=True, kw_only=True)
-class Ports:
-    """What does the work; `stand_in` compiles for this machine what `compiler` compiles for another."""
-
-    compiler: EngineCompiler
-    stand_in: EngineCompiler
-    batcher: DescriptorBatcher
-    index: IndexBuilder
-    progress: Progress
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +33,7 @@ class Run:
         store: The cache, open for writing.
         inputs: What the build is defined by.
         ports: What does the work.
+        batcher: Embeds tiles.
         number: The build's number.
         scratch: A folder for temporary files, outside of the cache.
         strict: Whether strangers in the cache's folders stop the build.
@@ -62,6 +50,7 @@ class Run:
     store: Store
     inputs: Inputs
     ports: Ports
+    batcher: DescriptorBatcher
     number: int
     scratch: Path
     strict: bool

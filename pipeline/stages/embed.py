@@ -4,12 +4,25 @@ Cells whose tiles are the same keep their block. The others are put together fro
 vector space, whatever block they are in, and from tiles that go through the network: each new digest once.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from pipeline.embed.batcher import BadTile, EngineSpec, Retry, WindowResult
+from pipeline.embed.batcher import (
+    BadTile,
+    DescriptorBatcher,
+    EngineSpec,
+    OnDispatch,
+    OnRetry,
+    OnTiles,
+    Retry,
+    WindowResult,
+)
 from pipeline.embed.cells import (
     AssembledCell,
     Cell,
@@ -23,19 +36,207 @@ from pipeline.embed.cells import (
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
+from pipeline.progress import Progress
 from pipeline.request.request import BadTilePolicy
 from pipeline.stages.context import Run
 from pipeline.tiles.sources.read_tile import REST
-from store.disk.layout import Layout
+from store.base.canonical_json import Document
+from store.base.preprocessing import Preprocessing
+from store.disk.artifacts import ref_of
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow
 
-NORM_TOLERANCE = 1e-3
+_NORM_TOLERANCE = 1e-3
 """How far a descriptor's length may be from 1."""
 
 
-def embed_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellStep:
+    """A cell that is to be embedded, and the step key of its block."""
+
+    cell: Cell
+    components: Document
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedCell:
+    """What embedding a cell made: the event that records it, and its block."""
+
+    event: CellEmbedded
+    data: bytes
+
+
+def engine_spec(path: Path, event: EngineCompiled) -> EngineSpec:
+    """Return what a worker needs to load an engine that lies at a path."""
+    return EngineSpec(
+        path=str(path),
+        sha256=event.artifact.sha256,
+        backend=event.components["backend"],
+        version=event.components["version"],
+        input=event.signature["input"],
+        output=event.signature["output"],
+        batch=event.components["batch"],
+        dimensions=event.signature["dimensions"],
+        precision=event.components["precision"],
+    )
+
+
+def embed_windows(
+    windows: Iterable[Window],
+    *,
+    batcher: DescriptorBatcher,
+    engine: EngineSpec,
+    preprocessing: Preprocessing,
+    on_bad: Callable[[BadTile], object] = lambda _: None,
+    on_answer: Callable[[Window], object] = lambda _: None,
+    on_dispatch: OnDispatch | None = None,
+    on_progress: OnTiles | None = None,
+    on_retry: OnRetry | None = None,
+) -> Generator[WindowResult, None, None]:
+    """Embed the tiles of some windows, and yield each answer once it was found to be sound.
+
+    `on_bad` is called with each tile that got no descriptor, and may raise; `on_answer` with each window whose answer
+    will be yielded; the others as `DescriptorBatcher.embed` does.
+
+    Raises:
+        EmbedError: Workers failed again and again, or the network gives no unit vectors.
+    """
+    results = batcher.embed(
+        windows,
+        engine=engine,
+        preprocessing=preprocessing,
+        on_dispatch=on_dispatch,
+        on_progress=on_progress,
+        on_retry=on_retry,
+    )
+    # Closed at once: an error keeps this frame alive, and would keep the workers with it.
+    with closing(results):
+        for result in results:
+            _require_unit_vectors(result)
+            for bad in result.bad:
+                on_bad(bad)
+            on_answer(result.window)
+            yield result
+
+
+def _require_unit_vectors(result: WindowResult) -> None:
+    lengths = np.linalg.norm(result.vectors, axis=1)
+    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= _NORM_TOLERANCE))
+    if len(wrong):
+        place = str(result.tiles[int(wrong[0])].place)
+        raise EmbedError(
+            f"expected descriptors of length 1, found {lengths[wrong[0]]:.6g} for tile {place}",
+            hint="end the network with an L2 normalisation",
+            kind=ErrorKind.BAD_VECTORS,
+            subject=place,
+        )
+
+
+def embed_cells(
+    steps: Sequence[CellStep],
+    embed: Callable[[Iterable[Window]], Generator[WindowResult, None, None]],
+    *,
+    space: str,
+    engine: EngineSpec,
+    known: KnownRows,
+    progress: Progress,
+) -> Generator[Iterator[EmbeddedCell], None, None]:
+    """Embed cells, and yield for each answered window the cells that it completed.
+
+    A block is encoded only when it is taken, so that few are in memory. A tile that gets no descriptor gets no row.
+
+    Args:
+        steps: The cells.
+        embed: `embed_windows` with all that it needs besides the windows.
+        space: The vector space of the cells.
+        engine: The engine that embeds them.
+        known: Rows that exist in that space.
+        progress: Told how many tiles there are to embed, and when they are done.
+
+    Raises:
+        EmbedError: Workers failed again and again, or the network gives no unit vectors.
+    """
+    assembly = _Assembly(steps, space, engine, known)
+    progress.start("embed", total=assembly.missing(), unit="tiles")
+    results = embed(assembly.windows())
+    with closing(results):
+        for result in results:
+            assembly.take(result)
+            yield assembly.complete()
+    yield assembly.complete()
+    assembly.require_all()
+    progress.finish()
+
+
+class _Assembly:
+    """The cells that are put together, from planning their windows to encoding their blocks."""
+
+    def __init__(self, steps: Sequence[CellStep], space: str, engine: EngineSpec, known: KnownRows) -> None:
+        self._steps = {step.cell.key: step for step in steps}
+        self._space, self._known, self._engine = space, known, engine
+        self._shared = shared_digests(step.cell for step in steps)
+        self._assembler = CellAssembler(dimensions=engine.dimensions, shared=self._shared)
+        self._ready: deque[AssembledCell] = deque()
+
+    def missing(self) -> int:
+        """Count the tile digests that are not known."""
+        digests = {tile.sha256 for step in self._steps.values() for tile in step.cell.tiles}
+        return sum(digest not in self._known for digest in digests)
+
+    def windows(self) -> Iterator[Window]:
+        """Plan the windows, lazily."""
+        return plan_windows(self._feed(), known=self._known, shared=self._shared)
+
+    def _feed(self) -> Iterator[Cell]:
+        """Hand each cell to the assembler just before its window is planned, so that few are under way."""
+        for step in self._steps.values():
+            cell = step.cell
+            complete = self._assembler.add(cell, self._known.rows({tile.sha256 for tile in cell.tiles}))
+            if complete is not None:
+                self._ready.append(complete)
+            yield cell
+
+    def take(self, result: WindowResult) -> None:
+        """Take in the answer for a window."""
+        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
+            self._ready.extend(self._assembler.supply(tile.sha256, Row(vector, float(texture))))
+        for bad in result.bad:
+            self._ready.extend(self._assembler.drop(bad.tile.sha256))
+
+    def complete(self) -> Iterator[EmbeddedCell]:
+        """Yield the cells that became complete since the last call."""
+        while self._ready:
+            yield self._embedded(self._ready.popleft())
+
+    def _embedded(self, assembled: AssembledCell) -> EmbeddedCell:
+        block = assembled.block
+        step, data = self._steps[CellKey(*block.cell)], descriptor_block.encode(block)
+        event = CellEmbedded(
+            space=self._space,
+            zoom=block.zoom,
+            cell_x=block.cell_x,
+            cell_y=block.cell_y,
+            key=step.key,
+            components=step.components,
+            engine=self._engine.sha256,
+            block=ref_of(data),
+            rows=len(block.ids),
+            embedded=assembled.embedded,
+            copied=assembled.copied,
+        )
+        return EmbeddedCell(event=event, data=data)
+
+    def require_all(self) -> None:
+        """Make sure that no cell is left."""
+        if self._assembler.pending:
+            raise EmbedError(
+                f"expected all cells to be complete, found {self._assembler.pending} that are not"
+            )
+
+
+def prepare_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
     """Make sure that every cell has a block; returns the rows of the block table.
 
     Raises:
@@ -49,140 +250,68 @@ def embed_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
         run.append(StepReused(kind="cells", count=len(reused), keys={}))
         run.counts.reused += len(reused)
     if plan.stale:
-        rows.extend(_Stage(run, plan.stale).work())
+        rows.extend(_embed_stale(run, plan.stale))
     return sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
 
 
-def engine_spec(layout: Layout, event: EngineCompiled) -> EngineSpec:
-    """Return what a worker needs to load an engine."""
-    return EngineSpec(
-        path=str(layout.artifact(event.artifact.sha256)),
-        sha256=event.artifact.sha256,
-        backend=event.components["backend"],
-        version=event.components["version"],
-        input=event.signature["input"],
-        output=event.signature["output"],
-        batch=event.components["batch"],
-        dimensions=event.signature["dimensions"],
-        precision=event.components["precision"],
+def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
+    """Embed cells, and store and record each with the window that completed it."""
+    space, preprocessing = run.inputs.space, run.inputs.descriptor.preprocessing
+    if preprocessing is None:
+        raise AssertionError("the descriptor network has an image contract")
+    engine = engine_spec(run.store.layout.artifact(run.embedder.artifact.sha256), run.embedder)
+    embed = partial(
+        embed_windows,
+        batcher=run.batcher,
+        engine=engine,
+        preprocessing=preprocessing,
+        on_bad=partial(_refuse_or_skip, run),
+        on_answer=lambda window: run.windows.pop(window.number, None),
+        on_dispatch=partial(_dispatched, run),
+        on_progress=run.ports.progress.advance,
+        on_retry=partial(_retried, run),
     )
+    answered = embed_cells(
+        [CellStep(cell=plan.cell, components=plan.components, key=plan.key) for plan in plans],
+        embed,
+        space=space,
+        engine=engine,
+        known=KnownRows(run.store.artifacts, run.store.state.memo.blocks_in(space)),
+        progress=run.ports.progress,
+    )
+    rows: list[BlockRow] = []
+    with closing(answered):
+        for cells in answered:
+            for made in cells:
+                run.put(made.data)
+                run.counts.embedded += made.event.embedded
+                run.put_off(made.event)
+                rows.append(block_row(made.event))
+            run.append()
+    return rows
 
 
-class _Stage:
-    """The putting together of stale cells, from planning windows to journaling blocks."""
+def _dispatched(run: Run, window: Window) -> None:
+    run.windows[window.number] = window
+    run.append(StepStarted(kind="cells", subjects=window.subjects, key=run.inputs.space))
 
-    def __init__(self, run: Run, plans: tuple[CellPlan, ...]) -> None:
-        self._run = run
-        self._plans = {plan.cell.key: plan for plan in plans}
-        self._cells = [plan.cell for plan in plans]
-        space = run.inputs.space
-        self._known = KnownRows(run.store.artifacts, run.store.state.memo.blocks_in(space))
-        self._engine = run.embedder
-        self._shared = shared_digests(self._cells)
-        self._assembler = CellAssembler(dimensions=self._engine.signature["dimensions"], shared=self._shared)
-        self._ready: list[AssembledCell] = []
-        self._rows: list[BlockRow] = []
 
-    def work(self) -> list[BlockRow]:
-        run, preprocessing = self._run, self._run.inputs.descriptor.preprocessing
-        if preprocessing is None:
-            raise AssertionError("the descriptor network has an image contract")
-        digests = {tile.sha256 for cell in self._cells for tile in cell.tiles}
-        run.ports.progress.start(
-            "embed", total=sum(digest not in self._known for digest in digests), unit="tiles"
-        )
-        results = run.ports.batcher.embed(
-            plan_windows(self._feed(), known=self._known, shared=self._shared),
-            engine=engine_spec(run.store.layout, self._engine),
-            preprocessing=preprocessing,
-            on_dispatch=self._dispatched,
-            on_progress=run.ports.progress.advance,
-            on_retry=self._retried,
-        )
-        # Closed at once: an error keeps this frame alive, and would keep the workers with it.
-        with closing(results):
-            for result in results:
-                self._take(result)
-                self._store()
-                run.append()
-        self._store()
-        if self._assembler.pending:
-            raise EmbedError(
-                f"expected all cells to be complete, found {self._assembler.pending} that are not"
-            )
-        run.append()
-        run.ports.progress.finish()
-        return self._rows
+def _retried(run: Run, retry: Retry) -> None:
+    subjects = retry.window.subjects if retry.window else ()
+    run.append(StepRetried(kind="cells", subjects=subjects, attempt=retry.attempt, why=retry.why))
+    run.ports.progress.say(f"a worker failed ({retry.why}); going on with {retry.workers}")
 
-    def _feed(self) -> Iterator[Cell]:
-        """Hand each cell to the assembler just before its window is planned, so that few are under way."""
-        for cell in self._cells:
-            complete = self._assembler.add(cell, self._known.rows({tile.sha256 for tile in cell.tiles}))
-            if complete is not None:
-                self._ready.append(complete)
-            yield cell
 
-    def _dispatched(self, window: Window) -> None:
-        self._run.windows[window.number] = window
-        self._run.append(StepStarted(kind="cells", subjects=window.subjects, key=self._run.inputs.space))
-
-    def _retried(self, retry: Retry) -> None:
-        subjects = retry.window.subjects if retry.window else ()
-        self._run.append(StepRetried(kind="cells", subjects=subjects, attempt=retry.attempt, why=retry.why))
-        self._run.ports.progress.say(f"a worker failed ({retry.why}); going on with {retry.workers}")
-
-    def _take(self, result: WindowResult) -> None:
-        lengths = np.linalg.norm(result.vectors, axis=1)
-        wrong = np.flatnonzero(~(np.abs(lengths - 1.0) <= NORM_TOLERANCE))
-        if len(wrong):
-            place = str(result.tiles[int(wrong[0])].place)
-            raise EmbedError(
-                f"expected descriptors of length 1, found {lengths[wrong[0]]:.6g} for tile {place}",
-                hint="end the network with an L2 normalisation",
-                kind=ErrorKind.BAD_VECTORS,
-                subject=place,
-            )
-        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
-            self._ready.extend(self._assembler.supply(tile.sha256, Row(vector, float(texture))))
-        for bad in result.bad:
-            self._refuse_or_skip(bad)
-        self._run.windows.pop(result.window.number, None)
-
-    def _refuse_or_skip(self, bad: BadTile) -> None:
-        place = str(bad.tile.place)
-        if bad.kind == ErrorKind.BAD_VECTORS:
-            raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)
-        if bad.kind != ErrorKind.BAD_TILE or self._run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
-            hint = 'replace the tile, or set tiles.on_bad = "skip"'
-            if bad.kind != ErrorKind.BAD_TILE:
-                hint = REST
-            raise TileError(
-                f"tile {place}: {bad.message}", hint=hint, kind=ErrorKind(bad.kind), subject=place
-            )
-        self._run.ports.progress.say(f"skipped tile {place}: {bad.message}")
-        self._ready.extend(self._assembler.drop(bad.tile.sha256))
-
-    def _store(self) -> None:
-        ready, self._ready = self._ready, []
-        for assembled in ready:
-            block = assembled.block
-            plan = self._plans[CellKey(block.zoom, block.cell_x, block.cell_y)]
-            event = CellEmbedded(
-                space=self._run.inputs.space,
-                zoom=block.zoom,
-                cell_x=block.cell_x,
-                cell_y=block.cell_y,
-                key=plan.key,
-                components=plan.components,
-                engine=self._engine.artifact.sha256,
-                block=self._run.put(descriptor_block.encode(block)),
-                rows=len(block.ids),
-                embedded=assembled.embedded,
-                copied=assembled.copied,
-            )
-            self._run.counts.embedded += assembled.embedded
-            self._run.put_off(event)
-            self._rows.append(block_row(event))
+def _refuse_or_skip(run: Run, bad: BadTile) -> None:
+    place = str(bad.tile.place)
+    if bad.kind == ErrorKind.BAD_VECTORS:
+        raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)
+    if bad.kind != ErrorKind.BAD_TILE or run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
+        hint = 'replace the tile, or set tiles.on_bad = "skip"'
+        if bad.kind != ErrorKind.BAD_TILE:
+            hint = REST
+        raise TileError(f"tile {place}: {bad.message}", hint=hint, kind=ErrorKind(bad.kind), subject=place)
+    run.ports.progress.say(f"skipped tile {place}: {bad.message}")
 
 
 def block_row(event: CellEmbedded) -> BlockRow:

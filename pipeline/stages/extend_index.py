@@ -7,16 +7,18 @@ file is due, and takes the place of both.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
 
-from pipeline.index.plan import IndexPlan, extends, most_changed
+from pipeline.index.plan import IndexJob, extends, most_changed
+from pipeline.progress import Progress
 from pipeline.stages.context import Run
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
 from store.base.values import ArtifactRef
-from store.disk.artifacts import Artifacts
+from store.disk.artifacts import Artifacts, ref_of
 from store.domain.events import Index, IndexExtended, StepStarted
 from store.domain.index_files import delta_of, whole_of
 from store.errors import ArtifactError
@@ -40,43 +42,134 @@ from store.formats.tables import BlockRow, decode_blocks
 _Cells = Mapping[CellName, BlockRow]
 
 
-def extended_index(
-    run: Run, rows: Sequence[BlockRow], plan: IndexPlan, whole: Document, table: ArtifactRef
-) -> tuple[Index, bool] | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendedIndex:
+    """What extending an index made: the event that records it, and its delta."""
+
+    event: IndexExtended
+    data: bytes
+
+
+def extend_index(
+    index: Index,
+    rows: Sequence[BlockRow],
+    *,
+    table: ArtifactRef,
+    components: Document,
+    artifacts: Artifacts,
+    progress: Progress,
+    most: tuple[int, int] | None = None,
+) -> ExtendedIndex | None:
+    """Extend an index by what changed since faiss wrote its file.
+
+    Args:
+        index: The one that is there.
+        rows: The blocks of all cells of now.
+        table: Their block table.
+        components: What the key of the extended index is the digest of.
+        artifacts: Where the index is, and the blocks of then and now.
+        progress: Told how the work moves on.
+        most: Rows that may have changed in all, and that may have left; None for any number.
+
+    Returns:
+        The extended index; nothing if more has changed.
+
+    Raises:
+        ArtifactError, BlockError, DeltaError: Something that it is made from is missing or damaged.
+    """
+    began = monotonic()
+    delta = _delta(index, rows, artifacts, progress, most)
+    if delta is None:
+        return None
+    data = encode(delta)
+    event = IndexExtended(
+        key=index_key(components),
+        components=components,
+        artifact=ref_of(data),
+        base=whole_of(index),
+        blocks=table,
+        kind=index.kind,
+        metric=index.metric,
+        dimensions=index.dimensions,
+        rows=sum(row.rows for row in rows),
+        added=len(delta.added),
+        dropped=len(delta.dropped),
+        elapsed_ms=round((monotonic() - began) * 1000),
+    )
+    return ExtendedIndex(event=event, data=data)
+
+
+def _delta(
+    index: Index,
+    rows: Sequence[BlockRow],
+    artifacts: Artifacts,
+    progress: Progress,
+    most: tuple[int, int] | None,
+) -> Delta | None:
+    before, now = _cells(decode_blocks(artifacts.read(index.blocks))), _cells(rows)
+    earlier, changed = delta_in(artifacts, index), _changed(before, now)
+    found = [earlier.outside(changed)]
+    size, left_out = found[0].size, len(found[0].dropped)
+    progress.start("index", total=len(changed), unit="cells")
+    for name in changed:
+        was = undone(_rows(artifacts, before.get(name), index.dimensions), earlier.within(name))
+        found.append(difference(was, _rows(artifacts, now.get(name), index.dimensions)))
+        size, left_out = size + found[-1].size, left_out + len(found[-1].dropped)
+        progress.advance(1)
+        if most is not None and (size > most[0] or left_out > most[1]):
+            progress.finish("too much changed for a delta")
+            return None
+    progress.finish(f"{index.kind}, {size:,} changes beside it")
+    return joined(found, index.dimensions)
+
+
+def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> tuple[Index, bool] | None:
     """Extend the index that the head shows, where that pays.
 
     Args:
         run: The build.
         rows: The blocks of all its cells.
-        plan: The index that it wants.
-        whole: Components of the key of that index, if it were written anew.
-        table: The block table of `rows`.
+        job: The index, if it were written anew.
 
     Returns:
         The index, and whether it was known already; nothing if a new one is due.
     """
-    build = run.store.state.head_build
-    head = None if build is None else build.index
-    count = sum(row.rows for row in rows)
-    if head is None or not run.inputs.request.index.delta or not extends(plan, count, head.components, whole):
+    head, plan, whole = run.store.state.head_build, job.plan, job.components
+    index = None if head is None else head.index
+    if (
+        index is None
+        or not run.inputs.request.index.delta
+        or not extends(plan, job.count, index.components, whole)
+    ):
         return None
-    base = whole_of(head)
+    base = whole_of(index)
     if not _is_whole(run, base):
-        _say_why(run, head, "what faiss wrote of it is missing or damaged")
+        _say_why(run, index, "what faiss wrote of it is missing or damaged")
         return None
     components = extended_index_components(whole, base=base.sha256)
     known = run.store.state.memo.indexes.get(index_key(components))
     if known is not None and _is_whole(run, known.artifact):
         return known, True
-    began = monotonic()
-    delta = _delta(run, head, rows, most=most_changed(plan, count, head.dimensions))
-    if delta is None:
+    try:
+        made = extend_index(
+            index,
+            rows,
+            table=job.table,
+            components=components,
+            artifacts=run.store.artifacts,
+            progress=run.ports.progress,
+            most=most_changed(plan, job.count, index.dimensions),
+        )
+    except (ArtifactError, BlockError, DeltaError):
+        _say_why(run, index, "its delta, block table or a block of it is missing or damaged")
+        return None
+    if made is None:
         return None
     # Not before it is known that there is something to do: a step that is begun ends, or was cut.
-    run.append(StepStarted(kind="index", subjects=(), key=index_key(components)))
-    event = _event(components, head, delta, count, artifact=run.put(encode(delta)), table=table, began=began)
-    run.append(event)
-    return event, False
+    run.append(StepStarted(kind="index", subjects=(), key=made.event.key))
+    run.put(made.data)
+    run.append(made.event)
+    return made.event, False
 
 
 def _say_why(run: Run, head: Index, why: str) -> None:
@@ -91,74 +184,6 @@ def _is_whole(run: Run, ref: ArtifactRef) -> bool:
         return False
     run.hashed.add(ref.sha256)
     return True
-
-
-def _event(
-    components: Document,
-    head: Index,
-    delta: Delta,
-    rows: int,
-    *,
-    artifact: ArtifactRef,
-    table: ArtifactRef,
-    began: float,
-) -> IndexExtended:
-    return IndexExtended(
-        key=index_key(components),
-        components=components,
-        artifact=artifact,
-        base=whole_of(head),
-        blocks=table,
-        kind=head.kind,
-        metric=head.metric,
-        dimensions=head.dimensions,
-        rows=rows,
-        added=len(delta.added),
-        dropped=len(delta.dropped),
-        elapsed_ms=round((monotonic() - began) * 1000),
-    )
-
-
-def _delta(run: Run, head: Index, rows: Sequence[BlockRow], *, most: tuple[int, int]) -> Delta | None:
-    """What changed since the file of the head's index was written; nothing if that is too much, or cannot be told."""
-    artifacts = run.store.artifacts
-    try:
-        before, now = _cells(decode_blocks(artifacts.read(head.blocks))), _cells(rows)
-        earlier = delta_in(artifacts, head)
-        changed = _changed(before, now)
-        found = [earlier.outside(changed)]
-        size, left_out = found[0].size, len(found[0].dropped)
-        progress = run.ports.progress
-        progress.start("index", total=len(changed), unit="cells")
-        for name in changed:
-            was = undone(_rows(artifacts, before.get(name), head.dimensions), earlier.within(name))
-            found.append(difference(was, _rows(artifacts, now.get(name), head.dimensions)))
-            size, left_out = size + found[-1].size, left_out + len(found[-1].dropped)
-            progress.advance(1)
-            if size > most[0] or left_out > most[1]:
-                progress.finish("too much changed for a delta")
-                return None
-        progress.finish(f"{head.kind}, {size:,} changes beside it")
-    except (ArtifactError, BlockError, DeltaError):
-        _say_why(run, head, "its delta, block table or a block of it is missing or damaged")
-        return None
-    return joined(found, head.dimensions)
-
-
-def changes_between(
-    artifacts: Artifacts, before: Sequence[BlockRow], now: Sequence[BlockRow], dimensions: int
-) -> Delta:
-    """Return what changed between the blocks of two tables.
-
-    Raises:
-        ArtifactError, BlockError: One that changed is missing or damaged.
-    """
-    was, there = _cells(before), _cells(now)
-    found = [
-        difference(_rows(artifacts, was.get(name), dimensions), _rows(artifacts, there.get(name), dimensions))
-        for name in _changed(was, there)
-    ]
-    return joined(found, dimensions)
 
 
 class EarlierBlocks:

@@ -1,23 +1,26 @@
 """The index stage and what follows it: index, survey of the area, coverage walk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
-from pipeline.index.plan import IndexPlan, resolve
-from pipeline.planning.area_report import Geography
+from pipeline.index.faiss_builder import IndexBuilder, OnRows
+from pipeline.index.plan import IndexJob, resolve
+from pipeline.planning.area_report import Geography, Place
+from pipeline.request.request import IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.stages.context import Run
 from pipeline.stages.extend_index import extended_index
 from pipeline.tiles.selection import Selection
-from store.base import canonical_json
-from store.base.canonical_json import Document
 from store.base.identity import index_components, index_key, tile_of
 from store.base.values import ArtifactRef
-from store.disk.artifacts import Artifacts
+from store.disk.artifacts import Artifacts, ref_of_draft
+from store.disk.write_once import Draft
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import (
     CheckFailed,
@@ -38,7 +41,129 @@ from store.verify.coverage import Coverage, block_role, referenced_by, walk
 _MILLION = 1_000_000
 
 
-def build_index(run: Run, rows: Sequence[BlockRow]) -> Index:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenIndex:
+    """What writing an index made, besides the file: the event that records it, and a word of the library on how."""
+
+    event: IndexBuilt
+    note: str
+
+
+def index_job(
+    options: IndexOptions,
+    rows: Sequence[BlockRow],
+    *,
+    table: ArtifactRef,
+    space: str,
+    dimensions: int,
+    builder: IndexBuilder,
+) -> IndexJob:
+    """Return the index that a request wants of some blocks.
+
+    Raises:
+        EmbedError: INDEX_FAILED, the request cannot be met with these rows.
+    """
+    count = sum(row.rows for row in rows)
+    plan = resolve(options, count=count, dimensions=dimensions)
+    components = index_components(
+        space=space, blocks=table.sha256, options=plan.to_document(), library=builder.library(plan.kind)
+    )
+    return IndexJob(count=count, dimensions=dimensions, plan=plan, components=components, table=table)
+
+
+def write_index(
+    job: IndexJob,
+    rows: Iterable[Block],
+    *,
+    builder: IndexBuilder,
+    new: Draft,
+    on_progress: OnRows | None = None,
+) -> WrittenIndex:
+    """Write the index of all rows to a draft.
+
+    Raises:
+        EmbedError: INDEX_FAILED; see `IndexBuilder.build`.
+        OSError: The draft cannot be written.
+    """
+    began = monotonic()
+    facts = builder.build(
+        rows, job.count, job.dimensions, job.plan, fd_path=new.path, on_progress=on_progress
+    )
+    event = IndexBuilt(
+        key=index_key(job.components),
+        components=job.components,
+        artifact=ref_of_draft(new),
+        blocks=job.table,
+        kind=str(facts.plan.kind),
+        metric=facts.metric,
+        dimensions=facts.dimensions,
+        rows=facts.ntotal,
+        elapsed_ms=round((monotonic() - began) * 1000),
+    )
+    return WrittenIndex(event=event, note=facts.note)
+
+
+class StoredBlocks:
+    """The blocks of a table, read and checked one at a time, as often as they are asked for."""
+
+    def __init__(self, artifacts: Artifacts, rows: Sequence[BlockRow]) -> None:
+        self._artifacts, self._rows = artifacts, rows
+
+    def __iter__(self) -> Iterator[Block]:
+        for row in self._rows:
+            yield descriptor_block.decode(self._artifacts.read(row.ref))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Area:
+    """What was selected of an area.
+
+    Attributes:
+        wanted: How many tiles it wants.
+        present: Descriptor ids of the selected tiles.
+        holes: Wanted tiles that the source does not hold.
+        excluded: Tiles left out because they are too old.
+    """
+
+    wanted: int
+    present: NDArray[np.int64]
+    holes: tuple[Place, ...]
+    excluded: tuple[Place, ...]
+
+
+def area_of(selection: Selection) -> Area:
+    """Return the area of a selection."""
+    return Area(
+        wanted=selection.wanted,
+        present=selection.tiles.ids,
+        holes=tuple(map(tuple, selection.holes.array.tolist())),
+        excluded=tuple(map(tuple, selection.excluded.places.tolist())),
+    )
+
+
+def survey_area(area: Area, rows: Sequence[BlockRow], artifacts: Artifacts) -> Geography:
+    """Tell what became of every wanted tile.
+
+    Raises:
+        ArtifactError: A block is missing or damaged.
+    """
+    indexed, featureless = [np.zeros(0, np.int64)], list[int]()
+    for row in rows:
+        block = descriptor_block.decode(artifacts.read(row.ref))
+        indexed.append(block.ids.astype(np.int64))
+        featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
+    skipped = area.present[np.isin(area.present, np.concatenate(indexed), invert=True)]
+    return Geography(
+        wanted=area.wanted,
+        present=len(area.present),
+        holes=area.holes,
+        featureless=tuple(tile_of(identifier)[:3] for identifier in featureless),
+        skipped=tuple(tile_of(identifier)[:3] for identifier in skipped.tolist()),
+        excluded=area.excluded,
+    )
+
+
+def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
     """Make sure that the blocks have a checked index.
 
     Raises:
@@ -46,23 +171,20 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> Index:
         CheckError: It does not find its own tiles; it will not be used again.
     """
     run.enter("index")
-    table = run.put(encode_blocks(rows))
-    count = sum(row.rows for row in rows)
-    dimensions = run.embedder.signature["dimensions"]
-    plan = resolve(run.inputs.request.index, count=count, dimensions=dimensions)
-    components = index_components(
+    job = index_job(
+        run.inputs.request.index,
+        rows,
+        table=run.put(encode_blocks(rows)),
         space=run.inputs.space,
-        blocks=table.sha256,
-        options=plan.to_document(),
-        library=run.ports.index.library(plan.kind),
+        dimensions=run.embedder.signature["dimensions"],
+        builder=run.ports.index,
     )
-    key = index_key(components)
-    known = run.store.state.memo.indexes.get(key)
+    known = run.store.state.memo.indexes.get(index_key(job.components))
     if known is not None and run.store.artifacts.damage(known.artifact) is None:
         run.hashed.add(known.artifact.sha256)
         known = _reused(run, known)
     else:
-        extended = extended_index(run, rows, plan, components, table)
+        extended = extended_index(run, rows, job)
         if extended is not None:
             known = _reused(run, extended[0]) if extended[1] else extended[0]
             failed = _failed(run, known, rows)
@@ -72,7 +194,7 @@ def build_index(run: Run, rows: Sequence[BlockRow]) -> Index:
                 f"a new index is written: the extended one did not pass its check, {failed.why}"
             )
             run.enter("index")
-        known = _build(run, rows, plan, components, table)
+        known = _write(run, rows, job)
     failed = _failed(run, known, rows)
     if failed is not None:
         raise CheckError(
@@ -109,14 +231,11 @@ def _has_passed(run: Run, known: Index, least: float) -> bool:
     return bool(found >= round(least * _MILLION))
 
 
-def _build(
-    run: Run, rows: Sequence[BlockRow], plan: IndexPlan, components: Document, table: ArtifactRef
-) -> IndexBuilt:
-    key, count = index_key(components), sum(row.rows for row in rows)
-    dimensions = run.embedder.signature["dimensions"]
-    run.append(StepStarted(kind="index", subjects=(), key=key))
-    began, progress = monotonic(), run.ports.progress
-    progress.start("index", total=count, unit="rows")
+def _write(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> IndexBuilt:
+    """Write an index anew, store and record it."""
+    run.append(StepStarted(kind="index", subjects=(), key=index_key(job.components)))
+    artifacts, progress = run.store.artifacts, run.ports.progress
+    progress.start("index", total=job.count, unit="rows")
     done = 0
 
     def advance(now: int, _: int) -> None:
@@ -124,42 +243,15 @@ def _build(
         progress.advance(now - done)
         done = now
 
-    with run.store.artifacts.draft() as new:
-        facts = run.ports.index.build(
-            StoredBlocks(run.store.artifacts, rows),
-            count,
-            dimensions,
-            plan,
-            fd_path=new.path,
-            on_progress=advance,
+    with artifacts.draft() as new:
+        made = write_index(
+            job, StoredBlocks(artifacts, rows), builder=run.ports.index, new=new, on_progress=advance
         )
-        artifact = run.store.artifacts.publish(new)
+        artifact = artifacts.publish(new, made.event.artifact)
     run.hashed.add(artifact.sha256)
-    event = IndexBuilt(
-        key=key,
-        components=components,
-        artifact=artifact,
-        blocks=table,
-        kind=str(facts.plan.kind),
-        metric=facts.metric,
-        dimensions=facts.dimensions,
-        rows=facts.ntotal,
-        elapsed_ms=round((monotonic() - began) * 1000),
-    )
-    run.append(event)
-    progress.finish(", ".join(filter(None, (str(plan.kind), f"{artifact.size / 1e6:.1f} MB", facts.note))))
-    return event
-
-
-class StoredBlocks:
-    """The blocks of a table, read and checked one at a time, as often as they are asked for."""
-
-    def __init__(self, artifacts: Artifacts, rows: Sequence[BlockRow]) -> None:
-        self._artifacts, self._rows = artifacts, rows
-
-    def __iter__(self) -> Iterator[Block]:
-        for row in self._rows:
-            yield descriptor_block.decode(self._artifacts.read(row.ref))
+    run.append(made.event)
+    progress.finish(", ".join(filter(None, (made.event.kind, f"{artifact.size / 1e6:.1f} MB", made.note))))
+    return made.event
 
 
 def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
@@ -169,33 +261,9 @@ def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
         CheckError: Too little of the area can be localised.
     """
     run.enter("coverage", "area")
-    geography = geography_of(run.store.artifacts, run.inputs.selection, rows)
-    run.geography = geography
-    require_coverage(geography.localisable, run.inputs.request.coverage.min_fraction)
-    return geography
-
-
-def geography_of(artifacts: Artifacts, selection: Selection, rows: Sequence[BlockRow]) -> Geography:
-    """Tell what became of every wanted tile.
-
-    Raises:
-        ArtifactError: A block is missing or damaged.
-    """
-    indexed, featureless = [np.zeros(0, np.int64)], list[int]()
-    for row in rows:
-        block = descriptor_block.decode(artifacts.read(row.ref))
-        indexed.append(block.ids.astype(np.int64))
-        featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
-    absent = np.isin(selection.tiles.ids, np.concatenate(indexed), invert=True)
-    skipped = map(tuple, selection.tiles.places[absent].tolist())
-    return Geography(
-        wanted=selection.wanted,
-        present=len(selection.tiles),
-        holes=tuple(map(tuple, selection.holes.array.tolist())),
-        featureless=tuple(tile_of(identifier)[:3] for identifier in featureless),
-        skipped=tuple(skipped),
-        excluded=tuple(map(tuple, selection.excluded.places.tolist())),
-    )
+    run.geography = survey_area(area_of(run.inputs.selection), rows, run.store.artifacts)
+    require_coverage(run.geography.localisable, run.inputs.request.coverage.min_fraction)
+    return run.geography
 
 
 def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[BlockRow]) -> Coverage:
@@ -205,7 +273,7 @@ def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[B
         ManifestCoverageError: Something named is not whole; or, when strict, there are strangers.
     """
     run.enter("coverage", "artifacts")
-    report = run.put(canonical_json.encode(geography.to_document()))
+    report = run.put(geography.encoded())
     named = _named(run, report, index, rows)
     unread = sum(size for digest, (_, size) in named.items() if digest not in run.hashed)
     run.ports.progress.start("verify", total=unread, unit="bytes")

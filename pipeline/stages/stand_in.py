@@ -14,7 +14,7 @@ from pipeline.engines.models.model import Model
 from pipeline.errors import CheckError
 from pipeline.planning.plan import Decision, EnginePlan
 from pipeline.stages.checks import load
-from pipeline.stages.compile import compile_engine, require_passed
+from pipeline.stages.compile import compile_engine, record_check
 from pipeline.stages.context import Run
 from store.cache.view import look
 from store.disk.artifacts import Artifacts
@@ -45,7 +45,7 @@ def prepare_stand_in(run: Run, plan: EnginePlan) -> None:
         run.append(event)
     run.stand_in = event
     if not plan.checked:
-        require_passed(run, model, event, what="the stand-in of engine")
+        record_check(run, model, event, what="the stand-in of engine")
     _require_fit(run, event)
     if known is event:
         run.append(StepReused(kind=STAND_IN, count=1, keys={name: model.key}))

@@ -21,7 +21,7 @@ FORMAT = 1
 """What the genesis event says of the folder: docs/format.md."""
 
 
-def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool) -> bool:
+def ensure_cache(layout: Layout, *, clock: Clock) -> bool:
     """Make the cache if there is none.
 
     Returns:
@@ -41,7 +41,7 @@ def ensure_cache(layout: Layout, *, clock: Clock, allow_unknown_filesystem: bool
             layout.journal,
             [record],
             scratch=layout.scratch,
-            allow_unknown_filesystem=allow_unknown_filesystem,
+            allow_unknown_filesystem=layout.allow_unknown_filesystem,
         )
         return True
     return False

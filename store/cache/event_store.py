@@ -36,19 +36,18 @@ class Ledger:
     _in_step: bool = False
 
     @classmethod
-    def open(cls, layout: Layout, clock: Clock, *, allow_unknown_filesystem: bool = False) -> Self:
+    def open(cls, layout: Layout, clock: Clock) -> Self:
         """Open the journal of a cache.
 
         Args:
             layout: Where the cache is.
             clock: Where times come from.
-            allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
 
         Raises:
             journal.JournalError: It cannot be opened.
         """
-        journal = Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem)
-        return cls(layout, clock, journal)
+        path, allow = layout.journal, layout.allow_unknown_filesystem
+        return cls(layout, clock, Journal.open(path, allow_unknown_filesystem=allow))
 
     @property
     def state(self) -> State:

@@ -71,16 +71,13 @@ class Beside:
 
 
 @contextmanager
-def open_beside(
-    layout: Layout, *, clock: Clock, create: bool = False, allow_unknown_filesystem: bool = False
-) -> Iterator[Beside]:
+def open_beside(layout: Layout, *, clock: Clock, create: bool = False) -> Iterator[Beside]:
     """Open a cache to append beside a build; takes no lock and repairs nothing.
 
     Args:
         layout: Where it is.
         clock: Where times come from.
         create: Whether to make the cache if there is none.
-        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
 
     Raises:
         RequestRefusedError: There is no cache, and `create` is off.
@@ -91,11 +88,11 @@ def open_beside(
     refuse_exposed(layout.root)
     refuse_displaced(layout)
     if create:
-        ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
+        ensure_cache(layout, clock=clock)
     require_cache(layout)
     # The files first: a generation that is committed meanwhile is not held against older names.
     observed = observe(layout)
-    ledger = Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+    ledger = Ledger.open(layout, clock)
     try:
         # As in recovery: after the death of a writer only a write transaction shows what it made durable.
         ledger.journal.append([])

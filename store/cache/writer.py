@@ -101,7 +101,6 @@ class Store:
         create: bool = False,
         reserve_bytes: int = DEFAULT_RESERVE_BYTES,
         host: Document | None = None,
-        allow_unknown_filesystem: bool = False,
         exclusive_within_s: float | None = None,
         signer: Signer | None = None,
     ) -> Iterator["Store"]:
@@ -113,7 +112,6 @@ class Store:
             create: Whether to make the cache if there is none.
             reserve_bytes: Size of the disk reserve that lets a failure be recorded on a full disk.
             host: Facts about this machine.
-            allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
             exclusive_within_s: To remove artifacts: keep all other writers of artifacts away, after waiting for
                 them so many seconds, and leave the disk reserve as it is.
             signer: Signs what is committed; without one, generations are unsigned.
@@ -126,10 +124,10 @@ class Store:
         """
         refuse_exposed(layout.root)
         refuse_displaced(layout)
-        born = create and ensure_cache(layout, clock=clock, allow_unknown_filesystem=allow_unknown_filesystem)
+        born = create and ensure_cache(layout, clock=clock)
         require_cache(layout)
         try:
-            ledger = _open_ledger(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+            ledger = _open_ledger(layout, clock)
         except JournalDamagedError as error:
             error.hint = rebuilding(layout)
             raise
@@ -382,14 +380,14 @@ class Store:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
 
-def _open_ledger(layout: Layout, clock: Clock, *, allow_unknown_filesystem: bool) -> Ledger:
+def _open_ledger(layout: Layout, clock: Clock) -> Ledger:
     """Open the journal; where not even its lock file finds space, from the reserve, so that a full disk can be cleared."""
     try:
-        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock)
     except JournalFullError:
         if not _release_reserve(layout):
             raise
-        return Ledger.open(layout, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+        return Ledger.open(layout, clock)
 
 
 def _release_reserve(layout: Layout) -> bool:

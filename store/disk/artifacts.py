@@ -143,12 +143,7 @@ class Artifacts:
         """
         with self.draft() as new:
             new.write(data)
-            ref = ArtifactRef(sha256=hashlib.sha256(data).hexdigest(), size=memoryview(data).nbytes)
-            return self._publish(new, ref)
-
-    def publish(self, new: Draft) -> ArtifactRef:
-        """Store what was written to a draft; it is hashed from the file itself."""
-        return self._publish(new, _hash(new.fd))
+            return self.publish(new, ref_of(data))
 
     def take(self, ref: ArtifactRef, pieces: Iterable[bytes]) -> None:
         """Store an artifact that comes in pieces from elsewhere, if it is the one that was named.
@@ -171,9 +166,10 @@ class Artifacts:
                 raise self._error(ref, f"expected {ref.size} bytes, found {found}")
             if state.hexdigest() != ref.sha256:
                 raise self._error(ref, f"expected SHA-256 {ref.sha256[:12]}, found {state.hexdigest()[:12]}")
-            self._publish(new, ref)
+            self.publish(new, ref)
 
-    def _publish(self, new: Draft, ref: ArtifactRef) -> ArtifactRef:
+    def publish(self, new: Draft, ref: ArtifactRef) -> ArtifactRef:
+        """Store a draft, of which the caller knows that these are its bytes."""
         folder = self.layout.artifact_folder(ref.sha256)
         try:
             new.publish(folder, ref.sha256)
@@ -339,6 +335,16 @@ class Artifacts:
         return ArtifactError(
             f"artifact {ref.sha256[:12]}: {found}", kind=kind, hint="c10 build (runs the damaged step again)"
         )
+
+
+def ref_of(data: bytes | memoryview) -> ArtifactRef:
+    """Return the name that these bytes have as an artifact."""
+    return ArtifactRef(sha256=hashlib.sha256(data).hexdigest(), size=memoryview(data).nbytes)
+
+
+def ref_of_draft(new: Draft) -> ArtifactRef:
+    """Return the name that what was written to a draft has as an artifact; the file itself is hashed."""
+    return _hash(new.fd)
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:

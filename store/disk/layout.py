@@ -41,10 +41,12 @@ class Layout:
     Attributes:
         root: Its folder.
         manifest_filename: A format string on `generation`.
+        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
     """
 
     root: Path
     manifest_filename: str = "{generation:08d}.json"
+    allow_unknown_filesystem: bool = False
 
     def __post_init__(self) -> None:
         """Hold the template to names that the reader finds.

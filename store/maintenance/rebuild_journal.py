@@ -70,7 +70,6 @@ def rebuild(
     trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
     clock: Clock | None = None,
     host: canonical_json.Document | None = None,
-    allow_unknown_filesystem: bool = False,
 ) -> Rebuilt:
     """Replace the journal by one made again; the caller holds the build lock.
 
@@ -79,7 +78,6 @@ def rebuild(
         trusted_keys: Whose signatures are recorded again where their records are lost.
         clock: Where the times of those records come from; the machine's if it is not given.
         host: Facts about this machine, recorded with them.
-        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
 
     Raises:
         DamagedHistoryError: The records are incomplete, or do not fit the manifests; the journal was not touched.
@@ -98,7 +96,7 @@ def rebuild(
             history.require(layout)
             late = late_signatures(layout, history.state, trusted_keys=trusted_keys, host=host or {})
             history.sign(late.events, clock or SystemClock())
-            _give_birth(layout, history, allow_unknown_filesystem=allow_unknown_filesystem)
+            _give_birth(layout, history)
         except JournalExistsError:
             # Somebody who found no journal began one; without the build lock nobody can commit to it.
             if attempt + 1 == _ATTEMPTS:
@@ -273,7 +271,7 @@ def _set_aside(layout: Layout) -> str:
         raise from_os_error(error, f"journal {layout.journal}") from error
 
 
-def _give_birth(layout: Layout, history: _History, *, allow_unknown_filesystem: bool) -> None:
+def _give_birth(layout: Layout, history: _History) -> None:
     head = history.state.head
     projections = {} if head is None else head_projections(head.number, project(history.state, head))
     try:
@@ -287,7 +285,7 @@ def _give_birth(layout: Layout, history: _History, *, allow_unknown_filesystem: 
         [entry.record for entry in history.entries],
         scratch=layout.scratch,
         projections=projections,
-        allow_unknown_filesystem=allow_unknown_filesystem,
+        allow_unknown_filesystem=layout.allow_unknown_filesystem,
     )
 
 

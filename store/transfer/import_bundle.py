@@ -112,7 +112,6 @@ def import_bundle(
     host: Document,
     trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
     follows: bool = False,
-    allow_unknown_filesystem: bool = False,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> ImportedBundle:
@@ -125,7 +124,6 @@ def import_bundle(
         host: Facts about this machine, for the event.
         trusted_keys: One of them must have signed the newest generation; or `ALLOW_UNSIGNED`.
         follows: Append no event of the import, so that a later bundle of the same cache can be taken over as well.
-        allow_unknown_filesystem: Whether a local file system that nobody tried may hold the cache.
         on_total: Called with the bytes of all artifacts before they are read.
         on_bytes: Called with the bytes of each artifact.
 
@@ -144,9 +142,8 @@ def import_bundle(
         _require_signed(history.state, trusted_keys)
         layout.create()
         try:
-            judge_filesystem(
-                filesystem_type(layout.root), layout.journal, allow_unknown=allow_unknown_filesystem
-            )
+            allow = layout.allow_unknown_filesystem
+            judge_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
         except OSError as error:
             raise from_os_error(error, f"cache {layout.root}") from error
         artifacts = Artifacts(layout)
@@ -161,7 +158,7 @@ def import_bundle(
             more: list[Event] = []
             if not follows and (stored or history.outcome is not Outcome.UNCHANGED):
                 more.append(_event(path, reader.header, history, file, len(stored), host))
-            state = _append(layout, history, more, clock, allow_unknown_filesystem=allow_unknown_filesystem)
+            state = _append(layout, history, more, clock)
     return ImportedBundle(
         outcome=history.outcome, header=reader.header, file=file, state=state, stored=stored
     )
@@ -299,9 +296,7 @@ def _require_shown(state: State, artifacts: Artifacts) -> None:
         )
 
 
-def _append(
-    layout: Layout, history: _History, more: Sequence[Event], clock: Clock, *, allow_unknown_filesystem: bool
-) -> State:
+def _append(layout: Layout, history: _History, more: Sequence[Event], clock: Clock) -> State:
     """Get the records into the journal, and the files that are projected from it beside it."""
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
     told = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in more]
@@ -313,9 +308,9 @@ def _append(
             [*records, *told],
             scratch=layout.scratch,
             projections=views,
-            allow_unknown_filesystem=allow_unknown_filesystem,
+            allow_unknown_filesystem=layout.allow_unknown_filesystem,
         )
-    with Journal.open(layout.journal, allow_unknown_filesystem=allow_unknown_filesystem) as journal:
+    with Journal.open(layout.journal, allow_unknown_filesystem=layout.allow_unknown_filesystem) as journal:
         if history.outcome is Outcome.ADVANCED:
             last = history.entries[history.known - 1]
             journal.append([*records, *told], views, expect=Head(last.seq, last.chain))

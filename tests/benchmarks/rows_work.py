@@ -93,7 +93,7 @@ def embedding(settings: Settings) -> Iterator[Row]:
     if report.error is not None:
         raise SystemExit(f"expected a build, found {report.error}")
     event = next(iter(site.state().memo.engines.values()))
-    spec = engine_spec(site.layout, event)
+    spec = engine_spec(site.artifact(event.artifact), event)
     rule = Preprocessing(
         size=(_SIDE, _SIDE), colour="rgb", layout="nchw", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
@@ -192,10 +192,8 @@ def index(settings: Settings) -> Iterator[Row]:
     import faiss
 
     number, dimensions = settings.size(10_000, 100_000), 384
-    layout = Layout(settings.place("index") / "cache")
-    with Store.open(
-        layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}, allow_unknown_filesystem=True
-    ):
+    layout = Layout(settings.place("index") / "cache", allow_unknown_filesystem=True)
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}):
         pass
     artifacts, rows, vectors = Artifacts(layout), [], []
     for cell in range(-(-number // 256)):
@@ -319,9 +317,8 @@ def _block(cell: int, rows: int, dimensions: int) -> descriptor_block.Block:
 @contextmanager
 def _sparse_cache(folder: Path, size: int) -> Iterator[Store]:
     """A cache of two builds whose blocks are empty files of `size` bytes together, open for writing."""
-    layout = Layout(folder / "cache")
-    options = {"clock": FakeClock(), "create": True, "reserve_bytes": 0, "allow_unknown_filesystem": True}
-    with Store.open(layout, host={}, **options) as store:
+    layout = Layout(folder / "cache", allow_unknown_filesystem=True)
+    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}) as store:
         for flight in ("f1", "f2"):
             _sparse_build(store, Scenario(flight=flight), size // _SPARSE_FILES)
         yield store

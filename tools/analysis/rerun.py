@@ -3,13 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
-from pipeline.engines.backends.registry import engine_compiler
-from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.rerun.inputs import Means
+from pipeline.composition import default_ports
 from pipeline.rerun.report import Ended, Evidence, Findings, Rerun, Verdict
 from pipeline.rerun.rerun import rerun
-from pipeline.tiles.sources.open_source import open_source
 from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
@@ -26,25 +22,12 @@ _SAID: Mapping[str, str] = {
 }
 
 
-def default_means() -> Means:
-    """Return the real parts."""
-    return Means(
-        compiler_for=lambda request: engine_compiler(request.engine.backend),
-        stand_in=OnnxRuntimeCompiler(),
-        source_for=lambda request: open_source(request.tiles.source, request.base),
-        index=FaissIndexBuilder(),
-    )
-
-
-def run_again(
-    source: Source, number: int | None, means: Means | None = None, *, trust_plugins: bool = False
-) -> dict[str, Any]:
+def run_again(source: Source, number: int | None, *, trust_plugins: bool = False) -> dict[str, Any]:
     """Run the failed step of a build again; returns what `docs/replay.md` describes as `rerun`.
 
     Args:
         source: The records.
         number: The build; None for a run that never became one.
-        means: What does the work; the real parts if absent.
         trust_plugins: Whether libraries that the recorded request names may be loaded.
 
     Raises:
@@ -76,7 +59,7 @@ def run_again(
         trust_plugins=trust_plugins,
         listing=source.listing,
     )
-    return document_of(rerun(evidence, default_means() if means is None else means))
+    return document_of(rerun(evidence, default_ports()))
 
 
 def document_of(found: Rerun) -> dict[str, Any]:

@@ -107,7 +107,6 @@ def import_(
             host=host_facts(),
             trusted_keys=trusted_keys,
             follows=follows,
-            allow_unknown_filesystem=config.allow_unknown_filesystem,
             on_total=on_total,
             on_bytes=on_bytes,
         )

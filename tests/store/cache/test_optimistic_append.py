@@ -31,7 +31,7 @@ from store.disk.layout import Layout
 from store.base.clock import SystemClock
 sys.stdin.readline()
 for name in sys.argv[1:]:
-    ensure_cache(Layout(Path(name)), clock=SystemClock(), allow_unknown_filesystem=False)
+    ensure_cache(Layout(Path(name)), clock=SystemClock())
 """
 ACCEPT = """
 import sys
@@ -105,7 +105,7 @@ def test_where_there_is_no_cache_none_is_made(tmp_path):
 
 def test_a_cache_without_generations_has_nothing_to_accept(tmp_path):
     layout = Layout(tmp_path / "cache")
-    ensure_cache(layout, clock=FakeClock(), allow_unknown_filesystem=False)
+    ensure_cache(layout, clock=FakeClock())
     with pytest.raises(RequestRefusedError, match="to accept, found none"):
         say_good(layout, 1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from store.base.values import ArtifactRef
 from store.cache.writer import Store
-from store.disk.artifacts import Artifacts
+from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.layout import Layout
 from store.disk.write_once import draft, read_regular, write_once
 from store.errors import (
@@ -162,7 +162,7 @@ class TestArtifacts:
         with artifacts.draft() as new:
             new.write(b"da")
             new.write(b"ta")
-            assert artifacts.publish(new) == REF
+            assert artifacts.publish(new, ref_of_draft(new)) == REF
         assert artifacts.read(REF) == b"data"
 
     def test_putting_again_makes_no_copy(self, artifacts, layout):
