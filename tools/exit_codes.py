@@ -95,7 +95,7 @@ BY_CLASS: Final[Mapping[str, ExitCode]] = {
     "pipeline.errors.EmbedError": ExitCode.BUILD_FAILED,
     "pipeline.errors.CheckError": ExitCode.BUILD_FAILED,
     "pipeline.processes.pool.WorkerStartError": ExitCode.BUILD_FAILED,
-    "pipeline.regular_file.NotRegularError": ExitCode.REFUSED,
+    "store.files.regular_file.NotRegularError": ExitCode.REFUSED,
     "pipeline.processes.framing.FrameError": ExitCode.BUILD_FAILED,
 }
 """Full path of a class to the code of its errors."""

@@ -12,7 +12,6 @@ Layout: magic (8), SHA-256 of all that follows (32), law (2, big-endian), bytes 
 import gc
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from store.base.values import Position
 from store.disk.layout import Layout
 from store.domain.state import Generation, State
 from store.errors import StoreError
+from store.files.regular_file import read_own
 
 WORTH_RECORDS = 512
 """Fewer records than these are folded anew rather than kept: that takes a few milliseconds."""
@@ -54,10 +54,8 @@ def recall(layout: Layout) -> State:
     if path is None:
         return State()
     try:
-        data = _read(path)
+        data = read_own(path, limit=_MAX_BYTES)
     except OSError:
-        return State()
-    if data is None:
         return State()
     from store.snapshots import snapshot_codec  # noqa: PLC0415 - most journals are short, and nothing is remembered of them
 
@@ -102,7 +100,7 @@ def _write(path: Path, state: State) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         # No temporary name is needed: until the last byte is there the checksum makes readers ignore the file.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(_MAGIC + hashlib.sha256(body).digest())
             file.write(body)
@@ -137,12 +135,3 @@ def _path(layout: Layout) -> Path | None:
     # By its real place, since one cache may be reached under several names.
     name = hashlib.sha256(os.fsencode(os.path.realpath(layout.journal))).hexdigest()[:32]
     return layout.memory / f"state-{name}"
-
-
-def _read(path: Path) -> bytes | None:
-    """The bytes of a regular file of this user; nothing if it is something else."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        about = os.fstat(fd)
-        ours = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid()
-        return file.read() if ours and about.st_size <= _MAX_BYTES else None

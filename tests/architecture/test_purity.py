@@ -36,6 +36,7 @@ PURE: dict[str, set[str]] = {
     "pipeline/tiles/tile.py": set(),
     "pipeline/planning/disk_space.py": set(),
     "store/domain/attachments.py": set(),
+    "store/runtime/backends/registry.py": set(),
     "store/formats/descriptor_block.py": {"numpy", "numpy.typing"},
     "store/snapshots/batch_fold.py": {"numpy", "numpy.typing"},
     "store/base/canonical_json.py": set(),
@@ -349,3 +350,15 @@ def test_lmdb_is_known_to_these_files_and_opened_in_one():
             opening.add(str(path))
     assert knowing == {f"journal/{name}.py" for name in ("environment", "foreign", "opening", "structure")}
     assert opening == {"journal/storage/open_environment.py"}
+
+
+def test_links_are_refused_in_two_places():
+    """Whoever opens a file that must be no link, pipe or folder calls one of them, and gets all three."""
+    refusing = {
+        str(path)
+        for path in sources()
+        if any(
+            isinstance(node, ast.Attribute) and node.attr == "O_NOFOLLOW" for node in ast.walk(tree_of(path))
+        )
+    }
+    assert refusing == {"journal/regular_file.py", "store/files/regular_file.py"}
