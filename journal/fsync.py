@@ -8,6 +8,8 @@ instead of syncing again. A device that acknowledges a flush it did not do canno
 import os
 from pathlib import Path
 
+from journal.regular_file import open_regular
+
 
 def fsync_dir(folder: int | str | os.PathLike[str]) -> None:
     """Make the names in a folder durable.
@@ -37,7 +39,7 @@ def fsync_file(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: The file cannot be opened or synced.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = open_regular(path)
     try:
         os.fsync(fd)
     finally:

@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import socket
-import stat
 import struct
 import time
 import weakref
@@ -37,6 +36,7 @@ from journal.errors import (
     JournalMisuseError,
     JournalPermissionError,
 )
+from journal.regular_file import names_something_else, open_regular
 
 Holder: TypeAlias = dict[str, object]
 """What a holder says about itself: pid, host, boot_id, since (UTC, ISO 8601), build (or None), command."""
@@ -227,37 +227,29 @@ def held(path: Path) -> Holder | None:
 
 def _open(path: Path, flags: int) -> int:
     try:
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        return open_regular(path, flags)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise _cannot_open(path, error) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise _not_regular(path)
-    return fd
 
 
 def _cannot_open(path: Path, error: OSError) -> JournalError:
+    if names_something_else(error):
+        return JournalFilesystemError(
+            f"{path}: a regular file expected as lock file, found something else",
+            hint=f"move {path} away, then run it again: it is made anew",
+        )
     match error.errno:
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return JournalPermissionError(
                 f"expected permission to open the lock file {path}, found: {error.strerror}",
                 hint="run as the owner of the cache, on a writable file system",
             )
-        case errno.ELOOP | errno.EISDIR | errno.ENXIO:
-            return _not_regular(path)
         case errno.ENOSPC | errno.EDQUOT:
             return JournalFullError(f"{path}: no space for the lock file", hint="free some space")
         case _:
             return JournalIOError(f"{path}: the lock file cannot be opened: {error.strerror}")
-
-
-def _not_regular(path: Path) -> JournalFilesystemError:
-    return JournalFilesystemError(
-        f"{path}: a regular file expected as lock file, found something else",
-        hint=f"move {path} away, then run it again: it is made anew",
-    )
 
 
 def _has_path(fd: int, path: Path) -> bool:

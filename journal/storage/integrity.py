@@ -15,7 +15,7 @@ from typing import Final
 from lmdb import verify
 
 from journal.errors import JournalDamagedError, JournalIOError
-from journal.storage.meta_pages import gate_open, open_regular
+from journal.storage.meta_pages import gate_open, open_journal
 
 _QUIET_ATTEMPTS: Final = 3
 _QUIET_PAUSE_S: Final = 0.005
@@ -54,7 +54,7 @@ def check_quiet(path: Path, *, attempts: int = _QUIET_ATTEMPTS) -> Check:
         JournalDamagedError: The gate refused it.
         JournalIOError: Memory, open files or the disk did not suffice to check it.
     """
-    with open_regular(path) as fd:
+    with open_journal(path) as fd:
         for attempt in range(attempts):
             if attempt:
                 time.sleep(_QUIET_PAUSE_S)

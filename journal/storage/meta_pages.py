@@ -11,7 +11,6 @@ size (4), last page number (8), transaction number (8); all in the byte order of
 
 import errno
 import os
-import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from journal.errors import (
     JournalMissingError,
     JournalPermissionError,
 )
+from journal.regular_file import NotRegularError, open_regular
 
 _META: Final = struct.Struct("=16xIIQQI44x48xQQ")
 _MAGIC: Final = 0xBEEFC0DE
@@ -69,7 +69,7 @@ def gate(path: Path) -> Gate:
         JournalPermissionError: It cannot be read.
         JournalDamagedError: It is no regular file, or not an LMDB 0.9 file of this architecture with both meta pages.
     """
-    with open_regular(path) as fd:
+    with open_journal(path) as fd:
         return gate_open(fd, path)
 
 
@@ -91,7 +91,7 @@ def is_lmdb(path: Path) -> bool:
     Whatever machine wrote it. False for what is no regular file, or cannot be read.
     """
     try:
-        with open_regular(path) as fd:
+        with open_journal(path) as fd:
             # The size of the pages stands in the first, which may be the damaged one.
             return any(os.pread(fd, 4, at + _MARK_AT) in _MARKS for at in (0, *_PAGE_SIZES))
     except (JournalError, OSError):
@@ -99,8 +99,8 @@ def is_lmdb(path: Path) -> bool:
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[int]:
-    """An open descriptor of a regular file; neither follows a symbolic link nor waits for a pipe.
+def open_journal(path: Path) -> Iterator[int]:
+    """An open descriptor of a journal's file, which is a regular file; neither follows a symbolic link nor waits for a pipe.
 
     Raises:
         JournalMissingError: There is no such file.
@@ -109,7 +109,9 @@ def open_regular(path: Path) -> Iterator[int]:
         JournalIOError: The system cannot open it.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(path)
+    except NotRegularError as error:
+        raise JournalDamagedError(f"{path}: a regular file expected, found something else") from error
     except OSError as error:
         match error.errno:
             case errno.ENOENT | errno.ENOTDIR:
@@ -128,8 +130,6 @@ def open_regular(path: Path) -> Iterator[int]:
             case _:
                 raise JournalIOError(f"{path}: cannot be opened: {error.strerror}") from error
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise JournalDamagedError(f"{path}: a regular file expected, found something else")
         yield fd
     finally:
         os.close(fd)

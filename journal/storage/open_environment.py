@@ -6,7 +6,6 @@ up, and may die at it, or find no space for it; what that leaves is mended here 
 
 import errno
 import os
-import stat
 import struct
 import time
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Final
 import lmdb
 
 from journal.errors import JournalError, JournalFilesystemError
-from journal.storage.meta_pages import open_regular
+from journal.regular_file import names_something_else, open_regular
+from journal.storage.meta_pages import open_journal
 
 MAP_BYTES: Final = 64 << 30
 """Address space reserved for the file, not disk space. Never resized: that is unsafe while others use the file."""
@@ -41,29 +41,22 @@ def set_lock_space_aside(path: Path) -> None:
         JournalFilesystemError: Something that is no regular file has the name; LMDB would write through a link.
         OSError: The file cannot be made.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        fd = os.open(f"{os.fspath(path)}-lock", flags, 0o644)
+        fd = open_regular(f"{os.fspath(path)}-lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         if error.errno == errno.EROFS:
             return  # LMDB reads without a lock file there
-        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
-            raise _no_lock_file(path) from error
+        if names_something_else(error):
+            raise JournalFilesystemError(
+                f"{path}-lock: a regular file expected as lock file, found something else",
+                hint=f"move {path}-lock away, then run it again: it is made anew",
+            ) from error
         raise
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise _no_lock_file(path)
         if os.fstat(fd).st_blocks * 512 < _LOCK_BYTES:
             os.posix_fallocate(fd, 0, _LOCK_BYTES)
     finally:
         os.close(fd)
-
-
-def _no_lock_file(path: Path) -> JournalFilesystemError:
-    return JournalFilesystemError(
-        f"{path}-lock: a regular file expected as lock file, found something else",
-        hint=f"move {path}-lock away, then run it again: it is made anew",
-    )
 
 
 def open_set_up(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes: int) -> lmdb.Environment:
@@ -118,7 +111,7 @@ def open_set_up(path: Path, *, readonly: bool, create: bool, lock: bool, map_byt
 def _lock_is_marked(path: Path) -> bool:
     """Whether the lock file has LMDB's mark. For a journal that this process does not have open: see above."""
     try:
-        with open_regular(Path(f"{path}-lock")) as fd:
+        with open_journal(Path(f"{path}-lock")) as fd:
             return os.pread(fd, len(_LOCK_MARK), 0) == _LOCK_MARK
     except JournalError:
         return False

@@ -14,6 +14,7 @@ from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.domain.events import CellEmbedded
 from store.errors import ArtifactError, CacheUnusableError, ErrorKind
+from store.files.regular_file import open_regular
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block, BlockError
 
@@ -73,14 +74,10 @@ class KnownRows:
 def _digests(artifacts: Artifacts, ref: ArtifactRef) -> list[bytes]:
     """Read the key columns alone; nothing if the file is no block."""
     try:
-        with open(artifacts.layout.artifact(ref.sha256), "rb", buffering=0, opener=_no_follow) as file:
+        with os.fdopen(open_regular(artifacts.layout.artifact(ref.sha256)), "rb", buffering=0) as file:
             header = descriptor_block.decode_header(file.read(descriptor_block.HEADER_SIZE))
             file.seek(0)
             _, digests = descriptor_block.decode_keys(file.read(descriptor_block.key_size(header.rows)))
     except (OSError, BlockError):
         return []
     return [bytes(row) for row in digests]
-
-
-def _no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

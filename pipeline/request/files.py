@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.regular_file import NotRegularError, open_regular, read_at
+from store.files.regular_file import NotRegularError, read_start
 
 MAX_REQUEST_BYTES = 1 << 20
 SILENCE_S: Final = 60.0
@@ -74,15 +74,11 @@ def _content(path: Path, limit: int) -> bytes:
         OSError: when it cannot be read.
     """
     try:
-        descriptor = open_regular(path)
+        return read_start(path, limit + 1, follow_symlinks=True)
     except NotRegularError:
         if not _is_descriptor(path):
             raise
-        return _from_pipe(path, limit)
-    try:
-        return read_at(descriptor, 0, limit + 1)
-    finally:
-        os.close(descriptor)
+    return _from_pipe(path, limit)
 
 
 def _from_pipe(path: Path, limit: int) -> bytes:
@@ -128,11 +124,7 @@ def read_named(path: Path, what: str, limit: int) -> bytes:
         RequestError: REQUEST_UNREADABLE, it is missing, no regular file, not readable or too long.
     """
     try:
-        fd = open_regular(path)
-        try:
-            data = read_at(fd, 0, limit + 1)
-        finally:
-            os.close(fd)
+        data = read_start(path, limit + 1, follow_symlinks=True)
     except OSError as error:
         raise RequestError(
             f"{what}: expected a readable file, found {path}: {error.strerror or error}",

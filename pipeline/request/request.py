@@ -30,6 +30,7 @@ from pipeline.request.validation import (
     records_from,
     request_error,
 )
+from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
 
 BUILTIN = "builtin:"
 
@@ -72,15 +73,6 @@ class UnknownAgePolicy(StrEnum):
 
     WARN = "warn"
     FAIL = "fail"
-
-
-class Backend(StrEnum):
-    """Who compiles and runs the networks."""
-
-    ONNXRUNTIME = "onnxruntime"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt-rtx"
-    OPENVINO = "openvino"
 
 
 class Precision(StrEnum):
@@ -133,7 +125,7 @@ class TileOptions(Checked):
     """Where the tiles come from and how old they may be.
 
     Attributes:
-        source: "dir/{z}/{x}/{y}.jpg", "x.mbtiles" or "x.pmtiles"; relative to the request's folder.
+        source: Tiles of a kind in `pipeline.tiles.sources.open_source.SOURCES`, such as "x.mbtiles"; relative to the request's folder.
         on_bad: What becomes of a tile that cannot be decoded.
         captured: Capture date of all tiles, or a CSV file with the columns z, x, y, captured.
         as_of: Day on which ages are judged; the day of the build when absent.
@@ -160,7 +152,7 @@ class EngineOptions(Checked):
     """How networks become engines.
 
     Attributes:
-        backend: Who compiles.
+        backend: Who compiles and runs the networks: a row of `store.runtime.backends.registry`.
         precision: Number format of the computation.
         target: Device to compile for, in the backend's words; this one when absent.
         batch: Fixed batch size; the planner's choice when absent.
@@ -172,7 +164,7 @@ class EngineOptions(Checked):
 
     table: ClassVar[str] = "engine"
 
-    backend: Backend = field(default=Backend.ONNXRUNTIME, metadata=checked(rules.one_of(Backend)))
+    backend: str = field(default=DEFAULT_BACKEND, metadata=checked(rules.key_of(BACKENDS)))
     precision: Precision = field(default=Precision.FP32, metadata=checked(rules.one_of(Precision)))
     target: str | None = field(default=None, metadata=checked(rules.text(64)))
     batch: int | None = field(default=None, metadata=checked(rules.whole(1, 4096)))
@@ -184,7 +176,7 @@ class EngineOptions(Checked):
     @property
     def on_gpu(self) -> bool:
         """Whether the backend is one of those for GPUs, which alone know workspace, TF32 and profiles."""
-        return self.backend in {Backend.TENSORRT, Backend.TENSORRT_RTX}
+        return BACKENDS[self.backend].on_gpu
 
     def warnings(self) -> Iterator[str]:
         """Options that mean nothing to the backend."""

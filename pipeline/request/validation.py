@@ -165,13 +165,18 @@ def matching(pattern: str, described: str) -> Rule:
 
 def one_of(choices: type[StrEnum]) -> Rule:
     """A member of an enumeration, given as itself or as its value."""
-    values = [member.value for member in choices]
+    known = key_of({member.value: member for member in choices})
+    return lambda value: choices(known(value))
 
-    def rule(value: object) -> StrEnum:
-        if isinstance(value, str) and value in values:
-            return choices(value)
-        mend = nearest(value, values) if isinstance(value, str) else ""
-        raise RefusedError("one of " + ", ".join(f'"{each}"' for each in values), mend)
+
+def key_of(table: Mapping[str, object]) -> Callable[[object], str]:
+    """The name of an entry of a table, as the table is when a value is checked."""
+
+    def rule(value: object) -> str:
+        if isinstance(value, str) and value in table:
+            return str(value)
+        mend = nearest(value, list(table)) if isinstance(value, str) else ""
+        raise RefusedError("one of " + ", ".join(f'"{each}"' for each in table), mend)
 
     return rule
 

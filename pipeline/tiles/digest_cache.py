@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.regular_file import open_own, read_at
+from store.files.regular_file import read_own
 
 Keys = npt.NDArray[np.int64]
 """One row of whole numbers for each tile: what makes it the same tile as before."""
@@ -106,16 +106,9 @@ class MemoryFile:
         if self._path is None:
             return None
         try:
-            descriptor = open_own(self._path)
+            return self._parse(read_own(self._path))
         except OSError:
             return None
-        try:
-            content = read_at(descriptor, 0, os.fstat(descriptor).st_size)
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
-        return self._parse(content)
 
     def _parse(self, content: bytes) -> Kept | None:
         body = memoryview(content)[len(_MAGIC) + 32 :]

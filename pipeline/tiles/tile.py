@@ -14,10 +14,10 @@ ZoomRange = tuple[int, int]
 """Lowest and highest zoom, inclusive."""
 
 Locator = tuple[str | int, ...]
-"""Where a worker process finds the encoded bytes again, as plain data.
+"""Where a worker process finds the encoded bytes again, as plain data: ("file", path), ("pmtiles", path, offset, length).
 
-("file", path) | ("pmtiles", path, offset, length) | ("mbtiles", path, z, x, y, rowid or -1).
-Paths are absolute, y counts from the north.
+First the name of the kind of source, then what `pipeline.tiles.sources.open_source.SOURCES` says of it. Paths are absolute, y counts
+from the north.
 """
 
 

@@ -17,9 +17,9 @@ from store.base.values import GENESIS_CHAIN
 from store.cache import segment
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, repairing
-from store.disk.write_once import read_regular
 from store.domain.state import Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError, from_os_error
+from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
 

@@ -14,10 +14,10 @@ from store.base.canonical_json import sha256
 from store.cache.event_mapper import fold_entries, to_facts, without_collector
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, replaying
-from store.disk.write_once import read_regular
 from store.domain.fold import absorb
 from store.domain.state import Fact, State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
+from store.files.regular_file import read_regular
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
 from store.policy.recovery import Observed
 from store.policy.recovery import check as check_history

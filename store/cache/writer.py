@@ -57,6 +57,7 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
+from store.files.regular_file import open_regular
 from store.manifest import manifest
 from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.policy.rollback import RollbackPlan
@@ -353,7 +354,7 @@ class Store:
         """Set disk space aside, or as much as there is."""
         path = self.layout.scratch / RESERVE_NAME
         try:
-            fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = open_regular(path, os.O_CREAT | os.O_WRONLY, mode=0o600)
             try:
                 before = os.fstat(fd).st_size
                 while size > os.fstat(fd).st_size and not _allocated(fd, size):

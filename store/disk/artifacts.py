@@ -25,7 +25,7 @@ from store.base.values import ArtifactRef
 from store.disk.layout import Layout
 from store.disk.quarantine import set_aside
 from store.disk.repair_commands import repairing
-from store.disk.write_once import Draft, draft, read_regular, sync_existing
+from store.disk.write_once import Draft, draft, sync_existing
 from store.errors import (
     ArtifactError,
     ArtifactsBusyError,
@@ -35,6 +35,7 @@ from store.errors import (
     is_shortage,
     unread,
 )
+from store.files.regular_file import names_something_else, open_regular, read_regular
 
 _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01
@@ -106,24 +107,17 @@ class Artifacts:
             time.sleep(min(_CHECK_INTERVAL_S, left))
 
     def _open_lock(self) -> int:
-        path, flags = self.layout.artifacts_lock, os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        path = self.layout.artifacts_lock
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)
+            return open_regular(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
-                raise self._no_lock() from error
+            if names_something_else(error):
+                raise CacheUnusableError(
+                    f"expected a regular file as lock {path}, found something else",
+                    kind=ErrorKind.FILE_SYSTEM,
+                    hint=repairing(self.layout),
+                ) from error
             raise from_os_error(error, f"lock file {path}") from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise self._no_lock()
-        return fd
-
-    def _no_lock(self) -> CacheUnusableError:
-        return CacheUnusableError(
-            f"expected a regular file as lock {self.layout.artifacts_lock}, found something else",
-            kind=ErrorKind.FILE_SYSTEM,
-            hint=repairing(self.layout),
-        )
 
     @contextmanager
     def draft(self) -> Iterator[Draft]:
@@ -203,20 +197,15 @@ class Artifacts:
             CacheUnusableError: This process lacks memory or open files, so that nobody knows.
         """
         try:
-            fd = os.open(
-                self.layout.artifact_file(ref.sha256),
-                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-            )
+            fd = open_regular(self.layout.artifact_file(ref.sha256))
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
         except OSError as error:
             return self._unopened(ref, error)
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                return "not a regular file"
-            if found.st_size != ref.size:
-                return f"expected {ref.size} bytes, found {found.st_size}"
+            size = os.fstat(fd).st_size
+            if size != ref.size:
+                return f"expected {ref.size} bytes, found {size}"
             actual = _hash(fd).sha256
         except OSError as error:
             if is_shortage(error):
@@ -234,7 +223,7 @@ class Artifacts:
         """
         if is_shortage(error):
             raise from_os_error(error, f"artifact {ref.sha256}") from error
-        if error.errno in {errno.ELOOP, errno.ENXIO}:
+        if names_something_else(error):
             return "not a regular file"
         return unread(error)
 
@@ -295,9 +284,7 @@ class Artifacts:
             CacheUnusableError: It cannot be opened.
         """
         try:
-            fd = os.open(
-                self.layout.artifact(ref.sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
+            fd = open_regular(self.layout.artifact(ref.sha256))
         except OSError as error:
             raise from_os_error(error, f"artifact {ref.sha256}") from error
         try:

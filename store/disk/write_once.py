@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from journal.fsync import fsync_dir
+from journal.fsync import fsync_dir, fsync_file
+from store.files.regular_file import open_folder, read_regular
 
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 
@@ -50,7 +51,7 @@ class Draft:
         """
         os.fchmod(self.fd, 0o444)
         os.fsync(self.fd)
-        target = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        target = open_folder(folder)
         try:
             # Only with a folder descriptor does Python call linkat with AT_SYMLINK_FOLLOW, which the path
             # under /proc needs.
@@ -96,38 +97,8 @@ def write_once(folder: Path, name: str, data: bytes, *, scratch: Path) -> bool:
 
 def sync_existing(folder: Path, name: str) -> None:
     """Make an existing file and its name durable: whoever linked it may have died before doing so."""
-    fd = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync_file(folder / name)
     fsync_dir(folder)
-
-
-def read_regular(path: Path, *, limit: int) -> bytes | None:
-    """Return the bytes of a regular file, or nothing if it is something else or longer than `limit`.
-
-    Raises:
-        FileNotFoundError: There is nothing under this name.
-        OSError: It cannot be read.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        # A link, or a socket, which cannot be opened.
-        if error.errno in {errno.ELOOP, errno.ENXIO}:
-            return None
-        raise
-    found = os.fstat(fd)
-    if not _is_regular(found) or found.st_size > limit:
-        os.close(fd)
-        return None
-    with os.fdopen(fd, "rb") as file:
-        return file.read(limit + 1)
-
-
-def _is_regular(found: os.stat_result) -> bool:
-    return found.st_mode & 0o170000 == 0o100000
 
 
 def _open(scratch: Path) -> tuple[int, Path | None]:

@@ -9,11 +9,11 @@ import fcntl
 import hashlib
 import mmap
 import os
-import stat
 from dataclasses import dataclass
 
 from store.base.values import ArtifactRef
 from store.errors import Category, from_os_error, is_shortage
+from store.files.regular_file import NotRegularError, open_below
 
 _CHUNK = 1 << 20
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -57,8 +57,8 @@ class Sealed:
             self.fd = -1
 
 
-def open_regular(name: str, *, folder: int, size: int | None = None, limit: int | None = None) -> int:
-    """Open a regular file for reading, relative to a folder's descriptor, never through a symbolic link.
+def open_expected(name: str, *, folder: int, size: int | None = None, limit: int | None = None) -> int:
+    """Open a regular file of the size expected for reading, below a folder, never through a symbolic link.
 
     Args:
         name: Where it is below the folder, parts separated by slashes; no part may be a link.
@@ -71,34 +71,21 @@ def open_regular(name: str, *, folder: int, size: int | None = None, limit: int 
         CacheUnusableError: This process lacks memory or open files, so that nobody knows.
     """
     try:
-        fd = _open_below(folder, name.split("/"))
+        fd = open_below(name, folder)
+    except NotRegularError as error:
+        raise SealError("expected a regular file, found something else") from error
     except OSError as error:
         _refuse_shortage(error, name)
         raise SealError(f"expected a regular file, found: {error.strerror}") from error
-    found, wrong = os.fstat(fd), ""
-    if not stat.S_ISREG(found.st_mode):
-        wrong = "expected a regular file, found something else"
-    elif size is not None and found.st_size != size:
-        wrong = f"expected {size} bytes, found {found.st_size}"
-    elif limit is not None and found.st_size > limit:
-        wrong = f"expected at most {limit} bytes, found {found.st_size}"
+    found, wrong = os.fstat(fd).st_size, ""
+    if size is not None and found != size:
+        wrong = f"expected {size} bytes, found {found}"
+    elif limit is not None and found > limit:
+        wrong = f"expected at most {limit} bytes, found {found}"
     if wrong:
         os.close(fd)
         raise SealError(wrong)
     return fd
-
-
-def _open_below(folder: int, parts: list[str]) -> int:
-    """Open step by step, since O_NOFOLLOW holds for the last part of a path alone."""
-    at = os.dup(folder)
-    try:
-        for part in parts[:-1]:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = below
-        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    finally:
-        os.close(at)
 
 
 def digest(fd: int, ref: ArtifactRef) -> None:

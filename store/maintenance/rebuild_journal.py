@@ -27,12 +27,12 @@ from store.cache import journal_consistency, segment
 from store.cache.event_mapper import to_fact, to_record
 from store.disk.layout import Layout
 from store.disk.quarantine import set_aside
-from store.disk.write_once import read_regular
 from store.domain.events import GenerationSigned
 from store.domain.fold import absorb
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
+from store.files.regular_file import read_regular
 from store.maintenance.recover_signatures import LateSignatures, late_signatures
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 

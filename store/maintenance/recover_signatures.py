@@ -15,11 +15,11 @@ from typing import Final
 from store.base.canonical_json import Document
 from store.cache.projections import signers_of
 from store.disk.layout import Layout
-from store.disk.write_once import read_regular
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import from_os_error, is_shortage
+from store.files.regular_file import read_regular
 from store.manifest.file_names import MANIFEST_NAME, MAX_SIGNATURES, signed_manifest
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import (

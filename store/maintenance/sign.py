@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from store.cache.projections import signers_of
 from store.cache.writer import Store
 from store.disk.repair_commands import repairing
-from store.disk.write_once import read_regular
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
+from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signature_name
 from store.trust.signatures import Signer, signature_file
 

@@ -26,8 +26,9 @@ import numpy as np
 from store.base.canonical_json import CanonicalError, Value, decode, digest, encode
 from store.base.preprocessing import Preprocessing
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
-from store.files.sealed_memory import SealError, open_regular
+from store.files.sealed_memory import SealError, open_expected
 from store.runtime.backends.gpu import exact_target, gpus
+from store.runtime.backends.registry import BACKENDS
 from store.runtime.golden_vectors import Run, Vectors, agreement, golden_samples
 
 _BILLION: Final = 1_000_000_000
@@ -81,7 +82,7 @@ def claim(*, engine: str, golden: str, backend: str, version: str, preprocessing
 
 def device_here(backend: str) -> str:
     """Describe what executes the engines of a backend here: the GPU with its driver, or the processor."""
-    if backend.startswith("tensorrt"):
+    if backend in BACKENDS and BACKENDS[backend].on_gpu:
         found = gpus()
         return f"{exact_target(found[0])}, CUDA {found[0].driver}" if found else "no GPU"
     return f"{platform.machine()}: {_processor()}"
@@ -149,7 +150,7 @@ def _read(about: Claim, folder: Path) -> int | None:
     except OSError:
         return None
     try:
-        fd = open_regular(about.name, folder=place, limit=_MAX_BYTES)
+        fd = open_expected(about.name, folder=place, limit=_MAX_BYTES)
         with os.fdopen(fd, "rb") as file:
             return _cosine(about, file.read(_MAX_BYTES + 1))
     except (OSError, SealError, CacheUnusableError):

@@ -29,7 +29,7 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
-from store.files.sealed_memory import Sealed, SealError, digest, open_regular, seal
+from store.files.sealed_memory import Sealed, SealError, digest, open_expected, seal
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
@@ -120,7 +120,6 @@ class FlightCache:
                 trusted_keys=trusted_keys,
                 floor=floor,
                 libraries=capabilities.libraries(),
-                targets=capabilities.TARGETS,
                 covered=capabilities.covered,
                 device=capabilities.device,
                 flown=flown,
@@ -335,7 +334,7 @@ class FlightCache:
             try:
                 if ref.sha256 not in self._files:
                     name = f"artifacts/{ref.sha256[:2]}/{ref.sha256}"
-                    self._files[ref.sha256] = open_regular(name, folder=self._folder, size=ref.size)
+                    self._files[ref.sha256] = open_expected(name, folder=self._folder, size=ref.size)
             except SealError as error:
                 problems.append(f"{role}: {error}")
         if problems:
@@ -383,7 +382,7 @@ class FlightCache:
 
     def _block_problem(self, ref: ArtifactRef) -> str | None:
         try:
-            fd = open_regular(f"artifacts/{ref.sha256[:2]}/{ref.sha256}", folder=self._folder, size=ref.size)
+            fd = open_expected(f"artifacts/{ref.sha256[:2]}/{ref.sha256}", folder=self._folder, size=ref.size)
         except SealError as error:
             return str(error)
         try:

@@ -4,7 +4,8 @@ import os
 
 from store.errors import ErrorKind, NoGoError, from_os_error, is_shortage
 from store.files.permissions import exposed
-from store.files.sealed_memory import SealError, open_regular
+from store.files.regular_file import open_folder
+from store.files.sealed_memory import SealError, open_expected
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signature_name, signed_manifest
 
 _MAX_SIGNATURE = 4096
@@ -53,9 +54,7 @@ def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, 
 
 def _names(folder: int) -> list[str]:
     try:
-        manifests = os.open(
-            "manifests", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder
-        )
+        manifests = open_folder("manifests", folder=folder)
         try:
             with os.scandir(manifests) as entries:
                 return [entry.name for entry in entries]
@@ -69,7 +68,7 @@ def _names(folder: int) -> list[str]:
 
 def _small_file(folder: int, name: str, limit: int) -> bytes | None:
     try:
-        fd = open_regular(name, folder=folder, limit=limit)
+        fd = open_expected(name, folder=folder, limit=limit)
     except SealError:
         return None
     try:

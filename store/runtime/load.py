@@ -10,9 +10,7 @@ are first needed, because no single machine has all of them. Two rules hold for 
 This module neither compiles nor verifies digests, and knows nothing of the journal.
 """
 
-import functools
 import math
-from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -34,9 +32,8 @@ from store.runtime.backends.base import (
     Vectors,
     import_library,
 )
-from store.runtime.backends.onnxruntime import OnnxRuntimeExecutor
-from store.runtime.backends.openvino import OpenVinoExecutor
-from store.runtime.backends.tensorrt import TensorRtExecutor
+from store.runtime.backends.registry import BACKENDS
+from store.runtime.capabilities import runtime_of
 from store.runtime.delta_search import ExtendedIndex
 from store.runtime.faiss_install import FlavourError, installed_flavour
 
@@ -113,14 +110,6 @@ def _portion_batches(batch: int, sample_shape: tuple[int, ...]) -> int:
     return max(1, min(_PORTION_BATCHES, _PORTION_BYTES // size))
 
 
-_EXECUTORS: Mapping[str, Callable[[Source, EngineExpectation], BatchExecutor | PipelinedExecutor]] = {
-    "onnxruntime": OnnxRuntimeExecutor,
-    "openvino": OpenVinoExecutor,
-    "tensorrt": functools.partial(TensorRtExecutor, backend="tensorrt"),
-    "tensorrt-rtx": functools.partial(TensorRtExecutor, backend="tensorrt-rtx"),
-}
-
-
 def load_engine(
     data: Source,
     *,
@@ -151,10 +140,10 @@ def load_engine(
         RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not here.
         EngineLoadError: Another version, another device, damaged bytes, or tensors of other names or shapes.
     """
-    opener = _EXECUTORS.get(backend)
-    if opener is None:
+    runtime = runtime_of(backend)
+    if runtime is None:
         raise RuntimeUnavailableError(
-            f"expected an engine of {' or '.join(sorted(_EXECUTORS))}, found one of {backend!r}",
+            f"expected an engine of {' or '.join(sorted(BACKENDS))}, found one of {backend!r}",
             hint="this version of C10 cannot execute it",
         )
     expected = EngineExpectation(
@@ -166,7 +155,7 @@ def load_engine(
         batch=batch,
         threads=threads,
     )
-    return Engine(opener(data, expected), batch=batch)
+    return Engine(runtime.load(data, expected), batch=batch)
 
 
 class DescriptorIndex:

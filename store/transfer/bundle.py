@@ -16,7 +16,6 @@ is read, each record against the chain, each artifact against its digest.
 
 import hashlib
 import os
-import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from store.base import canonical_json
 from store.base.canonical_json import is_digest
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError, BundleError, ErrorKind, from_os_error
+from store.files.regular_file import NotRegularError, open_regular
 
 FORMAT: Final = 1
 MAGIC: Final = b"C10BNDL\x01"
@@ -316,7 +316,13 @@ def opened(path: Path, *, whole: bool = True) -> Iterator[Reader]:
         BundleError: It cannot be opened, or is no regular file.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(path, follow_symlinks=True)
+    except NotRegularError as error:
+        raise BundleError(
+            f"bundle {path}: expected a regular file, found something else",
+            kind=ErrorKind.BUNDLE,
+            hint="name another",
+        ) from error
     except OSError as error:
         found = error.strerror or str(error)
         raise BundleError(
@@ -324,16 +330,8 @@ def opened(path: Path, *, whole: bool = True) -> Iterator[Reader]:
             kind=ErrorKind.BUNDLE,
             hint="name another",
         ) from error
-    about = os.fstat(fd)
-    if not stat.S_ISREG(about.st_mode):
-        os.close(fd)
-        raise BundleError(
-            f"bundle {path}: expected a regular file, found something else",
-            kind=ErrorKind.BUNDLE,
-            hint="name another",
-        )
     with os.fdopen(fd, "rb") as file:
-        left = max(0, about.st_size - _TRAILER)
+        left = max(0, os.fstat(fd).st_size - _TRAILER)
         yield Reader(path, file, left, hashlib.sha256() if whole else None)
 
 

@@ -31,7 +31,7 @@ from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
-from store.disk.write_once import read_regular, write_once
+from store.disk.write_once import write_once
 from store.domain.manifest_projection import project
 from store.domain.state import Generation
 from store.errors import (
@@ -46,6 +46,7 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
+from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse
 from store.verify.coverage import missing, named_by, sound

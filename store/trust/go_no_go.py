@@ -45,8 +45,7 @@ class Policy:
         trusted_keys: Keys, raw public ones of 32 bytes among them, or `ALLOW_UNSIGNED`.
         floor: Least generation; or the least one per known cache id, where an unknown cache is refused.
         libraries: Backend to the version that is installed here; a backend that is missing is judged on use.
-        targets: Backend to the targets that this device can run, for backends whose targets can be listed.
-        covered: Tells of the others, given a backend and a target, whether this device runs such engines.
+        covered: Tells, given a backend and a target, whether this device runs such engines.
         device: What that device is for a backend, for messages.
         flown: Whether engines for another device are a reason to refuse: not for a look from the ground.
     """
@@ -54,7 +53,6 @@ class Policy:
     trusted_keys: TrustedKeys
     floor: int | Mapping[str, int] | None = None
     libraries: Mapping[str, str]
-    targets: Mapping[str, frozenset[str]]
     covered: Callable[[str, str], bool] = _none
     device: Callable[[str], str] = _no_gpu
     flown: bool = True
@@ -131,17 +129,13 @@ def _check_floor(manifest: Manifest, policy: Policy) -> None:
 
 
 def _is_elsewhere(entry: EngineEntry, policy: Policy) -> bool:
-    targets = policy.targets.get(entry.backend)
-    return entry.target not in targets if targets else not policy.covered(entry.backend, entry.target)
+    return not policy.covered(entry.backend, entry.target)
 
 
 def _unfit(entry: EngineEntry, policy: Policy) -> str | None:
     if _is_elsewhere(entry, policy):
         made = f"made by {entry.backend} for {entry.target!r}"
-        here = policy.targets.get(entry.backend)
-        found = (
-            f"a device for {' or '.join(map(repr, sorted(here)))}" if here else policy.device(entry.backend)
-        )
+        found = policy.device(entry.backend)
         return f"engine {entry.model}: expected a device for an engine {made}, found {found}"
     installed = policy.libraries.get(entry.backend)
     if installed is not None and installed != entry.version:

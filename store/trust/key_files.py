@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
+from store.files.regular_file import NotRegularError, open_regular
 from store.trust.signatures import Signer, TrustedKey, is_key_line, key_id, parse_keys
 
 _MAX_PRIVATE: Final = 16 << 10
@@ -134,7 +135,7 @@ def write_key_pair(path: Path, *, comment: str = "") -> KeyPair:
 
 def _create(path: Path, data: bytes, mode: int, undo: contextlib.ExitStack) -> None:
     try:
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         undo.callback(path.unlink)
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, mode)
@@ -174,7 +175,9 @@ def _read_trusted(path: Path, cache: Path | None) -> str:
 def _read(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, Path]:
     """Return what a regular file holds, what it is, and where it really lies, links resolved."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(path, follow_symlinks=True)
+    except NotRegularError as error:
+        raise _no_key_file(path, what, limit) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _refused(
@@ -182,11 +185,8 @@ def _read(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, 
         ) from error
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise _refused(
-                f"{what}: expected a file of at most {limit} bytes, found something else: {path}",
-                "name a key file",
-            )
+        if status.st_size > limit:
+            raise _no_key_file(path, what, limit)
         return os.pread(fd, limit + 1, 0), status, Path(f"/proc/self/fd/{fd}").readlink()
     except OSError as error:
         raise _refused(
@@ -194,6 +194,11 @@ def _read(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, 
         ) from error
     finally:
         os.close(fd)
+
+
+def _no_key_file(path: Path, what: str, limit: int) -> RequestRefusedError:
+    found = f"expected a file of at most {limit} bytes, found something else: {path}"
+    return _refused(f"{what}: {found}", "name a key file")
 
 
 def _refuse_within(what: str, path: Path, where: Path, cache: Path) -> None:

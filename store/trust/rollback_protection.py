@@ -13,7 +13,6 @@ Deleting the file forgets all floors: every cache is then unknown, and refused u
 import fcntl
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from store.errors import ErrorKind, NoGoError, StoreError, from_os_error
+from store.files.regular_file import NotRegularError, open_regular
 
 LINE_BYTES: Final = 64
 MAX_BYTES: Final = 64 << 20
@@ -29,6 +29,7 @@ MAX_BYTES: Final = 64 << 20
 _LINE: Final = re.compile(rb"([0-9a-f]{32}) ([0-9]{18}) ([0-9a-f]{11})\n")
 _CACHE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _DOMAIN: Final = b"c10/floor/1\0"
+_EXPECTED: Final = "a regular file of at most 64 MiB, found something else"
 _EMPTY: Final = bytes(LINE_BYTES)
 """What some file systems show in place of a line whose bytes did not arrive before a power cut."""
 
@@ -50,7 +51,7 @@ class Floors(Mapping[str, int]):
         """
         floors = cls(Path(path))
         try:
-            fd = os.open(floors.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fd = floors._open(os.O_RDONLY)
         except FileNotFoundError:
             return floors
         except OSError as error:
@@ -116,7 +117,7 @@ class Floors(Mapping[str, int]):
     def _writing(self) -> Iterator[int]:
         """Open the file, made durably if it does not exist, with everybody else kept out."""
         try:
-            fd = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+            fd = self._open(os.O_CREAT | os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 _sync_folder(self.path.parent)
@@ -126,11 +127,16 @@ class Floors(Mapping[str, int]):
         except OSError as error:
             raise from_os_error(error, f"floors {self.path}") from error
 
+    def _open(self, flags: int) -> int:
+        try:
+            return open_regular(self.path, flags, follow_symlinks=True)
+        except NotRegularError as error:
+            raise self._damaged(_EXPECTED) from error
+
     def _read(self, fd: int) -> int:
         """Take in what the file says; returns where the next line goes."""
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise self._damaged("a regular file of at most 64 MiB, found something else")
+        if os.fstat(fd).st_size > MAX_BYTES:
+            raise self._damaged(_EXPECTED)
         try:
             data = os.pread(fd, MAX_BYTES, 0)
         except OSError as error:

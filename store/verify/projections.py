@@ -7,8 +7,8 @@ from store.base.canonical_json import sha256
 from store.cache.journal_consistency import segment_fits
 from store.cache.projections import signatures_of
 from store.cache.view import View
-from store.disk.write_once import read_regular
 from store.errors import from_os_error, is_shortage, unread
+from store.files.regular_file import read_regular
 from store.manifest.file_names import signature_name
 from store.verify.report import Finding, ProblemKind
 

@@ -133,3 +133,15 @@ def test_lmdb_is_known_to_these_files_and_opened_in_one():
         for name in ("environment", "error_mapping", "integrity", "open_environment")
     }
     assert opening == {"journal/storage/open_environment.py"}
+
+
+def test_links_are_refused_in_two_places():
+    """Whoever opens a file that must be no link, pipe or folder calls one of them, and gets all three."""
+    refusing = {
+        str(path)
+        for path in sources()
+        if any(
+            isinstance(node, ast.Attribute) and node.attr == "O_NOFOLLOW" for node in ast.walk(tree_of(path))
+        )
+    }
+    assert refusing == {"journal/regular_file.py", "store/files/regular_file.py"}

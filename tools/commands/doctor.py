@@ -19,12 +19,14 @@ import click
 from journal.errors import JournalError
 from journal.lock import held
 from journal.storage.filesystem import filesystem_type, judge_filesystem
+from pipeline.tiles.sources.open_source import SOURCES
 from store.cache.view import RESERVE_NAME, View, look
 from store.disk.layout import Layout
 from store.domain.state import BuildStatus
 from store.errors import StoreError
 from store.files.permissions import exposed_path
 from store.runtime.backends.gpu import gpus
+from store.runtime.backends.registry import BACKENDS
 from tools.command import Answer, Call, shared_options
 from tools.exit_codes import ExitCode, code_of
 from tools.output import render
@@ -40,7 +42,6 @@ _NEEDED: Final = (
     "pmtiles",
     "pillow",
 )
-_ENGINES: Final = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu12", "openvino")
 _EXTRAS: Final = ("onnx", "simplejpeg", "cryptography", "cuda-python")
 _FAISS: Final = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs")
 _LEAST_FREE: Final = 256 << 20
@@ -125,7 +126,9 @@ def _look_at_machine(found: _Findings) -> None:
 
 
 def _look_at_packages(found: _Findings) -> None:
-    for name in (*_NEEDED, *_FAISS, *_ENGINES, *_EXTRAS):
+    engines = [package for backend in BACKENDS.values() for package in backend.packages]
+    sources = [package for kind in SOURCES.values() for package in kind.packages]
+    for name in (*_NEEDED, *_FAISS, *engines, *_EXTRAS, *sources):
         version = _version(name)
         if version is not None or name in _NEEDED:
             found.packages[name] = version
@@ -141,7 +144,7 @@ def _look_at_packages(found: _Findings) -> None:
             f"expected one flavour of faiss, found {' and '.join(flavours)}, which own the same module",
             f"pip uninstall {' '.join(flavours)}, then install one of them",
         )
-    if not any(name in found.packages for name in _ENGINES):
+    if not any(name in found.packages for name in engines):
         found.trouble(
             "expected a library that runs engines, found none", "pip install 'c10[cpu]' (brings onnxruntime)"
         )

@@ -9,11 +9,11 @@ from journal.lock import held
 from store.base.canonical_json import CanonicalError, decode, sha256
 from store.cache.view import History, View, look, read
 from store.disk.artifacts import Artifacts
-from store.disk.write_once import read_regular
 from store.domain.events import BuildDenied
 from store.domain.manifest_projection import project
 from store.domain.state import Build, BuildStatus, Generation, State
 from store.errors import ErrorKind, RequestRefusedError, StoreError
+from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from tools.command import Answer, Call, say, shared_options
 from tools.forensics.cost import NO_COST, costs_of, trend

@@ -1,7 +1,6 @@
 """`query`: which tiles look most like a picture, through the same reader as on board."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,13 @@ import mercantile
 import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.regular_file import open_regular, read_at
 from pipeline.stages.stand_in import open_stand_in
 from pipeline.tiles.decode import PIXEL_CEILING, decode
 from store.base.preprocessing import Pixels
 from store.cache.view import require_cache
 from store.disk.layout import Layout
 from store.errors import IncompatibleDeviceError
+from store.files.regular_file import read_start
 from store.reader.flight_cache import FlightCache
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
@@ -51,11 +50,7 @@ def read_image(path: Path) -> Pixels:
         RequestError: It cannot be read or is none.
     """
     try:
-        descriptor = open_regular(path)
-        try:
-            data = read_at(descriptor, 0, _MAX_IMAGE + 1)
-        finally:
-            os.close(descriptor)
+        data = read_start(path, _MAX_IMAGE + 1, follow_symlinks=True)
     except OSError as error:
         raise RequestError(
             f"expected a picture, found {path}: {error.strerror or error}",

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
+from store.files.regular_file import open_regular
 from tools.analysis.replay_document import replay as told
 from tools.command import Answer, Call, shared_options
 from tools.commands.replay import chosen_source, source_options
@@ -93,7 +94,7 @@ def _is_page(target: Path) -> bool:
 def _write(target: Path, data: bytes) -> None:
     """Write the page; one that was cut short by an error is removed, and no file is ever written through a link."""
     try:
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        fd = open_regular(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)

@@ -62,7 +62,7 @@ class _Stage:
         """Print lines, unless only JSON is wanted."""
         if not self.quiet:
             for line in lines:
-                click.echo(line)
+                click.echo(render.plain(line))
 
     def show(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Print facts."""

@@ -17,8 +17,8 @@ from store.cache import segment
 from store.cache.view import require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.disk.write_once import read_regular
 from store.errors import DamagedHistoryError, StoreError, from_os_error
+from store.files.regular_file import read_regular
 from store.transfer import bundle
 from tools.forensics.history import Source
 from tools.forensics.records import History, read

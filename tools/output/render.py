@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from tools.output.sanitize import escaped
+
 WIDTH: Final = 80
 _LABEL: Final = 13
 MAX_LINE: Final = 4000
@@ -80,17 +82,8 @@ def facts(pairs: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
 
 
 def plain(line: str) -> str:
-    """A line that does nothing to a terminal: what does not print stands as an escape, and its length is bounded.
-
-    What is shown may come from a cache that somebody else wrote: control sequences that move the cursor or change
-    colours, marks that turn the order of letters, line ends that fake another line.
-    """
-    line = _cut(line)
-    if line.isprintable():
-        return line
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in line
-    )
+    """A line that does nothing to a terminal, bounded in length: it may come from a cache that somebody else wrote."""
+    return escaped(_cut(line))
 
 
 def _cut(text: str) -> str:

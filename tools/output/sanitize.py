@@ -16,18 +16,24 @@ _CUT: Final = "…"
 _SAFE_INTEGER: Final = 1 << 53
 
 
+def escaped(value: str) -> str:
+    """A text without anything that a terminal acts on: what does not print stands as a backslash escape.
+
+    Such are control sequences that move the cursor or change colours, marks that turn the order of letters, and line
+    ends that fake another line.
+    """
+    if value.isprintable():
+        return value
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in value
+    )
+
+
 def text(value: object, limit: int = MAX_TEXT) -> str:
     """A text of one line without anything that does not print."""
     whole = value if isinstance(value, str) else str(value)
-    cut = whole[:limit]
-    if not cut.isprintable():
-        cut = "".join(
-            letter
-            if letter.isprintable()
-            else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
-            for letter in cut
-        )
-    more = len(whole) - limit
+    cut, more = escaped(whole[:limit]), len(whole) - limit
     return cut if more <= 0 else f"{cut}{_CUT} ({more:,} more characters)"
 
 

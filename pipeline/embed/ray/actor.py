@@ -20,6 +20,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
 from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe
 from pipeline.tiles import decode
+from store.runtime.backends.registry import BACKENDS
 
 _DECIDING: Final = (
     "pipeline.tiles.decode",
@@ -27,13 +28,10 @@ _DECIDING: Final = (
     "pipeline.builtin_model.place",
     "pipeline.embed.ray.actor",
     "pipeline.embed.worker",
-    "store.runtime.backends.onnxruntime",
-    "store.runtime.backends.openvino",
     "store.base.preprocessing",
     "store.runtime",
-    "store.runtime.backends.tensorrt",
 )
-"""Modules whose text decides over the bytes of a descriptor."""
+"""Modules whose text decides over the bytes of a descriptor, beside those that execute engines."""
 
 
 class TileEmbedder:
@@ -86,7 +84,8 @@ class TileEmbedder:
 def software() -> Mapping[str, str]:
     """Return what decides over a descriptor besides the engine: versions, and a digest of this project's own part."""
     digest = hashlib.sha256()
-    for name in _DECIDING:
+    executing = (row.runtime.partition(":")[0] for row in BACKENDS.values())
+    for name in (*_DECIDING, *executing):
         digest.update(Path(importlib.import_module(name).__file__ or "").read_bytes())
     return {
         "c10": digest.hexdigest(),

@@ -17,6 +17,7 @@ from typing import Any, Final
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
+from store.runtime.backends.registry import BACKENDS
 
 LOCAL: Final = "local"
 """The address that means: start a cluster on this machine for this build alone."""
@@ -34,8 +35,6 @@ _END_GLANCE_S: Final = 0.02
 
 _WHY_LIMIT: Final = 300
 
-_GPU_BACKENDS: Final = frozenset({"tensorrt", "tensorrt-rtx"})
-
 
 def require_ray() -> None:
     """Make sure that Ray is installed; it is not imported.
@@ -52,7 +51,7 @@ def require_ray() -> None:
 
 def resource_of(backend: str) -> str:
     """Return what bounds the number of actors that run engines of a backend: "GPU" or "CPU"."""
-    return "GPU" if backend in _GPU_BACKENDS else "CPU"
+    return "GPU" if BACKENDS[backend].on_gpu else "CPU"
 
 
 def actor_options(backend: str) -> dict[str, object]:

@@ -13,10 +13,11 @@ from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
 from store.base.identity import engine_components
+from store.runtime.backends.registry import BACKENDS
 
 _CHILD: Final = "pipeline.engines.backends.onnxruntime_child"
 _ENGINE_NAME: Final = "engine.onnx"
-_DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")
+_DISTRIBUTIONS: Final = BACKENDS["onnxruntime"].packages
 _GPU: Final = '"tensorrt" or "tensorrt-rtx"'
 _OTHERS: Final = {"bf16": f'"openvino", {_GPU}'}
 """Backends that offer a precision which those for GPUs do not offer alone."""

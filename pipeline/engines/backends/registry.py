@@ -1,25 +1,13 @@
 """Which compiler a request's backend means; it is imported when it is chosen."""
 
-from typing import assert_never
+import importlib
+from typing import cast
 
 from pipeline.engines.port import EngineCompiler
-from pipeline.request.request import Backend
+from store.runtime.backends.registry import BACKENDS
 
 
-def engine_compiler(backend: Backend) -> EngineCompiler:
+def engine_compiler(backend: str) -> EngineCompiler:
     """Return the compiler of a backend; whether its library is installed shows when it is used."""
-    match backend:
-        case Backend.ONNXRUNTIME:
-            from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
-
-            return OnnxRuntimeCompiler()
-        case Backend.TENSORRT | Backend.TENSORRT_RTX:
-            from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtCompiler
-
-            return TensorRtCompiler(TENSORRT if backend is Backend.TENSORRT else TENSORRT_RTX)
-        case Backend.OPENVINO:
-            from pipeline.engines.backends.openvino import OpenVinoCompiler
-
-            return OpenVinoCompiler()
-        case _:
-            assert_never(backend)
+    module, _, name = BACKENDS[backend].compiler.partition(":")
+    return cast("EngineCompiler", getattr(importlib.import_module(module), name)())

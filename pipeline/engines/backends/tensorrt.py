@@ -7,6 +7,7 @@ process, which imports the library.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -208,6 +209,10 @@ class TensorRtCompiler:
             hint=f"pip install 'c10[{self._flavour.extra}]', or set engine.backend = \"onnxruntime\"",
             kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
+
+
+tensorrt_compiler: Final = partial(TensorRtCompiler, TENSORRT)
+tensorrt_rtx_compiler: Final = partial(TensorRtCompiler, TENSORRT_RTX)
 
 
 def _by_number(capability: str) -> tuple[int, str]:

@@ -20,8 +20,8 @@ from typing import Any, Final
 import msgpack
 
 from pipeline.engines.onnx.declaration import Declaration, TensorInfo
-from pipeline.regular_file import open_own, read_at
 from pipeline.tiles.digest_cache import RACY_NS, Fingerprint
+from store.files.regular_file import read_own
 
 _MAGIC: Final = b"C10NET\x00\x01"
 _DIGEST: Final = 32
@@ -129,15 +129,9 @@ def _store(place: Path, stamps: Stamps, network: Network) -> None:
 def _load(place: Path) -> tuple[Stamps, Network] | None:
     """What was stored; nothing where any of it is torn, damaged, foreign or of another version."""
     try:
-        descriptor = open_own(place)
+        content = read_own(place, limit=_MAX_BYTES)
     except OSError:
         return None
-    try:
-        content = read_at(descriptor, 0, min(os.fstat(descriptor).st_size, _MAX_BYTES))
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
     body = content[len(_MAGIC) + _DIGEST :]
     if content[: len(_MAGIC) + _DIGEST] != _MAGIC + hashlib.sha256(body).digest():
         return None

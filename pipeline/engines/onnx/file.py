@@ -8,7 +8,6 @@ digest. Files are read once, and what was hashed is what is compiled.
 import hashlib
 import importlib
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final
 from pipeline.engines.onnx.declaration import Declaration, ModelSignature, Size, TensorInfo
 from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
+from store.files.regular_file import NotRegularError, open_regular
 
 Proto = Any
 """A protocol buffer message: onnx carries no types."""
@@ -306,7 +306,11 @@ def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) 
     is none of its own.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_regular(path)
+    except NotRegularError as error:
+        raise _bad(
+            "expected a regular file, found something else", "name the ONNX file itself", str(path)
+        ) from error
     except OSError as error:
         raise _bad(
             f"expected a readable network file, found: {error.strerror}",
@@ -314,9 +318,6 @@ def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) 
             str(path),
         ) from error
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise _bad("expected a regular file, found something else", "name the ONNX file itself", str(path))
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
             raise _bad(

@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.regular_file import open_regular, read_at
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveMemory, Listing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
 from pipeline.tiles.image_header import sniff
 from pipeline.tiles.sources.archive_errors import bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.sources.read_tile import keep_open
 from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
 from pipeline.tiles.tile_columns import Tiles
 from store.base.identity import descriptor_id
+from store.files.regular_file import open_regular, read_at, read_start
 
 FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 MAX_BLOB_BYTES = 32 << 20
@@ -39,8 +40,8 @@ class MBTilesArchive:
     """A raster MBTiles file.
 
     Args:
-        path: The file.
-        name: What messages call it.
+        spec: The file's path, and what messages call it.
+        base: Folder that a relative path starts from.
         memory_folder: Where digests are remembered; None remembers nothing.
         now_ns: Wall clock, nanoseconds since 1970.
 
@@ -50,10 +51,10 @@ class MBTilesArchive:
     """
 
     def __init__(
-        self, path: Path, *, name: str, memory_folder: Path | None, now_ns: Callable[[], int]
+        self, spec: str, *, base: Path, memory_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
-        self.name = name
-        self._path = path.resolve()
+        self.name = spec
+        self._path = (base / spec).resolve()
         self._memory_folder = memory_folder
         self._now_ns = now_ns
         self._fingerprint = _require_settled(self._path)
@@ -153,7 +154,7 @@ class MBTilesArchive:
         return Place(z, x, (1 << part.z) - 1 - row)
 
 
-def open_database(path: Path) -> sqlite3.Connection:
+def open_database(path: str | Path) -> sqlite3.Connection:
     """Open an MBTiles file for reading without leaving anything beside it; the caller closes it.
 
     Raises:
@@ -169,21 +170,23 @@ def open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
-def read_row(database: sqlite3.Connection, path: str, place: Place, rowid: int) -> bytes:
-    """The encoded bytes of one tile.
+def read_located(path: str, z: int, x: int, y: int, rowid: int) -> bytes:
+    """The encoded bytes of one tile of an archive, which stays open.
 
     Args:
-        database: The open archive.
-        path: What messages call it.
-        place: Zoom, column, row from the north.
+        path: The archive.
+        z: Zoom.
+        x: Column.
+        y: Row from the north.
         rowid: Where to look first, since an archive may lack the index that finds places; `NO_ROW` for nowhere.
 
     Raises:
         TileError: when the archive has no such tile.
     """
-    key = (place.z, place.x, (1 << place.z) - 1 - place.y)
+    key = (z, x, (1 << z) - 1 - y)
     by_place = "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
-    with _translated(Path(path)):
+    database = keep_open(path, open_database, sqlite3.Connection.close)
+    with _translated(path):
         row = (
             database.execute(f"{by_place} AND rowid = ?", (*key, rowid)).fetchone()
             if rowid != NO_ROW
@@ -192,10 +195,10 @@ def read_row(database: sqlite3.Connection, path: str, place: Place, rowid: int) 
         row = row or database.execute(by_place, key).fetchone()
     if row is None or not isinstance(row[0], bytes):
         raise TileError(
-            f"tile {place}: expected it in {path}, found none",
+            f"tile {z}/{x}/{y}: expected it in {path}, found none",
             hint="build again once the archive is at rest",
             kind=ErrorKind.SOURCE_CHANGED,
-            subject=str(place),
+            subject=f"{z}/{x}/{y}",
         )
     return row[0]
 
@@ -261,7 +264,7 @@ def _require_settled(path: Path) -> Fingerprint:
         TileError: when it is no SQLite file, or changes wait beside it.
     """
     try:
-        descriptor = open_regular(path)
+        descriptor = open_regular(path, follow_symlinks=True)
         try:
             status = os.fstat(descriptor)
             magic = read_at(descriptor, 0, len(_MAGIC))
@@ -293,18 +296,14 @@ def _require_settled(path: Path) -> Fingerprint:
 def _begins(path: str, magic: bytes) -> bool:
     """Whether there is a non-empty file at a path, and it begins so."""
     try:
-        descriptor = open_regular(path)
+        head = read_start(path, 8, follow_symlinks=True)
     except FileNotFoundError:
         return False
-    try:
-        head = read_at(descriptor, 0, 8)
-        return bool(head) and head.startswith(magic)
-    finally:
-        os.close(descriptor)
+    return bool(head) and head.startswith(magic)
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated(path: str | Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""
     try:
         yield

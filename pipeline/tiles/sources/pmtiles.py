@@ -16,7 +16,6 @@ import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.regular_file import open_regular, read_at
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveMemory, Listing
 from pipeline.tiles.digest_cache import Fingerprint
@@ -29,6 +28,7 @@ from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
 from pipeline.tiles.tile import Extent, Locator, ZoomRange
 from pipeline.tiles.tile_columns import Numbers, Tiles
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
+from store.files.regular_file import open_regular, read_at
 
 HEADER_BYTES = 127
 MAX_DEPTH = 4
@@ -52,8 +52,8 @@ class PMTilesArchive:
     """A raster PMTiles file.
 
     Args:
-        path: The file.
-        name: What messages call it.
+        spec: The file's path, and what messages call it.
+        base: Folder that a relative path starts from.
         memory_folder: Where digests are remembered; None remembers nothing.
         now_ns: Wall clock, nanoseconds since 1970.
 
@@ -63,10 +63,10 @@ class PMTilesArchive:
     """
 
     def __init__(
-        self, path: Path, *, name: str, memory_folder: Path | None, now_ns: Callable[[], int]
+        self, spec: str, *, base: Path, memory_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
-        self.name = name
-        self._path = path.resolve()
+        self.name = spec
+        self._path = (base / spec).resolve()
         self._memory_folder = memory_folder
         self._now_ns = now_ns
         self._directories: dict[int, Directory] = {}
@@ -110,7 +110,7 @@ class PMTilesArchive:
     @contextmanager
     def _opened(self) -> Iterator[int]:
         try:
-            file = open_regular(self._path)
+            file = open_regular(self._path, follow_symlinks=True)
             try:
                 yield file
             finally:

@@ -7,15 +7,13 @@ changed in between: the caller hashes the very bytes it got and compares.
 import atexit
 import os
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.regular_file import open_regular, read_at
-from pipeline.tiles.tile import Locator, Place
-
-if TYPE_CHECKING:
-    import sqlite3
+from pipeline.tiles.sources.open_source import SOURCES
+from pipeline.tiles.tile import Locator
+from store.files.regular_file import open_regular, read_at
 
 MAX_TILE_BYTES = 32 << 20
 
@@ -25,9 +23,9 @@ REST = (
 )
 """What to do about a source whose tiles are not what they were when they were selected."""
 
-_HandleKey = tuple[int, int, str]
-_files: dict[_HandleKey, int] = {}
-_databases: "dict[_HandleKey, sqlite3.Connection]" = {}
+_Handle = TypeVar("_Handle")
+_Opener = Callable[[str], Any]
+_open: dict[tuple[int, int, str, _Opener], tuple[Any, Callable[[Any], object]]] = {}
 
 
 def read_tile(locator: Locator) -> bytes:
@@ -40,23 +38,14 @@ def read_tile(locator: Locator) -> bytes:
         TileError: when they cannot be read.
         ValueError: when the locator is none of the known ones.
     """
+    kind = SOURCES.get(str(locator[0])) if locator else None
     try:
-        match tuple(locator):
-            case ("file", str(path)):
-                return read_tile_file(path)
-            case ("pmtiles", str(path), int(offset), int(length)):
-                content = read_at(_file(path), offset, length)
-                if len(content) != length:
-                    raise _unreadable(path, f"{length} bytes at offset {offset}", f"{len(content)}")
-                return content
-            case ("mbtiles", str(path), int(z), int(x), int(y), int(rowid)):
-                from pipeline.tiles.sources.mbtiles import read_row  # noqa: PLC0415 - folders of tiles need no database
-
-                return read_row(_database(path), path, Place(z, x, y), rowid)
-            case _:
-                raise ValueError(f"expected a tile locator, found {locator!r}")
+        content = None if kind is None else kind.read(locator)
     except OSError as error:
         raise _unreadable(str(locator[1]), "a readable tile", str(error.strerror or error)) from error
+    if content is None:
+        raise ValueError(f"expected a tile locator, found {locator!r}")
+    return content
 
 
 def read_tile_file(path: str) -> bytes:
@@ -66,7 +55,7 @@ def read_tile_file(path: str) -> bytes:
         OSError: when it cannot be opened or read, or is no regular file.
         TileError: when it is longer than a tile may be.
     """
-    descriptor = open_regular(path)
+    descriptor = open_regular(path, follow_symlinks=True)
     try:
         size = os.fstat(descriptor).st_size
         if size > MAX_TILE_BYTES:
@@ -76,36 +65,47 @@ def read_tile_file(path: str) -> bytes:
         os.close(descriptor)
 
 
+def read_part(path: str, offset: int, length: int) -> bytes:
+    """The bytes of a tile that lies in one piece in an archive.
+
+    Raises:
+        OSError: when the archive cannot be opened or read, or is no regular file.
+        TileError: when it ends before the tile does.
+    """
+    content = read_at(keep_open(path, _opened, os.close), offset, length)
+    if len(content) != length:
+        raise _unreadable(path, f"{length} bytes at offset {offset}", f"{len(content)}")
+    return content
+
+
+def keep_open(path: str, opener: Callable[[str], _Handle], closer: Callable[[_Handle], object]) -> _Handle:
+    """Open an archive, once for each process and thread.
+
+    Args:
+        path: Where it is.
+        opener: Opens it.
+        closer: Closes what the opener returned.
+    """
+    # SQLite handles must cross neither fork nor threads.
+    key = os.getpid(), threading.get_ident(), path, opener
+    if key not in _open:
+        _open[key] = opener(path), closer
+    handle: _Handle = _open[key][0]
+    return handle
+
+
 def close_archives() -> None:
     """Close every archive that this process keeps open."""
-    while _files:
-        os.close(_files.popitem()[1])
-    while _databases:
-        _databases.popitem()[1].close()
+    while _open:
+        handle, closer = _open.popitem()[1]
+        closer(handle)
 
 
 atexit.register(close_archives)
 
 
-def _key(path: str) -> _HandleKey:
-    # SQLite handles must cross neither fork nor threads.
-    return os.getpid(), threading.get_ident(), path
-
-
-def _file(path: str) -> int:
-    key = _key(path)
-    if key not in _files:
-        _files[key] = open_regular(path)
-    return _files[key]
-
-
-def _database(path: str) -> "sqlite3.Connection":
-    from pipeline.tiles.sources.mbtiles import open_database  # noqa: PLC0415 - as above
-
-    key = _key(path)
-    if key not in _databases:
-        _databases[key] = open_database(Path(path))
-    return _databases[key]
+def _opened(path: str) -> int:
+    return open_regular(path, follow_symlinks=True)
 
 
 def _unreadable(path: str, expected: str, found: str) -> TileError:

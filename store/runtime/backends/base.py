@@ -1,6 +1,6 @@
 """What everything that executes an engine shares: the port, what is expected of an engine, and the errors.
 
-Each backend has a module of its own beside this one, `store.runtime` chooses among them. No library is imported
+Each backend has a module of its own beside this one, and a row in `store.runtime.backends.registry`. No library is imported
 before it is needed, because no single machine has all of them.
 """
 
@@ -118,6 +118,31 @@ class EngineExpectation:
     output: str
     batch: int
     threads: int
+
+
+class BackendRuntime(Protocol):
+    """What a backend is on a machine that executes its engines. Found by its row in `store.runtime.backends.registry`."""
+
+    def version(self) -> str | None:
+        """Return the full version of its library that is installed here, None if it is not."""
+        ...
+
+    def runs(self, target: str) -> bool:
+        """Tell whether this machine runs engines that were compiled for a target."""
+        ...
+
+    def device(self) -> str:
+        """Describe what engines would run on here, for messages."""
+        ...
+
+    def load(self, source: Source, expected: EngineExpectation) -> BatchExecutor | PipelinedExecutor:
+        """Load an engine.
+
+        Raises:
+            RuntimeUnavailableError: The library or the device is not here.
+            EngineLoadError: The engine is not what is expected, or not for this machine.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

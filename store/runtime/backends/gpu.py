@@ -63,6 +63,12 @@ def gpus() -> tuple[Gpu, ...]:
         return ()
 
 
+def first_gpu() -> str:
+    """Describe the GPU that engines run on, for messages."""
+    found = gpus()
+    return str(found[0]) if found else "no GPU"
+
+
 def covers(backend: str, target: str, gpu: Gpu) -> bool:
     """Tell whether an engine that a backend compiled for a target runs on a GPU.
 

@@ -1,6 +1,8 @@
 """Runs engines of ONNX Runtime: graphs that were optimised ahead of time, on the CPU."""
 
 import os
+from contextlib import suppress
+from importlib import metadata
 from types import ModuleType
 from typing import Final
 
@@ -18,6 +20,10 @@ from store.runtime.backends.base import (
     require_version,
     sample_shapes,
 )
+from store.runtime.backends.registry import BACKENDS
+
+TARGET: Final = "cpu"
+"""The only target; every machine has one."""
 
 
 class OnnxRuntimeExecutor:
@@ -60,6 +66,27 @@ class OnnxRuntimeExecutor:
         except Exception as error:  # the library raises a private class per status code
             raise EngineRunError(f"ONNX Runtime failed while running: {error}") from error
         return np.asarray(result, np.float32)
+
+
+class OnnxRuntime:
+    """The backend "onnxruntime"; see `store.runtime.backends.base.BackendRuntime`."""
+
+    load: Final = OnnxRuntimeExecutor
+
+    def version(self) -> str | None:
+        """Return what its package says, whichever of them is installed."""
+        for package in BACKENDS["onnxruntime"].packages:
+            with suppress(metadata.PackageNotFoundError):
+                return metadata.version(package)
+        return None
+
+    def runs(self, target: str) -> bool:
+        """Tell whether the target is "cpu"."""
+        return target == TARGET
+
+    def device(self) -> str:
+        """Name the target."""
+        return f"a device for {TARGET!r}"
 
 
 def _tensors(found: Foreign) -> list[Tensor]:

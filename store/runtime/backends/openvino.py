@@ -8,7 +8,9 @@ from store.runtime.backends.base import (
     EngineExpectation,
     EngineLoadError,
     EngineRunError,
+    ExecutionError,
     Foreign,
+    RuntimeUnavailableError,
     Source,
     Tensor,
     Vectors,
@@ -22,6 +24,7 @@ from store.runtime.backends.openvino_library import (
     cpu_target,
     has_bfloat16,
     library,
+    library_version,
     loaded_version,
     read_requirements,
 )
@@ -80,6 +83,30 @@ class OpenVinoExecutor:
             return np.array(self._request.get_tensor(self._output).data, np.float32)
         except RuntimeError as error:
             raise EngineRunError(f"OpenVINO failed while running: {last_line(error)}") from error
+
+
+class OpenVino:
+    """The backend "openvino"; see `store.runtime.backends.base.BackendRuntime`."""
+
+    load: Final = OpenVinoExecutor
+
+    def version(self) -> str | None:
+        """Return what its package says."""
+        try:
+            return library_version()
+        except RuntimeUnavailableError:
+            return None
+
+    def runs(self, target: str) -> bool:
+        """Tell whether the target is the instruction set of this processor."""
+        return target == self.device()
+
+    def device(self) -> str:
+        """Return that instruction set as a target."""
+        try:
+            return cpu_target()
+        except ExecutionError:
+            return "no OpenVINO that runs"
 
 
 def require_precision(compiled: Foreign, precision: str) -> None:

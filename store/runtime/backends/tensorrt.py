@@ -19,6 +19,7 @@ import mmap
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -36,11 +37,12 @@ from store.runtime.backends.base import (
     sample_shapes,
 )
 from store.runtime.backends.cuda import Cuda, CudaError
-from store.runtime.backends.gpu import Gpu, covers, gpus
+from store.runtime.backends.gpu import Gpu, covers, first_gpu, gpus
 from store.runtime.backends.tensorrt_library import (
     LibraryMissingError,
     engine_version,
     library,
+    library_version,
     loaded_version,
     same_version,
 )
@@ -53,6 +55,34 @@ _SPARE: Final = 64 << 20
 """Bytes of GPU memory that are left to others."""
 
 _LOG_LINES: Final = 8
+
+
+class TensorRt:
+    """The backend "tensorrt" or "tensorrt-rtx"; see `store.runtime.backends.base.BackendRuntime`."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self.load: Final = partial(TensorRtExecutor, backend=backend)
+
+    def version(self) -> str | None:
+        """Return all four parts of it."""
+        try:
+            return library_version(self._backend)
+        except LibraryMissingError:
+            return None
+
+    def runs(self, target: str) -> bool:
+        """Tell whether the first GPU, the one that engines run on, is among those that the target means."""
+        found = gpus()
+        return bool(found) and covers(self._backend, target, found[0])
+
+    def device(self) -> str:
+        """Describe that GPU."""
+        return first_gpu()
+
+
+tensorrt: Final = partial(TensorRt, "tensorrt")
+tensorrt_rtx: Final = partial(TensorRt, "tensorrt-rtx")
 
 
 class TensorRtExecutor:

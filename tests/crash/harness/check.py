@@ -13,10 +13,10 @@ from journal.lock import held
 from store.cache.view import RESERVE_NAME, History, look, read
 from store.disk.artifacts import Artifacts
 from store.disk.layout import KNOWN_ENTRIES, Layout
-from store.disk.write_once import read_regular
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, IndexExtended
 from store.domain.state import State
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
+from store.files.regular_file import read_regular
 from store.maintenance.collect_garbage import collect
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse

@@ -15,7 +15,6 @@ from pipeline.errors import ErrorKind, Problem, RequestError
 from pipeline.request import files
 from pipeline.request.geometry import contains, degrees_to_e7, metres_to_mm, split_at_antimeridian
 from pipeline.request.request import (
-    Backend,
     BuildRequest,
     EngineOptions,
     ModelRole,
@@ -53,7 +52,7 @@ def test_a_valid_request(request_text):
     assert request.origin_e7 == (-1_182_923_000, 365_785_000)
     assert request.altitude_mm == 4_421_000
     assert request.bbox == (-118.3198, 36.5611, -118.2607, 36.593)
-    assert request.engine.backend is Backend.ONNXRUNTIME
+    assert request.engine.backend == "onnxruntime"
     assert request.max_age_days == 365
     assert request.descriptor.builtin == "place"
     assert request.resolve("camera.json") == Path("/somewhere/camera.json")

@@ -72,8 +72,7 @@ def aboard(monkeypatch):
     """From now on this machine is the other device, whose engines are of the same backend."""
 
     def board():
-        targets = {"onnxruntime": frozenset({ELSEWHERE})}
-        monkeypatch.setattr("store.runtime.capabilities.TARGETS", targets)
+        monkeypatch.setattr("store.runtime.backends.onnxruntime.TARGET", ELSEWHERE)
 
     return board
 

@@ -10,7 +10,7 @@ from store.base.values import ArtifactRef
 from store.cache.writer import Store
 from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.layout import Layout
-from store.disk.write_once import draft, read_regular, write_once
+from store.disk.write_once import draft, write_once
 from store.errors import (
     ArtifactError,
     CacheUnusableError,
@@ -102,21 +102,6 @@ class TestWriteOnce:
         with draft(layout.scratch) as new:
             new.write(b"x" * 10_000)
         assert names(layout.scratch) == []
-
-    @pytest.mark.parametrize("there", ["folder", "fifo", "link", "dangling"])
-    def test_reading_waits_for_nothing_and_follows_nothing(self, layout, there):
-        occupy(layout.segments / "x", there)
-        before = names(Path("/proc/self/fd"))
-        assert read_regular(layout.segments / "x", limit=100) is None
-        assert names(Path("/proc/self/fd")) == before
-
-    def test_reading_has_a_limit(self, layout):
-        path = layout.segments / "x"
-        path.write_bytes(b"12345")
-        assert read_regular(path, limit=5) == b"12345"
-        assert read_regular(path, limit=4) is None
-        with pytest.raises(FileNotFoundError):
-            read_regular(layout.segments / "y", limit=4)
 
 
 def occupy(path, what):

@@ -13,7 +13,7 @@ from store.base.values import ArtifactRef
 from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
-from store.files.sealed_memory import SealError, digest, open_regular, seal
+from store.files.sealed_memory import SealError, digest, open_expected, seal
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
@@ -423,7 +423,7 @@ class TestSealed:
     def test_sealed_bytes_cannot_change(self, tmp_path, folder):
         data = os.urandom((1 << 20) + 5)
         (tmp_path / "x").write_bytes(data)
-        fd = open_regular("x", folder=folder, size=len(data))
+        fd = open_expected("x", folder=folder, size=len(data))
         sealed = seal(fd, ref_of(data))
         digest(fd, ref_of(data))
         os.close(fd)
@@ -443,34 +443,24 @@ class TestSealed:
 
     def test_nothing_can_be_sealed_too(self, tmp_path, folder):
         (tmp_path / "x").touch()
-        fd = open_regular("x", folder=folder, size=0)
+        fd = open_expected("x", folder=folder, size=0)
         sealed = seal(fd, ref_of(b""))
         os.close(fd)
         assert sealed.view() == b""
         sealed.close()
 
-    def test_no_part_of_a_path_may_be_a_link(self, tmp_path, folder):
-        (tmp_path / "a" / "b").mkdir(parents=True)
-        (tmp_path / "a" / "b" / "x").touch()
-        (tmp_path / "link").symlink_to("a")
-        (tmp_path / "a" / "link").symlink_to("b")
-        os.close(open_regular("a/b/x", folder=folder))
-        for name in ("link/b/x", "a/link/x", "a/b/y", "a/x/x", "a/b"):
-            with pytest.raises(SealError):
-                open_regular(name, folder=folder)
-
     def test_files_that_are_too_long_or_too_short(self, tmp_path, folder):
         (tmp_path / "x").write_bytes(b"12345")
         for limits in ({"size": 4}, {"size": 6}, {"limit": 4}):
             with pytest.raises(SealError, match="expected"):
-                open_regular("x", folder=folder, **limits)
-        os.close(open_regular("x", folder=folder, limit=5))
+                open_expected("x", folder=folder, **limits)
+        os.close(open_expected("x", folder=folder, limit=5))
 
     @pytest.mark.parametrize("data", [b"1234", b"123456", b"12346", b""])
     def test_a_file_that_changes_after_it_was_opened(self, tmp_path, folder, data):
         path = tmp_path / "x"
         path.write_bytes(b"12345")
-        fd = open_regular("x", folder=folder, size=5)
+        fd = open_expected("x", folder=folder, size=5)
         path.write_bytes(data)
         for check in (seal, digest):
             with pytest.raises(SealError, match="expected 5 bytes"):

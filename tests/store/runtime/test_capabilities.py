@@ -9,6 +9,8 @@ from store.cache.writer import Store
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
+from store.runtime.backends import gpu, onnxruntime, openvino, tensorrt
+from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.tensorrt_library import LibraryMissingError
 from store.testing import FakeClock, Scenario, play
@@ -28,12 +30,12 @@ def manifest(tmp_path_factory):
 
 def judged(manifest, monkeypatch, *, gpus, backend, target, version="10.13.3.9"):
     """What the reader would say of a cache whose engine is this one, on a machine with these GPUs."""
-    monkeypatch.setattr(capabilities, "gpus", lambda: gpus)
+    for module in (gpu, tensorrt):
+        monkeypatch.setattr(module, "gpus", lambda: gpus)
     entry = replace(manifest.descriptor_engine, backend=backend, target=target, version=version)
     policy = Policy(
         trusted_keys=ALLOW_UNSIGNED,
         libraries={},
-        targets=capabilities.TARGETS,
         covered=capabilities.covered,
         device=capabilities.device,
     )
@@ -93,6 +95,10 @@ def test_libraries_are_those_that_are_installed(monkeypatch):
             return "1.31.1"
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(capabilities, "library_version", version)
-    monkeypatch.setattr(capabilities.metadata, "version", installed)
+    def missing():
+        raise RuntimeUnavailableError("expected it, found none")
+
+    monkeypatch.setattr(tensorrt, "library_version", version)
+    monkeypatch.setattr(openvino, "library_version", missing)
+    monkeypatch.setattr(onnxruntime.metadata, "version", installed)
     assert capabilities.libraries() == {"onnxruntime": "1.31.1", "tensorrt": "10.13.3.9"}

@@ -168,7 +168,7 @@ class TestSignature:
     @pytest.mark.parametrize("content", [b"", b"{}", b"hostile", b"[" * 10_000])
     def test_nothing_is_parsed_before_its_signature_holds(self, content, monkeypatch):
         def policy(key):
-            return Policy(trusted_keys=[key], libraries={}, targets={})
+            return Policy(trusted_keys=[key], libraries={})
 
         with pytest.raises(NoGoError) as signed:
             judge(content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(ALICE.public))
@@ -223,7 +223,7 @@ class TestKeys:
     def test_what_is_no_key_is_a_reason(self, key):
         with pytest.raises(ValueError, match="expected an Ed25519 public key of 32 bytes"):
             TrustedKey(key)
-        policy = Policy(trusted_keys=[ALICE.public, key], libraries={}, targets={})
+        policy = Policy(trusted_keys=[ALICE.public, key], libraries={})
         with pytest.raises(NoGoError, match="trusted key 2: expected") as error:
             judge(RAW, [SIGNED], generation=1, policy=policy)
         assert error.value.kind is ErrorKind.SIGNATURE
@@ -234,7 +234,7 @@ class TestKeys:
                 RAW,
                 [SIGNED],
                 generation=1,
-                policy=Policy(trusted_keys=ALICE.public, libraries={}, targets={}),
+                policy=Policy(trusted_keys=ALICE.public, libraries={}),
             )
         assert len(error.value.reasons) == 32
 

@@ -14,7 +14,6 @@ from pipeline.engines.backends.tensorrt import TENSORRT, TENSORRT_RTX, TensorRtC
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.request.request import Backend
 from store.base.identity import difference, engine_key
 from store.runtime.backends import tensorrt_library
 from store.runtime.backends.gpu import Gpu
@@ -81,7 +80,7 @@ def failure(compiler, job, scratch, **options):
 
 
 def test_each_backend_has_its_compiler():
-    assert [engine_compiler(each).backend for each in (Backend.TENSORRT, Backend.TENSORRT_RTX)] == [
+    assert [engine_compiler(each).backend for each in ("tensorrt", "tensorrt-rtx")] == [
         "tensorrt",
         "tensorrt-rtx",
     ]

@@ -1,0 +1,36 @@
+"""Opens regular files only: never through a symbolic link, and never a folder, a device or a pipe without a writer.
+
+`store.files.regular_file` is the same for everything above. The journal has its own because it imports nothing of the store,
+and because the aircraft's code, which opens files too, does without the journal.
+"""
+
+import errno
+import os
+import stat
+from typing import Final
+
+_TAKEN: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+
+
+class NotRegularError(OSError):
+    """What was opened is not a regular file."""
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
+    """Open a regular file and return its descriptor, which the caller closes. What it creates has mode 0644.
+
+    Raises:
+        NotRegularError: It is a folder, a pipe or a device.
+        OSError: It cannot be opened; `names_something_else` tells which errors mean a link or a socket.
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for the other side.
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotRegularError(f"{os.fspath(path)} is not a regular file")
+    return fd
+
+
+def names_something_else(error: OSError) -> bool:
+    """Whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
+    return isinstance(error, NotRegularError) or error.errno in _TAKEN

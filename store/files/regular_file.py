@@ -1,0 +1,136 @@
+"""Opens regular files only: no symbolic link unless asked for, no folder, no device, and no pipe without a writer.
+
+Part of the aircraft's code. `journal.regular_file` is the same for the journal's own files, since neither of the two
+may import the other.
+"""
+
+import errno
+import os
+import stat
+from typing import Final
+
+_TAKEN: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+
+
+class NotRegularError(OSError):
+    """What was opened is not a regular file, or not one of this user."""
+
+
+def open_regular(
+    path: str | os.PathLike[str],
+    flags: int = os.O_RDONLY,
+    *,
+    mode: int = 0o644,
+    folder: int | None = None,
+    follow_symlinks: bool = False,
+) -> int:
+    """Open a regular file and return its descriptor, which the caller closes.
+
+    Args:
+        path: Where it is. Its last part alone is held against links; `open_below` does so for every part.
+        flags: How to open it; `O_CLOEXEC`, `O_NONBLOCK` and `O_NOFOLLOW` are added.
+        mode: Permissions of a file that this creates.
+        folder: Descriptor of an open folder that a relative path starts from.
+        follow_symlinks: Whether a link to the file will do, as for paths that a person gave.
+
+    Raises:
+        NotRegularError: It is a folder, a pipe or a device.
+        OSError: It cannot be opened; `names_something_else` tells which errors mean a link or a socket.
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for the other side.
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_symlinks else os.O_NOFOLLOW)
+    fd = os.open(path, flags, mode, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotRegularError(f"{os.fspath(path)} is not a regular file")
+    return fd
+
+
+def names_something_else(error: OSError) -> bool:
+    """Whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
+    return isinstance(error, NotRegularError) or error.errno in _TAKEN
+
+
+def open_folder(path: str | os.PathLike[str], *, folder: int | None = None) -> int:
+    """Open a folder that is no symbolic link, and return its descriptor, which the caller closes.
+
+    Raises:
+        OSError: There is none, or something else has the name.
+    """
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+
+def open_below(name: str, folder: int) -> int:
+    """Open a regular file for reading, relative to a folder's descriptor; no part of its name may be a link.
+
+    Raises:
+        NotRegularError, OSError: As for `open_regular`.
+    """
+    # Step by step, since O_NOFOLLOW holds for the last part of a path alone.
+    *parents, last = name.split("/")
+    at = os.dup(folder)
+    try:
+        for part in parents:
+            below = open_folder(part, folder=at)
+            os.close(at)
+            at = below
+        return open_regular(last, folder=at)
+    finally:
+        os.close(at)
+
+
+def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes | None:
+    """Return the bytes of a regular file, or nothing if it is something else or longer than `limit`.
+
+    Raises:
+        FileNotFoundError: There is nothing under this name.
+        OSError: It cannot be read.
+    """
+    try:
+        fd = open_regular(path)
+    except OSError as error:
+        if names_something_else(error):
+            return None
+        raise
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit + 1) if os.fstat(fd).st_size <= limit else None
+
+
+def read_own(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes:
+    """Return the bytes of a regular file of this user, up to a limit; what others wrote is not believed.
+
+    Raises:
+        NotRegularError, OSError: As for `open_regular`, and for a file of another user.
+    """
+    fd = open_regular(path)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid():
+            raise NotRegularError(f"{os.fspath(path)} is another user's")
+        return read_at(fd, 0, found.st_size if limit is None else min(found.st_size, limit))
+    finally:
+        os.close(fd)
+
+
+def read_start(path: str | os.PathLike[str], length: int, *, follow_symlinks: bool = False) -> bytes:
+    """Return the first bytes of a regular file, at most so many.
+
+    Raises:
+        NotRegularError, OSError: As for `open_regular`.
+    """
+    fd = open_regular(path, follow_symlinks=follow_symlinks)
+    try:
+        return read_at(fd, 0, length)
+    finally:
+        os.close(fd)
+
+
+def read_at(fd: int, offset: int, length: int) -> bytes:
+    """Read `length` bytes at an offset; fewer only at the end of the file."""
+    content = os.pread(fd, length, offset)
+    while len(content) < length:
+        more = os.pread(fd, length - len(content), offset + len(content))
+        if not more:
+            break
+        content += more
+    return content
