@@ -1,7 +1,5 @@
 """The steps of a build, in their order; each stage does its own work and journals it."""
 
-import numpy as np
-
 from pipeline.planning.plan import BuildPlan, needed
 from pipeline.planning.plan import plan as make_plan
 from pipeline.stages.compile import prepare_engines, vectors_forgotten
@@ -10,7 +8,6 @@ from pipeline.stages.embed import prepare_cells
 from pipeline.stages.index import prepare_index, survey, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
-from store.formats.tables import encode_tile_columns
 from store.verify.coverage import refuse_strangers, sound, strangers
 
 
@@ -52,12 +49,9 @@ def _plan(run: Run) -> BuildPlan:
 def _select(run: Run, plan: BuildPlan) -> None:
     run.enter("tiles")
     selection = run.inputs.selection
-    tiles = selection.tiles
-    order = np.argsort(tiles.ids, kind="stable")
-    table = encode_tile_columns(tiles.ids[order].astype(np.uint64), tiles.digests[order], tiles.days[order])
     selected = TilesSelected(
         digest=run.inputs.document["tiles"]["digest"],
-        table=run.put(table),
+        table=run.put(selection.encoded()),
         count=len(selection.tiles),
         wanted=selection.wanted,
         excluded=len(selection.excluded),

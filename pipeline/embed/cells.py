@@ -78,11 +78,13 @@ class AssembledCell:
     """A cell that is complete.
 
     Attributes:
+        tiles: Its tiles.
         block: Its rows; tiles that were dropped as bad are not among them.
         embedded: Digests that went through the network for this cell.
         copied: Rows that did not: known before, or embedded for another row or cell.
     """
 
+    tiles: Tiles
     block: Block
     embedded: int
     copied: int
@@ -270,4 +272,4 @@ class CellAssembler:
                 self._asked.discard(digest)
                 del self._rows[digest]
         self._pending -= 1
-        return AssembledCell(block=block, embedded=embedded, copied=len(found) - embedded)
+        return AssembledCell(tiles=cell.tiles, block=block, embedded=embedded, copied=len(found) - embedded)

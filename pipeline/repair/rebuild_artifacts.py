@@ -13,23 +13,16 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
-from pipeline.embed.cells import CellKey
+from pipeline.embed.cells import Cell, CellKey
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.planning.recorded_inputs import Recipe, UnavailableError
 from pipeline.ports import Ports
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
-from pipeline.stages.embed import (
-    CellStep,
-    EmbeddedCell,
-    block_row,
-    embed_cells,
-    embed_windows,
-    engine_spec,
-)
-from pipeline.stages.index import area_of, survey_area
+from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
+from pipeline.stages.index import survey_selection
 from pipeline.stages.stand_in import golden_answers
-from store.base.identity import CELL_SHIFT, cell_components, cell_key, descriptor_id, tile_of
+from store.base.identity import CELL_SHIFT, cell_components, cell_key, tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
 from store.cache.writer import Store
@@ -43,17 +36,18 @@ from store.domain.events import (
     IndexExtended,
     StepStarted,
 )
-from store.domain.state import FLIGHT, Fact
-from store.formats.tables import BlockRow, decode_tiles, encode_blocks, encode_tiles
+from store.domain.state import Fact
+from store.formats.tables import BlockRow, decode_tiles, encode_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
-    """What making things again needs.
+class RebuildContext:
+    """What rebuilding the artifacts of a build needs.
 
     Attributes:
         store: The cache, open for writing.
         facts: Everything the journal says.
+        recipe: What the build was made from.
         batcher: Embeds tiles.
         ports: What else does the work.
         scratch: A folder for temporary files, outside of the cache.
@@ -61,6 +55,7 @@ class Workshop:
 
     store: Store
     facts: Sequence[Fact]
+    recipe: Recipe
     batcher: DescriptorBatcher
     ports: Ports
     scratch: Path
@@ -76,65 +71,72 @@ class Workshop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """Bytes that came out as they were committed, and the step's result, if a step of the memo made them."""
+class RebuiltArtifact:
+    """What a step gave when it was run again.
+
+    Attributes:
+        data: The bytes.
+        event: The step's result, if later builds may reuse it.
+        note: Why other bytes than before would be no surprise.
+    """
 
     data: bytes
     event: Event | None = None
+    note: str = ""
+
+    def require(self, what: str, expected: ArtifactRef) -> None:
+        """Hold the bytes against those that were committed.
+
+        Raises:
+            UnavailableError: They are others.
+        """
+        found = hashlib.sha256(self.data).hexdigest()
+        if found != expected.sha256:
+            raise UnavailableError(
+                f"{what}{self.note}: expected SHA-256 {expected.sha256[:12]} again, found {found[:12]}"
+            )
 
 
-class OtherBytesError(UnavailableError):
-    """The step ran, and gave other bytes than the ones that were committed."""
-
-    def __init__(self, what: str, expected: ArtifactRef, found: bytes | str) -> None:
-        digest = found if isinstance(found, str) else hashlib.sha256(found).hexdigest()
-        super().__init__(f"{what}: expected SHA-256 {expected.sha256[:12]} again, found {digest[:12]}")
-
-
-def calibration(recipe: Recipe, ref: ArtifactRef) -> Made:
-    """Read the calibration again."""
-    return same("calibration", ref, recipe.calibration())
-
-
-def tile_table(recipe: Recipe, ref: ArtifactRef) -> Made:
-    """Select the tiles again."""
-    tiles = recipe.tiles().tiles
-    data = encode_tiles((descriptor_id(tile.z, tile.x, tile.y), tile.sha256, tile.captured) for tile in tiles)
-    return same("tile table (digests are the same, capture dates may not be)", ref, data)
-
-
-def geography(shop: Workshop, recipe: Recipe, ref: ArtifactRef, rows: Sequence[BlockRow]) -> Made:
-    """Survey the area again."""
-    found = survey_area(area_of(recipe.tiles()), rows, shop.artifacts)
-    return same("geographic report", ref, found.encoded())
-
-
-def engine(shop: Workshop, recipe: Recipe, event: EngineCompiled) -> Made:
+def engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     """Compile a network again."""
-    model, compiler = recipe.model(event), recipe.compiler(event)
-    shop.begin("engine", (event.model,), event.key)
-    told = CompileProgress.started(shop.ports.progress, event.model)
-    again = compile_network(model, compiler, scratch=shop.scratch, host=shop.ports.host, on_progress=told)
-    shop.ports.progress.finish(f"{len(again.engine) / 1e6:.1f} MB")
-    version = str(event.components["version"])
-    what = f"engine {event.model}" if event.purpose == FLIGHT else f"{event.purpose} engine {event.model}"
-    if compiler.version != version:
-        what += f" (made by {compiler.backend} {version}, here is {compiler.version})"
-    made, found = same(what, event.artifact, again.engine), again.event
-    return replace(made, event=replace(event, elapsed_ms=found.elapsed_ms, log=found.log, host=found.host))
+    model, compiler = context.recipe.model(event), context.recipe.compiler(event)
+    context.begin("engine", (event.model,), event.key)
+    progress, host = context.ports.progress, context.ports.host
+    told = CompileProgress.started(progress, event.model)
+    made = compile_network(model, compiler, scratch=context.scratch, host=host, on_progress=told)
+    progress.finish(f"{len(made.engine) / 1e6:.1f} MB")
+    version, here = event.components["version"], compiler.version
+    return RebuiltArtifact(
+        data=made.engine,
+        event=replace(event, elapsed_ms=made.event.elapsed_ms, log=made.event.log, host=made.event.host),
+        note="" if here == version else f" (made by {compiler.backend} {version}, here is {here})",
+    )
 
 
-def golden(shop: Workshop, recipe: Recipe, event: EngineCompiled, ref: ArtifactRef) -> Made:
+def golden(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     """Ask a stand-in the golden questions again."""
-    return same("golden answers", ref, golden_answers(shop.artifacts, recipe.model(event), event))
+    return RebuiltArtifact(data=golden_answers(context.artifacts, context.recipe.model(event), event))
 
 
-def block_table(shop: Workshop, tiles: ArtifactRef, index: Index) -> Made:
+def tile_table(recipe: Recipe) -> RebuiltArtifact:
+    """Select the tiles again."""
+    return RebuiltArtifact(
+        data=recipe.tiles().encoded(), note=" (digests are the same, capture dates may not be)"
+    )
+
+
+def geographic_report(context: RebuildContext, rows: Sequence[BlockRow]) -> RebuiltArtifact:
+    """Survey the area again."""
+    found = survey_selection(context.recipe.tiles(), rows, context.artifacts)
+    return RebuiltArtifact(data=found.encoded())
+
+
+def block_table(context: RebuildContext, tiles: ArtifactRef, index: Index) -> RebuiltArtifact:
     """List the blocks of the build again: of every cell of its tile table the last that was made before its index."""
     cells: dict[tuple[str, int, int, int], CellEmbedded] = {}
     space = str(index.components["space"])
-    wanted = _cell_keys(shop.artifacts, tiles, space)
-    for fact in shop.facts:
+    wanted = _cell_keys(context.artifacts, tiles, space)
+    for fact in context.facts:
         match fact.event:
             case CellEmbedded(space=of, key=key) as event if of == space and key in wanted:
                 cells[key, event.zoom, event.cell_x, event.cell_y] = event
@@ -146,76 +148,73 @@ def block_table(shop: Workshop, tiles: ArtifactRef, index: Index) -> Made:
         raise UnavailableError(
             f"block table: expected a block of {len(wanted)} cells in the journal, found {len(cells)}"
         )
-    return same("block table", index.blocks, encode_blocks(map(block_row, cells.values())))
+    return RebuiltArtifact(data=encode_blocks(map(block_row, cells.values())))
 
 
 def cell_blocks(
-    shop: Workshop, recipe: Recipe, events: Sequence[CellEmbedded]
-) -> Iterator[tuple[CellEmbedded, Made | UnavailableError]]:
+    context: RebuildContext, events: Sequence[CellEmbedded]
+) -> Iterator[tuple[CellEmbedded, RebuiltArtifact | UnavailableError]]:
     """Embed cells again: once with rows that other blocks hold, and where that gives other bytes, wholly anew.
 
     Args:
-        shop: What it needs.
-        recipe: Where the tiles are.
+        context: What it needs.
         events: How the cells were made, all in one vector space and by one engine.
     """
-    steps: dict[CellKey, tuple[CellEmbedded, CellStep]] = {}
+    cells: dict[CellKey, tuple[CellEmbedded, Cell]] = {}
     for event in events:
         key = CellKey(event.zoom, event.cell_x, event.cell_y)
         try:
-            cell = recipe.cell(key, space=event.space, step_key=event.key)
+            cells[key] = event, context.recipe.cell(key, space=event.space, step_key=event.key)
         except UnavailableError as error:
             yield event, error
-        else:
-            steps[key] = event, CellStep(cell=cell, components=event.components, key=event.key)
-    damaged = {event.block.sha256 for event in events}
-    space = events[0].space
-    others = [found for found in shop.store.state.memo.blocks_in(space) if found.block.sha256 not in damaged]
-    for known in (others, []):
-        if not steps:
+    damaged, space = {event.block.sha256 for event in events}, events[0].space
+    blocks = context.store.state.memo.blocks_in(space)
+    for known in ([found for found in blocks if found.block.sha256 not in damaged], []):
+        if not cells:
             return
-        shop.begin("cells", tuple(map(str, steps)), space)
-        for made in _embed(shop, recipe, events[0], [step for _, step in steps.values()], known):
+        context.begin("cells", tuple(map(str, cells)), space)
+        for made in _embed(context, events[0], [cell for _, cell in cells.values()], known):
             key = CellKey(made.event.zoom, made.event.cell_x, made.event.cell_y)
-            event = steps[key][0]
-            if made.event.block.sha256 == event.block.sha256:
-                del steps[key]
-                yield event, Made(data=made.data, event=made.event)
-            elif not known:
-                del steps[key]
-                yield event, OtherBytesError(f"block {key}", event.block, made.data)
+            event, found = cells[key][0], RebuiltArtifact(data=made.data, event=made.event)
+            try:
+                found.require(f"block {key}", event.block)
+            except UnavailableError as error:
+                if not known:
+                    del cells[key]
+                    yield event, error
+            else:
+                del cells[key]
+                yield event, found
 
 
 def _embed(
-    shop: Workshop,
-    recipe: Recipe,
+    context: RebuildContext,
     like: CellEmbedded,
-    steps: Sequence[CellStep],
+    cells: Sequence[Cell],
     others: Sequence[CellEmbedded],
 ) -> list[EmbeddedCell]:
-    engine = engine_spec(shop.store.layout.artifact(like.engine), _engine_of(shop, like))
+    engine = engine_spec(context.store.layout.artifact(like.engine), _engine_of(context, like))
+    progress = context.ports.progress
     # Tiles that get no descriptor were perhaps skipped then, too; the digest of the block tells.
     embed = partial(
         embed_windows,
-        batcher=shop.batcher,
+        batcher=context.batcher,
         engine=engine,
-        preprocessing=_preprocessing(recipe),
-        on_progress=shop.ports.progress.advance,
+        preprocessing=_preprocessing(context.recipe),
+        on_progress=progress.advance,
     )
-    known = KnownRows(shop.artifacts, others)
-    answered = embed_cells(
-        steps, embed, space=like.space, engine=engine, known=known, progress=shop.ports.progress
-    )
+    known = KnownRows(context.artifacts, others)
+    answered = embed_cells(cells, embed, space=like.space, engine=engine, known=known, progress=progress)
     with closing(answered):
-        return [made for cells in answered for made in cells]
+        return [made for completed in answered for made in completed]
 
 
-def _engine_of(shop: Workshop, cell: CellEmbedded) -> EngineCompiled:
+def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
     """The engine whose bytes embedded a cell, whole on disk."""
-    for fact in reversed(shop.facts):
+    for fact in reversed(context.facts):
         match fact.event:
             case EngineCompiled(artifact=artifact) as event if artifact.sha256 == cell.engine:
-                wrong = shop.artifacts.damage(artifact)
+                wrong = context.artifacts.damage(artifact)
                 if wrong is not None:
                     raise UnavailableError(
                         f"engine {event.model} {cell.engine[:12]}, which embeds them: {wrong}"
@@ -243,14 +242,3 @@ def _cell_keys(artifacts: Artifacts, tiles: ArtifactRef, space: str) -> set[str]
             (identifier, bytes(digest).hex())
         )
     return {cell_key(cell_components(space=space, tiles=members)) for members in cells.values()}
-
-
-def same(what: str, ref: ArtifactRef, data: bytes) -> Made:
-    """Return the bytes that were made, if they are those that were committed.
-
-    Raises:
-        OtherBytesError: They are others.
-    """
-    if hashlib.sha256(data).hexdigest() != ref.sha256:
-        raise OtherBytesError(what, ref, data)
-    return Made(data=data)

@@ -1,77 +1,73 @@
 """Make the file of an index, and its delta, again: each from the blocks, and only if the bytes come out."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from pipeline.index.plan import IndexJob, IndexPlan
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.progress import Silent
-from pipeline.repair.rebuild_artifacts import Made, Workshop, same
+from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.request.request import IndexKind, Storage
 from pipeline.stages.extend_index import EarlierBlocks, extend_index
 from pipeline.stages.index import StoredBlocks, write_index
 from store.domain.events import Index, IndexBuilt, IndexExtended
-from store.domain.index_files import whole_of, whole_rows
+from store.domain.index_files import whole_rows
 from store.errors import ArtifactError
 from store.formats.descriptor_block import Block
 from store.formats.index_delta import decode as decode_delta
 from store.formats.tables import decode_blocks
-from store.manifest.roles import DELTA, WHOLE
 
 
-def descriptor_index(shop: Workshop, event: Index) -> Made:
+def descriptor_index(context: RebuildContext, event: Index) -> RebuiltArtifact:
     """Build the file of an index again: from its blocks, or from those of now without what its delta says that came."""
     job = _job_of(event)
-    shop.begin("index", (), event.key)
-    with shop.artifacts.draft() as new:
-        again = write_index(job, _blocks_under(shop, event), builder=shop.ports.index, new=new)
+    context.begin("index", (), event.key)
+    with context.artifacts.draft() as new:
+        again = write_index(job, _blocks_under(context, event), builder=context.ports.index, new=new)
         data = Path(new.path).read_bytes()
-    what, library = WHOLE, shop.ports.index.library(job.plan.kind)
-    if library != event.components["library"]:
-        what += f" (made by {event.components['library']}, here is {library})"
-    made = same(what, whole_of(event), data)
-    if isinstance(event, IndexExtended):
-        return made
-    return replace(made, event=again.event)
+    library, here = event.components["library"], context.ports.index.library(job.plan.kind)
+    note = "" if here == library else f" (made by {library}, here is {here})"
+    return RebuiltArtifact(
+        data=data, event=None if isinstance(event, IndexExtended) else again.event, note=note
+    )
 
 
-def index_delta(shop: Workshop, event: IndexExtended) -> Made:
+def index_delta(context: RebuildContext, event: IndexExtended) -> RebuiltArtifact:
     """Tell again what changed since the file of an index was written, from the blocks of both."""
-    shop.begin("index", (), event.key)
+    context.begin("index", (), event.key)
     again = extend_index(
-        _base_of(shop, event),
-        decode_blocks(shop.artifacts.read(event.blocks)),
+        _base_of(context, event),
+        decode_blocks(context.artifacts.read(event.blocks)),
         table=event.blocks,
         components=event.components,
-        artifacts=shop.artifacts,
+        artifacts=context.artifacts,
         progress=Silent(),
     )
     if again is None:
         raise AssertionError("an extension without a limit ends")
-    return replace(same(DELTA, event.artifact, again.data), event=again.event)
+    return RebuiltArtifact(data=again.data, event=again.event)
 
 
-def _blocks_under(shop: Workshop, event: Index) -> Iterable[Block]:
+def _blocks_under(context: RebuildContext, event: Index) -> Iterable[Block]:
     """The blocks that the file of an index was written from."""
-    rows = decode_blocks(shop.artifacts.read(event.blocks))
+    rows = decode_blocks(context.artifacts.read(event.blocks))
     if not isinstance(event, IndexExtended):
-        return StoredBlocks(shop.artifacts, rows)
+        return StoredBlocks(context.artifacts, rows)
     try:
-        base = _base_of(shop, event)
-        before = decode_blocks(shop.artifacts.read(base.blocks))
+        base = _base_of(context, event)
+        before = decode_blocks(context.artifacts.read(base.blocks))
     except (ArtifactError, UnavailableError):
         before = ()
-    if before and all(shop.artifacts.damage(row.ref) is None for row in before):
-        return StoredBlocks(shop.artifacts, before)
+    if before and all(context.artifacts.damage(row.ref) is None for row in before):
+        return StoredBlocks(context.artifacts, before)
     return EarlierBlocks(
-        StoredBlocks(shop.artifacts, rows), decode_delta(shop.artifacts.read(event.artifact))
+        StoredBlocks(context.artifacts, rows), decode_delta(context.artifacts.read(event.artifact))
     )
 
 
-def _base_of(shop: Workshop, event: IndexExtended) -> IndexBuilt:
+def _base_of(context: RebuildContext, event: IndexExtended) -> IndexBuilt:
     """How the file was written that an index extends."""
-    for fact in reversed(shop.facts):
+    for fact in reversed(context.facts):
         match fact.event:
             case IndexBuilt(artifact=artifact) as base if artifact == event.base:
                 return base

@@ -12,7 +12,7 @@ from pipeline.rerun.report import Compared, Ended, Standing
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
 from pipeline.stages.embed import block_row
-from pipeline.stages.index import Area, StoredBlocks, index_job, survey_area, write_index
+from pipeline.stages.index import StoredBlocks, index_job, survey_area, write_index
 from pipeline.tiles.grid import wanted_count, wanted_tiles
 from pipeline.tiles.selection import MAX_WANTED
 from store.base import canonical_json
@@ -98,7 +98,9 @@ def survey_again(supplies: Supplies) -> Ended | None:
     _bring_blocks(supplies, rows)
     excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
     there = {*excluded, *(tile_of(identifier)[:3] for identifier in table.ids.tolist())}
-    area = Area(
+    geography = survey_area(
+        rows,
+        supplies.artifacts,
         wanted=wanted,
         present=table.ids.astype(np.int64),
         holes=tuple(
@@ -108,7 +110,6 @@ def survey_again(supplies: Supplies) -> Ended | None:
         ),
         excluded=excluded,
     )
-    geography = survey_area(area, rows, supplies.artifacts)
     if kept is not None and supplies.failure is not None:
         expected = attached_to_failure(supplies.failure)["geography"].sha256
         supplies.note("geographic report", "area", expected, Standing.KEPT)

@@ -27,7 +27,6 @@ from pipeline.embed.cells import (
     AssembledCell,
     Cell,
     CellAssembler,
-    CellKey,
     Row,
     Window,
     plan_windows,
@@ -40,7 +39,7 @@ from pipeline.progress import Progress
 from pipeline.request.request import BadTilePolicy
 from pipeline.stages.context import Run
 from pipeline.tiles.sources.read_tile import REST
-from store.base.canonical_json import Document
+from store.base.identity import cell_components, cell_key, tile_set_of
 from store.base.preprocessing import Preprocessing
 from store.disk.artifacts import ref_of
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
@@ -49,15 +48,6 @@ from store.formats.tables import BlockRow
 
 _NORM_TOLERANCE = 1e-3
 """How far a descriptor's length may be from 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellStep:
-    """A cell that is to be embedded, and the step key of its block."""
-
-    cell: Cell
-    components: Document
-    key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +125,7 @@ def _require_unit_vectors(result: WindowResult) -> None:
 
 
 def embed_cells(
-    steps: Sequence[CellStep],
+    cells: Sequence[Cell],
     embed: Callable[[Iterable[Window]], Generator[WindowResult, None, None]],
     *,
     space: str,
@@ -148,7 +138,7 @@ def embed_cells(
     A block is encoded only when it is taken, so that few are in memory. A tile that gets no descriptor gets no row.
 
     Args:
-        steps: The cells.
+        cells: The cells.
         embed: `embed_windows` with all that it needs besides the windows.
         space: The vector space of the cells.
         engine: The engine that embeds them.
@@ -158,82 +148,53 @@ def embed_cells(
     Raises:
         EmbedError: Workers failed again and again, or the network gives no unit vectors.
     """
-    assembly = _Assembly(steps, space, engine, known)
-    progress.start("embed", total=assembly.missing(), unit="tiles")
-    results = embed(assembly.windows())
+    digests = {tile.sha256 for cell in cells for tile in cell.tiles}
+    progress.start("embed", total=sum(digest not in known for digest in digests), unit="tiles")
+    shared = shared_digests(cells)
+    assembler, ready = CellAssembler(dimensions=engine.dimensions, shared=shared), deque[AssembledCell]()
+
+    def feed() -> Iterator[Cell]:
+        """Hand each cell to the assembler just before its window is planned, so that few are under way."""
+        for cell in cells:
+            complete = assembler.add(cell, known.rows({tile.sha256 for tile in cell.tiles}))
+            ready.extend(() if complete is None else (complete,))
+            yield cell
+
+    def completed() -> Iterator[EmbeddedCell]:
+        while ready:
+            yield _embedded(ready.popleft(), space, engine)
+
+    results = embed(plan_windows(feed(), known=known, shared=shared))
     with closing(results):
         for result in results:
-            assembly.take(result)
-            yield assembly.complete()
-    yield assembly.complete()
-    assembly.require_all()
+            for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
+                ready.extend(assembler.supply(tile.sha256, Row(vector, float(texture))))
+            for bad in result.bad:
+                ready.extend(assembler.drop(bad.tile.sha256))
+            yield completed()
+    yield completed()
+    if assembler.pending:
+        raise EmbedError(f"expected all cells to be complete, found {assembler.pending} that are not")
     progress.finish()
 
 
-class _Assembly:
-    """The cells that are put together, from planning their windows to encoding their blocks."""
-
-    def __init__(self, steps: Sequence[CellStep], space: str, engine: EngineSpec, known: KnownRows) -> None:
-        self._steps = {step.cell.key: step for step in steps}
-        self._space, self._known, self._engine = space, known, engine
-        self._shared = shared_digests(step.cell for step in steps)
-        self._assembler = CellAssembler(dimensions=engine.dimensions, shared=self._shared)
-        self._ready: deque[AssembledCell] = deque()
-
-    def missing(self) -> int:
-        """Count the tile digests that are not known."""
-        digests = {tile.sha256 for step in self._steps.values() for tile in step.cell.tiles}
-        return sum(digest not in self._known for digest in digests)
-
-    def windows(self) -> Iterator[Window]:
-        """Plan the windows, lazily."""
-        return plan_windows(self._feed(), known=self._known, shared=self._shared)
-
-    def _feed(self) -> Iterator[Cell]:
-        """Hand each cell to the assembler just before its window is planned, so that few are under way."""
-        for step in self._steps.values():
-            cell = step.cell
-            complete = self._assembler.add(cell, self._known.rows({tile.sha256 for tile in cell.tiles}))
-            if complete is not None:
-                self._ready.append(complete)
-            yield cell
-
-    def take(self, result: WindowResult) -> None:
-        """Take in the answer for a window."""
-        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
-            self._ready.extend(self._assembler.supply(tile.sha256, Row(vector, float(texture))))
-        for bad in result.bad:
-            self._ready.extend(self._assembler.drop(bad.tile.sha256))
-
-    def complete(self) -> Iterator[EmbeddedCell]:
-        """Yield the cells that became complete since the last call."""
-        while self._ready:
-            yield self._embedded(self._ready.popleft())
-
-    def _embedded(self, assembled: AssembledCell) -> EmbeddedCell:
-        block = assembled.block
-        step, data = self._steps[CellKey(*block.cell)], descriptor_block.encode(block)
-        event = CellEmbedded(
-            space=self._space,
-            zoom=block.zoom,
-            cell_x=block.cell_x,
-            cell_y=block.cell_y,
-            key=step.key,
-            components=step.components,
-            engine=self._engine.sha256,
-            block=ref_of(data),
-            rows=len(block.ids),
-            embedded=assembled.embedded,
-            copied=assembled.copied,
-        )
-        return EmbeddedCell(event=event, data=data)
-
-    def require_all(self) -> None:
-        """Make sure that no cell is left."""
-        if self._assembler.pending:
-            raise EmbedError(
-                f"expected all cells to be complete, found {self._assembler.pending} that are not"
-            )
+def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> EmbeddedCell:
+    block, tiles = assembled.block, tile_set_of(assembled.tiles.packed())
+    components, data = cell_components(space=space, tiles=tiles), descriptor_block.encode(block)
+    event = CellEmbedded(
+        space=space,
+        zoom=block.zoom,
+        cell_x=block.cell_x,
+        cell_y=block.cell_y,
+        key=cell_key(components),
+        components=components,
+        engine=engine.sha256,
+        block=ref_of(data),
+        rows=len(block.ids),
+        embedded=assembled.embedded,
+        copied=assembled.copied,
+    )
+    return EmbeddedCell(event=event, data=data)
 
 
 def prepare_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
@@ -272,7 +233,7 @@ def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
         on_retry=partial(_retried, run),
     )
     answered = embed_cells(
-        [CellStep(cell=plan.cell, components=plan.components, key=plan.key) for plan in plans],
+        [plan.cell for plan in plans],
         embed,
         space=space,
         engine=engine,

@@ -114,26 +114,11 @@ class StoredBlocks:
             yield descriptor_block.decode(self._artifacts.read(row.ref))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Area:
-    """What was selected of an area.
-
-    Attributes:
-        wanted: How many tiles it wants.
-        present: Descriptor ids of the selected tiles.
-        holes: Wanted tiles that the source does not hold.
-        excluded: Tiles left out because they are too old.
-    """
-
-    wanted: int
-    present: NDArray[np.int64]
-    holes: tuple[Place, ...]
-    excluded: tuple[Place, ...]
-
-
-def area_of(selection: Selection) -> Area:
-    """Return the area of a selection."""
-    return Area(
+def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: Artifacts) -> Geography:
+    """Tell what became of every tile that a selection wants; see `survey_area`."""
+    return survey_area(
+        rows,
+        artifacts,
         wanted=selection.wanted,
         present=selection.tiles.ids,
         holes=tuple(map(tuple, selection.holes.array.tolist())),
@@ -141,8 +126,24 @@ def area_of(selection: Selection) -> Area:
     )
 
 
-def survey_area(area: Area, rows: Sequence[BlockRow], artifacts: Artifacts) -> Geography:
+def survey_area(
+    rows: Sequence[BlockRow],
+    artifacts: Artifacts,
+    *,
+    wanted: int,
+    present: NDArray[np.int64],
+    holes: tuple[Place, ...],
+    excluded: tuple[Place, ...],
+) -> Geography:
     """Tell what became of every wanted tile.
+
+    Args:
+        rows: The blocks.
+        artifacts: Where they are.
+        wanted: How many tiles the area wants.
+        present: Descriptor ids of those that were selected.
+        holes: Those that the source does not hold.
+        excluded: Those that were left out because they are too old.
 
     Raises:
         ArtifactError: A block is missing or damaged.
@@ -152,14 +153,14 @@ def survey_area(area: Area, rows: Sequence[BlockRow], artifacts: Artifacts) -> G
         block = descriptor_block.decode(artifacts.read(row.ref))
         indexed.append(block.ids.astype(np.int64))
         featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
-    skipped = area.present[np.isin(area.present, np.concatenate(indexed), invert=True)]
+    skipped = present[np.isin(present, np.concatenate(indexed), invert=True)]
     return Geography(
-        wanted=area.wanted,
-        present=len(area.present),
-        holes=area.holes,
+        wanted=wanted,
+        present=len(present),
+        holes=holes,
         featureless=tuple(tile_of(identifier)[:3] for identifier in featureless),
         skipped=tuple(tile_of(identifier)[:3] for identifier in skipped.tolist()),
-        excluded=area.excluded,
+        excluded=excluded,
     )
 
 
@@ -261,7 +262,7 @@ def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
         CheckError: Too little of the area can be localised.
     """
     run.enter("coverage", "area")
-    run.geography = survey_area(area_of(run.inputs.selection), rows, run.store.artifacts)
+    run.geography = survey_selection(run.inputs.selection, rows, run.store.artifacts)
     require_coverage(run.geography.localisable, run.inputs.request.coverage.min_fraction)
     return run.geography
 

@@ -20,6 +20,7 @@ from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.tile import Place, TileMetadataStore
 from pipeline.tiles.tile_columns import NO_DAY, Tiles
+from store.formats.tables import encode_tile_columns
 
 MAX_WANTED = 20_000_000
 """A request for more tiles than this is taken for a mistake: about 200,000 km² at zoom 18."""
@@ -76,6 +77,13 @@ class Selection:
     holes: Places
     excluded: Tiles
     warnings: tuple[str, ...]
+
+    def encoded(self) -> bytes:
+        """Return the bytes of the tile table."""
+        tiles, order = self.tiles, np.argsort(self.tiles.ids, kind="stable")
+        return encode_tile_columns(
+            tiles.ids[order].astype(np.uint64), tiles.digests[order], tiles.days[order]
+        )
 
 
 def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: date) -> Selection:
