@@ -54,7 +54,6 @@ class Journal:
         path: Path | str,
         *,
         readonly: bool = False,
-        verified: Head | None = None,
         scratch: Path | None = None,
         allow_unknown_filesystem: bool = False,
         map_bytes: int = MAP_BYTES,
@@ -64,21 +63,19 @@ class Journal:
         Args:
             path: The file, by custom `journal.mdb`. LMDB keeps a lock file beside it.
             readonly: Never write to the file (LMDB's lock file is still written).
-            verified: A head of this journal that the caller trusts; the chain is checked from there instead of from
-                the first record, and the journal must still contain it.
             scratch: Folder on the same file system where a new journal is made; by default `tmp` beside it.
             allow_unknown_filesystem: Accept a local file system that nobody tried.
             map_bytes: Address space to reserve.
 
         Raises:
             JournalMissingError: `readonly`, and there is none.
-            JournalDamagedError: The file is not sound, or does not contain `verified`.
+            JournalDamagedError: The file is not sound.
             JournalVersionError: A newer release wrote it, and `readonly` is False.
             JournalFilesystemError: The file system cannot be trusted with a journal.
             JournalPermissionError: This user may not.
             JournalMisuseError: This process has it open already.
         """
-        path, trusted = Path(path), EMPTY if verified is None else verified
+        path = Path(path)
         try:
             busy = require_sound(path) is Quiet.BUSY
         except JournalMissingError:
@@ -91,13 +88,12 @@ class Journal:
         with translated(path, "asking for the file system"):
             judge_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
         if busy:
-            head_in_child(path, verified=trusted)
+            head_in_child(path)
         environment = open_environment(path, readonly=readonly, map_bytes=map_bytes)
         try:
             journal = cls(environment, EMPTY)
             journal._check_format()
-            journal._trust(trusted)
-            for _ in journal.entries(journal._verified.seq + 1):
+            for _ in journal.entries():
                 pass
         except BaseException:
             environment.close()
@@ -279,15 +275,6 @@ class Journal:
             found = list(reader.projections())
         return {name: unseal(name, sealed) for name, sealed in found}
 
-    def check_chain(self) -> None:
-        """Check the chain from the first record on, whatever was trusted when this was opened.
-
-        Raises:
-            JournalDamagedError: A record does not continue it.
-        """
-        for _ in self.entries(1):
-            pass
-
     def verify(self) -> Head:
         """Check everything: structure of the file, the chain from the first record, all projections.
 
@@ -346,19 +333,6 @@ class Journal:
             return self._verified
         value = reader.record(start - 1)
         return None if value is None else Head(start - 1, Chain(value[:CHAIN_BYTES]))
-
-    def _trust(self, verified: Head) -> None:
-        if verified == EMPTY:
-            return
-        with self._environment.read() as reader:
-            value = reader.record(verified.seq)
-        if value is None or value[:CHAIN_BYTES] != verified.chain:
-            found = "is gone" if value is None else "is another one"
-            raise JournalDamagedError(
-                f"{self.path}: record {verified.seq} was known and {found}: the journal lost its tail or was replaced",
-                seq=verified.seq,
-            )
-        self._verified = verified
 
     def _check_format(self) -> None:
         with self._environment.read() as reader:

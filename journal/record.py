@@ -132,8 +132,14 @@ def decode(raw: bytes) -> Record:
     return Record(tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload)
 
 
-def decode_fields(raw: bytes) -> tuple[str, int, int | None, int, int, Payload]:
-    """The fields of a record in their order; as `decode`, for who reads a million and keeps none of them."""
+def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int | None, int, int, Payload]:
+    """The fields of a record in their order; as `decode`, for who reads a million and keeps none of them.
+
+    Args:
+        raw: The bytes.
+        canonical: Whether to refuse another form of the same values. Who reads what its own `encode` wrote, and has
+            checked the chain over it, may leave that out.
+    """
     if len(raw) > MAX_RECORD_BYTES:
         raise RecordError(f"record bytes: at most {MAX_RECORD_BYTES} expected, {len(raw)} found")
     try:
@@ -154,7 +160,7 @@ def decode_fields(raw: bytes) -> tuple[str, int, int | None, int, int, Payload]:
         raise RecordError(f"record bytes: an array of {_FIELDS} expected, found {_kind_of(fields)}")
     tag, version, build, wall_ns, mono_ns, payload = fields
     _check_envelope(tag, version, build, wall_ns, mono_ns)
-    if not _is_in_order(payload, 1) or _pack(fields) != raw:
+    if canonical and (not _is_in_order(payload, 1) or _pack(fields) != raw):
         # Encoded anew from the beginning: that says what is wrong, if anything is.
         record = Record(
             tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload

@@ -25,7 +25,7 @@ from journal.errors import (
     JournalMissingError,
     JournalPermissionError,
 )
-from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, follow, unseal
+from journal.record import EMPTY, Chain, Entry, Head, follow, unseal
 from journal.safe_reader_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.storage.environment import is_open, open_environment
 from journal.storage.integrity import Quiet, require_sound
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     import subprocess
 
 TIMEOUT_S: Final = 60.0
-LONG_BYTES: Final = 32 << 20
-"""Checking the structure of a larger file takes longer than starting a child, some 0.1 s."""
 
 _ATTEMPTS: Final = 3
 _ERRORS: Final[dict[str, type[JournalError]]] = {
@@ -61,7 +59,7 @@ class Snapshot:
 
     Attributes:
         head: The newest record.
-        entries: The entries from the seq that was asked for up to the head.
+        entries: All entries.
         projections: Named values, their digests checked.
         damaged: Names of projections whose digest does not fit; they can be made again from the records.
     """
@@ -72,22 +70,13 @@ class Snapshot:
     damaged: tuple[bytes, ...] = ()
 
 
-def snapshot(
-    path: Path | str,
-    *,
-    start: int = 1,
-    foreign: bool = False,
-    verified: Head = EMPTY,
-    timeout_s: float = TIMEOUT_S,
-) -> Snapshot:
+def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIMEOUT_S) -> Snapshot:
     """Read a journal in one consistent state, whatever is in the file and whoever writes it.
 
     Args:
         path: The file.
-        start: First seq that is wanted; the chain is checked from the beginning, or from `verified`, nevertheless.
         foreign: The file comes from elsewhere and nobody writes it: its lock file is not trusted and it is never mapped
             into this process.
-        verified: A head the caller trusts: the chain is checked from there, and the journal must still contain it.
         timeout_s: Limit for a child process, in seconds of wall time and of processor time.
 
     Raises:
@@ -97,32 +86,25 @@ def snapshot(
             took too long. The loss of the newest records cannot be noticed; compare `head` with one kept elsewhere.
     """
     path = Path(path)
-    start = max(start, verified.seq + 1)
     if foreign:
         gate(path)
-    elif verified != EMPTY and gate(path).size > LONG_BYTES:
-        # Its structure takes longer to check than a child takes to start, and the death of a child is an answer as well.
-        try:
-            return _retried(path, verified, start, foreign=False, timeout_s=timeout_s)
-        except (JournalPermissionError, JournalFullError):
-            foreign = True
     elif not is_open(path) and require_sound(path) is Quiet.HEALTHY:
         try:
-            return _read_here(path, start, verified)
+            return _read_here(path)
         except (JournalPermissionError, JournalFullError):
             # On a read-only or full file system, or one this user may not write, LMDB cannot make its lock file. Without
             # one a writer is not noticed, so that the child reads and the chain alone is believed.
             foreign = True
-    return _retried(path, verified, start, foreign=foreign, timeout_s=timeout_s)
+    return _retried(path, foreign=foreign, timeout_s=timeout_s)
 
 
-def head_in_child(path: Path, *, verified: Head = EMPTY, timeout_s: float = TIMEOUT_S) -> Head:
-    """Check the chain of a journal in a child process, from a head that is trusted, and return its head.
+def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
+    """Check the chain of a journal in a child process, and return its head.
 
     Raises:
         JournalDamagedError: As for `snapshot`.
     """
-    return _retried(path, verified, sys.maxsize, foreign=False, timeout_s=timeout_s).head
+    return _retried(path, foreign=False, timeout_s=timeout_s).head
 
 
 def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT_S) -> tuple[Entry, ...]:
@@ -193,59 +175,46 @@ def _whole_records(told: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-def _read_here(path: Path, start: int, verified: Head) -> Snapshot:
+def _read_here(path: Path) -> Snapshot:
     environment = open_environment(path, readonly=True)
     try:
         with environment.read() as reader:
-            values = list(reader.records(max(verified.seq, 1)))
+            values = list(reader.records(1))
             sealed = list(reader.projections())
     finally:
         environment.close()
-    if verified != EMPTY:
-        _must_contain(path, verified, values[0] if values else None)
-        values = values[1:]
-    return _checked(verified, iter(values), sealed, start)
+    return _checked(values, sealed)
 
 
-def _must_contain(path: Path, verified: Head, first: tuple[int, bytes] | None) -> None:
-    if first is None or first[0] != verified.seq or first[1][:CHAIN_BYTES] != verified.chain:
-        raise JournalDamagedError(
-            f"{path}: record {verified.seq} was known and is gone or another one", seq=verified.seq
-        )
-
-
-def _checked(
-    verified: Head, values: Iterator[tuple[int, bytes]], sealed: list[tuple[bytes, bytes]], start: int
-) -> Snapshot:
-    entries = tuple(follow(verified, values))
-    head = entries[-1].head if entries else verified
+def _checked(values: list[tuple[int, bytes]], sealed: list[tuple[bytes, bytes]]) -> Snapshot:
+    entries = tuple(follow(EMPTY, values))
+    head = entries[-1].head if entries else EMPTY
     projections, damaged = {}, []
     for name, value in sealed:
         try:
             projections[name] = unseal(name, value)
         except JournalDamagedError:
             damaged.append(name)
-    wanted = entries[start - verified.seq - 1 :]
-    return Snapshot(head=head, entries=wanted, projections=projections, damaged=tuple(damaged))
+    return Snapshot(head=head, entries=entries, projections=projections, damaged=tuple(damaged))
 
 
-def _retried(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:
+def _retried(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
     """Read in a child. A failure beside a writer is believed only when it happens again and again."""
     for _ in range(_ATTEMPTS - 1):
         before = gate(path).transactions
         try:
-            return _read_in_child(path, verified, start, foreign=foreign, timeout_s=timeout_s)
+            return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
         except JournalDamagedError:
             if foreign or gate(path).transactions == before:
                 raise
-    return _read_in_child(path, verified, start, foreign=foreign, timeout_s=timeout_s)
+    return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
 
 
-def _read_in_child(path: Path, verified: Head, start: int, *, foreign: bool, timeout_s: float) -> Snapshot:
+def _read_in_child(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
     import subprocess  # noqa: PLC0415 - as in `_child_process`
 
     try:
-        child = _child_process(path, verified, "foreign" if foreign else "live", timeout_s)
+        child = _child_process(path, EMPTY, "foreign" if foreign else "live", timeout_s)
     except subprocess.TimeoutExpired as error:
         raise JournalDamagedError(
             f"{path}: reading it within {timeout_s:g} s expected, it took longer"
@@ -256,20 +225,20 @@ def _read_in_child(path: Path, verified: Head, start: int, *, foreign: bool, tim
     if child.returncode == STATUS_ERROR:
         raise _child_error(path, child.stderr)
     values, sealed, head = _parse(path, child.stdout, child.stderr)
-    found = _checked(verified, iter(values), sealed, start)
+    found = _checked(values, sealed)
     if child.returncode != 0 or found.head != head:
         raise JournalDamagedError(f"{path}: reading it in a child process gave no complete answer")
     return found
 
 
 def _child_process(
-    path: Path, verified: Head, mode: str, timeout_s: float
+    path: Path, after: Head, mode: str, timeout_s: float
 ) -> "subprocess.CompletedProcess[bytes]":
     import subprocess  # noqa: PLC0415 - a journal that is quiet is read without it
 
     arguments = [
         *(sys.executable, "-P", "-c", _START_CHILD, str(Path(__file__).resolve().parent.parent)),
-        *(str(path.absolute()), mode, str(verified.seq), verified.chain.hex()),
+        *(str(path.absolute()), mode, str(after.seq), after.chain.hex()),
         *(str(math.ceil(timeout_s)), str(os.getpid())),
     ]
     return subprocess.run(

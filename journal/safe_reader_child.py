@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from journal.errors import JournalDamagedError, JournalError
-from journal.record import CHAIN_BYTES, EMPTY, Chain, Head, follow, stored
+from journal.record import EMPTY, Chain, Head, follow, stored
 from journal.storage.environment import open_environment
 from journal.storage.open_environment import MAP_BYTES
 
@@ -29,11 +29,11 @@ _WRITE_BYTES: Final = 1 << 20
 
 
 def main(arguments: list[str]) -> int:
-    """Read a journal from a trusted head on.
+    """Read a journal.
 
     Args:
-        arguments: path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of a trusted head; limit of processor time in
-            seconds; pid of the parent.
+        arguments: path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of the head that is salvaged after;
+            limit of processor time in seconds; pid of the parent.
 
     Returns:
         Exit status.
@@ -41,11 +41,10 @@ def main(arguments: list[str]) -> int:
     path, mode, seq, chain, seconds, parent = arguments
     _limit(int(seconds), int(parent))
     try:
-        verified = Head(int(seq), Chain(bytes.fromhex(chain)))
         if mode == "salvage":
-            _salvage(Path(path), verified)
+            _salvage(Path(path), Head(int(seq), Chain(bytes.fromhex(chain))))
         else:
-            _read(Path(path), verified, foreign=mode == "foreign")
+            _read(Path(path), foreign=mode == "foreign")
     except JournalError as error:
         import json  # noqa: PLC0415 - as in `_limit`
 
@@ -76,21 +75,14 @@ def _limit(seconds: int, parent: int) -> None:
         resource.setrlimit(which, (allowed, allowed))
 
 
-def _read(path: Path, verified: Head, *, foreign: bool) -> None:
+def _read(path: Path, *, foreign: bool) -> None:
     out = sys.stdout.buffer
     # A foreign file is sealed: nobody writes it, so no lock is needed and its lock file is not trusted.
     map_bytes = max(path.stat().st_size, 1 << 20) if foreign else MAP_BYTES
     environment = open_environment(path, readonly=True, lock=not foreign, map_bytes=map_bytes)
     with environment.read() as reader:
         head = EMPTY
-        if verified != EMPTY:
-            value = reader.record(verified.seq)
-            if value is None or value[:CHAIN_BYTES] != verified.chain:
-                raise JournalDamagedError(
-                    f"record {verified.seq} was known and is gone or another one", seq=verified.seq
-                )
-            head = verified
-        for entry in follow(head, reader.records(head.seq + 1)):
+        for entry in follow(EMPTY, reader.records(1)):
             head = entry.head
             value = stored(entry)
             out.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
@@ -104,14 +96,14 @@ def _read(path: Path, verified: Head, *, foreign: bool) -> None:
     environment.close()
 
 
-def _salvage(path: Path, verified: Head) -> None:
+def _salvage(path: Path, after: Head) -> None:
     """Write what continues a head, each frame at once: what was told before the process dies is not lost with it."""
     environment = open_environment(
         path, readonly=True, lock=False, map_bytes=max(path.stat().st_size, 1 << 20)
     )
     with environment.read() as reader:
         # The chain is followed here as well: a damaged tree can lead in circles, a chain cannot.
-        for entry in follow(verified, reader.records(verified.seq + 1)):
+        for entry in follow(after, reader.records(after.seq + 1)):
             value = stored(entry)
             sys.stdout.buffer.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
             sys.stdout.buffer.flush()

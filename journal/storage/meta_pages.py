@@ -49,14 +49,12 @@ class Gate:
         transactions: Number of the transaction that wrote meta page 0 and meta page 1. Equal pairs before and after
             something mean that nobody committed in between.
         page_bytes: Size of a page.
-        size: Of the file, in bytes.
         device: Device of the file.
         inode: Inode of the file.
     """
 
     transactions: tuple[int, int]
     page_bytes: int
-    size: int
     device: int
     inode: int
 
@@ -162,7 +160,6 @@ def _look(fd: int) -> Gate | str:
     return Gate(
         transactions=(transactions[0], transactions[1]),
         page_bytes=page_bytes,
-        size=about.st_size,
         device=about.st_dev,
         inode=about.st_ino,
     )

@@ -52,6 +52,9 @@ TABLE: Mapping[str, tuple[int, type[Event]]] = {
 Upcaster: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 _PLAIN = frozenset({NoneType, bool, int, str})
+_MAX_DEPTH = 32
+"""Lists and maps inside each other in a document, as in a record."""
+_REFERENCE = frozenset({"sha256", "size"})
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(tag, old version) to a function that turns that payload into the next version's. Version 1 needs none."""
@@ -93,19 +96,16 @@ def decode(tag: str, version: int, payload: object) -> Event:
     for step in range(version, current):
         payload = UPCASTERS[tag, step](payload)
     shape = _shape(tag)
-    if payload.keys() != shape.readers.keys():
-        found = sorted(map(str, payload.keys() ^ shape.readers.keys()))
+    if payload.keys() != shape.names:
+        found = sorted(map(str, payload.keys() ^ shape.names))
         raise invalid(tag, f"fields {found} missing or surplus")
-    values = [payload[name] for name in shape.readers]
-    if [*map(type, values)] != shape.kinds:
-        # Something is absent, or wrong: read one by one, which says what.
-        values = [
-            read(value, where) for value, (read, where) in zip(values, shape.readers.values(), strict=True)
-        ]
-    else:
-        for place, read, where in shape.made:
-            values[place] = read(values[place], where)
-    return cls(**dict(zip(shape.readers, values, strict=True)))
+    for name, kind in shape.plain:
+        if type(payload[name]) is not kind:
+            raise invalid(f"{tag}.{name}", f"{type(payload[name]).__name__} instead of {kind.__name__}")
+    values = payload.copy()
+    for name, read, where in shape.made:
+        values[name] = read(values[name], where)
+    return cls(**values)
 
 
 def invalid(where: str, found: str) -> DamagedHistoryError:
@@ -137,35 +137,26 @@ class _Shape(NamedTuple):
     """How a kind of event is read; asked of its types once, not once for each of a million records.
 
     Attributes:
-        readers: By field, what reads it, and the words for where it stands.
-        kinds: Types of the plain data that the fields are made of, where nothing is absent.
-        made: Fields that are not the plain data themselves: their place, what makes them, and the words.
+        names: Of its fields.
+        plain: Fields that are the plain data themselves, and of which type.
+        made: The others: what makes them of plain data, and the words for where they stand.
     """
 
-    readers: Mapping[str, tuple[_Read, str]]
-    kinds: list[type]
-    made: tuple[tuple[int, _Read, str], ...]
+    names: frozenset[str]
+    plain: tuple[tuple[str, type], ...]
+    made: tuple[tuple[str, _Read, str], ...]
 
 
 @cache
 def _shape(tag: str) -> _Shape:
     hints = get_type_hints(TABLE[tag][1])
-    readers = {name: (_reader(hint), f"{tag}.{name}") for name, hint in hints.items()}
-    kinds = [_kind(hint) for hint in hints.values()]
-    made = (
-        (place, *readers[name]) for place, (name, hint) in enumerate(hints.items()) if _kind(hint) is not hint
+    return _Shape(
+        names=frozenset(hints),
+        plain=tuple((name, hint) for name, hint in hints.items() if hint in _PLAIN),
+        made=tuple(
+            (name, _reader(hint), f"{tag}.{name}") for name, hint in hints.items() if hint not in _PLAIN
+        ),
     )
-    return _Shape(readers=readers, kinds=kinds, made=tuple(made))
-
-
-def _kind(hint: Any) -> type:  # noqa: ANN401 - a type, of whatever kind
-    """The type of the plain data behind a field."""
-    origin = get_origin(hint)
-    if origin is UnionType:
-        return _kind(next(option for option in get_args(hint) if option is not NoneType))
-    if origin is tuple:
-        return list
-    return dict if origin is Mapping or hint is ArtifactRef else hint
 
 
 def _reader(hint: Any) -> _Read:  # noqa: ANN401 - a type, of whatever kind
@@ -201,32 +192,32 @@ def _exactly(kind: type) -> _Read:
 
 
 def _artifact(value: object, where: str) -> ArtifactRef:
-    match value:
-        case {"sha256": str(sha256), "size": int(size), **rest} if (
-            not rest and is_digest(sha256) and type(size) is int and size >= 0
-        ):
+    if isinstance(value, dict) and value.keys() == _REFERENCE:
+        sha256, size = value["sha256"], value["size"]
+        if is_digest(sha256) and type(size) is int and size >= 0:
             return ArtifactRef(sha256=sha256, size=size)
-        case _:
-            raise invalid(where, "no artifact reference")
+    raise invalid(where, "no artifact reference")
 
 
 def _document(value: Any, where: str) -> Document:  # noqa: ANN401 - hostile until checked
     if not isinstance(value, dict):
         raise invalid(where, f"{type(value).__name__} instead of a map")
     if not _PLAIN.issuperset(map(type, value.values())):
-        _plain_data(value, where)
+        _plain_data(value, where, 1)
     return value
 
 
-def _plain_data(value: object, where: str) -> None:
+def _plain_data(value: object, where: str, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise invalid(where, f"more than {_MAX_DEPTH} lists and maps inside each other")
     match value:
         case None | bool() | int() | str():
             return
         case dict():
             for item in value.values():
-                _plain_data(item, where)
+                _plain_data(item, where, depth + 1)
         case list():
             for item in value:
-                _plain_data(item, where)
+                _plain_data(item, where, depth + 1)
         case _:
             raise invalid(where, f"{type(value).__name__} inside a document")

@@ -16,7 +16,6 @@ from store.domain.state import (
     STAND_IN,
     Build,
     BuildStatus,
-    CellRun,
     Fact,
     Generation,
     State,
@@ -51,8 +50,8 @@ def fold(facts: Iterable[Fact], start: State | None = None) -> State:
     return state
 
 
-def absorb(state: State, facts: Iterable[Fact | CellRun]) -> None:
-    """Fold facts into a state that the caller owns, in place; runs of them like the facts that they are.
+def absorb(state: State, facts: Iterable[Fact]) -> None:
+    """Fold facts into a state that the caller owns, in place.
 
     Raises:
         DamagedHistoryError: No C10 could have written these facts in this order.
@@ -60,9 +59,6 @@ def absorb(state: State, facts: Iterable[Fact | CellRun]) -> None:
     run = _Run()
     try:
         for fact in facts:
-            if isinstance(fact, CellRun):
-                _take(state, run, fact)
-                continue
             event = fact.event
             if (
                 type(event) is e.CellEmbedded
@@ -80,18 +76,6 @@ def absorb(state: State, facts: Iterable[Fact | CellRun]) -> None:
                 _apply(state, fact)
     finally:
         run.end(state)
-
-
-def _take(state: State, run: "_Run", cells: CellRun) -> None:
-    """Fold a run at once, if it is one of the open build and in its place."""
-    if cells.build is None or cells.build != state.open_build or cells.seq != state.position.seq + 1:
-        run.end(state)
-        absorb(state, cells.facts())
-        return
-    state.memo.remember_cells(cells.cells, cells.seq, cells.build)
-    state.position = cells.position
-    run.cells += len(cells.cells.names)
-    run.tiles += cells.tiles
 
 
 @dataclass(slots=True)

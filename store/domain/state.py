@@ -4,7 +4,6 @@ The state answers what the next build may reuse, what each generation shows and 
 about is the business of `store.domain.fold`: here are the values alone.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -12,7 +11,7 @@ from store.base.canonical_json import Document
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.events import Event
-from store.domain.step_cache import Cells, Memo
+from store.domain.step_cache import Memo
 
 FLIGHT = "flight"
 STAND_IN = "stand-in"
@@ -37,22 +36,6 @@ class Fact:
     wall_ns: int
     mono_ns: int
     event: Event | Unknown
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellRun:
-    """Facts that follow each other without a gap, each of a cell that was embedded in one build, with no event for each.
-
-    `seq` is that of the first, `position` the place of the last, `tiles` how many tiles they embedded together, and
-    `facts` gives them one by one.
-    """
-
-    seq: int
-    position: Position
-    build: int | None
-    cells: Cells
-    tiles: int
-    facts: Callable[[], Iterable[Fact]]
 
 
 class BuildStatus(StrEnum):

@@ -4,9 +4,8 @@ Keys name what a result depends on, not its bytes, and a compiler does not give 
 counts for the bytes it looked at, and for no others that later take their place under the same key.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import count, repeat
 from typing import NamedTuple, TypeAlias, assert_never
 
 from store.domain.attachments import artifacts_of
@@ -20,7 +19,6 @@ from store.domain.events import (
     IndexExtended,
 )
 from store.domain.index_files import refs_of
-from store.domain.lazy_map import Lazy
 
 CellName: TypeAlias = tuple[str, int, int, int]
 """(vector space, zoom, x >> 4, y >> 4)."""
@@ -33,22 +31,6 @@ class Made(NamedTuple):
 
     seq: int
     build: int | None
-
-
-class Cells(NamedTuple):
-    """Cells that were embedded one after another, an entry of each column for each.
-
-    Attributes:
-        names: Which cells they are.
-        blocks: Digests of their blocks.
-        payloads: Their events, as the bytes of a record's payload.
-        unpack: What makes an event of such bytes (`store.snapshots.cell_codec`).
-    """
-
-    names: Sequence[CellName]
-    blocks: Sequence[str]
-    payloads: Sequence[bytes]
-    unpack: Callable[[bytes], CellEmbedded]
 
 
 @dataclass(slots=True)
@@ -66,20 +48,20 @@ class Memo:
 
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
-    blocks: Lazy[CellName, CellEmbedded] = field(default_factory=Lazy)
+    blocks: dict[CellName, CellEmbedded] = field(default_factory=dict)
     passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
     earlier: dict[CellName, tuple[CellEmbedded, ...]] = field(default_factory=dict)
-    made: Lazy[str, Made] = field(default_factory=Lazy)
+    made: dict[str, Made] = field(default_factory=dict)
 
     def copy(self) -> "Memo":
         """Return a memo that shares nothing mutable with this one."""
         return Memo(
             engines=dict(self.engines),
             indexes=dict(self.indexes),
-            blocks=self.blocks.copy(),
+            blocks=dict(self.blocks),
             passed=dict(self.passed),
             earlier=dict(self.earlier),
-            made=self.made.copy(),
+            made=dict(self.made),
         )
 
     def blocks_of(self, name: CellName) -> tuple[CellEmbedded, ...]:
@@ -94,6 +76,14 @@ class Memo:
     def remember(self, result: Result, made: Made) -> None:
         """Take a step's result; passes of other bytes under its key are void."""
         match result:
+            case CellEmbedded():
+                name = (result.space, result.zoom, result.cell_x, result.cell_y)
+                if name in self.blocks:
+                    superseded = (event for event in self.blocks_of(name) if event.key != result.key)
+                    self._keep(name, (*superseded, result))
+                else:
+                    self.blocks[name] = result
+                self.made[result.block.sha256] = made
             case EngineCompiled(key=key):
                 self.engines[key] = result
                 self._void(key, keep=result.artifact.sha256)
@@ -102,21 +92,8 @@ class Memo:
                 self.indexes[key] = result
                 self._void(key, keep=result.artifact.sha256)
                 self.made[result.artifact.sha256] = made
-            case CellEmbedded(space=space, zoom=zoom, cell_x=cell_x, cell_y=cell_y):
-                self._keep((space, zoom, cell_x, cell_y), (result,))
-                self.made[result.block.sha256] = made
             case _:
                 assert_never(result)
-
-    def remember_cells(self, cells: Cells, seq: int, build: int) -> None:
-        """Take the blocks of many cells, recorded one after another from `seq` on; as `remember`, one by one."""
-        names, blocks, payloads, unpack = cells
-        if self.blocks.stored().keys().isdisjoint(names) and len(set(names)) == len(names):
-            self.blocks.add(lambda: zip(names, payloads, strict=True), make=unpack)
-        else:
-            for name, payload in zip(names, payloads, strict=True):
-                self._keep(name, (unpack(payload),))
-        self.made.add(lambda: zip(blocks, map(Made, count(seq), repeat(build)), strict=False))
 
     def judge(self, verdict: CheckPassed | CheckFailed) -> None:
         """Take a check's outcome; a failed one takes the result, and all its passes, away.
@@ -163,9 +140,7 @@ class Memo:
         found = [check for (_, key), check in self.passed.items() if (key, check.artifact) in wanted]
         return tuple(sorted(found, key=lambda check: (check.check, check.subject, check.key)))
 
-    def _keep(self, name: CellName, newer: tuple[CellEmbedded, ...]) -> None:
-        keys = {event.key for event in newer}
-        known = (*(event for event in self.blocks_of(name) if event.key not in keys), *newer)
+    def _keep(self, name: CellName, known: tuple[CellEmbedded, ...]) -> None:
         if known:
             self.blocks[name] = known[-1]
         if len(known) > 1:

@@ -288,19 +288,6 @@ def test_birth_needs_hard_links(path, monkeypatch, code):
     assert names(path.parent / "tmp") == []
 
 
-def test_known_head_must_still_be_there(path):
-    with Journal.open(path) as journal:
-        journal.append(some(1, 5))
-        (third,) = [entry.head for entry in journal.entries(3, 4)]
-    with Journal.open(path, verified=third) as journal:
-        assert journal.head.seq == 5
-        assert journal.verify().seq == 5
-    for lost in (Head(9, third.chain), Head(4, third.chain)):
-        with pytest.raises(JournalDamagedError, match="lost its tail or was replaced"):
-            Journal.open(path, verified=lost)
-    Journal.open(path, verified=EMPTY).close()
-
-
 def rewrite(path, change):
     environment = open_environment(path, readonly=False)
     with environment.write() as writer:

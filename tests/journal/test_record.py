@@ -21,6 +21,7 @@ from journal.record import (
     Record,
     canonical,
     decode,
+    decode_fields,
     encode,
     extend,
     follow,
@@ -212,6 +213,35 @@ def test_envelope_out_of_range_is_refused_by_name(field, value):
 def test_hostile_bytes_are_refused(data):
     with pytest.raises(RecordError):
         decode(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "96a16101c0020382a16201a16101",  # keys out of order
+        "96a16101c00203cc01",  # an integer longer than it has to be
+    ],
+)
+def test_another_form_of_the_same_record_is_taken_only_where_that_was_asked_for(data):
+    raw = bytes.fromhex(data)
+    assert decode_fields(raw, canonical=False)[0] == "a"
+    with pytest.raises(RecordError, match="not canonical"):
+        decode_fields(raw)
+
+
+@settings(max_examples=400)
+@given(
+    st.binary(max_size=200)
+    | st.builds(lambda tail: b"\x96\xa1a\x01\xc0\x02\x03" + tail, st.binary(max_size=50))
+)
+def test_whatever_its_form_any_bytes_are_a_record_or_an_error(data):
+    try:
+        tag, version, build, wall_ns, mono_ns, _ = decode_fields(data, canonical=False)
+    except RecordError:
+        return
+    assert encode(
+        Record(tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=None)
+    )
 
 
 def nested(depth):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from journal import Head, Journal, JournalDamagedError, JournalMissingError
+from journal import Journal, JournalDamagedError, JournalMissingError
 from journal import safe_reader as guard_module
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
@@ -54,22 +54,6 @@ def test_snapshot_is_the_journal(path, foreign):
         made_up(number, size=100) for number in range(1, 201)
     ]
     assert found.projections == {b"name": b"value", b"empty": b""}
-    assert snapshot(path, start=199, foreign=foreign).entries == found.entries[198:]
-    assert snapshot(path, start=201, foreign=foreign).entries == ()
-
-
-@pytest.mark.parametrize("foreign", [False, True])
-def test_snapshot_from_a_head_that_is_known(path, foreign):
-    whole = snapshot(path)
-    known = whole.entries[149].head
-    found = snapshot(path, verified=known, foreign=foreign)
-    assert (found.head, found.entries) == (whole.head, whole.entries[150:])
-    at_head = snapshot(path, verified=whole.head, foreign=foreign)
-    assert (at_head.head, at_head.entries) == (whole.head, ())
-    for wrong in (Head(150, whole.head.chain), Head(300, known.chain)):
-        with pytest.raises(JournalDamagedError) as caught:
-            snapshot(path, verified=wrong, foreign=foreign)
-        assert caught.value.seq == wrong.seq
 
 
 def test_journal_that_this_process_has_open(path):
@@ -184,15 +168,15 @@ def test_no_false_alarm_beside_a_fast_writer(path):
     known = EMPTY
     chains = {}
     here = 0
-    for _ in range(200):
-        found = snapshot(path, verified=known)
+    for _ in range(100):
+        found = snapshot(path)
         assert found.head.seq >= known.seq
         for entry in found.entries:
             assert chains.setdefault(entry.seq, entry.chain) == entry.chain
         known = found.head
         here += check_quiet(path, attempts=1).outcome is Quiet.HEALTHY
     assert known.seq > 1000
-    assert here < 200
+    assert here < 100
     assert sorted(chains) == list(range(1, known.seq + 1))
     assert snapshot(path).head.seq >= known.seq
 

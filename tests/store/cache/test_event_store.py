@@ -1,20 +1,26 @@
 """The journal and its state in step: every record is read before anything is made of it."""
 
+import random
 import struct
+from contextlib import suppress
 from dataclasses import replace
 
 import lmdb
 import pytest
 
 from journal import JournalDamagedError
-from journal.record import Chain, decode, encode, link
+from journal.errors import RecordError
+from journal.record import EMPTY, Chain, Entry, decode, encode, extend, link
 from journal.storage.environment import is_open
+from store.cache.event_mapper import fold_entries, to_facts, to_record
 from store.cache.event_store import Ledger
 from store.cache.view import look, read
 from store.cache.writer import Store
 from store.disk.layout import Layout
-from store.errors import DamagedHistoryError, ErrorKind
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.domain.events import BuildStarted, CacheCreated
+from store.domain.state import State
+from store.errors import DamagedHistoryError, ErrorKind, StoreError
+from store.testing import FakeClock, Scenario, StopDeadError, made, play
 
 
 @pytest.fixture
@@ -25,6 +31,14 @@ def layout(tmp_path):
         for number in range(3):
             play(store, Scenario(flight=f"f{number}", tiles={(0, number): "x"}))
     return layout
+
+
+def entries_of(*raws):
+    found, head = [], EMPTY
+    for raw in raws:
+        head = extend(head, [raw])
+        found.append(Entry(seq=head.seq, chain=head.chain, raw=raw))
+    return found
 
 
 def opened(layout):
@@ -105,3 +119,38 @@ def test_a_journal_that_lost_its_tail_is_refused(layout, act):
     with pytest.raises(DamagedHistoryError) as caught:
         act(layout)
     assert caught.value.kind is ErrorKind.JOURNAL_REPLACED
+
+
+CREATED = to_record(made(CacheCreated, cache_id="c" * 32), build=None, wall_ns=7, mono_ns=7)
+STARTED = to_record(made(BuildStarted, inputs={"b": 1, "a": [2]}), build=1, wall_ns=7, mono_ns=7)
+
+
+def test_only_what_comes_from_elsewhere_is_held_to_its_form():
+    raw = encode(STARTED)
+    other = raw.replace(b"\xa1b\x01", b"\xa1b\xcc\x01")
+    assert other != raw
+    found, state = entries_of(encode(CREATED), other), State()
+    fold_entries(state, found)
+    assert state.builds[1].inputs == {"a": [2], "b": 1}
+    with pytest.raises(RecordError, match="not canonical"):
+        [*to_facts(found)]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_hostile_records_fold_or_are_refused(seed):
+    """The chain is made anew over them: what is left to refuse them are the rules for records and events."""
+    order, raws = random.Random(seed), [bytearray(encode(record)) for record in (CREATED, STARTED)]
+    for _ in range(order.randint(1, 4)):
+        raw = order.choice(raws)
+        raw[order.randrange(len(raw))] = order.choice((0, 0x7F, 0x80, 0xC0, 0xCC, 0xFF, 0x47, 0x30, 0x91))
+    state = State()
+    with suppress(RecordError, StoreError):
+        fold_entries(state, entries_of(*map(bytes, raws)))
+    assert state.position.seq <= 2
+
+
+def test_a_document_that_is_nested_too_far_is_refused():
+    raw = encode(STARTED)
+    deep = raw.replace(b"\x91\x02", b"\x91" * 900 + b"\x02")
+    with pytest.raises(DamagedHistoryError, match="inside each other"):
+        fold_entries(State(), entries_of(encode(CREATED), deep))

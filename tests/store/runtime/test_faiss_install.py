@@ -1,5 +1,7 @@
 """Exactly one faiss: the flavours own one module, and two of them leave neither whole."""
 
+import sys
+
 import pytest
 
 from store.runtime.faiss_install import Flavour, FlavourError, installed_flavour, the_one
@@ -45,6 +47,7 @@ def installed(folder, name, *, info="dist-info", file="METADATA"):
 
 
 def test_those_beside_the_module_that_would_be_imported_count(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     installed(tmp_path, "faiss-gpu-cu99")
     assert installed_flavour.__wrapped__() == Flavour("faiss-gpu-cu99", "1.2")
@@ -56,6 +59,7 @@ def test_those_beside_the_module_that_would_be_imported_count(tmp_path, monkeypa
 
 def test_a_folder_that_an_uninstaller_left_is_no_faiss(tmp_path, monkeypatch):
     (tmp_path / "faiss").mkdir()
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     with pytest.raises(FlavourError, match="found none"):
         installed_flavour.__wrapped__()
