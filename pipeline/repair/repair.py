@@ -16,11 +16,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifact_repair import ArtifactRepair, record_repair
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.lock import Lock
 from pipeline.planning.recorded_inputs import Recipe
 from pipeline.ports import Ports
+from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import Mend, RepairReport, rehearsed
 from store.cache.event_mapper import to_facts
@@ -179,7 +179,6 @@ class Repair:
                     facts=facts,
                     recipe=Recipe(build=build, ports=self.ports, trust_plugins=trust_plugins),
                     batcher=batcher,
-                    ports=self.ports,
                     scratch=Path(scratch),
                 )
                 yield from ArtifactRepair(
