@@ -112,18 +112,15 @@ def _executor(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]"
     Raises:
         RequestError: It is not installed.
     """
-    if config.executor != "ray":
-        return _local(config)
-    from pipeline.embed.ray.batcher import RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
+    if config.executor == "ray":
+        from pipeline.embed.ray.batcher import RayDescriptorBatcher  # noqa: PLC0415 - no other build needs it
 
-    batcher = RayDescriptorBatcher(address=config.ray_address, workers=config.workers)
-    return lambda: batcher
+        batcher = RayDescriptorBatcher(address=config.ray_address, workers=config.workers)
+        return lambda: batcher
 
-
-def _local(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]":
-    def batcher() -> "DescriptorBatcher":
+    def local() -> "DescriptorBatcher":
         from pipeline.embed.batcher import LocalDescriptorBatcher  # noqa: PLC0415 - no warm run needs it
 
         return LocalDescriptorBatcher(workers=config.worker_count)
 
-    return batcher
+    return local

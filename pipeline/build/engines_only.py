@@ -10,8 +10,7 @@ it already, and engines are not reproducible.
 """
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -184,18 +183,14 @@ class EngineRun:
         return _report(model, EngineOutcome.COMPILED, event.artifact)
 
     def _verdict(self, model: Model, event: EngineCompiled, data: bytes, scratch: Path) -> Verdict:
-        with self._told(f"check {model.spec.name}"):
-            return check_engine(model, event, data, scratch=scratch)
+        self.ports.progress.start(f"check {model.spec.name}", total=None, unit="steps")
+        verdict = check_engine(model, event, data, scratch=scratch)
+        self.ports.progress.finish()
+        return verdict
 
     def _beside(self) -> AbstractContextManager[Beside]:
         # Opened anew for each append: compiling takes up to an hour, and a journal may be replaced meanwhile.
         return open_beside(self.layout, clock=self.ports.clock, create=True)
-
-    @contextmanager
-    def _told(self, step: str) -> Iterator[None]:
-        self.ports.progress.start(step, total=None, unit="steps")
-        yield
-        self.ports.progress.finish()
 
 
 def _report(model: Model, outcome: EngineOutcome, artifact: ArtifactRef | None) -> EngineReport:

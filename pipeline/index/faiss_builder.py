@@ -6,7 +6,6 @@ random numbers. From faiss 1.15 on the thread count then changes nothing. The in
 kinds of processor are near-equal in their answers, not in their bytes; and so may a GPU (`pipeline.index.gpu`).
 """
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,19 +35,13 @@ class IndexFacts:
     """What was built.
 
     Attributes:
-        plan: The options it was built with.
-        dimensions: Length of a descriptor.
         ntotal: Number of rows.
         metric: "ip", the inner product.
-        seconds: How long it took.
         note: Where it was built, if that is not what one would expect.
     """
 
-    plan: IndexPlan
-    dimensions: int
     ntotal: int
     metric: str
-    seconds: float
     note: str = ""
 
 
@@ -149,7 +142,6 @@ class FaissIndexBuilder:
         on_progress: OnRows | None = None,
     ) -> IndexFacts:
         """Write the index of all rows to a file; see `IndexBuilder.build`."""
-        began = time.monotonic()
         faiss = _faiss()
         try:
             inner = _empty(faiss, dimensions, plan)
@@ -176,14 +168,7 @@ class FaissIndexBuilder:
             hint = f"free memory of the GPU; or {HIDE}" if self._on_gpu() and suits(plan) else "free memory"
             raise failed(f"expected faiss to build the index, found: {error!r}", hint) from error
         _write(faiss, index, fd_path)
-        return IndexFacts(
-            plan=plan,
-            dimensions=dimensions,
-            ntotal=done,
-            metric=METRIC,
-            seconds=time.monotonic() - began,
-            note=self._note(plan),
-        )
+        return IndexFacts(ntotal=done, metric=METRIC, note=self._note(plan))
 
     def _on_gpu(self) -> bool:
         return _flavour().gpu and bool(gpus())

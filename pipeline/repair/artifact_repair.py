@@ -27,7 +27,6 @@ from store.domain.events import (
     Repaired,
 )
 from store.domain.index_files import whole_of
-from store.domain.state import Fact
 from store.domain.step_cache import Memo
 from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
@@ -116,14 +115,14 @@ class ArtifactRepair:
             )
 
     def _look(self, refs: tuple[ArtifactRef, ...]) -> None:
-        progress = self.context.ports.progress
+        progress = self.context.recipe.ports.progress
         fresh = [ref for ref in refs if ref.sha256 not in self.seen]
         progress.start("verify", total=sum(ref.size for ref in fresh), unit="bytes")
         self._whole.update(coverage.sound(self.context.artifacts, fresh, on_progress=progress.advance))
         progress.finish(f"{len(fresh)} files")
 
     def _is_bad(self, ref: ArtifactRef) -> bool:
-        """Whether an artifact is to be healed here: damaged, and not looked at for a build before this."""
+        """Whether an artifact is to be repaired here: damaged, and not looked at for a build before this."""
         if ref.sha256 in self.seen:
             return False
         self.seen.add(ref.sha256)
@@ -145,9 +144,9 @@ class ArtifactRepair:
         self._look(tuple(row.ref for row in rows))
         bad = {row.ref.sha256: row for row in rows if self._is_bad(row.ref)}
         made_by = {
-            event.block.sha256: event
-            for event in map(_event, self.context.facts)
-            if isinstance(event, CellEmbedded)
+            fact.event.block.sha256: fact.event
+            for fact in self.context.facts
+            if isinstance(fact.event, CellEmbedded)
         }
         groups: dict[tuple[str, str], list[CellEmbedded]] = {}
         for digest, row in bad.items():
@@ -227,7 +226,3 @@ def _current(memo: Memo, event: Event) -> bool:
             return any(known.block == block for known in memo.blocks_of((space, zoom, x, y)))
         case _:
             return False
-
-
-def _event(fact: Fact) -> object:
-    return fact.event

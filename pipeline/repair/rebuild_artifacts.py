@@ -16,7 +16,6 @@ from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.planning.recorded_inputs import Recipe, UnavailableError
-from pipeline.ports import Ports
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
@@ -49,7 +48,6 @@ class RebuildContext:
         facts: Everything the journal says.
         recipe: What the build was made from.
         batcher: Embeds tiles.
-        ports: What else does the work.
         scratch: A folder for temporary files, outside of the cache.
     """
 
@@ -57,7 +55,6 @@ class RebuildContext:
     facts: Sequence[Fact]
     recipe: Recipe
     batcher: DescriptorBatcher
-    ports: Ports
     scratch: Path
 
     @property
@@ -101,7 +98,7 @@ def engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     """Compile a network again."""
     model, compiler = context.recipe.model(event), context.recipe.compiler(event)
     context.begin("engine", (event.model,), event.key)
-    progress, host = context.ports.progress, context.ports.host
+    progress, host = context.recipe.ports.progress, context.recipe.ports.host
     told = CompileProgress.started(progress, event.model)
     made = compile_network(model, compiler, scratch=context.scratch, host=host, on_progress=told)
     progress.finish(f"{len(made.engine) / 1e6:.1f} MB")
@@ -194,7 +191,7 @@ def _embed(
     others: Sequence[CellEmbedded],
 ) -> list[EmbeddedCell]:
     engine = engine_spec(context.store.layout.artifact(like.engine), _engine_of(context, like))
-    progress = context.ports.progress
+    progress = context.recipe.ports.progress
     # Tiles that get no descriptor were perhaps skipped then, too; the digest of the block tells.
     embed = partial(
         embed_windows,

@@ -23,9 +23,9 @@ def descriptor_index(context: RebuildContext, event: Index) -> RebuiltArtifact:
     job = _job_of(event)
     context.begin("index", (), event.key)
     with context.artifacts.draft() as new:
-        again = write_index(job, _blocks_under(context, event), builder=context.ports.index, new=new)
+        again = write_index(job, _blocks_under(context, event), builder=context.recipe.ports.index, new=new)
         data = Path(new.path).read_bytes()
-    library, here = event.components["library"], context.ports.index.library(job.plan.kind)
+    library, here = event.components["library"], context.recipe.ports.index.library(job.plan.kind)
     note = "" if here == library else f" (made by {library}, here is {here})"
     return RebuiltArtifact(
         data=data, event=None if isinstance(event, IndexExtended) else again.event, note=note

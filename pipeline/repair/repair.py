@@ -179,7 +179,6 @@ class Repair:
                     facts=facts,
                     recipe=Recipe(build=build, ports=self.ports, trust_plugins=trust_plugins),
                     batcher=batcher,
-                    ports=self.ports,
                     scratch=Path(scratch),
                 )
                 yield from ArtifactRepair(

@@ -16,7 +16,7 @@ from pipeline.stages.context import Run
 from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts, ref_of
 from store.domain.attachments import TIMING_CACHE, attached, with_attached
-from store.domain.events import CheckFailed, EngineCompiled, StepReused, StepStarted
+from store.domain.events import CheckFailed, EngineCompiled, StepStarted
 from store.domain.state import FLIGHT, State
 from store.errors import StoreError, from_os_error
 
@@ -48,16 +48,10 @@ def compile_network(
     host: Document | None = None,
     on_progress: OnProgress | None = None,
 ) -> CompiledNetwork:
-    """Compile a network.
+    """Compile a network; temporary files go into a folder in `scratch`.
 
-    Args:
-        model: The network.
-        compiler: The backend.
-        scratch: A folder for temporary files.
-        purpose: What the engine is for.
-        timing_cache: What an earlier compile learnt about kernels.
-        host: Facts about this machine, only outside of a build, whose start has them.
-        on_progress: Called as the compiler reports.
+    `timing_cache` is what an earlier compile learnt about kernels; `host` holds facts about this machine, only outside
+    of a build, whose start has them.
 
     Raises:
         CompileError: It could not be compiled.
@@ -133,8 +127,7 @@ def prepare_engines(run: Run, plan: BuildPlan) -> None:
         if not engine.checked:
             record_check(run, engine.model, run.engines[name])
     if reused:
-        run.append(StepReused(kind="engine", count=len(reused), keys=reused))
-        run.counts.reused += len(reused)
+        run.reuse("engine", reused)
 
 
 def compile_engine(

@@ -1,5 +1,6 @@
 """One build in progress: what its stages share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
 from store.base.values import ArtifactRef
 from store.cache.writer import Store
-from store.domain.events import EngineCompiled, Event, Repaired
+from store.domain.events import EngineCompiled, Event, Repaired, StepReused
 
 _GROUP_EVENTS = 64
 
@@ -88,6 +89,12 @@ class Run:
         self._pending.append(event)
         if len(self._pending) >= _GROUP_EVENTS:
             self.append()
+
+    def reuse(self, kind: str, keys: Mapping[str, str], *, count: int | None = None) -> None:
+        """Record that results of steps are reused: as many as there are keys, unless `count` says otherwise."""
+        number = len(keys) if count is None else count
+        self.append(StepReused(kind=kind, count=number, keys=keys))
+        self.counts.reused += number
 
     def put(self, data: bytes) -> ArtifactRef:
         """Store an artifact durably; its bytes were hashed on the way."""

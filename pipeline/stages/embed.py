@@ -42,7 +42,7 @@ from pipeline.tiles.sources.read_tile import REST
 from store.base.identity import cell_components, cell_key, tile_set_of
 from store.base.preprocessing import Preprocessing
 from store.disk.artifacts import ref_of
-from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepReused, StepStarted
+from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepStarted
 from store.formats import descriptor_block
 from store.formats.tables import BlockRow
 
@@ -208,8 +208,7 @@ def prepare_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
     reused = [cell for cell in plan.cells if cell.decision is Decision.REUSE and cell.known is not None]
     rows = [block_row(cell.known) for cell in reused if cell.known is not None]
     if reused:
-        run.append(StepReused(kind="cells", count=len(reused), keys={}))
-        run.counts.reused += len(reused)
+        run.reuse("cells", {}, count=len(reused))
     if plan.stale:
         rows.extend(_embed_stale(run, plan.stale))
     return sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))

@@ -123,7 +123,7 @@ def _delta(
     return joined(found, index.dimensions)
 
 
-def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> tuple[Index, bool] | None:
+def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index | None:
     """Extend the index that the head shows, where that pays.
 
     Args:
@@ -132,7 +132,7 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> tuple[I
         job: The index, if it were written anew.
 
     Returns:
-        The index, and whether it was known already; nothing if a new one is due.
+        The index; nothing if a new one is due.
     """
     head, plan, whole = run.store.state.head_build, job.plan, job.components
     index = None if head is None else head.index
@@ -149,7 +149,8 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> tuple[I
     components = extended_index_components(whole, base=base.sha256)
     known = run.store.state.memo.indexes.get(index_key(components))
     if known is not None and _is_whole(run, known.artifact):
-        return known, True
+        run.reuse("index", {"index": known.key})
+        return known
     try:
         made = extend_index(
             index,
@@ -169,7 +170,7 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> tuple[I
     run.append(StepStarted(kind="index", subjects=(), key=made.event.key))
     run.put(made.data)
     run.append(made.event)
-    return made.event, False
+    return made.event
 
 
 def _say_why(run: Run, head: Index, why: str) -> None:

@@ -22,14 +22,7 @@ from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.write_once import Draft
 from store.domain.attachments import GOLDEN, attached
-from store.domain.events import (
-    CheckFailed,
-    CoverageWalked,
-    Index,
-    IndexBuilt,
-    StepReused,
-    StepStarted,
-)
+from store.domain.events import CheckFailed, CoverageWalked, Index, IndexBuilt, StepStarted
 from store.domain.index_files import named
 from store.domain.state import BuildStatus
 from store.errors import ArtifactError
@@ -94,9 +87,9 @@ def write_index(
         components=job.components,
         artifact=ref_of_draft(new),
         blocks=job.table,
-        kind=str(facts.plan.kind),
+        kind=str(job.plan.kind),
         metric=facts.metric,
-        dimensions=facts.dimensions,
+        dimensions=job.dimensions,
         rows=facts.ntotal,
         elapsed_ms=round((monotonic() - began) * 1000),
     )
@@ -183,11 +176,10 @@ def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
     known = run.store.state.memo.indexes.get(index_key(job.components))
     if known is not None and run.store.artifacts.damage(known.artifact) is None:
         run.hashed.add(known.artifact.sha256)
-        known = _reused(run, known)
+        run.reuse("index", {"index": known.key})
     else:
-        extended = extended_index(run, rows, job)
-        if extended is not None:
-            known = _reused(run, extended[0]) if extended[1] else extended[0]
+        known = extended_index(run, rows, job)
+        if known is not None:
             failed = _failed(run, known, rows)
             if failed is None:
                 return known
@@ -203,12 +195,6 @@ def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
             hint="raise index.ef or index.m, or lower checks.recall",
             subject="index",
         )
-    return known
-
-
-def _reused(run: Run, known: Index) -> Index:
-    run.append(StepReused(kind="index", count=1, keys={"index": known.key}))
-    run.counts.reused += 1
     return known
 
 

@@ -20,7 +20,7 @@ from store.cache.view import look
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.attachments import GOLDEN, attached, with_attached
-from store.domain.events import EngineCompiled, StepReused
+from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN
 from store.errors import ArtifactError, ErrorKind
 from store.manifest.manifest import StandInEntry
@@ -48,8 +48,7 @@ def prepare_stand_in(run: Run, plan: EnginePlan) -> None:
         record_check(run, model, event, what="the stand-in of engine")
     _require_fit(run, event)
     if known is event:
-        run.append(StepReused(kind=STAND_IN, count=1, keys={name: model.key}))
-        run.counts.reused += 1
+        run.reuse(STAND_IN, {name: model.key})
 
 
 def golden_answers(artifacts: Artifacts, model: Model, event: EngineCompiled) -> bytes:
