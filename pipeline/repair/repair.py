@@ -23,10 +23,10 @@ from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import Mend, RepairReport, rehearsed
-from store.cache.event_mapper import to_facts
-from store.cache.journal_consistency import require_journal
+from store.cache.event_mapper import to_recorded_events
+from store.cache.journal_consistency import require_consistent_journal
 from store.cache.view import History, read, require_cache
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import free_displaced
 from store.disk.layout import FOLDERS, Layout
@@ -63,7 +63,7 @@ class Repair:
 
     layout: Layout
     lock: Lock
-    open_store: Callable[[], AbstractContextManager[Store]]
+    open_store: Callable[[], AbstractContextManager[CacheWriter]]
     ports: Ports
     trusted_keys: TrustedKeys
 
@@ -138,7 +138,7 @@ class Repair:
         freed = self._folders()
         if freed:
             view = read(self.layout, strict=False)
-        require_journal(self.layout, view.state, view.chains)
+        require_consistent_journal(self.layout, view.state, view.chains)
         try:
             for name in FOLDERS:
                 (self.layout.root / name).mkdir(exist_ok=True, mode=0o755)
@@ -167,9 +167,11 @@ class Repair:
         action = "set aside" if stranger else "projected again from the journal"
         return Mend(what=what, was=was, action=action, ok=True, quarantine=kept)
 
-    def _artifacts(self, store: Store, batcher: DescriptorBatcher, *, trust_plugins: bool) -> Iterator[Mend]:
+    def _artifacts(
+        self, store: CacheWriter, batcher: DescriptorBatcher, *, trust_plugins: bool
+    ) -> Iterator[Mend]:
         """Heal the artifacts of every generation that is kept."""
-        facts = tuple(to_facts(store.journal.entries(1)))
+        facts = tuple(to_recorded_events(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             seen: set[str] = set()
             for manifest, build in _kept(store.state):
@@ -202,7 +204,7 @@ def _misplaced(layout: Layout, view: History) -> Iterator[tuple[str, str, Proble
 def _kept(state: State) -> Iterator[tuple[Manifest, Build]]:
     """Yield manifest and build of every origin that a kept generation shows, the head's first."""
     seen: set[int] = set()
-    for number in sorted(state.generations.keys() - state.retired, reverse=True):
+    for number in sorted(state.generations.keys() - state.collected_generations, reverse=True):
         generation = state.generations[number]
         if generation.origin not in seen:
             seen.add(generation.origin)

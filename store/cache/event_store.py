@@ -15,17 +15,17 @@ from journal import HeadMovedError, Journal, JournalFullError
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import EMPTY, Chain, Entry, Head, Record, encode, link
 from store.base.clock import Clock
-from store.cache.event_mapper import fold_entries, to_fact, to_record
+from store.cache.event_mapper import fold_entries, to_record, to_recorded_event
 from store.disk.layout import Layout
 from store.domain.events import Event
-from store.domain.fold import absorb
+from store.domain.fold import fold_into
 from store.domain.state import State
 
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 @dataclass(slots=True)
-class Ledger:
+class EventStore:
     """An open journal with its state. `appended` counts transactions committed through it."""
 
     layout: Layout
@@ -103,10 +103,10 @@ class Ledger:
         for record in records:
             raw = encode(record)
             seq, chain = seq + 1, link(chain, raw)
-            facts.append(to_fact(Entry(seq=seq, chain=chain, raw=raw)))
+            facts.append(to_recorded_event(Entry(seq=seq, chain=chain, raw=raw)))
         state = self.state
         self._in_step = False
-        absorb(state, facts)
+        fold_into(state, facts)
         self.journal.append(records, projections, expect=head)
         self._in_step = True
         self.appended += 1

@@ -24,7 +24,7 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
 
 
-class Standing(StrEnum):
+class Match(StrEnum):
     """How a file stands to the journal."""
 
     FITS = "fits"
@@ -34,39 +34,41 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Witness:
+class FileStatus:
     """A manifest or segment: where it is, the generation its name says, how it stands, and what was found."""
 
     path: Path
     generation: int
-    standing: Standing
+    match: Match
     found: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class JournalConsistency:
     """All manifests and segments of a cache."""
 
-    witnesses: tuple[Witness, ...]
+    files: tuple[FileStatus, ...]
 
     @property
     def against(self) -> str:
         """Why the journal cannot be the one that made these files; empty if it can."""
-        for witness in self.witnesses:
-            if witness.standing is Standing.CONTRADICTS:
-                return f"{witness.path.parent.name}/{witness.path.name}: {witness.found}"
-        standings = {witness.standing for witness in self.witnesses}
-        if Standing.FOREIGN in standings and Standing.FITS not in standings:
+        for status in self.files:
+            if status.match is Match.CONTRADICTS:
+                return f"{status.path.parent.name}/{status.path.name}: {status.found}"
+        standings = {status.match for status in self.files}
+        if Match.FOREIGN in standings and Match.FITS not in standings:
             return "every whole manifest and segment beside the journal is another cache's"
         return ""
 
     @property
-    def misfits(self) -> tuple[Witness, ...]:
+    def misfits(self) -> tuple[FileStatus, ...]:
         """The files that are not what the journal projects."""
-        return tuple(witness for witness in self.witnesses if witness.standing is not Standing.FITS)
+        return tuple(status for status in self.files if status.match is not Match.FITS)
 
 
-def gather(layout: Layout, state: State, chains: Sequence[str], *, segments: bool = True) -> Evidence:
+def compare_files(
+    layout: Layout, state: State, chains: Sequence[str], *, segments: bool = True
+) -> JournalConsistency:
     """Hold every manifest and segment against a journal.
 
     Args:
@@ -79,26 +81,26 @@ def gather(layout: Layout, state: State, chains: Sequence[str], *, segments: boo
         CacheUnusableError: A file cannot be read.
     """
     seen = list(_segments(layout, state, chains)) if segments else []
-    fitting = {witness.generation for witness in seen if witness.standing is Standing.FITS}
+    fitting = {status.generation for status in seen if status.match is Match.FITS}
     manifests = list(_manifests(layout, state, fitting))
-    confirmed = {witness.generation for witness in manifests if witness.standing is Standing.FITS}
-    return Evidence(witnesses=(*(_weighed(witness, confirmed) for witness in seen), *manifests))
+    confirmed = {status.generation for status in manifests if status.match is Match.FITS}
+    return JournalConsistency(files=(*(_weighed(status, confirmed) for status in seen), *manifests))
 
 
-def require_journal(layout: Layout, state: State, chains: Sequence[str]) -> Evidence:
+def require_consistent_journal(layout: Layout, state: State, chains: Sequence[str]) -> JournalConsistency:
     """Gather the evidence, and refuse a journal that cannot be the one that made these files.
 
     Raises:
         DamagedHistoryError: It lost its newest records or is another cache's.
         CacheUnusableError: A file cannot be read.
     """
-    found = gather(layout, state, chains)
+    found = compare_files(layout, state, chains)
     if found.against:
         raise _of_another(layout, found)
     return found
 
 
-def explained(
+def explain_disagreement(
     layout: Layout, state: State, chains: Sequence[str], error: DamagedHistoryError
 ) -> DamagedHistoryError:
     """Say which side is wrong where a first look found that files and journal disagree, and what mends it.
@@ -114,12 +116,12 @@ def explained(
     """
     if error.kind is not ErrorKind.JOURNAL_REPLACED:
         return error
-    found = gather(layout, state, chains)
+    found = compare_files(layout, state, chains)
     if found.against:
         return _of_another(layout, found)
     if not found.misfits:
         return error
-    wrong = max(found.misfits, key=lambda witness: witness.generation)
+    wrong = max(found.misfits, key=lambda status: status.generation)
     more = f" (and {len(found.misfits) - 1} more)" if len(found.misfits) > 1 else ""
     return DamagedHistoryError(
         f"expected what the journal projects as {wrong.path.parent.name}/{wrong.path.name}, found a file that is"
@@ -129,7 +131,7 @@ def explained(
     )
 
 
-def _of_another(layout: Layout, found: Evidence) -> DamagedHistoryError:
+def _of_another(layout: Layout, found: JournalConsistency) -> DamagedHistoryError:
     return DamagedHistoryError(
         f"expected the journal that made these files, found one that lost its newest records or is another's:"
         f" {found.against}",
@@ -163,74 +165,74 @@ def _chain_at(chains: Sequence[str], seq: int) -> str | None:
     return GENESIS_CHAIN if seq == 0 else chains[seq - 1] if seq <= len(chains) else None
 
 
-def _weighed(witness: Witness, confirmed: set[int]) -> Witness:
+def _weighed(status: FileStatus, confirmed: set[int]) -> FileStatus:
     """A segment that contradicts the journal where the manifest confirms it was exchanged."""
-    if witness.standing is Standing.CONTRADICTS and witness.generation in confirmed:
-        return Witness(
-            path=witness.path,
-            generation=witness.generation,
-            standing=Standing.FOREIGN,
+    if status.match is Match.CONTRADICTS and status.generation in confirmed:
+        return FileStatus(
+            path=status.path,
+            generation=status.generation,
+            match=Match.FOREIGN,
             found="holds other records than the generation that the manifest confirms",
         )
-    return witness
+    return status
 
 
-def _segments(layout: Layout, state: State, chains: Sequence[str]) -> Iterator[Witness]:
+def _segments(layout: Layout, state: State, chains: Sequence[str]) -> Iterator[FileStatus]:
     for number, path, data in _files(layout.segments, layout.segment_files(), limit=None):
-        standing, found = _segment(number, data, state, chains)
-        yield Witness(path=path, generation=number, standing=standing, found=found)
+        match, found = _segment(number, data, state, chains)
+        yield FileStatus(path=path, generation=number, match=match, found=found)
 
 
-def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str]) -> tuple[Standing, str]:
+def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str]) -> tuple[Match, str]:
     generation, previous = state.generations.get(number), state.generations.get(number - 1)
     if data is None:
-        return Standing.BROKEN, "expected a regular file, found something else"
+        return Match.BROKEN, "expected a regular file, found something else"
     if generation is not None and segment_fits(data, generation, chains, previous.seq if previous else 0):
-        return Standing.FITS, ""
+        return Match.FITS, ""
     try:
         decoded = segment.decode(data)
     except DamagedHistoryError as error:
-        return Standing.BROKEN, error.message
+        return Match.BROKEN, error.message
     if decoded.generation != number or not decoded.entries:
-        return Standing.BROKEN, f"expected the records of generation {number}, found other ones"
+        return Match.BROKEN, f"expected the records of generation {number}, found other ones"
     # Every history begins after nothing: there it is the genesis that tells one cache from another.
     after = decoded.before.seq or 1
     chain = decoded.before.chain if decoded.before.seq else decoded.entries[0].chain
     if chain.hex() == _chain_at(chains, after):
         return (
-            Standing.CONTRADICTS,
+            Match.CONTRADICTS,
             f"continues the journal with records of generation {number} that it does not hold",
         )
-    return Standing.FOREIGN, "holds records of another history"
+    return Match.FOREIGN, "holds records of another history"
 
 
-def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[Witness]:
+def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[FileStatus]:
     for number, path, data in _files(layout.manifests, layout.manifest_files(), limit=MAX_MANIFEST_BYTES):
-        standing, found = _manifest(number, data, state, confirmed=number in fitting)
-        yield Witness(path=path, generation=number, standing=standing, found=found)
+        match, found = _manifest(number, data, state, confirmed=number in fitting)
+        yield FileStatus(path=path, generation=number, match=match, found=found)
 
 
-def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool) -> tuple[Standing, str]:
+def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool) -> tuple[Match, str]:
     generation = state.generations.get(number)
     if data is None:
         return (
-            Standing.BROKEN,
+            Match.BROKEN,
             f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes, found something else",
         )
     if generation is not None and sha256(data) == generation.manifest_sha256:
-        return Standing.FITS, ""
+        return Match.FITS, ""
     try:
         manifest = parse(data)
     except NoGoError as error:
-        return Standing.BROKEN, error.reasons[0]
+        return Match.BROKEN, error.reasons[0]
     if manifest.envelope.generation != number:
-        return Standing.BROKEN, f"expected generation {number}, found {manifest.envelope.generation}"
+        return Match.BROKEN, f"expected generation {number}, found {manifest.envelope.generation}"
     if manifest.envelope.cache_id != state.cache_id:
-        return Standing.FOREIGN, f"belongs to cache {manifest.envelope.cache_id:.12}"
+        return Match.FOREIGN, f"belongs to cache {manifest.envelope.cache_id:.12}"
     # A manifest names its place in the chain, and that digest stands for everything before it.
     if confirmed or (generation is not None and manifest.envelope.before == generation.before):
-        return Standing.BROKEN, "expected what the journal projects, found other bytes"
-    return Standing.CONTRADICTS, f"is generation {number} of this cache, which the journal does not hold so"
+        return Match.BROKEN, "expected what the journal projects, found other bytes"
+    return Match.CONTRADICTS, f"is generation {number} of this cache, which the journal does not hold so"
 
 
 def _files(

@@ -14,8 +14,8 @@ from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.cache import journal_consistency
 from store.cache.create import ensure_cache
-from store.cache.event_store import Ledger
-from store.cache.view import look, observe, require_cache
+from store.cache.event_store import EventStore
+from store.cache.view import list_cache_files, open_view, require_cache
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -30,22 +30,22 @@ Decide = Callable[[State], Sequence[Event]]
 
 
 @dataclass(slots=True, kw_only=True)
-class Beside:
+class OptimisticAppender:
     """A cache whose journal is open for single appends."""
 
     layout: Layout
-    ledger: Ledger
+    event_store: EventStore
     artifacts: Artifacts
 
     @property
     def state(self) -> State:
         """What the journal folds to, as of the last look."""
-        return self.ledger.state
+        return self.event_store.state
 
     def refresh(self) -> State:
         """Look again, and return the state."""
-        self.ledger.refresh()
-        return self.ledger.state
+        self.event_store.refresh()
+        return self.event_store.state
 
     def append(self, decide: Decide) -> bool:
         """Append what `decide` says, in one durable transaction on the very head that it decided upon.
@@ -61,9 +61,9 @@ class Beside:
             events = decide(self.state)
             if not events:
                 return False
-            records = [self.ledger.record(event, build=None) for event in events]
+            records = [self.event_store.record(event, build=None) for event in events]
             try:
-                self.ledger.append_on(self.ledger.head, records)
+                self.event_store.append_on(self.event_store.head, records)
             except HeadMovedError:
                 self.refresh()
             else:
@@ -71,7 +71,7 @@ class Beside:
 
 
 @contextmanager
-def open_beside(layout: Layout, *, clock: Clock, create: bool = False) -> Iterator[Beside]:
+def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> Iterator[OptimisticAppender]:
     """Open a cache to append beside a build; takes no lock and repairs nothing.
 
     Args:
@@ -91,26 +91,28 @@ def open_beside(layout: Layout, *, clock: Clock, create: bool = False) -> Iterat
         ensure_cache(layout, clock=clock)
     require_cache(layout)
     # The files first: a generation that is committed meanwhile is not held against older names.
-    observed = observe(layout)
-    ledger = Ledger.open(layout, clock)
+    observed = list_cache_files(layout)
+    event_store = EventStore.open(layout, clock)
     try:
         # As in recovery: after the death of a writer only a write transaction shows what it made durable.
-        ledger.journal.append([])
-        if ledger.state.unknown:
+        event_store.journal.append([])
+        if event_store.state.unknown:
             raise UnknownEventError(
-                f"expected events this version knows, found {ledger.state.unknown[0]}; the cache may be read, not"
+                f"expected events this version knows, found {event_store.state.unknown[0]}; the cache may be read, not"
                 " written",
                 kind=ErrorKind.UNKNOWN_EVENT,
                 hint="use the newer C10 that wrote this cache",
             )
         try:
-            recovery.check(ledger.state, observed)
+            recovery.check(event_store.state, observed)
         except DamagedHistoryError as error:
-            chains = [entry.chain.hex() for entry in ledger.journal.entries(1)]
-            raise journal_consistency.explained(layout, ledger.state, chains, error) from error
-        yield Beside(layout=layout, ledger=ledger, artifacts=Artifacts(layout))
+            chains = [entry.chain.hex() for entry in event_store.journal.entries(1)]
+            raise journal_consistency.explain_disagreement(
+                layout, event_store.state, chains, error
+            ) from error
+        yield OptimisticAppender(layout=layout, event_store=event_store, artifacts=Artifacts(layout))
     finally:
-        ledger.close()
+        event_store.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +139,9 @@ def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: 
             return []
         return [GenerationAccepted(generation=generation, why=why, host=host)]
 
-    with open_beside(layout, clock=clock) as beside:
+    with open_for_append(layout, clock=clock) as beside:
         changed = beside.append(decide)
-    state = look(layout).state
+    state = open_view(layout).state
     if generation not in state.accepted:
         raise RequestRefusedError(
             f"expected generation {generation} to be accepted, found that the journal was replaced meanwhile",
@@ -164,7 +166,7 @@ def _require_acceptable(state: State, generation: int) -> None:
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 log",
         )
-    if generation in state.retired:
+    if generation in state.collected_generations:
         raise RequestRefusedError(
             f"expected generation {generation} to be kept, found it collected: its files are gone",
             kind=ErrorKind.COLLECTED,

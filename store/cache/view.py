@@ -11,18 +11,17 @@ from journal import JournalDamagedError, safe_reader
 from journal.record import Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
-from store.cache.event_mapper import fold_entries, to_facts, without_collector
+from store.cache.event_mapper import fold_entries, to_recorded_events, without_collector
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, replaying
-from store.domain.fold import absorb
-from store.domain.state import Fact, State
+from store.disk.scratch import holds_leftovers
+from store.domain.fold import fold_into
+from store.domain.state import RecordedEvent, State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
-from store.policy.recovery import Observed
+from store.policy.recovery import CacheFiles
 from store.policy.recovery import check as check_history
-
-RESERVE_NAME = "reserve"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class View:
     layout: Layout
     head: Head
     state: State
-    observed: Observed
+    observed: CacheFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class History(View):
     """A view with every record it was folded from, from the first, as it is stored and as the fact it holds."""
 
     entries: tuple[Entry, ...]
-    facts: tuple[Fact, ...]
+    facts: tuple[RecordedEvent, ...]
 
     @property
     def chains(self) -> tuple[str, ...]:
@@ -48,7 +47,7 @@ class History(View):
         return tuple(fact.chain for fact in self.facts)
 
 
-def observe(layout: Layout) -> Observed:
+def list_cache_files(layout: Layout) -> CacheFiles:
     """Look at what lies beside the journal.
 
     Raises:
@@ -61,13 +60,11 @@ def observe(layout: Layout) -> Observed:
             highest = None if raw is None else sha256(raw)
         names = {entry.name for entry in layout.manifests.iterdir()} if layout.manifests.is_dir() else set()
         signed, loose = _signatures(names, manifests)
-        scratch = layout.scratch.is_dir() and any(
-            entry.name != RESERVE_NAME for entry in layout.scratch.iterdir()
-        )
+        scratch = holds_leftovers(layout)
         segments = layout.segment_files()
     except OSError as error:
         raise from_os_error(error, f"cache {layout.root}") from error
-    return Observed(
+    return CacheFiles(
         manifests=manifests,
         segments=segments,
         signatures=signed,
@@ -124,11 +121,11 @@ def require_cache(layout: Layout) -> None:
     )
 
 
-def look(layout: Layout, *, strict: bool = True) -> View:
+def open_view(layout: Layout, *, strict: bool = True) -> View:
     """Read the journal, check its whole chain, and fold it, keeping no record; see `read` for the rest."""
     require_cache(layout)
     # The files first: a generation that is committed after this look is not held against older names.
-    observed = observe(layout)
+    observed = list_cache_files(layout)
     state = State()
     with without_collector():
         snapshot = _snapshot(layout)
@@ -151,11 +148,11 @@ def read(layout: Layout, *, strict: bool = True) -> History:
         journal.JournalError: The journal cannot be read.
     """
     require_cache(layout)
-    observed = observe(layout)
+    observed = list_cache_files(layout)
     snapshot = _snapshot(layout)
-    facts = tuple(to_facts(snapshot.entries))
+    facts = tuple(to_recorded_events(snapshot.entries))
     state = State()
-    absorb(state, facts)
+    fold_into(state, facts)
     if strict:
         _require_fit(layout, state, observed)
     return History(
@@ -176,7 +173,7 @@ def _snapshot(layout: Layout) -> Snapshot:
         raise
 
 
-def _require_fit(layout: Layout, state: State, observed: Observed) -> None:
+def _require_fit(layout: Layout, state: State, observed: CacheFiles) -> None:
     """Hold the journal against the files beside it, and say which side is wrong where they disagree."""
     try:
         check_history(state, observed)
@@ -184,4 +181,4 @@ def _require_fit(layout: Layout, state: State, observed: Observed) -> None:
         from store.cache import journal_consistency  # noqa: PLC0415 - only a cache that does not fit needs it
 
         chains = [entry.chain.hex() for entry in _snapshot(layout).entries]
-        raise journal_consistency.explained(layout, state, chains, error) from error
+        raise journal_consistency.explain_disagreement(layout, state, chains, error) from error

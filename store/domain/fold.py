@@ -16,13 +16,13 @@ from store.domain.state import (
     STAND_IN,
     Build,
     BuildStatus,
-    Fact,
     Generation,
+    RecordedEvent,
     State,
     Unknown,
     checks_of,
 )
-from store.domain.step_cache import Made
+from store.domain.step_cache import RecordedBy
 from store.errors import DamagedHistoryError, ErrorKind
 from store.manifest.file_names import MAX_SIGNATURES
 
@@ -30,7 +30,7 @@ _PURPOSES: Mapping[str, str] = {"engine": FLIGHT, "stand-in": STAND_IN}
 """Kind of a step that was reused, to what its engine is for."""
 
 
-def evolve(state: State, fact: Fact) -> State:
+def evolve(state: State, fact: RecordedEvent) -> State:
     """Return the state after `fact`; `state` stays as it was.
 
     Raises:
@@ -39,18 +39,18 @@ def evolve(state: State, fact: Fact) -> State:
     return fold((fact,), state)
 
 
-def fold(facts: Iterable[Fact], start: State | None = None) -> State:
+def fold(facts: Iterable[RecordedEvent], start: State | None = None) -> State:
     """Return the state after all facts, from nothing or from `start`.
 
     Raises:
         DamagedHistoryError: No C10 could have written these facts in this order.
     """
     state = start.copy() if start is not None else State()
-    absorb(state, facts)
+    fold_into(state, facts)
     return state
 
 
-def absorb(state: State, facts: Iterable[Fact]) -> None:
+def fold_into(state: State, facts: Iterable[RecordedEvent]) -> None:
     """Fold facts into a state that the caller owns, in place.
 
     Raises:
@@ -67,7 +67,7 @@ def absorb(state: State, facts: Iterable[Fact]) -> None:
                 and fact.seq == state.position.seq + 1
             ):
                 # Nearly all facts are these: what they add to their build is added once for a run of them.
-                state.memo.remember(event, Made(fact.seq, fact.build))
+                state.step_cache.remember(event, RecordedBy(fact.seq, fact.build))
                 state.position = Position(fact.seq, fact.chain)
                 run.cells += 1
                 run.tiles += event.embedded
@@ -98,7 +98,7 @@ class _Run:
         self.cells = self.tiles = 0
 
 
-def _apply(state: State, fact: Fact) -> None:
+def _apply(state: State, fact: RecordedEvent) -> None:
     if fact.seq != state.position.seq + 1:
         raise _impossible(fact, f"expected seq {state.position.seq + 1}")
     event = fact.event
@@ -119,16 +119,16 @@ def _apply(state: State, fact: Fact) -> None:
     state.position = Position(fact.seq, fact.chain)
 
 
-def _apply_to_cache(state: State, fact: Fact, event: Event) -> None:
+def _apply_to_cache(state: State, fact: RecordedEvent, event: Event) -> None:
     match event:
         case e.CacheCreated(cache_id=cache_id):
             if state.cache_id:
                 raise _impossible(fact, "the cache was created twice")
             state.cache_id, state.created_ns = cache_id, fact.wall_ns
         case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended() | e.CellEmbedded():
-            state.memo.remember(event, Made(fact.seq, None))
+            state.step_cache.remember(event, RecordedBy(fact.seq, None))
         case e.CheckPassed() | e.CheckFailed():
-            state.memo.judge(event)
+            state.step_cache.judge(event)
         case e.RolledBack():
             state.pending_rollback = event
         case e.BuildDenied():
@@ -139,46 +139,46 @@ def _apply_to_cache(state: State, fact: Fact, event: Event) -> None:
             _keep_up(state, fact, event)
 
 
-def _keep_up(state: State, fact: Fact, event: Event) -> None:
+def _keep_up(state: State, fact: RecordedEvent, event: Event) -> None:
     """What is done to generations after their commit."""
     match event:
         case e.GenerationAccepted(generation=number):
             _require_generation(state, fact, number)
-            if number in state.retired:
+            if number in state.collected_generations:
                 raise _impossible(fact, f"generation {number} was accepted after it had been collected")
             state.accepted |= {number}
         case e.GenerationSigned(generation=number, key_id=key_id, signature=signature):
             generation = _require_generation(state, fact, number)
-            if number in state.retired or len(generation.signatures) == MAX_SIGNATURES:
+            if number in state.collected_generations or len(generation.signatures) == MAX_SIGNATURES:
                 raise _impossible(fact, f"generation {number} took no more signatures")
             signatures = (*generation.signatures, (key_id, signature))
             state.generations[number] = replace(generation, signatures=signatures)
         case e.CollectionPlanned(digests=digests, generations=numbers):
             # From the plan on, not from the result: whoever dies in between has begun to remove.
             _retire(state, fact, frozenset(numbers))
-            state.memo.evict(frozenset(digests))
+            state.step_cache.evict(frozenset(digests))
         case e.Collected(digests=digests, generations=numbers):
-            state.memo.evict(frozenset(digests))
-            state.retired |= frozenset(numbers)
+            state.step_cache.evict(frozenset(digests))
+            state.collected_generations |= frozenset(numbers)
         case _:
             raise _impossible(fact, f"{type(event).__name__} needs a build")
 
 
-def _require_generation(state: State, fact: Fact, number: int) -> Generation:
+def _require_generation(state: State, fact: RecordedEvent, number: int) -> Generation:
     if number not in state.generations:
         raise _impossible(fact, f"there is no generation {number}")
     return state.generations[number]
 
 
-def _retire(state: State, fact: Fact, numbers: frozenset[int]) -> None:
+def _retire(state: State, fact: RecordedEvent, numbers: frozenset[int]) -> None:
     for number in numbers:
         origin = _require_generation(state, fact, number).origin
         if state.head is None or origin == state.head.origin or number in state.accepted:
             raise _impossible(fact, f"generation {number} was collected while it was shown or accepted")
-    state.retired |= numbers
+    state.collected_generations |= numbers
 
 
-def _apply_to_build(state: State, fact: Fact, number: int, event: Event) -> None:
+def _apply_to_build(state: State, fact: RecordedEvent, number: int, event: Event) -> None:
     match event:
         case e.BuildStarted():
             _start(state, fact, number, event)
@@ -194,17 +194,17 @@ def _apply_to_build(state: State, fact: Fact, number: int, event: Event) -> None
             state.builds[number] = _work(state, fact, state.builds[number], event)
 
 
-def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
+def _work(state: State, fact: RecordedEvent, build: Build, event: Event) -> Build:
     """Facts of an open build that also change what later builds may reuse, or end it."""
     match event:
         case e.EngineCompiled():
-            state.memo.remember(event, Made(fact.seq, build.number))
+            state.step_cache.remember(event, RecordedBy(fact.seq, build.number))
             return _with_engine(build, event, event.model)
         case e.IndexBuilt() | e.IndexExtended():
-            state.memo.remember(event, Made(fact.seq, build.number))
+            state.step_cache.remember(event, RecordedBy(fact.seq, build.number))
             return replace(build, coverage=None, index=event)
         case e.CheckPassed() | e.CheckFailed():
-            state.memo.judge(event)
+            state.step_cache.judge(event)
             return build
         case e.StepReused():
             return _reuse(state, fact, build, event)
@@ -216,12 +216,12 @@ def _work(state: State, fact: Fact, build: Build, event: Event) -> Build:
             return _note(fact, build, event)
 
 
-def _end(state: State, fact: Fact, build: Build, status: BuildStatus, ending: str) -> Build:
+def _end(state: State, fact: RecordedEvent, build: Build, status: BuildStatus, ending: str) -> Build:
     state.open_build = None
     return replace(build, status=status, ending=ending, ended_seq=fact.seq, ended_ns=fact.wall_ns)
 
 
-def _note(fact: Fact, build: Build, event: Event) -> Build:
+def _note(fact: RecordedEvent, build: Build, event: Event) -> Build:
     """Facts that concern their build alone."""
     match event:
         case e.BuildPlanned(steps=steps):
@@ -240,7 +240,7 @@ def _note(fact: Fact, build: Build, event: Event) -> Build:
             raise _impossible(fact, f"{type(event).__name__} belongs to no open build")
 
 
-def _start(state: State, fact: Fact, number: int, event: e.BuildStarted | None) -> None:
+def _start(state: State, fact: RecordedEvent, number: int, event: e.BuildStarted | None) -> None:
     if state.open_build is not None:
         raise _impossible(fact, f"build {number} began while build {state.open_build} was open")
     if number != state.next_build:
@@ -258,7 +258,7 @@ def _start(state: State, fact: Fact, number: int, event: e.BuildStarted | None) 
     state.open_build = number
 
 
-def _commit(state: State, fact: Fact, number: int, event: e.BuildCommitted) -> None:
+def _commit(state: State, fact: RecordedEvent, number: int, event: e.BuildCommitted) -> None:
     expected = len(state.generations) + 1
     if event.generation != expected or event.origin != number or number not in state.builds:
         raise _impossible(fact, f"expected generation {expected} of a known build, found {event.generation}")
@@ -323,21 +323,21 @@ def _with_engine(build: Build, event: e.EngineCompiled, model: str) -> Build:
     return replace(build, coverage=None, engines=tuple(sorted(engines.items(), key=lambda item: item[0])))
 
 
-def _reuse(state: State, fact: Fact, build: Build, event: e.StepReused) -> Build:
+def _reuse(state: State, fact: RecordedEvent, build: Build, event: e.StepReused) -> Build:
     build = replace(build, steps_reused=build.steps_reused + event.count)
     for subject, key in event.keys.items():
-        if event.kind in _PURPOSES and isinstance(key, str) and key in state.memo.engines:
+        if event.kind in _PURPOSES and isinstance(key, str) and key in state.step_cache.engines:
             # One engine may serve both, each in a build of its own: what counts is what this build takes it for.
-            reused = replace(state.memo.engines[key], purpose=_PURPOSES[event.kind])
+            reused = replace(state.step_cache.engines[key], purpose=_PURPOSES[event.kind])
             build = _with_engine(build, reused, subject)
-        elif event.kind == "index" and isinstance(key, str) and key in state.memo.indexes:
-            build = replace(build, coverage=None, index=state.memo.indexes[key])
+        elif event.kind == "index" and isinstance(key, str) and key in state.step_cache.indexes:
+            build = replace(build, coverage=None, index=state.step_cache.indexes[key])
         else:
             raise _impossible(fact, f"{event.kind} {subject} was reused without having been made")
     return build
 
 
-def _impossible(fact: Fact, found: str) -> DamagedHistoryError:
+def _impossible(fact: RecordedEvent, found: str) -> DamagedHistoryError:
     return DamagedHistoryError(
         f"record {fact.seq} cannot follow: {found}",
         kind=ErrorKind.IMPOSSIBLE_HISTORY,

@@ -11,7 +11,7 @@ from store.base.canonical_json import Document
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.events import Event
-from store.domain.step_cache import Memo
+from store.domain.step_cache import StepCache
 
 FLIGHT = "flight"
 STAND_IN = "stand-in"
@@ -27,7 +27,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
+class RecordedEvent:
     """An event in its place: `seq` from 1, `chain` the digest up to and with it, times in nanoseconds."""
 
     seq: int
@@ -110,10 +110,10 @@ class State:
     created_ns: int = 0
     builds: dict[int, Build] = field(default_factory=dict)
     generations: dict[int, Generation] = field(default_factory=dict)
-    memo: Memo = field(default_factory=Memo)
+    step_cache: StepCache = field(default_factory=StepCache)
     undone: dict[str, int] = field(default_factory=dict)
     accepted: frozenset[int] = frozenset()
-    retired: frozenset[int] = frozenset()
+    collected_generations: frozenset[int] = frozenset()
     open_build: int | None = None
     pending_rollback: e.RolledBack | None = None
     unknown: tuple[str, ...] = ()
@@ -132,8 +132,12 @@ class State:
     @property
     def collected(self) -> frozenset[int]:
         """Builds that were committed and whose generations' files have all been collected, or are about to be."""
-        shown = {found.origin for number, found in self.generations.items() if number not in self.retired}
-        return frozenset(self.generations[number].origin for number in self.retired) - shown
+        shown = {
+            found.origin
+            for number, found in self.generations.items()
+            if number not in self.collected_generations
+        }
+        return frozenset(self.generations[number].origin for number in self.collected_generations) - shown
 
     @property
     def next_build(self) -> int:
@@ -146,7 +150,7 @@ class State:
             self,
             builds=dict(self.builds),
             generations=dict(self.generations),
-            memo=self.memo.copy(),
+            step_cache=self.step_cache.copy(),
             undone=dict(self.undone),
             denied=dict(self.denied),
         )
@@ -159,4 +163,4 @@ def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
         shown.add((build.stand_in.key, build.stand_in.artifact.sha256))
     if build.index is not None:
         shown.add((build.index.key, build.index.artifact.sha256))
-    return state.memo.checks_of(shown)
+    return state.step_cache.checks_of(shown)

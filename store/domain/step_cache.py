@@ -26,7 +26,7 @@ CellName: TypeAlias = tuple[str, int, int, int]
 Result: TypeAlias = EngineCompiled | Index | CellEmbedded
 
 
-class Made(NamedTuple):
+class RecordedBy(NamedTuple):
     """When a result was recorded, and by which build; by none if it came from an engine run or an import."""
 
     seq: int
@@ -34,7 +34,7 @@ class Made(NamedTuple):
 
 
 @dataclass(slots=True)
-class Memo:
+class StepCache:
     """Results by key. Treat as a value: only the state that owns it changes it.
 
     Attributes:
@@ -51,11 +51,11 @@ class Memo:
     blocks: dict[CellName, CellEmbedded] = field(default_factory=dict)
     passed: dict[tuple[str, str], CheckPassed] = field(default_factory=dict)
     earlier: dict[CellName, tuple[CellEmbedded, ...]] = field(default_factory=dict)
-    made: dict[str, Made] = field(default_factory=dict)
+    made: dict[str, RecordedBy] = field(default_factory=dict)
 
-    def copy(self) -> "Memo":
+    def copy(self) -> "StepCache":
         """Return a memo that shares nothing mutable with this one."""
-        return Memo(
+        return StepCache(
             engines=dict(self.engines),
             indexes=dict(self.indexes),
             blocks=dict(self.blocks),
@@ -73,7 +73,7 @@ class Memo:
         """Return every known block of a vector space; of one cell the newest last."""
         return tuple(event for name in self.blocks if name[0] == space for event in self.blocks_of(name))
 
-    def remember(self, result: Result, made: Made) -> None:
+    def remember(self, result: Result, made: RecordedBy) -> None:
         """Take a step's result; passes of other bytes under its key are void."""
         match result:
             case CellEmbedded():

@@ -18,7 +18,7 @@ from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class CacheFiles:
     """What lies beside the journal.
 
     Attributes:
@@ -72,7 +72,7 @@ class SetAside:
 Action: TypeAlias = Abandon | Project | ClearScratch | SetAside
 
 
-def check(state: State, observed: Observed) -> None:
+def check(state: State, observed: CacheFiles) -> None:
     """Hold the journal against the files beside it.
 
     Raises:
@@ -102,7 +102,7 @@ def check(state: State, observed: Observed) -> None:
             )
 
 
-def plan(state: State, observed: Observed) -> tuple[Action, ...]:
+def plan(state: State, observed: CacheFiles) -> tuple[Action, ...]:
     """Return what a writer must do first; nothing for a cache that is whole.
 
     Raises:
@@ -122,7 +122,7 @@ def plan(state: State, observed: Observed) -> tuple[Action, ...]:
         # Collection takes manifest and signature; the segments are the journal's second copy, and stay whole.
         places = range(1, len(generation.signatures) + 1)
         signed = all((number, place) in observed.signatures for place in places)
-        visible = number in state.retired or (number in observed.manifests and signed)
+        visible = number in state.collected_generations or (number in observed.manifests and signed)
         if not visible or number not in observed.segments:
             actions.append(Project(number))
     if state.open_build is not None:

@@ -24,7 +24,7 @@ from store.base.values import ArtifactRef
 from store.domain.attachments import artifacts_of, attached_to_failure
 from store.domain.index_files import refs_of
 from store.domain.state import Build, BuildStatus, State
-from store.domain.step_cache import Made
+from store.domain.step_cache import RecordedBy
 from store.formats.tables import BlockRow
 
 INTERRUPTED = "interrupted"
@@ -62,7 +62,7 @@ class KeepPolicy:
         return {"keep": self.keep, "unfinished": self.unfinished}
 
 
-class KeptAs(StrEnum):
+class OriginReason(StrEnum):
     """Why an origin is kept; the first that applies."""
 
     HEAD = "shown"
@@ -71,7 +71,7 @@ class KeptAs(StrEnum):
     ROLLBACK = "for a rollback"
 
 
-class Needed(StrEnum):
+class KeepReason(StrEnum):
     """Why an artifact is kept; the first that applies."""
 
     GENERATIONS = "kept generations"
@@ -80,7 +80,7 @@ class Needed(StrEnum):
     INPUTS = "inputs of failed builds"
 
 
-class Gone(StrEnum):
+class RemovalReason(StrEnum):
     """Why an artifact goes; the first that applies."""
 
     COLLECTED = "collected generations"
@@ -90,16 +90,16 @@ class Gone(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doomed:
+class Removal:
     """An artifact that goes, its size in bytes, and why."""
 
     sha256: str
     size: int
-    why: Gone
+    why: RemovalReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class CollectionPlan:
     """What a collection does.
 
     Attributes:
@@ -111,36 +111,36 @@ class Decision:
     """
 
     policy: KeepPolicy
-    origins: Mapping[int, KeptAs]
-    retired: tuple[int, ...]
-    doomed: tuple[Doomed, ...]
-    kept: Mapping[Needed, tuple[int, int]]
+    origins: Mapping[int, OriginReason]
+    collected_generations: tuple[int, ...]
+    removals: tuple[Removal, ...]
+    kept: Mapping[KeepReason, tuple[int, int]]
 
     @property
     def size(self) -> int:
         """Bytes of the artifacts that go."""
-        return sum(each.size for each in self.doomed)
+        return sum(each.size for each in self.removals)
 
     @property
-    def removed(self) -> dict[Gone, tuple[int, int]]:
+    def removed(self) -> dict[RemovalReason, tuple[int, int]]:
         """Per reason, how many artifacts go and their size in bytes."""
-        return _tally((each.why, each.size) for each in self.doomed)
+        return _tally((each.why, each.size) for each in self.removals)
 
 
-def kept_origins(state: State, policy: KeepPolicy) -> dict[int, KeptAs]:
+def kept_origins(state: State, policy: KeepPolicy) -> dict[int, OriginReason]:
     """Return the origins that stay, and why."""
     head = state.head
     if head is None:
         return {}
     collected = state.collected
     shown = [origin for origin in _origins(state) if origin not in collected]
-    kept = {head.origin: KeptAs.HEAD}
+    kept = {head.origin: OriginReason.HEAD}
     for origin in shown[: policy.keep]:
-        kept.setdefault(origin, KeptAs.RECENT)
+        kept.setdefault(origin, OriginReason.RECENT)
     for number in sorted(state.accepted):
-        kept.setdefault(state.generations[number].origin, KeptAs.ACCEPTED)
+        kept.setdefault(state.generations[number].origin, OriginReason.ACCEPTED)
     if head.parent is not None and head.parent not in collected:
-        kept.setdefault(head.parent, KeptAs.ROLLBACK)
+        kept.setdefault(head.parent, OriginReason.ROLLBACK)
     return kept
 
 
@@ -168,7 +168,7 @@ def tables_wanted(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
     return {origin: found for origin in going if (found := _table(state.builds[origin]))}
 
 
-def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping[str, int]) -> Decision:
+def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping[str, int]) -> CollectionPlan:
     """Decide a collection.
 
     Args:
@@ -183,45 +183,45 @@ def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping
     collected = set(_digests_of(state, set(_origins(state)) - origins.keys(), tables))
     inputs = {ref.sha256 for build in state.builds.values() for ref in _refs(build)}
 
-    def why(digest: str) -> Gone:
+    def why(digest: str) -> RemovalReason:
         if digest in collected:
-            return Gone.COLLECTED
-        if digest in state.memo.made:
-            return Gone.SUPERSEDED
-        return Gone.FAILED if digest in inputs else Gone.UNREFERENCED
+            return RemovalReason.COLLECTED
+        if digest in state.step_cache.made:
+            return RemovalReason.SUPERSEDED
+        return RemovalReason.FAILED if digest in inputs else RemovalReason.UNREFERENCED
 
-    return Decision(
+    return CollectionPlan(
         policy=policy,
         origins=origins,
-        retired=tuple(
+        collected_generations=tuple(
             number
             for number, found in state.generations.items()
-            if found.origin not in origins and number not in state.retired
+            if found.origin not in origins and number not in state.collected_generations
         ),
-        doomed=tuple(Doomed(sha256=digest, size=gone[digest], why=why(digest)) for digest in sorted(gone)),
+        removals=tuple(Removal(sha256=digest, size=gone[digest], why=why(digest)) for digest in sorted(gone)),
         kept=_tally((needed[digest], size) for digest, size in present.items() if digest in needed),
     )
 
 
 def _needed(
-    state: State, policy: KeepPolicy, origins: Mapping[int, KeptAs], tables: Tables
-) -> dict[str, Needed]:
-    found = dict.fromkeys(_digests_of(state, origins, tables), Needed.GENERATIONS)
+    state: State, policy: KeepPolicy, origins: Mapping[int, OriginReason], tables: Tables
+) -> dict[str, KeepReason]:
+    found = dict.fromkeys(_digests_of(state, origins, tables), KeepReason.GENERATIONS)
     horizon = _horizon(state, policy)
     unfinished = _unfinished(state) if policy.unfinished else frozenset[int]()
     for number in unfinished:
         for ref in _refs(state.builds[number]):
-            found.setdefault(ref.sha256, Needed.UNFINISHED)
+            found.setdefault(ref.sha256, KeepReason.UNFINISHED)
     for made, digests in _results(state):
         for digest in digests:
             if made.build in unfinished:
-                found.setdefault(digest, Needed.UNFINISHED)
+                found.setdefault(digest, KeepReason.UNFINISHED)
             elif made.build is None and made.seq > horizon:
-                found.setdefault(digest, Needed.APART)
+                found.setdefault(digest, KeepReason.APART)
     for build in state.builds.values():
         if build.status is not BuildStatus.COMMITTED and build.started_seq > horizon:
             for digest in _inputs(build):
-                found.setdefault(digest, Needed.INPUTS)
+                found.setdefault(digest, KeepReason.INPUTS)
     return found
 
 
@@ -256,9 +256,9 @@ def _committed(build: Build) -> bool:
     return build.status is BuildStatus.COMMITTED
 
 
-def _results(state: State) -> Iterator[tuple[Made, tuple[str, ...]]]:
+def _results(state: State) -> Iterator[tuple[RecordedBy, tuple[str, ...]]]:
     """What later builds could reuse: who made it, its digest, and that of what hangs on it."""
-    memo = state.memo
+    memo = state.step_cache
     for engine in memo.engines.values():
         yield memo.made[engine.artifact.sha256], tuple(ref.sha256 for ref in artifacts_of(engine))
     for index in memo.indexes.values():

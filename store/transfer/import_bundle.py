@@ -24,8 +24,8 @@ from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
-from store.cache.event_mapper import to_facts, to_record
-from store.cache.event_store import Ledger
+from store.cache.event_mapper import to_record, to_recorded_events
+from store.cache.event_store import EventStore
 from store.cache.projections import Projections, signatures_of
 from store.cache.view import History as View
 from store.cache.view import read as read_cache
@@ -35,7 +35,7 @@ from store.disk.layout import Layout
 from store.domain.events import Event, Imported
 from store.domain.fold import fold
 from store.domain.manifest_projection import head_projections, project
-from store.domain.state import Fact, State
+from store.domain.state import RecordedEvent, State
 from store.errors import (
     ArtifactError,
     BundleError,
@@ -92,7 +92,7 @@ class _History:
     """The records of a bundle, and how many of them the cache has already; -1 if there is no cache."""
 
     entries: Sequence[Entry]
-    facts: Sequence[Fact]
+    facts: Sequence[RecordedEvent]
     state: State
     known: int
     longer: bool = False
@@ -167,7 +167,7 @@ def import_bundle(
 def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
     """Fold the records of a bundle, hold them against themselves, and against those of the cache if there is one."""
     try:
-        facts = tuple(to_facts(entries))
+        facts = tuple(to_recorded_events(entries))
         state = fold(facts)
     except RecordError as error:
         raise BundleError(f"bundle: {error.message}", kind=ErrorKind.BUNDLE, hint=_MAKE_AGAIN) from error
@@ -316,11 +316,11 @@ def _append(layout: Layout, history: _History, more: Sequence[Event], clock: Clo
             journal.append([*records, *told], views, expect=Head(last.seq, last.chain))
         elif history.outcome is Outcome.UNCHANGED and told:
             journal.append(told)
-        ledger, projections = Ledger(layout, clock, journal), Projections(layout)
+        event_store, projections = EventStore(layout, clock, journal), Projections(layout)
         # The newest first: whoever looks meanwhile sees what is shown in the end, or what was shown before.
-        for _, generation in sorted(ledger.state.generations.items(), reverse=True):
-            projections.write(ledger, generation)
-        return ledger.state
+        for _, generation in sorted(event_store.state.generations.items(), reverse=True):
+            projections.write(event_store, generation)
+        return event_store.state
 
 
 def _event(  # noqa: PLR0917 - what the event names

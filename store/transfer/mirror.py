@@ -26,11 +26,11 @@ from store.cache import segment
 from store.cache.projections import signatures_of
 from store.cache.view import History
 from store.cache.view import read as read_cache
-from store.cache.writer import clear_scratch
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
+from store.disk.scratch import clear_scratch
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import project
 from store.domain.state import Generation

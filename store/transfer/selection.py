@@ -18,13 +18,13 @@ from store.domain.events import (
     Imported,
 )
 from store.domain.index_files import refs_of
-from store.domain.state import Build, BuildStatus, Fact, State, Unknown
+from store.domain.state import Build, BuildStatus, RecordedEvent, State, Unknown
 
 _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
 _WITH_INDEX = frozenset({"index", "coverage", "commit"})
 
 
-def named_in(facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
+def named_in(facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
     """Return digest to reference of every artifact that facts name, whether it is still needed or not.
 
     Raises:
@@ -33,13 +33,13 @@ def named_in(facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
     return {ref.sha256: ref for fact in facts for ref in _refs(fact)}
 
 
-def collected_in(facts: Iterable[Fact]) -> frozenset[str]:
+def collected_in(facts: Iterable[RecordedEvent]) -> frozenset[str]:
     """Return the digests that collections removed at one time or another."""
     plans = (fact.event for fact in facts if isinstance(fact.event, CollectionPlanned))
     return frozenset(digest for plan in plans for digest in plan.digests)
 
 
-def failing(state: State, number: int, facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
+def failing(state: State, number: int, facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
     """Return digest to reference of what the failing step of a build worked on.
 
     Args:
@@ -65,7 +65,7 @@ def step_of(build: Build) -> tuple[str, str]:
     return kind, subject
 
 
-def _of_step(state: State, build: Build, facts: Iterable[Fact]) -> Iterator[ArtifactRef]:
+def _of_step(state: State, build: Build, facts: Iterable[RecordedEvent]) -> Iterator[ArtifactRef]:
     step, subject = step_of(build)
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
@@ -76,10 +76,10 @@ def _of_step(state: State, build: Build, facts: Iterable[Fact]) -> Iterator[Arti
         if build.index is not None:
             yield from refs_of(build.index)
         for space in _spaces(build, facts):
-            yield from (event.block for event in state.memo.blocks_in(space))
+            yield from (event.block for event in state.step_cache.blocks_in(space))
 
 
-def _spaces(build: Build, facts: Iterable[Fact]) -> set[str]:
+def _spaces(build: Build, facts: Iterable[RecordedEvent]) -> set[str]:
     """The vector spaces that a build's blocks are in."""
     spaces = {
         fact.event.space
@@ -100,7 +100,7 @@ def _tables(build: Build) -> Iterator[ArtifactRef]:
         yield build.coverage.geography
 
 
-def _refs(fact: Fact) -> Iterator[ArtifactRef]:
+def _refs(fact: RecordedEvent) -> Iterator[ArtifactRef]:
     event = fact.event
     if isinstance(event, Unknown | Imported):
         # A bundle that was imported is named by digest, and is no artifact of the cache.

@@ -235,10 +235,10 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
             ref.sha256 for event in (build.failure,) if event for ref in attached_to_failure(event).values()
         )
         digests.update(ref.sha256 for event in (build.index,) if event for ref in refs_of(event))
-    digests.update(ref.sha256 for event in state.memo.engines.values() for ref in artifacts_of(event))
-    digests.update(ref.sha256 for event in state.memo.indexes.values() for ref in refs_of(event))
-    for name in state.memo.blocks:
-        digests.update(event.block.sha256 for event in state.memo.blocks_of(name))
+    digests.update(ref.sha256 for event in state.step_cache.engines.values() for ref in artifacts_of(event))
+    digests.update(ref.sha256 for event in state.step_cache.indexes.values() for ref in refs_of(event))
+    for name in state.step_cache.blocks:
+        digests.update(event.block.sha256 for event in state.step_cache.blocks_of(name))
     digests.update(row.ref.sha256 for table in tables for row in table)
     return frozenset(digests)
 

@@ -49,10 +49,10 @@ def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Fi
             )
             for place, signature in enumerate(signed, start=1)
         )
-        if number not in view.state.retired:
+        if number not in view.state.collected_generations:
             yield from _surplus(name, number, len(signed), view)
         first = generation.seq
-        for path, seen, is_right in expected[:1] if number in view.state.retired else expected:
+        for path, seen, is_right in expected[:1] if number in view.state.collected_generations else expected:
             # The folders were looked at before the journal: what was committed since then came after that look.
             present = seen or path.exists()
             # A signature is short, and a damaged one is a NO-GO that nothing else would explain.

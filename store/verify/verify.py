@@ -21,7 +21,7 @@ from typing import Final, assert_never
 
 from store.base.values import ArtifactRef
 from store.cache.projections import signatures_of, signers_of
-from store.cache.view import History, View, look
+from store.cache.view import History, View, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -106,11 +106,11 @@ def verify(
         )
         if all(problem.kind in _LASTING for problem in found.problems):
             return found
-        now = look(layout, strict=False)
+        now = open_view(layout, strict=False)
         if now.head == view.head:
             return found
         if attempt == _ATTEMPTS:
-            return found.without(now.state.retired)
+            return found.without(now.state.collected_generations)
         attempt += 1
 
 
@@ -244,7 +244,7 @@ class _Run:
     def hash_together(self, items: Sequence[_Item]) -> None:
         """Hash in parallel, the largest first: an index that comes last would keep one processor busy, and one alone."""
 
-        def look(item: _Item) -> str | None:
+        def open_view(item: _Item) -> str | None:
             wrong = self.artifacts.damage(ArtifactRef(sha256=item.digest, size=item.size))
             if self.on_bytes is not None:
                 self.on_bytes(item.size)
@@ -252,7 +252,7 @@ class _Run:
 
         size = sum(item.size for item in items)
         by_size = sorted(items, key=lambda item: -item.size)
-        found = dict(zip((item.digest for item in by_size), each(look, by_size, size), strict=True))
+        found = dict(zip((item.digest for item in by_size), each(open_view, by_size, size), strict=True))
         self.hashed_files += len(items)
         self.hashed_size += size
         for item in items:
@@ -428,7 +428,7 @@ def _named_in(state: State, artifacts: Artifacts) -> dict[str, list[int]]:
     """Return digest to the generations that name it."""
     by_origin: dict[int, list[int]] = {}
     for number, generation in state.generations.items():
-        if number not in state.retired:
+        if number not in state.collected_generations:
             by_origin.setdefault(generation.origin, []).append(number)
     named: dict[str, list[int]] = {}
     for numbers in by_origin.values():

@@ -7,7 +7,7 @@ import click
 
 from journal.lock import held
 from store.base.canonical_json import CanonicalError, decode, sha256
-from store.cache.view import History, View, look, read
+from store.cache.view import History, View, open_view, read
 from store.disk.artifacts import Artifacts
 from store.domain.events import BuildDenied
 from store.domain.manifest_projection import project
@@ -87,7 +87,7 @@ def show(call: Call, *, number: int) -> Answer:
 @shared_options()
 def manifest(call: Call) -> Answer:
     """Print the manifest file of the head, byte for byte."""
-    view = look(call.layout())
+    view = open_view(call.layout())
     head = view.state.head
     if head is None:
         raise RequestRefusedError(
@@ -162,7 +162,10 @@ def _entries(view: History) -> list[dict[str, Any]]:
         (
             generation.seq,
             _rollback_entry(generation, state)
-            | {"collected": generation.number in state.retired, "accepted": generation.origin in accepted},
+            | {
+                "collected": generation.number in state.collected_generations,
+                "accepted": generation.origin in accepted,
+            },
         )
         for generation in state.generations.values()
         if generation.rolled_back is not None

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from journal import Journal
 from journal.lock import held
-from store.cache.view import RESERVE_NAME, History, look, read
+from store.cache.view import History, open_view, read
 from store.disk.artifacts import Artifacts
 from store.disk.layout import KNOWN_ENTRIES, Layout
+from store.disk.scratch import RESERVE_NAME
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, IndexExtended
 from store.domain.state import State
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
@@ -43,7 +44,7 @@ def remember(layout: Layout, *, damaged: bool = False) -> Before:
     # A mirror has no journal either.
     damaged = damaged or not layout.journal.exists()
     return Before(
-        committed=visible if damaged else len(look(layout).state.generations),
+        committed=visible if damaged else len(open_view(layout).state.generations),
         visible=visible,
         files=tuple(_files(layout)),
     )
@@ -146,7 +147,11 @@ class Judge:
         except NoGoError:
             # A collection that died removes the signature first, of what it had planned to remove and nothing else.
             unsigned = not (self.layout.manifests / name).with_suffix(".sig").exists()
-            if not (self.driver.collects and unsigned and number in look(self.layout).state.retired):
+            if not (
+                self.driver.collects
+                and unsigned
+                and number in open_view(self.layout).state.collected_generations
+            ):
                 raise
 
     def _fly(self, number: int) -> None:
@@ -184,7 +189,7 @@ class Judge:
         self._kept(view)
         self._named(view.state)
         known = {number for number in view.state.generations if number <= self.before.visible}
-        gone = known - set(view.state.retired) - set(self.layout.manifest_files())
+        gone = known - set(view.state.collected_generations) - set(self.layout.manifest_files())
         assert not gone, f"generations {sorted(gone)} are gone and nobody planned it"
         return view.state
 
@@ -213,7 +218,7 @@ class Judge:
         assert state.open_build is None
         assert state.head.origin == max(state.builds), "the next build is not the head"
         assert count - 1 in self.allowed, f"{count} generations after one more build"
-        kept = set(state.generations) - set(state.retired)
+        kept = set(state.generations) - set(state.collected_generations)
         shown = set(self.layout.manifest_files())
         # What a dead collection had planned to remove may still be there; the next one removes it.
         assert shown == kept or (self.driver.collects and shown > kept), f"manifests of {sorted(shown)}"
@@ -239,7 +244,7 @@ class Judge:
             assert collect(store, policy).empty, "collection left something that it would collect"
             state = store.state
         self._fly(head)
-        assert set(self.layout.manifest_files()) == set(state.generations) - set(state.retired)
+        assert set(self.layout.manifest_files()) == set(state.generations) - set(state.collected_generations)
         names = {entry.name for entry in os.scandir(self.layout.manifests)}
         alone = {name for name in names if f"{name.partition('.')[0]}.json" not in names}
         assert not alone, f"left without its manifest: {sorted(alone)}"
@@ -249,7 +254,7 @@ class Judge:
 
     def _nothing_twice(self, view: History, earlier: State) -> None:
         """What the journal held is not made again."""
-        memo, artifacts = earlier.memo, Artifacts(self.layout)
+        memo, artifacts = earlier.step_cache, Artifacts(self.layout)
         had: dict[type, set[str]] = {
             EngineCompiled: set(memo.engines),
             IndexBuilt: set(memo.indexes),

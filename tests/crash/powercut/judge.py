@@ -11,7 +11,7 @@ from store.reader import FlightCache
 from store.testing import FakeClock, play
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
-from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, Store, scenario
+from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, CacheWriter, scenario
 
 FAKE = {"engine place", "descriptor index"}
 """What `play` makes is no engine and no index; that they cannot be loaded is no finding."""
@@ -132,7 +132,9 @@ def ground(layout, promise, past):
 
 def _builds(layout, promise, seen, *, build):
     born = build or not layout.exists()
-    with Store.open(layout, clock=FakeClock(), create=born, reserve_bytes=RESERVE, signer=SIGNER) as store:
+    with CacheWriter.open(
+        layout, clock=FakeClock(), create=born, reserve_bytes=RESERVE, signer=SIGNER
+    ) as store:
         assert len(store.state.generations) == seen, "opening changed the head"
         if build:
             chosen = scenario("next", tiles={(9, 9): "z"})
@@ -149,5 +151,5 @@ def _builds_really(site, seen, *, build):
         report = site.build(flight_id="next")
         assert (report.outcome, report.generation) == ("built", seen + 1), f"next build: {report.error}"
     else:
-        with Store.open(site.layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
+        with CacheWriter.open(site.layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
             assert len(store.state.generations) == seen, "opening changed the head"

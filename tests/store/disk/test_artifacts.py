@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.base.values import ArtifactRef
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.layout import Layout
 from store.disk.write_once import draft, write_once
@@ -352,7 +352,7 @@ class TestLayout:
 @pytest.fixture
 def built(layout):
     """A cache with one generation; what its manifest names."""
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario())
         state = store.state.copy()
     manifest = parse((layout.manifests / layout.manifest_name(1)).read_bytes())
@@ -441,7 +441,7 @@ class TestCoverage:
         assert (len(found.strangers), found.unreferenced) == (1, ())
 
     def test_what_the_journal_knows_is_referenced(self, layout, built):
-        with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+        with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
             play(store, Scenario(engine="other", fail_at="index"))
             state = store.state.copy()
         found = self.walked(layout, (built[0], state, built[2]))

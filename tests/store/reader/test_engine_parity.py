@@ -18,7 +18,7 @@ from store.domain.attachments import (
 )
 from store.domain.events import BuildFailed, EngineCompiled
 from store.domain.state import STAND_IN, Build, State
-from store.domain.step_cache import Made, Memo
+from store.domain.step_cache import Made, StepCache
 from store.errors import ArtifactError, DamagedHistoryError
 from store.reader import engine_parity
 from store.runtime.backends.gpu import Gpu
@@ -158,7 +158,7 @@ def test_what_belongs_to_a_failure_is_named_beside_what_names_nothing():
 def test_what_belongs_to_an_engine_is_referenced_with_it():
     golden = ref_of(b"golden")
     event = compiled(golden=golden)
-    memo = Memo()
+    memo = StepCache()
     memo.remember(event, Made(3, 1))
     both = {event.artifact.sha256, golden.sha256}
     assert {*memo.made} == both

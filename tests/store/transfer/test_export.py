@@ -10,8 +10,8 @@ import pytest
 
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -44,7 +44,7 @@ TILE = b"the tile that nobody could decode"
 
 
 def opened(layout, **options):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_export_writes_nothing_to_the_cache(layout, tmp_path):
             if path != layout.journal.with_name("journal.mdb-lock")
         }
 
-    look(layout)
+    open_view(layout)
     before = tree()
     export(layout, tmp_path / "b")
     assert tree() == before
@@ -166,7 +166,9 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
     # The second one failed at its index: engine aside, it needs what the index is made of.
     two = bundle.read(export(layout, tmp_path / "two", build=2).path)
     assert {
-        event.block.sha256 for name in view.state.memo.blocks for event in view.state.memo.blocks_of(name)
+        event.block.sha256
+        for name in view.state.step_cache.blocks
+        for event in view.state.step_cache.blocks_of(name)
     } <= {ref.sha256 for ref in failing(view.state, 2, view.facts).values()}
     assert two.holds(view.state.builds[2].tiles.table)
     assert len(pass_through(tmp_path / "two")) < len(named_in(view.facts))
@@ -196,7 +198,7 @@ def test_events_of_a_newer_version_are_carried_and_all_artifacts_are_not(layout,
 
 @pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
 def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
-    index = look(layout).state.head_build.index.artifact
+    index = open_view(layout).state.head_build.index.artifact
     path = layout.artifact(index.sha256)
     data = path.read_bytes()
     path.unlink()
@@ -475,10 +477,10 @@ def test_a_bundle_is_no_artifact_of_the_cache():
 
 
 def fact_of(event):
-    from store.cache.event_mapper import to_fact
+    from store.cache.event_mapper import to_recorded_event
 
     raw = encode(to_record(event, build=None, wall_ns=0, mono_ns=0))
-    return to_fact(Entry(seq=1, chain=link(GENESIS, raw), raw=raw))
+    return to_recorded_event(Entry(seq=1, chain=link(GENESIS, raw), raw=raw))
 
 
 @pytest.mark.parametrize("when", ["before", "while"])

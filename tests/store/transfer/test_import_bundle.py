@@ -10,8 +10,8 @@ from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, Imported
@@ -44,7 +44,7 @@ OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
 def opened(layout, **options):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,14 @@ def test_a_new_place(source, new, file):
         assert store.state.builds[4].status is BuildStatus.ABANDONED
         generation, work = play(store, Scenario(flight="f3", engine="e3"))
     assert (generation.number, work.compiled) == (3, 0)
-    assert look(source).state.builds[4].status is BuildStatus.OPEN
+    assert open_view(source).state.builds[4].status is BuildStatus.OPEN
 
 
 def test_a_copy_that_follows(source, new, tmp_path):
     first = export(source, tmp_path / "1", build=1).path
     assert take(new, first, follows=True).outcome is Outcome.IMPORTED
     assert chains(new) == chains(source)[: len(chains(new))]
-    assert look(new).state.head.number == 1
+    assert open_view(new).state.head.number == 1
     inode = new.journal.stat().st_ino
     done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
     assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 2)
@@ -154,7 +154,7 @@ def test_a_copy_that_follows(source, new, tmp_path):
         take(new, export(source, tmp_path / "4").path, follows=True)
     assert caught.value.kind == ErrorKind.OWN_HISTORY
     assert caught.value.hint.startswith("c10 import FILE --follow --cache DIR, with a new DIR")
-    assert look(new).state.head.number == 3
+    assert open_view(new).state.head.number == 3
 
 
 def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
@@ -167,7 +167,7 @@ def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
 
 def test_an_import_heals_what_is_missing_or_damaged(new, file):
     take(new, file)
-    index = look(new).state.head_build.index
+    index = open_view(new).state.head_build.index
     new.artifact(index.artifact.sha256).unlink()
     block = new.artifact(index.blocks.sha256)
     block.chmod(0o644)
@@ -371,7 +371,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         if fact.seq <= next(f.seq for f in read(source).facts if isinstance(f.event, RolledBack))
     ]
     header = Header(
-        cache_id=look(source).state.cache_id,
+        cache_id=open_view(source).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),
         choice=Choice.NONE,
@@ -393,7 +393,7 @@ def test_an_artifact_that_no_record_names(file, new, tmp_path):
 
 
 def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
-    index = look(source).state.head_build.index.artifact
+    index = open_view(source).state.head_build.index.artifact
     wrong = bytes(index.size)
     with pytest.raises(BundleError, match="artifact") as caught:
         take(new, rewritten(file, tmp_path / "b", same, more=[(index, wrong)]))

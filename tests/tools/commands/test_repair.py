@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from journal import Journal
-from store.cache.view import look, read
+from store.cache.view import open_view, read
 from store.disk.layout import Layout
 from tests.tools.conftest import picture
 from tools.cli import cli
@@ -58,7 +58,7 @@ def block(world):
 def lost_tail(world):
     """The journal as it was before the last generation."""
     layout = Layout(world.cache)
-    state = look(layout).state
+    state = open_view(layout).state
     with Journal.open(layout.journal) as journal:
         records = list(journal.read(1, state.generations[3].before.seq))
     for path in (layout.journal, layout.root / "journal.mdb-lock"):
@@ -156,7 +156,7 @@ def test_repair_as_json(world):
 
 def test_what_cannot_be_healed_is_exit_5_and_named(world):
     layout, path = Layout(world.cache), artifact(world, "engine")
-    base = look(layout).state.head_build.host["request"]["base"]
+    base = open_view(layout).state.head_build.host["request"]["base"]
     flip(path)
     network = world.folder.__class__(base) / "tiny.onnx"
     hidden = network.with_name("hidden.onnx")

@@ -260,10 +260,10 @@ def embed_until(windows, engine, **callbacks):
 
 @ray_test
 def test_a_node_that_vanishes_while_its_actor_lives_on_costs_its_windows(tiles, engine, cluster):
-    made, (_, doomed) = cluster
+    made, (_, removals) = cluster
     retries = []
     (window,) = windows_of(tiles[:5], 5)
-    vanish = {3: lambda: made.remove_node(doomed, allow_graceful=False)}
+    vanish = {3: lambda: made.remove_node(removals, allow_graceful=False)}
     embed_until(until(lambda: retries, window, vanish), engine, on_retry=retries.append)
     assert [retry.attempt for retry in retries] == [1]
 
