@@ -9,7 +9,7 @@ import numpy as np
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec, TileOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.formats import descriptor_block
@@ -150,7 +150,7 @@ class Site:
 
     def events(self, kind):
         """All events of one class, in order."""
-        return [fact.event for fact in read(self.layout).facts if isinstance(fact.event, kind)]
+        return [fact.event for fact in read_history(self.layout).facts if isinstance(fact.event, kind)]
 
     def head_bytes(self):
         """The bytes of the newest manifest."""

@@ -25,7 +25,7 @@ from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import Mend, RepairReport, rehearsed
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
-from store.cache.view import History, read, require_cache
+from store.cache.view import HistoryView, read_history, require_cache
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import free_displaced
@@ -128,7 +128,7 @@ class Repair:
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
         refuse_exposed(self.layout.root)
-        view = read(self.layout, strict=False)
+        view = read_history(self.layout, strict=False)
         if view.state.unknown:
             raise UnknownEventError(
                 f"expected events this version knows, found {view.state.unknown[0]}; nothing was changed",
@@ -137,7 +137,7 @@ class Repair:
             )
         freed = self._folders()
         if freed:
-            view = read(self.layout, strict=False)
+            view = read_history(self.layout, strict=False)
         require_consistent_journal(self.layout, view.state, view.chains)
         try:
             for name in FOLDERS:
@@ -191,7 +191,7 @@ class Repair:
                 ).repair()
 
 
-def _misplaced(layout: Layout, view: History) -> Iterator[tuple[str, str, ProblemKind]]:
+def _misplaced(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, ProblemKind]]:
     """Yield path, what is wrong, and kind of everything beside the journal that is not as it should be."""
     for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind

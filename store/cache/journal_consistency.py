@@ -1,10 +1,10 @@
-"""Which files beside a journal speak for it, and which against: told apart before anything is set right.
+"""Decide which side is wrong when files and journal disagree, before anything is repaired.
 
-A manifest or segment that is not what the journal projects has one of two causes. Either the file is damaged or was
-exchanged, and is made again from the journal; or the journal lost its newest records, or is not this cache's, and must
-be made again from its segments. A file that is broken in itself proves nothing. A whole one is a witness: of another
-cache, which counts only where nothing at all fits the journal; or of records of this cache that the journal should
-hold and does not.
+A manifest or segment that differs from what the journal projects has one of two causes. Either the file is damaged
+or was replaced: then it is written again from the journal. Or the journal lost its newest records, or belongs to
+another cache: then it is rebuilt from the segments. A damaged file proves nothing. An intact file proves something:
+that another cache wrote it (which counts only if no file at all fits the journal), or that this cache once had
+records which the journal no longer holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from store.manifest.manifest import parse
 
 
 class Match(StrEnum):
-    """How a file stands to the journal."""
+    """How a file compares with the journal."""
 
     FITS = "fits"
     BROKEN = "broken"
@@ -35,7 +35,7 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileStatus:
-    """A manifest or segment: where it is, the generation its name says, how it stands, and what was found."""
+    """A manifest or segment: its path, the generation in its name, how it compares with the journal, what was found."""
 
     path: Path
     generation: int
@@ -45,37 +45,37 @@ class FileStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalConsistency:
-    """All manifests and segments of a cache."""
+    """How all manifests and segments of a cache compare with its journal."""
 
     files: tuple[FileStatus, ...]
 
     @property
-    def against(self) -> str:
-        """Why the journal cannot be the one that made these files; empty if it can."""
+    def contradiction(self) -> str:
+        """Why the journal cannot be the one that these files came from; empty if it can."""
         for status in self.files:
             if status.match is Match.CONTRADICTS:
                 return f"{status.path.parent.name}/{status.path.name}: {status.found}"
-        standings = {status.match for status in self.files}
-        if Match.FOREIGN in standings and Match.FITS not in standings:
+        matches = {status.match for status in self.files}
+        if Match.FOREIGN in matches and Match.FITS not in matches:
             return "every whole manifest and segment beside the journal is another cache's"
         return ""
 
     @property
-    def misfits(self) -> tuple[FileStatus, ...]:
-        """The files that are not what the journal projects."""
+    def mismatches(self) -> tuple[FileStatus, ...]:
+        """The files that differ from what the journal projects."""
         return tuple(status for status in self.files if status.match is not Match.FITS)
 
 
 def compare_files(
     layout: Layout, state: State, chains: Sequence[str], *, segments: bool = True
 ) -> JournalConsistency:
-    """Hold every manifest and segment against a journal.
+    """Compare every manifest and segment with a journal.
 
     Args:
         layout: Where they are.
         state: What the journal folds to.
         chains: Chain digest of every record, hexadecimal, from the first.
-        segments: Whether the segments are witnesses; not for a journal that was just made from them.
+        segments: Whether segments count; off for a journal that was just rebuilt from them.
 
     Raises:
         CacheUnusableError: A file cannot be read.
@@ -84,32 +84,34 @@ def compare_files(
     fitting = {status.generation for status in seen if status.match is Match.FITS}
     manifests = list(_manifests(layout, state, fitting))
     confirmed = {status.generation for status in manifests if status.match is Match.FITS}
-    return JournalConsistency(files=(*(_weighed(status, confirmed) for status in seen), *manifests))
+    return JournalConsistency(
+        files=(*(_with_manifest_confirmation(status, confirmed) for status in seen), *manifests)
+    )
 
 
 def require_consistent_journal(layout: Layout, state: State, chains: Sequence[str]) -> JournalConsistency:
-    """Gather the evidence, and refuse a journal that cannot be the one that made these files.
+    """Compare the files with the journal, and refuse a journal that they cannot have come from.
 
     Raises:
-        DamagedHistoryError: It lost its newest records or is another cache's.
+        DamagedHistoryError: The journal lost its newest records or belongs to another cache.
         CacheUnusableError: A file cannot be read.
     """
     found = compare_files(layout, state, chains)
-    if found.against:
-        raise _of_another(layout, found)
+    if found.contradiction:
+        raise _lost_journal_error(layout, found)
     return found
 
 
 def explain_disagreement(
     layout: Layout, state: State, chains: Sequence[str], error: DamagedHistoryError
 ) -> DamagedHistoryError:
-    """Say which side is wrong where a first look found that files and journal disagree, and what mends it.
+    """Return an error that says which side is wrong, and what repairs it, after a quick check found a disagreement.
 
     Args:
         layout: Where the cache is.
         state: What the journal folds to.
         chains: Chain digest of every record, hexadecimal, from the first.
-        error: What the first look found.
+        error: What the quick check found.
 
     Raises:
         CacheUnusableError: A file cannot be read.
@@ -117,12 +119,12 @@ def explain_disagreement(
     if error.kind is not ErrorKind.JOURNAL_REPLACED:
         return error
     found = compare_files(layout, state, chains)
-    if found.against:
-        return _of_another(layout, found)
-    if not found.misfits:
+    if found.contradiction:
+        return _lost_journal_error(layout, found)
+    if not found.mismatches:
         return error
-    wrong = max(found.misfits, key=lambda status: status.generation)
-    more = f" (and {len(found.misfits) - 1} more)" if len(found.misfits) > 1 else ""
+    wrong = max(found.mismatches, key=lambda status: status.generation)
+    more = f" (and {len(found.mismatches) - 1} more)" if len(found.mismatches) > 1 else ""
     return DamagedHistoryError(
         f"expected what the journal projects as {wrong.path.parent.name}/{wrong.path.name}, found a file that is"
         f" damaged or not this cache's: {wrong.found}{more}",
@@ -131,17 +133,17 @@ def explain_disagreement(
     )
 
 
-def _of_another(layout: Layout, found: JournalConsistency) -> DamagedHistoryError:
+def _lost_journal_error(layout: Layout, found: JournalConsistency) -> DamagedHistoryError:
     return DamagedHistoryError(
         f"expected the journal that made these files, found one that lost its newest records or is another's:"
-        f" {found.against}",
+        f" {found.contradiction}",
         kind=ErrorKind.JOURNAL_REPLACED,
         hint=rebuilding(layout),
     )
 
 
 def segment_fits(data: bytes, generation: Generation, chains: Sequence[str], first: int) -> bool:
-    """Tell whether a segment holds this generation's records; equal chain digests mean equal records.
+    """Return whether a segment holds the records of a generation; equal chain digests mean equal records.
 
     Args:
         data: The file.
@@ -165,8 +167,8 @@ def _chain_at(chains: Sequence[str], seq: int) -> str | None:
     return GENESIS_CHAIN if seq == 0 else chains[seq - 1] if seq <= len(chains) else None
 
 
-def _weighed(status: FileStatus, confirmed: set[int]) -> FileStatus:
-    """A segment that contradicts the journal where the manifest confirms it was exchanged."""
+def _with_manifest_confirmation(status: FileStatus, confirmed: set[int]) -> FileStatus:
+    """Count a segment that contradicts the journal as foreign if the manifest confirms the journal."""
     if status.match is Match.CONTRADICTS and status.generation in confirmed:
         return FileStatus(
             path=status.path,
@@ -195,7 +197,7 @@ def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str
         return Match.BROKEN, error.message
     if decoded.generation != number or not decoded.entries:
         return Match.BROKEN, f"expected the records of generation {number}, found other ones"
-    # Every history begins after nothing: there it is the genesis that tells one cache from another.
+    # Every history begins empty: there only the genesis event differs from cache to cache.
     after = decoded.before.seq or 1
     chain = decoded.before.chain if decoded.before.seq else decoded.entries[0].chain
     if chain.hex() == _chain_at(chains, after):
@@ -243,6 +245,6 @@ def _files(
         try:
             yield number, path, read_regular(path, limit=path.lstat().st_size if limit is None else limit)
         except FileNotFoundError:
-            continue  # gone since the folder was listed: absent, which is no witness
+            continue  # removed since the folder was listed: proves nothing
         except OSError as error:
             raise from_os_error(error, f"{folder.name}/{name}") from error

@@ -1,8 +1,8 @@
-"""Appending beside a build: acceptance and engine runs, which need no build lock.
+"""Append to a journal without the build lock: acceptance and engine runs do, while a build may be running.
 
-Only the journal is opened, and nothing is recovered: what a dead process left is the business of whoever holds the
-build lock. Every append is one transaction, judged on the head that it is made on. What an append means was decided
-on that head too: if it moved, the decision is made again.
+Only the journal is opened and nothing is recovered: that is left to the holder of the build lock. Every append is one
+transaction (optimistic concurrency): the events are decided from the state at the head, and appended only if that is
+still the head. If it moved, they are decided again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +26,12 @@ from store.files.permissions import refuse_exposed
 from store.policy import recovery
 
 Decide = Callable[[State], Sequence[Event]]
-"""From the state to the events that follow from it; none if there is nothing to say."""
+"""From a state to the events to append; none if there is nothing to append."""
 
 
 @dataclass(slots=True, kw_only=True)
 class OptimisticAppender:
-    """A cache whose journal is open for single appends."""
+    """An open journal of a cache, for single appends without the build lock."""
 
     layout: Layout
     event_store: EventStore
@@ -39,19 +39,19 @@ class OptimisticAppender:
 
     @property
     def state(self) -> State:
-        """What the journal folds to, as of the last look."""
+        """What the journal folded to when it was last read."""
         return self.event_store.state
 
     def refresh(self) -> State:
-        """Look again, and return the state."""
+        """Fold what others appended, and return the state."""
         self.event_store.refresh()
         return self.event_store.state
 
     def append(self, decide: Decide) -> bool:
-        """Append what `decide` says, in one durable transaction on the very head that it decided upon.
+        """Append the events that `decide` returns, in one durable transaction on the head that it decided from.
 
         Returns:
-            Whether there was anything to append.
+            Whether anything was appended.
 
         Raises:
             DamagedHistoryError: The events cannot follow what is there.
@@ -72,7 +72,7 @@ class OptimisticAppender:
 
 @contextmanager
 def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> Iterator[OptimisticAppender]:
-    """Open a cache to append beside a build; takes no lock and repairs nothing.
+    """Open a cache to append without the build lock; repair nothing.
 
     Args:
         layout: Where it is.
@@ -90,7 +90,7 @@ def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> It
     if create:
         ensure_cache(layout, clock=clock)
     require_cache(layout)
-    # The files first: a generation that is committed meanwhile is not held against older names.
+    # The files are listed first, so that a generation which is committed meanwhile is not missed among them.
     observed = list_cache_files(layout)
     event_store = EventStore.open(layout, clock)
     try:
@@ -117,7 +117,7 @@ def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> It
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """A generation is marked as good; `changed` is off if it was before. `accepted` are all that are, now."""
+    """An accepted generation. `changed` is off if it was accepted before; `accepted` are all accepted generations."""
 
     generation: int
     origin: int
@@ -126,7 +126,7 @@ class Acceptance:
 
 
 def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: Clock) -> Acceptance:
-    """Mark a generation as good, so that collection keeps what it shows; what is returned was read again.
+    """Mark a generation as good, so that garbage collection keeps it; return what a new read of the journal says.
 
     Raises:
         RequestRefusedError: There is no cache or no such generation, or it was collected.
@@ -139,8 +139,8 @@ def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: 
             return []
         return [GenerationAccepted(generation=generation, why=why, host=host)]
 
-    with open_for_append(layout, clock=clock) as beside:
-        changed = beside.append(decide)
+    with open_for_append(layout, clock=clock) as appender:
+        changed = appender.append(decide)
     state = open_view(layout).state
     if generation not in state.accepted:
         raise RequestRefusedError(

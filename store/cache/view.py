@@ -1,7 +1,7 @@
-"""A look at a cache from the ground, without writing and without risk to the process that looks.
+"""The read side of a cache on the ground: it never writes, and a damaged journal cannot kill the reading process.
 
-The journal is read through `journal.safe_reader`, which survives a damaged file and a build that runs meanwhile. The
-view is the state at one moment, held against the files beside the journal.
+The journal is read through `journal.safe_reader`, which survives a damaged file and a concurrent build. A view is the
+state at one moment, compared with the files beside the journal.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ from store.policy.recovery import check as check_history
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What the journal folds to at one moment, and what lies beside it."""
+    """The state that the journal folds to at one moment, and the files beside it."""
 
     layout: Layout
     head: Head
@@ -35,8 +35,8 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History(View):
-    """A view with every record it was folded from, from the first, as it is stored and as the fact it holds."""
+class HistoryView(View):
+    """A view with all records from the first: as stored, and as the events that they record."""
 
     entries: tuple[Entry, ...]
     facts: tuple[RecordedEvent, ...]
@@ -48,7 +48,7 @@ class History(View):
 
 
 def list_cache_files(layout: Layout) -> CacheFiles:
-    """Look at what lies beside the journal.
+    """List the files beside the journal: manifests, signatures, segments.
 
     Raises:
         CacheUnusableError: A folder cannot be read.
@@ -93,7 +93,7 @@ def _signatures(
 
 
 def require_cache(layout: Layout) -> None:
-    """Make sure that there is a journal to read.
+    """Refuse a folder that has no journal to read.
 
     Raises:
         RequestRefusedError: There is no cache.
@@ -122,25 +122,25 @@ def require_cache(layout: Layout) -> None:
 
 
 def open_view(layout: Layout, *, strict: bool = True) -> View:
-    """Read the journal, check its whole chain, and fold it, keeping no record; see `read` for the rest."""
+    """Read the journal, check its whole chain and fold it, without keeping records; see `read_history` for the rest."""
     require_cache(layout)
-    # The files first: a generation that is committed after this look is not held against older names.
+    # The files are listed first, so that a generation which is committed meanwhile is not missed among them.
     observed = list_cache_files(layout)
     state = State()
     with without_collector():
         snapshot = _snapshot(layout)
         fold_entries(state, snapshot.entries)
     if strict:
-        _require_fit(layout, state, observed)
+        _require_consistent(layout, state, observed)
     return View(layout=layout, head=snapshot.head, state=state, observed=observed)
 
 
-def read(layout: Layout, *, strict: bool = True) -> History:
+def read_history(layout: Layout, *, strict: bool = True) -> HistoryView:
     """Read the journal from its first record, check its whole chain, and fold it.
 
     Args:
         layout: Where the cache is.
-        strict: Whether to hold the journal against the files beside it; forensics may leave that out.
+        strict: Whether to compare the journal with the files beside it; forensics may leave that out.
 
     Raises:
         RequestRefusedError: There is no cache.
@@ -154,8 +154,8 @@ def read(layout: Layout, *, strict: bool = True) -> History:
     state = State()
     fold_into(state, facts)
     if strict:
-        _require_fit(layout, state, observed)
-    return History(
+        _require_consistent(layout, state, observed)
+    return HistoryView(
         layout=layout,
         head=snapshot.head,
         state=state,
@@ -173,8 +173,8 @@ def _snapshot(layout: Layout) -> Snapshot:
         raise
 
 
-def _require_fit(layout: Layout, state: State, observed: CacheFiles) -> None:
-    """Hold the journal against the files beside it, and say which side is wrong where they disagree."""
+def _require_consistent(layout: Layout, state: State, observed: CacheFiles) -> None:
+    """Compare the journal with the files beside it, and say which side is wrong if they disagree."""
     try:
         check_history(state, observed)
     except DamagedHistoryError as error:

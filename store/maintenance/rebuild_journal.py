@@ -149,7 +149,7 @@ class _History:
             if canonical_json.sha256(project(self.state, generation)) != generation.manifest_sha256:
                 raise _broken(f"the records of generation {number} to project to the manifest they commit")
         chains = [entry.chain.hex() for entry in self.entries]
-        against = journal_consistency.compare_files(layout, self.state, chains, segments=False).against
+        against = journal_consistency.compare_files(layout, self.state, chains, segments=False).contradiction
         if against:
             raise _broken(f"the segments of this cache, all of them; {against}")
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from journal import Entry
 from journal.fsync import fsync_dir
 from store.base.values import ArtifactRef
-from store.cache.view import History
-from store.cache.view import read as read_cache
+from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.layout import Layout
 from store.disk.write_once import Draft
@@ -126,12 +125,12 @@ def _settled(
     without: frozenset[str],
 ) -> _Content:
     """Decide what is to be written; look again where a collection beside this export may have taken something away."""
-    view = read_cache(layout, strict=False)
+    view = read_history(layout, strict=False)
     content = _content(view, artifacts, build, choice, without)
     for _ in range(_LOOKS):
         if not content.missing:
             break
-        later = read_cache(layout, strict=False)
+        later = read_history(layout, strict=False)
         if later.head == view.head:
             break
         view = later
@@ -140,7 +139,7 @@ def _settled(
 
 
 def _content(
-    view: History,
+    view: HistoryView,
     artifacts: Artifacts,
     build: int | None,
     choice: Choice | None,
@@ -193,7 +192,7 @@ def _content(
     return _Content(header=header, entries=entries[:end], refs=refs, missing=tuple(sorted(missing)))
 
 
-def _end(view: History, number: int) -> int:
+def _end(view: HistoryView, number: int) -> int:
     """The record with which a build ends; the last one of all if it did not."""
     if number not in view.state.builds:
         raise RequestRefusedError(
@@ -218,7 +217,7 @@ def _newest(state: State) -> int:
     return max(failed, default=max(state.builds))
 
 
-def _require_all(view: History, state: State) -> None:
+def _require_all(view: HistoryView, state: State) -> None:
     """Make sure that a cache can be made of all artifacts: they are known, and were not collected.
 
     Less is enough to look into a failure: there a journal that lost its newest records is no reason to refuse.

@@ -27,8 +27,7 @@ from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record, to_recorded_events
 from store.cache.event_store import EventStore
 from store.cache.projections import Projections, signatures_of
-from store.cache.view import History as View
-from store.cache.view import read as read_cache
+from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -186,14 +185,14 @@ def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
         raise _impossible("a rollback to end with its commit")
     if not layout.exists():
         return _History(entries=entries, facts=facts, state=state, known=-1)
-    own = read_cache(layout)
+    own = read_history(layout)
     ours, common = own.entries, min(len(own.entries), len(entries))
     if not common or ours[common - 1].chain != entries[common - 1].chain:
         raise _of_its_own(layout, own, entries)
     return _History(entries=entries, facts=facts, state=state, known=common, longer=len(ours) > len(entries))
 
 
-def _of_its_own(layout: Layout, own: View, entries: Sequence[Entry]) -> RequestRefusedError:
+def _of_its_own(layout: Layout, own: HistoryView, entries: Sequence[Entry]) -> RequestRefusedError:
     pairs = zip(own.entries, entries, strict=False)
     same = next((ours.seq - 1 for ours, theirs in pairs if ours.chain != theirs.chain), 0)
     what = f"one that shares the first {same} and goes its own way from there" if same else "another cache"

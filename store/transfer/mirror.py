@@ -24,8 +24,7 @@ from store.base import canonical_json
 from store.base.values import ArtifactRef
 from store.cache import segment
 from store.cache.projections import signatures_of
-from store.cache.view import History
-from store.cache.view import read as read_cache
+from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.folder_integrity import refuse_displaced
 from store.disk.layout import Layout
@@ -99,7 +98,7 @@ class _Source:
         segments: Of all generations.
     """
 
-    view: History
+    view: HistoryView
     head: Generation
     manifest: Manifest
     artifacts: tuple[ArtifactRef, ...]
@@ -155,7 +154,7 @@ def mirror(
             return _bring(source, destination, full, lock_timeout_s, on_total, on_bytes)
         except ArtifactError:
             # Whoever commits and collects beside this copy takes away what is no longer shown.
-            if read_cache(layout).state.head == source.head:
+            if read_history(layout).state.head == source.head:
                 raise
 
 
@@ -200,7 +199,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
 
 
 def _source(layout: Layout) -> _Source:
-    view = read_cache(layout)
+    view = read_history(layout)
     if view.state.unknown:
         raise UnknownEventError(
             f"expected events this version knows, found {view.state.unknown[0]}",
@@ -233,7 +232,7 @@ def _source(layout: Layout) -> _Source:
     )
 
 
-def _segments(layout: Layout, view: History) -> Iterator[_File]:
+def _segments(layout: Layout, view: HistoryView) -> Iterator[_File]:
     before = EMPTY
     for number, generation in view.state.generations.items():
         data = segment.encode(number, before, view.entries[before.seq : generation.seq])

@@ -8,7 +8,7 @@ import time
 
 from journal.lock import held
 from store.cache import journal_consistency
-from store.cache.view import View, open_view, read
+from store.cache.view import View, open_view, read_history
 from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, ErrorKind
 
@@ -51,10 +51,10 @@ def _absent(view: View) -> bool:
 def _look(layout: Layout, *, whole: bool) -> View:
     """Look at the cache; where files disagree with the journal, say whether it is the files that are wrong."""
     try:
-        return read(layout) if whole else open_view(layout)
+        return read_history(layout) if whole else open_view(layout)
     except DamagedHistoryError as error:
         if error.kind is not ErrorKind.JOURNAL_REPLACED or not layout.journal.exists():
             raise
-        history = read(layout, strict=False)
+        history = read_history(layout, strict=False)
         journal_consistency.require_consistent_journal(layout, history.state, history.chains)
         return history

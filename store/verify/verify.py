@@ -21,7 +21,7 @@ from typing import Final, assert_never
 
 from store.base.values import ArtifactRef
 from store.cache.projections import signatures_of, signers_of
-from store.cache.view import History, View, open_view
+from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -134,7 +134,7 @@ def _verify(
             hint=f"c10 build REQUEST --cache {layout.root}",
         )
     run = _Run(view=view, head=head, artifacts=Artifacts(layout), on_bytes=on_bytes)
-    run.findings.extend(projection_findings(view, view.chains if isinstance(view, History) else None))
+    run.findings.extend(projection_findings(view, view.chains if isinstance(view, HistoryView) else None))
     collected = view.state.collected
     origins = {
         generation.origin: generation

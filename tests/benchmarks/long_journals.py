@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pipeline.embed.cells import CELL_SHIFT
 from store.base.values import ArtifactRef
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CellEmbedded, StepStarted
@@ -37,7 +37,7 @@ def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
     write_mbtiles(site.root / "tiles.mbtiles", _ROWS)
     site.built(source="tiles.mbtiles")
     layout = Layout(site.cache)
-    facts = read(layout).facts
+    facts = read_history(layout).facts
     started = next(fact.event for fact in facts if isinstance(fact.event, BuildStarted))
     like = next(fact.event for fact in facts if isinstance(fact.event, CellEmbedded))
     before = layout.journal.stat().st_blocks

@@ -30,7 +30,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index.plan import IndexPlan, resolve
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.tiles.decode import decode
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.domain.events import BuildCommitted, BuildStarted, CellEmbedded, StepStarted
@@ -168,7 +168,7 @@ def _journal(layout: Layout) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     began = ended = first = last = 0
     cells = block_bytes = 0
-    for fact in read(layout).facts:
+    for fact in read_history(layout).facts:
         tag, _, payload = event_codec.encode(fact.event)
         counts[tag] += 1
         sizes[tag] += len(json.dumps(payload, default=str))

@@ -22,7 +22,7 @@ from store.base.identity import build_identity
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -438,7 +438,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not self.layout.journal.exists():
             return
         view = open_view(self.layout)
-        assert view.state == read(self.layout).state
+        assert view.state == read_history(self.layout).state
         self.agrees_with_the_model(view.state)
         visible = self.layout.manifest_files()
         for number, name in visible.items():

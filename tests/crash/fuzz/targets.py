@@ -19,7 +19,7 @@ from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
 from store.base.canonical_json import encode as canonical_json
 from store.cache import segment
-from store.cache.view import read
+from store.cache.view import read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import event_codec
@@ -70,7 +70,7 @@ def _cache(folder):
 
 
 def records(folder):
-    facts = read(_cache(folder)).facts
+    facts = read_history(_cache(folder)).facts
     entries = segment.decode(_segment(folder)).entries
     seeds = [entry.raw for entry in entries]
     assert facts

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from journal import Journal
 from journal.lock import held
-from store.cache.view import History, open_view, read
+from store.cache.view import HistoryView, open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import KNOWN_ENTRIES, Layout
 from store.disk.scratch import RESERVE_NAME
@@ -100,7 +100,7 @@ class Judge:
             self._whole(state)
         with self.trying("acknowledged"):
             if self.layout.journal.exists():
-                self._kept(read(self.layout))
+                self._kept(read_history(self.layout))
         return self.problems
 
     def _locks(self) -> None:
@@ -178,7 +178,7 @@ class Judge:
 
     def _journal(self) -> State | None:
         try:
-            view = read(self.layout)
+            view = read_history(self.layout)
         except RequestRefusedError as error:
             assert error.kind == ErrorKind.NO_CACHE, error
             assert not self.before.committed, "the journal is gone"
@@ -201,7 +201,7 @@ class Judge:
         gone = [digest for digest in referenced_by(state) if artifacts.size(digest) is None]
         assert self.driver.collects or not gone, f"artifact {gone[0][:12]} is named and was never stored"
 
-    def _kept(self, view: History) -> None:
+    def _kept(self, view: HistoryView) -> None:
         chains = {fact.seq: fact.chain for fact in view.facts}
         for seq, chain in self.told.appends:
             assert chains.get(seq) == chain, f"record {seq} was acknowledged and is gone"
@@ -212,7 +212,7 @@ class Judge:
 
     def _whole(self, earlier: State | None) -> None:
         """After a build that nobody disturbed, everything is as if nothing had ever happened."""
-        view = read(self.layout)
+        view = read_history(self.layout)
         state, count = view.state, len(view.state.generations)
         assert state.head is not None
         assert state.open_build is None
@@ -252,7 +252,7 @@ class Judge:
         assert not found.unreferenced, f"{len(found.unreferenced)} unreferenced artifacts after a collection"
         assert not found.strangers
 
-    def _nothing_twice(self, view: History, earlier: State) -> None:
+    def _nothing_twice(self, view: HistoryView, earlier: State) -> None:
         """What the journal held is not made again."""
         memo, artifacts = earlier.step_cache, Artifacts(self.layout)
         had: dict[type, set[str]] = {

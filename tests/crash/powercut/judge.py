@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from journal import JournalError
 from store.base.canonical_json import sha256
-from store.cache.view import read
+from store.cache.view import read_history
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.reader import FlightCache
@@ -26,7 +26,7 @@ class Past:
 
     @classmethod
     def of(cls, cache):
-        view = read(Layout(cache))
+        view = read_history(Layout(cache))
         generations = view.state.generations
         return cls(
             tuple(fact.chain for fact in view.facts),
@@ -112,7 +112,7 @@ def _projected(layout):
 def ground(layout, promise, past):
     """What the ground sees without writing: a prefix of what happened, with everything acknowledged in it."""
     try:
-        view = read(layout)
+        view = read_history(layout)
     except StoreError as error:
         assert error.kind is ErrorKind.NO_CACHE, f"the ground: {error}"
         assert promise.seq == 0, f"no journal after record {promise.seq}"

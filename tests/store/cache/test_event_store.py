@@ -14,7 +14,7 @@ from journal.record import EMPTY, Chain, Entry, decode, encode, extend, link
 from journal.storage.environment import is_open
 from store.cache.event_mapper import fold_entries, to_record, to_recorded_events
 from store.cache.event_store import EventStore
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated
@@ -84,7 +84,7 @@ def test_a_segment_of_a_sound_journal_is_made_again(layout):
 
 
 def test_a_look_a_read_and_a_writer_fold_the_same(layout):
-    looked, whole = open_view(layout), read(layout)
+    looked, whole = open_view(layout), read_history(layout)
     with opened(layout) as store:
         assert store.state == looked.state == whole.state
         ended = store.event_store.head
@@ -93,7 +93,7 @@ def test_a_look_a_read_and_a_writer_fold_the_same(layout):
         assert store.state == whole.state
 
 
-@pytest.mark.parametrize("act", [open_view, read, open_ledger])
+@pytest.mark.parametrize("act", [open_view, read_history, open_ledger])
 @pytest.mark.parametrize("since_the_commit", [False, True])
 def test_damage_is_found_wherever_it_is(layout, act, since_the_commit):
     with pytest.raises(StopDeadError), opened(layout) as store:

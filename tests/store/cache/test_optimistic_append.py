@@ -12,7 +12,7 @@ from journal import Journal
 from journal.record import Record
 from store.cache.create import ensure_cache
 from store.cache.optimistic_append import accept, open_for_append
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
@@ -70,14 +70,14 @@ def layout(tmp_path):
 def test_a_generation_is_accepted_once(layout):
     found = say_good(layout, 1)
     assert (found.generation, found.origin, found.changed, found.accepted) == (1, 1, True, (1,))
-    event = read(layout).facts[-1].event
+    event = read_history(layout).facts[-1].event
     assert event == GenerationAccepted(generation=1, why="flown", host={"host": "h"})
     before = tree(layout.root)
     assert say_good(layout, 1, "again").changed is False
     assert {name: each[4] for name, each in tree(layout.root).items() if name != "journal.mdb"} == {
         name: each[4] for name, each in before.items() if name != "journal.mdb"
     }
-    assert read(layout).facts[-1].event == event
+    assert read_history(layout).facts[-1].event == event
     assert say_good(layout, 2).accepted == (1, 2)
 
 

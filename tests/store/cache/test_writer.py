@@ -17,7 +17,7 @@ from journal.storage.environment import open_environment
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
 from store.cache.event_mapper import to_record
-from store.cache.view import list_cache_files, open_view, read
+from store.cache.view import list_cache_files, open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -256,7 +256,7 @@ class TestLostHistory:
         with Journal.open(layout.journal) as journal:
             journal.append([Record(tag="new", version=1, build=None, wall_ns=1, mono_ns=1, payload=None)])
         before = tree(layout)
-        view = read(layout)
+        view = read_history(layout)
         assert view.state.unknown == ("new v1",)
         assert view.state.head.number == 2
         with pytest.raises(UnknownEventError), opened():
@@ -417,7 +417,7 @@ class TestCommit:
         raw = (layout.manifests / layout.manifest_name(2)).read_bytes()
         assert sha256(raw) == shown.manifest_sha256
         assert m.parse(raw).envelope.before.seq == shown.seq - 1
-        view = read(layout)
+        view = read_history(layout)
         assert view.facts[-1].seq == shown.seq
         assert [type(fact.event) is GenerationAccepted for fact in view.facts[-2:]] == [looks == 1, False]
 

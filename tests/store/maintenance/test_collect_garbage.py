@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -118,7 +118,7 @@ def test_what_is_not_kept_goes_and_all_else_stays(cache):
     assert (head.read_bytes(), cache.segment_files()) == (bytes_before, segments)
     whole(cache, 3)
     assert full(cache).unreferenced == 0
-    events = [fact.event for fact in read(cache).facts]
+    events = [fact.event for fact in read_history(cache).facts]
     (planned,) = (event for event in events if isinstance(event, CollectionPlanned))
     (collected,) = (event for event in events if isinstance(event, Collected))
     assert (planned.digests, planned.generations) == (collected.digests, collected.generations)
@@ -251,7 +251,7 @@ def test_a_signature_never_outlives_its_manifest(cache, monkeypatch):
 def test_many_digests_make_many_events_in_one_transaction(cache, monkeypatch):
     monkeypatch.setattr(collect_garbage, "MAX_COLLECTED", 2)
     done = gc(cache)
-    events = [fact.event for fact in read(cache).facts]
+    events = [fact.event for fact in read_history(cache).facts]
     planned = [event for event in events if isinstance(event, CollectionPlanned)]
     assert len(planned) == -(-len(done.decision.removals) // 2) > 1
     assert [event.generations for event in planned] == [(1,)] + [()] * (len(planned) - 1)

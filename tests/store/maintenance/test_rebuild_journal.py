@@ -16,7 +16,7 @@ from journal.storage.environment import open_environment
 from store.base.identity import build_identity
 from store.cache import segment
 from store.cache.event_mapper import to_record
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.disk.quarantine import set_aside
@@ -448,7 +448,11 @@ class TestWritersBeside:
             rebuild(layout)
             with pytest.raises(JournalDamagedError, match="in its place"):
                 beside.append([self.event("too late")])
-        whys = [fact.event.why for fact in read(layout).facts if isinstance(fact.event, GenerationAccepted)]
+        whys = [
+            fact.event.why
+            for fact in read_history(layout).facts
+            if isinstance(fact.event, GenerationAccepted)
+        ]
         assert whys == ["acknowledged"]
 
     def test_an_append_that_loses_the_name_while_it_commits_is_not_acknowledged(self, layout):
@@ -478,7 +482,7 @@ class TestWritersBeside:
 
 def test_memo_of_salvaged_work_is_usable(layout):
     state = rebuild(layout).state
-    engines = [fact.event for fact in read(layout).facts if isinstance(fact.event, EngineCompiled)]
+    engines = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, EngineCompiled)]
     assert {event.key for event in engines} == set(state.step_cache.engines)
 
 

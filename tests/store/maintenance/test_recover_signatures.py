@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned
@@ -55,7 +55,7 @@ def test_they_are_recorded_with_time_and_host(layout):
     rebuilt = rebuild(layout, trusted_keys=(BOB.public,), clock=FakeClock(), host={"name": "here"})
     assert (rebuilt.signatures, rebuilt.signatures_left) == (3, ())
     assert signers(layout) == {number: [ALICE.key_id, BOB.key_id] for number in (1, 2, 3)}
-    late = [fact for fact in read(layout).facts if isinstance(fact.event, GenerationSigned)]
+    late = [fact for fact in read_history(layout).facts if isinstance(fact.event, GenerationSigned)]
     assert [(fact.event.generation, fact.event.host, fact.build) for fact in late] == [
         (number, {"name": "here"}, None) for number in (1, 2, 3)
     ]

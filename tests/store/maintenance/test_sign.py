@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.cache.projections import Projections
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -274,7 +274,7 @@ class TestInTheWay:
         assert os.path.lexists(kept)
         if shape in {"file", "folder"}:
             assert (kept / "within" if shape == "folder" else kept).read_bytes() == b"planted"
-        (event,) = [fact.event for fact in read(layout).facts if isinstance(fact.event, Repaired)]
+        (event,) = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, Repaired)]
         assert (event.subject, event.quarantine) == (f"manifests/{name}", f"quarantine/{name}.0")
         assert wrong(layout, ALICE.public) == []
         with opened(layout) as store:

@@ -10,7 +10,7 @@ import pytest
 
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -93,7 +93,7 @@ def sealed(body):
 
 
 def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
-    found, view = bundle.read(file), read(layout)
+    found, view = bundle.read(file), read_history(layout)
     assert found.entries == view.entries
     assert found.head == view.head
     assert found.header == Header(
@@ -145,7 +145,7 @@ def test_export_writes_nothing_to_the_cache(layout, tmp_path):
 def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, choice):
     header = export(layout, tmp_path / "b", build=build).header
     entries = bundle.read(tmp_path / "b").entries
-    facts = read(layout).facts
+    facts = read_history(layout).facts
     assert (header.build, str(header.choice)) == (build, choice)
     assert header.records == len(entries)
     assert facts[header.records - 1].build == build
@@ -157,7 +157,7 @@ def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, cho
 
 
 def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
-    view = read(layout)
+    view = read_history(layout)
     found = bundle.read(export(layout, tmp_path / "four", build=4).path)
     assert found.read(ref_of(TILE)) == TILE
     # The last good build is what it is held against.
@@ -176,7 +176,7 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
 
 def test_records_alone(layout, tmp_path):
     found = bundle.read(export(layout, tmp_path / "b", choice=Choice.NONE).path)
-    assert (found.header.artifacts, found.entries) == (0, read(layout).entries)
+    assert (found.header.artifacts, found.entries) == (0, read_history(layout).entries)
     newest = bundle.read(export(layout, tmp_path / "c", choice=Choice.FAILING).path)
     assert newest.header.build is None
     assert newest.holds(ref_of(TILE))
@@ -215,7 +215,7 @@ def test_what_was_collected_is_not_missing(layout, tmp_path):
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
     assert done.done
-    gone = collected_in(read(layout).facts)
+    gone = collected_in(read_history(layout).facts)
     assert gone
     exported = export(layout, tmp_path / "b")
     assert exported.missing == ()
@@ -294,7 +294,7 @@ def test_every_cut_and_every_flip_is_refused(file, tmp_path):
 
 def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, file, tmp_path):
     data, path, dice = file.read_bytes(), tmp_path / "hostile", random.Random(4)
-    right, refs = bundle.read(file), named_in(read(layout).facts)
+    right, refs = bundle.read(file), named_in(read_history(layout).facts)
     refused = 0
     for at in dice.sample(range(len(data)), 300):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
@@ -463,7 +463,7 @@ def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
 
 
 def test_facts_name_every_artifact_that_is_stored(layout):
-    named = named_in(read(layout).facts)
+    named = named_in(read_history(layout).facts)
     assert {digest for digest, _, _ in Artifacts(layout).names()} == set(named)
 
 
@@ -510,5 +510,5 @@ def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, mon
     else:
         monkeypatch.setattr(bundle, "write", collect_then_copy)
     exported = export(layout, tmp_path / "b")
-    assert (exported.missing, exported.header.records) == ((), read(layout).head.seq)
+    assert (exported.missing, exported.header.records) == ((), read_history(layout).head.seq)
     assert pass_through(exported.path)

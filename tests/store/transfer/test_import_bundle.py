@@ -10,7 +10,7 @@ from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -87,7 +87,7 @@ def whole(layout):
 
 
 def chains(layout):
-    return [entry.chain for entry in read(layout).entries]
+    return [entry.chain for entry in read_history(layout).entries]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def chains(layout):
 def test_a_new_place(source, new, file):
     done = take(new, file, trusted_keys=[SIGNER.public])
     assert (done.outcome, done.header.records) == (Outcome.IMPORTED, len(chains(source)))
-    view = read(new)
+    view = read_history(new)
     assert chains(new)[:-1] == chains(source)
     event = view.facts[-1].event
     assert event == Imported(
@@ -147,7 +147,7 @@ def test_a_copy_that_follows(source, new, tmp_path):
         play(store, Scenario(flight="f7"))
     done = take(new, export(source, tmp_path / "3").path)
     assert done.state.generations.keys() == {1, 2, 3}
-    assert read(new).facts[-1].event.generations == (3,)
+    assert read_history(new).facts[-1].event.generations == (3,)
     with opened(source) as store:
         play(store, Scenario(flight="f8"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way.* imported without --follow$") as caught:
@@ -367,8 +367,8 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         play(store, Scenario(flight="f9"))
     entries = [
         entry
-        for entry, fact in zip(read(source).entries, read(source).facts, strict=True)
-        if fact.seq <= next(f.seq for f in read(source).facts if isinstance(f.event, RolledBack))
+        for entry, fact in zip(read_history(source).entries, read_history(source).facts, strict=True)
+        if fact.seq <= next(f.seq for f in read_history(source).facts if isinstance(f.event, RolledBack))
     ]
     header = Header(
         cache_id=open_view(source).state.cache_id,
@@ -428,8 +428,8 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
             take(new, file)
     done = take(new, file)
     assert done.outcome is (Outcome.UNCHANGED if where == "projections" else Outcome.IMPORTED)
-    assert isinstance(read(new).facts[-1].event, Imported)
-    assert sum(isinstance(fact.event, Imported) for fact in read(new).facts) == 1
+    assert isinstance(read_history(new).facts[-1].event, Imported)
+    assert sum(isinstance(fact.event, Imported) for fact in read_history(new).facts) == 1
     assert not whole(new)
     assert not list(new.scratch.iterdir())
 
@@ -451,8 +451,8 @@ def test_a_file_system_that_nobody_tried_is_refused_before_the_copy(new, file, m
 
 def test_the_journal_is_told_in_one_transaction(new, file):
     done = take(new, file)
-    event = read(new).facts[-1].event
+    event = read_history(new).facts[-1].event
     assert to_record(event, build=None, wall_ns=0, mono_ns=0).payload["artifacts"] == len(done.stored)
-    assert [fact.seq for fact in read(new).facts if isinstance(fact.event, BuildCommitted)][
+    assert [fact.seq for fact in read_history(new).facts if isinstance(fact.event, BuildCommitted)][
         -1
     ] <= done.header.records

@@ -14,7 +14,7 @@ from journal.errors import BuildLockHeldError
 from journal.lock import BuildLock
 from journal.record import Record
 from store.cache import segment
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -182,7 +182,7 @@ def test_the_names_of_manifests_may_differ(layout, copy):
 def test_a_copy_becomes_a_cache_that_follows(layout, copy, tmp_path):
     mirror(layout, copy.root)
     rebuild(copy)
-    assert read(copy).entries == read(layout).entries
+    assert read_history(copy).entries == read_history(layout).entries
     build(layout, flight="f3")
     with pytest.raises(RequestRefusedError) as caught:
         mirror(layout, copy.root)
@@ -394,7 +394,7 @@ def test_segments_hold_every_record_up_to_the_head(layout, copy):
     found = [segment.decode(path.read_bytes()) for path in sorted(copy.segments.iterdir())]
     entries = [entry for each in found for entry in each.entries]
     head = open_view(layout).state.head
-    assert tuple(entries) == read(layout).entries[: head.seq]
+    assert tuple(entries) == read_history(layout).entries[: head.seq]
 
 
 def test_a_collection_beside_a_mirror_makes_it_look_again(layout, copy, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, GenerationAccepted
@@ -59,7 +59,7 @@ class TestCommit:
         for generation in (1, 2, 3):
             fly(layout, ALICE.public, generation=generation).close()
             no_go(layout, BOB.public, generation=generation)
-        events = [fact.event for fact in read(layout).facts if isinstance(fact.event, BuildCommitted)]
+        events = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, BuildCommitted)]
         assert {event.key_id for event in events} == {ALICE.key_id}
         assert len({event.signature for event in events}) == 3
         assert verify(layout, depth=Depth.FULL, trusted_keys=[ALICE.public]).signed_by == ALICE.key_id

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.errors import JournalDamagedError
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import CellEmbedded
@@ -299,7 +299,11 @@ def wide(tmp_path_factory):
     tiles = {(16 * column, 16 * row): f"{column} {row}" for column in range(4) for row in range(4)}
     with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(tiles=tiles))
-        blocks = [event.block for fact in read(layout).facts if isinstance(event := fact.event, CellEmbedded)]
+        blocks = [
+            event.block
+            for fact in read_history(layout).facts
+            if isinstance(event := fact.event, CellEmbedded)
+        ]
     for ref in blocks:
         rewrite(layout.artifact(ref.sha256), flip)
     return layout

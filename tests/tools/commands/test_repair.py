@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from journal import Journal
-from store.cache.view import open_view, read
+from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
 from tests.tools.conftest import picture
 from tools.cli import cli
@@ -51,7 +51,7 @@ def artifact(world, role):
 
 
 def block(world):
-    events = (fact.event for fact in read(Layout(world.cache)).facts)
+    events = (fact.event for fact in read_history(Layout(world.cache)).facts)
     return world.artifact(next(event.block.sha256 for event in events if hasattr(event, "block")))
 
 
@@ -69,7 +69,7 @@ def lost_tail(world):
 def spoil_journal(world):
     """A record in the middle is changed, in every copy of its page."""
     path = world.cache / "journal.mdb"
-    entry = read(Layout(world.cache)).facts[4]
+    entry = read_history(Layout(world.cache)).facts[4]
     with Journal.open(path, readonly=True) as journal:
         raw = next(iter(journal.entries(entry.seq))).raw
     overwrite(path, path.read_bytes().replace(raw, raw[:-1] + b"?"))
@@ -247,7 +247,7 @@ def test_a_copy_in_its_place_mends_an_earlier_generation(world):
 
 
 def test_rebuild_as_json(world):
-    count = len(read(Layout(world.cache)).facts)
+    count = len(read_history(Layout(world.cache)).facts)
     document = world.json("rebuild")
     assert (document["go"], document["generation"], document["records"]) == (True, 3, count)
     assert document["quarantine"] == "quarantine/journal.mdb.0"
