@@ -160,7 +160,7 @@ class EngineRun:
         self.ports.progress.finish()
         event = made.event
         verdict = self._verdict(model, event, made.engine, scratch)
-        with self._beside() as beside, beside.artifacts.sharing():
+        with self._beside() as beside, beside.artifacts.shared_lock():
             for data in made.contents:
                 beside.artifacts.put(data)
             repairs = [

@@ -15,7 +15,7 @@ from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.repair.report import Mend, remedy
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import (
     CellEmbedded,
@@ -181,7 +181,7 @@ class ArtifactRepair:
         path, kept = layout.artifact(ref.sha256), ""
         if os.path.lexists(path):
             try:
-                kept = set_aside(layout, path)
+                kept = move_to_quarantine(layout, path)
             except OSError as error:
                 raise from_os_error(error, f"artifact {ref.sha256}") from error
         artifacts.put(made.data)

@@ -30,7 +30,7 @@ from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import free_displaced
 from store.disk.layout import FOLDERS, Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.manifest_projection import project
 from store.domain.state import Build, State
 from store.errors import (
@@ -161,7 +161,7 @@ class Repair:
         kept = ""
         if os.path.lexists(path):
             try:
-                kept = set_aside(self.layout, path)
+                kept = move_to_quarantine(self.layout, path)
             except OSError as error:
                 return Mend(what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False)
         action = "set aside" if stranger else "projected again from the journal"

@@ -26,7 +26,7 @@ from store.base.clock import Clock, SystemClock
 from store.cache import journal_consistency, segment
 from store.cache.event_mapper import to_record, to_recorded_event
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.events import GenerationSigned
 from store.domain.fold import fold_into
 from store.domain.manifest_projection import head_projections, project
@@ -266,7 +266,7 @@ def _set_aside(layout: Layout) -> str:
     if not os.path.lexists(layout.journal):
         return ""
     try:
-        return set_aside(layout, layout.journal)
+        return move_to_quarantine(layout, layout.journal)
     except OSError as error:
         raise from_os_error(error, f"journal {layout.journal}") from error
 

@@ -29,7 +29,7 @@ from store.cache.event_store import EventStore
 from store.cache.projections import Projections, signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
 from store.domain.events import Event, Imported
 from store.domain.fold import fold
@@ -135,7 +135,7 @@ def import_bundle(
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
     refuse_exposed(layout.root)
-    refuse_displaced(layout)
+    refuse_symlinked_folders(layout)
     with bundle.opened(path) as reader:
         history = _held_against(layout, tuple(reader.entries()))
         _require_signed(history.state, trusted_keys)
@@ -146,7 +146,7 @@ def import_bundle(
         except OSError as error:
             raise from_os_error(error, f"cache {layout.root}") from error
         artifacts = Artifacts(layout)
-        with artifacts.sharing():
+        with artifacts.shared_lock():
             if on_total is not None:
                 on_total(reader.header.size)
             named = named_in(history.facts)

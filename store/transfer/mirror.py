@@ -26,7 +26,7 @@ from store.cache import segment
 from store.cache.projections import signatures_of
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.scratch import clear_scratch
@@ -170,7 +170,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
     target = Layout(destination, layout.manifest_filename)
     _require_apart(layout, target)
     refuse_exposed(destination)
-    refuse_displaced(target)
+    refuse_symlinked_folders(target)
     previous = _require_ours(target, source)
     lacking = _missing(source, target, full=full)
     if lacking.nothing:

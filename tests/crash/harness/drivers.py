@@ -160,7 +160,7 @@ def engine_beside(bench: Bench) -> None:
     """Store an engine outside of any build: an artifact, then one transaction."""
     with (
         beside.open_for_append(bench.layout, clock=bench.clock, create=True) as found,
-        found.artifacts.sharing(),
+        found.artifacts.shared_lock(),
     ):
         artifact = found.artifacts.put(b"engine of another network")
         event = made(

@@ -195,7 +195,7 @@ def test_an_engine_outlives_a_collection_between_its_compile_and_its_record(site
 
     def watched(artifacts, data):
         ref = put(artifacts, data)
-        with pytest.raises(ArtifactsBusyError), artifacts.excluding(0):
+        with pytest.raises(ArtifactsBusyError), artifacts.exclusive_lock(0):
             pytest.fail("a collection got between")
         seen.append(ref)
         return ref

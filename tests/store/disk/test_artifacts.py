@@ -210,11 +210,15 @@ class TestArtifacts:
         assert artifacts.damage(REF)
 
     def test_collection_has_to_be_alone(self, artifacts, layout):
-        with artifacts.sharing(), Artifacts(layout).sharing(), artifacts.alone() as alone:
+        with (
+            artifacts.shared_lock(),
+            Artifacts(layout).shared_lock(),
+            artifacts.try_exclusive_lock() as alone,
+        ):
             assert not alone
-        with artifacts.alone() as alone:
+        with artifacts.try_exclusive_lock() as alone:
             assert alone
-            with Artifacts(layout).alone() as another:
+            with Artifacts(layout).try_exclusive_lock() as another:
                 assert not another
 
     def test_a_full_disk_is_said(self, artifacts):
@@ -226,7 +230,7 @@ class TestArtifacts:
         with pytest.raises(CacheUnusableError):
             artifacts.put(b"data")
         layout.artifacts_lock.mkdir()
-        with pytest.raises(CacheUnusableError, match="regular file as lock"), artifacts.sharing():
+        with pytest.raises(CacheUnusableError, match="regular file as lock"), artifacts.shared_lock():
             pytest.fail("the lock file is a folder")
 
     def test_names_that_are_none(self, artifacts, layout):
@@ -242,7 +246,7 @@ class TestArtifacts:
         (layout.artifacts / "stray").touch()
         (layout.artifacts / "ff").rmdir()
         (layout.artifacts / "ff").symlink_to("00")
-        with artifacts.sharing():
+        with artifacts.shared_lock():
             found = {path.relative_to(layout.artifacts): digest for digest, _, path in artifacts.names()}
         assert {str(path) for path, digest in found.items() if digest} == {f"{SHA[:2]}/{SHA}"}
         assert {str(path) for path, digest in found.items() if not digest} == {

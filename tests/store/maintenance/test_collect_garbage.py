@@ -261,7 +261,7 @@ def test_many_digests_make_many_events_in_one_transaction(cache, monkeypatch):
 
 def test_collection_waits_for_whoever_writes_artifacts_and_then_gives_up(cache):
     before = files(cache)
-    with Artifacts(cache).sharing(), pytest.raises(ArtifactsBusyError, match="within") as busy:
+    with Artifacts(cache).shared_lock(), pytest.raises(ArtifactsBusyError, match="within") as busy:
         gc(cache)
     assert (busy.value.kind, files(cache)) == (ErrorKind.BUSY, before)
     assert not gc(cache).empty

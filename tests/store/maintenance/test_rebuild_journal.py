@@ -19,7 +19,7 @@ from store.cache.event_mapper import to_record
 from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.events import (
     BuildCommitted,
     BuildStarted,
@@ -462,13 +462,13 @@ class TestWritersBeside:
                 pytest.raises(JournalDamagedError, match="expected the file that was opened"),
                 environment.write(),
             ):
-                set_aside(layout, layout.journal)
+                move_to_quarantine(layout, layout.journal)
         finally:
             environment.close()
 
     def test_what_is_appended_up_to_the_last_moment_is_salvaged(self, layout, monkeypatch):
         """Between the look that judges and the unlinking: the file is read again after it lost its name."""
-        real, late = set_aside, []
+        real, late = move_to_quarantine, []
 
         def aside(of, path):
             with Journal.open(layout.journal) as beside:

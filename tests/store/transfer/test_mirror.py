@@ -18,7 +18,7 @@ from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.errors import (
@@ -232,7 +232,7 @@ def test_a_destination_with_a_history_of_its_own(layout, copy, tmp_path):
     mirror(layout, copy.root)
     copy.journal.write_bytes(b"")
     refused(copy.root)
-    set_aside(copy, copy.journal)
+    move_to_quarantine(copy, copy.journal)
     refused(copy.root)
 
 
