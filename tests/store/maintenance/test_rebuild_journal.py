@@ -475,7 +475,7 @@ class TestWritersBeside:
                 late.append(beside.append([self.event("late")]))
             return real(of, path)
 
-        monkeypatch.setattr("store.maintenance.rebuild_journal.set_aside", aside)
+        monkeypatch.setattr("store.maintenance.rebuild_journal.move_to_quarantine", aside)
         assert rebuild(layout).records == late[0].seq
         assert open_view(layout).head == late[0]
 
