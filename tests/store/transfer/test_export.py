@@ -506,7 +506,7 @@ def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, mon
         return copies(*args)
 
     if when == "before":
-        monkeypatch.setattr(export_module, "read_cache", read_then_collect)
+        monkeypatch.setattr(export_module, "read_history", read_then_collect)
     else:
         monkeypatch.setattr(bundle, "write", collect_then_copy)
     exported = export(layout, tmp_path / "b")
