@@ -70,7 +70,7 @@ def test_an_engine_whose_check_is_still_to_run_is_reused_and_not_trusted(built):
     of_others = replace(state.step_cache.passed["engine", engine.key], artifact="ab" * 32)
     for passed in ({}, {("engine", engine.key): of_others}):
         memo = replace(state.step_cache, passed=passed)
-        (found,) = plan(replace(state, memo=memo), wanted, present).engines
+        (found,) = plan(replace(state, step_cache=memo), wanted, present).engines
         assert (found.decision, found.checked) == (Decision.REUSE, False)
         assert found.why == "same key, its check is still to run"
 
