@@ -14,7 +14,7 @@ from pipeline.build.failure_record import failure_of
 from pipeline.errors import CheckError, CompileError, PipelineError, RequestError, TileError
 from pipeline.processes.framing import FrameError
 from pipeline.processes.pool import WorkerStartError
-from pipeline.regular_file import NotRegularError
+from store.files.regular_file import NotRegularError
 from store.base.canonical_json import CanonicalError
 from store.errors import (
     ArtifactError,
