@@ -1,7 +1,8 @@
-"""Dataclasses that are frozen for the type checker alone, since a command defines a hundred of them.
+"""Dataclasses that are frozen for the type checker alone, since a command defines a hundred and a fold makes one a record.
 
 To the type checker, which is strict everywhere, a value is a frozen dataclass, and no code that is checked changes one.
-When it runs it is a plain dataclass with slots: what refuses a change is compiled anew for every class in every process.
+When it runs it is a plain dataclass with slots: what refuses a change is compiled anew for every class in every process,
+and sets every field through a call (`docs/decisions/0007-what-does-not-pay.md`).
 """
 
 from dataclasses import dataclass
