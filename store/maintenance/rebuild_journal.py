@@ -207,7 +207,7 @@ def _segment(layout: Layout, name: str | None, number: int, head: Head) -> tuple
 def _salvage(layout: Layout, after: Head) -> tuple[Entry, ...]:
     """Return what continues a head in the journal, or in those that earlier rebuilds set aside: the most of it."""
     sources = (layout.journal, *layout.journals_set_aside()[:_SOURCES])
-    return max((safe_reader.salvage(path, after=after) for path in sources), key=len)
+    return max((safe_reader.salvage_records(path, after=after) for path in sources), key=len)
 
 
 def _salvage_generation(layout: Layout, number: int, history: _History) -> list[Entry]:
