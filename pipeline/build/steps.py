@@ -8,7 +8,7 @@ from pipeline.stages.embed import prepare_cells
 from pipeline.stages.index import prepare_index, survey, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
-from store.verify.coverage import refuse_strangers, sound, strangers
+from store.verify.coverage import find_foreign_files, refuse_foreign_files, sound
 
 
 def take_steps(run: Run) -> None:
@@ -19,7 +19,7 @@ def take_steps(run: Run) -> None:
     """
     run.enter("coverage", "strangers")
     if run.strict:
-        refuse_strangers(strangers(run.store.artifacts))
+        refuse_foreign_files(find_foreign_files(run.store.artifacts))
     run.enter("plan")
     plan = _plan(run)
     _select(run, plan)

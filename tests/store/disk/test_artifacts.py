@@ -405,7 +405,7 @@ class TestCoverage:
             "geographic report",
             "block 6/0/0",
         }
-        assert {problem.split(":")[0] for problem in found.strangers} == {
+        assert {problem.split(":")[0] for problem in found.foreign_files} == {
             "stray",
             "manifests/stray",
             "manifests/00000002.sig",
@@ -438,7 +438,7 @@ class TestCoverage:
     def test_a_good_name_for_no_file_is_a_stranger(self, layout, built, what):
         occupy(layout.artifact("00" * 32), what)
         found = self.walked(layout, built)
-        assert (len(found.strangers), found.unreferenced) == (1, ())
+        assert (len(found.foreign_files), found.unreferenced) == (1, ())
 
     def test_what_the_journal_knows_is_referenced(self, layout, built):
         with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
@@ -473,7 +473,7 @@ class TestCoverage:
 
     def test_no_problem_is_no_error(self):
         nothing = Coverage(
-            files=0, size=0, damaged=(), strangers=(), unreferenced=("x",), unreferenced_size=1
+            files=0, size=0, damaged=(), foreign_files=(), unreferenced=("x",), unreferenced_size=1
         )
         nothing.require(strict=True, hint="")
 

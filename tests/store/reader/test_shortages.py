@@ -22,7 +22,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
 from store.verify.coverage import missing, sound, walk
-from store.verify.report import Finding, ProblemKind, judge
+from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
 
 ROOT = Path(__file__).parents[3]
@@ -107,8 +107,8 @@ def test_a_disk_that_fails_is_damage_and_is_named(layout, monkeypatch):
     found = Artifacts(layout).damage(manifest.calibration)
     assert found == f"cannot be read ({os.strerror(errno.EIO)})"
     damaged = Finding(kind=ProblemKind.DAMAGED, subject="calibration", found=found, path="artifacts/ab/ab")
-    (problem,) = judge([damaged], root=layout.root, named_in={}, head=1, keep_without=lambda _: 0)
-    assert problem.mend == f"c10 repair --cache {layout.root}"
+    (problem,) = diagnose([damaged], root=layout.root, named_in={}, head=1, keep_without=lambda _: 0)
+    assert problem.fix == f"c10 repair --cache {layout.root}"
 
 
 STARVED = """

@@ -34,16 +34,16 @@ from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
 from store.transfer import bundle
 from store.transfer import export as export_module
-from store.transfer.bundle import MAX_HEADER, Choice, Header
+from store.transfer.bundle import MAX_HEADER, BundleHeader, Choice
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
-from store.transfer.selection import collected_in, failing, named_in
+from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"
 
 
-def opened(layout, **options):
+def open_cache(layout, **options):
     return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
@@ -51,7 +51,7 @@ def opened(layout, **options):
 def pristine(tmp_path_factory):
     """Builds 1 and 3 are generations 1 and 2; 2 and 4 failed, 4 with the tile it failed on. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -77,7 +77,7 @@ def file(layout, tmp_path):
 
 def pass_through(path):
     """Read a bundle from its beginning to its end; returns its artifacts."""
-    with bundle.opened(path) as reader:
+    with bundle.open_bundle(path) as reader:
         list(reader.entries())
         found = {ref.sha256: b"".join(reader.pieces(ref)) for ref in reader.artifacts()}
         reader.finish()
@@ -96,7 +96,7 @@ def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
     found, view = bundle.read(file), read(layout)
     assert found.entries == view.entries
     assert found.head == view.head
-    assert found.header == Header(
+    assert found.header == BundleHeader(
         cache_id=view.state.cache_id,
         records=len(view.entries),
         chain=view.head.chain.hex(),
@@ -105,7 +105,7 @@ def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
         size=sum(map(len, pass_through(file).values())),
     )
     artifacts = Artifacts(layout)
-    for digest, ref in named_in(view.facts).items():
+    for digest, ref in artifacts_named(view.facts).items():
         assert found.holds(ref), digest
         assert found.read(ref) == artifacts.read(ref)
     assert not found.holds(ref_of(b"nothing of this cache"))
@@ -151,7 +151,7 @@ def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, cho
     assert facts[header.records - 1].build == build
     assert all(fact.build != build for fact in facts[header.records :] if build != 1)
     # What comes later changes nothing.
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         play(store, Scenario(flight="f9"))
     assert export(layout, tmp_path / "later", build=build).path.read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -167,9 +167,9 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
     two = bundle.read(export(layout, tmp_path / "two", build=2).path)
     assert {
         event.block.sha256 for name in view.state.memo.blocks for event in view.state.memo.blocks_of(name)
-    } <= {ref.sha256 for ref in failing(view.state, 2, view.facts).values()}
+    } <= {ref.sha256 for ref in artifacts_of_failing_step(view.state, 2, view.facts).values()}
     assert two.holds(view.state.builds[2].tiles.table)
-    assert len(pass_through(tmp_path / "two")) < len(named_in(view.facts))
+    assert len(pass_through(tmp_path / "two")) < len(artifacts_named(view.facts))
 
 
 def test_records_alone(layout, tmp_path):
@@ -209,11 +209,11 @@ def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
 
 
 def test_what_was_collected_is_not_missing(layout, tmp_path):
-    with opened(layout, exclusive_within_s=1.0) as store:
+    with open_cache(layout, exclusive_within_s=1.0) as store:
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
     assert done.done
-    gone = collected_in(read(layout).facts)
+    gone = digests_collected(read(layout).facts)
     assert gone
     exported = export(layout, tmp_path / "b")
     assert exported.missing == ()
@@ -292,7 +292,7 @@ def test_every_cut_and_every_flip_is_refused(file, tmp_path):
 
 def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, file, tmp_path):
     data, path, dice = file.read_bytes(), tmp_path / "hostile", random.Random(4)
-    right, refs = bundle.read(file), named_in(read(layout).facts)
+    right, refs = bundle.read(file), artifacts_named(read(layout).facts)
     refused = 0
     for at in dice.sample(range(len(data)), 300):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
@@ -307,7 +307,7 @@ def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, fi
     assert refused > 100
 
 
-HEADER = Header(cache_id="c", records=1, chain="0" * 64, choice=Choice.NONE, artifacts=0, size=0)
+HEADER = BundleHeader(cache_id="c", records=1, chain="0" * 64, choice=Choice.NONE, artifacts=0, size=0)
 
 
 def genesis(**fields):
@@ -336,7 +336,7 @@ def made_of(*, raws=None, artifacts=(), **header):
         "artifacts": len(artifacts),
         "size": sum(ref.size for ref, _ in artifacts),
     } | header
-    bundle.write(parts.append, Header(**told), entries, [(ref, [data]) for ref, data in artifacts])
+    bundle.write(parts.append, BundleHeader(**told), entries, [(ref, [data]) for ref, data in artifacts])
     return b"".join(parts)
 
 
@@ -461,7 +461,7 @@ def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
 
 
 def test_facts_name_every_artifact_that_is_stored(layout):
-    named = named_in(read(layout).facts)
+    named = artifacts_named(read(layout).facts)
     assert {digest for digest, _, _ in Artifacts(layout).names()} == set(named)
 
 
@@ -471,7 +471,7 @@ def test_a_bundle_is_no_artifact_of_the_cache():
         fact_of(made(GenerationAccepted)),
         fact_of(made(EngineCompiled, artifact=ref_of(b"an engine"))),
     ]
-    assert set(named_in(facts)) == {ref_of(b"an engine").sha256}
+    assert set(artifacts_named(facts)) == {ref_of(b"an engine").sha256}
 
 
 def fact_of(event):
@@ -490,7 +490,7 @@ def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, mon
     def collected():
         if not calls:
             calls.append(when)
-            with opened(layout, exclusive_within_s=1.0) as store:
+            with open_cache(layout, exclusive_within_s=1.0) as store:
                 play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
                 assert collect(store, KeepPolicy(keep=1, unfinished=False)).done
 

@@ -30,9 +30,9 @@ from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
 from store.transfer import bundle
 from store.transfer import import_bundle as import_bundle_module
-from store.transfer.bundle import Choice, Header
+from store.transfer.bundle import BundleHeader, Choice
 from store.transfer.export import export
-from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
@@ -43,7 +43,7 @@ STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
-def opened(layout, **options):
+def open_cache(layout, **options):
     return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
@@ -51,7 +51,7 @@ def opened(layout, **options):
 def pristine(tmp_path_factory):
     """Two signed generations, with a failed build between them and an open one after. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with opened(layout, signer=SIGNER) as store:
+    with open_cache(layout, signer=SIGNER) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -95,7 +95,7 @@ def chains(layout):
 
 def test_a_new_place(source, new, file):
     done = take(new, file, trusted_keys=[SIGNER.public])
-    assert (done.outcome, done.header.records) == (Outcome.IMPORTED, len(chains(source)))
+    assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
     view = read(new)
     assert chains(new)[:-1] == chains(source)
     event = view.facts[-1].event
@@ -114,7 +114,7 @@ def test_a_new_place(source, new, file):
         for path in (source.root / name).iterdir():
             assert (new.root / name / path.name).read_bytes() == path.read_bytes()
     # What was open elsewhere ends here, and its engine is used.
-    with opened(new) as store:
+    with open_cache(new) as store:
         assert store.state.builds[4].status is BuildStatus.ABANDONED
         generation, work = play(store, Scenario(flight="f3", engine="e3"))
     assert (generation.number, work.compiled) == (3, 0)
@@ -123,32 +123,32 @@ def test_a_new_place(source, new, file):
 
 def test_a_copy_that_follows(source, new, tmp_path):
     first = export(source, tmp_path / "1", build=1).path
-    assert take(new, first, follows=True).outcome is Outcome.IMPORTED
+    assert take(new, first, follows=True).outcome is ImportOutcome.IMPORTED
     assert chains(new) == chains(source)[: len(chains(new))]
     assert look(new).state.head.number == 1
     inode = new.journal.stat().st_ino
     done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
-    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 2)
+    assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 2)
     assert chains(new) == chains(source)
     assert new.journal.stat().st_ino == inode
     assert not whole(new)
-    assert take(new, first, follows=True).outcome is Outcome.UNCHANGED
+    assert take(new, first, follows=True).outcome is ImportOutcome.UNCHANGED
     assert take(new, tmp_path / "2", follows=True).stored == ()
     assert chains(new) == chains(source)
     # From here on it goes its own way: a build of its own, or an import that does not follow.
     own = Layout(tmp_path / "own")
     take(own, first, follows=True)
-    with opened(own) as store:
+    with open_cache(own) as store:
         play(store, Scenario(flight="own"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way from there$") as caught:
         take(own, tmp_path / "2", follows=True)
     assert caught.value.hint == "c10 import FILE --cache DIR, with a new DIR"
-    with opened(source) as store:
+    with open_cache(source) as store:
         play(store, Scenario(flight="f7"))
     done = take(new, export(source, tmp_path / "3").path)
     assert done.state.generations.keys() == {1, 2, 3}
     assert read(new).facts[-1].event.generations == (3,)
-    with opened(source) as store:
+    with open_cache(source) as store:
         play(store, Scenario(flight="f8"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way.* imported without --follow$") as caught:
         take(new, export(source, tmp_path / "4").path, follows=True)
@@ -161,7 +161,7 @@ def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
     take(new, file)
     before = chains(new)
     done = take(new, file)
-    assert (done.outcome, done.stored) == (Outcome.UNCHANGED, ())
+    assert (done.outcome, done.stored) == (ImportOutcome.UNCHANGED, ())
     assert chains(new) == before
 
 
@@ -174,7 +174,7 @@ def test_an_import_heals_what_is_missing_or_damaged(new, file):
     block.write_bytes(bytes(len(block.read_bytes())))
     done = take(new, file)
     assert (done.outcome, {ref.sha256 for ref in done.stored}) == (
-        Outcome.UNCHANGED,
+        ImportOutcome.UNCHANGED,
         {index.artifact.sha256, index.blocks.sha256},
     )
     assert not whole(new)
@@ -182,7 +182,7 @@ def test_an_import_heals_what_is_missing_or_damaged(new, file):
 
 
 def test_another_cache_is_refused(new, file):
-    with opened(new) as store:
+    with open_cache(new) as store:
         play(store, Scenario())
     before = chains(new)
     with pytest.raises(RequestRefusedError, match="another cache"):
@@ -235,13 +235,13 @@ def test_signatures(source, new, file, tmp_path):
     assert not new.root.exists()
     take(new, file, trusted_keys=[STRANGER.public, SIGNER.public])
     unsigned = tmp_path / "unsigned"
-    with opened(Layout(unsigned)) as store:
+    with open_cache(Layout(unsigned)) as store:
         play(store, Scenario(fail_at="index"))
     for fail in (True, False):
         path = export(Layout(unsigned), tmp_path / f"unsigned {fail}").path
         with pytest.raises(NoGoError):
             take(Layout(tmp_path / "other"), path, trusted_keys=[SIGNER.public])
-        with opened(Layout(unsigned)) as store:
+        with open_cache(Layout(unsigned)) as store:
             play(store, Scenario())
     take(Layout(tmp_path / "other"), path, trusted_keys=ALLOW_UNSIGNED)
 
@@ -265,10 +265,10 @@ def test_a_bundle_for_forensics_is_no_cache(source, new, tmp_path, choice):
 
 def test_what_the_cache_has_need_not_be_carried(source, new, tmp_path):
     take(new, export(source, tmp_path / "1").path, follows=True)
-    with opened(source, signer=SIGNER) as store:
+    with open_cache(source, signer=SIGNER) as store:
         play(store, Scenario(flight="f9"))
     done = take(new, export(source, tmp_path / "records", choice=Choice.NONE).path, follows=True)
-    assert (done.outcome, done.stored, done.state.head.number) == (Outcome.ADVANCED, (), 3)
+    assert (done.outcome, done.stored, done.state.head.number) == (ImportOutcome.ADVANCED, (), 3)
     assert not whole(new)
 
 
@@ -299,7 +299,7 @@ def rewritten(file, target, change, *, more=()):
         raw = change(entry)
         chain = link(chain, raw)
         entries.append(Entry(seq=entry.seq, chain=chain, raw=raw))
-    with bundle.opened(file) as reader:
+    with bundle.open_bundle(file) as reader:
         list(reader.entries())
         artifacts = {ref.sha256: (ref, b"".join(reader.pieces(ref))) for ref in reader.artifacts()}
     artifacts |= {ref.sha256: (ref, data) for ref, data in more}
@@ -362,7 +362,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
     from store.domain.events import RolledBack
     from store.policy import rollback
 
-    with opened(source) as store:
+    with open_cache(source) as store:
         store.roll_back(rollback.plan(store.state, to=None, why=""))
         play(store, Scenario(flight="f9"))
     entries = [
@@ -370,7 +370,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         for entry, fact in zip(read(source).entries, read(source).facts, strict=True)
         if fact.seq <= next(f.seq for f in read(source).facts if isinstance(f.event, RolledBack))
     ]
-    header = Header(
+    header = BundleHeader(
         cache_id=look(source).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),
@@ -427,7 +427,7 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
         with pytest.raises(StopDeadError):
             take(new, file)
     done = take(new, file)
-    assert done.outcome is (Outcome.UNCHANGED if where == "projections" else Outcome.IMPORTED)
+    assert done.outcome is (ImportOutcome.UNCHANGED if where == "projections" else ImportOutcome.IMPORTED)
     assert isinstance(read(new).facts[-1].event, Imported)
     assert sum(isinstance(fact.event, Imported) for fact in read(new).facts) == 1
     assert not whole(new)

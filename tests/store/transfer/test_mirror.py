@@ -38,7 +38,7 @@ from store.reader import FlightCache, NoGoError
 from store.testing import FakeClock, Scenario, play
 from store.transfer import mirror as module
 from store.transfer.export import export
-from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
@@ -49,12 +49,12 @@ SECOND = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
-def opened(layout, **options):
+def open_cache(layout, **options):
     return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=SIGNER, **options)
 
 
 def build(layout, **fields):
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         generation, _ = play(store, Scenario(version=metadata.version("onnxruntime"), **fields))
     return generation
 
@@ -145,7 +145,7 @@ def test_a_copy_that_is_up_to_date_is_not_touched(layout, copy):
 
 def test_rollbacks_and_later_signatures_arrive(layout, copy):
     mirror(layout, copy.root)
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         raw = project(store.state, store.state.head)
         signed = SECOND.sign(raw)
         event = GenerationSigned(generation=2, signature=signed.signature, key_id=signed.key_id, host={})
@@ -153,7 +153,7 @@ def test_rollbacks_and_later_signatures_arrive(layout, copy):
     done = mirror(layout, copy.root)
     assert (done.files, done.generation, done.previous) == (1, 2, 2)
     assert fly(copy.root, keys=[SECOND.public]) == 2
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         store.roll_back(rollback.plan(store.state, to=None, why="worse"))
     done = mirror(layout, copy.root)
     assert (done.files, done.generation) == (3, 3)
@@ -189,12 +189,12 @@ def test_a_copy_becomes_a_cache_that_follows(layout, copy, tmp_path):
     assert caught.value.kind == ErrorKind.OWN_HISTORY
     path = export(layout, tmp_path / "b").path
     done = import_bundle(copy, path, clock=FakeClock(), host={}, follows=True)
-    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 3)
+    assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 3)
     assert fly(copy.root) == 3
 
 
 def test_a_collected_generation_stays_on_the_copy(layout, copy):
-    with opened(layout, exclusive_within_s=1.0) as store:
+    with open_cache(layout, exclusive_within_s=1.0) as store:
         collect(store, KeepPolicy(keep=1, unfinished=False))
         play(store, Scenario(flight="f3", version=metadata.version("onnxruntime")))
         play(store, Scenario(flight="f4", version=metadata.version("onnxruntime")))
@@ -403,7 +403,7 @@ def test_a_collection_beside_a_mirror_makes_it_look_again(layout, copy, monkeypa
     def overtaken(source, *args):
         heads.append(source.head.number)
         if len(heads) == 1:
-            with opened(layout, exclusive_within_s=1.0) as store:
+            with open_cache(layout, exclusive_within_s=1.0) as store:
                 for flight in ("f3", "f4"):
                     tiles = {(0, 0): flight}
                     play(store, Scenario(flight=flight, tiles=tiles, version=metadata.version("onnxruntime")))
