@@ -320,10 +320,10 @@ class CacheProvisioner:
 
     def _require_whole(self, store: "Store", target: int) -> None:
         from store.manifest import manifest
-        from store.verify.coverage import missing
+        from store.verify.coverage import missing_artifacts
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)
+        problems = missing_artifacts(manifest.parse(project(store.state, shown)), store.artifacts)
         if problems:
             raise RequestRefusedError(
                 f"expected all artifacts of build {target}, found {problems[0]}"

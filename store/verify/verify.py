@@ -43,7 +43,7 @@ from store.reader.flight_cache import FlightCache
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.trust.signatures import TrustedKey, reasons_against, trusted
-from store.verify.coverage import each, named_by, referenced_by, walk
+from store.verify.coverage import map_in_threads, named_by, referenced_by, walk
 from store.verify.projections import projection_findings
 from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.stable_view import stable_view
@@ -143,7 +143,7 @@ def _verify(
     }
     shown = [head] if depth is not Depth.FULL else [*origins.values()]
     # The head last, so that an artifact that many generations name bears the role it has there.
-    for generation in sorted(shown, key=lambda each: each.origin == head.origin):
+    for generation in sorted(shown, key=lambda map_in_threads: map_in_threads.origin == head.origin):
         run.name(generation)
     run.look_at_shapes()
     whole = [item for item in run.items() if item.digest not in run.bad]
@@ -252,7 +252,7 @@ class _Run:
 
         size = sum(item.size for item in items)
         by_size = sorted(items, key=lambda item: -item.size)
-        found = dict(zip((item.digest for item in by_size), each(look, by_size, size), strict=True))
+        found = dict(zip((item.digest for item in by_size), map_in_threads(look, by_size, size), strict=True))
         self.hashed_files += len(items)
         self.hashed_size += size
         for item in items:

@@ -32,9 +32,10 @@ from store.errors import (
 from store.maintenance.collect_garbage import collect
 from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
-from store.transfer import bundle
 from store.transfer import export as export_module
-from store.transfer.bundle import MAX_HEADER, BundleHeader, Choice
+from store.transfer.bundle import read_bundle
+from store.transfer.bundle_format import MAGIC, MAX_HEADER, BundleHeader, Choice, write_bundle
+from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
 from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
@@ -77,7 +78,7 @@ def file(layout, tmp_path):
 
 def pass_through(path):
     """Read a bundle from its beginning to its end; returns its artifacts."""
-    with bundle.open_bundle(path) as reader:
+    with open_bundle(path) as reader:
         list(reader.entries())
         found = {ref.sha256: b"".join(reader.pieces(ref)) for ref in reader.artifacts()}
         reader.finish()
@@ -93,7 +94,7 @@ def sealed(body):
 
 
 def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
-    found, view = bundle.read(file), read(layout)
+    found, view = read_bundle(file), read(layout)
     assert found.entries == view.entries
     assert found.head == view.head
     assert found.header == BundleHeader(
@@ -144,7 +145,7 @@ def test_export_writes_nothing_to_the_cache(layout, tmp_path):
 )
 def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, choice):
     header = export(layout, tmp_path / "b", build=build).header
-    entries = bundle.read(tmp_path / "b").entries
+    entries = read_bundle(tmp_path / "b").entries
     facts = read(layout).facts
     assert (header.build, str(header.choice)) == (build, choice)
     assert header.records == len(entries)
@@ -158,13 +159,13 @@ def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, cho
 
 def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
     view = read(layout)
-    found = bundle.read(export(layout, tmp_path / "four", build=4).path)
+    found = read_bundle(export(layout, tmp_path / "four", build=4).path)
     assert found.read(ref_of(TILE)) == TILE
     # The last good build is what it is held against.
     assert found.holds(view.state.builds[3].tiles.table)
     assert not found.holds(view.state.builds[3].index.artifact)
     # The second one failed at its index: engine aside, it needs what the index is made of.
-    two = bundle.read(export(layout, tmp_path / "two", build=2).path)
+    two = read_bundle(export(layout, tmp_path / "two", build=2).path)
     assert {
         event.block.sha256 for name in view.state.memo.blocks for event in view.state.memo.blocks_of(name)
     } <= {ref.sha256 for ref in artifacts_of_failing_step(view.state, 2, view.facts).values()}
@@ -173,9 +174,9 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
 
 
 def test_records_alone(layout, tmp_path):
-    found = bundle.read(export(layout, tmp_path / "b", choice=Choice.NONE).path)
+    found = read_bundle(export(layout, tmp_path / "b", choice=Choice.NONE).path)
     assert (found.header.artifacts, found.entries) == (0, read(layout).entries)
-    newest = bundle.read(export(layout, tmp_path / "c", choice=Choice.FAILING).path)
+    newest = read_bundle(export(layout, tmp_path / "c", choice=Choice.FAILING).path)
     assert newest.header.build is None
     assert newest.holds(ref_of(TILE))
 
@@ -188,7 +189,7 @@ def test_events_of_a_newer_version_are_carried_and_all_artifacts_are_not(layout,
     with pytest.raises(UnknownEventError):
         export(layout, tmp_path / "b")
     assert (
-        bundle.read(export(layout, tmp_path / "b", choice=Choice.NONE).path).entries[-1].record.tag
+        read_bundle(export(layout, tmp_path / "b", choice=Choice.NONE).path).entries[-1].record.tag
         == "from.later"
     )
     export(layout, tmp_path / "c", build=4)
@@ -204,7 +205,7 @@ def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
         path.write_bytes(data[:-1] if how == "torn" else data[:-1] + bytes([data[-1] ^ 1]))
     exported = export(layout, tmp_path / "b")
     assert exported.missing == (index.sha256,)
-    assert not bundle.read(exported.path).holds(index)
+    assert not read_bundle(exported.path).holds(index)
     assert pass_through(exported.path)
 
 
@@ -292,12 +293,12 @@ def test_every_cut_and_every_flip_is_refused(file, tmp_path):
 
 def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, file, tmp_path):
     data, path, dice = file.read_bytes(), tmp_path / "hostile", random.Random(4)
-    right, refs = bundle.read(file), artifacts_named(read(layout).facts)
+    right, refs = read_bundle(file), artifacts_named(read(layout).facts)
     refused = 0
     for at in dice.sample(range(len(data)), 300):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
         try:
-            found = bundle.read(path)
+            found = read_bundle(path)
         except BundleError:
             refused += 1
             continue
@@ -336,7 +337,7 @@ def made_of(*, raws=None, artifacts=(), **header):
         "artifacts": len(artifacts),
         "size": sum(ref.size for ref, _ in artifacts),
     } | header
-    bundle.write(parts.append, BundleHeader(**told), entries, [(ref, [data]) for ref, data in artifacts])
+    write_bundle(parts.append, BundleHeader(**told), entries, [(ref, [data]) for ref, data in artifacts])
     return b"".join(parts)
 
 
@@ -382,23 +383,23 @@ def test_what_disagrees_with_itself_is_refused(tmp_path, what):
     path = tmp_path / "b"
     path.write_bytes(sealed(HOSTILE[what][:-32]))
     with pytest.raises(BundleError):
-        bundle.read(path)
+        read_bundle(path)
     with pytest.raises(BundleError):
         pass_through(path)
 
 
 def head_of(document):
-    return bundle.MAGIC + struct.pack(">I", len(document)) + document
+    return MAGIC + struct.pack(">I", len(document)) + document
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b"",
-        bundle.MAGIC,
-        bundle.MAGIC + b"\0\0\0",
-        bundle.MAGIC + b"\xff\xff\xff\xff",
-        bundle.MAGIC + struct.pack(">I", MAX_HEADER + 1) + bytes(MAX_HEADER + 1),
+        MAGIC,
+        MAGIC + b"\0\0\0",
+        MAGIC + b"\xff\xff\xff\xff",
+        MAGIC + struct.pack(">I", MAX_HEADER + 1) + bytes(MAX_HEADER + 1),
         head_of(b""),
         head_of(b"{}"),
         head_of(b"[" * 4000),
@@ -424,7 +425,7 @@ def head_of(document):
 def test_lengths_and_forms_that_lie_are_refused(tmp_path, body):
     path = tmp_path / "b"
     path.write_bytes(sealed(body))
-    for look_at in (bundle.read, pass_through):
+    for look_at in (read_bundle, pass_through):
         with pytest.raises(BundleError):
             look_at(path)
 
@@ -433,7 +434,7 @@ def test_a_newer_format_says_so(tmp_path):
     path = tmp_path / "b"
     path.write_bytes(sealed(b"C10BNDL\x02" + made_of()[8:-32]))
     with pytest.raises(BundleError, match="format 1, found 2") as caught:
-        bundle.read(path)
+        read_bundle(path)
     assert "newer" in caught.value.hint
 
 
@@ -443,16 +444,16 @@ def test_what_is_no_file(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     for name in ("pipe", "folder", "loop", "nothing", "x" * 300):
         with pytest.raises((BundleError, CacheUnusableError)):
-            bundle.read(tmp_path / name)
+            read_bundle(tmp_path / name)
     (tmp_path / "b").write_bytes(made_of())
     (tmp_path / "link").symlink_to("b")
-    assert bundle.read(tmp_path / "link").header.records == 1
+    assert read_bundle(tmp_path / "link").header.records == 1
 
 
 def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
     path, (ref, data) = tmp_path / "b", carried(b"one")[0]
     path.write_bytes(made_of(artifacts=[(ref, data)]))
-    found = bundle.read(path)
+    found = read_bundle(path)
     assert found.read(ref) == data
     path.write_bytes(b"short")
     assert found.read(ref) is None
@@ -484,7 +485,7 @@ def fact_of(event):
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, monkeypatch, when):
     """What is collected after the records were read is not missing."""
-    reads, copies = export_module.read_cache, bundle.write
+    reads, copies = export_module.read_cache, export_module.write_bundle
     calls = []
 
     def collected():
@@ -506,7 +507,7 @@ def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, mon
     if when == "before":
         monkeypatch.setattr(export_module, "read_cache", read_then_collect)
     else:
-        monkeypatch.setattr(bundle, "write", collect_then_copy)
+        monkeypatch.setattr(export_module, "write_bundle", collect_then_copy)
     exported = export(layout, tmp_path / "b")
     assert (exported.missing, exported.header.records) == ((), read(layout).head.seq)
     assert pass_through(exported.path)

@@ -28,9 +28,10 @@ from store.errors import (
 )
 from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
-from store.transfer import bundle
 from store.transfer import import_bundle as import_bundle_module
-from store.transfer.bundle import BundleHeader, Choice
+from store.transfer.bundle import read_bundle
+from store.transfer.bundle_format import BundleHeader, Choice, write_bundle
+from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
@@ -293,13 +294,13 @@ def test_a_damaged_bundle_leaves_no_journal(new, file, tmp_path):
 
 def rewritten(file, target, change, *, more=()):
     """A bundle whose records were changed and chained again, by somebody who knows how."""
-    found = bundle.read(file)
+    found = read_bundle(file)
     chain, entries = GENESIS, []
     for entry in found.entries:
         raw = change(entry)
         chain = link(chain, raw)
         entries.append(Entry(seq=entry.seq, chain=chain, raw=raw))
-    with bundle.open_bundle(file) as reader:
+    with open_bundle(file) as reader:
         list(reader.entries())
         artifacts = {ref.sha256: (ref, b"".join(reader.pieces(ref))) for ref in reader.artifacts()}
     artifacts |= {ref.sha256: (ref, data) for ref, data in more}
@@ -308,7 +309,7 @@ def rewritten(file, target, change, *, more=()):
         found.header, chain=chain.hex(), artifacts=len(ordered), size=sum(ref.size for ref, _ in ordered)
     )
     parts = []
-    bundle.write(parts.append, header, entries, [(ref, [data]) for ref, data in ordered])
+    write_bundle(parts.append, header, entries, [(ref, [data]) for ref, data in ordered])
     target.write_bytes(b"".join(parts))
     return target
 
@@ -379,7 +380,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         size=0,
     )
     parts = []
-    bundle.write(parts.append, header, entries, [])
+    write_bundle(parts.append, header, entries, [])
     (tmp_path / "b").write_bytes(b"".join(parts))
     with pytest.raises(DamagedHistoryError, match="rollback"):
         take(new, tmp_path / "b")
