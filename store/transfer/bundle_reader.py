@@ -29,6 +29,7 @@ from store.transfer.bundle_format import (
     decode_header,
 )
 
+COPY_AGAIN: Final = "copy it again, or make it again: c10 export"
 _FAMILY: Final = MAGIC[:-1]
 _FIRST_EVENT: Final = "cache.created"
 
@@ -129,7 +130,7 @@ class BundleReader:
 
     def error(self, expected: str, found: str) -> BundleError:
         """Return the error that says what is wrong with the file."""
-        return _bundle_error(self.path, expected, found, "copy it again, or make it again: c10 export")
+        return _bundle_error(self.path, expected, found, COPY_AGAIN)
 
     def _read_header(self) -> BundleHeader:
         magic = self._read(len(MAGIC), "its first bytes")

@@ -50,7 +50,7 @@ from store.errors import (
 from store.files.permissions import refuse_exposed
 from store.manifest import manifest
 from store.transfer.bundle_format import BundleHeader
-from store.transfer.bundle_reader import BundleReader, open_bundle
+from store.transfer.bundle_reader import COPY_AGAIN, BundleReader, open_bundle
 from store.transfer.free_space import require_space
 from store.transfer.selection import artifacts_named
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
@@ -255,7 +255,7 @@ def _store_artifacts(
                 artifacts.take(ref, reader.pieces(ref))
             except ArtifactError as error:
                 message = f"bundle {reader.path}: {error.message}"
-                raise BundleError(message, kind=ErrorKind.BUNDLE, hint=_EXPORT_AGAIN) from error
+                raise BundleError(message, kind=ErrorKind.BUNDLE, hint=COPY_AGAIN) from error
             yield ref
         if on_bytes is not None:
             on_bytes(ref.size)

@@ -437,7 +437,7 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
 
 def test_no_space_is_said_before_the_copy_begins(new, file, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(import_bundle_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError):
         take(new, file)
     assert not any(Artifacts(new).names())

@@ -374,7 +374,7 @@ def test_a_card_without_hard_links(layout, tmp_path, monkeypatch):
 
 def test_a_card_without_space(layout, copy, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError):
         mirror(layout, copy.root)
     assert fly(copy.root) == 1
@@ -397,10 +397,10 @@ def test_segments_hold_every_record_up_to_the_head(layout, copy):
     assert tuple(entries) == read(layout).entries[: head.seq]
 
 
-def test_a_collection_beside_a_mirror_makes_it_look_again(layout, copy, monkeypatch):
-    real, heads = module._bring, []
+def test_a_collection_beside_a_mirror_is_noticed(layout, copy, monkeypatch):
+    real, heads = module._update_copy, []
 
-    def overtaken(source, *args):
+    def overtaken(source, destination, **options):
         heads.append(source.head.number)
         if len(heads) == 1:
             with open_cache(layout, exclusive_within_s=1.0) as store:
@@ -408,9 +408,9 @@ def test_a_collection_beside_a_mirror_makes_it_look_again(layout, copy, monkeypa
                     tiles = {(0, 0): flight}
                     play(store, Scenario(flight=flight, tiles=tiles, version=metadata.version("onnxruntime")))
                 collect(store, KeepPolicy(keep=1, unfinished=False))
-        return real(source, *args)
+        return real(source, destination, **options)
 
-    monkeypatch.setattr(module, "_bring", overtaken)
+    monkeypatch.setattr(module, "_update_copy", overtaken)
     assert mirror(layout, copy.root).generation == 4
     assert heads == [2, 4]
     assert fly(copy.root) == 4
