@@ -1,9 +1,8 @@
-"""The onboard reader: open a cache, verify it, hand out engines, index and tiles.
+"""Read a flight cache on board: open it, verify it, hand out engines, index and tiles.
 
     from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError, TrustedKey
 
-Everything that the aircraft needs ends here. It imports the folders of the aircraft's code alone, neither the
-journal nor LMDB, and never writes to a cache.
+It imports only the other folders of the aircraft's code, neither the journal nor LMDB, and never writes to a cache.
 """
 
 import importlib
