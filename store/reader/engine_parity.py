@@ -87,7 +87,7 @@ def describe_device(backend: str) -> str:
     if backend in BACKENDS and BACKENDS[backend].on_gpu:
         found = gpus()
         return f"{exact_target(found[0])}, CUDA {found[0].driver}" if found else "no GPU"
-    return f"{platform.machine()}: {_processor_name()}"
+    return f"{platform.machine()}: {_processor()}"
 
 
 def require_parity(
@@ -216,7 +216,7 @@ def _cosine_of(key: ParityKey, data: bytes) -> int | None:
             return None
 
 
-def _processor_name() -> str:
+def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

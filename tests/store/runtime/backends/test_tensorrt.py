@@ -76,7 +76,7 @@ def test_rows_are_right_in_every_order_that_the_streams_may_work_in(seed, counts
             np.testing.assert_array_equal(found, answer(given_samples))
 
 
-@pytest.mark.parametrize("step", ["hold", "wait", "record"])
+@pytest.mark.parametrize("step", ["stream_wait_event", "synchronize_event", "record"])
 def test_the_model_notices_a_missing_order(step, monkeypatch):
     """Each of the calls that order the streams is needed: without it some seed goes wrong."""
     monkeypatch.setattr(Cuda, step, lambda *_: None)
@@ -175,7 +175,7 @@ def test_an_interrupted_run_leaves_nothing_under_way(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Cuda, "wait", interrupted)
+    monkeypatch.setattr(Cuda, "synchronize_event", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.run(samples(19))
     assert not any(stream.queue for stream in bench.gpu.streams.values())
