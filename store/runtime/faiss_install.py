@@ -1,7 +1,7 @@
-"""Which flavour of faiss is installed. There must be exactly one: all of them own the module `faiss`.
+"""Find the installed distribution of faiss, and refuse more than one.
 
-Two in one environment overwrite each other's files, so that neither is whole and what is imported depends on the order
-in which they came. That is looked at before faiss is imported, on the ground and on board.
+All of them own the module `faiss`. Two in one environment overwrite each other's files, so that the order of their
+installation decides what is imported. This is checked before faiss is imported, on the ground and on board.
 """
 
 import functools
@@ -37,7 +37,7 @@ class FaissDistribution:
 
     @property
     def gpu(self) -> bool:
-        """Whether it is one that can work on GPUs."""
+        """Whether it can use GPUs."""
         return _GPU in self.name.lower().replace("_", "-").split("-")
 
 
@@ -51,7 +51,7 @@ def installed_faiss() -> FaissDistribution:
     module = find_spec(_PREFIX)
     if module is None or module.origin is None:
         return require_one_faiss(())
-    # Flavours that overwrite each other lie in one folder, beside the module.
+    # Distributions that overwrite each other are in one folder, beside the module.
     beside = Path(module.origin).parents[1].glob(f"{_PREFIX}*-info")
     return require_one_faiss((each.name, each.version) for each in map(metadata.Distribution.at, beside))
 

@@ -1,4 +1,4 @@
-"""Runs engines of ONNX Runtime: graphs that were optimised ahead of time, on the CPU."""
+"""Run engines of ONNX Runtime on the CPU: graphs that were optimised when they were compiled."""
 
 import os
 from contextlib import suppress
@@ -23,7 +23,7 @@ from store.runtime.backends.base import (
 from store.runtime.backends.registry import BACKENDS
 
 TARGET: Final = "cpu"
-"""The only target; every machine has one."""
+"""The only target."""
 
 
 class OnnxRuntimeExecutor:
@@ -42,7 +42,7 @@ class OnnxRuntimeExecutor:
             raise EngineLoadError(
                 f"expected an engine that ONNX Runtime can load, found: {error}", hint="c10 verify --full"
             ) from error
-        # ONNX Runtime falls back to another provider with no more than a line in its log.
+        # ONNX Runtime may use another provider, and says so only in its log.
         if session.get_providers()[:1] != ["CPUExecutionProvider"]:
             raise EngineLoadError(f"expected CPUExecutionProvider, found {session.get_providers()}")
         self._session = session
@@ -74,14 +74,14 @@ class OnnxRuntime:
     load: Final = OnnxRuntimeExecutor
 
     def version(self) -> str | None:
-        """Return what its package says, whichever of them is installed."""
+        """Return the version of the installed package."""
         for package in BACKENDS["onnxruntime"].packages:
             with suppress(metadata.PackageNotFoundError):
                 return metadata.version(package)
         return None
 
     def runs(self, target: str) -> bool:
-        """Tell whether the target is "cpu"."""
+        """Whether the target is "cpu"."""
         return target == TARGET
 
     def device(self) -> str:
@@ -97,23 +97,20 @@ def _session_options(runtime: ModuleType, threads: int) -> Untyped:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Several workers share the cores: a thread that spins while it waits takes its neighbour's time.
+    # Workers share the cores: a thread that spins while it waits takes time from the others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The graph was optimised when it was compiled; doing it again here would be work, and hardware specific.
+    # The graph was optimised when it was compiled.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return options
 
 
 SILENCE: Final = "ORT_DISABLE_TELEMETRY"
-"""Looked at when the library is loaded; its own function to the same end comes too late by then."""
+"""The library reads this variable when it is loaded; later is too late to disable telemetry."""
 
 
 def onnxruntime(purpose: str) -> ModuleType:
-    """Return the library.
-
-    Args:
-        purpose: What needs it, for the message.
+    """Import the library; `purpose` says in the error what needs it.
 
     Raises:
         RuntimeUnavailableError: It is not installed, or does not load.

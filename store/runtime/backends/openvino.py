@@ -1,4 +1,4 @@
-"""Runs engines that OpenVINO exported: imported as they are and not compiled again, on the CPU."""
+"""Run engines that OpenVINO exported, on the CPU, without compiling them again."""
 
 from typing import Final
 
@@ -35,13 +35,13 @@ _HINT: Final = "INFERENCE_PRECISION_HINT"
 class OpenVinoExecutor:
     """An engine of OpenVINO.
 
-    The library takes damaged bytes without a word as long as their structure holds, so that the caller's digest is what
-    keeps them away. Sealed memory cannot be lent to it, since it asks for memory that may be written: it gets a copy.
+    The library accepts damaged bytes whose structure holds: only the caller's digest keeps them away. It wants
+    writable memory, so that it gets a copy of sealed memory.
     """
 
     def __init__(self, source: Source, expected: EngineExpectation) -> None:
-        precision = _known(expected.precision)
-        self._bytes = _opened(source)
+        precision = _require_known(expected.precision)
+        self._bytes = _open_bytes(source)
         requirements = read_requirements(self._bytes.data)
         openvino = library()
         require_version("openvino", loaded_version(openvino), expected.version)
@@ -79,7 +79,7 @@ class OpenVinoExecutor:
         """
         try:
             self._request.infer([np.ascontiguousarray(batch)], share_inputs=True, share_outputs=True)
-            # The request's own buffer holds the next result later.
+            # A copy: the next run overwrites the request's own buffer.
             return np.array(self._request.get_tensor(self._output).data, np.float32)
         except RuntimeError as error:
             raise EngineRunError(f"OpenVINO failed while running: {last_line(error)}") from error
@@ -91,18 +91,18 @@ class OpenVino:
     load: Final = OpenVinoExecutor
 
     def version(self) -> str | None:
-        """Return what its package says."""
+        """Return the version of the installed package."""
         try:
             return library_version()
         except RuntimeUnavailableError:
             return None
 
     def runs(self, target: str) -> bool:
-        """Tell whether the target is the instruction set of this processor."""
+        """Whether the target is the instruction set of this processor."""
         return target == self.device()
 
     def device(self) -> str:
-        """Return that instruction set as a target."""
+        """Return the target of this processor."""
         try:
             return cpu_target()
         except ExecutionError:
@@ -110,7 +110,7 @@ class OpenVino:
 
 
 def require_precision(compiled: Untyped, precision: str) -> None:
-    """Hold the precision that the library chose against the one it was told.
+    """Require that the library computes in a precision.
 
     Raises:
         EngineLoadError: It chose another one.
@@ -124,18 +124,18 @@ def require_precision(compiled: Untyped, precision: str) -> None:
 
 
 def last_line(error: Exception) -> str:
-    """Return the line of a message of the library that says something: it wraps each in places of its source."""
+    """Return the line of a message of the library that says what failed; the others name places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next(
         (line for line in reversed(lines) if not line.startswith(("Exception from", "Check "))), repr(error)
     )
 
 
-def _known(precision: str | None) -> str:
+def _require_known(precision: str | None) -> str:
     if precision not in PRECISIONS:
         raise EngineLoadError(
             f"expected the precision {' or '.join(PRECISIONS)} for an engine of OpenVINO, found {precision!r}",
-            hint="name the precision that the manifest names: the engine's bytes do not tell it",
+            hint="name the precision that the manifest names: the engine's bytes do not say it",
         )
     return precision
 
@@ -149,7 +149,7 @@ def _require_target(target: str) -> None:
         )
 
 
-def _opened(source: Source) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _open_bytes(source: Source) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     try:
         if isinstance(source, str):
             return np.memmap(source, np.uint8, mode="r")

@@ -77,6 +77,6 @@ def test_no_index_is_read_on_board_with_two_flavours(monkeypatch):
     def both():
         raise FaissInstallError("expected one distribution of faiss, found two", "pip uninstall one")
 
-    monkeypatch.setattr("store.runtime.load.installed_flavour", both)
+    monkeypatch.setattr("store.runtime.load.installed_faiss", both)
     with pytest.raises(RuntimeUnavailableError, match="found two; pip uninstall one"):
         load_index(b"", kind="flat", dimensions=4, ntotal=0)
