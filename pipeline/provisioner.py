@@ -25,7 +25,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import gather
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.repair.repair import Repair
     from pipeline.repair.report import RepairReport
-    from store.cache.writer import Store
+    from store.cache.writer import CacheWriter
     from store.domain.state import Generation, State
     from store.maintenance.collect_garbage import CollectionResult
     from store.maintenance.rebuild_journal import RebuildResult
@@ -126,7 +126,7 @@ class CacheProvisioner:
 
         signer = self._signer()
         if not self.layout.exists():
-            look(self.layout)
+            open_view(self.layout)
         with self.lock, self._open(create=False, signer=signer) as store:
             before = _require_head(store.state)
             planned = rollback.plan(store.state, to=to, why=why)
@@ -162,7 +162,7 @@ class CacheProvisioner:
                 hint="c10 sign --key FILE, or signing_key in c10.toml; c10 keygen -o NAME makes one",
             )
         if not self.layout.exists():
-            look(self.layout)
+            open_view(self.layout)
         with self.lock, self._open(create=False) as store:
             return sign(store, generation, signer)
 
@@ -305,10 +305,10 @@ class CacheProvisioner:
 
     def _open(
         self, *, create: bool, signer: Signer | None = None, exclusive: bool = False
-    ) -> "AbstractContextManager[Store]":
-        from store.cache.writer import Store
+    ) -> "AbstractContextManager[CacheWriter]":
+        from store.cache.writer import CacheWriter
 
-        return Store.open(
+        return CacheWriter.open(
             self.layout,
             clock=self.ports.clock,
             create=create,
@@ -318,7 +318,7 @@ class CacheProvisioner:
             exclusive_within_s=self.config.lock_timeout_s if exclusive else None,
         )
 
-    def _require_whole(self, store: "Store", target: int) -> None:
+    def _require_whole(self, store: "CacheWriter", target: int) -> None:
         from store.manifest import manifest
         from store.verify.coverage import missing_artifacts
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from store.base import canonical_json, identity
 from store.base.values import ArtifactRef, Position
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.domain.events import (
     BuildFailed,
     BuildPlanned,
@@ -138,7 +138,7 @@ class Work:
     indexed: int = 0
 
 
-def play(store: Store, scenario: Scenario) -> tuple[Generation | None, Work]:
+def play(store: CacheWriter, scenario: Scenario) -> tuple[Generation | None, Work]:
     """Run a build; returns its generation, or nothing if it failed as told to, and the work it did.
 
     Raises:
@@ -170,7 +170,7 @@ def play(store: Store, scenario: Scenario) -> tuple[Generation | None, Work]:
     return store.commit(number), work
 
 
-def _steps(store: Store, scenario: Scenario, number: int, work: Work) -> None:
+def _steps(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> None:
     table = store.artifacts.put(encode_tiles((tile, sha, None) for tile, sha in scenario.rows()))
     selected = TilesSelected(
         digest=identity.tile_set(scenario.rows()),
@@ -193,7 +193,7 @@ def _steps(store: Store, scenario: Scenario, number: int, work: Work) -> None:
     _reach(scenario, "coverage")
 
 
-def _engine(store: Store, scenario: Scenario, number: int, work: Work) -> str:
+def _engine(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> str:
     components = identity.engine_components(
         onnx_sha256=_sha(scenario.engine),
         backend="onnxruntime",
@@ -204,11 +204,11 @@ def _engine(store: Store, scenario: Scenario, number: int, work: Work) -> str:
         options={},
     )
     key = identity.engine_key(components)
-    known = store.state.memo.engines.get(key)
+    known = store.state.step_cache.engines.get(key)
     if (
         known is not None
         and store.artifacts.present(known.artifact)
-        and ("parity", key) in store.state.memo.passed
+        and ("parity", key) in store.state.step_cache.passed
     ):
         store.append(StepReused(kind="engine", count=1, keys={"place": key}), build=number)
         return key
@@ -235,7 +235,7 @@ def _engine(store: Store, scenario: Scenario, number: int, work: Work) -> str:
     return key
 
 
-def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work) -> list[BlockRow]:
+def _cells(store: CacheWriter, scenario: Scenario, number: int, space: str, work: Work) -> list[BlockRow]:
     cells: dict[tuple[int, int], list[tuple[int, str]]] = {}
     for (x, y), text in sorted(scenario.tiles.items()):
         cells.setdefault((x >> 4, y >> 4), []).append((identity.descriptor_id(6, x, y), _sha(text)))
@@ -245,7 +245,7 @@ def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work
         key = identity.cell_key(components)
         fitting = [
             event
-            for event in store.state.memo.blocks_of((space, 6, cell_x, cell_y))
+            for event in store.state.step_cache.blocks_of((space, 6, cell_x, cell_y))
             if event.key == key and store.artifacts.present(event.block)
         ]
         known = fitting[-1] if fitting else None
@@ -272,7 +272,7 @@ def _cells(store: Store, scenario: Scenario, number: int, space: str, work: Work
 
 
 def _index(
-    store: Store,
+    store: CacheWriter,
     number: int,
     space: str,
     blocks: list[BlockRow],
@@ -289,7 +289,7 @@ def _index(
     if shown is not None:
         components = identity.extended_index_components(components, base=whole_of(shown).sha256)
     key = identity.index_key(components)
-    known = store.state.memo.indexes.get(key)
+    known = store.state.step_cache.indexes.get(key)
     if known is not None and store.artifacts.present(known.artifact):
         store.append(StepReused(kind="index", count=1, keys={"index": key}), build=number)
         return
@@ -332,7 +332,7 @@ def _delta(seed: str, *, added: int) -> bytes:
     return index_delta.encode(index_delta.Delta(came, Rows(np.zeros(1, np.uint64), row[None])))
 
 
-def _walk(store: Store, number: int) -> None:
+def _walk(store: CacheWriter, number: int) -> None:
     geography = store.artifacts.put(canonical_json.encode({"holes": []}))
     tentative = CoverageWalked(
         files=0,

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec, TileOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
-from store.cache.view import look, read
+from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.formats import descriptor_block
@@ -146,11 +146,11 @@ class Site:
         return self.provisioner().build_cache_artifacts(self.request(**fields), again=again)
 
     def state(self):
-        return look(self.layout).state
+        return open_view(self.layout).state
 
     def events(self, kind):
         """All events of one class, in order."""
-        return [fact.event for fact in read(self.layout).facts if isinstance(fact.event, kind)]
+        return [fact.event for fact in read_history(self.layout).facts if isinstance(fact.event, kind)]
 
     def head_bytes(self):
         """The bytes of the newest manifest."""
@@ -159,7 +159,7 @@ class Site:
 
     def blocks(self):
         """The latest block of every cell, by (vector space, zoom, cell x, cell y)."""
-        return self.state().memo.blocks
+        return self.state().step_cache.blocks
 
     def artifact(self, ref):
         return self.layout.artifact(ref.sha256)
@@ -167,7 +167,7 @@ class Site:
     def held_digests(self, space):
         """Digests of the rows of a vector space that the journal holds and the disk still has."""
         artifacts, found = Artifacts(self.layout), set()
-        for event in self.state().memo.blocks_in(space):
+        for event in self.state().step_cache.blocks_in(space):
             if artifacts.damage(event.block) is None:
                 block = descriptor_block.decode(artifacts.read(event.block))
                 found.update(bytes(row).hex() for row in block.digests)

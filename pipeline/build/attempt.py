@@ -27,7 +27,7 @@ from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_facts
 from pipeline.stages.context import Run
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
 from store.domain.state import Generation, State
@@ -58,7 +58,7 @@ class Attempt:
     key_id: str | None
     layout: Layout
     lock: Lock
-    open_store: Callable[[], AbstractContextManager[Store]]
+    open_store: Callable[[], AbstractContextManager[CacheWriter]]
     batcher: Callable[[], DescriptorBatcher]
     ports: Ports
     settings: C10ProvisionerConfig
@@ -108,7 +108,7 @@ class Attempt:
             )
         return None
 
-    def _failed_early(self, store: Store, number: int, error: PipelineError) -> BuildReport:
+    def _failed_early(self, store: CacheWriter, number: int, error: PipelineError) -> BuildReport:
         """Record a build whose inputs could not be read."""
         started = BuildStarted(
             identity=None,
@@ -122,7 +122,7 @@ class Attempt:
         store.append_at_any_cost(ended, build=number, started=started)
         return BuildReport(outcome=BuildOutcome.FAILED, build=number, writes=store.writes, error=failure)
 
-    def _refused(self, store: Store, number: int, inputs: Inputs) -> BuildReport:
+    def _refused(self, store: CacheWriter, number: int, inputs: Inputs) -> BuildReport:
         origin = store.state.undone[inputs.identity]
         message = f"expected another request than the one of build {origin}, which was rolled back from"
         store.append(BuildRefused(identity=inputs.identity, reason=message), build=number)
@@ -139,7 +139,7 @@ class Attempt:
             warnings=inputs.warnings,
         )
 
-    def _build(self, store: Store, number: int, inputs: Inputs) -> BuildReport:
+    def _build(self, store: CacheWriter, number: int, inputs: Inputs) -> BuildReport:
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             run = Run(
                 store=store,

@@ -5,7 +5,7 @@ from pipeline.build.up_to_date import look_warm
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import needed, plan
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.state import State
@@ -19,7 +19,7 @@ def preview(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> Pla
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
-    state = look(layout).state if layout.exists() else State()
+    state = open_view(layout).state if layout.exists() else State()
     planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
     reused = look_warm(layout, inputs.identity, key_id=key_id) is not None
     stale = {tile.sha256 for cell in planned.stale for tile in cell.cell.tiles}
@@ -43,5 +43,5 @@ def _refusal(state: State, inputs: Inputs) -> tuple[str, ...]:
 
 
 def _known(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
-    known = KnownRows(artifacts, state.memo.blocks_in(inputs.space))
+    known = KnownRows(artifacts, state.step_cache.blocks_in(inputs.space))
     return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}

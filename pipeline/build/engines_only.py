@@ -28,8 +28,8 @@ from pipeline.stages.checks import Verdict, check_engine, require_passed
 from pipeline.stages.compile import compile_network, last_timing_cache
 from pipeline.stages.compile_progress import CompileProgress
 from store.base.values import ArtifactRef
-from store.cache.optimistic_append import Beside, open_beside
-from store.cache.view import look
+from store.cache.optimistic_append import OptimisticAppender, open_for_append
+from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import EngineCompiled, Event, Repaired
@@ -114,7 +114,7 @@ class EngineRun:
         """Return the networks that have no whole engine in the cache, or all if there is no cache; writes nothing."""
         if not self.layout.exists():
             return models
-        engines, artifacts = look(self.layout).state.memo.engines, Artifacts(self.layout)
+        engines, artifacts = open_view(self.layout).state.step_cache.engines, Artifacts(self.layout)
         return tuple(
             model
             for model in models
@@ -123,7 +123,7 @@ class EngineRun:
 
     def _one(self, model: Model) -> EngineReport:
         with self._beside() as beside:
-            before = beside.state.memo.engines.get(model.key)
+            before = beside.state.step_cache.engines.get(model.key)
             whole = before is not None and beside.artifacts.damage(before.artifact) is None
             if before is not None and whole:
                 if has_passed_here(beside.state, model, before):
@@ -133,13 +133,13 @@ class EngineRun:
         with tempfile.TemporaryDirectory(prefix="c10-") as folder:
             return self._compile(model, before, Path(folder), timing_cache)
 
-    def _check_known(self, beside: Beside, model: Model, known: EngineCompiled) -> EngineReport:
+    def _check_known(self, beside: OptimisticAppender, model: Model, known: EngineCompiled) -> EngineReport:
         """Check an engine whose maker did not come to it."""
         with tempfile.TemporaryDirectory(prefix="c10-") as folder:
             verdict = self._verdict(model, known, beside.artifacts.read(known.artifact), Path(folder))
 
         def decide(state: State) -> list[Event]:
-            return [verdict] if state.memo.engines.get(model.key) == known else []
+            return [verdict] if state.step_cache.engines.get(model.key) == known else []
 
         beside.append(decide)
         require_passed(model, verdict)
@@ -160,7 +160,7 @@ class EngineRun:
         self.ports.progress.finish()
         event = made.event
         verdict = self._verdict(model, event, made.engine, scratch)
-        with self._beside() as beside, beside.artifacts.sharing():
+        with self._beside() as beside, beside.artifacts.shared_lock():
             for data in made.contents:
                 beside.artifacts.put(data)
             repairs = [
@@ -172,11 +172,13 @@ class EngineRun:
 
             def decide(state: State) -> list[Event]:
                 return (
-                    [*repairs, event, verdict] if state.memo.engines.get(model.key) == before else [*repairs]
+                    [*repairs, event, verdict]
+                    if state.step_cache.engines.get(model.key) == before
+                    else [*repairs]
                 )
 
             beside.append(decide)
-            stands = beside.state.memo.engines.get(model.key)
+            stands = beside.state.step_cache.engines.get(model.key)
         if stands is not None and stands != event:
             return _report(model, EngineOutcome.REUSED, stands.artifact)
         require_passed(model, verdict)
@@ -188,9 +190,9 @@ class EngineRun:
         self.ports.progress.finish()
         return verdict
 
-    def _beside(self) -> AbstractContextManager[Beside]:
+    def _beside(self) -> AbstractContextManager[OptimisticAppender]:
         # Opened anew for each append: compiling takes up to an hour, and a journal may be replaced meanwhile.
-        return open_beside(self.layout, clock=self.ports.clock, create=True)
+        return open_for_append(self.layout, clock=self.ports.clock, create=True)
 
 
 def _report(model: Model, outcome: EngineOutcome, artifact: ArtifactRef | None) -> EngineReport:

@@ -14,7 +14,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.request.request import BuildRequest
 from store.base.canonical_json import Document
 from store.base.clock import Clock
-from store.cache.optimistic_append import open_beside
+from store.cache.optimistic_append import open_for_append
 from store.disk.layout import Layout
 from store.domain.events import BuildDenied, Event
 from store.domain.state import State
@@ -51,7 +51,7 @@ def note(denied: BuildDenied, layout: Layout, *, clock: Clock) -> None:
     # Beside a journal that is being replaced, on a disk that is full, for a person who may only read.
     with suppress(StoreError, JournalError, OSError):
         if layout.journal.exists():
-            with open_beside(layout, clock=clock) as beside:
+            with open_for_append(layout, clock=clock) as beside:
                 beside.append(decide)
 
 

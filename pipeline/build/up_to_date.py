@@ -10,7 +10,7 @@ from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.planning.area_report import warnings_of
 from pipeline.planning.inputs import Inputs
 from store.cache.projections import signers_of
-from store.cache.view import look, observe
+from store.cache.view import list_cache_files, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import CoverageWalked
@@ -21,7 +21,7 @@ from store.policy.recovery import ClearScratch, plan
 from store.verify.coverage import missing_artifacts, named_by
 
 if TYPE_CHECKING:
-    from store.cache.writer import Store
+    from store.cache.writer import CacheWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Warm:
 
 
 def look_warm(
-    layout: Layout, identity: str, *, key_id: str | None = None, store: "Store | None" = None
+    layout: Layout, identity: str, *, key_id: str | None = None, store: "CacheWriter | None" = None
 ) -> Warm | None:
     """Return the witness if the head shows `identity` and is whole; nothing if there is work to do.
 
@@ -52,7 +52,7 @@ def look_warm(
     """
     if store is None and not layout.exists():
         return None
-    state = look(layout).state if store is None else store.state
+    state = open_view(layout).state if store is None else store.state
     head, build = state.head, state.head_build
     if head is None or build is None or build.identity != identity:
         return None
@@ -101,4 +101,4 @@ def area_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
 
 
 def _to_heal(state: State, layout: Layout) -> bool:
-    return any(not isinstance(action, ClearScratch) for action in plan(state, observe(layout)))
+    return any(not isinstance(action, ClearScratch) for action in plan(state, list_cache_files(layout)))

@@ -90,7 +90,7 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
         index.components.get("space") == inputs.space
         and index.rows == rows
         and index.artifact.sha256 in present
-        for index in state.memo.indexes.values()
+        for index in state.step_cache.indexes.values()
     )
     resolved = None if index_there else _index_plan(inputs, rows, dimensions)
     index = 0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE
@@ -194,7 +194,7 @@ def require_space_for_build(layout: Layout, state: State, inputs: Inputs, free: 
     artifacts = Artifacts(layout)
     planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
     head = state.head_build
-    indexes = [*state.memo.indexes.values(), *((head.index,) if head and head.index else ())]
+    indexes = [*state.step_cache.indexes.values(), *((head.index,) if head and head.index else ())]
     present = sizes(artifacts, (ref for index in indexes for ref in refs_of(index)))
     found = estimate(inputs, planned, state, present)
     born = 0 if state.cache_id else BIRTH

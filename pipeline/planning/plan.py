@@ -132,9 +132,9 @@ class BuildPlan:
 
 def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     """Return the artifacts whose presence the plan asks for."""
-    known = (state.memo.engines.get(model.key) for model in inputs.models)
+    known = (state.step_cache.engines.get(model.key) for model in inputs.models)
     engines = [event.artifact for event in known if event is not None]
-    embedder = state.memo.engines.get(inputs.embedder.key)
+    embedder = state.step_cache.engines.get(inputs.embedder.key)
     if inputs.descriptor.stand_in is not None and embedder is not None:
         engines += [embedder.artifact, *(ref for name, ref in attached(embedder).items() if name == GOLDEN)]
     cells = group_cells(inputs.selection.tiles)
@@ -152,7 +152,9 @@ def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
         inputs: What the build is defined by.
         present: Digest to size of the artifacts among `needed` that are regular files.
     """
-    same_space = not state.memo.blocks or any(name[0] == inputs.space for name in state.memo.blocks)
+    same_space = not state.step_cache.blocks or any(
+        name[0] == inputs.space for name in state.step_cache.blocks
+    )
     why_new = "new cell" if same_space else "new vector space"
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     return BuildPlan(
@@ -183,7 +185,7 @@ def is_present(ref: ArtifactRef, present: Present) -> bool:
 
 
 def _engine(state: State, model: Model, present: Present) -> EnginePlan:
-    known = state.memo.engines.get(model.key)
+    known = state.step_cache.engines.get(model.key)
     checked = known is not None and has_passed_here(state, model, known)
     if known is None:
         decision, why = Decision.RUN, _why_new(model, _last_engine(state, model.spec.name))
@@ -202,7 +204,7 @@ def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:
     A pass that was given without running the engine is none on a machine that can run it, and one that was given for
     less agreement than is asked for now is none either.
     """
-    found = state.memo.passed.get((ENGINE_CHECK, model.key))
+    found = state.step_cache.passed.get((ENGINE_CHECK, model.key))
     if found is None or found.artifact != event.artifact.sha256:
         return False
     if not model.runs_here:
@@ -284,5 +286,5 @@ def _components(space: str, cell: Cell) -> Document:
 def _fitting(state: State, space: str, cell: Cell, components: Document) -> CellEmbedded | None:
     """The block of these very tiles, whenever it was made, or else the latest of the cell."""
     key = cell_key(components)
-    known = state.memo.blocks_of((space, cell.key.zoom, cell.key.x, cell.key.y))
+    known = state.step_cache.blocks_of((space, cell.key.zoom, cell.key.x, cell.key.y))
     return next((event for event in known if event.key == key), known[-1] if known else None)

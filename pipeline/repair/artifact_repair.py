@@ -14,8 +14,8 @@ from pipeline.repair import rebuild_artifacts, rebuild_index
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.repair.report import Mend, remedy
 from store.base.values import ArtifactRef
-from store.cache.writer import Store
-from store.disk.quarantine import set_aside
+from store.cache.writer import CacheWriter
+from store.disk.quarantine import move_to_quarantine
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import (
     CellEmbedded,
@@ -27,7 +27,7 @@ from store.domain.events import (
     Repaired,
 )
 from store.domain.index_files import whole_of
-from store.domain.step_cache import Memo
+from store.domain.step_cache import StepCache
 from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.manifest import Manifest
@@ -39,7 +39,7 @@ _FAILURES = (UnavailableError, PipelineError, StoreError, ExecutionError, ValueE
 """What keeps one artifact from being made again, and is no reason to give the others up."""
 
 
-def record_repair(store: Store, mend: Mend, *results: Event) -> None:
+def record_repair(store: CacheWriter, mend: Mend, *results: Event) -> None:
     """Record what was repaired, and the results of the steps that were run again for it."""
     if mend.ok:
         repaired = Repaired(
@@ -183,7 +183,7 @@ class ArtifactRepair:
         path, kept = layout.artifact(ref.sha256), ""
         if os.path.lexists(path):
             try:
-                kept = set_aside(layout, path)
+                kept = move_to_quarantine(layout, path)
             except OSError as error:
                 raise from_os_error(error, f"artifact {ref.sha256}") from error
         artifacts.put(made.data)
@@ -197,7 +197,7 @@ class ArtifactRepair:
         )
         event = made.event
         # A result that another has taken the place of, or that failed a check since, must not become the latest.
-        latest = event is not None and _current(self.context.store.state.memo, event)
+        latest = event is not None and _current(self.context.store.state.step_cache, event)
         record_repair(self.context.store, mend, *((event,) if event is not None and latest else ()))
         return mend
 
@@ -216,7 +216,7 @@ def _raise_if_ours(error: Exception) -> None:
         raise error
 
 
-def _current(memo: Memo, event: Event) -> bool:
+def _current(memo: StepCache, event: Event) -> bool:
     match event:
         case EngineCompiled(key=key, artifact=artifact):
             known = memo.engines.get(key)

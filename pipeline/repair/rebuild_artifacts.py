@@ -24,7 +24,7 @@ from pipeline.stages.stand_in import golden_answers
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, tile_of
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.domain.events import (
     CellEmbedded,
@@ -35,7 +35,7 @@ from store.domain.events import (
     IndexExtended,
     StepStarted,
 )
-from store.domain.state import Fact
+from store.domain.state import RecordedEvent
 from store.formats.tables import BlockRow, decode_tiles, encode_blocks
 
 
@@ -51,8 +51,8 @@ class RebuildContext:
         scratch: A folder for temporary files, outside of the cache.
     """
 
-    store: Store
-    facts: Sequence[Fact]
+    store: CacheWriter
+    facts: Sequence[RecordedEvent]
     recipe: Recipe
     batcher: DescriptorBatcher
     scratch: Path
@@ -165,7 +165,7 @@ def cell_blocks(
         except UnavailableError as error:
             yield event, error
     damaged, space = {event.block.sha256 for event in events}, events[0].space
-    blocks = context.store.state.memo.blocks_in(space)
+    blocks = context.store.state.step_cache.blocks_in(space)
     for known in ([found for found in blocks if found.block.sha256 not in damaged], []):
         if not cells:
             return

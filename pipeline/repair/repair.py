@@ -23,14 +23,14 @@ from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import Mend, RepairReport, rehearsed
-from store.cache.event_mapper import to_facts
-from store.cache.journal_consistency import require_journal
-from store.cache.view import History, read, require_cache
-from store.cache.writer import Store
+from store.cache.event_mapper import to_recorded_events
+from store.cache.journal_consistency import require_consistent_journal
+from store.cache.view import HistoryView, read_history, require_cache
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.folder_integrity import free_displaced
 from store.disk.layout import FOLDERS, Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.manifest_projection import project
 from store.domain.state import Build, State
 from store.errors import (
@@ -63,7 +63,7 @@ class Repair:
 
     layout: Layout
     lock: Lock
-    open_store: Callable[[], AbstractContextManager[Store]]
+    open_store: Callable[[], AbstractContextManager[CacheWriter]]
     ports: Ports
     trusted_keys: TrustedKeys
 
@@ -128,7 +128,7 @@ class Repair:
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
         refuse_exposed(self.layout.root)
-        view = read(self.layout, strict=False)
+        view = read_history(self.layout, strict=False)
         if view.state.unknown:
             raise UnknownEventError(
                 f"expected events this version knows, found {view.state.unknown[0]}; nothing was changed",
@@ -137,8 +137,8 @@ class Repair:
             )
         freed = self._folders()
         if freed:
-            view = read(self.layout, strict=False)
-        require_journal(self.layout, view.state, view.chains)
+            view = read_history(self.layout, strict=False)
+        require_consistent_journal(self.layout, view.state, view.chains)
         try:
             for name in FOLDERS:
                 (self.layout.root / name).mkdir(exist_ok=True, mode=0o755)
@@ -161,15 +161,17 @@ class Repair:
         kept = ""
         if os.path.lexists(path):
             try:
-                kept = set_aside(self.layout, path)
+                kept = move_to_quarantine(self.layout, path)
             except OSError as error:
                 return Mend(what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False)
         action = "set aside" if stranger else "projected again from the journal"
         return Mend(what=what, was=was, action=action, ok=True, quarantine=kept)
 
-    def _artifacts(self, store: Store, batcher: DescriptorBatcher, *, trust_plugins: bool) -> Iterator[Mend]:
+    def _artifacts(
+        self, store: CacheWriter, batcher: DescriptorBatcher, *, trust_plugins: bool
+    ) -> Iterator[Mend]:
         """Heal the artifacts of every generation that is kept."""
-        facts = tuple(to_facts(store.journal.entries(1)))
+        facts = tuple(to_recorded_events(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             seen: set[str] = set()
             for manifest, build in _kept(store.state):
@@ -189,7 +191,7 @@ class Repair:
                 ).repair()
 
 
-def _misplaced(layout: Layout, view: History) -> Iterator[tuple[str, str, ProblemKind]]:
+def _misplaced(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, ProblemKind]]:
     """Yield path, what is wrong, and kind of everything beside the journal that is not as it should be."""
     for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind
@@ -202,7 +204,7 @@ def _misplaced(layout: Layout, view: History) -> Iterator[tuple[str, str, Proble
 def _kept(state: State) -> Iterator[tuple[Manifest, Build]]:
     """Yield manifest and build of every origin that a kept generation shows, the head's first."""
     seen: set[int] = set()
-    for number in sorted(state.generations.keys() - state.retired, reverse=True):
+    for number in sorted(state.generations.keys() - state.collected_generations, reverse=True):
         generation = state.generations[number]
         if generation.origin not in seen:
             seen.add(generation.origin)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipeline.tiles.tile import Place
 from store.base.values import ArtifactRef
-from store.domain.state import Build, Fact, State
+from store.domain.state import Build, RecordedEvent, State
 
 
 class Holdings(Protocol):
@@ -33,7 +33,7 @@ class Evidence:
     """
 
     build: Build
-    facts: Sequence[Fact]
+    facts: Sequence[RecordedEvent]
     state: State
     holdings: Holdings
     own: bool

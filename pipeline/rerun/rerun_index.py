@@ -166,7 +166,7 @@ def _rows(supplies: Supplies) -> Sequence[BlockRow]:
     }
     found = [
         block_row(event)
-        for event in supplies.evidence.state.memo.blocks_in(_space(supplies))
+        for event in supplies.evidence.state.step_cache.blocks_in(_space(supplies))
         if (event.zoom, event.cell_x, event.cell_y) in cells
     ]
     return sorted(found, key=lambda row: (row.zoom, row.cell_x, row.cell_y))

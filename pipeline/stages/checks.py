@@ -30,7 +30,7 @@ from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.domain.index_files import delta_of, whole_of, whole_rows
-from store.domain.step_cache import Memo
+from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
 from store.formats import descriptor_block
 from store.formats.index_delta import Delta, DeltaError, Rows
@@ -147,7 +147,9 @@ def require_passed(model: Model, verdict: Verdict, *, what: str = "engine") -> N
         )
 
 
-def check_vectors(artifacts: Artifacts, memo: Memo, inputs: Inputs, event: EngineCompiled) -> Verdict | None:
+def check_vectors(
+    artifacts: Artifacts, memo: StepCache, inputs: Inputs, event: EngineCompiled
+) -> Verdict | None:
     """Tell whether an engine gives the vectors that other bytes under its key gave; nothing if none would be reused.
 
     A sample of the tiles of this build whose rows exist is embedded again. Where the vectors differ, the failed

@@ -95,7 +95,7 @@ def _signature_document(signature: EngineSignature) -> Document:
 
 def last_timing_cache(state: State, artifacts: Artifacts, components: Document) -> bytes | None:
     """Return what the last compile of the same backend, version and target learnt about kernels, if it is there."""
-    for event in reversed([*state.memo.engines.values()]):
+    for event in reversed([*state.step_cache.engines.values()]):
         if any(event.components.get(name) != components[name] for name in _SAME_KERNELS):
             continue
         found = attached(event).get(TIMING_CACHE)
@@ -117,7 +117,7 @@ def prepare_engines(run: Run, plan: BuildPlan) -> None:
     for engine in plan.engines:
         name, key = engine.model.spec.name, engine.model.key
         run.enter("engine", name)
-        known = run.store.state.memo.engines.get(key)
+        known = run.store.state.step_cache.engines.get(key)
         if engine.decision is Decision.REUSE and known is not None:
             run.engines[name] = known
             reused[name] = key
@@ -165,7 +165,7 @@ def vectors_forgotten(run: Run) -> bool:
         again.
     """
     run.enter("check", run.inputs.descriptor.spec.name)
-    verdict = check_vectors(run.store.artifacts, run.store.state.memo, run.inputs, run.embedder)
+    verdict = check_vectors(run.store.artifacts, run.store.state.step_cache, run.inputs, run.embedder)
     if verdict is not None:
         run.append(verdict)
     return isinstance(verdict, CheckFailed)

@@ -10,7 +10,7 @@ from pipeline.planning.area_report import Geography
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
 from store.base.values import ArtifactRef
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.domain.events import EngineCompiled, Event, Repaired, StepReused
 
 _GROUP_EVENTS = 64
@@ -48,7 +48,7 @@ class Run:
         geography: What became of the area's tiles, once somebody looked.
     """
 
-    store: Store
+    store: CacheWriter
     inputs: Inputs
     ports: Ports
     batcher: DescriptorBatcher

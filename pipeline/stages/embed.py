@@ -236,7 +236,7 @@ def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
         embed,
         space=space,
         engine=engine,
-        known=KnownRows(run.store.artifacts, run.store.state.memo.blocks_in(space)),
+        known=KnownRows(run.store.artifacts, run.store.state.step_cache.blocks_in(space)),
         progress=run.ports.progress,
     )
     rows: list[BlockRow] = []

@@ -147,7 +147,7 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index |
         _say_why(run, index, "what faiss wrote of it is missing or damaged")
         return None
     components = extended_index_components(whole, base=base.sha256)
-    known = run.store.state.memo.indexes.get(index_key(components))
+    known = run.store.state.step_cache.indexes.get(index_key(components))
     if known is not None and _is_whole(run, known.artifact):
         run.reuse("index", {"index": known.key})
         return known

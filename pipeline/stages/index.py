@@ -173,7 +173,7 @@ def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
         dimensions=run.embedder.signature["dimensions"],
         builder=run.ports.index,
     )
-    known = run.store.state.memo.indexes.get(index_key(job.components))
+    known = run.store.state.step_cache.indexes.get(index_key(job.components))
     if known is not None and run.store.artifacts.damage(known.artifact) is None:
         run.hashed.add(known.artifact.sha256)
         run.reuse("index", {"index": known.key})
@@ -211,7 +211,7 @@ def _failed(run: Run, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | N
 
 def _has_passed(run: Run, known: Index, least: float) -> bool:
     """Tell whether an index passed its check, and for no less than is asked for now."""
-    memo = run.store.state.memo
+    memo = run.store.state.step_cache
     if not memo.has_passed(INDEX_CHECK, known.key, known.artifact.sha256):
         return False
     found = memo.passed[INDEX_CHECK, known.key].measured.get("recall_ppm", _MILLION)

@@ -16,7 +16,7 @@ from pipeline.planning.plan import Decision, EnginePlan
 from pipeline.stages.checks import load
 from pipeline.stages.compile import compile_engine, record_check
 from pipeline.stages.context import Run
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.attachments import GOLDEN, attached, with_attached
@@ -38,7 +38,7 @@ def prepare_stand_in(run: Run, plan: EnginePlan) -> None:
     model = plan.model
     name = model.spec.name
     run.enter(STAND_IN, name)
-    known = run.store.state.memo.engines.get(model.key) if plan.decision is Decision.REUSE else None
+    known = run.store.state.step_cache.engines.get(model.key) if plan.decision is Decision.REUSE else None
     event = known or compile_engine(run, model, run.ports.stand_in, purpose=STAND_IN)
     if known is None or not plan.answered:
         event = _answered(run, model, event)
@@ -72,7 +72,7 @@ def open_stand_in(layout: Layout, named: StandInEntry) -> Engine:
         ExecutionError: It does not run here.
         StoreError, journal.JournalError: The journal, which alone names its tensors, cannot be read.
     """
-    for build in look(layout).state.builds.values():
+    for build in open_view(layout).state.builds.values():
         event = build.stand_in
         if event is not None and event.artifact.sha256 == named.sha256:
             return load(event, Artifacts(layout).read(event.artifact))

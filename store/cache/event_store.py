@@ -1,9 +1,9 @@
-"""The journal and the state it folds to, kept in step.
+"""The event store: append events if the head is the expected one, and keep the folded state in step.
 
-An event is judged before it is durable: it is encoded and decoded as a reader would, folded into the state, and
-only then appended, on condition that the journal's head is still the one it was judged on. A journal can
-therefore never hold an event that its own readers refuse. If an append does not come back in good order, nobody
-knows whether it is durable; the state is then folded anew from the journal before it is used again.
+An event is validated before it is durable: it is encoded and decoded as a reader would, folded into the state, and
+only then appended, on condition that the head of the journal has not moved. So a journal never holds an event that
+its own readers refuse. If an append fails, it is unknown whether it is durable; the state is then folded again from
+the journal before its next use.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from journal import HeadMovedError, Journal, JournalFullError
 from journal.errors import JournalClosedError, JournalIOError
 from journal.record import EMPTY, Chain, Entry, Head, Record, encode, link
 from store.base.clock import Clock
-from store.cache.event_mapper import fold_entries, to_fact, to_record
+from store.cache.event_mapper import fold_entries, to_record, to_recorded_event
 from store.disk.layout import Layout
 from store.domain.events import Event
-from store.domain.fold import absorb
+from store.domain.fold import fold_into
 from store.domain.state import State
 
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 @dataclass(slots=True)
-class Ledger:
+class EventStore:
     """An open journal with its state. `appended` counts transactions committed through it."""
 
     layout: Layout
@@ -51,7 +51,7 @@ class Ledger:
 
     @property
     def state(self) -> State:
-        """What the journal's records fold to, as of the last look."""
+        """What the records of the journal folded to when it was last read."""
         if not self._in_step:
             self._reload()
         return self._state
@@ -75,7 +75,7 @@ class Ledger:
         return to_record(event, build=build, wall_ns=wall, mono_ns=self.clock.mono_ns())
 
     def append(self, records: Sequence[Record]) -> None:
-        """Judge records and append them in one durable transaction, on whatever head there is.
+        """Validate records and append them in one durable transaction, on the current head.
 
         Raises:
             DamagedHistoryError: They cannot follow what is there; nothing was appended.
@@ -92,7 +92,7 @@ class Ledger:
     def append_on(
         self, head: Head, records: Sequence[Record], projections: Mapping[bytes, bytes | None] = _NONE
     ) -> None:
-        """Judge records and append them in one durable transaction, if `head` is still the head.
+        """Validate records and append them in one durable transaction, if `head` is still the head.
 
         Raises:
             HeadMovedError: It is not; nothing was appended.
@@ -103,16 +103,16 @@ class Ledger:
         for record in records:
             raw = encode(record)
             seq, chain = seq + 1, link(chain, raw)
-            facts.append(to_fact(Entry(seq=seq, chain=chain, raw=raw)))
+            facts.append(to_recorded_event(Entry(seq=seq, chain=chain, raw=raw)))
         state = self.state
         self._in_step = False
-        absorb(state, facts)
+        fold_into(state, facts)
         self.journal.append(records, projections, expect=head)
         self._in_step = True
         self.appended += 1
 
     def reopen(self) -> None:
-        """Open the journal again after an error of the disk, and fold it anew."""
+        """Open the journal again after a disk error, and fold it again."""
         self._in_step = False
         self.journal.close()
         self.journal = Journal.open(self.layout.journal, allow_unknown_filesystem=True)

@@ -1,10 +1,10 @@
-"""Which files beside a journal speak for it, and which against: told apart before anything is set right.
+"""Decide which side is wrong when files and journal disagree, before anything is repaired.
 
-A manifest or segment that is not what the journal projects has one of two causes. Either the file is damaged or was
-exchanged, and is made again from the journal; or the journal lost its newest records, or is not this cache's, and must
-be made again from its segments. A file that is broken in itself proves nothing. A whole one is a witness: of another
-cache, which counts only where nothing at all fits the journal; or of records of this cache that the journal should
-hold and does not.
+A manifest or segment that differs from what the journal projects has one of two causes. Either the file is damaged
+or was replaced: then it is written again from the journal. Or the journal lost its newest records, or belongs to
+another cache: then it is rebuilt from the segments. A damaged file proves nothing. An intact file proves something:
+that another cache wrote it (which counts only if no file at all fits the journal), or that this cache once had
+records which the journal no longer holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,8 +24,8 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.manifest.manifest import parse
 
 
-class Standing(StrEnum):
-    """How a file stands to the journal."""
+class Match(StrEnum):
+    """How a file compares with the journal."""
 
     FITS = "fits"
     BROKEN = "broken"
@@ -34,93 +34,97 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Witness:
-    """A manifest or segment: where it is, the generation its name says, how it stands, and what was found."""
+class FileStatus:
+    """A manifest or segment: its path, the generation in its name, how it compares with the journal, what was found."""
 
     path: Path
     generation: int
-    standing: Standing
+    match: Match
     found: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """All manifests and segments of a cache."""
+class JournalConsistency:
+    """How all manifests and segments of a cache compare with its journal."""
 
-    witnesses: tuple[Witness, ...]
+    files: tuple[FileStatus, ...]
 
     @property
-    def against(self) -> str:
-        """Why the journal cannot be the one that made these files; empty if it can."""
-        for witness in self.witnesses:
-            if witness.standing is Standing.CONTRADICTS:
-                return f"{witness.path.parent.name}/{witness.path.name}: {witness.found}"
-        standings = {witness.standing for witness in self.witnesses}
-        if Standing.FOREIGN in standings and Standing.FITS not in standings:
+    def contradiction(self) -> str:
+        """Why the journal cannot be the one that these files came from; empty if it can."""
+        for status in self.files:
+            if status.match is Match.CONTRADICTS:
+                return f"{status.path.parent.name}/{status.path.name}: {status.found}"
+        matches = {status.match for status in self.files}
+        if Match.FOREIGN in matches and Match.FITS not in matches:
             return "every whole manifest and segment beside the journal is another cache's"
         return ""
 
     @property
-    def misfits(self) -> tuple[Witness, ...]:
-        """The files that are not what the journal projects."""
-        return tuple(witness for witness in self.witnesses if witness.standing is not Standing.FITS)
+    def mismatches(self) -> tuple[FileStatus, ...]:
+        """The files that differ from what the journal projects."""
+        return tuple(status for status in self.files if status.match is not Match.FITS)
 
 
-def gather(layout: Layout, state: State, chains: Sequence[str], *, segments: bool = True) -> Evidence:
-    """Hold every manifest and segment against a journal.
+def compare_files(
+    layout: Layout, state: State, chains: Sequence[str], *, segments: bool = True
+) -> JournalConsistency:
+    """Compare every manifest and segment with a journal.
 
     Args:
         layout: Where they are.
         state: What the journal folds to.
         chains: Chain digest of every record, hexadecimal, from the first.
-        segments: Whether the segments are witnesses; not for a journal that was just made from them.
+        segments: Whether segments count; off for a journal that was just rebuilt from them.
 
     Raises:
         CacheUnusableError: A file cannot be read.
     """
     seen = list(_segments(layout, state, chains)) if segments else []
-    fitting = {witness.generation for witness in seen if witness.standing is Standing.FITS}
+    fitting = {status.generation for status in seen if status.match is Match.FITS}
     manifests = list(_manifests(layout, state, fitting))
-    confirmed = {witness.generation for witness in manifests if witness.standing is Standing.FITS}
-    return Evidence(witnesses=(*(_weighed(witness, confirmed) for witness in seen), *manifests))
+    confirmed = {status.generation for status in manifests if status.match is Match.FITS}
+    return JournalConsistency(
+        files=(*(_with_manifest_confirmation(status, confirmed) for status in seen), *manifests)
+    )
 
 
-def require_journal(layout: Layout, state: State, chains: Sequence[str]) -> Evidence:
-    """Gather the evidence, and refuse a journal that cannot be the one that made these files.
+def require_consistent_journal(layout: Layout, state: State, chains: Sequence[str]) -> JournalConsistency:
+    """Compare the files with the journal, and refuse a journal that they cannot have come from.
 
     Raises:
-        DamagedHistoryError: It lost its newest records or is another cache's.
+        DamagedHistoryError: The journal lost its newest records or belongs to another cache.
         CacheUnusableError: A file cannot be read.
     """
-    found = gather(layout, state, chains)
-    if found.against:
-        raise _of_another(layout, found)
+    found = compare_files(layout, state, chains)
+    if found.contradiction:
+        raise _lost_journal_error(layout, found)
     return found
 
 
-def explained(
+def explain_disagreement(
     layout: Layout, state: State, chains: Sequence[str], error: DamagedHistoryError
 ) -> DamagedHistoryError:
-    """Say which side is wrong where a first look found that files and journal disagree, and what mends it.
+    """Return an error that says which side is wrong, and what repairs it, after a quick check found a disagreement.
 
     Args:
         layout: Where the cache is.
         state: What the journal folds to.
         chains: Chain digest of every record, hexadecimal, from the first.
-        error: What the first look found.
+        error: What the quick check found.
 
     Raises:
         CacheUnusableError: A file cannot be read.
     """
     if error.kind is not ErrorKind.JOURNAL_REPLACED:
         return error
-    found = gather(layout, state, chains)
-    if found.against:
-        return _of_another(layout, found)
-    if not found.misfits:
+    found = compare_files(layout, state, chains)
+    if found.contradiction:
+        return _lost_journal_error(layout, found)
+    if not found.mismatches:
         return error
-    wrong = max(found.misfits, key=lambda witness: witness.generation)
-    more = f" (and {len(found.misfits) - 1} more)" if len(found.misfits) > 1 else ""
+    wrong = max(found.mismatches, key=lambda status: status.generation)
+    more = f" (and {len(found.mismatches) - 1} more)" if len(found.mismatches) > 1 else ""
     return DamagedHistoryError(
         f"expected what the journal projects as {wrong.path.parent.name}/{wrong.path.name}, found a file that is"
         f" damaged or not this cache's: {wrong.found}{more}",
@@ -129,17 +133,17 @@ def explained(
     )
 
 
-def _of_another(layout: Layout, found: Evidence) -> DamagedHistoryError:
+def _lost_journal_error(layout: Layout, found: JournalConsistency) -> DamagedHistoryError:
     return DamagedHistoryError(
         f"expected the journal that made these files, found one that lost its newest records or is another's:"
-        f" {found.against}",
+        f" {found.contradiction}",
         kind=ErrorKind.JOURNAL_REPLACED,
         hint=rebuilding(layout),
     )
 
 
 def segment_fits(data: bytes, generation: Generation, chains: Sequence[str], first: int) -> bool:
-    """Tell whether a segment holds this generation's records; equal chain digests mean equal records.
+    """Return whether a segment holds the records of a generation; equal chain digests mean equal records.
 
     Args:
         data: The file.
@@ -163,74 +167,74 @@ def _chain_at(chains: Sequence[str], seq: int) -> str | None:
     return GENESIS_CHAIN if seq == 0 else chains[seq - 1] if seq <= len(chains) else None
 
 
-def _weighed(witness: Witness, confirmed: set[int]) -> Witness:
-    """A segment that contradicts the journal where the manifest confirms it was exchanged."""
-    if witness.standing is Standing.CONTRADICTS and witness.generation in confirmed:
-        return Witness(
-            path=witness.path,
-            generation=witness.generation,
-            standing=Standing.FOREIGN,
+def _with_manifest_confirmation(status: FileStatus, confirmed: set[int]) -> FileStatus:
+    """Count a segment that contradicts the journal as foreign if the manifest confirms the journal."""
+    if status.match is Match.CONTRADICTS and status.generation in confirmed:
+        return FileStatus(
+            path=status.path,
+            generation=status.generation,
+            match=Match.FOREIGN,
             found="holds other records than the generation that the manifest confirms",
         )
-    return witness
+    return status
 
 
-def _segments(layout: Layout, state: State, chains: Sequence[str]) -> Iterator[Witness]:
+def _segments(layout: Layout, state: State, chains: Sequence[str]) -> Iterator[FileStatus]:
     for number, path, data in _files(layout.segments, layout.segment_files(), limit=None):
-        standing, found = _segment(number, data, state, chains)
-        yield Witness(path=path, generation=number, standing=standing, found=found)
+        match, found = _segment(number, data, state, chains)
+        yield FileStatus(path=path, generation=number, match=match, found=found)
 
 
-def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str]) -> tuple[Standing, str]:
+def _segment(number: int, data: bytes | None, state: State, chains: Sequence[str]) -> tuple[Match, str]:
     generation, previous = state.generations.get(number), state.generations.get(number - 1)
     if data is None:
-        return Standing.BROKEN, "expected a regular file, found something else"
+        return Match.BROKEN, "expected a regular file, found something else"
     if generation is not None and segment_fits(data, generation, chains, previous.seq if previous else 0):
-        return Standing.FITS, ""
+        return Match.FITS, ""
     try:
         decoded = segment.decode(data)
     except DamagedHistoryError as error:
-        return Standing.BROKEN, error.message
+        return Match.BROKEN, error.message
     if decoded.generation != number or not decoded.entries:
-        return Standing.BROKEN, f"expected the records of generation {number}, found other ones"
-    # Every history begins after nothing: there it is the genesis that tells one cache from another.
+        return Match.BROKEN, f"expected the records of generation {number}, found other ones"
+    # Every history begins empty: there only the genesis event differs from cache to cache.
     after = decoded.before.seq or 1
     chain = decoded.before.chain if decoded.before.seq else decoded.entries[0].chain
     if chain.hex() == _chain_at(chains, after):
         return (
-            Standing.CONTRADICTS,
+            Match.CONTRADICTS,
             f"continues the journal with records of generation {number} that it does not hold",
         )
-    return Standing.FOREIGN, "holds records of another history"
+    return Match.FOREIGN, "holds records of another history"
 
 
-def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[Witness]:
+def _manifests(layout: Layout, state: State, fitting: set[int]) -> Iterator[FileStatus]:
     for number, path, data in _files(layout.manifests, layout.manifest_files(), limit=MAX_MANIFEST_BYTES):
-        standing, found = _manifest(number, data, state, confirmed=number in fitting)
-        yield Witness(path=path, generation=number, standing=standing, found=found)
+        match, found = _manifest(number, data, state, confirmed=number in fitting)
+        yield FileStatus(path=path, generation=number, match=match, found=found)
 
 
-def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool) -> tuple[Standing, str]:
+def _manifest(number: int, data: bytes | None, state: State, *, confirmed: bool) -> tuple[Match, str]:
     generation = state.generations.get(number)
     if data is None:
         return (
-            Standing.BROKEN,
+            Match.BROKEN,
             f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes, found something else",
         )
     if generation is not None and sha256(data) == generation.manifest_sha256:
-        return Standing.FITS, ""
+        return Match.FITS, ""
     try:
         manifest = parse(data)
     except NoGoError as error:
-        return Standing.BROKEN, error.reasons[0]
+        return Match.BROKEN, error.reasons[0]
     if manifest.envelope.generation != number:
-        return Standing.BROKEN, f"expected generation {number}, found {manifest.envelope.generation}"
+        return Match.BROKEN, f"expected generation {number}, found {manifest.envelope.generation}"
     if manifest.envelope.cache_id != state.cache_id:
-        return Standing.FOREIGN, f"belongs to cache {manifest.envelope.cache_id:.12}"
+        return Match.FOREIGN, f"belongs to cache {manifest.envelope.cache_id:.12}"
     # A manifest names its place in the chain, and that digest stands for everything before it.
     if confirmed or (generation is not None and manifest.envelope.before == generation.before):
-        return Standing.BROKEN, "expected what the journal projects, found other bytes"
-    return Standing.CONTRADICTS, f"is generation {number} of this cache, which the journal does not hold so"
+        return Match.BROKEN, "expected what the journal projects, found other bytes"
+    return Match.CONTRADICTS, f"is generation {number} of this cache, which the journal does not hold so"
 
 
 def _files(
@@ -241,6 +245,6 @@ def _files(
         try:
             yield number, path, read_regular(path, limit=path.lstat().st_size if limit is None else limit)
         except FileNotFoundError:
-            continue  # gone since the folder was listed: absent, which is no witness
+            continue  # removed since the folder was listed: proves nothing
         except OSError as error:
             raise from_os_error(error, f"{folder.name}/{name}") from error

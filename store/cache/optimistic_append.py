@@ -1,8 +1,8 @@
-"""Appending beside a build: acceptance and engine runs, which need no build lock.
+"""Append to a journal without the build lock: acceptance and engine runs do, while a build may be running.
 
-Only the journal is opened, and nothing is recovered: what a dead process left is the business of whoever holds the
-build lock. Every append is one transaction, judged on the head that it is made on. What an append means was decided
-on that head too: if it moved, the decision is made again.
+Only the journal is opened and nothing is recovered: that is left to the holder of the build lock. Every append is one
+transaction (optimistic concurrency): the events are decided from the state at the head, and appended only if that is
+still the head. If it moved, they are decided again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ from store.base.canonical_json import Document
 from store.base.clock import Clock
 from store.cache import journal_consistency
 from store.cache.create import ensure_cache
-from store.cache.event_store import Ledger
-from store.cache.view import look, observe, require_cache
+from store.cache.event_store import EventStore
+from store.cache.view import list_cache_files, open_view, require_cache
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
 from store.domain.events import Event, GenerationAccepted
 from store.domain.state import State
@@ -26,32 +26,32 @@ from store.files.permissions import refuse_exposed
 from store.policy import recovery
 
 Decide = Callable[[State], Sequence[Event]]
-"""From the state to the events that follow from it; none if there is nothing to say."""
+"""From a state to the events to append; none if there is nothing to append."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Beside:
-    """A cache whose journal is open for single appends."""
+class OptimisticAppender:
+    """An open journal of a cache, for single appends without the build lock."""
 
     layout: Layout
-    ledger: Ledger
+    event_store: EventStore
     artifacts: Artifacts
 
     @property
     def state(self) -> State:
-        """What the journal folds to, as of the last look."""
-        return self.ledger.state
+        """What the journal folded to when it was last read."""
+        return self.event_store.state
 
     def refresh(self) -> State:
-        """Look again, and return the state."""
-        self.ledger.refresh()
-        return self.ledger.state
+        """Fold what others appended, and return the state."""
+        self.event_store.refresh()
+        return self.event_store.state
 
     def append(self, decide: Decide) -> bool:
-        """Append what `decide` says, in one durable transaction on the very head that it decided upon.
+        """Append the events that `decide` returns, in one durable transaction on the head that it decided from.
 
         Returns:
-            Whether there was anything to append.
+            Whether anything was appended.
 
         Raises:
             DamagedHistoryError: The events cannot follow what is there.
@@ -61,9 +61,9 @@ class Beside:
             events = decide(self.state)
             if not events:
                 return False
-            records = [self.ledger.record(event, build=None) for event in events]
+            records = [self.event_store.record(event, build=None) for event in events]
             try:
-                self.ledger.append_on(self.ledger.head, records)
+                self.event_store.append_on(self.event_store.head, records)
             except HeadMovedError:
                 self.refresh()
             else:
@@ -71,8 +71,8 @@ class Beside:
 
 
 @contextmanager
-def open_beside(layout: Layout, *, clock: Clock, create: bool = False) -> Iterator[Beside]:
-    """Open a cache to append beside a build; takes no lock and repairs nothing.
+def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> Iterator[OptimisticAppender]:
+    """Open a cache to append without the build lock; repair nothing.
 
     Args:
         layout: Where it is.
@@ -86,36 +86,38 @@ def open_beside(layout: Layout, *, clock: Clock, create: bool = False) -> Iterat
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
     refuse_exposed(layout.root)
-    refuse_displaced(layout)
+    refuse_symlinked_folders(layout)
     if create:
         ensure_cache(layout, clock=clock)
     require_cache(layout)
-    # The files first: a generation that is committed meanwhile is not held against older names.
-    observed = observe(layout)
-    ledger = Ledger.open(layout, clock)
+    # The files are listed first, so that a generation which is committed meanwhile is not missed among them.
+    observed = list_cache_files(layout)
+    event_store = EventStore.open(layout, clock)
     try:
         # As in recovery: after the death of a writer only a write transaction shows what it made durable.
-        ledger.journal.append([])
-        if ledger.state.unknown:
+        event_store.journal.append([])
+        if event_store.state.unknown:
             raise UnknownEventError(
-                f"expected events this version knows, found {ledger.state.unknown[0]}; the cache may be read, not"
+                f"expected events this version knows, found {event_store.state.unknown[0]}; the cache may be read, not"
                 " written",
                 kind=ErrorKind.UNKNOWN_EVENT,
                 hint="use the newer C10 that wrote this cache",
             )
         try:
-            recovery.check(ledger.state, observed)
+            recovery.check(event_store.state, observed)
         except DamagedHistoryError as error:
-            chains = [entry.chain.hex() for entry in ledger.journal.entries(1)]
-            raise journal_consistency.explained(layout, ledger.state, chains, error) from error
-        yield Beside(layout=layout, ledger=ledger, artifacts=Artifacts(layout))
+            chains = [entry.chain.hex() for entry in event_store.journal.entries(1)]
+            raise journal_consistency.explain_disagreement(
+                layout, event_store.state, chains, error
+            ) from error
+        yield OptimisticAppender(layout=layout, event_store=event_store, artifacts=Artifacts(layout))
     finally:
-        ledger.close()
+        event_store.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """A generation is marked as good; `changed` is off if it was before. `accepted` are all that are, now."""
+    """An accepted generation. `changed` is off if it was accepted before; `accepted` are all accepted generations."""
 
     generation: int
     origin: int
@@ -124,7 +126,7 @@ class Acceptance:
 
 
 def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: Clock) -> Acceptance:
-    """Mark a generation as good, so that collection keeps what it shows; what is returned was read again.
+    """Mark a generation as good, so that garbage collection keeps it; return what a new read of the journal says.
 
     Raises:
         RequestRefusedError: There is no cache or no such generation, or it was collected.
@@ -137,9 +139,9 @@ def accept(layout: Layout, generation: int, *, why: str, host: Document, clock: 
             return []
         return [GenerationAccepted(generation=generation, why=why, host=host)]
 
-    with open_beside(layout, clock=clock) as beside:
-        changed = beside.append(decide)
-    state = look(layout).state
+    with open_for_append(layout, clock=clock) as appender:
+        changed = appender.append(decide)
+    state = open_view(layout).state
     if generation not in state.accepted:
         raise RequestRefusedError(
             f"expected generation {generation} to be accepted, found that the journal was replaced meanwhile",
@@ -164,7 +166,7 @@ def _require_acceptable(state: State, generation: int) -> None:
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 log",
         )
-    if generation in state.retired:
+    if generation in state.collected_generations:
         raise RequestRefusedError(
             f"expected generation {generation} to be kept, found it collected: its files are gone",
             kind=ErrorKind.COLLECTED,

@@ -1,7 +1,7 @@
-"""The projections of committed generations on disk: segment, signature, and last the manifest.
+"""Write the projections of committed generations: segment, signatures, and last the manifest.
 
-Each is write-once and made from the journal alone. The manifest is last, since its presence makes the
-generation visible.
+Each file is written once, from the journal alone. The manifest is last, because its presence makes the generation
+visible.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from journal.errors import JournalDamagedError
 from journal.record import EMPTY, Head
 from store.base import canonical_json
 from store.cache import segment
-from store.cache.event_store import Ledger
+from store.cache.event_store import EventStore
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
 from store.disk.write_once import write_once
@@ -24,19 +24,19 @@ from store.trust.signatures import Signature, signature_file
 
 @dataclass(slots=True)
 class Projections:
-    """Writes projections. `written` counts the files it made."""
+    """Writes projections; `written` counts new files."""
 
     layout: Layout
     written: int = 0
 
-    def write(self, ledger: Ledger, generation: Generation) -> None:
-        """Write what is missing on disk of a generation; of one that was collected, its segment alone.
+    def write(self, event_store: EventStore, generation: Generation) -> None:
+        """Write the missing files of a generation; of a collected one, the segment alone.
 
         Raises:
             DamagedHistoryError: A name is taken by other bytes: the journal lost its tail or was replaced.
             StoreError: A file cannot be written.
         """
-        raw = project(ledger.state, generation)
+        raw = project(event_store.state, generation)
         if canonical_json.sha256(raw) != generation.manifest_sha256:
             raise DamagedHistoryError(
                 f"expected generation {generation.number} to project to {generation.manifest_sha256[:12]}, found"
@@ -47,9 +47,11 @@ class Projections:
         taken = self.layout.manifest_files().get(generation.number)
         name = taken or self.layout.manifest_name(generation.number)
         self._put(
-            self.layout.segments, self.layout.segment_name(generation.number), _segment(ledger, generation)
+            self.layout.segments,
+            self.layout.segment_name(generation.number),
+            _segment(event_store, generation),
         )
-        if generation.number in ledger.state.retired:
+        if generation.number in event_store.state.collected_generations:
             return
         for place, signed in enumerate(signatures_of(generation), start=1):
             self._put(self.layout.manifests, signature_name(name, place), signed)
@@ -82,32 +84,32 @@ def signers_of(generation: Generation) -> tuple[str, ...]:
     return tuple(key_id for key_id, _ in generation.signatures)
 
 
-def set_head_projections(ledger: Ledger) -> None:
-    """Set the journal's own projections of the head again where they are missing, damaged or stale.
+def set_head_projections(event_store: EventStore) -> None:
+    """Write the projections of the head in the journal again if they are missing, damaged or stale.
 
     Raises:
         journal.JournalError: They could not be set.
     """
-    head = ledger.state.head
+    head = event_store.state.head
     if head is None:
         return
-    expected = head_projections(head.number, project(ledger.state, head))
-    if any(_stored(ledger, name) != value for name, value in expected.items()):
-        ledger.append_on(ledger.head, [], expected)
+    expected = head_projections(head.number, project(event_store.state, head))
+    if any(_stored(event_store, name) != value for name, value in expected.items()):
+        event_store.append_on(event_store.head, [], expected)
 
 
-def _stored(ledger: Ledger, name: bytes) -> bytes | None:
+def _stored(event_store: EventStore, name: bytes) -> bytes | None:
     try:
-        return ledger.journal.projection(name)
+        return event_store.journal.projection(name)
     except JournalDamagedError:
         return None
 
 
-def _segment(ledger: Ledger, generation: Generation) -> bytes:
-    previous = ledger.state.generations.get(generation.number - 1)
+def _segment(event_store: EventStore, generation: Generation) -> bytes:
+    previous = event_store.state.generations.get(generation.number - 1)
     before = EMPTY
     if previous is not None:
-        (entry,) = ledger.journal.entries(previous.seq, previous.seq + 1)
+        (entry,) = event_store.journal.entries(previous.seq, previous.seq + 1)
         before = Head(entry.seq, entry.chain)
-    entries = list(ledger.journal.entries(before.seq + 1, generation.seq + 1))
+    entries = list(event_store.journal.entries(before.seq + 1, generation.seq + 1))
     return segment.encode(generation.number, before, entries)

@@ -1,7 +1,7 @@
-"""A look at a cache from the ground, without writing and without risk to the process that looks.
+"""The read side of a cache on the ground: it never writes, and a damaged journal cannot kill the reading process.
 
-The journal is read through `journal.safe_reader`, which survives a damaged file and a build that runs meanwhile. The
-view is the state at one moment, held against the files beside the journal.
+The journal is read through `journal.safe_reader`, which survives a damaged file and a concurrent build. A view is the
+state at one moment, compared with the files beside the journal.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,36 +11,35 @@ from journal import JournalDamagedError, safe_reader
 from journal.record import Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
-from store.cache.event_mapper import fold_entries, to_facts, without_collector
+from store.cache.event_mapper import fold_entries, to_recorded_events, without_collector
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, replaying
-from store.domain.fold import absorb
-from store.domain.state import Fact, State
+from store.disk.scratch import holds_leftovers
+from store.domain.fold import fold_into
+from store.domain.state import RecordedEvent, State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
-from store.policy.recovery import Observed
+from store.policy.recovery import CacheFiles
 from store.policy.recovery import check as check_history
-
-RESERVE_NAME = "reserve"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What the journal folds to at one moment, and what lies beside it."""
+    """The state that the journal folds to at one moment, and the files beside it."""
 
     layout: Layout
     head: Head
     state: State
-    observed: Observed
+    observed: CacheFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History(View):
-    """A view with every record it was folded from, from the first, as it is stored and as the fact it holds."""
+class HistoryView(View):
+    """A view with all records from the first: as stored, and as the events that they record."""
 
     entries: tuple[Entry, ...]
-    facts: tuple[Fact, ...]
+    facts: tuple[RecordedEvent, ...]
 
     @property
     def chains(self) -> tuple[str, ...]:
@@ -48,8 +47,8 @@ class History(View):
         return tuple(fact.chain for fact in self.facts)
 
 
-def observe(layout: Layout) -> Observed:
-    """Look at what lies beside the journal.
+def list_cache_files(layout: Layout) -> CacheFiles:
+    """List the files beside the journal: manifests, signatures, segments.
 
     Raises:
         CacheUnusableError: A folder cannot be read.
@@ -61,13 +60,11 @@ def observe(layout: Layout) -> Observed:
             highest = None if raw is None else sha256(raw)
         names = {entry.name for entry in layout.manifests.iterdir()} if layout.manifests.is_dir() else set()
         signed, loose = _signatures(names, manifests)
-        scratch = layout.scratch.is_dir() and any(
-            entry.name != RESERVE_NAME for entry in layout.scratch.iterdir()
-        )
+        scratch = holds_leftovers(layout)
         segments = layout.segment_files()
     except OSError as error:
         raise from_os_error(error, f"cache {layout.root}") from error
-    return Observed(
+    return CacheFiles(
         manifests=manifests,
         segments=segments,
         signatures=signed,
@@ -96,7 +93,7 @@ def _signatures(
 
 
 def require_cache(layout: Layout) -> None:
-    """Make sure that there is a journal to read.
+    """Refuse a folder that has no journal to read.
 
     Raises:
         RequestRefusedError: There is no cache.
@@ -124,26 +121,26 @@ def require_cache(layout: Layout) -> None:
     )
 
 
-def look(layout: Layout, *, strict: bool = True) -> View:
-    """Read the journal, check its whole chain, and fold it, keeping no record; see `read` for the rest."""
+def open_view(layout: Layout, *, strict: bool = True) -> View:
+    """Read the journal, check its whole chain and fold it, without keeping records; see `read_history` for the rest."""
     require_cache(layout)
-    # The files first: a generation that is committed after this look is not held against older names.
-    observed = observe(layout)
+    # The files are listed first, so that a generation which is committed meanwhile is not missed among them.
+    observed = list_cache_files(layout)
     state = State()
     with without_collector():
         snapshot = _snapshot(layout)
         fold_entries(state, snapshot.entries)
     if strict:
-        _require_fit(layout, state, observed)
+        _require_consistent(layout, state, observed)
     return View(layout=layout, head=snapshot.head, state=state, observed=observed)
 
 
-def read(layout: Layout, *, strict: bool = True) -> History:
+def read_history(layout: Layout, *, strict: bool = True) -> HistoryView:
     """Read the journal from its first record, check its whole chain, and fold it.
 
     Args:
         layout: Where the cache is.
-        strict: Whether to hold the journal against the files beside it; forensics may leave that out.
+        strict: Whether to compare the journal with the files beside it; forensics may leave that out.
 
     Raises:
         RequestRefusedError: There is no cache.
@@ -151,14 +148,14 @@ def read(layout: Layout, *, strict: bool = True) -> History:
         journal.JournalError: The journal cannot be read.
     """
     require_cache(layout)
-    observed = observe(layout)
+    observed = list_cache_files(layout)
     snapshot = _snapshot(layout)
-    facts = tuple(to_facts(snapshot.entries))
+    facts = tuple(to_recorded_events(snapshot.entries))
     state = State()
-    absorb(state, facts)
+    fold_into(state, facts)
     if strict:
-        _require_fit(layout, state, observed)
-    return History(
+        _require_consistent(layout, state, observed)
+    return HistoryView(
         layout=layout,
         head=snapshot.head,
         state=state,
@@ -176,12 +173,12 @@ def _snapshot(layout: Layout) -> Snapshot:
         raise
 
 
-def _require_fit(layout: Layout, state: State, observed: Observed) -> None:
-    """Hold the journal against the files beside it, and say which side is wrong where they disagree."""
+def _require_consistent(layout: Layout, state: State, observed: CacheFiles) -> None:
+    """Compare the journal with the files beside it, and say which side is wrong if they disagree."""
     try:
         check_history(state, observed)
     except DamagedHistoryError as error:
         from store.cache import journal_consistency  # noqa: PLC0415 - only a cache that does not fit needs it
 
         chains = [entry.chain.hex() for entry in _snapshot(layout).entries]
-        raise journal_consistency.explained(layout, state, chains, error) from error
+        raise journal_consistency.explain_disagreement(layout, state, chains, error) from error

@@ -4,14 +4,13 @@ The order is the invariant everything rests on. (1) An artifact's bytes are dura
 names it is appended in a durable transaction. (3) Checks and the coverage walk run over all that the manifest
 will name. (4) One transaction appends `BuildCommitted` and is the only commit point. (5) Segment, signature
 and, last, manifest are linked into place; the manifest's presence makes the generation visible. A crash
-between 4 and 5 is healed by the next writer from the journal alone.
+between 4 and 5 is repaired by the next writer from the journal alone.
 
-A `Store` is used under the build lock. Others may append beside it (engine runs, acceptance), so the place in
-the journal that a manifest names is confirmed inside the commit transaction; if it moved, the build is held
-against the journal again, and its manifest is projected for the new place.
+A `CacheWriter` is used under the build lock. Others may append meanwhile (engine runs, acceptance), so the journal
+position that a manifest names is confirmed inside the commit transaction; if it moved, the build is compared with the
+journal again, and its manifest is projected for the new position.
 """
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,14 +25,15 @@ from store.base.clock import Clock
 from store.base.values import Position
 from store.cache import journal_consistency
 from store.cache.create import ensure_cache
-from store.cache.event_store import RETRYABLE, Ledger
+from store.cache.event_store import RETRYABLE, EventStore
 from store.cache.projections import Projections, set_head_projections
-from store.cache.view import RESERVE_NAME, observe, require_cache
+from store.cache.view import list_cache_files, require_cache
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import rebuilding
+from store.disk.scratch import clear_scratch, fill_reserve, release_reserve
 from store.domain.events import (
     BuildAbandoned,
     BuildCommitted,
@@ -57,19 +57,18 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
-from store.files.regular_file import open_regular
 from store.manifest import manifest
 from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.policy.rollback import RollbackPlan
 from store.trust.signatures import Signature, Signer
 
 DEFAULT_RESERVE_BYTES = 8 << 20
-_BIRTH_WRITES = 2
-"""The journal's file, and the transaction with the genesis event."""
+_CREATION_WRITES = 2
+"""The journal file, and the transaction with the first event."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Store:
+class CacheWriter:
     """A cache opened for writing.
 
     Attributes:
@@ -79,12 +78,12 @@ class Store:
         projections: Its projections on disk.
         host: Facts about this machine, recorded with what no build explains.
         signer: Signs what is committed, if anything does.
-        recovered: What opening it had to set right.
-        made: Writes at birth, files of the reserve, and strangers that were set aside.
+        recovered: What recovery did when the cache was opened.
+        made: Writes of creation, of the reserve, and of files moved to quarantine.
     """
 
     layout: Layout
-    ledger: Ledger
+    event_store: EventStore
     artifacts: Artifacts
     projections: Projections
     host: Document = field(default_factory=dict)
@@ -104,17 +103,17 @@ class Store:
         host: Document | None = None,
         exclusive_within_s: float | None = None,
         signer: Signer | None = None,
-    ) -> Iterator["Store"]:
+    ) -> Iterator["CacheWriter"]:
         """Open a cache for writing, under the build lock that the caller holds, and recover it.
 
         Args:
             layout: Where it is.
             clock: Where times come from.
-            create: Whether to make the cache if there is none.
+            create: Whether to create the cache if there is none.
             reserve_bytes: Size of the disk reserve that lets a failure be recorded on a full disk.
             host: Facts about this machine.
-            exclusive_within_s: To remove artifacts: keep all other writers of artifacts away, after waiting for
-                them so many seconds, and leave the disk reserve as it is.
+            exclusive_within_s: To remove artifacts: take the artifact lock exclusively, waiting at most so many
+                seconds, and leave the disk reserve as it is.
             signer: Signs what is committed; without one, generations are unsigned.
 
         Raises:
@@ -124,44 +123,44 @@ class Store:
             StoreError, journal.JournalError: The folder or the journal cannot be used.
         """
         refuse_exposed(layout.root)
-        refuse_displaced(layout)
-        born = create and ensure_cache(layout, clock=clock)
+        refuse_symlinked_folders(layout)
+        created = create and ensure_cache(layout, clock=clock)
         require_cache(layout)
         try:
-            ledger = _open_ledger(layout, clock)
+            event_store = _open_event_store(layout, clock)
         except JournalDamagedError as error:
             error.hint = rebuilding(layout)
             raise
         store = cls(
             layout=layout,
-            ledger=ledger,
+            event_store=event_store,
             artifacts=Artifacts(layout),
             projections=Projections(layout),
             host=host or {},
             signer=signer,
-            made=_BIRTH_WRITES if born else 0,
+            made=_CREATION_WRITES if created else 0,
         )
         try:
             store._recover()
             if exclusive_within_s is not None:
-                with store.artifacts.excluding(exclusive_within_s):
+                with store.artifacts.exclusive_lock(exclusive_within_s):
                     yield store
             else:
-                with store.artifacts.sharing():
-                    store.fill_reserve(reserve_bytes)
+                with store.artifacts.shared_lock():
+                    store.made += fill_reserve(layout, reserve_bytes)
                     yield store
         finally:
-            store.ledger.close()
+            store.event_store.close()
 
     @property
     def state(self) -> State:
         """What the journal folds to."""
-        return self.ledger.state
+        return self.event_store.state
 
     @property
     def journal(self) -> Journal:
         """The open journal."""
-        return self.ledger.journal
+        return self.event_store.journal
 
     @property
     def writes(self) -> int:
@@ -170,7 +169,7 @@ class Store:
         Files are the journal at birth, the reserve, artifacts, segments, signatures, manifests and what was set aside
         in quarantine. Folders, lock files, and what is gone again before the store is closed, are none.
         """
-        return self.made + self.ledger.appended + self.projections.written + self.artifacts.created
+        return self.made + self.event_store.appended + self.projections.written + self.artifacts.created
 
     def append(self, *events: Event, build: int | None) -> None:
         """Append events in one durable transaction and fold them.
@@ -179,20 +178,20 @@ class Store:
             DamagedHistoryError: They cannot follow what is there; none of them was appended.
             journal.JournalError: They could not be made durable; none of them is.
         """
-        self.ledger.append([self.ledger.record(event, build=build) for event in events])
+        self.event_store.append([self.event_store.record(event, build=build) for event in events])
 
     def append_at_any_cost(
         self, event: BuildFailed | BuildAbandoned, *, build: int, started: BuildStarted | None = None
     ) -> None:
-        """Append the end of a build, even on a full disk, from the reserve; nothing if it has ended already.
+        """Append the end of a build, using the reserve on a full disk; do nothing if the build has ended already.
 
-        After an error of the disk LMDB's environment is given up and opened again; an append is never retried
-        on the environment that failed.
+        After a disk error the LMDB environment is closed and opened again; an append is never retried on the
+        environment that failed.
 
         Args:
             event: The end.
-            build: Which build ends.
-            started: Its start, to be appended with the end if not even that could be written before.
+            build: Number of the build.
+            started: Its start, appended with the end if it could not be written before.
 
         Raises:
             journal.JournalError: Not even the reserve was enough.
@@ -200,13 +199,13 @@ class Store:
         try:
             self._end(event, build, started)
         except RETRYABLE:
-            self.release_reserve()
-            self.ledger.reopen()
+            release_reserve(self.layout)
+            self.event_store.reopen()
             self._end(event, build, started)
 
     def _end(self, event: BuildFailed | BuildAbandoned, build: int, started: BuildStarted | None) -> None:
-        # A commit may have become durable just before the interruption that brings us here.
-        self.ledger.refresh()
+        # A commit may have become durable just before the interruption.
+        self.event_store.refresh()
         if self.state.open_build == build:
             self.append(event, build=build)
         elif started is not None and self.state.next_build == build:
@@ -217,7 +216,7 @@ class Store:
 
         Raises:
             DamagedHistoryError: The build lacks a part that a manifest names.
-            RequestRefusedError: Something that the build shows was withdrawn meanwhile, beside it.
+            RequestRefusedError: Something that the build shows was withdrawn meanwhile by another process.
             journal.JournalError: The commit could not be made durable; the head did not move.
             UnprojectedError: The generation is committed, but its files could not be written.
         """
@@ -235,8 +234,8 @@ class Store:
         )
         return self._commit(planned.target, parent=planned.parent, rollback=event)
 
-    def countersign(self, event: GenerationSigned) -> Generation:
-        """Append a signature of a generation that is committed already, and project it.
+    def add_signature(self, event: GenerationSigned) -> Generation:
+        """Append one more signature of a committed generation, and project it.
 
         Raises:
             DamagedHistoryError: It cannot be signed any more; nothing was appended.
@@ -248,11 +247,11 @@ class Store:
 
     def _commit(self, number: int, *, parent: int | None, rollback: RolledBack | None) -> Generation:
         while True:
-            build, head = self.state.builds[number], self.ledger.head
+            build, head = self.state.builds[number], self.event_store.head
             if rollback is None:
-                _require_standing(self.state, build)
-            now = self.ledger.clock.wall_ns()
-            first = [] if rollback is None else [self.ledger.record(rollback, build=None, wall_ns=now)]
+                _require_still_valid(self.state, build)
+            now = self.event_store.clock.wall_ns()
+            first = [] if rollback is None else [self.event_store.record(rollback, build=None, wall_ns=now)]
             raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
             signed = Signature() if self.signer is None else self.signer.sign(raw)
             event = BuildCommitted(
@@ -265,17 +264,17 @@ class Store:
                 signature=signed.signature,
                 key_id=signed.key_id,
             )
-            last = self.ledger.record(event, build=number, wall_ns=now)
+            last = self.event_store.record(event, build=number, wall_ns=now)
             projections = dict(head_projections(event.generation, raw))
             try:
-                self.ledger.append_on(head, [*first, last], projections)
+                self.event_store.append_on(head, [*first, last], projections)
             except HeadMovedError:
-                self.ledger.refresh()
+                self.event_store.refresh()
             else:
                 return self._make_visible(self.state.generations[event.generation])
 
     def _render(self, build: Build, before: Head, wall_ns: int) -> tuple[bytes, str]:
-        """Return the manifest of the generation to come and the digest of its body, as a reader accepts them."""
+        """Return the manifest of the next generation and the digest of its body, after parsing it as a reader would."""
         body = body_of(self.state, build)
         envelope = manifest.Envelope(
             cache_id=self.state.cache_id,
@@ -289,42 +288,42 @@ class Store:
         return raw, manifest.body_digest(body)
 
     def _make_visible(self, generation: Generation) -> Generation:
-        """Project a generation that was just committed, from the reserve if need be."""
+        """Project a generation that was just committed, using the reserve if the disk is full."""
         try:
             try:
                 self.project(generation)
             except DiskFullError:
-                self.release_reserve()
+                release_reserve(self.layout)
                 self.project(generation)
         except StoreError as error:
             raise UnprojectedError(error, generation=generation.number) from error
         return generation
 
     def project(self, generation: Generation) -> None:
-        """Write what is missing on disk of a generation; see `Projections.write`."""
-        self.projections.write(self.ledger, generation)
+        """Write the missing files of a generation; see `Projections.write`."""
+        self.projections.write(self.event_store, generation)
 
     def _recover(self) -> None:
         # After a SIGKILL of a writer, a read may lag one commit behind the durable state while another process
-        # holds the file; a write transaction puts that right.
-        self.ledger.journal.append([])
+        # holds the file; a write transaction corrects that.
+        self.event_store.journal.append([])
         if not self.state.cache_id:
             raise DamagedHistoryError(
                 "expected a journal that begins with the genesis of a cache, found an empty one",
                 kind=ErrorKind.IMPOSSIBLE_HISTORY,
                 hint="move the cache away and build again",
             )
-        observed = observe(self.layout)
+        observed = list_cache_files(self.layout)
         try:
             self.recovered = plan(self.state, observed)
         except DamagedHistoryError as error:
             chains = [entry.chain.hex() for entry in self.journal.entries(1)]
-            raise journal_consistency.explained(self.layout, self.state, chains, error) from error
+            raise journal_consistency.explain_disagreement(self.layout, self.state, chains, error) from error
         self.recover(self.recovered)
-        set_head_projections(self.ledger)
+        set_head_projections(self.event_store)
 
     def recover(self, actions: Sequence[Action]) -> None:
-        """Carry out a recovery plan; may be interrupted anywhere and done again."""
+        """Carry out a recovery plan; it may be interrupted anywhere and run again."""
         for action in actions:
             match action:
                 case ClearScratch():
@@ -339,41 +338,20 @@ class Store:
                     self.append_at_any_cost(abandoned, build=number)
 
     def _set_aside(self, path: Path) -> None:
-        """Keep a stranger as evidence, and free its name."""
+        """Move a file to quarantine, and record that."""
         if not os.path.lexists(path):
             return
         subject = str(path.relative_to(self.layout.root))
         try:
-            kept = set_aside(self.layout, path)
+            kept = move_to_quarantine(self.layout, path)
         except OSError as error:
             raise from_os_error(error, subject) from error
         self.made += 1
         self.append(Repaired(subject=subject, sha256="", action="set aside", quarantine=kept), build=None)
 
-    def fill_reserve(self, size: int) -> None:
-        """Set disk space aside, or as much as there is."""
-        path = self.layout.scratch / RESERVE_NAME
-        try:
-            fd = open_regular(path, os.O_CREAT | os.O_WRONLY, mode=0o600)
-            try:
-                before = os.fstat(fd).st_size
-                while size > os.fstat(fd).st_size and not _allocated(fd, size):
-                    size //= 2
-                self.made += os.fstat(fd).st_size > before
-            finally:
-                os.close(fd)
-        except OSError as error:
-            found = from_os_error(error, f"disk reserve in {self.layout.scratch}")
-            if not isinstance(found, DiskFullError):
-                raise found from error
-
-    def release_reserve(self) -> None:
-        """Give the disk space back that was set aside, if the disk lets us; whoever needs it says what is wrong."""
-        _release_reserve(self.layout)
-
     def _clear_scratch(self) -> None:
-        """Remove what a dead process left, unless somebody is writing artifacts beside us."""
-        with self.artifacts.alone() as alone:
+        """Remove what a dead process left, unless another process is writing artifacts."""
+        with self.artifacts.try_exclusive_lock() as alone:
             if alone:
                 try:
                     clear_scratch(self.layout)
@@ -381,42 +359,21 @@ class Store:
                     raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
 
-def _open_ledger(layout: Layout, clock: Clock) -> Ledger:
-    """Open the journal; where not even its lock file finds space, from the reserve, so that a full disk can be cleared."""
+def _open_event_store(layout: Layout, clock: Clock) -> EventStore:
+    """Open the journal; on a full disk, release the reserve first, so that there is space for the lock file."""
     try:
-        return Ledger.open(layout, clock)
+        return EventStore.open(layout, clock)
     except JournalFullError:
-        if not _release_reserve(layout):
+        if not release_reserve(layout):
             raise
-        return Ledger.open(layout, clock)
+        return EventStore.open(layout, clock)
 
 
-def _release_reserve(layout: Layout) -> bool:
-    """Give up the disk space that was set aside; returns whether there was any."""
-    try:
-        (layout.scratch / RESERVE_NAME).unlink()
-    except OSError:
-        return False
-    return True
-
-
-def _allocated(fd: int, size: int) -> bool:
-    """Set so many bytes aside, or tell that there is less."""
-    try:
-        os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        os.ftruncate(fd, 0)
-        return False
-    return True
-
-
-def _require_standing(state: State, build: Build) -> None:
-    """Hold the engines and index of a build against the journal: a check may have failed beside it."""
-    shown = [(state.memo.engines.get(event.key), event, name) for name, event in build.engines]
+def _require_still_valid(state: State, build: Build) -> None:
+    """Compare the engines and index of a build with the journal: another process may have recorded a failed check."""
+    shown = [(state.step_cache.engines.get(event.key), event, name) for name, event in build.engines]
     if build.index is not None:
-        index = state.memo.indexes.get(build.index.key)
+        index = state.step_cache.indexes.get(build.index.key)
         if index is None or refs_of(index) != refs_of(build.index):
             raise _withdrawn("the index")
     for known, event, name in shown:
@@ -426,24 +383,7 @@ def _require_standing(state: State, build: Build) -> None:
 
 def _withdrawn(what: str) -> RequestRefusedError:
     return RequestRefusedError(
-        f"expected {what} to stand as it did when the build took it, found it withdrawn or replaced meanwhile",
+        f"expected {what} to be what it was when the build used it, found it withdrawn or replaced meanwhile",
         kind=ErrorKind.WITHDRAWN,
         hint="c10 build (runs what is missing)",
     )
-
-
-def clear_scratch(layout: Layout) -> None:
-    """Remove everything but the disk reserve from the scratch folder; nobody writes to it meanwhile.
-
-    Raises:
-        OSError: Something cannot be removed.
-    """
-    # `os.walk` follows a link that it is given: what lies where it leads is not scratch.
-    for folder, names, files in () if layout.scratch.is_symlink() else os.walk(layout.scratch, topdown=False):
-        at = Path(folder)
-        for name in files:
-            if name != RESERVE_NAME:
-                (at / name).unlink(missing_ok=True)
-        for name in names:
-            path = at / name
-            path.unlink(missing_ok=True) if path.is_symlink() else path.rmdir()

@@ -1,7 +1,6 @@
-"""What is known of a cache at one place of its journal: its builds, its generations, and what may be reused. Pure.
+"""The state of a cache at one position of its journal: builds, generations, and results that may be reused. Pure.
 
-The state answers what the next build may reuse, what each generation shows and what every build did. How it comes
-about is the business of `store.domain.fold`: here are the values alone.
+Here are the values alone; `store.domain.fold` computes them from events.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,24 +10,24 @@ from store.base.canonical_json import Document
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.events import Event
-from store.domain.step_cache import Memo
+from store.domain.step_cache import StepCache
 
 FLIGHT = "flight"
 STAND_IN = "stand-in"
-"""What an engine is for: to be handed out on board, or to embed here on behalf of one for another device."""
+"""Purposes of an engine: to fly, or to embed on this machine in place of an engine for another device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """An event of a newer version: kept in its place, not understood."""
+    """An event of a newer version: it keeps its place, and this version cannot read it."""
 
     tag: str
     version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fact:
-    """An event in its place: `seq` from 1, `chain` the digest up to and with it, times in nanoseconds."""
+class RecordedEvent:
+    """An event as it is recorded: `seq` from 1, `chain` the digest up to and including it, times in nanoseconds."""
 
     seq: int
     chain: str
@@ -39,7 +38,7 @@ class Fact:
 
 
 class BuildStatus(StrEnum):
-    """How a build stands."""
+    """The status of a build."""
 
     OPEN = "open"
     COMMITTED = "committed"
@@ -83,7 +82,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What one commit made. `origin` is the build it shows, `parent` the origin to go back to.
+    """One commit. `origin` is the build that it shows, `parent` the build that a rollback goes back to.
 
     `signatures` are pairs of key id and signature; `format` is that of the manifest.
     """
@@ -103,17 +102,17 @@ class Generation:
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """Everything folded so far. Treat as a value: only `store.domain.fold` changes one, and only a copy of its own."""
+    """The folded state. Treat it as a value: only `store.domain.fold` changes one, and only its own copy."""
 
     position: Position = field(default_factory=Position)
     cache_id: str = ""
     created_ns: int = 0
     builds: dict[int, Build] = field(default_factory=dict)
     generations: dict[int, Generation] = field(default_factory=dict)
-    memo: Memo = field(default_factory=Memo)
+    step_cache: StepCache = field(default_factory=StepCache)
     undone: dict[str, int] = field(default_factory=dict)
     accepted: frozenset[int] = frozenset()
-    retired: frozenset[int] = frozenset()
+    collected_generations: frozenset[int] = frozenset()
     open_build: int | None = None
     pending_rollback: e.RolledBack | None = None
     unknown: tuple[str, ...] = ()
@@ -132,8 +131,12 @@ class State:
     @property
     def collected(self) -> frozenset[int]:
         """Builds that were committed and whose generations' files have all been collected, or are about to be."""
-        shown = {found.origin for number, found in self.generations.items() if number not in self.retired}
-        return frozenset(self.generations[number].origin for number in self.retired) - shown
+        shown = {
+            found.origin
+            for number, found in self.generations.items()
+            if number not in self.collected_generations
+        }
+        return frozenset(self.generations[number].origin for number in self.collected_generations) - shown
 
     @property
     def next_build(self) -> int:
@@ -146,7 +149,7 @@ class State:
             self,
             builds=dict(self.builds),
             generations=dict(self.generations),
-            memo=self.memo.copy(),
+            step_cache=self.step_cache.copy(),
             undone=dict(self.undone),
             denied=dict(self.denied),
         )
@@ -159,4 +162,4 @@ def checks_of(state: State, build: Build) -> tuple[e.CheckPassed, ...]:
         shown.add((build.stand_in.key, build.stand_in.artifact.sha256))
     if build.index is not None:
         shown.add((build.index.key, build.index.artifact.sha256))
-    return state.memo.checks_of(shown)
+    return state.step_cache.checks_of(shown)

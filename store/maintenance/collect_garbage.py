@@ -25,20 +25,21 @@ from journal import HeadMovedError
 from journal.fsync import fsync_dir
 from store.base.values import ArtifactRef
 from store.cache.event_store import RETRYABLE
-from store.cache.view import RESERVE_NAME, look
-from store.cache.writer import Store
+from store.cache.view import open_view
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
+from store.disk.scratch import RESERVE_NAME, release_reserve
 from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
 from store.errors import ArtifactError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.file_names import signed_manifest
 from store.policy.retention import (
-    Decision,
-    Doomed,
-    Gone,
+    CollectionPlan,
     KeepPolicy,
+    Removal,
+    RemovalReason,
     decide,
     tables_needed,
     tables_wanted,
@@ -55,19 +56,19 @@ class CollectionResult:
         done: Whether it was carried out.
     """
 
-    decision: Decision
+    decision: CollectionPlan
     projections: tuple[int, int]
     done: bool
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to remove."""
-        return not (self.decision.doomed or self.decision.retired or self.projections[0])
+        return not (self.decision.removals or self.decision.collected_generations or self.projections[0])
 
     @property
     def files(self) -> int:
         """Files removed, or to be removed."""
-        return len(self.decision.doomed) + self.projections[0]
+        return len(self.decision.removals) + self.projections[0]
 
     @property
     def size(self) -> int:
@@ -82,14 +83,14 @@ def preview(layout: Layout, policy: KeepPolicy) -> CollectionResult:
         ArtifactError: A block table that must stay cannot be read.
         StoreError, journal.JournalError: The cache cannot be read.
     """
-    state = look(layout).state
+    state = open_view(layout).state
     decision = _decide(state, policy, Artifacts(layout))
     return CollectionResult(
         decision=decision, projections=_measure(_projections(layout, state, decision)), done=False
     )
 
 
-def collect(store: Store, policy: KeepPolicy) -> CollectionResult:
+def collect(store: CacheWriter, policy: KeepPolicy) -> CollectionResult:
     """Remove what the policy does not keep.
 
     Args:
@@ -102,13 +103,13 @@ def collect(store: Store, policy: KeepPolicy) -> CollectionResult:
         StoreError: A file could not be removed; the next collection goes on from here.
     """
     while True:
-        head, state = store.ledger.head, store.state
+        head, state = store.event_store.head, store.state
         decision = _decide(state, policy, store.artifacts)
         projections = _projections(store.layout, state, decision)
         done = CollectionResult(decision=decision, projections=_measure(projections), done=True)
         if done.empty:
             return done
-        generations = tuple(sorted({*decision.retired, *projections}))
+        generations = tuple(sorted({*decision.collected_generations, *projections}))
         planned = [
             CollectionPlanned(
                 digests=tuple(each.sha256 for each in some),
@@ -117,19 +118,21 @@ def collect(store: Store, policy: KeepPolicy) -> CollectionResult:
                 policy=policy.to_document(),
                 host=store.host,
             )
-            for first, some in _pieces(decision.doomed)
+            for first, some in _pieces(decision.removals)
         ]
         try:
-            store.ledger.append_on(head, [store.ledger.record(event, build=None) for event in planned])
+            store.event_store.append_on(
+                head, [store.event_store.record(event, build=None) for event in planned]
+            )
         except HeadMovedError:
             # Somebody accepted a generation or compiled an engine beside us: decide again.
-            store.ledger.refresh()
+            store.event_store.refresh()
         except RETRYABLE:
             if not _make_room(store, decision):
                 raise
         else:
             break
-    _remove(store.layout, projections, decision.doomed)
+    _remove(store.layout, projections, decision.removals)
     store.append(
         *(
             Collected(digests=event.digests, generations=event.generations, size=event.size, host=store.host)
@@ -140,17 +143,17 @@ def collect(store: Store, policy: KeepPolicy) -> CollectionResult:
     return done
 
 
-def _make_room(store: Store, decision: Decision) -> bool:
+def _make_room(store: CacheWriter, decision: CollectionPlan) -> bool:
     """Free what needs no plan, on a disk too full to record one: the reserve, and files that nothing names."""
-    unnamed = [each for each in decision.doomed if each.why is Gone.UNREFERENCED]
+    unnamed = [each for each in decision.removals if each.why is RemovalReason.UNREFERENCED]
     freed = bool(unnamed) or (store.layout.scratch / RESERVE_NAME).exists()
-    store.release_reserve()
+    release_reserve(store.layout)
     _remove(store.layout, {}, unnamed)
-    store.ledger.reopen()
+    store.event_store.reopen()
     return freed
 
 
-def _decide(state: State, policy: KeepPolicy, artifacts: Artifacts) -> Decision:
+def _decide(state: State, policy: KeepPolicy, artifacts: Artifacts) -> CollectionPlan:
     tables = dict(_read(tables_needed(state, policy), artifacts))
     for origin, table in tables_wanted(state, policy).items():
         try:
@@ -186,10 +189,12 @@ def _present(artifacts: Artifacts) -> dict[str, int]:
         raise from_os_error(error, f"artifacts in {artifacts.layout.artifacts}") from error
 
 
-def _projections(layout: Layout, state: State, decision: Decision) -> dict[int, tuple[Path, ...]]:
+def _projections(layout: Layout, state: State, decision: CollectionPlan) -> dict[int, tuple[Path, ...]]:
     """Signatures, then the manifest, of generations that are retired, now or by a collection that did not finish."""
-    retired = state.retired.union(decision.retired)
-    names = {number: name for number, name in layout.manifest_files().items() if number in retired}
+    collected_generations = state.collected_generations.union(decision.collected_generations)
+    names = {
+        number: name for number, name in layout.manifest_files().items() if number in collected_generations
+    }
     found = {number: list[Path]() for number in sorted(names)}
     of = {name: number for number, name in names.items()}
     for path in sorted(layout.manifests.iterdir()) if names else ():
@@ -206,24 +211,24 @@ def _measure(projections: Mapping[int, Sequence[Path]]) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _pieces(doomed: Sequence[Doomed]) -> Iterator[tuple[bool, list[Doomed]]]:
+def _pieces(removals: Sequence[Removal]) -> Iterator[tuple[bool, list[Removal]]]:
     """Cut what goes into as many events as it needs, at least one; the first is told apart."""
-    rest = iter(doomed)
+    rest = iter(removals)
     yield True, list(islice(rest, MAX_COLLECTED))
     while some := list(islice(rest, MAX_COLLECTED)):
         yield False, some
 
 
-def _remove(layout: Layout, projections: Mapping[int, Sequence[Path]], doomed: Sequence[Doomed]) -> None:
+def _remove(layout: Layout, projections: Mapping[int, Sequence[Path]], removals: Sequence[Removal]) -> None:
     try:
         for some in (slice(-1), slice(-1, None)):
             for path in (path for paths in projections.values() for path in paths[some]):
                 path.unlink(missing_ok=True)
             if projections:
                 fsync_dir(layout.manifests)
-        for each in doomed:
+        for each in removals:
             layout.artifact(each.sha256).unlink(missing_ok=True)
-        for folder in sorted({layout.artifact_folder(each.sha256) for each in doomed}):
+        for folder in sorted({layout.artifact_folder(each.sha256) for each in removals}):
             fsync_dir(folder)
     except OSError as error:
         raise from_os_error(error, f"collecting from {layout.root}") from error

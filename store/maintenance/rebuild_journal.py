@@ -24,11 +24,11 @@ from journal.record import EMPTY, encode, extend
 from store.base import canonical_json
 from store.base.clock import Clock, SystemClock
 from store.cache import journal_consistency, segment
-from store.cache.event_mapper import to_fact, to_record
+from store.cache.event_mapper import to_record, to_recorded_event
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.events import GenerationSigned
-from store.domain.fold import absorb
+from store.domain.fold import fold_into
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
@@ -131,7 +131,7 @@ class _History:
         return self.entries[-1].head if self.entries else EMPTY
 
     def take(self, entries: Sequence[Entry]) -> None:
-        absorb(self.state, map(to_fact, entries))
+        fold_into(self.state, map(to_recorded_event, entries))
         self.entries.extend(entries)
 
     def sign(self, events: Sequence[GenerationSigned], clock: Clock) -> None:
@@ -149,7 +149,7 @@ class _History:
             if canonical_json.sha256(project(self.state, generation)) != generation.manifest_sha256:
                 raise _broken(f"the records of generation {number} to project to the manifest they commit")
         chains = [entry.chain.hex() for entry in self.entries]
-        against = journal_consistency.gather(layout, self.state, chains, segments=False).against
+        against = journal_consistency.compare_files(layout, self.state, chains, segments=False).contradiction
         if against:
             raise _broken(f"the segments of this cache, all of them; {against}")
 
@@ -214,7 +214,7 @@ def _salvage_generation(layout: Layout, number: int, history: _History) -> list[
     """Return the records up to the commit of a generation; none if they do not reach it."""
     state, found = history.state.copy(), list[Entry]()
     for entry in _acceptable(history.state, _salvage(layout, history.head)):
-        absorb(state, (to_fact(entry),))
+        fold_into(state, (to_recorded_event(entry),))
         found.append(entry)
         if len(state.generations) == number:
             return found
@@ -241,7 +241,7 @@ def _folded(state: State, entries: Sequence[Entry]) -> Iterator[State]:
     for entry in entries:
         committed = len(trial.generations)
         try:
-            absorb(trial, (to_fact(entry),))
+            fold_into(trial, (to_recorded_event(entry),))
             head = trial.head
             if head is not None and head.number > committed:
                 wrong = canonical_json.sha256(project(trial, head)) != head.manifest_sha256
@@ -266,7 +266,7 @@ def _set_aside(layout: Layout) -> str:
     if not os.path.lexists(layout.journal):
         return ""
     try:
-        return set_aside(layout, layout.journal)
+        return move_to_quarantine(layout, layout.journal)
     except OSError as error:
         raise from_os_error(error, f"journal {layout.journal}") from error
 

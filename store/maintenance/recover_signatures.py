@@ -76,7 +76,7 @@ def recover_signatures(
     signers = {
         number: list(signers_of(generation))
         for number, generation in state.generations.items()
-        if number not in state.retired
+        if number not in state.collected_generations
     }
     events, doubtful = list[GenerationSigned](), list[_Found]()
     for found in _files(layout):

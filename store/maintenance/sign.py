@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 
 from store.cache.projections import signers_of
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.repair_commands import repairing
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
@@ -40,7 +40,7 @@ class SignResult:
     manifest_sha256: str
 
 
-def sign(store: Store, number: int | None, signer: Signer) -> SignResult:
+def sign(store: CacheWriter, number: int | None, signer: Signer) -> SignResult:
     """Add a signature to a generation and write its file; nothing changes if the key has signed it before.
 
     Args:
@@ -66,7 +66,7 @@ def sign(store: Store, number: int | None, signer: Signer) -> SignResult:
             key_id=signature.key_id,
             host=store.host,
         )
-        generation = store.countersign(event)
+        generation = store.add_signature(event)
     return SignResult(
         generation=generation.number,
         origin=generation.origin,
@@ -92,7 +92,7 @@ def _required(state: State, number: int | None) -> Generation:
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 log",
         )
-    if generation.number in state.retired:
+    if generation.number in state.collected_generations:
         raise RequestRefusedError(
             f"expected generation {generation.number} to be kept, found it collected: its files are gone",
             kind=ErrorKind.COLLECTED,
@@ -101,7 +101,7 @@ def _required(state: State, number: int | None) -> Generation:
     return generation
 
 
-def _manifest(store: Store, generation: Generation) -> bytes:
+def _manifest(store: CacheWriter, generation: Generation) -> bytes:
     """Return the manifest as the journal projects it, which must be what lies on disk."""
     raw, name = project(store.state, generation), _name(store, generation)
     if _read(store, name) != raw:
@@ -113,7 +113,7 @@ def _manifest(store: Store, generation: Generation) -> bytes:
     return raw
 
 
-def _require_room(store: Store, generation: Generation, signature: bytes) -> None:
+def _require_room(store: CacheWriter, generation: Generation, signature: bytes) -> None:
     place = len(generation.signatures) + 1
     if place > MAX_SIGNATURES:
         raise RequestRefusedError(
@@ -130,12 +130,12 @@ def _require_room(store: Store, generation: Generation, signature: bytes) -> Non
         )
 
 
-def _name(store: Store, generation: Generation) -> str:
+def _name(store: CacheWriter, generation: Generation) -> str:
     layout = store.layout
     return layout.manifest_files().get(generation.number) or layout.manifest_name(generation.number)
 
 
-def _read(store: Store, name: str) -> bytes | None:
+def _read(store: CacheWriter, name: str) -> bytes | None:
     try:
         return read_regular(store.layout.manifests / name, limit=MAX_MANIFEST_BYTES)
     except FileNotFoundError:

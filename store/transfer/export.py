@@ -16,8 +16,7 @@ from pathlib import Path
 from journal import Entry
 from journal.fsync import fsync_dir
 from store.base.values import ArtifactRef
-from store.cache.view import History
-from store.cache.view import read as read_cache
+from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
 from store.disk.layout import Layout
 from store.disk.write_once import Draft
@@ -118,14 +117,14 @@ def export(
             return ExportResult(path=target, header=content.header, file=file, missing=content.missing)
 
 
-def _stable_content(layout: Layout, select: Callable[[History], _Content]) -> _Content:
+def _stable_content(layout: Layout, select: Callable[[HistoryView], _Content]) -> _Content:
     """Select the content; read again if artifacts are missing that a collection may have just removed."""
-    view = read_cache(layout, strict=False)
+    view = read_history(layout, strict=False)
     content = select(view)
     for _ in range(_RETRIES):
         if not content.missing:
             break
-        later = read_cache(layout, strict=False)
+        later = read_history(layout, strict=False)
         if later.head == view.head:
             break
         view = later
@@ -134,7 +133,7 @@ def _stable_content(layout: Layout, select: Callable[[History], _Content]) -> _C
 
 
 def _content(
-    view: History,
+    view: HistoryView,
     *,
     artifacts: Artifacts,
     build: int | None,
@@ -190,7 +189,7 @@ def _content(
     return _Content(header=header, entries=entries[:end], refs=refs, missing=tuple(sorted(missing)))
 
 
-def _last_record(view: History, number: int) -> int:
+def _last_record(view: HistoryView, number: int) -> int:
     """Return the record with which a build ended; the last one of all if it did not end."""
     if number not in view.state.builds:
         raise RequestRefusedError(
@@ -215,7 +214,7 @@ def _newest_failed(state: State) -> int:
     return max(failed, default=max(state.builds))
 
 
-def _require_all_artifacts(view: History, state: State) -> None:
+def _require_all_artifacts(view: HistoryView, state: State) -> None:
     """Make sure that all artifacts of a working cache are known, and were not collected.
 
     An export for the analysis of a failure needs less: it may come from a journal that lost its newest records.

@@ -25,18 +25,17 @@ from journal.storage.filesystem import filesystem_type, judge_filesystem
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
-from store.cache.event_mapper import to_facts, to_record
-from store.cache.event_store import Ledger
+from store.cache.event_mapper import to_record, to_recorded_events
+from store.cache.event_store import EventStore
 from store.cache.projections import Projections, signatures_of
-from store.cache.view import History as View
-from store.cache.view import read as read_cache
+from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
 from store.domain.events import Event, Imported
 from store.domain.fold import fold
 from store.domain.manifest_projection import head_projections, project
-from store.domain.state import Fact, State
+from store.domain.state import RecordedEvent, State
 from store.errors import (
     ArtifactError,
     BundleError,
@@ -101,7 +100,7 @@ class _BundleHistory:
     """
 
     entries: Sequence[Entry]
-    facts: Sequence[Fact]
+    facts: Sequence[RecordedEvent]
     state: State
     known: int
     outcome: ImportOutcome
@@ -139,7 +138,7 @@ def import_bundle(
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
     refuse_exposed(layout.root)
-    refuse_displaced(layout)
+    refuse_symlinked_folders(layout)
     with open_bundle(path) as reader:
         history = _check_history(layout, tuple(reader.entries()))
         _require_signed(history.state, trusted_keys)
@@ -150,7 +149,7 @@ def import_bundle(
         except OSError as error:
             raise from_os_error(error, f"cache {layout.root}") from error
         artifacts = Artifacts(layout)
-        with artifacts.sharing():
+        with artifacts.shared_lock():
             if on_total is not None:
                 on_total(reader.header.size)
             named = artifacts_named(history.facts)
@@ -169,7 +168,7 @@ def import_bundle(
 def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
     """Fold the records of a bundle, and compare them with each other and with those of the cache, if there is one."""
     try:
-        facts = tuple(to_facts(entries))
+        facts = tuple(to_recorded_events(entries))
         state = fold(facts)
     except RecordError as error:
         raise BundleError(f"bundle: {error.message}", kind=ErrorKind.BUNDLE, hint=_EXPORT_AGAIN) from error
@@ -190,7 +189,7 @@ def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
         return _BundleHistory(
             entries=entries, facts=facts, state=state, known=-1, outcome=ImportOutcome.IMPORTED
         )
-    own = read_cache(layout)
+    own = read_history(layout)
     common = min(len(own.entries), len(entries))
     if not common or own.entries[common - 1].chain != entries[common - 1].chain:
         raise _own_history_error(layout, own, entries)
@@ -198,7 +197,7 @@ def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
     return _BundleHistory(entries=entries, facts=facts, state=state, known=common, outcome=outcome)
 
 
-def _own_history_error(layout: Layout, own: View, entries: Sequence[Entry]) -> RequestRefusedError:
+def _own_history_error(layout: Layout, own: HistoryView, entries: Sequence[Entry]) -> RequestRefusedError:
     pairs = zip(own.entries, entries, strict=False)
     same = next((ours.seq - 1 for ours, theirs in pairs if ours.chain != theirs.chain), 0)
     what = f"one that shares the first {same} and goes its own way from there" if same else "another cache"
@@ -299,11 +298,11 @@ def _append(layout: Layout, history: _BundleHistory, events: Sequence[Event], cl
             journal.append([*records, *own], views, expect=Head(last.seq, last.chain))
         elif history.outcome is ImportOutcome.UNCHANGED and own:
             journal.append(own)
-        ledger, projections = Ledger(layout, clock, journal), Projections(layout)
+        event_store, projections = EventStore(layout, clock, journal), Projections(layout)
         # The newest first: a reader meanwhile sees the new head, or the one before the import.
-        for _, generation in sorted(ledger.state.generations.items(), reverse=True):
-            projections.write(ledger, generation)
-        return ledger.state
+        for _, generation in sorted(event_store.state.generations.items(), reverse=True):
+            projections.write(event_store, generation)
+        return event_store.state
 
 
 def _imported(  # noqa: PLR0917 - the fields of the event

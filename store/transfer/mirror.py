@@ -23,13 +23,12 @@ from store.base import canonical_json
 from store.base.values import ArtifactRef
 from store.cache import segment
 from store.cache.projections import signatures_of
-from store.cache.view import History
-from store.cache.view import read as read_cache
-from store.cache.writer import clear_scratch
+from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
 from store.disk.repair_commands import repairing
+from store.disk.scratch import clear_scratch
 from store.disk.write_once import write_once
 from store.domain.manifest_projection import project
 from store.domain.state import Generation
@@ -98,7 +97,7 @@ class _Source:
         segments: The segments of all generations.
     """
 
-    view: History
+    view: HistoryView
     head: Generation
     manifest: Manifest
     artifacts: tuple[ArtifactRef, ...]
@@ -161,7 +160,7 @@ def mirror(
             )
         except ArtifactError:
             # A build and a collection meanwhile remove artifacts of the head that this run began with.
-            if read_cache(layout).state.head == source.head:
+            if read_history(layout).state.head == source.head:
                 raise
 
 
@@ -178,7 +177,7 @@ def _update_copy(
     target = Layout(destination, layout.manifest_filename)
     _require_apart(layout, target)
     refuse_exposed(destination)
-    refuse_displaced(target)
+    refuse_symlinked_folders(target)
     previous = _require_same_history(target, source)
     if _find_missing(source, target, full=full).nothing:
         return MirrorResult(generation=source.head.number, previous=previous, files=0, size=0)
@@ -206,7 +205,7 @@ def _update_copy(
 
 
 def _read_source(layout: Layout) -> _Source:
-    view = read_cache(layout)
+    view = read_history(layout)
     if view.state.unknown:
         raise UnknownEventError(
             f"expected events this version knows, found {view.state.unknown[0]}",
@@ -239,7 +238,7 @@ def _read_source(layout: Layout) -> _Source:
     )
 
 
-def _segments(layout: Layout, view: History) -> Iterator[_File]:
+def _segments(layout: Layout, view: HistoryView) -> Iterator[_File]:
     before = EMPTY
     for number, generation in view.state.generations.items():
         data = segment.encode(number, before, view.entries[before.seq : generation.seq])

@@ -18,13 +18,13 @@ from store.domain.events import (
     Imported,
 )
 from store.domain.index_files import refs_of
-from store.domain.state import Build, BuildStatus, Fact, State, Unknown
+from store.domain.state import Build, BuildStatus, RecordedEvent, State, Unknown
 
 _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
 _WITH_INDEX = frozenset({"index", "coverage", "commit"})
 
 
-def artifacts_named(facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
+def artifacts_named(facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
     """Return digest to reference of every artifact that facts name, still needed or not.
 
     Raises:
@@ -33,13 +33,15 @@ def artifacts_named(facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
     return {ref.sha256: ref for fact in facts for ref in _refs_of(fact)}
 
 
-def digests_collected(facts: Iterable[Fact]) -> frozenset[str]:
+def digests_collected(facts: Iterable[RecordedEvent]) -> frozenset[str]:
     """Return the digests that garbage collections have removed."""
     plans = (fact.event for fact in facts if isinstance(fact.event, CollectionPlanned))
     return frozenset(digest for plan in plans for digest in plan.digests)
 
 
-def artifacts_of_failing_step(state: State, number: int, facts: Iterable[Fact]) -> dict[str, ArtifactRef]:
+def artifacts_of_failing_step(
+    state: State, number: int, facts: Iterable[RecordedEvent]
+) -> dict[str, ArtifactRef]:
     """Return digest to reference of what the failing step of a build worked on.
 
     Args:
@@ -65,7 +67,7 @@ def last_step(build: Build) -> tuple[str, str]:
     return kind, subject
 
 
-def _of_step(state: State, build: Build, facts: Iterable[Fact]) -> Iterator[ArtifactRef]:
+def _of_step(state: State, build: Build, facts: Iterable[RecordedEvent]) -> Iterator[ArtifactRef]:
     step, subject = last_step(build)
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
@@ -76,10 +78,10 @@ def _of_step(state: State, build: Build, facts: Iterable[Fact]) -> Iterator[Arti
         if build.index is not None:
             yield from refs_of(build.index)
         for space in _spaces(build, facts):
-            yield from (event.block for event in state.memo.blocks_in(space))
+            yield from (event.block for event in state.step_cache.blocks_in(space))
 
 
-def _spaces(build: Build, facts: Iterable[Fact]) -> set[str]:
+def _spaces(build: Build, facts: Iterable[RecordedEvent]) -> set[str]:
     spaces = {
         fact.event.space
         for fact in facts
@@ -99,7 +101,7 @@ def _tables(build: Build) -> Iterator[ArtifactRef]:
         yield build.coverage.geography
 
 
-def _refs_of(fact: Fact) -> Iterator[ArtifactRef]:
+def _refs_of(fact: RecordedEvent) -> Iterator[ArtifactRef]:
     event = fact.event
     if isinstance(event, Unknown | Imported):
         # The event names the bundle itself, which is no artifact of the cache.

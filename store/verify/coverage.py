@@ -228,10 +228,10 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
     collected = state.collected
     builds = (build for build in state.builds.values() if build.number not in collected)
     digests = {ref.sha256 for build in builds for ref in _refs_of(build)}
-    digests.update(ref.sha256 for event in state.memo.engines.values() for ref in artifacts_of(event))
-    digests.update(ref.sha256 for event in state.memo.indexes.values() for ref in refs_of(event))
-    for name in state.memo.blocks:
-        digests.update(event.block.sha256 for event in state.memo.blocks_of(name))
+    digests.update(ref.sha256 for event in state.step_cache.engines.values() for ref in artifacts_of(event))
+    digests.update(ref.sha256 for event in state.step_cache.indexes.values() for ref in refs_of(event))
+    for name in state.step_cache.blocks:
+        digests.update(event.block.sha256 for event in state.step_cache.blocks_of(name))
     digests.update(row.ref.sha256 for table in tables for row in table)
     return frozenset(digests)
 

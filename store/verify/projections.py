@@ -48,10 +48,10 @@ def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Fi
             )
             for place, signature in enumerate(signed, start=1)
         )
-        if number not in view.state.retired:
+        if number not in view.state.collected_generations:
             yield from _foreign_signatures(name, number, len(signed), view)
         first = generation.seq
-        for path, seen, is_right in expected[:1] if number in view.state.retired else expected:
+        for path, seen, is_right in expected[:1] if number in view.state.collected_generations else expected:
             # The folders were listed before the journal was read: a commit since then wrote files after that.
             present = seen or path.exists()
             # A signature is short, and nothing else would explain the NO-GO of a damaged one.

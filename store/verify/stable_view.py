@@ -8,7 +8,7 @@ import time
 
 from journal.lock import held
 from store.cache import journal_consistency
-from store.cache.view import View, look, read
+from store.cache.view import View, open_view, read_history
 from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, ErrorKind
 
@@ -50,10 +50,10 @@ def _lacks_manifest(view: View) -> bool:
 def _read_view(layout: Layout, *, whole: bool) -> View:
     """Read the cache; if files disagree with the journal, make sure that the files are wrong."""
     try:
-        return read(layout) if whole else look(layout)
+        return read_history(layout) if whole else open_view(layout)
     except DamagedHistoryError as error:
         if error.kind is not ErrorKind.JOURNAL_REPLACED or not layout.journal.exists():
             raise
-        history = read(layout, strict=False)
-        journal_consistency.require_journal(layout, history.state, history.chains)
+        history = read_history(layout, strict=False)
+        journal_consistency.require_consistent_journal(layout, history.state, history.chains)
         return history

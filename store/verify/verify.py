@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final
 
 from store.base.values import ArtifactRef
-from store.cache.view import History, View, look
+from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -77,11 +77,11 @@ def verify(
         report = _verify(view, options)
         if all(problem.kind in _LASTING for problem in report.problems):
             return report
-        now = look(layout, strict=False)
+        now = open_view(layout, strict=False)
         if now.head == view.head:
             return report
         if attempt == _ATTEMPTS:
-            return report.without(now.state.retired)
+            return report.without(now.state.collected_generations)
         options = replace(options, on_total=None, on_bytes=None)
         attempt += 1
 
@@ -101,7 +101,7 @@ class _Options:
 
 def _verify(view: View, options: _Options) -> VerifyReport:
     head, artifacts, full = _require_head(view), Artifacts(view.layout), options.depth is Depth.FULL
-    findings = [*projection_findings(view, view.chains if isinstance(view, History) else None)]
+    findings = [*projection_findings(view, view.chains if isinstance(view, HistoryView) else None)]
     manifests = _manifests(view.state, head, every=full)
     check = ArtifactCheck(artifacts=artifacts, on_bytes=options.on_bytes)
     for origin, manifest in manifests.items():
@@ -239,7 +239,7 @@ def _naming_generations(state: State, artifacts: Artifacts) -> dict[str, list[in
     """Return digest to the generations that name the artifact."""
     by_origin: dict[int, list[int]] = {}
     for number, generation in state.generations.items():
-        if number not in state.retired:
+        if number not in state.collected_generations:
             by_origin.setdefault(generation.origin, []).append(number)
     named: dict[str, list[int]] = {}
     for numbers in by_origin.values():

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import linear_regression, median
 from typing import Any, Final
 
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.maintenance.collect_garbage import preview
 from store.policy.retention import KeepPolicy
@@ -102,7 +102,7 @@ def one(size: int, dimensions: int, folder: Path) -> Mapping[str, Any]:
     change_one(archive, 0)
     take("one changed", lambda: site.built(**source))
     take("open", lambda: FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED), times=9)
-    take("status", lambda: look(layout), times=5)
+    take("status", lambda: open_view(layout), times=5)
     take("verify", lambda: verify(layout, depth=Depth.QUICK), times=3)
     take("verify --full", lambda: verify(layout, depth=Depth.FULL))
     take("replay", lambda: replay(from_cache(layout)))
@@ -148,7 +148,7 @@ def _peak() -> int:
 
 
 def _index_bytes(layout: Layout) -> int:
-    build = look(layout).state.head_build
+    build = open_view(layout).state.head_build
     if build is None or build.index is None:
         raise SystemExit("expected an index, found none")
     return build.index.artifact.size

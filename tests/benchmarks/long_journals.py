@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from pipeline.embed.cells import CELL_SHIFT
 from store.base.values import ArtifactRef
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CellEmbedded, StepStarted
 from tests.benchmarks.caches import BigSite, write_mbtiles
@@ -37,7 +37,7 @@ def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
     write_mbtiles(site.root / "tiles.mbtiles", _ROWS)
     site.built(source="tiles.mbtiles")
     layout = Layout(site.cache)
-    facts = read(layout).facts
+    facts = read_history(layout).facts
     started = next(fact.event for fact in facts if isinstance(fact.event, BuildStarted))
     like = next(fact.event for fact in facts if isinstance(fact.event, CellEmbedded))
     before = layout.journal.stat().st_blocks
@@ -48,16 +48,16 @@ def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
         for first in range(0, count, _CELLS):
             _append(store, number, like, first)
         took = time.perf_counter() - began
-    memory, _ = retained(lambda: look(layout).state)
+    memory, _ = retained(lambda: open_view(layout).state)
     return {
         "journal_bytes": (layout.journal.stat().st_blocks - before) * 512,
         "append_s": took,
-        "fold_s": median(wall(lambda: look(layout)) for _ in range(_TURNS)),
+        "fold_s": median(wall(lambda: open_view(layout)) for _ in range(_TURNS)),
         "state_memory": memory,
     }
 
 
-def _append(store: Store, number: int, like: CellEmbedded, first: int) -> None:
+def _append(store: CacheWriter, number: int, like: CellEmbedded, first: int) -> None:
     """What a build appends for one window."""
     cells = [_cell(like, each) for each in range(first, first + _CELLS)]
     subjects = tuple(f"{cell.zoom}/{cell.cell_x}/{cell.cell_y}" for cell in cells)

@@ -13,7 +13,7 @@ from journal import Journal, Record
 from journal.record import EMPTY, encode, link
 from journal.testing import made_up
 from store.cache.event_mapper import to_record
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated, CellEmbedded
 from store.testing import made, ref_of
@@ -129,7 +129,7 @@ def fold(settings: Settings) -> Iterator[Row]:
     application.save(history)
 
     def ours() -> None:
-        if look(layout).state.builds[1].cells_embedded != number:
+        if open_view(layout).state.builds[1].cells_embedded != number:
             raise SystemExit("expected all events in the state, found fewer")
 
     def theirs() -> None:

@@ -14,7 +14,7 @@ import lmdb.verify
 import msgpack
 from pmtiles.tile import deserialize_directory, deserialize_header
 
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.domain.manifest_projection import project
 from store.manifest.manifest import parse
@@ -119,7 +119,7 @@ def verification(settings: Settings) -> Iterator[Row]:
     site.number = number
     write_pmtiles(site.root / "tiles.pmtiles", number)
     site.built(source="tiles.pmtiles")
-    state = look(site.layout).state
+    state = open_view(site.layout).state
     artifacts, head = Artifacts(site.layout), state.head
     if head is None:
         raise SystemExit("expected a committed generation, found none")
@@ -168,7 +168,7 @@ def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
     every record, the tables, whatever else lies in the tree and whether the index loads are looked at as well, and cost
     what they cost however small the artifacts are.
     """
-    state = look(site.layout).state
+    state = open_view(site.layout).state
     if state.head is None or state.head_build is None or state.head_build.index is None:
         raise SystemExit("expected a committed generation with an index, found none")
     named = named_by(parse(project(state, state.head)), Artifacts(site.layout))

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from pipeline.request.request import IndexKind
-from store.cache.view import look
+from store.cache.view import open_view
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, row
 
@@ -53,7 +53,7 @@ def _built(site: BigSite) -> Path:
 
 
 def _index_s(site: BigSite) -> float:
-    build = look(site.layout).state.head_build
+    build = open_view(site.layout).state.head_build
     if build is None or build.index is None:
         raise SystemExit("expected an index, found none")
     return build.index.elapsed_ms / 1000
@@ -72,7 +72,7 @@ def _changed(site: BigSite, archive: Path, *, pairs: int) -> Iterator[tuple[floa
         began = perf_counter()
         site.built(source=archive.name)
         yield perf_counter() - began, warm
-        build = look(site.layout).state.head_build
+        build = open_view(site.layout).state.head_build
         if build is None or build.tiles_embedded != 1:
             raise SystemExit(f"expected one tile to be embedded, found {build}")
 

@@ -26,7 +26,7 @@ from pipeline.tiles.sources.open_source import open_source
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CoverageWalked, TilesSelected
@@ -72,7 +72,7 @@ def rollback(settings: Settings) -> Iterator[Row]:
     ):
         steps = {id(great): count(), id(small): count()}
 
-        def roll(store: Store) -> None:
+        def roll(store: CacheWriter) -> None:
             planned = deciding.plan(store.state, to=1 + next(steps[id(store)]) % 2, why="measured")
             if planned is None:
                 raise SystemExit("expected something to roll back, found nothing")
@@ -92,7 +92,7 @@ def embedding(settings: Settings) -> Iterator[Row]:
     report = site.build(**_REQUEST, bbox=around(number))
     if report.error is not None:
         raise SystemExit(f"expected a build, found {report.error}")
-    event = next(iter(site.state().memo.engines.values()))
+    event = next(iter(site.state().step_cache.engines.values()))
     spec = engine_spec(site.artifact(event.artifact), event)
     rule = Preprocessing(
         size=(_SIDE, _SIDE), colour="rgb", layout="nchw", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
@@ -193,7 +193,7 @@ def index(settings: Settings) -> Iterator[Row]:
 
     number, dimensions = settings.size(10_000, 100_000), 384
     layout = Layout(settings.place("index") / "cache", allow_unknown_filesystem=True)
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}):
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}):
         pass
     artifacts, rows, vectors = Artifacts(layout), [], []
     for cell in range(-(-number // 256)):
@@ -315,16 +315,16 @@ def _block(cell: int, rows: int, dimensions: int) -> descriptor_block.Block:
 
 
 @contextmanager
-def _sparse_cache(folder: Path, size: int) -> Iterator[Store]:
+def _sparse_cache(folder: Path, size: int) -> Iterator[CacheWriter]:
     """A cache of two builds whose blocks are empty files of `size` bytes together, open for writing."""
     layout = Layout(folder / "cache", allow_unknown_filesystem=True)
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}) as store:
         for flight in ("f1", "f2"):
             _sparse_build(store, Scenario(flight=flight), size // _SPARSE_FILES)
         yield store
 
 
-def _sparse_build(store: Store, scenario: Scenario, size: int) -> None:
+def _sparse_build(store: CacheWriter, scenario: Scenario, size: int) -> None:
     number, inputs, work = store.state.next_build, scenario.inputs(), Work()
     started = made(
         BuildStarted, identity=build_identity(inputs), inputs=inputs, calibration=store.artifacts.put(b"{}")

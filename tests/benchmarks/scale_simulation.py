@@ -30,7 +30,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index.plan import IndexPlan, resolve
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.tiles.decode import decode
-from store.cache.view import look, read
+from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.domain.events import BuildCommitted, BuildStarted, CellEmbedded, StepStarted
@@ -133,7 +133,7 @@ def one_build(count: int, dimensions: int) -> Mapping[str, Any]:
         kept = retained(lambda: site.provisioner()._gather(request))[0]
         time.sleep(2.1)  # younger files are not trusted, and nothing is remembered of them
         site.warm(source=archive.name)
-        build = look(cold).state.head_build
+        build = open_view(cold).state.head_build
         if build is None or build.index is None or build.tiles is None:
             raise SystemExit(f"expected a committed build of {count} tiles, found {report.outcome}")
         with FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED) as cache:
@@ -168,7 +168,7 @@ def _journal(layout: Layout) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     began = ended = first = last = 0
     cells = block_bytes = 0
-    for fact in read(layout).facts:
+    for fact in read_history(layout).facts:
         tag, _, payload = event_codec.encode(fact.event)
         counts[tag] += 1
         sizes[tag] += len(json.dumps(payload, default=str))

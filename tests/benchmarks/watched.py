@@ -14,7 +14,7 @@ from pathlib import Path
 from time import sleep
 
 from pipeline.request.request import CheckOptions, IndexKind
-from store.cache.view import look
+from store.cache.view import open_view
 from tests.benchmarks.caches import BigSite
 
 _EVERY_S = 0.05
@@ -73,7 +73,7 @@ def main() -> None:
     site.number, site.dimensions, site.kind = int(number), int(dimensions), IndexKind(kind)
     # Vectors drawn by lot have no neighbourhoods: a graph of a million of them finds every other one again.
     site.built(source=ARCHIVE, checks=CheckOptions(recall=0.0))
-    build = look(site.layout).state.head_build
+    build = open_view(site.layout).state.head_build
     if build is None or build.index is None or build.index.kind != kind:
         raise SystemExit(f"expected an index of kind {kind}, found {build and build.index}")
     size = site.layout.artifact(build.index.artifact.sha256).stat().st_size

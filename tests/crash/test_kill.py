@@ -14,10 +14,12 @@ import pytest
 
 from journal.lock import BuildLock, held
 from pipeline.build.report import BuildOutcome
-from store.cache.view import look
+from store.cache.view import open_view
 from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError
 from tests.small_builds import Site, picture, spread, tiny_network
+
+pytestmark = pytest.mark.deep
 
 KILLS = int(os.environ.get("C10_KILLS", "3"))
 """Kills per phase in an ordinary run, of four phases; a soak is `C10_KILLS=13`, 52 kills in all and 13 at birth."""
@@ -89,7 +91,7 @@ def check_after_a_kill(site, before, flight, tiles):
         cache.verify()
         shown = cache.manifest.envelope.generation
     assert shown in {before.number, before.number + 1}
-    view = look(site.layout)
+    view = open_view(site.layout)
     killed = view.state.builds[max(view.state.builds)]
     committed = killed.status is BuildStatus.COMMITTED
     assert committed or killed.status is BuildStatus.OPEN
@@ -177,7 +179,7 @@ def test_a_look_beside_a_running_build_is_quiet_and_true(site, builder):
     child.until("step embed")
     seen, generations = [], set()
     while child.process.poll() is None:
-        view = look(site.layout)
+        view = open_view(site.layout)
         seen.append(view.head.seq)
         generations.add(view.state.head.number)
         with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
@@ -185,4 +187,4 @@ def test_a_look_beside_a_running_build_is_quiet_and_true(site, builder):
     assert seen == sorted(seen)
     assert len(set(seen)) > 2, "the build was seen while it moved on"
     assert generations <= {1, 2}
-    assert look(site.layout).state.head.number == 2
+    assert open_view(site.layout).state.head.number == 2

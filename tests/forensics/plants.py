@@ -222,7 +222,9 @@ def _environment():
 
 
 if __name__ == "__main__":
-    doomed = Machine(sys.argv[1])
+    removals = Machine(sys.argv[1])
     calls = Calls()
     calls.faults["window 0"] = dying
-    doomed.provisioner(descriptor_batcher=FakeBatcher(calls=calls)).build_cache_artifacts(doomed.request())
+    removals.provisioner(descriptor_batcher=FakeBatcher(calls=calls)).build_cache_artifacts(
+        removals.request()
+    )

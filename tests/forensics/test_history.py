@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.testing import raising
 from store.base import canonical_json, identity
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.manifest_projection import body_of
@@ -51,7 +51,7 @@ def built(quick_path):  # noqa: F811 - the fixture
 def written(quick_path):  # noqa: F811 - as above
     """The same without work: 50 builds, of which some fail or are rolled back from."""
     layout, builds = Layout(quick_path / "cache"), 50
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         for number in range(1, builds + 1):
             write_build(store, EVENTS // builds)
             if number % 10 == 9:

@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from store.base.canonical_json import sha256
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.state import State
@@ -58,12 +58,14 @@ def expected(state: State, folder: Path) -> dict[str, object]:
             }
             for generation in state.generations.values()
         ],
-        "engines": sorted(state.memo.engines),
-        "indexes": sorted(state.memo.indexes),
+        "engines": sorted(state.step_cache.engines),
+        "indexes": sorted(state.step_cache.indexes),
         "blocks": sorted(
-            [*name, event.key] for name in state.memo.blocks for event in state.memo.blocks_of(name)
+            [*name, event.key]
+            for name in state.step_cache.blocks
+            for event in state.step_cache.blocks_of(name)
         ),
-        "passed": sorted(state.memo.passed),
+        "passed": sorted(state.step_cache.passed),
         "undone": state.undone,
         "accepted": sorted(state.accepted),
         "files": {
@@ -79,12 +81,12 @@ def _live(layout: Layout) -> State:
     clock = FakeClock()
     host = {"name": "golden"}
     second = Scenario(flight="f2", tiles={(0, 0): "a", (1, 0): "changed", (40, 40): "d"})
-    with Store.open(layout, clock=clock, create=True, reserve_bytes=0, host=host) as store:
+    with CacheWriter.open(layout, clock=clock, create=True, reserve_bytes=0, host=host) as store:
         play(store, Scenario())
         play(store, second)
         play(store, Scenario(flight="f3", engine="other", fail_at="index"))
         _die(store, Scenario(flight="f4", die_at="tiles"))
-    with Store.open(layout, clock=clock, reserve_bytes=0, host=host) as store:
+    with CacheWriter.open(layout, clock=clock, reserve_bytes=0, host=host) as store:
         store.roll_back(rollback.plan(store.state, to=None, why="bad picture") or _never())
         refused = made(
             e.BuildRefused, identity=store.state.builds[2].identity, reason="it was rolled back from"
@@ -94,11 +96,11 @@ def _live(layout: Layout) -> State:
         play(store, second)
         store.roll_back(rollback.plan(store.state, to=2, why="") or _never())
         play(store, Scenario(flight="f5", engine="other"))
-    with Store.open(layout, clock=clock, reserve_bytes=0, host=host) as store:
+    with CacheWriter.open(layout, clock=clock, reserve_bytes=0, host=host) as store:
         return store.state.copy()  # opening it wrote the signature that came after its commit
 
 
-def _die(store: Store, scenario: Scenario) -> None:
+def _die(store: CacheWriter, scenario: Scenario) -> None:
     number = store.state.next_build
     try:
         play(store, scenario)
@@ -107,7 +109,7 @@ def _die(store: Store, scenario: Scenario) -> None:
         store.append(retried, build=number)
 
 
-def _append_what_needs_no_build(store: Store) -> None:
+def _append_what_needs_no_build(store: CacheWriter) -> None:
     ref = ref_of(b"gone")
     withdrawn = made(
         e.CheckFailed, check="parity", subject="place", key=ref.sha256, artifact=ref.sha256, why="off"

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, play
@@ -26,7 +26,7 @@ def make(folder: Path) -> None:
         layout = Layout(Path(scratch, "cache"))
         with (
             mock.patch("secrets.token_hex", return_value=CACHE_ID),
-            Store.open(
+            CacheWriter.open(
                 layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": "golden"}
             ) as store,
         ):

@@ -11,9 +11,9 @@ import pytest
 from journal import Journal
 from journal.record import decode
 from store.cache import segment
-from store.cache.event_mapper import to_facts
-from store.cache.view import look
-from store.cache.writer import Store
+from store.cache.event_mapper import to_recorded_events
+from store.cache.view import open_view
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.domain.fold import fold
@@ -78,7 +78,7 @@ def plain(value):
 
 
 def test_segments_join_and_fold(generator, meaning):
-    state = fold(to_facts(entries()))
+    state = fold(to_recorded_events(entries()))
     assert plain(generator.expected(state, FOLDER)) == meaning
     decoded = [segment.decode(path.read_bytes()) for path in SEGMENTS]
     assert [found.generation for found in decoded] == list(range(1, len(decoded) + 1))
@@ -87,7 +87,7 @@ def test_segments_join_and_fold(generator, meaning):
 
 
 def test_every_generation_projects_to_its_bytes():
-    state = fold(to_facts(entries()))
+    state = fold(to_recorded_events(entries()))
     for number, generation in state.generations.items():
         raw = (FOLDER / "manifests" / f"{number:08d}.json").read_bytes()
         assert project(state, generation) == raw
@@ -123,11 +123,11 @@ def test_segments_encode_to_themselves():
 
 def test_journal_is_made_again(layout, meaning):
     state = rebuild(layout).state
-    assert state == fold(to_facts(entries()))
+    assert state == fold(to_recorded_events(entries()))
     with Journal.open(layout.journal, readonly=True) as journal:
         assert (journal.head.seq, journal.head.chain.hex()) == (meaning["seq"], meaning["chain"])
         assert list(journal.entries()) == entries()
-    assert look(layout).state == state
+    assert open_view(layout).state == state
 
 
 def test_projections_are_made_again(layout):
@@ -136,12 +136,12 @@ def test_projections_are_made_again(layout):
     for kind in (layout.manifests, layout.segments):
         for path in kind.iterdir():
             path.unlink()
-    with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         pass
     for kind in ("segments", "manifests"):
         made = {path.name: path.read_bytes() for path in (layout.root / kind).iterdir()}
         assert made == {path.name: path.read_bytes() for path in (FOLDER / kind).iterdir()}
-    with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         assert (store.recovered, store.writes) == ((), 0)
         shown, _ = play(store, Scenario(flight="new"))
     assert shown.number == len(SEGMENTS) + 1

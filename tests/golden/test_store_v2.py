@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from store.cache import segment
-from store.cache.event_mapper import to_facts
+from store.cache.event_mapper import to_recorded_events
 from store.disk.layout import Layout
 from store.domain.events import IndexExtended
 from store.domain.fold import fold
@@ -31,13 +31,13 @@ def manifests():
 
 
 def test_segments_fold_to_what_they_meant():
-    state = fold(to_facts(entries()))
+    state = fold(to_recorded_events(entries()))
     meaning = json.loads((FOLDER / "expected.json").read_text())
     assert json.loads(json.dumps(expected(state, FOLDER))) == meaning
 
 
 def test_every_generation_projects_to_its_bytes():
-    state = fold(to_facts(entries()))
+    state = fold(to_recorded_events(entries()))
     for number, raw in manifests().items():
         assert project(state, state.generations[number]) == raw
         assert parse(raw).sha256 == state.generations[number].manifest_sha256
@@ -46,7 +46,7 @@ def test_every_generation_projects_to_its_bytes():
 
 
 def test_what_a_manifest_says_of_an_extended_index():
-    state, found = fold(to_facts(entries())), parse(manifests()[2])
+    state, found = fold(to_recorded_events(entries())), parse(manifests()[2])
     event = state.builds[2].index
     assert isinstance(event, IndexExtended)
     assert (found.index.artifact, found.index.delta.artifact) == (event.base, event.artifact)
@@ -59,7 +59,7 @@ def test_the_journal_is_made_again(tmp_path):
     layout.create()
     for kind in ("segments", "manifests"):
         shutil.copytree(FOLDER / kind, layout.root / kind, dirs_exist_ok=True)
-    assert rebuild(layout).state == fold(to_facts(entries()))
+    assert rebuild(layout).state == fold(to_recorded_events(entries()))
 
 
 def test_generator_writes_the_same_bytes_again(tmp_path):

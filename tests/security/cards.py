@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import NoGoError
 from store.manifest import manifest as m
@@ -82,7 +82,7 @@ def flip(path, at):
 
 def built(root, *scenarios, signer=ALICE):
     layout = Layout(root)
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer) as store:
         for scenario in scenarios:
             play(store, scenario)
     return layout

@@ -24,7 +24,7 @@ from journal.record import decode as decode_record
 from pipeline.engines.onnx.file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
 from pipeline.tiles.decode import MAX_PIXELS
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
@@ -503,7 +503,9 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mGO\x9b1m\r\nGO  generation 9\x00\u202e
 def test_15_what_a_journal_says_is_shown_as_text(folder):
     layout = Layout(folder / "cache")
     long = HOSTILE + "x" * 60_000
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": HOSTILE}) as store:
+    with CacheWriter.open(
+        layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": HOSTILE}
+    ) as store:
         store.append(
             made(BuildStarted, inputs={"flight_id": HOSTILE, "source": long}, host={"name": HOSTILE}),
             made(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.runtime.capabilities import libraries
@@ -34,7 +34,9 @@ def site(tmp_path):
     layout = Layout(tmp_path / "cache")
     for pair, flight in ((old, "f1"), (new, "f2")):
         signer = load_signer(pair.private, cache=layout.root)
-        with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer) as store:
+        with CacheWriter.open(
+            layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer
+        ) as store:
             play(store, Scenario(version=VERSION, flight=flight))
         if flight == "f1":
             shutil.copytree(layout.root, tmp_path / "earlier")

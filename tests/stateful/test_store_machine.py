@@ -22,8 +22,8 @@ from store.base.identity import build_identity
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import GenerationAccepted
@@ -80,7 +80,7 @@ class DyingProjections(Projections):
         super()._put(folder, name, data)
 
 
-class DyingStore(Store):
+class DyingStore(CacheWriter):
     """A store that dies while it projects."""
 
     lives = -1
@@ -172,7 +172,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert store.recovered == ()
             assert store.state.head is None
 
-    def opened(self, cls=Store, lives=-1):
+    def opened(self, cls=CacheWriter, lives=-1):
         DyingStore.lives = lives
         self.durable = self.healed  # opening writes the segments that are missing
         for build in self.model.builds:  # what opening does to a build whose process died
@@ -283,7 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.model.cost(scenario, at)
             with pytest.raises(StopDeadError):
                 play(store, replace(scenario, die_at=step))
-        left = look(self.layout).state
+        left = open_view(self.layout).state
         assert left.open_build == len(self.model.builds)
         self.check()
         with self.opened() as store:
@@ -364,7 +364,7 @@ class StoreMachine(RuleBasedStateMachine):
             accepted = made(GenerationAccepted, generation=generation)
             journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
         self.model.accepted.add(generation)
-        self.state = look(self.layout).state
+        self.state = open_view(self.layout).state
 
     @precondition(lambda self: self.model.generations)
     @rule(data=st.data())
@@ -420,13 +420,16 @@ class StoreMachine(RuleBasedStateMachine):
             self.birth()
             return
         if damage == "unlink":
-            with pytest.raises(DamagedHistoryError), Store.open(self.layout, clock=self.clock, create=True):
+            with (
+                pytest.raises(DamagedHistoryError),
+                CacheWriter.open(self.layout, clock=self.clock, create=True),
+            ):
                 pytest.fail("a journal was born beside generations")
         state = rebuild(self.layout).state
         self.healed = self.durable
         self.model = copy.deepcopy(self.durable)
         assert len(self.model.generations) >= max(self.manifests, default=0)
-        assert look(self.layout).state == state
+        assert open_view(self.layout).state == state
         with self.opened() as store:
             self.state = store.state.copy()
 
@@ -434,8 +437,8 @@ class StoreMachine(RuleBasedStateMachine):
     def check(self):
         if not self.layout.journal.exists():
             return
-        view = look(self.layout)
-        assert view.state == read(self.layout).state
+        view = open_view(self.layout)
+        assert view.state == read_history(self.layout).state
         self.agrees_with_the_model(view.state)
         visible = self.layout.manifest_files()
         for number, name in visible.items():

@@ -68,7 +68,7 @@ def _told(look: Look, number: int) -> dict[str, Any]:
     rates = look.rates(number)
     inputs = build.inputs if build is not None else _inputs_of(found)
     space = _space(found, build)
-    told = area(found, inputs, source.holdings, space=space, before=look.memo(number))
+    told = area(found, inputs, source.holdings, space=space, before=look.step_cache(number))
     failed = failure(found, build, source.holdings, dead=dead)
     if failed is not None and told is not None:
         at_fault = cells_at_fault(found)
@@ -145,11 +145,11 @@ def state_document(look: Look) -> dict[str, Any]:
         "open_build": state.open_build,
         "doing": text(building.doing, 300) if building else "",
         "builds": len(state.builds),
-        "engines": len(state.memo.engines),
-        "blocks": len(state.memo.blocks),
-        "indexes": len(state.memo.indexes),
+        "engines": len(state.step_cache.engines),
+        "blocks": len(state.step_cache.blocks),
+        "indexes": len(state.step_cache.indexes),
         "accepted": sorted(state.accepted),
-        "retired": len(state.retired),
+        "retired": len(state.collected_generations),
         "unknown": [text(name, 100) for name in state.unknown[:100]],
         "problem": text(look.folded.problem),
     }

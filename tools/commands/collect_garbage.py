@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from store.cache.view import look
+from store.cache.view import open_view
 from store.domain.state import State
 from store.maintenance.collect_garbage import CollectionResult
 from store.policy.retention import KeepPolicy
@@ -28,7 +28,7 @@ def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
     """
     policy = KeepPolicy(keep=keep, unfinished=not unfinished)
     found = provisioner(call).collect(policy, dry_run=not yes)
-    state = look(call.layout()).state
+    state = open_view(call.layout()).state
     document = _document(found, state)
     more = " --unfinished" if unfinished else ""
     command = f"c10 gc --keep {keep}{more} --yes --cache {shlex.quote(str(call.layout().root))}"
@@ -50,7 +50,7 @@ def _document(found: CollectionResult, state: State) -> dict[str, Any]:
         "kept_files": {
             str(why): {"files": files, "bytes": size} for why, (files, size) in decision.kept.items()
         },
-        "collected_generations": list(decision.retired),
+        "collected_generations": list(decision.collected_generations),
         "removed": {
             str(why): {"files": files, "bytes": size} for why, (files, size) in decision.removed.items()
         },

@@ -20,8 +20,9 @@ from journal.errors import JournalError
 from journal.lock import held
 from journal.storage.filesystem import filesystem_type, judge_filesystem
 from pipeline.tiles.sources.open_source import SOURCES
-from store.cache.view import RESERVE_NAME, View, look
+from store.cache.view import View, open_view
 from store.disk.layout import Layout
+from store.disk.scratch import RESERVE_NAME
 from store.domain.state import BuildStatus
 from store.errors import StoreError
 from store.files.permissions import exposed_path
@@ -194,7 +195,7 @@ def _look_inside(found: _Findings, layout: Layout, facts: dict[str, Any]) -> Non
     reserve = layout.scratch / RESERVE_NAME
     facts["reserve_bytes"] = reserve.lstat().st_size if reserve.exists() else 0
     try:
-        view = look(layout)
+        view = open_view(layout)
     except (StoreError, JournalError) as error:
         found.trouble(error.message, error.hint, code_of(error))
         return

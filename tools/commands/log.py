@@ -7,7 +7,7 @@ import click
 
 from journal.lock import held
 from store.base.canonical_json import CanonicalError, decode, sha256
-from store.cache.view import History, View, look, read
+from store.cache.view import HistoryView, View, open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.domain.events import BuildDenied
 from store.domain.manifest_projection import project
@@ -29,7 +29,7 @@ _LEAST_TREND: Final = 3
 @shared_options()
 def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     """List every build and rollback, newest first."""
-    view = read(call.layout())
+    view = read_history(call.layout())
     costs = costs_of(view.facts)
     dead = view.state.open_build is not None and held(view.layout.build_lock) is None
     entries = [
@@ -70,7 +70,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
 @shared_options()
 def show(call: Call, *, number: int) -> Answer:
     """Show one build: its identity, inputs, plan, steps, checks and failure."""
-    view = read(call.layout())
+    view = read_history(call.layout())
     build = view.state.builds.get(number)
     if build is None:
         raise RequestRefusedError(
@@ -87,7 +87,7 @@ def show(call: Call, *, number: int) -> Answer:
 @shared_options()
 def manifest(call: Call) -> Answer:
     """Print the manifest file of the head, byte for byte."""
-    view = look(call.layout())
+    view = open_view(call.layout())
     head = view.state.head
     if head is None:
         raise RequestRefusedError(
@@ -142,7 +142,7 @@ def _report(view: View, build: Build) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _entries(view: History) -> list[dict[str, Any]]:
+def _entries(view: HistoryView) -> list[dict[str, Any]]:
     state = view.state
     generation_of = {
         generation.origin: generation.number
@@ -162,7 +162,10 @@ def _entries(view: History) -> list[dict[str, Any]]:
         (
             generation.seq,
             _rollback_entry(generation, state)
-            | {"collected": generation.number in state.retired, "accepted": generation.origin in accepted},
+            | {
+                "collected": generation.number in state.collected_generations,
+                "accepted": generation.origin in accepted,
+            },
         )
         for generation in state.generations.values()
         if generation.rolled_back is not None

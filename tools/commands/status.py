@@ -2,7 +2,7 @@
 
 import click
 
-from store.cache.view import View, look
+from store.cache.view import View, open_view
 from store.domain.events import IndexExtended
 from store.domain.state import Build, BuildStatus, Generation
 from tools.command import Answer, Call, shared_options
@@ -13,7 +13,7 @@ from tools.output import render
 @shared_options()
 def status(call: Call) -> Answer:
     """Say what the cache shows now."""
-    view = look(call.layout())
+    view = open_view(call.layout())
     state, head = view.state, view.state.head
     build = state.head_build
     document = {

@@ -15,7 +15,7 @@ from pipeline import BuildOutcome, BuildRequest, C10ProvisionerConfig, build_cac
 from pipeline.build.report import BuildReport
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind
@@ -187,7 +187,7 @@ def _describe(stage: _Stage) -> None:
         "Manifest: c10 manifest --cache cache",
         "It names every file by its SHA-256 and follows from the journal alone, byte for byte.",
     )
-    view = look(Layout(stage.cache))
+    view = open_view(Layout(stage.cache))
     head = view.state.generations[1]
     manifest = parse(project(view.state, head))
     index, engine = manifest.index, manifest.descriptor_engine
@@ -260,7 +260,7 @@ def _fail(stage: _Stage, tile: Path, first: BuildReport) -> None:
     tile.write_bytes(original[: len(original) // 2])
     report = stage.build()
     tile.write_bytes(original)
-    shown = look(Layout(stage.cache)).state.head
+    shown = open_view(Layout(stage.cache)).state.head
     error = report.error
     stage.show(
         (

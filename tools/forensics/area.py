@@ -21,7 +21,7 @@ from store.base.identity import MAX_ZOOM, cell_components, cell_key
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure
-from store.domain.step_cache import Memo
+from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
 from store.formats.tables import TileTable, decode_tiles
 from tools.forensics.failure import Holdings, cells_at_fault, tiles_at_fault
@@ -90,7 +90,7 @@ def read_tiles(ref: ArtifactRef | None, holdings: Holdings) -> Tiles | None:
 
 
 def area(
-    track: Track, inputs: Document, holdings: Holdings, *, space: str, before: Memo | None
+    track: Track, inputs: Document, holdings: Holdings, *, space: str, before: StepCache | None
 ) -> dict[str, Any] | None:
     """Return the area of a build.
 
@@ -124,7 +124,7 @@ def area(
     }
 
 
-def _cells(track: Track, tiles: Tiles | None, space: str, before: Memo | None) -> dict[CellPlace, _Cell]:
+def _cells(track: Track, tiles: Tiles | None, space: str, before: StepCache | None) -> dict[CellPlace, _Cell]:
     members = tiles.cells() if tiles is not None else {}
     found = {place: _Cell(tiles=len(rows)) for place, rows in members.items()}
     reused_at: int | None = None
@@ -154,7 +154,7 @@ def _reused(
     members: Mapping[CellPlace, NDArray[np.int64]],
     tiles: Tiles,
     space: str,
-    before: Memo | None,
+    before: StepCache | None,
 ) -> Iterator[CellPlace]:
     """The cells whose very tiles had a block; with no memo to ask, those that nobody touched."""
     for place, cell in found.items():

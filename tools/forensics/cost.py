@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from store.domain import events as e
-from store.domain.state import Fact, Unknown
+from store.domain.state import RecordedEvent, Unknown
 from tools.forensics.records import Moment
 from tools.forensics.steps import Step
 from tools.forensics.timeline import Track, builds_in, track
@@ -100,7 +100,7 @@ def _ppm(part: int, whole: int) -> int:
     return found if part in {0, whole} else min(max(found, 1), _MILLION - 1)
 
 
-def costs_of(facts: Sequence[Fact]) -> dict[int, dict[str, int | None]]:
+def costs_of(facts: Sequence[RecordedEvent]) -> dict[int, dict[str, int | None]]:
     """Return milliseconds, bytes and reuse of every build, by its number."""
     moments = [
         Moment(

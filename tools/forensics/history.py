@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from store.domain import events as e
 from store.domain.state import Build, BuildStatus, State
-from store.domain.step_cache import Memo
+from store.domain.step_cache import StepCache
 from store.errors import ErrorKind, RequestRefusedError
 from tools.forensics.cost import Rates, rates_of
 from tools.forensics.failure import Holdings
@@ -92,7 +92,7 @@ class Look:
     folded: Folded = field(default_factory=Folded)
     _moments: Sequence[Moment] = ()
     _spans: dict[int, tuple[int, int]] = field(default_factory=dict)
-    _memos: dict[int, Memo] = field(default_factory=dict)
+    _memos: dict[int, StepCache] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Fold, and keep what could be reused when each build came to its cells."""
@@ -116,7 +116,7 @@ class Look:
         for moment in steps(self._moments, self.folded):
             match moment.event:
                 case e.StepReused(kind="cells") if wanted is not None and moment.build == wanted:
-                    self._memos[wanted] = self.state.memo.copy()
+                    self._memos[wanted] = self.state.step_cache.copy()
                 case _:
                     pass
         return self
@@ -165,7 +165,7 @@ class Look:
         )
         return max(good, default=None)
 
-    def memo(self, number: int) -> Memo | None:
+    def step_cache(self, number: int) -> StepCache | None:
         """Return what could be reused when a build came to its cells, if it was asked for when folding."""
         return self._memos.get(number)
 

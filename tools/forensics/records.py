@@ -13,7 +13,7 @@ from journal.errors import JournalDamagedError, RecordError
 from journal.record import EMPTY, Record, decode, follow
 from store.domain import event_codec
 from store.domain.events import Event
-from store.domain.state import Fact, Unknown
+from store.domain.state import RecordedEvent, Unknown
 from store.errors import DamagedHistoryError, UnknownEventError
 
 
@@ -46,9 +46,9 @@ class Moment:
     problem: str = ""
 
     @property
-    def fact(self) -> Fact:
+    def fact(self) -> RecordedEvent:
         """The same for the fold."""
-        return Fact(
+        return RecordedEvent(
             seq=self.seq,
             chain=self.chain,
             build=self.build,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from store.base.canonical_json import CanonicalError, sha256
-from store.domain.fold import absorb
+from store.domain.fold import fold_into
 from store.domain.manifest_projection import body_of, project
 from store.domain.state import Generation, State
 from store.errors import StoreError
@@ -49,7 +49,7 @@ def steps(moments: Iterable[Moment], folded: Folded) -> Iterator[Moment]:
     for moment in moments:
         committed = len(state.generations)
         try:
-            absorb(state, (moment.fact,))
+            fold_into(state, (moment.fact,))
         except (StoreError, LookupError, TypeError, ValueError, AttributeError) as error:
             # A hostile journal may hold what no writer would; the state stays where it was understood.
             folded.problem = getattr(error, "message", "") or f"record {moment.seq}: {error!r}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from store.base.canonical_json import is_digest
 from store.domain import events as e
-from store.domain.state import FLIGHT, Build, Fact, State
+from store.domain.state import FLIGHT, Build, RecordedEvent, State
 from tools.output import render
 
 _STEP_EVENTS = (
@@ -28,7 +28,7 @@ def elapsed(build: Build) -> float | None:
     return max(0.0, round((build.ended_ns - build.started_ns) / 1e9, 3))
 
 
-def document_of(state: State, build: Build, facts: Sequence[Fact]) -> dict[str, Any]:
+def document_of(state: State, build: Build, facts: Sequence[RecordedEvent]) -> dict[str, Any]:
     """Everything the journal says of a build; `facts` are its own."""
     failure = build.failure
     generations = [number for number, found in state.generations.items() if found.origin == build.number]
@@ -84,12 +84,12 @@ def document_of(state: State, build: Build, facts: Sequence[Fact]) -> dict[str, 
     }
 
 
-def _measured(fact: Fact) -> dict[str, Any]:
+def _measured(fact: RecordedEvent) -> dict[str, Any]:
     event = fact.event
     return {"measured": event.measured} if isinstance(event, (e.CheckPassed, e.CheckFailed)) else {}
 
 
-def _steps(facts: Sequence[Fact]) -> Iterator[dict[str, Any]]:
+def _steps(facts: Sequence[RecordedEvent]) -> Iterator[dict[str, Any]]:
     """One line per thing that was done; cells together, since there may be thousands."""
     cells = [fact for fact in facts if isinstance(fact.event, e.CellEmbedded)]
     for fact in facts:
@@ -103,7 +103,7 @@ def _steps(facts: Sequence[Fact]) -> Iterator[dict[str, Any]]:
             yield _other_step(fact, event)
 
 
-def _since_first_window(facts: Sequence[Fact], last: Fact) -> int | None:
+def _since_first_window(facts: Sequence[RecordedEvent], last: RecordedEvent) -> int | None:
     """Milliseconds from the first window of cells that was dispatched to the last cell."""
     for fact in facts:
         if isinstance(fact.event, e.StepStarted) and fact.event.kind == "cells":
@@ -112,7 +112,7 @@ def _since_first_window(facts: Sequence[Fact], last: Fact) -> int | None:
 
 
 def _other_step(
-    fact: Fact, event: e.EngineCompiled | e.Index | e.StepReused | e.StepRetried | e.CoverageWalked
+    fact: RecordedEvent, event: e.EngineCompiled | e.Index | e.StepReused | e.StepRetried | e.CoverageWalked
 ) -> dict[str, Any]:
     match event:
         case e.EngineCompiled():
@@ -134,7 +134,9 @@ def _other_step(
             return _step(fact, "coverage", what, None, featureless=event.featureless, skipped=event.skipped)
 
 
-def _step(fact: Fact, kind: str, what: str, elapsed_ms: int | None, **more: object) -> dict[str, Any]:
+def _step(
+    fact: RecordedEvent, kind: str, what: str, elapsed_ms: int | None, **more: object
+) -> dict[str, Any]:
     return {
         "seq": fact.seq,
         "time": render.iso(fact.wall_ns),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from journal import JournalError
 from journal.storage import integrity
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
@@ -48,7 +48,7 @@ class Known:
     def __init__(self, top):
         self.site = grown(top)
         self.layout = Layout(self.site.cache)
-        view = look(self.layout)
+        view = open_view(self.layout)
         self.head, self.state = view.head, view.state
         self.roles, self.generations = {}, collections.defaultdict(set)
         for number, generation in view.state.generations.items():
@@ -117,7 +117,7 @@ def on_the_ground(known, changed):
         assert any(_blamed(path, error) for path in changed), f"another file is blamed: {error}"
         return "refused"
     if found.go:
-        view = look(layout)
+        view = open_view(layout)
         assert changed in {(), ("journal.mdb",)}, (
             f"{changed} are not as they were, and all is said to be well"
         )

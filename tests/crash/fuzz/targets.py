@@ -19,8 +19,8 @@ from journal.record import encode as encode_record
 from pipeline.errors import CompileError, RequestError, TileError
 from store.base.canonical_json import encode as canonical_json
 from store.cache import segment
-from store.cache.view import read
-from store.cache.writer import Store
+from store.cache.view import read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import event_codec
 from store.errors import (
@@ -65,7 +65,7 @@ class Target:
 def _cache(folder):
     """A little cache with some history; returns its layout."""
     layout = Layout(Path(folder) / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, scenario())
         play(store, scenario("f2", tiles={(1, 0): "B"}, fail_at="index"))
         play(store, scenario("f3", tiles={(5, 5): "d"}))
@@ -73,7 +73,7 @@ def _cache(folder):
 
 
 def records(folder):
-    facts = read(_cache(folder)).facts
+    facts = read_history(_cache(folder)).facts
     entries = segment.decode(_segment(folder)).entries
     seeds = [entry.raw for entry in entries]
     assert facts

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from journal import Journal
 from journal.lock import BuildLock
 from store.base.clock import SystemClock
-from store.cache.view import look
-from store.cache.writer import Store
+from store.cache.view import open_view
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.trust.signatures import Signer
@@ -79,12 +79,12 @@ class Bench:
             os.write(self.pipe, f"{line}\n".encode())
 
     @contextmanager
-    def store(self, *, create: bool = False, alone: bool = False) -> Iterator[Store]:
+    def store(self, *, create: bool = False, alone: bool = False) -> Iterator[CacheWriter]:
         """Open the cache for writing as a command does; alone, as collection does."""
         self.layout.make_root()
         with (
             BuildLock(self.layout.build_lock, timeout_s=LOCK_TIMEOUT_S, command="crash test"),
-            Store.open(
+            CacheWriter.open(
                 self.layout,
                 clock=self.clock,
                 create=create,
@@ -99,7 +99,7 @@ class Bench:
 def acknowledge(bench: Bench) -> None:
     """From now on, tell of every append and every commit of this process once it returned."""
     append, create = Journal.append, Journal.create.__func__
-    commit = Store._commit
+    commit = CacheWriter._commit
 
     def append_and_tell(self, records, *args, **options):
         head = append(self, records, *args, **options)
@@ -119,9 +119,9 @@ def acknowledge(bench: Bench) -> None:
 
     Journal.append = append_and_tell
     Journal.create = classmethod(create_and_tell)
-    Store._commit = commit_and_tell
+    CacheWriter._commit = commit_and_tell
 
 
 def generations(layout: Layout) -> int:
     """How many generations the journal holds; none if there is no journal."""
-    return len(look(layout).state.generations) if layout.journal.exists() else 0
+    return len(open_view(layout).state.generations) if layout.journal.exists() else 0

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from journal import Journal
 from journal.lock import held
-from store.cache.view import RESERVE_NAME, History, look, read
+from store.cache.view import HistoryView, open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import KNOWN_ENTRIES, Layout
+from store.disk.scratch import RESERVE_NAME
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, IndexExtended
 from store.domain.state import State
 from store.errors import ErrorKind, NoGoError, RequestRefusedError
@@ -43,7 +44,7 @@ def remember(layout: Layout, *, damaged: bool = False) -> Before:
     # A mirror has no journal either.
     damaged = damaged or not layout.journal.exists()
     return Before(
-        committed=visible if damaged else len(look(layout).state.generations),
+        committed=visible if damaged else len(open_view(layout).state.generations),
         visible=visible,
         files=tuple(_files(layout)),
     )
@@ -99,7 +100,7 @@ class Judge:
             self._whole(state)
         with self.trying("acknowledged"):
             if self.layout.journal.exists():
-                self._kept(read(self.layout))
+                self._kept(read_history(self.layout))
         return self.problems
 
     def _locks(self) -> None:
@@ -146,7 +147,11 @@ class Judge:
         except NoGoError:
             # A collection that died removes the signature first, of what it had planned to remove and nothing else.
             unsigned = not (self.layout.manifests / name).with_suffix(".sig").exists()
-            if not (self.driver.collects and unsigned and number in look(self.layout).state.retired):
+            if not (
+                self.driver.collects
+                and unsigned
+                and number in open_view(self.layout).state.collected_generations
+            ):
                 raise
 
     def _fly(self, number: int) -> None:
@@ -173,7 +178,7 @@ class Judge:
 
     def _journal(self) -> State | None:
         try:
-            view = read(self.layout)
+            view = read_history(self.layout)
         except RequestRefusedError as error:
             assert error.kind == ErrorKind.NO_CACHE, error
             assert not self.before.committed, "the journal is gone"
@@ -184,7 +189,7 @@ class Judge:
         self._kept(view)
         self._named(view.state)
         known = {number for number in view.state.generations if number <= self.before.visible}
-        gone = known - set(view.state.retired) - set(self.layout.manifest_files())
+        gone = known - set(view.state.collected_generations) - set(self.layout.manifest_files())
         assert not gone, f"generations {sorted(gone)} are gone and nobody planned it"
         return view.state
 
@@ -196,7 +201,7 @@ class Judge:
         gone = [digest for digest in referenced_by(state) if artifacts.size(digest) is None]
         assert self.driver.collects or not gone, f"artifact {gone[0][:12]} is named and was never stored"
 
-    def _kept(self, view: History) -> None:
+    def _kept(self, view: HistoryView) -> None:
         chains = {fact.seq: fact.chain for fact in view.facts}
         for seq, chain in self.told.appends:
             assert chains.get(seq) == chain, f"record {seq} was acknowledged and is gone"
@@ -207,13 +212,13 @@ class Judge:
 
     def _whole(self, earlier: State | None) -> None:
         """After a build that nobody disturbed, everything is as if nothing had ever happened."""
-        view = read(self.layout)
+        view = read_history(self.layout)
         state, count = view.state, len(view.state.generations)
         assert state.head is not None
         assert state.open_build is None
         assert state.head.origin == max(state.builds), "the next build is not the head"
         assert count - 1 in self.allowed, f"{count} generations after one more build"
-        kept = set(state.generations) - set(state.retired)
+        kept = set(state.generations) - set(state.collected_generations)
         shown = set(self.layout.manifest_files())
         # What a dead collection had planned to remove may still be there; the next one removes it.
         assert shown == kept or (self.driver.collects and shown > kept), f"manifests of {sorted(shown)}"
@@ -239,7 +244,7 @@ class Judge:
             assert collect(store, policy).empty, "collection left something that it would collect"
             state = store.state
         self._fly(head)
-        assert set(self.layout.manifest_files()) == set(state.generations) - set(state.retired)
+        assert set(self.layout.manifest_files()) == set(state.generations) - set(state.collected_generations)
         names = {entry.name for entry in os.scandir(self.layout.manifests)}
         alone = {name for name in names if f"{name.partition('.')[0]}.json" not in names}
         assert not alone, f"left without its manifest: {sorted(alone)}"
@@ -247,9 +252,9 @@ class Judge:
         assert not found.unreferenced, f"{len(found.unreferenced)} unreferenced artifacts after a collection"
         assert not found.foreign_files
 
-    def _nothing_twice(self, view: History, earlier: State) -> None:
+    def _nothing_twice(self, view: HistoryView, earlier: State) -> None:
         """What the journal held is not made again."""
-        memo, artifacts = earlier.memo, Artifacts(self.layout)
+        memo, artifacts = earlier.step_cache, Artifacts(self.layout)
         had: dict[type, set[str]] = {
             EngineCompiled: set(memo.engines),
             IndexBuilt: set(memo.indexes),

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from journal.lock import BuildLock
 from store.cache import optimistic_append as beside
 from store.cache.projections import Projections
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.domain.events import EngineCompiled
 from store.domain.manifest_projection import project
@@ -158,12 +158,15 @@ def accept_light(bench: Bench) -> None:
 
 def engine_beside(bench: Bench) -> None:
     """Store an engine outside of any build: an artifact, then one transaction."""
-    with beside.open_beside(bench.layout, clock=bench.clock, create=True) as found, found.artifacts.sharing():
+    with (
+        beside.open_for_append(bench.layout, clock=bench.clock, create=True) as found,
+        found.artifacts.shared_lock(),
+    ):
         artifact = found.artifacts.put(b"engine of another network")
         event = made(
             EngineCompiled, model="other", purpose=FLIGHT, key="e" * 64, artifact=artifact, elapsed_ms=1
         )
-        found.append(lambda state: [] if event.key in state.memo.engines else [event])
+        found.append(lambda state: [] if event.key in state.step_cache.engines else [event])
 
 
 def much_to_collect(bench: Bench) -> None:
@@ -229,7 +232,7 @@ def mirror_light(bench: Bench) -> int:
 def mirror_again(bench: Bench, _: str) -> None:
     """The mirror that must always work: it moves the bytes that are missing, and then there is nothing left to do."""
     origin, copy = origin_of(bench).layout, bench.layout
-    state = look(origin).state
+    state = open_view(origin).state
     named = named_by(parse(project(state, state.head)), Artifacts(origin))
     wanted = [origin.artifact(digest) for digest in named]
     wanted += sorted(origin.segments.iterdir())
@@ -361,7 +364,7 @@ def one_heavy_damaged(bench: Bench) -> None:
     one_heavy(bench)
     site = site_of(bench)
     head = site.state().head_build
-    block = next(event.block for name in site.blocks() for event in site.state().memo.blocks_of(name))
+    block = next(event.block for name in site.blocks() for event in site.state().step_cache.blocks_of(name))
     for ref in (head.engines[0][1].artifact, block):
         path = bench.layout.artifact(ref.sha256)
         data = bytearray(path.read_bytes())

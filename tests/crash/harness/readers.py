@@ -11,7 +11,7 @@ import time
 
 from journal import Journal
 from journal.errors import JournalMissingError
-from store.cache.view import look
+from store.cache.view import open_view
 from store.errors import NoGoError, RequestRefusedError
 from tests.crash.harness.bench import Bench
 
@@ -81,7 +81,7 @@ def _read(bench: Bench, stop: int, tell: int, *, keeps: bool) -> None:
         last = number
         if not keeps:
             try:
-                found = look(layout).head.seq
+                found = open_view(layout).head.seq
             except RequestRefusedError:
                 found = 0
         else:

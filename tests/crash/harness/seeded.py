@@ -16,14 +16,14 @@ from journal.storage import create
 from store.base.values import ArtifactRef
 from store.cache import projections as projecting
 from store.cache import writer
-from store.cache.event_mapper import to_facts
-from store.cache.event_store import Ledger
+from store.cache.event_mapper import to_recorded_events
+from store.cache.event_store import EventStore
 from store.cache.projections import Projections
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk import artifacts as artifacts_module
 from store.disk import write_once
 from store.disk.artifacts import Artifacts
-from store.domain.fold import absorb
+from store.domain.fold import fold_into
 from store.domain.state import State
 from store.maintenance import collect_garbage
 from store.transfer import mirror
@@ -46,27 +46,27 @@ def acknowledge_first(bench: Bench) -> None:
 def commit_first(_: Bench) -> None:
     """Record what names an artifact before the artifact is there."""
     waiting: list[tuple[Artifacts, bytes]] = []
-    put, append = Artifacts.put, Ledger.append_on
+    put, append = Artifacts.put, EventStore.append_on
 
     def put_later(self: Artifacts, data: bytes) -> ArtifactRef:
         waiting.append((self, bytes(data)))
         return ArtifactRef(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
-    def append_then_put(self: Ledger, *args: Any, **options: Any) -> None:
+    def append_then_put(self: EventStore, *args: Any, **options: Any) -> None:
         append(self, *args, **options)
         while waiting:
             owner, data = waiting.pop(0)
             put(owner, data)
 
     Artifacts.put = put_later  # type: ignore[method-assign, assignment]
-    Ledger.append_on = append_then_put  # type: ignore[method-assign]
+    EventStore.append_on = append_then_put  # type: ignore[method-assign]
 
 
 def visible_first(_: Bench) -> None:
     """Link the manifest before the commit that it shows."""
-    append = Ledger.append_on
+    append = EventStore.append_on
 
-    def show_then_append(self: Ledger, head: Any, records: Any, projections: Any = None) -> None:
+    def show_then_append(self: EventStore, head: Any, records: Any, projections: Any = None) -> None:
         raw = (projections or {}).get(b"manifest")
         if raw is not None and records:
             number = len(self.state.generations) + 1
@@ -74,7 +74,7 @@ def visible_first(_: Bench) -> None:
             write_once.write_once(layout.manifests, layout.manifest_name(number), raw, scratch=layout.scratch)
         append(self, head, records, projections or {})
 
-    Ledger.append_on = show_then_append  # type: ignore[method-assign, assignment]
+    EventStore.append_on = show_then_append  # type: ignore[method-assign, assignment]
 
 
 def in_place(_: Bench) -> None:
@@ -116,13 +116,13 @@ def lagging_head(bench: Bench) -> None:
         seen[id(journal)] = entries
         return journal
 
-    def reload(self: Ledger) -> None:
+    def reload(self: EventStore) -> None:
         self._state = State()
-        absorb(self._state, to_facts(seen[id(self.journal)]))
+        fold_into(self._state, to_recorded_events(seen[id(self.journal)]))
         self._in_step = True
 
     Journal.open = classmethod(look_then_open)  # type: ignore[assignment]
-    Ledger._reload = reload  # type: ignore[method-assign]
+    EventStore._reload = reload  # type: ignore[method-assign]
     stale_head(bench)
 
 
@@ -140,7 +140,7 @@ def manifest_first(_: Bench) -> None:
     """Link manifests before segments and signatures."""
     put, write = Projections._put, Projections.write
 
-    def write_backwards(self: Projections, ledger: Ledger, generation: Any) -> None:
+    def write_backwards(self: Projections, event_store: EventStore, generation: Any) -> None:
         waiting: list[tuple[Path, str, bytes]] = []
 
         def later(_: Projections, folder: Path, name: str, data: bytes) -> None:
@@ -148,7 +148,7 @@ def manifest_first(_: Bench) -> None:
 
         Projections._put = later  # type: ignore[method-assign]
         try:
-            write(self, ledger, generation)
+            write(self, event_store, generation)
         finally:
             Projections._put = put  # type: ignore[method-assign]
         for folder, name, data in reversed(waiting):
@@ -159,20 +159,20 @@ def manifest_first(_: Bench) -> None:
 
 def early_exit(_: Bench) -> None:
     """Call a commit done before its files are there."""
-    writer.Store._make_visible = lambda _, generation: generation  # type: ignore[method-assign]
+    writer.CacheWriter._make_visible = lambda _, generation: generation  # type: ignore[method-assign]
 
 
 def sticky_lock(_: Bench) -> None:
     """Mark the lock as taken by a file that somebody has to delete."""
-    enter = Store._recover
+    enter = CacheWriter._recover
 
-    def recover(self: Store) -> None:
+    def recover(self: CacheWriter) -> None:
         mark = self.layout.root / "build.lock.d"
         mark.mkdir()
         enter(self)
         mark.rmdir()
 
-    Store._recover = recover  # type: ignore[method-assign]
+    CacheWriter._recover = recover  # type: ignore[method-assign]
 
 
 def retire_backwards(_: Bench) -> None:
@@ -191,7 +191,7 @@ def retire_unplanned(_: Bench) -> None:
 
     def remove_at_once(layout: Any, state: Any, decision: Any) -> Any:
         found = projections(layout, state, decision)
-        collect_garbage._remove(layout, found, decision.doomed)
+        collect_garbage._remove(layout, found, decision.removals)
         return found
 
     collect_garbage._projections = remove_at_once

@@ -112,7 +112,7 @@ def commit_unprojected():
 def event_first():
     """The event that names an artifact is durable before the artifact is."""
     _publish_with(sync_file=False, sync_folder=False)
-    append_on = event_store.Ledger.append_on
+    append_on = event_store.EventStore.append_on
 
     def late(self, *arguments, **options):
         append_on(self, *arguments, **options)
@@ -120,7 +120,7 @@ def event_first():
             fsync.fsync_file(path)
             fsync.fsync_dir(path.parent)
 
-    event_store.Ledger.append_on = late
+    event_store.EventStore.append_on = late
 
 
 BUGS = {

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from journal import JournalError
 from store.base.canonical_json import sha256
-from store.cache.view import read
+from store.cache.view import read_history
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.reader import FlightCache
 from store.testing import FakeClock, play
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
-from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, Store, scenario
+from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, CacheWriter, scenario
 
 FAKE = {"engine place", "descriptor index"}
 """What `play` makes is no engine and no index; that they cannot be loaded is no finding."""
@@ -26,7 +26,7 @@ class Past:
 
     @classmethod
     def of(cls, cache):
-        view = read(Layout(cache))
+        view = read_history(Layout(cache))
         generations = view.state.generations
         return cls(
             tuple(fact.chain for fact in view.facts),
@@ -112,7 +112,7 @@ def _projected(layout):
 def ground(layout, promise, past):
     """What the ground sees without writing: a prefix of what happened, with everything acknowledged in it."""
     try:
-        view = read(layout)
+        view = read_history(layout)
     except StoreError as error:
         assert error.kind is ErrorKind.NO_CACHE, f"the ground: {error}"
         assert promise.seq == 0, f"no journal after record {promise.seq}"
@@ -132,7 +132,9 @@ def ground(layout, promise, past):
 
 def _builds(layout, promise, seen, *, build):
     born = build or not layout.exists()
-    with Store.open(layout, clock=FakeClock(), create=born, reserve_bytes=RESERVE, signer=SIGNER) as store:
+    with CacheWriter.open(
+        layout, clock=FakeClock(), create=born, reserve_bytes=RESERVE, signer=SIGNER
+    ) as store:
         assert len(store.state.generations) == seen, "opening changed the head"
         if build:
             chosen = scenario("next", tiles={(9, 9): "z"})
@@ -149,5 +151,5 @@ def _builds_really(site, seen, *, build):
         report = site.build(flight_id="next")
         assert (report.outcome, report.generation) == ("built", seen + 1), f"next build: {report.error}"
     else:
-        with Store.open(site.layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
+        with CacheWriter.open(site.layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
             assert len(store.state.generations) == seen, "opening changed the head"

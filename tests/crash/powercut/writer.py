@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store.cache.event_store import Ledger
+from store.cache.event_store import EventStore
 from store.cache.optimistic_append import accept
 from store.cache.projections import Projections
-from store.cache.view import look
-from store.cache.writer import Store
+from store.cache.view import open_view
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.maintenance.collect_garbage import collect
 from store.policy import rollback
@@ -39,7 +39,7 @@ def scenario(flight="f1", *, tiles=None, **fields):
 
 def opened(top, clock=None, **options):
     settings = {"clock": clock or FakeClock(), "create": True, "reserve_bytes": RESERVE, "signer": SIGNER}
-    return Store.open(Layout(top / "cache"), **(settings | options))
+    return CacheWriter.open(Layout(top / "cache"), **(settings | options))
 
 
 class Promises:
@@ -47,14 +47,14 @@ class Promises:
 
     def __init__(self, path):
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        appended, promises = Ledger.append_on, self
+        appended, promises = EventStore.append_on, self
 
-        def append_on(ledger, *arguments, **options):
-            appended(ledger, *arguments, **options)
-            head = ledger.head
+        def append_on(event_store, *arguments, **options):
+            appended(event_store, *arguments, **options)
+            head = event_store.head
             promises.say(f"seq {head.seq} {head.chain.hex()}")
 
-        Ledger.append_on = append_on
+        EventStore.append_on = append_on
 
     def say(self, text):
         os.write(self.fd, text.encode() + b"\n")
@@ -153,7 +153,7 @@ def prepare_recovers(top):
         path = top / "cache" / "tmp" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"left")
-    head = look(Layout(top / "cache")).head
+    head = open_view(Layout(top / "cache")).head
     return Promise(1, head.seq, head.chain.hex())
 
 

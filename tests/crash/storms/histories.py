@@ -29,7 +29,7 @@ from journal import JournalError
 from journal.lock import BuildLock, held
 from store.cache.optimistic_append import accept
 from store.cache.projections import signers_of
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.errors import NoGoError, RequestRefusedError, StoreError
 from store.maintenance.collect_garbage import collect
@@ -74,7 +74,7 @@ class Model:
     shown: list[tuple[int, str]] = field(default_factory=list)
     accepted: set[int] = field(default_factory=set)
     behind: bool = False
-    retired: set[int] = field(default_factory=set)
+    collected_generations: set[int] = field(default_factory=set)
     builds: int = 0
     signed: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -86,7 +86,7 @@ class Model:
                 (state.generations[each].origin, state.generations[each].manifest_sha256) for each in numbers
             ],
             accepted=set(state.accepted),
-            retired=set(state.retired),
+            collected_generations=set(state.collected_generations),
             builds=len(state.builds),
             signed=[signers_of(state.generations[each]) for each in numbers],
         )
@@ -107,7 +107,7 @@ def build(top, dice):
 
 def roll_back(top, dice):
     with opened(top, create=False) as store:
-        standing = sorted(set(store.state.generations) - set(store.state.retired))
+        standing = sorted(set(store.state.generations) - set(store.state.collected_generations))
         planned = rollback.plan(store.state, to=dice.choice([None, *standing]), why="soak")
         if planned is None:
             return "no change"
@@ -117,14 +117,14 @@ def roll_back(top, dice):
 
 def mark(top, dice):
     layout = Layout(top / "cache")
-    standing = sorted(look(layout).state.generations)
+    standing = sorted(open_view(layout).state.generations)
     found = accept(layout, dice.choice(standing or [1]), why="soak", host={}, clock=FakeClock())
     return "accepted" if found.changed else "no change"
 
 
-def countersign(top, dice):
+def add_signature(top, dice):
     with opened(top, create=False) as store:
-        standing = sorted(set(store.state.generations) - set(store.state.retired))
+        standing = sorted(set(store.state.generations) - set(store.state.collected_generations))
         found = sign(store, dice.choice([None, *standing]), dice.choice(SIGNERS))
         return "signed" if found.changed else "no change"
 
@@ -139,7 +139,7 @@ OPERATIONS = {
     "build": (build, 6),
     "roll_back": (roll_back, 2),
     "mark": (mark, 1),
-    "countersign": (countersign, 1),
+    "countersign": (add_signature, 1),
     "clear": (clear, 1),
 }
 
@@ -189,19 +189,21 @@ def check(top, name, before, said, *, thorough):
         assert not before.shown, "the cache is gone"
         assert said in {"killed", "refused no-cache"}, f"no cache after: {said}"
         return before
-    view = look(layout)
+    view = open_view(layout)
     now = Model.of(view.state)
     assert now.shown[: len(before.shown)] == before.shown, "a generation is another one than before"
     new = len(now.shown) - len(before.shown)
     wanted = {"built": {1}, "rolled back": {1}, "killed": {0, 1}}.get(said, {0})
     assert new in wanted, f"{new} new generations, expected {wanted}"
     assert now.accepted >= before.accepted, "an acceptance is gone"
-    assert now.retired >= before.retired, "a collected generation is back"
+    assert now.collected_generations >= before.collected_generations, "a collected generation is back"
     for number, (was, keys) in enumerate(zip(before.signed, now.signed, strict=False), start=1):
         assert keys[: len(was)] == was, f"generation {number} lost a signature"
         assert len(keys) <= len(was) + (said in {"signed", "killed"}), f"generation {number} got a signature"
-    assert not now.accepted & now.retired - before.retired, "an accepted generation was collected"
-    assert len(now.shown) not in now.retired, "the head was collected"
+    assert not now.accepted & now.collected_generations - before.collected_generations, (
+        "an accepted generation was collected"
+    )
+    assert len(now.shown) not in now.collected_generations, "the head was collected"
     shown = _aboard(layout)
     # A writer that was killed between the commit and its files leaves the generation before, until the next that
     # opens the cache for writing. Builds, rollbacks and collections do so before they decide anything, and so have
@@ -229,7 +231,7 @@ def _owed(layout, state):
     return [
         number
         for number, name in files.items()
-        if number not in state.retired
+        if number not in state.collected_generations
         for place, _ in enumerate(state.generations[number].signatures, start=1)
         if not (layout.manifests / signature_name(name, place)).exists()
     ]

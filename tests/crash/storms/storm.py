@@ -16,7 +16,7 @@ from pathlib import Path
 
 from journal import JournalError
 from journal.lock import BuildLock
-from store.cache.view import read
+from store.cache.view import read_history
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.maintenance.collect_garbage import collect
@@ -74,7 +74,7 @@ def hold(folder):
 
 
 def ground(folder):
-    view = read(Layout(folder / "cache"))
+    view = read_history(Layout(folder / "cache"))
     assert view.facts[-1].chain == view.head.chain.hex()
     return view.state.head.number if view.state.head else 0
 
@@ -133,7 +133,7 @@ def main(arguments=None):
         answer = run_together(actors)
         layout = Layout(folder / "cache")
         journal_bytes = os.stat(layout.journal).st_size
-        facts = read(layout).facts
+        facts = read_history(layout).facts
         records = sum(os.stat(layout.segments / each).st_size for each in layout.segment_files().values())
     grown = journal_bytes > GROWTH * records + OVERHEAD_BYTES
     failures = answer["alarms"] + len(answer["ended_badly"]) + grown

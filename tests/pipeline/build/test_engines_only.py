@@ -17,7 +17,7 @@ from pipeline.testing import raising
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repaired
 from store.errors import ArtifactsBusyError, DiskFullError, RequestRefusedError
-from store.policy.retention import KeepPolicy, Needed
+from store.policy.retention import KeepPolicy, KeepReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import FakeSite, spread, tiny_network, tree, words
 
@@ -99,7 +99,7 @@ def test_an_engine_that_disagrees_with_its_network_is_recorded_and_not_used(site
     report = engines(site)
     assert (outcomes(report), report.error.kind) == (["failed"], "check-failed")
     assert len(site.events(CheckFailed)) == 1
-    assert site.state().memo.engines == {}
+    assert site.state().step_cache.engines == {}
     del site.compiler.instead["place"]
     assert outcomes(engines(site)) == ["compiled"]
     assert gc(site).files == 1, "the engine that failed"
@@ -108,17 +108,17 @@ def test_an_engine_that_disagrees_with_its_network_is_recorded_and_not_used(site
 def test_an_engine_whose_maker_did_not_come_to_its_check_is_checked(site):
     engines(site)
     state = site.state()
-    (known,) = state.memo.engines.values()
+    (known,) = state.step_cache.engines.values()
     # Recorded once more by somebody who died before the check: the pass of the same bytes stands.
-    assert state.memo.has_passed("engine", known.key, known.artifact.sha256)
+    assert state.step_cache.has_passed("engine", known.key, known.artifact.sha256)
     other = replace(known, artifact=Artifacts(site.layout).put(tiny_network() + b"2\x00"))
-    from store.cache.optimistic_append import open_beside
+    from store.cache.optimistic_append import open_for_append
 
-    with open_beside(site.layout, clock=site.clock) as beside:
+    with open_for_append(site.layout, clock=site.clock) as beside:
         beside.append(lambda _: [other])
     assert outcomes(engines(site)) == ["reused"]
     assert compiles(site) == ["compile place"]
-    assert site.state().memo.has_passed("engine", known.key, other.artifact.sha256)
+    assert site.state().step_cache.has_passed("engine", known.key, other.artifact.sha256)
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
@@ -182,7 +182,7 @@ def test_of_two_that_compile_the_same_the_first_stands(site):
     site.calls.faults["compile place"] = lambda: found.append(beside(site, "other"))
     report = engines(site)
     assert (found, outcomes(report)) == (["compiled"], ["reused"])
-    (known,) = site.state().memo.engines.values()
+    (known,) = site.state().step_cache.engines.values()
     assert report.engines[0].artifact == known.artifact
     assert len(site.events(EngineCompiled)) == 1
 
@@ -195,7 +195,7 @@ def test_an_engine_outlives_a_collection_between_its_compile_and_its_record(site
 
     def watched(artifacts, data):
         ref = put(artifacts, data)
-        with pytest.raises(ArtifactsBusyError), artifacts.excluding(0):
+        with pytest.raises(ArtifactsBusyError), artifacts.exclusive_lock(0):
             pytest.fail("a collection got between")
         seen.append(ref)
         return ref
@@ -205,7 +205,7 @@ def test_an_engine_outlives_a_collection_between_its_compile_and_its_record(site
         report = engines(site)
     assert [each.artifact for each in report.engines] == seen
     kept = gc(site).decision.kept
-    assert kept[Needed.APART][0] == 1, "no build has used it yet"
+    assert kept[KeepReason.APART][0] == 1, "no build has used it yet"
     assert outcomes(engines(site)) == ["reused"]
 
 
@@ -238,7 +238,7 @@ def test_collection_through_the_provisioner(quick_path):
     told = site.provisioner().collect(ONE)
     assert tree(site.cache) == before
     done = gc(site, host={"host": "h"})
-    assert (done.decision, done.decision.retired) == (told.decision, (1,))
+    assert (done.decision, done.decision.collected_generations) == (told.decision, (1,))
     assert gc(site).empty
     assert (
         site.provisioner().build_cache_artifacts(site.request(flight_id="f3")).outcome is BuildOutcome.REUSED
@@ -265,7 +265,7 @@ def test_a_build_that_died_is_taken_up_after_a_collection(site):
         site.provisioner().build_cache_artifacts(site.request())
     site.calls.faults.clear()
     site.batcher.embedded.clear()
-    assert gc(site).decision.kept[Needed.UNFINISHED][0] > 0
+    assert gc(site).decision.kept[KeepReason.UNFINISHED][0] > 0
     report = site.provisioner().build_cache_artifacts(site.request())
     assert (report.outcome, report.tiles_embedded) == (BuildOutcome.BUILT, 0)
     assert site.batcher.embedded == []

@@ -165,9 +165,9 @@ def test_what_is_attached_is_referenced_and_kept_while_its_failure_is_young(real
     for flight in ("f2", "f3"):
         assert real_site.build(flight_id=flight).outcome is BuildOutcome.BUILT
     assert digest in referenced_by(real_site.state())
-    doomed = {each.sha256 for each in preview(real_site.layout, KeepPolicy(keep=1)).decision.doomed}
-    assert digest in doomed
-    assert digest not in {each.sha256 for each in preview(real_site.layout, KeepPolicy()).decision.doomed}
+    removals = {each.sha256 for each in preview(real_site.layout, KeepPolicy(keep=1)).decision.removals}
+    assert digest in removals
+    assert digest not in {each.sha256 for each in preview(real_site.layout, KeepPolicy()).decision.removals}
 
 
 def test_a_run_that_met_a_held_lock_leaves_one_word(site):

@@ -15,7 +15,7 @@ from pipeline.request.request import (
 from pipeline.tiles.grid import tile_box_e7
 from pipeline.tiles.tile import Place
 from store.base.canonical_json import decode
-from store.cache.event_store import Ledger
+from store.cache.event_store import EventStore
 from store.domain.events import (
     BuildPlanned,
     BuildStarted,
@@ -53,9 +53,11 @@ def test_a_first_build_does_everything_once(site):
 
 def test_writes_are_the_files_and_the_transactions_that_there_are(site, monkeypatch):
     """Birth and reserve among them; folders and lock files are none."""
-    transactions, append_on = [], Ledger.append_on
+    transactions, append_on = [], EventStore.append_on
     monkeypatch.setattr(
-        Ledger, "append_on", lambda *given, **options: (append_on(*given, **options), transactions.append(1))
+        EventStore,
+        "append_on",
+        lambda *given, **options: (append_on(*given, **options), transactions.append(1)),
     )
     genesis = 1
 

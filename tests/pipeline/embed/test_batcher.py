@@ -225,7 +225,7 @@ def test_a_descriptor_that_is_not_finite_is_a_bad_tile(tiles, engine):
     assert sum(len(result.bad) + len(result.tiles) for result in results) == 5
 
 
-def doomed(tile, flag, end):
+def removals(tile, flag, end):
     return replace(tile, locator=("mortal", tile.locator[1], str(flag), end))
 
 
@@ -234,7 +234,7 @@ def doomed(tile, flag, end):
 def test_a_worker_that_dies_once_costs_a_retry_with_fewer_workers(tiles, engine, tmp_path, end):
     flag = tmp_path / "dies once"
     flag.touch()
-    tiles[12] = doomed(tiles[12], flag, end)
+    tiles[12] = removals(tiles[12], flag, end)
     retries, dispatched = [], []
     results = embed(
         tiles,
@@ -257,7 +257,7 @@ def test_a_worker_that_dies_once_costs_a_retry_with_fewer_workers(tiles, engine,
 
 @pytest.mark.usefixtures("mortal")
 def test_a_window_that_always_kills_is_named(tiles, engine):
-    tiles[12] = doomed(tiles[12], "always", "SIGSEGV")
+    tiles[12] = removals(tiles[12], "always", "SIGSEGV")
     retries = []
     with pytest.raises(EmbedError, match=r"window 2 \(cells 12/2/0, 5 tiles\).*SIGSEGV") as caught:
         embed(tiles, engine, on_retry=retries.append)

@@ -66,11 +66,11 @@ def test_an_engine_whose_check_is_still_to_run_is_reused_and_not_trusted(built):
     """A pass is one of these very bytes; an engine run, or a build that died, leaves an engine without any."""
     state, wanted = built.state(), inputs(built)
     present = sizes(Artifacts(built.layout), needed(state, wanted))
-    (engine,) = state.memo.engines.values()
-    of_others = replace(state.memo.passed["engine", engine.key], artifact="ab" * 32)
+    (engine,) = state.step_cache.engines.values()
+    of_others = replace(state.step_cache.passed["engine", engine.key], artifact="ab" * 32)
     for passed in ({}, {("engine", engine.key): of_others}):
-        memo = replace(state.memo, passed=passed)
-        (found,) = plan(replace(state, memo=memo), wanted, present).engines
+        memo = replace(state.step_cache, passed=passed)
+        (found,) = plan(replace(state, step_cache=memo), wanted, present).engines
         assert (found.decision, found.checked) == (Decision.REUSE, False)
         assert found.why == "same key, its check is still to run"
 

@@ -180,10 +180,10 @@ def test_the_results_of_steps_that_ran_again_are_recorded_without_a_build(two):
     for role in ("engine", "index", "block"):
         flip(two.artifact(ref_of(two, role)))
     counts = {kind: len(two.events(kind)) for kind in (EngineCompiled, IndexBuilt, CellEmbedded)}
-    memo = two.state().memo
+    memo = two.state().step_cache
     two.provisioner().repair()
     assert {kind: len(two.events(kind)) - counts[kind] for kind in counts} == dict.fromkeys(counts, 1)
-    after = two.state().memo
+    after = two.state().step_cache
     assert after.passed == memo.passed
     assert {key: event.artifact for key, event in after.engines.items()} == {
         key: event.artifact for key, event in memo.engines.items()

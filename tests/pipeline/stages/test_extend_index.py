@@ -353,7 +353,7 @@ def test_a_base_that_was_removed_is_forgotten_with_what_stands_on_it(site):
     index = site.events(IndexExtended)[0]
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     assert not site.artifact(index.base).exists()
-    assert index.key not in site.state().memo.indexes
+    assert index.key not in site.state().step_cache.indexes
 
 
 @pytest.mark.parametrize(

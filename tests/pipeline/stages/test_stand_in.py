@@ -364,7 +364,7 @@ def test_a_stand_in_that_disagrees_with_its_network_stops_the_build(site):
     assert report.outcome is BuildOutcome.FAILED
     assert "stand-in of engine place" in report.error.message
     (failed,) = site.events(CheckFailed)
-    assert failed.key not in site.state().memo.engines
+    assert failed.key not in site.state().step_cache.engines
     site.stand_in.instead.clear()
     site.made()
 

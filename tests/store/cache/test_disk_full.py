@@ -5,8 +5,8 @@ import os
 import pytest
 
 from journal import JournalError, JournalFullError
-from store.cache.view import look
-from store.cache.writer import Store
+from store.cache.view import open_view
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed
 from store.domain.state import BuildStatus
@@ -58,13 +58,13 @@ def build_until_full(store):
 @pytest.mark.parametrize("pages", [0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 64])
 def test_the_failure_is_written_down_and_the_head_stays(small, pages):
     layout = Layout(small / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
         play(store, FIRST)
         before = (layout.manifests / layout.manifest_name(1)).read_bytes()
         ballast = fill(small, pages * 4096)
         error = build_until_full(store)
         state = store.state.copy()
-    view = look(layout)
+    view = open_view(layout)
     assert view.state == state
     assert (layout.manifests / layout.manifest_name(1)).read_bytes() == before
     if error is None or isinstance(error, UnprojectedError):
@@ -78,7 +78,7 @@ def test_the_failure_is_written_down_and_the_head_stays(small, pages):
         assert cache.manifest.envelope.generation == max(layout.manifest_files())
         cache.verify()
     ballast.unlink()
-    with Store.open(layout, clock=FakeClock(), reserve_bytes=RESERVE) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=RESERVE) as store:
         shown, _ = play(store, SECOND)
         assert store.state.head == shown
         store.roll_back(rollback.plan(store.state, to=1, why=""))
@@ -89,22 +89,22 @@ def test_the_failure_is_written_down_and_the_head_stays(small, pages):
 def test_a_cache_can_be_opened_without_space_for_the_reserve(small):
     """Else nothing could be collected from a full disk, or rolled back on one."""
     layout = Layout(small / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, FIRST)
     fill(small, 4096)
-    with Store.open(layout, clock=FakeClock(), reserve_bytes=RESERVE) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=RESERVE) as store:
         assert store.state.head.number == 1
-    assert look(layout).state.head.number == 1
+    assert open_view(layout).state.head.number == 1
 
 
 def test_a_full_disk_without_room_for_a_lock_file_can_still_be_collected(small):
     """LMDB's lock file may be gone, as after a rebuild that found no space; the reserve has room for it."""
     layout = Layout(small / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=RESERVE) as store:
         play(store, FIRST)
     (layout.root / "journal.mdb-lock").unlink()
     fill(small, 0)
-    with Store.open(layout, clock=FakeClock(), exclusive_within_s=1.0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), exclusive_within_s=1.0) as store:
         assert store.state.head.number == 1
 
 
@@ -113,10 +113,10 @@ def test_a_cache_is_not_born_on_a_full_disk(small):
     ballast = fill(small, 8192)
     with (
         pytest.raises((DiskFullError, JournalFullError)),
-        Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0),
+        CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0),
     ):
         pytest.fail("there is no space for a journal")
     assert not layout.journal.exists()
     ballast.unlink()
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, FIRST)

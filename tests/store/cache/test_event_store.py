@@ -12,10 +12,10 @@ from journal import JournalDamagedError
 from journal.errors import RecordError
 from journal.record import EMPTY, Chain, Entry, decode, encode, extend, link
 from journal.storage.environment import is_open
-from store.cache.event_mapper import fold_entries, to_facts, to_record
-from store.cache.event_store import Ledger
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.event_mapper import fold_entries, to_record, to_recorded_events
+from store.cache.event_store import EventStore
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated
 from store.domain.state import State
@@ -42,16 +42,16 @@ def entries_of(*raws):
 
 
 def opened(layout):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
 
 
 def open_ledger(layout):
-    Ledger.open(layout, FakeClock()).close()
+    EventStore.open(layout, FakeClock()).close()
 
 
 def rewrite_the_first_generation(layout):
     """Change a record of the first generation, and the chain up to the record after its commit."""
-    end = look(layout).state.generations[1].seq
+    end = open_view(layout).state.generations[1].seq
     with lmdb.open(str(layout.journal), subdir=False, max_dbs=8) as environment:
         records = environment.open_db(b"records")
         with environment.begin(write=True) as transaction:
@@ -84,21 +84,21 @@ def test_a_segment_of_a_sound_journal_is_made_again(layout):
 
 
 def test_a_look_a_read_and_a_writer_fold_the_same(layout):
-    looked, whole = look(layout), read(layout)
+    looked, whole = open_view(layout), read_history(layout)
     with opened(layout) as store:
         assert store.state == looked.state == whole.state
-        ended = store.ledger.head
-        store.ledger.reopen()
-        assert store.ledger.head == ended == looked.head == whole.head
+        ended = store.event_store.head
+        store.event_store.reopen()
+        assert store.event_store.head == ended == looked.head == whole.head
         assert store.state == whole.state
 
 
-@pytest.mark.parametrize("act", [look, read, open_ledger])
+@pytest.mark.parametrize("act", [open_view, read_history, open_ledger])
 @pytest.mark.parametrize("since_the_commit", [False, True])
 def test_damage_is_found_wherever_it_is(layout, act, since_the_commit):
     with pytest.raises(StopDeadError), opened(layout) as store:
         play(store, Scenario(flight="dead", engine="other", die_at="index"))
-    key = struct.pack(">Q", look(layout).head.seq if since_the_commit else 2)
+    key = struct.pack(">Q", open_view(layout).head.seq if since_the_commit else 2)
     with lmdb.open(str(layout.journal), subdir=False, max_dbs=8) as environment:
         records = environment.open_db(b"records")
         with environment.begin(write=True) as transaction:
@@ -110,7 +110,7 @@ def test_damage_is_found_wherever_it_is(layout, act, since_the_commit):
     assert not is_open(layout.journal)
 
 
-@pytest.mark.parametrize("act", [look, lambda layout: opened(layout).__enter__()])
+@pytest.mark.parametrize("act", [open_view, lambda layout: opened(layout).__enter__()])
 def test_a_journal_that_lost_its_tail_is_refused(layout, act):
     before = layout.journal.read_bytes()
     with opened(layout) as store:
@@ -133,7 +133,7 @@ def test_only_what_comes_from_elsewhere_is_held_to_its_form():
     fold_entries(state, found)
     assert state.builds[1].inputs == {"a": [2], "b": 1}
     with pytest.raises(RecordError, match="not canonical"):
-        [*to_facts(found)]
+        [*to_recorded_events(found)]
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -11,9 +11,9 @@ import pytest
 from journal import Journal
 from journal.record import Record
 from store.cache.create import ensure_cache
-from store.cache.optimistic_append import accept, open_beside
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.optimistic_append import accept, open_for_append
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
@@ -51,7 +51,7 @@ def child(code, *words, **options):
 
 
 def opened(layout):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
 
 
 def say_good(layout, generation, why="flown"):
@@ -70,14 +70,14 @@ def layout(tmp_path):
 def test_a_generation_is_accepted_once(layout):
     found = say_good(layout, 1)
     assert (found.generation, found.origin, found.changed, found.accepted) == (1, 1, True, (1,))
-    event = read(layout).facts[-1].event
+    event = read_history(layout).facts[-1].event
     assert event == GenerationAccepted(generation=1, why="flown", host={"host": "h"})
     before = tree(layout.root)
     assert say_good(layout, 1, "again").changed is False
     assert {name: each[4] for name, each in tree(layout.root).items() if name != "journal.mdb"} == {
         name: each[4] for name, each in before.items() if name != "journal.mdb"
     }
-    assert read(layout).facts[-1].event == event
+    assert read_history(layout).facts[-1].event == event
     assert say_good(layout, 2).accepted == (1, 2)
 
 
@@ -94,7 +94,7 @@ def test_a_collected_generation_is_refused(layout):
     with pytest.raises(RequestRefusedError, match="generation 1 to be kept") as refused:
         say_good(layout, 1)
     assert refused.value.kind is ErrorKind.COLLECTED
-    assert look(layout).state.accepted == frozenset()
+    assert open_view(layout).state.accepted == frozenset()
 
 
 def test_where_there_is_no_cache_none_is_made(tmp_path):
@@ -118,7 +118,7 @@ def test_nothing_is_recovered_beside_a_build(layout):
         (layout.scratch / "draft").write_bytes(b"of somebody")
         (layout.manifests / layout.manifest_name(1)).unlink()
     say_good(layout, 2)
-    assert look(layout).state.builds[3].status is BuildStatus.OPEN
+    assert open_view(layout).state.builds[3].status is BuildStatus.OPEN
     assert (layout.scratch / "draft").exists()
     assert 1 not in layout.manifest_files()
 
@@ -140,7 +140,7 @@ def test_a_journal_of_a_newer_version_is_not_written_to(layout):
         head = journal.append([strange])
     with pytest.raises(UnknownEventError, match="new v1"):
         say_good(layout, 1)
-    assert look(layout).head == head
+    assert open_view(layout).head == head
 
 
 def test_what_is_decided_is_decided_on_the_head_that_it_is_appended_to(layout):
@@ -152,7 +152,7 @@ def test_what_is_decided_is_decided_on_the_head_that_it_is_appended_to(layout):
             assert child(ACCEPT, layout.root, 2).wait() == 0
         return [made(StepStarted)] if 2 not in state.accepted else []
 
-    with open_beside(layout, clock=FakeClock()) as beside:
+    with open_for_append(layout, clock=FakeClock()) as beside:
         assert beside.append(decide) is False
     assert [accepted for _, accepted in seen] == [frozenset(), {2}]
 
@@ -165,7 +165,7 @@ def test_many_that_accept_at_once_lose_nothing(layout):
     with opened(layout) as store:
         play(store, Scenario(flight="f9"))
     assert [each.wait() for each in children] == [0] * 4
-    state = look(layout).state
+    state = open_view(layout).state
     assert state.accepted == frozenset(range(1, 9))
     assert state.head.number == 9
 
@@ -179,6 +179,6 @@ def test_a_cache_is_born_once_however_many_are_first(tmp_path):
     assert [each.wait() for each in children] == [0] * 4
     for root in roots:
         layout = Layout(root)
-        assert look(layout).head.seq == 1
+        assert open_view(layout).head.seq == 1
         with opened(layout) as store:
             assert walk(store.artifacts, {}, referenced=frozenset(), full=False).foreign_files == ()

@@ -17,8 +17,8 @@ from journal.storage.environment import open_environment
 from store.base.canonical_json import sha256
 from store.base.identity import build_identity
 from store.cache.event_mapper import to_record
-from store.cache.view import look, observe, read
-from store.cache.writer import Store
+from store.cache.view import list_cache_files, open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -86,7 +86,7 @@ def clock():
 @pytest.fixture
 def opened(layout, clock):
     def open_store(**changes):
-        return Store.open(layout, clock=clock, **({"create": True, "reserve_bytes": 0} | changes))
+        return CacheWriter.open(layout, clock=clock, **({"create": True, "reserve_bytes": 0} | changes))
 
     return open_store
 
@@ -119,7 +119,7 @@ def refused(layout, opened, kind=ErrorKind.JOURNAL_REPLACED):
     """Both ways to read the journal refuse it, and nothing is written."""
     before = tree(layout)
     with pytest.raises(DamagedHistoryError) as by_view:
-        look(layout)
+        open_view(layout)
     with pytest.raises(DamagedHistoryError) as by_store, opened():
         pytest.fail("a damaged history was opened for writing")
     assert (by_view.value.kind, by_store.value.kind) == (kind, kind)
@@ -139,12 +139,12 @@ class TestBirth:
         for size, writes in ((4096, 1), (4096, 0), (8192, 1), (0, 0)):
             with opened(reserve_bytes=size) as store:
                 assert store.writes == writes, "the reserve, where it is made or enlarged"
-        assert look(layout).state.cache_id == first
+        assert open_view(layout).state.cache_id == first
 
     def test_no_cache(self, layout, opened):
         for create in (layout.create, lambda: None):
             with pytest.raises(RequestRefusedError) as by_view:
-                look(layout)
+                open_view(layout)
             with pytest.raises(RequestRefusedError) as by_store, opened(create=False):
                 pytest.fail("there is no cache")
             assert by_view.value.kind is by_store.value.kind is ErrorKind.NO_CACHE
@@ -185,7 +185,7 @@ class TestLostHistory:
     @pytest.mark.parametrize("generations", [1, 2, 3])
     def test_a_journal_of_another_cache(self, layout, opened, tmp_path, generations):
         other = Layout(tmp_path / "other")
-        with Store.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        with CacheWriter.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
             for number in range(generations):
                 play(store, Scenario(flight=f"f{number}"))
         put_journal(layout, other.journal)
@@ -256,7 +256,7 @@ class TestLostHistory:
         with Journal.open(layout.journal) as journal:
             journal.append([Record(tag="new", version=1, build=None, wall_ns=1, mono_ns=1, payload=None)])
         before = tree(layout)
-        view = read(layout)
+        view = read_history(layout)
         assert view.state.unknown == ("new v1",)
         assert view.state.head.number == 2
         with pytest.raises(UnknownEventError), opened():
@@ -268,7 +268,7 @@ class TestLostHistory:
             layout.manifests / layout.manifest_name(2), layout.manifests / layout.manifest_name(9)
         )
         refused(layout, opened)
-        assert look(layout, strict=False).state.head.number == 2
+        assert open_view(layout, strict=False).state.head.number == 2
 
     @pytest.mark.parametrize("create", [True, False])
     def test_a_file_in_the_place_of_the_manifests(self, layout, opened, create):
@@ -317,7 +317,7 @@ class TestHealing:
     @pytest.mark.usefixtures("two")
     def test_scratch_is_kept_while_somebody_writes(self, layout, opened):
         (layout.scratch / "draft").touch()
-        with Artifacts(layout).sharing(), opened() as store:
+        with Artifacts(layout).shared_lock(), opened() as store:
             assert store.recovered == (ClearScratch(),)
         assert (layout.scratch / "draft").exists()
 
@@ -336,7 +336,7 @@ class TestHealing:
     def test_a_build_whose_process_died_is_abandoned(self, layout, opened):
         with pytest.raises(StopDeadError), opened() as store:
             play(store, Scenario(die_at="cells"))
-        assert look(layout).state.open_build == 1
+        assert open_view(layout).state.open_build == 1
         with opened() as store:
             assert store.recovered == (Abandon(1, "cells 6/1/0"),)
             build = store.state.builds[1]
@@ -348,7 +348,7 @@ class TestHealing:
     @pytest.mark.usefixtures("two")
     def test_a_manifest_of_another_name_is_the_same_generation(self, layout, clock):
         renamed = replace(layout, manifest_filename="flight-{generation:08d}.json")
-        with Store.open(renamed, clock=clock, reserve_bytes=0) as store:
+        with CacheWriter.open(renamed, clock=clock, reserve_bytes=0) as store:
             assert (store.recovered, store.writes) == ((), 0)
             play(store, Scenario(flight="f3"))
             signed = replace(store.state.generations[1], signatures=(("k", "ab" * 64), ("l", "cd" * 64)))
@@ -362,7 +362,7 @@ class TestHealing:
         ]
         assert b'"key_id":"k"' in (layout.manifests / "00000001.sig").read_bytes()
         assert b'"key_id":"l"' in (layout.manifests / "00000001.sig2").read_bytes()
-        assert observe(layout).signatures == {(1, 1), (1, 2)}
+        assert list_cache_files(layout).signatures == {(1, 1), (1, 2)}
 
     @pytest.mark.usefixtures("two")
     def test_a_generation_that_projects_to_something_else(self, opened):
@@ -417,7 +417,7 @@ class TestCommit:
         raw = (layout.manifests / layout.manifest_name(2)).read_bytes()
         assert sha256(raw) == shown.manifest_sha256
         assert m.parse(raw).envelope.before.seq == shown.seq - 1
-        view = read(layout)
+        view = read_history(layout)
         assert view.facts[-1].seq == shown.seq
         assert [type(fact.event) is GenerationAccepted for fact in view.facts[-2:]] == [looks == 1, False]
 
@@ -446,7 +446,7 @@ class TestCommit:
             with pytest.raises(RequestRefusedError) as error:
                 store.commit(1)
             assert error.value.kind is ErrorKind.WITHDRAWN
-        assert look(layout).state.head is None
+        assert open_view(layout).state.head is None
 
     def test_an_event_that_cannot_follow_is_not_appended(self, layout, opened):
         with opened() as store:
@@ -461,7 +461,7 @@ class TestCommit:
             assert store.journal.head == head
             assert store.state.position.seq == head.seq
             play(store, Scenario(flight="f2"))
-        assert look(layout).state.head.number == 2
+        assert open_view(layout).state.head.number == 2
 
     def test_a_build_that_lacks_a_part_is_not_committed(self, layout, opened):
         with opened() as store:
@@ -471,7 +471,7 @@ class TestCommit:
             with pytest.raises(DamagedHistoryError):
                 store.commit(1)
             assert store.state.position == position
-        assert look(layout).state.head is None
+        assert open_view(layout).state.head is None
 
     def test_a_manifest_that_is_too_large_is_not_committed(self, opened):
         with opened() as store:
@@ -504,7 +504,7 @@ class TestCommit:
             before = store.writes
             store.roll_back(planned)
             assert store.writes == before + 3
-        state = look(layout).state
+        state = open_view(layout).state
         assert state.head.rolled_back.why == "because"
         assert (state.head.rolled_back.requested, state.head.rolled_back.left) == (1, 2)
         assert set(state.undone.values()) == {2}
@@ -517,11 +517,11 @@ from journal import JournalError
 from store.errors import StoreError
 from store.disk.layout import Layout
 from store.testing import FakeClock, Scenario, play
-from store.cache.writer import Store
-from store.cache.view import observe
+from store.cache.writer import CacheWriter
+from store.cache.view import list_cache_files
 
 def write():
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(flight="f3"))
 
 os.setgroups([])
@@ -529,7 +529,7 @@ os.setgid(65534)
 os.setuid(65534)
 layout = Layout(Path(sys.argv[1]))
 found = []
-for do in (lambda: observe(layout), write):
+for do in (lambda: list_cache_files(layout), write):
     try:
         do()
     except (StoreError, JournalError) as error:

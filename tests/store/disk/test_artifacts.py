@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.base.values import ArtifactRef
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.layout import Layout
 from store.disk.write_once import draft, write_once
@@ -218,11 +218,15 @@ class TestArtifacts:
         assert artifacts.damage(REF)
 
     def test_collection_has_to_be_alone(self, artifacts, layout):
-        with artifacts.sharing(), Artifacts(layout).sharing(), artifacts.alone() as alone:
+        with (
+            artifacts.shared_lock(),
+            Artifacts(layout).shared_lock(),
+            artifacts.try_exclusive_lock() as alone,
+        ):
             assert not alone
-        with artifacts.alone() as alone:
+        with artifacts.try_exclusive_lock() as alone:
             assert alone
-            with Artifacts(layout).alone() as another:
+            with Artifacts(layout).try_exclusive_lock() as another:
                 assert not another
 
     def test_a_full_disk_is_said(self, artifacts):
@@ -234,7 +238,7 @@ class TestArtifacts:
         with pytest.raises(CacheUnusableError):
             artifacts.put(b"data")
         layout.artifacts_lock.mkdir()
-        with pytest.raises(CacheUnusableError, match="regular file as lock"), artifacts.sharing():
+        with pytest.raises(CacheUnusableError, match="regular file as lock"), artifacts.shared_lock():
             pytest.fail("the lock file is a folder")
 
     def test_names_that_are_none(self, artifacts, layout):
@@ -250,7 +254,7 @@ class TestArtifacts:
         (layout.artifacts / "stray").touch()
         (layout.artifacts / "ff").rmdir()
         (layout.artifacts / "ff").symlink_to("00")
-        with artifacts.sharing():
+        with artifacts.shared_lock():
             found = {path.relative_to(layout.artifacts): digest for digest, _, path in artifacts.names()}
         assert {str(path) for path, digest in found.items() if digest} == {f"{SHA[:2]}/{SHA}"}
         assert {str(path) for path, digest in found.items() if not digest} == {
@@ -360,7 +364,7 @@ class TestLayout:
 @pytest.fixture
 def built(layout):
     """A cache with one generation; what its manifest names."""
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario())
         state = store.state.copy()
     manifest = parse((layout.manifests / layout.manifest_name(1)).read_bytes())
@@ -451,7 +455,7 @@ class TestCoverage:
         assert (len(found.foreign_files), found.unreferenced) == (1, ())
 
     def test_what_the_journal_knows_is_referenced(self, layout, built):
-        with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+        with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
             play(store, Scenario(engine="other", fail_at="index"))
             state = store.state.copy()
         found = self.walked(layout, (built[0], state, built[2]))

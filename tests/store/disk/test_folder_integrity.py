@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from journal import JournalFilesystemError
-from store.cache.optimistic_append import open_beside
-from store.cache.writer import Store, clear_scratch
+from store.cache.optimistic_append import open_for_append
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import displaced, free_displaced, refuse_displaced
+from store.disk.folder_integrity import free_displaced, misplaced_folders, refuse_symlinked_folders
 from store.disk.layout import FOLDERS, Layout
+from store.disk.scratch import clear_scratch
 from store.errors import CacheUnusableError, ErrorKind, StoreError
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
@@ -22,7 +23,7 @@ from store.verify.verify import verify
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(version=libraries().get("onnxruntime", "1")))
     return layout
 
@@ -53,10 +54,10 @@ def test_every_writer_refuses_a_link_in_the_place_of_a_folder(layout, elsewhere,
     before = found_in(elsewhere)
     lead_away(layout, name, elsewhere)
     for opened in (
-        lambda: Store.open(layout, clock=FakeClock(), reserve_bytes=1 << 16),
-        lambda: Store.open(layout, clock=FakeClock(), create=True),
-        lambda: Store.open(layout, clock=FakeClock(), exclusive_within_s=0.0),
-        lambda: open_beside(layout, clock=FakeClock(), create=True),
+        lambda: CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=1 << 16),
+        lambda: CacheWriter.open(layout, clock=FakeClock(), create=True),
+        lambda: CacheWriter.open(layout, clock=FakeClock(), exclusive_within_s=0.0),
+        lambda: open_for_append(layout, clock=FakeClock(), create=True),
     ):
         with pytest.raises(CacheUnusableError, match=name) as caught, opened():
             pytest.fail("it was opened")
@@ -90,13 +91,13 @@ def test_verification_names_it_and_it_can_be_set_aside(layout, elsewhere, name, 
     found = [each for each in verify(layout, depth=Depth.FULL).problems if each.path == name]
     assert [each.kind for each in found] == [ProblemKind.STRANGER]
     assert found[0].fix == f"c10 repair --cache {layout.root}"
-    assert displaced(layout) == (folder,)
+    assert misplaced_folders(layout) == (folder,)
     before = os.lstat(folder).st_mode
     ((freed, kept),) = free_displaced(layout)
     assert freed == name
     assert os.lstat(layout.root / kept).st_mode == before
-    assert displaced(layout) == ()
-    refuse_displaced(layout)
+    assert misplaced_folders(layout) == ()
+    refuse_symlinked_folders(layout)
     assert sorted(entry.name for entry in layout.root.iterdir() if entry.name.startswith(f"{name}.")) == []
     assert found_in(elsewhere) == ["deeper", "deeper/precious", "precious"]
 
@@ -133,7 +134,7 @@ def test_the_lock_of_the_artifacts_is_no_way_out(layout, elsewhere, what):
         "pipe": lambda: os.mkfifo(lock),
         "folder": lock.mkdir,
     }[what]()
-    with pytest.raises(CacheUnusableError) as caught, Store.open(layout, clock=FakeClock()):
+    with pytest.raises(CacheUnusableError) as caught, CacheWriter.open(layout, clock=FakeClock()):
         pytest.fail("it was opened")
     assert caught.value.hint == f"c10 repair --cache {layout.root}"
     assert not (elsewhere / "new").exists()
@@ -147,7 +148,7 @@ def test_the_lock_of_the_journal_is_no_way_out(layout, elsewhere, what):
     lock.unlink()
     target = elsewhere / "precious"
     {"link": lambda: lock.symlink_to(target), "pipe": lambda: os.mkfifo(lock), "folder": lock.mkdir}[what]()
-    with pytest.raises(JournalFilesystemError) as caught, Store.open(layout, clock=FakeClock()):
+    with pytest.raises(JournalFilesystemError) as caught, CacheWriter.open(layout, clock=FakeClock()):
         pytest.fail("it was opened")
     assert str(lock) in caught.value.hint
     assert target.read_text() == "x"

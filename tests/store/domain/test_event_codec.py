@@ -11,7 +11,7 @@ from journal.record import GENESIS, Entry, encode, link
 from journal.testing import payloads
 from store.base.clock import SystemClock
 from store.base.values import ArtifactRef
-from store.cache.event_mapper import to_fact, to_facts, to_record
+from store.cache.event_mapper import to_record, to_recorded_event, to_recorded_events
 from store.domain import event_codec
 from store.domain.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
 from store.domain.state import Unknown
@@ -74,7 +74,7 @@ def test_every_kind_of_event_comes_back(cls):
     def check(event):
         record = to_record(event, build=3, wall_ns=5, mono_ns=7)
         assert record.tag == event_codec.tag_of(event)
-        fact = to_fact(entry_of(record))
+        fact = to_recorded_event(entry_of(record))
         assert fact.event == event
         assert type(fact.event) is cls
         assert (fact.seq, fact.build, fact.wall_ns, fact.mono_ns) == (1, 3, 5, 7)
@@ -210,7 +210,7 @@ def test_events_of_a_later_version(tag, version):
     record = dataclasses.replace(to_record(accepted(), build=None, wall_ns=1, mono_ns=1), version=version)
     if tag:
         record = dataclasses.replace(record, tag=tag, payload=["anything"])
-        (fact,) = to_facts([entry_of(record)])
+        (fact,) = to_recorded_events([entry_of(record)])
         assert fact.event == Unknown(tag=tag, version=version)
 
 

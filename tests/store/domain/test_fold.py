@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.fold import evolve, fold
-from store.domain.state import FLIGHT, STAND_IN, BuildStatus, Fact, State, Unknown, checks_of
+from store.domain.state import FLIGHT, STAND_IN, BuildStatus, RecordedEvent, State, Unknown, checks_of
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.rollback import plan
@@ -25,7 +25,7 @@ def ref(number):
 def facts(*pairs, start=1):
     """Facts of (build, event) in a row."""
     return [
-        Fact(seq=seq, chain=f"{seq:064x}", build=build, wall_ns=seq * 10, mono_ns=seq, event=event)
+        RecordedEvent(seq=seq, chain=f"{seq:064x}", build=build, wall_ns=seq * 10, mono_ns=seq, event=event)
         for seq, (build, event) in enumerate(pairs, start)
     ]
 
@@ -156,9 +156,9 @@ def test_a_committed_build():
     assert build.checks == (passed(), passed("x1", "retrieval", "index", 3))
     assert build.plan == ({"kind": "engine"},)
     assert (build.calibration, build.host, build.inputs) == (REF, {"name": "h"}, {"models": []})
-    assert state.memo.engines == {"k1": engine()}
-    assert state.memo.indexes == {"x1": index()}
-    assert state.memo.blocks == {("k1", 6, 0, 0): cell()}
+    assert state.step_cache.engines == {"k1": engine()}
+    assert state.step_cache.indexes == {"x1": index()}
+    assert state.step_cache.blocks == {("k1", 6, 0, 0): cell()}
     head = state.head
     assert (head.number, head.origin, head.parent, head.seq, head.wall_ns) == (1, 1, None, 14, 140)
     assert head.before == Position(13, f"{13:064x}")
@@ -276,18 +276,18 @@ def test_results_may_come_without_a_build():
     state = fold(
         facts((None, GENESIS), (None, engine("k7")), (None, passed("k7")), (None, index()), (None, cell()))
     )
-    assert state.memo.engines == {"k7": engine("k7")}
-    assert state.memo.has_passed("parity", "k7", ref(1).sha256)
-    assert not state.memo.has_passed("parity", "k7", ref(2).sha256)
-    assert not state.memo.has_passed("other", "k7", ref(1).sha256)
-    assert (set(state.memo.indexes), len(state.memo.blocks)) == ({"x1"}, 1)
+    assert state.step_cache.engines == {"k7": engine("k7")}
+    assert state.step_cache.has_passed("parity", "k7", ref(1).sha256)
+    assert not state.step_cache.has_passed("parity", "k7", ref(2).sha256)
+    assert not state.step_cache.has_passed("other", "k7", ref(1).sha256)
+    assert (set(state.step_cache.indexes), len(state.step_cache.blocks)) == ({"x1"}, 1)
     state = fold(facts((None, failed_check("k7")), start=6), state)
-    assert (state.memo.engines, state.memo.passed) == ({}, {})
+    assert (state.step_cache.engines, state.step_cache.passed) == ({}, {})
 
 
 def test_a_failed_check_takes_the_result_away():
     state = fold(facts(*THREE, (5, started()), (5, failed_check("k1")), (5, failed_check("x1", "retrieval"))))
-    memo = state.memo
+    memo = state.step_cache
     assert (memo.engines, memo.indexes, memo.blocks, memo.passed) == ({}, {}, {}, {})
     assert state.builds[1].checks == (passed(), passed("x1", "retrieval", "index", 3))
 
@@ -296,7 +296,7 @@ def test_a_check_holds_for_the_very_bytes_it_looked_at():
     """A compiler gives other bytes under the same key, which have passed nothing."""
     again = [(5, started()), (5, engine(number=7))]
     state = fold(facts(*THREE, *again))
-    assert set(state.memo.passed) == {("retrieval", "x1")}
+    assert set(state.step_cache.passed) == {("retrieval", "x1")}
     assert checks_of(state, state.builds[5]) == ()
     assert state.builds[1].checks[0] == passed()
     state = fold(facts(*THREE, *again, (5, passed(number=1)), (5, index(number=8))))
@@ -351,7 +351,11 @@ CHECKS = (("parity", "k1"), ("retrieval", "x1"))
 def test_what_was_collected_is_not_reused(number, left):
     collected = made(e.Collected, digests=(ref(number).sha256,), generations=(1,))
     state = fold(facts(*THREE, (None, collected)))
-    assert (len(state.memo.engines), len(state.memo.indexes), len(state.memo.blocks)) == left
+    assert (
+        len(state.step_cache.engines),
+        len(state.step_cache.indexes),
+        len(state.step_cache.blocks),
+    ) == left
 
 
 def test_every_block_of_a_cell_stays_usable():
@@ -359,23 +363,23 @@ def test_every_block_of_a_cell_stays_usable():
     name = ("k1", 6, 0, 0)
     history = [(None, GENESIS), *((None, cell(number=number)) for number in (2, 5, 6)), (None, cell(x=1))]
     state = fold(facts(*history))
-    assert state.memo.blocks_of(name) == (cell(number=2), cell(number=5), cell(number=6))
-    assert state.memo.blocks[name] == cell(number=6)
-    assert state.memo.blocks_of(("k1", 6, 7, 7)) == ()
-    assert [event.cell_x for event in state.memo.blocks_in("k1")] == [0, 0, 0, 1]
-    assert state.memo.blocks_in("k2") == ()
+    assert state.step_cache.blocks_of(name) == (cell(number=2), cell(number=5), cell(number=6))
+    assert state.step_cache.blocks[name] == cell(number=6)
+    assert state.step_cache.blocks_of(("k1", 6, 7, 7)) == ()
+    assert [event.cell_x for event in state.step_cache.blocks_in("k1")] == [0, 0, 0, 1]
+    assert state.step_cache.blocks_in("k2") == ()
     again = fold(facts((None, cell(number=5)), start=6), state)
-    assert again.memo.blocks_of(name) == (cell(number=2), cell(number=6), cell(number=5))
+    assert again.step_cache.blocks_of(name) == (cell(number=2), cell(number=6), cell(number=5))
     for number, left in ((2, (5, 6)), (6, (2, 5)), (5, (2, 6))):
         collected = made(e.Collected, digests=(ref(number).sha256,))
-        gone = fold(facts((None, collected), start=6), state).memo
+        gone = fold(facts((None, collected), start=6), state).step_cache
         assert gone.blocks_of(name) == tuple(cell(number=number) for number in left)
     collected = made(e.Collected, digests=tuple(ref(number).sha256 for number in (2, 5, 6)))
-    gone = fold(facts((None, collected), start=6), state).memo
+    gone = fold(facts((None, collected), start=6), state).step_cache
     assert (gone.blocks, gone.earlier) == ({}, {})
-    refused = fold(facts((None, failed_check("k1", "reproduces")), start=6), state).memo
+    refused = fold(facts((None, failed_check("k1", "reproduces")), start=6), state).step_cache
     assert (refused.blocks, refused.earlier) == ({}, {})
-    assert len(state.memo.blocks_of(name)) == 3
+    assert len(state.step_cache.blocks_of(name)) == 3
 
 
 def test_facts_that_change_nothing():
@@ -397,10 +401,10 @@ def test_acceptance_is_kept():
 
 def test_what_is_planned_to_go_is_gone_before_it_is_removed():
     state = fold(facts(*THREE, collecting(1)))
-    assert (state.retired, state.collected) == ({1}, {1})
+    assert (state.collected_generations, state.collected) == ({1}, {1})
     assert fold(
         facts(*THREE, collecting(1), (None, made(e.Collected, digests=(), generations=(1,))))
-    ).retired == {1}
+    ).collected_generations == {1}
 
 
 def test_builds_that_were_denied_the_lock_are_kept_by_their_record():

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import Collected, CollectionPlanned
@@ -18,7 +18,7 @@ from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, 
 from store.maintenance import collect_garbage
 from store.maintenance.collect_garbage import collect, preview
 from store.policy import rollback
-from store.policy.retention import Gone, KeepPolicy
+from store.policy.retention import KeepPolicy, RemovalReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
@@ -48,7 +48,7 @@ def in_another_process(code, *words):
 
 @contextmanager
 def opened(layout, *, exclusive=None, reserve=0, clock=None):
-    with Store.open(
+    with CacheWriter.open(
         layout,
         clock=clock or FakeClock(),
         create=True,
@@ -110,15 +110,15 @@ def test_what_is_not_kept_goes_and_all_else_stays(cache):
     done = gc(cache)
     assert (done.decision, done.projections) == (told.decision, told.projections)
     assert (told.done, done.done, done.empty) == (False, True, False)
-    assert done.decision.retired == (1,)
-    assert set(done.decision.removed) == set(Gone)
-    doomed = {str(cache.artifact(each.sha256).relative_to(cache.root)) for each in done.decision.doomed}
-    assert before - files(cache) == doomed | {f"manifests/{cache.manifest_name(1)}"}
+    assert done.decision.collected_generations == (1,)
+    assert set(done.decision.removed) == set(RemovalReason)
+    removals = {str(cache.artifact(each.sha256).relative_to(cache.root)) for each in done.decision.removals}
+    assert before - files(cache) == removals | {f"manifests/{cache.manifest_name(1)}"}
     assert files(cache) <= before
     assert (head.read_bytes(), cache.segment_files()) == (bytes_before, segments)
     whole(cache, 3)
     assert full(cache).unreferenced == 0
-    events = [fact.event for fact in read(cache).facts]
+    events = [fact.event for fact in read_history(cache).facts]
     (planned,) = (event for event in events if isinstance(event, CollectionPlanned))
     (collected,) = (event for event in events if isinstance(event, Collected))
     assert (planned.digests, planned.generations) == (collected.digests, collected.generations)
@@ -132,9 +132,9 @@ def test_what_is_not_kept_goes_and_all_else_stays(cache):
 
 def test_once_more_there_is_nothing_to_do_and_nothing_is_written(cache):
     gc(cache)
-    before, records = files(cache), look(cache).head
+    before, records = files(cache), open_view(cache).head
     assert gc(cache).empty
-    assert (files(cache), look(cache).head) == (before, records)
+    assert (files(cache), open_view(cache).head) == (before, records)
 
 
 def test_a_rehearsal_writes_nothing(cache):
@@ -187,8 +187,8 @@ class Faults:
         self.at, self.after, self.count = at, after, 0
         monkeypatch.setattr(Path, "unlink", self.around(Path.unlink))
         monkeypatch.setattr(collect_garbage, "fsync_dir", self.around(collect_garbage.fsync_dir))
-        append = Store.append
-        monkeypatch.setattr(Store, "append", self.around(append))
+        append = CacheWriter.append
+        monkeypatch.setattr(CacheWriter, "append", self.around(append))
 
     def around(self, real):
         def call(*args, **options):
@@ -222,7 +222,7 @@ def test_a_death_anywhere_is_finished_by_the_next_collection(tmp_path, monkeypat
             except StopDeadError:
                 pass
         assert died == (faults.count >= at)
-        assert look(layout).state.retired == {1}
+        assert open_view(layout).state.collected_generations == {1}
         whole(layout, 3)
         artifacts = Artifacts(layout)
         assert walk(artifacts, {}, referenced=frozenset(), full=False).foreign_files == ()
@@ -230,7 +230,7 @@ def test_a_death_anywhere_is_finished_by_the_next_collection(tmp_path, monkeypat
             with opened(layout) as store:
                 assert store.recovered == (), "a build first: nothing of what goes is made again"
         again = gc(layout)
-        assert not again.decision.retired
+        assert not again.decision.collected_generations
         assert files(layout) == files(expected)
         assert gc(layout).empty
         whole(layout, 3)
@@ -251,9 +251,9 @@ def test_a_signature_never_outlives_its_manifest(cache, monkeypatch):
 def test_many_digests_make_many_events_in_one_transaction(cache, monkeypatch):
     monkeypatch.setattr(collect_garbage, "MAX_COLLECTED", 2)
     done = gc(cache)
-    events = [fact.event for fact in read(cache).facts]
+    events = [fact.event for fact in read_history(cache).facts]
     planned = [event for event in events if isinstance(event, CollectionPlanned)]
-    assert len(planned) == -(-len(done.decision.doomed) // 2) > 1
+    assert len(planned) == -(-len(done.decision.removals) // 2) > 1
     assert [event.generations for event in planned] == [(1,)] + [()] * (len(planned) - 1)
     assert sum(event.size for event in planned) == done.decision.size
     assert len([event for event in events if isinstance(event, Collected)]) == len(planned)
@@ -261,7 +261,7 @@ def test_many_digests_make_many_events_in_one_transaction(cache, monkeypatch):
 
 def test_collection_waits_for_whoever_writes_artifacts_and_then_gives_up(cache):
     before = files(cache)
-    with Artifacts(cache).sharing(), pytest.raises(ArtifactsBusyError, match="within") as busy:
+    with Artifacts(cache).shared_lock(), pytest.raises(ArtifactsBusyError, match="within") as busy:
         gc(cache)
     assert (busy.value.kind, files(cache)) == (ErrorKind.BUSY, before)
     assert not gc(cache).empty
@@ -284,27 +284,27 @@ def test_a_generation_that_is_accepted_at_the_last_moment_stays(cache):
     with opened(cache, exclusive=0.2, clock=clock) as store:
         clock.due = lambda: in_another_process(ACCEPT_BESIDE, cache.root, 1)
         done = collect(store, ONE)
-    assert done.decision.retired == ()
-    assert look(cache).state.accepted == {1}
+    assert done.decision.collected_generations == ()
+    assert open_view(cache).state.accepted == {1}
     whole(cache, 1)
     whole(cache, 3)
 
 
 def test_without_the_table_of_what_is_kept_nothing_is_removed(cache):
-    build = look(cache).state.builds[4]
+    build = open_view(cache).state.builds[4]
     cache.artifact(build.index.blocks.sha256).unlink()
-    before, records = files(cache), look(cache).head
+    before, records = files(cache), open_view(cache).head
     for run in (gc, lambda layout: preview(layout, ONE)):
         with pytest.raises(ArtifactError, match="block table of build 4") as refused:
             run(cache)
         assert refused.value.kind is ErrorKind.ARTIFACT_MISSING
-    assert (files(cache), look(cache).head) == (before, records)
+    assert (files(cache), open_view(cache).head) == (before, records)
 
 
 def test_without_the_table_of_what_goes_it_goes_all_the_same(cache):
-    build = look(cache).state.builds[1]
+    build = open_view(cache).state.builds[1]
     cache.artifact(build.index.blocks.sha256).unlink()
-    assert gc(cache).decision.retired == (1,)
+    assert gc(cache).decision.collected_generations == (1,)
     whole(cache, 3)
     assert full(cache).unreferenced == 0
 
@@ -337,7 +337,7 @@ def test_the_segment_of_a_collected_generation_is_made_again(cache):
 
 
 def test_a_file_that_cannot_be_removed_ends_it_and_the_next_one_goes_on(cache, monkeypatch):
-    victim = sorted(each.sha256 for each in preview(cache, ONE).decision.doomed)[1]
+    victim = sorted(each.sha256 for each in preview(cache, ONE).decision.removals)[1]
     unlink = Path.unlink
 
     def stubborn(path, **options):
@@ -350,7 +350,7 @@ def test_a_file_that_cannot_be_removed_ends_it_and_the_next_one_goes_on(cache, m
         with pytest.raises(CacheUnusableError, match="collecting from"):
             gc(cache)
     whole(cache, 3)
-    assert victim in {each.sha256 for each in gc(cache).decision.doomed}
+    assert victim in {each.sha256 for each in gc(cache).decision.removals}
     assert not cache.artifact(victim).exists()
 
 
@@ -375,7 +375,7 @@ def test_on_a_disk_without_a_free_byte_collection_makes_room(small, reserve):
         os.posix_fallocate(rest.fileno(), 0, max(1, free_bytes(small)))
     assert free_bytes(small) == 0
     done = gc(layout)
-    assert (done.done, done.decision.retired) == (True, (1,))
+    assert (done.done, done.decision.collected_generations) == (True, (1,))
     assert free_bytes(small) >= before - (1 << 20)
     assert gc(layout).empty
     whole(layout, 3)

@@ -16,10 +16,10 @@ from journal.storage.environment import open_environment
 from store.base.identity import build_identity
 from store.cache import segment
 from store.cache.event_mapper import to_record
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.events import (
     BuildCommitted,
     BuildStarted,
@@ -41,7 +41,7 @@ LATER = Scenario(flight="f3", engine="other", fail_at="coverage")
 
 
 def opened(layout):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ class TestTheSources:
         with Journal.open(layout.journal) as opened_journal:
             assert list(opened_journal.entries()) == entries
             assert opened_journal.projections() == inside
-        assert look(layout).state == rebuilt.state
+        assert open_view(layout).state == rebuilt.state
         after = tree(layout)
         assert all(after[path] == data for path, data in before.items() if path.name != "journal.mdb")
         assert goes_on(layout)
@@ -148,7 +148,7 @@ class TestTheSources:
         entries = entries_of(layout)
         spoil(layout, entries[2])
         with pytest.raises(JournalDamagedError) as caught:
-            look(layout)
+            open_view(layout)
         assert caught.value.hint == f"c10 rebuild --cache {layout.root}"
         assert rebuild(layout).salvaged == len(entries) - committed(layout) > 5
         assert entries_of(layout) == entries
@@ -399,7 +399,7 @@ def test_a_rebuild_may_die_at_every_step(pristine, which, after, request, tmp_pa
             assert entries_of(layout) == entries
         else:
             with pytest.raises(DamagedHistoryError) as caught:
-                look(layout)
+                open_view(layout)
             assert caught.value.hint.startswith("c10 rebuild")
             with pytest.raises(DamagedHistoryError), opened(layout):
                 pytest.fail("a journal was begun anew")
@@ -448,7 +448,11 @@ class TestWritersBeside:
             rebuild(layout)
             with pytest.raises(JournalDamagedError, match="in its place"):
                 beside.append([self.event("too late")])
-        whys = [fact.event.why for fact in read(layout).facts if isinstance(fact.event, GenerationAccepted)]
+        whys = [
+            fact.event.why
+            for fact in read_history(layout).facts
+            if isinstance(fact.event, GenerationAccepted)
+        ]
         assert whys == ["acknowledged"]
 
     def test_an_append_that_loses_the_name_while_it_commits_is_not_acknowledged(self, layout):
@@ -458,28 +462,28 @@ class TestWritersBeside:
                 pytest.raises(JournalDamagedError, match="expected the file that was opened"),
                 environment.write(),
             ):
-                set_aside(layout, layout.journal)
+                move_to_quarantine(layout, layout.journal)
         finally:
             environment.close()
 
     def test_what_is_appended_up_to_the_last_moment_is_salvaged(self, layout, monkeypatch):
         """Between the look that judges and the unlinking: the file is read again after it lost its name."""
-        real, late = set_aside, []
+        real, late = move_to_quarantine, []
 
         def aside(of, path):
             with Journal.open(layout.journal) as beside:
                 late.append(beside.append([self.event("late")]))
             return real(of, path)
 
-        monkeypatch.setattr("store.maintenance.rebuild_journal.set_aside", aside)
+        monkeypatch.setattr("store.maintenance.rebuild_journal.move_to_quarantine", aside)
         assert rebuild(layout).records == late[0].seq
-        assert look(layout).head == late[0]
+        assert open_view(layout).head == late[0]
 
 
 def test_memo_of_salvaged_work_is_usable(layout):
     state = rebuild(layout).state
-    engines = [fact.event for fact in read(layout).facts if isinstance(fact.event, EngineCompiled)]
-    assert {event.key for event in engines} == set(state.memo.engines)
+    engines = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, EngineCompiled)]
+    assert {event.key for event in engines} == set(state.step_cache.engines)
 
 
 def test_a_child_that_could_not_be_asked_is_no_answer(layout, monkeypatch):

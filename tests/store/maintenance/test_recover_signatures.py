@@ -6,8 +6,8 @@ import shutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned
 from store.maintenance import sign
@@ -22,7 +22,7 @@ ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for nam
 
 
 def opened(layout, signer=None, **options):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer, **options)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer, **options)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def lose(layout):
 def signers(layout):
     return {
         number: [key_id for key_id, _ in generation.signatures]
-        for number, generation in look(layout).state.generations.items()
+        for number, generation in open_view(layout).state.generations.items()
     }
 
 
@@ -55,7 +55,7 @@ def test_they_are_recorded_with_time_and_host(layout):
     rebuilt = rebuild(layout, trusted_keys=(BOB.public,), clock=FakeClock(), host={"name": "here"})
     assert (rebuilt.signatures, rebuilt.signatures_left) == (3, ())
     assert signers(layout) == {number: [ALICE.key_id, BOB.key_id] for number in (1, 2, 3)}
-    late = [fact for fact in read(layout).facts if isinstance(fact.event, GenerationSigned)]
+    late = [fact for fact in read_history(layout).facts if isinstance(fact.event, GenerationSigned)]
     assert [(fact.event.generation, fact.event.host, fact.build) for fact in late] == [
         (number, {"name": "here"}, None) for number in (1, 2, 3)
     ]
@@ -111,7 +111,7 @@ def test_a_collected_generation_takes_none(layout):
     kept = (layout.manifests / "00000001.sig2").read_bytes()
     with opened(layout, exclusive_within_s=1) as store:
         collect(store, KeepPolicy(keep=1))
-        assert store.state.retired == {1}
+        assert store.state.collected_generations == {1}
         play(store, Scenario(flight="f4"))
     (layout.quarantine / "00000001.sig2.0").write_bytes(kept)
     lose(layout)
@@ -147,7 +147,7 @@ def test_a_signature_file_has_one_form():
 
 
 def test_how_many_builds_a_collection_may_keep_to_give_some_up(layout):
-    state = look(layout).state
+    state = open_view(layout).state
     assert keep_without(state, (1,)) == 2
     # The head, and what a rollback would show, stay under any policy.
     assert [keep_without(state, of) for of in ((2,), (3,), (1, 2), ())] == [0, 0, 0, 0]

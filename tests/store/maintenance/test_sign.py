@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.cache.projections import Projections
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned, Repaired
@@ -55,7 +55,7 @@ def layout(tmp_path):
 
 
 def opened(layout, **options):
-    return Store.open(layout, **({"clock": FakeClock(), "create": True, "reserve_bytes": 0} | options))
+    return CacheWriter.open(layout, **({"clock": FakeClock(), "create": True, "reserve_bytes": 0} | options))
 
 
 def signed(layout, by, number=None):
@@ -83,10 +83,10 @@ def wrong(layout, *keys):
 
 
 def refused(layout, by=ALICE, number=None):
-    before = (look(layout).head, signatures(layout))
+    before = (open_view(layout).head, signatures(layout))
     with pytest.raises(RequestRefusedError) as error:
         signed(layout, by, number)
-    assert (look(layout).head, signatures(layout)) == before
+    assert (open_view(layout).head, signatures(layout)) == before
     return error.value
 
 
@@ -106,11 +106,11 @@ def test_an_unsigned_cache_is_signed_later(layout):
 
 def test_a_key_that_signed_it_already_changes_nothing(layout):
     signed(layout, ALICE)
-    head = look(layout).head
+    head = open_view(layout).head
     with opened(layout) as store:
         done = sign(store, 2, ALICE)
         assert (done.changed, store.writes) == (False, 0)
-    assert look(layout).head == head
+    assert open_view(layout).head == head
 
 
 def test_several_keys_vouch_each_for_itself(layout):
@@ -123,8 +123,8 @@ def test_several_keys_vouch_each_for_itself(layout):
         assert verify(layout, trusted_keys=[key.public]).signed_by == key.key_id
     assert not flies(layout, signer(9).public)
     assert not flies(layout, TrustedKey(ALICE.public, 1), TrustedKey(BOB.public, 1))
-    retired = (TrustedKey(ALICE.public, 1), TrustedKey(BOB.public))
-    assert verify(layout, depth=Depth.FULL, trusted_keys=retired).signed_by == BOB.key_id
+    collected_generations = (TrustedKey(ALICE.public, 1), TrustedKey(BOB.public))
+    assert verify(layout, depth=Depth.FULL, trusted_keys=collected_generations).signed_by == BOB.key_id
     assert find_foreign_files(Artifacts(layout)) == ()
 
 
@@ -240,7 +240,7 @@ def test_collection_takes_every_signature_and_signs_no_more(layout):
         play(store, replace(FIRST, flight="f3"))
     with opened(layout, create=False, exclusive_within_s=1.0) as store:
         done = collect(store, KeepPolicy(keep=1))
-        assert done.decision.retired == (1,)
+        assert done.decision.collected_generations == (1,)
     assert signatures(layout) == ["00000002.sig", "00000002.sig2"]
     assert refused(layout, number=1).kind is ErrorKind.COLLECTED
     with opened(layout) as store:
@@ -274,7 +274,7 @@ class TestInTheWay:
         assert os.path.lexists(kept)
         if shape in {"file", "folder"}:
             assert (kept / "within" if shape == "folder" else kept).read_bytes() == b"planted"
-        (event,) = [fact.event for fact in read(layout).facts if isinstance(fact.event, Repaired)]
+        (event,) = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, Repaired)]
         assert (event.subject, event.quarantine) == (f"manifests/{name}", f"quarantine/{name}.0")
         assert wrong(layout, ALICE.public) == []
         with opened(layout) as store:
@@ -293,7 +293,7 @@ class TestInTheWay:
     def test_a_manifest_or_segment_is_named_with_what_mends_it(self, layout, folder, number):
         name = f"{number:08d}.{'json' if folder == 'manifests' else 'events'}"
         (layout.root / folder / name).write_bytes(b"planted")
-        for act in (lambda: look(layout), lambda: opened(layout).__enter__()):
+        for act in (lambda: open_view(layout), lambda: opened(layout).__enter__()):
             with pytest.raises(DamagedHistoryError) as error:
                 act()
             assert f"{folder}/{name}" in error.value.message

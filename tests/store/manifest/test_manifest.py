@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from store.base.canonical_json import decode, encode, sha256
 from store.base.identity import build_identity
 from store.base.values import GENESIS_CHAIN, ArtifactRef, Position
-from store.cache.view import look
-from store.cache.writer import Store
+from store.cache.view import open_view
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.attachments import GOLDEN, with_attached
 from store.domain.manifest_projection import body_of, head_projections, project, render
@@ -23,11 +23,11 @@ from store.testing import FakeClock, Scenario, play
 def history(tmp_path_factory):
     """State and bytes of the manifests of two builds."""
     layout = Layout(tmp_path_factory.mktemp("manifest") / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2"))
     names = layout.manifest_files()
-    return look(layout).state, [(layout.manifests / names[number]).read_bytes() for number in (1, 2)]
+    return open_view(layout).state, [(layout.manifests / names[number]).read_bytes() for number in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +309,6 @@ def test_checks_are_those_of_the_time_of_the_commit(history):
     """What becomes of a check later never changes a manifest that exists."""
     state, files = history
     later = state.copy()
-    later.memo.passed.clear()
+    later.step_cache.passed.clear()
     assert project(later, later.generations[1]) == files[0]
     assert decode(files[0][:-1])["body"]["checks"][0]["check"] == "parity"

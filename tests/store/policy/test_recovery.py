@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from store.base.values import Position
 from store.domain.state import Build, Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.policy.recovery import Abandon, ClearScratch, Observed, Project, SetAside, check, plan
+from store.policy.recovery import Abandon, CacheFiles, ClearScratch, Project, SetAside, check, plan
 
 SHA = "cd" * 32
 
@@ -37,7 +37,7 @@ def state_of(count, **changes):
 def observed(count, **changes):
     """What lies beside a journal of so many generations when nothing is missing."""
     numbers = range(1, count + 1)
-    whole = Observed(
+    whole = CacheFiles(
         manifests={number: f"{number:08d}.json" for number in numbers},
         segments={number: f"{number:08d}.events" for number in numbers},
         signatures=frozenset(),
@@ -84,7 +84,7 @@ def test_signatures_of_no_generation_are_set_aside():
 
 
 def test_of_a_retired_generation_only_the_segment_is_made_again():
-    state = state_of(3, retired=frozenset({1}))
+    state = state_of(3, collected_generations=frozenset({1}))
     state.generations[1] = generation(1, signatures=(("key", "ab"),))
     there = observed(3, manifests={3: "3.json"}, segments={1: "1.events", 3: "3.events"})
     assert plan(state, there) == (Project(2),)

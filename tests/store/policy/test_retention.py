@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
 from store.domain.fold import fold
 from store.domain.manifest_projection import project
-from store.domain.state import STAND_IN, Fact, State
+from store.domain.state import STAND_IN, RecordedEvent, State
 from store.maintenance.collect_garbage import _decide
 from store.manifest.manifest import parse
 from store.policy import rollback
-from store.policy.retention import Gone, KeepPolicy, KeptAs, Needed, kept_origins
+from store.policy.retention import KeepPolicy, KeepReason, OriginReason, RemovalReason, kept_origins
 from store.testing import FakeClock, Scenario, StopDeadError, made, play
 from store.verify.coverage import named_by
 
@@ -27,7 +27,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 @contextmanager
 def opened(layout):
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         yield store
 
 
@@ -60,7 +60,7 @@ def decided(store, **policy):
 
 
 def gone(decision, why=None):
-    return {each.sha256 for each in decision.doomed if why in {None, each.why}}
+    return {each.sha256 for each in decision.removals if why in {None, each.why}}
 
 
 def named(store, generation):
@@ -75,8 +75,8 @@ def accept(store, number):
 def test_nothing_was_committed_and_nothing_is_kept_for_it(store):
     store.artifacts.put(b"stray")
     decision = decided(store)
-    assert (decision.origins, decision.retired) == ({}, ())
-    assert [each.why for each in decision.doomed] == [Gone.UNREFERENCED]
+    assert (decision.origins, decision.collected_generations) == ({}, ())
+    assert [each.why for each in decision.removals] == [RemovalReason.UNREFERENCED]
     assert kept_origins(State(), KeepPolicy()) == {}
 
 
@@ -84,11 +84,11 @@ def test_the_last_origins_are_kept(store):
     for number in range(1, 6):
         built(store, number)
     decision = decided(store, keep=3)
-    assert decision.origins == {5: KeptAs.HEAD, 4: KeptAs.RECENT, 3: KeptAs.RECENT}
-    assert decision.retired == (1, 2)
+    assert decision.origins == {5: OriginReason.HEAD, 4: OriginReason.RECENT, 3: OriginReason.RECENT}
+    assert decision.collected_generations == (1, 2)
     needed = named(store, 3) | named(store, 4) | named(store, 5)
     assert gone(decision) == (named(store, 1) | named(store, 2)) - needed
-    assert {each.why for each in decision.doomed} == {Gone.COLLECTED}
+    assert {each.why for each in decision.removals} == {RemovalReason.COLLECTED}
     assert sum(files for files, _ in decision.kept.values()) == len(needed)
     assert decision.size == sum(store.artifacts.size(digest) for digest in gone(decision))
 
@@ -96,13 +96,13 @@ def test_the_last_origins_are_kept(store):
 def test_a_rollback_stays_possible_when_one_origin_is_kept(store):
     for number in range(1, 4):
         built(store, number)
-    assert decided(store, keep=1).origins == {3: KeptAs.HEAD, 2: KeptAs.ROLLBACK}
+    assert decided(store, keep=1).origins == {3: OriginReason.HEAD, 2: OriginReason.ROLLBACK}
     store.roll_back(rollback.plan(store.state, to=None, why=""))
-    assert decided(store, keep=1).origins == {2: KeptAs.HEAD, 1: KeptAs.ROLLBACK}
-    assert decided(store, keep=1).retired == (3,)
+    assert decided(store, keep=1).origins == {2: OriginReason.HEAD, 1: OriginReason.ROLLBACK}
+    assert decided(store, keep=1).collected_generations == (3,)
     store.roll_back(rollback.plan(store.state, to=1, why=""))
-    assert decided(store, keep=1).origins == {1: KeptAs.HEAD}
-    assert decided(store, keep=2).origins == {1: KeptAs.HEAD, 2: KeptAs.RECENT}
+    assert decided(store, keep=1).origins == {1: OriginReason.HEAD}
+    assert decided(store, keep=2).origins == {1: OriginReason.HEAD, 2: OriginReason.RECENT}
 
 
 def test_what_was_accepted_stays_with_every_generation_that_shows_it(store):
@@ -110,8 +110,8 @@ def test_what_was_accepted_stays_with_every_generation_that_shows_it(store):
         built(store, number)
     accept(store, 2)
     decision = decided(store, keep=1)
-    assert decision.origins == {5: KeptAs.HEAD, 4: KeptAs.ROLLBACK, 2: KeptAs.ACCEPTED}
-    assert decision.retired == (1, 3)
+    assert decision.origins == {5: OriginReason.HEAD, 4: OriginReason.ROLLBACK, 2: OriginReason.ACCEPTED}
+    assert decision.collected_generations == (1, 3)
     assert named(store, 2).isdisjoint(gone(decision))
 
 
@@ -120,19 +120,19 @@ def test_origins_are_counted_and_not_generations(store):
     built(store, 2)
     for target in (1, 2, 1, 2):
         store.roll_back(rollback.plan(store.state, to=target, why=""))
-    assert decided(store, keep=2).retired == ()
+    assert decided(store, keep=2).collected_generations == ()
 
 
 def test_the_work_of_a_build_that_died_waits_for_the_next(store):
     built(store, 1)
     interrupted(store, 2, die_at="index")
-    mine = {sha for sha, made_by in store.state.memo.made.items() if made_by.build == 2}
+    mine = {sha for sha, made_by in store.state.step_cache.made.items() if made_by.build == 2}
     assert len(mine) == 2, "a block and an index"
     assert mine.isdisjoint(gone(decided(store)))
-    assert decided(store).kept[Needed.UNFINISHED][0] >= 2
+    assert decided(store).kept[KeepReason.UNFINISHED][0] >= 2
     assert mine <= gone(decided(store, unfinished=False))
     built(store, 3)
-    assert mine <= gone(decided(store), Gone.SUPERSEDED), "another build committed"
+    assert mine <= gone(decided(store), RemovalReason.SUPERSEDED), "another build committed"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_work_of_a_build_that_failed_goes_unless_it_was_interrupted(store, k
         built(store, 2, die_at="index")
     store.append(made(BuildFailed, kind=kind), build=2)
     build = store.state.builds[2]
-    mine = {sha for sha, made_by in store.state.memo.made.items() if made_by.build == 2}
+    mine = {sha for sha, made_by in store.state.step_cache.made.items() if made_by.build == 2}
     assert mine.isdisjoint(gone(decided(store))) is stays
     inputs = {build.calibration.sha256, build.tiles.table.sha256}
     assert inputs.isdisjoint(gone(decided(store))), "they may be looked into for a while"
@@ -157,7 +157,7 @@ def test_inputs_of_failed_builds_go_when_they_are_older_than_what_is_kept(store)
     built(store, 3)
     assert table not in gone(decided(store, keep=2))
     built(store, 4)
-    assert table in gone(decided(store, keep=2), Gone.FAILED)
+    assert table in gone(decided(store, keep=2), RemovalReason.FAILED)
     assert table not in gone(decided(store, keep=3))
     accept(store, 1)
     assert table in gone(decided(store, keep=2)), "an old accepted build keeps no rubbish of its days"
@@ -167,17 +167,19 @@ def test_what_was_made_outside_of_builds_stays_as_long_as_inputs_of_failed_build
     for number in (1, 2):
         built(store, number)
     event = replace(
-        next(iter(store.state.memo.engines.values())), key="ahead", artifact=store.artifacts.put(b"ahead")
+        next(iter(store.state.step_cache.engines.values())),
+        key="ahead",
+        artifact=store.artifacts.put(b"ahead"),
     )
     store.append(event, build=None)
     ahead = event.artifact.sha256
-    assert decided(store, keep=2).kept[Needed.APART] == (1, 5)
+    assert decided(store, keep=2).kept[KeepReason.APART] == (1, 5)
     built(store, 3)
     assert ahead not in gone(decided(store, keep=2))
     built(store, 4)
     assert ahead in gone(decided(store, keep=1))
     built(store, 5)
-    assert ahead in gone(decided(store, keep=2), Gone.SUPERSEDED)
+    assert ahead in gone(decided(store, keep=2), RemovalReason.SUPERSEDED)
 
 
 def test_an_open_build_is_treated_as_the_dead_one_it_would_be_under_the_lock(layout):
@@ -201,12 +203,12 @@ def test_a_build_whose_inputs_could_not_be_read_names_nothing(store):
 
 def test_a_stand_in_waits_with_the_work_of_its_build(store):
     built(store, 1)
-    engine = next(iter(store.state.memo.engines.values()))
+    engine = next(iter(store.state.step_cache.engines.values()))
     stand_in = replace(engine, key="here", purpose=STAND_IN, artifact=store.artifacts.put(b"stand-in"))
     store.append(made(BuildStarted, calibration=None), stand_in, build=2)
     assert store.state.builds[2].stand_in == stand_in
     assert stand_in.artifact.sha256 not in gone(decided(store))
-    assert stand_in.artifact.sha256 in gone(decided(store, unfinished=False), Gone.SUPERSEDED)
+    assert stand_in.artifact.sha256 in gone(decided(store, unfinished=False), RemovalReason.SUPERSEDED)
 
 
 def test_a_policy_keeps_something():
@@ -239,21 +241,21 @@ def test_what_is_kept_is_whole_and_what_goes_goes_once(operations, keep):
             return
         decision = decided(store, keep=keep)
         origins = decision.origins
-        assert origins[state.head.origin] is KeptAs.HEAD
+        assert origins[state.head.origin] is OriginReason.HEAD
         assert {state.generations[number].origin for number in state.accepted} <= origins.keys()
         assert state.head.parent in {None, *state.collected, *origins}
-        doomed = gone(decision)
+        removals = gone(decision)
         for generation in state.generations.values():
-            if generation.number in {*decision.retired, *state.retired}:
+            if generation.number in {*decision.collected_generations, *state.collected_generations}:
                 assert generation.origin not in origins
             else:
                 assert generation.origin in origins
-                assert named(store, generation.number).isdisjoint(doomed)
-        assert doomed <= gone(decided(store, keep=keep, unfinished=False))
-        assert gone(decided(store, keep=keep + 1)) <= doomed, "who keeps more removes less"
+                assert named(store, generation.number).isdisjoint(removals)
+        assert removals <= gone(decided(store, keep=keep, unfinished=False))
+        assert gone(decided(store, keep=keep + 1)) <= removals, "who keeps more removes less"
         # What was planned and not removed is still seen to be nobody's, and no generation goes twice.
         after = _decide(planned(state, decision), policy, store.artifacts)
-        assert (gone(after), after.retired) == (doomed, ())
+        assert (gone(after), after.collected_generations) == (removals, ())
 
 
 def happen(store, what, number):
@@ -265,7 +267,7 @@ def happen(store, what, number):
             built(store, number, fail_at="coverage")
         case "die":
             interrupted(store, number, die_at="coverage")
-        case "accept" if number in generations and number not in store.state.retired:
+        case "accept" if number in generations and number not in store.state.collected_generations:
             accept(store, number)
         case "roll back" if number in generations and generations[number].origin not in store.state.collected:
             wanted = rollback.plan(store.state, to=number, why="")
@@ -280,11 +282,11 @@ def happen(store, what, number):
 
 def plan_event(decision):
     digests = tuple(sorted(gone(decision)))
-    return made(CollectionPlanned, digests=digests, generations=decision.retired)
+    return made(CollectionPlanned, digests=digests, generations=decision.collected_generations)
 
 
 def planned(state, decision):
-    fact = Fact(
+    fact = RecordedEvent(
         seq=state.position.seq + 1,
         chain="00" * 32,
         build=None,

@@ -18,7 +18,7 @@ from store.domain.attachments import (
 )
 from store.domain.events import BuildFailed, EngineCompiled
 from store.domain.state import STAND_IN, Build, State
-from store.domain.step_cache import Made, Memo
+from store.domain.step_cache import RecordedBy, StepCache
 from store.errors import ArtifactError, DamagedHistoryError
 from store.reader import engine_parity
 from store.runtime.backends.gpu import Gpu
@@ -137,7 +137,7 @@ def test_what_is_attached_to_an_engine():
 )
 def test_an_attachment_that_is_no_reference_is_no_history(found):
     event = made(EngineCompiled, signature={"attached": found})
-    with pytest.raises(DamagedHistoryError, match="belongs to engine"):
+    with pytest.raises(DamagedHistoryError, match="attachments of engine"):
         attached(event)
 
 
@@ -158,15 +158,15 @@ def test_attached_references_are_returned_beside_attachments_that_are_none():
 def test_what_is_attached_to_an_engine_is_referenced_with_it():
     golden = ref_of(b"golden")
     event = compiled(golden=golden)
-    memo = Memo()
-    memo.remember(event, Made(3, 1))
+    step_cache = StepCache()
+    step_cache.record_result(event, RecordedBy(3, 1))
     both = {event.artifact.sha256, golden.sha256}
-    assert {*memo.made} == both
-    assert referenced_by(State(memo=memo)) == both
+    assert {*step_cache.made} == both
+    assert referenced_by(State(step_cache=step_cache)) == both
     build = Build(number=1, started_seq=1, started_ns=0, stand_in=event)
     assert referenced_by(State(builds={1: build})) == both
-    memo.evict(frozenset({golden.sha256}))
-    assert {*memo.engines} == {"k"}
+    step_cache.evict(frozenset({golden.sha256}))
+    assert {*step_cache.engines} == {"k"}
 
 
 def test_the_device_of_a_parity_key(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.values import ArtifactRef
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.files.sealed_memory import SealError, digest, open_expected, seal
@@ -27,7 +27,7 @@ VERSION = libraries().get("onnxruntime", "1")
 
 def build(root, *scenarios):
     layout = Layout(root)
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         for scenario in scenarios:
             play(store, scenario)
     return layout

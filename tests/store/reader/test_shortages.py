@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from store.cache.view import look
-from store.cache.writer import Store
+from store.cache.view import open_view
+from store.cache.writer import CacheWriter
 from store.disk import artifacts as artifacts_module
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -32,13 +32,13 @@ SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(version=libraries().get("onnxruntime", "1")))
     return layout
 
 
 def head(layout):
-    state = look(layout).state
+    state = open_view(layout).state
     return parse(project(state, state.head))
 
 
@@ -120,7 +120,7 @@ from store.verify.report import Depth, ProblemKind
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.testing import FakeClock
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.verify.verify import verify
 
 layout = Layout(Path(sys.argv[1]))
@@ -134,7 +134,7 @@ def read():
     return []
 
 def opened():
-    with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         return list(map(str, store.recovered))
 
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
 from store.runtime import capabilities
@@ -23,7 +23,7 @@ L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="1
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     layout = Layout(tmp_path_factory.mktemp("machine") / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario())
     return parse((layout.manifests / layout.manifest_name(1)).read_bytes())
 

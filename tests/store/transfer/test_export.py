@@ -10,8 +10,8 @@ import pytest
 
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -45,7 +45,7 @@ TILE = b"the tile that nobody could decode"
 
 
 def open_cache(layout, **options):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def sealed(body):
 
 
 def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
-    found, view = read_bundle(file), read(layout)
+    found, view = read_bundle(file), read_history(layout)
     assert found.entries == view.entries
     assert found.head == view.head
     assert found.header == BundleHeader(
@@ -133,7 +133,7 @@ def test_export_writes_nothing_to_the_cache(layout, tmp_path):
             if path != layout.journal.with_name("journal.mdb-lock")
         }
 
-    look(layout)
+    open_view(layout)
     before = tree()
     export(layout, tmp_path / "b")
     assert tree() == before
@@ -146,7 +146,7 @@ def test_export_writes_nothing_to_the_cache(layout, tmp_path):
 def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, choice):
     header = export(layout, tmp_path / "b", build=build).header
     entries = read_bundle(tmp_path / "b").entries
-    facts = read(layout).facts
+    facts = read_history(layout).facts
     assert (header.build, str(header.choice)) == (build, choice)
     assert header.records == len(entries)
     assert facts[header.records - 1].build == build
@@ -158,7 +158,7 @@ def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, cho
 
 
 def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
-    view = read(layout)
+    view = read_history(layout)
     found = read_bundle(export(layout, tmp_path / "four", build=4).path)
     assert found.read(ref_of(TILE)) == TILE
     # The last good build is what it is held against.
@@ -167,7 +167,9 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
     # The second one failed at its index: engine aside, it needs what the index is made of.
     two = read_bundle(export(layout, tmp_path / "two", build=2).path)
     assert {
-        event.block.sha256 for name in view.state.memo.blocks for event in view.state.memo.blocks_of(name)
+        event.block.sha256
+        for name in view.state.step_cache.blocks
+        for event in view.state.step_cache.blocks_of(name)
     } <= {ref.sha256 for ref in artifacts_of_failing_step(view.state, 2, view.facts).values()}
     assert two.holds(view.state.builds[2].tiles.table)
     assert len(pass_through(tmp_path / "two")) < len(artifacts_named(view.facts))
@@ -175,7 +177,7 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
 
 def test_records_alone(layout, tmp_path):
     found = read_bundle(export(layout, tmp_path / "b", choice=Choice.NONE).path)
-    assert (found.header.artifacts, found.entries) == (0, read(layout).entries)
+    assert (found.header.artifacts, found.entries) == (0, read_history(layout).entries)
     newest = read_bundle(export(layout, tmp_path / "c", choice=Choice.FAILING).path)
     assert newest.header.build is None
     assert newest.holds(ref_of(TILE))
@@ -197,7 +199,7 @@ def test_events_of_a_newer_version_are_carried_and_all_artifacts_are_not(layout,
 
 @pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
 def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
-    index = look(layout).state.head_build.index.artifact
+    index = open_view(layout).state.head_build.index.artifact
     path = layout.artifact(index.sha256)
     data = path.read_bytes()
     path.unlink()
@@ -214,7 +216,7 @@ def test_what_was_collected_is_not_missing(layout, tmp_path):
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
     assert done.done
-    gone = digests_collected(read(layout).facts)
+    gone = digests_collected(read_history(layout).facts)
     assert gone
     exported = export(layout, tmp_path / "b")
     assert exported.missing == ()
@@ -293,7 +295,7 @@ def test_every_cut_and_every_flip_is_refused(file, tmp_path):
 
 def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, file, tmp_path):
     data, path, dice = file.read_bytes(), tmp_path / "hostile", random.Random(4)
-    right, refs = read_bundle(file), artifacts_named(read(layout).facts)
+    right, refs = read_bundle(file), artifacts_named(read_history(layout).facts)
     refused = 0
     for at in dice.sample(range(len(data)), 300):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
@@ -462,7 +464,7 @@ def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
 
 
 def test_facts_name_every_artifact_that_is_stored(layout):
-    named = artifacts_named(read(layout).facts)
+    named = artifacts_named(read_history(layout).facts)
     assert {digest for digest, _, _ in Artifacts(layout).names()} == set(named)
 
 
@@ -476,16 +478,16 @@ def test_a_bundle_is_no_artifact_of_the_cache():
 
 
 def fact_of(event):
-    from store.cache.event_mapper import to_fact
+    from store.cache.event_mapper import to_recorded_event
 
     raw = encode(to_record(event, build=None, wall_ns=0, mono_ns=0))
-    return to_fact(Entry(seq=1, chain=link(GENESIS, raw), raw=raw))
+    return to_recorded_event(Entry(seq=1, chain=link(GENESIS, raw), raw=raw))
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, monkeypatch, when):
     """What is collected after the records were read is not missing."""
-    reads, copies = export_module.read_cache, export_module.write_bundle
+    reads, copies = export_module.read_history, export_module.write_bundle
     calls = []
 
     def collected():
@@ -505,9 +507,9 @@ def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, mon
         return copies(*args)
 
     if when == "before":
-        monkeypatch.setattr(export_module, "read_cache", read_then_collect)
+        monkeypatch.setattr(export_module, "read_history", read_then_collect)
     else:
         monkeypatch.setattr(export_module, "write_bundle", collect_then_copy)
     exported = export(layout, tmp_path / "b")
-    assert (exported.missing, exported.header.records) == ((), read(layout).head.seq)
+    assert (exported.missing, exported.header.records) == ((), read_history(layout).head.seq)
     assert pass_through(exported.path)

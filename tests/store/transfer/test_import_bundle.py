@@ -10,8 +10,8 @@ from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
 from store.cache.projections import Projections
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, Imported
@@ -45,7 +45,7 @@ OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
 def open_cache(layout, **options):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def whole(layout):
 
 
 def chains(layout):
-    return [entry.chain for entry in read(layout).entries]
+    return [entry.chain for entry in read_history(layout).entries]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def chains(layout):
 def test_a_new_place(source, new, file):
     done = take(new, file, trusted_keys=[SIGNER.public])
     assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
-    view = read(new)
+    view = read_history(new)
     assert chains(new)[:-1] == chains(source)
     event = view.facts[-1].event
     assert event == Imported(
@@ -119,14 +119,14 @@ def test_a_new_place(source, new, file):
         assert store.state.builds[4].status is BuildStatus.ABANDONED
         generation, work = play(store, Scenario(flight="f3", engine="e3"))
     assert (generation.number, work.compiled) == (3, 0)
-    assert look(source).state.builds[4].status is BuildStatus.OPEN
+    assert open_view(source).state.builds[4].status is BuildStatus.OPEN
 
 
 def test_a_copy_that_follows(source, new, tmp_path):
     first = export(source, tmp_path / "1", build=1).path
     assert take(new, first, follows=True).outcome is ImportOutcome.IMPORTED
     assert chains(new) == chains(source)[: len(chains(new))]
-    assert look(new).state.head.number == 1
+    assert open_view(new).state.head.number == 1
     inode = new.journal.stat().st_ino
     done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
     assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 2)
@@ -148,14 +148,14 @@ def test_a_copy_that_follows(source, new, tmp_path):
         play(store, Scenario(flight="f7"))
     done = take(new, export(source, tmp_path / "3").path)
     assert done.state.generations.keys() == {1, 2, 3}
-    assert read(new).facts[-1].event.generations == (3,)
+    assert read_history(new).facts[-1].event.generations == (3,)
     with open_cache(source) as store:
         play(store, Scenario(flight="f8"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way.* imported without --follow$") as caught:
         take(new, export(source, tmp_path / "4").path, follows=True)
     assert caught.value.kind == ErrorKind.OWN_HISTORY
     assert caught.value.hint.startswith("c10 import FILE --follow --cache DIR, with a new DIR")
-    assert look(new).state.head.number == 3
+    assert open_view(new).state.head.number == 3
 
 
 def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
@@ -168,7 +168,7 @@ def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
 
 def test_an_import_heals_what_is_missing_or_damaged(new, file):
     take(new, file)
-    index = look(new).state.head_build.index
+    index = open_view(new).state.head_build.index
     new.artifact(index.artifact.sha256).unlink()
     block = new.artifact(index.blocks.sha256)
     block.chmod(0o644)
@@ -368,11 +368,11 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         play(store, Scenario(flight="f9"))
     entries = [
         entry
-        for entry, fact in zip(read(source).entries, read(source).facts, strict=True)
-        if fact.seq <= next(f.seq for f in read(source).facts if isinstance(f.event, RolledBack))
+        for entry, fact in zip(read_history(source).entries, read_history(source).facts, strict=True)
+        if fact.seq <= next(f.seq for f in read_history(source).facts if isinstance(f.event, RolledBack))
     ]
     header = BundleHeader(
-        cache_id=look(source).state.cache_id,
+        cache_id=open_view(source).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),
         choice=Choice.NONE,
@@ -394,7 +394,7 @@ def test_an_artifact_that_no_record_names(file, new, tmp_path):
 
 
 def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
-    index = look(source).state.head_build.index.artifact
+    index = open_view(source).state.head_build.index.artifact
     wrong = bytes(index.size)
     with pytest.raises(BundleError, match="artifact") as caught:
         take(new, rewritten(file, tmp_path / "b", same, more=[(index, wrong)]))
@@ -429,8 +429,8 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
             take(new, file)
     done = take(new, file)
     assert done.outcome is (ImportOutcome.UNCHANGED if where == "projections" else ImportOutcome.IMPORTED)
-    assert isinstance(read(new).facts[-1].event, Imported)
-    assert sum(isinstance(fact.event, Imported) for fact in read(new).facts) == 1
+    assert isinstance(read_history(new).facts[-1].event, Imported)
+    assert sum(isinstance(fact.event, Imported) for fact in read_history(new).facts) == 1
     assert not whole(new)
     assert not list(new.scratch.iterdir())
 
@@ -452,8 +452,8 @@ def test_a_file_system_that_nobody_tried_is_refused_before_the_copy(new, file, m
 
 def test_the_journal_is_told_in_one_transaction(new, file):
     done = take(new, file)
-    event = read(new).facts[-1].event
+    event = read_history(new).facts[-1].event
     assert to_record(event, build=None, wall_ns=0, mono_ns=0).payload["artifacts"] == len(done.stored)
-    assert [fact.seq for fact in read(new).facts if isinstance(fact.event, BuildCommitted)][
+    assert [fact.seq for fact in read_history(new).facts if isinstance(fact.event, BuildCommitted)][
         -1
     ] <= done.header.records

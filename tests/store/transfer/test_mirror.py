@@ -14,11 +14,11 @@ from journal.errors import BuildLockHeldError
 from journal.lock import BuildLock
 from journal.record import Record
 from store.cache import segment
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.domain.events import GenerationSigned
 from store.domain.manifest_projection import project
 from store.errors import (
@@ -50,7 +50,7 @@ OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
 def open_cache(layout, **options):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=SIGNER, **options)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=SIGNER, **options)
 
 
 def build(layout, **fields):
@@ -105,7 +105,7 @@ def test_a_new_copy(layout, tmp_path):
     assert (done.generation, done.previous, done.files) == (2, None, len(found))
     assert done.size == sum(found.values()) == told[0] == sum(told[1:])
     assert fly(root) == 2
-    state = look(layout).state
+    state = open_view(layout).state
     named = named_by(parse(project(state, state.head)), Artifacts(layout))
     assert {Path(name).name for name in found if name.startswith("artifacts")} == set(named)
     assert {name for name in found if not name.startswith("artifacts")} == {
@@ -149,7 +149,7 @@ def test_rollbacks_and_later_signatures_arrive(layout, copy):
         raw = project(store.state, store.state.head)
         signed = SECOND.sign(raw)
         event = GenerationSigned(generation=2, signature=signed.signature, key_id=signed.key_id, host={})
-        store.countersign(event)
+        store.add_signature(event)
     done = mirror(layout, copy.root)
     assert (done.files, done.generation, done.previous) == (1, 2, 2)
     assert fly(copy.root, keys=[SECOND.public]) == 2
@@ -171,7 +171,7 @@ def test_the_names_of_manifests_may_differ(layout, copy):
     build(layout, flight="f3")
     mirror(named, copy.root)
     assert mirror(named, copy.root).changed is False
-    with Store.open(named, clock=FakeClock(), reserve_bytes=0, signer=SIGNER) as store:
+    with CacheWriter.open(named, clock=FakeClock(), reserve_bytes=0, signer=SIGNER) as store:
         play(store, Scenario(flight="f4", version=metadata.version("onnxruntime")))
     mirror(named, copy.root)
     assert (copy.manifests / "flight-00000004.sig").exists()
@@ -182,7 +182,7 @@ def test_the_names_of_manifests_may_differ(layout, copy):
 def test_a_copy_becomes_a_cache_that_follows(layout, copy, tmp_path):
     mirror(layout, copy.root)
     rebuild(copy)
-    assert read(copy).entries == read(layout).entries
+    assert read_history(copy).entries == read_history(layout).entries
     build(layout, flight="f3")
     with pytest.raises(RequestRefusedError) as caught:
         mirror(layout, copy.root)
@@ -199,7 +199,7 @@ def test_a_collected_generation_stays_on_the_copy(layout, copy):
         play(store, Scenario(flight="f3", version=metadata.version("onnxruntime")))
         play(store, Scenario(flight="f4", version=metadata.version("onnxruntime")))
         collect(store, KeepPolicy(keep=1, unfinished=False))
-    assert 1 in look(layout).state.retired
+    assert 1 in open_view(layout).state.collected_generations
     mirror(layout, copy.root)
     assert (fly(copy.root), fly(copy.root, generation=1)) == (4, 1)
 
@@ -232,7 +232,7 @@ def test_a_destination_with_a_history_of_its_own(layout, copy, tmp_path):
     mirror(layout, copy.root)
     copy.journal.write_bytes(b"")
     refused(copy.root)
-    set_aside(copy, copy.journal)
+    move_to_quarantine(copy, copy.journal)
     refused(copy.root)
 
 
@@ -319,7 +319,7 @@ def test_nothing_to_show(tmp_path):
 @pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
 @pytest.mark.parametrize("role", ["descriptor index", "block table"])
 def test_a_damaged_artifact_of_the_cache_does_not_get_aboard(layout, copy, how, role):
-    state = look(layout).state
+    state = open_view(layout).state
     ref = dict(parse(project(state, state.head)).artifacts())[role]
     path = layout.artifact(ref.sha256)
     data = path.read_bytes()
@@ -336,7 +336,7 @@ def test_a_damaged_artifact_of_the_cache_does_not_get_aboard(layout, copy, how, 
 
 def test_a_damaged_artifact_of_the_copy(layout, copy):
     mirror(layout, copy.root)
-    digest = look(layout).state.head_build.index.artifact.sha256
+    digest = open_view(layout).state.head_build.index.artifact.sha256
     path = copy.artifact(digest)
     data = path.read_bytes()
     path.chmod(0o644)
@@ -393,8 +393,8 @@ def test_segments_hold_every_record_up_to_the_head(layout, copy):
     mirror(layout, copy.root)
     found = [segment.decode(path.read_bytes()) for path in sorted(copy.segments.iterdir())]
     entries = [entry for each in found for entry in each.entries]
-    head = look(layout).state.head
-    assert tuple(entries) == read(layout).entries[: head.seq]
+    head = open_view(layout).state.head
+    assert tuple(entries) == read_history(layout).entries[: head.seq]
 
 
 def test_a_collection_beside_a_mirror_is_noticed(layout, copy, monkeypatch):

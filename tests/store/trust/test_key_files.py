@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
 from store.testing import FakeClock
@@ -42,7 +42,7 @@ class TestKeyFiles:
         assert (tmp_path / taken).read_text() == "mine"
 
     def test_no_key_is_made_in_a_cache(self, tmp_path):
-        with Store.open(Layout(tmp_path / "cache"), clock=FakeClock(), create=True, reserve_bytes=0):
+        with CacheWriter.open(Layout(tmp_path / "cache"), clock=FakeClock(), create=True, reserve_bytes=0):
             pass
         (tmp_path / "way").symlink_to(tmp_path / "cache" / "manifests")
         for folder in (tmp_path / "cache", tmp_path / "cache" / "tmp", tmp_path / "way"):

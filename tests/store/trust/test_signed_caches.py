@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
@@ -33,7 +33,7 @@ def layout(tmp_path):
 
 
 def opened(layout, signer=None):
-    return Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer)
+    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer)
 
 
 def fly(layout, *keys, **changes):
@@ -59,7 +59,7 @@ class TestCommit:
         for generation in (1, 2, 3):
             fly(layout, ALICE.public, generation=generation).close()
             no_go(layout, BOB.public, generation=generation)
-        events = [fact.event for fact in read(layout).facts if isinstance(fact.event, BuildCommitted)]
+        events = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, BuildCommitted)]
         assert {event.key_id for event in events} == {ALICE.key_id}
         assert len({event.signature for event in events}) == 3
         assert verify(layout, depth=Depth.FULL, trusted_keys=[ALICE.public]).signed_by == ALICE.key_id
@@ -86,7 +86,7 @@ class TestCommit:
                 def sign(self, raw):
                     self.count += 1
                     if self.count == 1:
-                        store.ledger.journal.append([store.ledger.record(accepted, build=None)])
+                        store.event_store.journal.append([store.event_store.record(accepted, build=None)])
                     return ALICE.sign(raw)
 
             play(store, FIRST)
@@ -169,7 +169,7 @@ class TestGround:
             {
                 "flip": data[:70] + bytes([data[70] ^ 1]) + data[71:],
                 "other": (layout.manifests / "00000001.sig").read_bytes(),
-                "raw": bytes.fromhex(look(layout).state.generations[2].signatures[0][1]),
+                "raw": bytes.fromhex(open_view(layout).state.generations[2].signatures[0][1]),
                 "empty": b"",
             }[change]
         )

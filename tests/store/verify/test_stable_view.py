@@ -6,7 +6,7 @@ import pytest
 
 from journal.lock import BuildLock
 from store.cache.projections import Projections
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
@@ -26,7 +26,7 @@ def layout(tmp_path):
         raise StopDeadError
 
     layout = Layout(tmp_path / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(version=VERSION))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Projections, "write", dies)
@@ -36,7 +36,7 @@ def layout(tmp_path):
 
 
 def project(layout):
-    with Store.open(layout, clock=FakeClock(), reserve_bytes=0):
+    with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0):
         pass
 
 
@@ -66,7 +66,7 @@ def test_a_cache_that_changed_meanwhile_is_verified_again(layout, monkeypatch):
         found = walk(*args, **options)
         if stranger.exists():
             stranger.unlink()
-            with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+            with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
                 play(store, Scenario(flight="f3", version=VERSION))
         return found
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.errors import JournalDamagedError
-from store.cache.view import look, read
-from store.cache.writer import Store
+from store.cache.view import open_view, read_history
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import CellEmbedded
 from store.domain.manifest_projection import project
@@ -27,7 +27,7 @@ SECOND = Scenario(tiles={(0, 0): "a", (1, 0): "B", (20, 3): "c"})
 def pristine(tmp_path_factory):
     """Generation 1: build 1. Generation 2: build 2 with one other cell. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, FIRST)
         play(store, SECOND)
     return layout
@@ -40,7 +40,7 @@ def layout(pristine, tmp_path):
 
 
 def manifest_of(layout, generation):
-    state = look(layout, strict=False).state
+    state = open_view(layout, strict=False).state
     return parse(project(state, state.generations[generation]))
 
 
@@ -201,7 +201,7 @@ def test_changed_projections_are_found_by_a_full_run(layout, name):
 
 def test_a_segment_of_another_cache_is_found(layout, tmp_path):
     other = Layout(tmp_path / "other")
-    with Store.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, FIRST)
     name = layout.segment_name(1)
     rewrite(layout.segments / name, lambda _: (other.segments / name).read_bytes())
@@ -242,7 +242,7 @@ def test_a_damaged_newest_manifest_is_no_replaced_journal(layout):
 
 def test_a_journal_that_lost_its_newest_records_is_damaged(layout, tmp_path):
     older = Layout(tmp_path / "older")
-    with Store.open(older, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(older, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, FIRST)
     shutil.copy(older.journal, layout.journal)
     with pytest.raises(DamagedHistoryError, match="lost its newest records") as damaged:
@@ -261,14 +261,14 @@ def test_without_a_commit_there_is_nothing_to_fly(tmp_path):
     layout = Layout(tmp_path / "cache")
     with pytest.raises(RequestRefusedError):
         verify(layout)
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(fail_at="engine"))
     with pytest.raises(NoGoError, match="committed generation"):
         verify(layout)
 
 
 def test_after_a_rollback_the_build_of_the_new_head_is_verified(layout):
-    with Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         planned = rollback.plan(store.state, to=None, why="")
         assert planned is not None
         store.roll_back(planned)
@@ -283,10 +283,10 @@ def test_after_a_rollback_the_build_of_the_new_head_is_verified(layout):
 def test_a_dead_build_is_a_note_and_no_problem_of_the_head(layout):
     with (
         pytest.raises(StopDeadError),
-        Store.open(layout, clock=FakeClock(), reserve_bytes=0) as store,
+        CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store,
     ):
         play(store, Scenario(flight="f2", die_at="cells"))
-    assert look(layout).state.builds[3].status is BuildStatus.OPEN
+    assert open_view(layout).state.builds[3].status is BuildStatus.OPEN
     result = verify(layout)
     assert problems_of(result) == []
     assert any("build 3" in note for note in result.notes)
@@ -297,9 +297,13 @@ def wide(tmp_path_factory):
     """A cache of 16 blocks, all of them damaged. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("wide") / "cache")
     tiles = {(16 * column, 16 * row): f"{column} {row}" for column in range(4) for row in range(4)}
-    with Store.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
         play(store, Scenario(tiles=tiles))
-        blocks = [event.block for fact in read(layout).facts if isinstance(event := fact.event, CellEmbedded)]
+        blocks = [
+            event.block
+            for fact in read_history(layout).facts
+            if isinstance(event := fact.event, CellEmbedded)
+        ]
     for ref in blocks:
         rewrite(layout.artifact(ref.sha256), flip)
     return layout

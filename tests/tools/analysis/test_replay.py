@@ -10,7 +10,7 @@ import pytest
 
 from journal import Journal, Record, safe_reader
 from journal.lock import BuildLock
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.attachments import attached_to_failure
@@ -182,7 +182,7 @@ def write_bundle(path, cache, refs):
     entries = safe_reader.snapshot(layout.journal).entries
     artifacts = [(ref, [Artifacts(layout).read(ref)]) for ref in sorted(refs, key=lambda ref: ref.sha256)]
     header = BundleHeader(
-        cache_id=look(layout).state.cache_id,
+        cache_id=open_view(layout).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),
         choice=Choice.FAILING if refs else Choice.NONE,
@@ -194,7 +194,7 @@ def write_bundle(path, cache, refs):
 
 
 def test_a_bundle_alone_tells_all_of_a_failure(built, tmp_path, failed):
-    build = look(Layout(built.cache)).state.builds[2]
+    build = open_view(Layout(built.cache)).state.builds[2]
     refs = {build.tiles.table, *attached_to_failure(build.failure).values()}
     write_bundle(tmp_path / "failing.c10", built.cache, refs)
     result = built.run("replay", "--bundle", str(tmp_path / "failing.c10"), "--json")
@@ -402,7 +402,7 @@ def test_where_a_descriptor_comes_from(built):
     document = built.json("why", PLACE, "--build", "3")
     links = {link["what"]: link for link in document["chain"]}
     assert list(links) == ["index", "block", "tile", "engine", "network", "calibration"]
-    state = look(Layout(built.cache)).state
+    state = open_view(Layout(built.cache)).state
     build = state.builds[3]
     assert links["index"]["sha256"] == build.index.artifact.sha256
     assert links["engine"]["sha256"] == dict(build.engines)["tiny"].artifact.sha256
@@ -417,7 +417,7 @@ def test_where_a_descriptor_comes_from(built):
 
 
 def test_where_an_artifact_comes_from(built):
-    state = look(Layout(built.cache)).state
+    state = open_view(Layout(built.cache)).state
     index = state.builds[3].index.artifact.sha256
     found = built.json("why", index[:10])["artifact"]
     assert (found["role"], found["build"], found["builds"], found["generations"]) == ("index", 3, [3], [2])

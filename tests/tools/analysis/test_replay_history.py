@@ -1,9 +1,11 @@
 """Replay to every event of a long history gives, at each committed build, the very body that was committed."""
 
+import pytest
+
 from store.base import canonical_json, identity
 from store.base.values import Position
 from store.domain import events as e
-from store.domain.fold import absorb, fold
+from store.domain.fold import fold, fold_into
 from store.domain.manifest_projection import body_of, render
 from store.domain.state import FLIGHT, State
 from store.manifest import manifest
@@ -35,7 +37,7 @@ class Writer:
             version=1,
             event=event,
         )
-        absorb(self.state, (moment.fact,))
+        fold_into(self.state, (moment.fact,))
         self.moments.append(moment)
 
     def build(self, number, cells):
@@ -107,7 +109,7 @@ class Writer:
             options={},
         )
         key = identity.engine_key(components)
-        if key in self.state.memo.engines:
+        if key in self.state.step_cache.engines:
             self.append(e.StepReused(kind="engine", count=1, keys={"net": key}), number)
             return key
         artifact = ref_of(b"engine %d" % number)
@@ -152,6 +154,7 @@ class Writer:
         self.bodies[len(self.moments)] = canonical_json.encode(body)
 
 
+@pytest.mark.deep
 def test_a_hundred_thousand_events():
     writer = Writer()
     writer.append(e.CacheCreated(cache_id="ab" * 16, format=1, writer="test"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from store.base.canonical_json import sha256
-from store.cache.writer import Store
+from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.testing import FakeClock, Scenario, play
 from tests.tools.conftest import World
@@ -81,7 +81,9 @@ def test_the_log_is_newest_first(built):
 
 def test_the_log_tells_neither_nearly_all_as_all_nor_little_as_nothing(tmp_path):
     tiles = {(x, y): "a" for x in range(16) for y in range(16)}
-    with Store.open(Layout(tmp_path / "cache"), clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with CacheWriter.open(
+        Layout(tmp_path / "cache"), clock=FakeClock(), create=True, reserve_bytes=0
+    ) as store:
         play(store, Scenario(tiles={**tiles, (20, 0): "a"}))
         play(store, Scenario(flight="f2", tiles={**tiles, (20, 0): "b"}))
         play(store, Scenario(flight="f3", tiles={**dict.fromkeys(tiles, "c"), (20, 0): "b"}))

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from journal import Journal
-from store.cache.view import look, read
+from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
 from tests.tools.conftest import picture
 from tools.cli import cli
@@ -51,14 +51,14 @@ def artifact(world, role):
 
 
 def block(world):
-    events = (fact.event for fact in read(Layout(world.cache)).facts)
+    events = (fact.event for fact in read_history(Layout(world.cache)).facts)
     return world.artifact(next(event.block.sha256 for event in events if hasattr(event, "block")))
 
 
 def lost_tail(world):
     """The journal as it was before the last generation."""
     layout = Layout(world.cache)
-    state = look(layout).state
+    state = open_view(layout).state
     with Journal.open(layout.journal) as journal:
         records = list(journal.read(1, state.generations[3].before.seq))
     for path in (layout.journal, layout.root / "journal.mdb-lock"):
@@ -69,7 +69,7 @@ def lost_tail(world):
 def spoil_journal(world):
     """A record in the middle is changed, in every copy of its page."""
     path = world.cache / "journal.mdb"
-    entry = read(Layout(world.cache)).facts[4]
+    entry = read_history(Layout(world.cache)).facts[4]
     with Journal.open(path, readonly=True) as journal:
         raw = next(iter(journal.entries(entry.seq))).raw
     overwrite(path, path.read_bytes().replace(raw, raw[:-1] + b"?"))
@@ -156,7 +156,7 @@ def test_repair_as_json(world):
 
 def test_what_cannot_be_healed_is_exit_5_and_named(world):
     layout, path = Layout(world.cache), artifact(world, "engine")
-    base = look(layout).state.head_build.host["request"]["base"]
+    base = open_view(layout).state.head_build.host["request"]["base"]
     flip(path)
     network = world.folder.__class__(base) / "tiny.onnx"
     hidden = network.with_name("hidden.onnx")
@@ -247,7 +247,7 @@ def test_a_copy_in_its_place_mends_an_earlier_generation(world):
 
 
 def test_rebuild_as_json(world):
-    count = len(read(Layout(world.cache)).facts)
+    count = len(read_history(Layout(world.cache)).facts)
     document = world.json("rebuild")
     assert (document["go"], document["generation"], document["records"]) == (True, 3, count)
     assert document["quarantine"] == "quarantine/journal.mdb.0"

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from journal.lock import BuildLock
-from store.cache.view import look
+from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import tree
@@ -34,7 +34,7 @@ def file(built, tmp_path):
 
 def test_a_cache_moves_to_another_place(built, file, tmp_path):
     done = c10("import", file, "--cache", tmp_path / "new")
-    state = look(Layout(built.cache)).state
+    state = open_view(Layout(built.cache)).state
     assert done["outcome"] == "imported"
     assert (done["generation"], done["build"]) == (3, 1)
     assert done["manifest_sha256"] == state.head.manifest_sha256
@@ -83,7 +83,7 @@ def test_a_failed_build_is_replayed_from_its_bundle_alone(built, tmp_path):
 
 
 def test_a_damaged_cache_is_exported_as_far_as_it_goes(world, tmp_path):
-    digest = look(Layout(world.cache)).state.head_build.index.artifact.sha256
+    digest = open_view(Layout(world.cache)).state.head_build.index.artifact.sha256
     path = world.artifact(digest)
     path.chmod(0o644)
     path.write_bytes(bytes(path.stat().st_size))

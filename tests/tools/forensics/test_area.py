@@ -11,7 +11,7 @@ from pipeline.tiles.grid import wanted_tiles
 from store.base import canonical_json
 from store.base.identity import cell_components, cell_key, descriptor_id
 from store.domain import events as e
-from store.domain.step_cache import Made, Memo
+from store.domain.step_cache import RecordedBy, StepCache
 from store.formats.tables import encode_tiles
 from store.testing import made, ref_of
 from tests.tools.stories import Shelf, Story
@@ -146,9 +146,9 @@ def block(place, space=SPACE):
 
 def test_cells_were_reused_whose_very_tiles_had_a_block():
     data = table((6, 0, 0), (6, 16, 0), (6, 32, 0))
-    before = Memo()
-    before.remember(block((6, 0, 0)), Made(1, 1))
-    before.remember(block((6, 16, 1)), Made(2, 1))
+    before = StepCache()
+    before.record_result(block((6, 0, 0)), RecordedBy(1, 1))
+    before.record_result(block((6, 16, 1)), RecordedBy(2, 1))
     story = selecting(data).tell(made(e.StepReused, kind="cells", count=1))
     story.tell(made(e.StepReused, kind="engine", count=1))
     story.tell(made(e.StepStarted, kind="cells", subjects=("6/1/0",)))
@@ -157,7 +157,7 @@ def test_cells_were_reused_whose_very_tiles_had_a_block():
     assert document["cells"][0][6] == 3
 
 
-@pytest.mark.parametrize(("before", "space"), [(None, SPACE), (Memo(), "")])
+@pytest.mark.parametrize(("before", "space"), [(None, SPACE), (StepCache(), "")])
 def test_where_nobody_knows_what_could_be_reused_untouched_cells_were(before, space):
     data = table((6, 0, 0), (6, 16, 0))
     story = selecting(data).tell(made(e.StepReused, kind="cells", count=1))

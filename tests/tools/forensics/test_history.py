@@ -119,10 +119,10 @@ def test_what_could_be_reused_is_known_as_it_was_when_the_build_came_to_its_cell
     story.tell(made(e.CellEmbedded, space="s", key="old"))
     story.tell(made(e.StepReused, kind="index")).tell(made(e.StepReused, kind="cells"))
     story.tell(made(e.CellEmbedded, space="s", key="new"))
-    memo = story.look(wanted=1).memo(1)
+    memo = story.look(wanted=1).step_cache(1)
     assert [event.key for event in memo.blocks_of(("s", 0, 0, 0))] == ["old"]
-    assert story.look().memo(1) is None
-    assert story.look(wanted=2).memo(1) is None
+    assert story.look().step_cache(1) is None
+    assert story.look(wanted=2).step_cache(1) is None
 
 
 def test_a_refused_build_can_be_replayed():

@@ -35,7 +35,7 @@ from pipeline.processes.serve import FAILED, FINISHED
 from pipeline.testing import FakeTiles
 from pipeline.tiles.tile import Tile
 from store.base.preprocessing import Preprocessing
-from store.cache.view import read
+from store.cache.view import read_history
 from store.domain.event_codec import encode as encode_event
 from store.domain.events import BuildFailed, CellEmbedded, StepRetried
 from store.policy.retention import KeepPolicy
@@ -260,10 +260,10 @@ def embed_until(windows, engine, **callbacks):
 
 @ray_test
 def test_a_node_that_vanishes_while_its_actor_lives_on_costs_its_windows(tiles, engine, cluster):
-    made, (_, doomed) = cluster
+    made, (_, removals) = cluster
     retries = []
     (window,) = windows_of(tiles[:5], 5)
-    vanish = {3: lambda: made.remove_node(doomed, allow_graceful=False)}
+    vanish = {3: lambda: made.remove_node(removals, allow_graceful=False)}
     embed_until(until(lambda: retries, window, vanish), engine, on_retry=retries.append)
     assert [retry.attempt for retry in retries] == [1]
 
@@ -923,7 +923,7 @@ UNEQUAL = {"elapsed_ms", "cache_id", "host", "manifest_sha256", "version"}
 def what_happened(site):
     """Every event of a site but retries, as plain data, in an order that does not depend on who was done first."""
     found = []
-    for fact in read(site.layout).facts:
+    for fact in read_history(site.layout).facts:
         if isinstance(fact.event, StepRetried):
             continue
         tag, _, payload = encode_event(fact.event)
