@@ -15,13 +15,14 @@ from typing import TypeVar
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
-from store.domain.attachments import artifacts_of, attached_to_failure
+from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
-from store.domain.state import Build, State
+from store.domain.state import State
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.file_names import signed_manifest
 from store.manifest.manifest import Manifest
+from store.policy.retention import refs_of_build
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -227,28 +228,13 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
     """
     collected = state.collected
     builds = (build for build in state.builds.values() if build.number not in collected)
-    digests = {ref.sha256 for build in builds for ref in _refs_of(build)}
+    digests = {ref.sha256 for build in builds for ref in refs_of_build(build)}
     digests.update(ref.sha256 for event in state.step_cache.engines.values() for ref in artifacts_of(event))
     digests.update(ref.sha256 for event in state.step_cache.indexes.values() for ref in refs_of(event))
     for name in state.step_cache.blocks:
         digests.update(event.block.sha256 for event in state.step_cache.blocks_of(name))
     digests.update(row.ref.sha256 for table in tables for row in table)
     return frozenset(digests)
-
-
-def _refs_of(build: Build) -> Iterator[ArtifactRef]:
-    for engine in (*(event for _, event in build.engines), *filter(None, (build.stand_in,))):
-        yield from artifacts_of(engine)
-    if build.calibration:
-        yield build.calibration
-    if build.tiles:
-        yield build.tiles.table
-    if build.coverage:
-        yield build.coverage.geography
-    if build.failure:
-        yield from attached_to_failure(build.failure).values()
-    if build.index:
-        yield from refs_of(build.index)
 
 
 def block_role(row: BlockRow) -> str:
