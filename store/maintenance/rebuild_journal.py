@@ -221,11 +221,7 @@ def _salvage_generation(layout: Layout, number: int, history: _RebuiltHistory) -
 
 
 def _valid_beginning(state: State, entries: Sequence[Entry]) -> list[Entry]:
-    """Return the longest beginning of salvaged records that could have been appended, in whole transactions.
-
-    Raises:
-        UnknownEventError: An event of a newer version is among them; leaving it out would lose it silently.
-    """
+    """Return the longest beginning of salvaged records that could have been appended, in whole transactions."""
     trial, valid = state.copy(), 0
     for count, entry in enumerate(entries, start=1):
         committed = len(trial.generations)

@@ -184,11 +184,7 @@ def _link(fd: int, name: str, folder_fd: int) -> None:
 
 @contextlib.contextmanager
 def _open_folder(folder: Path) -> Iterator[int]:
-    """Open a folder.
-
-    Raises:
-        OSError: There is none, or anybody may write to it.
-    """
+    """Open a folder."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_mode & stat.S_IWOTH:

@@ -12,20 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from store.runtime.backends.base import RuntimeUnavailableError
+
 _PREFIX: Final = "faiss"
 _GPU: Final = "gpu"
 
 
-class FaissInstallError(Exception):
+class FaissInstallError(RuntimeUnavailableError):
     """There is no faiss, or more than one."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}; {self.hint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +37,10 @@ class FaissDistribution:
 
 @functools.cache
 def installed_faiss() -> FaissDistribution:
-    """Return the one that is installed. Looked up once per process.
+    """Return the installed distribution, which is looked up once per process.
 
     Raises:
-        FlavourError: None or several are.
+        FaissInstallError: None or several are installed.
     """
     module = find_spec(_PREFIX)
     if module is None or module.origin is None:
@@ -64,11 +58,13 @@ def require_one_faiss(installed: Iterable[tuple[str, str]]) -> FaissDistribution
     """
     found = sorted({each for each in installed if each[0].lower().startswith(_PREFIX)})
     if not found:
-        raise FaissInstallError("expected the Python package 'faiss', found none", "pip install 'c10[cpu]'")
+        raise FaissInstallError(
+            "expected the Python package 'faiss', found none", hint="pip install 'c10[cpu]'"
+        )
     if len(found) > 1:
         names = " and ".join(f"{name} {version}" for name, version in found)
         raise FaissInstallError(
             f"expected one distribution of faiss, found {names}: they overwrite each other's files",
-            f"pip uninstall {' '.join(name for name, _ in found)}, then install one of them again",
+            hint=f"pip uninstall {' '.join(name for name, _ in found)}, then install one of them again",
         )
     return FaissDistribution(*found[0])

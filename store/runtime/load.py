@@ -33,7 +33,7 @@ from store.runtime.backends.base import (
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
 from store.runtime.delta_search import IndexWithDelta
-from store.runtime.faiss_install import FaissInstallError, installed_faiss
+from store.runtime.faiss_install import installed_faiss
 
 __all__ = [
     "DescriptorIndex",
@@ -218,10 +218,7 @@ def load_index(
         RuntimeUnavailableError: faiss is not installed, or two distributions of it are.
         IndexLoadError: The index is unreadable, or of another kind, metric or size; or the delta does not fit it.
     """
-    try:
-        installed_faiss()
-    except FaissInstallError as error:
-        raise RuntimeUnavailableError(f"the descriptor index: {error.message}", hint=error.hint) from error
+    installed_faiss()
     faiss = import_library("faiss", "the descriptor index")
     try:
         if isinstance(data, str):

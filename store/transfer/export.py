@@ -218,11 +218,6 @@ def _require_all_artifacts(view: HistoryView, state: State) -> None:
     """Make sure that all artifacts of a working cache are known, and were not collected.
 
     An export for the analysis of a failure needs less: it may come from a journal that lost its newest records.
-
-    Raises:
-        DamagedHistoryError: The journal does not fit the files beside it.
-        UnknownEventError: There are events of a newer version, which may name artifacts.
-        RequestRefusedError: The build that the records show was collected.
     """
     if state.unknown:
         raise UnknownEventError(

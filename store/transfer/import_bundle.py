@@ -89,15 +89,7 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BundleHistory:
-    """The records of a bundle.
-
-    Attributes:
-        entries: The records.
-        facts: Their events.
-        state: What they fold to.
-        known: How many of them the cache has already; -1 if there is no cache.
-        outcome: What the import will do to the journal.
-    """
+    """The records of a bundle, and how many of them the cache has already (`known`; -1 if there is no cache)."""
 
     entries: Sequence[Entry]
     facts: Sequence[RecordedEvent]
@@ -213,11 +205,7 @@ def _own_history_error(layout: Layout, own: HistoryView, entries: Sequence[Entry
 
 
 def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
-    """Require a trusted signature of the newest generation, which covers every record before its commit.
-
-    Raises:
-        NoGoError: There is none.
-    """
+    """Require a trusted signature of the newest generation, which covers every record before its commit."""
     if trusted_keys is ALLOW_UNSIGNED:
         return
     head = state.head
@@ -261,11 +249,7 @@ def _store_artifacts(
 
 
 def _require_artifacts(state: State, artifacts: Artifacts) -> None:
-    """Make sure that all artifacts of the newest generation are there, by type and size.
-
-    Raises:
-        NoGoError: With all that are not.
-    """
+    """Make sure that all artifacts of the newest generation are there, by type and size."""
     if state.head is None:
         return
     shown = manifest.parse(project(state, state.head))

@@ -87,15 +87,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """The content that a copy of the cache must have.
-
-    Attributes:
-        view: The cache.
-        head: Its newest generation.
-        manifest: The manifest of the head.
-        artifacts: All artifacts that the manifest names, blocks included, by rising digest.
-        segments: The segments of all generations.
-    """
+    """The content that a copy must have: artifacts of the head by rising digest, segments of all generations."""
 
     view: HistoryView
     head: Generation
@@ -257,12 +249,7 @@ def _require_apart(layout: Layout, target: Layout) -> None:
 
 
 def _require_same_history(target: Layout, source: _Source) -> int | None:
-    """Make sure that a copy has no history of its own, and return the generation that it shows.
-
-    Raises:
-        RequestRefusedError: It has one.
-        CacheUnusableError: It cannot be read.
-    """
+    """Make sure that a copy has no history of its own, and return the generation that it shows."""
     if os.path.lexists(target.journal) or target.journals_set_aside():
         raise _own_history_error(target, "a journal, with which it goes its own way")
     manifests, segments = target.manifest_files(), target.segment_files()
@@ -328,11 +315,7 @@ def _manifests(source: _Source, target: Layout) -> Iterator[_File]:
 
 
 def _require_hard_links(target: Layout) -> None:
-    """Try, before anything is copied, whether the file system has hard links, which give files their names.
-
-    Raises:
-        CacheUnusableError: It has none.
-    """
+    """Try, before anything is copied, whether the file system has hard links, which give files their names."""
     if target.segment_files():
         return
     first, second = target.scratch / "probe", target.scratch / "probe-linked"

@@ -129,7 +129,8 @@ def walk(
             unreferenced.append(digest)
             unreferenced_size += found.st_size
     # The largest first: if it came last, one processor would hash it while the others wait.
-    items = sorted(((digest, role, size) for digest, (role, size) in named.items()), key=_by_size)
+    items = [(digest, role, size) for digest, (role, size) in named.items()]
+    items.sort(key=lambda item: (-item[2], item[0]))
 
     def check(item: tuple[str, str, int]) -> str | None:
         digest, role, size = item
@@ -151,11 +152,6 @@ def walk(
         unreferenced=tuple(unreferenced),
         unreferenced_size=unreferenced_size,
     )
-
-
-def _by_size(item: tuple[str, str, int]) -> tuple[int, str]:
-    digest, _, size = item
-    return -size, digest
 
 
 def intact_artifacts(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self, assert_never
+from typing import Final, Self
 
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
 
@@ -34,6 +34,16 @@ class ProblemKind(StrEnum):
     DEVICE = "device"
     SIGNATURE = "signature"
     EXPOSED = "exposed"
+
+
+_FIXES: Final = {
+    ProblemKind.CONTENT: "c10 build REQUEST --cache {cache} --again",
+    ProblemKind.MANIFEST: "c10 build REQUEST --cache {cache} --again",
+    ProblemKind.DEVICE: "c10 build REQUEST --cache {cache} on that device, with its libraries",
+    ProblemKind.SIGNATURE: "c10 sign --cache {cache} (with a signing_key that is trusted)",
+    ProblemKind.EXPOSED: "chmod -R o-w {cache}",
+}
+"""How to fix problems that `c10 repair` does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,28 +250,8 @@ def _problem(
 
 
 def _fix(finding: Finding, root: Path) -> str:
-    cache = shlex.quote(str(root))
-    build = f"c10 build REQUEST --cache {cache}"
     if finding.found.startswith(UNREADABLE):
         return f"fix the permissions of {root / finding.path}, or the disk, then verify again"
     if finding.path in _NEEDED_BY_REPAIR:
         return f"move {root / finding.path} out of the cache: C10 creates it again"
-    match finding.kind:
-        case (
-            ProblemKind.ABSENT
-            | ProblemKind.DAMAGED
-            | ProblemKind.PROJECTION_ABSENT
-            | ProblemKind.PROJECTION_DAMAGED
-            | ProblemKind.STRANGER
-        ):
-            return f"c10 repair --cache {cache}"
-        case ProblemKind.CONTENT | ProblemKind.MANIFEST:
-            return f"{build} --again"
-        case ProblemKind.DEVICE:
-            return f"{build} on that device, with its libraries"
-        case ProblemKind.SIGNATURE | ProblemKind.EXPOSED:
-            signed = finding.kind is ProblemKind.SIGNATURE
-            sign = f"c10 sign --cache {cache} (with a signing_key that is trusted)"
-            return sign if signed else f"chmod -R o-w {cache}"
-        case _:
-            assert_never(finding.kind)
+    return _FIXES.get(finding.kind, "c10 repair --cache {cache}").format(cache=shlex.quote(str(root)))

@@ -99,17 +99,7 @@ class PipelinedExecutor(LoadedEngine, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineExpectation:
-    """What the manifest says of an engine, and how to run it here.
-
-    Attributes:
-        version: Full version of the library that compiled the engine.
-        target: The device it was compiled for, in the backend's words; None if the caller has checked it.
-        precision: Arithmetic that it was compiled for; some backends cannot read it from the engine.
-        input: Name of the input tensor.
-        output: Name of the output tensor.
-        batch: Fixed batch size.
-        threads: Threads within one run.
-    """
+    """What the manifest says of an engine, and how to run it here: see `store.runtime.load.load_engine`."""
 
     version: str
     target: str | None = None

@@ -114,11 +114,7 @@ def _list_gpus(cuda: Any) -> list[Gpu]:  # noqa: ANN401 - a module without types
 
 
 def _value(answer: Any) -> Any:  # noqa: ANN401 - as above
-    """Return the value of an answer of the driver, which is a status, then values.
-
-    Raises:
-        RuntimeError: The status is not success.
-    """
+    """Return the value of an answer of the driver, which is a status, then values."""
     status, *values = answer
     if int(status) != _SUCCESS:
         raise RuntimeError(f"CUDA: {status!r}")

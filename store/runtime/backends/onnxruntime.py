@@ -8,18 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from store.runtime.backends.base import (
-    EngineExpectation,
-    EngineLoadError,
-    EngineRunError,
-    Source,
-    Tensor,
-    Untyped,
-    Vectors,
-    import_library,
-    require_version,
-    sample_shapes,
-)
+from store.runtime.backends import base
 from store.runtime.backends.registry import BACKENDS
 
 TARGET: Final = "cpu"
@@ -29,9 +18,9 @@ TARGET: Final = "cpu"
 class OnnxRuntimeExecutor:
     """An engine of ONNX Runtime."""
 
-    def __init__(self, source: Source, expected: EngineExpectation) -> None:
+    def __init__(self, source: base.Source, expected: base.EngineExpectation) -> None:
         runtime = onnxruntime("an engine of ONNX Runtime")
-        require_version("onnxruntime", runtime.__version__, expected.version)
+        base.require_version("onnxruntime", runtime.__version__, expected.version)
         try:
             session = runtime.InferenceSession(
                 source if isinstance(source, str) else bytes(source),
@@ -39,32 +28,32 @@ class OnnxRuntimeExecutor:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # the library raises a private class per status code
-            raise EngineLoadError(
+            raise base.EngineLoadError(
                 f"expected an engine that ONNX Runtime can load, found: {error}", hint="c10 verify --full"
             ) from error
         # ONNX Runtime may use another provider, and says so only in its log.
         if session.get_providers()[:1] != ["CPUExecutionProvider"]:
-            raise EngineLoadError(f"expected CPUExecutionProvider, found {session.get_providers()}")
+            raise base.EngineLoadError(f"expected CPUExecutionProvider, found {session.get_providers()}")
         self._session = session
         self._input = expected.input
         self._output = expected.output
-        self.sample_shape, self.dimensions = sample_shapes(
+        self.sample_shape, self.dimensions = base.sample_shapes(
             _tensors(session.get_inputs()),
             _tensors(session.get_outputs()),
             expected,
             float_type="tensor(float)",
         )
 
-    def execute(self, batch: Vectors) -> Vectors:
+    def execute(self, batch: base.Vectors) -> base.Vectors:
         """Run one whole batch.
 
         Raises:
-            EngineRunError: The library failed.
+            base.EngineRunError: The library failed.
         """
         try:
             (result,) = self._session.run([self._output], {self._input: batch})
         except Exception as error:  # the library raises a private class per status code
-            raise EngineRunError(f"ONNX Runtime failed while running: {error}") from error
+            raise base.EngineRunError(f"ONNX Runtime failed while running: {error}") from error
         return np.asarray(result, np.float32)
 
 
@@ -89,11 +78,11 @@ class OnnxRuntime:
         return f"a device for {TARGET!r}"
 
 
-def _tensors(found: Untyped) -> list[Tensor]:
-    return [Tensor(name=each.name, type=each.type, shape=tuple(each.shape)) for each in found]
+def _tensors(found: base.Untyped) -> list[base.Tensor]:
+    return [base.Tensor(name=each.name, type=each.type, shape=tuple(each.shape)) for each in found]
 
 
-def _session_options(runtime: ModuleType, threads: int) -> Untyped:
+def _session_options(runtime: ModuleType, threads: int) -> base.Untyped:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -116,4 +105,4 @@ def onnxruntime(purpose: str) -> ModuleType:
         RuntimeUnavailableError: It is not installed, or does not load.
     """
     os.environ.setdefault(SILENCE, "1")
-    return import_library("onnxruntime", purpose)
+    return base.import_library("onnxruntime", purpose)

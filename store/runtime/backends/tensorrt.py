@@ -24,18 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from store.runtime.backends.base import (
-    EngineExpectation,
-    EngineLoadError,
-    EngineRunError,
-    RuntimeUnavailableError,
-    Source,
-    Tensor,
-    Untyped,
-    Vectors,
-    require_version,
-    sample_shapes,
-)
+from store.runtime.backends import base
 from store.runtime.backends.cuda import Cuda, CudaError
 from store.runtime.backends.gpu import Gpu, first_gpu, gpu_runs, gpus
 from store.runtime.backends.tensorrt_engine import TensorRtEngine
@@ -87,7 +76,7 @@ tensorrt_rtx: Final = partial(TensorRt, "tensorrt-rtx")
 class TensorRtExecutor:
     """An engine of TensorRT or TensorRT for RTX on the first GPU. Not for two threads at once."""
 
-    def __init__(self, source: Source, expected: EngineExpectation, *, backend: str) -> None:
+    def __init__(self, source: base.Source, expected: base.EngineExpectation, *, backend: str) -> None:
         module = _require_library(backend, expected.version)
         with _open_bytes(source) as data:
             _require_header(backend, data, expected.version)
@@ -103,11 +92,11 @@ class TensorRtExecutor:
                 self.close()
                 raise
 
-    def execute_all(self, samples: Vectors, out: Vectors) -> None:
+    def execute_all(self, samples: base.Vectors, out: base.Vectors) -> None:
         """Run float32 [n, *sample_shape] into float32 [n, dimensions]; the last batch is filled up with zeros.
 
         Raises:
-            EngineRunError: CUDA or the library failed.
+            base.EngineRunError: CUDA or the library failed.
         """
         try:
             self._cuda.use_device()
@@ -118,16 +107,16 @@ class TensorRtExecutor:
                 self._cuda.synchronize_streams(self._copying, self._computing)
                 raise
         except CudaError as error:
-            raise EngineRunError(
+            raise base.EngineRunError(
                 f"the GPU failed while running: {error.message}",
                 hint="restart the program; see dmesg for Xid",
             ) from error
 
-    def _load(self, data: memoryview, gpu: Gpu, expected: EngineExpectation) -> None:
+    def _load(self, data: memoryview, gpu: Gpu, expected: base.EngineExpectation) -> None:
         self._require_memory(len(data), "the weights", gpu)
         self._engine.load(data)
         inputs, outputs = self._engine.tensors(expected.batch)
-        self.sample_shape, self.dimensions = sample_shapes(inputs, outputs, expected, float_type="FLOAT")
+        self.sample_shape, self.dimensions = base.sample_shapes(inputs, outputs, expected, float_type="FLOAT")
         self._batch, self._input, self._output = expected.batch, expected.input, expected.output
         others = [tensor for tensor in outputs if tensor.name != expected.output]
         input_shape, output_shape = (self._batch, *self.sample_shape), (self._batch, self.dimensions)
@@ -143,12 +132,12 @@ class TensorRtExecutor:
     def _require_memory(self, size: int, what: str, gpu: Gpu) -> None:
         free = self._cuda.free_memory()
         if size + _SPARE > free:
-            raise EngineLoadError(
+            raise base.EngineLoadError(
                 f"expected {size + _SPARE >> 20} MiB of free memory on {gpu.name} for {what}, found {free >> 20} MiB",
                 hint="end other programs that use the GPU, or build with a smaller engine.batch",
             )
 
-    def _run(self, samples: Vectors, out: Vectors) -> None:
+    def _run(self, samples: base.Vectors, out: base.Vectors) -> None:
         batches = -(-len(samples) // self._batch)
         for number in range(batches):
             buffers = self._sets[number % _SETS]
@@ -168,7 +157,7 @@ class TensorRtExecutor:
         for number in range(max(0, batches - _SETS), batches):
             self._finish(number, out)
 
-    def _fill(self, staged: Vectors, samples: Vectors, number: int) -> None:
+    def _fill(self, staged: base.Vectors, samples: base.Vectors, number: int) -> None:
         chunk = samples[number * self._batch : (number + 1) * self._batch]
         staged[: len(chunk)] = chunk
         staged[len(chunk) :] = 0
@@ -184,7 +173,7 @@ class TensorRtExecutor:
         self._cuda.download(self._copying, buffers.device_vectors, buffers.vectors)
         self._cuda.record(buffers.downloaded, self._copying)
 
-    def _finish(self, number: int, out: Vectors) -> None:
+    def _finish(self, number: int, out: base.Vectors) -> None:
         buffers = self._sets[number % _SETS]
         self._cuda.synchronize_event(buffers.downloaded)
         rows = out[number * self._batch : (number + 1) * self._batch]
@@ -195,13 +184,13 @@ class TensorRtExecutor:
 class _Buffers:
     """One set of buffers: page-locked arrays, device memory of the same sizes, and the events of its batch."""
 
-    samples: Vectors
-    vectors: Vectors
+    samples: base.Vectors
+    vectors: base.Vectors
     device_samples: int
     device_vectors: int
-    uploaded: Untyped
-    computed: Untyped
-    downloaded: Untyped
+    uploaded: base.Untyped
+    computed: base.Untyped
+    downloaded: base.Untyped
 
     @classmethod
     def on(cls, cuda: Cuda, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> "_Buffers":
@@ -223,7 +212,7 @@ def _release(cuda: Cuda, engine: TensorRtEngine) -> None:
 
 
 @contextlib.contextmanager
-def _open_bytes(source: Source) -> Iterator[memoryview]:
+def _open_bytes(source: base.Source) -> Iterator[memoryview]:
     """Yield the bytes; those of a file are mapped."""
     if not isinstance(source, str):
         yield memoryview(source)
@@ -234,7 +223,7 @@ def _open_bytes(source: Source) -> Iterator[memoryview]:
                 mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if file.seek(0, 2) else b""
             )
     except OSError as error:
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected an engine, found {error.strerror}", hint="c10 verify --full"
         ) from error
     # The file is unmapped with its last view, which an error's traceback may hold for a while.
@@ -248,13 +237,13 @@ def _load_errors(backend: str) -> Iterator[None]:
         yield
     except CudaError as error:
         hint = "end other programs that use the GPU" if error.memory else "c10 doctor"
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected the GPU to take an engine of {backend}, found: {error.message}", hint=hint
         ) from error
-    except EngineRunError as error:
-        raise EngineLoadError(error.message, hint=error.hint) from error
+    except base.EngineRunError as error:
+        raise base.EngineLoadError(error.message, hint=error.hint) from error
     except (RuntimeError, TypeError, ValueError) as error:
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected an engine that {backend} can load, found: {error}", hint="c10 verify --full"
         ) from error
 
@@ -263,17 +252,17 @@ def _require_library(backend: str, version: str) -> ModuleType:
     try:
         module, found = library(backend), loaded_version(backend)
     except LibraryMissingError as error:
-        raise RuntimeUnavailableError(
+        raise base.RuntimeUnavailableError(
             f"an engine of {backend}: {error}", hint=f"pip install 'c10[{_EXTRAS[backend]}]'"
         ) from error
-    require_version(backend, found, version)
+    base.require_version(backend, found, version)
     return module
 
 
 def _require_header(backend: str, data: memoryview, expected: str) -> None:
     found = engine_version(data)
     if found is not None and not same_version(found, expected):
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected an engine made by {backend} {expected}, found bytes of {backend} {found}",
             hint="c10 verify --full; or build again",
         )
@@ -282,22 +271,24 @@ def _require_header(backend: str, data: memoryview, expected: str) -> None:
 def _require_gpu(backend: str, target: str | None) -> Gpu:
     found = gpus()
     if not found:
-        raise RuntimeUnavailableError(
+        raise base.RuntimeUnavailableError(
             f"expected an NVIDIA GPU with its driver for an engine of {backend}, found none",
             hint="run it on the device that it was built for; c10 doctor shows the devices here",
         )
     # Engines run on the first GPU: CUDA_VISIBLE_DEVICES chooses which one that is.
     if target is not None and not gpu_runs(backend, target, found[0]):
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected a GPU for engines of {backend} with the target {target!r}, found {found[0]}",
             hint="build a cache for this device",
         )
     return found[0]
 
 
-def _tensor_bytes(tensor: Tensor) -> int:
+def _tensor_bytes(tensor: base.Tensor) -> int:
     """Return enough bytes for a tensor of any type: no type has more than eight per number."""
     sizes = [size for size in tensor.shape if isinstance(size, int) and size >= 0]
     if len(sizes) != len(tensor.shape):
-        raise EngineLoadError(f"expected output {tensor.name!r} of fixed sizes, found {list(tensor.shape)}")
+        raise base.EngineLoadError(
+            f"expected output {tensor.name!r} of fixed sizes, found {list(tensor.shape)}"
+        )
     return 8 * math.prod(sizes)

@@ -54,11 +54,7 @@ def library_version(backend: str) -> str:
         LibraryMissingError: It is not installed, or does not say its version.
     """
     for name in _DISTRIBUTIONS[backend]:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if _is_whole(version):
+        if _is_whole(version := _package_version(name)):
             return version
     return loaded_version(backend)
 
@@ -82,7 +78,7 @@ def cuda_major(backend: str) -> int | None:
     """Return the major version of CUDA in the name of the installed package, None without one."""
     for name in _DISTRIBUTIONS[backend]:
         _, mark, rest = name.partition("-cu")
-        if mark and _is_installed(name):
+        if mark and _package_version(name):
             return int(rest.partition("-")[0])
     return None
 
@@ -139,9 +135,8 @@ def _is_whole(version: str) -> bool:
     return len(parts) == _PARTS and all(part.isascii() and part.isdigit() for part in parts)
 
 
-def _is_installed(name: str) -> bool:
+def _package_version(name: str) -> str:
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return ""

@@ -178,7 +178,7 @@ def test_keys_name_the_library(kind):
 
 def test_two_flavours_of_faiss_stop_a_build_before_it_imports_either(tmp_path, monkeypatch):
     def both():
-        raise FaissInstallError("expected one distribution of faiss, found two", "pip uninstall one")
+        raise FaissInstallError("expected one distribution of faiss, found two", hint="pip uninstall one")
 
     monkeypatch.setattr("pipeline.index.faiss_builder.installed_faiss", both)
     with pytest.raises(RequestError, match="found two") as caught:

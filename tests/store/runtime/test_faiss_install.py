@@ -75,7 +75,7 @@ def test_a_folder_that_an_uninstaller_left_is_no_faiss(tmp_path, monkeypatch):
 
 def test_no_index_is_read_on_board_with_two_flavours(monkeypatch):
     def both():
-        raise FaissInstallError("expected one distribution of faiss, found two", "pip uninstall one")
+        raise FaissInstallError("expected one distribution of faiss, found two", hint="pip uninstall one")
 
     monkeypatch.setattr("store.runtime.load.installed_faiss", both)
     with pytest.raises(RuntimeUnavailableError, match="found two; pip uninstall one"):
