@@ -21,15 +21,9 @@ from store.trust.signatures import Signer, signature_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignResult:
-    """A signed generation.
+    """A signed generation, the build that it shows, and whether the signature is new (`changed`).
 
-    Attributes:
-        generation: Its number.
-        origin: The build it shows.
-        key_id: The key that signed it.
-        changed: Whether the signature is new.
-        signed_by: All keys that signed it, the first one first.
-        manifest_sha256: Digest of the signed manifest.
+    `signed_by` lists all keys that signed it, the first one first.
     """
 
     generation: int

@@ -38,9 +38,8 @@ _FIRST_EVENT: Final = "cache.created"
 class BundleReader:
     """A bundle read from beginning to end, in this order: `header`, `entries`, `artifacts`, `finish`.
 
-    Attributes:
-        path: The file.
-        offset: Where in the file the next byte is read.
+    Each of them raises `BundleError` if the file is no bundle, cut short, of a newer version, or not what its header
+    and digests say. `offset` is where in the file the next byte is read.
     """
 
     path: Path
@@ -52,21 +51,13 @@ class BundleReader:
 
     @property
     def header(self) -> BundleHeader:
-        """The header, read at the first use.
-
-        Raises:
-            BundleError: The file is no bundle, cut short, or of a newer version.
-        """
+        """The header, read at the first use."""
         if self._header is None:
             self._header = self._read_header()
         return self._header
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the records, each link of the chain checked.
-
-        Raises:
-            BundleError: One is missing, damaged, or not what the header says.
-        """
+        """Yield the records, each link of the chain checked."""
         header, last = self.header, EMPTY
         try:
             for entry in follow(EMPTY, self._values(header.records)):
@@ -80,11 +71,7 @@ class BundleReader:
             raise self.error(f"the chain to end with {header.chain[:12]}", last.chain.hex()[:12])
 
     def artifacts(self) -> Iterator[ArtifactRef]:
-        """Yield the reference of each artifact, and skip what its reader leaves of `pieces`.
-
-        Raises:
-            BundleError: They are not in order, cut short, or not what the header says.
-        """
+        """Yield the reference of each artifact, and skip what its reader leaves of `pieces`."""
         header, before, total = self.header, b"", 0
         for number in range(1, header.artifacts + 1):
             digest, size = ARTIFACT.unpack(self._read(ARTIFACT.size, f"artifact {number}"))
@@ -110,11 +97,7 @@ class BundleReader:
             yield piece
 
     def finish(self) -> ArtifactRef:
-        """Check that nothing is left, and the trailer if all is hashed; return digest and size of the file.
-
-        Raises:
-            BundleError: There is more, or other bytes than were written.
-        """
+        """Check that nothing is left, and the trailer if all is hashed; return digest and size of the file."""
         if self._left:
             raise self.error("nothing between the last artifact and the trailer", f"{self._left} bytes")
         expected = b"" if self._hash is None else self._hash.digest()

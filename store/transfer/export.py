@@ -48,11 +48,7 @@ _BUILD_ENDS = (BuildCommitted, BuildFailed, BuildAbandoned, BuildRefused)
 class ExportResult:
     """The bundle that was written.
 
-    Attributes:
-        path: The file.
-        header: Its header.
-        file: Its digest and size.
-        missing: Digests of artifacts that the records need and the cache lacks, or holds damaged.
+    `missing` holds the digests of artifacts that the records need and the cache lacks, or holds damaged.
     """
 
     path: Path

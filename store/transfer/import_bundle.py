@@ -70,15 +70,7 @@ class ImportOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What an import did.
-
-    Attributes:
-        outcome: What it did to the journal.
-        header: The header of the bundle.
-        file: Digest and size of the bundle.
-        state: What the journal folds to now.
-        stored: References of the artifacts that were stored.
-    """
+    """What an import did to the journal, the bundle, the folded journal, and the artifacts that were stored."""
 
     outcome: ImportOutcome
     header: BundleHeader

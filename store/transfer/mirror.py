@@ -54,14 +54,9 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorResult:
-    """What a mirror run did.
+    """The generation that the copy shows now and the previous one, and number and bytes of the copied files.
 
-    Attributes:
-        generation: The generation that the copy shows now.
-        previous: The generation that it showed before; None if it was new.
-        files: How many files were copied.
-        size: Their bytes.
-        replaced: Digests of damaged artifacts of the copy that were replaced.
+    `replaced` holds the digests of damaged artifacts of the copy that were replaced.
     """
 
     generation: int

@@ -38,16 +38,7 @@ class NamedArtifact:
 
 @dataclass(slots=True, kw_only=True)
 class ArtifactCheck:
-    """A check of artifacts.
-
-    Attributes:
-        artifacts: The artifacts of the cache.
-        on_bytes: Called with the bytes of each artifact that was hashed.
-        named: Digest to (role, size) of the artifacts to check.
-        findings: One for each damaged artifact.
-        notes: What could not be checked.
-        damaged: Digests of the damaged artifacts.
-    """
+    """A check of the artifacts in `named`, digest to (role, size); `damaged` holds the digests of damaged ones."""
 
     artifacts: Artifacts
     on_bytes: Callable[[int], None] | None

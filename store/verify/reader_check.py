@@ -2,7 +2,6 @@
 
 import stat
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,20 +30,14 @@ _KIND_OF_REFUSAL: Final = {
 class ReaderCheck:
     """A check of the head by the reader of the aircraft.
 
-    Attributes:
-        view: The cache.
-        head: The generation to open.
-        manifest: Its manifest.
-        damaged: Digests of artifacts that are known to be damaged.
-        findings: Why the reader refuses the head.
-        notes: What was not checked.
-        signed_by: The trusted key whose signature of the head holds.
+    `damaged` holds the digests of artifacts that are known to be damaged, `signed_by` the trusted key whose signature
+    of the head holds.
     """
 
     view: View
     head: Generation
     manifest: Manifest
-    damaged: AbstractSet[str]
+    damaged: set[str]
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     signed_by: str | None = None

@@ -13,7 +13,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -201,7 +200,7 @@ def _find_unnamed_files(
 
 
 def _table_findings(
-    head: Generation, manifest: Manifest, artifacts: Artifacts, damaged: AbstractSet[str]
+    head: Generation, manifest: Manifest, artifacts: Artifacts, damaged: set[str]
 ) -> Iterator[Finding]:
     """Compare the tables and the delta of the head with its manifest, if none of them is damaged."""
     delta = manifest.index.delta

@@ -11,7 +11,10 @@ _LOG_LINES: Final = 8
 
 @dataclass(slots=True)
 class TensorRtEngine:
-    """The library's objects, each of which must outlive the next."""
+    """The library's objects, each of which must outlive the next.
+
+    If the library refuses, `load` and `make_context` raise `EngineLoadError`, all else `EngineRunError`.
+    """
 
     library: ModuleType
     errors: list[str] = field(default_factory=list)
@@ -22,11 +25,7 @@ class TensorRtEngine:
     context: Untyped = None
 
     def load(self, data: memoryview) -> None:
-        """Create the engine.
-
-        Raises:
-            EngineLoadError: The library refuses it.
-        """
+        """Create the engine."""
         self.logger = _logger(self.library, self.errors)
         self.runtime = self.library.Runtime(self.logger)
         if self.runtime is None:
@@ -61,9 +60,6 @@ class TensorRtEngine:
         If the engine leaves its batch open, TensorRT for RTX begins with kernels for any batch, compiles others for
         this batch in the background, and changes over in the middle of the work: rows would depend on when they were
         computed. So those kernels are compiled first.
-
-        Raises:
-            EngineLoadError: The library refuses.
         """
         is_open = self.engine.get_tensor_shape(name)[0] != shape[0]
         kinds = getattr(self.library, "DynamicShapesKernelSpecializationStrategy", None)
@@ -85,20 +81,12 @@ class TensorRtEngine:
             )
 
     def set_address(self, name: str, address: int) -> None:
-        """Give a tensor its buffer on the device.
-
-        Raises:
-            EngineRunError: The library refuses.
-        """
+        """Give a tensor its buffer on the device."""
         if not self.context.set_tensor_address(name, address):
             raise EngineRunError(f"expected tensor {name!r} to take its buffer, found: {self.last_errors()}")
 
     def enqueue(self, stream: Untyped) -> None:
-        """Queue the computing of one batch on a stream.
-
-        Raises:
-            EngineRunError: The library refuses.
-        """
+        """Queue the computing of one batch on a stream."""
         if not self.context.execute_async_v3(int(stream)):
             raise EngineRunError(f"expected the engine to run, found: {self.last_errors()}")
 
