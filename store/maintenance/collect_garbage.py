@@ -47,12 +47,9 @@ from store.policy.retention import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionResult:
-    """What a collection removes or removed.
+    """What a collection removes or, if `done`, has removed.
 
-    Attributes:
-        decision: What is removed and kept, and why.
-        projections: Number and bytes of the manifest and signature files of removed generations.
-        done: Whether it was carried out.
+    `projections` are number and bytes of the manifest and signature files of removed generations.
     """
 
     decision: CollectionPlan

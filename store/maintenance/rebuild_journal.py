@@ -47,9 +47,7 @@ class RebuildResult:
     """The new journal.
 
     Attributes:
-        state: The folded state.
-        records: How many records it holds.
-        salvaged: How many of them came from a damaged file, because no segment holds them.
+        salvaged: How many of its records came from a damaged file, because no segment holds them.
         segments_replaced: Generations whose segment was missing or broken, and whose records were salvaged.
         quarantine: Where the damaged file is, relative to the cache; empty if there was none.
         signatures: How many signatures were recorded again from their files.

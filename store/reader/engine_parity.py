@@ -42,13 +42,8 @@ _measured: dict[str, int] = {}
 class ParityKey:
     """Everything that can change the answers.
 
-    Attributes:
-        engine: SHA-256 of the engine.
-        golden: SHA-256 of the stand-in's answers.
-        backend: The backend that runs the engine.
-        version: Full version of its library.
-        device: The device it runs on, in words.
-        preprocessing: Digest of the image contract.
+    `engine`, `golden` and `preprocessing` are digests of the engine, of the stand-in's answers and of the image
+    contract; `version` is the full one of the backend's library.
     """
 
     engine: str

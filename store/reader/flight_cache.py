@@ -131,11 +131,11 @@ class FlightCache:
                 flown=flown,
             )
             cache = cls(judge(raw, signatures, generation=number, policy=policy), folder)
-            cache._proofs = None if proofs is None else Path(proofs)
-            cache.elsewhere = elsewhere(cache.manifest, policy)
         except BaseException:
             os.close(folder)
             raise
+        cache._proofs = None if proofs is None else Path(proofs)
+        cache.elsewhere = elsewhere(cache.manifest, policy)
         try:
             cache._open_artifacts()
         except BaseException:

@@ -211,10 +211,7 @@ def _newest_failed(state: State) -> int:
 
 
 def _require_all_artifacts(view: HistoryView, state: State) -> None:
-    """Make sure that all artifacts of a working cache are known, and were not collected.
-
-    An export for the analysis of a failure needs less: it may come from a journal that lost its newest records.
-    """
+    """Make sure that all artifacts of a working cache are known and not collected; other exports need less."""
     if state.unknown:
         raise UnknownEventError(
             f"expected events this version knows, found {state.unknown[0]}: which artifacts it names is not known",

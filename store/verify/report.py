@@ -48,15 +48,12 @@ _FIXES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that is wrong: either an artifact, with its digest, or something of one generation.
 
     Attributes:
-        kind: What it concerns.
         subject: Its name for people, such as "engine place" or "segments/00000002.events".
         found: What was expected and found.
         path: The file, relative to the cache; empty if it is no file.
-        digest: The artifact, if it is one.
-        generation: The generation, if it is no artifact.
     """
 
     kind: ProblemKind
@@ -99,21 +96,12 @@ class HashedAmount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """The result of one verification.
+    """The result of one verification of a cache, whose head is `generation` and shows the build `origin`.
 
     Attributes:
-        depth: How closely it checked.
-        generation: The head.
-        origin: The build that the head shows.
-        identity: That build's identity.
-        manifest_sha256: Digest of the head's manifest file, as committed.
-        body_sha256: Digest of the body of that manifest.
         looked_at: How many files were checked for type and size.
-        hashed: How much was read and hashed.
-        problems: Everything that is wrong.
         notes: What was not done, or is worth knowing; no reason for a NO-GO.
-        unreferenced: How many artifacts nothing names; they can be collected.
-        unreferenced_size: Their size in bytes.
+        unreferenced: How many artifacts nothing names; they can be collected. `unreferenced_size` is in bytes.
         seed: Seed of the sample, in a run with a budget.
         signed_by: The trusted key whose signature of the head holds.
     """

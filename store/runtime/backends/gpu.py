@@ -20,14 +20,9 @@ _SUCCESS: Final = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU.
+    """One GPU, such as the model "Orin" with the compute capability "sm87"; memory in bytes.
 
-    Attributes:
-        index: Its number in CUDA; engines run on number 0.
-        name: Name of the model, such as "NVIDIA L4" or "Orin".
-        capability: Its compute capability, such as "sm89".
-        memory: Its memory in bytes.
-        driver: Greatest CUDA version that the driver supports, such as "12.6".
+    `index` is its number in CUDA, `driver` the greatest CUDA version that the driver supports, such as "12.6".
     """
 
     index: int
@@ -90,16 +85,14 @@ def _list_gpus(cuda: Any) -> list[Gpu]:  # noqa: ANN401 - a module without types
     _value(cuda.cuInit(0))
     version = int(_value(cuda.cuDriverGetVersion()))
     found = []
-    attribute = cuda.CUdevice_attribute
+    kinds = cuda.CUdevice_attribute
+    capability = (
+        kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+        kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    )
     for index in range(int(_value(cuda.cuDeviceGetCount()))):
         device = _value(cuda.cuDeviceGet(index))
-        major, minor = (
-            int(_value(cuda.cuDeviceGetAttribute(which, device)))
-            for which in (
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
+        major, minor = (int(_value(cuda.cuDeviceGetAttribute(kind, device))) for kind in capability)
         name: bytes = _value(cuda.cuDeviceGetName(128, device))
         found.append(
             Gpu(
