@@ -1,17 +1,17 @@
-"""Collect garbage: carry out what `store.policy.retention` decided, so that a kill at any moment loses nothing.
+"""Collect garbage as `store.policy.retention` decided, so that a kill at any moment loses nothing.
 
 A collection runs under the build lock, with `artifacts/.lock` held exclusively, in four steps:
 
-1. The plan becomes durable in the journal. From now on the state neither reuses what the plan removes nor projects
-   the generations that it removes, even if the collection gets no further.
-2. The signatures of those generations are unlinked, then their manifests; the folder is made durable after each. A
-   manifest never outlives an artifact that it names, nor a signature its manifest.
+1. The plan becomes durable in the journal. From now on the state neither reuses what the plan removes nor
+   projects the generations that it removes, even if the collection gets no further.
+2. The signatures of those generations are unlinked, then their manifests; the folder is made durable after
+   each. A manifest never outlives an artifact that it names, nor a signature its manifest.
 3. The artifacts are unlinked, and their folders made durable.
 4. The result becomes durable in the journal.
 
-The next collection finishes one that was killed. It decides anew: what the plan named and nothing names any more is
-in the tree. Open readers keep the files that they have opened. Segments, quarantine, the head and accepted
-generations are never touched; of the latter two the journal itself would refuse the plan.
+The next collection finishes one that was killed. It decides anew: what the plan named and nothing names any
+more is in the tree. Open readers keep the files that they have opened. Segments, quarantine, the head and
+accepted generations are never touched; of the latter two the journal itself would refuse the plan.
 """
 
 import os
@@ -140,7 +140,7 @@ def collect(store: CacheWriter, policy: KeepPolicy) -> CollectionResult:
 
 
 def _make_room(store: CacheWriter, decision: CollectionPlan) -> bool:
-    """Free what needs no plan if the disk is too full to record one: the reserve, and files that nothing names."""
+    """If the disk is too full to record a plan, free what needs none: the reserve, files that nothing names."""
     unnamed = [each for each in decision.removals if each.why is RemovalReason.UNREFERENCED]
     freed = bool(unnamed) or (store.layout.scratch / RESERVE_NAME).exists()
     release_reserve(store.layout)
@@ -186,7 +186,7 @@ def _artifact_sizes(artifacts: Artifacts) -> dict[str, int]:
 
 
 def _projections(layout: Layout, state: State, decision: CollectionPlan) -> dict[int, tuple[Path, ...]]:
-    """Return the signatures, then the manifest, of each removed generation, also of an unfinished collection."""
+    """Return signatures, then manifest, of each removed generation, also of an unfinished collection."""
     removed = state.collected_generations.union(decision.collected_generations)
     names = {name: number for number, name in layout.manifest_files().items() if number in removed}
     found = {number: list[Path]() for number in sorted(names.values())}

@@ -1,17 +1,19 @@
 """Rebuild the journal from its segments, and from the readable records of the damaged file.
 
-Segments 1 to n hold every record up to the last commit, framed and chained. Only the journal holds what was appended
-after it. Those records, and the records of a missing or broken segment, are salvaged from the damaged file as far as
-it can be read and continues the chain. Before the first commit that file is all there is.
+Segments 1 to n hold every record up to the last commit, framed and chained. Only the journal holds what was
+appended after it. Those records, and the records of a missing or broken segment, are salvaged from the
+damaged file as far as it can be read and continues the chain. Before the first commit that file is all there
+is.
 
-A rebuild believes nothing. It computes every link of the chain again, folds every event, compares the projection of
-every generation with its committed manifest, and compares the files beside the journal. Only then does it link the
-damaged file into `quarantine/`, unlink it, and read it once more: a writer whose records are durable checked the
-file's name after its commit, so the second reading includes them. Signatures that were lost with the newest records
-are appended again from their files, if a trusted key made them (`store.maintenance.recover_signatures`).
+A rebuild believes nothing. It computes every link of the chain again, folds every event, compares the
+projection of every generation with its committed manifest, and compares the files beside the journal. Only
+then does it link the damaged file into `quarantine/`, unlink it, and read it once more: a writer whose
+records are durable checked the file's name after its commit, so the second reading includes them. Signatures
+that were lost with the newest records are appended again from their files, if a trusted key made them
+(`store.maintenance.recover_signatures`).
 
-The new file gets its name complete or not at all. A rebuild that is killed in between leaves no journal, which every
-command reports, and the next rebuild reads the file in quarantine.
+The new file gets its name complete or not at all. A rebuild that is killed in between leaves no journal,
+which every command reports, and the next rebuild reads the file in quarantine.
 """
 
 import os
@@ -79,7 +81,8 @@ def rebuild(
         host: Facts about this machine, recorded with them.
 
     Raises:
-        DamagedHistoryError: The records are incomplete, or do not fit the manifests; the journal was not touched.
+        DamagedHistoryError: The records are incomplete, or do not fit the manifests; the journal was not
+            touched.
         UnknownEventError: There are events of a newer version; the journal was not touched.
         StoreError, journal.JournalError: The folder cannot be used; the old journal was put back.
     """
@@ -202,7 +205,7 @@ def _read_segment(layout: Layout, name: str | None, number: int, head: Head) -> 
 
 
 def _salvage(layout: Layout, after: Head) -> tuple[Entry, ...]:
-    """Return the most records after a head, from the journal or from those that earlier rebuilds moved away."""
+    """Return the most records after a head, of the journal or of those that earlier rebuilds moved."""
     sources = (layout.journal, *layout.journals_set_aside()[:_SOURCES])
     return max((safe_reader.salvage(path, after=after) for path in sources), key=len)
 
@@ -219,7 +222,7 @@ def _salvage_generation(layout: Layout, number: int, history: _RebuiltHistory) -
 
 
 def _valid_beginning(state: State, entries: Sequence[Entry]) -> list[Entry]:
-    """Return the longest beginning of salvaged records that could have been appended, in whole transactions."""
+    """Return the longest beginning of salvaged records that is valid and ends with a transaction."""
     trial, valid = state.copy(), 0
     for count, entry in enumerate(entries, start=1):
         committed = len(trial.generations)

@@ -1,9 +1,9 @@
 """Recover signatures that no record holds, after a journal was lost with its newest records.
 
-A signature that was added after the newest commit is in the journal and in its file, and in no segment. It covers the
-manifest, which the other records prove. So a file whose signature of that manifest holds, by a trusted key, is as
-good as the lost record. Its name only says which generation to try. Files in quarantine are tried as well: an earlier
-rebuild without keys, or a repair, may have moved them there.
+A signature that was added after the newest commit is in the journal and in its file, and in no segment. It
+covers the manifest, which the other records prove. So a file whose signature of that manifest holds, by a
+trusted key, is as good as the lost record. Its name only says which generation to try. Files in quarantine
+are tried as well: an earlier rebuild without keys, or a repair, may have moved them there.
 """
 
 import re

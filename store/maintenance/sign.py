@@ -1,7 +1,7 @@
 """Sign a committed generation: one of a cache that was built without a key, or with one more key.
 
-The signature covers the manifest as the journal projects it. The event is durable before its file is written: after a
-kill in between, the next writer writes the file from the journal, without the private key.
+The signature covers the manifest as the journal projects it. The event is durable before its file is written:
+after a kill in between, the next writer writes the file from the journal, without the private key.
 """
 
 import os
@@ -43,8 +43,9 @@ def sign(store: CacheWriter, number: int | None, signer: Signer) -> SignResult:
         signer: The signing key.
 
     Raises:
-        RequestRefusedError: There is no such generation, it was collected, its manifest on disk is not what the
-            journal projects, another file has the signature's name, or it has as many signatures as it can.
+        RequestRefusedError: There is no such generation, it was collected, its manifest on disk is not what
+            the journal projects, another file has the signature's name, or it has as many signatures as it
+            can.
         journal.JournalError: The signature could not be made durable; nothing was changed.
         UnprojectedError: The signature is in the journal, but its file could not be written.
     """

@@ -2,7 +2,8 @@
 
     from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError, TrustedKey
 
-It imports only the other folders of the aircraft's code, neither the journal nor LMDB, and never writes to a cache.
+It imports only the other folders of the aircraft's code, neither the journal nor LMDB, and never writes to a
+cache.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,14 +1,14 @@
 """Check that an engine answers here as its stand-in did on the ground, and keep a record of it.
 
-An engine compiled for another device could not run where the cache was built. On board it runs on the golden images
-before it is handed out, on all of them together and on each alone, as queries come. Its answers must agree with those
-in the cache. The result is kept for the bytes of engine and answers, the version of the library and the device: in
-this process and, if the caller names a folder, in write-once parity records there.
+An engine compiled for another device could not run where the cache was built. On board it runs on the golden
+images before it is handed out, on all of them together and on each alone, as queries come. Its answers must
+agree with those in the cache. The result is kept for the bytes of engine and answers, the version of the
+library and the device: in this process and, if the caller names a folder, in write-once parity records there.
 
-A parity record is one line: canonical JSON, a space, and the SHA-256 of `"c10/proof/1" || 00 || JSON`; its name is the
-digest of its key. One that is damaged, or in a folder that anybody may write to, does not count: the engine is
-checked again. A refusal is never recorded. Who can write to the folder can forge a record, so keep it where the
-rollback protection is kept.
+A parity record is one line: canonical JSON, a space, and the SHA-256 of `"c10/proof/1" || 00 || JSON`; its
+name is the digest of its key. One that is damaged, or in a folder that anybody may write to, does not count:
+the engine is checked again. A refusal is never recorded. Who can write to the folder can forge a record, so
+keep it where the rollback protection is kept.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ _measured: dict[str, int] = {}
 class ParityKey:
     """Everything that can change the answers.
 
-    `engine`, `golden` and `preprocessing` are digests of the engine, of the stand-in's answers and of the image
-    contract; `version` is the full one of the backend's library.
+    `engine`, `golden` and `preprocessing` are digests of the engine, of the stand-in's answers and of the
+    image contract; `version` is the full one of the backend's library.
     """
 
     engine: str
@@ -78,7 +78,7 @@ def parity_key(
 
 
 def describe_device(backend: str) -> str:
-    """Describe the device that runs the engines of a backend here: the GPU with its driver, or the processor."""
+    """Describe what runs the engines of a backend here: the GPU with its driver, or the processor."""
     if backend in BACKENDS and BACKENDS[backend].on_gpu:
         found = gpus()
         return f"{exact_target(found[0])}, CUDA {found[0].driver}" if found else "no GPU"
@@ -173,7 +173,7 @@ def _write_record(key: ParityKey, measured: int, folder: Path) -> None:
 
 
 def _link(fd: int, name: str, folder_fd: int) -> None:
-    # Only with a folder descriptor does Python call linkat with AT_SYMLINK_FOLLOW, which the path under /proc needs.
+    # Python passes AT_SYMLINK_FOLLOW, which a path under /proc needs, only with a folder descriptor.
     os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=folder_fd, follow_symlinks=True)
 
 

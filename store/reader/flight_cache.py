@@ -1,13 +1,13 @@
 """Verify a generation of a flight cache on board, then hand out its engines, index and tiles.
 
-The order is signature, cache and floor, device, then content. The reader opens all files when it opens the cache,
-relative to the folder, never through a symbolic link, and each must be a regular file of its exact size. What happens
-to the folder later cannot change what the reader uses. It hashes content while it copies it to sealed memory, and
-that memory is what the libraries get. It refuses a newest generation that is a NO-GO with all reasons, and uses an
-older one only if the caller names it.
+The order is signature, cache and floor, device, then content. The reader opens all files when it opens the
+cache, relative to the folder, never through a symbolic link, and each must be a regular file of its exact
+size. What happens to the folder later cannot change what the reader uses. It hashes content while it copies
+it to sealed memory, and that memory is what the libraries get. It refuses a newest generation that is a NO-GO
+with all reasons, and uses an older one only if the caller names it.
 
-The reader needs neither journal nor LMDB and never writes to the cache. It raises `NoGoError` for whatever is wrong
-with a cache, and `store.runtime.ExecutionError` where an engine's library is missing or fails.
+The reader needs neither journal nor LMDB and never writes to the cache. It raises `NoGoError` for whatever is
+wrong with a cache, and `store.runtime.ExecutionError` where an engine's library is missing or fails.
 """
 
 import json
@@ -70,8 +70,8 @@ class FlightCache:
 
     Attributes:
         manifest: The manifest of the generation.
-        elsewhere: Model to the reason why its engine, which is for another device, cannot run here. Always empty in a
-            cache that was opened to fly.
+        elsewhere: Model to the reason why its engine, which is for another device, cannot run here. Always
+            empty in a cache that was opened to fly.
     """
 
     manifest: Manifest
@@ -102,11 +102,11 @@ class FlightCache:
             floor: Least generation to accept, for any cache or per known cache id: see
                 `store.trust.rollback_protection`.
             generation: An older generation to use instead of the newest; never below the floor.
-            proofs: A folder outside of the cache for parity records, which save later checks that an engine answers
-                here as its stand-in did on the ground (`store.reader.engine_parity`). Only its owner may write to
-                it; it is created if it does not exist.
-            flown: False for a check on the ground: engines for other devices are then no reason to refuse the cache,
-                and are not handed out.
+            proofs: A folder outside of the cache for parity records, which save later checks that an engine
+                answers here as its stand-in did on the ground (`store.reader.engine_parity`). Only its owner
+                may write to it; it is created if it does not exist.
+            flown: False for a check on the ground: engines for other devices are then no reason to refuse the
+                cache, and are not handed out.
 
         Raises:
             NoGoError: It may not be flown; with every reason.
@@ -215,8 +215,8 @@ class FlightCache:
     def engine(self, name: str, *, threads: int = 1) -> Engine:
         """Return an engine, loaded and ready to run.
 
-        If a stand-in of the descriptor engine embedded the tiles, the engine's answers are first compared with those
-        of the stand-in, once per device: see `store.reader.engine_parity`.
+        If a stand-in of the descriptor engine embedded the tiles, the engine's answers are first compared
+        with those of the stand-in, once per device: see `store.reader.engine_parity`.
 
         Raises:
             KeyError: No model has this name.

@@ -2,8 +2,8 @@
 
     from store.runtime import DescriptorIndex, Engine, ExecutionError
 
-Part of the aircraft's code. It imports `store.base`, `store.formats` and `store.errors`, and each library only when
-an engine or an index needs it. Its callers have verified the bytes; it never opens a cache.
+Part of the aircraft's code. It imports `store.base`, `store.formats` and `store.errors`, and each library
+only when an engine or an index needs it. Its callers have verified the bytes; it never opens a cache.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,8 +1,8 @@
 """Search an index and its delta as one: the index without the dropped rows, and the added rows.
 
-The added rows are few, so all of them are compared. Both sides score by inner product, so the best of both are the
-best of all; of two equal scores, the row of the index comes first. (An index with 16-bit numbers scores its own rows
-to three digits, which is its precision.)
+The added rows are few, so all of them are compared. Both sides score by inner product, so the best of both
+are the best of all; of two equal scores, the row of the index comes first. (An index with 16-bit numbers
+scores its own rows to three digits, which is its precision.)
 """
 
 from typing import Final
@@ -24,13 +24,13 @@ class IndexWithDelta:
 
         Args:
             faiss: The library.
-            whole: An `IndexIDMap2` over a flat or HNSW index of inner products. Scores of a quantiser could not be
-                compared with those of the added rows.
+            whole: An `IndexIDMap2` over a flat or HNSW index of inner products. Scores of a quantiser could
+                not be compared with those of the added rows.
             delta: A delta of the same dimensions.
 
         Raises:
-            IndexLoadError: The index is of another kind; or the delta has other dimensions, drops a row that the
-                index does not have, or adds one that it has.
+            IndexLoadError: The index is of another kind; or the delta has other dimensions, drops a row that
+                the index does not have, or adds one that it has.
         """
         if delta.dimensions != whole.d:
             raise _index_error(f"a delta of {whole.d} dimensions", f"one of {delta.dimensions}")
@@ -65,10 +65,10 @@ class IndexWithDelta:
         return best, np.take_along_axis(ids, order, axis=1)
 
     def _parameters(self) -> Untyped | None:
-        """Return the parameters that leave out dropped rows, anew for each search, since faiss writes to them.
+        """Return parameters that leave out dropped rows, anew for each search, since faiss writes to them.
 
-        In a graph, dropped nodes still lead to others and are candidates. So a search takes as many candidates more,
-        and has at least as many kept ones as in a graph without the dropped nodes.
+        In a graph, dropped nodes still lead to others and are candidates. So a search takes as many
+        candidates more, and has at least as many kept ones as in a graph without the dropped nodes.
         """
         if self._kept is None:
             return None

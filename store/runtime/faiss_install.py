@@ -1,7 +1,8 @@
 """Find the installed distribution of faiss, and refuse more than one.
 
-All of them own the module `faiss`. Two in one environment overwrite each other's files, so that the order of their
-installation decides what is imported. This is checked before faiss is imported, on the ground and on board.
+All of them own the module `faiss`. Two in one environment overwrite each other's files, so that the order of
+their installation decides what is imported. This is checked before faiss is imported, on the ground and on
+board.
 """
 
 import functools

@@ -1,11 +1,13 @@
 """Check engines on golden inputs: are the answers right, and do they depend on the rest of the batch? Pure.
 
-The bytes of engines cannot be compared, because compilers do not reproduce them; answers can. A fixed integer formula
-gives the inputs, the same on any machine and with any version of any library, so that no cache has to hold them.
+The bytes of engines cannot be compared, because compilers do not reproduce them; answers can. A fixed integer
+formula gives the inputs, the same on any machine and with any version of any library, so that no cache has to
+hold them.
 
-If the engine that flies cannot run on the ground, the answers of its stand-in are in the cache. Their file: magic
-`C10GOLD1`; count n and dimensions d, u32 little-endian; n rows of d float32, little-endian. Row i answers golden image
-i of seed 0, in the size of the image contract and prepared by it. Another formula of the images needs another magic.
+If the engine that flies cannot run on the ground, the answers of its stand-in are in the cache. Their file:
+magic `C10GOLD1`; count n and dimensions d, u32 little-endian; n rows of d float32, little-endian. Row i
+answers golden image i of seed 0, in the size of the image contract and prepared by it. Another formula of the
+images needs another magic.
 """
 
 import struct
@@ -34,9 +36,9 @@ _MAGIC: Final = b"C10GOLD1"
 def golden_images(count: int, height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
     """Return images, uint8 [count, height, width, 3], with smooth and rough parts like natural ones.
 
-    Each channel is a gradient, plus bilinear value noise in cells of 32, 8 and 2 pixels with falling weight: integer
-    arithmetic on a hash of the coordinates (the finaliser of MurmurHash3, 32 bits), so that no rounding mode or math
-    library can change a bit.
+    Each channel is a gradient, plus bilinear value noise in cells of 32, 8 and 2 pixels with falling weight:
+    integer arithmetic on a hash of the coordinates (the finaliser of MurmurHash3, 32 bits), so that no
+    rounding mode or math library can change a bit.
     """
     out = np.empty((count, height, width, 3), np.uint8)
     rows = np.arange(height, dtype=np.uint64)
@@ -91,7 +93,7 @@ def parity(engine: Run, reference: Run, inputs: Vectors) -> float:
 
 
 def agreement(answers: Vectors, others: Vectors) -> float:
-    """Return the least cosine between the rows of two answers, float32 [n, d]; -1 if a number is not finite."""
+    """Return the least cosine between rows of two answers, float32 [n, d]; -1 if a number is not finite."""
     found, expected = answers.astype(np.float64), others.astype(np.float64)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return -1.0
@@ -106,8 +108,8 @@ def agreement(answers: Vectors, others: Vectors) -> float:
 def batch_invariance(engine: Run, inputs: Vectors) -> float:
     """Return the greatest absolute difference between rows run together and the same rows each run alone.
 
-    Zero means that a descriptor does not depend on the rest of the batch. Networks with dynamic quantisation fail
-    this, and must be compiled with batch 1.
+    Zero means that a descriptor does not depend on the rest of the batch. Networks with dynamic quantisation
+    fail this, and must be compiled with batch 1.
     """
     together = engine(inputs)
     alone = [engine(inputs[row : row + 1]) for row in range(len(inputs))]
@@ -165,7 +167,7 @@ def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _value_noise(
     rows: NDArray[np.uint64], columns: NDArray[np.uint64], cell: int, key: int
 ) -> NDArray[np.uint64]:
-    """Return bilinear noise of 0 ... 255, uint64 [len(rows), len(columns)], on a lattice of ``cell`` pixels."""
+    """Return bilinear noise of 0 ... 255, uint64 [len(rows), len(columns)], in cells of ``cell`` pixels."""
     size = np.uint64(cell)
     row, column = rows[:, None] // size, columns[None, :] // size
     down, right = rows[:, None] % size, columns[None, :] % size

@@ -1,11 +1,11 @@
 """Load engines and indexes, run and search them, on the ground and on board.
 
-The caller has verified the bytes. Libraries are imported when they are first needed, because no single machine has
-all of them. Two rules hold for every backend:
+The caller has verified the bytes. Libraries are imported when they are first needed, because no single
+machine has all of them. Two rules hold for every backend:
 
 - An engine runs only under the exact library version that compiled it.
-- It has one fixed batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so that the
-  kernels always see the same shape, and a row does not depend on the number of rows beside it.
+- It has one fixed batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so
+  that the kernels always see the same shape, and a row does not depend on the number of rows beside it.
 """
 
 import math
@@ -60,8 +60,8 @@ class Engine:
         batch: Its fixed batch size.
         dimensions: Length of one descriptor.
         sample_shape: Shape of one sample.
-        portion: How many samples are worth collecting for one run: whole batches, more than one where copies and
-            computing overlap.
+        portion: How many samples are worth collecting for one run: whole batches, more than one where copies
+            and computing overlap.
     """
 
     def __init__(self, executor: BatchExecutor | PipelinedExecutor, *, batch: int) -> None:
@@ -131,11 +131,12 @@ def load_engine(
         batch: Fixed batch size of the engine.
         threads: Threads within one run. Descriptors do not depend on it.
         target: The device that the engine was compiled for; on another one, the library never sees the bytes.
-        precision: Arithmetic that the engine was compiled for. OpenVINO needs it: the bytes do not say it, and the
-            library would choose by itself.
+        precision: Arithmetic that the engine was compiled for. OpenVINO needs it: the bytes do not say it,
+            and the library would choose by itself.
 
     Raises:
-        RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not here.
+        RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not
+            here.
         EngineLoadError: Another version, another device, damaged bytes, or tensors of other names or shapes.
     """
     runtime = runtime_of(backend)
@@ -173,8 +174,8 @@ class DescriptorIndex:
             k: Rows wanted per query, at least 1.
 
         Returns:
-            Scores (inner products, falling), float32 [n, k], and descriptor ids, int64 [n, k]. If the index finds
-            fewer than k rows, the id is -1.
+            Scores (inner products, falling), float32 [n, k], and descriptor ids, int64 [n, k]. If the index
+            finds fewer than k rows, the id is -1.
 
         Raises:
             IndexSearchError: The queries have another shape or dtype, are not finite, or k is below 1.
@@ -202,9 +203,9 @@ def load_index(
 ) -> DescriptorIndex:
     """Load an index whose bytes were already verified, and check that it is as expected.
 
-    Vectors in a file are mapped and not copied where the index type allows it, so the file must not change while the
-    index lives. The caller must check size and digest before: faiss accepts flipped bytes, and its mapped reader a
-    last element that is cut short.
+    Vectors in a file are mapped and not copied where the index type allows it, so the file must not change
+    while the index lives. The caller must check size and digest before: faiss accepts flipped bytes, and its
+    mapped reader a last element that is cut short.
 
     Args:
         data: The index's bytes, or a path such as ``/proc/self/fd/N`` of a sealed memory file.
@@ -216,7 +217,8 @@ def load_index(
 
     Raises:
         RuntimeUnavailableError: faiss is not installed, or two distributions of it are.
-        IndexLoadError: The index is unreadable, or of another kind, metric or size; or the delta does not fit it.
+        IndexLoadError: The index is unreadable, or of another kind, metric or size; or the delta does not fit
+            it.
     """
     installed_faiss()
     faiss = import_library("faiss", "the descriptor index")

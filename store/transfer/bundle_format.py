@@ -1,7 +1,7 @@
-r"""Write the file format of a bundle: the records of a cache and chosen artifacts in one file that checks itself.
+r"""Write bundles: the records of a cache and chosen artifacts in one file that checks itself.
 
-`docs/bundle.md` describes every byte. Integers are big-endian, nothing is compressed, and the same records and
-artifacts give the same bytes on any machine:
+`docs/bundle.md` describes every byte. Integers are big-endian, nothing is compressed, and the same records
+and artifacts give the same bytes on any machine:
 
     magic    8 bytes   b"C10BNDL\x01", the last byte being the format version
     header   length (4 bytes), then canonical JSON

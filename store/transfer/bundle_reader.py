@@ -1,7 +1,7 @@
 """Read a bundle in one pass, and believe nothing in it.
 
-The reader checks each length against the rest of the file before it reads, each record against the chain, and the
-trailer against all bytes. Who takes the content of an artifact checks it against its digest.
+The reader checks each length against the rest of the file before it reads, each record against the chain, and
+the trailer against all bytes. Who takes the content of an artifact checks it against its digest.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ _FIRST_EVENT: Final = "cache.created"
 class BundleReader:
     """A bundle read from beginning to end, in this order: `header`, `entries`, `artifacts`, `finish`.
 
-    Each of them raises `BundleError` if the file is no bundle, cut short, of a newer version, or not what its header
-    and digests say. `offset` is where in the file the next byte is read.
+    Each of them raises `BundleError` if the file is no bundle, cut short, of a newer version, or not what its
+    header and digests say. `offset` is where in the file the next byte is read.
     """
 
     path: Path
@@ -97,7 +97,7 @@ class BundleReader:
             yield piece
 
     def finish(self) -> ArtifactRef:
-        """Check that nothing is left, and the trailer if all is hashed; return digest and size of the file."""
+        """Check that nothing is left, and the trailer if all is hashed; return the file's digest and size."""
         if self._left:
             raise self.error("nothing between the last artifact and the trailer", f"{self._left} bytes")
         expected = b"" if self._hash is None else self._hash.digest()

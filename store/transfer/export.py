@@ -1,8 +1,8 @@
 """Export the records of a cache, and chosen artifacts, to one file.
 
-An export neither writes to the cache nor locks it; what a collection removes meanwhile is left out. Artifacts are
-hashed while they are copied. If one is damaged, all are hashed, and the bundle is written again without the damaged
-ones; the result names them.
+An export neither writes to the cache nor locks it; what a collection removes meanwhile is left out. Artifacts
+are hashed while they are copied. If one is damaged, all are hashed, and the bundle is written again without
+the damaged ones; the result names them.
 """
 
 import errno
@@ -211,7 +211,7 @@ def _newest_failed(state: State) -> int:
 
 
 def _require_all_artifacts(view: HistoryView, state: State) -> None:
-    """Make sure that all artifacts of a working cache are known and not collected; other exports need less."""
+    """Make sure that all artifacts are known and not collected; exports of fewer artifacts need less."""
     if state.unknown:
         raise UnknownEventError(
             f"expected events this version knows, found {state.unknown[0]}: which artifacts it names is not known",
@@ -258,8 +258,8 @@ def _target_error(target: Path, found: str) -> RequestRefusedError:
 def _writing(target: Path) -> Iterator[Callable[[bytes], object]]:
     """Write a file that gets its name only when it is complete, where the file system can do that.
 
-    Where it cannot, as on many sticks and cards, the file is written under its name and removed after an error. A
-    killed process then leaves a file that is cut short, which every reader refuses.
+    Where it cannot, as on many sticks and cards, the file is written under its name and removed after an
+    error. A killed process then leaves a file that is cut short, which every reader refuses.
     """
     try:
         fd, named = _create_file(target)
@@ -285,7 +285,7 @@ def _writing(target: Path) -> Iterator[Callable[[bytes], object]]:
 
 
 def _create_file(target: Path) -> tuple[int, bool]:
-    """Create a file without a name, or the target itself where that is impossible; return it and whether named."""
+    """Create a file without a name, or, if that is impossible, with the name; return it and whether named."""
     try:
         return os.open(target.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), False
     except OSError as error:

@@ -1,16 +1,17 @@
 """Import a bundle as a new cache, or add its newer records to a cache that holds the older ones.
 
-An import believes nothing in the file. Before it writes anything it checks the chain of the records, folds them, and
-compares the projection of every generation with the manifest digest that was committed. With trusted keys, one of
-them must have signed the newest generation. An artifact is stored only if a record names it and its bytes match.
+An import believes nothing in the file. Before it writes anything it checks the chain of the records, folds
+them, and compares the projection of every generation with the manifest digest that was committed. With
+trusted keys, one of them must have signed the newest generation. An artifact is stored only if a record names
+it and its bytes match.
 
-The records enter the journal last, after the whole file was read and the artifacts of the newest generation are
-there: in one transaction, or in a new journal that appears complete. An import that is killed before leaves artifacts
-that nothing names, which the next import uses; one that is killed after it leaves a cache that the next writer
-recovers.
+The records enter the journal last, after the whole file was read and the artifacts of the newest generation
+are there: in one transaction, or in a new journal that appears complete. An import that is killed before
+leaves artifacts that nothing names, which the next import uses; one that is killed after it leaves a cache
+that the next writer recovers.
 
-An `Imported` event says where a copy came from, and starts a history of its own. A copy that follows its source,
-bundle by bundle, gets no such event, and nothing else may be appended to it.
+An `Imported` event says where a copy came from, and starts a history of its own. A copy that follows its
+source, bundle by bundle, gets no such event, and nothing else may be appended to it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ class ImportOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What an import did to the journal, the bundle, the folded journal, and the artifacts that were stored."""
+    """What an import did to the journal, the bundle, the folded journal, and the stored artifacts."""
 
     outcome: ImportOutcome
     header: BundleHeader
@@ -81,7 +82,7 @@ class ImportResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BundleHistory:
-    """The records of a bundle, and how many of them the cache has already (`known`; -1 if there is no cache)."""
+    """The records of a bundle; `known` is how many of them the cache has, -1 if there is no cache."""
 
     entries: Sequence[Entry]
     facts: Sequence[RecordedEvent]
@@ -150,7 +151,7 @@ def import_bundle(
 
 
 def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
-    """Fold the records of a bundle, and compare them with each other and with those of the cache, if there is one."""
+    """Fold the records of a bundle, and compare them with each other and with those of the cache."""
     try:
         facts = tuple(to_recorded_events(entries))
         state = fold(facts)
@@ -255,7 +256,7 @@ def _require_artifacts(state: State, artifacts: Artifacts) -> None:
 
 
 def _append(layout: Layout, history: _BundleHistory, events: Sequence[Event], clock: Clock) -> State:
-    """Append the records and further events to the journal, and write the files that are projected from it."""
+    """Append records and further events to the journal, and write the files projected from it."""
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
     own = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in events]
     head = history.state.head

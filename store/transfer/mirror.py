@@ -1,12 +1,12 @@
 """Mirror the head of a cache to a read-only copy, on a card or in another folder.
 
-The copy has no journal but artifacts, segments, signatures and manifests: that is what the reader on board needs, and
-`c10 rebuild` can make a journal from it. A mirror run copies only what is missing, each file complete and durable
-before it gets its name: artifacts, segments, signatures, and last the manifest of the head. A run that is killed
-leaves a copy that shows the old head or the new one, and the next run continues.
+The copy has no journal but artifacts, segments, signatures and manifests: that is what the reader on board
+needs, and `c10 rebuild` can make a journal from it. A mirror run copies only what is missing, each file
+complete and durable before it gets its name: artifacts, segments, signatures, and last the manifest of the
+head. A run that is killed leaves a copy that shows the old head or the new one, and the next run continues.
 
-A copy has no history of its own. Every manifest and segment in it must be one of this cache, byte for byte. Anything
-else is another cache, or a copy that was written to since, and is not touched.
+A copy has no history of its own. Every manifest and segment in it must be one of this cache, byte for byte.
+Anything else is another cache, or a copy that was written to since, and is not touched.
 """
 
 import errno
@@ -82,7 +82,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """The content that a copy must have: artifacts of the head by rising digest, segments of all generations."""
+    """What a copy must have: artifacts of the head by rising digest, segments of all generations."""
 
     view: HistoryView
     head: Generation
@@ -122,7 +122,8 @@ def mirror(
     Args:
         layout: The cache, which is only read.
         destination: Folder of the copy, created if it does not exist.
-        full: Whether to hash the artifacts of the copy, and replace damaged ones; otherwise their size counts.
+        full: Whether to hash the artifacts of the copy, and replace damaged ones; otherwise their size
+            counts.
         lock_timeout_s: How long to wait for another mirror run to the same folder, seconds.
         on_total: Called with the bytes that will be copied.
         on_bytes: Called with the bytes of each piece.
@@ -299,7 +300,7 @@ def _find_missing(source: _Source, target: Layout, *, full: bool) -> _Missing:
 
 
 def _manifests(source: _Source, target: Layout) -> Iterator[_File]:
-    """Yield the signatures of all generations that the copy has or will have, and last the manifest of the head."""
+    """Yield the signatures of all generations that the copy will have, then the manifest of the head."""
     head, state, layout = source.head, source.view.state, source.view.layout
     head_name = source.view.observed.manifests.get(head.number) or layout.manifest_name(head.number)
     names = {head.number: head_name} | target.manifest_files()
@@ -310,7 +311,7 @@ def _manifests(source: _Source, target: Layout) -> Iterator[_File]:
 
 
 def _require_hard_links(target: Layout) -> None:
-    """Try, before anything is copied, whether the file system has hard links, which give files their names."""
+    """Try, before anything is copied, whether the file system has hard links, as `write_once` needs."""
     if target.segment_files():
         return
     first, second = target.scratch / "probe", target.scratch / "probe-linked"

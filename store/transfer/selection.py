@@ -1,8 +1,8 @@
 """Select the artifacts that a bundle carries. Pure.
 
-A fact names every stored artifact before anything uses it, so the facts alone say which artifacts a bundle may hold.
-To analyse a failure and run its step again, another machine needs what was attached to the failure, tables and
-reports for the map, and, depending on the step, engines, index and blocks.
+A fact names every stored artifact before anything uses it, so the facts alone say which artifacts a bundle
+may hold. To analyse a failure and run its step again, another machine needs what was attached to the failure,
+tables and reports for the map, and, depending on the step, engines, index and blocks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

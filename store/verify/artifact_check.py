@@ -38,7 +38,7 @@ class NamedArtifact:
 
 @dataclass(slots=True, kw_only=True)
 class ArtifactCheck:
-    """A check of the artifacts in `named`, digest to (role, size); `damaged` holds the digests of damaged ones."""
+    """A check of the artifacts in `named`, digest to (role, size); `damaged` holds their digests."""
 
     artifacts: Artifacts
     on_bytes: Callable[[int], None] | None
@@ -77,7 +77,7 @@ class ArtifactCheck:
             self.hash(items[start : start + _AT_ONCE])
 
     def hash(self, items: Sequence[NamedArtifact]) -> None:
-        """Hash artifacts in parallel, the largest first, so that no processor hashes it while the others wait."""
+        """Hash artifacts in parallel, the largest first: if it came last, one processor would be busy alone."""
 
         def check(item: NamedArtifact) -> str | None:
             wrong = self.artifacts.damage(ArtifactRef(sha256=item.digest, size=item.size))

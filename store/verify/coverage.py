@@ -1,8 +1,8 @@
-"""Compare the artifacts that a manifest names with the files of the cache, and report all problems in one pass.
+"""Compare the artifacts that a manifest names with the files of the cache, all problems in one pass.
 
-An artifact that is named must be a regular file of its size, and, in a full walk, of its digest. An artifact that
-nothing names is *unreferenced*: every killed writer leaves some, and garbage collection removes them. Any other file
-is foreign: C10 did not put it there.
+An artifact that is named must be a regular file of its size, and, in a full walk, of its digest. An artifact
+that nothing names is *unreferenced*: every killed writer leaves some, and garbage collection removes them.
+Any other file is foreign: C10 did not put it there.
 """
 
 import os
@@ -111,7 +111,8 @@ def walk(
         named: Digest to (role, size) of the artifacts that must be there.
         referenced: Digests that the journal knows, named here or not.
         full: Whether to hash every named artifact, or to check type and size alone.
-        hashed: Digests that the caller hashed under the same lock; only their type and size are checked again.
+        hashed: Digests that the caller hashed under the same lock; only their type and size are checked
+            again.
         threads: How many threads hash; one per processor by default. Hashing runs outside of Python's lock.
         on_progress: Called with the bytes of each artifact that was hashed.
     """
@@ -216,7 +217,7 @@ def refuse_foreign_files(found: Sequence[str]) -> None:
 
 
 def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
-    """Return the digests that the journal's events name: of all builds, failed ones too, and of reusable steps.
+    """Return the digests that the journal names: of all builds, failed ones too, and of reusable steps.
 
     Args:
         state: The folded journal.

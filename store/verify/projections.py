@@ -20,8 +20,8 @@ def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Fi
 
     Args:
         view: The cache.
-        chains: Chain digest of every record, hexadecimal, from the first. Without them only signatures are read, and
-            of all other files only the names are checked.
+        chains: Chain digest of every record, hexadecimal, from the first. Without them only signatures are
+            read, and of all other files only the names are checked.
     """
     layout, observed, known, first = view.layout, view.observed, chains or (), 0
     for number, generation in view.state.generations.items():

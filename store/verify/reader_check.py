@@ -30,8 +30,8 @@ _KIND_OF_REFUSAL: Final = {
 class ReaderCheck:
     """A check of the head by the reader of the aircraft.
 
-    `damaged` holds the digests of artifacts that are known to be damaged, `signed_by` the trusted key whose signature
-    of the head holds.
+    `damaged` holds the digests of artifacts that are known to be damaged, `signed_by` the trusted key whose
+    signature of the head holds.
     """
 
     view: View

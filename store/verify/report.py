@@ -68,7 +68,8 @@ class Finding:
 class CacheProblem:
     """A finding with the generations that it concerns and the command that fixes it.
 
-    Where that command may fail for good, `last_resort` says what else to do, and `fix` ends with it in brackets.
+    Where that command may fail for good, `last_resort` says what else to do, and `fix` ends with it in
+    brackets.
     """
 
     kind: ProblemKind
@@ -101,7 +102,8 @@ class VerifyReport:
     Attributes:
         looked_at: How many files were checked for type and size.
         notes: What was not done, or is worth knowing; no reason for a NO-GO.
-        unreferenced: How many artifacts nothing names; they can be collected. `unreferenced_size` is in bytes.
+        unreferenced: How many artifacts nothing names; they can be collected. `unreferenced_size` is in
+            bytes.
         seed: Seed of the sample, in a run with a budget.
         signed_by: The trusted key whose signature of the head holds.
     """
@@ -139,7 +141,8 @@ class VerifyReport:
     def without(self, collected: Collection[int]) -> Self:
         """Return the report without the problems of generations that were collected meanwhile.
 
-        An absent block that no generation is known to name was listed in a block table that was collected, too.
+        An absent block that no generation is known to name was listed in a block table that was collected,
+        too.
         """
 
         def lasts(problem: CacheProblem) -> bool:
@@ -180,8 +183,8 @@ def diagnose(
         root: The cache, for the commands.
         named_in: Digest to the generations that name the artifact.
         head: The newest generation.
-        keep_without: Returns the most builds that a collection may keep to remove all of some generations; 0 if
-            it cannot remove them.
+        keep_without: Returns the most builds that a collection may keep to remove all of some generations; 0
+            if it cannot remove them.
     """
     found = tuple(findings)
     earlier = {each.digest: of for each in found if (of := _earlier_generations(each, named_in, head))}
@@ -204,7 +207,7 @@ def _earlier_generations(
 
 
 def _last_resort(finding: Finding, root: Path, generations: Sequence[int], keep: int) -> str:
-    """Say what to do if an artifact of earlier generations cannot be built again; empty for other findings."""
+    """Say what to do if an artifact of earlier generations cannot be built again; empty for others."""
     if not generations:
         return ""
     named = f"generation{'s' if len(generations) > 1 else ''} {', '.join(map(str, generations))}"

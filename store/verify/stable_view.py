@@ -1,7 +1,7 @@
 """Read a cache while another process may write it.
 
-A commit comes before its files, so that a reader may see a generation without manifest. That is no damage: while
-somebody holds the build lock, the reader waits for absent files.
+A commit comes before its files, so that a reader may see a generation without manifest. That is no damage:
+while somebody holds the build lock, the reader waits for absent files.
 """
 
 import time
@@ -23,7 +23,8 @@ def stable_view(layout: Layout, *, whole: bool) -> View:
         whole: Whether to keep every record and to decode it strictly; see `read`.
 
     Returns:
-        The view; with its history if that was asked for, or if files do not fit the journal and the files are wrong.
+        The view; with its history if that was asked for, or if files do not fit the journal and the files are
+        wrong.
 
     Raises:
         RequestRefusedError: There is no cache.
@@ -34,7 +35,7 @@ def stable_view(layout: Layout, *, whole: bool) -> View:
         view = _read_view(layout, whole=whole)
         if attempt == _ATTEMPTS or not _lacks_manifest(view):
             return view
-        # Read a second time in any case: the writer may have written the files and ended since the first began.
+        # Read twice in any case: the writer may have written the files and ended since the first began.
         if attempt > 1 and held(layout.build_lock) is None:
             return view
         time.sleep(_PAUSE_S)

@@ -1,12 +1,12 @@
 """Verify a cache on the ground: its files against its journal, and its head as the aircraft would read it.
 
-There are three depths. *Quick* checks type and size of every file that the head names, blocks included. *Budget* does
-that and then hashes: engines, index and tables always, then blocks in a seeded random order until the time is up. It
-says how much it hashed. *Full* hashes what any generation names, finds foreign files, compares every manifest and
-segment with the journal, and loads engine and index.
+There are three depths. *Quick* checks type and size of every file that the head names, blocks included.
+*Budget* does that and then hashes: engines, index and tables always, then blocks in a seeded random order
+until the time is up. It says how much it hashed. *Full* hashes what any generation names, finds foreign
+files, compares every manifest and segment with the journal, and loads engine and index.
 
-One run reports everything that is wrong; only a journal that cannot be trusted ends it. `store.verify.report` says
-how to fix each problem. A verification never writes.
+One run reports everything that is wrong; only a journal that cannot be trusted ends it. `store.verify.report`
+says how to fix each problem. A verification never writes.
 """
 
 import os
@@ -36,7 +36,7 @@ from store.verify.report import Depth, Finding, ProblemKind, VerifyReport, diagn
 from store.verify.stable_view import stable_view
 
 _LASTING: Final = frozenset({ProblemKind.DAMAGED, ProblemKind.DEVICE})
-"""Problems that no concurrent writer can cause. Any other may be a file that it has not written yet, or has collected."""
+"""Problems that no concurrent writer can cause; others may be files that it is writing or collecting."""
 
 _ATTEMPTS = 3
 
@@ -182,7 +182,7 @@ def _manifests(state: State, head: Generation, *, every: bool) -> dict[int, Mani
 def _find_unnamed_files(
     view: View, artifacts: Artifacts, named: Iterable[str], findings: list[Finding]
 ) -> tuple[int, int]:
-    """Add foreign files to the findings; return number and bytes of the artifacts that nothing names any more."""
+    """Add foreign files to the findings; return number and bytes of artifacts that nothing names."""
     try:
         found = walk(artifacts, {}, referenced=referenced_by(view.state).union(named), full=False)
     except CacheUnusableError as error:

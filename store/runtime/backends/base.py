@@ -1,7 +1,7 @@
 """Define what all engine backends share: the port, the expectations of an engine, and the errors.
 
-Each backend has a module of its own beside this one, and a row in `store.runtime.backends.registry`. A library is
-imported only when it is needed, because no single machine has all of them.
+Each backend has a module of its own beside this one, and a row in `store.runtime.backends.registry`. A
+library is imported only when it is needed, because no single machine has all of them.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """Call the part of CUDA's runtime that runs engines: page-locked and device memory, streams, events.
 
-A `Cuda` owns all that it allocates, and `close` releases it, the newest first. CUDA returns failures as values; here
-each becomes a `CudaError` that names the call.
+A `Cuda` owns all that it allocates, and `close` releases it, the newest first. CUDA returns failures as
+values; here each becomes a `CudaError` that names the call.
 """
 
 import contextlib
@@ -50,8 +50,8 @@ class Cuda:
     def free_memory(self) -> int:
         """Return the bytes of device memory that are free.
 
-        A GPU that shares the machine's memory, like that of a Jetson, counts the system's file cache as used, though
-        the system would free it at once. There the system's own figure counts.
+        A GPU that shares the machine's memory, like that of a Jetson, counts the system's file cache as used,
+        though the system would free it at once. There the system's own figure counts.
         """
         free, _ = self._call("cudaMemGetInfo")
         integrated = self._call(
@@ -60,7 +60,7 @@ class Cuda:
         return max(int(free), _available_memory()) if integrated else int(free)
 
     def host_array(self, shape: Sequence[int]) -> Vectors:
-        """Return page-locked memory as float32 [*shape] of zeros: only such memory is copied while kernels run."""
+        """Return page-locked float32 [*shape] of zeros: only such memory is copied while kernels run."""
         count = int(np.prod(shape, dtype=np.int64))
         pointer = int(self._call("cudaHostAlloc", 4 * count, 0))
         self._allocated.callback(self._call, "cudaFreeHost", pointer)

@@ -1,6 +1,7 @@
-"""List the GPUs of this machine, and say whether an engine that was compiled for a target runs on one of them.
+"""List the GPUs of this machine, and say which of them run engines for a target.
 
-Listing creates no context and takes no memory, so that the library that runs engines finds the device untouched.
+Listing creates no context and takes no memory, so that the library that runs engines finds the device
+untouched.
 """
 
 import functools
@@ -22,7 +23,8 @@ _SUCCESS: Final = 0
 class Gpu:
     """One GPU, such as the model "Orin" with the compute capability "sm87"; memory in bytes.
 
-    `index` is its number in CUDA, `driver` the greatest CUDA version that the driver supports, such as "12.6".
+    `index` is its number in CUDA, `driver` the greatest CUDA version that the driver supports, such as
+    "12.6".
     """
 
     index: int
@@ -65,8 +67,8 @@ def gpu_runs(backend: str, target: str, gpu: Gpu) -> bool:
 
     Args:
         backend: "tensorrt" or "tensorrt-rtx".
-        target: For TensorRT "smNN:NAME", one model of GPU. For TensorRT for RTX "portable", or capabilities such as
-            "sm86+sm89".
+        target: For TensorRT "smNN:NAME", one model of GPU. For TensorRT for RTX "portable", or capabilities
+            such as "sm86+sm89".
         gpu: The device.
     """
     if backend == "tensorrt":

@@ -23,8 +23,8 @@ _HINT: Final = "INFERENCE_PRECISION_HINT"
 class OpenVinoExecutor:
     """An engine of OpenVINO.
 
-    The library accepts damaged bytes whose structure holds: only the caller's digest keeps them away. It wants
-    writable memory, so that it gets a copy of sealed memory.
+    The library accepts damaged bytes whose structure holds: only the caller's digest keeps them away. It
+    wants writable memory, so that it gets a copy of sealed memory.
     """
 
     def __init__(self, source: base.Source, expected: base.EngineExpectation) -> None:
@@ -112,7 +112,7 @@ def require_precision(compiled: base.Untyped, precision: str) -> None:
 
 
 def last_line(error: Exception) -> str:
-    """Return the line of a message of the library that says what failed; the others name places in its source."""
+    """Return the line of a library message that says what failed; the others name places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next(
         (line for line in reversed(lines) if not line.startswith(("Exception from", "Check "))), repr(error)

@@ -1,8 +1,8 @@
 """Import OpenVINO, configure it, and read the requirements in its exported engines.
 
-Unless it is told otherwise, the library computes in bfloat16 on every processor that has it, both when it compiles a
-network and when it imports an engine; the engine's bytes do not say the precision. An engine runs only with the
-instruction set of the processor that compiled it, so the target names that instruction set.
+Unless it is told otherwise, the library computes in bfloat16 on every processor that has it, both when it
+compiles a network and when it imports an engine; the engine's bytes do not say the precision. An engine runs
+only with the instruction set of the processor that compiled it, so the target names that instruction set.
 """
 
 import functools

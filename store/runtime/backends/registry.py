@@ -1,8 +1,8 @@
 """List the engine backends, one row each. Pure.
 
-Requests, compiling, running, the check of the device, `c10 doctor` and the workers of Ray all read this table. It
-names the two halves of a backend and does not import them, since no machine has every library and the aircraft has no
-compiler.
+Requests, compiling, running, the check of the device, `c10 doctor` and the workers of Ray all read this
+table. It names the two halves of a backend and does not import them, since no machine has every library and
+the aircraft has no compiler.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class EngineBackend:
         compiler: "module:name" of a callable that returns its `pipeline.engines.port.EngineCompiler`.
         runtime: "module:name" of a callable that returns its `store.runtime.backends.base.BackendRuntime`.
         packages: Python distributions that install its library, for `c10 doctor`.
-        on_gpu: Whether its engines run on a GPU. Each worker then needs one; only then do `workspace_mb`, `tf32` and
-            `profile` of a request have a meaning.
+        on_gpu: Whether its engines run on a GPU. Each worker then needs one; only then do `workspace_mb`,
+            `tf32` and `profile` of a request have a meaning.
     """
 
     name: str

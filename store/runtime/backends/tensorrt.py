@@ -1,16 +1,16 @@
 """Run engines of TensorRT and of TensorRT for RTX on a GPU.
 
-An engine's bytes reach the library only after all other checks against the manifest: all four parts of the library's
-version, the version in the bytes themselves, the GPU, its free memory.
+An engine's bytes reach the library only after all other checks against the manifest: all four parts of the
+library's version, the version in the bytes themselves, the GPU, its free memory.
 
-Batches go through two sets of buffers, two streams and one context. While one stream computes a batch, the other
-copies the next one to the GPU and the one before back. A stream runs its work in order; between the two, events keep
-the order:
+Batches go through two sets of buffers, two streams and one context. While one stream computes a batch, the
+other copies the next one to the GPU and the one before back. A stream runs its work in order; between the
+two, events keep the order:
 
 - the computing of a batch waits for its upload,
 - the download of a batch waits for its computing,
-- before a set of buffers is filled again, this thread waits for the download of its last batch. That download comes
-  after computing and upload, so that nothing reads or writes the set any more.
+- before a set of buffers is filled again, this thread waits for the download of its last batch. That download
+  comes after computing and upload, so that nothing reads or writes the set any more.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ class TensorRtExecutor:
                 raise
 
     def execute_all(self, samples: base.Vectors, out: base.Vectors) -> None:
-        """Run float32 [n, *sample_shape] into float32 [n, dimensions]; the last batch is filled up with zeros.
+        """Run float32 [n, *sample_shape] into float32 [n, dimensions]; fill up the last batch with zeros.
 
         Raises:
             base.EngineRunError: CUDA or the library failed.
@@ -182,7 +182,7 @@ class TensorRtExecutor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Buffers:
-    """One set of buffers: page-locked arrays, device memory of the same sizes, and the events of its batch."""
+    """One set of buffers: page-locked arrays, device memory of the same sizes, events of its batch."""
 
     samples: base.Vectors
     vectors: base.Vectors

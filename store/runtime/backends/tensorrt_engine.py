@@ -57,9 +57,9 @@ class TensorRtEngine:
     def make_context(self, name: str, shape: tuple[int, ...]) -> None:
         """Create the context, which takes the memory for activations, for one shape of the input.
 
-        If the engine leaves its batch open, TensorRT for RTX begins with kernels for any batch, compiles others for
-        this batch in the background, and changes over in the middle of the work: rows would depend on when they were
-        computed. So those kernels are compiled first.
+        If the engine leaves its batch open, TensorRT for RTX begins with kernels for any batch, compiles
+        others for this batch in the background, and changes over in the middle of the work: rows would depend
+        on when they were computed. So those kernels are compiled first.
         """
         is_open = self.engine.get_tensor_shape(name)[0] != shape[0]
         kinds = getattr(self.library, "DynamicShapesKernelSpecializationStrategy", None)

@@ -1,7 +1,7 @@
 """Import TensorRT or TensorRT for RTX, and find all four parts of its version.
 
-An engine runs only under the version that compiled it: major, minor, patch and build. Some Python packages, those of
-JetPack among them, name three parts; the library itself always knows all four.
+An engine runs only under the version that compiled it: major, minor, patch and build. Some Python packages,
+those of JetPack among them, name three parts; the library itself always knows all four.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ def library(backend: str) -> ModuleType:
 
 @functools.cache
 def library_version(backend: str) -> str:
-    """Return the version of the installed library, in four parts, without importing it if the package says it.
+    """Return the version of the installed library, in four parts; import it only if the package does not say.
 
     Raises:
         LibraryMissingError: It is not installed, or does not say its version.
@@ -86,9 +86,9 @@ def cuda_major(backend: str) -> int | None:
 def engine_version(data: bytes | bytearray | memoryview) -> str | None:
     """Return the version in an engine's first bytes, None if they do not begin like an engine.
 
-    NVIDIA does not document them, but they are stable since version 8 (NVIDIA/TensorRT#3073): the file begins with a
-    letter and "trt", bytes 24 to 27 hold major, minor, patch and build, each modulo 256. This avoids bad loads and
-    proves nothing.
+    NVIDIA does not document them, but they are stable since version 8 (NVIDIA/TensorRT#3073): the file begins
+    with a letter and "trt", bytes 24 to 27 hold major, minor, patch and build, each modulo 256. This avoids
+    bad loads and proves nothing.
     """
     head = bytes(data[: _HEADER.stop])
     if len(head) < _HEADER.stop or head[1:4] != _MAGIC:
