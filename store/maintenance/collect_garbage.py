@@ -140,7 +140,7 @@ def collect(store: CacheWriter, policy: KeepPolicy) -> CollectionResult:
 
 
 def _make_room(store: CacheWriter, decision: CollectionPlan) -> bool:
-    """If the disk is too full to record a plan, free what needs none: the reserve, files that nothing names."""
+    """If the disk is too full to record a plan, free the reserve and files that nothing names."""
     unnamed = [each for each in decision.removals if each.why is RemovalReason.UNREFERENCED]
     freed = bool(unnamed) or (store.layout.scratch / RESERVE_NAME).exists()
     release_reserve(store.layout)

@@ -77,7 +77,7 @@ class ArtifactCheck:
             self.hash(items[start : start + _AT_ONCE])
 
     def hash(self, items: Sequence[NamedArtifact]) -> None:
-        """Hash artifacts in parallel, the largest first: if it came last, one processor would be busy alone."""
+        """Hash artifacts in parallel, the largest first, so that no processor is busy with it alone."""
 
         def check(item: NamedArtifact) -> str | None:
             wrong = self.artifacts.damage(ArtifactRef(sha256=item.digest, size=item.size))

@@ -1,4 +1,4 @@
-"""Bundles: what is written, what is read, and what of a hostile file is refused before anything is believed."""
+"""Bundles: what is written, what is read, and how hostile files are refused."""
 
 import hashlib
 import os
@@ -77,7 +77,7 @@ def file(layout, tmp_path):
 
 
 def pass_through(path):
-    """Read a bundle from its beginning to its end; returns its artifacts."""
+    """Read a bundle from beginning to end, and return its artifacts."""
     with open_bundle(path) as reader:
         list(reader.entries())
         found = {ref.sha256: b"".join(reader.pieces(ref)) for ref in reader.artifacts()}
@@ -86,7 +86,7 @@ def pass_through(path):
 
 
 def sealed(body):
-    """A file with a trailer that is right."""
+    """Return the bytes of a file with a correct trailer."""
     return body + hashlib.sha256(body).digest()
 
 
@@ -151,20 +151,20 @@ def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, cho
     assert header.records == len(entries)
     assert facts[header.records - 1].build == build
     assert all(fact.build != build for fact in facts[header.records :] if build != 1)
-    # What comes later changes nothing.
+    # Later builds change nothing.
     with open_cache(layout) as store:
         play(store, Scenario(flight="f9"))
     assert export(layout, tmp_path / "later", build=build).path.read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
+def test_a_failing_step_comes_with_its_inputs(layout, tmp_path):
     view = read_history(layout)
     found = read_bundle(export(layout, tmp_path / "four", build=4).path)
     assert found.read(ref_of(TILE)) == TILE
-    # The last good build is what it is held against.
+    # It is compared with the last good build.
     assert found.holds(view.state.builds[3].tiles.table)
     assert not found.holds(view.state.builds[3].index.artifact)
-    # The second one failed at its index: engine aside, it needs what the index is made of.
+    # The second build failed at its index: it needs the blocks of the index, and no engine.
     two = read_bundle(export(layout, tmp_path / "two", build=2).path)
     assert {
         event.block.sha256
@@ -175,7 +175,7 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
     assert len(pass_through(tmp_path / "two")) < len(artifacts_named(view.facts))
 
 
-def test_records_alone(layout, tmp_path):
+def test_a_bundle_of_records_alone(layout, tmp_path):
     found = read_bundle(export(layout, tmp_path / "b", choice=Choice.NONE).path)
     assert (found.header.artifacts, found.entries) == (0, read_history(layout).entries)
     newest = read_bundle(export(layout, tmp_path / "c", choice=Choice.FAILING).path)
@@ -183,7 +183,7 @@ def test_records_alone(layout, tmp_path):
     assert newest.holds(ref_of(TILE))
 
 
-def test_events_of_a_newer_version_are_carried_and_all_artifacts_are_not(layout, tmp_path):
+def test_events_of_a_newer_version_are_exported_but_not_all_artifacts(layout, tmp_path):
     from journal import Journal
 
     with Journal.open(layout.journal) as journal:
@@ -198,7 +198,7 @@ def test_events_of_a_newer_version_are_carried_and_all_artifacts_are_not(layout,
 
 
 @pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
-def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
+def test_damaged_artifacts_are_left_out_and_reported(layout, tmp_path, how):
     index = open_view(layout).state.head_build.index.artifact
     path = layout.artifact(index.sha256)
     data = path.read_bytes()
@@ -211,7 +211,7 @@ def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
     assert pass_through(exported.path)
 
 
-def test_what_was_collected_is_not_missing(layout, tmp_path):
+def test_collected_artifacts_are_not_missing(layout, tmp_path):
     with open_cache(layout, exclusive_within_s=1.0) as store:
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
@@ -227,7 +227,7 @@ def test_what_was_collected_is_not_missing(layout, tmp_path):
     export(layout, tmp_path / "c", build=1, choice=Choice.NONE)
 
 
-def test_names_that_are_taken(layout, file, tmp_path):
+def test_taken_file_names_are_refused(layout, file, tmp_path):
     before = file.read_bytes()
     for target in (file, layout.root / "b", tmp_path / "no folder" / "b", layout.artifacts / "b"):
         with pytest.raises(RequestRefusedError):
@@ -264,8 +264,8 @@ def test_a_full_disk_leaves_nothing(layout, tmp_path, monkeypatch, nameless):
     assert not (tmp_path / "b").exists()
 
 
-def test_a_cache_that_lost_its_newest_records_is_not_carried_whole(layout, tmp_path):
-    """It would bring an older head to another machine, and nobody would know."""
+def test_a_cache_that_lost_its_newest_records_is_not_exported_with_all_artifacts(layout, tmp_path):
+    """It would silently bring an older head to another machine."""
     shorter = Layout(tmp_path / "shorter")
     import_bundle(
         shorter, export(layout, tmp_path / "1", build=1).path, clock=FakeClock(), host={}, follows=True
@@ -293,7 +293,7 @@ def test_every_cut_and_every_flip_is_refused(file, tmp_path):
             pass_through(path)
 
 
-def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, file, tmp_path):
+def test_random_access_to_a_flipped_bundle_returns_right_bytes_or_nothing(layout, file, tmp_path):
     data, path, dice = file.read_bytes(), tmp_path / "hostile", random.Random(4)
     right, refs = read_bundle(file), artifacts_named(read_history(layout).facts)
     refused = 0
@@ -328,7 +328,7 @@ def entries_of(*raws):
 
 
 def made_of(*, raws=None, artifacts=(), **header):
-    """A file made by the writer itself, of content that no cache would give it."""
+    """A file by the real writer, with content that no cache has."""
     entries = entries_of(*(raws or [genesis()]))
     parts: list[bytes] = []
     told = {
@@ -381,7 +381,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_disagrees_with_itself_is_refused(tmp_path, what):
+def test_a_bundle_that_contradicts_itself_is_refused(tmp_path, what):
     path = tmp_path / "b"
     path.write_bytes(sealed(HOSTILE[what][:-32]))
     with pytest.raises(BundleError):
@@ -424,7 +424,7 @@ def head_of(document):
         made_of(artifacts=carried(b"one"))[:-32].replace(struct.pack(">Q", 3), struct.pack(">Q", 2)),
     ],
 )
-def test_lengths_and_forms_that_lie_are_refused(tmp_path, body):
+def test_wrong_lengths_and_header_forms_are_refused(tmp_path, body):
     path = tmp_path / "b"
     path.write_bytes(sealed(body))
     for look_at in (read_bundle, pass_through):
@@ -440,7 +440,7 @@ def test_a_newer_format_says_so(tmp_path):
     assert "newer" in caught.value.hint
 
 
-def test_what_is_no_file(tmp_path):
+def test_a_path_that_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
@@ -452,7 +452,7 @@ def test_what_is_no_file(tmp_path):
     assert read_bundle(tmp_path / "link").header.records == 1
 
 
-def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
+def test_a_bundle_that_changes_while_it_is_read(tmp_path):
     path, (ref, data) = tmp_path / "b", carried(b"one")[0]
     path.write_bytes(made_of(artifacts=[(ref, data)]))
     found = read_bundle(path)
@@ -463,7 +463,7 @@ def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
     assert found.read(ref) is None
 
 
-def test_facts_name_every_artifact_that_is_stored(layout):
+def test_events_name_every_stored_artifact(layout):
     named = artifacts_named(read_history(layout).facts)
     assert {digest for digest, _, _ in Artifacts(layout).names()} == set(named)
 
@@ -485,8 +485,8 @@ def fact_of(event):
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
-def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, monkeypatch, when):
-    """What is collected after the records were read is not missing."""
+def test_a_collection_during_an_export_is_noticed(layout, tmp_path, monkeypatch, when):
+    """Artifacts collected after the records were read are not missing."""
     reads, copies = export_module.read_history, export_module.write_bundle
     calls = []
 

@@ -1,4 +1,4 @@
-"""Import: what a bundle becomes, and what of it is refused before the journal hears of it."""
+"""Import: what a bundle becomes, and how it is refused before the journal is written."""
 
 import shutil
 from dataclasses import replace
@@ -82,7 +82,7 @@ def take(layout, file, **options):
 
 
 def whole(layout):
-    """Everything wrong with a cache, aside from the contents of engines and indexes that were only played."""
+    """Return all problems of a cache but the contents of played engines and indexes."""
     found = verify(layout, depth=Depth.FULL, trusted_keys=[SIGNER.public]).problems
     return [problem for problem in found if problem.kind not in {ProblemKind.DEVICE, ProblemKind.CONTENT}]
 
@@ -94,7 +94,7 @@ def chains(layout):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_place(source, new, file):
+def test_an_import_to_a_new_folder(source, new, file):
     done = take(new, file, trusted_keys=[SIGNER.public])
     assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
     view = read_history(new)
@@ -114,7 +114,7 @@ def test_a_new_place(source, new, file):
     for name in ("manifests", "segments"):
         for path in (source.root / name).iterdir():
             assert (new.root / name / path.name).read_bytes() == path.read_bytes()
-    # What was open elsewhere ends here, and its engine is used.
+    # The build that was open in the source ends here, and its engine is reused.
     with open_cache(new) as store:
         assert store.state.builds[4].status is BuildStatus.ABANDONED
         generation, work = play(store, Scenario(flight="f3", engine="e3"))
@@ -136,7 +136,7 @@ def test_a_copy_that_follows(source, new, tmp_path):
     assert take(new, first, follows=True).outcome is ImportOutcome.UNCHANGED
     assert take(new, tmp_path / "2", follows=True).stored == ()
     assert chains(new) == chains(source)
-    # From here on it goes its own way: a build of its own, or an import that does not follow.
+    # From here on it has a history of its own: after a build, or an import that does not follow.
     own = Layout(tmp_path / "own")
     take(own, first, follows=True)
     with open_cache(own) as store:
@@ -166,7 +166,7 @@ def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
     assert chains(new) == before
 
 
-def test_an_import_heals_what_is_missing_or_damaged(new, file):
+def test_an_import_replaces_missing_and_damaged_artifacts(new, file):
     take(new, file)
     index = open_view(new).state.head_build.index
     new.artifact(index.artifact.sha256).unlink()
@@ -208,7 +208,7 @@ def test_a_mirror_is_no_place_for_an_import(source, new, file):
 
 
 @pytest.mark.parametrize("there", ["a file", "strangers", "exposed"])
-def test_places_that_are_not_ours(new, file, there):
+def test_folders_that_are_no_cache_are_refused(new, file, there):
     match there:
         case "a file":
             new.root.write_bytes(b"")
@@ -259,12 +259,12 @@ def test_a_bundle_for_forensics_is_no_cache(source, new, tmp_path, choice):
     assert caught.value.kind == ErrorKind.ARTIFACT_MISSING
     assert not new.journal.exists()
     assert not list(new.manifests.iterdir())
-    # The folders that are left are no hindrance.
+    # The folders that are left do not prevent the next import.
     take(new, export(source, tmp_path / "all").path)
     assert not whole(new)
 
 
-def test_what_the_cache_has_need_not_be_carried(source, new, tmp_path):
+def test_a_bundle_need_not_hold_artifacts_that_the_cache_has(source, new, tmp_path):
     take(new, export(source, tmp_path / "1").path, follows=True)
     with open_cache(source, signer=SIGNER) as store:
         play(store, Scenario(flight="f9"))
@@ -293,7 +293,7 @@ def test_a_damaged_bundle_leaves_no_journal(new, file, tmp_path):
 
 
 def rewritten(file, target, change, *, more=()):
-    """A bundle whose records were changed and chained again, by somebody who knows how."""
+    """A bundle whose records were changed and chained again by an attacker."""
     found = read_bundle(file)
     chain, entries = GENESIS, []
     for entry in found.entries:
@@ -412,7 +412,7 @@ def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["artifacts", "journal", "projections"])
-def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
+def test_a_killed_import_can_be_repeated(new, file, monkeypatch, where):
     def die(*_, **__):
         raise StopDeadError
 
@@ -435,7 +435,7 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
     assert not list(new.scratch.iterdir())
 
 
-def test_no_space_is_said_before_the_copy_begins(new, file, monkeypatch):
+def test_missing_space_is_reported_before_the_copy_begins(new, file, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError):
@@ -443,14 +443,14 @@ def test_no_space_is_said_before_the_copy_begins(new, file, monkeypatch):
     assert not any(Artifacts(new).names())
 
 
-def test_a_file_system_that_nobody_tried_is_refused_before_the_copy(new, file, monkeypatch):
+def test_an_unknown_file_system_is_refused_before_the_copy(new, file, monkeypatch):
     monkeypatch.setattr(import_bundle_module, "filesystem_type", lambda _: 0x4D44)
     with pytest.raises(JournalFilesystemError):
         take(new, file)
     assert not any(Artifacts(new).names())
 
 
-def test_the_journal_is_told_in_one_transaction(new, file):
+def test_all_records_are_imported_in_one_transaction(new, file):
     done = take(new, file)
     event = read_history(new).facts[-1].event
     assert to_record(event, build=None, wall_ns=0, mono_ns=0).payload["artifacts"] == len(done.stored)
