@@ -19,7 +19,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, StoreError, from_os_error
 from store.files.regular_file import read_regular
-from store.transfer import bundle
+from store.transfer.bundle import read_bundle
 from tools.forensics.history import Source
 from tools.forensics.records import History, read
 
@@ -111,7 +111,7 @@ def from_bundle(path: Path) -> Source:
         BundleError: It is no bundle, or not whole.
         StoreError: It cannot be read.
     """
-    found = bundle.read(path)
+    found = read_bundle(path)
     return Source(
         kind="bundle",
         path=str(path),

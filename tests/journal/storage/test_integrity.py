@@ -8,7 +8,7 @@ from journal.errors import JournalIOError
 from journal.safe_reader import snapshot
 from journal.storage import integrity
 from journal.storage.environment import open_environment
-from journal.storage.integrity import Quiet, check_structure_when_quiet, require_sound
+from journal.storage.integrity import Quietness, check_structure_when_quiet, require_sound
 from journal.storage.meta_pages import read_meta_pages
 from journal.testing import made_up
 
@@ -25,8 +25,8 @@ def path(tmp_path):
 
 
 def test_sound_file_is_healthy(path):
-    assert check_structure_when_quiet(path) == integrity.Check(outcome=Quiet.HEALTHY)
-    assert require_sound(path) is Quiet.HEALTHY
+    assert check_structure_when_quiet(path) == integrity.Check(outcome=Quietness.HEALTHY)
+    assert require_sound(path) is Quietness.HEALTHY
 
 
 @pytest.mark.parametrize("last_page", [1 << 62, (1 << 64) - 1, 1 << 40, 100_000])
@@ -41,7 +41,7 @@ def test_meta_page_that_claims_too_much_is_damage(path, last_page):
         with pytest.raises(JournalDamagedError, match="last page"):
             snapshot(path, foreign=True)
     else:
-        assert check_structure_when_quiet(path).outcome is Quiet.DAMAGED
+        assert check_structure_when_quiet(path).outcome is Quietness.DAMAGED
     with pytest.raises(JournalDamagedError):
         Journal.open(path)
 
@@ -49,7 +49,7 @@ def test_meta_page_that_claims_too_much_is_damage(path, last_page):
 def test_truncated_file_is_damage(path):
     for pages in (3, 8, path.stat().st_size // 4096 // 2):
         os.truncate(path, path.stat().st_size - pages * 4096)
-        assert check_structure_when_quiet(path).outcome is Quiet.DAMAGED
+        assert check_structure_when_quiet(path).outcome is Quietness.DAMAGED
         with pytest.raises(JournalDamagedError, match="problems found, first"):
             Journal.open(path, readonly=True)
 
@@ -70,7 +70,7 @@ def test_writer_that_never_rests_makes_the_check_undecided(path, monkeypatch):
 
     environment = open_environment(path, readonly=False)
     monkeypatch.setattr(integrity, "_structure", commit_meanwhile)
-    assert check_structure_when_quiet(path).outcome is Quiet.BUSY
+    assert check_structure_when_quiet(path).outcome is Quietness.BUSY
     environment.close()
 
 
@@ -87,7 +87,7 @@ def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
 
     environment = open_environment(path, readonly=False)
     monkeypatch.setattr(integrity, "_structure", commit_once)
-    assert check_structure_when_quiet(path).outcome is Quiet.HEALTHY
+    assert check_structure_when_quiet(path).outcome is Quietness.HEALTHY
     assert len(calls) == 2
     environment.close()
 
