@@ -21,7 +21,7 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
 
     Raises:
         NotRegularError: It is a folder, a pipe or a device.
-        OSError: It cannot be opened; `names_something_else` tells which errors mean a link or a socket.
+        OSError: It cannot be opened; `is_wrong_file_type` tells which errors mean a link or a socket.
     """
     # Without O_NONBLOCK, opening a named pipe waits for the other side.
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -31,6 +31,6 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     return fd
 
 
-def names_something_else(error: OSError) -> bool:
+def is_wrong_file_type(error: OSError) -> bool:
     """Whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
     return isinstance(error, NotRegularError) or error.errno in _TAKEN

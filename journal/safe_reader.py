@@ -16,19 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from journal.errors import (
-    JournalDamagedError,
-    JournalError,
-    JournalFilesystemError,
-    JournalFullError,
-    JournalIOError,
-    JournalMissingError,
-    JournalPermissionError,
-)
-from journal.record import EMPTY, Chain, Entry, Head, follow, unseal
+from journal import errors
+from journal.record import EMPTY, Chain, Entry, Head, unpack_projection, verify_chain
 from journal.safe_reader_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.storage.environment import is_open, open_environment
-from journal.storage.integrity import Quietness, require_sound
+from journal.storage.integrity import require_sound
 from journal.storage.meta_pages import read_meta_pages
 
 if TYPE_CHECKING:
@@ -37,14 +29,14 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 60.0
 
 _ATTEMPTS: Final = 3
-_ERRORS: Final[dict[str, type[JournalError]]] = {
+_ERRORS: Final[dict[str, type[errors.JournalError]]] = {
     error.kind: error
     for error in (
-        JournalPermissionError,
-        JournalFilesystemError,
-        JournalMissingError,
-        JournalIOError,
-        JournalFullError,
+        errors.JournalPermissionError,
+        errors.JournalFilesystemError,
+        errors.JournalMissingError,
+        errors.JournalIOError,
+        errors.JournalFullError,
     )
 }
 _START_CHILD: Final = (
@@ -88,10 +80,10 @@ def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIME
     path = Path(path)
     if foreign:
         read_meta_pages(path)
-    elif not is_open(path) and require_sound(path) is Quietness.HEALTHY:
+    elif not is_open(path) and require_sound(path):
         try:
             return _read_here(path)
-        except (JournalPermissionError, JournalFullError):
+        except (errors.JournalPermissionError, errors.JournalFullError):
             # On a read-only or full file system, or one this user may not write, LMDB cannot make its lock file. Without
             # one a writer is not noticed, so that the child reads and the chain alone is believed.
             foreign = True
@@ -129,11 +121,11 @@ def salvage_records(
     try:
         read_meta_pages(path)
         written = _read_in_dying_child(path, after, timeout_s)
-    except (JournalDamagedError, JournalMissingError):
+    except (errors.JournalDamagedError, errors.JournalMissingError):
         return ()
     found: list[Entry] = []
-    with suppress(JournalDamagedError):
-        for entry in follow(after, _whole_records(written)):
+    with suppress(errors.JournalDamagedError):
+        for entry in verify_chain(after, _whole_records(written)):
             found.append(entry)  # noqa: PERF402 - what came before the break in the chain is kept
     return tuple(found)
 
@@ -153,13 +145,17 @@ def _read_in_dying_child(path: Path, after: Head, timeout_s: float) -> bytes:
         except subprocess.TimeoutExpired as error:
             return error.stdout or b""
         except OSError as error:
-            raise JournalIOError(f"{path}: a child process to read it expected, found: {error}") from error
+            raise errors.JournalIOError(
+                f"{path}: a child process to read it expected, found: {error}"
+            ) from error
         if child.returncode == STATUS_ERROR:
             found = _child_error(path, child.stderr)
-            if not isinstance(found, JournalDamagedError):
+            if not isinstance(found, errors.JournalDamagedError):
                 raise found
         elif child.returncode > 0:
-            raise JournalIOError(f"{path}: reading it in a child process failed: {child.stderr[-200:]!r}")
+            raise errors.JournalIOError(
+                f"{path}: reading it in a child process failed: {child.stderr[-200:]!r}"
+            )
         if again or child.returncode != -signal.SIGKILL:
             return child.stdout
         again = True
@@ -189,13 +185,13 @@ def _read_here(path: Path) -> Snapshot:
 
 
 def _checked(values: list[tuple[int, bytes]], sealed: list[tuple[bytes, bytes]]) -> Snapshot:
-    entries = tuple(follow(EMPTY, values))
+    entries = tuple(verify_chain(EMPTY, values))
     head = entries[-1].head if entries else EMPTY
     projections, damaged = {}, []
     for name, value in sealed:
         try:
-            projections[name] = unseal(name, value)
-        except JournalDamagedError:
+            projections[name] = unpack_projection(name, value)
+        except errors.JournalDamagedError:
             damaged.append(name)
     return Snapshot(head=head, entries=entries, projections=projections, damaged=tuple(damaged))
 
@@ -203,11 +199,11 @@ def _checked(values: list[tuple[int, bytes]], sealed: list[tuple[bytes, bytes]])
 def _read_with_retry(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
     """Read in a child process. A failure during a concurrent write counts only if it repeats."""
     for _ in range(_ATTEMPTS - 1):
-        before = read_meta_pages(path).transactions
+        before = read_meta_pages(path)
         try:
             return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
-        except JournalDamagedError:
-            if foreign or read_meta_pages(path).transactions == before:
+        except errors.JournalDamagedError:
+            if foreign or read_meta_pages(path) == before:
                 raise
     return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
 
@@ -218,18 +214,18 @@ def _read_in_child(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
     try:
         child = _child_process(path, EMPTY, "foreign" if foreign else "live", timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise JournalDamagedError(
+        raise errors.JournalDamagedError(
             f"{path}: reading it within {timeout_s:g} s expected, it took longer"
         ) from error
     if child.returncode < 0:
         name = signal.strsignal(-child.returncode) or f"signal {-child.returncode}"
-        raise JournalDamagedError(f"{path}: reading it ended the child process: {name}")
+        raise errors.JournalDamagedError(f"{path}: reading it ended the child process: {name}")
     if child.returncode == STATUS_ERROR:
         raise _child_error(path, child.stderr)
     values, sealed, head = _parse(path, child.stdout, child.stderr)
     found = _checked(values, sealed)
     if child.returncode != 0 or found.head != head:
-        raise JournalDamagedError(f"{path}: reading it in a child process gave no complete answer")
+        raise errors.JournalDamagedError(f"{path}: reading it in a child process gave no complete answer")
     return found
 
 
@@ -253,17 +249,17 @@ def _child_process(
     )
 
 
-def _child_error(path: Path, text: bytes) -> JournalError:
+def _child_error(path: Path, text: bytes) -> errors.JournalError:
     import json  # noqa: PLC0415 - as in `_child_process`
 
     try:
         written = json.loads(text)
         kind, message, hint, seq = written["kind"], written["message"], written["hint"], written["seq"]
     except (ValueError, KeyError, TypeError):
-        return JournalDamagedError(f"{path}: reading it in a child process failed: {text[-200:]!r}")
+        return errors.JournalDamagedError(f"{path}: reading it in a child process failed: {text[-200:]!r}")
     if kind in _ERRORS:
         return _ERRORS[kind](message, hint=hint)
-    return JournalDamagedError(f"{path}: {message}", hint=hint, seq=seq)
+    return errors.JournalDamagedError(f"{path}: {message}", hint=hint, seq=seq)
 
 
 def _parse(
@@ -289,7 +285,7 @@ def _parse(
         _, seq, chain = HEAD.unpack_from(data, at)
         _expect(at + HEAD.size == len(data))
     except (struct.error, ValueError) as error:
-        raise JournalDamagedError(
+        raise errors.JournalDamagedError(
             f"{path}: reading it in a child process gave no complete answer: {complaint[-200:]!r}"
         ) from error
     return values, sealed, Head(seq, Chain(chain))

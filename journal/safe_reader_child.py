@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from journal.errors import JournalDamagedError, JournalError
-from journal.record import EMPTY, Chain, Head, follow, stored
+from journal.record import EMPTY, Chain, Head, stored_bytes, verify_chain
 from journal.storage.environment import open_environment
 from journal.storage.open_environment import MAP_BYTES
 
@@ -82,9 +82,9 @@ def _read(path: Path, *, foreign: bool) -> None:
     environment = open_environment(path, readonly=True, lock=not foreign, map_bytes=map_bytes)
     with environment.read() as reader:
         head = EMPTY
-        for entry in follow(EMPTY, reader.records(1)):
+        for entry in verify_chain(EMPTY, reader.records(1)):
             head = entry.head
-            value = stored(entry)
+            value = stored_bytes(entry)
             out.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
         projections = 0
         for name, sealed in reader.projections():
@@ -103,8 +103,8 @@ def _salvage(path: Path, after: Head) -> None:
     )
     with environment.read() as reader:
         # The chain is followed here as well: a damaged tree can lead in circles, a chain cannot.
-        for entry in follow(after, reader.records(after.seq + 1)):
-            value = stored(entry)
+        for entry in verify_chain(after, reader.records(after.seq + 1)):
+            value = stored_bytes(entry)
             sys.stdout.buffer.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
             sys.stdout.buffer.flush()
 

@@ -193,7 +193,7 @@ def records(*, max_leaves: int = 20) -> st.SearchStrategy[Record]:
     )
 
 
-def made_up(number: int, *, tag: str = "made-up", size: int = 0) -> Record:
+def sample_record(number: int, *, tag: str = "made-up", size: int = 0) -> Record:
     """A record that depends on its arguments alone.
 
     Args:

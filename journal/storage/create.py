@@ -13,7 +13,7 @@ from typing import Final
 
 from journal.errors import JournalExistsError, JournalFilesystemError
 from journal.fsync import fsync_dir, link_durably
-from journal.record import EMPTY, Head, Record, encode, link, seal
+from journal.record import EMPTY, Head, Record, encode, link, pack_projection
 from journal.storage.environment import ENGINE, open_environment
 from journal.storage.error_mapping import translating_errors
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
@@ -69,7 +69,7 @@ def _build(path: Path, raws: Sequence[bytes], projections: Mapping[bytes, bytes]
                 seq, chain = seq + 1, link(chain, raw)
                 txn.put_record(seq, chain + raw)
             for name, value in projections.items():
-                txn.put_projection(name, seal(name, value))
+                txn.put_projection(name, pack_projection(name, value))
         environment.sync()
     finally:
         environment.close()

@@ -44,7 +44,7 @@ class Environment:
         self._meta = env.open_db(_META, create=create)
 
     @contextmanager
-    def read(self) -> Iterator["Reader"]:
+    def read(self) -> Iterator["ReadTransaction"]:
         """A read transaction: one consistent state. Keep it short; a long one makes the file grow.
 
         Raises:
@@ -53,12 +53,12 @@ class Environment:
         env = self._usable()
         try:
             with env.begin() as txn:
-                yield Reader(txn, self._records, self._projections, self._meta)
+                yield ReadTransaction(txn, self._records, self._projections, self._meta)
         except (lmdb.Error, OSError) as error:
             raise self._fail(error, "reading") from error
 
     @contextmanager
-    def write(self) -> Iterator["Writer"]:
+    def write(self) -> Iterator["WriteTransaction"]:
         """The write transaction: committed and durable when the block ends, rolled back when it raises.
 
         Checks before and after the commit whether the file still has its name. A process that moves a journal out of the
@@ -78,7 +78,7 @@ class Environment:
         try:
             with env.begin(write=True) as txn:
                 self._require_named()
-                yield Writer(txn, self._records, self._projections, self._meta)
+                yield WriteTransaction(txn, self._records, self._projections, self._meta)
             self._require_named()
         except (lmdb.Error, OSError) as error:
             raise self._fail(error, "writing") from error
@@ -142,7 +142,7 @@ class Environment:
         return self._env
 
 
-class Reader:
+class ReadTransaction:
     """What can be asked inside a transaction."""
 
     def __init__(
@@ -206,7 +206,7 @@ class Reader:
         return self._txn.get(name, db=self._meta)
 
 
-class Writer(Reader):
+class WriteTransaction(ReadTransaction):
     """What can be done inside the write transaction."""
 
     def put_record(self, seq: int, value: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import lmdb
 
 from journal.errors import JournalError, JournalFilesystemError
-from journal.regular_file import names_something_else, open_regular
+from journal.regular_file import is_wrong_file_type, open_regular
 from journal.storage.meta_pages import open_journal
 
 MAP_BYTES: Final = 64 << 30
@@ -46,7 +46,7 @@ def allocate_lock_file(path: Path) -> None:
     except OSError as error:
         if error.errno == errno.EROFS:
             return  # LMDB reads without a lock file there
-        if names_something_else(error):
+        if is_wrong_file_type(error):
             raise JournalFilesystemError(
                 f"{path}-lock: a regular file expected as lock file, found something else",
                 hint=f"move {path}-lock away, then run it again: it is created again",

@@ -39,7 +39,7 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.files.permissions import refuse_exposed
+from store.files.permissions import refuse_world_writable
 from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
 from store.trust.go_no_go import TrustedKeys
@@ -92,7 +92,7 @@ class Repair:
         if not self.layout.exists():
             require_cache(self.layout)
         with self.lock:
-            refuse_exposed(self.layout.root)
+            refuse_world_writable(self.layout.root)
             freed = self._folders()
             rebuilt = rebuild(
                 self.layout,
@@ -127,7 +127,7 @@ class Repair:
             journal.JournalDamagedError, DamagedHistoryError: It is the journal that is damaged; nothing was changed.
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
-        refuse_exposed(self.layout.root)
+        refuse_world_writable(self.layout.root)
         view = read_history(self.layout, strict=False)
         if view.state.unknown:
             raise UnknownEventError(

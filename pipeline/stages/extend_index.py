@@ -29,13 +29,13 @@ from store.formats.index_delta import (
     Delta,
     DeltaError,
     Rows,
+    block_rows,
     decode,
-    difference,
+    delta_between,
+    empty_delta,
     encode,
-    joined,
-    nothing,
-    rows_of,
-    undone,
+    merge_deltas,
+    undo_delta,
 )
 from store.formats.tables import BlockRow, decode_blocks
 
@@ -108,19 +108,19 @@ def _delta(
 ) -> Delta | None:
     before, now = _cells(decode_blocks(artifacts.read(index.blocks))), _cells(rows)
     earlier, changed = delta_in(artifacts, index), _changed(before, now)
-    found = [earlier.outside(changed)]
+    found = [earlier.outside_cells(changed)]
     size, left_out = found[0].size, len(found[0].dropped)
     progress.start("index", total=len(changed), unit="cells")
     for name in changed:
-        was = undone(_rows(artifacts, before.get(name), index.dimensions), earlier.within(name))
-        found.append(difference(was, _rows(artifacts, now.get(name), index.dimensions)))
+        was = undo_delta(_rows(artifacts, before.get(name), index.dimensions), earlier.in_cell(name))
+        found.append(delta_between(was, _rows(artifacts, now.get(name), index.dimensions)))
         size, left_out = size + found[-1].size, left_out + len(found[-1].dropped)
         progress.advance(1)
         if most is not None and (size > most[0] or left_out > most[1]):
             progress.finish("too much changed for a delta")
             return None
     progress.finish(f"{index.kind}, {size:,} changes beside it")
-    return joined(found, index.dimensions)
+    return merge_deltas(found, index.dimensions)
 
 
 def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index | None:
@@ -196,19 +196,19 @@ class EarlierBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         """Yield them in ascending order of their cells."""
-        left = deque(self._delta.cells_left)
-        none = nothing(self._delta.dimensions).added
+        left = deque(self._delta.cells_of_dropped)
+        none = empty_delta(self._delta.dimensions).added
         for block in self._now:
             while left and left[0] < block.cell:
                 yield self._earlier(left.popleft(), none)
             if left and left[0] == block.cell:
                 left.popleft()
-            yield self._earlier(block.cell, rows_of(block))
+            yield self._earlier(block.cell, block_rows(block))
         for cell in left:
             yield self._earlier(cell, none)
 
     def _earlier(self, cell: CellName, now: Rows) -> Block:
-        rows = undone(now, self._delta.within(cell))
+        rows = undo_delta(now, self._delta.in_cell(cell))
         return Block(
             zoom=cell[0],
             cell_x=cell[1],
@@ -228,7 +228,7 @@ def delta_in(artifacts: Artifacts, index: Index) -> Delta:
         ArtifactError, DeltaError: It is missing or damaged.
     """
     ref = delta_of(index)
-    return nothing(index.dimensions) if ref is None else decode(artifacts.read(ref))
+    return empty_delta(index.dimensions) if ref is None else decode(artifacts.read(ref))
 
 
 def _cells(rows: Sequence[BlockRow]) -> _Cells:
@@ -247,7 +247,7 @@ def _changed(before: _Cells, now: _Cells) -> list[CellName]:
 def _rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> Rows:
     """The rows of a cell; none of one that is not there."""
     return (
-        nothing(dimensions).added
+        empty_delta(dimensions).added
         if row is None
-        else rows_of(descriptor_block.decode(artifacts.read(row.ref)))
+        else block_rows(descriptor_block.decode(artifacts.read(row.ref)))
     )

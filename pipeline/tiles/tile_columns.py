@@ -161,7 +161,7 @@ class Tiles(Sequence[Tile]):
         )
 
     def packed(self) -> bytes:
-        """Id and digest of every tile by rising id, as `store.base.identity.tile_set_of` wants them.
+        """Id and digest of every tile by rising id, as `store.base.identity.digest_packed_tiles` wants them.
 
         Raises:
             ValueError: A place is outside of the world, or occurs twice.

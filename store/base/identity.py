@@ -50,7 +50,7 @@ def tile_of(identifier: int) -> tuple[int, int, int, int]:
     )
 
 
-def tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
+def digest_tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
     """Digest a set of tiles given as (descriptor id, SHA-256 of the encoded bytes).
 
     Only the set matters, not the order. The hashed form is, for each tile in rising id, the id as 8 big-endian
@@ -65,10 +65,10 @@ def tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
             raise ValueError(f"tile {tile_of(identifier)[:3]} occurs twice")
         previous = identifier
         packed += identifier.to_bytes(8, "big") + bytes.fromhex(sha256)
-    return tile_set_of(packed)
+    return digest_packed_tiles(packed)
 
 
-def tile_set_of(packed: bytes | bytearray) -> Digest:
+def digest_packed_tiles(packed: bytes | bytearray) -> Digest:
     """Digest a set of tiles that is in its hashed form already; the caller made sure that no id occurs twice."""
     state = hashlib.sha256(b"c10/tile-set/1\0")
     state.update(packed)
@@ -135,7 +135,7 @@ def cell_components(*, space: str, tiles: Iterable[tuple[int, str]] | Digest) ->
         space: Its vector space.
         tiles: The (descriptor id, digest) of its tiles, or the digest of that set.
     """
-    return {"space": space, "tiles": tiles if isinstance(tiles, str) else tile_set(tiles)}
+    return {"space": space, "tiles": tiles if isinstance(tiles, str) else digest_tile_set(tiles)}
 
 
 def cell_key(components: Document) -> Digest:

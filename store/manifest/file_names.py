@@ -21,7 +21,7 @@ def signature_name(manifest_name: str, place: int = 1) -> str:
     return f"{manifest_name.removesuffix('.json')}.sig{place if place > 1 else ''}"
 
 
-def signed_manifest(name: str) -> tuple[str, int] | None:
+def parse_signature_name(name: str) -> tuple[str, int] | None:
     """Return the name of the manifest that a signature file is of, and its place; nothing if it is named otherwise."""
     match = _SIGNATURE_NAME.fullmatch(name)
     return None if match is None else (f"{match[1]}.json", int(match[2] or 1))

@@ -95,6 +95,6 @@ def _delta(document: Document) -> DeltaEntry:
     )
 
 
-def reference(ref: ArtifactRef) -> Document:
+def artifact_document(ref: ArtifactRef) -> Document:
     """Return how a manifest names an artifact."""
     return {"sha256": ref.sha256, "size": ref.size}

@@ -193,7 +193,7 @@ def test_holder_that_has_not_said_who_it_is(path, text):
     with BuildLock(path) as lock:
         path.write_text(text)
         assert lock_holder(path) == {}
-        with pytest.raises(BuildLockHeldError, match="not said") as caught:
+        with pytest.raises(BuildLockHeldError, match="not written who") as caught:
             BuildLock(path, timeout_s=0).acquire()
         assert caught.value.holder is None
         lock.describe(build=2)

@@ -23,7 +23,7 @@ from journal.errors import JournalClosedError, JournalMisuseError
 from journal.record import EMPTY, Record, encode, extend
 from journal.storage.environment import open_environment
 from journal.storage.open_environment import MAP_BYTES
-from journal.testing import MemoryJournal, made_up
+from journal.testing import MemoryJournal, sample_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def path(tmp_path):
 
 
 def some(first, last):
-    return [made_up(number) for number in range(first, last + 1)]
+    return [sample_record(number) for number in range(first, last + 1)]
 
 
 def names(folder):
@@ -101,7 +101,7 @@ def test_long_journal_is_read_in_pieces_while_it_grows(path):
 
 
 def test_large_records(path):
-    record = made_up(1, size=(1 << 20) - 200)
+    record = sample_record(1, size=(1 << 20) - 200)
     with Journal.open(path) as journal:
         journal.append([record] * 9)
         assert list(journal.read()) == [record] * 9
@@ -123,7 +123,7 @@ def test_record_that_cannot_be_encoded_appends_nothing(path):
     bad = Record(tag="BAD", version=1, build=None, wall_ns=0, mono_ns=0, payload=None)
     with Journal.open(path) as journal:
         with pytest.raises(RecordError):
-            journal.append([made_up(1), bad], {b"name": b"value"})
+            journal.append([sample_record(1), bad], {b"name": b"value"})
         assert journal.head == EMPTY
         assert journal.projection(b"name") is None
 
@@ -163,9 +163,9 @@ def test_second_process_appends_in_between(path):
     script = """
 import sys
 from journal import Journal
-from journal.testing import made_up
+from journal.testing import sample_record
 with Journal.open(sys.argv[1]) as journal:
-    print(journal.append([made_up(2), made_up(3)]).seq)
+    print(journal.append([sample_record(2), sample_record(3)]).seq)
 """
     with Journal.open(path) as journal, Journal.open(path.with_name("other.mdb")):
         journal.append(some(1, 1))
@@ -230,18 +230,18 @@ def test_fork_is_refused(path):
     script = """
 import os, sys
 from journal import Journal, JournalError
-from journal.testing import made_up
+from journal.testing import sample_record
 journal = Journal.open(sys.argv[1])
-journal.append([made_up(1)])
+journal.append([sample_record(1)])
 if os.fork() == 0:
     try:
-        journal.append([made_up(2)])
+        journal.append([sample_record(2)])
     except JournalError as error:
         print(error.kind, flush=True)
     journal.close()
     os._exit(0)
 os.wait()
-print(journal.append([made_up(2)]).seq)
+print(journal.append([sample_record(2)]).seq)
 """
     assert in_child(script, path).split() == ["journal-misuse", "2"]
 
@@ -315,7 +315,7 @@ def test_nonsense_format_is_damage(path, text):
 def test_changed_record_is_found_wherever_it_is(path):
     Journal.create(path, some(1, 20), scratch=path.parent / "tmp")
     data = path.read_bytes()
-    at = data.index(encode(made_up(7))) + 30
+    at = data.index(encode(sample_record(7))) + 30
     path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     with pytest.raises(JournalDamagedError) as caught:
         Journal.open(path)
@@ -336,7 +336,7 @@ def test_changed_projection_is_found(path):
 def test_sound_record_that_does_not_decode_is_named(path):
     Journal.create(path, some(1, 1), scratch=path.parent / "tmp")
     raw = b"\xc1 from the future"
-    head = extend(EMPTY, [encode(made_up(1)), raw])
+    head = extend(EMPTY, [encode(sample_record(1)), raw])
     rewrite(path, lambda writer: writer.put_record(2, head.chain + raw))
     with Journal.open(path, readonly=True) as journal:
         assert journal.head == head
@@ -356,11 +356,11 @@ def test_record_without_its_predecessor_is_named(path):
 
 def test_records_replaced_behind_our_back_are_not_continued(path):
     other = path.with_name("other.mdb")
-    Journal.create(other, [made_up(9)], scratch=path.parent / "tmp")
+    Journal.create(other, [sample_record(9)], scratch=path.parent / "tmp")
     with Journal.open(path) as journal:
         journal.append(some(1, 1))
         journal._verified = Head(1, Journal.open(other).head.chain)
-        with pytest.raises(JournalDamagedError, match="another one"):
+        with pytest.raises(JournalDamagedError, match="has been replaced"):
             journal.append(some(2, 2))
         journal._verified = Head(7, journal._verified.chain)
         with pytest.raises(JournalDamagedError, match="is gone"):
@@ -372,7 +372,7 @@ def test_full_map_keeps_what_was_there(path):
     with Journal.open(path, map_bytes=1 << 20) as journal:
         head = journal.append(some(1, 10))
         with pytest.raises(JournalFullError, match="MAP_FULL"):
-            journal.append([made_up(number, size=100_000) for number in range(20)])
+            journal.append([sample_record(number, size=100_000) for number in range(20)])
         assert journal.head == head
         assert journal.append(some(11, 11)).seq == 11
         journal.verify()
@@ -384,23 +384,23 @@ def test_full_disk_gives_the_environment_up_and_loses_nothing(path):
 import os, resource, signal, sys
 from journal import Journal, JournalFullError
 from journal.errors import JournalClosedError
-from journal.testing import made_up
+from journal.testing import sample_record
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Journal.open(sys.argv[1]) as journal:
-    journal.append([made_up(number, size=500) for number in range(1, 41)])
+    journal.append([sample_record(number, size=500) for number in range(1, 41)])
     size = os.stat(sys.argv[1]).st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     try:
-        journal.append([made_up(number, size=5000) for number in range(41, 90)])
+        journal.append([sample_record(number, size=5000) for number in range(41, 90)])
     except JournalFullError as error:
         print("full")
     try:
-        journal.append([made_up(41)])
+        journal.append([sample_record(41)])
     except JournalClosedError as error:
         print("closed after" if "closed after an error" in str(error) else error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 with Journal.open(sys.argv[1]) as journal:
-    print(journal.append([made_up(41)]).seq)
+    print(journal.append([sample_record(41)]).seq)
 """
     assert in_child(script, path).split("\n") == ["full", "closed after", "41"]
 

@@ -17,7 +17,7 @@ from journal import Head, HeadMovedError, Journal, JournalMissingError
 from journal.errors import JournalMisuseError
 from journal.record import Chain
 from journal.safe_reader import snapshot
-from journal.testing import MemoryJournal, made_up, records
+from journal.testing import MemoryJournal, records, sample_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[2]
 OTHER = """
 import json, sys
 from journal import Journal
-from journal.testing import made_up
+from journal.testing import sample_record
 for line in sys.stdin:
     order = json.loads(line)
     journal = Journal.open(order["path"])
-    made = [made_up(number, tag="other") for number in range(order["first"], order["first"] + order["count"])]
+    made = [sample_record(number, tag="other") for number in range(order["first"], order["first"] + order["count"])]
     head = journal.append(made, {b"other": b"%d" % order["first"]})
     if not order["die"]:
         journal.close()
@@ -106,7 +106,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(target=heads, count=st.integers(1100, 1300))
     @precondition(lambda self: not self.journal.readonly and self.model.head.seq < 1000)
     def append_more_than_one_piece(self, count):
-        batch = [made_up(number) for number in range(count)]
+        batch = [sample_record(number) for number in range(count)]
         assert self.journal.append(batch) == self.model.append(batch)
         return self.model.head
 
@@ -123,7 +123,7 @@ class JournalMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.journal.readonly)
     def append_while_reading_only(self, changes):
         with pytest.raises(JournalMisuseError):
-            self.journal.append([made_up(1)], changes)
+            self.journal.append([sample_record(1)], changes)
 
     @rule(readonly=st.booleans())
     def reopen(self, readonly):
@@ -134,7 +134,7 @@ class JournalMachine(RuleBasedStateMachine):
     def other_process_appends(self, count, die):
         first = self.model.head.seq
         head = self.other.append(self.path, first, count, die=die)
-        batch = [made_up(number, tag="other") for number in range(first, first + count)]
+        batch = [sample_record(number, tag="other") for number in range(first, first + count)]
         assert head == self.model.append(batch, {b"other": b"%d" % first})
         return head
 

@@ -25,7 +25,7 @@ from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME
 from store.domain.state import BuildStatus
 from store.errors import StoreError
-from store.files.permissions import exposed_path
+from store.files.permissions import writable_folders_at
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.registry import BACKENDS
 from tools.command import Answer, Call, shared_options
@@ -173,7 +173,7 @@ def _look_at_cache(found: _Findings, layout: Layout) -> None:
     facts["writable"] = os.access(existing, os.W_OK | os.X_OK)
     if not facts["writable"]:
         found.trouble(f"expected to be allowed to write in {existing}, found otherwise", "run as its owner")
-    for reason in exposed_path(root):
+    for reason in writable_folders_at(root):
         found.trouble(reason, f"chmod -R o-w {root}")
     free = shutil.disk_usage(existing).free
     facts["free_bytes"] = free

@@ -12,7 +12,7 @@ from journal.errors import JournalMisuseError, JournalPermissionError
 from journal.storage.environment import open_environment
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from journal.storage.meta_pages import read_meta_pages
-from journal.testing import made_up
+from journal.testing import sample_record
 
 ROOT = Path(__file__).parents[3]
 LAST_PAGE = 16 + 24 + 2 * 48
@@ -23,7 +23,7 @@ def path(tmp_path):
     path = tmp_path / "journal.mdb"
     with Journal.open(path) as journal:
         for number in range(1, 30):
-            journal.append([made_up(number, size=300)], {b"%d" % number: bytes(number * 100)})
+            journal.append([sample_record(number, size=300)], {b"%d" % number: bytes(number * 100)})
     return path
 
 
@@ -34,17 +34,15 @@ def patched(path, at, data):
 
 
 def test_sound_file_passes(path):
-    found = read_meta_pages(path)
-    assert found.page_bytes == os.sysconf("SC_PAGE_SIZE")
-    assert abs(found.transactions[0] - found.transactions[1]) == 1
-    assert found.inode == path.stat().st_ino
+    first, second = read_meta_pages(path)
+    assert abs(first - second) == 1
 
 
 def test_commits_change_the_transactions(path):
-    before = read_meta_pages(path).transactions
+    before = read_meta_pages(path)
     with Journal.open(path) as journal:
-        journal.append([made_up(1)])
-    assert read_meta_pages(path).transactions != before
+        journal.append([sample_record(1)])
+    assert read_meta_pages(path) != before
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 4095, 4096, 4216, 8191])

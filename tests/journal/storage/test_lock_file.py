@@ -15,7 +15,7 @@ import pytest
 from journal import Journal, JournalFilesystemError
 from journal.safe_reader import snapshot
 from journal.storage import open_environment
-from journal.testing import made_up
+from journal.testing import sample_record
 
 ROOT = Path(__file__).parents[3]
 RECORDS = 30
@@ -28,9 +28,9 @@ print(snapshot(sys.argv[1]).head.seq)
 APPEND = """
 import sys
 from journal import Journal
-from journal.testing import made_up
+from journal.testing import sample_record
 with Journal.open(sys.argv[1]) as journal:
-    print(journal.append([made_up(99)]).seq)
+    print(journal.append([sample_record(99)]).seq)
 """
 HOLD = """
 import fcntl, os, sys
@@ -61,7 +61,7 @@ def path(tmp_path):
     path = tmp_path / "journal.mdb"
     with Journal.open(path) as journal:
         for number in range(RECORDS):
-            journal.append([made_up(number)])
+            journal.append([sample_record(number)])
     return path
 
 

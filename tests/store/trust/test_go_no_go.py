@@ -6,7 +6,7 @@ from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.testing import FakeClock, Scenario, play
-from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere, judge
+from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, check_flightworthy, elsewhere
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,
@@ -29,14 +29,14 @@ def cache(tmp_path_factory):
 def no_go(raw, *, signature=None, generation=2, error=NoGoError, **policy):
     files = () if signature is None else (signature,)
     with pytest.raises(error) as found:
-        judge(raw, files, generation=generation, policy=replace(HERE, **policy))
+        check_flightworthy(raw, files, generation=generation, policy=replace(HERE, **policy))
     return found.value
 
 
 def test_go(cache):
     raw, cache_id = cache
     for floor in (None, 0, 1, 2, {cache_id: 2}, {cache_id: 0, "other": 9}):
-        found = judge(raw, (), generation=2, policy=replace(HERE, floor=floor))
+        found = check_flightworthy(raw, (), generation=2, policy=replace(HERE, floor=floor))
         assert (found.raw, found.envelope.generation) == (raw, 2)
 
 
@@ -52,7 +52,7 @@ def test_no_keys_are_no_permission(cache):
 
 def test_a_look_from_the_ground_leaves_the_device_out_and_nothing_else(cache):
     ground = replace(HERE, covered=lambda *_: False, libraries={"onnxruntime": "2"}, flown=False)
-    found = judge(cache[0], (), generation=2, policy=ground)
+    found = check_flightworthy(cache[0], (), generation=2, policy=ground)
     assert elsewhere(found, ground).keys() == {"place"}
     assert elsewhere(found, HERE) == {}
     # An engine for this device that another version compiled runs nowhere here.
@@ -94,4 +94,4 @@ def test_device(cache):
         error = no_go(raw, error=IncompatibleDeviceError, **policy)
         assert error.kind is ErrorKind.DEVICE
         assert "engine place" in error.message
-    assert judge(raw, (), generation=2, policy=replace(HERE, libraries={}))
+    assert check_flightworthy(raw, (), generation=2, policy=replace(HERE, libraries={}))

@@ -3,7 +3,7 @@
 import pytest
 
 from store.domain import events as e
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tests.tools.stories import SECOND, Story
 from tools.forensics.cost import Pace, cost, normal_ms
 from tools.forensics.steps import Step
@@ -11,7 +11,7 @@ from tools.forensics.timeline import builds_in, rows
 
 
 def started(**host):
-    return made(e.BuildStarted, host=host)
+    return make(e.BuildStarted, host=host)
 
 
 def test_steps_of_a_whole_build():
@@ -36,15 +36,15 @@ def test_steps_of_a_whole_build():
     ("embedded", "ppm"), [(0, 1_000_000), (1, 999_999), (3_999_999, 1), (4_000_000, 0), (5_000_000, 0)]
 )
 def test_reuse_is_all_or_nothing_only_if_it_was(embedded, ppm):
-    story = Story().tell(started()).tell(made(e.TilesSelected, count=4_000_000))
-    story.tell(made(e.CellEmbedded, embedded=embedded)).tell(made(e.IndexBuilt))
+    story = Story().tell(started()).tell(make(e.TilesSelected, count=4_000_000))
+    story.tell(make(e.CellEmbedded, embedded=embedded)).tell(make(e.IndexBuilt))
     assert cost(story.track())["reuse_ppm"] == ppm
 
 
 def test_a_clock_that_jumps_is_found_and_does_not_change_durations():
-    story = Story().tell(started(boot="b")).tell(made(e.TilesSelected), after=1, jump=-3600)
-    story.tell(made(e.BuildPlanned), after=1).tell(
-        made(e.StepStarted, kind="engine", subjects=("n",)), jump=0.5
+    story = Story().tell(started(boot="b")).tell(make(e.TilesSelected), after=1, jump=-3600)
+    story.tell(make(e.BuildPlanned), after=1).tell(
+        make(e.StepStarted, kind="engine", subjects=("n",)), jump=0.5
     )
     (jump,) = story.findings()
     assert (jump["kind"], jump["severity"], jump["seq"]) == ("clock-jump", "warning", 2)
@@ -56,20 +56,20 @@ def test_a_clock_that_jumps_is_found_and_does_not_change_durations():
     ("after", "jump", "kinds"), [(100_000, 50, ["gap"]), (100_000, 200, ["clock-jump", "gap"])]
 )
 def test_clocks_may_drift_apart_slowly(after, jump, kinds):
-    story = Story().tell(started()).tell(made(e.BuildPlanned), after=after, jump=jump)
+    story = Story().tell(started()).tell(make(e.BuildPlanned), after=after, jump=jump)
     assert sorted(story.kinds()) == kinds
 
 
 def test_a_steady_clock_that_goes_back_is_another_boot():
-    story = Story().tell(started()).tell(made(e.BuildPlanned), after=-5)
+    story = Story().tell(started()).tell(make(e.BuildPlanned), after=-5)
     assert story.kinds() == ["boot-change"]
 
 
 def test_silence_is_found_unless_a_step_accounts_for_it():
-    story = Story().tell(started()).tell(made(e.StepStarted, kind="engine", subjects=("n",)))
-    story.tell(made(e.EngineCompiled, model="n", elapsed_ms=119_000), after=120)
+    story = Story().tell(started()).tell(make(e.StepStarted, kind="engine", subjects=("n",)))
+    story.tell(make(e.EngineCompiled, model="n", elapsed_ms=119_000), after=120)
     assert story.kinds() == []
-    story.tell(made(e.CheckPassed, subject="n"), after=61)
+    story.tell(make(e.CheckPassed, subject="n"), after=61)
     (gap,) = story.findings()
     assert (gap["kind"], gap["seq"]) == ("gap", 4)
 
@@ -93,9 +93,9 @@ def test_little_work_takes_what_it_takes_to_begin():
 
 
 def test_retries_are_found_and_counted():
-    story = Story().tell(started()).tell(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story = Story().tell(started()).tell(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
     story.tell(
-        made(e.StepRetried, kind="cells", subjects=("6/0/0", "6/0/1"), attempt=1, why="died by SIGKILL")
+        make(e.StepRetried, kind="cells", subjects=("6/0/0", "6/0/1"), attempt=1, why="died by SIGKILL")
     )
     assert story.kinds() == ["retry"]
     (part,) = story.track().steps[1].parts
@@ -103,49 +103,49 @@ def test_retries_are_found_and_counted():
 
 
 def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
-    story = Story().tell(started()).tell(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
-    story.tell(made(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
+    story = Story().tell(started()).tell(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story.tell(make(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
     assert [(step.kind, step.outcome) for step in story.track().steps] == [("plan", "cut"), ("cells", "cut")]
 
 
 @pytest.mark.parametrize(
     ("last", "step"),
     [
-        (made(e.CoverageWalked), "commit"),
-        (made(e.IndexBuilt), "check"),
-        (made(e.CheckPassed, subject="index"), "coverage"),
-        (made(e.StepReused, kind="cells", count=3), "index"),
-        (made(e.BuildPlanned), "plan"),
-        (made(e.CheckPassed, subject="net"), "cells"),
-        (made(e.CellEmbedded), "index"),
+        (make(e.CoverageWalked), "commit"),
+        (make(e.IndexBuilt), "check"),
+        (make(e.CheckPassed, subject="index"), "coverage"),
+        (make(e.StepReused, kind="cells", count=3), "index"),
+        (make(e.BuildPlanned), "plan"),
+        (make(e.CheckPassed, subject="net"), "cells"),
+        (make(e.CellEmbedded), "index"),
     ],
 )
 def test_a_death_between_two_steps(last, step):
-    story = Story().tell(started(boot="b")).tell(made(e.BuildPlanned)).tell(last)
+    story = Story().tell(started(boot="b")).tell(make(e.BuildPlanned)).tell(last)
     assert (story.track().steps[-1].kind, story.track().steps[-1].outcome) == (step, "cut")
-    story.tell(made(e.BuildAbandoned, host={"boot": "b"}), after=60)
+    story.tell(make(e.BuildAbandoned, host={"boot": "b"}), after=60)
     found = story.track()
     assert (found.steps[-1].kind, found.steps[-1].outcome) == (step, "cut")
     assert rows(found)[0][-1]["ms"] == 60_000
 
 
 def test_inputs_that_cannot_be_read_cut_no_step_short():
-    story = Story().tell(started(boot="b")).tell(made(e.BuildFailed, step="inputs", kind="bad-model"))
+    story = Story().tell(started(boot="b")).tell(make(e.BuildFailed, step="inputs", kind="bad-model"))
     assert [(step.kind, step.outcome) for step in story.track().steps] == [("plan", "failed")]
 
 
 def test_after_a_restart_the_wall_clock_has_to_do():
-    story = Story().tell(started(boot="b")).tell(made(e.BuildPlanned), after=1)
+    story = Story().tell(started(boot="b")).tell(make(e.BuildPlanned), after=1)
     story.mono = 5
     story.wall += 3600 * SECOND
-    story.tell(made(e.BuildAbandoned, host={"boot": "c"}))
+    story.tell(make(e.BuildAbandoned, host={"boot": "c"}))
     assert rows(story.track())[0][-1]["ms"] == 3_601_000
     assert "boot-change" in story.kinds()
 
 
 def test_a_later_rollback_to_a_build_is_not_part_of_it():
-    story = Story().build(1).build(2).tell(made(e.RolledBack), build=None)
-    story.tell(made(e.BuildCommitted, generation=3, origin=1), build=1)
+    story = Story().build(1).build(2).tell(make(e.RolledBack), build=None)
+    story.tell(make(e.BuildCommitted, generation=3, origin=1), build=1)
     assert builds_in(story.moments) == {1: (0, 11), 2: (12, 23)}
     assert len(story.track().own) == 12
 
@@ -154,10 +154,10 @@ def test_what_happens_beside_a_build_is_in_its_timeline():
     story = (
         Story()
         .tell(started(boot="b"))
-        .tell(made(e.GenerationAccepted), build=None, tag="generation.accepted")
+        .tell(make(e.GenerationAccepted), build=None, tag="generation.accepted")
     )
-    story.tell(made(e.BuildDenied, host={"boot": "b"}), build=None, after=1).tell(
-        made(e.BuildPlanned), after=1
+    story.tell(make(e.BuildDenied, host={"boot": "b"}), build=None, after=1).tell(
+        make(e.BuildPlanned), after=1
     )
     shown, cut = rows(story.track())
     assert [row["build"] for row in shown] == [1, None, None, 1]
@@ -166,8 +166,8 @@ def test_what_happens_beside_a_build_is_in_its_timeline():
 
 
 def test_a_failed_check_before_the_failure_is_the_failed_step():
-    story = Story().tell(started()).tell(made(e.CheckFailed, check="engine", subject="n", why="off"))
-    story.tell(made(e.BuildFailed, step="check", subject="n"), after=1)
+    story = Story().tell(started()).tell(make(e.CheckFailed, check="engine", subject="n", why="off"))
+    story.tell(make(e.BuildFailed, step="check", subject="n"), after=1)
     assert [(step.kind, step.outcome) for step in story.track().steps] == [
         ("plan", "cut"),
         ("check", "failed"),
@@ -180,7 +180,7 @@ def test_a_failed_check_before_the_failure_is_the_failed_step():
 def test_long_timelines_are_cut_in_the_middle():
     story = Story().tell(started())
     for _ in range(20_010):
-        story.tell(made(e.BuildPlanned), after=0.001)
+        story.tell(make(e.BuildPlanned), after=0.001)
     shown, cut = rows(story.track())
     assert (len(shown), cut, shown[9_999]["seq"], shown[10_000]["seq"]) == (20_000, 11, 10_000, 10_012)
 
@@ -189,10 +189,10 @@ def test_what_was_found_in_the_cache_is_worth_a_word():
     story = (
         Story()
         .tell(started())
-        .tell(made(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
+        .tell(make(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
     )
-    story.tell(made(e.TilesSelected, warnings=("3 tiles are missing",)))
-    story.tell(made(e.CoverageWalked, problems=("ab/cd: nobody's",)))
+    story.tell(make(e.TilesSelected, warnings=("3 tiles are missing",)))
+    story.tell(make(e.CoverageWalked, problems=("ab/cd: nobody's",)))
     assert [(each["kind"], each["severity"], each["text"]) for each in story.findings()] == [
         ("repaired", "warning", "engine net abababababab was damaged: built anew"),
         ("strangers", "warning", "1 stranger in the cache: ab/cd: nobody's"),
@@ -216,21 +216,21 @@ def test_records_that_are_not_understood_are_worth_a_word():
 
 @pytest.mark.parametrize("step", ["tiles", "plan", "start"])
 def test_a_failure_before_the_plan_is_done_is_one_of_planning(step):
-    story = Story().tell(started()).tell(made(e.BuildFailed, step=step), after=1)
+    story = Story().tell(started()).tell(make(e.BuildFailed, step=step), after=1)
     (found,) = story.track().steps
     assert (found.kind, found.outcome, found.ended.seq) == ("plan", "failed", 2)
 
 
 def test_a_retry_of_what_nobody_began_is_a_finding_and_no_step():
-    story = Story().tell(started()).tell(made(e.StepRetried, kind="engine", why="it crashed"))
+    story = Story().tell(started()).tell(make(e.StepRetried, kind="engine", why="it crashed"))
     assert [step.kind for step in story.track().steps] == ["plan"]
     assert [each["text"] for each in story.findings()] == ["engine was tried again: it crashed"]
 
 
 def test_cells_and_tiles_that_nobody_began_are_steps():
-    story = Story().tell(made(e.TilesSelected, count=3)).tell(made(e.BuildPlanned))
-    story.tell(made(e.CellEmbedded, zoom=6, embedded=3, block=ref_of(b"123")), after=1)
-    story.tell(made(e.IndexBuilt, rows=3), after=1)
+    story = Story().tell(make(e.TilesSelected, count=3)).tell(make(e.BuildPlanned))
+    story.tell(make(e.CellEmbedded, zoom=6, embedded=3, block=ref_of(b"123")), after=1)
+    story.tell(make(e.IndexBuilt, rows=3), after=1)
     found = story.track().steps
     assert [(step.kind, step.outcome, step.count) for step in found[:2]] == [
         ("plan", "done", 3),
