@@ -1,4 +1,4 @@
-"""What keeps two builds of one cache apart."""
+"""The build lock: at most one build of a cache runs."""
 
 from typing import Protocol, Self
 
@@ -7,7 +7,7 @@ from store.disk.layout import Layout
 
 
 class Lock(Protocol):
-    """What keeps two builds apart: entered for as long as a build runs."""
+    """Keeps builds apart; a build runs inside its `with` block."""
 
     def __enter__(self) -> object:
         """Acquire it.
@@ -22,12 +22,12 @@ class Lock(Protocol):
         ...
 
     def describe(self, *, build: int | None) -> None:
-        """Tell others which build holds it."""
+        """Write down which build holds it."""
         ...
 
 
 class CacheLock:
-    """The build lock of a cache, whose folder is made first if need be."""
+    """The lock file of a cache, whose folder is created first if there is none."""
 
     def __init__(self, layout: Layout, timeout_s: float) -> None:
         self._layout = layout
@@ -42,5 +42,5 @@ class CacheLock:
         self._lock.release()
 
     def describe(self, *, build: int | None) -> None:
-        """Tell others which build holds it."""
+        """Write down which build holds it."""
         self._lock.describe(build=build)

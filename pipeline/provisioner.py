@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError
 from pipeline.build.report import BuildReport, PlanReport, RollbackReport
-from pipeline.build.up_to_date import look_warm, reused
+from pipeline.build.up_to_date import find_up_to_date, reused
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.errors import PipelineError, RequestError
 from pipeline.lock import Lock
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.resolve_inputs import gather
+from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from store.cache.view import open_view
@@ -57,12 +57,12 @@ class CacheProvisioner:
     executor: "Callable[[], Callable[[], DescriptorBatcher]]"
     precision: str | None
 
-    def build_cache_artifacts(self, request: BuildRequest, *, again: bool = False) -> BuildReport:
+    def build_cache_artifacts(self, request: BuildRequest, *, force: bool = False) -> BuildReport:
         """Build the flight cache that `request` describes, or find that it is there already.
 
         Args:
             request: What is wanted.
-            again: Build even if this identity was rolled back from, or is there: every part is read then, and what is
+            force: Build even if this identity was rolled back from, or is there: every part is read then, and what is
                 damaged is made anew.
 
         Returns:
@@ -85,13 +85,13 @@ class CacheProvisioner:
         asked = monotonic()
         try:
             with self.lock:
-                report = self._build(request, inputs, batcher, again=again, signer=signer)
+                report = self._build(request, inputs, batcher, force=force, signer=signer)
         except BuildLockHeldError as error:
-            from pipeline.build.lock_denied import denial, note
+            from pipeline.build.lock_denied import denied_event, record_denied
 
             waited_ms = round((monotonic() - asked) * 1000)
-            denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
-            note(denied, self.layout, clock=self.ports.clock)
+            denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
+            record_denied(denied, self.layout, clock=self.ports.clock)
             raise
         return replace(report, seconds=monotonic() - began)
 
@@ -102,11 +102,11 @@ class CacheProvisioner:
             PipelineError: Something the request names is missing, damaged or unusable, or the executor is not installed.
             StoreError, JournalError: The cache cannot be read.
         """
-        from pipeline.build.dry_run import preview
+        from pipeline.build.dry_run import preview_build
 
         signer = self._signer()
         self.executor()
-        return preview(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
+        return preview_build(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
         """Append a generation that shows an earlier build.
@@ -183,7 +183,7 @@ class CacheProvisioner:
         compiler = self.ports.compiler_for(request)
         models = look_at_models(request, compiler, self.precision, networks=self._networks())
         run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports)
-        absent = run.absent(models)
+        absent = run.models_without_engine(models)
         if absent:
             require_space_for_engines(self.layout, absent, self.ports.free_bytes(self.layout.root))
         return run.compile_all(models)
@@ -249,7 +249,7 @@ class CacheProvisioner:
 
     def _gather(self, request: BuildRequest) -> Inputs:
         ports = self.ports
-        return gather(
+        return resolve_inputs(
             request,
             source=ports.source_for(request),
             compiler=ports.compiler_for(request),
@@ -269,7 +269,7 @@ class CacheProvisioner:
         return read_trusted(keys, cache=self.layout.root) if keys else ALLOW_UNSIGNED
 
     def _networks(self) -> NetworkMemory:
-        return NetworkMemory(self.config.memory_folder)
+        return NetworkMemory(self.config.digest_cache_folder)
 
     def _build(
         self,
@@ -277,21 +277,21 @@ class CacheProvisioner:
         inputs: Inputs | PipelineError,
         batcher: "Callable[[], DescriptorBatcher]",
         *,
-        again: bool,
+        force: bool,
         signer: Signer | None,
     ) -> BuildReport:
         """Find the cache as it is wanted, or attempt to build it; the caller holds the build lock."""
         key_id = signer.key_id if signer else None
-        if isinstance(inputs, Inputs) and not again:
-            warm = look_warm(self.layout, inputs.identity, key_id=key_id)
+        if isinstance(inputs, Inputs) and not force:
+            warm = find_up_to_date(self.layout, inputs.identity, key_id=key_id)
             if warm is not None:
                 return reused(warm, inputs)
-        from pipeline.build.attempt import Attempt
+        from pipeline.build.attempt import BuildAttempt
 
-        attempt = Attempt(
+        attempt = BuildAttempt(
             request=request,
             inputs=inputs,
-            again=again,
+            force=force,
             key_id=key_id,
             layout=self.layout,
             lock=self.lock,

@@ -141,9 +141,9 @@ class Site:
         config = C10ProvisionerConfig(cache_root=self.cache, **({"lock_timeout_s": 0.2} | settings))
         return build_cache_provisioner(config, **({"host": {}} | ports))
 
-    def build(self, *, again=False, **fields):
+    def build(self, *, force=False, **fields):
         """Build for real."""
-        return self.provisioner().build_cache_artifacts(self.request(**fields), again=again)
+        return self.provisioner().build_cache_artifacts(self.request(**fields), force=force)
 
     def state(self):
         return open_view(self.layout).state

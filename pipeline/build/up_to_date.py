@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warm:
+class UpToDate:
     """The witness of a warm run: the head, how many files were looked at, the steps it stands for, its area."""
 
     head: Generation
@@ -35,9 +35,9 @@ class Warm:
     area: CoverageWalked | None
 
 
-def look_warm(
+def find_up_to_date(
     layout: Layout, identity: str, *, key_id: str | None = None, store: "CacheWriter | None" = None
-) -> Warm | None:
+) -> UpToDate | None:
     """Return the witness if the head shows `identity` and is whole; nothing if there is work to do.
 
     Args:
@@ -66,7 +66,7 @@ def look_warm(
         return None
     named = named_by(manifest, artifacts)
     cells = len(named) - len({ref.sha256 for _, ref in manifest.artifacts()})
-    return Warm(
+    return UpToDate(
         head=head,
         chain=state.position.chain,
         files=len(named) + 1,
@@ -75,7 +75,7 @@ def look_warm(
     )
 
 
-def reused(warm: Warm, inputs: Inputs) -> BuildReport:
+def reused(warm: UpToDate, inputs: Inputs) -> BuildReport:
     """Return the report of a warm run."""
     return BuildReport(
         outcome=BuildOutcome.REUSED,

@@ -18,7 +18,7 @@ Run = list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Geography:
+class AreaReport:
     """The tiles of an area by what became of them, and how many it wants in all."""
 
     wanted: int

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey
 from pipeline.embed.reusable_rows import KnownRows
-from pipeline.planning.recorded_inputs import Recipe, UnavailableError
+from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
@@ -45,15 +45,15 @@ class RebuildContext:
 
     Attributes:
         store: The cache, open for writing.
-        facts: Everything the journal says.
-        recipe: What the build was made from.
+        history: Everything the journal says.
+        inputs: What the build was made from.
         batcher: Embeds tiles.
         scratch: A folder for temporary files, outside of the cache.
     """
 
     store: CacheWriter
-    facts: Sequence[RecordedEvent]
-    recipe: Recipe
+    history: Sequence[RecordedEvent]
+    inputs: RecordedInputs
     batcher: DescriptorBatcher
     scratch: Path
 
@@ -96,9 +96,9 @@ class RebuiltArtifact:
 
 def engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     """Compile a network again."""
-    model, compiler = context.recipe.model(event), context.recipe.compiler(event)
+    model, compiler = context.inputs.model(event), context.inputs.compiler(event)
     context.begin("engine", (event.model,), event.key)
-    progress, host = context.recipe.ports.progress, context.recipe.ports.host
+    progress, host = context.inputs.ports.progress, context.inputs.ports.host
     told = CompileProgress.started(progress, event.model)
     made = compile_network(model, compiler, scratch=context.scratch, host=host, on_progress=told)
     progress.finish(f"{len(made.engine) / 1e6:.1f} MB")
@@ -112,19 +112,19 @@ def engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
 
 def golden(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     """Ask a stand-in the golden questions again."""
-    return RebuiltArtifact(data=golden_answers(context.artifacts, context.recipe.model(event), event))
+    return RebuiltArtifact(data=golden_answers(context.artifacts, context.inputs.model(event), event))
 
 
-def tile_table(recipe: Recipe) -> RebuiltArtifact:
+def tile_table(inputs: RecordedInputs) -> RebuiltArtifact:
     """Select the tiles again."""
     return RebuiltArtifact(
-        data=recipe.tiles().encoded(), note=" (digests are the same, capture dates may not be)"
+        data=inputs.tiles().encoded(), note=" (digests are the same, capture dates may not be)"
     )
 
 
 def geographic_report(context: RebuildContext, rows: Sequence[BlockRow]) -> RebuiltArtifact:
     """Survey the area again."""
-    found = survey_selection(context.recipe.tiles(), rows, context.artifacts)
+    found = survey_selection(context.inputs.tiles(), rows, context.artifacts)
     return RebuiltArtifact(data=found.encoded())
 
 
@@ -133,8 +133,8 @@ def block_table(context: RebuildContext, tiles: ArtifactRef, index: Index) -> Re
     cells: dict[tuple[str, int, int, int], CellEmbedded] = {}
     space = str(index.components["space"])
     wanted = _cell_keys(context.artifacts, tiles, space)
-    for fact in context.facts:
-        match fact.event:
+    for entry in context.history:
+        match entry.event:
             case CellEmbedded(space=of, key=key) as event if of == space and key in wanted:
                 cells[key, event.zoom, event.cell_x, event.cell_y] = event
             case IndexBuilt(blocks=table) | IndexExtended(blocks=table) if table == index.blocks:
@@ -161,7 +161,7 @@ def cell_blocks(
     for event in events:
         key = CellKey(event.zoom, event.cell_x, event.cell_y)
         try:
-            cells[key] = event, context.recipe.cell(key, space=event.space, step_key=event.key)
+            cells[key] = event, context.inputs.cell(key, space=event.space, step_key=event.key)
         except UnavailableError as error:
             yield event, error
     damaged, space = {event.block.sha256 for event in events}, events[0].space
@@ -191,13 +191,13 @@ def _embed(
     others: Sequence[CellEmbedded],
 ) -> list[EmbeddedCell]:
     engine = engine_spec(context.store.layout.artifact(like.engine), _engine_of(context, like))
-    progress = context.recipe.ports.progress
+    progress = context.inputs.ports.progress
     # Tiles that get no descriptor were perhaps skipped then, too; the digest of the block tells.
     embed = partial(
         embed_windows,
         batcher=context.batcher,
         engine=engine,
-        preprocessing=_preprocessing(context.recipe),
+        preprocessing=_preprocessing(context.inputs),
         on_progress=progress.advance,
     )
     known = KnownRows(context.artifacts, others)
@@ -208,8 +208,8 @@ def _embed(
 
 def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
     """The engine whose bytes embedded a cell, whole on disk."""
-    for fact in reversed(context.facts):
-        match fact.event:
+    for entry in reversed(context.history):
+        match entry.event:
             case EngineCompiled(artifact=artifact) as event if artifact.sha256 == cell.engine:
                 wrong = context.artifacts.damage(artifact)
                 if wrong is not None:
@@ -224,8 +224,8 @@ def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
     )
 
 
-def _preprocessing(recipe: Recipe) -> Preprocessing:
-    model = next(model for model in recipe.build.inputs["models"] if model["role"] == "descriptor")
+def _preprocessing(inputs: RecordedInputs) -> Preprocessing:
+    model = next(model for model in inputs.build.inputs["models"] if model["role"] == "descriptor")
     return Preprocessing.from_document(model["preprocessing"])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.index.plan import IndexJob, IndexPlan
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.request.request import IndexKind, Storage
 from pipeline.stages.extend_index import EarlierBlocks, extend_index
@@ -23,9 +23,9 @@ def descriptor_index(context: RebuildContext, event: Index) -> RebuiltArtifact:
     job = _job_of(event)
     context.begin("index", (), event.key)
     with context.artifacts.draft() as new:
-        again = write_index(job, _blocks_under(context, event), builder=context.recipe.ports.index, new=new)
+        again = write_index(job, _blocks_under(context, event), builder=context.inputs.ports.index, new=new)
         data = Path(new.path).read_bytes()
-    library, here = event.components["library"], context.recipe.ports.index.library(job.plan.kind)
+    library, here = event.components["library"], context.inputs.ports.index.library(job.plan.kind)
     note = "" if here == library else f" (made by {library}, here is {here})"
     return RebuiltArtifact(
         data=data, event=None if isinstance(event, IndexExtended) else again.event, note=note
@@ -41,7 +41,7 @@ def index_delta(context: RebuildContext, event: IndexExtended) -> RebuiltArtifac
         table=event.blocks,
         components=event.components,
         artifacts=context.artifacts,
-        progress=Silent(),
+        progress=NoProgress(),
     )
     if again is None:
         raise AssertionError("an extension without a limit ends")
@@ -67,8 +67,8 @@ def _blocks_under(context: RebuildContext, event: Index) -> Iterable[Block]:
 
 def _base_of(context: RebuildContext, event: IndexExtended) -> IndexBuilt:
     """How the file was written that an index extends."""
-    for fact in reversed(context.facts):
-        match fact.event:
+    for entry in reversed(context.history):
+        match entry.event:
             case IndexBuilt(artifact=artifact) as base if artifact == event.base:
                 return base
             case _:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.lock import Lock
-from pipeline.planning.recorded_inputs import Recipe
+from pipeline.planning.recorded_inputs import RecordedInputs
 from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
-from pipeline.repair.report import Mend, RepairReport, rehearsed
+from pipeline.repair.report import RepairAction, RepairReport, preview_repair
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
 from store.cache.view import HistoryView, read_history, require_cache
@@ -78,14 +78,14 @@ class Repair:
         require_cache(self.layout)
         batcher = executor()()
         if dry_run:
-            return rehearsed(self._verified())
+            return preview_repair(self._verified())
         with self.lock:
-            mends = self._projections()
+            actions = self._projections()
             with self.open_store() as store:
-                for mend in mends:
-                    record_repair(store, mend)
-                mends = [*mends, *self._artifacts(store, batcher, trust_plugins=trust_plugins)]
-            return RepairReport(mends=tuple(mends), verification=self._verified())
+                for action in actions:
+                    record_repair(store, action)
+                actions = [*actions, *self._artifacts(store, batcher, trust_plugins=trust_plugins)]
+            return RepairReport(actions=tuple(actions), verification=self._verified())
 
     def rebuild(self) -> tuple[Rebuilt, RepairReport]:
         """Make the journal again, then what lies beside it; see `CacheProvisioner.rebuild`."""
@@ -100,16 +100,18 @@ class Repair:
                 clock=self.ports.clock,
                 host=self.ports.host,
             )
-            mends = [*freed, *self._projections()]
+            actions = [*freed, *self._projections()]
             with self.open_store() as store:
                 if rebuilt.quarantine:
                     what, was = self.layout.journal.name, "replaced by a rebuild"
                     action = f"made again with {rebuilt.records} records"
                     kept = rebuilt.quarantine
-                    record_repair(store, Mend(what=what, was=was, action=action, ok=True, quarantine=kept))
-                for mend in mends:
-                    record_repair(store, mend)
-            return rebuilt, RepairReport(mends=tuple(mends), verification=self._verified())
+                    record_repair(
+                        store, RepairAction(what=what, was=was, action=action, ok=True, quarantine=kept)
+                    )
+                for action in actions:
+                    record_repair(store, action)
+            return rebuilt, RepairReport(actions=tuple(actions), verification=self._verified())
 
     def _verified(self) -> Verification | None:
         """Return what a full verification says; nothing if there is no generation yet."""
@@ -120,7 +122,7 @@ class Repair:
                 raise
             return None
 
-    def _projections(self) -> list[Mend]:
+    def _projections(self) -> list[RepairAction]:
         """Set aside what lies beside the journal and does not belong there; opening the cache projects it again.
 
         Raises:
@@ -144,42 +146,44 @@ class Repair:
                 (self.layout.root / name).mkdir(exist_ok=True, mode=0o755)
         except OSError as error:
             raise from_os_error(error, f"cache {self.layout.root}") from error
-        mends = [self._mended(what, was, kind) for what, was, kind in _misplaced(self.layout, view)]
+        actions = [self._set_aside(what, was, kind) for what, was, kind in _misplaced(self.layout, view)]
         self.layout.create()
-        return [*freed, *mends]
+        return [*freed, *actions]
 
-    def _folders(self) -> list[Mend]:
+    def _folders(self) -> list[RepairAction]:
         """Set aside what has the place of a folder: whatever lies behind a link is no part of this cache."""
         was, action = "expected a folder of the cache, found something else", "set aside"
         return [
-            Mend(what=name, was=was, action=action, ok=True, quarantine=kept)
+            RepairAction(what=name, was=was, action=action, ok=True, quarantine=kept)
             for name, kept in free_displaced(self.layout)
         ]
 
-    def _mended(self, what: str, was: str, kind: ProblemKind) -> Mend:
+    def _set_aside(self, what: str, was: str, kind: ProblemKind) -> RepairAction:
         path, stranger = self.layout.root / what, kind is ProblemKind.STRANGER
         kept = ""
         if os.path.lexists(path):
             try:
                 kept = move_to_quarantine(self.layout, path)
             except OSError as error:
-                return Mend(what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False)
+                return RepairAction(
+                    what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False
+                )
         action = "set aside" if stranger else "projected again from the journal"
-        return Mend(what=what, was=was, action=action, ok=True, quarantine=kept)
+        return RepairAction(what=what, was=was, action=action, ok=True, quarantine=kept)
 
     def _artifacts(
         self, store: CacheWriter, batcher: DescriptorBatcher, *, trust_plugins: bool
-    ) -> Iterator[Mend]:
+    ) -> Iterator[RepairAction]:
         """Heal the artifacts of every generation that is kept."""
-        facts = tuple(to_recorded_events(store.journal.entries(1)))
+        history = tuple(to_recorded_events(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             seen: set[str] = set()
             for manifest, build in _kept(store.state):
                 head = store.state.head
                 context = RebuildContext(
                     store=store,
-                    facts=facts,
-                    recipe=Recipe(build=build, ports=self.ports, trust_plugins=trust_plugins),
+                    history=history,
+                    inputs=RecordedInputs(build=build, ports=self.ports, trust_plugins=trust_plugins),
                     batcher=batcher,
                     scratch=Path(scratch),
                 )

@@ -10,7 +10,7 @@ from store.verify.report import Problem, ProblemKind, Verification
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mend:
+class RepairAction:
     """One thing that was not as it should be.
 
     Attributes:
@@ -45,7 +45,7 @@ class Mend:
 class RepairReport:
     """What was mended, and what a full verification says afterwards; nothing if there is no generation."""
 
-    mends: tuple[Mend, ...]
+    actions: tuple[RepairAction, ...]
     verification: Verification | None
     dry_run: bool = False
 
@@ -70,7 +70,7 @@ class RepairReport:
             "go": self.go,
             "generation": self.verification.generation if self.verification else None,
             "dry_run": self.dry_run,
-            "repairs": [mend.to_document() for mend in self.mends],
+            "repairs": [action.to_document() for action in self.actions],
             "problems": [str(problem) for problem in self.left],
             "left": [
                 {
@@ -85,19 +85,21 @@ class RepairReport:
         }
 
 
-def rehearsed(verification: Verification | None) -> RepairReport:
+def preview_repair(verification: Verification | None) -> RepairReport:
     """Tell what a repair would try, from what a full verification found."""
     problems = () if verification is None else verification.problems
-    mends = (
-        Mend(what=problem.path or problem.subject, was=problem.found, action=_intent(problem), ok=False)
+    actions = (
+        RepairAction(
+            what=problem.path or problem.subject, was=problem.found, action=_intent(problem), ok=False
+        )
         for problem in problems
         if problem.kind is not ProblemKind.DEVICE
     )
-    return RepairReport(mends=tuple(mends), verification=verification, dry_run=True)
+    return RepairReport(actions=tuple(actions), verification=verification, dry_run=True)
 
 
-def remedy(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
-    """Return what mends an artifact that its step did not give back."""
+def repair_hint(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
+    """Return the hint for an artifact that its step did not give back."""
     if of_head:
         return f"c10 build --again REQUEST --cache {shlex.quote(str(root))} makes a generation that does without it"
     return f"copy artifacts/{ref.sha256[:2]}/{ref.sha256} from a mirror of this cache"

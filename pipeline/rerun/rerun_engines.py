@@ -2,8 +2,8 @@
 
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Compared, Ended
+from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.report import Comparison, StepFailure
 from pipeline.stages.checks import check_engine
 from pipeline.stages.compile import compile_network
 from store.domain.events import CheckFailed, EngineCompiled
@@ -12,63 +12,63 @@ from store.errors import is_shortage
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 
 
-def compile_again(supplies: Supplies, step: str, name: str) -> Ended | None:
+def rerun_compile(inputs: RerunInputs, step: str, name: str) -> StepFailure | None:
     """Compile a network once more; returns how that fails now.
 
     Raises:
         UnavailableError: The network or its backend cannot be had.
     """
     try:
-        model, compiler = supplies.network(name, STAND_IN if step == STAND_IN else FLIGHT)
-        made = compile_network(model, compiler, scratch=supplies.scratch)
+        model, compiler = inputs.network(name, STAND_IN if step == STAND_IN else FLIGHT)
+        made = compile_network(model, compiler, scratch=inputs.scratch)
     except CompileError as error:
         if error.kind is ErrorKind.BACKEND_UNAVAILABLE:
             raise UnavailableError(error.message) from error
-        return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
+        return StepFailure(kind=str(error.kind), subject=error.subject or name, message=error.message)
     digest = made.event.artifact.sha256
-    for fact in reversed(supplies.evidence.facts):
-        if isinstance(fact.event, EngineCompiled) and fact.event.key == model.key:
-            expected = fact.event.artifact.sha256
-            supplies.findings.compared.append(
-                Compared(what=f"engine {name}", recorded=expected, found=digest)
+    for entry in reversed(inputs.record.history):
+        if isinstance(entry.event, EngineCompiled) and entry.event.key == model.key:
+            expected = entry.event.artifact.sha256
+            inputs.findings.compared.append(
+                Comparison(what=f"engine {name}", recorded=expected, found=digest)
             )
             break
     return None
 
 
-def check_again(supplies: Supplies, name: str) -> Ended | None:
+def rerun_engine_check(inputs: RerunInputs, name: str) -> StepFailure | None:
     """Hold an engine against its network once more; returns why it does not pass now.
 
     Raises:
         UnavailableError: Engine, network or backend cannot be had.
     """
-    event = supplies.engine(supplies.recorded("engine").get("sha256"))
-    data = supplies.artifact("engine", name, event.artifact)
-    model, _ = supplies.network(name, event.purpose)
+    event = inputs.engine(inputs.failure_input("engine").get("sha256"))
+    data = inputs.artifact("engine", name, event.artifact)
+    model, _ = inputs.network(name, event.purpose)
     try:
-        verdict = check_engine(model, event, data, scratch=supplies.scratch)
+        verdict = check_engine(model, event, data, scratch=inputs.scratch)
     except RuntimeUnavailableError as error:
         raise UnavailableError(error.message) from error
     except ExecutionError as error:
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=error.message)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=error.message)
     except OSError as error:
         if is_shortage(error):
             raise
         raise UnavailableError(f"engine {name}: {error}") from error
-    compare_measures(supplies, verdict.measured, name)
+    compare_measures(inputs, verdict.measured, name)
     if isinstance(verdict, CheckFailed):
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=verdict.why)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=verdict.why)
     return None
 
 
-def compare_measures(supplies: Supplies, measured: object, subject: str) -> None:
+def compare_measures(inputs: RerunInputs, measured: object, subject: str) -> None:
     """Put what a check measured now beside what it measured then."""
-    for fact in reversed(supplies.evidence.facts):
+    for entry in reversed(inputs.record.history):
         if (
-            fact.build == supplies.build.number
-            and isinstance(fact.event, CheckFailed)
-            and fact.event.subject == subject
+            entry.build == inputs.build.number
+            and isinstance(entry.event, CheckFailed)
+            and entry.event.subject == subject
         ):
-            then = fact.event.measured
-            supplies.findings.compare("check", then, measured if isinstance(measured, dict) else {})
+            then = entry.event.measured
+            inputs.findings.compare("check", then, measured if isinstance(measured, dict) else {})
             return

@@ -388,7 +388,7 @@ def test_an_engine_that_passed_for_less_is_checked_again_when_more_is_asked_for(
         (0.95, BuildOutcome.FAILED, 0),
         (0.8, BuildOutcome.BUILT, 1),
     ):
-        report = site.build(checks=CheckOptions(parity=least, recall=0.25), again=True)
+        report = site.build(checks=CheckOptions(parity=least, recall=0.25), force=True)
         assert (report.outcome, report.engines_compiled) == (outcome, compiled), least
     assert "below 0.95" in site.events(BuildFailed)[-1].message
 
@@ -404,7 +404,7 @@ def test_an_index_that_passed_for_less_is_checked_again_when_more_is_asked_for(s
     monkeypatch.setattr(checks, "_samples", half_strange)
     wanted = (0.25, BuildOutcome.BUILT), (0.4, BuildOutcome.BUILT), (0.9, BuildOutcome.FAILED)
     for least, outcome in wanted:
-        assert site.build(checks=CheckOptions(recall=least), again=True).outcome is outcome, least
+        assert site.build(checks=CheckOptions(recall=least), force=True).outcome is outcome, least
     assert "below 0.9" in site.events(BuildFailed)[-1].message
     assert [event.check for event in site.events(CheckPassed)] == ["engine", "index"]
 

@@ -106,7 +106,7 @@ def test_after_a_rollback_the_head_is_warm_and_the_undone_build_is_refused(three
     assert event.identity == refused.identity
     assert three.state().builds[refused.build].status is BuildStatus.REFUSED
     assert three.head_bytes() == head
-    again = three.build(flight_id="f3", again=True)
+    again = three.build(flight_id="f3", force=True)
     assert (again.outcome, again.generation, again.tiles_embedded) == (BuildOutcome.BUILT, 5, 0)
     assert shown(three) == (5, "f3")
     # It came back on purpose, and is an ordinary head from then on.
