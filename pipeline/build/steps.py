@@ -1,7 +1,6 @@
-"""The steps of a build, in their order; each stage does its own work and journals it."""
+"""Run the steps of a build in order; each stage records its own work."""
 
-from pipeline.planning.plan import BuildPlan, reusable_artifacts
-from pipeline.planning.plan import plan as make_plan
+from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
 from pipeline.stages.compile import forget_changed_vectors, prepare_engines
 from pipeline.stages.context import BuildContext
 from pipeline.stages.embed import prepare_cells
@@ -12,17 +11,17 @@ from store.verify.coverage import refuse_strangers, sound, strangers
 
 
 def run_steps(run: BuildContext) -> None:
-    """Take every step of a build that was begun, up to the commit.
+    """Run every step of a started build, up to the commit.
 
     Raises:
-        PipelineError, StoreError, JournalError: A step failed; `run.step` and `run.subject` tell which.
+        PipelineError, StoreError, JournalError: A step failed; `run.step` and `run.subject` say which.
     """
     run.enter("coverage", "strangers")
     if run.strict:
         refuse_strangers(strangers(run.store.artifacts))
     run.enter("plan")
     plan = _plan(run)
-    _select(run, plan)
+    _record_plan(run, plan)
     prepare_engines(run, plan)
     if plan.stand_in is not None:
         prepare_stand_in(run, plan.stand_in)
@@ -46,7 +45,7 @@ def _plan(run: BuildContext) -> BuildPlan:
     return make_plan(state, run.inputs, present)
 
 
-def _select(run: BuildContext, plan: BuildPlan) -> None:
+def _record_plan(run: BuildContext, plan: BuildPlan) -> None:
     run.enter("tiles")
     selection = run.inputs.selection
     selected = TilesSelected(

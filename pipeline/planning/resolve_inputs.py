@@ -1,7 +1,7 @@
-"""From a request to everything a build is defined by, and its identity.
+"""Read everything that a request names, and compute the build's identity.
 
-Files are read here, once, before anything is written: calibration, networks, tile source. What a build is
-defined by becomes one document; host, paths and the day stay outside of it.
+Calibration, networks and tile source are read once, before anything is written. The identity is the digest of one
+document, which contains neither host nor paths nor the date.
 """
 
 import json
@@ -39,7 +39,7 @@ def read_calibration(request: BuildRequest) -> bytes:
     except (ValueError, RecursionError) as error:
         raise RequestError(
             f"calibration: expected a JSON object in {path}, found {error}",
-            hint="mend the file",
+            hint="fix the file",
             subject=str(path),
         ) from error
     if not isinstance(document, dict):
@@ -65,11 +65,11 @@ def resolve_inputs(
     """Read everything a request names.
 
     Args:
-        request: As asked for.
+        request: The request.
         source: Where tiles come from.
         compiler: The backend that compiles the networks.
         index: Builds the index.
-        today: The day by which tiles are judged, unless the request names one.
+        today: The day for the age of tiles, unless the request names one.
         precision: Replaces the request's precision, if given.
         stand_in: As for `look_at_models`.
         networks: As for `look_at_models`.

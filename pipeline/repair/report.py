@@ -1,4 +1,4 @@
-"""What a repair did, or would do, as values. Pure."""
+"""The report of a repair: what it did, or would do. Pure."""
 
 import shlex
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from store.verify.report import Problem, ProblemKind, Verification
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairAction:
-    """One thing that was not as it should be.
+    """One damaged file, and what was done about it.
 
     Attributes:
-        what: What a person calls it: a path relative to the cache, or the role of an artifact.
+        what: Its path relative to the cache, or the role of an artifact.
         was: What was wrong.
-        action: What was done about it, or why nothing could be.
-        ok: Whether it is as it should be now.
+        action: What was done, or why nothing could be done.
+        ok: Whether it is intact now.
         sha256: Digest of the artifact, if it is one.
-        quarantine: Where the damaged bytes lie, relative to the cache; empty if there were none.
+        quarantine: Path of the damaged bytes, relative to the cache; empty if there are none.
     """
 
     what: str
@@ -43,7 +43,7 @@ class RepairAction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
-    """What was mended, and what a full verification says afterwards; nothing if there is no generation."""
+    """What was repaired, and the result of a full verification afterwards; None if there is no generation."""
 
     actions: tuple[RepairAction, ...]
     verification: Verification | None
@@ -51,7 +51,7 @@ class RepairReport:
 
     @property
     def go(self) -> bool:
-        """Whether what the head shows is whole, on this or another device."""
+        """Whether the head is complete and intact, on this or another device."""
         found = self.verification
         return found is not None and not any(
             found.generation in problem.generations and problem.kind is not ProblemKind.DEVICE
@@ -60,7 +60,7 @@ class RepairReport:
 
     @property
     def left(self) -> tuple[Problem, ...]:
-        """What is still wrong, with the cache alone."""
+        """The problems that are left in the cache, without those of this device."""
         problems = () if self.verification is None else self.verification.problems
         return tuple(problem for problem in problems if problem.kind is not ProblemKind.DEVICE)
 
@@ -86,11 +86,11 @@ class RepairReport:
 
 
 def preview_repair(verification: Verification | None) -> RepairReport:
-    """Tell what a repair would try, from what a full verification found."""
+    """Return what a repair would try, from the result of a full verification."""
     problems = () if verification is None else verification.problems
     actions = (
         RepairAction(
-            what=problem.path or problem.subject, was=problem.found, action=_intent(problem), ok=False
+            what=problem.path or problem.subject, was=problem.found, action=_planned_action(problem), ok=False
         )
         for problem in problems
         if problem.kind is not ProblemKind.DEVICE
@@ -99,13 +99,13 @@ def preview_repair(verification: Verification | None) -> RepairReport:
 
 
 def repair_hint(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
-    """Return the hint for an artifact that its step did not give back."""
+    """Return the hint for an artifact that could not be rebuilt."""
     if of_head:
         return f"c10 build --again REQUEST --cache {shlex.quote(str(root))} makes a generation that does without it"
     return f"copy artifacts/{ref.sha256[:2]}/{ref.sha256} from a mirror of this cache"
 
 
-def _intent(problem: Problem) -> str:
+def _planned_action(problem: Problem) -> str:
     match problem.kind:
         case ProblemKind.ABSENT:
             return "would be made again by its step"

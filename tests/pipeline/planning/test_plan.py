@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from pipeline.planning.plan import Decision, plan, reusable_artifacts
+from pipeline.planning.plan import Decision, make_plan, reusable_artifacts
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.testing import FakeTiles
 from store.disk.artifacts import Artifacts
@@ -30,7 +30,7 @@ def planned(site, *, lost=(), grown=(), **fields):
     state, wanted = site.state(), inputs(site, **fields)
     present = sizes(Artifacts(site.layout), reusable_artifacts(state, wanted))
     present = {name: size + (name in grown) for name, size in present.items() if name not in lost}
-    return plan(state, wanted, present)
+    return make_plan(state, wanted, present)
 
 
 def decisions(found):
@@ -46,7 +46,7 @@ def built(site):
 
 
 def test_nothing_is_known_at_first(site):
-    found = plan(State(), inputs(site), {})
+    found = make_plan(State(), inputs(site), {})
     engines, cells = decisions(found)
     assert engines == [(Decision.RUN, "never compiled in this cache")]
     assert cells == {(Decision.RUN, "new cell")}
@@ -70,7 +70,7 @@ def test_an_engine_whose_check_is_still_to_run_is_reused_and_not_trusted(built):
     of_others = replace(state.step_cache.passed["engine", engine.key], artifact="ab" * 32)
     for passed in ({}, {("engine", engine.key): of_others}):
         memo = replace(state.step_cache, passed=passed)
-        (found,) = plan(replace(state, step_cache=memo), wanted, present).engines
+        (found,) = make_plan(replace(state, step_cache=memo), wanted, present).engines
         assert (found.decision, found.checked) == (Decision.REUSE, False)
         assert found.why == "same key, its check is still to run"
 

@@ -274,7 +274,7 @@ def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):
         found = real(data)
         return replace(found, added=replace(found.added, vectors=-found.added.vectors))
 
-    monkeypatch.setattr("pipeline.stages.extend_index.decode", twisted)
+    monkeypatch.setattr("pipeline.stages.extend_index.index_delta.decode", twisted)
     report = site.build(
         flight_id="f2", index=IndexOptions(kind=IndexKind.HNSW), checks=CheckOptions(recall=1.0)
     )
