@@ -99,13 +99,7 @@ class BuildAttempt:
         try:
             require_space_for_build(self.layout, state, inputs, free)
         except DiskFullError as error:
-            return BuildReport(
-                outcome=BuildOutcome.FAILED,
-                identity=inputs.identity,
-                tiles=len(inputs.selection.tiles),
-                error=failure_of(error, "space", ""),
-                warnings=inputs.warnings,
-            )
+            return _failed_report(inputs, failure_of(error, "space", ""))
         return None
 
     def _record_early_failure(self, store: CacheWriter, number: int, error: PipelineError) -> BuildReport:
@@ -128,15 +122,8 @@ class BuildAttempt:
         error = RequestRefusedError(
             message, kind=ErrorKind.ROLLED_BACK, hint="c10 build --again (if it is meant to come back)"
         )
-        return BuildReport(
-            outcome=BuildOutcome.FAILED,
-            build=number,
-            identity=inputs.identity,
-            tiles=len(inputs.selection.tiles),
-            writes=store.writes,
-            error=failure_of(error, "start", ""),
-            warnings=inputs.warnings,
-        )
+        report = _failed_report(inputs, failure_of(error, "start", ""))
+        return replace(report, build=number, writes=store.writes)
 
     def _build(self, store: CacheWriter, number: int, inputs: Inputs) -> BuildReport:
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
@@ -196,6 +183,16 @@ class BuildAttempt:
                 **request_facts(inputs.request, self.precision),
             },
         )
+
+
+def _failed_report(inputs: Inputs, failure: Failure) -> BuildReport:
+    return BuildReport(
+        outcome=BuildOutcome.FAILED,
+        identity=inputs.identity,
+        tiles=len(inputs.selection.tiles),
+        error=failure,
+        warnings=inputs.warnings,
+    )
 
 
 def _record_failure(run: BuildContext, error: BaseException, started: BuildStarted) -> Failure:

@@ -11,7 +11,7 @@ already, and compilers do not reproduce their bytes.
 
 import tempfile
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -78,6 +78,9 @@ class EnginesReport:
         }
 
 
+_Ensured = tuple[EngineOutcome, ArtifactRef | None]
+
+
 @dataclass(slots=True, kw_only=True)
 class EngineRun:
     """Compiles engines outside of a build.
@@ -101,13 +104,14 @@ class EngineRun:
         reports: list[EngineReport] = []
         first: Failure | None = None
         for model in models:
-            began = monotonic()
+            began, name = monotonic(), model.spec.name
             try:
-                report = self._ensure_engine(model)
+                outcome, artifact = self._ensure_engine(model)
             except (CompileError, CheckError) as error:
-                report = _report(model, EngineOutcome.FAILED, None)
-                first = first or failure_of(error, "engine", model.spec.name)
-            reports.append(replace(report, seconds=monotonic() - began))
+                outcome, artifact = EngineOutcome.FAILED, None
+                first = first or failure_of(error, "engine", name)
+            seconds = monotonic() - began
+            reports.append(EngineReport(model=name, outcome=outcome, artifact=artifact, seconds=seconds))
         return EnginesReport(engines=tuple(reports), error=first)
 
     def models_without_engine(self, models: tuple[Model, ...]) -> tuple[Model, ...]:
@@ -121,18 +125,18 @@ class EngineRun:
             if (known := engines.get(model.key)) is None or not artifacts.present(known.artifact)
         )
 
-    def _ensure_engine(self, model: Model) -> EngineReport:
+    def _ensure_engine(self, model: Model) -> _Ensured:
         with self._open_appender() as appender:
             before = appender.state.step_cache.engines.get(model.key)
             if before is not None and appender.artifacts.damage(before.artifact) is None:
                 if has_passed_here(appender.state, model, before):
-                    return _report(model, EngineOutcome.REUSED, before.artifact)
+                    return EngineOutcome.REUSED, before.artifact
                 return self._check_known(appender, model, before)
             timing_cache = last_timing_cache(appender.state, appender.artifacts, model.components)
         with tempfile.TemporaryDirectory(prefix="c10-") as folder:
             return self._compile(model, before, Path(folder), timing_cache)
 
-    def _check_known(self, appender: OptimisticAppender, model: Model, known: EngineCompiled) -> EngineReport:
+    def _check_known(self, appender: OptimisticAppender, model: Model, known: EngineCompiled) -> _Ensured:
         """Check an engine that was stored but not checked."""
         with tempfile.TemporaryDirectory(prefix="c10-") as folder:
             result = self._check(model, known, appender.artifacts.read(known.artifact), Path(folder))
@@ -142,11 +146,11 @@ class EngineRun:
 
         appender.append(decide)
         require_passed(model, result)
-        return _report(model, EngineOutcome.REUSED, known.artifact)
+        return EngineOutcome.REUSED, known.artifact
 
     def _compile(
         self, model: Model, before: EngineCompiled | None, scratch: Path, timing_cache: bytes | None
-    ) -> EngineReport:
+    ) -> _Ensured:
         made = compile_network(
             model,
             self.compiler,
@@ -175,9 +179,9 @@ class EngineRun:
             appender.append(decide)
             recorded = appender.state.step_cache.engines.get(model.key)
         if recorded is not None and recorded != event:
-            return _report(model, EngineOutcome.REUSED, recorded.artifact)
+            return EngineOutcome.REUSED, recorded.artifact
         require_passed(model, result)
-        return _report(model, EngineOutcome.COMPILED, event.artifact)
+        return EngineOutcome.COMPILED, event.artifact
 
     def _check(self, model: Model, event: EngineCompiled, data: bytes, scratch: Path) -> CheckResult:
         self.ports.progress.start(f"check {model.spec.name}", total=None, unit="steps")
@@ -188,7 +192,3 @@ class EngineRun:
     def _open_appender(self) -> AbstractContextManager[OptimisticAppender]:
         # Opened for each append: compiling takes up to an hour, and the journal may be replaced meanwhile.
         return open_for_append(self.layout, clock=self.ports.clock, create=True)
-
-
-def _report(model: Model, outcome: EngineOutcome, artifact: ArtifactRef | None) -> EngineReport:
-    return EngineReport(model=model.spec.name, outcome=outcome, artifact=artifact, seconds=0.0)

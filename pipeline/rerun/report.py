@@ -1,4 +1,4 @@
-"""What running a step again shows, as values. Pure."""
+"""The result of running a step again, as values. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,25 +11,25 @@ from store.domain.state import Build, RecordedEvent, State
 
 
 class ArtifactReader(Protocol):
-    """The artifacts that can be read beside the records, if any."""
+    """Reads the artifacts that lie with the records, if any."""
 
     def read(self, ref: ArtifactRef) -> bytes | None:
-        """Return the bytes of an artifact after checking them, or nothing."""
+        """Return the verified bytes of an artifact, or None."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRecord:
-    """What is known of a build.
+    """What the records say of a build.
 
     Attributes:
-        build: What it folds to.
+        build: The folded build.
         history: The records of the journal up to its end.
-        state: What they fold to.
-        artifacts: Where artifacts may be read.
-        own: Whether the records lie beside the cache that they tell of, whose files are then what the build made.
+        state: The folded records.
+        artifacts: Reads the artifacts that lie with the records.
+        own: Whether the records lie in the cache that they describe, so that its files are what the build made.
         trust_plugins: Whether libraries that its request names may be loaded; records never decide that themselves.
-        listing: The command that shows which builds there are.
+        listing: The command that lists the builds.
     """
 
     build: Build
@@ -42,7 +42,7 @@ class BuildRecord:
 
 
 class RerunVerdict(StrEnum):
-    """What became of the step."""
+    """How the step ended this time."""
 
     REPRODUCED = "reproduced"
     FAILED_DIFFERENTLY = "failed-otherwise"
@@ -51,7 +51,7 @@ class RerunVerdict(StrEnum):
 
 
 class InputStatus(StrEnum):
-    """How an input of the step stands today."""
+    """Whether an input of the step is still available."""
 
     KEPT = "kept"
     SAME = "same"
@@ -61,15 +61,15 @@ class InputStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInput:
-    """An input: what it is, its digest as recorded, and how it stands.
+    """An input of the step.
 
     Attributes:
-        role: As in the inputs of a failure.
-        name: What a person calls it.
-        sha256: As recorded, if it was.
-        status: "kept": its bytes lie beside the records; "same": they were found where they were recorded; "differs"
-            and "gone" speak for themselves.
-        found: Digest that was found instead, or why it cannot be read.
+        role: Its name among the inputs of a failure.
+        name: Its name for people.
+        sha256: Its recorded digest, if there is one.
+        status: "kept": its bytes lie with the records; "same": they were found where they were recorded; "differs":
+            other bytes were found there; "gone": it cannot be read.
+        found: The digest that was found instead, or why it cannot be read.
     """
 
     role: str
@@ -90,7 +90,7 @@ class StepFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A digest or measure, as recorded and as found now."""
+    """A digest or measured value, as recorded and as found now."""
 
     what: str
     recorded: str
@@ -99,7 +99,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One portion of a window that a worker was given: how many tiles, the first and last, and how it ended."""
+    """A part of a window that a worker tried: number of tiles, the first and last, and how the worker ended."""
 
     tiles: int
     first: str
@@ -109,7 +109,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileIdentity:
-    """A tile of a window: its place and its digest as selected."""
+    """A tile: its place and its digest as selected."""
 
     place: Place
     sha256: str
@@ -117,16 +117,16 @@ class TileIdentity:
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """What a step leaves behind while it is run again, whether it fails or not.
+    """What was observed while a step ran again, whether it failed or not.
 
     Attributes:
-        inputs: What it needed, and how that stands.
-        compared: Digests and measures.
-        tries: Portions of a window.
+        inputs: Its inputs and whether they are available.
+        compared: Digests and measured values, then and now.
+        tries: Parts of a window that were tried.
         culprit: The one tile that ends a worker.
-        suspects: The smallest set of tiles that was seen to end one, where none does it alone.
-        differences: What here is another than when it was recorded.
-        notes: What else a person should know.
+        suspects: The smallest set of tiles that ended one, if no single tile does.
+        differences: What is different here from when the step was recorded.
+        notes: Other remarks for a person.
     """
 
     inputs: list[StepInput] = field(default_factory=list)
@@ -138,7 +138,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def compare(self, what: str, recorded: Mapping[str, object], found: Mapping[str, object]) -> None:
-        """Note measures side by side, by name."""
+        """Add measured values of then and now, by name."""
         for name in sorted({*recorded, *found}):
             sides = (str(side[name]) if name in side else "" for side in (recorded, found))
             self.compared.append(Comparison(what=f"{what} {name}", recorded=next(sides), found=next(sides)))
@@ -146,16 +146,16 @@ class Findings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rerun:
-    """A step that was run again.
+    """A step that ran again.
 
     Attributes:
         step: Its kind.
-        subject: Its subject.
-        verdict: What became of it.
+        subject: What it worked on.
+        verdict: How it ended this time.
         recorded: How it failed then.
-        found: How it failed now; nothing if it did not, or could not be run.
-        why: Why it could not be run, or why it is no surprise that it passed.
-        findings: All that was seen on the way.
+        found: How it failed now; None if it did not, or could not run.
+        why: Why it could not run, or why it may have passed.
+        findings: What was observed.
     """
 
     step: str

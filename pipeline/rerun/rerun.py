@@ -1,7 +1,7 @@
-"""Run the step at which a build failed once more, in a folder of its own, and hold the outcome against the record.
+"""Run the failed step of a build again in a temporary folder, and compare the result with the record.
 
-Nothing of the cache is written. What depends on its inputs alone fails again; what depended on the machine at that hour
-(a full disk, a lock, a kill) does not, and the answer says so instead of pretending.
+Nothing is written to the cache. A failure that depends on the inputs alone happens again. One that depended on the
+machine at that time (a full disk, a lock, a kill) does not, and the report says so.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ from store.errors import StoreError
 from store.transfer.selection import step_of
 
 DIED: Final = "died"
-"""What a build is said to have failed with whose process ended without a word."""
+"""The kind of failure of a build whose process ended without recording one."""
 
 _CIRCUMSTANCES: Final = {
     str(StoreKind.DISK_FULL): "the disk was full then; nothing is wrong with the inputs of the step",
@@ -34,18 +34,18 @@ _CIRCUMSTANCES: Final = {
     "interrupted": "somebody interrupted it; nothing was wrong with the step",
     "rolled-back": "no step was run: the request had been rolled back from",
 }
-"""Kinds of failures that no input explains."""
+"""Kinds of failures that depend on no input."""
 
 
 def rerun(record: BuildRecord, ports: Ports) -> Rerun:
     """Run the failed step of a build again.
 
     Args:
-        evidence: What is known of the build.
-        ports: What does the work.
+        record: What the records say of the build.
+        ports: The parts that do the work.
 
     Raises:
-        RequestError: The build was committed, so that no step of it failed.
+        RequestError: The build was committed, so no step failed.
         OSError: There is no room for temporary files.
     """
     build = record.build
@@ -67,7 +67,7 @@ def rerun(record: BuildRecord, ports: Ports) -> Rerun:
         verdict, why = RerunVerdict.IMPOSSIBLE, _CIRCUMSTANCES.get(recorded.kind, "")
         if not why:
             try:
-                found = _take(inputs, step, subject)
+                found = _run_step(inputs, step, subject)
             except UnavailableError as error:
                 why = error.reason
             except (PipelineError, StoreError) as error:
@@ -75,7 +75,7 @@ def rerun(record: BuildRecord, ports: Ports) -> Rerun:
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 why = f"the records say it in a form that this version does not understand: {error!r}"
             else:
-                verdict, why = _verdict(recorded, found)
+                verdict, why = _compare(recorded, found)
     return Rerun(
         step=step,
         subject=subject,
@@ -87,8 +87,8 @@ def rerun(record: BuildRecord, ports: Ports) -> Rerun:
     )
 
 
-def _take(inputs: RerunInputs, step: str, subject: str) -> StepFailure | None:
-    """Take one step again; returns how it fails now."""
+def _run_step(inputs: RerunInputs, step: str, subject: str) -> StepFailure | None:
+    """Run one step again; return how it fails now, or None."""
     match step:
         case "cells":
             return rerun_cells(inputs)
@@ -105,20 +105,20 @@ def _take(inputs: RerunInputs, step: str, subject: str) -> StepFailure | None:
         case "coverage":
             return rerun_coverage_walk(inputs)
         case "inputs" | "tiles":
-            return _gather_again(inputs)
+            return _rerun_input_resolution(inputs)
         case _:
             raise UnavailableError(
-                f"step {step or 'start'!r} has no inputs of its own that could be taken again: it depends on the machine"
+                f"step {step or 'start'!r} cannot be run again: it has no inputs of its own and depends on the machine"
             )
 
 
-def _gather_again(inputs: RerunInputs) -> StepFailure | None:
-    """Read once more what the request names, where it is named; returns how that fails now, as it did if it can."""
-    request, precision = inputs.request
-    inputs.refuse_libraries(request)
+def _rerun_input_resolution(inputs: RerunInputs) -> StepFailure | None:
+    """Read what the request names again; return a failure, if possible of the recorded kind."""
+    request, precision = inputs.recorded_inputs.request_and_precision
+    inputs.recorded_inputs.refuse_plugins()
     ports, networks = inputs.ports, ", ".join(model.onnx for model in request.models)
 
-    def look() -> object:
+    def inspect() -> object:
         return look_at_models(request, ports.compiler_for(request), precision, stand_in=ports.stand_in)
 
     def select() -> object:
@@ -127,7 +127,7 @@ def _gather_again(inputs: RerunInputs) -> StepFailure | None:
     found: list[StepFailure] = []
     for role, name, read in (
         ("calibration", request.calibration, lambda: read_calibration(request)),
-        ("network", networks, look),
+        ("network", networks, inspect),
         ("source", request.tiles.source, select),
     ):
         try:
@@ -141,14 +141,14 @@ def _gather_again(inputs: RerunInputs) -> StepFailure | None:
             )
         else:
             inputs.note(role, name, None, InputStatus.SAME)
-    as_then = [ended for ended in found if inputs.failure is None or ended.kind == inputs.failure.kind]
+    same_kind = [each for each in found if inputs.failure is None or each.kind == inputs.failure.kind]
     gone = [each for each in inputs.findings.inputs if each.status is InputStatus.GONE]
-    if gone and not as_then:
+    if gone and not same_kind:
         raise UnavailableError(gone[0].found)
-    return next(iter((*as_then, *found)), None)
+    return next(iter((*same_kind, *found)), None)
 
 
-def _verdict(recorded: StepFailure, found: StepFailure | None) -> tuple[RerunVerdict, str]:
+def _compare(recorded: StepFailure, found: StepFailure | None) -> tuple[RerunVerdict, str]:
     if found is None:
         if recorded.kind == DIED:
             return RerunVerdict.PASSED, "what ended the process is not in the inputs of its last step"

@@ -1,4 +1,4 @@
-"""Engines compiled and checked again, from the network that was kept."""
+"""Compile and check an engine again, from the recorded network."""
 
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
@@ -13,10 +13,10 @@ from store.runtime.load import ExecutionError, RuntimeUnavailableError
 
 
 def rerun_compile(inputs: RerunInputs, step: str, name: str) -> StepFailure | None:
-    """Compile a network once more; returns how that fails now.
+    """Compile a network again; return how that fails now, or None.
 
     Raises:
-        UnavailableError: The network or its backend cannot be had.
+        UnavailableError: The network or its backend is not available.
     """
     try:
         model, compiler = inputs.network(name, STAND_IN if step == STAND_IN else FLIGHT)
@@ -25,22 +25,19 @@ def rerun_compile(inputs: RerunInputs, step: str, name: str) -> StepFailure | No
         if error.kind is ErrorKind.BACKEND_UNAVAILABLE:
             raise UnavailableError(error.message) from error
         return StepFailure(kind=str(error.kind), subject=error.subject or name, message=error.message)
-    digest = made.event.artifact.sha256
     for entry in reversed(inputs.record.history):
         if isinstance(entry.event, EngineCompiled) and entry.event.key == model.key:
-            expected = entry.event.artifact.sha256
-            inputs.findings.compared.append(
-                Comparison(what=f"engine {name}", recorded=expected, found=digest)
-            )
+            then, now = entry.event.artifact.sha256, made.event.artifact.sha256
+            inputs.findings.compared.append(Comparison(what=f"engine {name}", recorded=then, found=now))
             break
     return None
 
 
 def rerun_engine_check(inputs: RerunInputs, name: str) -> StepFailure | None:
-    """Hold an engine against its network once more; returns why it does not pass now.
+    """Compare an engine with its network again; return why it does not pass now, or None.
 
     Raises:
-        UnavailableError: Engine, network or backend cannot be had.
+        UnavailableError: Engine, network or backend is not available.
     """
     event = inputs.engine(inputs.failure_input("engine").get("sha256"))
     data = inputs.artifact("engine", name, event.artifact)
@@ -62,7 +59,7 @@ def rerun_engine_check(inputs: RerunInputs, name: str) -> StepFailure | None:
 
 
 def compare_measures(inputs: RerunInputs, measured: object, subject: str) -> None:
-    """Put what a check measured now beside what it measured then."""
+    """Add what a check measured then and now to the findings."""
     for entry in reversed(inputs.record.history):
         if (
             entry.build == inputs.build.number

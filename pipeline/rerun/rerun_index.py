@@ -1,4 +1,4 @@
-"""Index, retrieval and coverage judged again, from blocks and tables."""
+"""Build and check the index and the coverage again, from recorded blocks and tables."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.planning.area_report import Place
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.inputs import NOT_WITH_RECORDS, RerunInputs
 from pipeline.rerun.report import Comparison, InputStatus, StepFailure
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
@@ -28,21 +28,21 @@ from store.runtime.load import RuntimeUnavailableError
 
 
 def rerun_index_check(inputs: RerunInputs) -> StepFailure | None:
-    """Look for the index's own tiles once more; returns why it does not pass now.
+    """Search the index for its own tiles again; return why it does not pass now, or None.
 
     Raises:
-        UnavailableError: Index or blocks are not beside the records, or no library loads them.
+        UnavailableError: Index or blocks do not lie with the records, or no library loads them.
     """
     event = inputs.build.index
     if event is None:
         raise UnavailableError("expected the index in the records, found none")
-    inputs.bring("index", event.kind, whole_of(event))
+    inputs.copy_artifact("index", event.kind, whole_of(event))
     delta = delta_of(event)
     if delta is not None:
-        inputs.bring(DELTA, event.kind, delta)
+        inputs.copy_artifact(DELTA, event.kind, delta)
     rows = decode_blocks(inputs.artifact("block table", f"{event.rows} rows", event.blocks))
-    _bring_blocks(inputs, rows)
-    least = inputs.request[0].checks.recall
+    _copy_blocks(inputs, rows)
+    least = inputs.recorded_inputs.request.checks.recall
     try:
         verdict = check_index(inputs.scratch_artifacts, event, rows, least=least)
     except RuntimeUnavailableError as error:
@@ -54,17 +54,17 @@ def rerun_index_check(inputs: RerunInputs) -> StepFailure | None:
 
 
 def rerun_index(inputs: RerunInputs) -> StepFailure | None:
-    """Build the index once more from its blocks; returns how that fails now.
+    """Build the index again from its blocks; return how that fails now, or None.
 
     Raises:
-        UnavailableError: Blocks or tile table are not beside the records.
+        UnavailableError: Blocks or tile table do not lie with the records.
     """
-    rows = _rows(inputs)
-    _bring_blocks(inputs, rows)
+    rows = _block_rows(inputs)
+    _copy_blocks(inputs, rows)
     dimensions, builder = inputs.engine().signature["dimensions"], inputs.ports.index
     try:
         job = index_job(
-            inputs.request[0].index,
+            inputs.recorded_inputs.request.index,
             rows,
             table=ref_of(encode_blocks(rows)),
             space=_space(inputs),
@@ -82,20 +82,20 @@ def rerun_index(inputs: RerunInputs) -> StepFailure | None:
 
 
 def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
-    """Look at what became of every wanted tile once more; returns why that is too little now.
+    """Report on the area again; return why too little of it can be localised now, or None.
 
     Raises:
-        UnavailableError: Tile table or blocks are not beside the records.
+        UnavailableError: Tile table or blocks do not lie with the records.
     """
-    request, _ = inputs.request
+    request = inputs.recorded_inputs.request
     wanted = wanted_count(request.bbox_e7, request.zoom)
     if wanted > MAX_WANTED:
         raise UnavailableError(f"expected an area of at most {MAX_WANTED} tiles, found {wanted}")
     kept = inputs.attached("geography")
     known = canonical_json.decode(kept) if kept is not None else {}
-    table = _table(inputs)
-    rows = _rows(inputs)
-    _bring_blocks(inputs, rows)
+    table = _tile_table(inputs)
+    rows = _block_rows(inputs)
+    _copy_blocks(inputs, rows)
     excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
     there = {*excluded, *(tile_of(identifier)[:3] for identifier in table.ids.tolist())}
     geography = survey_area(
@@ -123,10 +123,10 @@ def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
 
 
 def rerun_coverage_walk(inputs: RerunInputs) -> StepFailure | None:
-    """Hold what the build made against what lies there now; returns the first thing that is wrong.
+    """Check every artifact of the build again; return the first that is wrong, or None.
 
     Raises:
-        UnavailableError: The records come without the cache, whose files are the input of this step.
+        UnavailableError: The records come without the cache whose files are the input of this step.
     """
     if not inputs.record.own:
         raise UnavailableError(
@@ -140,7 +140,7 @@ def rerun_coverage_walk(inputs: RerunInputs) -> StepFailure | None:
         refs += [("index", build.index.kind, whole_of(build.index))]
         refs += [(DELTA, build.index.kind, delta) for delta in (delta_of(build.index),) if delta]
     refs += [("tile table", "tiles", build.tiles.table)] if build.tiles else []
-    refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _rows(inputs)]
+    refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _block_rows(inputs)]
     for role, name, ref in refs:
         if inputs.record.artifacts.read(ref) is None:
             inputs.note(role, name, ref.sha256, InputStatus.GONE, "missing or damaged")
@@ -150,21 +150,21 @@ def rerun_coverage_walk(inputs: RerunInputs) -> StepFailure | None:
     return None
 
 
-def _table(inputs: RerunInputs) -> TileTable:
+def _tile_table(inputs: RerunInputs) -> TileTable:
     tiles = inputs.build.tiles
     if tiles is None:
         raise UnavailableError("expected the tile table in the records, found none")
     return decode_tiles(inputs.artifact("tile table", f"{tiles.count} tiles", tiles.table))
 
 
-def _rows(inputs: RerunInputs) -> Sequence[BlockRow]:
-    """The blocks of the build: those of its table, or else the latest of each of its cells."""
+def _block_rows(inputs: RerunInputs) -> Sequence[BlockRow]:
+    """Return the blocks of the build: those of its table, or else the latest of each of its cells."""
     index = inputs.build.index
     if index is not None:
         return decode_blocks(inputs.artifact("block table", f"{index.rows} rows", index.blocks))
     cells = {
         (zoom, x >> CELL_SHIFT, y >> CELL_SHIFT)
-        for zoom, x, y, _ in map(tile_of, _table(inputs).ids.tolist())
+        for zoom, x, y, _ in map(tile_of, _tile_table(inputs).ids.tolist())
     }
     found = [
         block_row(event)
@@ -175,7 +175,7 @@ def _rows(inputs: RerunInputs) -> Sequence[BlockRow]:
 
 
 def _space(inputs: RerunInputs) -> str:
-    """The vector space of the build."""
+    """Return the vector space of the build."""
     if inputs.build.index is not None:
         return str(inputs.build.index.components["space"])
     for entry in reversed(inputs.record.history):
@@ -184,20 +184,18 @@ def _space(inputs: RerunInputs) -> str:
     raise UnavailableError("expected a block of this build in the records, found none")
 
 
-def _bring_blocks(inputs: RerunInputs, rows: Sequence[BlockRow]) -> None:
+def _copy_blocks(inputs: RerunInputs, rows: Sequence[BlockRow]) -> None:
     for row in rows:
         data = inputs.record.artifacts.read(row.ref)
         if data is None:
             name = f"{row.zoom}/{row.cell_x}/{row.cell_y}"
-            inputs.note(
-                "block", name, row.ref.sha256, InputStatus.GONE, "not beside these records, or damaged"
-            )
+            inputs.note("block", name, row.ref.sha256, InputStatus.GONE, NOT_WITH_RECORDS)
             raise UnavailableError(f"expected block {name} beside the records, found none")
         inputs.scratch_artifacts.put(data)
 
 
 def _places(runs: object) -> tuple[Place, ...]:
-    """The places of runs of a report."""
+    """Return the places in the runs of a report."""
     found: list[Place] = []
     for zoom, y, first, last in runs if isinstance(runs, list) else ():
         if len(found) + last - first > MAX_WANTED:
