@@ -11,7 +11,7 @@ from pipeline.engines.backends import registry
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineCompiler
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder
-from pipeline.lock import CacheLock, Lock
+from pipeline.lock import CacheLock
 from pipeline.ports import FreeBytes, Ports
 from pipeline.progress import NoProgress, Progress
 from pipeline.provisioner import CacheProvisioner
@@ -34,7 +34,7 @@ def build_cache_provisioner(
     stand_in_compiler: EngineCompiler | None = None,
     descriptor_batcher: "DescriptorBatcher | None" = None,
     tile_metadata_store: TileMetadataStore | None = None,
-    lock: Lock | None = None,
+    lock: CacheLock | None = None,
     host: Mapping[str, object] | None = None,
     precision: str | None = None,
     clock: Clock | None = None,

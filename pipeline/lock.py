@@ -1,29 +1,9 @@
 """The build lock: at most one build of a cache runs."""
 
-from typing import Protocol, Self
+from typing import Self
 
 from journal.lock import BuildLock
 from store.disk.layout import Layout
-
-
-class Lock(Protocol):
-    """Keeps builds apart; a build runs inside its `with` block."""
-
-    def __enter__(self) -> object:
-        """Acquire it.
-
-        Raises:
-            journal.BuildLockHeldError: Somebody else holds it.
-        """
-        ...
-
-    def __exit__(self, *exc: object) -> object:
-        """Release it."""
-        ...
-
-    def describe(self, *, build: int | None) -> None:
-        """Write down which build holds it."""
-        ...
 
 
 class CacheLock:
@@ -34,6 +14,7 @@ class CacheLock:
         self._lock = BuildLock(layout.build_lock, timeout_s=timeout_s, command="c10")
 
     def __enter__(self) -> Self:
+        """Acquire the lock; raise `BuildLockHeldError` if another build holds it."""
         self._layout.make_root()
         self._lock.acquire()
         return self

@@ -19,7 +19,7 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.errors import PipelineError, RequestError
-from pipeline.lock import Lock
+from pipeline.lock import CacheLock
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
@@ -51,7 +51,7 @@ class CacheProvisioner:
 
     config: C10ProvisionerConfig
     layout: Layout
-    lock: Lock
+    lock: CacheLock
     ports: Ports
     executor: "Callable[[], Callable[[], DescriptorBatcher]]"
     precision: str | None

@@ -20,7 +20,7 @@ from pipeline.build.up_to_date import area_warnings, find_up_to_date, report_up_
 from pipeline.config import C10ProvisionerConfig
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.errors import PipelineError
-from pipeline.lock import Lock
+from pipeline.lock import CacheLock
 from pipeline.planning.disk_space import require_space_for_build
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
@@ -57,7 +57,7 @@ class BuildAttempt:
     force: bool
     key_id: str | None
     layout: Layout
-    lock: Lock
+    lock: CacheLock
     open_store: Callable[[], AbstractContextManager[CacheWriter]]
     batcher: Callable[[], DescriptorBatcher]
     ports: Ports

@@ -10,6 +10,7 @@ import hashlib
 import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base import canonical_json
 from store.base.identity import descriptor_id
+from store.base.values import ArtifactRef
 from store.domain.attachments import ATTACHED
 from store.domain.events import BuildFailed
 from store.domain.state import STAND_IN
@@ -128,17 +130,15 @@ def failing_inputs(run: BuildContext, error: BaseException, failure: Failure) ->
     found: dict[str, Any] = {"step": run.step, "subject": failure.subject}
     if failure.kind == INTERRUPTED:
         return found
-    inputs = _FailedStep(run, error, failure)
+    step = _FailedStep(run, error, failure)
     for collect in (
-        *(inputs.machine, inputs.coverage, inputs.engine, inputs.network),
-        *(inputs.index, inputs.tile, inputs.window),
+        *(step.machine, step.coverage, step.engine, step.network),
+        *(step.index, step.tile, step.window),
     ):
-        try:
+        with suppress(*_EXPECTED):
             found.update(collect())
-        except _EXPECTED:
-            continue
     if failure.kind != ErrorKind.DISK_FULL:
-        stored = dict(inputs.store_attached())
+        stored = dict(step.store_attached())
         found.update({ATTACHED: stored} if stored else {})
     return _bounded(found)
 
@@ -177,15 +177,7 @@ class _FailedStep:
             used = run.stand_in
         if used is None:
             return {}
-        artifact = used.artifact
-        return {
-            "engine": {
-                "model": used.model,
-                "key": used.key,
-                "sha256": artifact.sha256,
-                "size": artifact.size,
-            }
-        }
+        return {"engine": {"model": used.model, "key": used.key, **_digest_and_size(used.artifact)}}
 
     def network(self) -> dict[str, Any]:
         run, subject = self.run, self.failure.subject
@@ -220,8 +212,7 @@ class _FailedStep:
         return {
             "index": {
                 "key": index.key,
-                "sha256": index.artifact.sha256,
-                "size": index.artifact.size,
+                **_digest_and_size(index.artifact),
                 "blocks": index.blocks.sha256,
                 "rows": index.rows,
             }
@@ -271,11 +262,12 @@ class _FailedStep:
         for name, data in sorted(self.attached.items()):
             if len(data) > MAX_WINDOW_BYTES + MAX_BYTES:
                 continue
-            try:
-                ref = self.run.put(data)
-            except _EXPECTED:
-                continue
-            yield name, {"sha256": ref.sha256, "size": ref.size}
+            with suppress(*_EXPECTED):
+                yield name, _digest_and_size(self.run.put(data))
+
+
+def _digest_and_size(ref: ArtifactRef) -> dict[str, Any]:
+    return {"sha256": ref.sha256, "size": ref.size}
 
 
 def _memory() -> Iterator[tuple[str, int]]:

@@ -4,11 +4,12 @@ Some of the inputs may have changed or be gone. So each is read on its own and r
 can still be used.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeVar
 
 from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.engines.models.model import Model
@@ -23,7 +24,9 @@ from pipeline.tiles.selection import Selection, select_tiles
 from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
-from store.domain.state import STAND_IN, Build
+from store.domain.state import STAND_IN, Build, RecordedEvent
+
+Recorded = TypeVar("Recorded")
 
 NO_PLUGINS: Final = (
     "the request names libraries with operators of their own (engine.plugins), which are not loaded on a record's"
@@ -38,6 +41,14 @@ class UnavailableError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def last_event(
+    history: Sequence[RecordedEvent], kind: type[Recorded], where: Callable[[Recorded], bool] = lambda _: True
+) -> Recorded | None:
+    """Return the last event of a class in a history for which `where` holds, or None."""
+    events = (entry.event for entry in reversed(history))
+    return next((event for event in events if isinstance(event, kind) and where(event)), None)
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey
 from pipeline.embed.reusable_rows import KnownRows
-from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError
+from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
@@ -203,20 +203,15 @@ def _embed_again(
 
 def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
     """Return the engine that embedded a cell; it must be intact on disk."""
-    for entry in reversed(context.history):
-        match entry.event:
-            case EngineCompiled(artifact=artifact) as event if artifact.sha256 == cell.engine:
-                damage = context.artifacts.damage(artifact)
-                if damage is not None:
-                    raise UnavailableError(
-                        f"engine {event.model} {cell.engine[:12]}, which embeds them: {damage}"
-                    )
-                return event
-            case _:
-                pass
-    raise UnavailableError(
-        f"expected engine {cell.engine[:12]}, which embeds them, in the journal, found none"
-    )
+    event = last_event(context.history, EngineCompiled, lambda made: made.artifact.sha256 == cell.engine)
+    if event is None:
+        raise UnavailableError(
+            f"expected engine {cell.engine[:12]}, which embeds them, in the journal, found none"
+        )
+    damage = context.artifacts.damage(event.artifact)
+    if damage is not None:
+        raise UnavailableError(f"engine {event.model} {cell.engine[:12]}, which embeds them: {damage}")
+    return event
 
 
 def _cell_keys(artifacts: Artifacts, tiles: ArtifactRef, space: str) -> set[str]:

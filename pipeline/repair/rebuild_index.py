@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.index.plan import IndexJob, IndexPlan
-from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.planning.recorded_inputs import UnavailableError, last_event
 from pipeline.progress import NoProgress
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.request.request import IndexKind, Storage
@@ -67,12 +67,9 @@ def _blocks_of_file(context: RebuildContext, event: Index) -> Iterable[Block]:
 
 def _base_of(context: RebuildContext, event: IndexExtended) -> IndexBuilt:
     """Return the event of the file that an index extends."""
-    for entry in reversed(context.history):
-        match entry.event:
-            case IndexBuilt(artifact=artifact) as base if artifact == event.base:
-                return base
-            case _:
-                pass
+    base = last_event(context.history, IndexBuilt, lambda made: made.artifact == event.base)
+    if base is not None:
+        return base
     raise UnavailableError(f"expected index {event.base.sha256[:12]} in the journal, found none")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
-from pipeline.lock import Lock
+from pipeline.lock import CacheLock
 from pipeline.planning.recorded_inputs import RecordedInputs
 from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
@@ -56,7 +56,7 @@ class Repair:
     """
 
     layout: Layout
-    lock: Lock
+    lock: CacheLock
     open_store: Callable[[], AbstractContextManager[CacheWriter]]
     ports: Ports
     trusted_keys: TrustedKeys

@@ -16,7 +16,7 @@ from pipeline.engines.models.network import look_at_models
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
-from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError
+from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
 from pipeline.rerun.report import BuildRecord, Findings, InputStatus, StepInput
@@ -158,10 +158,8 @@ class RerunInputs:
         Raises:
             UnavailableError: None was recorded.
         """
-        for entry in reversed(self.record.history):
-            if isinstance(entry.event, EngineCompiled) and entry.event.artifact.sha256 == sha256:
-                return entry.event
-        used = self.build.stand_in or dict(self.build.engines).get(str(self.model_document()["name"]))
+        used = last_event(self.record.history, EngineCompiled, lambda made: made.artifact.sha256 == sha256)
+        used = used or self.build.stand_in or dict(self.build.engines).get(str(self.model_document()["name"]))
         if used is None:
             raise UnavailableError("expected the engine in the records, found none")
         return used

@@ -40,6 +40,11 @@ class BuildRecord:
     trust_plugins: bool = False
     listing: str = "c10 log"
 
+    @property
+    def own_history(self) -> tuple[RecordedEvent, ...]:
+        """The records of this build alone."""
+        return tuple(entry for entry in self.history if entry.build == self.build.number)
+
 
 class RerunVerdict(StrEnum):
     """How the step ended this time."""

@@ -261,9 +261,7 @@ def _unfinished_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
 def _unfinished_cells(inputs: RerunInputs) -> Iterator[CellKey]:
     """Return the cells that were given to workers and not finished."""
     open_cells: dict[str, None] = {}
-    for entry in inputs.record.history:
-        if entry.build != inputs.build.number:
-            continue
+    for entry in inputs.record.own_history:
         match entry.event:
             case StepStarted(kind="cells", subjects=subjects):
                 open_cells.update(dict.fromkeys(subjects))

@@ -1,7 +1,7 @@
 """Compile and check an engine again, from the recorded network."""
 
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.planning.recorded_inputs import UnavailableError, last_event
 from pipeline.rerun.inputs import RerunInputs
 from pipeline.rerun.report import Comparison, StepFailure
 from pipeline.stages.checks import check_engine
@@ -25,11 +25,10 @@ def rerun_compile(inputs: RerunInputs, step: str, name: str) -> StepFailure | No
         if error.kind is ErrorKind.BACKEND_UNAVAILABLE:
             raise UnavailableError(error.message) from error
         return StepFailure(kind=str(error.kind), subject=error.subject or name, message=error.message)
-    for entry in reversed(inputs.record.history):
-        if isinstance(entry.event, EngineCompiled) and entry.event.key == model.key:
-            then, now = entry.event.artifact.sha256, made.event.artifact.sha256
-            inputs.findings.compared.append(Comparison(what=f"engine {name}", recorded=then, found=now))
-            break
+    then = last_event(inputs.record.history, EngineCompiled, lambda compiled: compiled.key == model.key)
+    if then is not None:
+        expected, found = then.artifact.sha256, made.event.artifact.sha256
+        inputs.findings.compared.append(Comparison(what=f"engine {name}", recorded=expected, found=found))
     return None
 
 
@@ -60,12 +59,6 @@ def rerun_engine_check(inputs: RerunInputs, name: str) -> StepFailure | None:
 
 def compare_measures(inputs: RerunInputs, measured: object, subject: str) -> None:
     """Add what a check measured then and now to the findings."""
-    for entry in reversed(inputs.record.history):
-        if (
-            entry.build == inputs.build.number
-            and isinstance(entry.event, CheckFailed)
-            and entry.event.subject == subject
-        ):
-            then = entry.event.measured
-            inputs.findings.compare("check", then, measured if isinstance(measured, dict) else {})
-            return
+    then = last_event(inputs.record.own_history, CheckFailed, lambda failed: failed.subject == subject)
+    if then is not None:
+        inputs.findings.compare("check", then.measured, measured if isinstance(measured, dict) else {})

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.planning.area_report import Place
-from pipeline.planning.recorded_inputs import UnavailableError
+from pipeline.planning.recorded_inputs import UnavailableError, last_event
 from pipeline.rerun.inputs import NOT_WITH_RECORDS, RerunInputs
 from pipeline.rerun.report import Comparison, InputStatus, StepFailure
 from pipeline.rerun.rerun_engines import compare_measures
@@ -178,9 +178,9 @@ def _space(inputs: RerunInputs) -> str:
     """Return the vector space of the build."""
     if inputs.build.index is not None:
         return str(inputs.build.index.components["space"])
-    for entry in reversed(inputs.record.history):
-        if isinstance(entry.event, CellEmbedded) and entry.build == inputs.build.number:
-            return entry.event.space
+    last = last_event(inputs.record.own_history, CellEmbedded)
+    if last is not None:
+        return last.space
     raise UnavailableError("expected a block of this build in the records, found none")
 
 

@@ -334,7 +334,7 @@ def test_failed_step_is_named_even_when_events_were_put_off(site):
     assert site.state().builds[1].failure.step == "index"
 
 
-def test_strangers_are_recorded_but_no_obstacle_unless_strict(site):
+def test_foreign_files_are_recorded_but_no_obstacle_unless_strict(site):
     site.build()
     (site.layout.artifacts / "00" / "notes.txt").write_text("hello")
     report = site.provisioner(coverage_strict=False).build_cache_artifacts(site.request(flight_id="f2"))

@@ -105,7 +105,7 @@ def test_capture_dates_enter_the_tile_table_and_not_the_identity(site):
     assert refused.outcome is BuildOutcome.FAILED, "dates that change the selection change what is built"
 
 
-def test_a_warm_run_calls_nobody_and_writes_nothing(site):
+def test_an_up_to_date_run_calls_no_port_and_writes_nothing(site):
     first = site.build()
     site.calls.made.clear()
     before = tree(site.cache)

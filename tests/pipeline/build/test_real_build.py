@@ -71,7 +71,7 @@ def test_the_same_tiles_are_the_same_set_in_every_kind_of_archive(tmp_path, arch
     assert len(set(found.values())) == 1
 
 
-def test_a_moved_site_is_warm(built, tmp_path):
+def test_a_moved_site_is_up_to_date(built, tmp_path):
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("cache", "tiles", "net.onnx", "camera.json"):

@@ -90,7 +90,7 @@ def test_without_a_cache_or_a_generation_there_is_nothing_to_go_back_from(site):
     assert caught.value.kind is ErrorKind.NO_GENERATION
 
 
-def test_after_a_rollback_the_head_is_warm_and_the_undone_build_is_refused(three):
+def test_after_a_rollback_the_head_is_up_to_date_and_the_undone_build_is_refused(three):
     three.provisioner().rollback()
     assert three.build(flight_id="f2").outcome is BuildOutcome.REUSED
     head = three.head_bytes()
@@ -153,7 +153,7 @@ def test_a_target_with_a_missing_block_is_refused(three):
     assert "block 6/0/0" in caught.value.message
 
 
-def test_a_rollback_during_a_build_is_told_who_holds_the_lock(three):
+def test_a_rollback_during_a_build_names_the_holder_of_the_lock(three):
     seen = []
 
     def go_back():

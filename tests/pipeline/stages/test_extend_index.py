@@ -1,4 +1,4 @@
-"""Few changes lie beside the index of an earlier build: what is found, kept, verified, mended, collected and told."""
+"""Few changes lie beside the index of an earlier build: what is found, kept, verified, repaired, collected and told."""
 
 import json
 from dataclasses import replace
@@ -110,7 +110,7 @@ def test_kinds_that_can_be_extended(site, options):
     require_found(site)
 
 
-def test_a_warm_run_after_it_writes_nothing(site):
+def test_an_up_to_date_run_after_it_writes_nothing(site):
     build(site, 1)
     change(site)
     build(site, 2)
@@ -120,7 +120,7 @@ def test_a_warm_run_after_it_writes_nothing(site):
     assert tree(site.cache) == before
 
 
-def test_a_delta_is_held_against_the_file_however_many_builds_lie_between(site):
+def test_a_delta_refers_to_the_file_however_many_builds_lie_between(site):
     build(site, 1)
     change(site)
     build(site, 2)
@@ -252,13 +252,13 @@ def test_a_plan_says_why_an_index_is_written_though_no_cell_changes(site):
     assert planned(kind=IndexKind.HNSW) == [("run", "index delta is missing or has another size")]
 
 
-def test_who_asks_again_gets_what_cannot_be_mended_made_anew(site):
+def test_a_forced_build_replaces_what_cannot_be_repaired(site):
     """A delta whose other side was collected: repair sends people here, and here it ends."""
     build_three(site)
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     damaged(site, site.state().head_build.index.artifact)
-    (mend,) = site.provisioner().repair().actions
-    assert "c10 build --again" in mend.action
+    (action,) = site.provisioner().repair().actions
+    assert "c10 build --again" in action.action
     assert build(site, 3).outcome == "reused"
     assert build(site, 3, force=True).outcome == "built"
     assert isinstance(site.state().head_build.index, IndexBuilt)
@@ -317,11 +317,13 @@ def test_both_parts_can_be_made_again(site, lost, collected):
     assert {problem.subject for problem in found} == {names[name] for name in lost}
     report = site.provisioner().repair()
     there = site.artifact(index.base).read_bytes(), site.artifact(index.artifact).read_bytes()
-    made = {mend.what for mend in report.actions if mend.ok}
+    made = {action.what for action in report.actions if action.ok}
     if collected and "artifact" in lost:
         # Rows that were left out are in the delta alone, once the blocks of the earlier build are gone.
         assert made == set()
-        assert all("c10 build" in mend.action or "c10 rollback" in mend.action for mend in report.actions)
+        assert all(
+            "c10 build" in action.action or "c10 rollback" in action.action for action in report.actions
+        )
         return
     assert made == {names[name] for name in lost}
     assert there == before
@@ -406,7 +408,7 @@ def test_repair_goes_by_the_delta_where_old_blocks_are_damaged(site):
     require_found(site)
 
 
-def test_a_cell_that_came_and_one_that_went(site):
+def test_a_cell_that_was_added_and_one_that_was_removed(site):
     """Their blocks are there before or after alone, for the delta and for what is made again of it."""
     site.tiles[ZOOM, 60, 60] = words("to go")
     build(site, 1)
@@ -422,7 +424,7 @@ def test_a_cell_that_came_and_one_that_went(site):
     require_found(site, gone=[(ZOOM, 60, 60)])
 
 
-def test_rows_that_came_do_not_make_up_for_others(site, monkeypatch):
+def test_added_rows_do_not_make_up_for_others(site, monkeypatch):
     """Each sample has to be found as often: here none of the rows of the base that are asked for is."""
     build(site, 1)
     change(site)

@@ -223,7 +223,7 @@ def test_a_lost_stand_in_is_a_note_and_is_made_again(site):
     assert found.problems == ()
     assert any("stand-in engine place: missing" in note for note in found.notes)
     report = site.provisioner().repair()
-    assert [(mend.what, mend.ok) for mend in report.actions] == [("stand-in engine place", True)]
+    assert [(action.what, action.ok) for action in report.actions] == [("stand-in engine place", True)]
     assert not any("missing" in note for note in verify(site.layout, depth=Depth.FULL).notes)
 
 
@@ -268,8 +268,8 @@ def test_answers_are_repaired(site, with_engine):
     if with_engine:
         site.artifact(site.state().head_build.stand_in.artifact).unlink()
     report = site.provisioner().repair()
-    assert all(mend.ok for mend in report.actions), report.actions
-    assert [mend.what for mend in report.actions][-1] == "golden answers"
+    assert all(action.ok for action in report.actions), report.actions
+    assert [action.what for action in report.actions][-1] == "golden answers"
     assert verify(site.layout, depth=Depth.FULL).problems == ()
 
 

@@ -34,7 +34,7 @@ def built(site, **options):
     return report
 
 
-def test_the_whole_way(site):
+def test_a_build_from_request_to_query(site):
     first = built(site)
     assert (first.outcome, first.engines_compiled, first.tiles_embedded) == (BuildOutcome.BUILT, 1, 40)
     assert built(site).outcome is BuildOutcome.REUSED
