@@ -1,4 +1,4 @@
-"""Artifacts that are damaged between builds, and caches that are not what they were."""
+"""Artifacts and caches that are damaged between builds."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def ref_of(site, role):
 
 
 def work_of(role):
-    """Calls that making an artifact again costs."""
+    """The calls that making an artifact again takes."""
     return {"engine": ["compile place"], "index": ["index"], "block": ["embed", "window 0"]}.get(role, [])
 
 
@@ -46,7 +46,7 @@ def test_a_flipped_byte_is_repaired_by_the_step_that_made_it(site, role):
     ref = ref_of(site, role)
     evidence = flip(site.artifact(ref))
     site.calls.made.clear()
-    # Quick verification looks at names and sizes; a block table that it reads is the exception.
+    # Quick verification checks names and sizes only, except for a block table, which it reads.
     warm = site.build()
     assert (warm.outcome is BuildOutcome.REUSED) is (role != "block table")
     report = site.build(flight_id="f2")

@@ -1,4 +1,4 @@
-"""What a failure records of its inputs, so that it can be looked into elsewhere."""
+"""The inputs that a failure records, so that it can be investigated elsewhere."""
 
 from hashlib import sha256
 

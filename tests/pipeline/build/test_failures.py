@@ -1,4 +1,4 @@
-"""Whatever goes wrong, the head stays, and the journal says what it was."""
+"""Whatever fails, the head stays and the journal records the failure."""
 
 from hashlib import sha256
 
@@ -68,7 +68,7 @@ def lost_engine(site):
 
 
 def cut_block(site):
-    """Return what cuts the last block of the head short."""
+    """Return a fault that truncates the last block of the head."""
     path = site.artifact([event.block for event in site.blocks().values()][-1])
 
     def cut():
@@ -104,7 +104,7 @@ def mixed(*plants):
 
 
 FAILURES = {
-    # name: what is planted, options of the request, step, kind, subject, a word of the message
+    # name: the fault, options of the request, step, kind, subject, part of the message
     "compiler raises": (
         mixed(network_changes, fault("compile place", lambda: CompileError("expected A, found B", hint="C"))),
         {},
@@ -232,7 +232,7 @@ HARMED_FROM_OUTSIDE = {
     "block is cut before the index",
     "block is cut before the walk",
 }
-"""What is damaged here belongs to the head."""
+"""Faults that damage an artifact of the head."""
 
 
 @pytest.mark.parametrize("name", sorted(FAILURES.keys() - HARMED_FROM_OUTSIDE))
@@ -327,7 +327,7 @@ def test_interrupts_are_recorded_and_passed_on(site, call, error):
 
 
 def test_failed_step_is_named_even_when_events_were_put_off(site):
-    # Events of finished cells wait for company; an error must not lose the order of those that were written.
+    # Events of finished cells are deferred; an error must keep the order of the written ones.
     site.calls.faults["index"] = raising(RuntimeError("late"))
     site.build()
     assert site.state().builds[1].cells_embedded == 16

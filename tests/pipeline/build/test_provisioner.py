@@ -1,4 +1,4 @@
-"""What a build does and does not do again, counted with fakes."""
+"""Which steps a build repeats and which it reuses, counted with fakes."""
 
 import dataclasses
 from datetime import date, timedelta
@@ -52,7 +52,7 @@ def test_a_first_build_does_everything_once(site):
 
 
 def test_writes_are_the_files_and_the_transactions_that_there_are(site, monkeypatch):
-    """Birth and reserve among them; folders and lock files are none."""
+    """The new journal and the disk reserve count; folders and lock files do not."""
     transactions, append_on = [], EventStore.append_on
     monkeypatch.setattr(
         EventStore,
@@ -79,7 +79,7 @@ def test_writes_are_the_files_and_the_transactions_that_there_are(site, monkeypa
 
 
 def test_capture_dates_enter_the_tile_table_and_not_the_identity(site):
-    """What enters is the set of tiles that was selected: docs/decisions/0002."""
+    """The identity contains the set of selected tiles: docs/decisions/0002."""
 
     def build(day, **fields):
         options = {"captured": day, "as_of": date(2026, 3, 1), **fields.pop("tiles", {})}

@@ -1,4 +1,4 @@
-"""What is refused before a build begins, and what is recorded as a failed one."""
+"""Requests that are refused before a build begins, and those that are recorded as failed builds."""
 
 import pytest
 

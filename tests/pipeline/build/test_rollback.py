@@ -1,4 +1,4 @@
-"""Going back through the provisioner, and what may be built afterwards."""
+"""Rollbacks through the provisioner, and builds after them."""
 
 import pytest
 
@@ -109,7 +109,7 @@ def test_after_a_rollback_the_head_is_up_to_date_and_the_undone_build_is_refused
     again = three.build(flight_id="f3", force=True)
     assert (again.outcome, again.generation, again.tiles_embedded) == (BuildOutcome.BUILT, 5, 0)
     assert shown(three) == (5, "f3")
-    # It came back on purpose, and is an ordinary head from then on.
+    # It was built again on purpose, and is an ordinary head from now on.
     assert three.build(flight_id="f3").outcome is BuildOutcome.REUSED
     assert not any(
         "rolled back" in said for said in three.provisioner().plan(three.request(flight_id="f3")).warnings
@@ -122,7 +122,7 @@ def test_both_builds_that_were_left_are_refused_and_another_one_is_not(three):
         assert three.build(flight_id=flight).error.kind == "rolled-back"
     report = three.build(flight_id="f4")
     assert (report.outcome, report.generation) == (BuildOutcome.BUILT, 5)
-    # Its parent is what was shown when it was built.
+    # Its parent is the generation that was the head when it was built.
     assert three.provisioner().rollback().origin == 1
 
 

@@ -1,4 +1,4 @@
-"""What a build is defined by: what enters the identity, and what does not."""
+"""The inputs of a build: which of them are part of the identity, and which are not."""
 
 import dataclasses
 import os

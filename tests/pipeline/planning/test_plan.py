@@ -1,4 +1,4 @@
-"""The plan, from states that builds left behind."""
+"""Plans made from the states of earlier builds."""
 
 from dataclasses import replace
 from datetime import date
@@ -26,7 +26,7 @@ def inputs(site, **fields):
 
 
 def planned(site, *, lost=(), grown=(), **fields):
-    """The plan for a request against the cache, with some artifacts missing or of another size."""
+    """Plan a request on the cache, with some artifacts missing or of another size."""
     state, wanted = site.state(), inputs(site, **fields)
     present = sizes(Artifacts(site.layout), reusable_artifacts(state, wanted))
     present = {name: size + (name in grown) for name, size in present.items() if name not in lost}
@@ -63,7 +63,7 @@ def test_everything_is_reused(built):
 
 
 def test_an_engine_whose_check_is_still_to_run_is_reused_and_not_trusted(built):
-    """A pass is one of these very bytes; an engine run, or a build that died, leaves an engine without any."""
+    """A pass counts for the same bytes only; a build that died may leave an engine without a check."""
     state, wanted = built.state(), inputs(built)
     present = sizes(Artifacts(built.layout), reusable_artifacts(state, wanted))
     (engine,) = state.step_cache.engines.values()

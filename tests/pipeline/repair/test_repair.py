@@ -1,4 +1,4 @@
-"""Repair: whatever is damaged is made again by its own step, or told; what was committed stays what it was."""
+"""Repair: the step of a damaged artifact runs again, or the report says why not; committed bytes never change."""
 
 import contextlib
 import os
@@ -66,7 +66,7 @@ def flip(path):
 
 
 def harm(path, how):
-    """Damage a file; returns the bytes that must be kept as evidence, if any."""
+    """Damage a file; return the bytes that must be kept in quarantine, if any."""
     match how:
         case "flipped":
             return flip(path)
@@ -132,7 +132,7 @@ def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
     evidence = harm(two.artifact(ref), how)
     assert not is_go(two)
     report = two.provisioner().repair()
-    # What is no file is in nobody's place; then the artifact is missing.
+    # Anything but a regular file is set aside first; then the artifact is missing.
     *aside, action = report.actions
     assert len(aside) == (how in {"folder", "pipe", "link"})
     assert (action.what, action.ok, action.sha256) == (NAMES.get(role, role), True, ref.sha256)
@@ -152,7 +152,7 @@ def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
 
 @pytest.mark.parametrize("role", ["index", "block", "block table", "tile table"])
 def test_an_earlier_generation_is_repaired_from_the_inputs_of_its_own_build(two, role):
-    """Its tiles are as they were then; the head's are other ones."""
+    """Its tiles are the recorded ones; those of the head have changed."""
     ref, head = ref_of(two, role, generation=1), ref_of(two, role)
     assert ref != head
     two.tiles[6, 0, 0] = words(0)
@@ -193,7 +193,7 @@ def test_the_results_of_steps_that_ran_again_are_recorded_without_a_build(two):
 
 
 def test_a_result_that_another_took_the_place_of_does_not_become_the_latest(two):
-    """The engine was compiled again with other bytes: the old ones are repaired and not taken up."""
+    """The engine was compiled again with other bytes: the old ones are repaired and not reused."""
     old = ref_of(two, "engine")
     two.artifact(old).unlink()
     two.compiler.edition = "second"
@@ -208,7 +208,7 @@ def test_a_result_that_another_took_the_place_of_does_not_become_the_latest(two)
 
 
 class TakesLibraries(FakeCompiler):
-    """Says that it takes libraries with operators, as TensorRT does."""
+    """A compiler that accepts libraries with operators, as TensorRT does."""
 
     def key_components(self, job):
         options = {"plugins": [digest for _, digest in job.plugins]}
@@ -319,7 +319,7 @@ class TestBesideTheJournal:
             assert (two.cache / repaired.quarantine).read_bytes() == evidence
 
     def test_every_byte_of_a_manifest_may_be_wrong(self, site):
-        """Also where the file still parses: its place in the chain, or the segment, says which of the two it is."""
+        """Also if the file still parses: the chain or the segment shows which of the two is damaged."""
         site.build()
         path = site.layout.manifests / "00000001.json"
         whole = path.read_bytes()
@@ -405,7 +405,7 @@ class TestBesideTheJournal:
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_repair_may_die_at_every_step(two, after, monkeypatch):
-    """What was set aside is missing then, which the next repair, or any writer, makes again."""
+    """What was set aside is then missing; the next repair, or any writer, writes it again."""
     before = content(two)
     for path in (
         two.artifact(ref_of(two, "index")),
@@ -467,7 +467,7 @@ def test_a_link_in_the_place_of_a_folder_is_set_aside_and_nothing_behind_it_touc
     if journal == "damaged" and name != "segments":
         two.layout.journal.write_bytes(b"x")
         two.provisioner().rebuild()
-    # The tiles of the first build are other ones by now, so that of the artifacts only the head's can be made again.
+    # The tiles of the first build have changed, so only the artifacts of the head can be made again.
     assert two.provisioner().repair().go
     assert is_go(two) or name == "artifacts"
     assert [path.name for path in elsewhere.iterdir()] == ["precious"]
@@ -496,7 +496,7 @@ def test_without_a_cache_there_is_nothing_to_repair(site):
 
 
 def test_a_repair_on_a_second_machine_with_real_parts(real_site):
-    """Real engines, blocks and indexes come out the same, whatever window they were made in."""
+    """Real engines, blocks and indexes come out the same, whichever window they were made in."""
     real_site.write_tiles(spread(content=picture))
     assert real_site.build().error is None
     before = content(real_site)

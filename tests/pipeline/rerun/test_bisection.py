@@ -1,4 +1,4 @@
-"""The search for the one tile that ends whoever works on it."""
+"""The search for the one tile that ends every worker."""
 
 from math import ceil, log2
 
@@ -11,7 +11,7 @@ SIZES = st.integers(1, 700)
 
 
 class Portions:
-    """Tries portions, and remembers them."""
+    """Tries parts and records them."""
 
     def __init__(self, deadly):
         self.deadly = deadly

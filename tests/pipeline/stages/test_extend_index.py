@@ -1,4 +1,4 @@
-"""Few changes lie beside the index of an earlier build: what is found, kept, verified, repaired, collected and told."""
+"""Indexes that extend an earlier one by a delta: searched, kept, verified, repaired, collected and reported."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ KINDS = [
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """Its indexes are large from eight rows on, and extended until a fifth has changed."""
+    """A site whose indexes count as large from eight rows on, and are extended until a fifth has changed."""
     monkeypatch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
     monkeypatch.setattr("pipeline.index.plan.LARGEST_PART", 5)
     return FakeSite(tmp_path / "site")
@@ -49,7 +49,7 @@ def build(site, number, **fields):
 
 
 def rows_of(site, build):
-    """Id to vector of what the blocks of a build hold."""
+    """Return id to vector of the blocks of a build."""
     artifacts, found = Artifacts(site.layout), {}
     for row in decode_blocks(artifacts.read(build.index.blocks)):
         block = descriptor_block.decode(artifacts.read(row.ref))
@@ -58,7 +58,7 @@ def rows_of(site, build):
 
 
 def require_found(site, *, gone=()):
-    """An aircraft finds every tile of the head by its own vector, and none of those that are gone."""
+    """Require that a reader finds every tile of the head by its own vector, and no removed one."""
     expected = rows_of(site, site.state().head_build)
     with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
         cache.verify()
@@ -73,7 +73,7 @@ def require_found(site, *, gone=()):
 
 
 def change(site):
-    """One tile changed, one gone, one new."""
+    """Change one tile, remove one and add one."""
     site.tiles[FIRST] = words("changed")
     del site.tiles[ZOOM, 8, 12]
     site.tiles[NEW] = words("new")
@@ -215,7 +215,7 @@ def test_only_who_forbids_deltas_has_another_identity(site):
 
 @pytest.mark.parametrize("lost", ["base", "block", "table", "delta"])
 def test_where_the_head_is_damaged_the_index_is_written_anew(site, lost):
-    """It is not extended on ground that does not hold."""
+    """A damaged index file is not extended."""
     build(site, 1)
     change(site)
     build(site, 2)
@@ -253,7 +253,7 @@ def test_a_plan_says_why_an_index_is_written_though_no_cell_changes(site):
 
 
 def test_a_forced_build_replaces_what_cannot_be_repaired(site):
-    """A delta whose other side was collected: repair sends people here, and here it ends."""
+    """A delta whose base blocks were collected: repair recommends this build, and it helps."""
     build_three(site)
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     damaged(site, site.state().head_build.index.artifact)
@@ -286,7 +286,7 @@ def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):
 
 
 def build_three(site):
-    """The third extends what the first wrote, which a collection gives up: a rollback would show the second."""
+    """The third extends the file of the first, which a collection may drop; a rollback would show the second."""
     build(site, 1)
     change(site)
     build(site, 2)
@@ -319,7 +319,7 @@ def test_both_parts_can_be_made_again(site, lost, collected):
     there = site.artifact(index.base).read_bytes(), site.artifact(index.artifact).read_bytes()
     made = {action.what for action in report.actions if action.ok}
     if collected and "artifact" in lost:
-        # Rows that were left out are in the delta alone, once the blocks of the earlier build are gone.
+        # Dropped rows are only in the delta, once the blocks of the earlier build are gone.
         assert made == set()
         assert all(
             "c10 build" in action.action or "c10 rollback" in action.action for action in report.actions
@@ -373,7 +373,7 @@ def test_a_base_that_was_removed_is_forgotten_with_what_stands_on_it(site):
     ids=["short", "other rows", "no delta"],
 )
 def test_a_reader_refuses_a_delta_that_is_not_what_the_manifest_says(site, twist, reason, monkeypatch):
-    """Even one whose digest is right, as a forger of an unsigned cache would have it."""
+    """Even if its digest is right, as in a forged unsigned cache."""
     build(site, 1)
     change(site)
     build(site, 2)
@@ -409,7 +409,7 @@ def test_repair_goes_by_the_delta_where_old_blocks_are_damaged(site):
 
 
 def test_a_cell_that_was_added_and_one_that_was_removed(site):
-    """Their blocks are there before or after alone, for the delta and for what is made again of it."""
+    """Their blocks exist only before or only after the change, for the delta and for its repair."""
     site.tiles[ZOOM, 60, 60] = words("to go")
     build(site, 1)
     del site.tiles[ZOOM, 60, 60]
@@ -425,7 +425,7 @@ def test_a_cell_that_was_added_and_one_that_was_removed(site):
 
 
 def test_added_rows_do_not_make_up_for_others(site, monkeypatch):
-    """Each sample has to be found as often: here none of the rows of the base that are asked for is."""
+    """Each sample needs the required recall: here no sampled row of the base is found."""
     build(site, 1)
     change(site)
     samples = checks._samples
@@ -456,7 +456,7 @@ def test_space_is_looked_for_as_for_a_new_index_where_the_delta_may_not_hold_all
     first, second, third = seen.values()
     assert len(site.events(IndexExtended)) == 2
     assert second < first
-    # What changed before counts as well: with it, all tiles of another cell would be too much.
+    # Earlier changes count as well: together with them, all tiles of another cell are too many.
     assert third == first
 
 

@@ -1,4 +1,4 @@
-"""Builds for another device: what cannot run here is compiled and not run, and a stand-in embeds the tiles."""
+"""Builds for another device: the flight engine is compiled but not run, and a stand-in embeds the tiles."""
 
 import json
 
@@ -34,7 +34,7 @@ ELSEWHERE = "sm99"
 
 
 class TwoDevices(FakeSite):
-    """A site whose engines are for a device that is not here, and whose tiles an engine for this one embeds."""
+    """A site whose engines are for another device, and whose tiles a stand-in embeds."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -69,7 +69,7 @@ def site(quick_path, monkeypatch):
 
 @pytest.fixture
 def aboard(monkeypatch):
-    """From now on this machine is the other device, whose engines are of the same backend."""
+    """Turn this machine into the other device, with engines of the same backend."""
 
     def board():
         monkeypatch.setattr("store.runtime.backends.onnxruntime.TARGET", ELSEWHERE)
@@ -287,7 +287,7 @@ def test_collection_keeps_what_belongs_to_an_engine(site):
     site.compiler.timing_cache = b"more kernels"
     site.made()
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
-    # What a rollback would show is kept, too: two builds later it is not.
+    # What a rollback would show is kept, too; two builds later it is not.
     site.write("net.onnx", tiny_network(seed=10))
     site.compiler.timing_cache = b"most kernels"
     site.made()
@@ -332,7 +332,7 @@ def test_engines_alone_need_no_stand_in(site):
 
 
 def test_a_pass_without_a_run_is_none_where_the_engine_runs(site, monkeypatch):
-    """A cache goes aboard, and is built upon there: the engine is now checked, and embeds."""
+    """A build on board, on the same cache: there the flight engine is checked and embeds."""
     site.made()
     site.compiles()
     monkeypatch.setattr(FakeCompiler, "runs_here", lambda *_: True)
@@ -407,7 +407,7 @@ def test_nothing_here_can_stand_in(site):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How often an engine was asked the golden questions: the size of the answers each time."""
+    """Record the number of golden answers of every engine run."""
     found = []
 
     def counting(data):
@@ -424,7 +424,7 @@ def fly(site, **options):
 
 
 def forget(monkeypatch):
-    """Begin a new process, as far as proofs are concerned."""
+    """Forget the parity records, as a new process would."""
     monkeypatch.setattr(engine_parity, "_shown", {})
 
 
@@ -518,7 +518,7 @@ def test_a_folder_that_cannot_keep_proofs_costs_no_flight(site, aboard, asked, q
 
 
 def test_an_engine_that_answers_otherwise_is_refused(site, aboard, asked, quick_path):
-    """The cosine of the drifted network is about 0.98: too little by default, enough for who asks for less."""
+    """The cosine of the drifted network is about 0.98: too little by default, enough if less is required."""
     site.compiler.instead["place"] = site.write("drifted.onnx", tiny_network(drift=0.2))
     site.made()
     aboard()
