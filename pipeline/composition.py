@@ -47,8 +47,8 @@ def build_cache_provisioner(
     Args:
         config: Operator settings, the cache's folder among them.
         engine_compiler: Compiles networks; by default the backend that the request names.
-        stand_in_compiler: Compiles the network that embeds tiles here, where its engine is for another machine; by
-            default ONNX Runtime.
+        stand_in_compiler: Compiles the network that embeds tiles here, where its engine is for another
+            machine; by default ONNX Runtime.
         descriptor_batcher: Embeds tiles; by default what `config.executor` names.
         tile_metadata_store: Where tiles come from; by default the source that the request names.
         lock: Keeps builds apart; by default a lock file in the cache.
@@ -106,7 +106,7 @@ def default_ports(digest_cache_folder: Path | None = None) -> Ports:
 
 
 def _free_bytes(folder: Path) -> int:
-    from pipeline.planning.disk_space import free_bytes  # noqa: PLC0415 - only where something is to be written
+    from pipeline.planning.disk_space import free_bytes  # noqa: PLC0415 - needed only by a write
 
     return free_bytes(folder)
 
@@ -126,7 +126,7 @@ def _executor(config: C10ProvisionerConfig) -> "Callable[[], DescriptorBatcher]"
         return lambda: batcher
 
     def local() -> "DescriptorBatcher":
-        from pipeline.embed.batcher import LocalDescriptorBatcher  # noqa: PLC0415 - needed only where there is work
+        from pipeline.embed.batcher import LocalDescriptorBatcher  # noqa: PLC0415 - needed only by work
 
         return LocalDescriptorBatcher(workers=config.worker_count)
 

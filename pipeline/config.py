@@ -19,18 +19,20 @@ class C10ProvisionerConfig:
 
     Attributes:
         cache_root: Folder of the cache.
-        coverage_strict: Whether foreign files in the cache's folders stop a build; a file that a manifest names and
-            that is missing or damaged always does.
+        coverage_strict: Whether foreign files in the cache's folders stop a build; a file that a manifest
+            names and that is missing or damaged always does.
         lock_timeout_s: How long to wait for another build, seconds.
         manifest_filename: Name of a manifest file, a format string with `generation`.
         workers: Embedding processes; by default one per processor this process may use, or of the cluster.
         reserve_mb: Disk space set aside so that a failure on a full disk is still recorded, MiB.
         allow_unknown_filesystem: Accept an untested local file system; remote ones are always refused.
         signing_key: Private key that signs what is committed, a file outside of the cache.
-        trusted_keys: Keys whose signatures ground commands accept: lines of key files, or paths of such files.
-        executor: Where tiles are embedded: "local", processes on this machine, or "ray", actors on a Ray cluster.
-        ray_address: That cluster: HOST:PORT, "auto" for the one that Ray finds, or "local" for one that is started
-            on this machine for the build.
+        trusted_keys: Keys whose signatures ground commands accept: lines of key files, or paths of such
+            files.
+        executor: Where tiles are embedded: "local", processes on this machine, or "ray", actors on a Ray
+            cluster.
+        ray_address: That cluster: HOST:PORT, "auto" for the one that Ray finds, or "local" for one that is
+            started on this machine for the build.
         digest_cache_folder: Keeps digests of tiles and networks between builds; outside of any flight cache.
     """
 

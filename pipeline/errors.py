@@ -1,7 +1,7 @@
 """Errors of a build's work, one class for each way to handle them.
 
-Every error says what was expected, what was found and how to fix it: `kind` is for programs, `message` and `hint` are
-for people, `step` and `subject` name the place, `category` gives the exit code.
+Every error says what was expected, what was found and how to fix it: `kind` is for programs, `message` and
+`hint` are for people, `step` and `subject` name the place, `category` gives the exit code.
 """
 
 from enum import StrEnum

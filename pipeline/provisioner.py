@@ -1,8 +1,9 @@
 """The provisioner: everything that can be done with a flight cache.
 
-A build reads everything that the request names before it touches the cache. Then it takes the build lock and either
-finds the cache up to date (`pipeline.build.up_to_date`) or attempts a build (`pipeline.build.attempt`). No step is
-decided here. What only work needs is imported where it is used: most builds find nothing to do and must be fast.
+A build reads everything that the request names before it touches the cache. Then it takes the build lock and
+either finds the cache up to date (`pipeline.build.up_to_date`) or attempts a build
+(`pipeline.build.attempt`). No step is decided here. What only work needs is imported where it is used: most
+builds find nothing to do and must be fast.
 """
 
 from collections.abc import Callable
@@ -61,16 +62,16 @@ class CacheProvisioner:
 
         Args:
             request: The request.
-            force: Build even if this identity exists or was rolled back from: every part is read, and a damaged one is
-                made anew.
+            force: Build even if this identity exists or was rolled back from: every part is read, and a
+                damaged one is made anew.
 
         Returns:
             A report; a failed step is reported and recorded in the journal, not raised.
 
         Raises:
             BuildLockHeldError: Another build holds the lock.
-            RequestError: The request names something that does not exist or makes no sense, or the executor is not
-                installed.
+            RequestError: The request names something that does not exist or makes no sense, or the executor
+                is not installed.
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
@@ -98,7 +99,8 @@ class CacheProvisioner:
         """Return what a build would do; writes nothing and takes no lock.
 
         Raises:
-            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not installed.
+            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not
+                installed.
             StoreError, JournalError: The cache cannot be read.
         """
         from pipeline.build.dry_run import preview_build
@@ -116,8 +118,8 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: A build holds the lock.
-            RequestRefusedError: There is no such generation, or none before the one shown; or the signing key cannot be
-                used.
+            RequestRefusedError: There is no such generation, or none before the one shown; or the signing key
+                cannot be used.
             StoreError: Artifacts of the target are missing; nothing was changed.
         """
         from pipeline.build.attempt import warn_if_unsigned
@@ -148,7 +150,8 @@ class CacheProvisioner:
 
         Raises:
             BuildLockHeldError: A build holds the lock.
-            RequestRefusedError: There is no key or no such generation, or its manifest differs from the journal.
+            RequestRefusedError: There is no key or no such generation, or its manifest differs from the
+                journal.
             StoreError, JournalError: The cache cannot be used.
         """
         from store.maintenance.sign import sign
@@ -208,8 +211,8 @@ class CacheProvisioner:
 
         Args:
             dry_run: Only list what would be tried.
-            trust_plugins: Load libraries that recorded requests name as `engine.plugins`; without it, engines that
-                need them are not compiled, since a journal may come from elsewhere.
+            trust_plugins: Load libraries that recorded requests name as `engine.plugins`; without it, engines
+                that need them are not compiled, since a journal may come from elsewhere.
 
         Returns:
             What was repaired or not, and the result of a full verification afterwards.
@@ -218,7 +221,8 @@ class CacheProvisioner:
             BuildLockHeldError: A build holds the lock.
             RequestError: The executor is not installed; nothing was changed.
             RequestRefusedError: A trusted key cannot be used; nothing was changed.
-            journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
+            journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was
+                changed.
             StoreError, JournalError: The cache cannot be used.
         """
         return self._repair().repair(self.executor, dry_run=dry_run, trust_plugins=trust_plugins)

@@ -1,11 +1,11 @@
 """Fakes for every port of a build, for tests of the provisioner and of everything above it.
 
-They do as little work as a build allows, always the same for the same inputs, and record what they were asked for. All
-fakes of a build share one `Calls`. A fault that is planted there happens when the call of that name is made: an error is
-raised, a file is changed, or the process dies.
+They do as little work as a build allows, always the same for the same inputs, and record what they were asked
+for. All fakes of a build share one `Calls`. A fault that is planted there happens when the call of that name
+is made: an error is raised, a file is changed, or the process dies.
 
-The engine that the fake compiler makes is the network itself, which the real runtime loads, so checks of engines and
-indexes stay real. The network must therefore have a fixed batch.
+The engine that the fake compiler makes is the network itself, which the real runtime loads, so checks of
+engines and indexes stay real. The network must therefore have a fixed batch.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """Attempt a build under the build lock, and report how it ended.
 
-A cache that is up to date was recognised before (`pipeline.build.up_to_date`), unless it had to be recovered first. An
-attempt is recorded from its first step: refused, since its identity was rolled back from; failed early, since its inputs
-could not be read; or built. Any error is recorded with its step, subject and traceback, and the head does not move.
-`pipeline.build.steps` runs the steps of the plan.
+A cache that is up to date was recognised before (`pipeline.build.up_to_date`), unless it had to be recovered
+first. An attempt is recorded from its first step: refused, since its identity was rolled back from; failed
+early, since its inputs could not be read; or built. Any error is recorded with its step, subject and
+traceback, and the head does not move. `pipeline.build.steps` runs the steps of the plan.
 """
 
 import tempfile
@@ -36,19 +36,14 @@ from store.errors import DiskFullError, ErrorKind, RequestRefusedError, Unprojec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildAttempt:
-    """One attempt at a build.
+    """One attempt at a build; the caller holds the lock.
 
     Attributes:
-        request: The request.
         inputs: What the request names; or the error of reading it, which is recorded.
         force: Whether to build even if this identity was rolled back from.
         key_id: The key that signs the generation, if any.
-        layout: Paths of the cache.
-        lock: The build lock, which the caller holds.
         open_store: Opens the cache for writing, and creates it if there is none.
         batcher: Creates the port that embeds tiles.
-        ports: The other parts that do the work.
-        settings: Operator settings.
         precision: Replaces the request's precision, if given.
     """
 
@@ -200,7 +195,7 @@ def _record_failure(run: BuildContext, error: BaseException, started: BuildStart
     failure = failure_of(error, run.step, run.subject)
     try:
         run.append()
-    except Exception:  # noqa: BLE001 - the first error matters; finished cells are kept if the journal accepts them
+    except Exception:  # noqa: BLE001 - the first error matters; finished cells are kept if possible
         run.drop_deferred()
     event = failed_event(failure, error, failing_inputs(run, error, failure))
     try:

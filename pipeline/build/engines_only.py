@@ -1,12 +1,12 @@
 """Compile every network of a request for its device, without building a cache (`c10 engines`).
 
-No build lock is taken. A network is compiled and checked outside of the cache; then its engine and check are stored and
-recorded together, with `artifacts/.lock` held shared so that no garbage collection runs in between. The events belong to
-no build and carry facts about the host. The next build reuses the engines. A stand-in is not compiled here, since only a
-build embeds tiles.
+No build lock is taken. A network is compiled and checked outside of the cache; then its engine and check are
+stored and recorded together, with `artifacts/.lock` held shared so that no garbage collection runs in
+between. The events belong to no build and carry facts about the host. The next build reuses the engines. A
+stand-in is not compiled here, since only a build embeds tiles.
 
-If another process has recorded an engine of the same network meanwhile, that engine stays: a running build may use it
-already, and compilers do not reproduce their bytes.
+If another process has recorded an engine of the same network meanwhile, that engine stays: a running build
+may use it already, and compilers do not reproduce their bytes.
 """
 
 import tempfile
@@ -83,13 +83,7 @@ _Ensured = tuple[EngineOutcome, ArtifactRef | None]
 
 @dataclass(slots=True, kw_only=True)
 class EngineRun:
-    """Compiles engines outside of a build.
-
-    Attributes:
-        layout: Paths of the cache, which is created if there is none.
-        compiler: The backend.
-        ports: The other parts that do the work.
-    """
+    """Compiles engines outside of a build; the cache is created if there is none."""
 
     layout: Layout
     compiler: EngineCompiler

@@ -1,9 +1,9 @@
 """Describe a failure: for the report, from what a step raised; for the journal, with the inputs of the step.
 
-Whoever investigates a failure has the journal, not the machine. So the journal keeps the tile as it was read, the
-network, the window in which a worker died, free memory and free disk. They are collected after the failure; what cannot
-be collected is left out, and the failure is recorded in any case. The stored bytes are bounded and belong to the failed
-build under the names of `inputs["attached"]`, which `docs/replay.md` lists.
+Whoever investigates a failure has the journal, not the machine. So the journal keeps the tile as it was read,
+the network, the window in which a worker died, free memory and free disk. They are collected after the
+failure; what cannot be collected is left out, and the failure is recorded in any case. The stored bytes are
+bounded and belong to the failed build under the names of `inputs["attached"]`, which `docs/replay.md` lists.
 """
 
 import hashlib
@@ -92,8 +92,8 @@ def _kind_message_hint(error: BaseException) -> tuple[str, str, str]:
 def _category(error: BaseException) -> Category:
     """Return the category of a failure.
 
-    A step that meets a NO-GO or an incompatible device has failed, and so has one that ran out of memory, or raised an
-    unexpected error, whose traceback is in the journal.
+    A step that meets a NO-GO or an incompatible device has failed, and so has one that ran out of memory, or
+    raised an unexpected error, whose traceback is in the journal.
     """
     category = category_of(error)
     if (
@@ -120,12 +120,9 @@ def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, ob
 
 
 def failing_inputs(run: BuildContext, error: BaseException, failure: Failure) -> dict[str, Any]:
-    """Return the inputs of a failed step to record, and store the bytes that belong to them. Never raises an error.
+    """Return the inputs of the failed step to record, and store the bytes that belong to them.
 
-    Args:
-        run: The build, at the step that failed.
-        error: The error that was raised.
-        failure: Its description.
+    `run` is the build at the step that failed with `error`. Never raises an error itself.
     """
     found: dict[str, Any] = {"step": run.step, "subject": failure.subject}
     if failure.kind == INTERRUPTED:

@@ -1,8 +1,8 @@
 """Record a run that could not become a build, since another build held the lock.
 
-Otherwise nobody could find out later why a flight was not prepared: the run itself writes nothing. The record is one
-transaction and belongs to no build. Of the runs with the same identity that met the same holder only the first is
-recorded, so that a job that tries again every minute does not fill the journal.
+Otherwise nobody could find out later why a flight was not prepared: the run itself writes nothing. The record
+is one transaction and belongs to no build. Of the runs with the same identity that met the same holder only
+the first is recorded, so that a job that tries again every minute does not fill the journal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def denied_event(
     waited_ms: int,
     host: Document,
 ) -> BuildDenied:
-    """Return the event of a run that found the lock held; the identity is empty if its inputs could not be read."""
+    """Return the event of such a run; the identity is empty if its inputs could not be read."""
     return BuildDenied(
         identity=inputs.identity if isinstance(inputs, Inputs) else "",
         holder=_journal_values(error.holder or {}),

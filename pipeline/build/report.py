@@ -51,8 +51,8 @@ class BuildReport:
         tiles_embedded: Tile digests that went through the network in this run.
         steps_reused: Engines, cells and indexes taken from the journal.
         files_checked: Files whose presence, size or digest was verified.
-        writes: Files created or enlarged in the cache plus transactions that changed the journal; folders and lock
-            files do not count.
+        writes: Files created or enlarged in the cache plus transactions that changed the journal; folders and
+            lock files do not count.
         seconds: Wall time.
         error: Why it failed.
         warnings: Warnings for a person.

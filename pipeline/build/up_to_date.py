@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpToDate:
-    """The head that shows what is requested, with the numbers of files checked and steps reused, and its area."""
+    """The head that shows what is requested; the numbers of files checked and steps reused; its area."""
 
     head: Generation
     files: int

@@ -1,7 +1,7 @@
 """The geographic report: which wanted tiles are present, missing, featureless or skipped. Pure.
 
-Tiles are written as runs along a row of one zoom, `[zoom, y, first x, last x]`, so that a large hole takes little
-space. A *featureless* tile (water, cloud, no data) is present, but looks like many others.
+Tiles are written as runs along a row of one zoom, `[zoom, y, first x, last x]`, so that a large hole takes
+little space. A *featureless* tile (water, cloud, no data) is present, but looks like many others.
 """
 
 from collections.abc import Iterable

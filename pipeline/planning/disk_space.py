@@ -1,8 +1,9 @@
 """Estimate the bytes that a build will write, and require that they are free.
 
-The estimate is a little too high on purpose: an engine takes up to twice its network's size, a block 4 bytes per number
-and 44 per row, an index the vectors again, 8 bytes per row and its links. Existing artifacts are not counted. `PER_FILE`
-covers the journal's record, its copy in a segment and the rounding of the file system.
+The estimate is a little too high on purpose: an engine takes up to twice its network's size, a block 4 bytes
+per number and 44 per row, an index the vectors again, 8 bytes per row and its links. Existing artifacts are
+not counted. `PER_FILE` covers the journal's record, its copy in a segment and the rounding of the file
+system.
 """
 
 import os

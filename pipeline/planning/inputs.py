@@ -13,12 +13,8 @@ class Inputs:
     """Everything a build is defined by.
 
     Attributes:
-        request: The request.
         calibration: Bytes of the calibration file.
-        models: The networks, by name.
-        selection: The tiles.
         document: The identity is its digest.
-        identity: The build identity.
         space: Vector space of the descriptors.
     """
 

@@ -1,8 +1,8 @@
 """Plan a build: decide from state, inputs and files on disk which steps run, and why. Pure.
 
-A step is reused if the journal has its result under the same key and the artifact is present. Otherwise it runs, and
-the plan says which component of the key changed. Each cell is decided on its own: a cell whose tiles changed keeps the
-rows of the tiles that did not.
+A step is reused if the journal has its result under the same key and the artifact is present. Otherwise it
+runs, and the plan says which component of the key changed. Each cell is decided on its own: a cell whose
+tiles changed keeps the rows of the tiles that did not.
 """
 
 from collections import Counter
@@ -44,9 +44,6 @@ class EnginePlan:
     """One network: compiled, or its `known` engine reused.
 
     Attributes:
-        model: The network.
-        decision: Whether it is reused.
-        why: The reason.
         known: Its latest engine, if any.
         checked: Whether that engine passed its check already.
         answered: Whether the golden answers of a stand-in are present.
@@ -65,11 +62,7 @@ class CellPlan:
     """One cell: its `known` block reused, or a new one assembled.
 
     Attributes:
-        cell: The cell and its tiles.
         components: The key is their digest.
-        key: The step key.
-        decision: Whether the block is reused.
-        why: The reason.
         known: The latest block of this cell in this vector space, if it is present.
     """
 
@@ -99,7 +92,7 @@ class BuildPlan:
         return tuple(cell for cell in self.cells if cell.decision is Decision.RUN)
 
     def summary(self) -> tuple[Document, ...]:
-        """Return one document per engine and one per reason among the cells, for the journal and for people."""
+        """Return one document for each engine and for each reason among the cells."""
         named = [("engine", plan) for plan in self.engines]
         if self.stand_in is not None:
             named.append(("stand-in", self.stand_in))
@@ -171,7 +164,7 @@ def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
 
 
 def _index_why(state: State, inputs: Inputs, present: Present) -> str:
-    """Return why the head's index cannot be reused for the same blocks; empty if it can, or if that is unknown."""
+    """Return why the same blocks need a new index; empty if they do not, or if that is unknown."""
     head = state.head_build
     if head is None or head.index is None:
         return ""
@@ -202,7 +195,8 @@ def _plan_engine(state: State, model: Model, present: Present) -> EnginePlan:
 def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:
     """Say whether an engine passed its check, as far as this machine can check it.
 
-    A pass does not count if the engine was not run and this machine can run it, or if less agreement was required then.
+    A pass does not count if the engine was not run and this machine can run it, or if less agreement was
+    required then.
     """
     found = state.step_cache.passed.get((ENGINE_CHECK, model.key))
     if found is None or found.artifact != event.artifact.sha256:

@@ -1,7 +1,7 @@
 """Read the inputs of a recorded build again, and compare each with the journal.
 
-Some of the inputs may have changed or be gone. So each is read on its own and reports its own difference; the others
-can still be used.
+Some of the inputs may have changed or be gone. So each is read on its own and reports its own difference; the
+others can still be used.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Read everything that a request names, and compute the build's identity.
 
-Calibration, networks and tile source are read once, before anything is written. The identity is the digest of one
-document, which contains neither host nor paths nor the date.
+Calibration, networks and tile source are read once, before anything is written. The identity is the digest of
+one document, which contains neither host nor paths nor the date.
 """
 
 import json
@@ -131,5 +131,5 @@ def _index_options(request: BuildRequest) -> Document:
         "storage": str(options.storage),
         "nprobe": options.nprobe,
     }
-    # Named only where it is forbidden, so that the identities of requests that do not ask stay what they were.
+    # Present only if it is false, so that the identities of older requests stay the same.
     return named if options.delta else {**named, "delta": False}

@@ -1,6 +1,7 @@
 """Repair the artifacts of one build: run the step of each damaged one again.
 
-A rebuilt artifact is stored only if its bytes are the same as before. Damaged bytes are kept in `quarantine/`.
+A rebuilt artifact is stored only if its bytes are the same as before. Damaged bytes are kept in
+`quarantine/`.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Rebuild the artifacts of a committed build, each by the step that made it.
 
-Calibration, tile table, engines, blocks and geographic report need the build's inputs, which its start recorded. Block
-table and index need only the journal and the other artifacts. The caller stores a result only if its digest is the
-committed one.
+Calibration, tile table, engines, blocks and geographic report need the build's inputs, which its start
+recorded. Block table and index need only the journal and the other artifacts. The caller stores a result only
+if its digest is the committed one.
 """
 
 import hashlib
@@ -42,12 +42,7 @@ from store.formats.tables import BlockRow, decode_tiles, encode_blocks
 class RebuildContext:
     """What all functions that rebuild an artifact need.
 
-    Attributes:
-        store: The cache, open for writing.
-        history: All events of the journal.
-        inputs: The recorded inputs of the build.
-        batcher: Embeds tiles.
-        scratch: A folder for temporary files, outside of the cache.
+    `store` is open for writing, `history` has all events of the journal, `scratch` is outside of the cache.
     """
 
     store: CacheWriter

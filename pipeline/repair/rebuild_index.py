@@ -49,7 +49,7 @@ def rebuild_delta(context: RebuildContext, event: IndexExtended) -> RebuiltArtif
 
 
 def _blocks_of_file(context: RebuildContext, event: Index) -> Iterable[Block]:
-    """Return the blocks that the file of an index was written from; the delta restores them if some are gone."""
+    """Return the blocks that the file of an index was written from, restored by the delta if need be."""
     rows = decode_blocks(context.artifacts.read(event.blocks))
     if not isinstance(event, IndexExtended):
         return StoredBlocks(context.artifacts, rows)

@@ -1,9 +1,10 @@
 """Repair a cache, without being told what is damaged.
 
-First the files beside the journal: a manifest, signature or segment that differs from the journal is set aside and
-written again, and foreign files are set aside. Then the artifacts of every kept generation, the head's first: the step of
-each damaged one runs again, and its result is stored if the bytes are the same. Damaged bytes are never deleted: they are
-moved to `quarantine/`, and the journal records where. What cannot be repaired stays, and the report says why.
+First the files beside the journal: a manifest, signature or segment that differs from the journal is set
+aside and written again, and foreign files are set aside. Then the artifacts of every kept generation, the
+head's first: the step of each damaged one runs again, and its result is stored if the bytes are the same.
+Damaged bytes are never deleted: they are moved to `quarantine/`, and the journal records where. What cannot
+be repaired stays, and the report says why.
 
 A damaged journal is not touched here; `store.maintenance.rebuild_journal` is for that.
 """
@@ -47,12 +48,7 @@ from store.verify.verify import verify
 class Repair:
     """Repairs a cache; `CacheProvisioner` creates it.
 
-    Attributes:
-        layout: Paths of the cache.
-        lock: The build lock.
-        open_store: Opens the cache for writing.
-        ports: The parts that do the work.
-        trusted_keys: Keys whose signatures the final verification accepts and a rebuild records again.
+    The final verification accepts signatures of `trusted_keys`, and a rebuild records them again.
     """
 
     layout: Layout
@@ -122,7 +118,8 @@ class Repair:
         """Set aside wrong files beside the journal; opening the cache then writes them again.
 
         Raises:
-            journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
+            journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was
+                changed.
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
         refuse_exposed(self.layout.root)
@@ -147,7 +144,7 @@ class Repair:
         return [*links, *actions]
 
     def _set_links_aside(self) -> list[RepairAction]:
-        """Set aside links and files where the cache has a folder; what a link points to is no part of the cache."""
+        """Set aside links and files where the cache has a folder; the target of a link is not part of it."""
         was, action = "expected a folder of the cache, found something else", "set aside"
         return [
             RepairAction(what=name, was=was, action=action, ok=True, quarantine=kept)
@@ -201,7 +198,7 @@ def _wrong_files(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, 
 
 
 def _kept_builds(state: State) -> Iterator[tuple[Manifest, Build]]:
-    """Yield manifest and build of each kept generation, the head's first; a build that several show only once."""
+    """Yield manifest and build of each kept generation, the head's first, and each build only once."""
     seen: set[int] = set()
     for number in sorted(state.generations.keys() - state.collected_generations, reverse=True):
         generation = state.generations[number]

@@ -18,7 +18,6 @@ class RepairAction:
         was: What was wrong.
         action: What was done, or why nothing could be done.
         ok: Whether it is intact now.
-        sha256: Digest of the artifact, if it is one.
         quarantine: Path of the damaged bytes, relative to the cache; empty if there are none.
     """
 

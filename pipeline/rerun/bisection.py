@@ -1,7 +1,8 @@
 """Find the one member of a sequence that makes a test fail, by bisection. Pure.
 
-Of n members it takes at most ceil(log2 n) runs to point at one, and one more to see that it fails alone: nine runs for
-256. If no single member fails alone, the result says so: several together may be too much, or it happens by chance.
+Of n members it takes at most ceil(log2 n) runs to point at one, and one more to see that it fails alone: nine
+runs for 256. If no single member fails alone, the result says so: several together may be too much, or it
+happens by chance.
 """
 
 from collections.abc import Callable, Sequence

@@ -10,7 +10,8 @@ def decode_all(request: Message, progress: Progress) -> Payload:
     """Decode tiles, each given as expected SHA-256 in hexadecimal and locator.
 
     Returns:
-        A map of `bad`: for each tile that cannot be decoded its position in the request, an `ErrorKind` and a message.
+        A map of `bad`: for each tile that cannot be decoded its position in the request, an `ErrorKind` and a
+            message.
     """
     del progress
     bad: list[Payload] = []

@@ -1,7 +1,7 @@
 """Find the inputs of a failed step: bytes that lie with the records, or files where they were recorded.
 
-Nothing that a record names is used before its digest was verified, and the findings say of every input whether it is
-available. An input that is not raises `UnavailableError` with the reason.
+Nothing that a record names is used before its digest was verified, and the findings say of every input
+whether it is available. An input that is not raises `UnavailableError` with the reason.
 """
 
 import hashlib
@@ -41,14 +41,7 @@ _PLACEHOLDER: Final = "c10-rerun"
 
 @dataclass(kw_only=True)
 class RerunInputs:
-    """The inputs of one failed step.
-
-    Attributes:
-        record: What the records say of its build.
-        ports: The parts that do the work.
-        scratch: A folder for temporary files, outside of the cache.
-        findings: What is observed on the way.
-    """
+    """The inputs of one failed step, with a temporary folder and the findings so far."""
 
     record: BuildRecord
     ports: Ports
@@ -227,7 +220,7 @@ class RerunInputs:
         return next(model for model in looked if model.spec.name == spec.name)
 
     def _compare_with_record(self, name: str, model: Model) -> None:
-        """Add the components that differ here to the findings; refuse other plugin libraries than the recorded."""
+        """Add differing components to the findings; raise `UnavailableError` for changed plugin libraries."""
         recorded = {
             part: value for part, value in self.failure_input("network").items() if part in model.components
         }

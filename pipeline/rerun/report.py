@@ -27,8 +27,10 @@ class BuildRecord:
         history: The records of the journal up to its end.
         state: The folded records.
         artifacts: Reads the artifacts that lie with the records.
-        own: Whether the records lie in the cache that they describe, so that its files are what the build made.
-        trust_plugins: Whether libraries that its request names may be loaded; records never decide that themselves.
+        own: Whether the records lie in the cache that they describe, so that its files are what the build
+            made.
+        trust_plugins: Whether libraries that its request names may be loaded; records never decide that
+            themselves.
         listing: The command that lists the builds.
     """
 
@@ -72,8 +74,8 @@ class StepInput:
         role: Its name among the inputs of a failure.
         name: Its name for people.
         sha256: Its recorded digest, if there is one.
-        status: "kept": its bytes lie with the records; "same": they were found where they were recorded; "differs":
-            other bytes were found there; "gone": it cannot be read.
+        status: "kept": its bytes lie with the records; "same": they were found where they were recorded;
+            "differs": other bytes were found there; "gone": it cannot be read.
         found: The digest that was found instead, or why it cannot be read.
     """
 
@@ -104,7 +106,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A part of a window that a worker tried: number of tiles, the first and last, and how the worker ended."""
+    """A tried part of a window: number of tiles, the first and last, and how the worker ended."""
 
     tiles: int
     first: str
@@ -154,13 +156,10 @@ class Rerun:
     """A step that ran again.
 
     Attributes:
-        step: Its kind.
-        subject: What it worked on.
         verdict: How it ended this time.
         recorded: How it failed then.
         found: How it failed now; None if it did not, or could not run.
         why: Why it could not run, or why it may have passed.
-        findings: What was observed.
     """
 
     step: str

@@ -1,7 +1,7 @@
 """Run the failed step of a build again in a temporary folder, and compare the result with the record.
 
-Nothing is written to the cache. A failure that depends on the inputs alone happens again. One that depended on the
-machine at that time (a full disk, a lock, a kill) does not, and the report says so.
+Nothing is written to the cache. A failure that depends on the inputs alone happens again. One that depended
+on the machine at that time (a full disk, a lock, a kill) does not, and the report says so.
 """
 
 import tempfile

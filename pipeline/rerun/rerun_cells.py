@@ -1,4 +1,4 @@
-"""Embed tiles again: one that was refused, or the window in which workers died, bisected until one tile is left.
+"""Embed tiles again: a refused one, or the window in which workers died, bisected until one tile is left.
 
 Each try is a worker process of its own, the same as in a build, so that a crash ends nothing else.
 """
@@ -203,11 +203,7 @@ def _is_intact(data: bytes | None, sha256: str) -> TypeGuard[bytes]:
 
 
 def _window_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
-    """Return the tiles of the recorded window, as stored with it or from where they lay.
-
-    Raises:
-        UnavailableError: None of them is available.
-    """
+    """Return the tiles of the recorded window, stored with it or from their source; raise if there are none."""
     window = inputs.failure_input("window")
     entries, locators = window.get("tiles", ()), window.get("locators", ())
     stored = _stored_tiles(inputs)
@@ -239,11 +235,7 @@ def _stored_tiles(inputs: RerunInputs) -> Mapping[int, bytes]:
 
 
 def _unfinished_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
-    """Return the tiles of the windows that workers had when the process died.
-
-    Raises:
-        UnavailableError: The source is gone, or has other tiles.
-    """
+    """Return the tiles of the windows that workers had when the process died; raise if there are none."""
     cells = set(list(_unfinished_cells(inputs))[:_MAX_CELLS])
     if not cells:
         raise UnavailableError("no window was under way when the process died")
@@ -287,11 +279,7 @@ def _as_file(inputs: RerunInputs, identity: TileIdentity, data: bytes) -> Tile:
 
 
 def _place(name: str) -> Place:
-    """Parse z/x/y.
-
-    Raises:
-        ValueError: It is not that, or there is no such tile.
-    """
+    """Parse z/x/y; raise `ValueError` if there is no such tile."""
     parts: list[Any] = [int(part) for part in name.split("/")]
     if len(parts) != len(Place._fields):
         raise ValueError(f"expected z/x/y, found {name!r}")

@@ -1,7 +1,8 @@
 """Checks before a commit: an engine agrees with its network, and an index finds its own tiles.
 
-Answers are compared, not engine bytes, since compilers do not reproduce their bytes. The reference is ONNX Runtime on
-the network as it was given, unoptimised. The result of a check is an event with the measured values.
+Answers are compared, not engine bytes, since compilers do not reproduce their bytes. The reference is ONNX
+Runtime on the network as it was given, unoptimised. The result of a check is an event with the measured
+values.
 """
 
 import hashlib
@@ -79,8 +80,8 @@ class CheckSubject:
 def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: Path) -> CheckResult:
     """Compare an engine with its network on golden images, and its rows with each other.
 
-    Some engines pass without being run: those of auxiliary networks, which have no image contract, and those for
-    another device, which the reader compares with their stand-in on board.
+    Some engines pass without being run: those of auxiliary networks, which have no image contract, and those
+    for another device, which the reader compares with their stand-in on board.
 
     Args:
         model: The network.
@@ -136,16 +137,16 @@ def require_passed(model: Model, verdict: CheckResult, *, what: str = "engine") 
 
 
 def check_vectors(
-    artifacts: Artifacts, memo: StepCache, inputs: Inputs, event: EngineCompiled
+    artifacts: Artifacts, steps: StepCache, inputs: Inputs, event: EngineCompiled
 ) -> CheckResult | None:
-    """Check that an engine gives the vectors that an earlier engine of the same key gave; None if none are reused.
+    """Compare an engine with the reusable vectors of earlier engines of its key; None if there are none.
 
-    A sample of the build's tiles that have rows already is embedded again. If the vectors differ, the failed check
-    makes the journal forget the blocks of the space, so that all tiles are embedded again.
+    A sample of the build's tiles that have rows already is embedded again. If the vectors differ, the failed
+    check makes the journal forget the blocks of the space, so that all tiles are embedded again.
     """
     space, preprocessing = inputs.space, inputs.descriptor.preprocessing
-    others = [cell for cell in memo.blocks_in(space) if cell.engine != event.artifact.sha256]
-    if not others or memo.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
+    others = [cell for cell in steps.blocks_in(space) if cell.engine != event.artifact.sha256]
+    if not others or steps.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
     known = KnownRows(artifacts, others)
     tiles = [tile for tile in inputs.selection.tiles if tile.sha256 in known]
@@ -203,7 +204,8 @@ def load(event: EngineCompiled, data: bytes) -> Engine:
 def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> CheckResult:
     """Load the index and search it for a sample of its own tiles, without duplicates and featureless ones.
 
-    If the index has a delta, a sample of the added rows is searched for as well, with the same required recall.
+    If the index has a delta, a sample of the added rows is searched for as well, with the same required
+    recall.
 
     Args:
         artifacts: Holds index and blocks.

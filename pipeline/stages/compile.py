@@ -1,4 +1,4 @@
-"""The engine stage: compile the networks that the plan names, check each engine once, record what is reused."""
+"""The engine stage: compile the networks that the plan names, and check each engine once."""
 
 import tempfile
 from contextlib import suppress
@@ -26,7 +26,7 @@ _SAME_KERNELS = ("backend", "version", "target")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledNetwork:
-    """A compiled network: the event that records it, the engine, and the compiler's timing cache, if it has one."""
+    """The event that records a compiled network, the engine, and the timing cache, if there is one."""
 
     event: EngineCompiled
     engine: bytes
@@ -50,7 +50,8 @@ def compile_network(
 ) -> CompiledNetwork:
     """Compile a network, with temporary files in `scratch`.
 
-    `timing_cache` is that of an earlier compile. `host` is given only outside of a build, whose start records it.
+    `timing_cache` is that of an earlier compile. `host` is given only outside of a build, whose start records
+    it.
 
     Raises:
         CompileError: It could not be compiled.
@@ -94,7 +95,7 @@ def _signature_document(signature: EngineSignature) -> Document:
 
 
 def last_timing_cache(state: State, artifacts: Artifacts, components: Document) -> bytes | None:
-    """Return the timing cache of the last compile for the same backend, version and target, if it can be read."""
+    """Return the timing cache of the last compile for the same backend, version and target, if any."""
     for event in reversed([*state.step_cache.engines.values()]):
         if any(event.components.get(name) != components[name] for name in _SAME_KERNELS):
             continue
@@ -160,7 +161,8 @@ def forget_changed_vectors(run: BuildContext) -> bool:
     """Compare the engine that embeds with vectors that an earlier engine under the same key gave.
 
     Returns:
-        Whether its vectors differ. Then the recorded check makes the journal forget the old blocks, and the cells must
+        Whether its vectors differ. Then the recorded check makes the journal forget the old blocks, and the
+            cells must
         be planned again.
     """
     run.enter("check", run.inputs.descriptor.spec.name)

@@ -31,11 +31,6 @@ class BuildContext:
     """One running build.
 
     Attributes:
-        store: The cache, open for writing.
-        inputs: What the build is defined by.
-        ports: The parts that do the work.
-        batcher: Embeds tiles.
-        number: The build's number.
         scratch: A folder for temporary files, outside of the cache.
         strict: Whether foreign files in the cache's folders stop the build.
         engines: Model name to its engine, of those that exist so far.
@@ -43,7 +38,6 @@ class BuildContext:
         hashed: Digests of artifacts that this build has hashed.
         step: The current step, recorded if it fails.
         subject: What the step works on.
-        counts: What the build has done.
         windows: Number to window, of those that workers have not answered yet.
         geography: The report of the area, once it was made.
     """
@@ -77,7 +71,8 @@ class BuildContext:
     def append(self, *events: Event) -> None:
         """Append events of this build in one durable transaction, after the deferred ones.
 
-        Repairs come last, since a build's first event must be its start, and starting may already repair something.
+        Repairs come last, since a build's first event must be its start, and starting may already repair
+        something.
         """
         ordered = (*self._deferred, *events, *self._repairs())
         self._deferred = []

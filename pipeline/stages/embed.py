@@ -1,7 +1,7 @@
 """The cell stage: give every cell of the build a block in the build's vector space.
 
-A cell with the same tiles keeps its block. The others are assembled from rows that any block of this vector space has,
-and from tiles that go through the network, each new digest once.
+A cell with the same tiles keeps its block. The others are assembled from rows that any block of this vector
+space has, and from tiles that go through the network, each new digest once.
 """
 
 from collections import deque
@@ -71,8 +71,8 @@ def embed_windows(
 ) -> Generator[WindowResult, None, None]:
     """Embed the tiles of some windows, and yield each answer after checking it.
 
-    `on_bad` is called with each tile that got no descriptor, and may raise; `on_answer` with each window before its
-    answer is yielded; the others as in `DescriptorBatcher.embed`.
+    `on_bad` is called with each tile that got no descriptor, and may raise; `on_answer` with each window
+    before its answer is yielded; the others as in `DescriptorBatcher.embed`.
 
     Raises:
         EmbedError: Workers failed again and again, or the network gives no unit vectors.
@@ -156,7 +156,8 @@ def embed_cells(
 ) -> Generator[Iterator[EmbeddedCell], None, None]:
     """Embed cells, and yield for each answered window the cells that it completed.
 
-    A block is encoded only when it is taken, so that few are in memory. A tile that gets no descriptor gets no row.
+    A block is encoded only when it is taken, so that few are in memory. A tile that gets no descriptor gets
+    no row.
 
     Args:
         cells: The cells.

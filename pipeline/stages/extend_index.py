@@ -1,7 +1,7 @@
 """Extend the head's index by the rows that changed, so that one changed tile does not cost a whole index.
 
-Changes are found by cell: a cell with the same block as in the head did not change. A delta always refers to the file
-that faiss wrote, never to another delta. Where too much has changed, a new file is written instead.
+Changes are found by cell: a cell with the same block as in the head did not change. A delta always refers to
+the file that faiss wrote, never to another delta. Where too much has changed, a new file is written instead.
 """
 
 from collections import deque
@@ -147,7 +147,7 @@ def extend_head_index(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob
 
 
 def _extendable(run: BuildContext, job: IndexJob) -> Index | None:
-    """Return the head's index if the request allows a delta, the options are the same and its file is intact."""
+    """Return the head's index if the request allows a delta, the options are equal and it is intact."""
     head = run.store.state.head_build
     index = None if head is None else head.index
     if (

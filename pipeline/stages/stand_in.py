@@ -1,8 +1,9 @@
 """The stand-in: embed tiles with an engine for this machine where the flight engine is for another device.
 
-The flight engine is compiled here but cannot run. A second engine of the same network, in the network's own precision,
-embeds the tiles and is checked like any engine. Its answers to the golden images are stored: on board the flight engine
-must give the same answers before it is used, so that its queries are comparable with these descriptors.
+The flight engine is compiled here but cannot run. A second engine of the same network, in the network's own
+precision, embeds the tiles and is checked like any engine. Its answers to the golden images are stored: on
+board the flight engine must give the same answers before it is used, so that its queries are comparable with
+these descriptors.
 
 An engine that another build compiled for this machine is reused; only its answers are added.
 """
@@ -83,7 +84,7 @@ def open_stand_in(layout: Layout, named: StandInEntry) -> Engine:
 
 
 def _with_golden_answers(run: BuildContext, model: Model, event: EngineCompiled) -> EngineCompiled:
-    """Attach the engine's golden answers to its event; if it does not run, the check that follows reports that."""
+    """Attach the engine's golden answers to its event; if it does not run, its check reports that."""
     try:
         data = golden_answers(run.store.artifacts, model, event)
     except RuntimeUnavailableError:
@@ -95,7 +96,7 @@ def _with_golden_answers(run: BuildContext, model: Model, event: EngineCompiled)
 
 
 def _require_comparable(run: BuildContext, event: EngineCompiled) -> None:
-    """Require that the stand-in has golden answers, and descriptors as long as the flight engine's."""
+    """Require golden answers, and descriptors as long as those of the flight engine."""
     name = event.model
     lengths = [each.signature["dimensions"] for each in (run.engines[name], event)]
     if GOLDEN not in attached(event):

@@ -1,4 +1,4 @@
-"""Repair: the step of a damaged artifact runs again, or the report says why not; committed bytes never change."""
+"""Repair: the step of a damaged artifact runs again, or the report says why not."""
 
 import contextlib
 import os
@@ -104,7 +104,7 @@ def content(site):
 
 @pytest.fixture(scope="module")
 def prepared():
-    """A folder with two builds that share an engine and most blocks, and a copy of it: requests name its path."""
+    """A folder with two builds that share an engine and most blocks, and a copy of it."""
     parent = Path(tempfile.mkdtemp(prefix="c10-test-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None))
     site = FakeSite(parent / "site")
     assert site.build().error is None

@@ -1,4 +1,4 @@
-"""Indexes that extend an earlier one by a delta: searched, kept, verified, repaired, collected and reported."""
+"""Indexes that extend an earlier one: searched, kept, verified, repaired, collected and reported."""
 
 import json
 from dataclasses import replace
@@ -286,7 +286,7 @@ def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):
 
 
 def build_three(site):
-    """The third extends the file of the first, which a collection may drop; a rollback would show the second."""
+    """The third extends the file of the first, which is collected; a rollback would show the second."""
     build(site, 1)
     change(site)
     build(site, 2)

@@ -1,7 +1,7 @@
 """Every step is one function, which build, repair, rerun and `c10 engines` all run.
 
-The test replaces the body of the function, and so for every caller. A second implementation of the step would still
-work.
+The test replaces the body of the function, and so for every caller. A second implementation of the step would
+still work.
 """
 
 import pytest
