@@ -44,20 +44,9 @@ def build_cache_provisioner(
 ) -> CacheProvisioner:
     """Assemble a provisioner; every part that is not given is the embedded default.
 
-    Args:
-        config: Operator settings, the cache's folder among them.
-        engine_compiler: Compiles networks; by default the backend that the request names.
-        stand_in_compiler: Compiles the network that embeds tiles here, where its engine is for another
-            machine; by default ONNX Runtime.
-        descriptor_batcher: Embeds tiles; by default what `config.executor` names.
-        tile_metadata_store: Where tiles come from; by default the source that the request names.
-        lock: Keeps builds apart; by default a lock file in the cache.
-        host: As in `Ports`, like `clock`, `index_builder`, `progress` and `free_bytes`.
-        precision: Replaces the request's precision.
-        clock: See `host`.
-        index_builder: See `host`.
-        progress: See `host`.
-        free_bytes: See `host`.
+    `engine_compiler` and `tile_metadata_store` replace what the request names, `stand_in_compiler` replaces ONNX
+    Runtime, `descriptor_batcher` what `config.executor` names, `lock` the lock file in the cache, and `precision`
+    the request's precision. `Ports` describes the other parts.
 
     Raises:
         RequestRefusedError: `config.manifest_filename` is no usable template.

@@ -61,21 +61,9 @@ def rerun(record: BuildRecord, ports: Ports) -> Rerun:
         subject=failure.subject if failure else subject,
         message=failure.message if failure else build.ending,
     )
-    found: StepFailure | None = None
     with tempfile.TemporaryDirectory(prefix="c10-rerun-") as scratch:
         inputs = RerunInputs(record=record, ports=ports, scratch=Path(scratch))
-        verdict, why = RerunVerdict.IMPOSSIBLE, _CIRCUMSTANCES.get(recorded.kind, "")
-        if not why:
-            try:
-                found = _run_step(inputs, step, subject)
-            except UnavailableError as error:
-                why = error.reason
-            except (PipelineError, StoreError) as error:
-                why = error.message
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                why = f"the records say it in a form that this version does not understand: {error!r}"
-            else:
-                verdict, why = _compare(recorded, found)
+        verdict, found, why = _run_and_compare(inputs, step, subject, recorded)
     return Rerun(
         step=step,
         subject=subject,
@@ -85,6 +73,26 @@ def rerun(record: BuildRecord, ports: Ports) -> Rerun:
         why=why,
         findings=inputs.findings,
     )
+
+
+def _run_and_compare(
+    inputs: RerunInputs, step: str, subject: str, recorded: StepFailure
+) -> tuple[RerunVerdict, StepFailure | None, str]:
+    """Return how the step ended this time, how it failed, and why it could not run or may have passed."""
+    why = _CIRCUMSTANCES.get(recorded.kind, "")
+    if not why:
+        try:
+            found = _run_step(inputs, step, subject)
+        except UnavailableError as error:
+            why = error.reason
+        except (PipelineError, StoreError) as error:
+            why = error.message
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            why = f"the records say it in a form that this version does not understand: {error!r}"
+        else:
+            verdict, why = _compare(recorded, found)
+            return verdict, found, why
+    return RerunVerdict.IMPOSSIBLE, None, why
 
 
 def _run_step(inputs: RerunInputs, step: str, subject: str) -> StepFailure | None:
