@@ -77,6 +77,7 @@ def test_two_sizes_are_no_growth():
         fitted(measured("bytes", base=1.0, each=1.0, sizes=(10, 20)), "bytes")
 
 
+@pytest.mark.deep
 def test_every_part_runs_and_fills_the_table(tmp_path):
     file = tmp_path / "scale.json"
     small = (

@@ -19,6 +19,8 @@ from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError
 from tests.small_builds import Site, picture, spread, tiny_network
 
+pytestmark = pytest.mark.deep
+
 KILLS = int(os.environ.get("C10_KILLS", "3"))
 """Kills per phase in an ordinary run, of four phases; a soak is `C10_KILLS=13`, 52 kills in all and 13 at birth."""
 

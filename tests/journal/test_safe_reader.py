@@ -163,6 +163,7 @@ safe_reader_child._limit(60, os.getppid() + 1)
     assert done.returncode == 3
 
 
+@pytest.mark.deep
 @pytest.mark.usefixtures("busy_writer")
 def test_no_false_alarm_beside_a_fast_writer(path):
     known = EMPTY

@@ -69,8 +69,8 @@ def test_an_engine_whose_check_is_still_to_run_is_reused_and_not_trusted(built):
     (engine,) = state.step_cache.engines.values()
     of_others = replace(state.step_cache.passed["engine", engine.key], artifact="ab" * 32)
     for passed in ({}, {("engine", engine.key): of_others}):
-        memo = replace(state.step_cache, passed=passed)
-        (found,) = make_plan(replace(state, step_cache=memo), wanted, present).engines
+        steps = replace(state.step_cache, passed=passed)
+        (found,) = make_plan(replace(state, step_cache=steps), wanted, present).engines
         assert (found.decision, found.checked) == (Decision.REUSE, False)
         assert found.why == "same key, its check is still to run"
 

@@ -486,7 +486,7 @@ def fact_of(event):
 @pytest.mark.parametrize("when", ["before", "while"])
 def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, monkeypatch, when):
     """What is collected after the records were read is not missing."""
-    reads, copies = export_module.read_cache, bundle.write
+    reads, copies = export_module.read_history, bundle.write
     calls = []
 
     def collected():
