@@ -90,7 +90,7 @@ class Judge:
                 self._fly(self.before.visible + self.driver.commits)
             return self.problems
         state = None
-        if self.driver.actions:
+        if self.driver.mends:
             with self.trying("mending"):
                 self.driver.act(self.bench)
         with self.trying("journal"):

@@ -80,7 +80,7 @@ class Sweep:
                 from tests.crash.harness.drivers import site_of
 
                 site_of(bench)
-            bench.say(f"B {json.dumps(asdict(remember(bench.layout, damaged=self.driver.actions)))}")
+            bench.say(f"B {json.dumps(asdict(remember(bench.layout, damaged=self.driver.mends)))}")
         except BaseException:
             import traceback
 
@@ -108,7 +108,7 @@ class Sweep:
         return child(work, self.bench, hang_s=ALLOCATION_HANG_S if self.plan.allocations else HANG_S)
 
     def _once_more(self, bench: Bench) -> None:
-        if self.driver.actions:
+        if self.driver.mends:
             self.driver.act(bench)
         self.driver.build(bench, "again")
 
@@ -238,7 +238,7 @@ class Sweep:
         memory = action is None and kind.startswith("builtins.")
         wrong = not of_ours or code not in range(9) or code == ExitCode.INTERNAL
         # Whatever the disk refuses, the journal is sound: to call it damaged would send people to rebuild it.
-        alarm = code == ExitCode.DAMAGED and not self.driver.actions
+        alarm = code == ExitCode.DAMAGED and not self.driver.mends
         if (wrong and not memory) or alarm:
             self._bad(where, [f"it ended with exit code {code} and {kind}: {text}"])
         if again and code:
