@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from pipeline.repair.report import RepairReport
     from store.cache.writer import CacheWriter
     from store.domain.state import Generation, State
-    from store.maintenance.collect_garbage import Collection
-    from store.maintenance.rebuild_journal import Rebuilt
-    from store.maintenance.sign import Signing
+    from store.maintenance.collect_garbage import CollectionResult
+    from store.maintenance.rebuild_journal import RebuildResult
+    from store.maintenance.sign import SignResult
     from store.policy.retention import KeepPolicy
 
 
@@ -145,7 +145,7 @@ class CacheProvisioner:
                 warnings=warn_if_unsigned(before, after),
             )
 
-    def sign(self, generation: int | None = None) -> "Signing":
+    def sign(self, generation: int | None = None) -> "SignResult":
         """Sign a committed generation, by default the newest, with the configured key.
 
         Raises:
@@ -190,7 +190,7 @@ class CacheProvisioner:
             require_space_for_engines(self.layout, to_compile, self.ports.free_bytes(self.layout.root))
         return run.compile_all(models)
 
-    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "Collection":
+    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "CollectionResult":
         """Remove what no kept generation needs, or only list it.
 
         Raises:
@@ -199,10 +199,10 @@ class CacheProvisioner:
             RequestRefusedError: There is no cache.
             StoreError, JournalError: The cache cannot be used; the next collection finishes what was started.
         """
-        from store.maintenance.collect_garbage import collect, rehearse
+        from store.maintenance.collect_garbage import collect, preview
 
         if dry_run or not self.layout.exists():
-            return rehearse(self.layout, policy)
+            return preview(self.layout, policy)
         with self.lock, self._open(create=False, exclusive=True) as store:
             return collect(store, policy)
 
@@ -227,7 +227,7 @@ class CacheProvisioner:
         """
         return self._repair().repair(self.executor, dry_run=dry_run, trust_plugins=trust_plugins)
 
-    def rebuild(self) -> "tuple[Rebuilt, RepairReport]":
+    def rebuild(self) -> "tuple[RebuildResult, RepairReport]":
         """Rebuild the journal from its segments and what can still be read of it, then the files beside it.
 
         Signatures whose records are lost are recorded again from their files, if a trusted key made them.
@@ -323,10 +323,10 @@ class CacheProvisioner:
 
     def _require_artifacts(self, store: "CacheWriter", target: int) -> None:
         from store.manifest import manifest
-        from store.verify.coverage import missing
+        from store.verify.coverage import missing_artifacts
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)
+        problems = missing_artifacts(manifest.parse(project(store.state, shown)), store.artifacts)
         if problems:
             raise RequestRefusedError(
                 f"expected all artifacts of build {target}, found {problems[0]}"

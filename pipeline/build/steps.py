@@ -7,7 +7,7 @@ from pipeline.stages.embed import prepare_cells
 from pipeline.stages.index import check_area, prepare_index, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
-from store.verify.coverage import refuse_strangers, sound, strangers
+from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files
 
 
 def run_steps(run: BuildContext) -> None:
@@ -18,7 +18,7 @@ def run_steps(run: BuildContext) -> None:
     """
     run.enter("coverage", "strangers")
     if run.strict:
-        refuse_strangers(strangers(run.store.artifacts))
+        refuse_foreign_files(find_foreign_files(run.store.artifacts))
     run.enter("plan")
     plan = _plan(run)
     _record_plan(run, plan)
@@ -38,7 +38,7 @@ def _plan(run: BuildContext) -> BuildPlan:
     refs = reusable_artifacts(state, run.inputs)
     if refs:
         progress.start("check what exists", total=sum(ref.size for ref in set(refs)), unit="bytes")
-    present = sound(run.store.artifacts, refs, on_progress=progress.advance)
+    present = intact_artifacts(run.store.artifacts, refs, on_progress=progress.advance)
     if refs:
         progress.finish(f"{len(present)} files")
     run.hashed.update(present)

@@ -123,7 +123,9 @@ class ArtifactRepair:
         progress = self.context.inputs.ports.progress
         fresh = [ref for ref in refs if ref.sha256 not in self.seen]
         progress.start("verify", total=sum(ref.size for ref in fresh), unit="bytes")
-        self._intact.update(coverage.sound(self.context.artifacts, fresh, on_progress=progress.advance))
+        self._intact.update(
+            coverage.intact_artifacts(self.context.artifacts, fresh, on_progress=progress.advance)
+        )
         progress.finish(f"{len(fresh)} files")
 
     def _needs_repair(self, ref: ArtifactRef) -> bool:

@@ -35,12 +35,12 @@ from store.domain.manifest_projection import project
 from store.domain.state import Build, State
 from store.errors import ErrorKind, NoGoError, UnknownEventError, from_os_error
 from store.files.permissions import refuse_exposed
-from store.maintenance.rebuild_journal import Rebuilt, rebuild
+from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
 from store.trust.go_no_go import TrustedKeys
 from store.verify import coverage
 from store.verify.projections import projection_findings
-from store.verify.report import Depth, ProblemKind, Verification
+from store.verify.report import Depth, ProblemKind, VerifyReport
 from store.verify.verify import verify
 
 
@@ -77,7 +77,7 @@ class Repair:
                 actions = [*actions, *self._repair_artifacts(store, batcher, trust_plugins=trust_plugins)]
             return RepairReport(actions=tuple(actions), verification=self._verify())
 
-    def rebuild(self) -> tuple[Rebuilt, RepairReport]:
+    def rebuild(self) -> tuple[RebuildResult, RepairReport]:
         """Rebuild the journal, then the files beside it; see `CacheProvisioner.rebuild`."""
         if not self.layout.exists():
             require_cache(self.layout)
@@ -105,7 +105,7 @@ class Repair:
                     record_repair(store, action)
             return rebuilt, RepairReport(actions=tuple(actions), verification=self._verify())
 
-    def _verify(self) -> Verification | None:
+    def _verify(self) -> VerifyReport | None:
         """Return the result of a full verification; None if there is no generation yet."""
         try:
             return verify(self.layout, depth=Depth.FULL, trusted_keys=self.trusted_keys)
@@ -192,7 +192,7 @@ def _wrong_files(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, 
     for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind
     walked = coverage.walk(Artifacts(layout), {}, referenced=frozenset(), full=False)
-    for stranger in walked.strangers:
+    for stranger in walked.foreign_files:
         path, expected, text = stranger.rpartition(": expected ")
         yield path, f"{expected}{text}".removeprefix(": "), ProblemKind.STRANGER
 

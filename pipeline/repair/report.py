@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from store.base.values import ArtifactRef
-from store.verify.report import Problem, ProblemKind, Verification
+from store.verify.report import CacheProblem, ProblemKind, VerifyReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class RepairReport:
     """What was repaired, and the result of a full verification afterwards; None if there is no generation."""
 
     actions: tuple[RepairAction, ...]
-    verification: Verification | None
+    verification: VerifyReport | None
     dry_run: bool = False
 
     @property
@@ -58,7 +58,7 @@ class RepairReport:
         )
 
     @property
-    def left(self) -> tuple[Problem, ...]:
+    def left(self) -> tuple[CacheProblem, ...]:
         """The problems that are left in the cache, without those of this device."""
         problems = () if self.verification is None else self.verification.problems
         return tuple(problem for problem in problems if problem.kind is not ProblemKind.DEVICE)
@@ -76,15 +76,15 @@ class RepairReport:
                     "problem": str(problem),
                     "path": problem.path or None,
                     "generations": list(problem.generations),
-                    "mend": problem.mend,
-                    "otherwise": problem.otherwise or None,
+                    "mend": problem.fix,
+                    "otherwise": problem.last_resort or None,
                 }
                 for problem in self.left
             ],
         }
 
 
-def preview_repair(verification: Verification | None) -> RepairReport:
+def preview_repair(verification: VerifyReport | None) -> RepairReport:
     """Return what a repair would try, from the result of a full verification."""
     problems = () if verification is None else verification.problems
     actions = (
@@ -104,7 +104,7 @@ def repair_hint(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
     return f"copy artifacts/{ref.sha256[:2]}/{ref.sha256} from a mirror of this cache"
 
 
-def _planned_action(problem: Problem) -> str:
+def _planned_action(problem: CacheProblem) -> str:
     match problem.kind:
         case ProblemKind.ABSENT:
             return "would be made again by its step"
@@ -117,4 +117,4 @@ def _planned_action(problem: Problem) -> str:
         case ProblemKind.STRANGER:
             return "would be set aside in quarantine"
         case _:
-            return f"nothing: {problem.mend}"
+            return f"nothing: {problem.fix}"

@@ -22,7 +22,7 @@ from pipeline.tiles.selection import select_tiles
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind as StoreKind
 from store.errors import StoreError
-from store.transfer.selection import step_of
+from store.transfer.selection import last_step
 
 DIED: Final = "died"
 """The kind of failure of a build whose process ended without recording one."""
@@ -55,7 +55,7 @@ def rerun(record: BuildRecord, ports: Ports) -> Rerun:
             hint=f"name another: {record.listing}",
         )
     failure = build.failure
-    step, subject = step_of(build)
+    step, subject = last_step(build)
     recorded = StepFailure(
         kind=failure.kind if failure else "rolled-back" if build.status is BuildStatus.REFUSED else DIED,
         subject=failure.subject if failure else subject,

@@ -277,7 +277,7 @@ def walk_coverage(
             files=found.files,
             size=found.size,
             unreferenced=len(found.unreferenced),
-            problems=found.strangers,
+            problems=found.foreign_files,
             geography=report,
             wanted=geography.wanted,
             present=geography.present,

@@ -35,7 +35,7 @@ from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.reader import table_checks
-from store.reader.engine_parity import claim, require_agreement
+from store.reader.engine_parity import parity_key, require_parity
 from store.reader.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.runtime import capabilities
 from store.runtime.golden_vectors import Vectors, decode_answers
@@ -305,7 +305,7 @@ class FlightCache:
         if stand_in is None:
             return
         preprocessing = self.preprocessing
-        about = claim(
+        about = parity_key(
             engine=entry.artifact.sha256,
             golden=stand_in.golden.sha256,
             backend=entry.backend,
@@ -319,7 +319,7 @@ class FlightCache:
             except ArtifactError as error:
                 raise _damaged([error.message]) from error
 
-        require_agreement(
+        require_parity(
             about,
             engine.run,
             answers=answers,

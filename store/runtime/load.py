@@ -23,19 +23,19 @@ from store.runtime.backends.base import (
     EngineLoadError,
     EngineRunError,
     ExecutionError,
-    Foreign,
     IndexLoadError,
     IndexSearchError,
     PipelinedExecutor,
     RuntimeUnavailableError,
     Source,
+    Untyped,
     Vectors,
     import_library,
 )
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
-from store.runtime.delta_search import ExtendedIndex
-from store.runtime.faiss_install import FlavourError, installed_flavour
+from store.runtime.delta_search import IndexWithDelta
+from store.runtime.faiss_install import FlavourError, installed_faiss
 
 __all__ = [
     "DescriptorIndex",
@@ -161,7 +161,7 @@ def load_engine(
 class DescriptorIndex:
     """A loaded index that was checked against what the manifest says of it."""
 
-    def __init__(self, index: Foreign | ExtendedIndex, *, kind: str, dimensions: int, ntotal: int) -> None:
+    def __init__(self, index: Untyped | IndexWithDelta, *, kind: str, dimensions: int, ntotal: int) -> None:
         self._index = index
         self.kind: Final = kind
         self.dimensions: Final = dimensions
@@ -221,7 +221,7 @@ def load_index(
         IndexLoadError: Unreadable, or of another kind, metric or size; or the delta does not fit it.
     """
     try:
-        installed_flavour()
+        installed_faiss()
     except FlavourError as error:
         raise RuntimeUnavailableError(f"the descriptor index: {error.message}", hint=error.hint) from error
     faiss = import_library("faiss", "the descriptor index")
@@ -248,11 +248,11 @@ def load_index(
         raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
     if delta is None:
         return DescriptorIndex(outer, kind=kind, dimensions=dimensions, ntotal=ntotal)
-    extended, rows = ExtendedIndex(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
+    extended, rows = IndexWithDelta(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
     return DescriptorIndex(extended, kind=kind, dimensions=dimensions, ntotal=rows)
 
 
-def _describe(faiss: Foreign, outer: Foreign) -> tuple[str, int, int, str]:
+def _describe(faiss: Untyped, outer: Untyped) -> tuple[str, int, int, str]:
     """Return kind, dimensions, rows and metric of a loaded index."""
     kinds = (
         ("flat", (faiss.IndexFlat, faiss.IndexScalarQuantizer)),

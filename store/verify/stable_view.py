@@ -15,7 +15,7 @@ from store.errors import DamagedHistoryError, ErrorKind
 _LOOKS, _PAUSE_S = 20, 0.05
 
 
-def look_settled(layout: Layout, *, whole: bool) -> View:
+def stable_view(layout: Layout, *, whole: bool) -> View:
     """Look at a cache, again and again while a writer that lives may owe it files.
 
     Args:

@@ -478,7 +478,7 @@ def test_14_a_cache_that_anybody_may_write_to_is_refused(card, folder):
             (reason,) = card.no_go(ErrorKind.PERMISSION)
             assert reason.startswith(subject)
             (problem,) = verify(card.layout, trusted_keys=[ALICE.public]).problems
-            assert (problem.kind, problem.mend) == (ProblemKind.EXPOSED, f"chmod -R o-w {card.layout.root}")
+            assert (problem.kind, problem.fix) == (ProblemKind.EXPOSED, f"chmod -R o-w {card.layout.root}")
             with pytest.raises(CacheUnusableError) as error:
                 built(card.layout.root, FIRST)
             assert error.value.kind is ErrorKind.PERMISSION

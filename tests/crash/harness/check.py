@@ -250,7 +250,7 @@ class Judge:
         assert not alone, f"left without its manifest: {sorted(alone)}"
         found = walk(Artifacts(self.layout), {}, referenced=referenced_by(state), full=False, threads=1)
         assert not found.unreferenced, f"{len(found.unreferenced)} unreferenced artifacts after a collection"
-        assert not found.strangers
+        assert not found.foreign_files
 
     def _nothing_twice(self, view: HistoryView, earlier: State) -> None:
         """What the journal held is not made again."""
