@@ -21,7 +21,7 @@ from pipeline.index.row_order import chunks, in_order, training_rows
 from pipeline.request.request import IndexKind, Storage
 from store.formats.descriptor_block import Block
 from store.runtime.backends.gpu import gpus
-from store.runtime.faiss_install import FaissDistribution, FlavourError, installed_faiss
+from store.runtime.faiss_install import FaissDistribution, FaissInstallError, installed_faiss
 
 _SEED: Final = 20_111
 _WRITE_BYTES: Final = 1 << 20
@@ -261,7 +261,7 @@ def _write(faiss: Untyped, index: Untyped, path: str) -> None:
 def _flavour() -> FaissDistribution:
     try:
         return installed_faiss()
-    except FlavourError as error:
+    except FaissInstallError as error:
         raise RequestError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
 
 

@@ -11,7 +11,8 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.lock import CacheLock
 from pipeline.progress import Progress
 from store.base.clock import SystemClock
-from store.transfer.bundle import Choice, open_bundle
+from store.transfer.bundle_format import Choice
+from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import ExportResult
 from store.transfer.export import export as write_bundle
 from store.transfer.import_bundle import ImportResult, import_bundle

@@ -63,7 +63,7 @@ class TwoDevices(FakeSite):
 
 @pytest.fixture
 def site(quick_path, monkeypatch):
-    monkeypatch.setattr(engine_parity, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_measured", {})
     return TwoDevices(quick_path)
 
 

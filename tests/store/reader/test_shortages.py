@@ -1,4 +1,4 @@
-"""A process that lacks open files or memory says so; it never takes that for damage of what it looked at."""
+"""A process that lacks open files or memory says so, and never reports damage instead."""
 
 import errno
 import json
@@ -55,7 +55,7 @@ def failing(number, *, only):
 
 
 @pytest.mark.parametrize("number", SHORT)
-def test_the_kind_says_that_it_is_this_process(number):
+def test_the_error_kind_of_a_shortage_blames_this_process(number):
     error = OSError(number, os.strerror(number))
     assert is_shortage(error)
     assert from_os_error(error, "x").kind is ErrorKind.RESOURCES
@@ -82,7 +82,7 @@ def test_a_shortage_is_no_damage(layout, monkeypatch, number):
 
 
 @pytest.mark.parametrize("number", SHORT)
-def test_a_shortage_while_reading_or_looking_is_no_damage(layout, monkeypatch, number):
+def test_a_shortage_while_reading_is_no_damage(layout, monkeypatch, number):
     manifest, found = head(layout), Artifacts(layout)
 
     def fails(*_, **__):
@@ -101,7 +101,7 @@ def test_a_shortage_while_reading_or_looking_is_no_damage(layout, monkeypatch, n
         exposed_path(layout.root)
 
 
-def test_a_disk_that_fails_is_damage_and_is_named(layout, monkeypatch):
+def test_a_failing_disk_is_damage(layout, monkeypatch):
     manifest = head(layout)
     monkeypatch.setattr(os, "open", failing(errno.EIO, only=manifest.calibration.sha256))
     found = Artifacts(layout).damage(manifest.calibration)
@@ -152,7 +152,7 @@ for act in (verified, read, opened):
 """
 
 
-def test_any_number_of_open_files_is_enough_or_said_to_be_too_few(layout):
+def test_any_limit_of_open_files_is_enough_or_reported(layout):
     done = subprocess.run(
         [sys.executable, "-c", STARVED, str(layout.root)],
         cwd=ROOT,
