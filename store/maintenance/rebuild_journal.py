@@ -207,7 +207,7 @@ def _read_segment(layout: Layout, name: str | None, number: int, head: Head) -> 
 def _salvage(layout: Layout, after: Head) -> tuple[Entry, ...]:
     """Return the most records after a head, of the journal or of those that earlier rebuilds moved."""
     sources = (layout.journal, *layout.journals_set_aside()[:_SOURCES])
-    return max((safe_reader.salvage(path, after=after) for path in sources), key=len)
+    return max((safe_reader.salvage_records(path, after=after) for path in sources), key=len)
 
 
 def _salvage_generation(layout: Layout, number: int, history: _RebuiltHistory) -> list[Entry]:

@@ -30,7 +30,7 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
-from store.files.sealed_memory import Sealed, SealError, digest, open_expected, seal
+from store.files.sealed_memory import SealedMemory, SealError, digest, open_expected, seal
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
@@ -77,7 +77,7 @@ class FlightCache:
     manifest: Manifest
     _folder: int
     _files: dict[str, int] = field(default_factory=dict)
-    _sealed: dict[str, Sealed] = field(default_factory=dict)
+    _sealed: dict[str, SealedMemory] = field(default_factory=dict)
     _tiles: TileTable | None = None
     _proofs: Path | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -344,7 +344,7 @@ class FlightCache:
         if problems:
             raise _damaged(problems)
 
-    def _seal(self, role: str, ref: ArtifactRef) -> Sealed:
+    def _seal(self, role: str, ref: ArtifactRef) -> SealedMemory:
         if ref.sha256 not in self._sealed:
             try:
                 self._sealed[ref.sha256] = seal(self._files[ref.sha256], ref)

@@ -22,7 +22,7 @@ from typing import Final
 
 from journal import Entry, Journal, RecordError
 from journal.record import Head
-from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
@@ -130,7 +130,7 @@ def import_bundle(
         layout.create()
         try:
             allow = layout.allow_unknown_filesystem
-            judge_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
+            require_supported_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
         except OSError as error:
             raise from_os_error(error, f"cache {layout.root}") from error
         artifacts = Artifacts(layout)

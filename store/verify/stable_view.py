@@ -6,7 +6,7 @@ while somebody holds the build lock, the reader waits for absent files.
 
 import time
 
-from journal.lock import held
+from journal.lock import lock_holder
 from store.cache import journal_consistency
 from store.cache.view import View, open_view, read_history
 from store.disk.layout import Layout
@@ -36,7 +36,7 @@ def stable_view(layout: Layout, *, whole: bool) -> View:
         if attempt == _ATTEMPTS or not _lacks_manifest(view):
             return view
         # Read twice in any case: the writer may have written the files and ended since the first began.
-        if attempt > 1 and held(layout.build_lock) is None:
+        if attempt > 1 and lock_holder(layout.build_lock) is None:
             return view
         time.sleep(_PAUSE_S)
         attempt += 1
