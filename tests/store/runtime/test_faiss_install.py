@@ -4,11 +4,7 @@ import sys
 
 import pytest
 
-from store.runtime.faiss_install import (
-    FaissDistribution,
-    installed_faiss,
-    require_one_faiss,
-)
+from store.runtime.faiss_install import FaissDistribution, installed_faiss, require_one_faiss
 from store.runtime.load import RuntimeUnavailableError, load_index
 
 
