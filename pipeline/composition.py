@@ -76,7 +76,7 @@ def build_cache_provisioner(
         config=config,
         layout=layout,
         lock=lock or CacheLock(layout, config.lock_timeout_s),
-        ports=replace(default_ports(config.memory_folder), **brought),
+        ports=replace(default_ports(config.digest_cache_folder), **brought),
         executor=partial(_executor, config)
         if descriptor_batcher is None
         else lambda: lambda: descriptor_batcher,
@@ -84,13 +84,13 @@ def build_cache_provisioner(
     )
 
 
-def default_ports(memory_folder: Path | None = None) -> Ports:
+def default_ports(digest_cache_folder: Path | None = None) -> Ports:
     """Return the embedded defaults; digests of tiles are remembered in a folder, if there is one."""
     return Ports(
         compiler_for=lambda request: registry.engine_compiler(request.engine.backend),
         stand_in=OnnxRuntimeCompiler(),
         source_for=lambda request: open_source(
-            request.tiles.source, request.base, memory_folder=memory_folder
+            request.tiles.source, request.base, digest_cache_folder=digest_cache_folder
         ),
         index=FaissIndexBuilder(),
         progress=Silent(),

@@ -43,7 +43,7 @@ class C10ProvisionerConfig:
     allow_unknown_filesystem: bool = False
     signing_key: Path | None = None
     trusted_keys: tuple[str, ...] = ()
-    memory_folder: Path | None = None
+    digest_cache_folder: Path | None = None
     executor: str = "local"
     ray_address: str = "local"
 
@@ -95,7 +95,7 @@ class C10ProvisionerConfig:
 
     @classmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], *, cache_root: Path, memory_folder: Path | None = None
+        cls, settings: Mapping[str, Any], *, cache_root: Path, digest_cache_folder: Path | None = None
     ) -> "C10ProvisionerConfig":
         """Make a config from named settings.
 
@@ -115,7 +115,7 @@ class C10ProvisionerConfig:
             given["signing_key"] = Path(key)
         if isinstance(keys := given.get("trusted_keys"), (str, list)):
             given["trusted_keys"] = (keys,) if isinstance(keys, str) else tuple(keys)
-        return cls(cache_root=cache_root, memory_folder=memory_folder, **given)
+        return cls(cache_root=cache_root, digest_cache_folder=digest_cache_folder, **given)
 
 
 def _whole(value: object, least: int, greatest: int) -> bool:

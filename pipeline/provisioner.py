@@ -269,7 +269,7 @@ class CacheProvisioner:
         return read_trusted(keys, cache=self.layout.root) if keys else ALLOW_UNSIGNED
 
     def _networks(self) -> NetworkMemory:
-        return NetworkMemory(self.config.memory_folder)
+        return NetworkMemory(self.config.digest_cache_folder)
 
     def _build(
         self,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.formats.index_delta import Delta
-from store.runtime.backends.base import Foreign, IndexLoadError, Vectors
+from store.runtime.backends.base import Untyped, IndexLoadError, Vectors
 
 _NO_ROW: Final = -1
 
@@ -19,7 +19,7 @@ _NO_ROW: Final = -1
 class ExtendedIndex:
     """An index of faiss with ids of its own, and what changed since it was written."""
 
-    def __init__(self, faiss: Foreign, whole: Foreign, delta: Delta) -> None:
+    def __init__(self, faiss: Untyped, whole: Untyped, delta: Delta) -> None:
         """Put both beside each other.
 
         Args:
@@ -64,7 +64,7 @@ class ExtendedIndex:
         best = np.take_along_axis(scores, order, axis=1)
         return best, np.take_along_axis(ids, order, axis=1)
 
-    def _parameters(self) -> Foreign | None:
+    def _parameters(self) -> Untyped | None:
         """Return how to search without the rows that were left out; made for each search, since faiss writes into it.
 
         Nodes of a graph that are left out still lead to others, and take places among the candidates. So there are as

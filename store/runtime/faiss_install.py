@@ -16,7 +16,7 @@ _PREFIX: Final = "faiss"
 _GPU: Final = "gpu"
 
 
-class FlavourError(Exception):
+class FaissInstallError(Exception):
     """There is no faiss, or more than one."""
 
     def __init__(self, message: str, hint: str) -> None:
@@ -29,7 +29,7 @@ class FlavourError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Flavour:
+class FaissDistribution:
     """An installed distribution of faiss."""
 
     name: str
@@ -42,7 +42,7 @@ class Flavour:
 
 
 @functools.cache
-def installed_flavour() -> Flavour:
+def installed_faiss() -> FaissDistribution:
     """Return the one that is installed. Looked up once per process.
 
     Raises:
@@ -50,13 +50,13 @@ def installed_flavour() -> Flavour:
     """
     module = find_spec(_PREFIX)
     if module is None or module.origin is None:
-        return the_one(())
+        return require_one_faiss(())
     # Flavours that overwrite each other lie in one folder, beside the module.
     beside = Path(module.origin).parents[1].glob(f"{_PREFIX}*-info")
-    return the_one((each.name, each.version) for each in map(metadata.Distribution.at, beside))
+    return require_one_faiss((each.name, each.version) for each in map(metadata.Distribution.at, beside))
 
 
-def the_one(installed: Iterable[tuple[str, str]]) -> Flavour:
+def require_one_faiss(installed: Iterable[tuple[str, str]]) -> FaissDistribution:
     """Return the one distribution of faiss among those installed, (name, version) each.
 
     Raises:
@@ -64,11 +64,11 @@ def the_one(installed: Iterable[tuple[str, str]]) -> Flavour:
     """
     found = sorted({each for each in installed if each[0].lower().startswith(_PREFIX)})
     if not found:
-        raise FlavourError("expected the Python package 'faiss', found none", "pip install 'c10[cpu]'")
+        raise FaissInstallError("expected the Python package 'faiss', found none", "pip install 'c10[cpu]'")
     if len(found) > 1:
         names = " and ".join(f"{name} {version}" for name, version in found)
-        raise FlavourError(
+        raise FaissInstallError(
             f"expected one distribution of faiss, found {names}: they overwrite each other's files",
             f"pip uninstall {' '.join(name for name, _ in found)}, then install one of them again",
         )
-    return Flavour(*found[0])
+    return FaissDistribution(*found[0])

@@ -23,7 +23,7 @@ from store.runtime.backends.base import (
     EngineLoadError,
     EngineRunError,
     ExecutionError,
-    Foreign,
+    Untyped,
     IndexLoadError,
     IndexSearchError,
     PipelinedExecutor,
@@ -35,7 +35,7 @@ from store.runtime.backends.base import (
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
 from store.runtime.delta_search import ExtendedIndex
-from store.runtime.faiss_install import FlavourError, installed_flavour
+from store.runtime.faiss_install import FaissInstallError, installed_faiss
 
 __all__ = [
     "DescriptorIndex",
@@ -161,7 +161,7 @@ def load_engine(
 class DescriptorIndex:
     """A loaded index that was checked against what the manifest says of it."""
 
-    def __init__(self, index: Foreign | ExtendedIndex, *, kind: str, dimensions: int, ntotal: int) -> None:
+    def __init__(self, index: Untyped | ExtendedIndex, *, kind: str, dimensions: int, ntotal: int) -> None:
         self._index = index
         self.kind: Final = kind
         self.dimensions: Final = dimensions
@@ -221,8 +221,8 @@ def load_index(
         IndexLoadError: Unreadable, or of another kind, metric or size; or the delta does not fit it.
     """
     try:
-        installed_flavour()
-    except FlavourError as error:
+        installed_faiss()
+    except FaissInstallError as error:
         raise RuntimeUnavailableError(f"the descriptor index: {error.message}", hint=error.hint) from error
     faiss = import_library("faiss", "the descriptor index")
     try:
@@ -252,7 +252,7 @@ def load_index(
     return DescriptorIndex(extended, kind=kind, dimensions=dimensions, ntotal=rows)
 
 
-def _describe(faiss: Foreign, outer: Foreign) -> tuple[str, int, int, str]:
+def _describe(faiss: Untyped, outer: Untyped) -> tuple[str, int, int, str]:
     """Return kind, dimensions, rows and metric of a loaded index."""
     kinds = (
         ("flat", (faiss.IndexFlat, faiss.IndexScalarQuantizer)),

@@ -32,7 +32,7 @@ from store.runtime.backends.cuda import Cuda
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.capabilities import covered
-from store.runtime.faiss_install import FlavourError, installed_flavour
+from store.runtime.faiss_install import FaissInstallError, installed_faiss
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from store.runtime.load import load_engine, load_index
 from store.verify.verify import Depth, verify
@@ -240,8 +240,8 @@ def test_a_whole_build_flies(tmp_path, backend):
 @pytest.fixture(scope="module")
 def faiss():
     try:
-        flavour = installed_flavour()
-    except FlavourError as error:
+        flavour = installed_faiss()
+    except FaissInstallError as error:
         pytest.skip(str(error))
     if not flavour.gpu:
         pytest.skip(f"needs faiss-gpu instead of {flavour.name}")

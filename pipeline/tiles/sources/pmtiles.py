@@ -63,11 +63,11 @@ class PMTilesArchive:
     """
 
     def __init__(
-        self, spec: str, *, base: Path, memory_folder: Path | None, now_ns: Callable[[], int]
+        self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         self.name = spec
         self._path = (base / spec).resolve()
-        self._memory_folder = memory_folder
+        self._memory_folder = digest_cache_folder
         self._now_ns = now_ns
         self._directories: dict[int, Directory] = {}
         with self._opened() as file:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from store.errors import Category
 
 Vectors = NDArray[np.float32]
-Foreign = Any
+Untyped = Any
 """An object of a library that carries no types."""
 
 Source = bytes | bytearray | memoryview | str

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from store.runtime.backends.base import Foreign, Vectors, import_library
+from store.runtime.backends.base import Untyped, Vectors, import_library
 
 _MEMORY: Final = Path("/proc/meminfo")
 _STREAM_NON_BLOCKING: Final = 1
@@ -75,46 +75,46 @@ class Cuda:
         self._made.callback(self._call, "cudaFree", pointer)
         return pointer
 
-    def stream(self) -> Foreign:
+    def stream(self) -> Untyped:
         """Return a stream that does not wait for the default one."""
         stream = self._call("cudaStreamCreateWithFlags", _STREAM_NON_BLOCKING)
         self._made.callback(self._call, "cudaStreamDestroy", stream)
         return stream
 
-    def event(self) -> Foreign:
+    def event(self) -> Untyped:
         """Return an event. A thread that waits for it sleeps: workers share the cores."""
         event = self._call("cudaEventCreateWithFlags", _EVENT_BLOCKING_SYNC | _EVENT_NO_TIMING)
         self._made.callback(self._call, "cudaEventDestroy", event)
         return event
 
-    def upload(self, stream: Foreign, host: Vectors, device: int) -> None:
+    def upload(self, stream: Untyped, host: Vectors, device: int) -> None:
         """Queue a copy of a whole page-locked array to the device."""
         kind = self._library.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", device, host.ctypes.data, host.nbytes, kind, stream)
 
-    def download(self, stream: Foreign, device: int, host: Vectors) -> None:
+    def download(self, stream: Untyped, device: int, host: Vectors) -> None:
         """Queue a copy from the device into a whole page-locked array."""
         kind = self._library.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", host.ctypes.data, device, host.nbytes, kind, stream)
 
-    def record(self, event: Foreign, stream: Foreign) -> None:
+    def record(self, event: Untyped, stream: Untyped) -> None:
         """Let an event happen when a stream has done all that was queued so far."""
         self._call("cudaEventRecord", event, stream)
 
-    def hold(self, stream: Foreign, event: Foreign) -> None:
+    def hold(self, stream: Untyped, event: Untyped) -> None:
         """Let a stream wait for an event before what is queued next."""
         self._call("cudaStreamWaitEvent", stream, event, 0)
 
-    def wait(self, event: Foreign) -> None:
+    def wait(self, event: Untyped) -> None:
         """Sleep until an event has happened."""
         self._call("cudaEventSynchronize", event)
 
-    def drain(self, *streams: Foreign) -> None:
+    def drain(self, *streams: Untyped) -> None:
         """Sleep until streams have done all that was queued."""
         for stream in streams:
             self._call("cudaStreamSynchronize", stream)
 
-    def _call(self, name: str, *arguments: Foreign) -> Foreign:
+    def _call(self, name: str, *arguments: Untyped) -> Untyped:
         """Call and return nothing, the one result, or all of them.
 
         Raises:
@@ -125,7 +125,7 @@ class Cuda:
             raise self._error(name, code)
         return results[0] if len(results) == 1 else results
 
-    def _error(self, name: str, code: Foreign) -> CudaError:
+    def _error(self, name: str, code: Untyped) -> CudaError:
         _, label = self._library.cudaGetErrorName(code)
         _, text = self._library.cudaGetErrorString(code)
         # Failures that leave the device usable are also kept for the next caller who asks; take this one away.

@@ -12,7 +12,7 @@ from store.runtime.backends.base import (
     EngineExpectation,
     EngineLoadError,
     EngineRunError,
-    Foreign,
+    Untyped,
     Source,
     Tensor,
     Vectors,
@@ -89,11 +89,11 @@ class OnnxRuntime:
         return f"a device for {TARGET!r}"
 
 
-def _tensors(found: Foreign) -> list[Tensor]:
+def _tensors(found: Untyped) -> list[Tensor]:
     return [Tensor(name=each.name, type=each.type, shape=tuple(each.shape)) for each in found]
 
 
-def _session_options(runtime: ModuleType, threads: int) -> Foreign:
+def _session_options(runtime: ModuleType, threads: int) -> Untyped:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -9,7 +9,7 @@ from store.runtime.backends.base import (
     EngineLoadError,
     EngineRunError,
     ExecutionError,
-    Foreign,
+    Untyped,
     RuntimeUnavailableError,
     Source,
     Tensor,
@@ -109,7 +109,7 @@ class OpenVino:
             return "no OpenVINO that runs"
 
 
-def require_precision(compiled: Foreign, precision: str) -> None:
+def require_precision(compiled: Untyped, precision: str) -> None:
     """Hold the precision that the library chose against the one it was told.
 
     Raises:
@@ -160,7 +160,7 @@ def _opened(source: Source) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         ) from error
 
 
-def _tensors(ports: Foreign, wanted: str) -> list[Tensor]:
+def _tensors(ports: Untyped, wanted: str) -> list[Tensor]:
     """Describe inputs or outputs; one tensor may have several names."""
     return [
         Tensor(

@@ -28,7 +28,7 @@ from store.runtime.backends.base import (
     EngineExpectation,
     EngineLoadError,
     EngineRunError,
-    Foreign,
+    Untyped,
     RuntimeUnavailableError,
     Source,
     Tensor,
@@ -152,7 +152,7 @@ class TensorRtExecutor:
                 hint="build the cache again",
             )
 
-    def _tensors(self, engine: Foreign, batch: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _tensors(self, engine: Untyped, batch: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return the inputs and the outputs; where an engine leaves its batch open, with the one that it will have."""
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -229,9 +229,9 @@ class _Buffers:
     vectors: Vectors
     given: int
     made: int
-    uploaded: Foreign
-    computed: Foreign
-    downloaded: Foreign
+    uploaded: Untyped
+    computed: Untyped
+    downloaded: Untyped
 
     @classmethod
     def on(cls, cuda: Cuda, given: tuple[int, ...], wanted: tuple[int, ...]) -> "_Buffers":
@@ -253,11 +253,11 @@ class _Parts:
 
     library: ModuleType
     lines: list[str] = field(default_factory=list)
-    logger: Foreign = None
-    runtime: Foreign = None
-    engine: Foreign = None
-    config: Foreign = None
-    context: Foreign = None
+    logger: Untyped = None
+    runtime: Untyped = None
+    engine: Untyped = None
+    config: Untyped = None
+    context: Untyped = None
 
     def load(self, data: memoryview) -> None:
         """Make the engine.
@@ -407,7 +407,7 @@ def _require_gpu(backend: str, target: str | None) -> Gpu:
     return found[0]
 
 
-def _activations(engine: Foreign) -> int:
+def _activations(engine: Untyped) -> int:
     """Return the bytes that a context takes; newer versions only know the second spelling."""
     size = getattr(engine, "device_memory_size_v2", None)
     return int(engine.device_memory_size if size is None else size)
@@ -421,7 +421,7 @@ def _size(tensor: Tensor) -> int:
     return 8 * math.prod(sizes)
 
 
-def _logger(library: ModuleType, lines: list[str]) -> Foreign:
+def _logger(library: ModuleType, lines: list[str]) -> Untyped:
     """Return a logger of the library that keeps the last lines of what went wrong, and prints nothing."""
     worst = {library.ILogger.Severity.INTERNAL_ERROR, library.ILogger.Severity.ERROR}
 
@@ -429,7 +429,7 @@ def _logger(library: ModuleType, lines: list[str]) -> Foreign:
         def __init__(self) -> None:
             library.ILogger.__init__(self)
 
-        def log(self, severity: Foreign, message: str) -> None:
+        def log(self, severity: Untyped, message: str) -> None:
             if severity in worst:
                 lines.append(message.strip())
                 del lines[:-_LOG_LINES]
