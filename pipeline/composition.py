@@ -16,7 +16,7 @@ from pipeline.lock import CacheLock, Lock
 from pipeline.ports import FreeBytes, Ports
 from pipeline.progress import Progress, Silent
 from pipeline.provisioner import CacheProvisioner
-from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock, SystemClock
 from store.disk.layout import Layout

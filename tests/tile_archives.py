@@ -20,7 +20,7 @@ from pmtiles.tile import (
 )
 
 from pipeline.errors import TileError
-from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
 
 Tiles = Mapping[tuple[int, int, int], bytes]

@@ -16,7 +16,7 @@ from pipeline.embed import worker
 from pipeline.engines.backends.compile_process import tensors
 from pipeline.engines.port import CompiledEngine, EngineSignature
 from pipeline.processes.serve import serve
-from pipeline.tiles.sources.open_source import SOURCES, SourceKind
+from pipeline.tiles.sources.registry import SOURCES, SourceKind
 from pipeline.tiles.tile import Extent, Tile
 from store.base.identity import engine_components
 from store.runtime.backends.base import require_version

@@ -125,7 +125,7 @@ class TileOptions(Checked):
     """Where the tiles come from and how old they may be.
 
     Attributes:
-        source: Tiles of a kind in `pipeline.tiles.sources.open_source.SOURCES`, such as "x.mbtiles"; relative to the request's folder.
+        source: Tiles of a kind in `pipeline.tiles.sources.registry.SOURCES`, such as "x.mbtiles"; relative to the request's folder.
         on_bad: What becomes of a tile that cannot be decoded.
         captured: Capture date of all tiles, or a CSV file with the columns z, x, y, captured.
         as_of: Day on which ages are judged; the day of the build when absent.

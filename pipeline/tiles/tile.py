@@ -16,7 +16,7 @@ ZoomRange = tuple[int, int]
 Locator = tuple[str | int, ...]
 """Where a worker process finds the encoded bytes again, as plain data: ("file", path), ("pmtiles", path, offset, length).
 
-First the name of the kind of source, then what `pipeline.tiles.sources.open_source.SOURCES` says of it. Paths are absolute, y counts
+First the name of the kind of source, then what `pipeline.tiles.sources.registry.SOURCES` says of it. Paths are absolute, y counts
 from the north.
 """
 

@@ -22,7 +22,7 @@ from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, resolve
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.stages.embed import engine_spec
 from pipeline.stages.index import StoredBlocks
-from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.registry import open_source
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing

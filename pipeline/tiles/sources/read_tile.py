@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.sources.open_source import SOURCES
+from pipeline.tiles.sources.registry import SOURCES
 from pipeline.tiles.tile import Locator
 from store.files.regular_file import open_regular, read_at
 

@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
 from tests.tile_archives import WORLD
 
