@@ -67,7 +67,10 @@ def test_any_areas_one_after_another_are_what_the_archive_holds(written, tmp_pat
     for box, zoom in asked:
         expected = query(written[kind], tmp_path, box, zoom)
         for _ in range(2):
-            assert query(written[kind], tmp_path, box, zoom, digest_cache_folder=memory, now_ns=later) == expected
+            assert (
+                query(written[kind], tmp_path, box, zoom, digest_cache_folder=memory, now_ns=later)
+                == expected
+            )
 
 
 _numbers = itertools.count()

@@ -4,18 +4,26 @@ import sys
 
 import pytest
 
-from store.runtime.faiss_install import FaissDistribution, FaissInstallError, installed_faiss, require_one_faiss
+from store.runtime.faiss_install import (
+    FaissDistribution,
+    FaissInstallError,
+    installed_faiss,
+    require_one_faiss,
+)
 from store.runtime.load import RuntimeUnavailableError, load_index
 
 
 def test_exactly_one_distribution_is_accepted():
-    assert require_one_faiss([("numpy", "2"), ("faiss-cpu", "1.15.1")]) == FaissDistribution("faiss-cpu", "1.15.1")
+    assert require_one_faiss([("numpy", "2"), ("faiss-cpu", "1.15.1")]) == FaissDistribution(
+        "faiss-cpu", "1.15.1"
+    )
     # The same folder can be on the path twice.
     assert require_one_faiss([("faiss-cpu", "1.15.1")] * 2) == FaissDistribution("faiss-cpu", "1.15.1")
     with pytest.raises(FaissInstallError, match=r"found none; pip install 'c10\[cpu\]'"):
         require_one_faiss([("numpy", "2")])
     with pytest.raises(
-        FaissInstallError, match=r"faiss-cpu 1\.15\.1 and faiss-gpu 1\.15\.1.*pip uninstall faiss-cpu faiss-gpu"
+        FaissInstallError,
+        match=r"faiss-cpu 1\.15\.1 and faiss-gpu 1\.15\.1.*pip uninstall faiss-cpu faiss-gpu",
     ):
         require_one_faiss([("faiss-gpu", "1.15.1"), ("faiss-cpu", "1.15.1")])
 

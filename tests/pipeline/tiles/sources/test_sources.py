@@ -90,10 +90,14 @@ class TestEverySource:
         tiles = archives.block(3, 0, 0)
         spec, memory = write(kind, tiles), tmp_path / "memory"
         later = lambda: 4 * 10**18  # noqa: E731
-        cold = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(WORLD, (0, 25))
+        cold = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(
+            WORLD, (0, 25)
+        )
         stamps = {path: path.stat().st_mtime_ns for path in memory.iterdir()}
         monkeypatch.setattr(hashlib, "sha256", _only_for(memory, hashlib.sha256))
-        warm = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(WORLD, (0, 25))
+        warm = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(
+            WORLD, (0, 25)
+        )
         assert warm == cold
         assert {path: path.stat().st_mtime_ns for path in memory.iterdir()} == stamps
 
