@@ -25,7 +25,7 @@ from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, On
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index.plan import IndexPlan
 from pipeline.request.geometry import BoxE7
-from pipeline.request.request import IndexKind
+from pipeline.request.options import IndexKind
 from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
 from store.base.canonical_json import Document

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import resolve
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.request.options import IndexKind, IndexOptions
 from store.formats.descriptor_block import Block, descriptor_ids
 
 ZOOM = 12

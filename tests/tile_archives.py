@@ -20,8 +20,8 @@ from pmtiles.tile import (
 )
 
 from pipeline.errors import TileError
-from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
+from pipeline.tiles.sources.registry import open_source
 
 Tiles = Mapping[tuple[int, int, int], bytes]
 

@@ -18,7 +18,7 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.index.gpu import HIDE, GpuIndex, suits
 from pipeline.index.plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, failed
 from pipeline.index.row_order import chunks, in_order, training_rows
-from pipeline.request.request import IndexKind, Storage
+from pipeline.request.options import IndexKind, Storage
 from store.formats.descriptor_block import Block
 from store.runtime.backends.gpu import gpus
 from store.runtime.faiss_install import FaissDistribution, FaissInstallError, installed_faiss

@@ -8,7 +8,7 @@ and with other numbers. Graphs are grown on the CPU: the packages on PyPI have n
 from typing import Any, Final
 
 from pipeline.index.plan import IndexPlan, failed
-from pipeline.request.request import IndexKind, Storage
+from pipeline.request.options import IndexKind, Storage
 
 Untyped = Any
 """An object of faiss, which carries no types."""

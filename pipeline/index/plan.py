@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.request.request import IndexKind, IndexOptions, Storage
+from pipeline.request.options import IndexKind, IndexOptions, Storage
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
 

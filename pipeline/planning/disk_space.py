@@ -16,7 +16,7 @@ from pipeline.engines.models.model import Model
 from pipeline.index.plan import IndexPlan, extends, most_changed, resolve
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, needed, plan
-from pipeline.request.request import IndexKind, Storage
+from pipeline.request.options import IndexKind, Storage
 from store.base.identity import RECIPES
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout

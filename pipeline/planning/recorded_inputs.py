@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
-from pipeline.request.to_toml import recorded_request
+from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.selection import Selection, select_tiles
 from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
 from store.domain.events import EngineCompiled
@@ -129,7 +129,7 @@ class Recipe:
     def _recorded(self) -> tuple[BuildRequest, str | None]:
         if self._request is None:
             try:
-                self._request = recorded_request(self.build.host)
+                self._request = parse_recorded_request(self.build.host)
             except PipelineError as error:
                 raise UnavailableError(error.message) from error
             if self._request is None:

@@ -15,8 +15,9 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
 from pipeline.index.faiss_builder import IndexBuilder
 from pipeline.planning.inputs import Inputs
-from pipeline.request.files import read_named
-from pipeline.request.request import BuildRequest, ModelRole
+from pipeline.request.files import read_named_file
+from pipeline.request.options import ModelRole
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.canonical_json import Document
@@ -33,7 +34,7 @@ def read_calibration(request: BuildRequest) -> bytes:
         RequestError: It is missing, too big, or no JSON object.
     """
     path = request.resolve(request.calibration)
-    data = read_named(path, "calibration", _MAX_CALIBRATION)
+    data = read_named_file(path, "calibration", _MAX_CALIBRATION)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -1,8 +1,8 @@
-"""Reads the text of the small files that people write: requests, settings and capture dates.
+"""Read the small files that people write: requests, settings and capture dates.
 
-A shell may hand over a pipe instead of a file, as in `c10 build <(make-request)`: a name such as `/dev/fd/63`, which
-leads to what this process has open. Such a pipe is read to its end, bounded in size and in silence. A named pipe is
-refused: nobody may ever write to it.
+A shell may pass a pipe in place of a file, as in `c10 build <(make-request)`, under a name such as `/dev/fd/63`. Such a
+pipe is read to its end, with a limit on its size and on the time without data. A named pipe is refused, since nobody
+may ever write to it.
 """
 
 import os
@@ -16,30 +16,30 @@ from store.files.regular_file import NotRegularError, read_start
 
 MAX_REQUEST_BYTES = 1 << 20
 SILENCE_S: Final = 60.0
-"""How long a pipe may give nothing, seconds."""
+"""How long a pipe may send nothing, seconds."""
 
 _DESCRIPTORS: Final = frozenset({"/dev/fd", "/proc/self/fd"})
-_PIECE: Final = 1 << 16
+_READ_BYTES: Final = 1 << 16
 
 
-def folder_of(path: Path) -> Path:
-    """The folder that relative paths in such a file start from: its own, or the current one for a descriptor."""
+def base_folder(path: Path) -> Path:
+    """Return the folder that relative paths in a file start from: its own, or the current one for a pipe."""
     return Path.cwd() if _is_descriptor(path) else path.parent
 
 
 def read_request_text(path: Path, *, what: str = "a request file", limit: int = MAX_REQUEST_BYTES) -> str:
-    """The text of a file that a person wrote.
+    """Return the text of a file that a person wrote.
 
     Args:
         path: Where it is.
-        what: What messages say was expected there.
+        what: What to call it in messages.
         limit: Greatest size, bytes.
 
     Raises:
         RequestError: when it is missing, neither a regular file nor an open pipe, too long, not readable or not UTF-8.
     """
     try:
-        content = _content(path, limit)
+        content = _read_content(path, limit)
     except TimeoutError:
         found = f"a pipe that gave nothing for {SILENCE_S:g} s"
         raise _unreadable(
@@ -65,11 +65,11 @@ def read_request_text(path: Path, *, what: str = "a request file", limit: int = 
         ) from None
 
 
-def _content(path: Path, limit: int) -> bytes:
-    """At most one byte more than the limit.
+def _read_content(path: Path, limit: int) -> bytes:
+    """Return the content, cut after one byte more than the limit.
 
     Raises:
-        TimeoutError: when a pipe stays open and silent.
+        TimeoutError: when a pipe stays open and sends nothing.
         NotRegularError: for anything but a regular file and an open pipe.
         OSError: when it cannot be read.
     """
@@ -78,10 +78,10 @@ def _content(path: Path, limit: int) -> bytes:
     except NotRegularError:
         if not _is_descriptor(path):
             raise
-    return _from_pipe(path, limit)
+    return _read_pipe(path, limit)
 
 
-def _from_pipe(path: Path, limit: int) -> bytes:
+def _read_pipe(path: Path, limit: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
@@ -92,12 +92,12 @@ def _from_pipe(path: Path, limit: int) -> bytes:
             if not poll.poll(SILENCE_S * 1000):
                 raise TimeoutError
             try:
-                piece = os.read(descriptor, min(_PIECE, limit + 1 - len(content)))
+                data = os.read(descriptor, min(_READ_BYTES, limit + 1 - len(content)))
             except BlockingIOError:
-                continue  # somebody else who has the pipe was faster
-            if not piece:
+                continue  # another reader of the pipe was faster
+            if not data:
                 break
-            content += piece
+            content += data
         return content
     finally:
         os.close(descriptor)
@@ -112,7 +112,7 @@ def _unreadable(path: Path, what: str, found: str, hint: str) -> RequestError:
     return RequestError(message, hint=hint, kind=ErrorKind.REQUEST_UNREADABLE, subject=str(path))
 
 
-def read_named(path: Path, what: str, limit: int) -> bytes:
+def read_named_file(path: Path, what: str, limit: int) -> bytes:
     """Return the bytes of a regular file.
 
     Args:
@@ -128,7 +128,7 @@ def read_named(path: Path, what: str, limit: int) -> bytes:
     except OSError as error:
         raise RequestError(
             f"{what}: expected a readable file, found {path}: {error.strerror or error}",
-            hint="mend the path; it starts from the request's folder",
+            hint="correct the path; it starts from the request's folder",
             kind=ErrorKind.REQUEST_UNREADABLE,
             subject=str(path),
         ) from error

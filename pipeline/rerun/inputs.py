@@ -18,8 +18,9 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
 from pipeline.planning.recorded_inputs import NO_PLUGINS, Recipe, UnavailableError
 from pipeline.ports import Ports
-from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
-from pipeline.request.to_toml import recorded_request
+from pipeline.request.options import ModelRole, ModelSpec
+from pipeline.request.request import BuildRequest
+from pipeline.request.to_toml import parse_recorded_request
 from pipeline.rerun.report import Evidence, Findings, Input, Standing
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator
@@ -144,7 +145,7 @@ class Supplies:
             UnavailableError: It was not recorded, or is none to this version.
         """
         try:
-            found = recorded_request(self.build.host)
+            found = parse_recorded_request(self.build.host)
         except PipelineError as error:
             raise UnavailableError(f"the recorded request: {error.message}") from error
         if found is None:

@@ -36,7 +36,7 @@ from pipeline.embed.reusable_rows import KnownRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
-from pipeline.request.request import BadTilePolicy
+from pipeline.request.options import BadTilePolicy
 from pipeline.stages.context import Run
 from pipeline.tiles.sources.read_tile import REST
 from store.base.identity import cell_components, cell_key, tile_set_of

@@ -12,7 +12,7 @@ from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import IndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, resolve
 from pipeline.planning.area_report import Geography, Place
-from pipeline.request.request import IndexOptions
+from pipeline.request.options import IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.stages.context import Run
 from pipeline.stages.extend_index import extended_index

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.files import read_request_text
 from pipeline.request.geometry import box_text
-from pipeline.request.request import BuildRequest, TooOldPolicy, UnknownAgePolicy
+from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.tile import Place, TileMetadataStore

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.formats.index_delta import Delta
-from store.runtime.backends.base import Untyped, IndexLoadError, Vectors
+from store.runtime.backends.base import IndexLoadError, Untyped, Vectors
 
 _NO_ROW: Final = -1
 

@@ -23,12 +23,12 @@ from store.runtime.backends.base import (
     EngineLoadError,
     EngineRunError,
     ExecutionError,
-    Untyped,
     IndexLoadError,
     IndexSearchError,
     PipelinedExecutor,
     RuntimeUnavailableError,
     Source,
+    Untyped,
     Vectors,
     import_library,
 )

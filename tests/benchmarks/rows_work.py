@@ -19,7 +19,7 @@ from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import Window
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, resolve
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.embed import engine_spec
 from pipeline.stages.index import StoredBlocks
 from pipeline.tiles.sources.registry import open_source

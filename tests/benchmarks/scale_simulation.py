@@ -28,7 +28,7 @@ from pipeline.embed.batcher import worker_setup
 from pipeline.embed.worker import serve_engine
 from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
 from pipeline.index.plan import IndexPlan, resolve
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.tiles.decode import decode
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout

@@ -25,7 +25,7 @@ from pipeline.engines.port import EngineJob
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
-from pipeline.request.request import EngineOptions
+from pipeline.request.options import EngineOptions
 from pipeline.stages.reference import reference_run
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.cuda import Cuda

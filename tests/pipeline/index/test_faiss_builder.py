@@ -12,7 +12,7 @@ from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import FLAT_BELOW, IndexPlan
 from pipeline.index.row_order import chunk_rows
-from pipeline.request.request import IndexKind, Storage
+from pipeline.request.options import IndexKind, Storage
 from store.runtime.faiss_install import FaissInstallError
 from store.runtime.load import load_index
 from tests.index_blocks import build, make_blocks, plan_for, unnamed_file

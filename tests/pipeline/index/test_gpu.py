@@ -11,7 +11,7 @@ import pipeline.index.faiss_builder
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.gpu import suits
-from pipeline.request.request import IndexKind, Storage
+from pipeline.request.options import IndexKind, Storage
 from store.runtime.backends.gpu import Gpu
 from store.runtime.faiss_install import FaissDistribution
 from store.runtime.load import load_index

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import resolve
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.request.options import IndexKind, IndexOptions
 from store.formats import descriptor_block
 
 ROWS, DIMENSIONS = 2048, 1024

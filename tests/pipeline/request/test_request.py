@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ErrorKind, Problem, RequestError
 from pipeline.request import files
 from pipeline.request.geometry import contains, degrees_to_e7, metres_to_mm, split_at_antimeridian
-from pipeline.request.request import (
-    BuildRequest,
+from pipeline.request.options import (
     EngineOptions,
     ModelRole,
     ModelSpec,
@@ -25,6 +24,7 @@ from pipeline.request.request import (
     TileOptions,
     TooOldPolicy,
 )
+from pipeline.request.request import BuildRequest
 
 BOX = "bbox = [-118.3198, 36.5611, -118.2607, 36.5930]"
 MODEL = 'onnx = "builtin:place"'
@@ -307,10 +307,10 @@ def test_warnings(request_text):
     assert outside.warnings == (
         "origin: [-117.0, 36.5785] lies outside the box [-118.3198, 36.5611, -118.2607, 36.593]",
     )
-    scaled = parse(
+    scale_to_int = parse(
         request_text((MODEL, MODEL + "\nmean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]"))
     )
-    assert "multiply both by 255" in scaled.warnings[0]
+    assert "multiply both by 255" in scale_to_int.warnings[0]
     across = parse(
         request_text((BOX, "bbox = [179.5, -18, -179.5, -16]"), ("-118.2923, 36.5785", "179.9, -17.0"))
     )
@@ -468,11 +468,11 @@ def test_a_split_box_holds_the_same_points(west, east, longitude, latitude):
         west <= longitude <= east if west < east else longitude >= west or longitude <= east
     )
     scale = 10_000_000
-    scaled = (west * scale, -3 * scale, east * scale, 3 * scale)
+    scale_to_int = (west * scale, -3 * scale, east * scale, 3 * scale)
     touches_seam = abs(longitude) == 180 or west == 180 or east == -180
     if west != east and not touches_seam:
-        assert contains(scaled, longitude * scale, latitude * scale) == inside
-    assert all(half[0] < half[2] for half in split_at_antimeridian(scaled)), box
+        assert contains(scale_to_int, longitude * scale, latitude * scale) == inside
+    assert all(half[0] < half[2] for half in split_at_antimeridian(scale_to_int)), box
 
 
 junk = st.recursive(

@@ -13,8 +13,8 @@ from pipeline.tiles.archive_cache import ArchiveMemory, Listing
 from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, Kept, MemoryFile
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.sources import mbtiles, pmtiles
-from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.sources.read_tile import close_archives
+from pipeline.tiles.sources.registry import open_source
 
 NOW = 1_800_000_000_000_000_000
 ABOUT = Fingerprint(1, 2, 3, NOW - RACY_NS - 1, NOW - RACY_NS - 1)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.request.request import BuildRequest, ModelSpec, TileOptions
+from pipeline.request.options import ModelSpec, TileOptions
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import parse_capture_dates
 from pipeline.tiles.grid import wanted_tiles
 from pipeline.tiles.selection import Places, select_tiles

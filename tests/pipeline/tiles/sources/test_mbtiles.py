@@ -5,8 +5,8 @@ from contextlib import closing
 import pytest
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
+from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD
 
 pytestmark = pytest.mark.usefixtures("closed_archives")

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.tiles.sources import read_tile as read_tile_module
-from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.sources.read_tile import read_tile
+from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD
 
 pytestmark = pytest.mark.usefixtures("closed_archives")
