@@ -27,7 +27,7 @@ from pipeline.index.plan import IndexPlan
 from pipeline.request.geometry import BoxE7
 from pipeline.request.options import IndexKind
 from pipeline.tiles.grid import tile_ranges
-from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
+from pipeline.tiles.tile import Extent, Place, SourceTile, ZoomRange
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
 from store.formats.descriptor_block import Block
@@ -275,12 +275,12 @@ class FakeTiles:
         """Encoding that the tiles pretend to have."""
         return "png"
 
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[Tile]:
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[SourceTile]:
         """Return the tiles of a box; see `TileMetadataStore.query_by_bbox`."""
         self.queries += 1
         wanted = tile_ranges(bbox_e7, zoom)
         return [
-            Tile(
+            SourceTile(
                 z=z,
                 x=x,
                 y=y,

@@ -21,7 +21,7 @@ from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
 from pipeline.stages.context import Run
 from pipeline.tiles.sources.read_tile import read_tile
-from pipeline.tiles.tile import Locator, Tile
+from pipeline.tiles.tile import Locator, SourceTile
 from store.base import canonical_json
 from store.base.identity import descriptor_id
 from store.domain.attachments import ATTACHED
@@ -286,7 +286,7 @@ def _pack(window: Window, read: Callable[[Locator], bytes] = read_tile) -> bytes
     return tile_pack.encode(rows) if rows else b""
 
 
-def _readable(tile: Tile, read: Callable[[Locator], bytes]) -> bytes:
+def _readable(tile: SourceTile, read: Callable[[Locator], bytes]) -> bytes:
     try:
         return read(tile.locator)
     except _EXPECTED:

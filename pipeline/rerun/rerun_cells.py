@@ -21,7 +21,7 @@ from pipeline.rerun.bisection import search
 from pipeline.rerun.inputs import Supplies
 from pipeline.rerun.report import Ended, Piece, Standing, Try
 from pipeline.stages.embed import embed_windows, engine_spec
-from pipeline.tiles.tile import Place, Tile
+from pipeline.tiles.tile import Place, SourceTile
 from store.base.identity import CELL_SHIFT, descriptor_id
 from store.base.preprocessing import Preprocessing
 from store.domain.events import BuildFailed, CellEmbedded, StepStarted
@@ -79,7 +79,7 @@ class _Embedder:
         engine = engine_spec(supplies.write("engine", data), event)
         return cls(engine, supplies.preprocessing)
 
-    def bad_tiles(self, tiles: Sequence[Tile]) -> list[BadTile]:
+    def bad_tiles(self, tiles: Sequence[SourceTile]) -> list[BadTile]:
         """Embed some tiles as one window; returns those that got no descriptor.
 
         Raises:
@@ -103,7 +103,7 @@ class _Embedder:
             yield batcher.window_result(window, value, engine.dimensions)
 
 
-def _answer(module: str, setup: Payload, tiles: Sequence[Tile]) -> Message:
+def _answer(module: str, setup: Payload, tiles: Sequence[SourceTile]) -> Message:
     """Give some tiles to a process of its own, and return its answer."""
     with WorkerPool(module, 1, setup, timeout_s=_WINDOW_TIMEOUT_S) as pool:
         pool.submit(0, batcher.worker_request(tiles))
@@ -140,7 +140,7 @@ def _tile(supplies: Supplies, failure: BuildFailed) -> Ended | None:
     return _take(supplies, tile, failure.kind)
 
 
-def _take(supplies: Supplies, tile: Tile, kind: str) -> Ended | None:
+def _take(supplies: Supplies, tile: SourceTile, kind: str) -> Ended | None:
     """Embed a tile once more; returns how that fails."""
     name = str(tile.place)
     try:
@@ -153,7 +153,7 @@ def _take(supplies: Supplies, tile: Tile, kind: str) -> Ended | None:
     return None
 
 
-def _refusals(supplies: Supplies, tile: Tile, kind: str) -> list[tuple[str, str]]:
+def _refusals(supplies: Supplies, tile: SourceTile, kind: str) -> list[tuple[str, str]]:
     """Kind and message of why a tile gets no descriptor; where no engine can be had nor is needed, it is decoded."""
     try:
         return [(bad.kind, bad.message) for bad in _Embedder.of(supplies).bad_tiles([tile])]
@@ -196,7 +196,7 @@ class _Window:
         )
         return Ended(kind=ended, subject=f"{len(found.smallest)} tiles", message=message)
 
-    def _ends(self, tiles: Sequence[Tile]) -> bool:
+    def _ends(self, tiles: Sequence[SourceTile]) -> bool:
         first, last = str(tiles[0].place), str(tiles[-1].place)
         ended = self._embed(tiles)
         self._last = ended or self._last
@@ -204,7 +204,7 @@ class _Window:
         self._findings.tries.append(Try(tiles=len(tiles), first=first, last=last, ended=told))
         return ended is not None
 
-    def _embed(self, tiles: Sequence[Tile]) -> _WorkerEndedError | None:
+    def _embed(self, tiles: Sequence[SourceTile]) -> _WorkerEndedError | None:
         try:
             self._embedder.bad_tiles(tiles)
         except _WorkerEndedError as error:
@@ -288,10 +288,10 @@ def _under_way(supplies: Supplies) -> Iterator[CellKey]:
     return (CellKey(*_place(name)) for name in open_cells)
 
 
-def _stored(supplies: Supplies, piece: Piece, data: bytes) -> Tile:
+def _stored(supplies: Supplies, piece: Piece, data: bytes) -> SourceTile:
     """The tile as a file of its own, whose bytes stay what they are while it is tried."""
     path = supplies.write("tile-{}-{}-{}".format(*piece.place), data)
-    return Tile(
+    return SourceTile(
         z=piece.place.z,
         x=piece.place.x,
         y=piece.place.y,

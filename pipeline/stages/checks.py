@@ -24,8 +24,8 @@ from pipeline.planning.plan import ENGINE_CHECK
 from pipeline.stages.extend_index import delta_in
 from pipeline.stages.reference import reference_run
 from pipeline.tiles.decode import decode
-from pipeline.tiles.sources.read_tile import REST, read_tile
-from pipeline.tiles.tile import Tile
+from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
+from pipeline.tiles.tile import SourceTile
 from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
@@ -180,7 +180,7 @@ def check_vectors(
     return subject.verdict(measured, why)
 
 
-def _unchanged(tile: Tile) -> bytes:
+def _unchanged(tile: SourceTile) -> bytes:
     """Read a tile and hold the very bytes that will be decoded against the tile table.
 
     Raises:
@@ -191,7 +191,7 @@ def _unchanged(tile: Tile) -> bytes:
     if found != tile.sha256:
         raise TileError(
             f"tile {tile.place}: expected SHA-256 {tile.sha256[:12]} as selected, found {found[:12]}",
-            hint=REST,
+            hint=SOURCE_CHANGED_HINT,
             kind=ErrorKind.SOURCE_CHANGED,
             subject=str(tile.place),
         )

@@ -11,7 +11,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import parse_capture_dates
 from pipeline.tiles.grid import wanted_tiles
 from pipeline.tiles.selection import Places, select_tiles
-from pipeline.tiles.tile import Extent, Place, Tile
+from pipeline.tiles.tile import Extent, Place, SourceTile
 
 TODAY = date(2026, 11, 23)
 WANTED = 43
@@ -30,7 +30,7 @@ class FakeSource:
     def query_by_bbox(self, bbox_e7, zoom):
         wanted = set(wanted_tiles(bbox_e7, zoom))
         return [
-            Tile(z=z, x=x, y=y, sha256="00" * 32, size=1, captured=None, locator=("file", "x"))
+            SourceTile(z=z, x=x, y=y, sha256="00" * 32, size=1, captured=None, locator=("file", "x"))
             for z, x, y in self.places
             if (z, x, y) in wanted
         ]
@@ -103,7 +103,7 @@ def test_nothing_in_the_area(make):
     assert "zooms 13 to 15 in [-118.3198000, 36.5611000, -118.2607000, 36.5930000]" in message
 
 
-def test_an_area_beyond_reason(make, whole):
+def test_an_area_of_too_many_tiles(make, whole):
     with pytest.raises(RequestError) as caught:
         select_tiles(make("", ("zoom = [13, 15]", "zoom = [13, 25]")), whole, today=TODAY)
     assert caught.value.kind is ErrorKind.TOO_MANY_TILES
@@ -122,7 +122,7 @@ class TestAges:
         warnings = select_tiles(make(f"captured = {day}"), whole, today=TODAY).warnings
         assert bool(warnings) is old
 
-    def test_as_of_goes_before_today(self, make, whole):
+    def test_as_of_takes_precedence_over_today(self, make, whole):
         request = make("captured = 2020-01-01\nas_of = 2020-02-01")
         assert select_tiles(request, whole, today=TODAY).warnings == ()
         assert (
@@ -187,7 +187,7 @@ class TestCaptureDates:
             ('z,x,y,captured\n1,2,3,"2026-01-01\n', "line 2: "),
         ],
     )
-    def test_what_is_wrong_is_told_with_its_line(self, text, said):
+    def test_an_error_names_its_line(self, text, said):
         with pytest.raises(TileError) as caught:
             parse_capture_dates(text, name="days.csv")
         assert said in caught.value.message

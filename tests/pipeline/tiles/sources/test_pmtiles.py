@@ -47,7 +47,7 @@ class TestPMTiles:
         assert len(source.query_by_bbox(WORLD, (5, 5))) == 32 * 32
         assert len(source._directories) == 65
 
-    def test_unknown_tile_type_is_told_by_the_first_tile(self, archives, tmp_path):
+    def test_the_first_tile_decides_an_unknown_tile_type(self, archives, tmp_path):
         tiles = {(0, 0, 0): archives.image(1, encoding="jpeg")}
         spec = archives.write_pmtiles(tmp_path / "a.pmtiles", tiles, tile_type=TileType.UNKNOWN)
         assert open_source(spec, tmp_path).tile_format == "jpeg"
