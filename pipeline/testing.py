@@ -22,7 +22,7 @@ from pipeline.embed.batcher import BadTile, EngineSpec, OnDispatch, OnRetry, OnT
 from pipeline.embed.cells import Window
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
-from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
+from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan
 from pipeline.request.geometry import BoxE7
 from pipeline.request.options import IndexKind
@@ -245,7 +245,7 @@ class FakeIndexBuilder:
         *,
         fd_path: str,
         on_progress: OnRows | None = None,
-    ) -> IndexFacts:
+    ) -> BuiltIndex:
         """Write the index; see `IndexBuilder.build`."""
         self.calls.make("index")
         if self.wrong:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engines.models.model import Model
-from pipeline.index.plan import IndexPlan, extends, most_changed, resolve
+from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, needed, plan
 from pipeline.request.options import IndexKind, Storage
@@ -129,9 +129,9 @@ def _changes(
     }
     added, dropped = (index.added, index.dropped) if isinstance(index, IndexExtended) else (0, 0)
     dropped += changed + abs(rows - index.rows)
-    most, most_dropped = most_changed(plan, rows, index.dimensions)
+    most, most_dropped = delta_limits(plan, rows, index.dimensions)
     fits = added + changed + dropped <= most and dropped <= most_dropped
-    return added + changed + dropped if fits and extends(plan, rows, index.components, wanted) else None
+    return added + changed + dropped if fits and can_extend(plan, rows, index.components, wanted) else None
 
 
 def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
@@ -153,7 +153,7 @@ def _index_plan(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
     if options.kind is IndexKind.IVF_PQ:
         # Resolving holds the options against the true dimensions, which may not be known here.
         return IndexPlan(kind=options.kind, storage=options.storage, m=options.m or 64, lists=4096)
-    return resolve(options, count=rows, dimensions=dimensions)
+    return plan_index(options, count=rows, dimensions=dimensions)
 
 
 def _dimensions(inputs: Inputs, plan: BuildPlan) -> int:

@@ -12,7 +12,7 @@ from time import monotonic
 
 import numpy as np
 
-from pipeline.index.plan import IndexJob, extends, most_changed
+from pipeline.index.plan import IndexJob, can_extend, delta_limits
 from pipeline.progress import Progress
 from pipeline.stages.context import Run
 from store.base.canonical_json import Document
@@ -139,7 +139,7 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index |
     if (
         index is None
         or not run.inputs.request.index.delta
-        or not extends(plan, job.count, index.components, whole)
+        or not can_extend(plan, job.count, index.components, whole)
     ):
         return None
     base = whole_of(index)
@@ -159,7 +159,7 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index |
             components=components,
             artifacts=run.store.artifacts,
             progress=run.ports.progress,
-            most=most_changed(plan, job.count, index.dimensions),
+            most=delta_limits(plan, job.count, index.dimensions),
         )
     except (ArtifactError, BlockError, DeltaError):
         _say_why(run, index, "its delta, block table or a block of it is missing or damaged")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import IndexBuilder, OnRows
-from pipeline.index.plan import IndexJob, resolve
+from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import Geography, Place
 from pipeline.request.options import IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
@@ -57,7 +57,7 @@ def index_job(
         EmbedError: INDEX_FAILED, the request cannot be met with these rows.
     """
     count = sum(row.rows for row in rows)
-    plan = resolve(options, count=count, dimensions=dimensions)
+    plan = plan_index(options, count=count, dimensions=dimensions)
     components = index_components(
         space=space, blocks=table.sha256, options=plan.to_document(), library=builder.library(plan.kind)
     )

@@ -307,7 +307,7 @@ def test_building_keeps_pace_with_raw_faiss(faiss, blocks, tmp_path, kind, optio
         if not moved.index.is_trained:
             moved.index.train(rows)
         moved.index.add(rows)
-        back = moved.back()
+        back = moved.to_cpu()
         outer = faiss.IndexIDMap2(faiss.IndexFlatIP(DIMENSIONS))
         outer.index, outer.ntotal = back, back.ntotal
         faiss.copy_array_to_vector(ids, outer.id_map)

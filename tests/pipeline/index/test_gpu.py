@@ -10,7 +10,7 @@ import pytest
 import pipeline.index.faiss_builder
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.gpu import suits
+from pipeline.index.gpu import gpu_can_build
 from pipeline.request.options import IndexKind, Storage
 from store.runtime.backends.gpu import Gpu
 from store.runtime.faiss_install import FaissDistribution
@@ -80,7 +80,7 @@ def test_an_index_goes_through_the_gpu_and_comes_back_for_the_cpu(
 def test_what_no_gpu_can_build_stays_on_the_cpu_without_a_word(tmp_path, gpu, kind, storage):
     plan = plan_for(str(kind), 300, 8, storage=storage)
     facts, _ = build(make_blocks(300, 8), plan, tmp_path)
-    assert not suits(plan)
+    assert not gpu_can_build(plan)
     assert facts.note == ""
     assert gpu.moved == []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.plan import resolve
+from pipeline.index.plan import plan_index
 from pipeline.request.options import IndexKind, IndexOptions
 from store.formats import descriptor_block
 
@@ -42,7 +42,7 @@ def resident():
 
 @pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.HNSW])
 def test_an_index_that_was_written_is_freed(tmp_path, kind):
-    plan, vectors = resolve(IndexOptions(kind=kind), count=ROWS, dimensions=DIMENSIONS), block()
+    plan, vectors = plan_index(IndexOptions(kind=kind), count=ROWS, dimensions=DIMENSIONS), block()
 
     def build():
         FaissIndexBuilder().build(
