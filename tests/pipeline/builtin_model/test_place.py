@@ -107,11 +107,13 @@ class TestModel:
         assert all(np.isfinite(table).all() for table in floats)
 
     def test_last_bit_differences_of_the_tables_change_no_byte(self, model, monkeypatch):
-        exact = place_graph._dyadic
+        exact = place_graph._round_to_binary_fractions
         whitening = place.decode_whitening(place._WHITENING.read_bytes())
         for away in (-np.inf, np.inf):
             monkeypatch.setattr(
-                place_graph, "_dyadic", lambda values, away=away: exact(np.nextafter(values, away))
+                place_graph,
+                "_round_to_binary_fractions",
+                lambda values, away=away: exact(np.nextafter(values, away)),
             )
             assert place_graph.serialised_network(whitening.mean, whitening.projection) == model
 
@@ -123,7 +125,7 @@ class TestModel:
         ).filter(lambda values: np.abs(values).max() > 1e-6)
     )
     def test_rounded_tables_are_exact_in_float32_and_close(self, values):
-        rounded = place_graph._dyadic(values)
+        rounded = place_graph._round_to_binary_fractions(values)
         largest = np.abs(values).max()
         assert np.abs(rounded - values).max() <= largest * 2.0**-19
         grid = 2.0 ** (math.frexp(largest)[1] - 20)

@@ -180,7 +180,7 @@ def test_two_flavours_of_faiss_stop_a_build_before_it_imports_either(tmp_path, m
     def both():
         raise FaissInstallError("expected one distribution of faiss, found two", "pip uninstall one")
 
-    monkeypatch.setattr("pipeline.index.faiss_builder.installed_flavour", both)
+    monkeypatch.setattr("pipeline.index.faiss_builder.installed_faiss", both)
     with pytest.raises(RequestError, match="found two") as caught:
         FaissIndexBuilder().library(IndexKind.FLAT)
     assert caught.value.kind is ErrorKind.BACKEND_UNAVAILABLE

@@ -27,7 +27,7 @@ class FakeGpuFaiss:
         self.moved, self.scratch, self.options, self.fails = [], [], [], ""
         monkeypatch.setattr(pipeline.index.faiss_builder, "gpus", lambda: gpus)
         monkeypatch.setattr(
-            pipeline.index.faiss_builder, "installed_flavour", lambda: FaissDistribution(flavour, "1.15.1")
+            pipeline.index.faiss_builder, "installed_faiss", lambda: FaissDistribution(flavour, "1.15.1")
         )
         for name, value in {
             "StandardGpuResources": lambda: SimpleNamespace(setTempMemory=self.scratch.append),

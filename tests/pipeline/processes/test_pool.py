@@ -188,9 +188,9 @@ def test_a_signal_is_named_and_the_log_is_kept(child, number):
 def test_sigkill_is_out_of_memory_only_when_the_kernel_says_so(child, monkeypatch):
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), Died)
     counts = iter([4, 5, 5])
-    monkeypatch.setattr("pipeline.processes.process._oom_kills", lambda: next(counts))
+    monkeypatch.setattr("pipeline.processes.process._count_oom_kills", lambda: next(counts))
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), OutOfMemory)
-    monkeypatch.setattr("pipeline.processes.process._oom_kills", lambda: None)
+    monkeypatch.setattr("pipeline.processes.process._count_oom_kills", lambda: None)
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), OutOfMemory)
 
 
