@@ -40,29 +40,46 @@ def read_request_text(path: Path, *, what: str = "a request file", limit: int = 
     """
     try:
         content = _read_content(path, limit)
+        if len(content) <= limit:
+            return content.decode("utf-8-sig")
+        found, hint = f"more than {limit} bytes", "check that it is the right file"
+    except UnicodeDecodeError as error:
+        found, hint = f"bytes that are not UTF-8 at offset {error.start}", "save it as UTF-8"
     except TimeoutError:
         found = f"a pipe that gave nothing for {SILENCE_S:g} s"
-        raise _unreadable(
-            path, what, found, "write the request into it and close it, or name a file"
-        ) from None
+        hint = "write the request into it and close it, or name a file"
     except FileNotFoundError:
-        raise _unreadable(path, what, "no such file", "check the path") from None
+        found, hint = "no such file", "check the path"
     except NotRegularError:
         found = "something that is neither a regular file nor a pipe of the shell's, such as <(…)"
-        raise _unreadable(path, what, found, "name a file") from None
+        hint = "name a file"
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _unreadable(
-            path, what, f"one that cannot be read: {reason}", "check its permissions"
-        ) from error
-    if len(content) > limit:
-        raise _unreadable(path, what, f"more than {limit} bytes", "check that it is the right file")
+        found, hint = f"one that cannot be read: {reason}", "check its permissions"
+    raise _unreadable(path, f"{path}: expected {what}, found {found}", hint)
+
+
+def read_named_file(path: Path, what: str, limit: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Args:
+        path: Where it is.
+        what: The field of the request that names it, for messages.
+        limit: Greatest size, bytes.
+
+    Raises:
+        RequestError: REQUEST_UNREADABLE, it is missing, no regular file, not readable or too long.
+    """
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(
-            path, what, f"bytes that are not UTF-8 at offset {error.start}", "save it as UTF-8"
-        ) from None
+        data = read_start(path, limit + 1, follow_symlinks=True)
+    except OSError as error:
+        found = f"found {path}: {error.strerror or error}"
+        hint = "correct the path; it starts from the request's folder"
+        raise _unreadable(path, f"{what}: expected a readable file, {found}", hint) from error
+    if len(data) > limit:
+        message = f"{what}: expected at most {limit} bytes, found more in {path}"
+        raise _unreadable(path, message, "name the right file")
+    return data
 
 
 def _read_content(path: Path, limit: int) -> bytes:
@@ -107,36 +124,5 @@ def _is_descriptor(path: Path) -> bool:
     return str(path) == "/dev/stdin" or str(path.parent) in _DESCRIPTORS
 
 
-def _unreadable(path: Path, what: str, found: str, hint: str) -> RequestError:
-    message = f"{path}: expected {what}, found {found}"
+def _unreadable(path: Path, message: str, hint: str) -> RequestError:
     return RequestError(message, hint=hint, kind=ErrorKind.REQUEST_UNREADABLE, subject=str(path))
-
-
-def read_named_file(path: Path, what: str, limit: int) -> bytes:
-    """Return the bytes of a regular file.
-
-    Args:
-        path: Where it is.
-        what: The field of the request that names it, for messages.
-        limit: Greatest size, bytes.
-
-    Raises:
-        RequestError: REQUEST_UNREADABLE, it is missing, no regular file, not readable or too long.
-    """
-    try:
-        data = read_start(path, limit + 1, follow_symlinks=True)
-    except OSError as error:
-        raise RequestError(
-            f"{what}: expected a readable file, found {path}: {error.strerror or error}",
-            hint="correct the path; it starts from the request's folder",
-            kind=ErrorKind.REQUEST_UNREADABLE,
-            subject=str(path),
-        ) from error
-    if len(data) > limit:
-        raise RequestError(
-            f"{what}: expected at most {limit} bytes, found more in {path}",
-            hint="name the right file",
-            kind=ErrorKind.REQUEST_UNREADABLE,
-            subject=str(path),
-        )
-    return data

@@ -1,20 +1,14 @@
 """The tables of a request as checked, immutable records, and the words that their fields may hold. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import ClassVar, assert_never
+from typing import Annotated, ClassVar, assert_never
 
 from pipeline.errors import Problem, RequestError
 from pipeline.request import rules
-from pipeline.request.validation import (
-    CheckedRecord,
-    InvalidValueError,
-    checked,
-    format_value,
-    record_from,
-)
+from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
 
 BUILTIN = "builtin:"
@@ -122,15 +116,13 @@ class TileOptions(CheckedRecord):
 
     table: ClassVar[str] = "tiles"
 
-    source: str = field(metadata=checked(rules.text()))
-    on_bad: BadTilePolicy = field(default=BadTilePolicy.FAIL, metadata=checked(rules.one_of(BadTilePolicy)))
-    captured: date | str | None = field(default=None, metadata=checked(rules.capture_source))
-    as_of: date | None = field(default=None, metadata=checked(rules.calendar_date))
-    max_age_days: int | None = field(default=None, metadata=checked(rules.whole_number(1, 36_500)))
-    too_old: TooOldPolicy = field(default=TooOldPolicy.WARN, metadata=checked(rules.one_of(TooOldPolicy)))
-    unknown_age: UnknownAgePolicy = field(
-        default=UnknownAgePolicy.WARN, metadata=checked(rules.one_of(UnknownAgePolicy))
-    )
+    source: Annotated[str, rules.text()]
+    on_bad: Annotated[BadTilePolicy, rules.one_of(BadTilePolicy)] = BadTilePolicy.FAIL
+    captured: Annotated[date | str | None, rules.capture_source] = None
+    as_of: Annotated[date | None, rules.calendar_date] = None
+    max_age_days: Annotated[int | None, rules.whole_number(1, 36_500)] = None
+    too_old: Annotated[TooOldPolicy, rules.one_of(TooOldPolicy)] = TooOldPolicy.WARN
+    unknown_age: Annotated[UnknownAgePolicy, rules.one_of(UnknownAgePolicy)] = UnknownAgePolicy.WARN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,14 +142,14 @@ class EngineOptions(CheckedRecord):
 
     table: ClassVar[str] = "engine"
 
-    backend: str = field(default=DEFAULT_BACKEND, metadata=checked(rules.key_of(BACKENDS)))
-    precision: Precision = field(default=Precision.FP32, metadata=checked(rules.one_of(Precision)))
-    target: str | None = field(default=None, metadata=checked(rules.text(64)))
-    batch: int | None = field(default=None, metadata=checked(rules.whole_number(1, 4096)))
-    workspace_mb: int | None = field(default=None, metadata=checked(rules.whole_number(1, 1 << 20)))
-    timeout_s: float = field(default=3600.0, metadata=checked(rules.number(1, 7 * 86_400)))
-    tf32: bool = field(default=False, metadata=checked(rules.boolean))
-    plugins: tuple[str, ...] = field(default=(), metadata=checked(rules.files))
+    backend: Annotated[str, rules.key_of(BACKENDS)] = DEFAULT_BACKEND
+    precision: Annotated[Precision, rules.one_of(Precision)] = Precision.FP32
+    target: Annotated[str | None, rules.text(64)] = None
+    batch: Annotated[int | None, rules.whole_number(1, 4096)] = None
+    workspace_mb: Annotated[int | None, rules.whole_number(1, 1 << 20)] = None
+    timeout_s: Annotated[float, rules.number(1, 7 * 86_400)] = 3600.0
+    tf32: Annotated[bool, rules.boolean] = False
+    plugins: Annotated[tuple[str, ...], rules.files] = ()
 
     @property
     def on_gpu(self) -> bool:
@@ -177,9 +169,9 @@ class ShapeProfile(CheckedRecord):
 
     table: ClassVar[str] = "profile"
 
-    min: tuple[int, ...] = field(metadata=checked(rules.shape))
-    opt: tuple[int, ...] = field(metadata=checked(rules.shape))
-    max: tuple[int, ...] = field(metadata=checked(rules.shape))
+    min: Annotated[tuple[int, ...], rules.shape]
+    opt: Annotated[tuple[int, ...], rules.shape]
+    max: Annotated[tuple[int, ...], rules.shape]
 
     def check_relations(self) -> Iterator[Problem]:
         """Require equal rank, and min <= opt <= max along every axis."""
@@ -205,7 +197,14 @@ def _profile(value: object) -> ShapeProfile:
         ) from None
 
 
-_THREE = "three finite numbers, one for each colour channel, on the scale 0 to 255"
+_NAME = rules.matching(
+    r"[a-z0-9][a-z0-9._-]{0,63}",
+    "1 to 64 of a-z, 0-9, dot, underscore and hyphen, the first a letter or digit",
+)
+_SIZE = rules.sequence_of(rules.whole_number(16, 4096), 2, "[height, width] in pixels")
+_CHANNELS = "three finite numbers, one for each colour channel, on the scale 0 to 255"
+_MEAN = rules.sequence_of(rules.number(-1e6, 1e6), 3, _CHANNELS)
+_STD = rules.sequence_of(rules.number(1e-6, 1e6), 3, _CHANNELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,31 +230,17 @@ class ModelSpec(CheckedRecord):
 
     table: ClassVar[str] = "models"
 
-    name: str = field(
-        metadata=checked(
-            rules.matching(
-                r"[a-z0-9][a-z0-9._-]{0,63}",
-                "1 to 64 of a-z, 0-9, dot, underscore and hyphen, the first a letter or digit",
-            )
-        )
-    )
-    role: ModelRole = field(metadata=checked(rules.one_of(ModelRole)))
-    onnx: str = field(metadata=checked(rules.text()))
-    input: str | None = field(default=None, metadata=checked(rules.text(256)))
-    output: str | None = field(default=None, metadata=checked(rules.text(256)))
-    size: tuple[int, int] | None = field(
-        default=None,
-        metadata=checked(rules.sequence_of(rules.whole_number(16, 4096), 2, "[height, width] in pixels")),
-    )
-    mean: tuple[float, float, float] | None = field(
-        default=None, metadata=checked(rules.sequence_of(rules.number(-1e6, 1e6), 3, _THREE))
-    )
-    std: tuple[float, float, float] | None = field(
-        default=None, metadata=checked(rules.sequence_of(rules.number(1e-6, 1e6), 3, _THREE))
-    )
-    colour: Colour = field(default=Colour.RGB, metadata=checked(rules.one_of(Colour)))
-    layout: AxisOrder = field(default=AxisOrder.NCHW, metadata=checked(rules.one_of(AxisOrder)))
-    profile: ShapeProfile | None = field(default=None, metadata=checked(_profile))
+    name: Annotated[str, _NAME]
+    role: Annotated[ModelRole, rules.one_of(ModelRole)]
+    onnx: Annotated[str, rules.text()]
+    input: Annotated[str | None, rules.text(256)] = None
+    output: Annotated[str | None, rules.text(256)] = None
+    size: Annotated[tuple[int, int] | None, _SIZE] = None
+    mean: Annotated[tuple[float, float, float] | None, _MEAN] = None
+    std: Annotated[tuple[float, float, float] | None, _STD] = None
+    colour: Annotated[Colour, rules.one_of(Colour)] = Colour.RGB
+    layout: Annotated[AxisOrder, rules.one_of(AxisOrder)] = AxisOrder.NCHW
+    profile: Annotated[ShapeProfile | None, _profile] = None
 
     @property
     def builtin(self) -> str | None:
@@ -291,12 +276,12 @@ class IndexOptions(CheckedRecord):
 
     table: ClassVar[str] = "index"
 
-    kind: IndexKind = field(default=IndexKind.AUTO, metadata=checked(rules.one_of(IndexKind)))
-    m: int | None = field(default=None, metadata=checked(rules.whole_number(2, 256)))
-    ef: int | None = field(default=None, metadata=checked(rules.whole_number(8, 4096)))
-    storage: Storage = field(default=Storage.FP32, metadata=checked(rules.one_of(Storage)))
-    nprobe: int | None = field(default=None, metadata=checked(rules.whole_number(1, 65_536)))
-    delta: bool = field(default=True, metadata=checked(rules.boolean))
+    kind: Annotated[IndexKind, rules.one_of(IndexKind)] = IndexKind.AUTO
+    m: Annotated[int | None, rules.whole_number(2, 256)] = None
+    ef: Annotated[int | None, rules.whole_number(8, 4096)] = None
+    storage: Annotated[Storage, rules.one_of(Storage)] = Storage.FP32
+    nprobe: Annotated[int | None, rules.whole_number(1, 65_536)] = None
+    delta: Annotated[bool, rules.boolean] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +294,7 @@ class CoverageOptions(CheckedRecord):
 
     table: ClassVar[str] = "coverage"
 
-    min_fraction: float = field(default=0.0, metadata=checked(rules.number(0, 1)))
+    min_fraction: Annotated[float, rules.number(0, 1)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,5 +308,5 @@ class CheckOptions(CheckedRecord):
 
     table: ClassVar[str] = "checks"
 
-    parity: float | None = field(default=None, metadata=checked(rules.number(0, 1)))
-    recall: float = field(default=0.9, metadata=checked(rules.number(0, 1)))
+    parity: Annotated[float | None, rules.number(0, 1)] = None
+    recall: Annotated[float, rules.number(0, 1)] = 0.9

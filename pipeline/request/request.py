@@ -12,44 +12,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pipeline.errors import Problem, RequestError
-from pipeline.request import rules
+from pipeline.request import options, rules
 from pipeline.request.files import base_folder, read_request_text
 from pipeline.request.geometry import BoxE7, contains, degrees_to_e7, metres_to_mm
-from pipeline.request.options import (
-    CheckOptions,
-    CoverageOptions,
-    EngineOptions,
-    IndexOptions,
-    ModelRole,
-    ModelSpec,
-    SectorClassification,
-    TileOptions,
-)
 from pipeline.request.validation import (
     CheckedRecord,
     InvalidValueError,
     check_fields,
-    checked,
     records_from,
     request_error,
 )
 
 
-def _models(value: object) -> tuple[ModelSpec, ...]:
+def _models(value: object) -> tuple[options.ModelSpec, ...]:
     described = '1 to 64 models, exactly one of them with role = "descriptor"'
     if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 64:
         raise InvalidValueError(described, "add a [[models]] table")
-    models = tuple(map(rules.record(ModelSpec), value))
+    models = tuple(map(rules.record(options.ModelSpec), value))
     names = [model.name for model in models]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InvalidValueError(
             "a different name for each model", "rename one", found=f"{twice[0]!r} more than once"
         )
-    descriptors = [model.name for model in models if model.role is ModelRole.DESCRIPTOR]
+    descriptors = [model.name for model in models if model.role is options.ModelRole.DESCRIPTOR]
     if len(descriptors) != 1:
         raise InvalidValueError(described, found=" and ".join(descriptors) or "none")
     return models
@@ -78,23 +67,27 @@ class BuildRequest(CheckedRecord):
         altitude_mm: Altitude of the origin in millimetres.
     """
 
-    flight_id: str = field(metadata=checked(rules.text(128)))
-    sector: SectorClassification = field(metadata=checked(rules.one_of(SectorClassification)))
-    bbox: tuple[float, float, float, float] = field(metadata=checked(rules.box))
-    zoom: tuple[int, int] = field(metadata=checked(rules.zoom))
-    origin: tuple[float, float, float] = field(metadata=checked(rules.origin))
-    calibration: str = field(metadata=checked(rules.text()))
-    tiles: TileOptions = field(metadata=checked(rules.record(TileOptions)))
-    models: tuple[ModelSpec, ...] = field(metadata=checked(_models))
-    engine: EngineOptions = field(
-        default_factory=EngineOptions, metadata=checked(rules.record(EngineOptions))
+    flight_id: Annotated[str, rules.text(128)]
+    sector: Annotated[options.SectorClassification, rules.one_of(options.SectorClassification)]
+    bbox: Annotated[tuple[float, float, float, float], rules.box]
+    zoom: Annotated[tuple[int, int], rules.zoom]
+    origin: Annotated[tuple[float, float, float], rules.origin]
+    calibration: Annotated[str, rules.text()]
+    tiles: Annotated[options.TileOptions, rules.record(options.TileOptions)]
+    models: Annotated[tuple[options.ModelSpec, ...], _models]
+    engine: Annotated[options.EngineOptions, rules.record(options.EngineOptions)] = field(
+        default_factory=options.EngineOptions
     )
-    index: IndexOptions = field(default_factory=IndexOptions, metadata=checked(rules.record(IndexOptions)))
-    coverage: CoverageOptions = field(
-        default_factory=CoverageOptions, metadata=checked(rules.record(CoverageOptions))
+    index: Annotated[options.IndexOptions, rules.record(options.IndexOptions)] = field(
+        default_factory=options.IndexOptions
     )
-    checks: CheckOptions = field(default_factory=CheckOptions, metadata=checked(rules.record(CheckOptions)))
-    base: Path = field(default=Path(), metadata=checked(rules.folder))
+    coverage: Annotated[options.CoverageOptions, rules.record(options.CoverageOptions)] = field(
+        default_factory=options.CoverageOptions
+    )
+    checks: Annotated[options.CheckOptions, rules.record(options.CheckOptions)] = field(
+        default_factory=options.CheckOptions
+    )
+    base: Annotated[Path, rules.folder] = Path()
 
     bbox_e7: BoxE7 = field(init=False)
     origin_e7: tuple[int, int] = field(init=False)
@@ -136,9 +129,9 @@ class BuildRequest(CheckedRecord):
         return self.sector.max_age_days if self.tiles.max_age_days is None else self.tiles.max_age_days
 
     @property
-    def descriptor(self) -> ModelSpec:
+    def descriptor(self) -> options.ModelSpec:
         """The one model that describes tiles."""
-        return next(model for model in self.models if model.role is ModelRole.DESCRIPTOR)
+        return next(model for model in self.models if model.role is options.ModelRole.DESCRIPTOR)
 
     def resolve(self, path: str) -> Path:
         """Return a path of the request, relative to the request's folder."""
@@ -172,7 +165,7 @@ class BuildRequest(CheckedRecord):
         except (ValueError, ArithmeticError, RecursionError) as error:
             reason = "tables nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise RequestError(f"{name}: expected TOML, found {reason}", subject=name) from None
-        given, problems = records_from(document, tables=_TABLES, lists={"models": ModelSpec})
+        given, problems = records_from(document, tables=_TABLES, lists={"models": options.ModelSpec})
         if given.pop("base", None) is not None:
             problems.append(Problem("base", "expected a known key, found 'base'; remove it"))
         broken = {problem.key.partition(".")[0].partition("[")[0] for problem in problems}
@@ -184,9 +177,9 @@ class BuildRequest(CheckedRecord):
 
 
 _TABLES: Mapping[str, type[CheckedRecord]] = {
-    "tiles": TileOptions,
-    "engine": EngineOptions,
-    "index": IndexOptions,
-    "coverage": CoverageOptions,
-    "checks": CheckOptions,
+    "tiles": options.TileOptions,
+    "engine": options.EngineOptions,
+    "index": options.IndexOptions,
+    "coverage": options.CoverageOptions,
+    "checks": options.CheckOptions,
 }

@@ -1,8 +1,8 @@
 """Check the fields of request records, so that a file and a Python caller meet the same rules.
 
-A record of a request is a frozen dataclass that inherits `CheckedRecord`. Each field carries a *rule* in its metadata
-(`pipeline.request.rules`): a function that takes the value that was given and returns the value to keep, or raises
-`InvalidValueError`. All fields are tried, so that one pass reports every problem. Pure.
+A record of a request is a frozen dataclass that inherits `CheckedRecord`. The annotation of a field has its *rule*
+(`pipeline.request.rules`), a function that takes the given value and returns the one to keep, or raises
+`InvalidValueError`: `name: Annotated[str, text()]`. All fields are tried, so that one pass reports every problem. Pure.
 """
 
 import difflib
@@ -11,8 +11,9 @@ from dataclasses import MISSING, fields
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from pathlib import PurePath
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from pipeline.errors import Problem, RequestError
 
@@ -68,11 +69,6 @@ def suggest_known(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
 
 
-def checked(rule: Rule) -> Mapping[str, Rule]:
-    """Return field metadata that carries a rule: `field(metadata=checked(text()))`."""
-    return {"rule": rule}
-
-
 class CheckedRecord:
     """A record that checks and normalises its fields when it is made, from a file or from Python alike."""
 
@@ -106,6 +102,7 @@ _Record = TypeVar("_Record", bound=CheckedRecord)
 def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
     """Check every field of a record; return the values to keep, and the unknown, missing and invalid fields."""
     known = {item.name: item for item in fields(record) if item.init}
+    rules = _rules_of(record)
     problems = [
         Problem(key, f"expected a known key, found {key!r}; {suggest_known(key, known)}")
         for key in given
@@ -118,7 +115,7 @@ def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, o
                 problems.append(Problem(name, "expected a value, found none; add this key"))
             continue
         value = given[name]
-        rule = item.metadata.get("rule")
+        rule = rules.get(name)
         if rule is None or (value is None and item.default is None):
             kept[name] = value
             continue
@@ -127,6 +124,12 @@ def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, o
         except InvalidValueError as error:
             problems.append(Problem(name, error.message(value)))
     return kept, problems
+
+
+@cache
+def _rules_of(record: type) -> Mapping[str, Rule]:
+    hints = get_type_hints(record, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 def request_error(problems: Iterable[Problem], *, subject: str | None = None) -> RequestError:
