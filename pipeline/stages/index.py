@@ -114,7 +114,7 @@ def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: 
         artifacts,
         wanted=selection.wanted,
         present=selection.tiles.ids,
-        holes=tuple(map(tuple, selection.holes.array.tolist())),
+        holes=tuple(map(tuple, selection.holes.tolist())),
         excluded=tuple(map(tuple, selection.excluded.places.tolist())),
     )
 

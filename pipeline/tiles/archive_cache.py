@@ -6,13 +6,13 @@ the precaution against racy writes that `pipeline.tiles.digest_cache` explains.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Fingerprint
+from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Fingerprint, Keys
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.tile_columns import Digests, Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
@@ -31,21 +31,23 @@ class TileListing:
     """Tiles that an archive holds, in rising order of (z, x, y).
 
     Attributes:
-        ids: Descriptor ids, int64 [n].
-        sizes: Lengths of the encoded images in bytes, int64 [n].
-        numbers: The number by which the archive finds each, int64 [n].
+        keys: Descriptor id, length of the encoded image in bytes, and the number by which the archive finds the tile,
+            int64 [n, 3].
         digests: SHA-256 of the encoded images, uint8 [n, 32].
     """
 
-    ids: Numbers
-    sizes: Numbers
-    numbers: Numbers
+    keys: Keys
     digests: Digests
+
+    @property
+    def ids(self) -> Numbers:
+        """Descriptor ids, int64 [n]."""
+        return self.keys[:, 0]
 
     @property
     def places(self) -> npt.NDArray[np.int32]:
         """Zoom, column and row, int32 [n, 3]."""
-        places = np.empty((len(self.ids), 3), np.int32)
+        places = np.empty((len(self.keys), 3), np.int32)
         places[:, 0] = self.ids >> ZOOM_SHIFT
         places[:, 1] = self.ids >> X_SHIFT & _AXIS_MASK
         places[:, 2] = self.ids & _AXIS_MASK
@@ -53,12 +55,7 @@ class TileListing:
 
     def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "TileListing":
         """Return some of the tiles."""
-        return TileListing(
-            ids=self.ids[chosen],
-            sizes=self.sizes[chosen],
-            numbers=self.numbers[chosen],
-            digests=self.digests[chosen],
-        )
+        return TileListing(keys=self.keys[chosen], digests=self.digests[chosen])
 
 
 class ArchiveCache:
@@ -84,10 +81,10 @@ class ArchiveCache:
             or len(content.scope[_FINGERPRINT:]) % _RECTANGLE
         ):
             self._rectangles: tuple[TileRange, ...] = ()
-            self._known = _listing(np.zeros((0, 3), np.int64), np.zeros((0, 32), np.uint8))
+            self._known = TileListing(keys=np.zeros((0, 3), np.int64), digests=np.zeros((0, 32), np.uint8))
         else:
             self._rectangles = _rectangles(content.scope[_FINGERPRINT:])
-            self._known = _listing(content.keys, content.digests)
+            self._known = TileListing(keys=content.keys, digests=content.digests)
 
     def lookup(self, ranges: Sequence[TileRange]) -> TileListing | None:
         """Return all tiles of some rectangles, or None if the cache does not hold every rectangle."""
@@ -104,42 +101,33 @@ class ArchiveCache:
     def digests(self, ids: Numbers) -> tuple[Digests, npt.NDArray[np.bool_]]:
         """Return the digests of single tiles, uint8 [n, 32] (zeros where unknown), and which are known, bool [n]."""
         digests, known = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), np.bool_)
-        if len(self._known.ids):
-            at = np.minimum(np.searchsorted(self._known.ids, ids), len(self._known.ids) - 1)
+        if len(self._known.keys):
+            at = np.minimum(np.searchsorted(self._known.ids, ids), len(self._known.keys) - 1)
             known = self._known.ids[at] == ids
             digests[known] = self._known.digests[at[known]]
         return digests, known
 
     def store(self, ranges: Sequence[TileRange], found: TileListing) -> None:
         """Add all tiles of some rectangles to the cache, unless the archive was just written."""
-        if not self._settled or len(found.ids) > MAX_ROWS:
+        if not self._settled or len(found.keys) > MAX_ROWS:
             return
         rectangles = [each for each in self._rectangles if not any(_contains(part, each) for part in ranges)]
-        if len(rectangles) + len(ranges) > MAX_RECTANGLES or len(found.ids) + len(self._known.ids) > MAX_ROWS:
+        if (
+            len(rectangles) + len(ranges) > MAX_RECTANGLES
+            or len(found.keys) + len(self._known.keys) > MAX_ROWS
+        ):
             rectangles, known = [], found
         else:
             known = _union(found, self._known)
-        numbers = (
-            number
-            for part in (*rectangles, *ranges)
-            for number in (part.z, part.x0, part.x1, part.y0, part.y1)
-        )
-        keys = np.stack([known.ids, known.sizes, known.numbers], axis=1)
-        self._file.store(CacheContent(scope=(*self._fingerprint, *numbers), keys=keys, digests=known.digests))
+        numbers = (number for part in (*rectangles, *ranges) for number in astuple(part))
+        scope = (*self._fingerprint, *numbers)
+        self._file.store(CacheContent(scope=scope, keys=known.keys, digests=known.digests))
 
 
 def _union(one: TileListing, other: TileListing) -> TileListing:
-    both = TileListing(
-        ids=np.concatenate([one.ids, other.ids]),
-        sizes=np.concatenate([one.sizes, other.sizes]),
-        numbers=np.concatenate([one.numbers, other.numbers]),
-        digests=np.concatenate([one.digests, other.digests]),
-    )
-    return both.take(np.unique(both.ids, return_index=True)[1])
-
-
-def _listing(keys: npt.NDArray[np.int64], digests: Digests) -> TileListing:
-    return TileListing(ids=keys[:, 0], sizes=keys[:, 1], numbers=keys[:, 2], digests=digests)
+    keys = np.concatenate([one.keys, other.keys])
+    digests = np.concatenate([one.digests, other.digests])
+    return TileListing(keys=keys, digests=digests).take(np.unique(keys[:, 0], return_index=True)[1])
 
 
 def _rectangles(numbers: Sequence[int]) -> tuple[TileRange, ...]:

@@ -152,27 +152,17 @@ class DigestCache:
     Args:
         folder: Holds the cache files; None caches nothing.
         subject: What is cached, such as the absolute path of a folder; the file's name is made from it.
-        scope: Integers that must be the same for any of it to be valid.
-        columns: Integers in each key, 1 to 5.
         now_ns: Wall clock in nanoseconds since 1970, the one that stamps files.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        *,
-        subject: str,
-        scope: tuple[int, ...] = (),
-        columns: int,
-        now_ns: Callable[[], int],
-    ) -> None:
-        self._file = CacheFile(folder, subject=subject, columns=columns)
+    def __init__(self, folder: Path | None, *, subject: str, now_ns: Callable[[], int]) -> None:
+        self._file = CacheFile(folder, subject=subject, columns=len(Fingerprint._fields))
         self._began_ns = now_ns()
-        content = self._file.load()
-        if content is None or content.scope != scope:
-            no_keys, no_digests = np.zeros((0, columns), np.int64), np.zeros((0, 32), np.uint8)
-            content = CacheContent(scope=scope, keys=no_keys, digests=no_digests)
-        self._content = content
+        self._content = self._file.load() or CacheContent(
+            scope=(),
+            keys=np.zeros((0, len(Fingerprint._fields)), np.int64),
+            digests=np.zeros((0, 32), np.uint8),
+        )
 
     @property
     def racy_from_ns(self) -> int:
@@ -183,7 +173,7 @@ class DigestCache:
         """Look up keys.
 
         Args:
-            keys: int64 [n, columns].
+            keys: Fingerprints, int64 [n, 5].
 
         Returns:
             Digests uint8 [n, 32] (zeros where unknown), and which of them are known, bool [n].
@@ -208,7 +198,7 @@ class DigestCache:
         """Add digests to the cache. Best effort: a full or read-only disk costs only speed.
 
         Args:
-            keys: int64 [n, columns], without files that changed since `racy_from_ns`.
+            keys: Fingerprints, int64 [n, 5], without files that changed since `racy_from_ns`.
             digests: uint8 [n, 32].
         """
         if not len(keys):
@@ -216,7 +206,7 @@ class DigestCache:
         keys = np.concatenate([keys, self._content.keys])
         digests = np.concatenate([digests, self._content.digests])
         # The newest rows are kept: an old row of the same file can never match again.
-        hashes = _hash_rows(keys[:, :2] if keys.shape[1] == 5 else keys)
+        hashes = _hash_rows(keys[:, :2])
         first = np.sort(np.unique(hashes, return_index=True)[1])[:MAX_ROWS]
         self._file.store(CacheContent(scope=self._content.scope, keys=keys[first], digests=digests[first]))
 

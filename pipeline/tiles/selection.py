@@ -4,10 +4,9 @@ Ages are computed from `as_of`, or else from the day that the caller passes; no 
 tiles enters the identity of a build, not the day.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,55 +26,21 @@ MAX_WANTED = 20_000_000
 """A request for more tiles is refused as a mistake; this many are about 200,000 km² at zoom 18."""
 
 
-class Places(Sequence[Place]):
-    """An immutable sequence of places, stored as an int32 array [n, 3] of z, x, y to keep millions of them small."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: npt.NDArray[np.int32]) -> None:
-        self.array = array
-        self.array.setflags(write=False)
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    @overload
-    def __getitem__(self, index: int) -> Place: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Places": ...
-    def __getitem__(self, index: int | slice) -> "Place | Places":
-        if isinstance(index, slice):
-            return Places(self.array[index])
-        return Place(*self.array[index].tolist())
-
-    def __iter__(self) -> Iterator[Place]:
-        return (Place(*row) for row in self.array.tolist())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Places) and np.array_equal(self.array, other.array)
-
-    def __hash__(self) -> int:
-        return hash(self.array.tobytes())
-
-    def __repr__(self) -> str:
-        return f"Places({len(self)})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Selection:
     """The tiles of a build.
 
     Attributes:
         tiles: Selected tiles, sorted by (z, x, y).
         wanted: Number of tiles that the area wants.
-        holes: Wanted tiles that the source does not have, sorted.
+        holes: Zoom, column and row of wanted tiles that the source does not have, int32 [n, 3], sorted.
         excluded: Tiles that are too old, sorted.
         warnings: One sentence each.
     """
 
     tiles: TileColumns
     wanted: int
-    holes: Places
+    holes: npt.NDArray[np.int32]
     excluded: TileColumns
     warnings: tuple[str, ...]
 
@@ -152,7 +117,7 @@ def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumn
     path = request.resolve(captured)
     text = read_request_text(path, what="a CSV file of capture dates", limit=MAX_CSV_BYTES)
     dates: Mapping[Place, date] = parse_capture_dates(text, name=str(path))
-    captured_on = map(dates.get, Places(found.places))
+    captured_on = (dates.get(Place(*place)) for place in found.places.tolist())
     days = np.fromiter(
         (NO_DAY if day is None else day.toordinal() for day in captured_on), np.int32, len(found)
     )
@@ -205,16 +170,18 @@ def _date_warnings(request: BuildRequest, tiles: TileColumns, day: date) -> list
 
 
 def _first(tiles: TileColumns, which: npt.NDArray[np.bool_]) -> str:
-    return str(Places(tiles.places[which])[0])
+    return str(Place(*tiles.places[which][0].tolist()))
 
 
 def _examples(tiles: TileColumns) -> str:
     """Return the number of tiles and the first few places."""
-    named = ", ".join(map(str, Places(tiles.places[:3]))) + (", …" if len(tiles) > 3 else "")
+    named = ", ".join(str(Place(*place)) for place in tiles.places[:3].tolist()) + (
+        ", …" if len(tiles) > 3 else ""
+    )
     return f"{len(tiles)} tile{'' if len(tiles) == 1 else 's'} ({named})"
 
 
-def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> Places:
+def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Return the places of some rectangles that are not among the places found."""
     parts = [np.zeros((0, 3), dtype=np.int32)]
     for part in ranges:
@@ -224,4 +191,4 @@ def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> P
         columns, rows = np.nonzero(absent)
         zooms = np.full(len(rows), part.z)
         parts.append(np.stack([zooms, columns + part.x0, rows + part.y0], axis=1).astype(np.int32))
-    return Places(np.concatenate(parts))
+    return np.concatenate(parts)

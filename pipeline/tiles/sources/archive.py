@@ -50,7 +50,7 @@ class TileArchive(ABC):
         return TileColumns.from_columns(
             listing.places,
             digests=listing.digests,
-            sizes=listing.sizes,
+            sizes=listing.keys[:, 1],
             locator_of=lambda row: self._locator(listing, row),
         )
 

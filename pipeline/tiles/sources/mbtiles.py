@@ -74,8 +74,8 @@ class MBTilesArchive(TileArchive):
             yield database
 
     def _locator(self, listing: TileListing, row: int) -> Locator:
-        z, x, y = tile_of(int(listing.ids[row]))[:3]
-        return self.kind, str(self._path), z, x, y, int(listing.numbers[row])
+        identifier, _, rowid = listing.keys[row].tolist()
+        return self.kind, str(self._path), *tile_of(identifier)[:3], rowid
 
     def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
         with self._open() as database:
@@ -88,8 +88,8 @@ class MBTilesArchive(TileArchive):
                     row = unknown.get(descriptor_id(*self._place(z, x, tile_row)))
                     if row is not None:
                         digests[row] = np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
-        found = np.array([rows[identifier] for identifier in ids.tolist()], np.int64).reshape(len(ids), 2)
-        return TileListing(ids=ids, sizes=found[:, 0], numbers=found[:, 1], digests=digests)
+        keys = np.array([(each, *rows[each]) for each in ids.tolist()], np.int64).reshape(-1, 3)
+        return TileListing(keys=keys, digests=digests)
 
     def _sizes_and_rowids(
         self, database: sqlite3.Connection, ranges: Sequence[TileRange]

@@ -138,7 +138,8 @@ class PMTilesArchive(TileArchive):
         return self._directories[offset]
 
     def _locator(self, listing: TileListing, row: int) -> Locator:
-        return self.kind, str(self._path), int(listing.numbers[row]), int(listing.sizes[row])
+        _, length, offset = listing.keys[row].tolist()
+        return self.kind, str(self._path), offset, length
 
     def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
         """See `TileArchive._list_tiles`; a content that tiles share is hashed once."""
@@ -156,7 +157,7 @@ class PMTilesArchive(TileArchive):
                 digest = hashlib.sha256(read_at(file, offset, length)).digest()
                 hashed[row] = np.frombuffer(digest, dtype=np.uint8)
         digests[unknown] = hashed[inverse.reshape(-1)]
-        return TileListing(ids=ids, sizes=lengths, numbers=offsets, digests=digests)
+        return TileListing(keys=np.stack([ids, lengths, offsets], axis=1), digests=digests)
 
     def _find_tiles(self, file: int, ranges: Sequence[TileRange]) -> _StoredTiles:
         """Find the tiles in squares that cover some rectangles."""

@@ -119,7 +119,6 @@ class XYZFolder:
         cache = DigestCache(
             self._digest_cache_folder,
             subject=f"xyz:{self._root}:{self._suffix}",
-            columns=5,
             now_ns=self._now_ns,
         )
         files = _FileColumns()

@@ -103,7 +103,7 @@ def test_another_archive_under_the_name_is_read(written, tmp_path, archives, kin
 def listing(*ids, seed=0):
     numbers = np.array(sorted(ids), np.int64)
     digests = np.random.default_rng(seed).integers(0, 256, (len(numbers), 32), np.uint8)
-    return TileListing(ids=numbers, sizes=numbers + 1, numbers=numbers + 2, digests=digests)
+    return TileListing(keys=np.stack([numbers, numbers + 1, numbers + 2], axis=1), digests=digests)
 
 
 def square(z, x0=0, x1=0, y0=0, y1=0):
