@@ -1,4 +1,4 @@
-"""Writes small tile archives of every kind, whole or subtly wrong, for tests. Reached through the `archives` fixture."""
+"""Write small tile archives of every kind, valid or slightly wrong, for tests (fixture `archives`)."""
 
 import gzip
 import hashlib

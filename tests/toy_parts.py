@@ -1,7 +1,7 @@
 """A tile source and an engine backend as somebody would add them: one row each, and what the rows name.
 
-The source is a ZIP archive of tiles. The backend is ONNX's own evaluator, which runs a network as it is. Run as a
-module, this is a worker that has both rows, in place of `pipeline.embed.worker`.
+The source is a ZIP archive of tiles. The backend is ONNX's own evaluator, which runs a network as it is. Run
+as a module, this is a worker that has both rows, in place of `pipeline.embed.worker`.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""Make the network of `builtin:place`, node by node; `pipeline.builtin_model.place` explains what it computes and why.
+"""Make the network of `builtin:place`, node by node; `place` explains what it computes and why.
 
-Tables come from formulas. They are rounded to coarse binary fractions, so that the bytes do not depend on the last bit
-of a sine, which differs between machines. All operators are accepted by ONNX Runtime, OpenVINO and TensorRT, and none
-mixes the pictures of a batch.
+Tables come from formulas. They are rounded to coarse binary fractions, so that the bytes do not depend on the
+last bit of a sine, which differs between machines. All operators are accepted by ONNX Runtime, OpenVINO and
+TensorRT, and none mixes the pictures of a batch.
 """
 
 import math
@@ -128,7 +128,8 @@ def serialised_network(mean: Floats | None, projection: npt.NDArray[np.float16] 
         projection: float16 [FEATURES, dimensions], multiplied with the difference.
 
     Returns:
-        A serialised ModelProto, opset 17: `input` float32 [N, 3, 256, 256] to `descriptor` float32 [N, dimensions].
+        A serialised ModelProto, opset 17: `input` float32 [N, 3, 256, 256] to `descriptor` float32 [N,
+        dimensions].
 
     Raises:
         CompileError: kind `backend-unavailable`; the `onnx` package is missing.
@@ -139,8 +140,8 @@ def serialised_network(mean: Floats | None, projection: npt.NDArray[np.float16] 
     if mean is None or projection is None:
         return graph.serialise(features, FEATURES)
     centred = graph.node("Sub", features, graph.table(mean.astype(np.float32)))
-    # A 1 x 1 convolution is computed picture by picture. Some libraries compute a matrix product of one row and of many
-    # rows in different ways, and the last bits of a descriptor would depend on the batch.
+    # A 1 x 1 convolution is computed picture by picture. Some libraries compute a matrix product of one row
+    # and of many rows in different ways, and the last bits of a descriptor would depend on the batch.
     column = graph.node("Reshape", centred, graph.shape(0, FEATURES, 1, 1))
     dimensions = projection.shape[1]
     kernels = np.ascontiguousarray(projection.astype(np.float32).T)[:, :, None, None]
@@ -232,7 +233,7 @@ def _invariants(graph: _GraphBuilder, pooled: str) -> str:
 
 
 def _products(graph: _GraphBuilder, real: str, imaginary: str, magnitude: str) -> list[str]:
-    """Return real and imaginary parts of a * conj(b) / sqrt(|a| |b|), b an octave above a, without the constant term."""
+    """Return real and imaginary parts of a * conj(b) / sqrt(|a| |b|), b an octave above a, no constant term."""
     split = graph.shape(0, _BANDS, _PER_BAND, _HARMONICS)
     octave = len(_WAVELENGTHS)
 
@@ -259,14 +260,14 @@ def _length(graph: _GraphBuilder, value: str, *, axis: int) -> str:
 
 
 def _round_to_binary_fractions(values: Table) -> Floats:
-    """Round to 20 bits below the largest value: exact in float32, and independent of the last bit of a sine."""
+    """Round to 20 bits below the largest value: exact in float32, whatever the last bit of a sine."""
     exponent = int(np.frexp(np.abs(values).max())[1]) - _TABLE_BITS
     # Adding zero turns minus zero, which a sine near zero may return, into zero.
     return (np.ldexp(np.rint(np.ldexp(values, -exponent)), exponent) + 0.0).astype(np.float32)
 
 
 def _gabor_filters(side: int, wavelength: float, envelope: float) -> Table:
-    """Return the even filters of all orientations, then the odd ones; zero sum, unit sum of absolute values."""
+    """Return even, then odd filters of all orientations; zero sum, unit sum of absolute values."""
     reach = np.arange(side, dtype=np.float64) - side // 2
     x, y = np.meshgrid(reach, reach)
     window = np.exp(-(x * x + y * y) / (2 * envelope * envelope))
@@ -280,7 +281,7 @@ def _gabor_filters(side: int, wavelength: float, envelope: float) -> Table:
 
 
 def _polar_windows(side: int) -> Table:
-    """Return the weight of every pixel in every ring and sector, [side * side, rings * sectors]; columns sum to one.
+    """Return the weights of all pixels, [side * side, rings * sectors]; columns sum to one.
 
     Outside the inscribed circle it is zero, since the corners of a rotated picture show other ground.
     """
@@ -301,7 +302,7 @@ def _polar_windows(side: int) -> Table:
 
 
 def _aligned_order() -> npt.NDArray[np.int64]:
-    """Return the index in (band, orientation, ring, sector) of (band, ring, orientation relative to sector, sector)."""
+    """Return indices that turn (band, orientation, ring, sector) into (band, ring, relative orientation, sector)."""
     band, ring, orientation, sector = np.ogrid[:_BANDS, :_RINGS, :_ORIENTATIONS, :_SECTORS]
     absolute = (orientation + sector) % _ORIENTATIONS
     order = ((band * _ORIENTATIONS + absolute) * _RINGS + ring) * _SECTORS + sector

@@ -4,17 +4,17 @@ A tile and a picture of it taken at another heading get nearly the same descript
 
 1. convert to grey, halve, normalise the local contrast, which removes light and haze;
 2. energies of odd and even Gabor filters: 4 octaves, 2 wavelengths in each, 8 orientations;
-3. weighted means over 2 rings of 16 sectors, with orientations relative to the direction of the sector: in a rotated
-   picture the values are shifted along the sectors;
-4. the discrete Fourier transform along the sectors. A shift does not change its absolute values. Nor does it change
-   the product of one wavelength's coefficient with the conjugate of the one an octave above, which keeps the relative
-   position of their patterns;
-5. scale every wavelength to unit length, subtract a fixed mean, apply a fixed whitening to 384 dimensions, scale to
-   unit length.
+3. weighted means over 2 rings of 16 sectors, with orientations relative to the direction of the sector: in a
+   rotated picture the values are shifted along the sectors;
+4. the discrete Fourier transform along the sectors. A shift does not change its absolute values. Nor does it
+   change the product of one wavelength's coefficient with the conjugate of the one an octave above, which
+   keeps the relative position of their patterns;
+5. scale every wavelength to unit length, subtract a fixed mean, apply a fixed whitening to 384 dimensions,
+   scale to unit length.
 
-Whitening was trained once, on pairs of pictures of a procedural landscape, and is a data file whose digest is pinned
-here; nothing is fitted to the tiles of a build. The model's digest is pinned too. docs/place.md has the method, its
-sources and figures.
+Whitening was trained once, on pairs of pictures of a procedural landscape, and is a data file whose digest is
+pinned here; nothing is fitted to the tiles of a build. The model's digest is pinned too. docs/place.md has
+the method, its sources and figures.
 
 Importing this module needs NumPy only; making the model needs the `onnx` package.
 """
@@ -76,8 +76,9 @@ class Whitening:
 def encode_whitening(whitening: Whitening) -> bytes:
     """Return the bytes of the data file, little-endian.
 
-    A header of 64 bytes: the magic `C10WHITE`, then as 32-bit integers the format version 1, the number of features F
-    and of dimensions D, then zeros. Then F float32 (the mean) and F x D float16 (the projection, row by row).
+    A header of 64 bytes: the magic `C10WHITE`, then as 32-bit integers the format version 1, the number of
+    features F and of dimensions D, then zeros. Then F float32 (the mean) and F x D float16 (the projection,
+    row by row).
     """
     features, dimensions = whitening.projection.shape
     header = _HEADER.pack(_MAGIC, 1, features, dimensions)
@@ -88,7 +89,8 @@ def decode_whitening(data: bytes) -> Whitening:
     """Parse the bytes of a data file, as `encode_whitening` returns them.
 
     Raises:
-        CompileError: kind `bad-model`; another kind or version of file, a wrong length, or numbers that are not finite.
+        CompileError: kind `bad-model`; another kind or version of file, a wrong length, or numbers that are
+            not finite.
     """
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise _bad_data(f"expected a whitening file that begins with {_MAGIC!r}, found {data[:8]!r}")
@@ -108,8 +110,8 @@ def decode_whitening(data: bytes) -> Whitening:
 def place_model(whitening_file: Path | None = None) -> bytes:
     """Make the ONNX model of the built-in descriptor.
 
-    The bytes are the same on every machine and in every run. Input `input`: float32 [N, 3, 256, 256], RGB, 0 to 255.
-    Output `descriptor`: float32 [N, 384], unit length. No row depends on other rows of the batch.
+    The bytes are the same on every machine and in every run. Input `input`: float32 [N, 3, 256, 256], RGB, 0
+    to 255. Output `descriptor`: float32 [N, 384], unit length. No row depends on other rows of the batch.
 
     Args:
         whitening_file: Path of the data file; the one in the package if not given.
@@ -118,8 +120,8 @@ def place_model(whitening_file: Path | None = None) -> bytes:
         A serialised ModelProto, opset 17, about 3 MB.
 
     Raises:
-        CompileError: the `onnx` package is missing (kind `backend-unavailable`); the data file cannot be read, or the
-            file or the model is not the pinned one (kind `bad-model`).
+        CompileError: the `onnx` package is missing (kind `backend-unavailable`); the data file cannot be
+            read, or the file or the model is not the pinned one (kind `bad-model`).
     """
     path = _WHITENING if whitening_file is None else whitening_file
     try:
@@ -159,9 +161,9 @@ def feature_model() -> bytes:
 def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:
     """Return the local contrast of a tile, a measure of its features, in grey levels; 0 for a uniform tile.
 
-    The root mean square, over cells of 32 x 32 pixels, of the deviation of means of 4 x 4 pixels within the cell. The
-    means remove sensor noise and compression, the cells remove slow gradients. Margins that fill no cell are left out; a
-    picture smaller than a cell is one cell.
+    The root mean square, over cells of 32 x 32 pixels, of the deviation of means of 4 x 4 pixels within the
+    cell. The means remove sensor noise and compression, the cells remove slow gradients. Margins that fill no
+    cell are left out; a picture smaller than a cell is one cell.
 
     Args:
         rgb: uint8 [height, width, 3], at least 4 x 4 pixels.

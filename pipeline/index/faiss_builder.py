@@ -1,9 +1,10 @@
 """Build the FAISS index from the descriptor blocks, so that equal blocks give equal bytes.
 
-The index is a projection: inner product on unit vectors, descriptor ids as row ids. faiss leaves to the caller what its
-bytes depend on, and that is fixed here: order and chunks of the rows (`pipeline.index.row_order`) and random seeds. Since
-faiss 1.15 the number of threads then makes no difference. The instruction set may, and so may a GPU
-(`pipeline.index.gpu`): such indexes give nearly the same answers, but have other bytes.
+The index is a projection: inner product on unit vectors, descriptor ids as row ids. faiss leaves to the
+caller what its bytes depend on, and that is fixed here: order and chunks of the rows
+(`pipeline.index.row_order`) and random seeds. Since faiss 1.15 the number of threads then makes no
+difference. The instruction set may, and so may a GPU (`pipeline.index.gpu`): such indexes give nearly the
+same answers, but have other bytes.
 """
 
 from collections.abc import Callable, Iterable
@@ -96,15 +97,15 @@ class IndexBuilder(Protocol):
             on_progress: Called as rows are added.
 
         Raises:
-            EmbedError: INDEX_FAILED: blocks out of order or of other dimensions, a wrong number of rows, too few rows
-                to train, or the library failed.
+            EmbedError: INDEX_FAILED: blocks out of order or of other dimensions, a wrong number of rows, too
+                few rows to train, or the library failed.
             OSError: The file cannot be written.
         """
         ...
 
 
 class FaissIndexBuilder:
-    """Builds with faiss; on the GPU if there is one and both the installed faiss and the kind of index allow it.
+    """Builds with faiss, on a GPU if the machine, the installed faiss and the kind of index allow it.
 
     It needs memory for the index and one chunk.
     """
@@ -224,7 +225,8 @@ def _add_rows(
 def _with_ids(faiss: Untyped, inner: Untyped, ids: Untyped, plan: IndexPlan) -> Untyped:
     """Return the index with descriptor ids in place of row numbers, ready to be written.
 
-    Its bytes are those of an index whose rows were added with their ids. The map from id to row is made on reading.
+    Its bytes are those of an index whose rows were added with their ids. The map from id to row is made on
+    reading.
     """
     if plan.kind is IndexKind.IVF_PQ:
         inner.nprobe = plan.nprobe
@@ -240,7 +242,8 @@ def _with_ids(faiss: Untyped, inner: Untyped, ids: Untyped, plan: IndexPlan) -> 
 def _write_index(faiss: Untyped, index: Untyped, path: str) -> None:
     """Write an index through a Python file.
 
-    When the last buffer does not fit the disk, the library's own writer only prints a line and leaves a truncated index.
+    When the last buffer does not fit the disk, the library's own writer only prints a line and leaves a
+    truncated index.
 
     Raises:
         OSError: The file cannot be written.

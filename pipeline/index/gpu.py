@@ -1,8 +1,8 @@
 """Build an index on a GPU and copy it to the CPU, for the kinds that faiss can build there.
 
-The aircraft searches on the CPU only. A flat index has the same bytes as one built on the CPU. A product quantiser has
-not: a GPU adds numbers in another order, so that training gives other values of the same quality. Graphs are built on
-the CPU: the packages on PyPI cannot build them on a GPU.
+The aircraft searches on the CPU only. A flat index has the same bytes as one built on the CPU. A product
+quantiser has not: a GPU adds numbers in another order, so that training gives other values of the same
+quality. Graphs are built on the CPU: the packages on PyPI cannot build them on a GPU.
 """
 
 from typing import Any, Final
@@ -39,8 +39,8 @@ class GpuIndex:
         self._resources = faiss.StandardGpuResources()
         self._resources.setTempMemory(_SCRATCH)
         options = faiss.GpuClonerOptions()
-        # This halves the tables of a product quantiser, which are otherwise too large for a kernel. It would round the
-        # vectors of a flat index.
+        # This halves the tables of a product quantiser, which are otherwise too large for a kernel. It would
+        # round the vectors of a flat index.
         options.useFloat16 = plan.kind is IndexKind.IVF_PQ
         options.usePrecomputed = False
         options.use_cuvs = False

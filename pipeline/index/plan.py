@@ -12,11 +12,11 @@ FLAT_BELOW: Final = 20_000
 """Below this number of rows `auto` searches exhaustively: exact, and a query takes less than 10 ms."""
 
 MAX_CHANGED_DIVISOR: Final = 20
-"""An index is extended until one in so many rows has changed. Beyond, searching the changed rows one by one costs more
-than searching the index."""
+"""An index is extended until one in so many rows has changed. Beyond, searching the changed rows one by one
+costs more than searching the index."""
 
 MAX_LEFT_OUT_OF_GRAPH: Final = 512
-"""Each node left out of a graph makes a search broader by one: with so many nine times as broad, at the default `ef`."""
+"""Each node left out of a graph makes a search broader by one: this many, nine times at the default `ef`."""
 
 MAX_DELTA_BYTES: Final = 256 << 20
 

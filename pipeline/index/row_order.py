@@ -1,8 +1,8 @@
 """Pass the rows of blocks to an index in a fixed order and in fixed chunks, however blocks are cut. Pure.
 
 - Rows are in the order of the cells (zoom, cell x, cell y) and, within a cell, of the ids.
-- They are in chunks whose length depends on the dimensions only: one call with 15,000 rows builds another graph than 15
-  calls with 1,000.
+- They are in chunks whose length depends on the dimensions only: one call with 15,000 rows builds another
+  graph than 15 calls with 1,000.
 - Training uses every k-th row.
 """
 
@@ -23,7 +23,7 @@ _TRAINING_BYTES: Final = 512 << 20
 
 
 def chunk_rows(dimensions: int) -> int:
-    """Return how many rows are added at a time: 16,384, or fewer to keep within 64 MiB. Part of the recipe."""
+    """Return how many rows are added at a time: 16,384, or as many as 64 MiB hold. Part of the recipe."""
     return max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * dimensions)))
 
 
@@ -51,7 +51,7 @@ def checked_blocks(rows: Iterable[Block], dimensions: int) -> Iterator[Block]:
 
 
 def row_chunks(blocks: Iterable[Block], dimensions: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-    """Yield the rows of all blocks in chunks of a fixed length; the last may be shorter. The buffer is reused."""
+    """Yield the rows of all blocks in chunks of a fixed length (the last may be shorter), in one buffer."""
     size = chunk_rows(dimensions)
     vectors = np.empty((size, dimensions), np.float32)
     ids = np.empty(size, np.int64)

@@ -1,7 +1,8 @@
 """Encode and decode messages between a process and its child: length-prefixed msgpack. Pure.
 
-A frame is a little-endian uint32 length and that many bytes of msgpack. An array is an extension of type 1: the msgpack
-of ``[dtype, shape]``, then the raw elements; only numbers, never objects. Decoding runs no code of the sender.
+A frame is a little-endian uint32 length and that many bytes of msgpack. An array is an extension of type 1:
+the msgpack of ``[dtype, shape]``, then the raw elements; only numbers, never objects. Decoding runs no code
+of the sender.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from store.errors import Category
 
 Payload = object
-"""None, bool, int, float, str, bytes, lists, maps with text keys, and arrays of numbers; sequences arrive as lists."""
+"""None, bool, int, float, str, bytes, sequences (which arrive as lists), maps with text keys, arrays of numbers."""
 
 Message = Any
 """A decoded message, which the receiver checks."""

@@ -61,7 +61,7 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The answer of a worker on another machine did not arrive, as `message` says; the worker may still run."""
+    """The answer of a remote worker did not arrive, as `message` says; the worker may still run."""
 
     message: str
     log: str = ""

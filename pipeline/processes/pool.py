@@ -1,11 +1,12 @@
 """Run modules of this project in spawned child processes, so that a crash of a child becomes a value.
 
-A compiler or a network can fail in ways that Python cannot catch: a segmentation fault, the kernel's out-of-memory
-killer, a call that never returns. Each of them is an `Outcome` here.
+A compiler or a network can fail in ways that Python cannot catch: a segmentation fault, the kernel's
+out-of-memory killer, a call that never returns. Each of them is an `Outcome` here.
 
-Children are started with `subprocess`, never forked: a forked child would share the journal's memory map and hold the
-build lock. They exchange frames (`pipeline.processes.framing`) over pipes and inherit no other file. Start them from the
-main thread: the kernel's parent-death signal is sent when the *thread* that started the child ends.
+Children are started with `subprocess`, never forked: a forked child would share the journal's memory map and
+hold the build lock. They exchange frames (`pipeline.processes.framing`) over pipes and inherit no other file.
+Start them from the main thread: the kernel's parent-death signal is sent when the *thread* that started the
+child ends.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ QUEUE_DEPTH: Final = 2
 """Tasks that a worker holds: the current one and the next one."""
 
 START_LIMIT_S: Final = 120.0
-"""Seconds that a worker has at least to get ready if tasks have a limit, since a busy machine starts it slowly."""
+"""Least time limit in seconds for the start of a worker, which is slow on a busy machine."""
 
 _POLL_S: Final = 0.02
 
@@ -82,8 +83,9 @@ class _PoolWorker:
 class WorkerPool:
     """Children that run the same module and share the submitted tasks.
 
-    A worker that dies is not replaced: ``alive`` is the number of workers left, and another worker gets its second
-    task, which it had not begun. When no worker is left, ``results`` ends and ``waiting`` has the tasks left.
+    A worker that dies is not replaced: ``alive`` is the number of workers left, and another worker gets its
+    second task, which it had not begun. When no worker is left, ``results`` ends and ``waiting`` has the
+    tasks left.
     """
 
     def __init__(
@@ -253,7 +255,7 @@ class WorkerPool:
             yield from self._handle_exit(worker, worker.child.exit_outcome())
 
     def _handle_exit(self, worker: _PoolWorker, outcome: Outcome) -> Iterator[tuple[Hashable, Outcome]]:
-        """Remove a worker that ended: its first task gets the outcome, the others had not begun and are queued again."""
+        """Remove a worker that ended: its first task gets the outcome, the others are queued again."""
         self._remove_worker(worker)
         if not worker.ready:
             self._queue.extendleft(reversed(worker.tasks))

@@ -27,7 +27,8 @@ _NOT_INHERITED: Final = frozenset({"NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM
 """Settings of TensorRT and ONNX Runtime that change what an engine computes and are part of no step key."""
 
 _ONE_THREAD: Final = {
-    # Throughput comes from processes. With a thread per core in each of them, the threads only wait for each other.
+    # Throughput comes from processes. With a thread per core in each of them, the threads only wait for each
+    # other.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -52,12 +53,13 @@ class Child:
 
     def __init__(self, module: str) -> None:
         self._oom_kills = _count_oom_kills()
+        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**_child_environment(), **_ONE_THREAD, "PYTHONPATH": _python_path(module)},
+            env={**inherited, **_ONE_THREAD, "PYTHONPATH": _python_path(module)},
             bufsize=0,
             close_fds=True,
             # Its own session: Ctrl-C reaches the parent alone, which then decides.
@@ -178,7 +180,7 @@ class Child:
 
 
 def _count_oom_kills() -> int | None:
-    """Return how many processes the kernel has killed for lack of memory since boot; None if that is not readable."""
+    """Return how many processes the kernel has killed for lack of memory; None if it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -186,16 +188,11 @@ def _count_oom_kills() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
-def _child_environment() -> dict[str, str]:
-    """Return this process's environment, without settings that change results and are part of no step key."""
-    return {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
-
-
 def _python_path(module: str) -> str:
     """Return a PYTHONPATH with which a child finds the same packages as this process.
 
-    Packages that are not installed are found through the working directory, which ``-P`` removes in the child, or
-    through a path that a test runner added, which a child does not inherit.
+    Packages that are not installed are found through the working directory, which ``-P`` removes in the
+    child, or through a path that a test runner added, which a child does not inherit.
     """
     roots = [_package_root(module), _package_root(__name__)]
     installed = {*site.getsitepackages(), site.getusersitepackages()}

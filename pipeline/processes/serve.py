@@ -1,11 +1,11 @@
 """The child's side of `pipeline.processes.pool`: answer requests and report progress.
 
-A child module is run as ``python -P -m MODULE PARENT_PID`` and calls ``serve``. Standard input carries requests and
-standard output carries answers. Both are redirected first, so that a library that prints cannot damage the stream: its
-text goes to standard error, which the parent keeps as the log.
+A child module is run as ``python -P -m MODULE PARENT_PID`` and calls ``serve``. Standard input carries
+requests and standard output carries answers. Both are redirected first, so that a library that prints cannot
+damage the stream: its text goes to standard error, which the parent keeps as the log.
 
-The child ends when its parent ends in any way: the kernel kills it (PR_SET_PDEATHSIG), and if the parent ended before
-that was set, the parent's pid has changed. The end of the input ends it too.
+The child ends when its parent ends in any way: the kernel kills it (PR_SET_PDEATHSIG), and if the parent
+ended before that was set, the parent's pid has changed. The end of the input ends it too.
 """
 
 import ctypes
@@ -86,12 +86,10 @@ def describe_error(error: Exception) -> Payload:
         "kind": MemoryError.__name__ if isinstance(error, MemoryError) else type(error).__name__,
         "message": str(error)[:_MESSAGE_LIMIT],
         "traceback": text[-_TRACEBACK_LIMIT:],
-        "fields": _error_fields(error) if isinstance(error, PipelineError) else [],
+        "fields": [error.message[:_MESSAGE_LIMIT], error.hint, str(error.kind), error.step, error.subject]
+        if isinstance(error, PipelineError)
+        else [],
     }
-
-
-def _error_fields(error: PipelineError) -> Payload:
-    return [error.message[:_MESSAGE_LIMIT], error.hint, str(error.kind), error.step, error.subject]
 
 
 def _send(answers: BinaryIO, message: Payload) -> None:

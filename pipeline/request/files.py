@@ -1,8 +1,8 @@
 """Read the small files that people write: requests, settings and capture dates.
 
-A shell may pass a pipe in place of a file, as in `c10 build <(make-request)`, under a name such as `/dev/fd/63`. Such a
-pipe is read to its end, with a limit on its size and on the time without data. A named pipe is refused, since nobody
-may ever write to it.
+A shell may pass a pipe in place of a file, as in `c10 build <(make-request)`, under a name such as
+`/dev/fd/63`. Such a pipe is read to its end, with a limit on its size and on the time without data. A named
+pipe is refused, since nobody may ever write to it.
 """
 
 import os
@@ -36,7 +36,8 @@ def read_request_text(path: Path, *, what: str = "a request file", limit: int = 
         limit: Greatest size, bytes.
 
     Raises:
-        RequestError: when it is missing, neither a regular file nor an open pipe, too long, not readable or not UTF-8.
+        RequestError: when it is missing, neither a regular file nor an open pipe, too long, not readable or
+            not UTF-8.
     """
     try:
         content = _read_content(path, limit)

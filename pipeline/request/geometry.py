@@ -1,8 +1,8 @@
-"""Convert coordinates to integers: degrees to units of 1e-7 degree (at most 11 mm), metres to millimetres. Pure.
+"""Convert coordinates to integers: units of 1e-7 degree (at most 11 mm), and millimetres. Pure.
 
-Floating-point degrees never enter an identity or a comparison. They become integers here, once, by rounding the
-*decimal* value half to even: a number from a file as it was written, and a Python float as the shortest decimal that
-reads back the same.
+Floating-point degrees never enter an identity or a comparison. They become integers here, once, by rounding
+the *decimal* value half to even: a number from a file as it was written, and a Python float as the shortest
+decimal that reads back the same.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal

@@ -104,8 +104,8 @@ class TileOptions(CheckedRecord):
     """Where the tiles come from and how old they may be.
 
     Attributes:
-        source: Path such as "x.mbtiles", relative to the request's folder; `pipeline.tiles.sources.registry` has the
-            kinds.
+        source: Path such as "x.mbtiles", relative to the request's folder; `pipeline.tiles.sources.registry`
+            has the kinds.
         on_bad: What to do with a tile that cannot be decoded.
         captured: Capture date of all tiles, or a CSV file with the columns z, x, y, captured.
         as_of: Day on which ages are computed; the day of the build when absent.
@@ -211,8 +211,8 @@ _STD = rules.sequence_of(rules.number(1e-6, 1e6), 3, _CHANNELS)
 class ModelSpec(CheckedRecord):
     """One network.
 
-    What is absent comes from the model: a builtin has its own preprocessing, an ONNX file its input's name and fixed
-    size.
+    What is absent comes from the model: a builtin has its own preprocessing, an ONNX file its input's name
+    and fixed size.
 
     Attributes:
         name: Label, unique in the request.
@@ -271,7 +271,8 @@ class IndexOptions(CheckedRecord):
         ef: Candidates kept while a graph is built and searched.
         storage: Number format of stored vectors.
         nprobe: Lists visited by a search (ivf-pq).
-        delta: Whether a few changes may be stored beside the previous build's index, without writing a new one.
+        delta: Whether a few changes may be stored beside the previous build's index, without writing a new
+            one.
     """
 
     table: ClassVar[str] = "index"
@@ -302,7 +303,8 @@ class CheckOptions(CheckedRecord):
     """Thresholds of the checks before a commit.
 
     Attributes:
-        parity: Least cosine between an engine's output and the reference's; the default of its precision if absent.
+        parity: Least cosine between an engine's output and the reference's; the default of its precision if
+            absent.
         recall: Least fraction of sampled tiles that find themselves first.
     """
 

@@ -1,8 +1,8 @@
 """The build request: what a flight cache must contain, as one checked, immutable value.
 
-A request comes from a TOML file (`BuildRequest.load`), from its text (`BuildRequest.parse`) or directly from Python.
-All three obey the same rules and report every problem at once. An unknown key is an error: a misspelt option that was
-silently ignored would build something else than was asked for.
+A request comes from a TOML file (`BuildRequest.load`), from its text (`BuildRequest.parse`) or directly from
+Python. All three obey the same rules and report every problem at once. An unknown key is an error: a misspelt
+option that was silently ignored would build something else than was asked for.
 
 Everything here is pure except `BuildRequest.load`, which reads one file.
 """

@@ -1,7 +1,7 @@
 """Rules for the values of a request. Pure.
 
-A rule takes a value and returns the one to keep, or raises `InvalidValueError`, which says what it expected. `text`,
-`number` and others with arguments return a rule.
+A rule takes a value and returns the one to keep, or raises `InvalidValueError`, which says what it expected.
+`text`, `number` and others with arguments return a rule.
 """
 
 import math

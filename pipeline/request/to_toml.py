@@ -1,7 +1,7 @@
-"""Write a request as TOML for the journal, so that a step of its build can be run again later, and read it back.
+"""Write a request as TOML for the journal, so that a step can be run again later, and read it back.
 
-The text is made from the checked request, whether that came from a file or from Python: complete, without comments,
-and with exactly the integers that the build computed with. It enters no identity.
+The text is made from the checked request, whether that came from a file or from Python: complete, without
+comments, and with exactly the integers that the build computed with. It enters no identity.
 """
 
 import json
@@ -22,7 +22,7 @@ _E7_DIGITS, _MM_DIGITS = 7, 3
 
 
 def request_record(request: BuildRequest, precision: str | None) -> Document:
-    """Return what a build's first event records of the request; nothing if it is too long or not valid Unicode.
+    """Return what a build's first event records of the request; nothing if it is too long or no Unicode.
 
     Args:
         request: The request.
@@ -51,7 +51,7 @@ def parse_recorded_request(host: Mapping[str, Any]) -> tuple[BuildRequest, str |
 
 
 def to_toml(request: BuildRequest) -> str:
-    """Return the text of a request file that means the same request, if it is read with the same base folder."""
+    """Return the text of a request file that means the same when read with the same base folder."""
     lines = [
         f"flight_id = {_value(request.flight_id)}",
         f"sector = {_value(str(request.sector))}",

@@ -1,8 +1,9 @@
 """Check the fields of request records, so that a file and a Python caller meet the same rules.
 
-A record of a request is a frozen dataclass that inherits `CheckedRecord`. The annotation of a field has its *rule*
-(`pipeline.request.rules`), a function that takes the given value and returns the one to keep, or raises
-`InvalidValueError`: `name: Annotated[str, text()]`. All fields are tried, so that one pass reports every problem. Pure.
+A record of a request is a frozen dataclass that inherits `CheckedRecord`. The annotation of a field has its
+*rule* (`pipeline.request.rules`), a function that takes the given value and returns the one to keep, or
+raises `InvalidValueError`: `name: Annotated[str, text()]`. All fields are tried, so that one pass reports
+every problem. Pure.
 """
 
 import difflib
@@ -44,7 +45,7 @@ class InvalidValueError(Exception):
 
 
 def format_value(value: object) -> str:
-    """Return a value as a message shows it: numbers and dates as in the file, on one line, cut at 80 characters."""
+    """Return a value for a message: numbers and dates as in the file, one line, cut at 80 characters."""
     match value:
         case bool():
             text = str(value).lower()
@@ -100,7 +101,7 @@ _Record = TypeVar("_Record", bound=CheckedRecord)
 
 
 def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
-    """Check every field of a record; return the values to keep, and the unknown, missing and invalid fields."""
+    """Check every field; return the values to keep, and the unknown, missing and invalid fields."""
     known = {item.name: item for item in fields(record) if item.init}
     rules = _rules_of(record)
     problems = [
@@ -156,7 +157,8 @@ def records_from(
         lists: Record of each key that holds a list of tables.
 
     Returns:
-        The document with records in place of its valid tables and without the invalid ones, and their problems.
+        The document with records in place of its valid tables and without the invalid ones, and their
+        problems.
     """
     given: dict[str, Any] = {}
     problems: list[Problem] = []

@@ -1,8 +1,8 @@
-"""Keep an archive's list of tiles between builds, so that an up-to-date build neither reads nor hashes it. Disposable.
+"""Keep the list of an archive's tiles, so that an up-to-date build neither reads nor hashes it. Disposable.
 
-Kept are the rectangles of tiles that were listed, and of each tile in them its descriptor id, the length of its image,
-the number by which the archive finds it, and its digest. They are valid while `stat` says the same of the archive, with
-the precaution against racy writes that `pipeline.tiles.digest_cache` explains.
+Kept are the rectangles of tiles that were listed, and of each tile in them its descriptor id, the length of
+its image, the number by which the archive finds it, and its digest. They are valid while `stat` says the same
+of the archive, with the precaution against racy writes that `pipeline.tiles.digest_cache` explains.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ class TileListing:
     """Tiles that an archive holds, in rising order of (z, x, y).
 
     Attributes:
-        keys: Descriptor id, length of the encoded image in bytes, and the number by which the archive finds the tile,
-            int64 [n, 3].
+        keys: Descriptor id, length of the encoded image in bytes, and the number by which the archive finds
+            the tile, int64 [n, 3].
         digests: SHA-256 of the encoded images, uint8 [n, 32].
     """
 
@@ -99,7 +99,7 @@ class ArchiveCache:
         return self._known.take(chosen)
 
     def digests(self, ids: Numbers) -> tuple[Digests, npt.NDArray[np.bool_]]:
-        """Return the digests of single tiles, uint8 [n, 32] (zeros where unknown), and which are known, bool [n]."""
+        """Return digests of single tiles, uint8 [n, 32] (zeros where unknown), and which are known, bool [n]."""
         digests, known = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), np.bool_)
         if len(self._known.keys):
             at = np.minimum(np.searchsorted(self._known.ids, ids), len(self._known.keys) - 1)

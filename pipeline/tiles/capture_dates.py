@@ -1,7 +1,7 @@
 """Parse a CSV file of the dates on which tiles were photographed. Pure.
 
-The header has the columns z, x, y and captured (an ISO date such as 2026-03-01), in any order; other columns are
-ignored. Tiles that the file does not name are of unknown age.
+The header has the columns z, x, y and captured (an ISO date such as 2026-03-01), in any order; other columns
+are ignored. Tiles that the file does not name are of unknown age.
 """
 
 import csv

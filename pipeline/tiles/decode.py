@@ -1,11 +1,11 @@
 """Decode the encoded bytes of a tile to pixels, and refuse images without one certain appearance.
 
-The installed decoder must not change a descriptor. Pillow is the reference. simplejpeg, twice as fast, is used for JPEG
-where it is installed and reports no error, always with the accurate transform and smooth upsampling, with which both
-give the same pixels.
+The installed decoder must not change a descriptor. Pillow is the reference. simplejpeg, twice as fast, is
+used for JPEG where it is installed and reports no error, always with the accurate transform and smooth
+upsampling, with which both give the same pixels.
 
-Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot fill gigabytes
-of memory. Images that are not three channels of eight bits:
+Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot fill
+gigabytes of memory. Images that are not three channels of eight bits:
 
 - grey is repeated, palettes are expanded, transparency is composited over black (`store.base.preprocessing`);
 - CMYK JPEG, more than 8 bits per channel and animations are refused: programs do not agree on how they look;

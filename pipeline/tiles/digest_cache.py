@@ -1,13 +1,14 @@
 """Keep the digests of tiles between builds, so that a build with unchanged tiles hashes nothing. Disposable.
 
-A file's digest is kept under what `stat` says of the file (device, inode, size, modification and change time), as in
-git's index. git's problem is here as well: a file that is written twice within one tick of the file system's clock has
-the same times after the second write. Hence digests are stored only for files whose times are at least `RACY_NS` older
-than the start of the scan: a later write then gives them other times. A file that is mapped for writing during the scan
-is not safe: it gets its new times when the system writes the page back.
+A file's digest is kept under what `stat` says of the file (device, inode, size, modification and change
+time), as in git's index. git's problem is here as well: a file that is written twice within one tick of the
+file system's clock has the same times after the second write. Hence digests are stored only for files whose
+times are at least `RACY_NS` older than the start of the scan: a later write then gives them other times. A
+file that is mapped for writing during the scan is not safe: it gets its new times when the system writes the
+page back.
 
-The cache is one binary file, written anew when there are new digests. When its checksum does not fit (cut off, damaged,
-foreign, of another version), a reader ignores it, and every tile is hashed again.
+The cache is one binary file, written anew when there are new digests. When its checksum does not fit (cut
+off, damaged, foreign, of another version), a reader ignores it, and every tile is hashed again.
 
 Layout, little-endian: magic (8), SHA-256 of all that follows (32), columns u32, scope length u32, rows u64,
 scope i64[s], keys i64[rows, columns], digests u8[rows, 32].
@@ -138,8 +139,9 @@ class CacheFile:
         with suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.unlink(missing_ok=True)
-            # No temporary name is needed: readers ignore the file until its last byte is written, since the checksum
-            # does not fit before, and a writer that another one overtakes goes on writing to an unlinked file.
+            # No temporary name is needed: readers ignore the file until its last byte is written, since the
+            # checksum does not fit before, and a writer that another one overtakes goes on writing to an
+            # unlinked file.
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_MAGIC + hashlib.sha256(body).digest())
@@ -189,7 +191,8 @@ class DigestCache:
             order = np.argsort(hashes, kind="stable")
             at = np.searchsorted(hashes[order], _hash_rows(keys))
             rows = order[np.minimum(at, len(order) - 1)]
-            # A hash may collide, so the whole key is compared. A collision only costs one more hash of a file.
+            # A hash may collide, so the whole key is compared. A collision only costs one more hash of a
+            # file.
             known = (content.keys[rows] == keys).all(axis=1)
             digests[known] = content.digests[rows[known]]
         return digests, known
@@ -212,7 +215,7 @@ class DigestCache:
 
 
 def _signed(value: int) -> int:
-    """Return a 64-bit unsigned number as the signed one with the same bits; devices and inodes may use all bits."""
+    """Return the signed number with the same 64 bits, all of which devices and inodes may use."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -1,8 +1,8 @@
 """Compute which tiles an area wants, as ranges of columns and rows. Pure.
 
-A tile belongs to a box when their areas overlap; a shared edge is not enough. Edges are compared as integers of 1e-7
-degree, tile edges rounded like the box's, so that a box copied from a tile's printed bounds wants that tile and not its
-eight neighbours. A box across the antimeridian is the union of its two halves.
+A tile belongs to a box when their areas overlap; a shared edge is not enough. Edges are compared as integers
+of 1e-7 degree, tile edges rounded like the box's, so that a box copied from a tile's printed bounds wants
+that tile and not its eight neighbours. A box across the antimeridian is the union of its two halves.
 """
 
 from collections.abc import Iterator
@@ -98,8 +98,8 @@ def wanted_count(bbox_e7: BoxE7, zoom: ZoomRange) -> int:
 def _range_of(z: int, box: BoxE7) -> TileRange:
     """Return the tiles that a box with west < east overlaps.
 
-    The library returns every tile that the box overlaps by half a unit or more, and so all that overlap it in whole
-    units. The loops remove those at the ends that only touch it.
+    The library returns every tile that the box overlaps by half a unit or more, and so all that overlap it in
+    whole units. The loops remove those at the ends that only touch it.
     """
     west, south, east, north = box
     last = (1 << z) - 1

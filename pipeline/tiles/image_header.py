@@ -56,7 +56,7 @@ def sniff(data: bytes) -> ImageFormat | None:
 
 
 def read_header(data: bytes) -> ImageHeader | None:
-    """Return the header of an encoded image; None if it is not JPEG, PNG or WebP, or is cut off or damaged."""
+    """Return the header of an encoded image; None if it is of another format, cut off or damaged."""
     try:
         match sniff(data):
             case "png":

@@ -1,7 +1,7 @@
 """Select the tiles of a build: those that the area wants, the source has, and the age limit allows.
 
-Ages are computed from `as_of`, or else from the day that the caller passes; no clock is read here. The set of selected
-tiles enters the identity of a build, not the day.
+Ages are computed from `as_of`, or else from the day that the caller passes; no clock is read here. The set of
+selected tiles enters the identity of a build, not the day.
 """
 
 from collections.abc import Iterable, Mapping
@@ -62,8 +62,8 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
 
     Raises:
         RequestError: when the area wants more than `MAX_WANTED` tiles, or the dates cannot be read.
-        TileError: when there are no tiles, some are too old or of unknown age and the request forbids it, or the
-            source or the dates are damaged.
+        TileError: when there are no tiles, some are too old or of unknown age and the request forbids it, or
+            the source or the dates are damaged.
     """
     ranges = tile_ranges(request.bbox_e7, request.zoom)
     wanted = sum(part.count for part in ranges)

@@ -1,6 +1,7 @@
 """A tile of a source, and the interface of a source of tiles. Pure.
 
-Tiles are in the XYZ scheme of the Web Mercator square: x grows eastwards, y grows southwards from the north edge.
+Tiles are in the XYZ scheme of the Web Mercator square: x grows eastwards, y grows southwards from the north
+edge.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ ZoomRange = tuple[int, int]
 Locator = tuple[str | int, ...]
 """From where a worker process reads a tile's encoded bytes, as plain data: ("pmtiles", path, offset, length).
 
-First comes the name of the kind of source, then the values that its row of `pipeline.tiles.sources.registry` lists.
-Paths are absolute; y counts from the north.
+First comes the name of the kind of source, then the values that its row of `pipeline.tiles.sources.registry`
+lists. Paths are absolute; y counts from the north.
 """
 
 

@@ -1,7 +1,7 @@
 """Many tiles as columns of numbers, without an object for each: a million take a hundred megabytes. Pure.
 
-A `SourceTile` is made on access. Computations over all tiles (the digest of the set, ages, missing tiles, cells) work on
-the columns.
+A `SourceTile` is made on access. Computations over all tiles (the digest of the set, ages, missing tiles,
+cells) work on the columns.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""One row adds a tile source or an engine backend, everywhere; and the documents name the rows that there are."""
+"""One row adds a tile source or an engine backend everywhere, and the documents name every row."""
 
 import re
 import zipfile

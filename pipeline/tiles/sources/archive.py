@@ -15,7 +15,7 @@ from pipeline.tiles.tile_columns import TileColumns
 
 
 class TileArchive(ABC):
-    """A source that is one file. `pipeline.tiles.sources.registry.open_source` explains arguments and errors."""
+    """A source that is one file. `open_source` in the registry explains arguments and errors."""
 
     kind: ClassVar[str]
     """Name of the kind of source, the first part of locators."""

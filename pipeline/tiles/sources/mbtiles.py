@@ -1,7 +1,8 @@
-"""Tiles in an MBTiles archive (SQLite, specification 1.3). Its rows count from the south; here from the north.
+"""Tiles in an MBTiles archive (SQLite, specification 1.3), which counts rows from the south.
 
-The database is opened as immutable: SQLite then takes no lock and writes no -wal, -shm or -journal file beside it. That
-is correct only for a file that nothing writes to, so an archive with unmerged changes beside it is refused.
+The database is opened as immutable: SQLite then takes no lock and writes no -wal, -shm or -journal file
+beside it. That is correct only for a file that nothing writes to, so an archive with unmerged changes beside
+it is refused.
 """
 
 import hashlib
@@ -94,7 +95,7 @@ class MBTilesArchive(TileArchive):
     def _sizes_and_rowids(
         self, database: sqlite3.Connection, ranges: Sequence[TileRange]
     ) -> dict[int, tuple[int, int]]:
-        """Return length and rowid of every tile in some rectangles, by id; `NO_ROW` in a table without rowids."""
+        """Return length and rowid (else `NO_ROW`) of every tile in some rectangles, by descriptor id."""
         rowid_column = "rowid" if _has_rowids(database) else str(NO_ROW)
         rows: dict[int, tuple[int, int]] = {}
         for part in ranges:
@@ -126,7 +127,8 @@ def open_database(path: str | Path) -> sqlite3.Connection:
     uri = "file:" + urllib.parse.quote(str(path)) + "?mode=ro&immutable=1"
     with _sqlite_errors_as_ours(path):
         database = sqlite3.connect(uri, uri=True, check_same_thread=False)
-        # The archive may be hostile: its views must not call functions, and its values must not fill the memory.
+        # The archive may be hostile: its views must not call functions, and its values must not fill the
+        # memory.
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BLOB_BYTES)
         database.execute("PRAGMA trusted_schema = OFF")
         database.execute("PRAGMA query_only = ON")

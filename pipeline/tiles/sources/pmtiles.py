@@ -1,7 +1,7 @@
 """Tiles in a PMTiles archive, version 3: one file with a header, directories and tile data.
 
-Only the directories that the area needs are decoded, each once. Every offset and length is checked against the file
-before it is used.
+Only the directories that the area needs are decoded, each once. Every offset and length is checked against
+the file before it is used.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Decode and check the directories of a PMTiles archive as columns (version 3, section 4). Pure.
 
-The library's own decoder has no limit on the unpacked size and makes one object per entry. Here the size is limited and
-a column is one array. A directory that is not sorted, has overlapping entries or points outside its section is refused.
+The library's own decoder has no limit on the unpacked size and makes one object per entry. Here the size is
+limited and a column is one array. A directory that is not sorted, has overlapping entries or points outside
+its section is refused.
 """
 
 import zlib

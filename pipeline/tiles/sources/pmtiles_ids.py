@@ -1,7 +1,7 @@
-"""Compute PMTiles ids: one number for zoom and place, along a Hilbert curve (PMTiles version 3, section 4.1). Pure.
+"""Compute PMTiles ids: one number for zoom and place, along a Hilbert curve (version 3, section 4.1). Pure.
 
-Ids of a zoom follow those of all lower zooms. Within a zoom each aligned square of 2^k by 2^k tiles has 4^k consecutive
-ids, so that a rectangle of tiles becomes a few intervals of ids.
+Ids of a zoom follow those of all lower zooms. Within a zoom each aligned square of 2^k by 2^k tiles has 4^k
+consecutive ids, so that a rectangle of tiles becomes a few intervals of ids.
 """
 
 from collections.abc import Sequence
@@ -47,8 +47,8 @@ def tile_places(z: int, ids: Numbers) -> tuple[Numbers, Numbers]:
 def covering_intervals(ranges: Sequence[TileRange]) -> tuple[Numbers, Numbers]:
     """Return sorted disjoint intervals of ids that contain every tile of some rectangles, and few others.
 
-    Squares that are partly in a rectangle are divided until there are some thousands of them, and then taken whole. The
-    caller must still compare places.
+    Squares that are partly in a rectangle are divided until there are some thousands of them, and then taken
+    whole. The caller must still compare places.
 
     Returns:
         First ids and ids one past the last, int64 [n] each.

@@ -1,7 +1,7 @@
 """Read one tile's encoded bytes by its locator, in any process.
 
-Archives stay open for each process and thread. A source may have changed since its tiles were selected, so the caller
-hashes the bytes that it got and compares the digest.
+Archives stay open for each process and thread. A source may have changed since its tiles were selected, so
+the caller hashes the bytes that it got and compares the digest.
 """
 
 import atexit

@@ -22,8 +22,10 @@ class SourceKind:
         name: The first part of the locators of its tiles.
         written: How a request names such a source, for messages.
         suffixes: Endings of its files, in lower case; none for a folder of tiles, recognised by its braces.
-        source: "module:name" of its `TileMetadataStore`; takes the arguments of `open_source`, `base` by name.
-        reader: "module:name" of the function that returns a tile's encoded bytes; takes the locator without the name.
+        source: "module:name" of its `TileMetadataStore`; takes the arguments of `open_source`, `base` by
+            name.
+        reader: "module:name" of the function that returns a tile's encoded bytes; takes the locator without
+            the name.
         locator: Types of those arguments: an absolute path, then what finds the tile in it.
         packages: Python distributions that only this kind needs, for `c10 doctor`.
     """

@@ -1,7 +1,7 @@
 """Tiles as single files: `dir/{z}/{x}/{y}.ext`.
 
-Only names in plain decimal are tiles; anything else in the folder (thumbnails, listings) is ignored. A symbolic link is
-followed if its target is inside the folder.
+Only names in plain decimal are tiles; anything else in the folder (thumbnails, listings) is ignored. A
+symbolic link is followed if its target is inside the folder.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 class _FileColumns:
-    """Tile files as columns of equal length, since a hundred thousand small objects slow the garbage collector down."""
+    """Tile files as columns: a hundred thousand small objects would slow the garbage collector down."""
 
     def __init__(self) -> None:
         self._columns: list[tuple[int, int, int]] = []
@@ -66,8 +66,8 @@ class _FileColumns:
 class _RowOfName(dict[str, int]):
     """File name to row; `_NO_ROW` for a name that is no tile's.
 
-    Most columns have the same names, so each is parsed once. Names of no tile are not kept, since their number has no
-    limit.
+    Most columns have the same names, so each is parsed once. Names of no tile are not kept, since their
+    number has no limit.
     """
 
     def __init__(self, suffix: str) -> None:
@@ -83,7 +83,7 @@ class _RowOfName(dict[str, int]):
 
 
 class XYZFolder:
-    """A folder of tiles, named by the pattern "dir/{z}/{x}/{y}.ext". See `pipeline.tiles.sources.registry.open_source`."""
+    """A folder of tiles, named by the pattern "dir/{z}/{x}/{y}.ext". See `open_source` in the registry."""
 
     def __init__(
         self, pattern: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
@@ -199,7 +199,7 @@ class XYZFolder:
             raise _unreadable(folder, error) from error
 
     def _tile_files(self, wanted: TileRange, x: int) -> Iterator[tuple[int, "os.DirEntry[str]"]]:
-        """Yield row and directory entry of the tile files of one column; use the entry before the next one."""
+        """Yield row and directory entry of the tile files of one column; use each before the next."""
         folder = f"{self._root}/{wanted.z}/{x}"
         if os.path.realpath(folder) != folder:
             self._require_inside(folder)

@@ -176,7 +176,7 @@ def test_keys_name_the_library(kind):
     assert builder.library(kind) == f"faiss {faiss.__version__}"
 
 
-def test_two_flavours_of_faiss_stop_a_build_before_it_imports_either(tmp_path, monkeypatch):
+def test_two_installed_faiss_stop_a_build_before_it_imports_either(tmp_path, monkeypatch):
     def both():
         raise FaissInstallError("expected one distribution of faiss, found two", "pip uninstall one")
 

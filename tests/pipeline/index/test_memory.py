@@ -1,4 +1,4 @@
-"""What an index was built in is given back: a process that builds again and again must not fill the memory."""
+"""Memory of an index is freed after the build: a process that builds repeatedly must not fill it."""
 
 import gc
 from pathlib import Path

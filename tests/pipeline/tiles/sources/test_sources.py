@@ -143,7 +143,7 @@ def test_what_is_not_there(spec, tmp_path):
 
 @contextmanager
 def _without_permission(folder):
-    """Whoever runs the tests, the folder cannot be read: root may read everything, so it steps down meanwhile."""
+    """The folder cannot be read by any user: root, which may read everything, changes its user meanwhile."""
     user = os.geteuid()
     folder.chmod(0)
     if user == 0:
