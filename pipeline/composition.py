@@ -11,7 +11,7 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.backends import registry
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineCompiler
-from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder
+from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.lock import CacheLock, Lock
 from pipeline.ports import FreeBytes, Ports
 from pipeline.progress import Progress, Silent
@@ -36,7 +36,7 @@ def build_cache_provisioner(
     host: Mapping[str, object] | None = None,
     precision: str | None = None,
     clock: Clock | None = None,
-    index_builder: IndexBuilder | None = None,
+    index_builder: FaissIndexBuilder | None = None,
     progress: Progress | None = None,
     free_bytes: FreeBytes | None = None,
 ) -> CacheProvisioner:

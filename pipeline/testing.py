@@ -25,7 +25,6 @@ from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, On
 from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan
 from pipeline.request.geometry import BoxE7
-from pipeline.request.options import IndexKind
 from pipeline.tiles.grid import tile_ranges
 from pipeline.tiles.tile import Extent, Place, SourceTile, ZoomRange
 from store.base.canonical_json import Document
@@ -210,7 +209,7 @@ class FakeBatcher:
 
 
 @dataclass(slots=True, kw_only=True)
-class FakeIndexBuilder:
+class FakeIndexBuilder(FaissIndexBuilder):
     """Builds with faiss, which is quick for few rows.
 
     Attributes:
@@ -220,21 +219,6 @@ class FakeIndexBuilder:
 
     calls: Calls
     wrong: bool = False
-    _real: FaissIndexBuilder = field(default_factory=FaissIndexBuilder)
-
-    @property
-    def name(self) -> str:
-        """The library."""
-        return self._real.name
-
-    @property
-    def version(self) -> str:
-        """Its version."""
-        return self._real.version
-
-    def library(self, kind: IndexKind) -> str:
-        """Return what an index of a kind depends on beside its rows."""
-        return self._real.library(kind)
 
     def build(
         self,
@@ -246,11 +230,13 @@ class FakeIndexBuilder:
         fd_path: str,
         on_progress: OnRows | None = None,
     ) -> BuiltIndex:
-        """Write the index; see `IndexBuilder.build`."""
+        """Write the index; see `FaissIndexBuilder.build`."""
         self.calls.make("index")
         if self.wrong:
             rows = [replace(block, vectors=-block.vectors) for block in rows]
-        return self._real.build(rows, count, dimensions, plan, fd_path=fd_path, on_progress=on_progress)
+        return FaissIndexBuilder.build(
+            self, rows, count, dimensions, plan, fd_path=fd_path, on_progress=on_progress
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -103,6 +103,9 @@ class _GraphBuilder:
     def average(self, value: str, side: int) -> str:
         return self.node("AveragePool", value, kernel_shape=[side, side], strides=[side, side])
 
+    def root(self, value: str, floor: float) -> str:
+        return self.node("Sqrt", self.node("Add", value, self.table(np.array(floor, dtype=np.float32))))
+
     def serialise(self, output: str, dimensions: int) -> bytes:
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         self._nodes.append(helper.make_node("Identity", [output], [OUTPUT]))
@@ -204,8 +207,7 @@ def _energy(graph: _GraphBuilder, responses: str) -> str:
     """Return the length of each pair of even and odd responses, [N, orientations, side, side]."""
     pairs = np.concatenate([np.eye(_ORIENTATIONS), np.eye(_ORIENTATIONS)], axis=1)[:, :, None, None]
     square = graph.convolution(graph.node("Mul", responses, responses), pairs)
-    floor = graph.table(np.array(_ENERGY_FLOOR, dtype=np.float32))
-    return graph.node("Sqrt", graph.node("Add", square, floor))
+    return graph.root(square, _ENERGY_FLOOR)
 
 
 def _invariants(graph: _GraphBuilder, pooled: str) -> str:
@@ -221,8 +223,7 @@ def _invariants(graph: _GraphBuilder, pooled: str) -> str:
         for wave in (np.cos(angle), -np.sin(angle))
     )
     power = graph.node("Add", graph.node("Mul", real, real), graph.node("Mul", imaginary, imaginary))
-    floor = graph.table(np.array(_MAGNITUDE_FLOOR, dtype=np.float32))
-    magnitude = graph.node("Sqrt", graph.node("Add", power, floor))
+    magnitude = graph.root(power, _MAGNITUDE_FLOOR)
     share = np.tile(np.where(np.arange(_HARMONICS) == 0, _CONSTANT_TERM, 1.0), _PER_BAND)
     weighted = graph.node("Mul", magnitude, graph.weights(share))
     length = _length(graph, weighted, axis=2)
@@ -233,7 +234,7 @@ def _invariants(graph: _GraphBuilder, pooled: str) -> str:
 
 
 def _products(graph: _GraphBuilder, real: str, imaginary: str, magnitude: str) -> list[str]:
-    """Return real and imaginary parts of a * conj(b) / sqrt(|a| |b|), b an octave above a, no constant term."""
+    """Return real and imaginary parts of a * conj(b) / sqrt(|a| |b|), b an octave above, no constant term."""
     split = graph.shape(0, _BANDS, _PER_BAND, _HARMONICS)
     octave = len(_WAVELENGTHS)
 
@@ -255,8 +256,7 @@ def _products(graph: _GraphBuilder, real: str, imaginary: str, magnitude: str) -
 
 def _length(graph: _GraphBuilder, value: str, *, axis: int) -> str:
     square = graph.node("ReduceSum", graph.node("Mul", value, value), graph.shape(axis), keepdims=1)
-    floor = graph.table(np.array(_LENGTH_FLOOR, dtype=np.float32))
-    return graph.node("Sqrt", graph.node("Add", square, floor))
+    return graph.root(square, _LENGTH_FLOOR)
 
 
 def _round_to_binary_fractions(values: Table) -> Floats:
@@ -302,7 +302,7 @@ def _polar_windows(side: int) -> Table:
 
 
 def _aligned_order() -> npt.NDArray[np.int64]:
-    """Return indices that turn (band, orientation, ring, sector) into (band, ring, relative orientation, sector)."""
+    """Return indices that reorder (band, orientation, ring, sector): ring first, orientation by sector."""
     band, ring, orientation, sector = np.ogrid[:_BANDS, :_RINGS, :_ORIENTATIONS, :_SECTORS]
     absolute = (orientation + sector) % _ORIENTATIONS
     order = ((band * _ORIENTATIONS + absolute) * _RINGS + ring) * _SECTORS + sector

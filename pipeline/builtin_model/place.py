@@ -45,7 +45,6 @@ PLACE_OUTPUT: Final = graph.OUTPUT
 PLACE_FEATURES: Final = graph.FEATURES
 """Numbers per tile before whitening: absolute values first, then real and imaginary parts of the products."""
 PLACE_MAGNITUDES: Final = graph.MAGNITUDES
-PLACE_COLOUR: Final = "rgb"
 PLACE_MEAN: Final = (0.0, 0.0, 0.0)
 PLACE_STD: Final = (1.0, 1.0, 1.0)
 
@@ -73,20 +72,12 @@ class Whitening:
     projection: npt.NDArray[np.float16]
 
 
-def encode_whitening(whitening: Whitening) -> bytes:
-    """Return the bytes of the data file, little-endian.
+def decode_whitening(data: bytes) -> Whitening:
+    """Parse the bytes of the data file, little-endian.
 
     A header of 64 bytes: the magic `C10WHITE`, then as 32-bit integers the format version 1, the number of
     features F and of dimensions D, then zeros. Then F float32 (the mean) and F x D float16 (the projection,
     row by row).
-    """
-    features, dimensions = whitening.projection.shape
-    header = _HEADER.pack(_MAGIC, 1, features, dimensions)
-    return header + whitening.mean.astype("<f4").tobytes() + whitening.projection.astype("<f2").tobytes()
-
-
-def decode_whitening(data: bytes) -> Whitening:
-    """Parse the bytes of a data file, as `encode_whitening` returns them.
 
     Raises:
         CompileError: kind `bad-model`; another kind or version of file, a wrong length, or numbers that are
@@ -145,17 +136,6 @@ def place_model(whitening_file: Path | None = None) -> bytes:
             subject="builtin:place",
         )
     return model
-
-
-def feature_model() -> bytes:
-    """Make the ONNX model of the features before whitening, for training and comparison.
-
-    Its output `descriptor` is float32 [N, PLACE_FEATURES], not of unit length.
-
-    Raises:
-        CompileError: the `onnx` package is missing (kind `backend-unavailable`).
-    """
-    return graph.serialised_network(None, None)
 
 
 def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:

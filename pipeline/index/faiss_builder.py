@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,30 +51,20 @@ OnRows = Callable[[int, int], None]
 """Called with the number of rows added and of all rows."""
 
 
-class IndexBuilder(Protocol):
-    """Makes a searchable index of descriptors."""
+class FaissIndexBuilder:
+    """Builds with faiss, on a GPU if the machine, the installed faiss and the kind of index allow it.
 
-    @property
-    def name(self) -> str:
-        """The library."""
-        ...
-
-    @property
-    def version(self) -> str:
-        """Its full version.
-
-        Raises:
-            RequestError: It is not installed, or more than once.
-        """
-        ...
+    It needs memory for the index and one chunk.
+    """
 
     def library(self, kind: IndexKind) -> str:
-        """Return the library as step keys name it; an index depends on it besides its rows and options.
+        """Return the library as step keys name it, and whether there is a GPU if the bytes depend on that.
 
         Raises:
             RequestError: It is not installed, or more than once.
         """
-        ...
+        library = f"faiss {_installed_faiss().version}"
+        return f"{library} gpu" if kind is IndexKind.IVF_PQ and self._on_gpu() else library
 
     def build(
         self,
@@ -101,49 +91,6 @@ class IndexBuilder(Protocol):
                 few rows to train, or the library failed.
             OSError: The file cannot be written.
         """
-        ...
-
-
-class FaissIndexBuilder:
-    """Builds with faiss, on a GPU if the machine, the installed faiss and the kind of index allow it.
-
-    It needs memory for the index and one chunk.
-    """
-
-    @property
-    def name(self) -> str:
-        """The library."""
-        return "faiss"
-
-    @property
-    def version(self) -> str:
-        """Version of the installed faiss.
-
-        Raises:
-            RequestError: It is not installed, or more than once.
-        """
-        return _installed_faiss().version
-
-    def library(self, kind: IndexKind) -> str:
-        """Return name and version, and whether there is a GPU for a kind whose bytes depend on it.
-
-        Raises:
-            RequestError: It is not installed, or more than once.
-        """
-        own = f"{self.name} {self.version}"
-        return f"{own} gpu" if kind is IndexKind.IVF_PQ and self._on_gpu() else own
-
-    def build(
-        self,
-        rows: Iterable[Block],
-        count: int,
-        dimensions: int,
-        plan: IndexPlan,
-        *,
-        fd_path: str,
-        on_progress: OnRows | None = None,
-    ) -> BuiltIndex:
-        """Write the index of all rows to a file; see `IndexBuilder.build`."""
         faiss = _import_faiss()
         on_gpu = gpu_can_build(plan) and self._on_gpu()
         try:

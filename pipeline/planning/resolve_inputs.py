@@ -13,7 +13,7 @@ from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.port import EngineCompiler
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
-from pipeline.index.faiss_builder import IndexBuilder
+from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.planning.inputs import Inputs
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
@@ -57,7 +57,7 @@ def gather(
     *,
     source: TileMetadataStore,
     compiler: EngineCompiler,
-    index: IndexBuilder,
+    index: FaissIndexBuilder,
     today: date,
     precision: str | None = None,
     stand_in: EngineCompiler | None = None,

@@ -17,7 +17,7 @@ import numpy as np
 from store.errors import Category
 
 Payload = object
-"""None, bool, int, float, str, bytes, sequences (which arrive as lists), maps with text keys, arrays of numbers."""
+"""None, bool, int, float, str, bytes, sequences (arrive as lists), maps with text keys, arrays of numbers."""
 
 Message = Any
 """A decoded message, which the receiver checks."""

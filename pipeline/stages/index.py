@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
-from pipeline.index.faiss_builder import IndexBuilder, OnRows
+from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import Geography, Place
 from pipeline.request.options import IndexOptions
@@ -49,7 +49,7 @@ def index_job(
     table: ArtifactRef,
     space: str,
     dimensions: int,
-    builder: IndexBuilder,
+    builder: FaissIndexBuilder,
 ) -> IndexJob:
     """Return the index that a request wants of some blocks.
 
@@ -68,14 +68,14 @@ def write_index(
     job: IndexJob,
     rows: Iterable[Block],
     *,
-    builder: IndexBuilder,
+    builder: FaissIndexBuilder,
     new: Draft,
     on_progress: OnRows | None = None,
 ) -> WrittenIndex:
     """Write the index of all rows to a draft.
 
     Raises:
-        EmbedError: INDEX_FAILED; see `IndexBuilder.build`.
+        EmbedError: INDEX_FAILED; see `FaissIndexBuilder.build`.
         OSError: The draft cannot be written.
     """
     began = monotonic()

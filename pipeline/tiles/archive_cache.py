@@ -99,7 +99,7 @@ class ArchiveCache:
         return self._known.take(chosen)
 
     def digests(self, ids: Numbers) -> tuple[Digests, npt.NDArray[np.bool_]]:
-        """Return digests of single tiles, uint8 [n, 32] (zeros where unknown), and which are known, bool [n]."""
+        """Return digests of single tiles, uint8 [n, 32] (zeros where unknown); bool [n], which are known."""
         digests, known = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), np.bool_)
         if len(self._known.keys):
             at = np.minimum(np.searchsorted(self._known.ids, ids), len(self._known.keys) - 1)

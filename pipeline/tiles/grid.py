@@ -66,7 +66,13 @@ def north_edge_e7(z: int, y: int) -> int:
 def tile_box_e7(place: Place) -> BoxE7:
     """Return west, south, east, north of a tile in 1e-7 degree."""
     z, x, y = place
-    return west_edge_e7(z, x), north_edge_e7(z, y + 1), west_edge_e7(z, x + 1), north_edge_e7(z, y)
+    return range_box_e7(TileRange(z=z, x0=x, x1=x, y0=y, y1=y))
+
+
+def range_box_e7(part: TileRange) -> BoxE7:
+    """Return west, south, east, north of a rectangle of tiles in 1e-7 degree."""
+    west, east = west_edge_e7(part.z, part.x0), west_edge_e7(part.z, part.x1 + 1)
+    return west, north_edge_e7(part.z, part.y1 + 1), east, north_edge_e7(part.z, part.y0)
 
 
 def tile_ranges(bbox_e7: BoxE7, zoom: ZoomRange) -> tuple[TileRange, ...]:

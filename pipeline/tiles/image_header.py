@@ -4,17 +4,11 @@ Sources: PNG (third edition, 11.2.1 IHDR), JPEG (ITU T.81, B.2.2 frame header), 
 """
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 ImageFormat = Literal["jpeg", "png", "webp"]
-FORMAT_OF_EXTENSION: Final[Mapping[str, ImageFormat]] = {
-    "jpg": "jpeg",
-    "jpeg": "jpeg",
-    "png": "png",
-    "webp": "webp",
-}
+FORMAT_OF_EXTENSION: dict[str, ImageFormat] = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Frame headers of all JPEG processes; C4, C8 and CC are other segments.

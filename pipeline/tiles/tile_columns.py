@@ -115,9 +115,6 @@ class TileColumns(Sequence[SourceTile]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __repr__(self) -> str:
-        return f"Tiles({len(self)})"
-
     @property
     def ids(self) -> npt.NDArray[np.int64]:
         """Descriptor ids, int64 [n]; see `store.base.identity.descriptor_id`.

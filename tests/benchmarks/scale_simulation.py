@@ -111,7 +111,7 @@ class _Watched(FaissIndexBuilder):
         fd_path: str,
         on_progress: OnRows | None = None,
     ) -> BuiltIndex:
-        """See `IndexBuilder.build`."""
+        """See `FaissIndexBuilder.build`."""
         self.peak = _peak()
         return super().build(rows, count, dimensions, plan, fd_path=fd_path, on_progress=on_progress)
 

@@ -10,6 +10,7 @@ from pipeline.request.geometry import BoxE7
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, tile_ranges
+from pipeline.tiles.sources.read_tile import source_changed
 from pipeline.tiles.tile import Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
 
@@ -68,12 +69,8 @@ class TileArchive(ABC):
         except OSError:
             now = None
         if now != self._fingerprint:
-            raise TileError(
-                f"{self._path}: expected it to stay the same while it is used, found it changed",
-                hint="wait until nothing writes to it, then build again",
-                kind=ErrorKind.SOURCE_CHANGED,
-                subject=str(self._path),
-            )
+            message = f"{self._path}: expected it to stay the same while it is used, found it changed"
+            raise source_changed(str(self._path), message)
 
 
 def bad_archive(

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import ErrorKind, TileError
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
-from pipeline.tiles.grid import TileRange, tile_box_e7
+from pipeline.tiles.grid import TileRange, range_box_e7
 from pipeline.tiles.image_header import FORMAT_OF_EXTENSION, sniff
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
-from pipeline.tiles.sources.read_tile import keep_open
+from pipeline.tiles.sources.read_tile import keep_open, source_changed
 from pipeline.tiles.tile import Extent, Locator, Place
 from store.base.identity import descriptor_id, tile_of
 from store.files.regular_file import open_regular, read_at, read_start
@@ -65,9 +64,8 @@ class MBTilesArchive(TileArchive):
         if not all(isinstance(edge, int) for edge in edges):
             return Extent(zoom=(low, high), box_e7=None)
         x0, x1, south_row, north_row = edges
-        west, _, _, north = tile_box_e7(Place(high, x0, last - north_row))
-        _, south, east, _ = tile_box_e7(Place(high, x1, last - south_row))
-        return Extent(zoom=(low, high), box_e7=(west, south, east, north))
+        held = TileRange(z=high, x0=x0, x1=x1, y0=last - north_row, y1=last - south_row)
+        return Extent(zoom=(low, high), box_e7=range_box_e7(held))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -159,12 +157,7 @@ def read_tile_blob(path: str, z: int, x: int, y: int, rowid: int) -> bytes:
         )
         row = row or database.execute(by_place, key).fetchone()
     if row is None or not isinstance(row[0], bytes):
-        raise TileError(
-            f"tile {z}/{x}/{y}: expected it in {path}, found none",
-            hint="build again once nothing writes to the archive",
-            kind=ErrorKind.SOURCE_CHANGED,
-            subject=f"{z}/{x}/{y}",
-        )
+        raise source_changed(f"{z}/{x}/{y}", f"tile {z}/{x}/{y}: expected it in {path}, found none")
     return row[0]
 
 
@@ -183,7 +176,7 @@ def _has_rowids(database: sqlite3.Connection) -> bool:
 def _select(database: sqlite3.Connection, part: TileRange, columns: str) -> sqlite3.Cursor:
     last = (1 << part.z) - 1
     return database.execute(
-        f"SELECT zoom_level, tile_column, tile_row, {columns} FROM tiles"  # noqa: S608 - columns are constants of this module
+        f"SELECT zoom_level, tile_column, tile_row, {columns} FROM tiles"  # noqa: S608 - constant columns
         " WHERE zoom_level = ? AND tile_column BETWEEN ? AND ? AND tile_row BETWEEN ? AND ?",
         (part.z, part.x0, part.x1, last - part.y1, last - part.y0),
     )
@@ -240,11 +233,10 @@ def _require_at_rest(path: Path) -> Fingerprint:
     except OSError as error:
         raise unreadable_archive(path, "MBTiles", error) from error
     if waiting:
-        raise TileError(
+        raise source_changed(
+            str(path),
             f"{path}: expected an archive at rest, found unmerged changes in {waiting[0]}",
             hint=f"close the program that writes it, or merge them: sqlite3 {path} 'PRAGMA wal_checkpoint(TRUNCATE)'",
-            kind=ErrorKind.SOURCE_CHANGED,
-            subject=str(path),
         )
     return Fingerprint.of(status)
 

@@ -108,10 +108,12 @@ def _open_archive(path: str) -> int:
     return open_regular(path, follow_symlinks=True)
 
 
+def source_changed(
+    subject: str, message: str, hint: str = "build again once nothing writes to the source"
+) -> TileError:
+    """Return the error for a source that has changed or is being written."""
+    return TileError(message, hint=hint, kind=ErrorKind.SOURCE_CHANGED, subject=subject)
+
+
 def _unreadable(path: str, expected: str, found: str) -> TileError:
-    return TileError(
-        f"{path}: expected {expected}, found {found}",
-        hint="build again once nothing writes to the source",
-        kind=ErrorKind.SOURCE_CHANGED,
-        subject=path,
-    )
+    return source_changed(path, f"{path}: expected {expected}, found {found}")

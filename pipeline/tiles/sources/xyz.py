@@ -16,14 +16,14 @@ from stat import S_ISREG
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.digest_cache import DigestCache, Fingerprint
-from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
+from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
 from pipeline.tiles.image_header import FORMAT_OF_EXTENSION
 from pipeline.tiles.sources.archive import bad_archive
-from pipeline.tiles.sources.read_tile import read_tile_file
-from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
+from pipeline.tiles.sources.read_tile import read_tile_file, source_changed
+from pipeline.tiles.tile import Extent, Locator, ZoomRange
 from pipeline.tiles.tile_columns import TileColumns
 
 _PATTERN = re.compile(r"(?P<root>.*?)/?\{z\}/\{x\}/\{y\}\.(?P<extension>[A-Za-z]+)")
@@ -154,15 +154,15 @@ class XYZFolder:
             last = (1 << z) - 1
             whole = TileRange(z=z, x0=0, x1=last, y0=0, y1=last)
             places = [
-                Place(z, x, y)
+                (x, y)
                 for x in self._numbered_folders(folder)
                 if x <= last
                 for y, _ in self._tile_files(whole, x)
             ]
             if places:
-                west, _, _, north = tile_box_e7(Place(z, min(p.x for p in places), min(p.y for p in places)))
-                _, south, east, _ = tile_box_e7(Place(z, max(p.x for p in places), max(p.y for p in places)))
-                return Extent(zoom=(zooms[0], z), box_e7=(west, south, east, north))
+                columns, rows = zip(*places, strict=True)
+                held = TileRange(z=z, x0=min(columns), x1=max(columns), y0=min(rows), y1=max(rows))
+                return Extent(zoom=(zooms[0], z), box_e7=range_box_e7(held))
         return Extent(zoom=None, box_e7=None)
 
     def _scan(self, wanted: TileRange, files: _FileColumns) -> None:
@@ -255,12 +255,8 @@ def _hash_file(path: str, fingerprint: Fingerprint) -> bytes:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not unchanged or len(content) != fingerprint.size:
-        raise TileError(
-            f"tile {path}: expected it to stay the same while it is used, found it changed",
-            hint="wait until nothing writes to the folder, then build again",
-            kind=ErrorKind.SOURCE_CHANGED,
-            subject=path,
-        )
+        message = f"tile {path}: expected it to stay the same while it is used, found it changed"
+        raise source_changed(path, message)
     return hashlib.sha256(content).digest()
 
 

@@ -96,7 +96,6 @@ def test_they_are_compared_by_what_they_hold():
     assert one != other
     assert one != other[:0]
     assert one != 1
-    assert repr(one) == "Tiles(1)"
     with pytest.raises(TypeError):
         hash(one)
 
