@@ -202,7 +202,7 @@ class BuildLock:
         )
 
 
-def held(path: Path) -> Holder | None:
+def lock_holder(path: Path) -> Holder | None:
     """Who holds the build lock, asked without taking anything and without waiting.
 
     Returns:

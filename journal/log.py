@@ -22,11 +22,11 @@ from journal.errors import (
 )
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, Record, encode, follow, link, seal, unseal
 from journal.safe_reader import head_in_child
-from journal.storage.create import FORMAT, give_birth
+from journal.storage.create import FORMAT, create_journal
 from journal.storage.environment import MAX_NAME_BYTES, Environment, Reader, open_environment
-from journal.storage.error_mapping import translated
-from journal.storage.filesystem import filesystem_type, judge_filesystem
-from journal.storage.integrity import Quiet, require_sound
+from journal.storage.error_mapping import translating_errors
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
+from journal.storage.integrity import Quietness, require_sound
 from journal.storage.open_environment import MAP_BYTES
 
 MAX_PROJECTION_BYTES: Final = 1 << 24
@@ -77,16 +77,16 @@ class Journal:
         """
         path = Path(path)
         try:
-            busy = require_sound(path) is Quiet.BUSY
+            busy = require_sound(path) is Quietness.BUSY
         except JournalMissingError:
             if readonly:
                 raise
             scratch = path.parent / "tmp" if scratch is None else scratch
             with suppress(JournalExistsError):  # somebody else was faster, and theirs is as good
                 cls.create(path, [], scratch=scratch, allow_unknown_filesystem=allow_unknown_filesystem)
-            busy = require_sound(path) is Quiet.BUSY
-        with translated(path, "asking for the file system"):
-            judge_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
+            busy = require_sound(path) is Quietness.BUSY
+        with translating_errors(path, "asking for the file system"):
+            require_supported_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
         if busy:
             head_in_child(path)
         environment = open_environment(path, readonly=readonly, map_bytes=map_bytes)
@@ -130,7 +130,7 @@ class Journal:
             JournalPermissionError: This user may not.
         """
         _check_projections(projections)
-        return give_birth(
+        return create_journal(
             Path(path),
             records,
             scratch=scratch,

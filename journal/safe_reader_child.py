@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     """Read a journal.
 
     Args:
-        arguments: path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of the head that is salvaged after;
+        arguments: path; `live`, `foreign` or `salvage_records`; seq and hexadecimal chain of the head that is salvaged after;
             limit of processor time in seconds; pid of the parent.
 
     Returns:

@@ -14,7 +14,7 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.lock import CacheLock, Lock
 from pipeline.ports import FreeBytes, Ports
-from pipeline.progress import Progress, Silent
+from pipeline.progress import NoProgress, Progress
 from pipeline.provisioner import CacheProvisioner
 from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.tile import TileMetadataStore
@@ -93,7 +93,7 @@ def default_ports(digest_cache_folder: Path | None = None) -> Ports:
             request.tiles.source, request.base, digest_cache_folder=digest_cache_folder
         ),
         index=FaissIndexBuilder(),
-        progress=Silent(),
+        progress=NoProgress(),
         clock=SystemClock(),
         host=host_facts(),
         free_bytes=_free_bytes,

@@ -23,7 +23,7 @@ class Progress(Protocol):
         ...
 
 
-class Silent:
+class NoProgress:
     """Reports nothing."""
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:

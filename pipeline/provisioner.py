@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError
 from pipeline.build.report import BuildReport, PlanReport, RollbackReport
-from pipeline.build.up_to_date import look_warm, reused
+from pipeline.build.up_to_date import find_up_to_date, reused
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.errors import PipelineError, RequestError
 from pipeline.lock import Lock
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.resolve_inputs import gather
+from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from store.cache.view import open_view
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from pipeline.repair.report import RepairReport
     from store.cache.writer import CacheWriter
     from store.domain.state import Generation, State
-    from store.maintenance.collect_garbage import Collection
-    from store.maintenance.rebuild_journal import Rebuilt
-    from store.maintenance.sign import Signing
+    from store.maintenance.collect_garbage import CollectionResult
+    from store.maintenance.rebuild_journal import RebuildResult
+    from store.maintenance.sign import SignResult
     from store.policy.retention import KeepPolicy
 
 
@@ -77,7 +77,7 @@ class CacheProvisioner:
         """
         began, signer, batcher = monotonic(), self._signer(), self.executor()
         try:
-            inputs: Inputs | PipelineError = self._gather(request)
+            inputs: Inputs | PipelineError = self._resolve(request)
         except RequestError:
             raise
         except PipelineError as error:
@@ -87,11 +87,11 @@ class CacheProvisioner:
             with self.lock:
                 report = self._build(request, inputs, batcher, again=again, signer=signer)
         except BuildLockHeldError as error:
-            from pipeline.build.lock_denied import denial, note
+            from pipeline.build.lock_denied import denied_event, record_denied
 
             waited_ms = round((monotonic() - asked) * 1000)
-            denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
-            note(denied, self.layout, clock=self.ports.clock)
+            denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
+            record_denied(denied, self.layout, clock=self.ports.clock)
             raise
         return replace(report, seconds=monotonic() - began)
 
@@ -106,7 +106,7 @@ class CacheProvisioner:
 
         signer = self._signer()
         self.executor()
-        return preview(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
+        return preview(self.layout, self._resolve(request), key_id=signer.key_id if signer else None)
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
         """Append a generation that shows an earlier build.
@@ -144,7 +144,7 @@ class CacheProvisioner:
                 warnings=no_longer_signed(before, after),
             )
 
-    def sign(self, generation: int | None = None) -> "Signing":
+    def sign(self, generation: int | None = None) -> "SignResult":
         """Sign a generation that is committed already, the newest if none is named, with the configured key.
 
         Raises:
@@ -183,12 +183,12 @@ class CacheProvisioner:
         compiler = self.ports.compiler_for(request)
         models = look_at_models(request, compiler, self.precision, networks=self._networks())
         run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports)
-        absent = run.absent(models)
+        absent = run.models_without_engine(models)
         if absent:
             require_space_for_engines(self.layout, absent, self.ports.free_bytes(self.layout.root))
         return run.compile_all(models)
 
-    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "Collection":
+    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "CollectionResult":
         """Remove what no kept generation needs, or only tell what that is.
 
         Raises:
@@ -197,10 +197,10 @@ class CacheProvisioner:
             RequestRefusedError: There is no cache.
             StoreError, JournalError: The cache cannot be used; what was begun is finished by the next collection.
         """
-        from store.maintenance.collect_garbage import collect, rehearse
+        from store.maintenance.collect_garbage import collect, preview
 
         if dry_run or not self.layout.exists():
-            return rehearse(self.layout, policy)
+            return preview(self.layout, policy)
         with self.lock, self._open(create=False, exclusive=True) as store:
             return collect(store, policy)
 
@@ -224,7 +224,7 @@ class CacheProvisioner:
         """
         return self._mending().repair(self.executor, dry_run=dry_run, trust_plugins=trust_plugins)
 
-    def rebuild(self) -> "tuple[Rebuilt, RepairReport]":
+    def rebuild(self) -> "tuple[RebuildResult, RepairReport]":
         """Make the journal again from its segments and what still reads of it, then what lies beside it.
 
         Signatures whose records are lost are recorded again from their files, where a trusted key vouches for them.
@@ -247,9 +247,9 @@ class CacheProvisioner:
             trusted_keys=self._trusted_keys(),
         )
 
-    def _gather(self, request: BuildRequest) -> Inputs:
+    def _resolve(self, request: BuildRequest) -> Inputs:
         ports = self.ports
-        return gather(
+        return resolve_inputs(
             request,
             source=ports.source_for(request),
             compiler=ports.compiler_for(request),
@@ -283,12 +283,12 @@ class CacheProvisioner:
         """Find the cache as it is wanted, or attempt to build it; the caller holds the build lock."""
         key_id = signer.key_id if signer else None
         if isinstance(inputs, Inputs) and not again:
-            warm = look_warm(self.layout, inputs.identity, key_id=key_id)
+            warm = find_up_to_date(self.layout, inputs.identity, key_id=key_id)
             if warm is not None:
                 return reused(warm, inputs)
-        from pipeline.build.attempt import Attempt
+        from pipeline.build.attempt import BuildAttempt
 
-        attempt = Attempt(
+        attempt = BuildAttempt(
             request=request,
             inputs=inputs,
             again=again,
@@ -320,10 +320,10 @@ class CacheProvisioner:
 
     def _require_whole(self, store: "CacheWriter", target: int) -> None:
         from store.manifest import manifest
-        from store.verify.coverage import missing
+        from store.verify.coverage import missing_artifacts
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)
+        problems = missing_artifacts(manifest.parse(project(store.state, shown)), store.artifacts)
         if problems:
             raise RequestRefusedError(
                 f"expected all artifacts of build {target}, found {problems[0]}"

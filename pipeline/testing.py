@@ -50,7 +50,7 @@ def raising(error: BaseException) -> Fault:
     return fault
 
 
-def dying() -> None:
+def kill_this_process() -> None:
     """End this process as `kill -9` does: no handler, no cleaning up, no last word."""
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -19,8 +19,8 @@ from typing import Final
 import lmdb
 
 from journal.errors import JournalClosedError, JournalDamagedError, JournalError, JournalMisuseError
-from journal.storage.error_mapping import meaning_of, translated
-from journal.storage.open_environment import MAP_BYTES, open_set_up, set_lock_space_aside
+from journal.storage.error_mapping import to_journal_error, translating_errors
+from journal.storage.open_environment import MAP_BYTES, allocate_lock_file, open_lmdb
 
 MAX_NAME_BYTES: Final = 511
 ENGINE: Final = b"0.9"
@@ -48,14 +48,14 @@ class Environment:
         """A read transaction: one consistent state. Keep it short; a long one makes the file grow.
 
         Raises:
-            JournalError: See `translated`.
+            JournalError: See `translating_errors`.
         """
         env = self._usable()
         try:
             with env.begin() as txn:
                 yield Reader(txn, self._records, self._projections, self._meta)
         except (lmdb.Error, OSError) as error:
-            raise self._met(error, "reading") from error
+            raise self._fail(error, "reading") from error
 
     @contextmanager
     def write(self) -> Iterator["Writer"]:
@@ -68,7 +68,7 @@ class Environment:
             JournalMisuseError: The environment is read-only.
             JournalDamagedError: Another file has taken the name, or none has it; nobody knows what became of the
                 transaction if that happened while it was committed.
-            JournalError: See `translated`.
+            JournalError: See `translating_errors`.
         """
         env = self._usable()
         if self.readonly:
@@ -81,7 +81,7 @@ class Environment:
                 yield Writer(txn, self._records, self._projections, self._meta)
             self._require_named()
         except (lmdb.Error, OSError) as error:
-            raise self._met(error, "writing") from error
+            raise self._fail(error, "writing") from error
 
     def _require_named(self) -> None:
         """Refuse to write to a file that lost its name: a journal made again has taken its place.
@@ -106,7 +106,7 @@ class Environment:
         try:
             env.sync(force=True)
         except (lmdb.Error, OSError) as error:
-            raise self._met(error, "syncing") from error
+            raise self._fail(error, "syncing") from error
 
     def abandon(self, why: str) -> None:
         """Close for good, and say why to whoever uses it later. Without effect in a forked child."""
@@ -122,9 +122,9 @@ class Environment:
         """Close; without effect if it is closed."""
         self.abandon("it was closed")
 
-    def _met(self, error: Exception, doing: str) -> JournalError:
+    def _fail(self, error: Exception, doing: str) -> JournalError:
         """Our error for a foreign one; after one of the disk nothing here is used again."""
-        ours, disk = meaning_of(error, self.path, doing)
+        ours, disk = to_journal_error(error, self.path, doing)
         if disk:
             self.abandon(f"it was given up after an error: {ours.message}")
         return ours
@@ -253,16 +253,16 @@ def open_environment(
 
     Raises:
         JournalMisuseError: This process has it open already.
-        JournalError: See `translated`.
+        JournalError: See `translating_errors`.
     """
     if not create and is_open(path):
         raise JournalMisuseError(
             f"{path}: already open in this process", hint="use the open journal, or close it first"
         )
-    with translated(path, "opening"):
+    with translating_errors(path, "opening"):
         if lock:
-            set_lock_space_aside(path)
-        env = open_set_up(path, readonly=readonly, create=create, lock=lock, map_bytes=map_bytes)
+            allocate_lock_file(path)
+        env = open_lmdb(path, readonly=readonly, create=create, lock=lock, map_bytes=map_bytes)
         try:
             opened = Environment(env, path, readonly=readonly, create=create)
             if not readonly:

@@ -27,7 +27,7 @@ _NEARLY_FULL_BYTES: Final = 1 << 20
 
 
 @contextmanager
-def translated(path: Path, doing: str) -> Iterator[None]:
+def translating_errors(path: Path, doing: str) -> Iterator[None]:
     """Turn LMDB's and the system's errors into ours.
 
     Raises:
@@ -41,10 +41,10 @@ def translated(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise meaning_of(error, path, doing)[0] from error
+        raise to_journal_error(error, path, doing)[0] from error
 
 
-def meaning_of(error: Exception, path: Path, doing: str) -> tuple[JournalError, bool]:
+def to_journal_error(error: Exception, path: Path, doing: str) -> tuple[JournalError, bool]:
     """Our error for a foreign one, and whether it is one of the disk, after which nothing in memory can be trusted."""
     what = f"{path}: {doing} failed: {error}"
     match error:

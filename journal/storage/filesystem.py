@@ -56,7 +56,7 @@ def filesystem_type(path: Path) -> int:
     return int.from_bytes(buffer.raw[:_TYPE_BYTES], "little") & 0xFFFFFFFF
 
 
-def judge_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
+def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
     """Refuse a file system by its type number; see the module for the rule.
 
     Raises:

@@ -42,7 +42,7 @@ _PAUSE_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class MetaPages:
     """What the meta pages say.
 
     Attributes:
@@ -59,7 +59,7 @@ class Gate:
     inode: int
 
 
-def gate(path: Path) -> Gate:
+def read_meta_pages(path: Path) -> MetaPages:
     """Look at a journal file without mapping it.
 
     Raises:
@@ -68,15 +68,15 @@ def gate(path: Path) -> Gate:
         JournalDamagedError: It is no regular file, or not an LMDB 0.9 file of this architecture with both meta pages.
     """
     with open_journal(path) as fd:
-        return gate_open(fd, path)
+        return read_open_meta_pages(fd, path)
 
 
-def gate_open(fd: int, path: Path) -> Gate:
-    """`gate` on an open descriptor; `path` is for the message."""
+def read_open_meta_pages(fd: int, path: Path) -> MetaPages:
+    """`read_meta_pages` on an open descriptor; `path` is for the message."""
     problem = ""
     for _ in range(_ATTEMPTS):
-        found = _look(fd)
-        if isinstance(found, Gate):
+        found = _parse_meta_pages(fd)
+        if isinstance(found, MetaPages):
             return found
         problem = found
         time.sleep(_PAUSE_S)  # a meta page may have been read while it was written
@@ -133,7 +133,7 @@ def open_journal(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _look(fd: int) -> Gate | str:
+def _parse_meta_pages(fd: int) -> MetaPages | str:
     first = os.pread(fd, _META.size, 0)
     if len(first) < _META.size:
         return f"two meta pages expected, the file has only {len(first)} bytes"
@@ -157,7 +157,7 @@ def _look(fd: int) -> Gate | str:
         if not 1 <= last_page < pages + max(pages, _SLACK_PAGES):
             return f"meta page {number}: about {pages} pages in the file, last page is said to be {last_page}"
         transactions.append(transaction)
-    return Gate(
+    return MetaPages(
         transactions=(transactions[0], transactions[1]),
         page_bytes=page_bytes,
         device=about.st_dev,

@@ -15,8 +15,8 @@ from pathlib import Path
 from journal import JournalError
 from pipeline.build.failure_record import failed_event, failing_inputs, failure_of
 from pipeline.build.report import BuildOutcome, BuildReport, Failure
-from pipeline.build.steps import take_steps
-from pipeline.build.up_to_date import area_warnings, look_warm, reused
+from pipeline.build.steps import run_steps
+from pipeline.build.up_to_date import area_warnings, find_up_to_date, reused
 from pipeline.config import C10ProvisionerConfig
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.errors import PipelineError
@@ -26,7 +26,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_record
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
@@ -35,7 +35,7 @@ from store.errors import DiskFullError, ErrorKind, RequestRefusedError, Unprojec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class BuildAttempt:
     """What a build is attempted from, and with.
 
     Attributes:
@@ -81,7 +81,11 @@ class Attempt:
             if isinstance(inputs, PipelineError):
                 return self._failed_early(store, number, inputs)
             again = self.again
-            warm = None if again else look_warm(self.layout, inputs.identity, key_id=self.key_id, store=store)
+            warm = (
+                None
+                if again
+                else find_up_to_date(self.layout, inputs.identity, key_id=self.key_id, store=store)
+            )
             if warm is not None:
                 return replace(reused(warm, inputs), writes=store.writes)
             if inputs.identity in store.state.undone and not again:
@@ -141,7 +145,7 @@ class Attempt:
 
     def _build(self, store: CacheWriter, number: int, inputs: Inputs) -> BuildReport:
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
-            run = Run(
+            run = BuildContext(
                 store=store,
                 inputs=inputs,
                 ports=self.ports,
@@ -154,7 +158,7 @@ class Attempt:
             generation, committed, failure = None, None, None
             try:
                 run.append(replace(started, calibration=run.put(inputs.calibration)))
-                take_steps(run)
+                run_steps(run)
                 run.enter("commit")
                 generation = store.commit(number)
                 committed = generation.number
@@ -199,13 +203,13 @@ class Attempt:
         )
 
 
-def _record(run: Run, error: BaseException, started: BuildStarted) -> Failure:
+def _record(run: BuildContext, error: BaseException, started: BuildStarted) -> Failure:
     """Record the failure of a build, and its start where not even that could be written before."""
     failure = failure_of(error, run.step, run.subject)
     try:
         run.append()
     except Exception:  # noqa: BLE001 - finished cells are kept if the journal takes them; the cause goes first
-        run.forget_pending()
+        run.drop_deferred()
     event = failed_event(failure, error, failing_inputs(run, error, failure))
     try:
         run.store.append_at_any_cost(event, build=run.number, started=started)

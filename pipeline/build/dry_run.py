@@ -1,10 +1,10 @@
 """The dry run: what a build would do, from a look that writes nothing and takes no lock."""
 
 from pipeline.build.report import PlanReport
-from pipeline.build.up_to_date import look_warm
+from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.plan import needed, plan
+from pipeline.planning.plan import plan, reusable_artifacts
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -12,7 +12,7 @@ from store.domain.state import State
 from store.verify.coverage import sizes
 
 
-def preview(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:
+def preview_build(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:
     """Tell what a build with these inputs, signed with that key, would do.
 
     Raises:
@@ -20,8 +20,8 @@ def preview(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> Pla
     """
     artifacts = Artifacts(layout)
     state = open_view(layout).state if layout.exists() else State()
-    planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
-    reused = look_warm(layout, inputs.identity, key_id=key_id) is not None
+    planned = plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
+    reused = find_up_to_date(layout, inputs.identity, key_id=key_id) is not None
     stale = {tile.sha256 for cell in planned.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,

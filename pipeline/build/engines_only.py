@@ -24,7 +24,7 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CheckError, CompileError
 from pipeline.planning.plan import has_passed_here
 from pipeline.ports import Ports
-from pipeline.stages.checks import Verdict, check_engine, require_passed
+from pipeline.stages.checks import CheckResult, check_engine, require_passed
 from pipeline.stages.compile import compile_network, last_timing_cache
 from pipeline.stages.compile_progress import CompileProgress
 from store.base.values import ArtifactRef
@@ -110,7 +110,7 @@ class EngineRun:
             reports.append(replace(report, seconds=monotonic() - began))
         return EnginesReport(engines=tuple(reports), error=first)
 
-    def absent(self, models: tuple[Model, ...]) -> tuple[Model, ...]:
+    def models_without_engine(self, models: tuple[Model, ...]) -> tuple[Model, ...]:
         """Return the networks that have no whole engine in the cache, or all if there is no cache; writes nothing."""
         if not self.layout.exists():
             return models
@@ -184,7 +184,7 @@ class EngineRun:
         require_passed(model, verdict)
         return _report(model, EngineOutcome.COMPILED, event.artifact)
 
-    def _verdict(self, model: Model, event: EngineCompiled, data: bytes, scratch: Path) -> Verdict:
+    def _verdict(self, model: Model, event: EngineCompiled, data: bytes, scratch: Path) -> CheckResult:
         self.ports.progress.start(f"check {model.spec.name}", total=None, unit="steps")
         verdict = check_engine(model, event, data, scratch=scratch)
         self.ports.progress.finish()

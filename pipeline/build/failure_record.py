@@ -19,7 +19,7 @@ from pipeline.embed.cells import Window
 from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator, SourceTile
 from store.base import canonical_json
@@ -114,7 +114,7 @@ def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, ob
     )
 
 
-def failing_inputs(run: Run, error: BaseException, failure: Failure) -> dict[str, Any]:
+def failing_inputs(run: BuildContext, error: BaseException, failure: Failure) -> dict[str, Any]:
     """Return what the journal is to hold of a failed step's inputs; stores what is attached. Never raises an error.
 
     Args:
@@ -138,7 +138,7 @@ def failing_inputs(run: Run, error: BaseException, failure: Failure) -> dict[str
 
 
 def _machine(
-    run: Run, _error: BaseException, _failure: Failure, _attached: dict[str, bytes]
+    run: BuildContext, _error: BaseException, _failure: Failure, _attached: dict[str, bytes]
 ) -> dict[str, Any]:
     disk = os.statvfs(run.store.layout.root)
     found: dict[str, Any] = {
@@ -157,7 +157,9 @@ def _memory() -> Iterator[tuple[str, int]]:
                 yield names[name], int(rest.split()[0]) * 1024
 
 
-def _coverage(run: Run, error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
+def _coverage(
+    run: BuildContext, error: BaseException, failure: Failure, attached: dict[str, bytes]
+) -> dict[str, Any]:
     if run.geography is not None and failure.step == "coverage":
         attached["geography"] = run.geography.encoded()
     if isinstance(error, ManifestCoverageError):
@@ -165,7 +167,9 @@ def _coverage(run: Run, error: BaseException, failure: Failure, attached: dict[s
     return {}
 
 
-def _engine(run: Run, _error: BaseException, failure: Failure, _attached: dict[str, bytes]) -> dict[str, Any]:
+def _engine(
+    run: BuildContext, _error: BaseException, failure: Failure, _attached: dict[str, bytes]
+) -> dict[str, Any]:
     """The engine in use: the one that was checked, or the one that embeds."""
     if run.step not in {"cells", "check"}:
         return {}
@@ -180,7 +184,9 @@ def _of_engine(event: EngineCompiled) -> dict[str, Any]:
     return {"model": event.model, "key": event.key, "sha256": artifact.sha256, "size": artifact.size}
 
 
-def _network(run: Run, _error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
+def _network(
+    run: BuildContext, _error: BaseException, failure: Failure, attached: dict[str, bytes]
+) -> dict[str, Any]:
     model = next((model for model in run.inputs.models if model.spec.name == failure.subject), None)
     if failure.kind == WorkErrorKind.BAD_VECTORS:
         model = run.inputs.descriptor
@@ -216,7 +222,9 @@ def _small_network(model: Model) -> bytes | None:
     return data if len(data) == model.size else None
 
 
-def _index(run: Run, _error: BaseException, failure: Failure, _attached: dict[str, bytes]) -> dict[str, Any]:
+def _index(
+    run: BuildContext, _error: BaseException, failure: Failure, _attached: dict[str, bytes]
+) -> dict[str, Any]:
     build = run.store.state.builds.get(run.number)
     if build is None or build.index is None or "index" not in {run.step, failure.subject}:
         return {}
@@ -232,7 +240,9 @@ def _index(run: Run, _error: BaseException, failure: Failure, _attached: dict[st
     }
 
 
-def _tile(run: Run, _error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
+def _tile(
+    run: BuildContext, _error: BaseException, failure: Failure, attached: dict[str, bytes]
+) -> dict[str, Any]:
     tile = next((tile for tile in run.inputs.selection.tiles if str(tile.place) == failure.subject), None)
     if tile is None:
         return {}
@@ -251,7 +261,9 @@ def _tile(run: Run, _error: BaseException, failure: Failure, attached: dict[str,
     return {"tile": {**known, "found_sha256": hashlib.sha256(data).hexdigest(), "found_size": len(data)}}
 
 
-def _window(run: Run, _error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
+def _window(
+    run: BuildContext, _error: BaseException, failure: Failure, attached: dict[str, bytes]
+) -> dict[str, Any]:
     window = next((window for window in run.windows.values() if window_name(window) == failure.subject), None)
     if window is None and failure.subject == "" and len(run.windows) == 1:
         (window,) = run.windows.values()
@@ -293,7 +305,7 @@ def _readable(tile: SourceTile, read: Callable[[Locator], bytes]) -> bytes:
         return b""
 
 
-def _stored(run: Run, attached: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _stored(run: BuildContext, attached: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, data in sorted(attached.items()):
         if len(data) > MAX_WINDOW_BYTES + MAX_BYTES:
             continue

@@ -23,7 +23,7 @@ from store.errors import StoreError
 _TEXT_LIMIT = 1_000
 
 
-def denial(
+def denied_event(
     error: BuildLockHeldError,
     inputs: Inputs | PipelineError,
     request: BuildRequest,
@@ -41,7 +41,7 @@ def denial(
     )
 
 
-def note(denied: BuildDenied, layout: Layout, *, clock: Clock) -> None:
+def record_denied(denied: BuildDenied, layout: Layout, *, clock: Clock) -> None:
     """Record it; where that is not possible, the error that is raised must do."""
 
     def decide(state: State) -> Sequence[Event]:

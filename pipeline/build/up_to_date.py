@@ -18,14 +18,14 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
-from store.verify.coverage import missing, named_by
+from store.verify.coverage import missing_artifacts, named_by
 
 if TYPE_CHECKING:
     from store.cache.writer import CacheWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warm:
+class UpToDate:
     """The witness of a warm run: the head, how many files were looked at, the steps it stands for, its area."""
 
     head: Generation
@@ -35,9 +35,9 @@ class Warm:
     area: CoverageWalked | None
 
 
-def look_warm(
+def find_up_to_date(
     layout: Layout, identity: str, *, key_id: str | None = None, store: "CacheWriter | None" = None
-) -> Warm | None:
+) -> UpToDate | None:
     """Return the witness if the head shows `identity` and is whole; nothing if there is work to do.
 
     Args:
@@ -62,11 +62,11 @@ def look_warm(
         return None
     artifacts = Artifacts(layout)
     manifest = parse(project(state, head))
-    if missing(manifest, artifacts):
+    if missing_artifacts(manifest, artifacts):
         return None
     named = named_by(manifest, artifacts)
     cells = len(named) - len({ref.sha256 for _, ref in manifest.artifacts()})
-    return Warm(
+    return UpToDate(
         head=head,
         chain=state.position.chain,
         files=len(named) + 1,
@@ -75,7 +75,7 @@ def look_warm(
     )
 
 
-def reused(warm: Warm, inputs: Inputs) -> BuildReport:
+def reused(warm: UpToDate, inputs: Inputs) -> BuildReport:
     """Return the report of a warm run."""
     return BuildReport(
         outcome=BuildOutcome.REUSED,

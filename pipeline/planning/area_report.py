@@ -13,12 +13,12 @@ from store.base.canonical_json import Document
 Place = tuple[int, int, int]
 """(zoom, x, y)."""
 
-Run = list[int]
+TileRun = list[int]
 """[zoom, y, first x, last x]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Geography:
+class AreaReport:
     """The tiles of an area by what became of them, and how many it wants in all."""
 
     wanted: int
@@ -65,9 +65,9 @@ def warnings_of(*, wanted: int, present: int, featureless: int, skipped: int) ->
     return tuple(found)
 
 
-def runs(places: Iterable[Place]) -> list[Run]:
+def runs(places: Iterable[Place]) -> list[TileRun]:
     """Return places as runs, by zoom, y and x; a place that occurs twice counts once."""
-    found: list[Run] = []
+    found: list[TileRun] = []
     for zoom, y, x in sorted({(zoom, y, x) for zoom, x, y in places}):
         last = found[-1] if found else None
         if last is not None and last[:2] == [zoom, y] and last[3] + 1 == x:

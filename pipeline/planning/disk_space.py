@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.engines.models.model import Model
 from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.plan import BuildPlan, Decision, needed, plan
+from pipeline.planning.plan import BuildPlan, Decision, plan, reusable_artifacts
 from pipeline.request.options import IndexKind, Storage
 from store.base.identity import RECIPES
 from store.disk.artifacts import Artifacts
@@ -192,7 +192,7 @@ def require_space_for_build(layout: Layout, state: State, inputs: Inputs, free: 
         DiskFullError: There is not enough; nothing was written.
     """
     artifacts = Artifacts(layout)
-    planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
+    planned = plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     head = state.head_build
     indexes = [*state.step_cache.indexes.values(), *((head.index,) if head and head.index else ())]
     present = sizes(artifacts, (ref for index in indexes for ref in refs_of(index)))

@@ -130,7 +130,7 @@ class BuildPlan:
         return (*engines, *cells, index)
 
 
-def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
+def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
     """Return the artifacts whose presence the plan asks for."""
     known = (state.step_cache.engines.get(model.key) for model in inputs.models)
     engines = [event.artifact for event in known if event is not None]
@@ -150,7 +150,7 @@ def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
     Args:
         state: The folded journal.
         inputs: What the build is defined by.
-        present: Digest to size of the artifacts among `needed` that are regular files.
+        present: Digest to size of the artifacts among `reusable_artifacts` that are regular files.
     """
     same_space = not state.step_cache.blocks or any(
         name[0] == inputs.space for name in state.step_cache.blocks

@@ -39,7 +39,7 @@ class UnavailableError(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class Recipe:
+class RecordedInputs:
     """The inputs of one build.
 
     Attributes:

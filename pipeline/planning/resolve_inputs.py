@@ -52,7 +52,7 @@ def read_calibration(request: BuildRequest) -> bytes:
     return data
 
 
-def gather(
+def resolve_inputs(
     request: BuildRequest,
     *,
     source: TileMetadataStore,

@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.repair import rebuild_artifacts, rebuild_index
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
-from pipeline.repair.report import Mend, remedy
+from pipeline.repair.report import RepairAction, repair_hint
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.quarantine import move_to_quarantine
@@ -39,7 +39,7 @@ _FAILURES = (UnavailableError, PipelineError, StoreError, ExecutionError, ValueE
 """What keeps one artifact from being made again, and is no reason to give the others up."""
 
 
-def record_repair(store: CacheWriter, mend: Mend, *results: Event) -> None:
+def record_repair(store: CacheWriter, mend: RepairAction, *results: Event) -> None:
     """Record what was repaired, and the results of the steps that were run again for it."""
     if mend.ok:
         repaired = Repaired(
@@ -65,7 +65,7 @@ class ArtifactRepair:
     of_head: bool
     _whole: set[str] = field(default_factory=set, init=False)
 
-    def repair(self) -> Iterator[Mend]:
+    def repair(self) -> Iterator[RepairAction]:
         """Repair what is damaged, in the order in which things are made of each other."""
         context, manifest, recipe = self.context, self.manifest, self.context.recipe
         self._look(tuple(ref for _, ref in manifest.artifacts()))
@@ -92,7 +92,7 @@ class ArtifactRepair:
         report = partial(rebuild_artifacts.geographic_report, context, rows)
         yield from self._one("geographic report", manifest.geography, report)
 
-    def _index(self, index: Index) -> Iterator[Mend]:
+    def _index(self, index: Index) -> Iterator[RepairAction]:
         """Repair what faiss wrote, and what changed since; each can be made without the other."""
         if isinstance(index, IndexExtended):
             delta = partial(rebuild_index.index_delta, self.context, index)
@@ -100,7 +100,7 @@ class ArtifactRepair:
         whole = partial(rebuild_index.descriptor_index, self.context, index)
         yield from self._one(WHOLE, whole_of(index), whole)
 
-    def _stand_in(self) -> Iterator[Mend]:
+    def _stand_in(self) -> Iterator[RepairAction]:
         """Repair what embedded the tiles on behalf of an engine for another device, and what it answered."""
         event = self.context.recipe.build.stand_in
         if event is None:
@@ -118,7 +118,9 @@ class ArtifactRepair:
         progress = self.context.recipe.ports.progress
         fresh = [ref for ref in refs if ref.sha256 not in self.seen]
         progress.start("verify", total=sum(ref.size for ref in fresh), unit="bytes")
-        self._whole.update(coverage.sound(self.context.artifacts, fresh, on_progress=progress.advance))
+        self._whole.update(
+            coverage.intact_artifacts(self.context.artifacts, fresh, on_progress=progress.advance)
+        )
         progress.finish(f"{len(fresh)} files")
 
     def _is_bad(self, ref: ArtifactRef) -> bool:
@@ -128,7 +130,9 @@ class ArtifactRepair:
         self.seen.add(ref.sha256)
         return ref.sha256 not in self._whole
 
-    def _one(self, what: str, ref: ArtifactRef, rebuild: Callable[[], RebuiltArtifact]) -> Iterator[Mend]:
+    def _one(
+        self, what: str, ref: ArtifactRef, rebuild: Callable[[], RebuiltArtifact]
+    ) -> Iterator[RepairAction]:
         if not self._is_bad(ref):
             return
         was = self.context.artifacts.damage(ref) or "changed while it was looked at"
@@ -140,7 +144,7 @@ class ArtifactRepair:
             _raise_if_ours(error)
             yield self._failed(what, was, ref, error)
 
-    def _blocks(self, rows: tuple[BlockRow, ...]) -> Iterator[Mend]:
+    def _blocks(self, rows: tuple[BlockRow, ...]) -> Iterator[RepairAction]:
         self._look(tuple(row.ref for row in rows))
         bad = {row.ref.sha256: row for row in rows if self._is_bad(row.ref)}
         made_by = {
@@ -176,7 +180,7 @@ class ArtifactRepair:
         what = f"block {event.zoom}/{event.cell_x}/{event.cell_y}"
         return what, self.context.artifacts.damage(event.block) or "changed while it was looked at"
 
-    def _replace(self, what: str, was: str, ref: ArtifactRef, made: RebuiltArtifact) -> Mend:
+    def _replace(self, what: str, was: str, ref: ArtifactRef, made: RebuiltArtifact) -> RepairAction:
         layout, artifacts = self.context.store.layout, self.context.artifacts
         path, kept = layout.artifact(ref.sha256), ""
         if os.path.lexists(path):
@@ -185,7 +189,7 @@ class ArtifactRepair:
             except OSError as error:
                 raise from_os_error(error, f"artifact {ref.sha256}") from error
         artifacts.put(made.data)
-        mend = Mend(
+        mend = RepairAction(
             what=what,
             was=was,
             action="made again, the same bytes",
@@ -199,11 +203,11 @@ class ArtifactRepair:
         record_repair(self.context.store, mend, *((event,) if event is not None and latest else ()))
         return mend
 
-    def _failed(self, what: str, was: str, ref: ArtifactRef, error: Exception) -> Mend:
+    def _failed(self, what: str, was: str, ref: ArtifactRef, error: Exception) -> RepairAction:
         reason = str(getattr(error, "reason", None) or getattr(error, "message", None) or error)
         root = self.context.store.layout.root
-        mend = remedy(root, ref, of_head=self.of_head)
-        return Mend(
+        mend = repair_hint(root, ref, of_head=self.of_head)
+        return RepairAction(
             what=what, was=was, action=f"not made again: {reason}; {mend}", ok=False, sha256=ref.sha256
         )
 

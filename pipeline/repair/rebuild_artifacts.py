@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey
 from pipeline.embed.reusable_rows import KnownRows
-from pipeline.planning.recorded_inputs import Recipe, UnavailableError
+from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
@@ -53,7 +53,7 @@ class RebuildContext:
 
     store: CacheWriter
     facts: Sequence[RecordedEvent]
-    recipe: Recipe
+    recipe: RecordedInputs
     batcher: DescriptorBatcher
     scratch: Path
 
@@ -115,7 +115,7 @@ def golden(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     return RebuiltArtifact(data=golden_answers(context.artifacts, context.recipe.model(event), event))
 
 
-def tile_table(recipe: Recipe) -> RebuiltArtifact:
+def tile_table(recipe: RecordedInputs) -> RebuiltArtifact:
     """Select the tiles again."""
     return RebuiltArtifact(
         data=recipe.tiles().encoded(), note=" (digests are the same, capture dates may not be)"
@@ -224,7 +224,7 @@ def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
     )
 
 
-def _preprocessing(recipe: Recipe) -> Preprocessing:
+def _preprocessing(recipe: RecordedInputs) -> Preprocessing:
     model = next(model for model in recipe.build.inputs["models"] if model["role"] == "descriptor")
     return Preprocessing.from_document(model["preprocessing"])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.index.plan import IndexJob, IndexPlan
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.progress import Silent
+from pipeline.progress import NoProgress
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.request.options import IndexKind, Storage
 from pipeline.stages.extend_index import EarlierBlocks, extend_index
@@ -41,7 +41,7 @@ def index_delta(context: RebuildContext, event: IndexExtended) -> RebuiltArtifac
         table=event.blocks,
         components=event.components,
         artifacts=context.artifacts,
-        progress=Silent(),
+        progress=NoProgress(),
     )
     if again is None:
         raise AssertionError("an extension without a limit ends")

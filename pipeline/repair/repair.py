@@ -18,11 +18,11 @@ from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.lock import Lock
-from pipeline.planning.recorded_inputs import Recipe
+from pipeline.planning.recorded_inputs import RecordedInputs
 from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
-from pipeline.repair.report import Mend, RepairReport, rehearsed
+from pipeline.repair.report import RepairAction, RepairReport, preview_repair
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
 from store.cache.view import HistoryView, read_history, require_cache
@@ -40,12 +40,12 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
-from store.maintenance.rebuild_journal import Rebuilt, rebuild
+from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
 from store.trust.go_no_go import TrustedKeys
 from store.verify import coverage
 from store.verify.projections import projection_findings
-from store.verify.report import Depth, ProblemKind, Verification
+from store.verify.report import Depth, ProblemKind, VerifyReport
 from store.verify.verify import verify
 
 
@@ -78,7 +78,7 @@ class Repair:
         require_cache(self.layout)
         batcher = executor()()
         if dry_run:
-            return rehearsed(self._verified())
+            return preview_repair(self._verified())
         with self.lock:
             mends = self._projections()
             with self.open_store() as store:
@@ -87,7 +87,7 @@ class Repair:
                 mends = [*mends, *self._artifacts(store, batcher, trust_plugins=trust_plugins)]
             return RepairReport(mends=tuple(mends), verification=self._verified())
 
-    def rebuild(self) -> tuple[Rebuilt, RepairReport]:
+    def rebuild(self) -> tuple[RebuildResult, RepairReport]:
         """Make the journal again, then what lies beside it; see `CacheProvisioner.rebuild`."""
         if not self.layout.exists():
             require_cache(self.layout)
@@ -106,12 +106,14 @@ class Repair:
                     what, was = self.layout.journal.name, "replaced by a rebuild"
                     action = f"made again with {rebuilt.records} records"
                     kept = rebuilt.quarantine
-                    record_repair(store, Mend(what=what, was=was, action=action, ok=True, quarantine=kept))
+                    record_repair(
+                        store, RepairAction(what=what, was=was, action=action, ok=True, quarantine=kept)
+                    )
                 for mend in mends:
                     record_repair(store, mend)
             return rebuilt, RepairReport(mends=tuple(mends), verification=self._verified())
 
-    def _verified(self) -> Verification | None:
+    def _verified(self) -> VerifyReport | None:
         """Return what a full verification says; nothing if there is no generation yet."""
         try:
             return verify(self.layout, depth=Depth.FULL, trusted_keys=self.trusted_keys)
@@ -120,7 +122,7 @@ class Repair:
                 raise
             return None
 
-    def _projections(self) -> list[Mend]:
+    def _projections(self) -> list[RepairAction]:
         """Set aside what lies beside the journal and does not belong there; opening the cache projects it again.
 
         Raises:
@@ -148,28 +150,30 @@ class Repair:
         self.layout.create()
         return [*freed, *mends]
 
-    def _folders(self) -> list[Mend]:
+    def _folders(self) -> list[RepairAction]:
         """Set aside what has the place of a folder: whatever lies behind a link is no part of this cache."""
         was, action = "expected a folder of the cache, found something else", "set aside"
         return [
-            Mend(what=name, was=was, action=action, ok=True, quarantine=kept)
+            RepairAction(what=name, was=was, action=action, ok=True, quarantine=kept)
             for name, kept in free_displaced(self.layout)
         ]
 
-    def _mended(self, what: str, was: str, kind: ProblemKind) -> Mend:
+    def _mended(self, what: str, was: str, kind: ProblemKind) -> RepairAction:
         path, stranger = self.layout.root / what, kind is ProblemKind.STRANGER
         kept = ""
         if os.path.lexists(path):
             try:
                 kept = move_to_quarantine(self.layout, path)
             except OSError as error:
-                return Mend(what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False)
+                return RepairAction(
+                    what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False
+                )
         action = "set aside" if stranger else "projected again from the journal"
-        return Mend(what=what, was=was, action=action, ok=True, quarantine=kept)
+        return RepairAction(what=what, was=was, action=action, ok=True, quarantine=kept)
 
     def _artifacts(
         self, store: CacheWriter, batcher: DescriptorBatcher, *, trust_plugins: bool
-    ) -> Iterator[Mend]:
+    ) -> Iterator[RepairAction]:
         """Heal the artifacts of every generation that is kept."""
         facts = tuple(to_recorded_events(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
@@ -179,7 +183,7 @@ class Repair:
                 context = RebuildContext(
                     store=store,
                     facts=facts,
-                    recipe=Recipe(build=build, ports=self.ports, trust_plugins=trust_plugins),
+                    recipe=RecordedInputs(build=build, ports=self.ports, trust_plugins=trust_plugins),
                     batcher=batcher,
                     scratch=Path(scratch),
                 )
@@ -196,7 +200,7 @@ def _misplaced(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, Pr
     for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind
     walked = coverage.walk(Artifacts(layout), {}, referenced=frozenset(), full=False)
-    for stranger in walked.strangers:
+    for stranger in walked.foreign_files:
         path, expected, text = stranger.rpartition(": expected ")
         yield path, f"{expected}{text}".removeprefix(": "), ProblemKind.STRANGER
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from store.base.values import ArtifactRef
-from store.verify.report import Problem, ProblemKind, Verification
+from store.verify.report import CacheProblem, ProblemKind, VerifyReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mend:
+class RepairAction:
     """One thing that was not as it should be.
 
     Attributes:
@@ -45,8 +45,8 @@ class Mend:
 class RepairReport:
     """What was mended, and what a full verification says afterwards; nothing if there is no generation."""
 
-    mends: tuple[Mend, ...]
-    verification: Verification | None
+    mends: tuple[RepairAction, ...]
+    verification: VerifyReport | None
     dry_run: bool = False
 
     @property
@@ -59,7 +59,7 @@ class RepairReport:
         )
 
     @property
-    def left(self) -> tuple[Problem, ...]:
+    def left(self) -> tuple[CacheProblem, ...]:
         """What is still wrong, with the cache alone."""
         problems = () if self.verification is None else self.verification.problems
         return tuple(problem for problem in problems if problem.kind is not ProblemKind.DEVICE)
@@ -70,40 +70,42 @@ class RepairReport:
             "go": self.go,
             "generation": self.verification.generation if self.verification else None,
             "dry_run": self.dry_run,
-            "repairs": [mend.to_document() for mend in self.mends],
+            "repairs": [mend.to_document() for mend in self.actions],
             "problems": [str(problem) for problem in self.left],
             "left": [
                 {
                     "problem": str(problem),
                     "path": problem.path or None,
                     "generations": list(problem.generations),
-                    "mend": problem.mend,
-                    "otherwise": problem.otherwise or None,
+                    "mend": problem.fix,
+                    "otherwise": problem.last_resort or None,
                 }
                 for problem in self.left
             ],
         }
 
 
-def rehearsed(verification: Verification | None) -> RepairReport:
+def preview_repair(verification: VerifyReport | None) -> RepairReport:
     """Tell what a repair would try, from what a full verification found."""
     problems = () if verification is None else verification.problems
     mends = (
-        Mend(what=problem.path or problem.subject, was=problem.found, action=_intent(problem), ok=False)
+        RepairAction(
+            what=problem.path or problem.subject, was=problem.found, action=_intent(problem), ok=False
+        )
         for problem in problems
         if problem.kind is not ProblemKind.DEVICE
     )
     return RepairReport(mends=tuple(mends), verification=verification, dry_run=True)
 
 
-def remedy(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
+def repair_hint(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
     """Return what mends an artifact that its step did not give back."""
     if of_head:
         return f"c10 build --again REQUEST --cache {shlex.quote(str(root))} makes a generation that does without it"
     return f"copy artifacts/{ref.sha256[:2]}/{ref.sha256} from a mirror of this cache"
 
 
-def _intent(problem: Problem) -> str:
+def _intent(problem: CacheProblem) -> str:
     match problem.kind:
         case ProblemKind.ABSENT:
             return "would be made again by its step"
@@ -116,4 +118,4 @@ def _intent(problem: Problem) -> str:
         case ProblemKind.STRANGER:
             return "would be set aside in quarantine"
         case _:
-            return f"nothing: {problem.mend}"
+            return f"nothing: {problem.fix}"

@@ -13,7 +13,7 @@ Member = TypeVar("Member")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search(Generic[Member]):
+class Bisection(Generic[Member]):
     """What came of it.
 
     Attributes:
@@ -27,7 +27,7 @@ class Search(Generic[Member]):
     runs: int
 
 
-def search(members: Sequence[Member], ends: Callable[[Sequence[Member]], bool]) -> Search[Member]:
+def bisect(members: Sequence[Member], ends: Callable[[Sequence[Member]], bool]) -> Bisection[Member]:
     """Search a portion.
 
     Args:
@@ -51,7 +51,7 @@ def search(members: Sequence[Member], ends: Callable[[Sequence[Member]], bool]) 
         middle = len(left) // 2
         left = left[:middle] if tried(left[:middle]) else left[middle:]
     if seen == tuple(left) or tried(left):
-        return Search(culprit=left[0], smallest=tuple(left), runs=runs)
+        return Bisection(culprit=left[0], smallest=tuple(left), runs=runs)
     if not seen and len(members) > 1:
         tried(members)
-    return Search(culprit=None, smallest=seen, runs=runs)
+    return Bisection(culprit=None, smallest=seen, runs=runs)

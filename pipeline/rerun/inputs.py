@@ -16,12 +16,12 @@ from pipeline.engines.models.network import look_at_models
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
-from pipeline.planning.recorded_inputs import NO_PLUGINS, Recipe, UnavailableError
+from pipeline.planning.recorded_inputs import NO_PLUGINS, RecordedInputs, UnavailableError
 from pipeline.ports import Ports
 from pipeline.request.options import ModelRole, ModelSpec
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
-from pipeline.rerun.report import Evidence, Findings, Input, Standing
+from pipeline.rerun.report import BuildRecord, Findings, InputStatus, StepInput
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator
 from store.base.canonical_json import is_digest
@@ -42,7 +42,7 @@ _PLACEHOLDER: Final = "c10-rerun"
 
 
 @dataclass(kw_only=True)
-class Supplies:
+class RerunInputs:
     """The inputs of one failed step.
 
     Attributes:
@@ -52,7 +52,7 @@ class Supplies:
         findings: What is seen on the way.
     """
 
-    evidence: Evidence
+    record: BuildRecord
     ports: Ports
     scratch: Path
     findings: Findings = field(default_factory=Findings)
@@ -60,7 +60,7 @@ class Supplies:
     @property
     def build(self) -> Build:
         """The build that failed."""
-        return self.evidence.build
+        return self.record.build
 
     @property
     def failure(self) -> BuildFailed | None:
@@ -75,13 +75,13 @@ class Supplies:
     def attached(self, name: str) -> bytes | None:
         """Return bytes that were kept with the failure, if they can be read."""
         ref = attached_to_failure(self.failure).get(name) if self.failure is not None else None
-        return None if ref is None else self.evidence.holdings.read(ref)
+        return None if ref is None else self.record.holdings.read(ref)
 
-    def note(self, role: str, name: str, sha256: object, standing: Standing, found: str = "") -> None:
+    def note(self, role: str, name: str, sha256: object, standing: InputStatus, found: str = "") -> None:
         """Say how an input stands."""
         digest = str(sha256) if is_digest(sha256) else None
         self.findings.inputs.append(
-            Input(role=role, name=name, sha256=digest, standing=standing, found=found)
+            StepInput(role=role, name=name, sha256=digest, standing=standing, found=found)
         )
 
     def artifact(self, role: str, name: str, ref: ArtifactRef) -> bytes:
@@ -90,13 +90,13 @@ class Supplies:
         Raises:
             UnavailableError: It is not beside the records, or damaged.
         """
-        data = self.evidence.holdings.read(ref)
+        data = self.record.holdings.read(ref)
         if data is None:
-            self.note(role, name, ref.sha256, Standing.GONE, "not beside these records, or damaged")
+            self.note(role, name, ref.sha256, InputStatus.GONE, "not beside these records, or damaged")
             raise UnavailableError(
                 f"expected {role} {name} ({ref.sha256[:12]}) beside the records, found none"
             )
-        self.note(role, name, ref.sha256, Standing.KEPT)
+        self.note(role, name, ref.sha256, InputStatus.KEPT)
         return data
 
     def write(self, name: str, data: bytes) -> Path:
@@ -108,17 +108,17 @@ class Supplies:
     def tile(self, name: str, sha256: str, locator: object, *, role: str = "tile") -> bytes | None:
         """Read a tile where it was recorded to lie, and say how it stands; nothing if it cannot be read."""
         if not isinstance(locator, list | tuple) or not all(isinstance(part, int | str) for part in locator):
-            self.note(role, name, sha256, Standing.GONE, "where it lay was not recorded")
+            self.note(role, name, sha256, InputStatus.GONE, "where it lay was not recorded")
             return None
         place: Locator = tuple(locator)
         try:
             data = read_tile(place)
         except READ_ERRORS as error:
-            self.note(role, name, sha256, Standing.GONE, str(error))
+            self.note(role, name, sha256, InputStatus.GONE, str(error))
             return None
         found = hashlib.sha256(data).hexdigest()
-        standing = Standing.SAME if found == sha256 else Standing.DIFFERS
-        self.note(role, name, sha256, standing, "" if standing is Standing.SAME else found)
+        standing = InputStatus.SAME if found == sha256 else InputStatus.DIFFERS
+        self.note(role, name, sha256, standing, "" if standing is InputStatus.SAME else found)
         return data
 
     @cached_property
@@ -155,9 +155,9 @@ class Supplies:
         return found
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> RecordedInputs:
         """What the build was made from, read again on this machine."""
-        return Recipe(build=self.build, ports=self.ports, trust_plugins=self.evidence.trust_plugins)
+        return RecordedInputs(build=self.build, ports=self.ports, trust_plugins=self.record.trust_plugins)
 
     def model_document(self, name: str | None = None) -> Mapping[str, Any]:
         """Return what is recorded of a network, of the descriptor if none is named.
@@ -182,7 +182,7 @@ class Supplies:
         Raises:
             UnavailableError: None was recorded.
         """
-        for fact in reversed(self.evidence.facts):
+        for fact in reversed(self.record.facts):
             if isinstance(fact.event, EngineCompiled) and fact.event.artifact.sha256 == sha256:
                 return fact.event
         used = self.build.stand_in or dict(self.build.engines).get(str(self.model_document()["name"]))
@@ -222,27 +222,27 @@ class Supplies:
         Raises:
             UnavailableError: The request names one, and nobody said that it may be loaded.
         """
-        if request.engine.plugins and not self.evidence.trust_plugins:
+        if request.engine.plugins and not self.record.trust_plugins:
             raise UnavailableError(NO_PLUGINS)
 
     def _with_file(self, request: BuildRequest, spec: ModelSpec) -> ModelSpec:
         """The same network, from a file with the recorded bytes."""
         if spec.builtin is not None:
-            self.note("network", spec.name, None, Standing.SAME, spec.onnx)
+            self.note("network", spec.name, None, InputStatus.SAME, spec.onnx)
             return spec
         expected = self.model_document(spec.name)["engine"]["onnx"]
         kept = self.attached("network") if self.recorded("network").get("model") == spec.name else None
         if kept is not None:
-            path, standing = self.write("network.onnx", kept), Standing.KEPT
+            path, standing = self.write("network.onnx", kept), InputStatus.KEPT
         else:
-            path, standing = request.resolve(spec.onnx), Standing.SAME
+            path, standing = request.resolve(spec.onnx), InputStatus.SAME
         try:
             found = onnx_digest(path)
         except READ_ERRORS as error:
-            self.note("network", spec.name, expected, Standing.GONE, str(error))
+            self.note("network", spec.name, expected, InputStatus.GONE, str(error))
             raise UnavailableError(f"network {spec.name}: it was not kept, and {path}: {error}") from error
         if found != expected:
-            self.note("network", spec.name, expected, Standing.DIFFERS, found)
+            self.note("network", spec.name, expected, InputStatus.DIFFERS, found)
             raise UnavailableError(
                 f"network {spec.name}: expected SHA-256 {str(expected)[:12]}, found {found[:12]} in {path}"
             )

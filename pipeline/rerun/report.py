@@ -10,7 +10,7 @@ from store.base.values import ArtifactRef
 from store.domain.state import Build, RecordedEvent, State
 
 
-class Holdings(Protocol):
+class ArtifactReader(Protocol):
     """The artifacts that can be read beside the records, if any."""
 
     def read(self, ref: ArtifactRef) -> bytes | None:
@@ -19,7 +19,7 @@ class Holdings(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class BuildRecord:
     """What is known of a build.
 
     Attributes:
@@ -35,22 +35,22 @@ class Evidence:
     build: Build
     facts: Sequence[RecordedEvent]
     state: State
-    holdings: Holdings
+    holdings: ArtifactReader
     own: bool
     trust_plugins: bool = False
     listing: str = "c10 log"
 
 
-class Verdict(StrEnum):
+class RerunVerdict(StrEnum):
     """What became of the step."""
 
     REPRODUCED = "reproduced"
-    OTHERWISE = "failed-otherwise"
+    FAILED_DIFFERENTLY = "failed-otherwise"
     PASSED = "passed"
     IMPOSSIBLE = "impossible"
 
 
-class Standing(StrEnum):
+class InputStatus(StrEnum):
     """How an input of the step stands today."""
 
     KEPT = "kept"
@@ -60,7 +60,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
+class StepInput:
     """An input: what it is, its digest as recorded, and how it stands.
 
     Attributes:
@@ -75,12 +75,12 @@ class Input:
     role: str
     name: str
     sha256: str | None
-    standing: Standing
+    standing: InputStatus
     found: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class StepFailure:
     """How a step failed: kind, subject and message, as a failed build records them."""
 
     kind: str
@@ -89,7 +89,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class Comparison:
     """A digest or measure, as recorded and as found now."""
 
     what: str
@@ -98,7 +98,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Try:
+class Trial:
     """One portion of a window that a worker was given: how many tiles, the first and last, and how it ended."""
 
     tiles: int
@@ -108,7 +108,7 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class TileIdentity:
     """A tile of a window: its place and its digest as selected."""
 
     place: Place
@@ -129,11 +129,11 @@ class Findings:
         notes: What else a person should know.
     """
 
-    inputs: list[Input] = field(default_factory=list)
-    compared: list[Compared] = field(default_factory=list)
-    tries: list[Try] = field(default_factory=list)
-    culprit: Piece | None = None
-    suspects: tuple[Piece, ...] = ()
+    inputs: list[StepInput] = field(default_factory=list)
+    compared: list[Comparison] = field(default_factory=list)
+    tries: list[Trial] = field(default_factory=list)
+    culprit: TileIdentity | None = None
+    suspects: tuple[TileIdentity, ...] = ()
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -141,7 +141,7 @@ class Findings:
         """Note measures side by side, by name."""
         for name in sorted({*recorded, *found}):
             sides = (str(side[name]) if name in side else "" for side in (recorded, found))
-            self.compared.append(Compared(what=f"{what} {name}", recorded=next(sides), found=next(sides)))
+            self.compared.append(Comparison(what=f"{what} {name}", recorded=next(sides), found=next(sides)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +160,8 @@ class Rerun:
 
     step: str
     subject: str
-    verdict: Verdict
-    recorded: Ended
-    found: Ended | None
+    verdict: RerunVerdict
+    recorded: StepFailure
+    found: StepFailure | None
     why: str
     findings: Findings

@@ -13,16 +13,16 @@ from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Ended, Evidence, Rerun, Standing, Verdict
-from pipeline.rerun.rerun_cells import embed_again
-from pipeline.rerun.rerun_engines import check_again, compile_again
-from pipeline.rerun.rerun_index import check_index_again, index_again, survey_again, walk_again
+from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.report import BuildRecord, InputStatus, Rerun, RerunVerdict, StepFailure
+from pipeline.rerun.rerun_cells import rerun_cells
+from pipeline.rerun.rerun_engines import rerun_compile, rerun_engine_check
+from pipeline.rerun.rerun_index import rerun_coverage_walk, rerun_index, rerun_index_check, rerun_survey
 from pipeline.tiles.selection import select_tiles
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind as StoreKind
 from store.errors import StoreError
-from store.transfer.selection import step_of
+from store.transfer.selection import last_step
 
 DIED: Final = "died"
 """What a build is said to have failed with whose process ended without a word."""
@@ -37,7 +37,7 @@ _CIRCUMSTANCES: Final = {
 """Kinds of failures that no input explains."""
 
 
-def rerun(evidence: Evidence, ports: Ports) -> Rerun:
+def rerun(record: BuildRecord, ports: Ports) -> Rerun:
     """Run the failed step of a build again.
 
     Args:
@@ -48,23 +48,23 @@ def rerun(evidence: Evidence, ports: Ports) -> Rerun:
         RequestError: The build was committed, so that no step of it failed.
         OSError: There is no room for temporary files.
     """
-    build = evidence.build
+    build = record.build
     if build.status is BuildStatus.COMMITTED:
         raise RequestError(
             f"expected a build that failed, found that build {build.number} was committed",
-            hint=f"name another: {evidence.listing}",
+            hint=f"name another: {record.listing}",
         )
     failure = build.failure
-    step, subject = step_of(build)
-    recorded = Ended(
+    step, subject = last_step(build)
+    recorded = StepFailure(
         kind=failure.kind if failure else "rolled-back" if build.status is BuildStatus.REFUSED else DIED,
         subject=failure.subject if failure else subject,
         message=failure.message if failure else build.ending,
     )
-    found: Ended | None = None
+    found: StepFailure | None = None
     with tempfile.TemporaryDirectory(prefix="c10-rerun-") as scratch:
-        supplies = Supplies(evidence=evidence, ports=ports, scratch=Path(scratch))
-        verdict, why = Verdict.IMPOSSIBLE, _CIRCUMSTANCES.get(recorded.kind, "")
+        supplies = RerunInputs(record=record, ports=ports, scratch=Path(scratch))
+        verdict, why = RerunVerdict.IMPOSSIBLE, _CIRCUMSTANCES.get(recorded.kind, "")
         if not why:
             try:
                 found = _take(supplies, step, subject)
@@ -87,23 +87,23 @@ def rerun(evidence: Evidence, ports: Ports) -> Rerun:
     )
 
 
-def _take(supplies: Supplies, step: str, subject: str) -> Ended | None:
+def _take(supplies: RerunInputs, step: str, subject: str) -> StepFailure | None:
     """Take one step again; returns how it fails now."""
     match step:
         case "cells":
-            return embed_again(supplies)
+            return rerun_cells(supplies)
         case "engine" | "stand-in":
-            return compile_again(supplies, step, subject)
+            return rerun_compile(supplies, step, subject)
         case "check" if subject == "index":
-            return check_index_again(supplies)
+            return rerun_index_check(supplies)
         case "check":
-            return check_again(supplies, subject)
+            return rerun_engine_check(supplies, subject)
         case "index":
-            return index_again(supplies)
+            return rerun_index(supplies)
         case "coverage" if subject == "area":
-            return survey_again(supplies)
+            return rerun_survey(supplies)
         case "coverage":
-            return walk_again(supplies)
+            return rerun_coverage_walk(supplies)
         case "inputs" | "tiles":
             return _gather_again(supplies)
         case _:
@@ -112,7 +112,7 @@ def _take(supplies: Supplies, step: str, subject: str) -> Ended | None:
             )
 
 
-def _gather_again(supplies: Supplies) -> Ended | None:
+def _gather_again(supplies: RerunInputs) -> StepFailure | None:
     """Read once more what the request names, where it is named; returns how that fails now, as it did if it can."""
     request, precision = supplies.request
     supplies.refuse_libraries(request)
@@ -124,7 +124,7 @@ def _gather_again(supplies: Supplies) -> Ended | None:
     def select() -> object:
         return select_tiles(request, ports.source_for(request), today=supplies.recipe.day)
 
-    found: list[Ended] = []
+    found: list[StepFailure] = []
     for role, name, read in (
         ("calibration", request.calibration, lambda: read_calibration(request)),
         ("network", networks, look),
@@ -133,26 +133,31 @@ def _gather_again(supplies: Supplies) -> Ended | None:
         try:
             read()
         except RequestError as error:
-            supplies.note(role, name, None, Standing.GONE, error.message)
+            supplies.note(role, name, None, InputStatus.GONE, error.message)
         except PipelineError as error:
-            supplies.note(role, name, None, Standing.SAME)
-            found.append(Ended(kind=str(error.kind), subject=error.subject or "", message=error.message))
+            supplies.note(role, name, None, InputStatus.SAME)
+            found.append(
+                StepFailure(kind=str(error.kind), subject=error.subject or "", message=error.message)
+            )
         else:
-            supplies.note(role, name, None, Standing.SAME)
+            supplies.note(role, name, None, InputStatus.SAME)
     as_then = [ended for ended in found if supplies.failure is None or ended.kind == supplies.failure.kind]
-    gone = [each for each in supplies.findings.inputs if each.standing is Standing.GONE]
+    gone = [each for each in supplies.findings.inputs if each.standing is InputStatus.GONE]
     if gone and not as_then:
         raise UnavailableError(gone[0].found)
     return next(iter((*as_then, *found)), None)
 
 
-def _verdict(recorded: Ended, found: Ended | None) -> tuple[Verdict, str]:
+def _verdict(recorded: StepFailure, found: StepFailure | None) -> tuple[RerunVerdict, str]:
     if found is None:
         if recorded.kind == DIED:
-            return Verdict.PASSED, "what ended the process is not in the inputs of its last step"
+            return RerunVerdict.PASSED, "what ended the process is not in the inputs of its last step"
         if recorded.kind == str(ErrorKind.WORKER_DIED):
-            return Verdict.PASSED, "no tile ends a worker here: memory was short then, or something killed it"
-        return Verdict.PASSED, "the step does not fail here"
+            return (
+                RerunVerdict.PASSED,
+                "no tile ends a worker here: memory was short then, or something killed it",
+            )
+        return RerunVerdict.PASSED, "the step does not fail here"
     if found.kind != recorded.kind:
-        return Verdict.OTHERWISE, f"then it was {recorded.kind}, now it is {found.kind}"
-    return Verdict.REPRODUCED, ""
+        return RerunVerdict.FAILED_DIFFERENTLY, f"then it was {recorded.kind}, now it is {found.kind}"
+    return RerunVerdict.REPRODUCED, ""

@@ -17,9 +17,9 @@ from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome
 from pipeline.processes.pool import WorkerPool, WorkerStartError
-from pipeline.rerun.bisection import search
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Ended, Piece, Standing, Try
+from pipeline.rerun.bisection import bisect
+from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.report import InputStatus, StepFailure, TileIdentity, Trial
 from pipeline.stages.embed import embed_windows, engine_spec
 from pipeline.tiles.tile import Place, SourceTile
 from store.base.identity import CELL_SHIFT, descriptor_id
@@ -34,7 +34,7 @@ _WINDOW_TIMEOUT_S: Final = 600.0
 _NEED_NO_ENGINE: Final = frozenset({ErrorKind.BAD_TILE, ErrorKind.SOURCE_CHANGED})
 
 
-def embed_again(supplies: Supplies) -> Ended | None:
+def rerun_cells(supplies: RerunInputs) -> StepFailure | None:
     """Give a worker once more what it failed on; returns how that fails now.
 
     Raises:
@@ -68,7 +68,7 @@ class _Embedder:
     preprocessing: Preprocessing
 
     @classmethod
-    def of(cls, supplies: Supplies) -> "_Embedder":
+    def of(cls, supplies: RerunInputs) -> "_Embedder":
         """Take the engine from beside the records.
 
         Raises:
@@ -118,13 +118,13 @@ def _answer(module: str, setup: Payload, tiles: Sequence[SourceTile]) -> Message
     return outcome.value
 
 
-def _tile(supplies: Supplies, failure: BuildFailed) -> Ended | None:
+def _tile(supplies: RerunInputs, failure: BuildFailed) -> StepFailure | None:
     recorded = supplies.recorded("tile")
     name, sha256 = str(recorded["place"]), str(recorded["sha256"])
     kept = supplies.attached("tile")
     if kept is not None:
         found = hashlib.sha256(kept).hexdigest()
-        supplies.note("tile", name, sha256, Standing.KEPT, "" if found == sha256 else found)
+        supplies.note("tile", name, sha256, InputStatus.KEPT, "" if found == sha256 else found)
     # Whether the source is another today is worth a word, even where nobody needs it.
     lies = supplies.tile(name, sha256, recorded.get("locator"), role="tile" if kept is None else "source")
     data = lies if kept is None else kept
@@ -136,24 +136,24 @@ def _tile(supplies: Supplies, failure: BuildFailed) -> Ended | None:
         and hashlib.sha256(data).hexdigest() != sha256
     ):
         raise UnavailableError(f"tile {name}: its bytes were not kept, and others are where it was")
-    tile = _stored(supplies, Piece(place=_place(name), sha256=sha256), data)
+    tile = _stored(supplies, TileIdentity(place=_place(name), sha256=sha256), data)
     return _take(supplies, tile, failure.kind)
 
 
-def _take(supplies: Supplies, tile: SourceTile, kind: str) -> Ended | None:
+def _take(supplies: RerunInputs, tile: SourceTile, kind: str) -> StepFailure | None:
     """Embed a tile once more; returns how that fails."""
     name = str(tile.place)
     try:
         for found, message in _refusals(supplies, tile, kind):
-            return Ended(kind=found, subject=name, message=message)
+            return StepFailure(kind=found, subject=name, message=message)
     except _WorkerEndedError as error:
-        return Ended(kind=_kind(error.outcome), subject=name, message=str(error))
+        return StepFailure(kind=_kind(error.outcome), subject=name, message=str(error))
     except EmbedError as error:
-        return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
+        return StepFailure(kind=str(error.kind), subject=error.subject or name, message=error.message)
     return None
 
 
-def _refusals(supplies: Supplies, tile: SourceTile, kind: str) -> list[tuple[str, str]]:
+def _refusals(supplies: RerunInputs, tile: SourceTile, kind: str) -> list[tuple[str, str]]:
     """Kind and message of why a tile gets no descriptor; where no engine can be had nor is needed, it is decoded."""
     try:
         return [(bad.kind, bad.message) for bad in _Embedder.of(supplies).bad_tiles([tile])]
@@ -172,36 +172,36 @@ def _kind(outcome: Outcome) -> str:
 class _Window:
     """A window whose tiles are at hand, and the worker that it is given to in parts."""
 
-    def __init__(self, supplies: Supplies, pieces: Sequence[tuple[Piece, bytes]]) -> None:
+    def __init__(self, supplies: RerunInputs, pieces: Sequence[tuple[TileIdentity, bytes]]) -> None:
         self._findings = supplies.findings
         self._tiles = [_stored(supplies, piece, data) for piece, data in pieces]
         self._embedder = _Embedder.of(supplies)
         self._last: _WorkerEndedError | None = None
 
-    def narrow(self, kind: str) -> Ended | None:
+    def narrow(self, kind: str) -> StepFailure | None:
         """Halve it until one tile is left; `kind` is how it failed."""
-        found = search(self._tiles, self._ends)
+        found = bisect(self._tiles, self._ends)
         if self._last is None:
             return None
         ended, message = _kind(self._last.outcome), str(self._last)
         if found.culprit is not None:
             tile = found.culprit
-            self._findings.culprit = Piece(place=tile.place, sha256=tile.sha256)
-            return Ended(kind=ended, subject=str(tile.place), message=message)
+            self._findings.culprit = TileIdentity(place=tile.place, sha256=tile.sha256)
+            return StepFailure(kind=ended, subject=str(tile.place), message=message)
         self._findings.suspects = tuple(
-            Piece(place=tile.place, sha256=tile.sha256) for tile in found.smallest
+            TileIdentity(place=tile.place, sha256=tile.sha256) for tile in found.smallest
         )
         self._findings.notes.append(
             f"no tile does it alone: at least these {len(found.smallest)} together, or it happens now and then ({kind})"
         )
-        return Ended(kind=ended, subject=f"{len(found.smallest)} tiles", message=message)
+        return StepFailure(kind=ended, subject=f"{len(found.smallest)} tiles", message=message)
 
     def _ends(self, tiles: Sequence[SourceTile]) -> bool:
         first, last = str(tiles[0].place), str(tiles[-1].place)
         ended = self._embed(tiles)
         self._last = ended or self._last
         told = "" if ended is None else str(ended)
-        self._findings.tries.append(Try(tiles=len(tiles), first=first, last=last, ended=told))
+        self._findings.tries.append(Trial(tiles=len(tiles), first=first, last=last, ended=told))
         return ended is not None
 
     def _embed(self, tiles: Sequence[SourceTile]) -> _WorkerEndedError | None:
@@ -214,7 +214,7 @@ class _Window:
         return None
 
 
-def _recorded(supplies: Supplies) -> list[tuple[Piece, bytes]]:
+def _recorded(supplies: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
     """The tiles of the recorded window: as they were kept, or as they lie where they were.
 
     Raises:
@@ -223,9 +223,9 @@ def _recorded(supplies: Supplies) -> list[tuple[Piece, bytes]]:
     window = supplies.recorded("window")
     entries, locators = window.get("tiles", ()), window.get("locators", ())
     packed = _pack(supplies)
-    found: list[tuple[Piece, bytes]] = []
+    found: list[tuple[TileIdentity, bytes]] = []
     for number, (name, sha256, *_) in enumerate(entries):
-        piece = Piece(place=_place(str(name)), sha256=str(sha256))
+        piece = TileIdentity(place=_place(str(name)), sha256=str(sha256))
         data = packed.get(descriptor_id(*piece.place))
         if data is None or hashlib.sha256(data).hexdigest() != piece.sha256:
             data = supplies.tile(
@@ -236,7 +236,7 @@ def _recorded(supplies: Supplies) -> list[tuple[Piece, bytes]]:
     if not found:
         raise UnavailableError(f"none of the {len(entries)} tiles of the window was kept or is where it was")
     name = f"window {window.get('number')}: {len(found)} of {len(entries)} tiles"
-    supplies.note("cells", name, None, Standing.KEPT if packed else Standing.SAME)
+    supplies.note("cells", name, None, InputStatus.KEPT if packed else InputStatus.SAME)
     if len(found) < len(entries):
         supplies.findings.notes.append(
             f"{len(entries) - len(found)} tiles of the window cannot be had as they were"
@@ -244,7 +244,7 @@ def _recorded(supplies: Supplies) -> list[tuple[Piece, bytes]]:
     return found
 
 
-def _pack(supplies: Supplies) -> Mapping[int, bytes]:
+def _pack(supplies: RerunInputs) -> Mapping[int, bytes]:
     data = supplies.attached("window")
     try:
         return {} if data is None else dict(tile_pack.decode(data))
@@ -252,7 +252,7 @@ def _pack(supplies: Supplies) -> Mapping[int, bytes]:
         return {}
 
 
-def _cut(supplies: Supplies) -> list[tuple[Piece, bytes]]:
+def _cut(supplies: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
     """The tiles of the windows that were under way when the process died.
 
     Raises:
@@ -261,21 +261,21 @@ def _cut(supplies: Supplies) -> list[tuple[Piece, bytes]]:
     cells = set(list(_under_way(supplies))[:_MAX_CELLS])
     if not cells:
         raise UnavailableError("no window was under way when the process died")
-    found: list[tuple[Piece, bytes]] = []
+    found: list[tuple[TileIdentity, bytes]] = []
     for tile in supplies.recipe.tiles().tiles:
         if CellKey(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) in cells:
             data = supplies.tile(str(tile.place), tile.sha256, tile.locator)
             if data is not None and hashlib.sha256(data).hexdigest() == tile.sha256:
-                found.append((Piece(place=tile.place, sha256=tile.sha256), data))
+                found.append((TileIdentity(place=tile.place, sha256=tile.sha256), data))
     if not found:
         raise UnavailableError("the tiles of the windows that were under way cannot be had")
     return found
 
 
-def _under_way(supplies: Supplies) -> Iterator[CellKey]:
+def _under_way(supplies: RerunInputs) -> Iterator[CellKey]:
     """The cells that were given to workers and not done."""
     open_cells: dict[str, None] = {}
-    for fact in supplies.evidence.facts:
+    for fact in supplies.record.facts:
         if fact.build != supplies.build.number:
             continue
         match fact.event:
@@ -288,7 +288,7 @@ def _under_way(supplies: Supplies) -> Iterator[CellKey]:
     return (CellKey(*_place(name)) for name in open_cells)
 
 
-def _stored(supplies: Supplies, piece: Piece, data: bytes) -> SourceTile:
+def _stored(supplies: RerunInputs, piece: TileIdentity, data: bytes) -> SourceTile:
     """The tile as a file of its own, whose bytes stay what they are while it is tried."""
     path = supplies.write("tile-{}-{}-{}".format(*piece.place), data)
     return SourceTile(

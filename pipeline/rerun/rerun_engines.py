@@ -2,8 +2,8 @@
 
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Compared, Ended
+from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.report import Comparison, StepFailure
 from pipeline.stages.checks import check_engine
 from pipeline.stages.compile import compile_network
 from store.domain.events import CheckFailed, EngineCompiled
@@ -12,7 +12,7 @@ from store.errors import is_shortage
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 
 
-def compile_again(supplies: Supplies, step: str, name: str) -> Ended | None:
+def rerun_compile(supplies: RerunInputs, step: str, name: str) -> StepFailure | None:
     """Compile a network once more; returns how that fails now.
 
     Raises:
@@ -24,19 +24,19 @@ def compile_again(supplies: Supplies, step: str, name: str) -> Ended | None:
     except CompileError as error:
         if error.kind is ErrorKind.BACKEND_UNAVAILABLE:
             raise UnavailableError(error.message) from error
-        return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
+        return StepFailure(kind=str(error.kind), subject=error.subject or name, message=error.message)
     digest = made.event.artifact.sha256
-    for fact in reversed(supplies.evidence.facts):
+    for fact in reversed(supplies.record.facts):
         if isinstance(fact.event, EngineCompiled) and fact.event.key == model.key:
             expected = fact.event.artifact.sha256
             supplies.findings.compared.append(
-                Compared(what=f"engine {name}", recorded=expected, found=digest)
+                Comparison(what=f"engine {name}", recorded=expected, found=digest)
             )
             break
     return None
 
 
-def check_again(supplies: Supplies, name: str) -> Ended | None:
+def rerun_engine_check(supplies: RerunInputs, name: str) -> StepFailure | None:
     """Hold an engine against its network once more; returns why it does not pass now.
 
     Raises:
@@ -50,20 +50,20 @@ def check_again(supplies: Supplies, name: str) -> Ended | None:
     except RuntimeUnavailableError as error:
         raise UnavailableError(error.message) from error
     except ExecutionError as error:
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=error.message)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=error.message)
     except OSError as error:
         if is_shortage(error):
             raise
         raise UnavailableError(f"engine {name}: {error}") from error
     compare_measures(supplies, verdict.measured, name)
     if isinstance(verdict, CheckFailed):
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=verdict.why)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=verdict.why)
     return None
 
 
-def compare_measures(supplies: Supplies, measured: object, subject: str) -> None:
+def compare_measures(supplies: RerunInputs, measured: object, subject: str) -> None:
     """Put what a check measured now beside what it measured then."""
-    for fact in reversed(supplies.evidence.facts):
+    for fact in reversed(supplies.record.facts):
         if (
             fact.build == supplies.build.number
             and isinstance(fact.event, CheckFailed)

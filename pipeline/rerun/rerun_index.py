@@ -7,8 +7,8 @@ import numpy as np
 from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.planning.area_report import Place
 from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Compared, Ended, Standing
+from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.report import Comparison, InputStatus, StepFailure
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
 from pipeline.stages.embed import block_row
@@ -27,7 +27,7 @@ from store.manifest.roles import DELTA
 from store.runtime.load import RuntimeUnavailableError
 
 
-def check_index_again(supplies: Supplies) -> Ended | None:
+def rerun_index_check(supplies: RerunInputs) -> StepFailure | None:
     """Look for the index's own tiles once more; returns why it does not pass now.
 
     Raises:
@@ -49,11 +49,11 @@ def check_index_again(supplies: Supplies) -> Ended | None:
         raise UnavailableError(error.message) from error
     compare_measures(supplies, verdict.measured, "index")
     if isinstance(verdict, CheckFailed):
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject="index", message=verdict.why)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject="index", message=verdict.why)
     return None
 
 
-def index_again(supplies: Supplies) -> Ended | None:
+def rerun_index(supplies: RerunInputs) -> StepFailure | None:
     """Build the index once more from its blocks; returns how that fails now.
 
     Raises:
@@ -74,14 +74,16 @@ def index_again(supplies: Supplies) -> Ended | None:
         with supplies.artifacts.draft() as new:
             made = write_index(job, StoredBlocks(supplies.artifacts, rows), builder=builder, new=new)
     except EmbedError as error:
-        return Ended(kind=str(error.kind), subject=error.subject or "", message=error.message)
+        return StepFailure(kind=str(error.kind), subject=error.subject or "", message=error.message)
     built, found = supplies.build.index, made.event.artifact.sha256
     if isinstance(built, IndexBuilt):
-        supplies.findings.compared.append(Compared(what="index", recorded=built.artifact.sha256, found=found))
+        supplies.findings.compared.append(
+            Comparison(what="index", recorded=built.artifact.sha256, found=found)
+        )
     return None
 
 
-def survey_again(supplies: Supplies) -> Ended | None:
+def rerun_survey(supplies: RerunInputs) -> StepFailure | None:
     """Look at what became of every wanted tile once more; returns why that is too little now.
 
     Raises:
@@ -112,23 +114,25 @@ def survey_again(supplies: Supplies) -> Ended | None:
     )
     if kept is not None and supplies.failure is not None:
         expected = attached_to_failure(supplies.failure)["geography"].sha256
-        supplies.note("geographic report", "area", expected, Standing.KEPT)
+        supplies.note("geographic report", "area", expected, InputStatus.KEPT)
         found = ref_of(geography.encoded()).sha256
-        supplies.findings.compared.append(Compared(what="geographic report", recorded=expected, found=found))
+        supplies.findings.compared.append(
+            Comparison(what="geographic report", recorded=expected, found=found)
+        )
     try:
         require_coverage(geography.localisable, request.coverage.min_fraction)
     except CheckError as error:
-        return Ended(kind=str(error.kind), subject="area", message=error.message)
+        return StepFailure(kind=str(error.kind), subject="area", message=error.message)
     return None
 
 
-def walk_again(supplies: Supplies) -> Ended | None:
+def rerun_coverage_walk(supplies: RerunInputs) -> StepFailure | None:
     """Hold what the build made against what lies there now; returns the first thing that is wrong.
 
     Raises:
         UnavailableError: The records come without the cache, whose files are the input of this step.
     """
-    if not supplies.evidence.own:
+    if not supplies.record.own:
         raise UnavailableError(
             "what lies in the cache is what this step looks at, and only the cache has that"
         )
@@ -142,20 +146,22 @@ def walk_again(supplies: Supplies) -> Ended | None:
     refs += [("tile table", "tiles", build.tiles.table)] if build.tiles else []
     refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _rows(supplies)]
     for role, name, ref in refs:
-        if supplies.evidence.holdings.read(ref) is None:
-            supplies.note(role, name, ref.sha256, Standing.GONE, "missing or damaged")
-            return Ended(kind="coverage", subject="artifacts", message=f"{role} {name}: missing or damaged")
+        if supplies.record.holdings.read(ref) is None:
+            supplies.note(role, name, ref.sha256, InputStatus.GONE, "missing or damaged")
+            return StepFailure(
+                kind="coverage", subject="artifacts", message=f"{role} {name}: missing or damaged"
+            )
     return None
 
 
-def _table(supplies: Supplies) -> TileTable:
+def _table(supplies: RerunInputs) -> TileTable:
     tiles = supplies.build.tiles
     if tiles is None:
         raise UnavailableError("expected the tile table in the records, found none")
     return decode_tiles(supplies.artifact("tile table", f"{tiles.count} tiles", tiles.table))
 
 
-def _rows(supplies: Supplies) -> Sequence[BlockRow]:
+def _rows(supplies: RerunInputs) -> Sequence[BlockRow]:
     """The blocks of the build: those of its table, or else the latest of each of its cells."""
     index = supplies.build.index
     if index is not None:
@@ -166,29 +172,29 @@ def _rows(supplies: Supplies) -> Sequence[BlockRow]:
     }
     found = [
         block_row(event)
-        for event in supplies.evidence.state.step_cache.blocks_in(_space(supplies))
+        for event in supplies.record.state.step_cache.blocks_in(_space(supplies))
         if (event.zoom, event.cell_x, event.cell_y) in cells
     ]
     return sorted(found, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
 
 
-def _space(supplies: Supplies) -> str:
+def _space(supplies: RerunInputs) -> str:
     """The vector space of the build."""
     if supplies.build.index is not None:
         return str(supplies.build.index.components["space"])
-    for fact in reversed(supplies.evidence.facts):
+    for fact in reversed(supplies.record.facts):
         if isinstance(fact.event, CellEmbedded) and fact.build == supplies.build.number:
             return fact.event.space
     raise UnavailableError("expected a block of this build in the records, found none")
 
 
-def _bring_blocks(supplies: Supplies, rows: Sequence[BlockRow]) -> None:
+def _bring_blocks(supplies: RerunInputs, rows: Sequence[BlockRow]) -> None:
     for row in rows:
-        data = supplies.evidence.holdings.read(row.ref)
+        data = supplies.record.holdings.read(row.ref)
         if data is None:
             name = f"{row.zoom}/{row.cell_x}/{row.cell_y}"
             supplies.note(
-                "block", name, row.ref.sha256, Standing.GONE, "not beside these records, or damaged"
+                "block", name, row.ref.sha256, InputStatus.GONE, "not beside these records, or damaged"
             )
             raise UnavailableError(f"expected block {name} beside the records, found none")
         supplies.artifacts.put(data)

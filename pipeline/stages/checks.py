@@ -56,11 +56,11 @@ _SAME_COSINE = 0.99999
 _INVARIANT_WITHIN = 1e-5
 
 Vectors = NDArray[np.float32]
-Verdict = CheckPassed | CheckFailed
+CheckResult = CheckPassed | CheckFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class CheckSubject:
     """What a check looks at: its name, whom it concerns, the step key, and the digest of the very bytes."""
 
     check: str
@@ -68,7 +68,7 @@ class Subject:
     key: str
     artifact: str
 
-    def verdict(self, measured: Document, why: str = "") -> Verdict:
+    def verdict(self, measured: Document, why: str = "") -> CheckResult:
         """Return the outcome as an event; a reason means that the check failed."""
         if why:
             return CheckFailed(
@@ -84,7 +84,7 @@ class Subject:
         )
 
 
-def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: Path) -> Verdict:
+def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: Path) -> CheckResult:
     """Compare an engine with its network on golden images, and its rows with each other.
 
     An auxiliary network has no image contract; of its engine only the bytes are known. So are those of an engine for
@@ -99,12 +99,12 @@ def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: P
     Raises:
         RuntimeUnavailableError: What executes such engines is not installed here.
     """
-    subject = Subject(ENGINE_CHECK, model.spec.name, model.key, event.artifact.sha256)
+    subject = CheckSubject(ENGINE_CHECK, model.spec.name, model.key, event.artifact.sha256)
     if not model.runs_here:
         return subject.verdict({"size": event.artifact.size, "executed": False})
     if model.preprocessing is None:
         return subject.verdict({"size": event.artifact.size})
-    samples, least = golden_samples(model.preprocessing, _GOLDEN), least_of(model)
+    samples, least = golden_samples(model.preprocessing, _GOLDEN), required_cosine(model)
     try:
         engine = load(event, data)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -128,12 +128,12 @@ def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: P
     return subject.verdict(measured)
 
 
-def least_of(model: Model) -> float:
+def required_cosine(model: Model) -> float:
     """Return the least cosine between the answers of an engine and its network, on the same image."""
     return least_cosine(model.job.precision, model.job.least_cosine)
 
 
-def require_passed(model: Model, verdict: Verdict, *, what: str = "engine") -> None:
+def require_passed(model: Model, verdict: CheckResult, *, what: str = "engine") -> None:
     """Refuse an engine that disagrees with its network.
 
     Raises:
@@ -149,7 +149,7 @@ def require_passed(model: Model, verdict: Verdict, *, what: str = "engine") -> N
 
 def check_vectors(
     artifacts: Artifacts, memo: StepCache, inputs: Inputs, event: EngineCompiled
-) -> Verdict | None:
+) -> CheckResult | None:
     """Tell whether an engine gives the vectors that other bytes under its key gave; nothing if none would be reused.
 
     A sample of the tiles of this build whose rows exist is embedded again. Where the vectors differ, the failed
@@ -170,7 +170,7 @@ def check_vectors(
     engine = load(event, artifacts.read(event.artifact))
     found = engine.run(np.stack([preprocessing.apply(image) for image in images]))
     cosine = float(min(float(row @ rows[tile.sha256].vector) for row, tile in zip(found, tiles, strict=True)))
-    subject = Subject(VECTORS_CHECK, "space", space, event.artifact.sha256)
+    subject = CheckSubject(VECTORS_CHECK, "space", space, event.artifact.sha256)
     measured = {"tiles": len(tiles), "cosine_ppb": round(cosine * _BILLION)}
     if cosine >= _SAME_COSINE:
         return subject.verdict(measured)
@@ -216,7 +216,7 @@ def load(event: EngineCompiled, data: bytes) -> Engine:
     )
 
 
-def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> Verdict:
+def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> CheckResult:
     """Load the index and look for a sample of its own tiles, leaving out doubles and featureless ones.
 
     Of an index with a delta, a sample of the rows that came is looked for as well, and has to be found as often.
@@ -227,7 +227,7 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
         rows: The blocks that it was built from.
         least: Fraction of each sample that must find itself.
     """
-    subject = Subject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
+    subject = CheckSubject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
     try:
         delta = delta_in(artifacts, event)

@@ -12,7 +12,7 @@ from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
 from pipeline.stages.checks import check_engine, check_vectors, require_passed
 from pipeline.stages.compile_progress import CompileProgress
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts, ref_of
 from store.domain.attachments import TIMING_CACHE, attached, with_attached
@@ -105,7 +105,7 @@ def last_timing_cache(state: State, artifacts: Artifacts, components: Document) 
     return None
 
 
-def prepare_engines(run: Run, plan: BuildPlan) -> None:
+def prepare_engines(run: BuildContext, plan: BuildPlan) -> None:
     """Make sure that every network of the build has an engine for its device, checked as far as this machine can.
 
     Raises:
@@ -131,7 +131,7 @@ def prepare_engines(run: Run, plan: BuildPlan) -> None:
 
 
 def compile_engine(
-    run: Run, model: Model, compiler: EngineCompiler, *, purpose: str = FLIGHT
+    run: BuildContext, model: Model, compiler: EngineCompiler, *, purpose: str = FLIGHT
 ) -> EngineCompiled:
     """Compile a network and store what came out; the event that is returned is the caller's to append.
 
@@ -157,7 +157,7 @@ def compile_engine(
     return made.event
 
 
-def vectors_forgotten(run: Run) -> bool:
+def forget_changed_vectors(run: BuildContext) -> bool:
     """Hold the engine that embeds against vectors that other bytes under its key made.
 
     Returns:
@@ -171,7 +171,7 @@ def vectors_forgotten(run: Run) -> bool:
     return isinstance(verdict, CheckFailed)
 
 
-def record_check(run: Run, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:
+def record_check(run: BuildContext, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:
     """Hold an engine against its network, and record the outcome.
 
     Raises:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Window
-from pipeline.planning.area_report import Geography
+from pipeline.planning.area_report import AreaReport
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
 from store.base.values import ArtifactRef
@@ -17,7 +17,7 @@ _GROUP_EVENTS = 64
 
 
 @dataclass(slots=True, kw_only=True)
-class Counts:
+class BuildCounts:
     """What a run has done so far; `networks` names those that were compiled, for whatever device."""
 
     networks: set[str] = field(default_factory=set)
@@ -27,7 +27,7 @@ class Counts:
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
+class BuildContext:
     """One build in progress.
 
     Attributes:
@@ -60,9 +60,9 @@ class Run:
     hashed: set[str] = field(default_factory=set)
     step: str = "start"
     subject: str = ""
-    counts: Counts = field(default_factory=Counts)
+    counts: BuildCounts = field(default_factory=BuildCounts)
     windows: dict[int, Window] = field(default_factory=dict)
-    geography: Geography | None = None
+    geography: AreaReport | None = None
     _pending: list[Event] = field(default_factory=list)
 
     @property
@@ -84,7 +84,7 @@ class Run:
         if everything:
             self.store.append(*everything, build=self.number)
 
-    def put_off(self, event: Event) -> None:
+    def defer(self, event: Event) -> None:
         """Append an event together with others: with the next call of `append`, or as the 64th."""
         self._pending.append(event)
         if len(self._pending) >= _GROUP_EVENTS:
@@ -102,7 +102,7 @@ class Run:
         self.hashed.add(ref.sha256)
         return ref
 
-    def forget_pending(self) -> None:
+    def drop_deferred(self) -> None:
         """Drop events that were put off; their artifacts stay as unreferenced files."""
         self._pending = []
 

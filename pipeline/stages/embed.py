@@ -37,7 +37,7 @@ from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
 from pipeline.request.options import BadTilePolicy
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from store.base.identity import cell_components, cell_key, tile_set_of
 from store.base.preprocessing import Preprocessing
@@ -197,7 +197,7 @@ def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> Embed
     return EmbeddedCell(event=event, data=data)
 
 
-def prepare_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
+def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
     """Make sure that every cell has a block; returns the rows of the block table.
 
     Raises:
@@ -214,7 +214,7 @@ def prepare_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
     return sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
 
 
-def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
+def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]:
     """Embed cells, and store and record each with the window that completed it."""
     space, preprocessing = run.inputs.space, run.inputs.descriptor.preprocessing
     if preprocessing is None:
@@ -245,24 +245,24 @@ def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
             for made in cells:
                 run.put(made.data)
                 run.counts.embedded += made.event.embedded
-                run.put_off(made.event)
+                run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
     return rows
 
 
-def _dispatched(run: Run, window: Window) -> None:
+def _dispatched(run: BuildContext, window: Window) -> None:
     run.windows[window.number] = window
     run.append(StepStarted(kind="cells", subjects=window.subjects, key=run.inputs.space))
 
 
-def _retried(run: Run, retry: Retry) -> None:
+def _retried(run: BuildContext, retry: Retry) -> None:
     subjects = retry.window.subjects if retry.window else ()
     run.append(StepRetried(kind="cells", subjects=subjects, attempt=retry.attempt, why=retry.why))
     run.ports.progress.say(f"a worker failed ({retry.why}); going on with {retry.workers}")
 
 
-def _refuse_or_skip(run: Run, bad: BadTile) -> None:
+def _refuse_or_skip(run: BuildContext, bad: BadTile) -> None:
     place = str(bad.tile.place)
     if bad.kind == ErrorKind.BAD_VECTORS:
         raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.index.plan import IndexJob, can_extend, delta_limits
 from pipeline.progress import Progress
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
 from store.base.values import ArtifactRef
@@ -123,7 +123,7 @@ def _delta(
     return joined(found, index.dimensions)
 
 
-def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index | None:
+def extend_head_index(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob) -> Index | None:
     """Extend the index that the head shows, where that pays.
 
     Args:
@@ -173,14 +173,14 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index |
     return made.event
 
 
-def _say_why(run: Run, head: Index, why: str) -> None:
+def _say_why(run: BuildContext, head: Index, why: str) -> None:
     """Say that a new index is written where an extended one was to be expected: somebody wants to know what is damaged."""
     run.ports.progress.say(
         f"a new index is written: the {head.kind} index of the head cannot be extended, {why}; c10 verify --full names it"
     )
 
 
-def _is_whole(run: Run, ref: ArtifactRef) -> bool:
+def _is_whole(run: BuildContext, ref: ArtifactRef) -> bool:
     if ref.sha256 not in run.hashed and run.store.artifacts.damage(ref) is not None:
         return False
     run.hashed.add(ref.sha256)

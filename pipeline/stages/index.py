@@ -11,11 +11,11 @@ from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
-from pipeline.planning.area_report import Geography, Place
+from pipeline.planning.area_report import AreaReport, Place
 from pipeline.request.options import IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
-from pipeline.stages.context import Run
-from pipeline.stages.extend_index import extended_index
+from pipeline.stages.context import BuildContext
+from pipeline.stages.extend_index import extend_head_index
 from pipeline.tiles.selection import Selection
 from store.base.identity import index_components, index_key, tile_of
 from store.base.values import ArtifactRef
@@ -107,7 +107,7 @@ class StoredBlocks:
             yield descriptor_block.decode(self._artifacts.read(row.ref))
 
 
-def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: Artifacts) -> Geography:
+def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: Artifacts) -> AreaReport:
     """Tell what became of every tile that a selection wants; see `survey_area`."""
     return survey_area(
         rows,
@@ -127,7 +127,7 @@ def survey_area(
     present: NDArray[np.int64],
     holes: tuple[Place, ...],
     excluded: tuple[Place, ...],
-) -> Geography:
+) -> AreaReport:
     """Tell what became of every wanted tile.
 
     Args:
@@ -147,7 +147,7 @@ def survey_area(
         indexed.append(block.ids.astype(np.int64))
         featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
     skipped = present[np.isin(present, np.concatenate(indexed), invert=True)]
-    return Geography(
+    return AreaReport(
         wanted=wanted,
         present=len(present),
         holes=holes,
@@ -157,7 +157,7 @@ def survey_area(
     )
 
 
-def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
+def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
     """Make sure that the blocks have a checked index.
 
     Raises:
@@ -178,7 +178,7 @@ def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
         run.hashed.add(known.artifact.sha256)
         run.reuse("index", {"index": known.key})
     else:
-        known = extended_index(run, rows, job)
+        known = extend_head_index(run, rows, job)
         if known is not None:
             failed = _failed(run, known, rows)
             if failed is None:
@@ -198,7 +198,7 @@ def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
     return known
 
 
-def _failed(run: Run, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | None:
+def _failed(run: BuildContext, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | None:
     """Check an index that has not passed yet; returns the outcome if it failed."""
     least = run.inputs.request.checks.recall
     if _has_passed(run, known, least):
@@ -209,7 +209,7 @@ def _failed(run: Run, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | N
     return verdict if isinstance(verdict, CheckFailed) else None
 
 
-def _has_passed(run: Run, known: Index, least: float) -> bool:
+def _has_passed(run: BuildContext, known: Index, least: float) -> bool:
     """Tell whether an index passed its check, and for no less than is asked for now."""
     memo = run.store.state.step_cache
     if not memo.has_passed(INDEX_CHECK, known.key, known.artifact.sha256):
@@ -218,7 +218,7 @@ def _has_passed(run: Run, known: Index, least: float) -> bool:
     return bool(found >= round(least * _MILLION))
 
 
-def _write(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> IndexBuilt:
+def _write(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob) -> IndexBuilt:
     """Write an index anew, store and record it."""
     run.append(StepStarted(kind="index", subjects=(), key=index_key(job.components)))
     artifacts, progress = run.store.artifacts, run.ports.progress
@@ -241,7 +241,7 @@ def _write(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> IndexBuilt:
     return made.event
 
 
-def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
+def check_area(run: BuildContext, rows: Sequence[BlockRow]) -> AreaReport:
     """Look at what became of every wanted tile.
 
     Raises:
@@ -253,7 +253,9 @@ def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
     return run.geography
 
 
-def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[BlockRow]) -> Coverage:
+def walk_coverage(
+    run: BuildContext, geography: AreaReport, index: Index, rows: Sequence[BlockRow]
+) -> Coverage:
     """Hold everything that the manifest will name against the tree, and record it.
 
     Raises:
@@ -280,7 +282,7 @@ def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[B
             files=found.files,
             size=found.size,
             unreferenced=len(found.unreferenced),
-            problems=found.strangers,
+            problems=found.foreign_files,
             geography=report,
             wanted=geography.wanted,
             present=geography.present,
@@ -292,7 +294,7 @@ def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[B
 
 
 def _named(
-    run: Run, report: ArtifactRef, index: Index, rows: Sequence[BlockRow]
+    run: BuildContext, report: ArtifactRef, index: Index, rows: Sequence[BlockRow]
 ) -> dict[str, tuple[str, int]]:
     build = run.store.state.builds[run.number]
     refs = {
@@ -311,7 +313,7 @@ def _named(
     return {ref.sha256: (role, ref.size) for role, ref in refs.items()}
 
 
-def _tables(run: Run) -> Iterator[tuple[BlockRow, ...]]:
+def _tables(run: BuildContext) -> Iterator[tuple[BlockRow, ...]]:
     """The block tables of committed builds that are kept; one that is damaged names nothing."""
     seen: set[str] = set()
     collected = run.store.state.collected

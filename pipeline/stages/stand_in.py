@@ -15,7 +15,7 @@ from pipeline.errors import CheckError
 from pipeline.planning.plan import Decision, EnginePlan
 from pipeline.stages.checks import load
 from pipeline.stages.compile import compile_engine, record_check
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -28,7 +28,7 @@ from store.runtime.golden_vectors import ANSWERED, encode_answers, golden_sample
 from store.runtime.load import Engine, ExecutionError, RuntimeUnavailableError
 
 
-def prepare_stand_in(run: Run, plan: EnginePlan) -> None:
+def prepare_stand_in(run: BuildContext, plan: EnginePlan) -> None:
     """Make sure that there is a checked stand-in with its golden answers.
 
     Raises:
@@ -83,7 +83,7 @@ def open_stand_in(layout: Layout, named: StandInEntry) -> Engine:
     )
 
 
-def _answered(run: Run, model: Model, event: EngineCompiled) -> EngineCompiled:
+def _answered(run: BuildContext, model: Model, event: EngineCompiled) -> EngineCompiled:
     """Return the fact with the engine's answers attached; without, if it does not run, as its check will tell."""
     try:
         data = golden_answers(run.store.artifacts, model, event)
@@ -95,7 +95,7 @@ def _answered(run: Run, model: Model, event: EngineCompiled) -> EngineCompiled:
     return replace(event, purpose=STAND_IN, signature=with_attached(event.signature, refs))
 
 
-def _require_fit(run: Run, event: EngineCompiled) -> None:
+def _require_fit(run: BuildContext, event: EngineCompiled) -> None:
     """Make sure that the stand-in answered, and with descriptors as long as those of what it stands in for."""
     name = event.model
     lengths = [each.signature["dimensions"] for each in (run.engines[name], event)]

@@ -47,7 +47,7 @@ from store.policy.retention import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collection:
+class CollectionResult:
     """What a collection does or did.
 
     Attributes:
@@ -76,7 +76,7 @@ class Collection:
         return self.decision.size + self.projections[1]
 
 
-def rehearse(layout: Layout, policy: KeepPolicy) -> Collection:
+def preview(layout: Layout, policy: KeepPolicy) -> CollectionResult:
     """Tell what a collection would do; writes nothing and takes no lock.
 
     Raises:
@@ -85,12 +85,12 @@ def rehearse(layout: Layout, policy: KeepPolicy) -> Collection:
     """
     state = open_view(layout).state
     decision = _decide(state, policy, Artifacts(layout))
-    return Collection(
+    return CollectionResult(
         decision=decision, projections=_measure(_projections(layout, state, decision)), done=False
     )
 
 
-def collect(store: CacheWriter, policy: KeepPolicy) -> Collection:
+def collect(store: CacheWriter, policy: KeepPolicy) -> CollectionResult:
     """Remove what the policy does not keep.
 
     Args:
@@ -106,7 +106,7 @@ def collect(store: CacheWriter, policy: KeepPolicy) -> Collection:
         head, state = store.event_store.head, store.state
         decision = _decide(state, policy, store.artifacts)
         projections = _projections(store.layout, state, decision)
-        done = Collection(decision=decision, projections=_measure(projections), done=True)
+        done = CollectionResult(decision=decision, projections=_measure(projections), done=True)
         if done.empty:
             return done
         generations = tuple(sorted({*decision.collected_generations, *projections}))

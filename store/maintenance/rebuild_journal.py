@@ -33,7 +33,7 @@ from store.domain.manifest_projection import head_projections, project
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
 from store.files.regular_file import read_regular
-from store.maintenance.recover_signatures import LateSignatures, late_signatures
+from store.maintenance.recover_signatures import RecoveredSignatures, recover_signatures
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 
 _SOURCES = 4
@@ -42,7 +42,7 @@ _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rebuilt:
+class RebuildResult:
     """What was made.
 
     Attributes:
@@ -70,7 +70,7 @@ def rebuild(
     trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
     clock: Clock | None = None,
     host: canonical_json.Document | None = None,
-) -> Rebuilt:
+) -> RebuildResult:
     """Replace the journal by one made again; the caller holds the build lock.
 
     Args:
@@ -87,14 +87,14 @@ def rebuild(
     history = _read(layout)
     history.require(layout)
     layout.create()
-    kept, late = "", LateSignatures()
+    kept, late = "", RecoveredSignatures()
     for attempt in range(_ATTEMPTS):
         taken = _set_aside(layout)
         kept = kept or taken
         try:
             history = _read(layout)
             history.require(layout)
-            late = late_signatures(layout, history.state, trusted_keys=trusted_keys, host=host or {})
+            late = recover_signatures(layout, history.state, trusted_keys=trusted_keys, host=host or {})
             history.sign(late.events, clock or SystemClock())
             _give_birth(layout, history)
         except JournalExistsError:
@@ -106,7 +106,7 @@ def rebuild(
             _put_back(layout, kept)
             raise
         break
-    return Rebuilt(
+    return RebuildResult(
         state=history.state,
         records=len(history.entries),
         salvaged=history.salvaged,
@@ -207,7 +207,7 @@ def _segment(layout: Layout, name: str | None, number: int, head: Head) -> tuple
 def _salvage(layout: Layout, after: Head) -> tuple[Entry, ...]:
     """Return what continues a head in the journal, or in those that earlier rebuilds set aside: the most of it."""
     sources = (layout.journal, *layout.journals_set_aside()[:_SOURCES])
-    return max((safe_reader.salvage(path, after=after) for path in sources), key=len)
+    return max((safe_reader.salvage_records(path, after=after) for path in sources), key=len)
 
 
 def _salvage_generation(layout: Layout, number: int, history: _History) -> list[Entry]:

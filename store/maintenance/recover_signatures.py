@@ -36,7 +36,7 @@ _MAX_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LateSignatures:
+class RecoveredSignatures:
     """What was found.
 
     Attributes:
@@ -57,9 +57,9 @@ class _Found:
     signature: Signature
 
 
-def late_signatures(
+def recover_signatures(
     layout: Layout, state: State, *, trusted_keys: TrustedKeys, host: Document
-) -> LateSignatures:
+) -> RecoveredSignatures:
     """Look for signatures of kept generations that the journal does not hold.
 
     Args:
@@ -94,7 +94,7 @@ def late_signatures(
         for each in doubtful
         if each.path.parent == layout.manifests and each.signature.key_id not in signers[each.generation]
     )
-    return LateSignatures(events=tuple(events), left=tuple(left))
+    return RecoveredSignatures(events=tuple(events), left=tuple(left))
 
 
 def _event(found: _Found, host: Document) -> GenerationSigned:

@@ -20,7 +20,7 @@ from store.trust.signatures import Signer, signature_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signing:
+class SignResult:
     """What came of it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Signing:
     manifest_sha256: str
 
 
-def sign(store: CacheWriter, number: int | None, signer: Signer) -> Signing:
+def sign(store: CacheWriter, number: int | None, signer: Signer) -> SignResult:
     """Add a signature to a generation and write its file; nothing changes if the key has signed it before.
 
     Args:
@@ -67,7 +67,7 @@ def sign(store: CacheWriter, number: int | None, signer: Signer) -> Signing:
             host=store.host,
         )
         generation = store.add_signature(event)
-    return Signing(
+    return SignResult(
         generation=generation.number,
         origin=generation.origin,
         key_id=signer.key_id,

@@ -39,7 +39,7 @@ _shown: dict[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class ParityKey:
     """What a proof is about: nothing else can change the answers.
 
     Attributes:
@@ -68,19 +68,21 @@ class Claim:
         return asdict(self)
 
 
-def claim(*, engine: str, golden: str, backend: str, version: str, preprocessing: Preprocessing) -> Claim:
+def parity_key(
+    *, engine: str, golden: str, backend: str, version: str, preprocessing: Preprocessing
+) -> ParityKey:
     """Return the claim that an engine's answers agree, on this device."""
-    return Claim(
+    return ParityKey(
         engine=engine,
         golden=golden,
         backend=backend,
         version=version,
-        device=device_here(backend),
+        device=describe_device(backend),
         preprocessing=digest("c10/preprocessing/1", dict[str, Any](preprocessing.to_document())),
     )
 
 
-def device_here(backend: str) -> str:
+def describe_device(backend: str) -> str:
     """Describe what executes the engines of a backend here: the GPU with its driver, or the processor."""
     if backend in BACKENDS and BACKENDS[backend].on_gpu:
         found = gpus()
@@ -88,8 +90,8 @@ def device_here(backend: str) -> str:
     return f"{platform.machine()}: {_processor()}"
 
 
-def require_agreement(
-    about: Claim,
+def require_parity(
+    about: ParityKey,
     run: Run,
     *,
     answers: Callable[[], Vectors],
@@ -143,7 +145,7 @@ def _measure(run: Run, expected: Vectors, preprocessing: Preprocessing) -> float
     return min(agreement(together, expected), agreement(alone, expected))
 
 
-def _read(about: Claim, folder: Path) -> int | None:
+def _read(about: ParityKey, folder: Path) -> int | None:
     """Return the cosine that a file proves, or nothing."""
     try:
         place = _open(folder)
@@ -159,7 +161,7 @@ def _read(about: Claim, folder: Path) -> int | None:
         os.close(place)
 
 
-def _write(about: Claim, measured: int, folder: Path) -> None:
+def _write(about: ParityKey, measured: int, folder: Path) -> None:
     """Give a proof its name, complete and durable; one that is there and proves nothing makes way."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o755)
@@ -201,12 +203,12 @@ def _open(folder: Path) -> int:
     return fd
 
 
-def _line(about: Claim, measured: int) -> bytes:
+def _line(about: ParityKey, measured: int) -> bytes:
     said = encode({"claim": about.to_document(), "cosine_ppb": measured})
     return said + b" " + hashlib.sha256(_DOMAIN + said).hexdigest().encode() + b"\n"
 
 
-def _cosine(about: Claim, data: bytes) -> int | None:
+def _cosine(about: ParityKey, data: bytes) -> int | None:
     said, _, _ = data.rpartition(b" ")
     try:
         document = decode(said)

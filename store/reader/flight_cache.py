@@ -29,13 +29,13 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
-from store.files.sealed_memory import Sealed, SealError, digest, open_expected, seal
+from store.files.sealed_memory import SealedMemory, SealError, digest, open_expected, seal
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.reader import table_checks
-from store.reader.engine_parity import claim, require_agreement
+from store.reader.engine_parity import parity_key, require_parity
 from store.reader.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.runtime import capabilities
 from store.runtime.golden_vectors import Vectors, decode_answers
@@ -73,7 +73,7 @@ class FlightCache:
     manifest: Manifest
     _folder: int
     _files: dict[str, int] = field(default_factory=dict)
-    _sealed: dict[str, Sealed] = field(default_factory=dict)
+    _sealed: dict[str, SealedMemory] = field(default_factory=dict)
     _tiles: TileTable | None = None
     _proofs: Path | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class FlightCache:
             root: Folder of the cache.
             trusted_keys: Keys that may have signed it, `TrustedKey` or raw public ones of 32 bytes; or
                 `ALLOW_UNSIGNED`.
-            floor: Least generation to accept, for any cache or per known cache id (`store.trust.rollback_protection.Floors`).
+            floor: Least generation to accept, for any cache or per known cache id (`store.trust.rollback_protection.RollbackProtection`).
             generation: An older generation to use instead of the newest; never below the floor.
             proofs: A folder outside of the cache, only for its owner to write to, in which it is remembered that an
                 engine answers here as its stand-in did on the ground (`store.reader.engine_parity`); it is made if it is missing.
@@ -305,7 +305,7 @@ class FlightCache:
         if stand_in is None:
             return
         preprocessing = self.preprocessing
-        about = claim(
+        about = parity_key(
             engine=entry.artifact.sha256,
             golden=stand_in.golden.sha256,
             backend=entry.backend,
@@ -319,7 +319,7 @@ class FlightCache:
             except ArtifactError as error:
                 raise _damaged([error.message]) from error
 
-        require_agreement(
+        require_parity(
             about,
             engine.run,
             answers=answers,
@@ -340,7 +340,7 @@ class FlightCache:
         if problems:
             raise _damaged(problems)
 
-    def _seal(self, role: str, ref: ArtifactRef) -> Sealed:
+    def _seal(self, role: str, ref: ArtifactRef) -> SealedMemory:
         if ref.sha256 not in self._sealed:
             try:
                 self._sealed[ref.sha256] = seal(self._files[ref.sha256], ref)

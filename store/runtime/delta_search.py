@@ -16,7 +16,7 @@ from store.runtime.backends.base import IndexLoadError, Untyped, Vectors
 _NO_ROW: Final = -1
 
 
-class ExtendedIndex:
+class IndexWithDelta:
     """An index of faiss with ids of its own, and what changed since it was written."""
 
     def __init__(self, faiss: Untyped, whole: Untyped, delta: Delta) -> None:

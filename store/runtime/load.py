@@ -34,7 +34,7 @@ from store.runtime.backends.base import (
 )
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
-from store.runtime.delta_search import ExtendedIndex
+from store.runtime.delta_search import IndexWithDelta
 from store.runtime.faiss_install import FaissInstallError, installed_faiss
 
 __all__ = [
@@ -161,7 +161,7 @@ def load_engine(
 class DescriptorIndex:
     """A loaded index that was checked against what the manifest says of it."""
 
-    def __init__(self, index: Untyped | ExtendedIndex, *, kind: str, dimensions: int, ntotal: int) -> None:
+    def __init__(self, index: Untyped | IndexWithDelta, *, kind: str, dimensions: int, ntotal: int) -> None:
         self._index = index
         self.kind: Final = kind
         self.dimensions: Final = dimensions
@@ -248,7 +248,7 @@ def load_index(
         raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
     if delta is None:
         return DescriptorIndex(outer, kind=kind, dimensions=dimensions, ntotal=ntotal)
-    extended, rows = ExtendedIndex(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
+    extended, rows = IndexWithDelta(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
     return DescriptorIndex(extended, kind=kind, dimensions=dimensions, ntotal=rows)
 
 

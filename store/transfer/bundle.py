@@ -60,7 +60,7 @@ class Choice(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class BundleHeader:
     """What a bundle says of itself; everything but the choice and the build is held against its content.
 
     Attributes:
@@ -97,7 +97,7 @@ class Header:
 
 def write(
     put: Callable[[bytes], object],
-    header: Header,
+    header: BundleHeader,
     entries: Iterable[Entry],
     artifacts: Iterable[tuple[ArtifactRef, Iterable[bytes]]],
 ) -> ArtifactRef:
@@ -139,7 +139,7 @@ def write(
 
 
 @dataclass(slots=True)
-class Reader:
+class BundleReader:
     """A bundle that is read from its beginning to its end, in this order: header, `entries`, `artifacts`, `finish`."""
 
     path: Path
@@ -147,10 +147,10 @@ class Reader:
     _left: int
     _hash: "hashlib._Hash | None"
     _read: int = 0
-    _header: Header | None = None
+    _header: BundleHeader | None = None
 
     @property
-    def header(self) -> Header:
+    def header(self) -> BundleHeader:
         """What it says of itself.
 
         Raises:
@@ -236,7 +236,7 @@ class Reader:
             raise self._wrong("a file that nobody writes", "one that grew while it was read")
         return ArtifactRef(sha256=self._hash.hexdigest(), size=self._read)
 
-    def _take_header(self) -> Header:
+    def _take_header(self) -> BundleHeader:
         magic = self._take(len(MAGIC), "its first bytes")
         if magic != MAGIC:
             if magic.startswith(_FAMILY):
@@ -262,7 +262,7 @@ class Reader:
                 raise self._wrong(f"record {seq} whole", f"a length of {length}")
             yield seq, self._take(length, f"record {seq}")
 
-    def _require_genesis(self, entry: Entry, header: Header) -> None:
+    def _require_genesis(self, entry: Entry, header: BundleHeader) -> None:
         try:
             record = entry.record
         except RecordError as error:
@@ -304,7 +304,7 @@ class Reader:
 
 
 @contextmanager
-def opened(path: Path, *, whole: bool = True) -> Iterator[Reader]:
+def open_bundle(path: Path, *, whole: bool = True) -> Iterator[BundleReader]:
     """Open a bundle to be read in one pass.
 
     Args:
@@ -332,7 +332,7 @@ def opened(path: Path, *, whole: bool = True) -> Iterator[Reader]:
         ) from error
     with os.fdopen(fd, "rb") as file:
         left = max(0, os.fstat(fd).st_size - _TRAILER)
-        yield Reader(path, file, left, hashlib.sha256() if whole else None)
+        yield BundleReader(path, file, left, hashlib.sha256() if whole else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,7 +344,7 @@ class Bundle:
     """
 
     path: Path
-    header: Header
+    header: BundleHeader
     entries: tuple[Entry, ...] = field(repr=False)
     _places: Mapping[str, tuple[int, int]] = field(repr=False)
 
@@ -379,7 +379,7 @@ def read(path: Path) -> Bundle:
         BundleError: It is no bundle, or not whole.
         CacheUnusableError: It cannot be read.
     """
-    with opened(path, whole=False) as found:
+    with open_bundle(path, whole=False) as found:
         header, entries = found.header, tuple(found.entries())
         places: dict[str, tuple[int, int]] = {}
         for ref in found.artifacts():
@@ -388,7 +388,7 @@ def read(path: Path) -> Bundle:
     return Bundle(path=path, header=header, entries=entries, _places=places)
 
 
-def _header(told: bytes) -> Header:
+def _header(told: bytes) -> BundleHeader:
     """Take a header apart.
 
     Raises:
@@ -416,7 +416,7 @@ def _header(told: bytes) -> Header:
         raise ValueError(f"{chain!r:.80} as chain and {choice!r:.40} as choice")
     if build is not None and (type(build) is not int or not 0 < build <= _MAX_COUNT):
         raise ValueError(f"{build!r:.40} as build")
-    header = Header(
+    header = BundleHeader(
         cache_id=cache_id,
         records=records,
         chain=chain,

@@ -33,8 +33,8 @@ from store.errors import (
 from store.formats.tables import BlockRow, decode_blocks
 from store.policy.recovery import check as check_history
 from store.transfer import bundle
-from store.transfer.bundle import MAX_ARTIFACTS, Choice, Header
-from store.transfer.selection import collected_in, failing, named_in
+from store.transfer.bundle import MAX_ARTIFACTS, BundleHeader, Choice
+from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
 from store.verify.coverage import referenced_by, sound
 
 _NO_DRAFTS = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EPERM, errno.ENOSYS})
@@ -45,7 +45,7 @@ _ENDS = (BuildCommitted, BuildFailed, BuildAbandoned, BuildRefused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
@@ -56,7 +56,7 @@ class Exported:
     """
 
     path: Path
-    header: Header
+    header: BundleHeader
     file: ArtifactRef
     missing: tuple[str, ...]
 
@@ -65,7 +65,7 @@ class Exported:
 class _Content:
     """What is to be written."""
 
-    header: Header
+    header: BundleHeader
     entries: Sequence[Entry]
     refs: Sequence[ArtifactRef]
     missing: tuple[str, ...]
@@ -79,7 +79,7 @@ def export(
     choice: Choice | None = None,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-) -> Exported:
+) -> ExportResult:
     """Write a bundle.
 
     Args:
@@ -114,7 +114,7 @@ def export(
             # What is not even there any more was collected, or is missed when the records are looked at again.
             without |= there - whole.keys()
         else:
-            return Exported(path=target, header=content.header, file=file, missing=content.missing)
+            return ExportResult(path=target, header=content.header, file=file, missing=content.missing)
 
 
 def _settled(
@@ -165,11 +165,11 @@ def _content(
         case Choice.NONE:
             pass
         case Choice.FAILING:
-            wanted = failing(state, _newest(state) if build is None else build, facts)
+            wanted = artifacts_of_failing_step(state, _newest(state) if build is None else build, facts)
             needed = frozenset(wanted)
         case Choice.ALL:
             _require_all(view, state)
-            wanted = named_in(facts)
+            wanted = artifacts_named(facts)
             needed = referenced_by(state, _tables(state, artifacts))
     refs = [ref for _, ref in sorted(wanted.items()) if ref.sha256 not in without and artifacts.present(ref)]
     if len(refs) > MAX_ARTIFACTS:
@@ -179,7 +179,7 @@ def _content(
             hint="c10 gc --yes, or c10 mirror",
         )
     carried = {ref.sha256 for ref in refs}
-    header = Header(
+    header = BundleHeader(
         cache_id=state.cache_id,
         records=end,
         chain=entries[end - 1].chain.hex(),
@@ -188,7 +188,7 @@ def _content(
         size=sum(ref.size for ref in refs),
         build=build,
     )
-    missing = needed - carried - (collected_in(view.facts) - without)
+    missing = needed - carried - (digests_collected(view.facts) - without)
     return _Content(header=header, entries=entries[:end], refs=refs, missing=tuple(sorted(missing)))
 
 

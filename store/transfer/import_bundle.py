@@ -20,7 +20,7 @@ from typing import Final
 
 from journal import Entry, Journal, RecordError
 from journal.record import Head
-from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
@@ -49,8 +49,8 @@ from store.errors import (
 from store.files.permissions import refuse_exposed
 from store.manifest import manifest
 from store.transfer import bundle
-from store.transfer.bundle import Header, Reader
-from store.transfer.selection import named_in
+from store.transfer.bundle import BundleHeader, BundleReader
+from store.transfer.selection import artifacts_named
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import reasons_against, trusted
 from store.verify.coverage import missing
@@ -59,7 +59,7 @@ _MAKE_AGAIN: Final = "make it again: c10 export"
 _READ_IT: Final = "c10 replay --bundle FILE (reads it all the same)"
 
 
-class Outcome(StrEnum):
+class ImportOutcome(StrEnum):
     """What an import did to the journal."""
 
     IMPORTED = "imported"
@@ -68,7 +68,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportedBundle:
+class ImportResult:
     """What came of an import.
 
     Attributes:
@@ -79,8 +79,8 @@ class ImportedBundle:
         stored: References of the artifacts that were stored.
     """
 
-    outcome: Outcome
-    header: Header
+    outcome: ImportOutcome
+    header: BundleHeader
     file: ArtifactRef
     state: State
     stored: tuple[ArtifactRef, ...]
@@ -97,10 +97,14 @@ class _History:
     longer: bool = False
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ImportOutcome:
         if self.known < 0:
-            return Outcome.IMPORTED
-        return Outcome.UNCHANGED if self.longer or self.known == len(self.entries) else Outcome.ADVANCED
+            return ImportOutcome.IMPORTED
+        return (
+            ImportOutcome.UNCHANGED
+            if self.longer or self.known == len(self.entries)
+            else ImportOutcome.ADVANCED
+        )
 
 
 def import_bundle(
@@ -113,7 +117,7 @@ def import_bundle(
     follows: bool = False,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-) -> ImportedBundle:
+) -> ImportResult:
     """Take over what a bundle holds; the caller holds the build lock.
 
     Args:
@@ -136,31 +140,29 @@ def import_bundle(
     """
     refuse_exposed(layout.root)
     refuse_symlinked_folders(layout)
-    with bundle.opened(path) as reader:
+    with bundle.open_bundle(path) as reader:
         history = _held_against(layout, tuple(reader.entries()))
         _require_signed(history.state, trusted_keys)
         layout.create()
         try:
             allow = layout.allow_unknown_filesystem
-            judge_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
+            require_supported_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
         except OSError as error:
             raise from_os_error(error, f"cache {layout.root}") from error
         artifacts = Artifacts(layout)
         with artifacts.shared_lock():
             if on_total is not None:
                 on_total(reader.header.size)
-            named = named_in(history.facts)
+            named = artifacts_named(history.facts)
             _require_space(artifacts, named.values(), reader.header.size)
             stored = tuple(_store(reader, artifacts, named, on_bytes))
             file = reader.finish()
             _require_shown(history.state, artifacts)
             more: list[Event] = []
-            if not follows and (stored or history.outcome is not Outcome.UNCHANGED):
+            if not follows and (stored or history.outcome is not ImportOutcome.UNCHANGED):
                 more.append(_event(path, reader.header, history, file, len(stored), host))
             state = _append(layout, history, more, clock)
-    return ImportedBundle(
-        outcome=history.outcome, header=reader.header, file=file, state=state, stored=stored
-    )
+    return ImportResult(outcome=history.outcome, header=reader.header, file=file, state=state, stored=stored)
 
 
 def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
@@ -234,7 +236,7 @@ def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
 
 
 def _store(
-    reader: Reader,
+    reader: BundleReader,
     artifacts: Artifacts,
     named: Mapping[str, ArtifactRef],
     on_bytes: Callable[[int], None] | None,
@@ -301,7 +303,7 @@ def _append(layout: Layout, history: _History, more: Sequence[Event], clock: Clo
     told = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in more]
     head = history.state.head
     views = {} if head is None else head_projections(head.number, project(history.state, head))
-    if history.outcome is Outcome.IMPORTED:
+    if history.outcome is ImportOutcome.IMPORTED:
         Journal.create(
             layout.journal,
             [*records, *told],
@@ -310,10 +312,10 @@ def _append(layout: Layout, history: _History, more: Sequence[Event], clock: Clo
             allow_unknown_filesystem=layout.allow_unknown_filesystem,
         )
     with Journal.open(layout.journal, allow_unknown_filesystem=layout.allow_unknown_filesystem) as journal:
-        if history.outcome is Outcome.ADVANCED:
+        if history.outcome is ImportOutcome.ADVANCED:
             last = history.entries[history.known - 1]
             journal.append([*records, *told], views, expect=Head(last.seq, last.chain))
-        elif history.outcome is Outcome.UNCHANGED and told:
+        elif history.outcome is ImportOutcome.UNCHANGED and told:
             journal.append(told)
         event_store, projections = EventStore(layout, clock, journal), Projections(layout)
         # The newest first: whoever looks meanwhile sees what is shown in the end, or what was shown before.
@@ -323,7 +325,7 @@ def _append(layout: Layout, history: _History, more: Sequence[Event], clock: Clo
 
 
 def _event(  # noqa: PLR0917 - what the event names
-    path: Path, header: Header, history: _History, file: ArtifactRef, stored: int, host: Document
+    path: Path, header: BundleHeader, history: _History, file: ArtifactRef, stored: int, host: Document
 ) -> Imported:
     """What the journal is told of the import."""
     known = max(history.known, 0)

@@ -54,7 +54,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mirrored:
+class MirrorResult:
     """What was done.
 
     Attributes:
@@ -130,7 +130,7 @@ def mirror(
     lock_timeout_s: float = 5.0,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-) -> Mirrored:
+) -> MirrorResult:
     """Bring a copy of a cache to the cache's head.
 
     Args:
@@ -165,7 +165,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
     lock_timeout_s: float,
     on_total: Callable[[int], None] | None,
     on_bytes: Callable[[int], None] | None,
-) -> Mirrored:
+) -> MirrorResult:
     layout = source.view.layout
     target = Layout(destination, layout.manifest_filename)
     _require_apart(layout, target)
@@ -174,7 +174,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
     previous = _require_ours(target, source)
     lacking = _missing(source, target, full=full)
     if lacking.nothing:
-        return Mirrored(generation=source.head.number, previous=previous, files=0, size=0)
+        return MirrorResult(generation=source.head.number, previous=previous, files=0, size=0)
     target.make_root()
     with BuildLock(target.build_lock, timeout_s=lock_timeout_s, command="c10 mirror"):
         previous = _require_ours(target, source)
@@ -189,7 +189,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
         if on_total is not None:
             on_total(lacking.size)
         replaced = _move(layout, target, source, lacking, on_bytes)
-    return Mirrored(
+    return MirrorResult(
         generation=source.head.number,
         previous=previous,
         files=len(lacking.artifacts) + len(lacking.files),

@@ -24,7 +24,7 @@ _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
 _WITH_INDEX = frozenset({"index", "coverage", "commit"})
 
 
-def named_in(facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
+def artifacts_named(facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
     """Return digest to reference of every artifact that facts name, whether it is still needed or not.
 
     Raises:
@@ -33,13 +33,15 @@ def named_in(facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
     return {ref.sha256: ref for fact in facts for ref in _refs(fact)}
 
 
-def collected_in(facts: Iterable[RecordedEvent]) -> frozenset[str]:
+def digests_collected(facts: Iterable[RecordedEvent]) -> frozenset[str]:
     """Return the digests that collections removed at one time or another."""
     plans = (fact.event for fact in facts if isinstance(fact.event, CollectionPlanned))
     return frozenset(digest for plan in plans for digest in plan.digests)
 
 
-def failing(state: State, number: int, facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
+def artifacts_of_failing_step(
+    state: State, number: int, facts: Iterable[RecordedEvent]
+) -> dict[str, ArtifactRef]:
     """Return digest to reference of what the failing step of a build worked on.
 
     Args:
@@ -57,7 +59,7 @@ def failing(state: State, number: int, facts: Iterable[RecordedEvent]) -> dict[s
     return {ref.sha256: ref for ref in refs}
 
 
-def step_of(build: Build) -> tuple[str, str]:
+def last_step(build: Build) -> tuple[str, str]:
     """Return the kind and subject of the step at which a build ended, or which it was at."""
     if build.failure is not None:
         return build.failure.step, build.failure.subject
@@ -66,7 +68,7 @@ def step_of(build: Build) -> tuple[str, str]:
 
 
 def _of_step(state: State, build: Build, facts: Iterable[RecordedEvent]) -> Iterator[ArtifactRef]:
-    step, subject = step_of(build)
+    step, subject = last_step(build)
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
     if step in _WITH_ENGINES and subject != "index":

@@ -35,14 +35,14 @@ _EMPTY: Final = bytes(LINE_BYTES)
 
 
 @dataclass(slots=True)
-class Floors(Mapping[str, int]):
+class RollbackProtection(Mapping[str, int]):
     """The floors in one file: cache id to the least generation that may fly. Give it to the reader as `floor`."""
 
     path: Path
     _floors: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Floors":
+    def load(cls, path: str | os.PathLike[str]) -> "RollbackProtection":
         """Read the floors; a file that does not exist holds none.
 
         Raises:

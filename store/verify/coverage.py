@@ -36,14 +36,14 @@ class Coverage:
     files: int
     size: int
     damaged: tuple[str, ...]
-    strangers: tuple[str, ...]
+    foreign_files: tuple[str, ...]
     unreferenced: tuple[str, ...]
     unreferenced_size: int
 
     @property
     def problems(self) -> tuple[str, ...]:
         """Everything that is wrong."""
-        return (*self.damaged, *self.strangers)
+        return (*self.damaged, *self.foreign_files)
 
     def require(self, *, strict: bool, hint: str) -> None:
         """Raise if what is named is not whole, or, when strict, if there are strangers.
@@ -54,7 +54,7 @@ class Coverage:
         if self.damaged:
             raise ManifestCoverageError(self.problems, hint=hint)
         if strict:
-            refuse_strangers(self.strangers)
+            refuse_foreign_files(self.foreign_files)
 
 
 def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, int]]:
@@ -142,7 +142,7 @@ def walk(
         files=len(items),
         size=sum(size for _, _, size in items),
         damaged=damaged,
-        strangers=tuple(foreign),
+        foreign_files=tuple(foreign),
         unreferenced=tuple(unreferenced),
         unreferenced_size=unreferenced_size,
     )
@@ -190,7 +190,7 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def strangers(artifacts: Artifacts) -> tuple[str, ...]:
+def foreign_files(artifacts: Artifacts) -> tuple[str, ...]:
     """Return what lies in the cache and cannot be C10's, before any work is done.
 
     Raises:
@@ -202,7 +202,7 @@ def strangers(artifacts: Artifacts) -> tuple[str, ...]:
         raise from_os_error(error, f"walking {artifacts.layout.root}") from error
 
 
-def refuse_strangers(found: Sequence[str]) -> None:
+def refuse_foreign_files(found: Sequence[str]) -> None:
     """Raise if there is anything foreign.
 
     Raises:

@@ -61,10 +61,10 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class CacheProblem:
     """A finding with its consequences: which generations it touches, and the command that mends it.
 
-    What mends it ends with a text in brackets where the command may fail for good; `otherwise` says the same alone.
+    What mends it ends with a text in brackets where the command may fail for good; `last_resort` says the same alone.
     """
 
     kind: ProblemKind
@@ -72,8 +72,8 @@ class Problem:
     found: str
     path: str
     generations: tuple[int, ...]
-    mend: str
-    otherwise: str = ""
+    fix: str
+    last_resort: str = ""
 
     def __str__(self) -> str:
         """One line."""
@@ -81,7 +81,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Covered:
+class HashedAmount:
     """How much was hashed, of how much the head names (in a full run: any generation); sizes in bytes."""
 
     files: int
@@ -91,7 +91,7 @@ class Covered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class VerifyReport:
     """The result of one run.
 
     Attributes:
@@ -118,8 +118,8 @@ class Verification:
     manifest_sha256: str
     body_sha256: str
     looked_at: int
-    hashed: Covered
-    problems: tuple[Problem, ...]
+    hashed: HashedAmount
+    problems: tuple[CacheProblem, ...]
     notes: tuple[str, ...]
     unreferenced: int = 0
     unreferenced_size: int = 0
@@ -147,7 +147,7 @@ class Verification:
         A block that is absent and that no generation is known to name was listed by a table that went as well.
         """
 
-        def lasts(problem: Problem) -> bool:
+        def lasts(problem: CacheProblem) -> bool:
             if not problem.generations:
                 return problem.kind is not ProblemKind.ABSENT
             return not set(problem.generations) <= set(collected)
@@ -164,20 +164,20 @@ class Verification:
         if self.go:
             return
         reasons = [str(problem) for problem in self.problems]
-        mend = self.problems[0].mend
+        fix = self.problems[0].fix
         if self.only_device:
-            raise IncompatibleDeviceError(reasons, hint=mend)
-        raise NoGoError(reasons, hint=mend)
+            raise IncompatibleDeviceError(reasons, hint=fix)
+        raise NoGoError(reasons, hint=fix)
 
 
-def judge(
+def diagnose(
     findings: Iterable[Finding],
     *,
     root: Path,
     named_in: Mapping[str, Sequence[int]],
     head: int,
     keep_without: Callable[[Iterable[int]], int],
-) -> tuple[Problem, ...]:
+) -> tuple[CacheProblem, ...]:
     """Say of every finding which generations it touches and what mends it. Pure.
 
     Args:
@@ -220,20 +220,22 @@ def _otherwise(finding: Finding, root: Path, generations: Sequence[int], keep: i
     )
 
 
-def _problem(finding: Finding, root: Path, named_in: Mapping[str, Sequence[int]], otherwise: str) -> Problem:
+def _problem(
+    finding: Finding, root: Path, named_in: Mapping[str, Sequence[int]], last_resort: str
+) -> CacheProblem:
     if finding.digest:
         generations = tuple(sorted(named_in.get(finding.digest, ())))
     else:
         generations = (finding.generation,) if finding.generation else ()
-    more = f" (once; where it cannot make this again: {otherwise})" if otherwise else ""
-    return Problem(
+    more = f" (once; where it cannot make this again: {last_resort})" if last_resort else ""
+    return CacheProblem(
         kind=finding.kind,
         subject=finding.subject,
         found=finding.found,
         path=finding.path,
         generations=generations,
-        mend=_mend(finding, root) + more,
-        otherwise=otherwise,
+        fix=_mend(finding, root) + more,
+        last_resort=last_resort,
     )
 
 

@@ -6,7 +6,7 @@ somebody holds the build lock, absent files are waited for.
 
 import time
 
-from journal.lock import held
+from journal.lock import lock_holder
 from store.cache import journal_consistency
 from store.cache.view import View, open_view, read_history
 from store.disk.layout import Layout
@@ -15,7 +15,7 @@ from store.errors import DamagedHistoryError, ErrorKind
 _LOOKS, _PAUSE_S = 20, 0.05
 
 
-def look_settled(layout: Layout, *, whole: bool) -> View:
+def stable_view(layout: Layout, *, whole: bool) -> View:
     """Look at a cache, again and again while a writer that lives may owe it files.
 
     Args:
@@ -36,7 +36,7 @@ def look_settled(layout: Layout, *, whole: bool) -> View:
         if looks == _LOOKS or not _absent(view):
             return view
         # Once more in any case: who committed may have written the files, and gone, since the look began.
-        if looks > 1 and held(layout.build_lock) is None:
+        if looks > 1 and lock_holder(layout.build_lock) is None:
             return view
         time.sleep(_PAUSE_S)
         looks += 1

@@ -45,8 +45,8 @@ from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
 from store.trust.signatures import TrustedKey, reasons_against, trusted
 from store.verify.coverage import each, named_by, referenced_by, walk
 from store.verify.projections import projection_findings
-from store.verify.report import Covered, Depth, Finding, ProblemKind, Verification, judge
-from store.verify.stable_view import look_settled
+from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
+from store.verify.stable_view import stable_view
 
 _OF_REFUSAL: Final = {
     ErrorKind.DEVICE: ProblemKind.DEVICE,
@@ -73,7 +73,7 @@ def verify(
     monotonic: Callable[[], float] = time.monotonic,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-) -> Verification:
+) -> VerifyReport:
     """Verify a cache.
 
     Args:
@@ -93,7 +93,7 @@ def verify(
     """
     attempt = 1
     while True:
-        view = look_settled(layout, whole=depth is Depth.FULL)
+        view = stable_view(layout, whole=depth is Depth.FULL)
         found = _verify(
             view,
             depth=depth,
@@ -124,7 +124,7 @@ def _verify(
     monotonic: Callable[[], float],
     on_total: Callable[[int], None] | None,
     on_bytes: Callable[[int], None] | None,
-) -> Verification:
+) -> VerifyReport:
     """Verify what a view shows."""
     layout, head = view.layout, view.state.head
     if head is None:
@@ -274,7 +274,7 @@ class _Run:
             self.findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
             return
         self.unreferenced, self.unreferenced_size = len(found.unreferenced), found.unreferenced_size
-        for stranger in found.strangers:
+        for stranger in found.foreign_files:
             path, _, text = stranger.partition(": ")
             self.findings.append(Finding(kind=ProblemKind.STRANGER, subject=path, found=text, path=path))
 
@@ -332,7 +332,7 @@ class _Run:
                 return key_id
         return None
 
-    def result(self, depth: Depth, *, seed: int | None) -> Verification:
+    def result(self, depth: Depth, *, seed: int | None) -> VerifyReport:
         """Judge what was found."""
         state, items = self.view.state, self.items()
         if state.unknown:
@@ -340,7 +340,7 @@ class _Run:
         if state.open_build is not None:
             self.notes.append(f"build {state.open_build} is under way, or its process died")
         named_in = {} if not self.bad else _named_in(state, self.artifacts)
-        return Verification(
+        return VerifyReport(
             depth=depth,
             generation=self.head.number,
             origin=self.head.origin,
@@ -348,13 +348,13 @@ class _Run:
             manifest_sha256=self.head.manifest_sha256,
             body_sha256=self.head.body_sha256,
             looked_at=len(items),
-            hashed=Covered(
+            hashed=HashedAmount(
                 files=self.hashed_files,
                 size=self.hashed_size,
                 files_total=len(items),
                 size_total=sum(item.size for item in items),
             ),
-            problems=judge(
+            problems=diagnose(
                 self.findings,
                 root=self.view.layout.root,
                 named_in=named_in,

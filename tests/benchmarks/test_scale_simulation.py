@@ -121,7 +121,7 @@ def test_the_document_says_what_its_measurements_make():
 
 def test_gathering_is_timed_by_itself(monkeypatch):
     gathered, timed = [], []
-    gather = CacheProvisioner._gather
+    gather = CacheProvisioner._resolve
 
     def gathering(self, request):
         gathered.append(request)

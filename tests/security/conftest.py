@@ -54,4 +54,6 @@ def real(flown, tmp_path):
 def no_library(monkeypatch):
     """Nothing may reach the libraries that run engines and read indexes."""
     for name in ("load_engine", "load_index"):
-        monkeypatch.setattr(f"store.reader.{name}", lambda *_, **__: pytest.fail("bytes reached a library"))
+        monkeypatch.setattr(
+            f"store.reader.flight_cache.{name}", lambda *_, **__: pytest.fail("bytes reached a library")
+        )

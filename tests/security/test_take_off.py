@@ -49,7 +49,7 @@ def test_adopt_take_off_and_no_way_back(documented, site):
     with pytest.raises(NoGoError) as unknown:
         take_off(cache, keys, floors)
     assert (unknown.value.kind, floors.exists()) == (ErrorKind.FLOOR, False)
-    assert "Floors.adopt" in unknown.value.hint
+    assert "RollbackProtection.adopt" in unknown.value.hint
     adopt(earlier, keys, floors)
     with take_off(earlier, keys, floors) as flight:
         assert flight.manifest.envelope.generation == 1

@@ -69,7 +69,7 @@ def first_gpu() -> str:
     return str(found[0]) if found else "no GPU"
 
 
-def covers(backend: str, target: str, gpu: Gpu) -> bool:
+def gpu_runs(backend: str, target: str, gpu: Gpu) -> bool:
     """Tell whether an engine that a backend compiled for a target runs on a GPU.
 
     Args:

@@ -37,7 +37,7 @@ from store.runtime.backends.base import (
     sample_shapes,
 )
 from store.runtime.backends.cuda import Cuda, CudaError
-from store.runtime.backends.gpu import Gpu, covers, first_gpu, gpus
+from store.runtime.backends.gpu import Gpu, first_gpu, gpu_runs, gpus
 from store.runtime.backends.tensorrt_library import (
     LibraryMissingError,
     engine_version,
@@ -74,7 +74,7 @@ class TensorRt:
     def runs(self, target: str) -> bool:
         """Tell whether the first GPU, the one that engines run on, is among those that the target means."""
         found = gpus()
-        return bool(found) and covers(self._backend, target, found[0])
+        return bool(found) and gpu_runs(self._backend, target, found[0])
 
     def device(self) -> str:
         """Describe that GPU."""
@@ -399,7 +399,7 @@ def _require_gpu(backend: str, target: str | None) -> Gpu:
             hint="run it on the device that it was built for; c10 doctor tells what is seen here",
         )
     # Engines run on the first GPU: CUDA_VISIBLE_DEVICES chooses which one that is.
-    if target is not None and not covers(backend, target, found[0]):
+    if target is not None and not gpu_runs(backend, target, found[0]):
         raise EngineLoadError(
             f"expected a GPU for engines of {backend} with the target {target!r}, found {found[0]}",
             hint="build a cache for this device",

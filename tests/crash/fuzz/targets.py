@@ -286,7 +286,7 @@ def bundles(folder):
     def feed(data):
         path.write_bytes(data)
         found = bundle.read(path)
-        with bundle.opened(path) as reader:
+        with bundle.open_bundle(path) as reader:
             assert tuple(reader.entries()) == found.entries
             for ref in reader.artifacts():
                 content = b"".join(reader.pieces(ref))
@@ -311,7 +311,7 @@ def imports(folder):
     export(layout, Path(folder) / "a.bundle")
     seeds = [(Path(folder) / "a.bundle").read_bytes()]
     right = bundle.read(Path(folder) / "a.bundle")
-    with bundle.opened(Path(folder) / "a.bundle") as reader:
+    with bundle.open_bundle(Path(folder) / "a.bundle") as reader:
         list(reader.entries())
         contents = [(ref, [b"".join(reader.pieces(ref))]) for ref in reader.artifacts()]
 

@@ -46,8 +46,8 @@ def test_a_first_build_does_everything_once(site):
     assert site.calls.made == ["compile place", "embed", "window 0", "index"]
     assert parse(site.head_bytes()).envelope.generation == 1
     assert [step for step, *_ in site.progress.steps] == ["compile place", "embed", "index", "verify"]
-    for step, total, done, note in site.progress.steps:
-        assert note is not None, step
+    for step, total, done, record_denied in site.progress.steps:
+        assert record_denied is not None, step
         assert total in {None, done}, step
 
 

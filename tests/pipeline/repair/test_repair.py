@@ -133,7 +133,7 @@ def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
     assert not is_go(two)
     report = two.provisioner().repair()
     # What is no file is in nobody's place; then the artifact is missing.
-    *aside, mend = report.mends
+    *aside, mend = report.actions
     assert len(aside) == (how in {"folder", "pipe", "link"})
     assert (mend.what, mend.ok, mend.sha256) == (NAMES.get(role, role), True, ref.sha256)
     assert report.go
@@ -146,7 +146,7 @@ def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
     if evidence is not None:
         assert (two.cache / repaired.quarantine).read_bytes() == evidence
     again = two.provisioner().repair()
-    assert again.mends == ()
+    assert again.actions == ()
     assert two.build(flight_id="f2").writes == 0
 
 
@@ -158,7 +158,7 @@ def test_an_earlier_generation_is_healed_from_what_its_own_build_recorded(two, r
     two.tiles[6, 0, 0] = words(0)
     flip(two.artifact(ref))
     report = two.provisioner().repair()
-    assert [mend.ok for mend in report.mends] == [True]
+    assert [mend.ok for mend in report.actions] == [True]
     assert is_go(two)
 
 
@@ -170,8 +170,8 @@ def test_everything_at_once(two):
         for path in folder.iterdir():
             flip(path)
     report = two.provisioner().repair()
-    assert all(mend.ok for mend in report.mends)
-    assert len(report.mends) == len(ROLES) + 4
+    assert all(mend.ok for mend in report.actions)
+    assert len(report.actions) == len(ROLES) + 4
     assert is_go(two)
     assert content(two) == before
 
@@ -202,7 +202,7 @@ def test_a_result_that_another_took_the_place_of_does_not_become_the_latest(two)
     assert latest.artifact != old
     two.compiler.edition = ""
     report = two.provisioner().repair()
-    assert [(mend.what, mend.ok) for mend in report.mends] == [("engine place", True)]
+    assert [(mend.what, mend.ok) for mend in report.actions] == [("engine place", True)]
     assert two.events(EngineCompiled)[-1] == latest
     assert is_go(two)
 
@@ -221,7 +221,7 @@ class TestWhatCannotBeHealed:
         evidence = flip(two.artifact(ref))
         two.compiler.edition = "another"
         report = two.provisioner().repair()
-        (mend,) = report.mends
+        (mend,) = report.actions
         assert not mend.ok
         assert "expected SHA-256" in mend.action
         assert "c10 build --again REQUEST" in mend.action
@@ -234,7 +234,7 @@ class TestWhatCannotBeHealed:
         flip(two.artifact(ref_of(two, "engine")))
         flip(two.artifact(ref_of(two, "index")))
         report = two.provisioner().repair()
-        found = {mend.what: mend for mend in report.mends}
+        found = {mend.what: mend for mend in report.actions}
         assert "found onnx changed" in found["engine place"].action
         assert found["descriptor index"].ok
         assert two.calls.made == ["index"]
@@ -246,12 +246,12 @@ class TestWhatCannotBeHealed:
         assert site.build(engine=EngineOptions(plugins=("ops.so",))).error is None
         flip(site.artifact(ref_of(site, "engine")))
         del site.calls.made[:]
-        (mend,) = site.provisioner().repair().mends
+        (mend,) = site.provisioner().repair().actions
         assert not mend.ok
         assert "not loaded on a record's word; --trust-plugins loads them" in mend.action
         assert site.calls.made == []
         site.write("ops.so", b"\x7fELF that came later")
-        (mend,) = site.provisioner().repair(trust_plugins=True).mends
+        (mend,) = site.provisioner().repair(trust_plugins=True).actions
         assert "found options.plugins changed" in mend.action
         assert site.calls.made == []
         site.write("ops.so", b"\x7fELF that nobody may load")
@@ -265,7 +265,7 @@ class TestWhatCannotBeHealed:
         flip(two.artifact(ref_of(two, "tile table")))
         two.tiles[6, 0, 0] = words(-2)
         report = two.provisioner().repair()
-        found = {mend.what: mend for mend in report.mends}
+        found = {mend.what: mend for mend in report.actions}
         assert not found["tile table"].ok
         assert "expected the set" in found["tile table"].action
         first, second = (f"block {row.zoom}/{row.cell_x}/{row.cell_y}" for row in table[:2])
@@ -276,14 +276,14 @@ class TestWhatCannotBeHealed:
     def test_a_file_that_is_gone_is_named(self, two, name, role):
         flip(two.artifact(ref_of(two, role)))
         (two.root / name).unlink()
-        (mend,) = two.provisioner().repair().mends
+        (mend,) = two.provisioner().repair().actions
         assert not mend.ok
         assert name in mend.action
 
     def test_a_calibration_that_changed_is_named(self, two):
         flip(two.artifact(ref_of(two, "calibration")))
         two.write("camera.json", b'{"focal": 36}')
-        (mend,) = two.provisioner().repair().mends
+        (mend,) = two.provisioner().repair().actions
         assert "expected SHA-256" in mend.action
         assert not mend.ok
 
@@ -292,7 +292,7 @@ class TestWhatCannotBeHealed:
         site.build()
         for role in ("engine", "index"):
             flip(site.artifact(ref_of(site, role)))
-        found = {mend.what: mend for mend in site.provisioner().repair().mends}
+        found = {mend.what: mend for mend in site.provisioner().repair().actions}
         assert found["descriptor index"].ok
         assert "did not record its request" in found["engine place"].action
 
@@ -307,7 +307,7 @@ class TestBesideTheJournal:
         (path,) = two.cache.glob(f"{name}.*")
         evidence = harm(path, how)
         report = two.provisioner().repair()
-        assert [(mend.what, mend.ok) for mend in report.mends] == [(str(path.relative_to(two.cache)), True)]
+        assert [(mend.what, mend.ok) for mend in report.actions] == [(str(path.relative_to(two.cache)), True)]
         assert report.go
         assert is_go(two)
         assert content(two) == before
@@ -360,7 +360,7 @@ class TestBesideTheJournal:
         (two.layout.artifacts / "00").rmdir()
         (two.layout.artifacts / "00").symlink_to("/nowhere")
         report = two.provisioner().repair()
-        assert len(report.mends) == 6
+        assert len(report.actions) == 6
         assert report.go
         assert report.left == ()
         assert is_go(two)
@@ -481,8 +481,8 @@ def test_a_dry_run_writes_nothing_and_names_everything(two):
     before = tree(two.cache)
     report = two.provisioner().repair(dry_run=True)
     assert tree(two.cache) == before
-    assert (report.dry_run, report.go, len(report.mends)) == (True, False, 3)
-    assert not any(mend.ok for mend in report.mends)
+    assert (report.dry_run, report.go, len(report.actions)) == (True, False, 3)
+    assert not any(mend.ok for mend in report.actions)
 
 
 def test_without_a_cache_there_is_nothing_to_repair(site):
@@ -501,7 +501,7 @@ def test_a_repair_on_a_second_machine_with_real_parts(real_site):
     for path in [real_site.artifact(ref_of(real_site, role)) for role in ROLES]:
         flip(path)
     report = real_site.provisioner().repair()
-    assert [mend.action for mend in report.mends if not mend.ok] == []
+    assert [mend.action for mend in report.actions if not mend.ok] == []
     assert is_go(real_site)
     assert content(real_site) == before
 

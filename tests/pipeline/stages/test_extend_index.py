@@ -257,7 +257,7 @@ def test_who_asks_again_gets_what_cannot_be_mended_made_anew(site):
     build_three(site)
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     damaged(site, site.state().head_build.index.artifact)
-    (mend,) = site.provisioner().repair().mends
+    (mend,) = site.provisioner().repair().actions
     assert "c10 build --again" in mend.action
     assert build(site, 3).outcome == "reused"
     assert build(site, 3, again=True).outcome == "built"
@@ -317,11 +317,11 @@ def test_both_parts_can_be_made_again(site, lost, collected):
     assert {problem.subject for problem in found} == {names[name] for name in lost}
     report = site.provisioner().repair()
     there = site.artifact(index.base).read_bytes(), site.artifact(index.artifact).read_bytes()
-    made = {mend.what for mend in report.mends if mend.ok}
+    made = {mend.what for mend in report.actions if mend.ok}
     if collected and "artifact" in lost:
         # Rows that were left out are in the delta alone, once the blocks of the earlier build are gone.
         assert made == set()
-        assert all("c10 build" in mend.action or "c10 rollback" in mend.action for mend in report.mends)
+        assert all("c10 build" in mend.action or "c10 rollback" in mend.action for mend in report.actions)
         return
     assert made == {names[name] for name in lost}
     assert there == before

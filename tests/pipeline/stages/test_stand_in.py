@@ -223,7 +223,7 @@ def test_a_lost_stand_in_is_a_note_and_is_made_again(site):
     assert found.problems == ()
     assert any("stand-in engine place: missing" in note for note in found.notes)
     report = site.provisioner().repair()
-    assert [(mend.what, mend.ok) for mend in report.mends] == [("stand-in engine place", True)]
+    assert [(mend.what, mend.ok) for mend in report.actions] == [("stand-in engine place", True)]
     assert not any("missing" in note for note in verify(site.layout, depth=Depth.FULL).notes)
 
 
@@ -268,13 +268,13 @@ def test_answers_are_repaired(site, with_engine):
     if with_engine:
         site.artifact(site.state().head_build.stand_in.artifact).unlink()
     report = site.provisioner().repair()
-    assert all(mend.ok for mend in report.mends), report.mends
-    assert [mend.what for mend in report.mends][-1] == "golden answers"
+    assert all(mend.ok for mend in report.actions), report.actions
+    assert [mend.what for mend in report.actions][-1] == "golden answers"
     assert verify(site.layout, depth=Depth.FULL).problems == ()
 
 
 def test_collection_keeps_what_belongs_to_an_engine(site):
-    site.compiler.learns = b"kernels"
+    site.compiler.timing_cache = b"kernels"
     site.made()
     flight = site.state().head_build.engines[0][1]
     learnt = attached(flight)[TIMING_CACHE]
@@ -284,12 +284,12 @@ def test_collection_keeps_what_belongs_to_an_engine(site):
     assert verify(site.layout, depth=Depth.FULL).unreferenced == 0
     first = site.golden()
     site.write("net.onnx", tiny_network(seed=9))
-    site.compiler.learns = b"more kernels"
+    site.compiler.timing_cache = b"more kernels"
     site.made()
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     # What a rollback would show is kept, too: two builds later it is not.
     site.write("net.onnx", tiny_network(seed=10))
-    site.compiler.learns = b"most kernels"
+    site.compiler.timing_cache = b"most kernels"
     site.made()
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     assert not site.artifact(learnt).exists()
@@ -298,28 +298,28 @@ def test_collection_keeps_what_belongs_to_an_engine(site):
 
 
 def test_what_a_compiler_learnt_is_given_to_the_next(site):
-    site.compiler.learns = b"kernels"
+    site.compiler.timing_cache = b"kernels"
     site.made()
-    assert site.compiler.taught == [None]
+    assert site.compiler.given_timing_caches == [None]
     site.write("net.onnx", tiny_network(seed=9))
     site.made()
-    assert site.compiler.taught == [None, b"kernels"]
-    assert site.stand_in.taught == [None, None]
+    assert site.compiler.given_timing_caches == [None, b"kernels"]
+    assert site.stand_in.given_timing_caches == [None, None]
     site.compiler.device = "sm98"
     site.made()
-    assert site.compiler.taught[-1] is None
-    site.compiler.device, site.compiler.learns = ELSEWHERE, None
+    assert site.compiler.given_timing_caches[-1] is None
+    site.compiler.device, site.compiler.timing_cache = ELSEWHERE, None
     for event in site.events(EngineCompiled):
         for name, ref in attached(event).items():
             if name == TIMING_CACHE:
                 site.artifact(ref).unlink(missing_ok=True)
     site.write("net.onnx", tiny_network(seed=10))
     site.made()
-    assert site.compiler.taught[-1] is None
+    assert site.compiler.given_timing_caches[-1] is None
 
 
 def test_engines_alone_need_no_stand_in(site):
-    site.compiler.learns = b"kernels"
+    site.compiler.timing_cache = b"kernels"
     report = site.provisioner().compile_engines_for_corpus(site.request())
     assert (report.error, site.compiles()) == (None, [f"compile place for {ELSEWHERE}"])
     (event,) = site.events(EngineCompiled)

@@ -16,7 +16,7 @@ from store.disk.layout import Layout
 from store.domain.events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
 from store.maintenance import collect_garbage
-from store.maintenance.collect_garbage import collect, rehearse
+from store.maintenance.collect_garbage import collect, preview
 from store.policy import rollback
 from store.policy.retention import KeepPolicy, RemovalReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
@@ -106,7 +106,7 @@ def cache(layout):
 def test_what_is_not_kept_goes_and_all_else_stays(cache):
     head = cache.manifests / cache.manifest_name(3)
     before, bytes_before, segments = files(cache), head.read_bytes(), cache.segment_files()
-    told = rehearse(cache, ONE)
+    told = preview(cache, ONE)
     done = gc(cache)
     assert (done.decision, done.projections) == (told.decision, told.projections)
     assert (told.done, done.done, done.empty) == (False, True, False)
@@ -139,7 +139,7 @@ def test_once_more_there_is_nothing_to_do_and_nothing_is_written(cache):
 
 def test_a_rehearsal_writes_nothing(cache):
     before = tree(cache.root)
-    assert rehearse(cache, ONE).files > 0
+    assert preview(cache, ONE).files > 0
     assert tree(cache.root) == before
 
 
@@ -225,7 +225,7 @@ def test_a_death_anywhere_is_finished_by_the_next_collection(tmp_path, monkeypat
         assert open_view(layout).state.collected_generations == {1}
         whole(layout, 3)
         artifacts = Artifacts(layout)
-        assert walk(artifacts, {}, referenced=frozenset(), full=False).strangers == ()
+        assert walk(artifacts, {}, referenced=frozenset(), full=False).foreign_files == ()
         if at % 2:
             with opened(layout) as store:
                 assert store.recovered == (), "a build first: nothing of what goes is made again"
@@ -294,7 +294,7 @@ def test_without_the_table_of_what_is_kept_nothing_is_removed(cache):
     build = open_view(cache).state.builds[4]
     cache.artifact(build.index.blocks.sha256).unlink()
     before, records = files(cache), open_view(cache).head
-    for run in (gc, lambda layout: rehearse(layout, ONE)):
+    for run in (gc, lambda layout: preview(layout, ONE)):
         with pytest.raises(ArtifactError, match="block table of build 4") as refused:
             run(cache)
         assert refused.value.kind is ErrorKind.ARTIFACT_MISSING
@@ -337,7 +337,7 @@ def test_the_segment_of_a_collected_generation_is_made_again(cache):
 
 
 def test_a_file_that_cannot_be_removed_ends_it_and_the_next_one_goes_on(cache, monkeypatch):
-    victim = sorted(each.sha256 for each in rehearse(cache, ONE).decision.removals)[1]
+    victim = sorted(each.sha256 for each in preview(cache, ONE).decision.removals)[1]
     unlink = Path.unlink
 
     def stubborn(path, **options):

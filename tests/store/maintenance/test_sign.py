@@ -29,7 +29,7 @@ from store.reader import FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
-from store.verify.coverage import strangers
+from store.verify.coverage import find_foreign_files
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 
@@ -125,7 +125,7 @@ def test_several_keys_vouch_each_for_itself(layout):
     assert not flies(layout, TrustedKey(ALICE.public, 1), TrustedKey(BOB.public, 1))
     collected_generations = (TrustedKey(ALICE.public, 1), TrustedKey(BOB.public))
     assert verify(layout, depth=Depth.FULL, trusted_keys=collected_generations).signed_by == BOB.key_id
-    assert strangers(Artifacts(layout)) == ()
+    assert find_foreign_files(Artifacts(layout)) == ()
 
 
 @pytest.mark.parametrize("change", ["gone", "garbage", "link", "folder"])

@@ -172,28 +172,28 @@ def test_what_belongs_to_an_engine_is_referenced_with_it():
 def test_the_device_of_a_claim(monkeypatch):
     card = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 33, driver="12.6")
     monkeypatch.setattr(engine_parity, "gpus", lambda: (card,))
-    assert engine_parity.device_here("tensorrt") == "sm87:Orin, CUDA 12.6"
+    assert engine_parity.describe_device("tensorrt") == "sm87:Orin, CUDA 12.6"
     monkeypatch.setattr(engine_parity, "gpus", tuple)
-    assert engine_parity.device_here("tensorrt-rtx") == "no GPU"
-    assert ": " in engine_parity.device_here("onnxruntime")
+    assert engine_parity.describe_device("tensorrt-rtx") == "no GPU"
+    assert ": " in engine_parity.describe_device("onnxruntime")
 
 
 def test_everything_in_a_claim_counts():
     parts = {"engine": "e", "golden": "g", "backend": "openvino", "version": "1"}
-    one = engine_parity.claim(**parts, preprocessing=CONTRACT)
+    one = engine_parity.parity_key(**parts, preprocessing=CONTRACT)
     names = {one.name}
     for name in parts:
-        names.add(engine_parity.claim(**(parts | {name: "other"}), preprocessing=CONTRACT).name)
+        names.add(engine_parity.parity_key(**(parts | {name: "other"}), preprocessing=CONTRACT).name)
     other = Preprocessing(size=(8, 8), colour="rgb", layout="nchw", mean=(0.0,) * 3, std=(1.0,) * 3)
-    names.add(engine_parity.claim(**parts, preprocessing=other).name)
+    names.add(engine_parity.parity_key(**parts, preprocessing=other).name)
     assert len(names) == 6
 
 
 def test_answers_of_another_shape_never_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_parity, "_shown", {})
-    about = engine_parity.claim(engine="e", golden="g", backend="x", version="1", preprocessing=CONTRACT)
+    about = engine_parity.parity_key(engine="e", golden="g", backend="x", version="1", preprocessing=CONTRACT)
     with pytest.raises(engine_parity.NoGoError, match="found -1"):
-        engine_parity.require_agreement(
+        engine_parity.require_parity(
             about,
             lambda samples: np.ones((len(samples), 4), np.float32),
             answers=lambda: np.ones((2, 5), np.float32),

@@ -21,8 +21,8 @@ from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
-from store.verify.coverage import missing, sound, walk
-from store.verify.report import Finding, ProblemKind, judge
+from store.verify.coverage import intact_artifacts, missing_artifacts, walk
+from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
 
 ROOT = Path(__file__).parents[3]
@@ -71,7 +71,7 @@ def test_a_shortage_is_no_damage(layout, monkeypatch, number):
     for look_at in (
         lambda: found.damage(ref),
         lambda: found.read(ref),
-        lambda: sound(found, [ref]),
+        lambda: intact_artifacts(found, [ref]),
         lambda: walk(found, named, referenced=frozenset(), full=True),
         lambda: verify(layout),
         lambda: FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED),
@@ -95,7 +95,7 @@ def test_a_shortage_while_reading_or_looking_is_no_damage(layout, monkeypatch, n
     with monkeypatch.context() as patched:
         patched.setattr(artifacts_module.os, "lstat", fails)
         with pytest.raises(CacheUnusableError):
-            missing(manifest, found)
+            missing_artifacts(manifest, found)
     monkeypatch.setattr(os, "open", fails)
     with pytest.raises(CacheUnusableError):
         exposed_path(layout.root)
@@ -107,8 +107,8 @@ def test_a_disk_that_fails_is_damage_and_is_named(layout, monkeypatch):
     found = Artifacts(layout).damage(manifest.calibration)
     assert found == f"cannot be read ({os.strerror(errno.EIO)})"
     damaged = Finding(kind=ProblemKind.DAMAGED, subject="calibration", found=found, path="artifacts/ab/ab")
-    (problem,) = judge([damaged], root=layout.root, named_in={}, head=1, keep_without=lambda _: 0)
-    assert problem.mend == f"c10 repair --cache {layout.root}"
+    (problem,) = diagnose([damaged], root=layout.root, named_in={}, head=1, keep_without=lambda _: 0)
+    assert problem.fix == f"c10 repair --cache {layout.root}"
 
 
 STARVED = """

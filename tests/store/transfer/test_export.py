@@ -34,10 +34,10 @@ from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
 from store.transfer import bundle
 from store.transfer import export as export_module
-from store.transfer.bundle import MAX_HEADER, Choice, Header
+from store.transfer.bundle import MAX_HEADER, BundleHeader, Choice
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
-from store.transfer.selection import collected_in, failing, named_in
+from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"
@@ -96,7 +96,7 @@ def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
     found, view = bundle.read(file), read_history(layout)
     assert found.entries == view.entries
     assert found.head == view.head
-    assert found.header == Header(
+    assert found.header == BundleHeader(
         cache_id=view.state.cache_id,
         records=len(view.entries),
         chain=view.head.chain.hex(),
@@ -105,7 +105,7 @@ def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
         size=sum(map(len, pass_through(file).values())),
     )
     artifacts = Artifacts(layout)
-    for digest, ref in named_in(view.facts).items():
+    for digest, ref in artifacts_named(view.facts).items():
         assert found.holds(ref), digest
         assert found.read(ref) == artifacts.read(ref)
     assert not found.holds(ref_of(b"nothing of this cache"))
@@ -169,9 +169,9 @@ def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
         event.block.sha256
         for name in view.state.step_cache.blocks
         for event in view.state.step_cache.blocks_of(name)
-    } <= {ref.sha256 for ref in failing(view.state, 2, view.facts).values()}
+    } <= {ref.sha256 for ref in artifacts_of_failing_step(view.state, 2, view.facts).values()}
     assert two.holds(view.state.builds[2].tiles.table)
-    assert len(pass_through(tmp_path / "two")) < len(named_in(view.facts))
+    assert len(pass_through(tmp_path / "two")) < len(artifacts_named(view.facts))
 
 
 def test_records_alone(layout, tmp_path):
@@ -215,7 +215,7 @@ def test_what_was_collected_is_not_missing(layout, tmp_path):
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
     assert done.done
-    gone = collected_in(read_history(layout).facts)
+    gone = digests_collected(read_history(layout).facts)
     assert gone
     exported = export(layout, tmp_path / "b")
     assert exported.missing == ()
@@ -294,7 +294,7 @@ def test_every_cut_and_every_flip_is_refused(file, tmp_path):
 
 def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, file, tmp_path):
     data, path, dice = file.read_bytes(), tmp_path / "hostile", random.Random(4)
-    right, refs = bundle.read(file), named_in(read_history(layout).facts)
+    right, refs = bundle.read(file), artifacts_named(read_history(layout).facts)
     refused = 0
     for at in dice.sample(range(len(data)), 300):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
@@ -309,7 +309,7 @@ def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, fi
     assert refused > 100
 
 
-HEADER = Header(cache_id="c", records=1, chain="0" * 64, choice=Choice.NONE, artifacts=0, size=0)
+HEADER = BundleHeader(cache_id="c", records=1, chain="0" * 64, choice=Choice.NONE, artifacts=0, size=0)
 
 
 def genesis(**fields):
@@ -338,7 +338,7 @@ def made_of(*, raws=None, artifacts=(), **header):
         "artifacts": len(artifacts),
         "size": sum(ref.size for ref, _ in artifacts),
     } | header
-    bundle.write(parts.append, Header(**told), entries, [(ref, [data]) for ref, data in artifacts])
+    bundle.write(parts.append, BundleHeader(**told), entries, [(ref, [data]) for ref, data in artifacts])
     return b"".join(parts)
 
 
@@ -463,7 +463,7 @@ def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
 
 
 def test_facts_name_every_artifact_that_is_stored(layout):
-    named = named_in(read_history(layout).facts)
+    named = artifacts_named(read_history(layout).facts)
     assert {digest for digest, _, _ in Artifacts(layout).names()} == set(named)
 
 
@@ -473,7 +473,7 @@ def test_a_bundle_is_no_artifact_of_the_cache():
         fact_of(made(GenerationAccepted)),
         fact_of(made(EngineCompiled, artifact=ref_of(b"an engine"))),
     ]
-    assert set(named_in(facts)) == {ref_of(b"an engine").sha256}
+    assert set(artifacts_named(facts)) == {ref_of(b"an engine").sha256}
 
 
 def fact_of(event):

@@ -30,9 +30,9 @@ from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
 from store.transfer import bundle
 from store.transfer import import_bundle as import_bundle_module
-from store.transfer.bundle import Choice, Header
+from store.transfer.bundle import BundleHeader, Choice
 from store.transfer.export import export
-from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
@@ -95,7 +95,7 @@ def chains(layout):
 
 def test_a_new_place(source, new, file):
     done = take(new, file, trusted_keys=[SIGNER.public])
-    assert (done.outcome, done.header.records) == (Outcome.IMPORTED, len(chains(source)))
+    assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
     view = read_history(new)
     assert chains(new)[:-1] == chains(source)
     event = view.facts[-1].event
@@ -123,16 +123,16 @@ def test_a_new_place(source, new, file):
 
 def test_a_copy_that_follows(source, new, tmp_path):
     first = export(source, tmp_path / "1", build=1).path
-    assert take(new, first, follows=True).outcome is Outcome.IMPORTED
+    assert take(new, first, follows=True).outcome is ImportOutcome.IMPORTED
     assert chains(new) == chains(source)[: len(chains(new))]
     assert open_view(new).state.head.number == 1
     inode = new.journal.stat().st_ino
     done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
-    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 2)
+    assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 2)
     assert chains(new) == chains(source)
     assert new.journal.stat().st_ino == inode
     assert not whole(new)
-    assert take(new, first, follows=True).outcome is Outcome.UNCHANGED
+    assert take(new, first, follows=True).outcome is ImportOutcome.UNCHANGED
     assert take(new, tmp_path / "2", follows=True).stored == ()
     assert chains(new) == chains(source)
     # From here on it goes its own way: a build of its own, or an import that does not follow.
@@ -161,7 +161,7 @@ def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
     take(new, file)
     before = chains(new)
     done = take(new, file)
-    assert (done.outcome, done.stored) == (Outcome.UNCHANGED, ())
+    assert (done.outcome, done.stored) == (ImportOutcome.UNCHANGED, ())
     assert chains(new) == before
 
 
@@ -174,7 +174,7 @@ def test_an_import_heals_what_is_missing_or_damaged(new, file):
     block.write_bytes(bytes(len(block.read_bytes())))
     done = take(new, file)
     assert (done.outcome, {ref.sha256 for ref in done.stored}) == (
-        Outcome.UNCHANGED,
+        ImportOutcome.UNCHANGED,
         {index.artifact.sha256, index.blocks.sha256},
     )
     assert not whole(new)
@@ -268,7 +268,7 @@ def test_what_the_cache_has_need_not_be_carried(source, new, tmp_path):
     with opened(source, signer=SIGNER) as store:
         play(store, Scenario(flight="f9"))
     done = take(new, export(source, tmp_path / "records", choice=Choice.NONE).path, follows=True)
-    assert (done.outcome, done.stored, done.state.head.number) == (Outcome.ADVANCED, (), 3)
+    assert (done.outcome, done.stored, done.state.head.number) == (ImportOutcome.ADVANCED, (), 3)
     assert not whole(new)
 
 
@@ -370,7 +370,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         for entry, fact in zip(read_history(source).entries, read_history(source).facts, strict=True)
         if fact.seq <= next(f.seq for f in read_history(source).facts if isinstance(f.event, RolledBack))
     ]
-    header = Header(
+    header = BundleHeader(
         cache_id=open_view(source).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),
@@ -427,7 +427,7 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
         with pytest.raises(StopDeadError):
             take(new, file)
     done = take(new, file)
-    assert done.outcome is (Outcome.UNCHANGED if where == "projections" else Outcome.IMPORTED)
+    assert done.outcome is (ImportOutcome.UNCHANGED if where == "projections" else ImportOutcome.IMPORTED)
     assert isinstance(read_history(new).facts[-1].event, Imported)
     assert sum(isinstance(fact.event, Imported) for fact in read_history(new).facts) == 1
     assert not whole(new)

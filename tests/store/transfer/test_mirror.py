@@ -38,7 +38,7 @@ from store.reader import FlightCache, NoGoError
 from store.testing import FakeClock, Scenario, play
 from store.transfer import mirror as module
 from store.transfer.export import export
-from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
@@ -189,7 +189,7 @@ def test_a_copy_becomes_a_cache_that_follows(layout, copy, tmp_path):
     assert caught.value.kind == ErrorKind.OWN_HISTORY
     path = export(layout, tmp_path / "b").path
     done = import_bundle(copy, path, clock=FakeClock(), host={}, follows=True)
-    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 3)
+    assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 3)
     assert fly(copy.root) == 3
 
 

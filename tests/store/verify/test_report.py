@@ -5,17 +5,25 @@ from pathlib import Path
 import pytest
 
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
-from store.verify.report import Covered, Depth, Finding, Problem, ProblemKind, Verification, judge
+from store.verify.report import (
+    CacheProblem,
+    Depth,
+    Finding,
+    HashedAmount,
+    ProblemKind,
+    VerifyReport,
+    diagnose,
+)
 
 ROOT = Path("/tmp/my cache")
 
 
 def problem(kind, *generations):
-    return Problem(kind=kind, subject="x", found="y", path="", generations=generations, mend="c10 repair")
+    return CacheProblem(kind=kind, subject="x", found="y", path="", generations=generations, fix="c10 repair")
 
 
 def verification(*problems):
-    return Verification(
+    return VerifyReport(
         depth=Depth.FULL,
         generation=3,
         origin=3,
@@ -23,7 +31,7 @@ def verification(*problems):
         manifest_sha256="m",
         body_sha256="b",
         looked_at=1,
-        hashed=Covered(files=1, size=1, files_total=1, size_total=1),
+        hashed=HashedAmount(files=1, size=1, files_total=1, size_total=1),
         problems=problems,
         notes=(),
     )
@@ -55,7 +63,7 @@ def test_the_head_is_sound_where_only_older_generations_suffer():
 
 def judged(kind, **fields):
     finding = Finding(kind=kind, **({"subject": "x", "found": "y"} | fields))
-    (problem,) = judge(
+    (problem,) = diagnose(
         [finding], root=ROOT, named_in={"d" * 64: (3, 1)}, head=3, keep_without=lambda generations: 0
     )
     return problem
@@ -63,9 +71,9 @@ def judged(kind, **fields):
 
 @pytest.mark.parametrize("kind", ProblemKind)
 def test_every_kind_of_problem_names_what_mends_it(kind):
-    mend = judged(kind).mend
-    assert "'/tmp/my cache'" in mend
-    assert mend.startswith(("c10 repair", "c10 build", "c10 sign", "chmod -R o-w"))
+    fix = judged(kind).fix
+    assert "'/tmp/my cache'" in fix
+    assert fix.startswith(("c10 repair", "c10 build", "c10 sign", "chmod -R o-w"))
 
 
 @pytest.mark.parametrize(
@@ -79,16 +87,16 @@ def test_every_kind_of_problem_names_what_mends_it(kind):
         ),
     ],
 )
-def test_what_mends_a_problem(kind, mend):
-    assert judged(kind).mend == mend
+def test_what_mends_a_problem(kind, fix):
+    assert judged(kind).fix == fix
 
 
 def test_what_cannot_be_read_and_what_stands_where_a_lock_belongs():
     assert (
         "permissions of /tmp/my cache/a/b"
-        in judged(ProblemKind.ABSENT, found=f"{UNREADABLE}: no", path="a/b").mend
+        in judged(ProblemKind.ABSENT, found=f"{UNREADABLE}: no", path="a/b").fix
     )
-    assert judged(ProblemKind.STRANGER, path="build.lock").mend.endswith("out of the cache: it is made anew")
+    assert judged(ProblemKind.STRANGER, path="build.lock").fix.endswith("out of the cache: it is made anew")
 
 
 def test_a_problem_touches_the_generations_that_name_it():
@@ -105,19 +113,19 @@ def test_damage_of_earlier_generations_alone_names_what_is_left_where_repair_fai
             Finding(kind=ProblemKind.ABSENT, subject="x", found="y", path=digest, digest=digest * 64)
             for digest in "abcd"
         ]
-        return judge(findings, root=ROOT, named_in=names, head=4, keep_without=lambda of: keeps[of[0]])
+        return diagnose(findings, root=ROOT, named_in=names, head=4, keep_without=lambda of: keeps[of[0]])
 
     first, second, *others = judged_with({1: 3, 2: 2})
     repair = "c10 repair --cache '/tmp/my cache'"
-    assert [each.mend for each in others] == [repair, repair]
-    assert [each.otherwise for each in others] == ["", ""]
-    assert first.mend == f"{repair} (once; where it cannot make this again: {first.otherwise})"
+    assert [each.fix for each in others] == [repair, repair]
+    assert [each.last_resort for each in others] == ["", ""]
+    assert first.fix == f"{repair} (once; where it cannot make this again: {first.last_resort})"
     # One collection gives both up: it may have to read what it keeps.
     for each, number in ((first, 1), (second, 2)):
         expected = f"give generation {number} up: c10 gc --keep 2 --yes --cache '/tmp/my cache'"
-        assert each.otherwise.endswith(expected)
+        assert each.last_resort.endswith(expected)
     for each in judged_with({1: 0, 2: 0})[:2]:
-        assert "after the next c10 build unless it was accepted: c10 gc --keep 1 --yes" in each.otherwise
+        assert "after the next c10 build unless it was accepted: c10 gc --keep 1 --yes" in each.last_resort
 
 
 def test_a_verification_raises_what_is_wrong():

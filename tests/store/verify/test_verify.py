@@ -16,7 +16,7 @@ from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.verify.report import Covered, Depth, Finding, ProblemKind, Verification, judge
+from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
 
 FIRST = Scenario()
@@ -108,7 +108,7 @@ def test_a_missing_engine_touches_both_generations(layout):
     assert problem.kind is ProblemKind.ABSENT
     assert problem.subject == "engine place"
     assert problem.generations == (1, 2)
-    assert problem.mend == f"c10 repair --cache {layout.root}"
+    assert problem.fix == f"c10 repair --cache {layout.root}"
     assert not result.head_sound
     with pytest.raises(NoGoError, match="engine place"):
         result.require()
@@ -135,7 +135,7 @@ def test_a_flipped_bit_is_found_by_hashing_alone(layout):
         (problem,) = problems_of(verify(layout, depth=depth))
         assert problem.kind is ProblemKind.DAMAGED
         assert problem.generations == (2,)
-        assert problem.mend == f"c10 repair --cache {layout.root}"
+        assert problem.fix == f"c10 repair --cache {layout.root}"
 
 
 def test_damage_of_an_older_generation_leaves_the_head_sound(layout):
@@ -145,7 +145,7 @@ def test_damage_of_an_older_generation_leaves_the_head_sound(layout):
     result = verify(layout, depth=Depth.FULL)
     (problem,) = problems_of(result)
     assert problem.generations == (1,)
-    assert "c10 repair" in problem.mend
+    assert "c10 repair" in problem.fix
     assert not result.go
 
 
@@ -237,7 +237,7 @@ def test_a_damaged_newest_manifest_is_told_from_a_replaced_journal(layout):
             ProblemKind.PROJECTION_DAMAGED,
             str(path.relative_to(layout.root)),
         )
-        assert problem.mend == f"c10 repair --cache {layout.root}"
+        assert problem.fix == f"c10 repair --cache {layout.root}"
 
 
 def test_a_journal_that_lost_its_newest_records_is_damaged(layout, tmp_path):
@@ -332,10 +332,10 @@ def test_the_sample_is_cut_short_by_the_clock_and_chosen_by_the_seed(wide):
 def test_judging_names_generations_and_a_remedy(tmp_path_factory, kind, digest, generation):
     root = tmp_path_factory.getbasetemp()
     finding = Finding(kind=kind, subject="s", found="f", path="p", digest=digest, generation=generation)
-    (problem,) = judge([finding], root=root, named_in={"a" * 64: [3, 1]}, head=4, keep_without=lambda _: 2)
-    assert problem.mend
-    assert bool(problem.otherwise) is (digest == "a" * 64)
-    assert problem.otherwise in problem.mend
+    (problem,) = diagnose([finding], root=root, named_in={"a" * 64: [3, 1]}, head=4, keep_without=lambda _: 2)
+    assert problem.fix
+    assert bool(problem.last_resort) is (digest == "a" * 64)
+    assert problem.last_resort in problem.fix
     expected = {"": (generation,) if generation else (), "a" * 64: (1, 3), "b" * 64: ()}[digest]
     assert problem.generations == expected
 
@@ -348,12 +348,14 @@ def test_what_the_system_refuses_to_read_is_not_moved_aside(tmp_path):
         path="p",
         digest="a" * 64,
     )
-    (problem,) = judge([finding], root=tmp_path, named_in={"a" * 64: [1]}, head=2, keep_without=lambda _: 1)
-    assert problem.mend.startswith(f"mend the permissions of {tmp_path / 'p'}")
+    (problem,) = diagnose(
+        [finding], root=tmp_path, named_in={"a" * 64: [1]}, head=2, keep_without=lambda _: 1
+    )
+    assert problem.fix.startswith(f"mend the permissions of {tmp_path / 'p'}")
 
 
 def test_the_result_of_nothing_is_go():
-    result = Verification(
+    result = VerifyReport(
         depth=Depth.QUICK,
         generation=1,
         origin=1,
@@ -361,7 +363,7 @@ def test_the_result_of_nothing_is_go():
         manifest_sha256="",
         body_sha256="",
         looked_at=0,
-        hashed=Covered(files=0, size=0, files_total=0, size_total=0),
+        hashed=HashedAmount(files=0, size=0, files_total=0, size_total=0),
         problems=(),
         notes=(),
     )

@@ -180,7 +180,7 @@ def write_bundle(path, cache, refs):
     layout = Layout(cache)
     entries = safe_reader.snapshot(layout.journal).entries
     artifacts = [(ref, [Artifacts(layout).read(ref)]) for ref in sorted(refs, key=lambda ref: ref.sha256)]
-    header = bundle.Header(
+    header = bundle.BundleHeader(
         cache_id=open_view(layout).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),

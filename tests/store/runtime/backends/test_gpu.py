@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from store.runtime.backends import gpu as device
-from store.runtime.backends.gpu import Gpu, covers, exact_target, gpus
+from store.runtime.backends.gpu import Gpu, exact_target, gpu_runs, gpus
 
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=24 << 30, driver="12.6")
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=32 << 30, driver="13.0")
@@ -88,7 +88,7 @@ def test_a_driver_library_that_does_not_load_is_no_gpu(shown):
     ],
 )
 def test_an_engine_runs_where_its_target_is(backend, target, gpu, runs):
-    assert covers(backend, target, gpu) is runs
+    assert gpu_runs(backend, target, gpu) is runs
     assert exact_target(ORIN) == "sm87:Orin"
 
 
