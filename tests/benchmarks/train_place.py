@@ -29,10 +29,9 @@ from pipeline.builtin_model.place import (
     PLACE_DIMENSIONS,
     PLACE_INPUT,
     Whitening,
-    encode_whitening,
-    feature_model,
     texture_energy,
 )
+from tests.place_training import encode_whitening, feature_model
 from tools.demo.terrain import CONDITIONS, random_view, terrain
 
 SIZE = 256

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.request.request import IndexOptions, ModelSpec
+from pipeline.request.options import IndexOptions, ModelSpec
 from pipeline.rerun.report import RerunVerdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported

@@ -19,7 +19,7 @@ import click
 from journal.errors import JournalError
 from journal.lock import lock_holder
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
-from pipeline.tiles.sources.open_source import SOURCES
+from pipeline.tiles.sources.registry import SOURCES
 from store.cache.view import View, open_view
 from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME

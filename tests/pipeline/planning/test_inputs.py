@@ -10,7 +10,7 @@ import pytest
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
 from pipeline.planning.resolve_inputs import read_calibration, resolve_inputs
-from pipeline.request.request import (
+from pipeline.request.options import (
     CheckOptions,
     CoverageOptions,
     EngineOptions,

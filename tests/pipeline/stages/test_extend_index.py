@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.planning import disk_space
-from pipeline.request.request import CheckOptions, IndexKind, IndexOptions, Storage
+from pipeline.request.options import CheckOptions, IndexKind, IndexOptions, Storage
 from pipeline.stages import checks
 from store.base.identity import descriptor_id
 from store.disk.artifacts import Artifacts
