@@ -10,8 +10,8 @@ from store.domain.state import State
 from store.maintenance.collect_garbage import Collection
 from store.policy.retention import KeepPolicy
 from tools.command import Answer, Call, shared_options
-from tools.commands.build import provisioner
 from tools.output import render
+from tools.provisioner import provisioner
 
 
 @click.command()

@@ -7,10 +7,10 @@ import click
 from pipeline import BuildRequest
 from pipeline.build.engines_only import EnginesReport
 from tools.command import Answer, Call, complain, shared_options
-from tools.commands.build import REQUEST, provisioner
 from tools.exit_codes import CODES, ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
+from tools.provisioner import REQUEST, provisioner
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""`log`, `show` and `manifest`: what the journal says, without writing and without heavy libraries."""
+"""`log`: every build and rollback, newest first."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -6,16 +6,10 @@ from typing import Any, Final
 import click
 
 from journal.lock import held
-from store.base.canonical_json import CanonicalError, decode, sha256
-from store.cache.view import HistoryView, View, open_view, read_history
-from store.disk.artifacts import Artifacts
+from store.cache.view import HistoryView, read_history
 from store.domain.events import BuildDenied
-from store.domain.manifest_projection import project
 from store.domain.state import Build, BuildStatus, Generation, State
-from store.errors import ErrorKind, RequestRefusedError, StoreError
-from store.files.regular_file import read_regular
-from store.manifest.file_names import MAX_MANIFEST_BYTES
-from tools.command import Answer, Call, say, shared_options
+from tools.command import Answer, Call, shared_options
 from tools.forensics.cost import NO_COST, costs_of, trend
 from tools.output import build_view, render
 
@@ -65,44 +59,6 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     return Answer(document={"entries": entries}, lines=shown if entries else ["nothing yet"])
 
 
-@click.command()
-@click.argument("number", metavar="BUILD", type=click.IntRange(1))
-@shared_options()
-def show(call: Call, *, number: int) -> Answer:
-    """Show one build: its identity, inputs, plan, steps, checks and failure."""
-    view = read_history(call.layout())
-    build = view.state.builds.get(number)
-    if build is None:
-        raise RequestRefusedError(
-            f"expected a build from 1 to {len(view.state.builds)}, found {number}",
-            kind=ErrorKind.UNKNOWN_GENERATION,
-            hint=f"c10 log --cache {call.root}",
-        )
-    facts = [fact for fact in view.facts if fact.build == number]
-    document = build_view.document_of(view.state, build, facts) | {"area": _report(view, build)}
-    return Answer(document=document, lines=build_view.lines_of(document))
-
-
-@click.command()
-@shared_options()
-def manifest(call: Call) -> Answer:
-    """Print the manifest file of the head, byte for byte."""
-    view = open_view(call.layout())
-    head = view.state.head
-    if head is None:
-        raise RequestRefusedError(
-            f"expected a committed generation in {call.root}, found none",
-            kind=ErrorKind.NO_GENERATION,
-            hint=f"c10 build REQUEST --cache {call.root}",
-        )
-    name = view.observed.manifests.get(head.number)
-    raw = read_regular(view.layout.manifests / name, limit=MAX_MANIFEST_BYTES) if name else None
-    if raw is None or sha256(raw) != head.manifest_sha256:
-        say("c10: warning: the manifest file is not there yet; this is what the journal projects")
-        raw = project(view.state, head)
-    return Answer(raw=raw)
-
-
 def _shown_status(entry: Mapping[str, Any], *, dead: bool) -> str:
     """How a build ended; an open one whose process holds no lock any more is dead."""
     if entry["collected"]:
@@ -129,17 +85,6 @@ def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = (("took", "ms"), ("stored", "bytes"), ("reused", "reuse_ppm"))
     bars = [(label, trend([entry[name] for entry in built])) for label, name in rows]
     return ["", "trend of committed builds, the newest last", *(f"  {label:<8}{bar}" for label, bar in bars)]
-
-
-def _report(view: View, build: Build) -> dict[str, Any] | None:
-    """The geographic report of a build; nothing if it has none, or its file is not whole."""
-    if build.coverage is None:
-        return None
-    try:
-        found = decode(Artifacts(view.layout).read(build.coverage.geography))
-    except (StoreError, CanonicalError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _entries(view: HistoryView) -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ import click
 
 from store.maintenance.rebuild_journal import Rebuilt
 from tools.command import Answer, Call, say, shared_options, trust_options
-from tools.commands.build import provisioner
 from tools.commands.repair import repair_answer
 from tools.output import render
 from tools.output.progress import shown_progress
+from tools.provisioner import provisioner
 
 
 @click.command()

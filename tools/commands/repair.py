@@ -7,10 +7,10 @@ import click
 from pipeline.repair.report import Mend, RepairReport
 from store.verify.report import Problem
 from tools.command import Answer, Call, complain, say, shared_options, trust_options
-from tools.commands.build import executor_options, provisioner
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
+from tools.provisioner import executor_options, provisioner
 
 
 @click.command()

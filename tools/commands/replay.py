@@ -1,53 +1,14 @@
-"""`replay`, `diff` and `why`: what the journal tells of its builds. They read, and write nothing."""
+"""`replay`: what happened in a build, and why it failed."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from tools.analysis import replay_text
-from tools.analysis.replay_document import compared
 from tools.analysis.replay_document import replay as told
-from tools.analysis.why import why as explanation
 from tools.command import Answer, Call, shared_options
-from tools.forensics.history import Look, Source
-from tools.forensics.sources import from_bundle, from_cache, from_journal
 from tools.output import render
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def source_options(command: Command) -> Command:
-    """Give a command the options that say where its records come from."""
-    bundle = click.option(
-        "--bundle",
-        type=click.Path(path_type=Path, readable=False),
-        metavar="FILE",
-        help="A bundle, in place of a cache.",
-    )
-    journal = click.option(
-        "--journal",
-        type=click.Path(path_type=Path, readable=False),
-        metavar="FILE",
-        help="A copied journal.mdb, in place of a cache.",
-    )
-    return journal(bundle(command))
-
-
-def chosen_source(call: Call, journal: Path | None, bundle: Path | None) -> Source:
-    """Read what the options name.
-
-    Raises:
-        click.UsageError: They name two things, or nothing.
-    """
-    if journal is not None and bundle is not None:
-        raise click.UsageError("expected --journal or --bundle, found both")
-    if journal is not None:
-        return from_journal(journal)
-    if bundle is not None:
-        return from_bundle(bundle)
-    return from_cache(call.layout())
+from tools.record_source import chosen_source, source_options
 
 
 @click.command()
@@ -90,31 +51,3 @@ def replay(
         ]
         return Answer(document=document, lines=shown)
     return Answer(document=document, lines=replay_text.replay_lines(document, whole=whole))
-
-
-@click.command()
-@click.argument("a", type=click.IntRange(1))
-@click.argument("b", type=click.IntRange(1))
-@source_options
-@shared_options()
-def diff(call: Call, *, a: int, b: int, journal: Path | None, bundle: Path | None) -> Answer:
-    """Hold build B against build A: inputs, artifacts, checks, timings, host, tiles."""
-    document = compared(Look(source=chosen_source(call, journal, bundle)), a, b)
-    return Answer(document=document, lines=replay_text.diff_lines(document))
-
-
-@click.command()
-@click.argument("subject")
-@click.option(
-    "--build", "number", type=click.IntRange(1), metavar="BUILD", help="Of which build; the one shown."
-)
-@source_options
-@shared_options()
-def why(call: Call, *, subject: str, number: int | None, journal: Path | None, bundle: Path | None) -> Answer:
-    """Explain SUBJECT: a step (build, engine/NAME, cells, index, tiles), an artifact, a tile.
-
-    A step: which component of its key changed, since which build. An artifact, by 8 or more digits: what made it. A tile, as
-    zoom/x/y or descriptor id: from its row of the index to engine, network and calibration.
-    """
-    document = explanation(chosen_source(call, journal, bundle), subject, number=number)
-    return Answer(document=document, lines=replay_text.why_lines(document))

@@ -12,8 +12,8 @@ from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from store.files.regular_file import open_regular
 from tools.analysis.replay_document import replay as told
 from tools.command import Answer, Call, shared_options
-from tools.commands.replay import chosen_source, source_options
 from tools.output import render
+from tools.record_source import chosen_source, source_options
 from tools.report.page import MARK, page
 
 _HEAD: Final = 512

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from tools.command import Answer, Call, shared_options
-from tools.commands.build import provisioner
 from tools.output import render
+from tools.provisioner import provisioner
 
 
 @click.command()

@@ -11,7 +11,7 @@ from store.verify.verify import verify as verify_cache
 from tools.command import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.output import render
-from tools.output.progress import shown_progress
+from tools.output.progress import byte_progress, shown_progress
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _LENGTH: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
@@ -58,14 +58,15 @@ def verify(
     hashing = depth is not Depth.QUICK
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     with shown_progress() as progress:
+        on_total, on_bytes = byte_progress(progress, "verify")
         result = verify_cache(
             call.layout(),
             depth=depth,
             budget_s=budget or 0.0,
             seed=secrets.randbelow(1 << 31) if seed is None else seed,
             trusted_keys=trusted_keys,
-            on_total=(lambda total: progress.start("verify", total=total, unit="bytes")) if hashing else None,
-            on_bytes=progress.advance if hashing else None,
+            on_total=on_total if hashing else None,
+            on_bytes=on_bytes if hashing else None,
         )
         if hashing:
             progress.finish()

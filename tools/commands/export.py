@@ -1,0 +1,99 @@
+"""`export`: the records of a cache, and artifacts by choice, in one file."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from store.transfer.bundle import Choice
+from store.transfer.export import Exported
+from store.transfer.export import export as write_bundle
+from tools.command import Answer, Call, complain, shared_options
+from tools.exit_codes import ExitCode
+from tools.output import render
+from tools.output.progress import byte_progress, shown_progress
+
+_MISSING_SHOWN = 20
+
+
+@click.command()
+@click.argument("build", metavar="[BUILD]", required=False, type=click.IntRange(1))
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, readable=False),
+    help="The bundle to be made.",
+)
+@click.option(
+    "--artifacts",
+    "choice",
+    type=click.Choice([str(choice) for choice in Choice]),
+    help="Which to carry; by default all, of a failed BUILD what its failing step worked on.",
+)
+@shared_options()
+def export(call: Call, *, build: int | None, target: Path, choice: str | None) -> Answer:
+    """Write the journal's records, up to the end of BUILD, and artifacts into one file.
+
+    It checks itself, is the same bytes from any machine, and is read by c10 import and c10 replay --bundle.
+    """
+    with shown_progress() as progress:
+        on_total, on_bytes = byte_progress(progress, "export")
+        found = write_bundle(
+            call.layout(),
+            target,
+            build=build,
+            choice=None if choice is None else Choice(choice),
+            on_total=on_total,
+            on_bytes=on_bytes,
+        )
+        progress.finish()
+    if found.missing:
+        count = render.plural(len(found.missing), "artifact")
+        complain(
+            f"expected everything that the records need, found {count} missing or damaged; the bundle is made without",
+            f"c10 repair --cache {call.root}",
+        )
+    return Answer(
+        document=_exported(found),
+        lines=_export_lines(found),
+        code=ExitCode.NO_GO if found.missing else ExitCode.DONE,
+    )
+
+
+def _exported(found: Exported) -> dict[str, Any]:
+    header = found.header
+    return {
+        "file": str(found.path),
+        "sha256": found.file.sha256,
+        "bytes": found.file.size,
+        "cache_id": header.cache_id,
+        "build": header.build,
+        "records": header.records,
+        "chain": header.chain,
+        "artifacts": {"choice": str(header.choice), "files": header.artifacts, "bytes": header.size},
+        "missing": list(found.missing),
+    }
+
+
+def _export_lines(found: Exported) -> list[str]:
+    header = found.header
+    carried = f"{header.choice}: {render.plural(header.artifacts, 'file')}, {render.size(header.size)}"
+    up_to = "" if header.build is None else f", up to the end of build {header.build}"
+    more = len(found.missing) - _MISSING_SHOWN
+    return [
+        f"exported {found.path}",
+        "",
+        *render.facts(
+            (
+                ("records", f"{render.number(header.records)}{up_to}"),
+                ("artifacts", carried),
+                ("size", render.size(found.file.size)),
+                ("SHA-256", found.file.sha256),
+            )
+        ),
+        *render.facts(("missing", digest) for digest in found.missing[:_MISSING_SHOWN]),
+        *(render.facts((("missing", f"and {more:,} more"),)) if more > 0 else ()),
+    ]
