@@ -216,14 +216,17 @@ class _C10(click.Group):
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             # Not click's own `main`: it makes one error of Ctrl-C and SIGTERM, and prints an empty line.
-            with command.termination(), self.make_context("c10", [*words], obj=dict(os.environ)) as context:
+            with (
+                command.sigterm_as_error(),
+                self.make_context("c10", [*words], obj=dict(os.environ)) as context,
+            ):
                 answer = self.invoke(context)
                 command.write(answer, as_json=as_json)
                 code = answer.code
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BrokenPipeError:
-            command.abandon_output()
+            command.discard_output()
             code = ExitCode.DONE
         except BaseException as error:  # noqa: BLE001 - the last place that can report it
             shape = entry.shape if entry else {}

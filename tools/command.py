@@ -127,7 +127,7 @@ class Call:
             pipeline.errors.RequestError: A setting is wrong.
             RequestRefusedError: A key cannot be used.
         """
-        settings = self.settings(trusted_keys=self.told_keys(told, unsigned=unsigned))
+        settings = self.settings(trusted_keys=self.trusted_keys_setting(told, unsigned=unsigned))
         if not settings.get("trusted_keys"):
             from store.trust.go_no_go import ALLOW_UNSIGNED  # noqa: PLC0415 - as above
 
@@ -139,7 +139,7 @@ class Call:
         return read_trusted(config.trusted_keys, cache=self.root)
 
     @staticmethod
-    def told_keys(told: Sequence[str], *, unsigned: bool) -> list[str] | None:
+    def trusted_keys_setting(told: Sequence[str], *, unsigned: bool) -> list[str] | None:
         """Return the setting that flags make of the trusted keys: none at all, those told, or nothing to set.
 
         Raises:
@@ -220,7 +220,7 @@ def say(text: str) -> None:
     click.echo("\n".join(map(render.plain, text.split("\n"))), err=True)
 
 
-def complain(message: str, hint: str) -> None:
+def print_error(message: str, hint: str) -> None:
     """Print an error: one line that says what is wrong, one that says what mends it."""
     say(f"c10: error: {_one_line(message)}")
     if hint:
@@ -265,7 +265,7 @@ def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool, com
 
         say("".join(traceback.format_exception(error)).rstrip())
         hint = "this is a fault of C10: please report it with the lines above"
-    complain(message, hint)
+    print_error(message, hint)
     if as_json:
         step = getattr(error, "step", None)
         document = {"kind": kind, "step": step, "message": _one_line(message), "hint": _one_line(hint)}
@@ -279,11 +279,11 @@ def leave(code: ExitCode) -> NoReturn:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        abandon_output()
+        discard_output()
     raise SystemExit(int(code))
 
 
-def abandon_output() -> None:
+def discard_output() -> None:
     """Let what is still to be written go nowhere, so that the interpreter does not complain at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -292,7 +292,7 @@ def abandon_output() -> None:
 
 
 @contextmanager
-def termination() -> Iterator[None]:
+def sigterm_as_error() -> Iterator[None]:
     """Turn SIGTERM into an exception in the main thread; a second one does nothing while the first is handled."""
     if threading.current_thread() is not threading.main_thread():
         yield

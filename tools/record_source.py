@@ -26,7 +26,7 @@ def source_options(command: Command) -> Command:
     return journal(bundle(command))
 
 
-def chosen_source(call: Call, journal: Path | None, bundle: Path | None) -> Source:
+def read_source(call: Call, journal: Path | None, bundle: Path | None) -> Source:
     """Read what the options name.
 
     Raises:

@@ -97,7 +97,7 @@ def test_an_internal_error_shows_its_traceback_and_asks_for_a_report(built, monk
     def broken(_):
         raise ValueError("oh no")
 
-    monkeypatch.setattr(status, "look", broken)
+    monkeypatch.setattr(status, "open_view", broken)
     result = built.run("status", "--json")
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
@@ -118,7 +118,7 @@ def test_a_process_that_lacks_something_says_so_in_two_lines(built, monkeypatch,
     def starved(_):
         raise error
 
-    monkeypatch.setattr(status, "look", starved)
+    monkeypatch.setattr(status, "open_view", starved)
     result = built.run("status", "--json")
     assert result.exit_code == 2
     assert "Traceback" not in result.stderr

@@ -9,9 +9,9 @@ from pipeline.rerun.rerun import rerun
 from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
-from tools.forensics.history import Look, Source
+from tools.forensics.history import BuildHistory, Source
 from tools.output import render
-from tools.output.sanitize import text, tree
+from tools.output.sanitize import safe_data, safe_text
 
 _MAX_INPUTS = 1_000
 _SAID: Mapping[str, str] = {
@@ -36,10 +36,10 @@ def run_again(source: Source, number: int | None, *, trust_plugins: bool = False
     """
     if number is None:
         return _nothing("a run that found the build lock held did no step of a build")
-    moments = source.history.until(Look(source=source).track(number).own[-1].seq).moments
-    facts = tuple(moment.fact for moment in moments)
+    records = source.history.until(BuildHistory(source=source).timeline(number).own[-1].seq).records
+    facts = tuple(record.recorded_event for record in records)
     # What was imported into a cache is no more this machine's own than the bundle that it came from.
-    later = source.history.moments[len(moments) :]
+    later = source.history.records[len(records) :]
     try:
         state = fold(facts)
     except DamagedHistoryError as error:
@@ -54,40 +54,40 @@ def run_again(source: Source, number: int | None, *, trust_plugins: bool = False
         build=state.builds[number],
         facts=facts,
         state=state,
-        holdings=source.holdings,
+        holdings=source.artifacts,
         own=source.kind == "cache" and not any(isinstance(each.event, Imported) for each in later),
         trust_plugins=trust_plugins,
         listing=source.listing,
     )
-    return document_of(rerun(evidence, default_ports()))
+    return rerun_document(rerun(evidence, default_ports()))
 
 
-def document_of(found: Rerun) -> dict[str, Any]:
+def rerun_document(found: Rerun) -> dict[str, Any]:
     """Return the document of a step that was run again."""
     seen = found.findings
     return {
         "verdict": str(found.verdict),
         "text": _text(found),
-        "step": text(found.step, 64),
-        "subject": text(found.subject, 500),
+        "step": safe_text(found.step, 64),
+        "subject": safe_text(found.subject, 500),
         "recorded": _ended(found.recorded),
         "found": None if found.found is None else _ended(found.found),
-        "why": text(found.why),
+        "why": safe_text(found.why),
         "inputs": [
             {
                 "role": each.role,
-                "name": text(each.name, 500),
+                "name": safe_text(each.name, 500),
                 "sha256": each.sha256,
                 "standing": str(each.standing),
-                "found": text(each.found, 500),
+                "found": safe_text(each.found, 500),
             }
             for each in seen.inputs[:_MAX_INPUTS]
         ],
         "compared": [
             {
-                "what": text(each.what, 200),
-                "recorded": text(each.recorded, 200),
-                "found": text(each.found, 200),
+                "what": safe_text(each.what, 200),
+                "recorded": safe_text(each.recorded, 200),
+                "found": safe_text(each.found, 200),
                 "same": each.recorded == each.found,
             }
             for each in seen.compared
@@ -95,11 +95,11 @@ def document_of(found: Rerun) -> dict[str, Any]:
         "culprit": None if seen.culprit is None else list(seen.culprit.place),
         "suspects": [list(piece.place) for piece in seen.suspects[:_MAX_INPUTS]],
         "tries": [
-            {"tiles": each.tiles, "first": each.first, "last": each.last, "ended": text(each.ended, 300)}
+            {"tiles": each.tiles, "first": each.first, "last": each.last, "ended": safe_text(each.ended, 300)}
             for each in seen.tries
         ],
-        "differences": tree(seen.differences),
-        "notes": tree(seen.notes),
+        "differences": safe_data(seen.differences),
+        "notes": safe_data(seen.notes),
     }
 
 
@@ -145,12 +145,12 @@ def _text(found: Rerun) -> str:
     if found.findings.culprit is not None:
         runs = render.plural(len(found.findings.tries), "run")
         told += f"; tile {found.findings.culprit.place} alone ends a worker, found in {runs}"
-    return text(f"{told}: {found.why}" if found.why else told)
+    return safe_text(f"{told}: {found.why}" if found.why else told)
 
 
 def _nothing(why: str) -> dict[str, Any]:
     told = Ended(kind="build-lock-held", subject="build.lock", message=why)
-    return document_of(
+    return rerun_document(
         Rerun(
             step="lock",
             subject="build.lock",
@@ -164,7 +164,11 @@ def _nothing(why: str) -> dict[str, Any]:
 
 
 def _ended(ended: Ended) -> dict[str, str]:
-    return {"kind": text(ended.kind, 64), "subject": text(ended.subject, 500), "message": text(ended.message)}
+    return {
+        "kind": safe_text(ended.kind, 64),
+        "subject": safe_text(ended.subject, 500),
+        "message": safe_text(ended.message),
+    }
 
 
 def _failure(ended: Mapping[str, str]) -> str:

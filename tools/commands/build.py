@@ -7,7 +7,7 @@ import click
 
 from pipeline import BuildRequest
 from pipeline.build.report import BuildReport
-from tools.command import Answer, Call, complain, say, shared_options
+from tools.command import Answer, Call, print_error, say, shared_options
 from tools.commands.plan import plan_answer
 from tools.exit_codes import CODES
 from tools.output import render
@@ -48,7 +48,7 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
     if error is None:
         return Answer(document=document, lines=lines)
     where = error.step if error.subject in error.message else f"{error.step} {error.subject}"
-    complain(f"{where}: {error.message}", error.hint)
+    print_error(f"{where}: {error.message}", error.hint)
     if report.build is not None:
         say(f"  -> what happened: c10 replay {report.build} --cache {shlex.quote(str(root))}")
     return Answer(document=document, lines=lines, code=CODES[error.category])

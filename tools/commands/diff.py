@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from tools.analysis import replay_text
-from tools.analysis.replay_document import compared
+from tools.analysis.replay_document import diff_document
 from tools.command import Answer, Call, shared_options
-from tools.forensics.history import Look
-from tools.record_source import chosen_source, source_options
+from tools.forensics.history import BuildHistory
+from tools.record_source import read_source, source_options
 
 
 @click.command()
@@ -18,5 +18,5 @@ from tools.record_source import chosen_source, source_options
 @shared_options()
 def diff(call: Call, *, a: int, b: int, journal: Path | None, bundle: Path | None) -> Answer:
     """Hold build B against build A: inputs, artifacts, checks, timings, host, tiles."""
-    document = compared(Look(source=chosen_source(call, journal, bundle)), a, b)
+    document = diff_document(BuildHistory(source=read_source(call, journal, bundle)), a, b)
     return Answer(document=document, lines=replay_text.diff_lines(document))

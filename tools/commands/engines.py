@@ -6,7 +6,7 @@ import click
 
 from pipeline import BuildRequest
 from pipeline.build.engines_only import EnginesReport
-from tools.command import Answer, Call, complain, shared_options
+from tools.command import Answer, Call, print_error, shared_options
 from tools.exit_codes import CODES, ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
@@ -24,7 +24,7 @@ def engines(call: Call, *, request_file: Path) -> Answer:
     code = ExitCode.DONE
     if report.error is not None:
         code = CODES[report.error.category]
-        complain(report.error.message, report.error.hint)
+        print_error(report.error.message, report.error.hint)
     return Answer(document=report.to_document(), lines=_lines(report), code=code)
 
 

@@ -8,7 +8,7 @@ import click
 from store.transfer.bundle import Choice
 from store.transfer.export import Exported
 from store.transfer.export import export as write_bundle
-from tools.command import Answer, Call, complain, shared_options
+from tools.command import Answer, Call, print_error, shared_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
@@ -52,7 +52,7 @@ def export(call: Call, *, build: int | None, target: Path, choice: str | None) -
         progress.finish()
     if found.missing:
         count = render.plural(len(found.missing), "artifact")
-        complain(
+        print_error(
             f"expected everything that the records need, found {count} missing or damaged; the bundle is made without",
             f"c10 repair --cache {call.root}",
         )

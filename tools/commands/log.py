@@ -10,8 +10,9 @@ from store.cache.view import HistoryView, read_history
 from store.domain.events import BuildDenied
 from store.domain.state import Build, BuildStatus, Generation, State
 from tools.command import Answer, Call, shared_options
-from tools.forensics.cost import NO_COST, costs_of, trend
-from tools.output import build_view, render
+from tools.forensics.build_facts import wall_seconds
+from tools.forensics.cost import NO_COST, costs_of_builds, draw_trend
+from tools.output import render
 
 _TREND_BUILDS: Final = 60
 _LEAST_TREND: Final = 3
@@ -24,7 +25,7 @@ _LEAST_TREND: Final = 3
 def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     """List every build and rollback, newest first."""
     view = read_history(call.layout())
-    costs = costs_of(view.facts)
+    costs = costs_of_builds(view.facts)
     dead = view.state.open_build is not None and held(view.layout.build_lock) is None
     entries = [
         entry | costs.get(entry["build"] if entry["type"] == "build" else 0, NO_COST)
@@ -83,7 +84,7 @@ def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(built) < _LEAST_TREND:
         return []
     rows = (("took", "ms"), ("stored", "bytes"), ("reused", "reuse_ppm"))
-    bars = [(label, trend([entry[name] for entry in built])) for label, name in rows]
+    bars = [(label, draw_trend([entry[name] for entry in built])) for label, name in rows]
     return ["", "trend of committed builds, the newest last", *(f"  {label:<8}{bar}" for label, bar in bars)]
 
 
@@ -132,7 +133,7 @@ def _build_entry(build: Build, generation: int | None) -> dict[str, Any]:
         "generation": generation,
         "status": str(build.status),
         "time": render.iso(build.started_ns),
-        "seconds": build_view.elapsed(build),
+        "seconds": wall_seconds(build),
         "identity": build.identity,
         "tiles": build.tiles.count if build.tiles else None,
         "tiles_embedded": build.tiles_embedded if build.tiles else None,

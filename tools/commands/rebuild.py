@@ -23,7 +23,7 @@ def rebuild(call: Call, *, trusted_key: tuple[str, ...], unsigned: bool) -> Answ
     more to do, 7 if records are missing: nothing was changed then.
     """
     with shown_progress() as progress:
-        trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
+        trusted_keys = call.trusted_keys_setting(trusted_key, unsigned=unsigned)
         rebuilt, report = provisioner(call, progress=progress, trusted_keys=trusted_keys).rebuild()
     answer = repair_answer(report, tried=False)
     if rebuilt.signatures_left:

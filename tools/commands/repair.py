@@ -6,7 +6,7 @@ import click
 
 from pipeline.repair.report import Mend, RepairReport
 from store.verify.report import Problem
-from tools.command import Answer, Call, complain, say, shared_options, trust_options
+from tools.command import Answer, Call, print_error, say, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
@@ -37,7 +37,7 @@ def repair(
     is for c10 rebuild.
     """
     with shown_progress() as progress:
-        trusted_keys = call.told_keys(trusted_key, unsigned=unsigned)
+        trusted_keys = call.trusted_keys_setting(trusted_key, unsigned=unsigned)
         maker = provisioner(call, progress=progress, trusted_keys=trusted_keys, **executor)
         report = maker.repair(dry_run=dry_run, trust_plugins=trust_plugins)
     return repair_answer(report, tried=not dry_run)
@@ -53,7 +53,7 @@ def repair_answer(report: RepairReport, *, tried: bool) -> Answer:
     left = _head_first(report)
     if not report.go:
         first = str(left[0]) if left else "expected a committed generation, found none"
-        complain(f"NO-GO: {first}{_more(left)}", _left_to_do(left[0], tried=tried) if left else "")
+        print_error(f"NO-GO: {first}{_more(left)}", _left_to_do(left[0], tried=tried) if left else "")
     elif left:
         say(f"c10: warning: not mended: {left[0]}{_more(left)}")
     return Answer(

@@ -8,7 +8,7 @@ from tools.analysis import replay_text
 from tools.analysis.replay_document import replay as told
 from tools.command import Answer, Call, shared_options
 from tools.output import render
-from tools.record_source import chosen_source, source_options
+from tools.record_source import read_source, source_options
 
 
 @click.command()
@@ -39,7 +39,7 @@ def replay(
         raise click.UsageError("expected --rerun or --at, found both")
     if trust_plugins and not again:
         raise click.UsageError("expected --rerun with --trust-plugins, found it alone")
-    source = chosen_source(call, journal, bundle)
+    source = read_source(call, journal, bundle)
     document = told(source, word=build, at=at)
     if again:
         from tools.analysis.rerun import rerun_lines, run_again  # noqa: PLC0415 - a look at a build starts without engines

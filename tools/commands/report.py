@@ -13,7 +13,7 @@ from store.files.regular_file import open_regular
 from tools.analysis.replay_document import replay as told
 from tools.command import Answer, Call, shared_options
 from tools.output import render
-from tools.record_source import chosen_source, source_options
+from tools.record_source import read_source, source_options
 from tools.report.page import MARK, page
 
 _HEAD: Final = 512
@@ -46,7 +46,7 @@ def report(
         raise click.UsageError("expected -o FILE beside --json, found -o -")
     if not to_stdout:
         _require_ours(target, call.cache if journal is None else _beside(journal))
-    document = told(chosen_source(call, journal, bundle), word=build, at=at)
+    document = told(read_source(call, journal, bundle), word=build, at=at)
     data = page(document).encode()
     if to_stdout:
         return Answer(raw=data)

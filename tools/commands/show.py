@@ -9,8 +9,11 @@ from store.cache.view import View, read_history
 from store.disk.artifacts import Artifacts
 from store.domain.state import Build
 from store.errors import ErrorKind, RequestRefusedError, StoreError
+from tools.analysis.show_document import show_document
+from tools.analysis.show_text import show_lines
 from tools.command import Answer, Call, shared_options
-from tools.output import build_view
+from tools.forensics.build_facts import BuildFacts
+from tools.forensics.records import DecodedRecord
 
 
 @click.command()
@@ -26,12 +29,13 @@ def show(call: Call, *, number: int) -> Answer:
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint=f"c10 log --cache {call.root}",
         )
-    facts = [fact for fact in view.facts if fact.build == number]
-    document = build_view.document_of(view.state, build, facts) | {"area": _report(view, build)}
-    return Answer(document=document, lines=build_view.lines_of(document))
+    records = [DecodedRecord.of(fact) for fact in view.facts if fact.build == number]
+    facts = BuildFacts(number=number, state=view.state, records=records)
+    document = show_document(facts, build) | {"area": _area_report(view, build)}
+    return Answer(document=document, lines=show_lines(document))
 
 
-def _report(view: View, build: Build) -> dict[str, Any] | None:
+def _area_report(view: View, build: Build) -> dict[str, Any] | None:
     """The geographic report of a build; nothing if it has none, or its file is not whole."""
     if build.coverage is None:
         return None

@@ -8,7 +8,7 @@ import click
 
 from store.verify.report import Depth, Problem, Verification
 from store.verify.verify import verify as verify_cache
-from tools.command import Answer, Call, complain, shared_options, trust_options
+from tools.command import Answer, Call, print_error, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
@@ -74,7 +74,7 @@ def verify(
     if not result.go:
         first = result.problems[0]
         more = f" (and {len(result.problems) - 1} more)" if len(result.problems) > 1 else ""
-        complain(f"NO-GO: {first}{more}", first.mend)
+        print_error(f"NO-GO: {first}{more}", first.mend)
     return Answer(document=_document(result), lines=_lines(result), code=code)
 
 

@@ -7,7 +7,7 @@ import click
 from tools.analysis import replay_text
 from tools.analysis.why import why as explanation
 from tools.command import Answer, Call, shared_options
-from tools.record_source import chosen_source, source_options
+from tools.record_source import read_source, source_options
 
 
 @click.command()
@@ -23,5 +23,5 @@ def why(call: Call, *, subject: str, number: int | None, journal: Path | None, b
     A step: which component of its key changed, since which build. An artifact, by 8 or more digits: what made it. A tile, as
     zoom/x/y or descriptor id: from its row of the index to engine, network and calibration.
     """
-    document = explanation(chosen_source(call, journal, bundle), subject, number=number)
+    document = explanation(read_source(call, journal, bundle), subject, number=number)
     return Answer(document=document, lines=replay_text.why_lines(document))

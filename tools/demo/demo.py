@@ -22,7 +22,7 @@ from store.errors import CacheUnusableError, ErrorKind
 from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
-from tools.command import Answer, Call, complain, shared_options
+from tools.command import Answer, Call, print_error, shared_options
 from tools.commands.query import centre_of, distance_m, read_image, search
 from tools.demo.region import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
 from tools.exit_codes import ExitCode
@@ -99,7 +99,7 @@ def demo(call: Call, *, keep: Path | None) -> Answer:
     took = time.monotonic() - began
     stage.tell("", *_farewell(stage, took, keep))
     for promise in stage.broken:
-        complain(f"expected that {promise}, found otherwise", "please report it with the output above")
+        print_error(f"expected that {promise}, found otherwise", "please report it with the output above")
     return Answer(
         document={"ok": not stage.broken, "seconds": round(took, 3), **stage.facts, "broken": stage.broken},
         code=ExitCode.INTERNAL if stage.broken else ExitCode.DONE,
@@ -131,7 +131,7 @@ def _play(stage: _Stage, *, kept: bool) -> None:
     first = _build(stage)
     if first.outcome is not BuildOutcome.BUILT:
         if first.error is not None:
-            complain(f"{first.error.step}: {first.error.message}", first.error.hint)
+            print_error(f"{first.error.step}: {first.error.message}", first.error.hint)
         return
     _describe(stage)
     _find(stage, region)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from tools.output.sanitize import escaped
+from tools.output.sanitize import escape
 
 WIDTH: Final = 80
 _LABEL: Final = 13
@@ -83,7 +83,7 @@ def facts(pairs: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
 
 def plain(line: str) -> str:
     """A line that does nothing to a terminal, bounded in length: it may come from a cache that somebody else wrote."""
-    return escaped(_cut(line))
+    return escape(_cut(line))
 
 
 def _cut(text: str) -> str:
