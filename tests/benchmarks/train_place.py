@@ -33,7 +33,8 @@ from pipeline.builtin_model.place import (
     feature_model,
     texture_energy,
 )
-from tools.demo.terrain import CONDITIONS, random_view, terrain
+from tests.terrain_views import CONDITIONS, random_view
+from tools.demo.terrain import terrain
 
 SIZE = 256
 MOSAIC = 3328

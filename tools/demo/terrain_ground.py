@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-__all__ = ["Layers", "lakes", "layers_of", "painted_strips"]
-
 Pixels = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]

@@ -166,7 +166,7 @@ def test_a_hundred_thousand_events():
             seen[record.seq] = canonical_json.encode(body_of(folded.state, head))
     assert seen == writer.bodies
     assert [each.seq for each in folded.commits] == list(writer.bodies)
-    assert all(each.projects for each in folded.commits)
+    assert all(each.matches for each in folded.commits)
     assert folded.state == writer.state
 
 
@@ -198,7 +198,7 @@ def test_a_body_that_is_another_is_found():
         **{name: getattr(last, name) for name in DecodedRecord.__slots__} | {"event": other}
     )
     folded = fold_all([*writer.records[:-1], forged])
-    assert [each.projects for each in folded.commits] == [False]
+    assert [each.matches for each in folded.commits] == [False]
 
 
 def test_what_could_not_have_happened_ends_the_fold_and_not_the_look():

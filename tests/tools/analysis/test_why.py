@@ -304,9 +304,7 @@ def test_lines_fit_a_terminal_and_hold_whole_names():
 def refused(**more):
     """A replay of a build that could not read its inputs, after a good one."""
     story = Story().genesis().build(1)
-    story.add(
-        made(e.BuildStarted, identity=None, inputs={"source": "x"}, host={"source": "s" * 50}), build=2
-    )
+    story.add(made(e.BuildStarted, identity=None, inputs={"source": "x"}, host={"source": "s" * 50}), build=2)
     story.add(made(e.BuildFailed, step="inputs", traceback="one\ntwo", **more), build=2)
     return replay(story.source(), word="2")
 

@@ -155,13 +155,9 @@ def test_a_later_rollback_to_a_build_is_not_part_of_it():
 
 def test_what_happens_beside_a_build_is_in_its_timeline():
     story = (
-        Story()
-        .add(started(boot="b"))
-        .add(made(e.GenerationAccepted), build=None, tag="generation.accepted")
+        Story().add(started(boot="b")).add(made(e.GenerationAccepted), build=None, tag="generation.accepted")
     )
-    story.add(made(e.BuildDenied, host={"boot": "b"}), build=None, after=1).add(
-        made(e.BuildPlanned), after=1
-    )
+    story.add(made(e.BuildDenied, host={"boot": "b"}), build=None, after=1).add(made(e.BuildPlanned), after=1)
     shown, cut = timeline_rows(story.timeline())
     assert [row["build"] for row in shown] == [1, None, None, 1]
     assert cut == 0
