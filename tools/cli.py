@@ -230,8 +230,8 @@ class _C10(click.Group):
             code = ExitCode.DONE
         except BaseException as error:  # noqa: BLE001 - the last place that can report it
             shape = entry.shape if entry else {}
-            code = command.report(error, shape=shape, as_json=as_json, command=name)
-        command.leave(code)
+            code = command.report_error(error, shape=shape, as_json=as_json, command=name)
+        command.exit_with(code)
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's
@@ -267,7 +267,7 @@ def cli(context: click.Context) -> command.Answer | None:
     To see it work: c10 demo
     """
     if context.invoked_subcommand is None:
-        command.say(context.get_help())
+        command.print_message(context.get_help())
         return command.Answer(code=ExitCode.REFUSED)
     return None
 

@@ -1,35 +1,33 @@
-"""What commands that work through the provisioner share: its options, and how it is put together from settings."""
-
-from pathlib import Path
+"""The provisioner that commands work with: the options that configure it, and how it is built from settings."""
 
 import click
 
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
 from pipeline.progress import Progress
 from pipeline.provisioner import CacheProvisioner
-from tools.command import Call, Command
+from tools.command import PATH, Call, Command
 
-REQUEST = click.argument("request_file", metavar="REQUEST", type=click.Path(path_type=Path, readable=False))
+REQUEST = click.argument("request_file", metavar="REQUEST", type=PATH)
 
 
 def executor_options(command: Command) -> Command:
-    """Give a command the options that say where tiles are embedded; it receives them as settings by their names."""
+    """Give a command the options that say where tiles are embedded. It receives them as settings of the same names."""
     for option in (
         click.option(
             "--ray-address",
             metavar="ADDRESS",
-            help="That cluster: HOST:PORT, auto, or local for one started here for this command.",
+            help="Ray cluster: HOST:PORT, auto, or local to start one for this command.",
         ),
         click.option(
             "--executor",
             type=click.Choice(["local", "ray"]),
-            help="Where tiles are embedded: processes here, or actors on a Ray cluster.",
+            help="Embed tiles in processes here, or in actors on a Ray cluster.",
         ),
         click.option(
             "--workers",
             type=int,
             metavar="N",
-            help="Embedding processes or actors; one per core if absent.",
+            help="Number of embedding processes or actors; default: one per core.",
         ),
     ):
         command = option(command)
@@ -37,10 +35,10 @@ def executor_options(command: Command) -> Command:
 
 
 def provisioner(call: Call, *, progress: Progress | None = None, **flags: object) -> CacheProvisioner:
-    """Put a provisioner together from settings and flags, which are settings by their names.
+    """Build a provisioner from settings and flags. The flags have the names of settings.
 
     Raises:
-        click.UsageError: The address of a cluster was given, and tiles are not embedded on one.
+        click.UsageError: The address of a Ray cluster was given, but the executor is another.
         RequestError: A setting is wrong.
     """
     config = C10ProvisionerConfig.from_settings(

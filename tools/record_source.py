@@ -1,36 +1,36 @@
-"""The options that say where the records of a replay come from: a cache, a copied journal or a bundle."""
+"""Options that say where records are read from: a cache, a copied journal or a bundle."""
 
 from pathlib import Path
 
 import click
 
-from tools.command import Call, Command
+from tools.command import PATH, Call, Command
 from tools.forensics.history import Source
 from tools.forensics.sources import from_bundle, from_cache, from_journal
 
 
 def source_options(command: Command) -> Command:
-    """Give a command the options that say where its records come from."""
+    """Give a command the options that say where its records are read from."""
     bundle = click.option(
         "--bundle",
-        type=click.Path(path_type=Path, readable=False),
+        type=PATH,
         metavar="FILE",
-        help="A bundle, in place of a cache.",
+        help="Read a bundle, not a cache.",
     )
     journal = click.option(
         "--journal",
-        type=click.Path(path_type=Path, readable=False),
+        type=PATH,
         metavar="FILE",
-        help="A copied journal.mdb, in place of a cache.",
+        help="Read a copied journal.mdb, not a cache.",
     )
     return journal(bundle(command))
 
 
 def read_source(call: Call, journal: Path | None, bundle: Path | None) -> Source:
-    """Read what the options name.
+    """Open the source that the options name.
 
     Raises:
-        click.UsageError: They name two things, or nothing.
+        click.UsageError: They name two sources, or none.
     """
     if journal is not None and bundle is not None:
         raise click.UsageError("expected --journal or --bundle, found both")

@@ -17,7 +17,7 @@ def replay_lines(document: Mapping[str, Any], *, whole: bool = False) -> list[st
     """Return a replay; the timeline is cut in the middle unless `whole` is asked for."""
     found = [*render.wrap(document["summary"]), ""]
     source = document["source"]
-    found += render.facts(
+    found += render.fields(
         (
             ("identity", document["identity"]),
             ("flight", document["flight_id"]),
@@ -90,7 +90,7 @@ def _hanging(line: str) -> list[str]:
 def _failure(failure: Mapping[str, Any] | None, *, whole: bool) -> list[str]:
     if failure is None:
         return []
-    lines = render.facts(
+    lines = render.fields(
         (
             ("step", failure["step"]),
             ("subject", failure["subject"]),
@@ -257,7 +257,7 @@ def _state(state: Mapping[str, Any]) -> list[str]:
             render.plural(state["indexes"], "index", "indexes"),
         )
     )
-    return render.facts(
+    return render.fields(
         (
             ("generation", shown),
             ("body", state["body_sha256"]),

@@ -105,7 +105,7 @@ def rerun_document(found: Rerun) -> dict[str, Any]:
 
 def rerun_lines(document: Mapping[str, Any]) -> list[str]:
     """Return what came of it, for people."""
-    found = render.facts(
+    found = render.fields(
         (
             ("step", f"{document['step']} {document['subject']}".strip()),
             ("then", _failure(document["recorded"])),

@@ -15,7 +15,7 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
     """Return the lines of a build."""
     took = document["seconds"]
     generations = ", ".join(str(number) for number in document["generations"]) or None
-    lines = render.facts(
+    lines = render.fields(
         (
             ("build", f"{document['build']}, {document['status']}"),
             ("generations", generations),
@@ -36,8 +36,8 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
             ),
         )
     )
-    lines += render.section("Inputs", render.facts(_input_facts(document["inputs"]), indent=2))
-    lines += render.section("Host", render.facts(document["host"].items(), indent=2))
+    lines += render.section("Inputs", render.fields(_input_facts(document["inputs"]), indent=2))
+    lines += render.section("Host", render.fields(document["host"].items(), indent=2))
     if document["plan"]:
         rows = [
             (
@@ -123,7 +123,7 @@ def _failure_lines(document: Mapping[str, Any]) -> list[str]:
         ending = document["ending"]
         doing = f" (it was at: {document['doing']})" if document["doing"] else ""
         return render.section("Ending", render.wrap(ending + doing, render.WIDTH - 2)) if ending else []
-    lines = render.facts(
+    lines = render.fields(
         (
             ("step", failure["step"]),
             ("subject", failure["subject"]),

@@ -7,7 +7,7 @@ import click
 
 from pipeline import BuildRequest
 from pipeline.build.report import BuildReport
-from tools.command import Answer, Call, print_error, say, shared_options
+from tools.command import Answer, Call, print_error, print_message, shared_options
 from tools.commands.plan import plan_answer
 from tools.exit_codes import CODES
 from tools.output import render
@@ -17,8 +17,8 @@ from tools.provisioner import REQUEST, executor_options, provisioner
 
 @click.command()
 @REQUEST
-@click.option("--dry-run", is_flag=True, help="Say what would be done; do nothing.")
-@click.option("--again", is_flag=True, help="Build it even if it was rolled back from, or is there.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--again", is_flag=True, help="Build even what is there already, or was rolled back from.")
 @executor_options
 @shared_options()
 def build(
@@ -29,19 +29,18 @@ def build(
     again: bool,
     **executor: object,
 ) -> Answer:
-    """Build the flight cache that REQUEST describes, or find that it is there already."""
+    """Build the flight cache that REQUEST describes. Do nothing if it is there already."""
     if dry_run:
         return plan_answer(call, request_file, executor)
-    root = call.root
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
-        maker = provisioner(call, progress=progress, **executor)
-        report = maker.build_cache_artifacts(request, again=again)
-    return build_answer(report, root)
+        builder = provisioner(call, progress=progress, **executor)
+        report = builder.build_cache_artifacts(request, again=again)
+    return build_answer(report, call.root)
 
 
 def build_answer(report: BuildReport, root: Path) -> Answer:
-    """Turn a report into an answer; what went wrong is told on standard error."""
+    """Return the answer of a build; print on standard error what went wrong."""
     document = report.to_document()
     lines = render.build_report(document, report.warnings)
     error = report.error
@@ -50,5 +49,5 @@ def build_answer(report: BuildReport, root: Path) -> Answer:
     where = error.step if error.subject in error.message else f"{error.step} {error.subject}"
     print_error(f"{where}: {error.message}", error.hint)
     if report.build is not None:
-        say(f"  -> what happened: c10 replay {report.build} --cache {shlex.quote(str(root))}")
+        print_message(f"  -> what happened: c10 replay {report.build} --cache {shlex.quote(str(root))}")
     return Answer(document=document, lines=lines, code=CODES[error.category])

@@ -17,6 +17,6 @@ from tools.record_source import read_source, source_options
 @source_options
 @shared_options()
 def diff(call: Call, *, a: int, b: int, journal: Path | None, bundle: Path | None) -> Answer:
-    """Hold build B against build A: inputs, artifacts, checks, timings, host, tiles."""
+    """Compare build B with build A: inputs, artifacts, checks, timings, host, tiles."""
     document = diff_document(BuildHistory(source=read_source(call, journal, bundle)), a, b)
     return Answer(document=document, lines=replay_text.diff_lines(document))

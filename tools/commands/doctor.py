@@ -249,7 +249,7 @@ def _lines(found: _Findings) -> list[str]:
     lines = [
         *render.section(
             "Machine",
-            render.facts(
+            render.fields(
                 (
                     ("python", machine["python"]),
                     ("system", f"{machine['system']}, {machine['machine']}"),
@@ -264,7 +264,7 @@ def _lines(found: _Findings) -> list[str]:
         *render.section("Packages", _package_lines(found.packages)),
     ]
     if found.cache is not None:
-        lines += render.section("Cache", render.facts(_cache_facts(found.cache)))
+        lines += render.section("Cache", render.fields(_cache_facts(found.cache)))
     troubles: list[str] = []
     for number, problem in enumerate(found.problems, start=1):
         troubles += [*render.wrap(f"{number}. {problem.text}", render.WIDTH - 2), f"   -> {problem.mend}"]

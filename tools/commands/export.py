@@ -8,7 +8,7 @@ import click
 from store.transfer.bundle import Choice
 from store.transfer.export import Exported
 from store.transfer.export import export as write_bundle
-from tools.command import Answer, Call, print_error, shared_options
+from tools.command import PATH, Answer, Call, print_error, shared_options
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
@@ -24,20 +24,20 @@ _MISSING_SHOWN = 20
     "target",
     required=True,
     metavar="FILE",
-    type=click.Path(path_type=Path, readable=False),
-    help="The bundle to be made.",
+    type=PATH,
+    help="Bundle to write.",
 )
 @click.option(
     "--artifacts",
     "choice",
     type=click.Choice([str(choice) for choice in Choice]),
-    help="Which to carry; by default all, of a failed BUILD what its failing step worked on.",
+    help="Artifacts to include; default: all, or for a failed BUILD the inputs of the failing step.",
 )
 @shared_options()
 def export(call: Call, *, build: int | None, target: Path, choice: str | None) -> Answer:
-    """Write the journal's records, up to the end of BUILD, and artifacts into one file.
+    """Write the journal's records, up to the end of BUILD, and artifacts to one file.
 
-    It checks itself, is the same bytes from any machine, and is read by c10 import and c10 replay --bundle.
+    The file has checksums and the same bytes on any machine. c10 import and c10 replay --bundle read it.
     """
     with shown_progress() as progress:
         on_total, on_bytes = byte_progress(progress, "export")
@@ -53,17 +53,17 @@ def export(call: Call, *, build: int | None, target: Path, choice: str | None) -
     if found.missing:
         count = render.plural(len(found.missing), "artifact")
         print_error(
-            f"expected everything that the records need, found {count} missing or damaged; the bundle is made without",
+            f"expected everything that the records need, found {count} missing or damaged; the bundle is written without",
             f"c10 repair --cache {call.root}",
         )
     return Answer(
-        document=_exported(found),
-        lines=_export_lines(found),
+        document=_document(found),
+        lines=_lines(found),
         code=ExitCode.NO_GO if found.missing else ExitCode.DONE,
     )
 
 
-def _exported(found: Exported) -> dict[str, Any]:
+def _document(found: Exported) -> dict[str, Any]:
     header = found.header
     return {
         "file": str(found.path),
@@ -78,7 +78,7 @@ def _exported(found: Exported) -> dict[str, Any]:
     }
 
 
-def _export_lines(found: Exported) -> list[str]:
+def _lines(found: Exported) -> list[str]:
     header = found.header
     carried = f"{header.choice}: {render.plural(header.artifacts, 'file')}, {render.size(header.size)}"
     up_to = "" if header.build is None else f", up to the end of build {header.build}"
@@ -86,7 +86,7 @@ def _export_lines(found: Exported) -> list[str]:
     return [
         f"exported {found.path}",
         "",
-        *render.facts(
+        *render.fields(
             (
                 ("records", f"{render.number(header.records)}{up_to}"),
                 ("artifacts", carried),
@@ -94,6 +94,6 @@ def _export_lines(found: Exported) -> list[str]:
                 ("SHA-256", found.file.sha256),
             )
         ),
-        *render.facts(("missing", digest) for digest in found.missing[:_MISSING_SHOWN]),
-        *(render.facts((("missing", f"and {more:,} more"),)) if more > 0 else ()),
+        *render.fields(("missing", digest) for digest in found.missing[:_MISSING_SHOWN]),
+        *(render.fields((("missing", f"and {more:,} more"),)) if more > 0 else ()),
     ]

@@ -1,4 +1,4 @@
-"""`import`: make a cache of a bundle, or bring a cache up to one."""
+"""`import`: create a cache from a bundle, or update a cache from a newer one."""
 
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,32 @@ from pipeline.lock import CacheLock
 from store.base.clock import SystemClock
 from store.transfer.bundle import opened
 from store.transfer.import_bundle import ImportedBundle, import_bundle
-from tools.command import Answer, Call, shared_options, trust_options
+from tools.command import PATH, Answer, Call, shared_options, trust_options
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
 
 
 @click.command("import")
-@click.argument("bundle", metavar="FILE", type=click.Path(path_type=Path, readable=False))
+@click.argument("bundle", metavar="FILE", type=PATH)
 @click.option(
     "--follow",
     "follows",
     is_flag=True,
-    help="Record nothing of it, so that later bundles of the same cache can be imported, too.",
+    help="Do not record the import, so that later bundles of the same cache can be imported too.",
 )
 @trust_options
 @shared_options()
 def import_(
     call: Call, *, bundle: Path, follows: bool, trusted_key: tuple[str, ...], unsigned: bool
 ) -> Answer:
-    """Make a cache of a bundle in a new place, or bring a cache that has its beginning up to it.
+    """Create a cache from a bundle, or update a cache that has the bundle's first records.
 
-    Exit code 5 if the bundle is damaged, not signed as it should be, or lacks what its newest generation shows; the journal
-    is then as it was.
+    Exit code 5: the bundle is damaged, lacks a trusted signature, or lacks a file that its newest generation shows. The
+    journal is then unchanged.
     """
     config = C10ProvisionerConfig.from_settings(call.settings(), cache_root=call.root)
     layout = call.layout()
-    # What is no bundle must not leave the folder of a cache behind.
+    # Check the file first: if it is no bundle, no folder of a cache is created.
     with opened(bundle) as reader:
         _ = reader.header
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
@@ -53,10 +53,10 @@ def import_(
             on_bytes=on_bytes,
         )
         progress.finish()
-    return Answer(document=_imported(found), lines=_import_lines(found, call))
+    return Answer(document=_document(found), lines=_lines(found, call))
 
 
-def _imported(found: ImportedBundle) -> dict[str, Any]:
+def _document(found: ImportedBundle) -> dict[str, Any]:
     head = found.state.head
     return {
         "outcome": str(found.outcome),
@@ -70,7 +70,7 @@ def _imported(found: ImportedBundle) -> dict[str, Any]:
     }
 
 
-def _import_lines(found: ImportedBundle, call: Call) -> list[str]:
+def _lines(found: ImportedBundle, call: Call) -> list[str]:
     first = {
         "imported": f"imported into {call.root}",
         "advanced": f"brought {call.root} up to the bundle",
@@ -81,7 +81,7 @@ def _import_lines(found: ImportedBundle, call: Call) -> list[str]:
     return [
         first,
         "",
-        *render.facts(
+        *render.fields(
             (
                 ("generation", f"{head.number}, shows build {head.origin}" if head else "none committed yet"),
                 ("records", render.number(found.state.position.seq)),

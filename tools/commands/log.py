@@ -19,8 +19,8 @@ _LEAST_TREND: Final = 3
 
 
 @click.command()
-@click.option("--failed", is_flag=True, help="Only builds that did not end in a commit.")
-@click.option("-n", "count", type=click.IntRange(1), metavar="N", help="Only the newest N.")
+@click.option("--failed", is_flag=True, help="List only builds that were not committed.")
+@click.option("-n", "count", type=click.IntRange(1), metavar="N", help="List only the newest N.")
 @shared_options()
 def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     """List every build and rollback, newest first."""
@@ -51,7 +51,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     lines = render.table(
         ("gen", "build", "when (UTC)", "outcome", "tiles", "reused", "stored", "took"), rows, right="rr  rrrr"
     )
-    # What a line has to add stands below it, so that the columns stay narrow.
+    # Notes go below their line, so that the columns stay narrow.
     shown = [lines[0]]
     for line, entry in zip(lines[1:], entries, strict=True):
         shown.append(f"{line}  accepted" if entry["accepted"] else line)
@@ -61,14 +61,14 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
 
 
 def _shown_status(entry: Mapping[str, Any], *, dead: bool) -> str:
-    """How a build ended; an open one whose process holds no lock any more is dead."""
+    """Return how a build ended; an open build whose process holds no lock has died."""
     if entry["collected"]:
         return "collected"
     return "died" if dead and entry["status"] == BuildStatus.OPEN else str(entry["status"])
 
 
 def _took(entry: Mapping[str, Any]) -> str | None:
-    """How long it took: of what is over by the clock that never steps back, as a replay tells it."""
+    """Return how long it took, by the steady clock if it has ended, as a replay does."""
     if entry["seconds"] is None:
         return None
     took = entry["seconds"] if entry["ms"] is None else entry["ms"] / 1000
@@ -76,7 +76,7 @@ def _took(entry: Mapping[str, Any]) -> str | None:
 
 
 def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What committed builds cost, the oldest first, as bars; nothing for a few."""
+    """Return the costs of committed builds as bars, the oldest first; nothing for a few builds."""
     built = [
         entry for entry in reversed(entries) if entry["type"] == "build" and entry["status"] == "committed"
     ]
@@ -143,7 +143,7 @@ def _build_entry(build: Build, generation: int | None) -> dict[str, Any]:
 
 
 def _denied_entry(wall_ns: int, seq: int, event: BuildDenied) -> dict[str, Any]:
-    """A run that never became a build, since the build lock was held."""
+    """Return the entry of a run that never became a build, because the build lock was held."""
     return {
         "type": "denied",
         "build": None,
@@ -162,7 +162,7 @@ def _denied_entry(wall_ns: int, seq: int, event: BuildDenied) -> dict[str, Any]:
 
 
 def _holder(event: BuildDenied) -> str:
-    """Who held the build lock, in a few words."""
+    """Return who held the build lock."""
     build, pid = event.holder.get("build"), event.holder.get("pid")
     return f"build {build}" if build else f"process {pid}" if pid else "another process"
 

@@ -8,7 +8,7 @@ from store.domain.manifest_projection import project
 from store.errors import ErrorKind, RequestRefusedError
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from tools.command import Answer, Call, say, shared_options
+from tools.command import Answer, Call, print_message, shared_options
 
 
 @click.command()
@@ -26,6 +26,8 @@ def manifest(call: Call) -> Answer:
     name = view.observed.manifests.get(head.number)
     raw = read_regular(view.layout.manifests / name, limit=MAX_MANIFEST_BYTES) if name else None
     if raw is None or sha256(raw) != head.manifest_sha256:
-        say("c10: warning: the manifest file is not there yet; this is what the journal projects")
+        print_message(
+            "c10: warning: the manifest file is missing or damaged; this is the manifest that the journal projects"
+        )
         raw = project(view.state, head)
     return Answer(raw=raw)

@@ -1,4 +1,4 @@
-"""`mirror`: bring a read-only copy of a cache up to its head."""
+"""`mirror`: update a read-only copy of a cache."""
 
 from pathlib import Path
 from typing import Any
@@ -7,25 +7,25 @@ import click
 
 from pipeline.config import C10ProvisionerConfig
 from store.transfer.mirror import Mirrored
-from store.transfer.mirror import mirror as bring_mirror
-from tools.command import Answer, Call, shared_options
+from store.transfer.mirror import mirror as update_mirror
+from tools.command import PATH, Answer, Call, shared_options
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
 
 
 @click.command()
-@click.argument("destination", metavar="DEST", type=click.Path(path_type=Path, readable=False))
-@click.option("--full", is_flag=True, help="Hash what DEST has, and replace what is damaged.")
+@click.argument("destination", metavar="DEST", type=PATH)
+@click.option("--full", is_flag=True, help="Hash the files in DEST, and replace damaged ones.")
 @shared_options()
 def mirror(call: Call, *, destination: Path, full: bool) -> Answer:
-    """Bring a read-only copy in the folder DEST, such as a card, to the head of this cache.
+    """Update a read-only copy of this cache in the folder DEST, for example on a card.
 
-    Moves what is missing there and nothing else, the head last; may be interrupted and run again.
+    Copies only the files that DEST lacks, the head last. It can be interrupted and run again.
     """
     config = C10ProvisionerConfig.from_settings(call.settings(), cache_root=call.root)
     with shown_progress() as progress:
         on_total, on_bytes = byte_progress(progress, "mirror")
-        found = bring_mirror(
+        found = update_mirror(
             call.layout(),
             destination,
             full=full,
@@ -35,10 +35,10 @@ def mirror(call: Call, *, destination: Path, full: bool) -> Answer:
         )
         if found.changed:
             progress.finish()
-    return Answer(document=_mirrored(found, destination), lines=_mirror_lines(found, destination))
+    return Answer(document=_document(found, destination), lines=_lines(found, destination))
 
 
-def _mirrored(found: Mirrored, destination: Path) -> dict[str, Any]:
+def _document(found: Mirrored, destination: Path) -> dict[str, Any]:
     return {
         "destination": str(destination),
         "changed": found.changed,
@@ -50,14 +50,14 @@ def _mirrored(found: Mirrored, destination: Path) -> dict[str, Any]:
     }
 
 
-def _mirror_lines(found: Mirrored, destination: Path) -> list[str]:
+def _lines(found: Mirrored, destination: Path) -> list[str]:
     if not found.changed:
         return [f"nothing to do: {destination} shows generation {found.generation}"]
     before = "nothing" if found.previous is None else f"generation {found.previous}"
     return [
         f"{destination} shows generation {found.generation}",
         "",
-        *render.facts(
+        *render.fields(
             (
                 ("before", before),
                 ("moved", f"{render.plural(found.files, 'file')}, {render.size(found.size)}"),

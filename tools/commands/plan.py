@@ -16,12 +16,12 @@ from tools.provisioner import REQUEST, executor_options, provisioner
 @executor_options
 @shared_options()
 def plan(call: Call, *, request_file: Path, **executor: object) -> Answer:
-    """Say what a build of REQUEST would do, and why; do nothing."""
+    """Say what a build of REQUEST would do, and why, without doing it."""
     return plan_answer(call, request_file, executor)
 
 
 def plan_answer(call: Call, request_file: Path, executor: Mapping[str, object]) -> Answer:
-    """Plan a build of a request and turn the plan into an answer."""
+    """Return what a build of a request would do."""
     report = provisioner(call, progress=None, **executor).plan(BuildRequest.load(request_file))
     document = report.to_document()
     return Answer(document=document, lines=render.plan_report(document))

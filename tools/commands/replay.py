@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from tools.analysis import replay_text
-from tools.analysis.replay_document import replay as told
+from tools.analysis.replay_document import replay as replay_document
 from tools.command import Answer, Call, shared_options
 from tools.output import render
 from tools.record_source import read_source, source_options
@@ -13,10 +13,12 @@ from tools.record_source import read_source, source_options
 
 @click.command()
 @click.argument("build", metavar="[BUILD | @RECORD]", required=False)
-@click.option("--at", type=click.IntRange(1), metavar="RECORD", help="As it was after this record.")
-@click.option("--all", "whole", is_flag=True, help="Every record of the timeline.")
-@click.option("--rerun", "again", is_flag=True, help="Run the failed step again, and tell what comes of it.")
-@click.option("--trust-plugins", is_flag=True, help="With --rerun: load libraries that the request names.")
+@click.option("--at", type=click.IntRange(1), metavar="RECORD", help="Show the state after this record.")
+@click.option("--all", "whole", is_flag=True, help="Show every record of the timeline.")
+@click.option("--rerun", "run_step", is_flag=True, help="Run the failed step again and report the result.")
+@click.option(
+    "--trust-plugins", is_flag=True, help="With --rerun: load the libraries that the request names."
+)
 @source_options
 @shared_options()
 def replay(
@@ -25,24 +27,24 @@ def replay(
     build: str | None,
     at: int | None,
     whole: bool,
-    again: bool,
+    run_step: bool,
     trust_plugins: bool,
     journal: Path | None,
     bundle: Path | None,
 ) -> Answer:
-    """Tell what happened in a build: timeline, findings, and what failed on which inputs.
+    """Show what happened in a build: timeline, findings, and what failed on which inputs.
 
-    Without BUILD, the newest that did not end in a commit. --rerun executes the recorded network and decodes the recorded
-    tiles, in processes of their own: take it to bundles of people you trust.
+    Default: the newest build that was not committed. --rerun executes the recorded network and decodes the recorded tiles,
+    in separate processes: use it only on bundles from people you trust.
     """
-    if again and at is not None:
+    if run_step and at is not None:
         raise click.UsageError("expected --rerun or --at, found both")
-    if trust_plugins and not again:
+    if trust_plugins and not run_step:
         raise click.UsageError("expected --rerun with --trust-plugins, found it alone")
     source = read_source(call, journal, bundle)
-    document = told(source, word=build, at=at)
-    if again:
-        from tools.analysis.rerun import rerun_lines, run_again  # noqa: PLC0415 - a look at a build starts without engines
+    document = replay_document(source, word=build, at=at)
+    if run_step:
+        from tools.analysis.rerun import rerun_lines, run_again  # noqa: PLC0415 - imports the engines
 
         document["rerun"] = run_again(source, document["build"], trust_plugins=trust_plugins)
         shown = [

@@ -2,19 +2,24 @@
 
 import click
 
-from tools.command import Answer, Call, say, shared_options
+from tools.command import Answer, Call, print_message, shared_options
 from tools.output import render
 from tools.provisioner import provisioner
 
 
 @click.command()
-@click.option("--to", type=int, metavar="GENERATION", help="A generation; by default the build before.")
-@click.option("--why", default="", metavar="TEXT", help="For the record.")
+@click.option(
+    "--to",
+    type=int,
+    metavar="GENERATION",
+    help="Generation to show again; by default that of the build before.",
+)
+@click.option("--why", default="", metavar="TEXT", help="Reason to record.")
 @shared_options()
 def rollback(call: Call, *, to: int | None, why: str) -> Answer:
     """Go back to an earlier committed build, as a new generation."""
     report = provisioner(call).rollback(to, why)
     for warning in report.warnings:
-        say(f"c10: warning: {warning}")
+        print_message(f"c10: warning: {warning}")
     document = report.to_document()
     return Answer(document=document, lines=render.rollback_report(document))

@@ -36,7 +36,7 @@ def show(call: Call, *, number: int) -> Answer:
 
 
 def _area_report(view: View, build: Build) -> dict[str, Any] | None:
-    """The geographic report of a build; nothing if it has none, or its file is not whole."""
+    """Return the geographic report of a build; None if it has none, or its file is damaged."""
     if build.coverage is None:
         return None
     try:

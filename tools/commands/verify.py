@@ -1,4 +1,4 @@
-"""`verify`: ground verification, and how it is told."""
+"""`verify`: check a cache on the ground, and say whether it may fly."""
 
 import re
 import secrets
@@ -14,11 +14,11 @@ from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_LENGTH: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
 
 
-class _Length(click.ParamType[float]):
-    """A length of time such as 20s, 1.5min or 500ms; plain numbers are seconds."""
+class _Duration(click.ParamType[float]):
+    """A duration such as 20s, 1.5min or 500ms; a plain number is in seconds."""
 
     name = "TIME"
 
@@ -26,17 +26,23 @@ class _Length(click.ParamType[float]):
         """Return seconds."""
         if isinstance(value, (int, float)):
             return float(value)
-        found = _LENGTH.fullmatch(str(value))
+        found = _DURATION.fullmatch(str(value))
         if found is None:
             self.fail(f"expected a time such as 20s, 2min or 500ms, found {value!r}", param, ctx)
         return float(found[1]) * _UNITS[found[2]]
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Type and size of every file (the default).")
-@click.option("--full", is_flag=True, help="Hash everything, of all generations; load engine and index.")
-@click.option("--budget", type=_Length(), help="Hash engines, index, tables, then blocks for so long: 20s.")
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Of the sample; repeats an earlier one.")
+@click.option("--quick", is_flag=True, help="Check type and size of every file (the default).")
+@click.option("--full", is_flag=True, help="Hash all files of all generations; load engine and index.")
+@click.option(
+    "--budget",
+    type=_Duration(),
+    help="Hash engines, index and tables, then blocks until this time, such as 20s, is over.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="Seed of the sample, to repeat an earlier one."
+)
 @trust_options
 @shared_options()
 def verify(
@@ -49,7 +55,7 @@ def verify(
     trusted_key: tuple[str, ...],
     unsigned: bool,
 ) -> Answer:
-    """Say GO or NO-GO for what the head shows, with everything that is wrong and what mends it."""
+    """Say GO or NO-GO for the generation that the head shows, and list what is wrong and how to fix it."""
     if quick + full + (budget is not None) > 1:
         raise click.UsageError("expected one of --quick, --full and --budget, found more")
     if seed is not None and budget is None:
@@ -137,7 +143,7 @@ def _lines(result: Verification) -> list[str]:
     lines = [
         f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})",
         "",
-        *render.facts(
+        *render.fields(
             (
                 (str(result.depth), how),
                 ("identity", result.identity),
@@ -148,11 +154,11 @@ def _lines(result: Verification) -> list[str]:
         ),
     ]
     for note in result.notes:
-        lines += render.facts((("note", note),))
+        lines += render.fields((("note", note),))
     for number, problem in enumerate(result.problems, start=1):
         lines += ["", *render.wrap(f"{number}. {problem}")]
         touched = ", ".join(str(generation) for generation in problem.generations) or "none"
-        lines += [f"   {line}" for line in render.facts((("file", problem.path), ("generations", touched)))]
+        lines += [f"   {line}" for line in render.fields((("file", problem.path), ("generations", touched)))]
         lines.append(f"   {'mend':<13}{problem.mend}")
     if not result.go and result.head_sound:
         lines += ["", f"Generation {result.generation} itself is sound: none of this touches it."]

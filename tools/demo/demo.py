@@ -66,7 +66,7 @@ class _Stage:
 
     def show(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Print facts."""
-        self.tell(*(f"   {line}" for line in render.facts(pairs)))
+        self.tell(*(f"   {line}" for line in render.fields(pairs)))
 
     def expect(self, promise: str, *, kept: bool) -> None:
         """Check a promise and say how it went."""

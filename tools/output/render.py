@@ -64,7 +64,7 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def facts(pairs: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
+def fields(pairs: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
     """Label and value per line; long values go on below themselves. None and empty values are left out.
 
     Args:
@@ -148,7 +148,7 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
     lines = [first]
     if outcome != "failed":
         lines += [""]
-    lines += facts(
+    lines += fields(
         (
             ("identity", document["identity"]),
             ("manifest", document["manifest_sha256"]),
@@ -174,10 +174,10 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
     )
     missing = document["wanted"] - document["tiles"]
     tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
-    lines = [first, "", *facts((("identity", document["identity"]), ("tiles", tiles)))]
+    lines = [first, "", *fields((("identity", document["identity"]), ("tiles", tiles)))]
     if missing > 0:
         verb = "is" if missing == 1 else "are"
-        lines += facts((("", f"{number(missing)} {verb} not in the source, or left out"),))
+        lines += fields((("", f"{number(missing)} {verb} not in the source, or left out"),))
     rows = [
         (step["kind"], step["subject"] or None, number(step["count"]), step["decision"], step["why"])
         for step in document["steps"]
@@ -196,7 +196,7 @@ def rollback_report(document: Mapping[str, Any]) -> list[str]:
     return [
         f"generation {number} now shows build {build}, in place of build {before}",
         "",
-        *facts((("manifest", document["manifest_sha256"]),)),
+        *fields((("manifest", document["manifest_sha256"]),)),
     ]
 
 
