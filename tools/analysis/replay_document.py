@@ -296,7 +296,7 @@ def _commits(builds: BuildHistory) -> list[dict[str, Any]]:
 
 
 def _summary(document: Mapping[str, Any]) -> str:
-    number, took = document["build"], render.seconds(document["ms"] / 1000)
+    number, took = document["build"], render.milliseconds(document["ms"])
     failed = document["failure"]
     match document["status"]:
         case "committed":

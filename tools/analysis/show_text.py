@@ -13,56 +13,39 @@ _MAX_TRACEBACK: Final = 200
 
 def show_lines(document: Mapping[str, Any]) -> list[str]:
     """Return the lines of a build."""
-    took = document["seconds"]
+    took, tiles = document["seconds"], None
+    if document["tiles"] is not None:
+        tiles = f"{document['tiles']:,} of {document['wanted']:,} wanted"
     generations = ", ".join(str(number) for number in document["generations"]) or None
     lines = render.fields(
-        (
-            ("build", f"{document['build']}, {document['status']}"),
-            ("generations", generations),
-            ("files", "collected: they are gone, the record stays" if document["collected"] else None),
-            ("accepted", ", ".join(map(str, document["accepted"]))),
-            ("identity", document["identity"] or "unknown: its inputs could not be read"),
-            ("started", f"{document['started'][:19].replace('T', ' ')} UTC"),
-            ("took", None if took is None else render.seconds(took)),
-            (
-                "tiles",
-                None
-                if document["tiles"] is None
-                else f"{document['tiles']:,} of {document['wanted']:,} wanted",
-            ),
-            (
-                "embedded",
-                render.number(document["tiles_embedded"]) if document["tiles"] is not None else None,
-            ),
-        )
+        ("build", f"{document['build']}, {document['status']}"),
+        ("generations", generations),
+        ("files", "collected: they are gone, the record stays" if document["collected"] else None),
+        ("accepted", ", ".join(map(str, document["accepted"]))),
+        ("identity", document["identity"] or "unknown: its inputs could not be read"),
+        ("started", render.utc(document["started"])),
+        ("took", None if took is None else render.seconds(took)),
+        ("tiles", tiles),
+        ("embedded", render.number(document["tiles_embedded"]) if tiles else None),
     )
-    lines += render.section("Inputs", render.fields(_input_facts(document["inputs"]), indent=2))
-    lines += render.section("Host", render.fields(document["host"].items(), indent=2))
-    if document["plan"]:
-        rows = [
-            (
-                step.get("kind"),
-                step.get("subject") or None,
-                step.get("count"),
-                step.get("decision"),
-                step.get("why"),
-            )
-            for step in document["plan"]
-        ]
-        lines += render.section(
-            "Plan", render.table(("step", "subject", "count", "decision", "why"), rows, right="  r")
+    lines += render.section("Inputs", render.fields(*_input_fields(document["inputs"]), indent=2))
+    lines += render.section("Host", render.fields(*document["host"].items(), indent=2))
+    header = ("step", "subject", "count", "decision", "why")
+    plan = [
+        (step.get("kind"), step.get("subject") or None, *(step.get(name) for name in header[2:]))
+        for step in document["plan"]
+    ]
+    lines += render.table_section("Plan", header, plan, right="  r")
+    steps = [
+        (
+            step["seq"],
+            step["kind"],
+            None if step["ms"] is None else render.milliseconds(step["ms"]),
+            step["what"],
         )
-    if document["steps"]:
-        steps = [
-            (
-                step["seq"],
-                step["kind"],
-                None if step["ms"] is None else render.seconds(step["ms"] / 1000),
-                step["what"],
-            )
-            for step in document["steps"]
-        ]
-        lines += render.section("Steps", render.table(("record", "kind", "took", "what"), steps, right="r r"))
+        for step in document["steps"]
+    ]
+    lines += render.table_section("Steps", ("record", "kind", "took", "what"), steps, right="r r")
     lines += render.section("Checks", _check_lines(document["checks"]))
     lines += render.section("Area", _area_lines(document.get("area")))
     for warning in document["warnings"]:
@@ -71,16 +54,13 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def _area_lines(report: Mapping[str, Any] | None) -> list[str]:
-    """What of the area a camera cannot be found by, as runs along a row; the first few of each kind."""
+    """Return the tiles by which a camera cannot be located, as runs along a row; the first few of each kind."""
     lines: list[str] = []
     for name in ("holes", "excluded", "skipped", "featureless"):
         runs = (report or {}).get(name)
         if not isinstance(runs, list) or not runs:
             continue
-        shown = [
-            f"{zoom}/{first}/{y}" if first == last else f"{zoom}/{first}-{last}/{y}"
-            for zoom, y, first, last in runs[:_MAX_RUNS]
-        ]
+        shown = [render.tile_run(run) for run in runs[:_MAX_RUNS]]
         more = f", and {len(runs) - _MAX_RUNS} more" if len(runs) > _MAX_RUNS else ""
         lines += render.wrap(f"{name:<12} {', '.join(shown)}{more}")
     return lines
@@ -102,11 +82,11 @@ def _check_lines(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _input_facts(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
-    def shown(value: object) -> object:
+def _input_fields(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
+    def as_text(value: object) -> object:
         if isinstance(value, Mapping):
             parts = ((name, inner) for name, inner in sorted(value.items()) if inner is not None)
-            # A digest inside a map is cut short for people; the JSON has all of it.
+            # The text shows the beginning of a digest inside a map, the JSON all of it.
             return " ".join(f"{name}={inner[:16] if is_digest(inner) else inner}" for name, inner in parts)
         if isinstance(value, (list, tuple)):
             return ", ".join(
@@ -114,7 +94,7 @@ def _input_facts(inputs: Mapping[str, Any]) -> list[tuple[str, object]]:
             )
         return value
 
-    return [(name, shown(value)) for name, value in inputs.items() if name != "recipes"]
+    return [(name, as_text(value)) for name, value in inputs.items() if name != "recipes"]
 
 
 def _failure_lines(document: Mapping[str, Any]) -> list[str]:
@@ -124,13 +104,11 @@ def _failure_lines(document: Mapping[str, Any]) -> list[str]:
         doing = f" (it was at: {document['doing']})" if document["doing"] else ""
         return render.section("Ending", render.wrap(ending + doing, render.WIDTH - 2)) if ending else []
     lines = render.fields(
-        (
-            ("step", failure["step"]),
-            ("subject", failure["subject"]),
-            ("kind", failure["kind"]),
-            ("message", failure["message"]),
-            ("mend", failure["hint"]),
-        )
+        ("step", failure["step"]),
+        ("subject", failure["subject"]),
+        ("kind", failure["kind"]),
+        ("message", failure["message"]),
+        ("mend", failure["hint"]),
     )
     return [
         *render.section("Failure", lines),

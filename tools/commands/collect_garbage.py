@@ -76,15 +76,15 @@ def _lines(found: Collection, document: dict[str, Any], command: str) -> list[st
     lines = [first, ""]
     for each in document["kept"]:
         numbers = ", ".join(map(str, each["generations"]))
-        lines += render.fields((("keep", f"build {each['build']} (generation {numbers}): {each['why']}"),))
+        lines += render.fields(("keep", f"build {each['build']} (generation {numbers}): {each['why']}"))
     for why, each in document["kept_files"].items():
-        lines += render.fields((("stay", _amount(each, why)),))
+        lines += render.fields(("stay", _amount(each, why)))
     gone = ", ".join(map(str, document["collected_generations"]))
-    lines += render.fields((("collect", f"generation {gone}" if gone else None),))
+    lines += render.fields(("collect", f"generation {gone}" if gone else None))
     for why, each in document["removed"].items():
-        lines += render.fields((("go", _amount(each, why)),))
+        lines += render.fields(("go", _amount(each, why)))
     if found.projections[0]:
-        lines += render.fields((("go", _amount(document["projections"], "manifests and signatures")),))
+        lines += render.fields(("go", _amount(document["projections"], "manifests and signatures")))
     if not found.empty and not found.done:
         lines += ["", f"nothing was removed yet: {command}"]
     return lines

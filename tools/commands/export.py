@@ -87,13 +87,11 @@ def _lines(found: Exported) -> list[str]:
         f"exported {found.path}",
         "",
         *render.fields(
-            (
-                ("records", f"{render.number(header.records)}{up_to}"),
-                ("artifacts", carried),
-                ("size", render.size(found.file.size)),
-                ("SHA-256", found.file.sha256),
-            )
+            ("records", f"{render.number(header.records)}{up_to}"),
+            ("artifacts", carried),
+            ("size", render.size(found.file.size)),
+            ("SHA-256", found.file.sha256),
         ),
-        *render.fields(("missing", digest) for digest in found.missing[:_MISSING_SHOWN]),
-        *(render.fields((("missing", f"and {more:,} more"),)) if more > 0 else ()),
+        *render.fields(*(("missing", digest) for digest in found.missing[:_MISSING_SHOWN])),
+        *(render.fields(("missing", f"and {more:,} more")) if more > 0 else ()),
     ]

@@ -82,10 +82,8 @@ def _lines(found: ImportedBundle, call: Call) -> list[str]:
         first,
         "",
         *render.fields(
-            (
-                ("generation", f"{head.number}, shows build {head.origin}" if head else "none committed yet"),
-                ("records", render.number(found.state.position.seq)),
-                ("stored", f"{render.plural(len(found.stored), 'artifact')}, {render.size(size)}"),
-            )
+            ("generation", f"{head.number}, shows build {head.origin}" if head else "none committed yet"),
+            ("records", render.number(found.state.position.seq)),
+            ("stored", f"{render.plural(len(found.stored), 'artifact')}, {render.size(size)}"),
         ),
     ]

@@ -31,11 +31,9 @@ def keygen(call: Call, *, output: Path, comment: str) -> Answer:  # noqa: ARG001
     }
     lines = [
         *render.fields(
-            (
-                ("key", pair.key_id),
-                ("private", f"{pair.private} (keep it; it is not encrypted)"),
-                ("public", pair.public),
-            )
+            ("key", pair.key_id),
+            ("private", f"{pair.private} (keep it; it is not encrypted)"),
+            ("public", pair.public),
         ),
         "",
         f'sign     signing_key = "{pair.private}" in c10.toml',

@@ -58,13 +58,11 @@ def _lines(found: Mirrored, destination: Path) -> list[str]:
         f"{destination} shows generation {found.generation}",
         "",
         *render.fields(
+            ("before", before),
+            ("moved", f"{render.plural(found.files, 'file')}, {render.size(found.size)}"),
             (
-                ("before", before),
-                ("moved", f"{render.plural(found.files, 'file')}, {render.size(found.size)}"),
-                (
-                    "replaced",
-                    render.plural(len(found.replaced), "damaged artifact") if found.replaced else None,
-                ),
-            )
+                "replaced",
+                render.plural(len(found.replaced), "damaged artifact") if found.replaced else None,
+            ),
         ),
     ]

@@ -88,7 +88,7 @@ def _left_lines(left: Sequence[Problem], *, repaired: bool) -> list[str]:
         lines += [
             "",
             *render.wrap(f"still wrong: {problem}"),
-            *(f"   {line}" for line in render.fields(pairs)),
+            *(f"   {line}" for line in render.fields(*pairs)),
         ]
     return lines
 
@@ -108,4 +108,4 @@ def repair_lines(report: RepairReport) -> list[str]:
 def _action_lines(mend: Mend) -> list[str]:
     mark = "mended" if mend.ok else "not mended"
     pairs = (("was", mend.was), (mark, mend.action), ("evidence", mend.quarantine))
-    return [*render.wrap(mend.what), *(f"   {line}" for line in render.fields(pairs))]
+    return [*render.wrap(mend.what), *(f"   {line}" for line in render.fields(*pairs))]

@@ -60,7 +60,7 @@ def report(
         lines=[
             *render.wrap(str(document["summary"])),
             "",
-            *render.fields((("page", target), ("size", render.size(len(data))))),
+            *render.fields(("page", target), ("size", render.size(len(data)))),
         ],
     )
 

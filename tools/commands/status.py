@@ -31,7 +31,7 @@ def status(call: Call) -> Answer:
 
 def _head_lines(view: View, head: Generation | None, build: Build | None) -> list[str]:
     if head is None or build is None:
-        return render.fields((("cache", view.layout.root), ("generation", "none committed yet")))
+        return render.fields(("cache", view.layout.root), ("generation", "none committed yet"))
     inputs, tiles = build.inputs, build.tiles
     shows = f"{head.number}, shows build {head.origin}"
     if head.rolled_back is not None:
@@ -39,18 +39,16 @@ def _head_lines(view: View, head: Generation | None, build: Build | None) -> lis
         shows += f" (rolled back from build {head.rolled_back.left}{why})"
     zooms = "-".join(str(zoom) for zoom in dict.fromkeys(inputs.get("zoom", ())))
     return render.fields(
-        (
-            ("cache", view.layout.root),
-            ("generation", shows),
-            ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
-            ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
-            ("area", _area(build)),
-            ("index", _index(build)),
-            ("committed", f"{render.when(head.wall_ns)} UTC"),
-            ("identity", build.identity),
-            ("manifest", head.manifest_sha256),
-            ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
-        )
+        ("cache", view.layout.root),
+        ("generation", shows),
+        ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
+        ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
+        ("area", _area(build)),
+        ("index", _index(build)),
+        ("committed", f"{render.when(head.wall_ns)} UTC"),
+        ("identity", build.identity),
+        ("manifest", head.manifest_sha256),
+        ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
     )
 
 
@@ -92,8 +90,6 @@ def _journal_lines(view: View) -> list[str]:
             status = "died" if held(view.layout.build_lock) is None else status
         lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
     return render.fields(
-        (
-            ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
-            ("lately", lately),
-        )
+        ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
+        ("lately", lately),
     )

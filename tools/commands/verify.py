@@ -144,22 +144,20 @@ def _lines(result: Verification) -> list[str]:
         f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})",
         "",
         *render.fields(
-            (
-                (str(result.depth), how),
-                ("identity", result.identity),
-                ("manifest", result.manifest_sha256),
-                ("signed by", result.signed_by),
-                ("left over", left),
-            )
+            (str(result.depth), how),
+            ("identity", result.identity),
+            ("manifest", result.manifest_sha256),
+            ("signed by", result.signed_by),
+            ("left over", left),
         ),
     ]
     for note in result.notes:
-        lines += render.fields((("note", note),))
+        lines += render.fields(("note", note))
     for number, problem in enumerate(result.problems, start=1):
         lines += ["", *render.wrap(f"{number}. {problem}")]
         touched = ", ".join(str(generation) for generation in problem.generations) or "none"
-        lines += [f"   {line}" for line in render.fields((("file", problem.path), ("generations", touched)))]
+        lines += [f"   {line}" for line in render.fields(("file", problem.path), ("generations", touched))]
         lines.append(f"   {'mend':<13}{problem.mend}")
     if not result.go and result.head_sound:
-        lines += ["", f"Generation {result.generation} itself is sound: none of this touches it."]
+        lines += ["", f"Generation {result.generation} itself is intact: none of these problems affects it."]
     return lines

@@ -20,7 +20,6 @@ Points = npt.NDArray[np.float64]
 
 _STRIP_ROWS: Final = 256
 _LAKE_LEVEL: Final = -1.5
-_LAKE_SHARE: Final = 0.08
 _TREE_LINE: Final = 1.2
 _CELL_PX: Final = 240
 

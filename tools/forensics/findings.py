@@ -91,7 +91,7 @@ def _clocks(timeline: BuildTimeline, history: RecordHistory) -> Iterator[dict[st
             jumps += 1
             way = "forward" if off > 0 else "back"
             told = (
-                f"the wall clock jumped {way} by {render.seconds(abs(off) / 1000)} between records {earlier.seq} and"
+                f"the wall clock jumped {way} by {render.milliseconds(abs(off))} between records {earlier.seq} and"
                 f" {later.seq}: it was set" + (", or the machine slept" if off > 0 else "")
             )
             mend = "check the clock (chronyc tracking, timedatectl); ages of tiles were judged by it"
@@ -127,7 +127,7 @@ def _gaps(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
             if place is not None
             else ""
         )
-        told = f"nothing was recorded for {render.seconds(gap / 1000)} before record {later.seq}{doing}"
+        told = f"nothing was recorded for {render.milliseconds(gap)} before record {later.seq}{doing}"
         yield make_finding("gap", "warning", later.seq, told)
 
 
@@ -146,7 +146,7 @@ def _slow(timeline: BuildTimeline, rates: Rates) -> Iterator[dict[str, Any]]:
         if took is not None and usual is not None and is_slow(took, usual):
             told = (
                 f"{step.kind} {step.subject}".rstrip()
-                + f" took {render.seconds(took / 1000)}; as much work took {render.seconds(usual / 1000)} in earlier builds"
+                + f" took {render.milliseconds(took)}; as much work took {render.milliseconds(usual)} in earlier builds"
             )
             yield make_finding("slow-step", "warning", step.begin.seq, told)
 

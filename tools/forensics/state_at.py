@@ -35,14 +35,6 @@ class FoldedState:
     problem: str = ""
 
 
-def fold_all(records: Iterable[DecodedRecord]) -> FoldedState:
-    """Fold records, as far as they make sense."""
-    folded = FoldedState()
-    for _ in fold_stepwise(records, folded):
-        pass
-    return folded
-
-
 def fold_stepwise(records: Iterable[DecodedRecord], folded: FoldedState) -> Iterator[DecodedRecord]:
     """Fold records one by one into `folded`, which may be looked at after each; stops where folding must end."""
     state = folded.state

@@ -9,10 +9,17 @@ from store.domain.state import FLIGHT, State
 from store.manifest import manifest
 from store.testing import PREPROCESSING, made, ref_of
 from tools.forensics.records import DecodedRecord
-from tools.forensics.state_at import FoldedState, fold_all, fold_stepwise
+from tools.forensics.state_at import FoldedState, fold_stepwise
 
 EVENTS = 100_000
 BUILDS = 50
+
+
+def fold_all(records):
+    folded = FoldedState()
+    for _ in fold_stepwise(records, folded):
+        pass
+    return folded
 
 
 class Writer:
