@@ -150,7 +150,7 @@ class Call:
             raise click.UsageError("expected --trusted-key or --unsigned, found both")
         return [] if unsigned else list(keys) or None
 
-    def memory_folder(self) -> Path | None:
+    def digest_cache_folder(self) -> Path | None:
         """Return the user's folder for digests of tiles and networks, outside of any cache; None without a home."""
         base, home = Path(self.environ.get("XDG_CACHE_HOME", "")), Path(self.environ.get("HOME", ""))
         if base.is_absolute():

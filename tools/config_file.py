@@ -11,10 +11,10 @@ from typing import Any
 
 from pipeline.config import C10ProvisionerConfig
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.request.files import folder_of, read_request_text
+from pipeline.request.files import base_folder, read_request_text
 from store.trust.signatures import is_key_line
 
-_NOT_SETTINGS = frozenset({"cache_root", "memory_folder"})
+_NOT_SETTINGS = frozenset({"cache_root", "digest_cache_folder"})
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     text = read_request_text(path, what="a settings file")
     try:
-        return _resolve_key_paths(folder_of(path), tomllib.loads(text))
+        return _resolve_key_paths(base_folder(path), tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RequestError(
             f"{path}: expected TOML, found: {error}",

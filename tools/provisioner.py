@@ -42,7 +42,7 @@ def provisioner(call: Call, *, progress: Progress | None = None, **flags: object
         RequestError: A setting is wrong.
     """
     config = C10ProvisionerConfig.from_settings(
-        call.settings(**flags), cache_root=call.root, memory_folder=call.memory_folder()
+        call.settings(**flags), cache_root=call.root, digest_cache_folder=call.digest_cache_folder()
     )
     if flags.get("ray_address") is not None and config.executor != "ray":
         raise click.UsageError(f"expected --executor ray with --ray-address, found {config.executor!r}")

@@ -1,7 +1,6 @@
-"""How a cache comes to be: its folders, then its journal with the genesis event, once.
+"""Create a cache: its folders, then its journal with the first event, `CacheCreated`.
 
-Anybody may be first: a build under the build lock, or an engine run without it. Whoever is second finds the journal
-of the first, which is as good.
+A build (with the build lock) and an engine run (without it) may both try: the second one uses the journal of the first.
 """
 
 import secrets
@@ -18,14 +17,14 @@ from store.domain.events import CacheCreated
 WRITER = "c10"
 
 FORMAT = 1
-"""What the genesis event says of the folder: docs/format.md."""
+"""Format of the folder, recorded in the first event: docs/format.md."""
 
 
 def ensure_cache(layout: Layout, *, clock: Clock) -> bool:
-    """Make the cache if there is none.
+    """Create the cache if there is none.
 
     Returns:
-        Whether this call made it.
+        Whether this call created it.
 
     Raises:
         StoreError, journal.JournalError: The folder or file system cannot be used.
@@ -35,8 +34,8 @@ def ensure_cache(layout: Layout, *, clock: Clock) -> bool:
         return False
     created = CacheCreated(cache_id=secrets.token_hex(16), format=FORMAT, writer=WRITER)
     record = to_record(created, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
-    # Shared, so that a recovery beside this one does not take the newborn for garbage.
-    with Artifacts(layout).sharing(), suppress(JournalExistsError):
+    # The shared lock keeps a concurrent recovery from removing the unfinished journal.
+    with Artifacts(layout).shared_lock(), suppress(JournalExistsError):
         Journal.create(
             layout.journal,
             [record],

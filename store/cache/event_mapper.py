@@ -1,4 +1,4 @@
-"""Between the journal's records and the store's facts."""
+"""Map records of the journal to events and back."""
 
 import gc
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,14 @@ def to_record(event: Event, *, build: int | None, wall_ns: int, mono_ns: int) ->
 
 
 def to_recorded_event(entry: Entry, *, canonical: bool = True) -> RecordedEvent:
-    """Return the fact in a journal entry; an event of a newer version keeps its place as `Unknown`.
+    """Return the recorded event of a journal entry; an event of a newer version becomes `Unknown`.
 
     Args:
         entry: The entry.
         canonical: Whether to refuse a record in another form than the one that its values have; see `decode_fields`.
 
     Raises:
-        DamagedHistoryError: The payload does not have the shape its version fixes.
+        DamagedHistoryError: The payload does not have the shape of its version.
         journal.RecordError: The bytes are no record.
     """
     tag, version, build, wall_ns, mono_ns, payload = decode_fields(entry.raw, canonical=canonical)
@@ -48,11 +48,11 @@ def to_recorded_event(entry: Entry, *, canonical: bool = True) -> RecordedEvent:
 def fold_entries(state: State, entries: Iterable[Entry]) -> None:
     """Fold entries of a cache's own journal into a state that the caller owns, in place.
 
-    What a C10 appended is canonical, and the chain says that it still is what was appended: only what comes from
-    elsewhere has its form held against that, and a journal whose history is shown, proven or carried away (`to_recorded_events`).
+    C10 appends canonical records, and the chain proves that they are unchanged. So their form is checked only in
+    records from elsewhere, and when a history is shown, verified or exported (`to_recorded_events`).
 
     Raises:
-        DamagedHistoryError: No C10 could have written them in this order, or one has not the shape its version fixes.
+        DamagedHistoryError: No C10 could have written them in this order, or a payload is malformed.
         journal.JournalError: An entry is no record, or reading the entries failed.
     """
     with without_collector():
@@ -61,7 +61,7 @@ def fold_entries(state: State, entries: Iterable[Entry]) -> None:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Let no garbage be looked for meanwhile: what a fold makes lives on, and the search takes a quarter of its time."""
+    """Pause Python's garbage collector: the objects of a fold live on, and the collector takes a quarter of its time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -72,5 +72,5 @@ def without_collector() -> Iterator[None]:
 
 
 def to_recorded_events(entries: Iterable[Entry]) -> Iterator[RecordedEvent]:
-    """Yield the facts of many entries, in their order."""
+    """Yield the recorded events of entries, in order."""
     return map(to_recorded_event, entries)

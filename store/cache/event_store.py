@@ -1,9 +1,9 @@
-"""The journal and the state it folds to, kept in step.
+"""The event store: append events if the head is the expected one, and keep the folded state in step.
 
-An event is judged before it is durable: it is encoded and decoded as a reader would, folded into the state, and
-only then appended, on condition that the journal's head is still the one it was judged on. A journal can
-therefore never hold an event that its own readers refuse. If an append does not come back in good order, nobody
-knows whether it is durable; the state is then folded anew from the journal before it is used again.
+An event is validated before it is durable: it is encoded and decoded as a reader would, folded into the state, and
+only then appended, on condition that the head of the journal has not moved. So a journal never holds an event that
+its own readers refuse. If an append fails, it is unknown whether it is durable; the state is then folded again from
+the journal before its next use.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ class EventStore:
 
     @property
     def state(self) -> State:
-        """What the journal's records fold to, as of the last look."""
+        """What the records of the journal folded to when it was last read."""
         if not self._in_step:
             self._reload()
         return self._state
@@ -75,7 +75,7 @@ class EventStore:
         return to_record(event, build=build, wall_ns=wall, mono_ns=self.clock.mono_ns())
 
     def append(self, records: Sequence[Record]) -> None:
-        """Judge records and append them in one durable transaction, on whatever head there is.
+        """Validate records and append them in one durable transaction, on the current head.
 
         Raises:
             DamagedHistoryError: They cannot follow what is there; nothing was appended.
@@ -92,7 +92,7 @@ class EventStore:
     def append_on(
         self, head: Head, records: Sequence[Record], projections: Mapping[bytes, bytes | None] = _NONE
     ) -> None:
-        """Judge records and append them in one durable transaction, if `head` is still the head.
+        """Validate records and append them in one durable transaction, if `head` is still the head.
 
         Raises:
             HeadMovedError: It is not; nothing was appended.
@@ -112,7 +112,7 @@ class EventStore:
         self.appended += 1
 
     def reopen(self) -> None:
-        """Open the journal again after an error of the disk, and fold it anew."""
+        """Open the journal again after a disk error, and fold it again."""
         self._in_step = False
         self.journal.close()
         self.journal = Journal.open(self.layout.journal, allow_unknown_filesystem=True)

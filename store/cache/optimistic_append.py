@@ -17,7 +17,7 @@ from store.cache.create import ensure_cache
 from store.cache.event_store import EventStore
 from store.cache.view import list_cache_files, open_view, require_cache
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
 from store.domain.events import Event, GenerationAccepted
 from store.domain.state import State
@@ -86,7 +86,7 @@ def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> It
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
     refuse_exposed(layout.root)
-    refuse_displaced(layout)
+    refuse_symlinked_folders(layout)
     if create:
         ensure_cache(layout, clock=clock)
     require_cache(layout)

@@ -1,7 +1,7 @@
-"""The projections of committed generations on disk: segment, signature, and last the manifest.
+"""Write the projections of committed generations: segment, signatures, and last the manifest.
 
-Each is write-once and made from the journal alone. The manifest is last, since its presence makes the
-generation visible.
+Each file is written once, from the journal alone. The manifest is last, because its presence makes the generation
+visible.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from store.trust.signatures import Signature, signature_file
 
 @dataclass(slots=True)
 class Projections:
-    """Writes projections. `written` counts the files it made."""
+    """Writes projections; `written` counts new files."""
 
     layout: Layout
     written: int = 0
 
     def write(self, event_store: EventStore, generation: Generation) -> None:
-        """Write what is missing on disk of a generation; of one that was collected, its segment alone.
+        """Write the missing files of a generation; of a collected one, the segment alone.
 
         Raises:
             DamagedHistoryError: A name is taken by other bytes: the journal lost its tail or was replaced.
@@ -85,7 +85,7 @@ def signers_of(generation: Generation) -> tuple[str, ...]:
 
 
 def set_head_projections(event_store: EventStore) -> None:
-    """Set the journal's own projections of the head again where they are missing, damaged or stale.
+    """Write the projections of the head in the journal again if they are missing, damaged or stale.
 
     Raises:
         journal.JournalError: They could not be set.

@@ -1,4 +1,4 @@
-r"""A segment: the journal records of one generation, framed, so that LMDB can be made again from files.
+r"""A segment: the journal records of one generation, framed, from which the journal can be rebuilt.
 
 Segment g holds every record after the commit of generation g-1 up to and with the commit of g. Its layout,
 integers big-endian:
@@ -8,7 +8,7 @@ integers big-endian:
     chain before the first record: 32 bytes
     per record: length of the value (4 bytes), then the value as it stands in the journal: chain, record bytes
 
-The chain makes a segment check itself, and joins it to its neighbours.
+The chain makes a segment self-checking, and connects it to its neighbours.
 """
 
 import struct

@@ -4,11 +4,11 @@ The order is the invariant everything rests on. (1) An artifact's bytes are dura
 names it is appended in a durable transaction. (3) Checks and the coverage walk run over all that the manifest
 will name. (4) One transaction appends `BuildCommitted` and is the only commit point. (5) Segment, signature
 and, last, manifest are linked into place; the manifest's presence makes the generation visible. A crash
-between 4 and 5 is healed by the next writer from the journal alone.
+between 4 and 5 is repaired by the next writer from the journal alone.
 
-A `CacheWriter` is used under the build lock. Others may append beside it (engine runs, acceptance), so the place in
-the journal that a manifest names is confirmed inside the commit transaction; if it moved, the build is held
-against the journal again, and its manifest is projected for the new place.
+A `CacheWriter` is used under the build lock. Others may append meanwhile (engine runs, acceptance), so the journal
+position that a manifest names is confirmed inside the commit transaction; if it moved, the build is compared with the
+journal again, and its manifest is projected for the new position.
 """
 
 import os
@@ -29,9 +29,9 @@ from store.cache.event_store import RETRYABLE, EventStore
 from store.cache.projections import Projections, set_head_projections
 from store.cache.view import list_cache_files, require_cache
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import refuse_displaced
+from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import rebuilding
 from store.disk.scratch import clear_scratch, fill_reserve, release_reserve
 from store.domain.events import (
@@ -63,8 +63,8 @@ from store.policy.rollback import RollbackPlan
 from store.trust.signatures import Signature, Signer
 
 DEFAULT_RESERVE_BYTES = 8 << 20
-_BIRTH_WRITES = 2
-"""The journal's file, and the transaction with the genesis event."""
+_CREATION_WRITES = 2
+"""The journal file, and the transaction with the first event."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,8 +78,8 @@ class CacheWriter:
         projections: Its projections on disk.
         host: Facts about this machine, recorded with what no build explains.
         signer: Signs what is committed, if anything does.
-        recovered: What opening it had to set right.
-        made: Writes at birth, files of the reserve, and strangers that were set aside.
+        recovered: What recovery did when the cache was opened.
+        made: Writes of creation, of the reserve, and of files moved to quarantine.
     """
 
     layout: Layout
@@ -109,11 +109,11 @@ class CacheWriter:
         Args:
             layout: Where it is.
             clock: Where times come from.
-            create: Whether to make the cache if there is none.
+            create: Whether to create the cache if there is none.
             reserve_bytes: Size of the disk reserve that lets a failure be recorded on a full disk.
             host: Facts about this machine.
-            exclusive_within_s: To remove artifacts: keep all other writers of artifacts away, after waiting for
-                them so many seconds, and leave the disk reserve as it is.
+            exclusive_within_s: To remove artifacts: take the artifact lock exclusively, waiting at most so many
+                seconds, and leave the disk reserve as it is.
             signer: Signs what is committed; without one, generations are unsigned.
 
         Raises:
@@ -123,8 +123,8 @@ class CacheWriter:
             StoreError, journal.JournalError: The folder or the journal cannot be used.
         """
         refuse_exposed(layout.root)
-        refuse_displaced(layout)
-        born = create and ensure_cache(layout, clock=clock)
+        refuse_symlinked_folders(layout)
+        created = create and ensure_cache(layout, clock=clock)
         require_cache(layout)
         try:
             event_store = _open_event_store(layout, clock)
@@ -138,15 +138,15 @@ class CacheWriter:
             projections=Projections(layout),
             host=host or {},
             signer=signer,
-            made=_BIRTH_WRITES if born else 0,
+            made=_CREATION_WRITES if created else 0,
         )
         try:
             store._recover()
             if exclusive_within_s is not None:
-                with store.artifacts.excluding(exclusive_within_s):
+                with store.artifacts.exclusive_lock(exclusive_within_s):
                     yield store
             else:
-                with store.artifacts.sharing():
+                with store.artifacts.shared_lock():
                     store.made += fill_reserve(layout, reserve_bytes)
                     yield store
         finally:
@@ -183,15 +183,15 @@ class CacheWriter:
     def append_at_any_cost(
         self, event: BuildFailed | BuildAbandoned, *, build: int, started: BuildStarted | None = None
     ) -> None:
-        """Append the end of a build, even on a full disk, from the reserve; nothing if it has ended already.
+        """Append the end of a build, using the reserve on a full disk; do nothing if the build has ended already.
 
-        After an error of the disk LMDB's environment is given up and opened again; an append is never retried
-        on the environment that failed.
+        After a disk error the LMDB environment is closed and opened again; an append is never retried on the
+        environment that failed.
 
         Args:
             event: The end.
-            build: Which build ends.
-            started: Its start, to be appended with the end if not even that could be written before.
+            build: Number of the build.
+            started: Its start, appended with the end if it could not be written before.
 
         Raises:
             journal.JournalError: Not even the reserve was enough.
@@ -204,7 +204,7 @@ class CacheWriter:
             self._end(event, build, started)
 
     def _end(self, event: BuildFailed | BuildAbandoned, build: int, started: BuildStarted | None) -> None:
-        # A commit may have become durable just before the interruption that brings us here.
+        # A commit may have become durable just before the interruption.
         self.event_store.refresh()
         if self.state.open_build == build:
             self.append(event, build=build)
@@ -216,7 +216,7 @@ class CacheWriter:
 
         Raises:
             DamagedHistoryError: The build lacks a part that a manifest names.
-            RequestRefusedError: Something that the build shows was withdrawn meanwhile, beside it.
+            RequestRefusedError: Something that the build shows was withdrawn meanwhile by another process.
             journal.JournalError: The commit could not be made durable; the head did not move.
             UnprojectedError: The generation is committed, but its files could not be written.
         """
@@ -235,7 +235,7 @@ class CacheWriter:
         return self._commit(planned.target, parent=planned.parent, rollback=event)
 
     def add_signature(self, event: GenerationSigned) -> Generation:
-        """Append a signature of a generation that is committed already, and project it.
+        """Append one more signature of a committed generation, and project it.
 
         Raises:
             DamagedHistoryError: It cannot be signed any more; nothing was appended.
@@ -249,7 +249,7 @@ class CacheWriter:
         while True:
             build, head = self.state.builds[number], self.event_store.head
             if rollback is None:
-                _require_standing(self.state, build)
+                _require_still_valid(self.state, build)
             now = self.event_store.clock.wall_ns()
             first = [] if rollback is None else [self.event_store.record(rollback, build=None, wall_ns=now)]
             raw, body_sha256 = self._render(build, extend(head, map(encode, first)), now)
@@ -274,7 +274,7 @@ class CacheWriter:
                 return self._make_visible(self.state.generations[event.generation])
 
     def _render(self, build: Build, before: Head, wall_ns: int) -> tuple[bytes, str]:
-        """Return the manifest of the generation to come and the digest of its body, as a reader accepts them."""
+        """Return the manifest of the next generation and the digest of its body, after parsing it as a reader would."""
         body = body_of(self.state, build)
         envelope = manifest.Envelope(
             cache_id=self.state.cache_id,
@@ -288,7 +288,7 @@ class CacheWriter:
         return raw, manifest.body_digest(body)
 
     def _make_visible(self, generation: Generation) -> Generation:
-        """Project a generation that was just committed, from the reserve if need be."""
+        """Project a generation that was just committed, using the reserve if the disk is full."""
         try:
             try:
                 self.project(generation)
@@ -300,12 +300,12 @@ class CacheWriter:
         return generation
 
     def project(self, generation: Generation) -> None:
-        """Write what is missing on disk of a generation; see `Projections.write`."""
+        """Write the missing files of a generation; see `Projections.write`."""
         self.projections.write(self.event_store, generation)
 
     def _recover(self) -> None:
         # After a SIGKILL of a writer, a read may lag one commit behind the durable state while another process
-        # holds the file; a write transaction puts that right.
+        # holds the file; a write transaction corrects that.
         self.event_store.journal.append([])
         if not self.state.cache_id:
             raise DamagedHistoryError(
@@ -323,7 +323,7 @@ class CacheWriter:
         set_head_projections(self.event_store)
 
     def recover(self, actions: Sequence[Action]) -> None:
-        """Carry out a recovery plan; may be interrupted anywhere and done again."""
+        """Carry out a recovery plan; it may be interrupted anywhere and run again."""
         for action in actions:
             match action:
                 case ClearScratch():
@@ -338,20 +338,20 @@ class CacheWriter:
                     self.append_at_any_cost(abandoned, build=number)
 
     def _set_aside(self, path: Path) -> None:
-        """Keep a stranger as evidence, and free its name."""
+        """Move a file to quarantine, and record that."""
         if not os.path.lexists(path):
             return
         subject = str(path.relative_to(self.layout.root))
         try:
-            kept = set_aside(self.layout, path)
+            kept = move_to_quarantine(self.layout, path)
         except OSError as error:
             raise from_os_error(error, subject) from error
         self.made += 1
         self.append(Repaired(subject=subject, sha256="", action="set aside", quarantine=kept), build=None)
 
     def _clear_scratch(self) -> None:
-        """Remove what a dead process left, unless somebody is writing artifacts beside us."""
-        with self.artifacts.alone() as alone:
+        """Remove what a dead process left, unless another process is writing artifacts."""
+        with self.artifacts.try_exclusive_lock() as alone:
             if alone:
                 try:
                     clear_scratch(self.layout)
@@ -360,7 +360,7 @@ class CacheWriter:
 
 
 def _open_event_store(layout: Layout, clock: Clock) -> EventStore:
-    """Open the journal; where not even its lock file finds space, from the reserve, so that a full disk can be cleared."""
+    """Open the journal; on a full disk, release the reserve first, so that there is space for the lock file."""
     try:
         return EventStore.open(layout, clock)
     except JournalFullError:
@@ -369,8 +369,8 @@ def _open_event_store(layout: Layout, clock: Clock) -> EventStore:
         return EventStore.open(layout, clock)
 
 
-def _require_standing(state: State, build: Build) -> None:
-    """Hold the engines and index of a build against the journal: a check may have failed beside it."""
+def _require_still_valid(state: State, build: Build) -> None:
+    """Compare the engines and index of a build with the journal: another process may have recorded a failed check."""
     shown = [(state.step_cache.engines.get(event.key), event, name) for name, event in build.engines]
     if build.index is not None:
         index = state.step_cache.indexes.get(build.index.key)
@@ -383,7 +383,7 @@ def _require_standing(state: State, build: Build) -> None:
 
 def _withdrawn(what: str) -> RequestRefusedError:
     return RequestRefusedError(
-        f"expected {what} to stand as it did when the build took it, found it withdrawn or replaced meanwhile",
+        f"expected {what} to be what it was when the build used it, found it withdrawn or replaced meanwhile",
         kind=ErrorKind.WITHDRAWN,
         hint="c10 build (runs what is missing)",
     )

@@ -1,9 +1,9 @@
 """Content-addressed artifacts: write-once files named by their SHA-256.
 
 `artifacts/ab/ab12...` exists only whole and durable. Putting bytes that are there already costs no second
-copy, but the existing file is hashed again and made durable first: it may be damaged, and whoever linked it may
-have died before syncing. A damaged object is never overwritten: it is linked into `quarantine/` as evidence,
-unlinked, and the new bytes take the name.
+copy, but the existing file is hashed again and made durable first: it may be damaged, and the process that linked it
+may have died before syncing. A damaged file is never overwritten: it is linked into `quarantine/` as evidence, unlinked,
+and the new bytes take the name.
 
 Writers hold `artifacts/.lock` shared from their first put until the event that names it is committed;
 collection holds it exclusively.
@@ -23,7 +23,7 @@ from pathlib import Path
 from store.base.canonical_json import Digest, is_digest
 from store.base.values import ArtifactRef
 from store.disk.layout import Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import repairing
 from store.disk.write_once import Draft, draft, sync_existing
 from store.errors import (
@@ -46,7 +46,7 @@ class Artifacts:
     """The artifact folder of one cache.
 
     Attributes:
-        layout: Where it lies.
+        layout: Where the cache is.
         created: How many files were made through this object, copies in quarantine among them.
         replaced: Digest and place in quarantine of damaged objects that were replaced through this object.
     """
@@ -56,8 +56,8 @@ class Artifacts:
     replaced: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
-    def sharing(self) -> Iterator[None]:
-        """Keep collection away while artifacts are written and their events are under way.
+    def shared_lock(self) -> Iterator[None]:
+        """Hold the artifact lock shared: no collection while artifacts are written and their events are appended.
 
         Raises:
             StoreError: The lock file cannot be opened.
@@ -67,11 +67,11 @@ class Artifacts:
             fcntl.flock(fd, fcntl.LOCK_SH)
             yield
         finally:
-            _let_go(fd)
+            _close_quietly(fd)
 
     @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Try, without waiting, to be the only one who may write or remove artifacts; yields whether it worked."""
+    def try_exclusive_lock(self) -> Iterator[bool]:
+        """Try to take the artifact lock exclusively, without waiting; yield whether it worked."""
         fd = self._open_lock()
         try:
             try:
@@ -81,18 +81,18 @@ class Artifacts:
             else:
                 yield True
         finally:
-            _let_go(fd)
+            _close_quietly(fd)
 
     @contextmanager
-    def excluding(self, timeout_s: float) -> Iterator[None]:
-        """Be the only one who may write or remove artifacts, waiting for others so many seconds.
+    def exclusive_lock(self, timeout_s: float) -> Iterator[None]:
+        """Hold the artifact lock exclusively, waiting for others at most so many seconds.
 
         Raises:
             ArtifactsBusyError: Others did not finish in time.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            with self.alone() as alone:
+            with self.try_exclusive_lock() as alone:
                 if alone:
                     yield
                     return
@@ -121,7 +121,7 @@ class Artifacts:
 
     @contextmanager
     def draft(self) -> Iterator[Draft]:
-        """Open a nameless file on the cache's file system, to be given to `publish`."""
+        """Open a nameless file on the file system of the cache, for `publish`."""
         try:
             with draft(self.layout.scratch) as new:
                 yield new
@@ -140,10 +140,10 @@ class Artifacts:
             return self.publish(new, ref_of(data))
 
     def take(self, ref: ArtifactRef, pieces: Iterable[bytes]) -> None:
-        """Store an artifact that comes in pieces from elsewhere, if it is the one that was named.
+        """Store an artifact that arrives in pieces, if its bytes are those that were named.
 
         Raises:
-            ArtifactError: It is another one, or longer; nothing was stored.
+            ArtifactError: The bytes are others, or more; nothing was stored.
             DiskFullError: No space.
             CacheUnusableError: The folder cannot be written.
         """
@@ -163,7 +163,7 @@ class Artifacts:
             self.publish(new, ref)
 
     def publish(self, new: Draft, ref: ArtifactRef) -> ArtifactRef:
-        """Store a draft, of which the caller knows that these are its bytes."""
+        """Store a draft; the caller knows that `ref` is what it holds."""
         folder = self.layout.artifact_folder(ref.sha256)
         try:
             new.publish(folder, ref.sha256)
@@ -177,11 +177,11 @@ class Artifacts:
         return ref
 
     def present(self, ref: ArtifactRef) -> bool:
-        """Whether a regular file of the right size has this name; looks at no content."""
+        """Return whether a regular file of the right size has this name; its content is not read."""
         return self.size(ref.sha256) == ref.size
 
     def size(self, digest: str) -> int | None:
-        """Return the size of the object, or nothing if there is none or it is no regular file."""
+        """Return the size of an artifact in bytes, or None if there is no regular file of this name."""
         try:
             found = os.lstat(self.layout.artifact_file(digest))
         except OSError as error:
@@ -191,10 +191,10 @@ class Artifacts:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def damage(self, ref: ArtifactRef) -> str | None:
-        """Hash the object and say what is wrong with it, or nothing.
+        """Hash an artifact and return what is wrong with it, or None.
 
         Raises:
-            CacheUnusableError: This process lacks memory or open files, so that nobody knows.
+            CacheUnusableError: This process lacks memory or open files, so the answer is unknown.
         """
         try:
             fd = open_regular(self.layout.artifact_file(ref.sha256))
@@ -216,10 +216,10 @@ class Artifacts:
         return None if actual == ref.sha256 else f"expected SHA-256 {ref.sha256[:12]}, found {actual[:12]}"
 
     def _unopened(self, ref: ArtifactRef, error: OSError) -> str:
-        """Say why an object could not be opened; a shortage of this process says nothing about it.
+        """Return why an artifact could not be opened.
 
         Raises:
-            CacheUnusableError: It is such a shortage.
+            CacheUnusableError: This process lacks memory or open files, which says nothing about the artifact.
         """
         if is_shortage(error):
             raise from_os_error(error, f"artifact {ref.sha256}") from error
@@ -235,7 +235,7 @@ class Artifacts:
             CacheUnusableError: Permissions, or a lack of memory or open files.
         """
         if not self.present(ref):
-            raise self._error(ref, self.damage(ref) or "changed while it was looked at")
+            raise self._error(ref, self.damage(ref) or "changed while it was read")
         try:
             data = read_regular(self.layout.artifact(ref.sha256), limit=ref.size)
         except FileNotFoundError:
@@ -245,20 +245,20 @@ class Artifacts:
                 raise self._error(ref, unread(error)) from error
             raise from_os_error(error, f"artifact {ref.sha256}") from error
         if data is None:
-            raise self._error(ref, "changed while it was looked at")
+            raise self._error(ref, "changed while it was read")
         if hashlib.sha256(data).hexdigest() != ref.sha256:
             raise self._error(ref, "other bytes")
         return data
 
     def pieces(self, ref: ArtifactRef) -> Iterator[bytes]:
-        """Yield the bytes of an artifact, however large, while they are checked: at the end it is known what they were.
+        """Yield the bytes of an artifact of any size; they are verified only when the last piece was taken.
 
         Raises:
-            ArtifactError: It is missing, damaged, or the disk fails; what was yielded before is not to be believed.
+            ArtifactError: It is missing, damaged, or the disk fails; do not use what was yielded before.
             CacheUnusableError: This process lacks memory or open files.
         """
         if not self.present(ref):
-            raise self._error(ref, self.damage(ref) or "changed while it was looked at")
+            raise self._error(ref, self.damage(ref) or "changed while it was read")
         state, done = hashlib.sha256(), 0
         with self.opened(ref) as path, open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a path of this process
             while done <= ref.size:
@@ -278,7 +278,7 @@ class Artifacts:
 
     @contextmanager
     def opened(self, ref: ArtifactRef) -> Iterator[str]:
-        """Open an artifact and yield a path of this process that leads to it, whatever its own path looks like.
+        """Open an artifact and yield a path below /proc/self/fd that leads to it.
 
         Raises:
             CacheUnusableError: It cannot be opened.
@@ -293,9 +293,9 @@ class Artifacts:
             os.close(fd)
 
     def names(self) -> Iterator[tuple[str, os.stat_result, Path]]:
-        """Yield (digest, lstat, path) of every well-named object; anything else has an empty digest.
+        """Yield (digest, lstat, path) of every well-named file; anything else has an empty digest.
 
-        Where there is no folder of artifacts, or something else in its place, there are none.
+        Yield nothing if there is no artifact folder, or something else in its place.
         """
         if self.layout.artifacts.is_symlink() or not self.layout.artifacts.is_dir():
             return
@@ -311,8 +311,8 @@ class Artifacts:
                 yield Digest(entry.name if well else ""), entry.stat(follow_symlinks=False), Path(entry.path)
 
     def quarantine(self, digest: str) -> str:
-        """Keep a damaged object as evidence and free its name; returns where it lies, relative to the cache."""
-        kept = set_aside(self.layout, self.layout.artifact(digest))
+        """Move a damaged file to quarantine; return its new path relative to the cache."""
+        kept = move_to_quarantine(self.layout, self.layout.artifact(digest))
         self.created += 1
         return kept
 
@@ -325,31 +325,31 @@ class Artifacts:
 
 
 def ref_of(data: bytes | memoryview) -> ArtifactRef:
-    """Return the name that these bytes have as an artifact."""
+    """Return the reference of bytes: their SHA-256 and size."""
     return ArtifactRef(sha256=hashlib.sha256(data).hexdigest(), size=memoryview(data).nbytes)
 
 
 def ref_of_draft(new: Draft) -> ArtifactRef:
-    """Return the name that what was written to a draft has as an artifact; the file itself is hashed."""
+    """Return the reference of what was written to a draft; the file itself is hashed."""
     return _hash(new.fd)
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name. There are 257 folders to look into: paths for all of them would take longest."""
+    """List a folder, sorted by name. `Path` objects for 257 folders would take most of the time."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
 
 def counted(pieces: Iterable[bytes], on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
-    """Pass pieces on, and tell how long each was once it has been taken."""
+    """Yield pieces, and report the length of each after it was taken."""
     for piece in pieces:
         yield piece
         if on_bytes is not None:
             on_bytes(len(piece))
 
 
-def _let_go(fd: int) -> None:
-    """Close a lock file: nothing was written to it, and closing frees it even on a disk that fails."""
+def _close_quietly(fd: int) -> None:
+    """Close a lock file, ignoring disk errors: nothing was written to it, and closing releases the lock anyway."""
     with suppress(OSError):
         os.close(fd)
 

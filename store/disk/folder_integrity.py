@@ -1,31 +1,31 @@
-"""Folders of a cache whose place something else has taken: a link, which may lead anywhere, or a file.
+"""Refuse to write to a cache in which a symbolic link or a file has taken the place of a folder.
 
-Through a link in the place of a folder, files would be written, and scratch removed, outside of the cache. Nothing of
-C10's makes one, so that every writer refuses it and `repair` keeps it as evidence.
+Through such a link, files would be written, and scratch files removed, outside of the cache. C10 never creates one, so
+every writer refuses it and `c10 repair` moves it to quarantine.
 """
 
 import os
 from pathlib import Path
 
 from store.disk.layout import FOLDERS, Layout
-from store.disk.quarantine import set_aside
+from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import repairing
 from store.errors import CacheUnusableError, ErrorKind, from_os_error
 
 
-def displaced(layout: Layout) -> tuple[Path, ...]:
-    """Return the places of folders where something else lies; a folder that is missing is no such place."""
+def misplaced_folders(layout: Layout) -> tuple[Path, ...]:
+    """Return the paths of cache folders at which something else is; a missing folder is not one of them."""
     paths = (layout.root / name for name in FOLDERS)
     return tuple(path for path in paths if path.is_symlink() or (path.exists() and not path.is_dir()))
 
 
-def refuse_displaced(layout: Layout) -> None:
-    """Refuse to write to a cache in which something else has the place of a folder.
+def refuse_symlinked_folders(layout: Layout) -> None:
+    """Refuse to write to a cache in which something else is in the place of a folder.
 
     Raises:
-        CacheUnusableError: With the first of them, and what mends it.
+        CacheUnusableError: Names the first of them, and what repairs it.
     """
-    for path in displaced(layout):
+    for path in misplaced_folders(layout):
         raise CacheUnusableError(
             f"expected a folder of the cache as {path}, found a link or a file in its place; nothing was written",
             kind=ErrorKind.FILE_SYSTEM,
@@ -44,14 +44,14 @@ def free_displaced(layout: Layout) -> tuple[tuple[str, str], ...]:
     Raises:
         StoreError: It cannot be moved; the rest is as it was.
     """
-    found, kept = displaced(layout), list[tuple[str, str]]()
+    found, kept = misplaced_folders(layout), list[tuple[str, str]]()
     try:
         beside = _beside(layout) if layout.quarantine in found else None
         if found:
             layout.quarantine.mkdir(exist_ok=True, mode=0o755)
         for path in found:
             at = beside if beside is not None and path == layout.quarantine else path
-            kept.append((path.name, set_aside(layout, at)))
+            kept.append((path.name, move_to_quarantine(layout, at)))
     except OSError as error:
         raise from_os_error(error, f"cache {layout.root}") from error
     return tuple(kept)

@@ -12,7 +12,7 @@ from journal.fsync import fsync_dir
 from store.disk.layout import Layout
 
 
-def set_aside(layout: Layout, path: Path) -> str:
+def move_to_quarantine(layout: Layout, path: Path) -> str:
     """Free a name below the cache and keep what it named.
 
     Args:

@@ -1,10 +1,10 @@
-"""What belongs to an engine, or to a failure, and is an artifact of its own: named in the fact itself. Pure.
+"""Artifacts that belong to an engine or to a failure, and are named in its event. Pure.
 
 `signature["attached"]` maps a name to a reference. Two names are known. "golden" are the answers of a stand-in to the
-golden images (`store.runtime.golden_vectors`), which the engine that it stands in for is held against on board. "timing_cache" is
-what a compiler learnt about its kernels: it saves the next compile time and says nothing about the result. Whatever
-is attached stays as long as its engine, under any name. `inputs["attached"]` of a failed build names in the same form
-the bytes that its step failed on; they stay as long as the other inputs of that build.
+golden vectors (`store.runtime.golden_vectors`): the engine for flight must agree with them on board. "timing_cache" is
+what a compiler learned about its kernels: it makes the next compile faster and does not affect the result. Garbage
+collection keeps an attachment as long as its engine, under any name. `inputs["attached"]` of a failed build names in
+the same form the bytes that its step failed on; they are kept as long as the other inputs of that build.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ TIMING_CACHE = "timing_cache"
 
 
 def attached(event: EngineCompiled) -> dict[str, ArtifactRef]:
-    """Return name to reference of what belongs to an engine.
+    """Return the attachments of an engine by name.
 
     Raises:
-        DamagedHistoryError: What stands there is no map of references.
+        DamagedHistoryError: The event holds no map of references there.
     """
     found = event.signature.get(ATTACHED, {})
     if not isinstance(found, Mapping):
@@ -38,9 +38,9 @@ def attached(event: EngineCompiled) -> dict[str, ArtifactRef]:
 
 
 def attached_to_failure(event: BuildFailed) -> dict[str, ArtifactRef]:
-    """Return name to reference of the bytes that a failed build left for whoever looks into it.
+    """Return the attachments of a failed build by name: the bytes that its step failed on.
 
-    What is no reference names nothing: a failure is told however it was recorded.
+    Malformed references are left out, so that every recorded failure can be shown.
     """
     found = event.inputs.get(ATTACHED)
     refs = {str(name): _reference(ref) for name, ref in found.items()} if isinstance(found, Mapping) else {}
@@ -48,18 +48,18 @@ def attached_to_failure(event: BuildFailed) -> dict[str, ArtifactRef]:
 
 
 def with_attached(signature: Document, refs: Mapping[str, ArtifactRef]) -> Document:
-    """Return a signature that names what belongs to the engine, and nothing where nothing does."""
+    """Return a signature with the given attachments in place of its own."""
     named = {name: {"sha256": ref.sha256, "size": ref.size} for name, ref in sorted(refs.items())}
     return {**without_attached(signature), **({ATTACHED: named} if named else {})}
 
 
 def without_attached(signature: Document) -> Document:
-    """Return the tensors of a signature alone."""
+    """Return a signature without attachments: its tensors alone."""
     return {name: value for name, value in signature.items() if name != ATTACHED}
 
 
 def artifacts_of(event: EngineCompiled) -> tuple[ArtifactRef, ...]:
-    """Return the engine itself and what belongs to it."""
+    """Return the references of an engine and its attachments."""
     return (event.artifact, *attached(event).values())
 
 
@@ -75,7 +75,7 @@ def _reference(found: object) -> ArtifactRef | None:
 
 def _invalid(event: EngineCompiled, found: str) -> DamagedHistoryError:
     return DamagedHistoryError(
-        f"expected references to what belongs to engine {event.model}, found {found:.80}",
+        f"expected references to the attachments of engine {event.model}, found {found:.80}",
         kind=ErrorKind.INVALID_EVENT,
         hint="c10 verify --full",
     )

@@ -109,7 +109,7 @@ def decode(tag: str, version: int, payload: object) -> Event:
 
 
 def invalid(where: str, found: str) -> DamagedHistoryError:
-    """Return the error for data that is no event of its kind; `where` it stands, and what was found there."""
+    """Return the error for malformed event data: `where` it is, and what was found there."""
     return DamagedHistoryError(
         f"expected a well-formed {where}, found {found}",
         kind=ErrorKind.INVALID_EVENT,
@@ -130,16 +130,16 @@ def _plain(value: object) -> object:
 
 
 _Read: TypeAlias = Callable[[Any, str], Any]
-"""From plain data, and the words for where it stands, to a field's value."""
+"""Reads a field from plain data; the text says where the data is, for errors."""
 
 
 class _Shape(NamedTuple):
-    """How a kind of event is read; asked of its types once, not once for each of a million records.
+    """How an event type is decoded; computed from its annotations once, not once for each of a million records.
 
     Attributes:
-        names: Of its fields.
-        plain: Fields that are the plain data themselves, and of which type.
-        made: The others: what makes them of plain data, and the words for where they stand.
+        names: Names of the fields.
+        plain: Name and type of the fields that are plain data.
+        made: Name, reader and place (for errors) of the other fields.
     """
 
     names: frozenset[str]

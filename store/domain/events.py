@@ -1,4 +1,4 @@
-"""The facts a flight cache is made of: a tagged union of past-tense events.
+"""The events of a flight cache: a tagged union of past-tense dataclasses.
 
 Every state, manifest and report is folded from these and nothing else. An event says what happened and carries
 what is needed to explain it or to go back; it never carries bulk: tile lists, blocks, engines and indexes are
@@ -19,7 +19,7 @@ MAX_COLLECTED = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheCreated:
-    """The genesis: a cache with a random id came to be."""
+    """The first event: a cache with a random id was created."""
 
     cache_id: str
     format: int
@@ -39,7 +39,7 @@ class BuildStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlanned:
-    """What the build meant to do: per step its kind, subject, key, decision and why."""
+    """The plan of the build: per step its kind, subject, key, decision and reason."""
 
     steps: tuple[Document, ...]
 
@@ -132,10 +132,11 @@ class IndexBuilt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexExtended:
-    """What changed since an index was built was put beside it: rows to search as well, and ids to leave out.
+    """An index was extended by a delta: rows to search as well, and ids to leave out.
 
-    `artifact` is the delta (`store.formats.index_delta`), `base` the index that it extends, `blocks` the block table of all `rows` that
-    are found now. `kind`, `metric` and `dimensions` are those of the base, which has `rows - added + dropped` rows.
+    `artifact` is the delta (`store.formats.index_delta`), `base` the index that it extends, `blocks` the block table of
+    all `rows` that are found now. `kind`, `metric` and `dimensions` are those of the base, which has `rows - added +
+    dropped` rows.
     """
 
     key: str
@@ -201,7 +202,7 @@ class CoverageWalked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildCommitted:
-    """A generation came to be: the only commit point, of builds and of rollbacks.
+    """A generation was committed: the only commit point, for builds and for rollbacks.
 
     `format` is that of the manifest, which a later version must still be able to project.
     """
@@ -218,7 +219,7 @@ class BuildCommitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildFailed:
-    """A build ended without a commit, with everything needed to look into it."""
+    """A build ended without a commit; holds everything needed to investigate."""
 
     step: str
     kind: str
@@ -231,7 +232,7 @@ class BuildFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildAbandoned:
-    """A build's process died; written by the next one that holds the lock. `step` is what it was doing."""
+    """A build's process died; appended by the next holder of the build lock. `step` is what the build was doing."""
 
     reason: str
     step: str
@@ -240,7 +241,7 @@ class BuildAbandoned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRefused:
-    """A build was not begun, since its identity was rolled back from."""
+    """A build was refused, because its identity was rolled back from."""
 
     identity: str
     reason: str
@@ -248,9 +249,10 @@ class BuildRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildDenied:
-    """A run did not become a build, since another one held the build lock; it belongs to no build.
+    """A run did not start a build, because another process held the build lock; belongs to no build.
 
-    `holder` is what the holder said of itself, `waited_ms` how long the run waited, `inputs` what it was to build.
+    `holder` is what the lock file said of the holder, `waited_ms` how long the run waited, `inputs` what it wanted to
+    build.
     """
 
     identity: str
@@ -316,7 +318,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
-    """A damaged object was replaced; the damaged bytes lie under `quarantine`."""
+    """A damaged file was replaced; the damaged bytes were kept under the path `quarantine`."""
 
     subject: str
     sha256: str
@@ -326,7 +328,7 @@ class Repaired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """Records before this one, or artifacts, came from a bundle: this copy goes its own way from here.
+    """Records before this one, or artifacts, were imported from a bundle: this copy of the cache diverges from here.
 
     `source` is the name of the file, `bundle` its digest and size (it is no artifact of the cache), `cache_id` that of
     the cache it comes from, `generations` those that were new here, `artifacts` how many were stored.
@@ -370,4 +372,4 @@ Event: TypeAlias = (
 )
 
 Index: TypeAlias = IndexBuilt | IndexExtended
-"""What the index step of a build gave."""
+"""The result of the index step of a build."""

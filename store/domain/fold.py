@@ -1,8 +1,8 @@
-"""State from events: `evolve` one, `fold` many. The law of what may follow what.
+"""State from events: `evolve` applies one, `fold` many. It also decides which event may follow which.
 
-It is pure: the same facts give the same state on any machine, at any time; nothing here reads a clock, a file or the
+It is pure: the same events give the same state on any machine, at any time; nothing here reads a clock, a file or the
 environment. `evolve` never changes the state it is given. `fold` works on a private copy, so that folding a million
-facts does not copy a million maps. A fact that no C10 could have written in this place is refused.
+events does not copy a million maps. An event that no C10 could have recorded in this place is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,19 +31,19 @@ _PURPOSES: Mapping[str, str] = {"engine": FLIGHT, "stand-in": STAND_IN}
 
 
 def evolve(state: State, fact: RecordedEvent) -> State:
-    """Return the state after `fact`; `state` stays as it was.
+    """Return the state after `fact`; leave `state` as it was.
 
     Raises:
-        DamagedHistoryError: No C10 could have written this fact in this state.
+        DamagedHistoryError: No C10 could have recorded this event in this state.
     """
     return fold((fact,), state)
 
 
 def fold(facts: Iterable[RecordedEvent], start: State | None = None) -> State:
-    """Return the state after all facts, from nothing or from `start`.
+    """Return the state after all events, from nothing or from `start`.
 
     Raises:
-        DamagedHistoryError: No C10 could have written these facts in this order.
+        DamagedHistoryError: No C10 could have recorded these events in this order.
     """
     state = start.copy() if start is not None else State()
     fold_into(state, facts)
@@ -51,12 +51,12 @@ def fold(facts: Iterable[RecordedEvent], start: State | None = None) -> State:
 
 
 def fold_into(state: State, facts: Iterable[RecordedEvent]) -> None:
-    """Fold facts into a state that the caller owns, in place.
+    """Fold events into a state that the caller owns, in place.
 
     Raises:
-        DamagedHistoryError: No C10 could have written these facts in this order.
+        DamagedHistoryError: No C10 could have recorded these events in this order.
     """
-    run = _Run()
+    run = _CellCounts()
     try:
         for fact in facts:
             event = fact.event
@@ -66,8 +66,8 @@ def fold_into(state: State, facts: Iterable[RecordedEvent]) -> None:
                 and fact.build == state.open_build
                 and fact.seq == state.position.seq + 1
             ):
-                # Nearly all facts are these: what they add to their build is added once for a run of them.
-                state.step_cache.remember(event, RecordedBy(fact.seq, fact.build))
+                # Nearly all events are these: counts are added to the build once for a run of them.
+                state.step_cache.record_result(event, RecordedBy(fact.seq, fact.build))
                 state.position = Position(fact.seq, fact.chain)
                 run.cells += 1
                 run.tiles += event.embedded
@@ -79,14 +79,14 @@ def fold_into(state: State, facts: Iterable[RecordedEvent]) -> None:
 
 
 @dataclass(slots=True)
-class _Run:
-    """Cells of the open build that were embedded one after another."""
+class _CellCounts:
+    """Counts of consecutive embedded cells of the open build."""
 
     cells: int = 0
     tiles: int = 0
 
     def end(self, state: State) -> None:
-        """Add them to their build."""
+        """Add the counts to the build."""
         if self.cells and state.open_build is not None:
             build = state.builds[state.open_build]
             state.builds[state.open_build] = replace(
@@ -113,7 +113,7 @@ def _apply(state: State, fact: RecordedEvent) -> None:
             else:
                 _apply_to_build(state, fact, fact.build, event)
         except DamagedHistoryError:
-            # What follows an event that is not understood may hang on it; forensics read on around it.
+            # An event may depend on an unknown one before it; forensics read on.
             if not state.unknown:
                 raise
     state.position = Position(fact.seq, fact.chain)
@@ -126,9 +126,9 @@ def _apply_to_cache(state: State, fact: RecordedEvent, event: Event) -> None:
                 raise _impossible(fact, "the cache was created twice")
             state.cache_id, state.created_ns = cache_id, fact.wall_ns
         case e.EngineCompiled() | e.IndexBuilt() | e.IndexExtended() | e.CellEmbedded():
-            state.step_cache.remember(event, RecordedBy(fact.seq, None))
+            state.step_cache.record_result(event, RecordedBy(fact.seq, None))
         case e.CheckPassed() | e.CheckFailed():
-            state.step_cache.judge(event)
+            state.step_cache.record_check(event)
         case e.RolledBack():
             state.pending_rollback = event
         case e.BuildDenied():
@@ -136,11 +136,11 @@ def _apply_to_cache(state: State, fact: RecordedEvent, event: Event) -> None:
         case e.StepStarted() | e.Repaired() | e.Imported():
             pass
         case _:
-            _keep_up(state, fact, event)
+            _apply_to_generation(state, fact, event)
 
 
-def _keep_up(state: State, fact: RecordedEvent, event: Event) -> None:
-    """What is done to generations after their commit."""
+def _apply_to_generation(state: State, fact: RecordedEvent, event: Event) -> None:
+    """Apply an event about generations after their commit."""
     match event:
         case e.GenerationAccepted(generation=number):
             _require_generation(state, fact, number)
@@ -154,8 +154,8 @@ def _keep_up(state: State, fact: RecordedEvent, event: Event) -> None:
             signatures = (*generation.signatures, (key_id, signature))
             state.generations[number] = replace(generation, signatures=signatures)
         case e.CollectionPlanned(digests=digests, generations=numbers):
-            # From the plan on, not from the result: whoever dies in between has begun to remove.
-            _retire(state, fact, frozenset(numbers))
+            # From the plan on, not from the result: a process that died in between has begun to remove.
+            _collect_generations(state, fact, frozenset(numbers))
             state.step_cache.evict(frozenset(digests))
         case e.Collected(digests=digests, generations=numbers):
             state.step_cache.evict(frozenset(digests))
@@ -170,7 +170,7 @@ def _require_generation(state: State, fact: RecordedEvent, number: int) -> Gener
     return state.generations[number]
 
 
-def _retire(state: State, fact: RecordedEvent, numbers: frozenset[int]) -> None:
+def _collect_generations(state: State, fact: RecordedEvent, numbers: frozenset[int]) -> None:
     for number in numbers:
         origin = _require_generation(state, fact, number).origin
         if state.head is None or origin == state.head.origin or number in state.accepted:
@@ -191,20 +191,20 @@ def _apply_to_build(state: State, fact: RecordedEvent, number: int, event: Event
         case _ if state.open_build != number:
             raise _impossible(fact, f"{type(event).__name__} for build {number}, which is not open")
         case _:
-            state.builds[number] = _work(state, fact, state.builds[number], event)
+            state.builds[number] = _apply_to_open_build(state, fact, state.builds[number], event)
 
 
-def _work(state: State, fact: RecordedEvent, build: Build, event: Event) -> Build:
-    """Facts of an open build that also change what later builds may reuse, or end it."""
+def _apply_to_open_build(state: State, fact: RecordedEvent, build: Build, event: Event) -> Build:
+    """Apply an event that changes what later builds may reuse, or that ends the build."""
     match event:
         case e.EngineCompiled():
-            state.step_cache.remember(event, RecordedBy(fact.seq, build.number))
+            state.step_cache.record_result(event, RecordedBy(fact.seq, build.number))
             return _with_engine(build, event, event.model)
         case e.IndexBuilt() | e.IndexExtended():
-            state.step_cache.remember(event, RecordedBy(fact.seq, build.number))
+            state.step_cache.record_result(event, RecordedBy(fact.seq, build.number))
             return replace(build, coverage=None, index=event)
         case e.CheckPassed() | e.CheckFailed():
-            state.step_cache.judge(event)
+            state.step_cache.record_check(event)
             return build
         case e.StepReused():
             return _reuse(state, fact, build, event)
@@ -213,7 +213,7 @@ def _work(state: State, fact: RecordedEvent, build: Build, event: Event) -> Buil
         case e.BuildAbandoned(reason=reason):
             return _end(state, fact, build, BuildStatus.ABANDONED, reason)
         case _:
-            return _note(fact, build, event)
+            return _note_in_build(fact, build, event)
 
 
 def _end(state: State, fact: RecordedEvent, build: Build, status: BuildStatus, ending: str) -> Build:
@@ -221,8 +221,8 @@ def _end(state: State, fact: RecordedEvent, build: Build, status: BuildStatus, e
     return replace(build, status=status, ending=ending, ended_seq=fact.seq, ended_ns=fact.wall_ns)
 
 
-def _note(fact: RecordedEvent, build: Build, event: Event) -> Build:
-    """Facts that concern their build alone."""
+def _note_in_build(fact: RecordedEvent, build: Build, event: Event) -> Build:
+    """Apply an event that concerns its build alone."""
     match event:
         case e.BuildPlanned(steps=steps):
             return replace(build, plan=steps)
@@ -290,7 +290,7 @@ def _commit(state: State, fact: RecordedEvent, number: int, event: e.BuildCommit
         rolled_back=rollback,
     )
     if rollback is not None:
-        _undo(state, rollback)
+        _mark_undone(state, rollback)
         state.pending_rollback = None
         return
     state.open_build = None
@@ -307,10 +307,10 @@ def _commit(state: State, fact: RecordedEvent, number: int, event: e.BuildCommit
     )
 
 
-def _undo(state: State, rollback: e.RolledBack) -> None:
-    """Mark the identities that were left."""
+def _mark_undone(state: State, rollback: e.RolledBack) -> None:
+    """Mark the identities of the builds that the rollback left."""
     parents = {number: build.parent for number, build in state.builds.items()}
-    for origin in left_behind(parents, left=rollback.left, target=rollback.target):
+    for origin in builds_left_behind(parents, left=rollback.left, target=rollback.target):
         state.undone[state.builds[origin].identity or ""] = origin
     # Last, since a build that was left may have had the very identity that is shown now.
     state.undone.pop(state.builds[rollback.target].identity or "", None)
@@ -327,7 +327,7 @@ def _reuse(state: State, fact: RecordedEvent, build: Build, event: e.StepReused)
     build = replace(build, steps_reused=build.steps_reused + event.count)
     for subject, key in event.keys.items():
         if event.kind in _PURPOSES and isinstance(key, str) and key in state.step_cache.engines:
-            # One engine may serve both, each in a build of its own: what counts is what this build takes it for.
+            # One engine may serve both purposes, in different builds: the purpose in this build counts.
             reused = replace(state.step_cache.engines[key], purpose=_PURPOSES[event.kind])
             build = _with_engine(build, reused, subject)
         elif event.kind == "index" and isinstance(key, str) and key in state.step_cache.indexes:
@@ -345,8 +345,8 @@ def _impossible(fact: RecordedEvent, found: str) -> DamagedHistoryError:
     )
 
 
-def line(parents: Mapping[int, int | None], origin: int) -> list[int]:
-    """Return a build, its parent, that one's parent and so on."""
+def ancestors(parents: Mapping[int, int | None], origin: int) -> list[int]:
+    """Return a build and its ancestors, newest first."""
     found: list[int] = []
     at: int | None = origin
     while at is not None and at not in found:
@@ -355,13 +355,13 @@ def line(parents: Mapping[int, int | None], origin: int) -> list[int]:
     return found
 
 
-def left_behind(parents: Mapping[int, int | None], *, left: int, target: int) -> list[int]:
-    """Return the builds that going from `left` to `target` undoes, newest first.
+def builds_left_behind(parents: Mapping[int, int | None], *, left: int, target: int) -> list[int]:
+    """Return the builds that a change from `left` to `target` undoes, newest first.
 
-    They are those down the line of parents to the target, or else the last one alone. Going forward, to a build
-    that descends from the one shown, leaves nothing behind.
+    If `target` is an ancestor, these are the builds from `left` down to it; otherwise `left` alone. A change to a
+    descendant of `left` undoes nothing.
     """
-    if left in line(parents, target):
+    if left in ancestors(parents, target):
         return []
-    down = line(parents, left)
+    down = ancestors(parents, left)
     return down[: down.index(target)] if target in down else down[:1]

@@ -1,4 +1,4 @@
-"""What the index of a build is made of: one file that faiss wrote, or that of an earlier build and a delta. Pure."""
+"""The files of a descriptor index: one FAISS file, or the FAISS file of an earlier build and a delta. Pure."""
 
 from collections.abc import Iterator
 
@@ -8,17 +8,17 @@ from store.manifest.roles import DELTA, TABLE, WHOLE
 
 
 def whole_of(index: Index) -> ArtifactRef:
-    """Return the file that faiss wrote."""
+    """Return the reference of the FAISS file."""
     return index.base if isinstance(index, IndexExtended) else index.artifact
 
 
 def delta_of(index: Index) -> ArtifactRef | None:
-    """Return what changed since that file was written, if anything did."""
+    """Return the reference of the delta, if there is one."""
     return index.artifact if isinstance(index, IndexExtended) else None
 
 
 def whole_rows(index: Index) -> int:
-    """Return how many rows the file has that faiss wrote."""
+    """Return the number of rows in the FAISS file."""
     return index.rows - index.added + index.dropped if isinstance(index, IndexExtended) else index.rows
 
 
@@ -32,5 +32,5 @@ def named(index: Index) -> Iterator[tuple[str, ArtifactRef]]:
 
 
 def refs_of(index: Index) -> tuple[ArtifactRef, ...]:
-    """Return the references alone."""
+    """Return the references of all files of an index and of its block table."""
     return tuple(ref for _, ref in named(index))

@@ -1,7 +1,6 @@
-"""What is known of a cache at one place of its journal: its builds, its generations, and what may be reused. Pure.
+"""The state of a cache at one position of its journal: builds, generations, and results that may be reused. Pure.
 
-The state answers what the next build may reuse, what each generation shows and what every build did. How it comes
-about is the business of `store.domain.fold`: here are the values alone.
+Here are the values alone; `store.domain.fold` computes them from events.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,12 @@ from store.domain.step_cache import StepCache
 
 FLIGHT = "flight"
 STAND_IN = "stand-in"
-"""What an engine is for: to be handed out on board, or to embed here on behalf of one for another device."""
+"""Purposes of an engine: to fly, or to embed on this machine in place of an engine for another device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
-    """An event of a newer version: kept in its place, not understood."""
+    """An event of a newer version: it keeps its place, and this version cannot read it."""
 
     tag: str
     version: int
@@ -28,7 +27,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvent:
-    """An event in its place: `seq` from 1, `chain` the digest up to and with it, times in nanoseconds."""
+    """An event as it is recorded: `seq` from 1, `chain` the digest up to and including it, times in nanoseconds."""
 
     seq: int
     chain: str
@@ -39,7 +38,7 @@ class RecordedEvent:
 
 
 class BuildStatus(StrEnum):
-    """How a build stands."""
+    """The status of a build."""
 
     OPEN = "open"
     COMMITTED = "committed"
@@ -83,7 +82,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What one commit made. `origin` is the build it shows, `parent` the origin to go back to.
+    """One commit. `origin` is the build that it shows, `parent` the build that a rollback goes back to.
 
     `signatures` are pairs of key id and signature; `format` is that of the manifest.
     """
@@ -103,7 +102,7 @@ class Generation:
 
 @dataclass(slots=True, kw_only=True)
 class State:
-    """Everything folded so far. Treat as a value: only `store.domain.fold` changes one, and only a copy of its own."""
+    """The folded state. Treat it as a value: only `store.domain.fold` changes one, and only its own copy."""
 
     position: Position = field(default_factory=Position)
     cache_id: str = ""

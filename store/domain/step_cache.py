@@ -1,7 +1,7 @@
-"""What later steps may reuse: the latest result under each key, and what these very bytes have passed. Pure.
+"""The step cache: results that later builds may reuse, by step key, and the checks that they passed. Pure.
 
-Keys name what a result depends on, not its bytes, and a compiler does not give the same bytes twice. So a check
-counts for the bytes it looked at, and for no others that later take their place under the same key.
+A key names what a result depends on, not its bytes, and a compiler does not give the same bytes twice. So a passed
+check counts for the bytes that were checked, not for other bytes that later get the same key.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ Result: TypeAlias = EngineCompiled | Index | CellEmbedded
 
 
 class RecordedBy(NamedTuple):
-    """When a result was recorded, and by which build; by none if it came from an engine run or an import."""
+    """The record and the build that recorded a result; no build if it came from an engine run or an import."""
 
     seq: int
     build: int | None
@@ -35,15 +35,15 @@ class RecordedBy(NamedTuple):
 
 @dataclass(slots=True)
 class StepCache:
-    """Results by key. Treat as a value: only the state that owns it changes it.
+    """Results by step key. Treat it as a value: only the state that owns it changes it.
 
     Attributes:
         engines: The latest engine of each key.
         indexes: The latest index of each key.
         blocks: The latest block of each cell.
-        earlier: The blocks that it superseded, newest last, one per key: after a rollback they are the ones that fit.
-        passed: By check and key, what passed last.
-        made: By digest of the artifact, who recorded it last; also of results that another took the place of.
+        earlier: Superseded blocks of each cell, newest last, one per key: they fit again after a rollback.
+        passed: The last passed check, by check and key.
+        made: By artifact digest, where it was last recorded; superseded results are included.
     """
 
     engines: dict[str, EngineCompiled] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class StepCache:
     made: dict[str, RecordedBy] = field(default_factory=dict)
 
     def copy(self) -> "StepCache":
-        """Return a memo that shares nothing mutable with this one."""
+        """Return a step cache that shares nothing mutable with this one."""
         return StepCache(
             engines=dict(self.engines),
             indexes=dict(self.indexes),
@@ -73,8 +73,8 @@ class StepCache:
         """Return every known block of a vector space; of one cell the newest last."""
         return tuple(event for name in self.blocks if name[0] == space for event in self.blocks_of(name))
 
-    def remember(self, result: Result, made: RecordedBy) -> None:
-        """Take a step's result; passes of other bytes under its key are void."""
+    def record_result(self, result: Result, made: RecordedBy) -> None:
+        """Record the result of a step; drop passed checks of other bytes with the same key."""
         match result:
             case CellEmbedded():
                 name = (result.space, result.zoom, result.cell_x, result.cell_y)
@@ -95,10 +95,10 @@ class StepCache:
             case _:
                 assert_never(result)
 
-    def judge(self, verdict: CheckPassed | CheckFailed) -> None:
-        """Take a check's outcome; a failed one takes the result, and all its passes, away.
+    def record_check(self, verdict: CheckPassed | CheckFailed) -> None:
+        """Record the outcome of a check; a failed one removes the result and all its passed checks.
 
-        The key may be a vector space: its blocks go then.
+        If the key is a vector space, its blocks are removed.
         """
         if isinstance(verdict, CheckPassed):
             self.passed[verdict.check, verdict.key] = verdict
@@ -111,7 +111,7 @@ class StepCache:
             self.earlier.pop(name, None)
 
     def evict(self, digests: frozenset[str]) -> None:
-        """Forget results whose artifacts were removed."""
+        """Remove results whose artifacts were removed."""
         for digest in digests:
             self.made.pop(digest, None)
         for key in [key for key, event in self.engines.items() if event.artifact.sha256 in digests]:
@@ -135,7 +135,7 @@ class StepCache:
         return found is not None and found.artifact == artifact
 
     def checks_of(self, shown: Iterable[tuple[str, str]]) -> tuple[CheckPassed, ...]:
-        """Return the passes of (key, artifact) pairs, by check and subject."""
+        """Return the passed checks of (key, artifact) pairs, sorted by check and subject."""
         wanted = frozenset(shown)
         found = [check for (_, key), check in self.passed.items() if (key, check.artifact) in wanted]
         return tuple(sorted(found, key=lambda check: (check.check, check.subject, check.key)))

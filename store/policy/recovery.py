@@ -1,12 +1,12 @@
-"""Recovery: what a writer sets right before it does anything else.
+"""Recovery after a crash: what a writer must repair before it does anything else. Pure.
 
-The plan is pure: from the state and what lies on disk it decides what must be written, or that nothing may be.
+The plan is decided from the state and the files on disk: what must be written, or that nothing may be written.
 A build whose process died is marked as abandoned; its finished steps stay usable, since they are in the
 journal. Manifests, signatures and segments that are missing are projected again from the journal alone.
 
 Nothing inside a journal reveals that its newest records are gone. So the plan compares it with the files: the
-highest manifest or segment must belong to a generation the journal holds, and the highest manifest must be the
-one the journal committed. If not, the journal lost its tail or is another's, and nothing is written.
+highest manifest or segment must belong to a generation that the journal holds, and the highest manifest must be the
+one that the journal committed. If not, the journal lost its tail or belongs to another cache, and nothing is written.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFiles:
-    """What lies beside the journal.
+    """The files beside the journal.
 
     Attributes:
         manifests: Generation to file name of the manifests.
@@ -60,10 +60,10 @@ class ClearScratch:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """Free this name in the folder of manifests: a signature of a generation that the journal does not hold.
+    """Move this file of the manifest folder to quarantine: a signature of a generation that the journal does not hold.
 
-    Commits write signatures before manifests and after segments, so that such a file alone witnesses no commit; it
-    would be in the way of the generation to come.
+    Commits write signatures after segments and before manifests, so such a file alone does not prove a commit, and it
+    would block the name of the next generation.
     """
 
     name: str
@@ -73,13 +73,13 @@ Action: TypeAlias = Abandon | Project | ClearScratch | SetAside
 
 
 def check(state: State, observed: CacheFiles) -> None:
-    """Hold the journal against the files beside it.
+    """Compare the journal with the files beside it.
 
     Raises:
         DamagedHistoryError: The journal is not the one that made these files, or lost its newest records.
     """
     if state.unknown:
-        # What an event that is not understood committed is not known here; that is no sign of damage.
+        # An unknown event may have committed these files: no sign of damage.
         return
     committed = len(state.generations)
     highest = max((*observed.manifests, *observed.segments), default=0)
@@ -103,7 +103,7 @@ def check(state: State, observed: CacheFiles) -> None:
 
 
 def plan(state: State, observed: CacheFiles) -> tuple[Action, ...]:
-    """Return what a writer must do first; nothing for a cache that is whole.
+    """Return what a writer must do first; nothing for an intact cache.
 
     Raises:
         DamagedHistoryError: See `check`.
@@ -119,7 +119,7 @@ def plan(state: State, observed: CacheFiles) -> tuple[Action, ...]:
     actions: list[Action] = [ClearScratch()] if observed.scratch else []
     actions.extend(SetAside(name) for number, name in observed.loose if number > len(state.generations))
     for number, generation in state.generations.items():
-        # Collection takes manifest and signature; the segments are the journal's second copy, and stay whole.
+        # Garbage collection removes manifest and signature; segments stay: they are the second copy of the journal.
         places = range(1, len(generation.signatures) + 1)
         signed = all((number, place) in observed.signatures for place in places)
         visible = number in state.collected_generations or (number in observed.manifests and signed)

@@ -1,17 +1,18 @@
-"""What collection keeps and what goes: decided from the journal's state and what lies in the tree. Pure.
+"""The retention policy: what garbage collection keeps and what it removes, from the state and the files. Pure.
 
-Retention counts origins, since generations of one origin show the same files. Kept are the last `keep` origins that
-were shown, every accepted one, and the one that a rollback without a target would show. For each of them everything
-that its manifest names stays, the blocks of its block table included, the stand-in engine that made its vectors, and
-what is attached to its engines.
+Retention counts origins, because generations of one origin show the same files. It keeps the last `keep` origins that
+were shown, every accepted one, and the one that a rollback without a target would show. For each of them it keeps
+everything that the manifest names, the blocks of its block table, the stand-in engine that made its vectors, and the
+attachments of its engines.
 
-Three more things stay although no kept generation names them. The finished steps of a build whose process died, or
-that was interrupted, stay until another build commits: the next build takes them up. Results that were made outside
-of builds (engine runs, imports) stay, and so do calibration, tile table and what is attached of builds that failed, as
-they are younger than the oldest of the last `keep` origins.
+Three more kinds of artifacts are kept although no kept generation names them:
+- finished steps of a build whose process died or was interrupted, until another build commits: the next build reuses
+  them;
+- results made outside of builds (engine runs, imports), if younger than the oldest of the last `keep` origins;
+- calibration, tile table and attachments of failed builds, if younger than that.
 
-Everything else that is well named goes. Collection never costs more than work: a step whose result is gone is run
-again.
+Every other well-named artifact is removed. Collection never costs more than work: a step whose result was removed
+runs again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ Tables = Mapping[int, Sequence[BlockRow]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepPolicy:
-    """What a person may say about it.
+    """The settings of the retention policy.
 
     Attributes:
         keep: How many origins, the newest first; at least 1.
@@ -81,7 +82,7 @@ class KeepReason(StrEnum):
 
 
 class RemovalReason(StrEnum):
-    """Why an artifact goes; the first that applies."""
+    """Why an artifact is removed; the first that applies."""
 
     COLLECTED = "collected generations"
     SUPERSEDED = "results no kept build needs"
@@ -91,7 +92,7 @@ class RemovalReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """An artifact that goes, its size in bytes, and why."""
+    """An artifact to remove, its size in bytes, and why."""
 
     sha256: str
     size: int
@@ -100,14 +101,14 @@ class Removal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionPlan:
-    """What a collection does.
+    """What a collection keeps and removes.
 
     Attributes:
         policy: What it follows.
         origins: Kept origins, and why.
-        retired: Generations whose files go, and which nobody can roll back to any more.
-        doomed: Artifacts that go, by digest.
-        kept: Per reason, how many artifacts stay and their size in bytes.
+        retired: Generations whose files are removed; a rollback to them becomes impossible.
+        doomed: Artifacts to remove, by digest.
+        kept: Per reason, the number of kept artifacts and their size in bytes.
     """
 
     policy: KeepPolicy
@@ -118,17 +119,17 @@ class CollectionPlan:
 
     @property
     def size(self) -> int:
-        """Bytes of the artifacts that go."""
+        """Size of the removed artifacts in bytes."""
         return sum(each.size for each in self.removals)
 
     @property
     def removed(self) -> dict[RemovalReason, tuple[int, int]]:
-        """Per reason, how many artifacts go and their size in bytes."""
+        """Per reason, the number of removed artifacts and their size in bytes."""
         return _tally((each.why, each.size) for each in self.removals)
 
 
 def kept_origins(state: State, policy: KeepPolicy) -> dict[int, OriginReason]:
-    """Return the origins that stay, and why."""
+    """Return the kept origins, and why each is kept."""
     head = state.head
     if head is None:
         return {}
@@ -145,7 +146,7 @@ def kept_origins(state: State, policy: KeepPolicy) -> dict[int, OriginReason]:
 
 
 def keep_without(state: State, generations: Iterable[int]) -> int:
-    """Return the largest `keep` under which a collection gives up all of these generations; 0 if none does."""
+    """Return the largest `keep` with which a collection removes all of these generations; 0 if there is none."""
     origins = {state.generations[number].origin for number in generations}
     if not origins or not origins.isdisjoint(kept_origins(state, KeepPolicy(keep=1))):
         return 0
@@ -155,14 +156,14 @@ def keep_without(state: State, generations: Iterable[int]) -> int:
 
 
 def tables_needed(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
-    """Return the block tables of kept origins, without which nobody knows which blocks must stay."""
+    """Return the block tables of kept origins: they say which blocks must be kept."""
     return {
         origin: found for origin in kept_origins(state, policy) if (found := _table(state.builds[origin]))
     }
 
 
 def tables_wanted(state: State, policy: KeepPolicy) -> dict[int, ArtifactRef]:
-    """Return the block tables of origins that go: they tell whose the blocks were, and may be missing."""
+    """Return the block tables of removed origins: they say whose the blocks were, and may be missing."""
     kept = kept_origins(state, policy)
     going = [origin for origin in _origins(state) if origin not in kept]
     return {origin: found for origin in going if (found := _table(state.builds[origin]))}
@@ -181,7 +182,7 @@ def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping
     needed = _needed(state, policy, origins, tables)
     gone = {digest: size for digest, size in present.items() if digest not in needed}
     collected = set(_digests_of(state, set(_origins(state)) - origins.keys(), tables))
-    inputs = {ref.sha256 for build in state.builds.values() for ref in _refs(build)}
+    inputs = {ref.sha256 for build in state.builds.values() for ref in refs_of_build(build)}
 
     def why(digest: str) -> RemovalReason:
         if digest in collected:
@@ -210,7 +211,7 @@ def _needed(
     horizon = _horizon(state, policy)
     unfinished = _unfinished(state) if policy.unfinished else frozenset[int]()
     for number in unfinished:
-        for ref in _refs(state.builds[number]):
+        for ref in refs_of_build(state.builds[number]):
             found.setdefault(ref.sha256, KeepReason.UNFINISHED)
     for made, digests in _results(state):
         for digest in digests:
@@ -226,12 +227,12 @@ def _needed(
 
 
 def _origins(state: State) -> list[int]:
-    """Every origin, the one that was shown last first."""
+    """Return all origins, the last shown first."""
     return list(dict.fromkeys(found.origin for _, found in sorted(state.generations.items(), reverse=True)))
 
 
 def _horizon(state: State, policy: KeepPolicy) -> int:
-    """The record before which what belongs to no kept generation is too old to keep; 0 while origins are few."""
+    """Return the seq before which artifacts of no kept generation are too old to keep; 0 while origins are few."""
     origins = _origins(state)
     if len(origins) <= policy.keep:
         return 0
@@ -239,7 +240,7 @@ def _horizon(state: State, policy: KeepPolicy) -> int:
 
 
 def _unfinished(state: State) -> frozenset[int]:
-    """Builds after the last commit of a build whose work was cut short, and not by a fault of its own."""
+    """Return the builds after the last commit that died or were interrupted, through no fault of their own."""
     committed = max((build.number for build in state.builds.values() if _committed(build)), default=0)
     return frozenset(
         build.number
@@ -257,7 +258,7 @@ def _committed(build: Build) -> bool:
 
 
 def _results(state: State) -> Iterator[tuple[RecordedBy, tuple[str, ...]]]:
-    """What later builds could reuse: who made it, its digest, and that of what hangs on it."""
+    """Yield the results that later builds could reuse: where each was recorded, and the digests of its files."""
     memo = state.step_cache
     for engine in memo.engines.values():
         yield memo.made[engine.artifact.sha256], tuple(ref.sha256 for ref in artifacts_of(engine))
@@ -269,16 +270,16 @@ def _results(state: State) -> Iterator[tuple[RecordedBy, tuple[str, ...]]]:
 
 
 def _digests_of(state: State, origins: Iterable[int], tables: Tables) -> Iterator[str]:
-    """Everything that origins name, as far as their tables are known."""
+    """Yield the digests of everything that origins name, as far as their tables are known."""
     for origin in origins:
-        for ref in _refs(state.builds[origin]):
+        for ref in refs_of_build(state.builds[origin]):
             yield ref.sha256
         for row in tables.get(origin, ()):
             yield row.ref.sha256
 
 
-def _refs(build: Build) -> Iterator[ArtifactRef]:
-    """Everything that the facts of one build name, blocks aside."""
+def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
+    """Yield everything that the events of one build name, except blocks."""
     for _, engine in build.engines:
         yield from artifacts_of(engine)
     if build.stand_in is not None:

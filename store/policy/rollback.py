@@ -1,4 +1,4 @@
-"""Rollback, decided: which build a new generation shows, from the state alone.
+"""Decide a rollback: which build the new generation shows. Pure.
 
 Without a target the head's parent is shown. The parent of a rollback is the parent of the build it shows, so
 that two rollbacks in a row go two builds back and never forward onto the one that was left. A generation given

@@ -18,11 +18,11 @@ from pipeline.builtin_model.place import place_model
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import Window
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, resolve
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, plan_index
+from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.embed import engine_spec
 from pipeline.stages.index import StoredBlocks
-from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.registry import open_source
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing
@@ -36,7 +36,7 @@ from store.formats.tables import BlockRow, encode_tiles
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
-from store.verify.coverage import missing
+from store.verify.coverage import missing_artifacts
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 from tests.benchmarks.measuring import Work as Doing
@@ -77,7 +77,7 @@ def rollback(settings: Settings) -> Iterator[Row]:
             if planned is None:
                 raise SystemExit("expected something to roll back, found nothing")
             shown = next(each for each in store.state.generations.values() if each.origin == planned.target)
-            if problems := missing(parse(project(store.state, shown)), store.artifacts):
+            if problems := missing_artifacts(parse(project(store.state, shown)), store.artifacts):
                 raise SystemExit(f"expected a whole target, found {problems[:3]}")
             store.roll_back(planned)
 
@@ -210,7 +210,7 @@ def index(settings: Settings) -> Iterator[Row]:
         vectors.append(block.vectors)
     array = np.concatenate(vectors)
     for kind in (IndexKind.FLAT, IndexKind.HNSW):
-        plan = resolve(IndexOptions(kind=kind), count=number, dimensions=dimensions)
+        plan = plan_index(IndexOptions(kind=kind), count=number, dimensions=dimensions)
         path = layout.root.parent / f"bare-{kind}.index"
 
         def ours(plan: IndexPlan = plan) -> None:

@@ -68,7 +68,7 @@ def diff_document(builds: BuildHistory, a: int, b: int) -> dict[str, Any]:
 def _build_document(builds: BuildHistory, number: int) -> dict[str, Any]:
     timeline, source = builds.timeline(number), builds.source
     facts = BuildFacts(number=number, state=builds.state, records=timeline.own)
-    dead = source.held is False and timeline.end is None and builds.at is None
+    dead = source.lock_held is False and timeline.end is None and builds.at is None
     rates = builds.rates(number)
     space = _vector_space(facts)
     area = area_document(

@@ -35,7 +35,7 @@ def build(
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
         builder = provisioner(call, progress=progress, **executor)
-        report = builder.build_cache_artifacts(request, again=again)
+        report = builder.build_cache_artifacts(request, force=again)
     return build_answer(report, call.root)
 
 

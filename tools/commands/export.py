@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from store.transfer.bundle import Choice
-from store.transfer.export import Exported
+from store.transfer.bundle_format import Choice
+from store.transfer.export import ExportResult
 from store.transfer.export import export as write_bundle
 from tools.command import PATH, Answer, Call, print_error, shared_options
 from tools.exit_codes import ExitCode
@@ -63,7 +63,7 @@ def export(call: Call, *, build: int | None, target: Path, choice: str | None) -
     )
 
 
-def _document(found: Exported) -> dict[str, Any]:
+def _document(found: ExportResult) -> dict[str, Any]:
     header = found.header
     return {
         "file": str(found.path),
@@ -78,7 +78,7 @@ def _document(found: Exported) -> dict[str, Any]:
     }
 
 
-def _lines(found: Exported) -> list[str]:
+def _lines(found: ExportResult) -> list[str]:
     header = found.header
     carried = f"{header.choice}: {render.plural(header.artifacts, 'file')}, {render.size(header.size)}"
     up_to = "" if header.build is None else f", up to the end of build {header.build}"

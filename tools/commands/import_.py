@@ -9,8 +9,8 @@ from pipeline.build.host_facts import host_facts
 from pipeline.config import C10ProvisionerConfig
 from pipeline.lock import CacheLock
 from store.base.clock import SystemClock
-from store.transfer.bundle import opened
-from store.transfer.import_bundle import ImportedBundle, import_bundle
+from store.transfer.bundle_reader import open_bundle
+from store.transfer.import_bundle import ImportResult, import_bundle
 from tools.command import PATH, Answer, Call, shared_options, trust_options
 from tools.output import render
 from tools.output.progress import byte_progress, shown_progress
@@ -37,7 +37,7 @@ def import_(
     config = C10ProvisionerConfig.from_settings(call.settings(), cache_root=call.root)
     layout = call.layout()
     # Check the file first: if it is no bundle, no folder of a cache is created.
-    with opened(bundle) as reader:
+    with open_bundle(bundle) as reader:
         _ = reader.header
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     with shown_progress() as progress, CacheLock(layout, config.lock_timeout_s):
@@ -56,7 +56,7 @@ def import_(
     return Answer(document=_document(found), lines=_lines(found, call))
 
 
-def _document(found: ImportedBundle) -> dict[str, Any]:
+def _document(found: ImportResult) -> dict[str, Any]:
     head = found.state.head
     return {
         "outcome": str(found.outcome),
@@ -70,7 +70,7 @@ def _document(found: ImportedBundle) -> dict[str, Any]:
     }
 
 
-def _lines(found: ImportedBundle, call: Call) -> list[str]:
+def _lines(found: ImportResult, call: Call) -> list[str]:
     first = {
         "imported": f"imported into {call.root}",
         "advanced": f"brought {call.root} up to the bundle",

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pipeline.config import C10ProvisionerConfig
-from store.transfer.mirror import Mirrored
+from store.transfer.mirror import MirrorResult
 from store.transfer.mirror import mirror as update_mirror
 from tools.command import PATH, Answer, Call, shared_options
 from tools.output import render
@@ -38,7 +38,7 @@ def mirror(call: Call, *, destination: Path, full: bool) -> Answer:
     return Answer(document=_document(found, destination), lines=_lines(found, destination))
 
 
-def _document(found: Mirrored, destination: Path) -> dict[str, Any]:
+def _document(found: MirrorResult, destination: Path) -> dict[str, Any]:
     return {
         "destination": str(destination),
         "changed": found.changed,
@@ -50,7 +50,7 @@ def _document(found: Mirrored, destination: Path) -> dict[str, Any]:
     }
 
 
-def _lines(found: Mirrored, destination: Path) -> list[str]:
+def _lines(found: MirrorResult, destination: Path) -> list[str]:
     if not found.changed:
         return [f"nothing to do: {destination} shows generation {found.generation}"]
     before = "nothing" if found.previous is None else f"generation {found.previous}"

@@ -29,7 +29,7 @@ class Source:
         path: What a person called it.
         history: The records.
         artifacts: The artifacts that can be read beside them.
-        held: Whether somebody holds the build lock; None where that cannot be asked.
+        lock_held: Whether somebody holds the build lock; None where that cannot be asked.
         has_artifacts: Whether there may be any artifacts.
     """
 
@@ -37,7 +37,7 @@ class Source:
     path: str
     history: RecordHistory
     artifacts: ArtifactReader
-    held: bool | None = None
+    lock_held: bool | None = None
     has_artifacts: bool = True
 
     @property

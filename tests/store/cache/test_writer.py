@@ -317,7 +317,7 @@ class TestHealing:
     @pytest.mark.usefixtures("two")
     def test_scratch_is_kept_while_somebody_writes(self, layout, opened):
         (layout.scratch / "draft").touch()
-        with Artifacts(layout).sharing(), opened() as store:
+        with Artifacts(layout).shared_lock(), opened() as store:
             assert store.recovered == (ClearScratch(),)
         assert (layout.scratch / "draft").exists()
 

@@ -9,7 +9,7 @@ from journal import JournalFilesystemError
 from store.cache.optimistic_append import open_for_append
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
-from store.disk.folder_integrity import displaced, free_displaced, refuse_displaced
+from store.disk.folder_integrity import free_displaced, misplaced_folders, refuse_symlinked_folders
 from store.disk.layout import FOLDERS, Layout
 from store.disk.scratch import clear_scratch
 from store.errors import CacheUnusableError, ErrorKind, StoreError
@@ -90,14 +90,14 @@ def test_verification_names_it_and_it_can_be_set_aside(layout, elsewhere, name, 
         }[what]()
     found = [each for each in verify(layout, depth=Depth.FULL).problems if each.path == name]
     assert [each.kind for each in found] == [ProblemKind.STRANGER]
-    assert found[0].mend == f"c10 repair --cache {layout.root}"
-    assert displaced(layout) == (folder,)
+    assert found[0].fix == f"c10 repair --cache {layout.root}"
+    assert misplaced_folders(layout) == (folder,)
     before = os.lstat(folder).st_mode
     ((freed, kept),) = free_displaced(layout)
     assert freed == name
     assert os.lstat(layout.root / kept).st_mode == before
-    assert displaced(layout) == ()
-    refuse_displaced(layout)
+    assert misplaced_folders(layout) == ()
+    refuse_symlinked_folders(layout)
     assert sorted(entry.name for entry in layout.root.iterdir() if entry.name.startswith(f"{name}.")) == []
     assert found_in(elsewhere) == ["deeper", "deeper/precious", "precious"]
 
@@ -158,4 +158,4 @@ def test_a_build_lock_that_is_no_file_is_named_with_what_mends_it(layout):
     layout.build_lock.unlink(missing_ok=True)
     os.mkfifo(layout.build_lock)
     (problem,) = [each for each in verify(layout, depth=Depth.FULL).problems if each.path == "build.lock"]
-    assert str(layout.build_lock) in problem.mend
+    assert str(layout.build_lock) in problem.fix

@@ -21,7 +21,7 @@ def site(tmp_path_factory):
     """Two builds, the second of which extends the index of the first."""
     patch = pytest.MonkeyPatch()
     patch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
-    patch.setattr("pipeline.index.plan.LARGEST_PART", 5)
+    patch.setattr("pipeline.index.plan.MAX_CHANGED_DIVISOR", 5)
     site = FakeSite(tmp_path_factory.mktemp("extended") / "site")
     build(site, 1)
     change(site)

@@ -14,7 +14,7 @@ from pipeline.engines.backends.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.request.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
+from pipeline.request.options import EngineOptions, ModelRole, ModelSpec, ShapeProfile
 from store.base.identity import difference, engine_key
 from store.domain.events import EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
