@@ -18,7 +18,8 @@ from pipeline import C10ProvisionerConfig, CacheProvisioner, build_cache_provisi
 from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.embed.batcher import EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
 from pipeline.embed.cells import Window
-from pipeline.request.request import BuildRequest, IndexKind
+from pipeline.request.options import IndexKind
+from pipeline.request.request import BuildRequest
 from pipeline.testing import Calls, FakeCompiler
 from store.base.preprocessing import Preprocessing
 from tests.small_builds import DIMENSIONS, Site
@@ -88,7 +89,7 @@ class BigSite(Site):
         """A provisioner that remembers digests, and embeds with no network."""
         config = C10ProvisionerConfig(
             cache_root=self.cache,
-            memory_folder=self.root / "memory",
+            digest_cache_folder=self.root / "memory",
             reserve_mb=0,
             allow_unknown_filesystem=True,
             signing_key=self.key,

@@ -25,14 +25,15 @@ from pipeline.engines.port import EngineJob
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
-from pipeline.request.request import EngineOptions
+from pipeline.request.options import EngineOptions
 from pipeline.stages.reference import reference_run
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.cuda import Cuda
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.capabilities import covered
-from store.runtime.faiss_install import FaissInstallError, installed_faiss
+from store.runtime.faiss_install import installed_faiss
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from store.runtime.load import load_engine, load_index
 from store.verify.verify import Depth, verify
@@ -241,7 +242,7 @@ def test_a_whole_build_flies(tmp_path, backend):
 def faiss():
     try:
         flavour = installed_faiss()
-    except FaissInstallError as error:
+    except RuntimeUnavailableError as error:
         pytest.skip(str(error))
     if not flavour.gpu:
         pytest.skip(f"needs faiss-gpu instead of {flavour.name}")
@@ -307,7 +308,7 @@ def test_building_keeps_pace_with_raw_faiss(faiss, blocks, tmp_path, kind, optio
         if not moved.index.is_trained:
             moved.index.train(rows)
         moved.index.add(rows)
-        back = moved.back()
+        back = moved.to_cpu()
         outer = faiss.IndexIDMap2(faiss.IndexFlatIP(DIMENSIONS))
         outer.index, outer.ntotal = back, back.ntotal
         faiss.copy_array_to_vector(ids, outer.id_map)

@@ -1,4 +1,4 @@
-"""What a build is defined by: what enters the identity, and what does not."""
+"""The inputs of a build: which of them are part of the identity, and which are not."""
 
 import dataclasses
 import os
@@ -7,10 +7,9 @@ from datetime import date
 
 import pytest
 
-from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
-from pipeline.planning.resolve_inputs import gather, read_calibration
-from pipeline.request.request import (
+from pipeline.planning.resolve_inputs import read_calibration, resolve_inputs
+from pipeline.request.options import (
     CheckOptions,
     CoverageOptions,
     EngineOptions,
@@ -28,7 +27,7 @@ TODAY = date(2026, 3, 1)
 
 
 def inputs(site, *, today=TODAY, held=None, **fields):
-    return gather(
+    return resolve_inputs(
         site.request(**fields),
         source=FakeTiles(tiles=site.tiles if held is None else held),
         compiler=site.compiler,
@@ -98,11 +97,11 @@ def test_tiles_enter_by_place_and_content(site):
 def test_versions_of_the_libraries_enter(site):
     plain = inputs(site)
 
-    class Newer(OnnxRuntimeCompiler):
+    class Newer(FakeCompiler):
         version = "99.0"
 
-    newer = FakeCompiler(calls=site.calls, real=Newer())
-    found = gather(
+    newer = Newer(calls=site.calls)
+    found = resolve_inputs(
         site.request(), source=FakeTiles(tiles=site.tiles), compiler=newer, index=site.indexer, today=TODAY
     )
     assert difference(plain.document, found.document) == ["engine.version", "models"]
