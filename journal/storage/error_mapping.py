@@ -1,7 +1,7 @@
-"""What the errors of LMDB and of the system mean for a journal.
+"""Map errors of LMDB and of the operating system to errors of the journal.
 
-Every foreign error has one meaning, and one further bit: whether it is one of the disk. After such an error nothing that
-is in memory can be trusted, and every holder of the open file has to close it (`journal.storage.environment`).
+After a disk error the contents of memory cannot be trusted, and the environment must be closed
+(`journal.storage.environment`). So each mapping also says whether the error is a disk error.
 """
 
 import errno
@@ -20,15 +20,15 @@ _NEARLY_FULL_BYTES: Final = 1 << 20
 
 @contextmanager
 def translating_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn LMDB's and the system's errors into ours.
+    """Raise errors of LMDB and the system in the block as errors of the journal.
 
     Raises:
-        JournalFullError: Disk, quota or map are full.
+        JournalFullError: Disk, quota or map is full.
         JournalPermissionError: No permission, or a read-only file system.
         JournalDamagedError: LMDB found damage.
         JournalFilesystemError: Locks do not work here.
         JournalMissingError: No such file.
-        JournalIOError: Anything else that the system or LMDB failed.
+        JournalIOError: Any other error.
     """
     try:
         yield
@@ -37,7 +37,7 @@ def translating_errors(path: Path, doing: str) -> Iterator[None]:
 
 
 def to_journal_error(error: Exception, path: Path, doing: str) -> tuple[errors.JournalError, bool]:
-    """Our error for a foreign one, and whether it is one of the disk, after which nothing in memory can be trusted."""
+    """Return the journal's error for an error of LMDB or the system, and whether it is a disk error."""
     what = f"{path}: {doing} failed: {error}"
     match error:
         case lmdb.MapFullError():
@@ -73,7 +73,7 @@ def to_journal_error(error: Exception, path: Path, doing: str) -> tuple[errors.J
         case lmdb.DiskError():
             return _full(what), True
         case lmdb.Error() | OSError():
-            # An lmdb.Error that Python code made instead of LMDB has no code.
+            # An lmdb.Error that the Python binding raised itself has no code.
             code = error.errno if isinstance(error, OSError) else getattr(error, "code", 0)
             return _by_errno(code or 0, what, path)
         case _:
@@ -85,7 +85,7 @@ def _by_errno(code: int, what: str, path: Path) -> tuple[errors.JournalError, bo
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return _full(what), True
         case errno.EIO if _nearly_full(path):
-            # LMDB reports a write that the full disk cut short as an input/output error.
+            # LMDB reports a write that a full disk cut short as an input/output error.
             return _full(what), True
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return errors.JournalPermissionError(

@@ -9,7 +9,7 @@ import os
 import stat
 from typing import Final
 
-_TAKEN: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+_WRONG_TYPE_ERRNOS: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
 class NotRegularError(OSError):
@@ -48,7 +48,7 @@ def open_regular(
 
 def is_wrong_file_type(error: OSError) -> bool:
     """Whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
-    return isinstance(error, NotRegularError) or error.errno in _TAKEN
+    return isinstance(error, NotRegularError) or error.errno in _WRONG_TYPE_ERRNOS
 
 
 def open_folder(path: str | os.PathLike[str], *, folder: int | None = None) -> int:

@@ -19,7 +19,6 @@ from journal.errors import (
     JournalPermissionError,
 )
 from journal.lock import BuildLock, lock_holder
-from journal.testing import FakeBuildLock
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -241,18 +240,6 @@ def test_what_cannot_be_opened_says_what_was_expected_and_found(path, monkeypatc
 
 def test_permission_error_has_its_kind():
     assert JournalPermissionError("x").kind == "journal-permission"
-
-
-def test_fake_keeps_the_same_promises():
-    with FakeBuildLock() as lock:
-        lock.describe(build=3)
-        with pytest.raises(JournalMisuseError):
-            lock.acquire()
-    assert (lock.acquired, lock.build, lock.acquisitions) == (False, 3, 1)
-    with pytest.raises(BuildLockHeldError):
-        FakeBuildLock({"pid": 1}).acquire()
-    with pytest.raises(JournalMisuseError):
-        FakeBuildLock().describe(build=1)
 
 
 def test_a_failing_disk_neither_keeps_the_lock_nor_hides_what_was_done(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from journal import Journal, JournalDamagedError, JournalMissingError
-from journal import safe_reader as guard_module
+from journal import safe_reader as safe_reader
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
 from journal.safe_reader_child import HEAD, RECORD
@@ -134,7 +134,7 @@ def test_child_that_takes_too_long(path):
     ],
 )
 def test_whatever_becomes_of_the_child_is_an_answer(path, monkeypatch, script, says):
-    monkeypatch.setattr(guard_module, "_START_CHILD", script)
+    monkeypatch.setattr(safe_reader, "_START_CHILD", script)
     with pytest.raises(JournalDamagedError, match=says):
         snapshot(path, foreign=True)
 
@@ -145,7 +145,7 @@ def test_child_is_not_believed(path, monkeypatch):
     for chain, head in ((bytes(32), bytes(32)), (good, bytes(32)), (bytes(32), good)):
         told = RECORD.pack(b"R", 1, 32 + len(raw)) + chain + raw + HEAD.pack(b"H", 1, head)
         monkeypatch.setattr(
-            guard_module,
+            safe_reader,
             "_START_CHILD",
             f"import sys; sys.stdout.buffer.write(bytes.fromhex('{told.hex()}'))",
         )
@@ -157,7 +157,7 @@ def test_child_dies_with_its_parent(path):
     script = """
 import os, sys
 from journal import safe_reader_child
-safe_reader_child._limit(60, os.getppid() + 1)
+safe_reader_child._limit_resources(60, os.getppid() + 1)
 """
     done = subprocess.run([sys.executable, "-c", script, path], cwd=ROOT, check=False)
     assert done.returncode == 3
@@ -198,7 +198,7 @@ def test_head_in_child(path):
 
 def test_failure_beside_a_writer_is_tried_again(path, monkeypatch):
     environment = open_environment(path, readonly=False)
-    real = guard_module._read_in_child
+    real = safe_reader._read_in_child
     calls = []
 
     def fail_first(*arguments, **options):
@@ -209,7 +209,7 @@ def test_failure_beside_a_writer_is_tried_again(path, monkeypatch):
             raise JournalDamagedError("a state that was overwritten meanwhile")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(guard_module, "_read_in_child", fail_first)
+    monkeypatch.setattr(safe_reader, "_read_in_child", fail_first)
     assert snapshot(path).head.seq == 200
     assert len(calls) == 3
     environment.close()
@@ -222,7 +222,7 @@ def test_failure_of_a_quiet_file_is_believed_at_once(path, monkeypatch):
         calls.append(arguments)
         raise JournalDamagedError("damage")
 
-    monkeypatch.setattr(guard_module, "_read_in_child", fail)
+    monkeypatch.setattr(safe_reader, "_read_in_child", fail)
     with pytest.raises(JournalDamagedError):
         head_in_child(path)
     assert len(calls) == 1

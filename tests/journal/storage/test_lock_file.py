@@ -105,7 +105,7 @@ def test_who_waited_sets_the_lock_file_up_anew(path, left, script, wanted):
 
 @pytest.mark.parametrize("left", LEFT)
 def test_a_lock_file_that_somebody_keeps_so_is_named(path, left, monkeypatch):
-    monkeypatch.setattr(open_environment, "_SET_UP_S", 0.05)
+    monkeypatch.setattr(open_environment, "_INIT_TIMEOUT_S", 0.05)
     raw = lock_file(path).read_bytes()
     lock_file(path).write_bytes(left(raw))
     with subprocess.Popen(
@@ -115,7 +115,9 @@ def test_a_lock_file_that_somebody_keeps_so_is_named(path, left, monkeypatch):
         text=True,
     ) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(JournalFilesystemError, match=r"journal\.mdb-lock: a lock file expected"):
+        with pytest.raises(
+            JournalFilesystemError, match=r"journal\.mdb-lock: an initialised lock file expected"
+        ):
             Journal.open(path)
         holder.stdin.close()
     with Journal.open(path) as journal:
