@@ -53,7 +53,7 @@ def in_child(script, *arguments):
     return done.stdout.strip()
 
 
-def test_missing_journal_is_born_empty(path):
+def test_a_missing_journal_is_created_empty(path):
     with Journal.open(path) as journal:
         assert journal.head == EMPTY
         assert list(journal.read()) == []
@@ -65,13 +65,13 @@ def test_missing_journal_is_born_empty(path):
     assert path.stat().st_nlink == 1
 
 
-def test_missing_journal_is_not_made_by_a_reader(path):
+def test_a_reader_does_not_create_a_journal(path):
     with pytest.raises(JournalMissingError):
         Journal.open(path, readonly=True)
     assert names(path.parent) == []
 
 
-def test_appended_records_come_back(path):
+def test_appended_records_are_read_back(path):
     with Journal.open(path) as journal:
         first = journal.append(some(1, 2))
         head = journal.append(some(3, 3), expect=first)
@@ -89,7 +89,7 @@ def test_appended_records_come_back(path):
             next(journal.read(0))
 
 
-def test_long_journal_is_read_in_pieces_while_it_grows(path):
+def test_a_long_journal_is_read_in_batches_while_it_grows(path):
     with Journal.open(path) as journal:
         journal.append(some(1, 2500))
         entries = journal.entries()
@@ -128,7 +128,7 @@ def test_record_that_cannot_be_encoded_appends_nothing(path):
         assert journal.projection(b"name") is None
 
 
-def test_projections_live_and_die_with_the_transaction(path):
+def test_projections_change_with_the_transaction(path):
     with Journal.open(path) as journal:
         journal.append(some(1, 1), {b"a": b"1", b"b": b""})
         assert journal.projections() == {b"a": b"1", b"b": b""}
@@ -152,7 +152,7 @@ def test_projections_out_of_range(path, projections):
 
 
 def test_large_values_overwritten_by_small_ones_leave_a_sound_structure(path):
-    # The value fills pages of its own first and fewer later; overwritten in place, lmdb.verify would cry damage.
+    # The value fills its own pages first and fewer later; overwritten in place, lmdb.verify would report damage.
     with Journal.open(path) as journal:
         for size in (9000, 3000, 5000, 10, 9000, 8000, 2100, 0, 20000):
             journal.append([], {b"name": bytes(size)})
@@ -176,7 +176,7 @@ with Journal.open(sys.argv[1]) as journal:
         assert list(journal.read()) == some(1, 4)
 
 
-def test_one_environment_for_a_file_in_a_process(path):
+def test_a_process_opens_a_journal_once(path):
     with Journal.open(path):
         for readonly in (True, False):
             with pytest.raises(JournalMisuseError, match="already open"):
@@ -184,7 +184,7 @@ def test_one_environment_for_a_file_in_a_process(path):
     Journal.open(path).close()
 
 
-def test_forgotten_journal_does_not_block_the_next(path):
+def test_a_journal_that_was_never_closed_does_not_block_the_next(path):
     journal = Journal.open(path)
     journal.append(some(1, 1))
     del journal
@@ -246,7 +246,7 @@ print(journal.append([sample_record(2)]).seq)
     assert in_child(script, path).split() == ["journal-misuse", "2"]
 
 
-def test_birth_refuses_a_name_that_is_taken(path):
+def test_create_refuses_a_taken_name(path):
     head = Journal.create(path, some(1, 2), scratch=path.parent / "tmp", projections={b"a": b"b"})
     before = path.read_bytes()
     with pytest.raises(JournalExistsError):
@@ -257,7 +257,7 @@ def test_birth_refuses_a_name_that_is_taken(path):
         assert (journal.head, journal.projections()) == (head, {b"a": b"b"})
 
 
-def test_birth_loses_the_race_cleanly(path, monkeypatch):
+def test_create_leaves_nothing_when_another_process_is_faster(path, monkeypatch):
     monkeypatch.setattr(os.path, "lexists", lambda _: False)
     path.write_bytes(b"somebody was faster")
     with pytest.raises(JournalExistsError):
@@ -265,7 +265,7 @@ def test_birth_loses_the_race_cleanly(path, monkeypatch):
     assert names(path.parent / "tmp") == []
 
 
-def test_birth_of_nonsense_leaves_nothing(path):
+def test_create_with_an_invalid_record_leaves_nothing(path):
     with pytest.raises(RecordError):
         Journal.create(
             path,
@@ -278,7 +278,7 @@ def test_birth_of_nonsense_leaves_nothing(path):
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
-def test_birth_needs_hard_links(path, monkeypatch, code):
+def test_create_needs_hard_links(path, monkeypatch, code):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
@@ -354,7 +354,7 @@ def test_record_without_its_predecessor_is_named(path):
     assert caught.value.seq == 2
 
 
-def test_records_replaced_behind_our_back_are_not_continued(path):
+def test_replaced_or_missing_records_are_not_appended_to(path):
     other = path.with_name("other.mdb")
     Journal.create(other, [sample_record(9)], scratch=path.parent / "tmp")
     with Journal.open(path) as journal:
@@ -378,8 +378,8 @@ def test_full_map_keeps_what_was_there(path):
         journal.verify()
 
 
-def test_full_disk_gives_the_environment_up_and_loses_nothing(path):
-    # A limit on the size of files stands in for the full disk: the write fails with EFBIG.
+def test_a_full_disk_closes_the_environment_and_loses_nothing(path):
+    # A limit on the size of files acts as a full disk: the write fails with EFBIG.
     script = """
 import os, resource, signal, sys
 from journal import Journal, JournalFullError

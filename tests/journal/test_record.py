@@ -60,7 +60,7 @@ def chained(raws):
 
 
 @given(records())
-def test_what_is_encoded_decodes_to_itself(record):
+def test_encoded_records_decode_to_themselves(record):
     raw = encode(record)
     back = decode(raw)
     assert back == record
@@ -221,7 +221,7 @@ def test_hostile_bytes_are_refused(data):
         "96a16101c00203cc01",  # an integer longer than it has to be
     ],
 )
-def test_another_form_of_the_same_record_is_taken_only_where_that_was_asked_for(data):
+def test_only_lean_decoding_accepts_another_encoding_of_a_record(data):
     raw = bytes.fromhex(data)
     assert decode_fields(raw, canonical=False)[0] == "a"
     with pytest.raises(RecordError, match="not canonical"):
@@ -233,7 +233,7 @@ def test_another_form_of_the_same_record_is_taken_only_where_that_was_asked_for(
     st.binary(max_size=200)
     | st.builds(lambda tail: b"\x96\xa1a\x01\xc0\x02\x03" + tail, st.binary(max_size=50))
 )
-def test_whatever_its_form_any_bytes_are_a_record_or_an_error(data):
+def test_lean_decoding_gives_a_record_or_an_error(data):
     try:
         tag, version, build, wall_ns, mono_ns, _ = decode_fields(data, canonical=False)
     except RecordError:
@@ -279,7 +279,7 @@ def test_chain_is_sha256_over_domain_previous_and_bytes():
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=8))
-def test_extend_is_link_again_and_again(raws):
+def test_extend_links_one_record_after_the_other(raws):
     head = extend(EMPTY, raws)
     entries = chained(raws)
     assert head == (entries[-1].head if entries else EMPTY)
@@ -315,7 +315,7 @@ def test_missing_swapped_and_empty_records_are_named():
 
 
 @given(st.binary(min_size=1, max_size=20), st.binary(max_size=40))
-def test_seal_opens_under_its_own_name_only(name, value):
+def test_a_projection_is_unpacked_under_its_own_name_only(name, value):
     assert unpack_projection(name, pack_projection(name, value)) == value
     with pytest.raises(JournalDamagedError):
         unpack_projection(name + b"x", pack_projection(name, value))
@@ -323,6 +323,6 @@ def test_seal_opens_under_its_own_name_only(name, value):
         unpack_projection(name, pack_projection(name, value)[:-1])
 
 
-def test_a_record_of_no_build_is_held_to_the_same_times():
+def test_times_of_a_record_without_a_build_are_checked():
     with pytest.raises(RecordError, match="wall_ns"):
         encode(Record(tag="a", version=1, build=None, wall_ns=1 << 63, mono_ns=0, payload={}))

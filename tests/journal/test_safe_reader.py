@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from journal import Journal, JournalDamagedError, JournalMissingError
-from journal import safe_reader as safe_reader
+from journal import safe_reader
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
 from journal.safe_reader_child import HEAD, RECORD
@@ -133,13 +133,13 @@ def test_child_that_takes_too_long(path):
         ("raise MemoryError", "no complete answer"),
     ],
 )
-def test_whatever_becomes_of_the_child_is_an_answer(path, monkeypatch, script, says):
+def test_every_end_of_the_child_has_an_error(path, monkeypatch, script, says):
     monkeypatch.setattr(safe_reader, "_START_CHILD", script)
     with pytest.raises(JournalDamagedError, match=says):
         snapshot(path, foreign=True)
 
 
-def test_child_is_not_believed(path, monkeypatch):
+def test_output_of_the_child_is_checked(path, monkeypatch):
     raw = encode(sample_record(1))
     good = link(EMPTY.chain, raw)
     for chain, head in ((bytes(32), bytes(32)), (good, bytes(32)), (bytes(32), good)):
@@ -196,7 +196,7 @@ def test_head_in_child(path):
     assert head_in_child(path) == snapshot(path).head
 
 
-def test_failure_beside_a_writer_is_tried_again(path, monkeypatch):
+def test_a_failure_while_another_process_writes_is_retried(path, monkeypatch):
     environment = open_environment(path, readonly=False)
     real = safe_reader._read_in_child
     calls = []
@@ -215,7 +215,7 @@ def test_failure_beside_a_writer_is_tried_again(path, monkeypatch):
     environment.close()
 
 
-def test_failure_of_a_quiet_file_is_believed_at_once(path, monkeypatch):
+def test_a_failure_while_nobody_writes_is_not_retried(path, monkeypatch):
     calls = []
 
     def fail(*arguments, **_):

@@ -85,7 +85,7 @@ def test_damaged_meta_page_is_refused(path, at, data):
     ],
     ids=["folder", "pipe", "link", "device", "text"],
 )
-def test_what_is_no_journal_is_refused_at_once(tmp_path, make):
+def test_other_files_are_refused(tmp_path, make):
     Journal.create(tmp_path / "real.mdb", [], scratch=tmp_path / "tmp")
     path = tmp_path / "journal.mdb"
     make(path)
@@ -94,7 +94,7 @@ def test_what_is_no_journal_is_refused_at_once(tmp_path, make):
             Journal.open(path, readonly=readonly)
 
 
-def test_killed_reader_is_forgotten_when_a_writer_opens(path):
+def test_a_writer_removes_killed_readers(path):
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -162,7 +162,7 @@ print(*({*sys.modules} - before))
     ("take_away", "found"),
     [(lambda path: path.rename(path.with_name("other")), "none"), (replaced, "another one in its place")],
 )
-def test_a_file_that_lost_its_name_is_not_written_to(path, take_away, found):
+def test_a_replaced_or_removed_file_is_not_written(path, take_away, found):
     environment = open_environment(path, readonly=False)
     with environment.write() as txn:
         txn.put_meta(b"a", b"b")
@@ -192,7 +192,7 @@ def test_unknown_file_systems_need_a_setting(tmp_path):
     require_supported_filesystem(0xABC, tmp_path, allow_unknown=True)
 
 
-def test_file_system_is_asked_for(tmp_path):
+def test_type_of_the_file_system(tmp_path):
     assert filesystem_type(Path("/proc")) == 0x9FA0
     with pytest.raises(FileNotFoundError):
         filesystem_type(tmp_path / "none")

@@ -62,7 +62,7 @@ def test_missing_file(tmp_path):
             use(tmp_path / "no" / "folder")
 
 
-def test_writer_that_never_rests_makes_the_check_undecided(path, monkeypatch):
+def test_the_check_is_undecided_while_a_writer_keeps_committing(path, monkeypatch):
     def commit_meanwhile(_):
         with environment.write() as writer:
             writer.put_meta(b"noise", os.urandom(8))
@@ -74,7 +74,7 @@ def test_writer_that_never_rests_makes_the_check_undecided(path, monkeypatch):
     environment.close()
 
 
-def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
+def test_the_check_is_retried_after_a_commit(path, monkeypatch):
     real = integrity._find_problems
     calls = []
 
@@ -92,7 +92,7 @@ def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
     environment.close()
 
 
-def test_checker_that_falls_over_is_a_finding(path, monkeypatch):
+def test_an_exception_of_the_checker_is_a_problem(path, monkeypatch):
     def fall(*_, **__):
         raise IndexError("out of range")
 
@@ -101,7 +101,7 @@ def test_checker_that_falls_over_is_a_finding(path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
-def test_checker_that_lacks_memory_or_files_says_nothing_about_the_file(path, monkeypatch, error):
+def test_a_shortage_during_the_check_is_no_damage(path, monkeypatch, error):
     def fall(*_, **__):
         raise error
 

@@ -83,7 +83,7 @@ def wait_until_it_waits(process):
     ("script", "wanted"), [(READ, RECORDS), (APPEND, RECORDS + 1)], ids=["read", "append"]
 )
 @pytest.mark.parametrize("left", LEFT)
-def test_who_waited_sets_the_lock_file_up_anew(path, left, script, wanted):
+def test_a_waiting_process_initialises_the_lock_file_again(path, left, script, wanted):
     fd = os.open(lock_file(path), os.O_RDWR)
     fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0)
     os.pwrite(fd, left(lock_file(path).read_bytes()), 0)
@@ -104,7 +104,7 @@ def test_who_waited_sets_the_lock_file_up_anew(path, left, script, wanted):
 
 
 @pytest.mark.parametrize("left", LEFT)
-def test_a_lock_file_that_somebody_keeps_so_is_named(path, left, monkeypatch):
+def test_a_lock_file_held_uninitialised_is_an_error(path, left, monkeypatch):
     monkeypatch.setattr(open_environment, "_INIT_TIMEOUT_S", 0.05)
     raw = lock_file(path).read_bytes()
     lock_file(path).write_bytes(left(raw))
