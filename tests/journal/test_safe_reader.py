@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from journal import Journal, JournalDamagedError, JournalMissingError
-from journal import safe_reader
+from journal import Journal, JournalDamagedError, JournalMissingError, safe_reader
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
 from journal.safe_reader_child import HEAD, RECORD
