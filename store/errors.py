@@ -1,7 +1,7 @@
 """Errors of the store, grouped by what a handler does about them.
 
-Every error has a stable `kind`, a message that says what was expected and found, and a hint: the command or action
-that fixes it. Kinds are added, never changed, because scripts match on them.
+Every error has a stable `kind`, a message that says what was expected and found, and a hint: the command or
+action that fixes it. Kinds are added, never changed, because scripts match on them.
 """
 
 import errno
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Category(StrEnum):
-    """What a handler does about an error; every error class has one, and `tools.exit_codes` has a code for each.
+    """What a handler does about an error. `tools.exit_codes` has an exit code for each.
 
     Errors of the journal give the value of a category as text, because the journal must not import the store.
     """
@@ -107,7 +107,7 @@ class ArtifactsBusyError(StoreError):
 
 
 class UnprojectedError(StoreError):
-    """A generation is committed, but its files could not be written; the next command that writes writes them.
+    """A generation is committed, but its files could not be written; the next writer writes them.
 
     Attributes:
         generation: The generation, which readers cannot see yet.
@@ -186,7 +186,7 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 
 
 def is_shortage(error: OSError) -> bool:
-    """Return whether this process lacks memory or open files, or was interrupted, so the error says nothing of the file."""
+    """Return whether this process lacks memory or open files, or was interrupted."""
     return error.errno in _SHORTAGES
 
 

@@ -1,7 +1,7 @@
 """Open regular files only: no symbolic link unless asked for, no folder, device or pipe.
 
-Part of the aircraft's code. `journal.regular_file` does the same for the journal, because neither of the two may
-import the other.
+Part of the aircraft's code. `journal.regular_file` does the same for the journal, because neither of the two
+may import the other.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """Copy verified bytes into sealed memory files, so that they cannot change afterwards.
 
-Hashing a file and opening it again later is a race that anyone who can write to the card can win. So a file is read
-once, hashed while it is copied into a memory file, and the memory file is sealed against writing, growing and
-shrinking. Parsers get that memory, under a path of this process.
+Hashing a file and opening it again later is a race that anyone who can write to the card can win. So a file
+is read once, hashed while it is copied into a memory file, and the memory file is sealed against writing,
+growing and shrinking. Parsers get that memory, under a path of this process.
 """
 
 import fcntl

@@ -1,11 +1,12 @@
 """Encode and decode descriptor blocks: the descriptors of one cell as one write-once binary file. Pure.
 
 A *cell* is the set of tiles of one zoom that share ``(x >> 4, y >> 4)``. Its *block* holds for each row the
-descriptor id, the SHA-256 of the encoded tile, a texture score and the descriptor. Indexes are built from blocks.
-A block does not depend on the order in which the tiles were embedded.
+descriptor id, the SHA-256 of the encoded tile, a texture score and the descriptor. Indexes are built from
+blocks. A block does not depend on the order in which the tiles were embedded.
 
-Format, version 1. All numbers are little-endian, every column starts at a multiple of 64 bytes and all bytes between
-columns are zero, so that equal content means equal bytes and each column can be used in place as an array::
+Format, version 1. All numbers are little-endian, every column starts at a multiple of 64 bytes and all bytes
+between columns are zero, so that equal content means equal bytes and each column can be used in place as an
+array::
 
     offset            size     content
     0                 8        magic, the ASCII bytes "C10BLOCK"
@@ -22,7 +23,8 @@ columns are zero, so that equal content means equal bytes and each column can be
     align64(...)      4 n d    vectors, float32, finite, row after row
 
 A descriptor id is ``zoom << 58 | view << 50 | x << 25 | y``. The keys (ids and digests) come first: the first
-``key_size(n)`` bytes say which tiles a block holds. The size of the file follows from n and d (``block_size``).
+``key_size(n)`` bytes say which tiles a block holds. The size of the file follows from n and d
+(``block_size``).
 """
 
 from __future__ import annotations
@@ -157,8 +159,8 @@ def decode(data: Bytes) -> Block:
     """Return the block in ``data``; its arrays are read-only views of ``data``.
 
     Raises:
-        BlockError: Wrong magic, version, size or padding; ids unsorted, repeated or outside the cell; a vector or
-            texture that is not finite.
+        BlockError: Wrong magic, version, size or padding; ids unsorted, repeated or outside the cell; a
+            vector or texture that is not finite.
     """
     view = memoryview(data).cast("B").toreadonly()
     header = decode_header(view)
@@ -222,7 +224,7 @@ def decode_keys(data: Bytes) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
 
 
 def descriptor_ids(zoom: NDArray[np.int64], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return the descriptor ids, uint64 [n], of tiles given by zoom, column and row, int64 [n] each; view is 0."""
+    """Return the ids, uint64 [n], of view 0 of tiles given by zoom, column and row, int64 [n] each."""
     packed = (zoom << ZOOM_SHIFT) | (x << X_SHIFT) | y
     return packed.astype(np.uint64)
 

@@ -1,12 +1,13 @@
 """Encode, decode and compute index deltas: the rows added and dropped since an index was written. Pure.
 
-A delta is one write-once binary file and holds the added and the dropped rows, both with their vectors. So it can be
-applied to the rows of the index, which gives the current rows, and undone on the current rows, which gives the rows of
-the index: the index can be rebuilt from the current blocks and the delta. A tile whose vector changed is in both
-lists. A delta depends only on the two sets of rows, not on the number of builds between them.
+A delta is one write-once binary file and holds the added and the dropped rows, both with their vectors. So it
+can be applied to the rows of the index, which gives the current rows, and undone on the current rows, which
+gives the rows of the index: the index can be rebuilt from the current blocks and the delta. A tile whose
+vector changed is in both lists. A delta depends only on the two sets of rows, not on the number of builds
+between them.
 
-Format, version 1. All numbers are little-endian, every column starts at a multiple of 64 bytes and all bytes between
-columns are zero, so that equal content means equal bytes::
+Format, version 1. All numbers are little-endian, every column starts at a multiple of 64 bytes and all bytes
+between columns are zero, so that equal content means equal bytes::
 
     offset            size     content
     0                 8        magic, the ASCII bytes "C10DELTA"
@@ -127,7 +128,7 @@ def empty_delta(dimensions: int) -> Delta:
 
 
 def delta_between(before: Rows, now: Rows) -> Delta:
-    """Return what changed between two sets of rows of the same dimensions; vectors are compared bit by bit."""
+    """Return what changed between two sets of rows of equal dimensions; compare vectors bit by bit."""
     _, at, there = np.intersect1d(before.ids, now.ids, assume_unique=True, return_indices=True)
     same = (before.vectors[at].view(np.uint32) == now.vectors[there].view(np.uint32)).all(axis=1)
     added, dropped = np.ones(len(now), np.bool_), np.ones(len(before), np.bool_)
@@ -182,7 +183,8 @@ def decode(data: bytes | memoryview) -> Delta:
     """Return the delta in `data`; its arrays are read-only views of `data`.
 
     Raises:
-        DeltaError: Wrong magic, version, size or padding; ids unsorted or repeated; a vector that is not finite.
+        DeltaError: Wrong magic, version, size or padding; ids unsorted or repeated; a vector that is not
+            finite.
     """
     view = memoryview(data).cast("B").toreadonly()
     if len(view) < HEADER_SIZE:

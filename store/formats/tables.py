@@ -1,7 +1,7 @@
 """Encode and decode the tile table and the block table, which list the content of a generation. Pure.
 
-Both are flat little-endian files of fixed-width columns: a reader can look up one row without parsing the rest, and
-equal content has equal bytes. Rows are in ascending order of their key, without duplicates.
+Both are flat little-endian files of fixed-width columns: a reader can look up one row without parsing the
+rest, and equal content has equal bytes. Rows are in ascending order of their key, without duplicates.
 
 Tile table, magic `C10TILE1`: count (8 bytes), then the columns
     id        u64   descriptor id, see `store.base.identity.descriptor_id`

@@ -1,7 +1,8 @@
 """Encode and decode a pack of tiles: the window of tiles in which a worker died, kept as one file. Pure.
 
-Integers are big-endian. The magic `C10TILEP` and the number of tiles (4 bytes). Then for each tile, in the order in
-which the worker got it: its descriptor id (8 bytes), the length of its encoded image (4 bytes), and the image.
+Integers are big-endian. The magic `C10TILEP` and the number of tiles (4 bytes). Then for each tile, in the
+order in which the worker got it: its descriptor id (8 bytes), the length of its encoded image (4 bytes), and
+the image.
 """
 
 import struct

@@ -1,8 +1,8 @@
 """Read and write key files: the private key of a ground station, and the trusted public keys.
 
 A private key must be a regular file that nobody else may read, outside of the cache it signs, Ed25519 and not
-encrypted. Trusted keys must be outside of the cache that they verify, in a file that not everybody may write to. The
-aircraft does not need this module: its keys may come from anywhere.
+encrypted. Trusted keys must be outside of the cache that they verify, in a file that not everybody may write
+to. The aircraft does not need this module: its keys may come from anywhere.
 """
 
 import contextlib

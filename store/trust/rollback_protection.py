@@ -1,12 +1,13 @@
 """Rollback protection: keep a floor for each cache, the lowest generation that may fly, on board.
 
-Someone may insert a card with an old cache that was validly signed. So the aircraft records the highest generation
-that it used of each cache, in its own storage outside of the cache, and refuses older ones. It also refuses a cache
-that it never adopted.
+Someone may insert a card with an old cache that was validly signed. So the aircraft records the highest
+generation that it used of each cache, in its own storage outside of the cache, and refuses older ones. It
+also refuses a cache that it never adopted.
 
-The file only grows. A line is 64 bytes of text, so that none crosses a disk sector: cache id, generation, check
-digits. The highest line of a cache counts. A last line that a power cut tore was never acknowledged, and the next line
-overwrites it. Any other invalid line is damage, and nothing flies until a person has looked at the file.
+The file only grows. A line is 64 bytes of text, so that none crosses a disk sector: cache id, generation,
+check digits. The highest line of a cache counts. A last line that a power cut tore was never acknowledged,
+and the next line overwrites it. Any other invalid line is damage, and nothing flies until a person has looked
+at the file.
 
 Deleting the file deletes all floors: every cache is then unknown, and refused until it is adopted.
 """
@@ -38,7 +39,7 @@ _EMPTY: Final = bytes(LINE_BYTES)
 
 @dataclass(slots=True)
 class RollbackProtection(Mapping[str, int]):
-    """The floors in one file: cache id to the lowest generation that may fly. Pass it to the reader as `floor`."""
+    """The floors in one file: cache id to lowest generation that may fly. The `floor` of a reader."""
 
     path: Path
     _floors: dict[str, int] = field(default_factory=dict)

@@ -1,9 +1,10 @@
 """Make and check Ed25519 signatures over manifest files, and parse trusted keys. Pure.
 
-The signed message is a domain string and the SHA-256 of the manifest file. So one signature covers everything that a
-generation names, and a signature for another purpose is never valid here. A regular expression recognises the only
-valid form of a signature file: no untrusted bytes are parsed before the signature is checked. A trusted key may be
-limited to generations up to a number, because an aircraft has no clock that it could trust.
+The signed message is a domain string and the SHA-256 of the manifest file. So one signature covers everything
+that a generation names, and a signature for another purpose is never valid here. A regular expression
+recognises the only valid form of a signature file: no untrusted bytes are parsed before the signature is
+checked. A trusted key may be limited to generations up to a number, because an aircraft has no clock that it
+could trust.
 
 `cryptography` is imported only when a signature is made or checked.
 """
@@ -136,7 +137,7 @@ def signature_file(signature: Signature) -> bytes:
 
 
 def parse_signature(data: bytes) -> Signature | None:
-    """Return the signature in a signature file, without checking it; None if the form of the file is not valid."""
+    """Return the signature in a signature file, unchecked; None if the form of the file is not valid."""
     match = _SIGNATURE_FILE.fullmatch(data)
     return None if match is None else Signature(key_id=match[1].decode(), signature=match[2].decode())
 
@@ -165,7 +166,7 @@ def is_key_line(text: str) -> bool:
 
 
 def parse_keys(text: str) -> tuple[TrustedKey, ...]:
-    """Parse a file of trusted keys: per line 64 hexadecimal digits and maybe `not_after=N`; `#` begins a comment.
+    """Parse a file of trusted keys: 64 hexadecimal digits a line, maybe `not_after=N`; `#` is a comment.
 
     Raises:
         ValueError: Some lines are not valid; the message has one line for each.
@@ -193,7 +194,7 @@ def parse_keys(text: str) -> tuple[TrustedKey, ...]:
 def signature_problems(
     raw: bytes, signatures: Sequence[bytes], *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:
-    """Return why no signature of a manifest file is valid; nothing if one signature by one of the keys is valid.
+    """Return why no signature of a manifest file is valid; nothing if one by a trusted key is valid.
 
     Args:
         raw: The manifest file, not parsed yet.
