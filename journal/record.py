@@ -173,7 +173,7 @@ def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int 
 
 
 def link(prev: Chain, record_bytes: bytes) -> Chain:
-    """Return the chain digest of a record: SHA-256 of a domain string, the digest before it, and its bytes."""
+    """Return the chain digest of a record: SHA-256 of a domain string, the previous digest and its bytes."""
     return Chain(sha256(b"".join((_DOMAIN, prev, record_bytes))).digest())
 
 
