@@ -1,0 +1,81 @@
+"""What a run of the tests selects and what it sees of its caller, tried with runs of their own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+THREE_TESTS = """
+import pytest
+
+@pytest.mark.deep
+@pytest.mark.parametrize("number", [1, 2])
+def test_slow(number): pass
+
+def test_quick(): pass
+"""
+
+
+def run(folder, *arguments, env=(), umask=0o022):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            f"--basetemp={folder}/scratch",
+            *arguments,
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **dict(env)},
+        umask=umask,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed", "left_out"),
+    [
+        (["rigs", "-n2"], 1, 2),
+        (["rigs", "-n0"], 1, 2),
+        (["rigs", "-m", "deep"], 2, 0),
+        (["rigs", "-m", "not gpu"], 3, 0),
+        (["rigs/test_three.py"], 3, 0),
+        (["rigs/test_three.py::test_slow[2]"], 1, 0),
+    ],
+)
+def test_deep_tests_are_left_out_and_counted_unless_they_are_asked_for(tmp_path, arguments, passed, left_out):
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    shutil.copyfile(ROOT / "tests/conftest.py", tmp_path / "conftest.py")
+    (tmp_path / "rigs").mkdir()
+    (tmp_path / "rigs/test_three.py").write_text(THREE_TESTS)
+    output = run(tmp_path, *arguments)
+    assert f"{passed} passed" in output
+    found = re.findall(r"(\d+) deep tests were left out; run them with: python -m pytest -m deep", output)
+    assert found == ([str(left_out)] if left_out else [])
+
+
+def test_settings_and_permissions_of_the_caller_are_not_seen(tmp_path):
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "pyproject.toml", copy / "pyproject.toml")
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o777)
+    foreign = {
+        "C10_CACHE": "/nonexistent",
+        "C10_CONFIG": "/nonexistent.toml",
+        "C10_WORKERS": "banana",
+        "C10_LOCK_TIMEOUT_S": "never",
+    }
+    files = ["tests/golden/test_store_v1.py", "tests/tools/commands/test_collect_garbage.py"]
+    run(copy, "-n0", *files, env=foreign, umask=0)
