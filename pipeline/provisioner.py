@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from pipeline.repair.report import RepairReport
     from store.cache.writer import CacheWriter
     from store.domain.state import Generation, State
-    from store.maintenance.collect_garbage import Collection
-    from store.maintenance.rebuild_journal import Rebuilt
-    from store.maintenance.sign import Signing
+    from store.maintenance.collect_garbage import CollectionResult
+    from store.maintenance.rebuild_journal import RebuildResult
+    from store.maintenance.sign import SignResult
     from store.policy.retention import KeepPolicy
 
 
@@ -144,7 +144,7 @@ class CacheProvisioner:
                 warnings=no_longer_signed(before, after),
             )
 
-    def sign(self, generation: int | None = None) -> "Signing":
+    def sign(self, generation: int | None = None) -> "SignResult":
         """Sign a generation that is committed already, the newest if none is named, with the configured key.
 
         Raises:
@@ -188,7 +188,7 @@ class CacheProvisioner:
             require_space_for_engines(self.layout, absent, self.ports.free_bytes(self.layout.root))
         return run.compile_all(models)
 
-    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "Collection":
+    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "CollectionResult":
         """Remove what no kept generation needs, or only tell what that is.
 
         Raises:
@@ -197,10 +197,10 @@ class CacheProvisioner:
             RequestRefusedError: There is no cache.
             StoreError, JournalError: The cache cannot be used; what was begun is finished by the next collection.
         """
-        from store.maintenance.collect_garbage import collect, rehearse
+        from store.maintenance.collect_garbage import collect, preview
 
         if dry_run or not self.layout.exists():
-            return rehearse(self.layout, policy)
+            return preview(self.layout, policy)
         with self.lock, self._open(create=False, exclusive=True) as store:
             return collect(store, policy)
 
@@ -224,7 +224,7 @@ class CacheProvisioner:
         """
         return self._mending().repair(self.executor, dry_run=dry_run, trust_plugins=trust_plugins)
 
-    def rebuild(self) -> "tuple[Rebuilt, RepairReport]":
+    def rebuild(self) -> "tuple[RebuildResult, RepairReport]":
         """Make the journal again from its segments and what still reads of it, then what lies beside it.
 
         Signatures whose records are lost are recorded again from their files, where a trusted key vouches for them.
@@ -320,10 +320,10 @@ class CacheProvisioner:
 
     def _require_whole(self, store: "CacheWriter", target: int) -> None:
         from store.manifest import manifest
-        from store.verify.coverage import missing
+        from store.verify.coverage import missing_artifacts
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)
+        problems = missing_artifacts(manifest.parse(project(store.state, shown)), store.artifacts)
         if problems:
             raise RequestRefusedError(
                 f"expected all artifacts of build {target}, found {problems[0]}"

@@ -8,7 +8,7 @@ from pipeline.stages.embed import prepare_cells
 from pipeline.stages.index import prepare_index, survey, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
-from store.verify.coverage import refuse_strangers, sound, strangers
+from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files
 
 
 def take_steps(run: Run) -> None:
@@ -19,7 +19,7 @@ def take_steps(run: Run) -> None:
     """
     run.enter("coverage", "strangers")
     if run.strict:
-        refuse_strangers(strangers(run.store.artifacts))
+        refuse_foreign_files(find_foreign_files(run.store.artifacts))
     run.enter("plan")
     plan = _plan(run)
     _select(run, plan)
@@ -39,7 +39,7 @@ def _plan(run: Run) -> BuildPlan:
     refs = needed(state, run.inputs)
     if refs:
         progress.start("check what exists", total=sum(ref.size for ref in set(refs)), unit="bytes")
-    present = sound(run.store.artifacts, refs, on_progress=progress.advance)
+    present = intact_artifacts(run.store.artifacts, refs, on_progress=progress.advance)
     if refs:
         progress.finish(f"{len(present)} files")
     run.hashed.update(present)

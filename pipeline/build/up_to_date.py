@@ -18,7 +18,7 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
-from store.verify.coverage import missing, named_by
+from store.verify.coverage import missing_artifacts, named_by
 
 if TYPE_CHECKING:
     from store.cache.writer import CacheWriter
@@ -62,7 +62,7 @@ def look_warm(
         return None
     artifacts = Artifacts(layout)
     manifest = parse(project(state, head))
-    if missing(manifest, artifacts):
+    if missing_artifacts(manifest, artifacts):
         return None
     named = named_by(manifest, artifacts)
     cells = len(named) - len({ref.sha256 for _, ref in manifest.artifacts()})

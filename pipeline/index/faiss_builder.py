@@ -21,12 +21,12 @@ from pipeline.index.row_order import chunks, in_order, training_rows
 from pipeline.request.request import IndexKind, Storage
 from store.formats.descriptor_block import Block
 from store.runtime.backends.gpu import gpus
-from store.runtime.faiss_install import Flavour, FlavourError, installed_flavour
+from store.runtime.faiss_install import FaissDistribution, FaissInstallError, installed_faiss
 
 _SEED: Final = 20_111
 _WRITE_BYTES: Final = 1 << 20
 
-Foreign = Any
+Untyped = Any
 """An object of faiss, which carries no types."""
 
 
@@ -179,7 +179,7 @@ class FaissIndexBuilder:
         return f"built on {gpus()[0].name}" if gpus() else "built on the CPU: no GPU is visible"
 
 
-def _empty(faiss: Foreign, dimensions: int, plan: IndexPlan) -> Foreign:
+def _empty(faiss: Untyped, dimensions: int, plan: IndexPlan) -> Untyped:
     """Return the index that rows go into, with fixed seeds."""
     ip, fp16 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
     match plan.kind, plan.storage:
@@ -205,7 +205,7 @@ def _empty(faiss: Foreign, dimensions: int, plan: IndexPlan) -> Foreign:
             return index
 
 
-def _seed(index: Foreign, plan: IndexPlan) -> None:
+def _seed(index: Untyped, plan: IndexPlan) -> None:
     """Fix what training draws by lot."""
     if plan.kind is IndexKind.IVF_PQ:
         for clustering in (index.cp, index.pq.cp):
@@ -213,7 +213,7 @@ def _seed(index: Foreign, plan: IndexPlan) -> None:
             clustering.min_points_per_centroid = 1
 
 
-def _with_ids(faiss: Foreign, inner: Foreign, ids: Foreign, plan: IndexPlan) -> Foreign:
+def _with_ids(faiss: Untyped, inner: Untyped, ids: Untyped, plan: IndexPlan) -> Untyped:
     """Return the index with descriptor ids for row numbers, fit to be written.
 
     What is written is what adding rows with their ids would have made; the way from id to row is made on reading.
@@ -229,7 +229,7 @@ def _with_ids(faiss: Foreign, inner: Foreign, ids: Foreign, plan: IndexPlan) -> 
     return index
 
 
-def _write(faiss: Foreign, index: Foreign, path: str) -> None:
+def _write(faiss: Untyped, index: Untyped, path: str) -> None:
     """Write an index through a file of our own.
 
     The library's own writer closes its file with no more than a line on standard error when the last buffer does not
@@ -258,10 +258,10 @@ def _write(faiss: Foreign, index: Foreign, path: str) -> None:
         raise problems[0]
 
 
-def _flavour() -> Flavour:
+def _flavour() -> FaissDistribution:
     try:
-        return installed_flavour()
-    except FlavourError as error:
+        return installed_faiss()
+    except FaissInstallError as error:
         raise RequestError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipeline.index.plan import IndexPlan, failed
 from pipeline.request.request import IndexKind, Storage
 
-Foreign = Any
+Untyped = Any
 """An object of faiss, which carries no types."""
 
 HIDE: Final = 'CUDA_VISIBLE_DEVICES="" c10 build builds it on the CPU'
@@ -28,7 +28,7 @@ def suits(plan: IndexPlan) -> bool:
 class GpuIndex:
     """An empty index moved to the GPU, to be trained and filled there."""
 
-    def __init__(self, faiss: Foreign, index: Foreign, plan: IndexPlan, *, count: int) -> None:
+    def __init__(self, faiss: Untyped, index: Untyped, plan: IndexPlan, *, count: int) -> None:
         self._faiss = faiss
         if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() < 1:
             raise failed(
@@ -47,6 +47,6 @@ class GpuIndex:
         options.reserveVecs = count
         self.index = faiss.index_cpu_to_gpu(self._resources, _DEVICE, index, options)
 
-    def back(self) -> Foreign:
+    def back(self) -> Untyped:
         """Return what was built, as an index for the CPU."""
         return self._faiss.index_gpu_to_cpu(self.index)

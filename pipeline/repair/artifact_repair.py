@@ -118,7 +118,9 @@ class ArtifactRepair:
         progress = self.context.recipe.ports.progress
         fresh = [ref for ref in refs if ref.sha256 not in self.seen]
         progress.start("verify", total=sum(ref.size for ref in fresh), unit="bytes")
-        self._whole.update(coverage.sound(self.context.artifacts, fresh, on_progress=progress.advance))
+        self._whole.update(
+            coverage.intact_artifacts(self.context.artifacts, fresh, on_progress=progress.advance)
+        )
         progress.finish(f"{len(fresh)} files")
 
     def _is_bad(self, ref: ArtifactRef) -> bool:

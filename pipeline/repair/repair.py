@@ -40,12 +40,12 @@ from store.errors import (
     from_os_error,
 )
 from store.files.permissions import refuse_exposed
-from store.maintenance.rebuild_journal import Rebuilt, rebuild
+from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
 from store.trust.go_no_go import TrustedKeys
 from store.verify import coverage
 from store.verify.projections import projection_findings
-from store.verify.report import Depth, ProblemKind, Verification
+from store.verify.report import Depth, ProblemKind, VerifyReport
 from store.verify.verify import verify
 
 
@@ -87,7 +87,7 @@ class Repair:
                 mends = [*mends, *self._artifacts(store, batcher, trust_plugins=trust_plugins)]
             return RepairReport(mends=tuple(mends), verification=self._verified())
 
-    def rebuild(self) -> tuple[Rebuilt, RepairReport]:
+    def rebuild(self) -> tuple[RebuildResult, RepairReport]:
         """Make the journal again, then what lies beside it; see `CacheProvisioner.rebuild`."""
         if not self.layout.exists():
             require_cache(self.layout)
@@ -111,7 +111,7 @@ class Repair:
                     record_repair(store, mend)
             return rebuilt, RepairReport(mends=tuple(mends), verification=self._verified())
 
-    def _verified(self) -> Verification | None:
+    def _verified(self) -> VerifyReport | None:
         """Return what a full verification says; nothing if there is no generation yet."""
         try:
             return verify(self.layout, depth=Depth.FULL, trusted_keys=self.trusted_keys)
@@ -196,7 +196,7 @@ def _misplaced(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, Pr
     for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind
     walked = coverage.walk(Artifacts(layout), {}, referenced=frozenset(), full=False)
-    for stranger in walked.strangers:
+    for stranger in walked.foreign_files:
         path, expected, text = stranger.rpartition(": expected ")
         yield path, f"{expected}{text}".removeprefix(": "), ProblemKind.STRANGER
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from store.base.values import ArtifactRef
-from store.verify.report import Problem, ProblemKind, Verification
+from store.verify.report import CacheProblem, ProblemKind, VerifyReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class RepairReport:
     """What was mended, and what a full verification says afterwards; nothing if there is no generation."""
 
     mends: tuple[Mend, ...]
-    verification: Verification | None
+    verification: VerifyReport | None
     dry_run: bool = False
 
     @property
@@ -59,7 +59,7 @@ class RepairReport:
         )
 
     @property
-    def left(self) -> tuple[Problem, ...]:
+    def left(self) -> tuple[CacheProblem, ...]:
         """What is still wrong, with the cache alone."""
         problems = () if self.verification is None else self.verification.problems
         return tuple(problem for problem in problems if problem.kind is not ProblemKind.DEVICE)
@@ -77,15 +77,15 @@ class RepairReport:
                     "problem": str(problem),
                     "path": problem.path or None,
                     "generations": list(problem.generations),
-                    "mend": problem.mend,
-                    "otherwise": problem.otherwise or None,
+                    "mend": problem.fix,
+                    "otherwise": problem.last_resort or None,
                 }
                 for problem in self.left
             ],
         }
 
 
-def rehearsed(verification: Verification | None) -> RepairReport:
+def rehearsed(verification: VerifyReport | None) -> RepairReport:
     """Tell what a repair would try, from what a full verification found."""
     problems = () if verification is None else verification.problems
     mends = (
@@ -103,7 +103,7 @@ def remedy(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
     return f"copy artifacts/{ref.sha256[:2]}/{ref.sha256} from a mirror of this cache"
 
 
-def _intent(problem: Problem) -> str:
+def _intent(problem: CacheProblem) -> str:
     match problem.kind:
         case ProblemKind.ABSENT:
             return "would be made again by its step"
@@ -116,4 +116,4 @@ def _intent(problem: Problem) -> str:
         case ProblemKind.STRANGER:
             return "would be set aside in quarantine"
         case _:
-            return f"nothing: {problem.mend}"
+            return f"nothing: {problem.fix}"

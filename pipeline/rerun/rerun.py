@@ -22,7 +22,7 @@ from pipeline.tiles.selection import select_tiles
 from store.domain.state import BuildStatus
 from store.errors import ErrorKind as StoreKind
 from store.errors import StoreError
-from store.transfer.selection import step_of
+from store.transfer.selection import last_step
 
 DIED: Final = "died"
 """What a build is said to have failed with whose process ended without a word."""
@@ -55,7 +55,7 @@ def rerun(evidence: Evidence, ports: Ports) -> Rerun:
             hint=f"name another: {evidence.listing}",
         )
     failure = build.failure
-    step, subject = step_of(build)
+    step, subject = last_step(build)
     recorded = Ended(
         kind=failure.kind if failure else "rolled-back" if build.status is BuildStatus.REFUSED else DIED,
         subject=failure.subject if failure else subject,

@@ -280,7 +280,7 @@ def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[B
             files=found.files,
             size=found.size,
             unreferenced=len(found.unreferenced),
-            problems=found.strangers,
+            problems=found.foreign_files,
             geography=report,
             wanted=geography.wanted,
             present=geography.present,

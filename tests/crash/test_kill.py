@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from journal.lock import BuildLock, held
+from journal.lock import BuildLock, lock_holder
 from pipeline.build.report import BuildOutcome
 from store.cache.view import open_view
 from store.domain.state import BuildStatus
@@ -169,7 +169,7 @@ def test_two_builds_at_once_and_the_end_of_the_first(site, builder):
     lock.release()
     # 50 ms on an idle machine: the kernel must first take the process apart. More where others want the processors.
     assert seconds < 0.05 * (1 + os.getloadavg()[0])
-    assert held(site.layout.build_lock) is None
+    assert lock_holder(site.layout.build_lock) is None
     assert site.build(flight_id="f3").outcome is BuildOutcome.BUILT
 
 

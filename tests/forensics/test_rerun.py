@@ -14,7 +14,7 @@ from pipeline.rerun.report import Verdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported
 from store.testing import made
-from store.transfer.bundle import Choice
+from store.transfer.bundle_format import Choice
 from store.transfer.export import export
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, MORTAL_WORKER, Machine

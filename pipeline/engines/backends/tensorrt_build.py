@@ -20,7 +20,7 @@ from pipeline.engines.port import ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 from store.runtime.backends.gpu import PORTABLE
 
-Foreign = Any
+Untyped = Any
 """An object of a library that carries no types."""
 
 _LINE_LIMIT: Final = 4_000
@@ -78,13 +78,13 @@ class TensorRtSession:
         Raises:
             CompileError: BACKEND_UNAVAILABLE, the library refuses to work here; BAD_MODEL, a plug-in does not load.
         """
-        self._trt: Foreign = trt
+        self._trt: Untyped = trt
         self._options = options
         self._nodes = nodes
         self.errors: list[str] = []
         self._logger = _logger(self._trt, self.errors)
         try:
-            self._builder: Foreign = self._trt.Builder(self._logger)
+            self._builder: Untyped = self._trt.Builder(self._logger)
         except (TypeError, RuntimeError) as error:
             # A factory that gives nothing shows as a TypeError; why is in the log.
             raise CompileError(
@@ -94,8 +94,8 @@ class TensorRtSession:
                 subject=options.model,
             ) from error
         self._load_plugins()
-        self._network: Foreign = self._builder.create_network(_creation_flags(self._trt))
-        self._parser: Foreign = self._trt.OnnxParser(self._network, self._logger)
+        self._network: Untyped = self._builder.create_network(_creation_flags(self._trt))
+        self._parser: Untyped = self._trt.OnnxParser(self._network, self._logger)
 
     def parse(self, model: bytes) -> None:
         """Take in a network.
@@ -139,7 +139,7 @@ class TensorRtSession:
         Raises:
             CompileError: COMPILE_FAILED, COMPILE_OUT_OF_MEMORY or COMPILE_CANCELLED.
         """
-        config: Foreign = self._builder.create_builder_config()
+        config: Untyped = self._builder.create_builder_config()
         self._set_options(config)
         cache = self._take_timing_cache(config)
         monitor = _monitor(self._trt, on_phase)
@@ -162,7 +162,7 @@ class TensorRtSession:
             )
         return Built(engine=engine, timing_cache=None if cache is None else bytes(cache.serialize()))
 
-    def _shape(self, role: str, name: str, tensors: Sequence[Foreign], *, floats: bool) -> list[int]:
+    def _shape(self, role: str, name: str, tensors: Sequence[Untyped], *, floats: bool) -> list[int]:
         for tensor in tensors:
             if tensor.name == name:
                 if floats and tensor.dtype != self._trt.DataType.FLOAT:
@@ -179,7 +179,7 @@ class TensorRtSession:
     def _load_plugins(self) -> None:
         if not self._options.plugins:
             return
-        registry: Foreign = self._builder.get_plugin_registry()
+        registry: Untyped = self._builder.get_plugin_registry()
         for path in self._options.plugins:
             if registry.load_library(path) is None:
                 raise CompileError(
@@ -190,7 +190,7 @@ class TensorRtSession:
                     subject=self._options.model,
                 )
 
-    def _set_options(self, config: Foreign) -> None:
+    def _set_options(self, config: Untyped) -> None:
         trt, options = self._trt, self._options
         flag = trt.BuilderFlag.TF32
         if options.tf32:
@@ -206,7 +206,7 @@ class TensorRtSession:
             for place, name in enumerate(names):
                 config.set_compute_capability(trt.ComputeCapability.__members__[name], place)
         if options.ranges:
-            profile: Foreign = self._builder.create_optimization_profile()
+            profile: Untyped = self._builder.create_optimization_profile()
             for name, each in options.ranges.items():
                 profile.set_shape(name, each.min, each.opt, each.max)
             if config.add_optimization_profile(profile) < 0:
@@ -218,23 +218,23 @@ class TensorRtSession:
                     subject=options.model,
                 )
 
-    def _take_timing_cache(self, config: Foreign) -> Foreign:
+    def _take_timing_cache(self, config: Untyped) -> Untyped:
         """Give the builder what an earlier build learnt; a cache from elsewhere is left aside, never forced."""
         if self._options.timing_cache is None:
             return None
         for data in dict.fromkeys((self._options.timing_cache, b"")):
-            cache: Foreign = config.create_timing_cache(data)
+            cache: Untyped = config.create_timing_cache(data)
             if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
                 return cache
         return None
 
 
-def _creation_flags(trt: Foreign) -> int:
+def _creation_flags(trt: Untyped) -> int:
     kinds = trt.NetworkDefinitionCreationFlag
     return 1 << int(kinds.STRONGLY_TYPED) if hasattr(kinds, "STRONGLY_TYPED") else 0
 
 
-def _complaint(error: Foreign) -> ParseError:
+def _complaint(error: Untyped) -> ParseError:
     return ParseError(
         code=str(error.code()).rpartition(".")[2],
         operator=str(error.node_operator() or ""),
@@ -244,7 +244,7 @@ def _complaint(error: Foreign) -> ParseError:
     )
 
 
-def _logger(trt: Foreign, errors: list[str]) -> Foreign:
+def _logger(trt: Untyped, errors: list[str]) -> Untyped:
     kinds = trt.ILogger
 
     class Logger(trt.ILogger):  # type: ignore[misc] # a base without types
@@ -253,7 +253,7 @@ def _logger(trt: Foreign, errors: list[str]) -> Foreign:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
-        def log(self, severity: Foreign, message: str) -> None:
+        def log(self, severity: Untyped, message: str) -> None:
             if severity in {kinds.Severity.VERBOSE, kinds.Severity.INFO}:
                 return
             line = message.strip()[:_LINE_LIMIT]
@@ -266,7 +266,7 @@ def _logger(trt: Foreign, errors: list[str]) -> Foreign:
     return Logger()
 
 
-def _monitor(trt: Foreign, on_phase: Callable[[BuildPhases], bool]) -> Foreign:
+def _monitor(trt: Untyped, on_phase: Callable[[BuildPhases], bool]) -> Untyped:
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc] # a base without types
         """Follows the phases of a build, which several threads may report."""

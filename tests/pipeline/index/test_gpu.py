@@ -13,7 +13,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.gpu import suits
 from pipeline.request.request import IndexKind, Storage
 from store.runtime.backends.gpu import Gpu
-from store.runtime.faiss_install import Flavour
+from store.runtime.faiss_install import FaissDistribution
 from store.runtime.load import load_index
 from tests.index_blocks import build, make_blocks, plan_for
 
@@ -27,7 +27,7 @@ class FakeGpuFaiss:
         self.moved, self.scratch, self.options, self.fails = [], [], [], ""
         monkeypatch.setattr(pipeline.index.faiss_builder, "gpus", lambda: gpus)
         monkeypatch.setattr(
-            pipeline.index.faiss_builder, "installed_flavour", lambda: Flavour(flavour, "1.15.1")
+            pipeline.index.faiss_builder, "installed_faiss", lambda: FaissDistribution(flavour, "1.15.1")
         )
         for name, value in {
             "StandardGpuResources": lambda: SimpleNamespace(setTempMemory=self.scratch.append),

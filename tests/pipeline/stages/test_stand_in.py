@@ -63,7 +63,7 @@ class TwoDevices(FakeSite):
 
 @pytest.fixture
 def site(quick_path, monkeypatch):
-    monkeypatch.setattr(engine_parity, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_measured", {})
     return TwoDevices(quick_path)
 
 
@@ -425,7 +425,7 @@ def fly(site, **options):
 
 def forget(monkeypatch):
     """Begin a new process, as far as proofs are concerned."""
-    monkeypatch.setattr(engine_parity, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_measured", {})
 
 
 def test_on_board_the_engine_is_asked_once(site, aboard, asked, quick_path, monkeypatch):

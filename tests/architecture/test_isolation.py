@@ -10,6 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOREIGN = {
+    "C10_CACHE": "/nonexistent",
+    "C10_CONFIG": "/nonexistent/c10.toml",
+    "C10_LOCK_TIMEOUT_S": "soon",
+    "C10_SIGNING_KEY": "/nonexistent/key",
+    "C10_TRUSTED_KEYS": "/nonexistent/keys",
+    "C10_WORKERS": "many",
+}
 THREE_TESTS = """
 import pytest
 
@@ -21,7 +29,7 @@ def test_quick(): pass
 """
 
 
-def run(folder, *arguments, env=(), umask=0o022):
+def run(folder, *arguments):
     done = subprocess.run(
         [
             sys.executable,
@@ -33,8 +41,8 @@ def run(folder, *arguments, env=(), umask=0o022):
             *arguments,
         ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **dict(env)},
-        umask=umask,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **FOREIGN},
+        umask=0,
         capture_output=True,
         text=True,
         check=False,
@@ -71,11 +79,5 @@ def test_settings_and_permissions_of_the_caller_are_not_seen(tmp_path):
     shutil.copyfile(ROOT / "pyproject.toml", copy / "pyproject.toml")
     for path in (copy, *copy.rglob("*")):
         path.chmod(0o777)
-    foreign = {
-        "C10_CACHE": "/nonexistent",
-        "C10_CONFIG": "/nonexistent.toml",
-        "C10_WORKERS": "banana",
-        "C10_LOCK_TIMEOUT_S": "never",
-    }
     files = ["tests/golden/test_store_v1.py", "tests/tools/commands/test_collect_garbage.py"]
-    run(copy, "-n0", *files, env=foreign, umask=0)
+    run(copy, "-n0", *files)
