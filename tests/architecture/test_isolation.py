@@ -30,16 +30,9 @@ def test_quick(): pass
 
 
 def run(folder, *arguments):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={folder}/scratch"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            f"--basetemp={folder}/scratch",
-            *arguments,
-        ],
+        [*command, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **FOREIGN},
         umask=0,
