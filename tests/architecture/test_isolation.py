@@ -51,7 +51,7 @@ def run(folder, *arguments):
         (["rigs", "-n0"], 1, 2),
         (["rigs", "-m", "deep"], 2, 0),
         (["rigs", "-m", "not gpu"], 3, 0),
-        (["rigs/test_three.py"], 3, 0),
+        (["rigs/test_three.py", "-n2"], 3, 0),
         (["rigs/test_three.py::test_slow[2]"], 1, 0),
     ],
 )
