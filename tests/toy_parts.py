@@ -42,7 +42,7 @@ BACKEND = EngineBackend(
 class ZipSource:
     tile_format = "png"
 
-    def __init__(self, spec, *, base, memory_folder, now_ns):
+    def __init__(self, spec, *, base, digest_cache_folder, now_ns):
         self.name, self._path = spec, base / spec
 
     def query_by_bbox(self, bbox_e7, zoom):

@@ -149,7 +149,7 @@ class Call:
             raise click.UsageError("expected --trusted-key or --unsigned, found both")
         return [] if unsigned else list(told) or None
 
-    def memory_folder(self) -> Path | None:
+    def digest_cache_folder(self) -> Path | None:
         """Where digests of tiles and networks are remembered between commands, outside of any cache."""
         base, home = Path(self.environ.get("XDG_CACHE_HOME", "")), Path(self.environ.get("HOME", ""))
         if base.is_absolute():

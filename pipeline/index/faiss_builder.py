@@ -20,8 +20,9 @@ from pipeline.index.plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, fai
 from pipeline.index.row_order import chunks, in_order, training_rows
 from pipeline.request.request import IndexKind, Storage
 from store.formats.descriptor_block import Block
+from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import gpus
-from store.runtime.faiss_install import FaissDistribution, FaissInstallError, installed_faiss
+from store.runtime.faiss_install import FaissDistribution, installed_faiss
 
 _SEED: Final = 20_111
 _WRITE_BYTES: Final = 1 << 20
@@ -261,7 +262,7 @@ def _write(faiss: Untyped, index: Untyped, path: str) -> None:
 def _flavour() -> FaissDistribution:
     try:
         return installed_faiss()
-    except FaissInstallError as error:
+    except RuntimeUnavailableError as error:
         raise RequestError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
 
 

@@ -19,10 +19,6 @@ _PREFIX: Final = "faiss"
 _GPU: Final = "gpu"
 
 
-class FaissInstallError(RuntimeUnavailableError):
-    """There is no faiss, or more than one."""
-
-
 @dataclass(frozen=True, slots=True)
 class FaissDistribution:
     """An installed distribution of faiss."""
@@ -41,7 +37,7 @@ def installed_faiss() -> FaissDistribution:
     """Return the installed distribution, which is looked up once per process.
 
     Raises:
-        FaissInstallError: None or several are installed.
+        RuntimeUnavailableError: None or several are installed.
     """
     module = find_spec(_PREFIX)
     if module is None or module.origin is None:
@@ -59,12 +55,12 @@ def require_one_faiss(installed: Iterable[tuple[str, str]]) -> FaissDistribution
     """
     found = sorted({each for each in installed if each[0].lower().startswith(_PREFIX)})
     if not found:
-        raise FaissInstallError(
+        raise RuntimeUnavailableError(
             "expected the Python package 'faiss', found none", hint="pip install 'c10[cpu]'"
         )
     if len(found) > 1:
         names = " and ".join(f"{name} {version}" for name, version in found)
-        raise FaissInstallError(
+        raise RuntimeUnavailableError(
             f"expected one distribution of faiss, found {names}: they overwrite each other's files",
             hint=f"pip uninstall {' '.join(name for name, _ in found)}, then install one of them again",
         )

@@ -88,7 +88,7 @@ class BigSite(Site):
         """A provisioner that remembers digests, and embeds with no network."""
         config = C10ProvisionerConfig(
             cache_root=self.cache,
-            memory_folder=self.root / "memory",
+            digest_cache_folder=self.root / "memory",
             reserve_mb=0,
             allow_unknown_filesystem=True,
             signing_key=self.key,

@@ -98,7 +98,7 @@ def check_after_a_kill(site, before, flight, tiles):
     assert view.state.head.number == before.number + committed
     assert shown <= view.state.head.number
     provisioner = site.provisioner()
-    inputs = provisioner._gather(site.request(flight_id=flight))
+    inputs = provisioner._resolve(site.request(flight_id=flight))
     missing = {sha256(content).hexdigest() for content in tiles.values()} - site.held_digests(inputs.space)
     report = provisioner.build_cache_artifacts(site.request(flight_id=flight))
     assert report.outcome is (BuildOutcome.REUSED if committed else BuildOutcome.BUILT), report.error

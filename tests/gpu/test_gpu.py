@@ -28,11 +28,12 @@ from pipeline.index.gpu import GpuIndex
 from pipeline.request.request import EngineOptions
 from pipeline.stages.reference import reference_run
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.cuda import Cuda
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.capabilities import covered
-from store.runtime.faiss_install import FaissInstallError, installed_faiss
+from store.runtime.faiss_install import installed_faiss
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from store.runtime.load import load_engine, load_index
 from store.verify.verify import Depth, verify
@@ -241,7 +242,7 @@ def test_a_whole_build_flies(tmp_path, backend):
 def faiss():
     try:
         flavour = installed_faiss()
-    except FaissInstallError as error:
+    except RuntimeUnavailableError as error:
         pytest.skip(str(error))
     if not flavour.gpu:
         pytest.skip(f"needs faiss-gpu instead of {flavour.name}")

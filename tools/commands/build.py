@@ -63,7 +63,7 @@ def build(
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
         maker = provisioner(call, progress=progress, **executor)
-        report = maker.build_cache_artifacts(request, again=again)
+        report = maker.build_cache_artifacts(request, force=again)
     return build_answer(report, root)
 
 
@@ -97,7 +97,7 @@ def provisioner(call: Call, *, progress: Progress | None = None, **flags: object
         RequestError: A setting is wrong.
     """
     config = C10ProvisionerConfig.from_settings(
-        call.settings(**flags), cache_root=call.root, memory_folder=call.memory_folder()
+        call.settings(**flags), cache_root=call.root, digest_cache_folder=call.digest_cache_folder()
     )
     if flags.get("ray_address") is not None and config.executor != "ray":
         raise click.UsageError(f"expected --executor ray with --ray-address, found {config.executor!r}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.repair.report import Mend, RepairReport
+from pipeline.repair.report import RepairAction, RepairReport
 from store.verify.report import CacheProblem
 from tools.command import Answer, Call, complain, say, shared_options, trust_options
 from tools.commands.build import executor_options, provisioner
@@ -98,14 +98,14 @@ def repair_lines(report: RepairReport) -> list[str]:
     generation = report.verification.generation if report.verification else None
     shown = f"generation {generation}" if generation else "no committed generation"
     lines = [f"{'GO' if report.go else 'NO-GO'}  {shown}"]
-    if not report.mends:
+    if not report.actions:
         return [*lines, "", "nothing to repair"]
-    for mend in report.mends:
+    for mend in report.actions:
         lines += ["", *_mend(mend)]
     return lines
 
 
-def _mend(mend: Mend) -> list[str]:
+def _mend(mend: RepairAction) -> list[str]:
     mark = "mended" if mend.ok else "not mended"
     pairs = (("was", mend.was), (mark, mend.action), ("evidence", mend.quarantine))
     return [*render.wrap(mend.what), *(f"   {line}" for line in render.facts(pairs))]

@@ -42,7 +42,7 @@ class MBTilesArchive:
     Args:
         spec: The file's path, and what messages call it.
         base: Folder that a relative path starts from.
-        memory_folder: Where digests are remembered; None remembers nothing.
+        digest_cache_folder: Where digests are remembered; None remembers nothing.
         now_ns: Wall clock, nanoseconds since 1970.
 
     Raises:
@@ -51,11 +51,11 @@ class MBTilesArchive:
     """
 
     def __init__(
-        self, spec: str, *, base: Path, memory_folder: Path | None, now_ns: Callable[[], int]
+        self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         self.name = spec
         self._path = (base / spec).resolve()
-        self._memory_folder = memory_folder
+        self._memory_folder = digest_cache_folder
         self._now_ns = now_ns
         self._fingerprint = _require_settled(self._path)
         with closing(open_database(self._path)) as database, _translated(self._path):

@@ -24,7 +24,7 @@ class SourceKind:
         written: How requests name such a source, for messages.
         suffixes: Endings of its files, in small letters; none for a folder of tiles, which is known by its braces.
         source: "module:name" of its `TileMetadataStore`. Called with what the request says, and by name `base`,
-            `memory_folder` and `now_ns` as `open_source` has them.
+            `digest_cache_folder` and `now_ns` as `open_source` has them.
         reader: "module:name" of what returns the encoded bytes of a tile. Called with the rest of its locator.
         locator: Types of that rest: an absolute path, then what finds the tile in it.
         packages: Python distributions that it needs beyond those that every command needs, for `c10 doctor`.
@@ -91,7 +91,7 @@ def open_source(
     spec: str,
     base: Path,
     *,
-    memory_folder: Path | None = None,
+    digest_cache_folder: Path | None = None,
     now_ns: Callable[[], int] = time.time_ns,
 ) -> TileMetadataStore:
     """Open a tile source.
@@ -99,7 +99,7 @@ def open_source(
     Args:
         spec: As a kind of `SOURCES` is written.
         base: Folder that a relative spec starts from.
-        memory_folder: Where tile digests are remembered between builds; None remembers nothing.
+        digest_cache_folder: Where tile digests are remembered between builds; None remembers nothing.
         now_ns: Wall clock in nanoseconds since 1970, the one that stamps files.
 
     Raises:
@@ -114,7 +114,7 @@ def open_source(
             hint="for a folder of tiles write the three braces out",
             subject=spec,
         )
-    opened = _named(kind.source)(spec, base=base, memory_folder=memory_folder, now_ns=now_ns)
+    opened = _named(kind.source)(spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns)
     return cast("TileMetadataStore", opened)
 
 

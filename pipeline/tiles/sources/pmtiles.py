@@ -54,7 +54,7 @@ class PMTilesArchive:
     Args:
         spec: The file's path, and what messages call it.
         base: Folder that a relative path starts from.
-        memory_folder: Where digests are remembered; None remembers nothing.
+        digest_cache_folder: Where digests are remembered; None remembers nothing.
         now_ns: Wall clock, nanoseconds since 1970.
 
     Raises:
@@ -63,11 +63,11 @@ class PMTilesArchive:
     """
 
     def __init__(
-        self, spec: str, *, base: Path, memory_folder: Path | None, now_ns: Callable[[], int]
+        self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         self.name = spec
         self._path = (base / spec).resolve()
-        self._memory_folder = memory_folder
+        self._memory_folder = digest_cache_folder
         self._now_ns = now_ns
         self._directories: dict[int, Directory] = {}
         with self._opened() as file:

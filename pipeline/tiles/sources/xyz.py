@@ -89,7 +89,7 @@ class XYZFolder:
     Args:
         pattern: "dir/{z}/{x}/{y}.ext".
         base: Folder that a relative pattern starts from.
-        memory_folder: Where digests are remembered; None remembers nothing.
+        digest_cache_folder: Where digests are remembered; None remembers nothing.
         now_ns: Wall clock, nanoseconds since 1970.
 
     Raises:
@@ -97,7 +97,7 @@ class XYZFolder:
     """
 
     def __init__(
-        self, pattern: str, *, base: Path, memory_folder: Path | None, now_ns: Callable[[], int]
+        self, pattern: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         parts = _PATTERN.fullmatch(pattern)
         if parts is None or parts["extension"].lower() not in FORMATS:
@@ -122,7 +122,7 @@ class XYZFolder:
         self._root = root
         self._suffix = "." + parts["extension"]
         self._row_of = _Rows(self._suffix)
-        self._memory_folder = memory_folder
+        self._memory_folder = digest_cache_folder
         self._now_ns = now_ns
 
     def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Tiles:

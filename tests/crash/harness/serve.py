@@ -15,9 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.crash.harness.salvage_records import salvage_in_forks
-
 from tests.crash.harness.plan import Plan, plan_of
+from tests.crash.harness.salvage import salvage_in_forks
 from tests.crash.harness.shim import Shim
 from tests.crash.harness.sweep import Sweep
 from tests.crash.harness.template import remove_tree

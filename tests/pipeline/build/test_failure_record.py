@@ -1,4 +1,4 @@
-"""What a failure records of its inputs, so that it can be looked into elsewhere."""
+"""The inputs that a failure records, so that it can be investigated elsewhere."""
 
 from hashlib import sha256
 
@@ -89,7 +89,7 @@ class Dying:
         yield
 
 
-def test_a_window_in_which_a_worker_died_is_kept_whole(real_site):
+def test_a_window_in_which_a_worker_died_is_stored_whole(real_site):
     tiles = spread()
     real_site.write_tiles(tiles)
     batcher = Dying()
@@ -123,7 +123,7 @@ def test_too_little_of_an_area_leaves_its_map(site):
     assert len(document["holes"]) > 1
 
 
-def test_strangers_are_listed(site):
+def test_foreign_files_are_listed(site):
     site.build()
     for number in range(3):
         (site.layout.artifacts / "00" / f"notes{number}.txt").write_text("hello")

@@ -67,7 +67,10 @@ def test_any_areas_one_after_another_are_what_the_archive_holds(written, tmp_pat
     for box, zoom in asked:
         expected = query(written[kind], tmp_path, box, zoom)
         for _ in range(2):
-            assert query(written[kind], tmp_path, box, zoom, memory_folder=memory, now_ns=later) == expected
+            assert (
+                query(written[kind], tmp_path, box, zoom, digest_cache_folder=memory, now_ns=later)
+                == expected
+            )
 
 
 _numbers = itertools.count()
@@ -75,7 +78,7 @@ _numbers = itertools.count()
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_part_of_what_is_known_is_not_read(written, tmp_path, monkeypatch, kind):
-    options = {"memory_folder": tmp_path / "memory", "now_ns": later}
+    options = {"digest_cache_folder": tmp_path / "memory", "now_ns": later}
     query(written[kind], tmp_path, **options)
     expected = query(written[kind], tmp_path, zoom=(5, 5))
 
@@ -89,7 +92,7 @@ def test_a_part_of_what_is_known_is_not_read(written, tmp_path, monkeypatch, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_archive_under_the_name_is_read(written, tmp_path, archives, kind):
-    options = {"memory_folder": tmp_path / "memory", "now_ns": later}
+    options = {"digest_cache_folder": tmp_path / "memory", "now_ns": later}
     query(written[kind], tmp_path, **options)
     path = tmp_path / f"a.{kind}"
     path.unlink()

@@ -52,7 +52,7 @@ def test_a_build_that_finds_nothing_to_do_loads_nothing_that_only_work_needs(tmp
     # Files that were just written are remembered, too: nothing writes to these again.
     for module in ("pipeline.tiles.digest_cache", "pipeline.engines.models.network_cache"):
         monkeypatch.setattr(f"{module}.RACY_NS", -(10**12))
-    config = C10ProvisionerConfig(cache_root=site.cache, memory_folder=home / "c10")
+    config = C10ProvisionerConfig(cache_root=site.cache, digest_cache_folder=home / "c10")
     report = build_cache_provisioner(config).build_cache_artifacts(BuildRequest.load(path))
     assert report.error is None
 

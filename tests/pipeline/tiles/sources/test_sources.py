@@ -90,16 +90,20 @@ class TestEverySource:
         tiles = archives.block(3, 0, 0)
         spec, memory = write(kind, tiles), tmp_path / "memory"
         later = lambda: 4 * 10**18  # noqa: E731
-        cold = open_source(spec, tmp_path, memory_folder=memory, now_ns=later).query_by_bbox(WORLD, (0, 25))
+        cold = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(
+            WORLD, (0, 25)
+        )
         stamps = {path: path.stat().st_mtime_ns for path in memory.iterdir()}
         monkeypatch.setattr(hashlib, "sha256", _only_for(memory, hashlib.sha256))
-        warm = open_source(spec, tmp_path, memory_folder=memory, now_ns=later).query_by_bbox(WORLD, (0, 25))
+        warm = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(
+            WORLD, (0, 25)
+        )
         assert warm == cold
         assert {path: path.stat().st_mtime_ns for path in memory.iterdir()} == stamps
 
     def test_remembers_nothing_that_was_touched_just_now(self, kind, write, archives, tmp_path):
         memory = tmp_path / "memory"
-        open_source(write(kind, archives.block(3, 0, 0)), tmp_path, memory_folder=memory).query_by_bbox(
+        open_source(write(kind, archives.block(3, 0, 0)), tmp_path, digest_cache_folder=memory).query_by_bbox(
             WORLD, (3, 3)
         )
         assert not memory.exists()
@@ -265,7 +269,7 @@ class TestFolder:
         )
 
         def digests():
-            source = open_source(spec, tmp_path, memory_folder=memory, now_ns=lambda: 4 * 10**18)
+            source = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=lambda: 4 * 10**18)
             return [tile.sha256 for tile in source.query_by_bbox(WORLD, (3, 3))]
 
         first = digests()
