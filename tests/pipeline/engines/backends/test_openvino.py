@@ -239,9 +239,8 @@ def test_an_engine_for_another_processor_is_never_imported(made, untouchable):
 @pytest.mark.parametrize("end", [0, 1, 8, 19, 20, 40, -1])
 def test_a_beginning_is_never_imported(made, end, untouchable):
     data = made["fp32"][1]
-    requirements_end = 20 + int.from_bytes(
-        data[12:20], "little"
-    )  # how long they are depends on the processor
+    # The requirements name the instruction set, so that their length depends on the processor.
+    requirements_end = 20 + int.from_bytes(data[12:20], "little")
     with pytest.raises(EngineLoadError, match="OpenVINO exported"):
         load(data[:requirements_end][:end])
 
