@@ -50,9 +50,7 @@ def run(folder, *arguments):
         (["rigs", "-n2"], 1, 2),
         (["rigs", "-n0"], 1, 2),
         (["rigs", "-m", "deep"], 2, 0),
-        (["rigs", "-m", "not gpu"], 3, 0),
         (["rigs/test_three.py", "-n2"], 3, 0),
-        (["rigs/test_three.py::test_slow[2]"], 1, 0),
     ],
 )
 def test_deep_tests_are_left_out_and_counted_unless_they_are_asked_for(tmp_path, arguments, passed, left_out):
