@@ -18,7 +18,7 @@ import PIL
 from pipeline.embed.worker import serve_engine
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
-from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe
+from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe_error
 from pipeline.tiles import decode
 from store.runtime.backends.registry import BACKENDS
 
@@ -53,14 +53,14 @@ class TileEmbedder:
             setup: A frame: `pipeline.embed.batcher.worker_setup`, and under `software` what the asking side runs.
 
         Returns:
-            A frame: `FINISHED` and None, or `FAILED` and what `pipeline.processes.serve.describe` tells.
+            A frame: `FINISHED` and None, or `FAILED` and what `pipeline.processes.serve.describe_error` tells.
         """
         try:
             first = decoded(setup)
             _check_software(first["software"])
             self._handler = serve_engine(engine, first)
         except Exception as error:  # noqa: BLE001 - every failure must reach the other side
-            return encode([FAILED, describe(error)])
+            return encode([FAILED, describe_error(error)])
         return encode([FINISHED, None])
 
     def embed(self, request: bytes) -> bytes:
@@ -78,7 +78,7 @@ class TileEmbedder:
             answer = self._handler(decoded(request), _silent)
             return encode([FINISHED, [time.monotonic() - began, answer]])
         except Exception as error:  # noqa: BLE001 - as above
-            return encode([FAILED, describe(error)])
+            return encode([FAILED, describe_error(error)])
 
 
 def software() -> Mapping[str, str]:

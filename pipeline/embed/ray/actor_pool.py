@@ -14,7 +14,7 @@ from pipeline.embed.ray.cluster import Nodes, actor_options, nodes_of, resource_
 from pipeline.embed.ray.scaling import Headcount
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
-from pipeline.processes.pool import failure
+from pipeline.processes.pool import outcome_of_error
 from pipeline.processes.serve import FINISHED
 
 ROOM_LIMIT_S: Final = 600.0
@@ -177,7 +177,7 @@ class Crew:
             return Died(signal=f"loss of its actor or node ({short(error)})", log="")
         except kinds.RayError as error:
             return Lost(message=short(error))
-        return Finished(value=value) if kind == FINISHED else failure(value, "")
+        return Finished(value=value) if kind == FINISHED else outcome_of_error(value, "")
 
     def _nodes(self) -> Nodes:
         return nodes_of(self._ray.nodes(), self._resource)

@@ -18,7 +18,7 @@ def compile_in_child(
     engine: Path,
     settings: Mapping[str, Payload],
     on_progress: OnProgress | None,
-    farewell_s: float = 0.0,
+    grace_s: float = 0.0,
 ) -> CompiledEngine:
     """Compile a network in a child process of its own.
 
@@ -28,7 +28,7 @@ def compile_in_child(
         engine: Where the engine goes.
         settings: What this backend adds: its version, target, precision and the like.
         on_progress: Called as the compiler reports.
-        farewell_s: Seconds that a cancelled child gets to end by itself.
+        grace_s: Seconds that a cancelled child gets to end by itself.
 
     Raises:
         CompileError: Its kind tells a failure from a crash, a lack of memory and a time-out.
@@ -48,9 +48,7 @@ def compile_in_child(
         "engine": str(engine.absolute()),
         **settings,
     }
-    outcome = run_once(
-        module, request, timeout_s=job.timeout_s, on_progress=on_progress, farewell_s=farewell_s
-    )
+    outcome = run_once(module, request, timeout_s=job.timeout_s, on_progress=on_progress, grace_s=grace_s)
     finished = compiled(outcome, model=job.model)
     answer: Message = finished.value
     return CompiledEngine(

@@ -137,7 +137,7 @@ class TensorRtCompiler:
             engine=scratch / _ENGINE_NAME,
             settings=self._settings(job),
             on_progress=on_progress,
-            farewell_s=_FAREWELL_S,
+            grace_s=_FAREWELL_S,
         )
 
     def _settings(self, job: EngineJob) -> Mapping[str, Payload]:

@@ -21,8 +21,9 @@ from pipeline.engines.models.network_cache import Network, NetworkMemory
 from pipeline.engines.onnx.file import declared_by, onnx_digest
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
-from pipeline.request.files import read_named
-from pipeline.request.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
+from pipeline.request.files import read_named_file
+from pipeline.request.options import AxisOrder, Colour, ModelRole, ModelSpec
+from pipeline.request.request import BuildRequest
 from store.base.identity import engine_key
 from store.base.preprocessing import Preprocessing
 
@@ -179,7 +180,7 @@ def _builtin(spec: ModelSpec) -> _Look:
         ("mean", spec.mean, None),
         ("std", spec.std, None),
         ("colour", spec.colour.value, Colour.RGB.value),
-        ("layout", spec.layout.value, Layout.NCHW.value),
+        ("layout", spec.layout.value, AxisOrder.NCHW.value),
     ):
         if given is not None and given != own:
             raise RequestError(
@@ -229,7 +230,7 @@ def _inspect(path: Path, spec: ModelSpec, networks: NetworkMemory) -> "_Look":
 
 
 def _network(path: Path, spec: ModelSpec) -> Network:
-    data = read_named(path, f"models.{spec.name}.onnx", _MAX_ONNX)
+    data = read_named_file(path, f"models.{spec.name}.onnx", _MAX_ONNX)
     declared = declared_by(data, subject=spec.name)
     return Network(
         declared=declared,
@@ -257,7 +258,7 @@ def _plugins(request: BuildRequest) -> tuple[tuple[Path, str], ...]:
     """Return the libraries with operators of their own that the request names, each with its digest."""
     paths = [request.resolve(name) for name in request.engine.plugins]
     return tuple(
-        (path, sha256(read_named(path, "engine.plugins", _MAX_PLUGIN)).hexdigest()) for path in paths
+        (path, sha256(read_named_file(path, "engine.plugins", _MAX_PLUGIN)).hexdigest()) for path in paths
     )
 
 

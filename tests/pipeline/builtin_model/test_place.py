@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from pipeline.builtin_model import graph as place_graph
 from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
-from tools.demo.terrain import CONDITIONS, random_view, terrain, view
+from tests.terrain_views import CONDITIONS, random_view
+from tools.demo.terrain import terrain, view
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -107,11 +108,13 @@ class TestModel:
         assert all(np.isfinite(table).all() for table in floats)
 
     def test_last_bit_differences_of_the_tables_change_no_byte(self, model, monkeypatch):
-        exact = place_graph._dyadic
+        exact = place_graph._round_to_binary_fractions
         whitening = place.decode_whitening(place._WHITENING.read_bytes())
         for away in (-np.inf, np.inf):
             monkeypatch.setattr(
-                place_graph, "_dyadic", lambda values, away=away: exact(np.nextafter(values, away))
+                place_graph,
+                "_round_to_binary_fractions",
+                lambda values, away=away: exact(np.nextafter(values, away)),
             )
             assert place_graph.serialised_network(whitening.mean, whitening.projection) == model
 
@@ -123,7 +126,7 @@ class TestModel:
         ).filter(lambda values: np.abs(values).max() > 1e-6)
     )
     def test_rounded_tables_are_exact_in_float32_and_close(self, values):
-        rounded = place_graph._dyadic(values)
+        rounded = place_graph._round_to_binary_fractions(values)
         largest = np.abs(values).max()
         assert np.abs(rounded - values).max() <= largest * 2.0**-19
         grid = 2.0 ** (math.frexp(largest)[1] - 20)
@@ -199,7 +202,7 @@ class TestPlaces:
 
     def test_whitening_beats_the_bare_features(self, network, mosaic, tiles):
         rng = np.random.default_rng(4)
-        bare = session(place.feature_model())
+        bare = session(feature_model())
         centres = [(x + 128, y + 128) for y in range(256, 1792, 256) for x in range(256, 1792, 256)]
         pictures = [random_view(mosaic, place_, CONDITIONS["hard360"], rng=rng) for place_ in centres]
 
@@ -220,7 +223,7 @@ class TestDataFile:
         assert hashlib.sha256(data).hexdigest() == place.PLACE_WHITENING_SHA256
         whitening = place.decode_whitening(data)
         assert whitening.projection.shape == (place.PLACE_FEATURES, place.PLACE_DIMENSIONS)
-        assert place.encode_whitening(whitening) == data
+        assert encode_whitening(whitening) == data
 
     @pytest.mark.parametrize(
         "damage",
@@ -269,7 +272,7 @@ class TestDataFile:
             mean=rng.standard_normal(features).astype(np.float32),
             projection=rng.standard_normal((features, dimensions)).astype(np.float16),
         )
-        back = place.decode_whitening(place.encode_whitening(given_))
+        back = place.decode_whitening(encode_whitening(given_))
         assert np.array_equal(back.mean, given_.mean)
         assert np.array_equal(back.projection, given_.projection)
 

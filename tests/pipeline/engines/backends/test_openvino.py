@@ -20,7 +20,7 @@ from pipeline.engines.backends.registry import engine_compiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.request.request import EngineOptions
+from pipeline.request.options import EngineOptions
 from store.base.canonical_json import encode
 from store.base.identity import difference
 from store.disk.artifacts import Artifacts
