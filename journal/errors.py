@@ -1,7 +1,7 @@
 """What can go wrong with a journal, grouped by what a caller does about it.
 
 Every error has a `kind`, a short name that never changes once it was released; programs match on it, or on the
-class, and never on the text. `message` says what was expected and what was found, `hint` what mends it. The message
+class, and never on the text. `message` says what was expected and what was found, `hint` how to fix it. The message
 comes first, everything else is given by name.
 """
 
@@ -37,7 +37,7 @@ class JournalError(Exception):
         category: What a handler does about it, which decides the exit code: the value of a `store.errors.Category`.
             It is text, because the journal imports nothing of the packages above it.
         message: What was expected and what was found.
-        hint: What mends it; empty if nothing can be said in general.
+        hint: How to fix it; empty if nothing can be said in general.
     """
 
     kind: ClassVar[ErrorKind] = ErrorKind.JOURNAL
@@ -108,7 +108,7 @@ class JournalMissingError(JournalError):
 
 
 class JournalExistsError(JournalError):
-    """Somebody else gave birth to a journal under this name first."""
+    """Another process created a journal under this name first."""
 
     kind = ErrorKind.EXISTS
     category = "refused"
@@ -154,7 +154,7 @@ class JournalMisuseError(JournalError):
 
 
 class JournalClosedError(JournalMisuseError):
-    """The journal was closed, or given up after an error of the disk; open it again."""
+    """The journal was closed, perhaps after a disk error; open it again."""
 
     kind = ErrorKind.CLOSED
 

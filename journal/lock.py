@@ -108,7 +108,7 @@ class BuildLock:
             }
             self._write()
         except BaseException:
-            # Whoever enters with an error never leaves: an interruption must not keep the lock.
+            # If entering fails, `__exit__` never runs: an interruption must not keep the lock.
             self.release()
             raise
 
@@ -128,7 +128,7 @@ class BuildLock:
         fd, self._fd = self._fd, None
         _held.discard(self)
         if fd is not None:
-            # Emptied first, so that whoever comes next does not read of a holder that is gone. A disk that fails must
+            # Emptied first, so that the next holder does not read about this one. A disk that fails must
             # neither keep the lock nor hide what the work under it came to; `close` frees it even where it fails.
             with suppress(OSError):
                 os.ftruncate(fd, 0)
@@ -156,7 +156,7 @@ class BuildLock:
         taken = False
         try:
             portalocker.lock(fd, portalocker.LOCK_EX | portalocker.LOCK_NB)
-            # A file that was replaced between open and lock would guard something that nobody else sees.
+            # A file that was replaced between open and lock would be a lock that no other process sees.
             if _has_path(fd, self.path):
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
                 taken = True
@@ -168,7 +168,7 @@ class BuildLock:
                 hint="keep the cache on a local ext4, xfs, btrfs, f2fs or tmpfs",
             ) from error
         finally:
-            # Also when interrupted: a descriptor that nobody knows would keep the lock as long as the process lives.
+            # Also when interrupted: a leaked descriptor would keep the lock as long as the process lives.
             if not taken:
                 with suppress(OSError):
                     os.close(fd)
@@ -202,11 +202,11 @@ class BuildLock:
         )
 
 
-def held(path: Path) -> Holder | None:
-    """Who holds the build lock, asked without taking anything and without waiting.
+def lock_holder(path: Path) -> Holder | None:
+    """Return who holds the build lock, without taking it and without waiting.
 
     Returns:
-        None if nobody holds it, else what the holder says about itself, which is empty if it has not said it yet.
+        None if nobody holds it, else what the holder wrote about itself (empty if it has not written yet).
         The answer may be out of date as soon as it is given.
 
     Raises:
@@ -238,7 +238,7 @@ def _cannot_open(path: Path, error: OSError) -> JournalError:
     if names_something_else(error):
         return JournalFilesystemError(
             f"{path}: a regular file expected as lock file, found something else",
-            hint=f"move {path} away, then run it again: it is made anew",
+            hint=f"move {path} away, then run it again: it is created again",
         )
     match error.errno:
         case errno.EACCES | errno.EPERM | errno.EROFS:

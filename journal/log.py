@@ -22,11 +22,11 @@ from journal.errors import (
 )
 from journal.record import CHAIN_BYTES, EMPTY, Chain, Entry, Head, Record, encode, follow, link, seal, unseal
 from journal.safe_reader import head_in_child
-from journal.storage.create import FORMAT, give_birth
+from journal.storage.create import FORMAT, create_journal
 from journal.storage.environment import MAX_NAME_BYTES, Environment, Reader, open_environment
-from journal.storage.error_mapping import translated
-from journal.storage.filesystem import filesystem_type, judge_filesystem
-from journal.storage.integrity import Quiet, require_sound
+from journal.storage.error_mapping import translating_errors
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
+from journal.storage.integrity import Quietness, require_sound
 from journal.storage.open_environment import MAP_BYTES
 
 MAX_PROJECTION_BYTES: Final = 1 << 24
@@ -58,13 +58,13 @@ class Journal:
         allow_unknown_filesystem: bool = False,
         map_bytes: int = MAP_BYTES,
     ) -> Self:
-        """Check a journal and open it. One that is missing is born empty, unless `readonly`.
+        """Check a journal and open it. Create an empty one if it is missing, unless `readonly`.
 
         Args:
             path: The file, by custom `journal.mdb`. LMDB keeps a lock file beside it.
             readonly: Never write to the file (LMDB's lock file is still written).
-            scratch: Folder on the same file system where a new journal is made; by default `tmp` beside it.
-            allow_unknown_filesystem: Accept a local file system that nobody tried.
+            scratch: Folder on the same file system where a new journal is created; by default `tmp` beside it.
+            allow_unknown_filesystem: Accept a local file system that was never tested.
             map_bytes: Address space to reserve.
 
         Raises:
@@ -77,16 +77,16 @@ class Journal:
         """
         path = Path(path)
         try:
-            busy = require_sound(path) is Quiet.BUSY
+            busy = require_sound(path) is Quietness.BUSY
         except JournalMissingError:
             if readonly:
                 raise
             scratch = path.parent / "tmp" if scratch is None else scratch
             with suppress(JournalExistsError):  # somebody else was faster, and theirs is as good
                 cls.create(path, [], scratch=scratch, allow_unknown_filesystem=allow_unknown_filesystem)
-            busy = require_sound(path) is Quiet.BUSY
-        with translated(path, "asking for the file system"):
-            judge_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
+            busy = require_sound(path) is Quietness.BUSY
+        with translating_errors(path, "asking for the file system"):
+            require_supported_filesystem(filesystem_type(path), path, allow_unknown=allow_unknown_filesystem)
         if busy:
             head_in_child(path)
         environment = open_environment(path, readonly=readonly, map_bytes=map_bytes)
@@ -110,14 +110,14 @@ class Journal:
         projections: Mapping[bytes, bytes] = MappingProxyType({}),
         allow_unknown_filesystem: bool = False,
     ) -> Head:
-        """Give birth to a journal with its first records; afterwards it exists completely or not at all.
+        """Create a journal with its first records; afterwards it exists completely or not at all.
 
         Args:
             path: The file; its folder exists.
             records: The first records, in order.
             scratch: Folder on the same file system where the file is made; it is made if it is missing.
             projections: Named values to begin with.
-            allow_unknown_filesystem: Accept a local file system that nobody tried.
+            allow_unknown_filesystem: Accept a local file system that was never tested.
 
         Returns:
             The head of the new journal, which is not open.
@@ -130,7 +130,7 @@ class Journal:
             JournalPermissionError: This user may not.
         """
         _check_projections(projections)
-        return give_birth(
+        return create_journal(
             Path(path),
             records,
             scratch=scratch,
@@ -150,7 +150,7 @@ class Journal:
 
     @property
     def head(self) -> Head:
-        """The newest record now, whoever appended it; its chain checked. Never goes backwards.
+        """The newest record now, whichever process appended it; its chain checked. Never goes backwards.
 
         Raises:
             JournalDamagedError: A record does not continue the chain.

@@ -20,7 +20,7 @@ Payload: TypeAlias = "bool | int | float | str | bytes | list[Payload] | dict[st
 """A tree that a record can hold. Integers from -2^63 to 2^64-1, finite floats, no tuples, maps with text keys."""
 
 Chain = NewType("Chain", bytes)
-"""32-byte digest that stands for a record and all records before it."""
+"""32-byte digest of a record and all records before it."""
 
 MAX_RECORD_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 32
@@ -85,7 +85,7 @@ class Entry(NamedTuple):
 
     @property
     def record(self) -> Record:
-        """The decoded record; decoded anew at every call.
+        """The decoded record; decoded again at every call.
 
         Raises:
             RecordError: The bytes are no canonical record.
@@ -161,7 +161,7 @@ def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int 
     tag, version, build, wall_ns, mono_ns, payload = fields
     _check_envelope(tag, version, build, wall_ns, mono_ns)
     if canonical and (not _is_in_order(payload, 1) or _pack(fields) != raw):
-        # Encoded anew from the beginning: that says what is wrong, if anything is.
+        # Encode it again from the beginning: that names what is wrong.
         record = Record(
             tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload
         )
@@ -211,7 +211,7 @@ def follow(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
     """
     last: int = head.seq
     prev: bytes = head.chain
-    # Written out rather than through `link` and `Head`: every look at a journal comes by here for each of its records.
+    # Written out rather than through `link` and `Head`: this runs for every record whenever a journal is read.
     for seq, value in values:
         if seq != last + 1:
             raise JournalDamagedError(
@@ -254,7 +254,7 @@ def _seal_digest(name: bytes, value: bytes) -> bytes:
 def _check_envelope(tag: str, version: int, build: int | None, wall_ns: int, mono_ns: int) -> None:
     if type(tag) is not str or not _is_tag(tag):
         raise RecordError(f"tag: 1 to 64 of a-z 0-9 . _ - expected, found {tag!r:.80}")
-    # bool is an int to Python and something else to MessagePack, so the exact type is asked for.
+    # bool is an int to Python and something else to MessagePack, so the exact type is compared.
     if not (
         type(version) is type(wall_ns) is type(mono_ns) is int
         and (build is None or (type(build) is int and 0 <= build <= _INT64_MAX))
@@ -294,7 +294,7 @@ def _is_in_order(value: object, depth: int) -> bool:
         return kind in _LEAVES
     if depth > MAX_DEPTH:
         return False
-    # Leaves are told apart here: a call for each of them would take longer than all the rest.
+    # Leaves are distinguished inline: a call for each would take longer than all the rest.
     return all(_is_in_order(member, depth + 1) for member in values if type(member) not in _LEAVES)
 
 
@@ -311,7 +311,7 @@ _is_known_order = lru_cache(maxsize=64)(_are_keys_in_order)
 def _ordered(value: object, depth: int) -> Payload:
     """The same tree with its maps in key order; the check that it is a `Payload` at all.
 
-    Exact types are asked for: an enumeration member or a NumPy scalar would come back as something else.
+    Exact types are required: an enumeration member or a NumPy scalar would come back as something else.
     """
     if type(value) is str:
         if not value.isascii():

@@ -28,8 +28,8 @@ from journal.errors import (
 from journal.record import EMPTY, Chain, Entry, Head, follow, unseal
 from journal.safe_reader_child import HEAD, PROJECTION, RECORD, STATUS_ERROR
 from journal.storage.environment import is_open, open_environment
-from journal.storage.integrity import Quiet, require_sound
-from journal.storage.meta_pages import gate
+from journal.storage.integrity import Quietness, require_sound
+from journal.storage.meta_pages import read_meta_pages
 
 if TYPE_CHECKING:
     import subprocess
@@ -71,7 +71,7 @@ class Snapshot:
 
 
 def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIMEOUT_S) -> Snapshot:
-    """Read a journal in one consistent state, whatever is in the file and whoever writes it.
+    """Read a journal in one consistent state, even if the file is damaged or being written.
 
     Args:
         path: The file.
@@ -87,15 +87,15 @@ def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIME
     """
     path = Path(path)
     if foreign:
-        gate(path)
-    elif not is_open(path) and require_sound(path) is Quiet.HEALTHY:
+        read_meta_pages(path)
+    elif not is_open(path) and require_sound(path) is Quietness.HEALTHY:
         try:
             return _read_here(path)
         except (JournalPermissionError, JournalFullError):
             # On a read-only or full file system, or one this user may not write, LMDB cannot make its lock file. Without
             # one a writer is not noticed, so that the child reads and the chain alone is believed.
             foreign = True
-    return _retried(path, foreign=foreign, timeout_s=timeout_s)
+    return _read_with_retry(path, foreign=foreign, timeout_s=timeout_s)
 
 
 def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
@@ -104,11 +104,13 @@ def head_in_child(path: Path, *, timeout_s: float = TIMEOUT_S) -> Head:
     Raises:
         JournalDamagedError: As for `snapshot`.
     """
-    return _retried(path, foreign=False, timeout_s=timeout_s).head
+    return _read_with_retry(path, foreign=False, timeout_s=timeout_s).head
 
 
-def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT_S) -> tuple[Entry, ...]:
-    """Read what still continues a trusted head in a file that nobody writes, however damaged it is.
+def salvage_records(
+    path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT_S
+) -> tuple[Entry, ...]:
+    """Read the records that still follow a trusted head in a file that nobody writes, however damaged it is.
 
     Args:
         path: The file; neither it nor its lock file is written.
@@ -117,7 +119,7 @@ def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT
 
     Returns:
         The entries after `after`, as far as they read and the chain holds; none where nothing does. A child that dies
-        in the middle has told what it read before.
+        in the middle has written what it read before.
 
     Raises:
         JournalPermissionError: This user may not read it.
@@ -125,22 +127,22 @@ def salvage(path: Path | str, *, after: Head = EMPTY, timeout_s: float = TIMEOUT
     """
     path = Path(path)
     try:
-        gate(path)
-        told = _told(path, after, timeout_s)
+        read_meta_pages(path)
+        written = _read_in_dying_child(path, after, timeout_s)
     except (JournalDamagedError, JournalMissingError):
         return ()
     found: list[Entry] = []
     with suppress(JournalDamagedError):
-        for entry in follow(after, _whole_records(told)):
+        for entry in follow(after, _whole_records(written)):
             found.append(entry)  # noqa: PERF402 - what came before the break in the chain is kept
     return tuple(found)
 
 
-def _told(path: Path, after: Head, timeout_s: float) -> bytes:
+def _read_in_dying_child(path: Path, after: Head, timeout_s: float) -> bytes:
     """What a child said before it ended, if it was the file that ended it.
 
     A child that was killed may have run out of memory or, on a tree that leads in circles, out of time. That is not
-    told apart, so that it gets a second chance.
+    written apart, so that it gets a second chance.
     """
     import subprocess  # noqa: PLC0415 - as in `_child_process`
 
@@ -163,15 +165,15 @@ def _told(path: Path, after: Head, timeout_s: float) -> bytes:
         again = True
 
 
-def _whole_records(told: bytes) -> Iterator[tuple[int, bytes]]:
+def _whole_records(written: bytes) -> Iterator[tuple[int, bytes]]:
     """The record frames at the beginning of what a child said, up to the first that is cut short."""
     at = 0
-    while told[at : at + 1] == b"R" and at + RECORD.size <= len(told):
-        _, seq, length = RECORD.unpack_from(told, at)
+    while written[at : at + 1] == b"R" and at + RECORD.size <= len(written):
+        _, seq, length = RECORD.unpack_from(written, at)
         at += RECORD.size
-        if at + length > len(told):
+        if at + length > len(written):
             return
-        yield seq, told[at : at + length]
+        yield seq, written[at : at + length]
         at += length
 
 
@@ -198,14 +200,14 @@ def _checked(values: list[tuple[int, bytes]], sealed: list[tuple[bytes, bytes]])
     return Snapshot(head=head, entries=entries, projections=projections, damaged=tuple(damaged))
 
 
-def _retried(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
-    """Read in a child. A failure beside a writer is believed only when it happens again and again."""
+def _read_with_retry(path: Path, *, foreign: bool, timeout_s: float) -> Snapshot:
+    """Read in a child process. A failure during a concurrent write counts only if it repeats."""
     for _ in range(_ATTEMPTS - 1):
-        before = gate(path).transactions
+        before = read_meta_pages(path).transactions
         try:
             return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
         except JournalDamagedError:
-            if foreign or gate(path).transactions == before:
+            if foreign or read_meta_pages(path).transactions == before:
                 raise
     return _read_in_child(path, foreign=foreign, timeout_s=timeout_s)
 
@@ -255,8 +257,8 @@ def _child_error(path: Path, text: bytes) -> JournalError:
     import json  # noqa: PLC0415 - as in `_child_process`
 
     try:
-        told = json.loads(text)
-        kind, message, hint, seq = told["kind"], told["message"], told["hint"], told["seq"]
+        written = json.loads(text)
+        kind, message, hint, seq = written["kind"], written["message"], written["hint"], written["seq"]
     except (ValueError, KeyError, TypeError):
         return JournalDamagedError(f"{path}: reading it in a child process failed: {text[-200:]!r}")
     if kind in _ERRORS:
@@ -276,12 +278,12 @@ def _parse(
             if kind == b"R":
                 _, seq, length = RECORD.unpack_from(data, at)
                 at += RECORD.size
-                values.append((seq, _cut(data, at, length)))
+                values.append((seq, _slice(data, at, length)))
             else:
                 mark, name_length, length = PROJECTION.unpack_from(data, at)
-                name = _cut(data, at + PROJECTION.size, name_length)
+                name = _slice(data, at + PROJECTION.size, name_length)
                 at += PROJECTION.size + name_length
-                sealed.append((name, _cut(data, at, length)))
+                sealed.append((name, _slice(data, at, length)))
                 _expect(mark == b"P")
             at += length
         _, seq, chain = HEAD.unpack_from(data, at)
@@ -293,7 +295,7 @@ def _parse(
     return values, sealed, Head(seq, Chain(chain))
 
 
-def _cut(data: bytes, at: int, length: int) -> bytes:
+def _slice(data: bytes, at: int, length: int) -> bytes:
     _expect(at + length <= len(data))
     return data[at : at + length]
 

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     """Read a journal.
 
     Args:
-        arguments: path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of the head that is salvaged after;
+        arguments: path; `live`, `foreign` or `salvage_records`; seq and hexadecimal chain of the head that is salvaged after;
             limit of processor time in seconds; pid of the parent.
 
     Returns:
@@ -77,7 +77,7 @@ def _limit(seconds: int, parent: int) -> None:
 
 def _read(path: Path, *, foreign: bool) -> None:
     out = sys.stdout.buffer
-    # A foreign file is sealed: nobody writes it, so no lock is needed and its lock file is not trusted.
+    # Nobody writes a foreign file, so no lock is needed; its lock file is not trusted.
     map_bytes = max(path.stat().st_size, 1 << 20) if foreign else MAP_BYTES
     environment = open_environment(path, readonly=True, lock=not foreign, map_bytes=map_bytes)
     with environment.read() as reader:
@@ -97,7 +97,7 @@ def _read(path: Path, *, foreign: bool) -> None:
 
 
 def _salvage(path: Path, after: Head) -> None:
-    """Write what continues a head, each frame at once: what was told before the process dies is not lost with it."""
+    """Write the records after a head, each at once: records written before the process dies are not lost."""
     environment = open_environment(
         path, readonly=True, lock=False, map_bytes=max(path.stat().st_size, 1 << 20)
     )

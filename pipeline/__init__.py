@@ -1,11 +1,11 @@
-"""The work: from a request to a committed flight cache.
+"""Build a flight cache from a request.
 
     from pipeline import BuildRequest, C10ProvisionerConfig, build_cache_provisioner
 
     provisioner = build_cache_provisioner(C10ProvisionerConfig(cache_root=Path("cache")))
     report = provisioner.build_cache_artifacts(BuildRequest.load("request.toml"))
 
-Names are imported when they are first used: a worker process needs few of them and must start fast.
+Names are imported on first use: a worker process needs few of them and must start fast.
 """
 
 import importlib
@@ -37,7 +37,7 @@ __all__ = [
     "build_cache_provisioner",
 ]
 
-_HOMES = {
+_MODULES = {
     "BuildLockHeldError": "journal.errors",
     "BuildOutcome": "pipeline.build.report",
     "BuildReport": "pipeline.build.report",
@@ -53,8 +53,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

@@ -1,4 +1,4 @@
-"""What an operator sets for a machine; nothing of it enters a build's identity."""
+"""Operator settings of one machine; none of them enters a build's identity."""
 
 import difflib
 import os
@@ -19,19 +19,21 @@ class C10ProvisionerConfig:
 
     Attributes:
         cache_root: Folder of the cache.
-        coverage_strict: Whether strangers in the cache's folders stop a build; what a manifest names and is
-            missing or damaged always does.
+        coverage_strict: Whether foreign files in the cache's folders stop a build; a file that a manifest
+            names and that is missing or damaged always does.
         lock_timeout_s: How long to wait for another build, seconds.
-        manifest_filename: Names of the manifest files, a format string on `generation`.
+        manifest_filename: Name of a manifest file, a format string with `generation`.
         workers: Embedding processes; by default one per processor this process may use, or of the cluster.
         reserve_mb: Disk space set aside so that a failure on a full disk is still recorded, MiB.
-        allow_unknown_filesystem: Accept a local file system that nobody tried; remote ones are always refused.
+        allow_unknown_filesystem: Accept an untested local file system; remote ones are always refused.
         signing_key: Private key that signs what is committed, a file outside of the cache.
-        trusted_keys: Whose signatures ground commands accept: lines of key files, or paths of such files.
-        executor: Where tiles are embedded: "local", processes on this machine, or "ray", actors on a Ray cluster.
-        ray_address: That cluster: HOST:PORT, "auto" for the one that Ray finds, or "local" for one that is started
-            on this machine for the build.
-        memory_folder: Where digests of tiles and networks are remembered between builds; outside of any cache.
+        trusted_keys: Keys whose signatures ground commands accept: lines of key files, or paths of such
+            files.
+        executor: Where tiles are embedded: "local", processes on this machine, or "ray", actors on a Ray
+            cluster.
+        ray_address: That cluster: HOST:PORT, "auto" for the one that Ray finds, or "local" for one that is
+            started on this machine for the build.
+        digest_cache_folder: Keeps digests of tiles and networks between builds; outside of any flight cache.
     """
 
     cache_root: Path
@@ -48,37 +50,37 @@ class C10ProvisionerConfig:
     ray_address: str = "local"
 
     def __post_init__(self) -> None:
-        """Check what the types cannot.
+        """Check types and ranges.
 
         Raises:
             RequestError: A setting has a wrong type or is out of its range.
         """
-        wanted: dict[str, tuple[bool, str]] = {
+        checks: dict[str, tuple[bool, str]] = {
             "coverage_strict": (isinstance(self.coverage_strict, bool), "true or false"),
             "allow_unknown_filesystem": (isinstance(self.allow_unknown_filesystem, bool), "true or false"),
-            "lock_timeout_s": (_number(self.lock_timeout_s, 0, 86_400), "seconds from 0 to 86400"),
+            "lock_timeout_s": (_is_number(self.lock_timeout_s, 0, 86_400), "seconds from 0 to 86400"),
             "manifest_filename": (
                 isinstance(self.manifest_filename, str),
                 "a name such as 'f-{generation:08d}.json'",
             ),
             "workers": (
-                self.workers is None or _whole(self.workers, 1, _MAX_WORKERS),
+                self.workers is None or _is_whole(self.workers, 1, _MAX_WORKERS),
                 f"a whole number from 1 to {_MAX_WORKERS}",
             ),
             "executor": (self.executor in _EXECUTORS, " or ".join(map(repr, _EXECUTORS))),
             "ray_address": (
-                _address(self.ray_address),
+                _is_address(self.ray_address),
                 "HOST:PORT of a cluster's head, 'auto' or 'local'",
             ),
-            "signing_key": (_key_path(self.signing_key), "the path of a key file"),
+            "signing_key": (isinstance(self.signing_key, Path | None), "the path of a key file"),
             "trusted_keys": (
-                _texts(self.trusted_keys),
+                _are_texts(self.trusted_keys),
                 "a list of texts, each the path of a key file or a line of one",
             ),
-            "reserve_mb": (_whole(self.reserve_mb, 0, 1 << 20), "MiB from 0 to 1048576"),
+            "reserve_mb": (_is_whole(self.reserve_mb, 0, 1 << 20), "MiB from 0 to 1048576"),
         }
-        for name, (good, expected) in wanted.items():
-            if not good:
+        for name, (valid, expected) in checks.items():
+            if not valid:
                 raise RequestError(
                     f"{name}: expected {expected}, found {getattr(self, name)!r}", hint="change the setting"
                 )
@@ -102,7 +104,7 @@ class C10ProvisionerConfig:
         Raises:
             RequestError: A setting is unknown, mistyped or out of its range.
         """
-        known = [item.name for item in fields(cls) if item.name not in {"cache_root", "memory_folder"}]
+        known = [item.name for item in fields(cls) if item.name not in {"cache_root", "digest_cache_folder"}]
         for name in settings:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -118,16 +120,12 @@ class C10ProvisionerConfig:
         return cls(cache_root=cache_root, digest_cache_folder=digest_cache_folder, **given)
 
 
-def _whole(value: object, least: int, greatest: int) -> bool:
+def _is_whole(value: object, least: int, greatest: int) -> bool:
     return type(value) is int and least <= value <= greatest
 
 
-def _key_path(value: object) -> bool:
-    return value is None or isinstance(value, Path)
-
-
-def _address(value: object) -> bool:
-    """Whether a text may be where a cluster is; a client's `ray://` has no part in one and is none."""
+def _is_address(value: object) -> bool:
+    """Say whether a text may be a cluster's address; `ray://`, the address of a client, is none."""
     if value in {"auto", "local"}:
         return True
     host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
@@ -140,9 +138,9 @@ def _address(value: object) -> bool:
     )
 
 
-def _texts(value: object) -> bool:
+def _are_texts(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
 
 
-def _number(value: object, least: float, greatest: float) -> bool:
+def _is_number(value: object, least: float, greatest: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= greatest

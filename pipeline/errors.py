@@ -1,8 +1,7 @@
-"""What can go wrong in the work of a build, grouped by what a handler would do about it.
+"""Errors of a build's work, one class for each way to handle them.
 
-Every error names what was expected, what was found and what mends it, as data: `kind` for programs, `message`
-and `hint` for people, `step` and `subject` for the place, `category` for the exit code. The message comes first,
-everything else is given by name.
+Every error says what was expected, what was found and how to fix it: `kind` is for programs, `message` and
+`hint` are for people, `step` and `subject` name the place, `category` gives the exit code.
 """
 
 from enum import StrEnum
@@ -46,7 +45,7 @@ class ErrorKind(StrEnum):
 
 
 class Problem(NamedTuple):
-    """One thing wrong with a request: the key it concerns (dotted, as in the file) and a sentence about it."""
+    """One thing wrong with a request: the dotted key as in the file, and a sentence about it."""
 
     key: str
     text: str
@@ -56,14 +55,14 @@ class Problem(NamedTuple):
 
 
 class PipelineError(Exception):
-    """A failure of the work, with its place and its remedy.
+    """The work failed.
 
     Attributes:
         message: What was expected and what was found.
-        hint: One command or action that mends it; empty when there is none.
-        kind: Stable name of the failure; each class has its own where none is given.
+        hint: The command or action that fixes it; empty when there is none.
+        kind: Stable name of the failure; by default that of the class.
         step: The build step that failed, when one was running.
-        subject: What it failed on: "z/x/y" of a tile, a path, a model name.
+        subject: What the step worked on: "z/x/y" of a tile, a path, a model name.
     """
 
     kind: ErrorKind
@@ -91,7 +90,7 @@ class PipelineError(Exception):
 
 
 class RequestError(PipelineError):
-    """The request, or a file that it names, must be changed by a person before anything can run.
+    """A person must change the request, or a file that it names, before anything can run.
 
     Attributes:
         problems: Every problem found in one pass; empty when the request could not be read at all.
@@ -133,6 +132,6 @@ class EmbedError(PipelineError):
 
 
 class CheckError(PipelineError):
-    """A quality gate before the commit said no."""
+    """A check before the commit failed."""
 
     kind = ErrorKind.CHECK_FAILED

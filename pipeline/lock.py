@@ -1,39 +1,20 @@
-"""What keeps two builds of one cache apart."""
+"""The build lock: at most one build of a cache runs."""
 
-from typing import Protocol, Self
+from typing import Self
 
 from journal.lock import BuildLock
 from store.disk.layout import Layout
 
 
-class Lock(Protocol):
-    """What keeps two builds apart: entered for as long as a build runs."""
-
-    def __enter__(self) -> object:
-        """Acquire it.
-
-        Raises:
-            journal.BuildLockHeldError: Somebody else holds it.
-        """
-        ...
-
-    def __exit__(self, *exc: object) -> object:
-        """Release it."""
-        ...
-
-    def describe(self, *, build: int | None) -> None:
-        """Tell others which build holds it."""
-        ...
-
-
 class CacheLock:
-    """The build lock of a cache, whose folder is made first if need be."""
+    """The lock file of a cache, whose folder is created first if there is none."""
 
     def __init__(self, layout: Layout, timeout_s: float) -> None:
         self._layout = layout
         self._lock = BuildLock(layout.build_lock, timeout_s=timeout_s, command="c10")
 
     def __enter__(self) -> Self:
+        """Acquire the lock; raise `BuildLockHeldError` if another build holds it."""
         self._layout.make_root()
         self._lock.acquire()
         return self
@@ -42,5 +23,5 @@ class CacheLock:
         self._lock.release()
 
     def describe(self, *, build: int | None) -> None:
-        """Tell others which build holds it."""
+        """Write down which build holds it."""
         self._lock.describe(build=build)

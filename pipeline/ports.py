@@ -1,4 +1,4 @@
-"""The ports: what does the work of a cache, chosen once in the composition root and handed on whole."""
+"""The ports: the parts that do the work, chosen once in the composition root."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ FreeBytes = Callable[[Path], int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """What does the work.
+    """The parts that do the work.
 
     Attributes:
-        compiler_for: Chooses the compiler of a request.
-        stand_in: Compiles for this machine what the compiler of a request compiles for another.
+        compiler_for: Returns the compiler for a request.
+        stand_in: Compiles for this machine a network whose engine is for another.
         source_for: Opens the tile source of a request.
         index: Builds indexes.
-        progress: Told how the work moves on.
+        progress: Receives progress reports.
         clock: Where times come from.
-        host: Facts about this machine, for the record.
-        free_bytes: Tells how much may still be written to a folder's file system.
+        host: Facts about this machine, recorded and never part of an identity.
+        free_bytes: Returns how many bytes may still be written to a folder's file system.
     """
 
     compiler_for: Callable[[BuildRequest], EngineCompiler]

@@ -1,39 +1,39 @@
-"""How work reports that it moves on; what becomes of that is decided at the edge."""
+"""Progress reports of running work; the command line decides how to show them."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told of steps as they run: at most one at a time."""
+    """Receives the progress of steps; at most one runs at a time."""
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
-        """A step began; `total` units of work are ahead, if known."""
+        """Begin a step of `total` units of work, if that is known."""
         ...
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
-        """So many more units are done; `phase` tells what is being done, in steps that have several."""
+        """Count more units as done; `phase` names the part of a step that has several."""
         ...
 
     def finish(self, note: str = "") -> None:
-        """The step is done."""
+        """End the step."""
         ...
 
     def say(self, text: str) -> None:
-        """A person should know this."""
+        """Show a line to a person."""
         ...
 
 
-class Silent:
+class NoProgress:
     """Reports nothing."""
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self, note: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,9 +1,9 @@
-"""The provisioner: what can be asked of a flight cache, and with which ports each is done.
+"""The provisioner: everything that can be done with a flight cache.
 
-Everything a request names is read first, without touching the cache; then the build lock is taken, and what happens
-under it is a warm run (`pipeline.build.up_to_date`), an attempt (`pipeline.build.attempt`), a rollback, a collection or a mending. Nothing
-here decides about steps. Beyond a warm run, what does the work is imported when it is asked for, as commands are: a build
-that finds nothing to do, which is most of them, waits for none of it.
+A build reads everything that the request names before it touches the cache. Then it takes the build lock and
+either finds the cache up to date (`pipeline.build.up_to_date`) or attempts a build
+(`pipeline.build.attempt`). No step is decided here. What only work needs is imported where it is used: most
+builds find nothing to do and must be fast.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from journal import BuildLockHeldError
 from pipeline.build.report import BuildReport, PlanReport, RollbackReport
-from pipeline.build.up_to_date import look_warm, reused
+from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.errors import PipelineError, RequestError
-from pipeline.lock import Lock
+from pipeline.lock import CacheLock
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.resolve_inputs import gather
+from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from store.cache.view import open_view
@@ -40,88 +40,89 @@ if TYPE_CHECKING:
     from pipeline.repair.report import RepairReport
     from store.cache.writer import CacheWriter
     from store.domain.state import Generation, State
-    from store.maintenance.collect_garbage import Collection
-    from store.maintenance.rebuild_journal import Rebuilt
-    from store.maintenance.sign import Signing
+    from store.maintenance.collect_garbage import CollectionResult
+    from store.maintenance.rebuild_journal import RebuildResult
+    from store.maintenance.sign import SignResult
     from store.policy.retention import KeepPolicy
 
 
 @dataclass(slots=True, kw_only=True)
 class CacheProvisioner:
-    """Builds flight caches in one folder. Made by `build_cache_provisioner`."""
+    """Builds flight caches in one folder; `build_cache_provisioner` creates it."""
 
     config: C10ProvisionerConfig
     layout: Layout
-    lock: Lock
+    lock: CacheLock
     ports: Ports
     executor: "Callable[[], Callable[[], DescriptorBatcher]]"
     precision: str | None
 
-    def build_cache_artifacts(self, request: BuildRequest, *, again: bool = False) -> BuildReport:
-        """Build the flight cache that `request` describes, or find that it is there already.
+    def build_cache_artifacts(self, request: BuildRequest, *, force: bool = False) -> BuildReport:
+        """Build the flight cache that `request` describes, or find that it exists already.
 
         Args:
-            request: What is wanted.
-            again: Build even if this identity was rolled back from, or is there: every part is read then, and what is
-                damaged is made anew.
+            request: The request.
+            force: Build even if this identity exists or was rolled back from: every part is read, and a
+                damaged one is made anew.
 
         Returns:
-            A report; a step that fails is reported, not raised, and recorded in the journal.
+            A report; a failed step is reported and recorded in the journal, not raised.
 
         Raises:
             BuildLockHeldError: Another build holds the lock.
-            RequestError: The request names something that does not exist or makes no sense, or the executor is not
-                installed.
+            RequestError: The request names something that does not exist or makes no sense, or the executor
+                is not installed.
             RequestRefusedError: The signing key cannot be used.
             StoreError, JournalError: The cache cannot be used at all.
         """
         began, signer, batcher = monotonic(), self._signer(), self.executor()
         try:
-            inputs: Inputs | PipelineError = self._gather(request)
+            inputs: Inputs | PipelineError = self._resolve(request)
         except RequestError:
             raise
         except PipelineError as error:
             inputs = error
-        asked = monotonic()
+        waiting_since = monotonic()
         try:
             with self.lock:
-                report = self._build(request, inputs, batcher, again=again, signer=signer)
+                report = self._build(request, inputs, batcher, force=force, signer=signer)
         except BuildLockHeldError as error:
-            from pipeline.build.lock_denied import denial, note
+            from pipeline.build.lock_denied import denied_event, record_denied
 
-            waited_ms = round((monotonic() - asked) * 1000)
-            denied = denial(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
-            note(denied, self.layout, clock=self.ports.clock)
+            waited_ms = round((monotonic() - waiting_since) * 1000)
+            denied = denied_event(error, inputs, request, waited_ms=waited_ms, host=self.ports.host)
+            record_denied(denied, self.layout, clock=self.ports.clock)
             raise
         return replace(report, seconds=monotonic() - began)
 
     def plan(self, request: BuildRequest) -> PlanReport:
-        """Tell what a build would do; writes nothing and takes no lock.
+        """Return what a build would do; writes nothing and takes no lock.
 
         Raises:
-            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not installed.
+            PipelineError: Something the request names is missing, damaged or unusable, or the executor is not
+                installed.
             StoreError, JournalError: The cache cannot be read.
         """
-        from pipeline.build.dry_run import preview
+        from pipeline.build.dry_run import preview_build
 
         signer = self._signer()
         self.executor()
-        return preview(self.layout, self._gather(request), key_id=signer.key_id if signer else None)
+        return preview_build(self.layout, self._resolve(request), key_id=signer.key_id if signer else None)
 
     def rollback(self, to: int | None = None, why: str = "") -> RollbackReport:
         """Append a generation that shows an earlier build.
 
         Args:
             to: A generation whose origin to show; by default the build before the one shown.
-            why: For the record.
+            why: The reason to record.
 
         Raises:
             BuildLockHeldError: A build holds the lock.
-            RequestRefusedError: There is no such generation, or nothing before the one shown; or the signing key
+            RequestRefusedError: There is no such generation, or none before the one shown; or the signing key
                 cannot be used.
-            StoreError: The target's artifacts are not all there; nothing was changed.
+            StoreError: Artifacts of the target are missing; nothing was changed.
         """
-        from pipeline.build.attempt import no_longer_signed
+        from pipeline.build.attempt import warn_if_unsigned
         from store.policy import rollback
 
         signer = self._signer()
@@ -132,7 +133,7 @@ class CacheProvisioner:
             planned = rollback.plan(store.state, to=to, why=why)
             after = before
             if planned is not None:
-                self._require_whole(store, planned.target)
+                self._require_artifacts(store, planned.target)
                 after = store.roll_back(planned)
             return RollbackReport(
                 generation=after.number,
@@ -141,15 +142,16 @@ class CacheProvisioner:
                 changed=planned is not None,
                 manifest_sha256=after.manifest_sha256,
                 body_sha256=after.body_sha256,
-                warnings=no_longer_signed(before, after),
+                warnings=warn_if_unsigned(before, after),
             )
 
-    def sign(self, generation: int | None = None) -> "Signing":
-        """Sign a generation that is committed already, the newest if none is named, with the configured key.
+    def sign(self, generation: int | None = None) -> "SignResult":
+        """Sign a committed generation, by default the newest, with the configured key.
 
         Raises:
             BuildLockHeldError: A build holds the lock.
-            RequestRefusedError: There is no key, no such generation, or its manifest is not what the journal projects.
+            RequestRefusedError: There is no key or no such generation, or its manifest differs from the
+                journal.
             StoreError, JournalError: The cache cannot be used.
         """
         from store.maintenance.sign import sign
@@ -170,11 +172,11 @@ class CacheProvisioner:
         """Compile every network of a request for its device, without the build lock.
 
         Returns:
-            A report; what fails is reported, not raised. The next build reuses what was compiled.
+            A report; failures are reported, not raised. The next build reuses the engines.
 
         Raises:
             RequestError: The request names something that does not exist or makes no sense.
-            DiskFullError: The engines would not fit; nothing was begun.
+            DiskFullError: The engines would not fit; nothing was written.
             StoreError, JournalError: The cache cannot be used at all.
         """
         from pipeline.build.engines_only import EngineRun
@@ -183,60 +185,61 @@ class CacheProvisioner:
         compiler = self.ports.compiler_for(request)
         models = look_at_models(request, compiler, self.precision, networks=self._networks())
         run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports)
-        absent = run.absent(models)
-        if absent:
-            require_space_for_engines(self.layout, absent, self.ports.free_bytes(self.layout.root))
+        to_compile = run.models_without_engine(models)
+        if to_compile:
+            require_space_for_engines(self.layout, to_compile, self.ports.free_bytes(self.layout.root))
         return run.compile_all(models)
 
-    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "Collection":
-        """Remove what no kept generation needs, or only tell what that is.
+    def collect(self, policy: "KeepPolicy", *, dry_run: bool = True) -> "CollectionResult":
+        """Remove what no kept generation needs, or only list it.
 
         Raises:
             BuildLockHeldError: A build holds the lock.
             ArtifactsBusyError: An engine run did not finish storing within `lock_timeout_s`.
             RequestRefusedError: There is no cache.
-            StoreError, JournalError: The cache cannot be used; what was begun is finished by the next collection.
+            StoreError, JournalError: The cache cannot be used; the next collection finishes what was started.
         """
-        from store.maintenance.collect_garbage import collect, rehearse
+        from store.maintenance.collect_garbage import collect, preview
 
         if dry_run or not self.layout.exists():
-            return rehearse(self.layout, policy)
+            return preview(self.layout, policy)
         with self.lock, self._open(create=False, exclusive=True) as store:
             return collect(store, policy)
 
     def repair(self, *, dry_run: bool = False, trust_plugins: bool = False) -> "RepairReport":
-        """Heal whatever can be healed: manifests, signatures, segments, artifacts, strangers.
+        """Repair manifests, signatures, segments and artifacts, and set foreign files aside.
 
         Args:
-            dry_run: Say what would be tried; do nothing.
-            trust_plugins: Load libraries that recorded requests name as `engine.plugins`; without it, engines that
-                need them are not made again, since a journal may come from elsewhere.
+            dry_run: Only list what would be tried.
+            trust_plugins: Load libraries that recorded requests name as `engine.plugins`; without it, engines
+                that need them are not compiled, since a journal may come from elsewhere.
 
         Returns:
-            What was mended or not, and what a full verification says afterwards.
+            What was repaired or not, and the result of a full verification afterwards.
 
         Raises:
             BuildLockHeldError: A build holds the lock.
             RequestError: The executor is not installed; nothing was changed.
             RequestRefusedError: A trusted key cannot be used; nothing was changed.
-            journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was changed.
+            journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was
+                changed.
             StoreError, JournalError: The cache cannot be used.
         """
-        return self._mending().repair(self.executor, dry_run=dry_run, trust_plugins=trust_plugins)
+        return self._repair().repair(self.executor, dry_run=dry_run, trust_plugins=trust_plugins)
 
-    def rebuild(self) -> "tuple[Rebuilt, RepairReport]":
-        """Make the journal again from its segments and what still reads of it, then what lies beside it.
+    def rebuild(self) -> "tuple[RebuildResult, RepairReport]":
+        """Rebuild the journal from its segments and what can still be read of it, then the files beside it.
 
-        Signatures whose records are lost are recorded again from their files, where a trusted key vouches for them.
+        Signatures whose records are lost are recorded again from their files, if a trusted key made them.
 
         Raises:
             BuildLockHeldError: A build holds the lock.
             DamagedHistoryError: Records are missing, or do not fit the manifests; nothing was changed.
             StoreError, JournalError: The cache cannot be used.
         """
-        return self._mending().rebuild()
+        return self._repair().rebuild()
 
-    def _mending(self) -> "Repair":
+    def _repair(self) -> "Repair":
         from pipeline.repair.repair import Repair
 
         return Repair(
@@ -247,9 +250,9 @@ class CacheProvisioner:
             trusted_keys=self._trusted_keys(),
         )
 
-    def _gather(self, request: BuildRequest) -> Inputs:
+    def _resolve(self, request: BuildRequest) -> Inputs:
         ports = self.ports
-        return gather(
+        return resolve_inputs(
             request,
             source=ports.source_for(request),
             compiler=ports.compiler_for(request),
@@ -277,21 +280,21 @@ class CacheProvisioner:
         inputs: Inputs | PipelineError,
         batcher: "Callable[[], DescriptorBatcher]",
         *,
-        again: bool,
+        force: bool,
         signer: Signer | None,
     ) -> BuildReport:
-        """Find the cache as it is wanted, or attempt to build it; the caller holds the build lock."""
+        """Find the cache up to date, or attempt to build it; the caller holds the build lock."""
         key_id = signer.key_id if signer else None
-        if isinstance(inputs, Inputs) and not again:
-            warm = look_warm(self.layout, inputs.identity, key_id=key_id)
-            if warm is not None:
-                return reused(warm, inputs)
-        from pipeline.build.attempt import Attempt
+        if isinstance(inputs, Inputs) and not force:
+            found = find_up_to_date(self.layout, inputs.identity, key_id=key_id)
+            if found is not None:
+                return report_up_to_date(found, inputs)
+        from pipeline.build.attempt import BuildAttempt
 
-        attempt = Attempt(
+        attempt = BuildAttempt(
             request=request,
             inputs=inputs,
-            again=again,
+            force=force,
             key_id=key_id,
             layout=self.layout,
             lock=self.lock,
@@ -301,7 +304,7 @@ class CacheProvisioner:
             settings=self.config,
             precision=self.precision,
         )
-        return attempt.make()
+        return attempt.run()
 
     def _open(
         self, *, create: bool, signer: Signer | None = None, exclusive: bool = False
@@ -318,12 +321,12 @@ class CacheProvisioner:
             exclusive_within_s=self.config.lock_timeout_s if exclusive else None,
         )
 
-    def _require_whole(self, store: "CacheWriter", target: int) -> None:
+    def _require_artifacts(self, store: "CacheWriter", target: int) -> None:
         from store.manifest import manifest
-        from store.verify.coverage import missing
+        from store.verify.coverage import missing_artifacts
 
         shown = next(found for found in store.state.generations.values() if found.origin == target)
-        problems = missing(manifest.parse(project(store.state, shown)), store.artifacts)
+        problems = missing_artifacts(manifest.parse(project(store.state, shown)), store.artifacts)
         if problems:
             raise RequestRefusedError(
                 f"expected all artifacts of build {target}, found {problems[0]}"

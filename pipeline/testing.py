@@ -1,11 +1,11 @@
-"""Fakes for every port of a build, for tests of the provisioner and of what stands on it.
+"""Fakes for every port of a build, for tests of the provisioner and of everything above it.
 
-They do as little work as the rest of a build allows, always the same for the same inputs, and note what they were
-asked for. One `Calls` is shared by all fakes of a build; a fault planted in it happens when the call of that name is
-made: an error is raised, a file is changed under the build, or the process dies.
+They do as little work as a build allows, always the same for the same inputs, and record what they were asked
+for. All fakes of a build share one `Calls`. A fault that is planted there happens when the call of that name
+is made: an error is raised, a file is changed, or the process dies.
 
-The engine that the fake compiler makes is the network itself, which the real runtime loads: checks of engines and
-indexes stay real. The network must therefore have a fixed batch.
+The engine that the fake compiler makes is the network itself, which the real runtime loads, so checks of
+engines and indexes stay real. The network must therefore have a fixed batch.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ TEXTURED = 50.0
 """Texture score of a fake tile, far above the featureless ones."""
 
 _DOC_STRING = 0x32
-"""Tag of `doc_string` in an ONNX file: fields may be appended to a protocol buffer."""
+"""Tag of `doc_string` in an ONNX file; a protocol buffer may be extended by appending fields."""
 
 Vectors = NDArray[np.float32]
 Fault = Callable[[], None]
@@ -50,44 +50,43 @@ def raising(error: BaseException) -> Fault:
     return fault
 
 
-def dying() -> None:
-    """End this process as `kill -9` does: no handler, no cleaning up, no last word."""
+def kill_this_process() -> None:
+    """End this process as `kill -9` does, without handlers or cleaning up."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(slots=True)
 class Calls:
-    """What fakes were asked for, in order, and what is to happen at some of it.
+    """The calls of all fakes, in order, and the faults planted in them.
 
     Attributes:
         made: Names of the calls: "compile MODEL", "embed", "window NUMBER", "index".
-        faults: Name of a call to what happens when it is made.
+        faults: Name of a call to the fault that happens in it.
     """
 
     made: list[str] = field(default_factory=list)
     faults: dict[str, Fault] = field(default_factory=dict)
 
-    def make(self, name: str) -> None:
-        """Note a call, and let its fault happen."""
+    def record(self, name: str) -> None:
+        """Record a call, and let its fault happen."""
         self.made.append(name)
         fault = self.faults.get(name)
         if fault is not None:
             fault()
 
 
-@dataclass(slots=True, kw_only=True)
-class FakeCompiler:
-    """Passes networks off as engines of ONNX Runtime.
+@dataclass(kw_only=True)
+class FakeCompiler(OnnxRuntimeCompiler):
+    """Returns networks as engines of ONNX Runtime.
 
     Attributes:
-        calls: Where calls are noted.
+        calls: Where calls are recorded.
         dimensions: Length of the descriptors of every network.
-        edition: Other editions give engines of other bytes that compute the same.
-        instead: Model name to the file that is passed off as its engine.
-        device: What its engines are for; they run here if that is nothing, or the processor.
-        learns: What it claims to have learnt about kernels with every compile.
-        taught: What it was given of that, compile by compile.
-        real: The backend it stands in for.
+        edition: Another edition gives engines of other bytes that compute the same.
+        instead: Model name to the file that is returned as its engine.
+        device: The target of its engines; None for the processor. Only engines for the processor run here.
+        timing_cache: The timing cache that every compile returns.
+        given_timing_caches: The timing caches that compiles were given.
     """
 
     calls: Calls
@@ -95,41 +94,26 @@ class FakeCompiler:
     edition: str = ""
     instead: dict[str, Path] = field(default_factory=dict)
     device: str | None = None
-    learns: bytes | None = None
-    taught: list[bytes | None] = field(default_factory=list)
-    real: OnnxRuntimeCompiler = field(default_factory=OnnxRuntimeCompiler)
-
-    @property
-    def backend(self) -> str:
-        """The name of the backend that runs the engines."""
-        return self.real.backend
-
-    @property
-    def version(self) -> str:
-        """The version of the library that runs the engines."""
-        return self.real.version
+    timing_cache: bytes | None = None
+    given_timing_caches: list[bytes | None] = field(default_factory=list)
 
     def target(self, requested: str | None) -> str:
         """Return the device; see `EngineCompiler.target`."""
-        return self.device or self.real.target(requested)
-
-    def runs_here(self, target: str) -> bool:
-        """Tell whether engines for a target run here; see `EngineCompiler.runs_here`."""
-        return self.real.runs_here(target)
+        return self.device or super().target(requested)
 
     def key_components(self, job: EngineJob) -> Document:
         """Return what an engine depends on; see `EngineCompiler.key_components`."""
         if self.device is None:
-            return self.real.key_components(job)
-        # Another device may take what the processor does not.
-        return {**self.real.key_components(replace(job, precision="fp32")), "precision": job.precision}
+            return super().key_components(job)
+        # Another device may support a precision that the processor does not.
+        return {**super().key_components(replace(job, precision="fp32")), "precision": job.precision}
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None
     ) -> CompiledEngine:
         """Copy the network; see `EngineCompiler.compile`."""
-        self.calls.make(f"compile {job.model}" + (f" for {self.device}" if self.device else ""))
-        self.taught.append(job.timing_cache)
+        self.calls.record(f"compile {job.model}" + (f" for {self.device}" if self.device else ""))
+        self.given_timing_caches.append(job.timing_cache)
         path, text = scratch / "engine", self.edition.encode()
         data = self.instead.get(job.model, job.onnx).read_bytes()
         path.write_bytes(data + bytes([_DOC_STRING, len(text)]) + text if text else data)
@@ -145,7 +129,7 @@ class FakeCompiler:
                 output=job.output,
                 output_shape=(job.batch, self.dimensions),
             ),
-            timing_cache=self.learns,
+            timing_cache=self.timing_cache,
         )
 
 
@@ -154,7 +138,7 @@ class FakeBatcher:
     """Makes unit vectors of tile digests, without looking at the tiles.
 
     Attributes:
-        calls: Where calls are noted.
+        calls: Where calls are recorded.
         bad: Digest to kind and message, for tiles that get no descriptor.
         featureless: Digests of tiles without texture.
         spoil: Changes the vectors of every window.
@@ -178,11 +162,11 @@ class FakeBatcher:
         on_retry: OnRetry | None = None,  # noqa: ARG002 - the port's signature
     ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
-        self.calls.make("embed")
+        self.calls.record("embed")
         for window in windows:
             if on_dispatch is not None:
                 on_dispatch(window)
-            self.calls.make(f"window {window.number}")
+            self.calls.record(f"window {window.number}")
             result = self._result(window, engine.dimensions)
             self.embedded.extend(tile.sha256 for tile in result.tiles)
             if on_progress is not None:
@@ -208,12 +192,12 @@ class FakeBatcher:
         )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class FakeIndexBuilder(FaissIndexBuilder):
     """Builds with faiss, which is quick for few rows.
 
     Attributes:
-        calls: Where calls are noted.
+        calls: Where calls are recorded.
         wrong: Whether the index holds the opposite of every vector, so that no tile finds itself.
     """
 
@@ -231,12 +215,10 @@ class FakeIndexBuilder(FaissIndexBuilder):
         on_progress: OnRows | None = None,
     ) -> BuiltIndex:
         """Write the index; see `FaissIndexBuilder.build`."""
-        self.calls.make("index")
+        self.calls.record("index")
         if self.wrong:
             rows = [replace(block, vectors=-block.vectors) for block in rows]
-        return FaissIndexBuilder.build(
-            self, rows, count, dimensions, plan, fd_path=fd_path, on_progress=on_progress
-        )
+        return super().build(rows, count, dimensions, plan, fd_path=fd_path, on_progress=on_progress)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -244,8 +226,8 @@ class FakeTiles:
     """A source of tiles in memory: place to content.
 
     Attributes:
-        tiles: The content of each tile; its digest is what counts.
-        queries: How often it was asked.
+        tiles: The content of each tile; only its digest matters.
+        queries: Number of queries.
     """
 
     tiles: Mapping[tuple[int, int, int], bytes]
@@ -253,12 +235,12 @@ class FakeTiles:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return "fake tiles"
 
     @property
     def tile_format(self) -> str:
-        """Encoding that the tiles pretend to have."""
+        """The encoding of the tiles."""
         return "png"
 
     def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[SourceTile]:
@@ -280,17 +262,17 @@ class FakeTiles:
         ]
 
     def extent(self) -> Extent:
-        """Return what it covers; see `TileMetadataStore.extent`."""
+        """Return the area that it covers; see `TileMetadataStore.extent`."""
         zooms = sorted({Place(*place).z for place in self.tiles})
         return Extent(zoom=(zooms[0], zooms[-1]) if zooms else None, box_e7=None)
 
 
 @dataclass(slots=True)
 class RecordingProgress:
-    """Remembers what it was told.
+    """Keeps every progress report.
 
     Attributes:
-        steps: Each step: its name, total, how far it came, and the note at its end, None if it has not ended.
+        steps: Each step: its name, total, units done, and the note at its end, None if it has not ended.
         said: Lines for people.
         on_start: Called with the name of each step that begins.
     """
@@ -300,23 +282,23 @@ class RecordingProgress:
     on_start: Callable[[str], None] | None = None
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:  # noqa: ARG002 - the port's signature
-        """A step began."""
+        """Begin a step."""
         self.steps.append((step, total, 0, None))
         if self.on_start is not None:
             self.on_start(step)
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:  # noqa: ARG002 - the port's signature
-        """So many more units are done."""
+        """Count more units as done."""
         step, total, done, note = self.steps[-1]
         self.steps[-1] = step, total, done + amount, note
 
     def finish(self, note: str = "") -> None:
-        """The step is done."""
+        """End the step."""
         step, total, done, _ = self.steps[-1]
         self.steps[-1] = step, total, done, note
 
     def say(self, text: str) -> None:
-        """A person should know this."""
+        """Keep a line for people."""
         self.said.append(text)
 
 

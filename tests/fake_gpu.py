@@ -1,4 +1,4 @@
-"""A GPU that is not there: streams, events and memory as CUDA describes them, and a TensorRT that runs on it.
+"""A fake GPU: streams, events and memory as CUDA describes them, and a TensorRT that runs on it.
 
 What is queued on a stream happens late, at some moment that a seeded die chooses among all that CUDA allows. Buffers on
 the device know whether what they hold was made and is still wanted, so that work on one that is not ready, or over one
@@ -79,7 +79,7 @@ class FakeGpu:
     failing: dict = field(default_factory=dict)
     """Name of a call to the number of its calls that succeed and the code after them."""
     refuses: str = ""
-    """What the library says and gives nothing: "engine" or "context" or "run"."""
+    """The object for which the library returns nothing and logs an error: "engine" or "context" or "run"."""
 
     def __post_init__(self):
         self.dice = random.Random(self.seed)
@@ -101,7 +101,7 @@ class FakeGpu:
         return True
 
     def until(self, done):
-        # Something more may or may not happen while the host is not looking.
+        # The streams may or may not do more while the host waits.
         while not done():
             assert self.step(), "every stream waits for something that never happens"
         while self.dice.random() < 0.3 and self.step():
@@ -202,7 +202,7 @@ class FakeGpu:
         event.time = stream.end
 
     def cuda_stream_wait_event(self, stream, event, flags):
-        # What counts is the record that is the latest when the wait is queued; none is no wait.
+        # The latest record when the wait is queued counts; without one there is no wait.
         ticket = event.recorded
         stream.end = max(stream.end, event.time)
         self.put(stream, lambda: None, able=lambda: event.happened >= ticket)

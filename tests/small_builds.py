@@ -83,15 +83,15 @@ def spread(columns=8, rows=5, *, first=0, content=picture):
 
 
 def words(seed):
-    """Content for tiles that are never looked at."""
+    """Content for tiles that are never decoded."""
     return f"tile {seed}".encode()
 
 
 class Site:
-    """A folder with a network, a camera, tiles and a cache to be."""
+    """A folder with a network, a camera, tiles and the path of a cache."""
 
     def __init__(self, root, *, cache=None):
-        """Fill the folder, or find it filled."""
+        """Fill the folder, unless it is filled already."""
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         self.cache = Path(cache) if cache else self.root / "cache"
@@ -101,7 +101,7 @@ class Site:
             self.write("camera.json", b'{"focal": 35}')
 
     def write(self, name, data):
-        """Write a file that requests may name; returns its path."""
+        """Write a file that requests may name; return its path."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -142,9 +142,9 @@ class Site:
         config = C10ProvisionerConfig(cache_root=self.cache, **({"lock_timeout_s": 0.2} | settings))
         return build_cache_provisioner(config, **({"host": {}} | ports))
 
-    def build(self, *, again=False, **fields):
+    def build(self, *, force=False, **fields):
         """Build for real."""
-        return self.provisioner().build_cache_artifacts(self.request(**fields), again=again)
+        return self.provisioner().build_cache_artifacts(self.request(**fields), force=force)
 
     def state(self):
         return open_view(self.layout).state
@@ -166,7 +166,7 @@ class Site:
         return self.layout.artifact(ref.sha256)
 
     def held_digests(self, space):
-        """Digests of the rows of a vector space that the journal holds and the disk still has."""
+        """Digests of the rows of a vector space whose blocks are recorded and intact."""
         artifacts, found = Artifacts(self.layout), set()
         for event in self.state().step_cache.blocks_in(space):
             if artifacts.damage(event.block) is None:
@@ -202,7 +202,7 @@ class FakeSite(Site):
 
 
 def tree(root):
-    """Path below a cache to (inode, size, times, bytes) of everything that a warm run must leave alone."""
+    """Path below a cache to (inode, size, times, bytes) of everything that an up-to-date run must not change."""
     found = {}
     for folder, names, files in os.walk(root):
         for name in (*names, *files):

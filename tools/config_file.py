@@ -14,7 +14,7 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.files import base_folder, read_request_text
 from store.trust.signatures import is_key_line
 
-_GIVEN_OTHERWISE = frozenset({"cache_root", "memory_folder"})
+_GIVEN_OTHERWISE = frozenset({"cache_root", "digest_cache_folder"})
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from journal.errors import JournalExistsError, JournalFilesystemError
 from journal.fsync import fsync_dir, link_durably
 from journal.record import EMPTY, Head, Record, encode, link, seal
 from journal.storage.environment import ENGINE, open_environment
-from journal.storage.error_mapping import translated
-from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.storage.error_mapping import translating_errors
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from journal.storage.open_environment import MAP_BYTES
 
 FORMAT: Final = 1
@@ -24,7 +24,7 @@ FORMAT: Final = 1
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS})
 
 
-def give_birth(
+def create_journal(
     path: Path,
     records: Sequence[Record],
     *,
@@ -37,10 +37,12 @@ def give_birth(
     raws = [encode(record) for record in records]
     if os.path.lexists(path):
         raise _exists(path)
-    with translated(path, "giving birth"):
-        judge_filesystem(filesystem_type(path.parent), path, allow_unknown=allow_unknown_filesystem)
+    with translating_errors(path, "creating a journal"):
+        require_supported_filesystem(
+            filesystem_type(path.parent), path, allow_unknown=allow_unknown_filesystem
+        )
         scratch.mkdir(parents=True, exist_ok=True)
-        import tempfile  # noqa: PLC0415 - a journal is born once, and read by every command
+        import tempfile  # noqa: PLC0415 - a journal is created once, and read by every command
 
         folder = Path(tempfile.mkdtemp(prefix="journal-", dir=scratch))
         try:
@@ -90,5 +92,5 @@ def _link(source: Path, path: Path) -> None:
 
 def _exists(path: Path) -> JournalExistsError:
     return JournalExistsError(
-        f"{path}: no journal expected, somebody gave birth to one before", hint="open that one"
+        f"{path}: no journal expected, another process created one before", hint="open that one"
     )

@@ -1,11 +1,11 @@
 """An open journal file as LMDB sees it: its databases and transactions, once in a process.
 
-LMDB trusts the pages it maps, so that a damaged file can end this process with a signal. Whoever opens a file here has
-looked at its raw bytes before (`journal.storage.integrity`), or does it in a child (`journal.safe_reader`). With which settings a file
-is opened says `journal.storage.open_environment`. This module knows transactions and keys; it does not know records or chains.
+LMDB trusts the pages it maps, so a damaged file can end this process with a signal. Callers check the raw bytes first
+(`journal.storage.integrity`) or open the file in a child process (`journal.safe_reader`). The settings of LMDB are in
+`journal.storage.open_environment`. This module knows transactions and keys; it does not know records or chains.
 
 Rules of LMDB that are kept here: one environment for a file in a process, never used across `fork`, never on a remote
-file system, no long transactions; an environment that met an error of the disk is given up.
+file system, no long transactions; an environment is closed after a disk error.
 """
 
 import os
@@ -19,8 +19,8 @@ from typing import Final
 import lmdb
 
 from journal.errors import JournalClosedError, JournalDamagedError, JournalError, JournalMisuseError
-from journal.storage.error_mapping import meaning_of, translated
-from journal.storage.open_environment import MAP_BYTES, open_set_up, set_lock_space_aside
+from journal.storage.error_mapping import to_journal_error, translating_errors
+from journal.storage.open_environment import MAP_BYTES, allocate_lock_file, open_lmdb
 
 MAX_NAME_BYTES: Final = 511
 ENGINE: Final = b"0.9"
@@ -48,27 +48,27 @@ class Environment:
         """A read transaction: one consistent state. Keep it short; a long one makes the file grow.
 
         Raises:
-            JournalError: See `translated`.
+            JournalError: See `translating_errors`.
         """
         env = self._usable()
         try:
             with env.begin() as txn:
                 yield Reader(txn, self._records, self._projections, self._meta)
         except (lmdb.Error, OSError) as error:
-            raise self._met(error, "reading") from error
+            raise self._fail(error, "reading") from error
 
     @contextmanager
     def write(self) -> Iterator["Writer"]:
         """The write transaction: committed and durable when the block ends, rolled back when it raises.
 
-        Whether the file still has its name is asked before and after the commit. Whoever takes a journal out of the
+        Checks before and after the commit whether the file still has its name. A process that moves a journal out of the
         way unlinks it first and reads it then, and so finds everything that was acknowledged.
 
         Raises:
             JournalMisuseError: The environment is read-only.
-            JournalDamagedError: Another file has taken the name, or none has it; nobody knows what became of the
+            JournalDamagedError: Another file has taken the name, or none has it; it is unknown what became of the
                 transaction if that happened while it was committed.
-            JournalError: See `translated`.
+            JournalError: See `translating_errors`.
         """
         env = self._usable()
         if self.readonly:
@@ -81,7 +81,7 @@ class Environment:
                 yield Writer(txn, self._records, self._projections, self._meta)
             self._require_named()
         except (lmdb.Error, OSError) as error:
-            raise self._met(error, "writing") from error
+            raise self._fail(error, "writing") from error
 
     def _require_named(self) -> None:
         """Refuse to write to a file that lost its name: a journal made again has taken its place.
@@ -106,10 +106,10 @@ class Environment:
         try:
             env.sync(force=True)
         except (lmdb.Error, OSError) as error:
-            raise self._met(error, "syncing") from error
+            raise self._fail(error, "syncing") from error
 
     def abandon(self, why: str) -> None:
-        """Close for good, and say why to whoever uses it later. Without effect in a forked child."""
+        """Close for good, and keep the reason for later callers. Without effect in a forked child."""
         env, self._env = self._env, None
         if env is None:
             return
@@ -122,11 +122,11 @@ class Environment:
         """Close; without effect if it is closed."""
         self.abandon("it was closed")
 
-    def _met(self, error: Exception, doing: str) -> JournalError:
+    def _fail(self, error: Exception, doing: str) -> JournalError:
         """Our error for a foreign one; after one of the disk nothing here is used again."""
-        ours, disk = meaning_of(error, self.path, doing)
+        ours, disk = to_journal_error(error, self.path, doing)
         if disk:
-            self.abandon(f"it was given up after an error: {ours.message}")
+            self.abandon(f"it was closed after an error: {ours.message}")
         return ours
 
     def _usable(self) -> lmdb.Environment:
@@ -253,16 +253,16 @@ def open_environment(
 
     Raises:
         JournalMisuseError: This process has it open already.
-        JournalError: See `translated`.
+        JournalError: See `translating_errors`.
     """
     if not create and is_open(path):
         raise JournalMisuseError(
             f"{path}: already open in this process", hint="use the open journal, or close it first"
         )
-    with translated(path, "opening"):
+    with translating_errors(path, "opening"):
         if lock:
-            set_lock_space_aside(path)
-        env = open_set_up(path, readonly=readonly, create=create, lock=lock, map_bytes=map_bytes)
+            allocate_lock_file(path)
+        env = open_lmdb(path, readonly=readonly, create=create, lock=lock, map_bytes=map_bytes)
         try:
             opened = Environment(env, path, readonly=readonly, create=create)
             if not readonly:

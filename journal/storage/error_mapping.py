@@ -1,7 +1,7 @@
 """What the errors of LMDB and of the system mean for a journal.
 
 Every foreign error has one meaning, and one further bit: whether it is one of the disk. After such an error nothing that
-is in memory can be trusted, and whoever holds the file open has to let go of it (`journal.storage.environment`).
+is in memory can be trusted, and every holder of the open file has to close it (`journal.storage.environment`).
 """
 
 import errno
@@ -27,7 +27,7 @@ _NEARLY_FULL_BYTES: Final = 1 << 20
 
 
 @contextmanager
-def translated(path: Path, doing: str) -> Iterator[None]:
+def translating_errors(path: Path, doing: str) -> Iterator[None]:
     """Turn LMDB's and the system's errors into ours.
 
     Raises:
@@ -41,10 +41,10 @@ def translated(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, OSError) as error:
-        raise meaning_of(error, path, doing)[0] from error
+        raise to_journal_error(error, path, doing)[0] from error
 
 
-def meaning_of(error: Exception, path: Path, doing: str) -> tuple[JournalError, bool]:
+def to_journal_error(error: Exception, path: Path, doing: str) -> tuple[JournalError, bool]:
     """Our error for a foreign one, and whether it is one of the disk, after which nothing in memory can be trusted."""
     what = f"{path}: {doing} failed: {error}"
     match error:
@@ -104,7 +104,7 @@ def _by_errno(code: int, what: str, path: Path) -> tuple[JournalError, bool]:
         case errno.ENOLCK | errno.EOPNOTSUPP:
             return JournalFilesystemError(what, hint="put the cache on a local disk"), False
         case _:
-            return JournalIOError(what, hint="look at the system log for errors of the disk"), True
+            return JournalIOError(what, hint="check the system log for disk errors"), True
 
 
 def _full(what: str) -> JournalFullError:

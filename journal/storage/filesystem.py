@@ -2,7 +2,7 @@
 
 LMDB needs one coherent page cache and working locks, and the journal needs names that survive a power cut and hard
 links. Local file systems that are known to give these are allowed; remote ones never are; others need an explicit
-setting, because nobody tried them.
+setting, because they were never tested.
 """
 
 import os
@@ -46,7 +46,7 @@ def filesystem_type(path: Path) -> int:
     Raises:
         OSError: The path does not exist or cannot be asked.
     """
-    import ctypes  # noqa: PLC0415 - heavy, and a look at a journal does not ask
+    import ctypes  # noqa: PLC0415 - heavy, and reading does not need it
 
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
@@ -56,7 +56,7 @@ def filesystem_type(path: Path) -> int:
     return int.from_bytes(buffer.raw[:_TYPE_BYTES], "little") & 0xFFFFFFFF
 
 
-def judge_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
+def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
     """Refuse a file system by its type number; see the module for the rule.
 
     Raises:
@@ -71,6 +71,6 @@ def judge_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
         )
     if not allow_unknown:
         raise JournalFilesystemError(
-            f"{expected}, found type 0x{number:X}, which nobody tried",
+            f"{expected}, found type 0x{number:X}, which was never tested",
             hint="put the cache on one of these, or allow unknown file systems in the configuration",
         )

@@ -1,8 +1,8 @@
-"""Checks on the raw bytes of a journal file, made before anything maps it into memory.
+"""Read and check the LMDB meta pages of a journal file, before anything maps the file into memory.
 
-They are cheap, and they are about what would harm the process that opens the file: something that is no regular
-file, a file without its two meta pages, or one that is written in another format. Damage further inside is the
-business of the structural check, the chain and the guarded reader.
+The checks are cheap and refuse what would harm the process that opens the file: something that is no regular file, a
+file without its two meta pages, or another format. The structure check, the chain and the safe reader find damage
+further inside.
 
 Meta pages of LMDB 0.9 (mdb.c, `MDB_page` and `MDB_meta`, 64 bit): a page header of 16 bytes, then magic (4),
 version (4), address (8), map size (8), two database records of 48 bytes of which the first begins with the page
@@ -42,12 +42,12 @@ _PAUSE_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """What the meta pages say.
+class MetaPages:
+    """The contents of the meta pages.
 
     Attributes:
         transactions: Number of the transaction that wrote meta page 0 and meta page 1. Equal pairs before and after
-            something mean that nobody committed in between.
+            an operation mean that nobody committed meanwhile.
         page_bytes: Size of a page.
         device: Device of the file.
         inode: Inode of the file.
@@ -59,7 +59,7 @@ class Gate:
     inode: int
 
 
-def gate(path: Path) -> Gate:
+def read_meta_pages(path: Path) -> MetaPages:
     """Look at a journal file without mapping it.
 
     Raises:
@@ -68,15 +68,15 @@ def gate(path: Path) -> Gate:
         JournalDamagedError: It is no regular file, or not an LMDB 0.9 file of this architecture with both meta pages.
     """
     with open_journal(path) as fd:
-        return gate_open(fd, path)
+        return read_open_meta_pages(fd, path)
 
 
-def gate_open(fd: int, path: Path) -> Gate:
-    """`gate` on an open descriptor; `path` is for the message."""
+def read_open_meta_pages(fd: int, path: Path) -> MetaPages:
+    """`read_meta_pages` on an open descriptor; `path` is for the message."""
     problem = ""
     for _ in range(_ATTEMPTS):
-        found = _look(fd)
-        if isinstance(found, Gate):
+        found = _parse_meta_pages(fd)
+        if isinstance(found, MetaPages):
             return found
         problem = found
         time.sleep(_PAUSE_S)  # a meta page may have been read while it was written
@@ -90,7 +90,7 @@ def is_lmdb(path: Path) -> bool:
     """
     try:
         with open_journal(path) as fd:
-            # The size of the pages stands in the first, which may be the damaged one.
+            # The page size is in the first meta page, which may be the damaged one.
             return any(os.pread(fd, 4, at + _MARK_AT) in _MARKS for at in (0, *_PAGE_SIZES))
     except (JournalError, OSError):
         return False
@@ -133,7 +133,7 @@ def open_journal(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _look(fd: int) -> Gate | str:
+def _parse_meta_pages(fd: int) -> MetaPages | str:
     first = os.pread(fd, _META.size, 0)
     if len(first) < _META.size:
         return f"two meta pages expected, the file has only {len(first)} bytes"
@@ -141,7 +141,7 @@ def _look(fd: int) -> Gate | str:
     if page_bytes not in _PAGE_SIZES:
         return f"meta page 0: a page size of 512 to 32768 bytes expected, found {page_bytes}"
     second = os.pread(fd, _META.size, page_bytes)
-    # The size is asked for after the pages: a file only grows, and it grows before a meta page says so.
+    # Read the size after the pages: a file only grows, and it grows before a meta page says so.
     about = os.fstat(fd)
     if len(second) < _META.size or about.st_size < 2 * page_bytes:
         return f"two meta pages of {page_bytes} bytes expected, the file has only {about.st_size} bytes"
@@ -157,7 +157,7 @@ def _look(fd: int) -> Gate | str:
         if not 1 <= last_page < pages + max(pages, _SLACK_PAGES):
             return f"meta page {number}: about {pages} pages in the file, last page is said to be {last_page}"
         transactions.append(transaction)
-    return Gate(
+    return MetaPages(
         transactions=(transactions[0], transactions[1]),
         page_bytes=page_bytes,
         device=about.st_dev,

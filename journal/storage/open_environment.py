@@ -32,7 +32,7 @@ _SET_UP_TRIES: Final = 3
 _SET_UP_PAUSE_S: Final = 0.002
 
 
-def set_lock_space_aside(path: Path) -> None:
+def allocate_lock_file(path: Path) -> None:
     """Give the lock file its space on the disk before LMDB maps it: a page that does not fit ends the process.
 
     Not while this process has the journal open: closing a descriptor of the lock file would drop its locks.
@@ -49,7 +49,7 @@ def set_lock_space_aside(path: Path) -> None:
         if names_something_else(error):
             raise JournalFilesystemError(
                 f"{path}-lock: a regular file expected as lock file, found something else",
-                hint=f"move {path}-lock away, then run it again: it is made anew",
+                hint=f"move {path}-lock away, then run it again: it is created again",
             ) from error
         raise
     try:
@@ -59,12 +59,12 @@ def set_lock_space_aside(path: Path) -> None:
         os.close(fd)
 
 
-def open_set_up(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes: int) -> lmdb.Environment:
+def open_lmdb(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes: int) -> lmdb.Environment:
     """Open a file whose lock file is set up, and again where the first to open it died while others waited.
 
     LMDB lets whoever waits go on with what the dead one left: without its mark, which is refused as if the journal were
     no LMDB file, or with transactions counted from 0, so that the next commit would be older than the newest state and
-    be lost. Whoever closes and opens again sets the lock file up anew, as soon as nobody else holds it.
+    be lost. Closing and opening again initialises the lock file, as soon as no other process holds it.
 
     Raises:
         JournalFilesystemError: Somebody holds on to a lock file that is not set up.
@@ -95,7 +95,7 @@ def open_set_up(path: Path, *, readonly: bool, create: bool, lock: bool, map_byt
             if not lock or (_lock_is_marked(path) and tries >= _SET_UP_TRIES):
                 raise
         else:
-            if not lock or _counts_on(env):
+            if not lock or _is_initialised(env):
                 return env
             env.close()
         if time.monotonic() > deadline:
@@ -117,7 +117,7 @@ def _lock_is_marked(path: Path) -> bool:
         return False
 
 
-def _counts_on(env: lmdb.Environment) -> bool:
+def _is_initialised(env: lmdb.Environment) -> bool:
     """Whether new transactions follow the newest one on disk; a killed writer leaves the count one behind, no more."""
     newest = env.info()["last_txnid"]
     with env.begin() as txn:

@@ -1,5 +1,5 @@
-"""One attempt at a build, from its first event to commit or failure, and what is reported of it.
+"""Run one build, from its first event to commit or failure, and report the result.
 
-It imports `pipeline.stages`, `pipeline.planning` and `store.cache`. It never writes a manifest itself: the
-commit does.
+This folder imports `pipeline.stages`, `pipeline.planning` and `store.cache`. It never writes a manifest
+itself; the commit does.
 """

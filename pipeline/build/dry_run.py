@@ -1,10 +1,10 @@
-"""The dry run: what a build would do, from a look that writes nothing and takes no lock."""
+"""The dry run: say what a build would do, without writing and without a lock."""
 
 from pipeline.build.report import PlanReport
-from pipeline.build.up_to_date import look_warm
+from pipeline.build.up_to_date import find_up_to_date
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.plan import needed, plan
+from pipeline.planning.plan import make_plan, reusable_artifacts
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -12,36 +12,35 @@ from store.domain.state import State
 from store.verify.coverage import sizes
 
 
-def preview(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:
-    """Tell what a build with these inputs, signed with that key, would do.
+def preview_build(layout: Layout, inputs: Inputs, *, key_id: str | None = None) -> PlanReport:
+    """Return what a build with these inputs, signed with that key, would do.
 
     Raises:
         StoreError, journal.JournalError: The cache cannot be read.
     """
     artifacts = Artifacts(layout)
     state = open_view(layout).state if layout.exists() else State()
-    planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
-    reused = look_warm(layout, inputs.identity, key_id=key_id) is not None
-    stale = {tile.sha256 for cell in planned.stale for tile in cell.cell.tiles}
+    plan = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
+    reused = find_up_to_date(layout, inputs.identity, key_id=key_id) is not None
+    stale = {tile.sha256 for cell in plan.stale for tile in cell.cell.tiles}
     return PlanReport(
         identity=inputs.identity,
         decision="reused" if reused else "build",
-        steps=planned.summary(),
+        steps=plan.summary(),
         tiles=len(inputs.selection.tiles),
         wanted=inputs.selection.wanted,
-        to_embed=len(stale - _known(artifacts, state, inputs)),
-        warnings=(*inputs.warnings, *(() if reused else _refusal(state, inputs))),
+        to_embed=len(stale - _known_digests(artifacts, state, inputs)),
+        warnings=(*inputs.warnings, *(() if reused else _refusal_warning(state, inputs))),
     )
 
 
-def _refusal(state: State, inputs: Inputs) -> tuple[str, ...]:
-    """Say that a build will be refused, if it will."""
+def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
     origin = state.undone.get(inputs.identity)
     if origin is None:
         return ()
     return (f"this is build {origin}, which was rolled back from: it is refused without c10 build --again",)
 
 
-def _known(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
+def _known_digests(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
     known = KnownRows(artifacts, state.step_cache.blocks_in(inputs.space))
     return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}

@@ -1,15 +1,17 @@
-"""What is reported and recorded of a failure: from whatever a step raised, and from what the step worked on.
+"""Describe a failure: for the report, from what a step raised; for the journal, with the inputs of the step.
 
-Whoever looks into a failure has the journal, not the machine: the tile as it lay there, the network, the window in which
-a worker died, how much memory and disk was left. All of it is gathered after the failure and may fail itself, in which
-case it is left out: the failure that it explains is recorded in any case. What is stored is bounded, and belongs to the
-failed build under the names of `inputs["attached"]`. The table of names is in `docs/replay.md`.
+Whoever investigates a failure has the journal, not the machine. So the journal keeps the tile as it was read,
+the network, the window in which a worker died, free memory and free disk. They are collected after the
+failure; what cannot be collected is left out, and the failure is recorded in any case. The stored bytes are
+bounded and belong to the failed build under the names of `inputs["attached"]`, which `docs/replay.md` lists.
 """
 
 import hashlib
 import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from journal import JournalError
@@ -19,13 +21,13 @@ from pipeline.embed.cells import Window
 from pipeline.engines.models.model import Model
 from pipeline.errors import ErrorKind as WorkErrorKind
 from pipeline.errors import PipelineError
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import read_tile
-from pipeline.tiles.tile import Locator, SourceTile
 from store.base import canonical_json
 from store.base.identity import descriptor_id
+from store.base.values import ArtifactRef
 from store.domain.attachments import ATTACHED
-from store.domain.events import BuildFailed, EngineCompiled
+from store.domain.events import BuildFailed
 from store.domain.state import STAND_IN
 from store.errors import (
     Category,
@@ -40,46 +42,45 @@ from store.formats import tile_pack
 from store.policy.retention import INTERRUPTED
 
 MAX_BYTES: Final = 1 << 20
-"""Longest tile or network that is kept."""
+"""Largest tile or network that is stored."""
 
 MAX_WINDOW_BYTES: Final = 1 << 24
-"""Longest window that is kept."""
+"""Largest window that is stored."""
 
 _MAX_PROBLEMS: Final = 100
 _MAX_LOCATORS: Final = 1 << 17
 _MAX_RECORDED: Final = 1 << 19
-"""Bytes of what is recorded; a record has at most 1 MiB, and a traceback takes its part."""
+"""Largest recorded inputs in bytes; a record has at most 1 MiB, and the traceback needs some of it."""
 
 _TRACEBACK_LIMIT: Final = 16_384
 _TEXT_LIMIT: Final = 32_768
-_OF_A_STEP: Final = frozenset({Category.NO_GO, Category.INCOMPATIBLE, Category.INTERNAL})
+_FAILURES_OF_A_STEP: Final = frozenset({Category.NO_GO, Category.INCOMPATIBLE, Category.INTERNAL})
 
 _EXPECTED: Final = (OSError, JournalError, PipelineError, StoreError, ValueError)
-"""What gathering may meet and leave out."""
+"""Errors of collecting an input, which is then left out."""
 
 
 def failure_of(error: BaseException, step: str, subject: str) -> Failure:
-    """Return what a report says of an error, raised at `step` while it worked on `subject`."""
+    """Describe an error that was raised at `step` while it worked on `subject`."""
     if isinstance(error, OSError):
         error = from_os_error(error, f"{step} {subject}".strip())
     if isinstance(error, PipelineError):
         step, subject = error.step or step, error.subject or subject
-    kind, message, hint = _described(error)
+    kind, message, hint = _kind_message_hint(error)
     return Failure(
         kind=kind, category=_category(error), step=step, message=message, hint=hint, subject=subject
     )
 
 
-def _described(error: BaseException) -> tuple[str, str, str]:
-    """Return kind, message and hint of an error."""
+def _kind_message_hint(error: BaseException) -> tuple[str, str, str]:
     match error:
         case PipelineError() | StoreError() | JournalError():
             return str(error.kind), error.message, error.hint
         case MemoryError():
-            told = f": {error}" if str(error) else ""
+            detail = f": {error}" if str(error) else ""
             return (
                 str(ErrorKind.RESOURCES),
-                f"MemoryError: expected enough memory for this step, found none left{told}",
+                f"MemoryError: expected enough memory for this step, found none left{detail}",
                 "end other programs, or set fewer workers or a smaller batch, then run it again",
             )
         case KeyboardInterrupt() | SystemExit():
@@ -91,11 +92,15 @@ def _described(error: BaseException) -> tuple[str, str, str]:
 def _category(error: BaseException) -> Category:
     """Return the category of a failure.
 
-    What would be a NO-GO, or unfit, for somebody who looks at a cache is a failure of the step that met it; so is
-    a step that memory did not suffice for, and an error that nobody foresaw, whose traceback is in the journal.
+    A step that meets a NO-GO or an incompatible device has failed, and so has one that ran out of memory, or
+    raised an unexpected error, whose traceback is in the journal.
     """
     category = category_of(error)
-    if category in _OF_A_STEP or isinstance(error, (MemoryError, RecursionError)) or lacks_threads(error):
+    if (
+        category in _FAILURES_OF_A_STEP
+        or isinstance(error, (MemoryError, RecursionError))
+        or lacks_threads(error)
+    ):
         return Category.BUILD_FAILED
     return category
 
@@ -114,38 +119,152 @@ def failed_event(failure: Failure, error: BaseException, inputs: Mapping[str, ob
     )
 
 
-def failing_inputs(run: Run, error: BaseException, failure: Failure) -> dict[str, Any]:
-    """Return what the journal is to hold of a failed step's inputs; stores what is attached. Never raises an error.
+def failing_inputs(run: BuildContext, error: BaseException, failure: Failure) -> dict[str, Any]:
+    """Return the inputs of the failed step to record, and store the bytes that belong to them.
 
-    Args:
-        run: The build, at the step that failed.
-        error: What was raised.
-        failure: What is reported of it.
+    `run` is the build at the step that failed with `error`. Never raises an error itself.
     """
     found: dict[str, Any] = {"step": run.step, "subject": failure.subject}
     if failure.kind == INTERRUPTED:
         return found
-    attached: dict[str, bytes] = {}
-    for gather in (_machine, _coverage, _engine, _network, _index, _tile, _window):
-        try:
-            found.update(gather(run, error, failure, attached))
-        except _EXPECTED:
-            continue
+    step = _FailedStep(run, error, failure)
+    for collect in (
+        *(step.machine, step.coverage, step.engine, step.network),
+        *(step.index, step.tile, step.window),
+    ):
+        with suppress(*_EXPECTED):
+            found.update(collect())
     if failure.kind != ErrorKind.DISK_FULL:
-        stored = dict(_stored(run, attached))
+        stored = dict(step.store_attached())
         found.update({ATTACHED: stored} if stored else {})
     return _bounded(found)
 
 
-def _machine(
-    run: Run, _error: BaseException, _failure: Failure, _attached: dict[str, bytes]
-) -> dict[str, Any]:
-    disk = os.statvfs(run.store.layout.root)
-    found: dict[str, Any] = {
-        "disk": {"free": disk.f_bavail * disk.f_frsize, "total": disk.f_blocks * disk.f_frsize}
-    }
-    memory = dict(_memory())
-    return {**found, "memory": memory} if memory else found
+@dataclass(slots=True)
+class _FailedStep:
+    """Collects the inputs of a failed step, each as an entry to record; `attached` holds bytes to store."""
+
+    run: BuildContext
+    error: BaseException
+    failure: Failure
+    attached: dict[str, bytes] = field(default_factory=dict)
+
+    def machine(self) -> dict[str, Any]:
+        disk = os.statvfs(self.run.store.layout.root)
+        found: dict[str, Any] = {
+            "disk": {"free": disk.f_bavail * disk.f_frsize, "total": disk.f_blocks * disk.f_frsize}
+        }
+        memory = dict(_memory())
+        return {**found, "memory": memory} if memory else found
+
+    def coverage(self) -> dict[str, Any]:
+        if self.run.geography is not None and self.failure.step == "coverage":
+            self.attached["geography"] = self.run.geography.encoded()
+        if isinstance(self.error, ManifestCoverageError):
+            return {"problems": [problem[:500] for problem in self.error.problems[:_MAX_PROBLEMS]]}
+        return {}
+
+    def engine(self) -> dict[str, Any]:
+        """Return the engine in use: the one that is checked, or the one that embeds."""
+        run = self.run
+        if run.step not in {"cells", "check"}:
+            return {}
+        used = run.engines.get(self.failure.subject) or run.engines.get(run.inputs.descriptor.spec.name)
+        if run.stand_in is not None and (used is None or used.model == run.stand_in.model):
+            used = run.stand_in
+        if used is None:
+            return {}
+        return {"engine": {"model": used.model, "key": used.key, **_digest_and_size(used.artifact)}}
+
+    def network(self) -> dict[str, Any]:
+        run, subject = self.run, self.failure.subject
+        model = next((model for model in run.inputs.models if model.spec.name == subject), None)
+        if self.failure.kind == WorkErrorKind.BAD_VECTORS:
+            model = run.inputs.descriptor
+        elif model is None or run.step not in {"engine", STAND_IN, "check"}:
+            return {}
+        if model.stand_in is not None and (run.step == STAND_IN or run.stand_in is not None):
+            model = model.stand_in
+        data = _small_network(model)
+        if data is not None:
+            self.attached["network"] = data
+        names = ("onnx", "backend", "version", "target", "precision", "batch")
+        components = {name: model.components[name] for name in names if name in model.components}
+        file = None if model.spec.builtin else str(model.job.onnx)
+        return {
+            "network": {
+                **components,
+                "model": model.spec.name,
+                "key": model.key,
+                "file": file or model.spec.onnx,
+                "size": model.size,
+            }
+        }
+
+    def index(self) -> dict[str, Any]:
+        build = self.run.store.state.builds.get(self.run.number)
+        if build is None or build.index is None or "index" not in {self.run.step, self.failure.subject}:
+            return {}
+        index = build.index
+        return {
+            "index": {
+                "key": index.key,
+                **_digest_and_size(index.artifact),
+                "blocks": index.blocks.sha256,
+                "rows": index.rows,
+            }
+        }
+
+    def tile(self) -> dict[str, Any]:
+        tiles, subject = self.run.inputs.selection.tiles, self.failure.subject
+        tile = next((tile for tile in tiles if str(tile.place) == subject), None)
+        if tile is None:
+            return {}
+        known: dict[str, Any] = {
+            "place": str(tile.place),
+            "sha256": tile.sha256,
+            "size": tile.size,
+            "locator": list(tile.locator),
+        }
+        try:
+            data = read_tile(tile.locator)
+        except _EXPECTED as error:
+            return {"tile": {**known, "unreadable": str(error)}}
+        if len(data) <= MAX_BYTES:
+            self.attached["tile"] = data
+        return {"tile": {**known, "found_sha256": hashlib.sha256(data).hexdigest(), "found_size": len(data)}}
+
+    def window(self) -> dict[str, Any]:
+        windows, subject = list(self.run.windows.values()), self.failure.subject
+        window = next((window for window in windows if window_name(window) == subject), None)
+        if window is None and subject == "" and len(windows) == 1:
+            (window,) = windows
+        if window is None or self.run.step != "cells":
+            return {}
+        found: dict[str, Any] = {
+            "number": window.number,
+            "cells": list(window.subjects),
+            "tiles": [[str(tile.place), tile.sha256, tile.size] for tile in window.tiles],
+        }
+        locators = [list(tile.locator) for tile in window.tiles]
+        if sum(len(str(part)) for locator in locators for part in locator) <= _MAX_LOCATORS:
+            found["locators"] = locators
+        pack = _pack(window)
+        if pack:
+            self.attached["window"] = pack
+        return {"window": found}
+
+    def store_attached(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Store the attached bytes; yield name and reference of each that could be stored."""
+        for name, data in sorted(self.attached.items()):
+            if len(data) > MAX_WINDOW_BYTES + MAX_BYTES:
+                continue
+            with suppress(*_EXPECTED):
+                yield name, _digest_and_size(self.run.put(data))
+
+
+def _digest_and_size(ref: ArtifactRef) -> dict[str, Any]:
+    return {"sha256": ref.sha256, "size": ref.size}
 
 
 def _memory() -> Iterator[tuple[str, int]]:
@@ -157,56 +276,8 @@ def _memory() -> Iterator[tuple[str, int]]:
                 yield names[name], int(rest.split()[0]) * 1024
 
 
-def _coverage(run: Run, error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
-    if run.geography is not None and failure.step == "coverage":
-        attached["geography"] = run.geography.encoded()
-    if isinstance(error, ManifestCoverageError):
-        return {"problems": [problem[:500] for problem in error.problems[:_MAX_PROBLEMS]]}
-    return {}
-
-
-def _engine(run: Run, _error: BaseException, failure: Failure, _attached: dict[str, bytes]) -> dict[str, Any]:
-    """The engine in use: the one that was checked, or the one that embeds."""
-    if run.step not in {"cells", "check"}:
-        return {}
-    used = run.engines.get(failure.subject) or run.engines.get(run.inputs.descriptor.spec.name)
-    if run.stand_in is not None and (used is None or used.model == run.stand_in.model):
-        used = run.stand_in
-    return {"engine": _of_engine(used)} if used else {}
-
-
-def _of_engine(event: EngineCompiled) -> dict[str, Any]:
-    artifact = event.artifact
-    return {"model": event.model, "key": event.key, "sha256": artifact.sha256, "size": artifact.size}
-
-
-def _network(run: Run, _error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
-    model = next((model for model in run.inputs.models if model.spec.name == failure.subject), None)
-    if failure.kind == WorkErrorKind.BAD_VECTORS:
-        model = run.inputs.descriptor
-    elif model is None or run.step not in {"engine", STAND_IN, "check"}:
-        return {}
-    if model.stand_in is not None and (run.step == STAND_IN or run.stand_in is not None):
-        model = model.stand_in
-    data = _small_network(model)
-    if data is not None:
-        attached["network"] = data
-    names = ("onnx", "backend", "version", "target", "precision", "batch")
-    components = {name: model.components[name] for name in names if name in model.components}
-    file = None if model.spec.builtin else str(model.job.onnx)
-    return {
-        "network": {
-            **components,
-            "model": model.spec.name,
-            "key": model.key,
-            "file": file or model.spec.onnx,
-            "size": model.size,
-        }
-    }
-
-
 def _small_network(model: Model) -> bytes | None:
-    """The file of a network, if it is small and whole: weights in other files are not kept."""
+    """Read the file of a network; None if it is large or incomplete, as with weights in other files."""
     if model.spec.builtin is not None or model.size > MAX_BYTES:
         return None
     try:
@@ -216,68 +287,16 @@ def _small_network(model: Model) -> bytes | None:
     return data if len(data) == model.size else None
 
 
-def _index(run: Run, _error: BaseException, failure: Failure, _attached: dict[str, bytes]) -> dict[str, Any]:
-    build = run.store.state.builds.get(run.number)
-    if build is None or build.index is None or "index" not in {run.step, failure.subject}:
-        return {}
-    built = build.index
-    return {
-        "index": {
-            "key": built.key,
-            "sha256": built.artifact.sha256,
-            "size": built.artifact.size,
-            "blocks": built.blocks.sha256,
-            "rows": built.rows,
-        }
-    }
-
-
-def _tile(run: Run, _error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
-    tile = next((tile for tile in run.inputs.selection.tiles if str(tile.place) == failure.subject), None)
-    if tile is None:
-        return {}
-    known: dict[str, Any] = {
-        "place": str(tile.place),
-        "sha256": tile.sha256,
-        "size": tile.size,
-        "locator": list(tile.locator),
-    }
-    try:
-        data = read_tile(tile.locator)
-    except _EXPECTED as error:
-        return {"tile": {**known, "unreadable": str(error)}}
-    if len(data) <= MAX_BYTES:
-        attached["tile"] = data
-    return {"tile": {**known, "found_sha256": hashlib.sha256(data).hexdigest(), "found_size": len(data)}}
-
-
-def _window(run: Run, _error: BaseException, failure: Failure, attached: dict[str, bytes]) -> dict[str, Any]:
-    window = next((window for window in run.windows.values() if window_name(window) == failure.subject), None)
-    if window is None and failure.subject == "" and len(run.windows) == 1:
-        (window,) = run.windows.values()
-    if window is None or run.step != "cells":
-        return {}
-    found: dict[str, Any] = {
-        "number": window.number,
-        "cells": list(window.subjects),
-        "tiles": [[str(tile.place), tile.sha256, tile.size] for tile in window.tiles],
-    }
-    locators = [list(tile.locator) for tile in window.tiles]
-    if sum(len(str(part)) for locator in locators for part in locator) <= _MAX_LOCATORS:
-        found["locators"] = locators
-    pack = _pack(window)
-    if pack:
-        attached["window"] = pack
-    return {"window": found}
-
-
-def _pack(window: Window, read: Callable[[Locator], bytes] = read_tile) -> bytes:
-    """The tiles of a window as they can still be read, or nothing if they are too many bytes."""
+def _pack(window: Window) -> bytes:
+    """Pack the tiles of a window that can still be read; empty if they are too many bytes."""
     if sum(tile.size for tile in window.tiles) > MAX_WINDOW_BYTES:
         return b""
     rows, size = list[tuple[int, bytes]](), 0
     for tile in window.tiles:
-        data = _readable(tile, read)
+        try:
+            data = read_tile(tile.locator)
+        except _EXPECTED:
+            continue
         size += len(data)
         if size > MAX_WINDOW_BYTES:
             return b""
@@ -286,27 +305,9 @@ def _pack(window: Window, read: Callable[[Locator], bytes] = read_tile) -> bytes
     return tile_pack.encode(rows) if rows else b""
 
 
-def _readable(tile: SourceTile, read: Callable[[Locator], bytes]) -> bytes:
-    try:
-        return read(tile.locator)
-    except _EXPECTED:
-        return b""
-
-
-def _stored(run: Run, attached: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, data in sorted(attached.items()):
-        if len(data) > MAX_WINDOW_BYTES + MAX_BYTES:
-            continue
-        try:
-            ref = run.put(data)
-        except _EXPECTED:
-            continue
-        yield name, {"sha256": ref.sha256, "size": ref.size}
-
-
 def _bounded(found: dict[str, Any]) -> dict[str, Any]:
-    """The same as text that a record can hold, without its largest parts if it is too long."""
-    clean: dict[str, Any] = _text(found)
+    """Return the inputs as escaped text, without the largest parts of a window if they are too long."""
+    clean: dict[str, Any] = _escape_all(found)
     for name in ("locators", "tiles", "cells"):
         if len(canonical_json.encode(clean)) <= _MAX_RECORDED:
             break
@@ -315,19 +316,18 @@ def _bounded(found: dict[str, Any]) -> dict[str, Any]:
     return clean
 
 
-def _text(value: Any) -> Any:  # noqa: ANN401 - a tree of plain data
-    """The same tree, with every text in it escaped."""
+def _escape_all(value: Any) -> Any:  # noqa: ANN401 - a tree of plain data
     match value:
         case str():
             return _escaped(value, _MAX_LOCATORS)
         case Mapping():
-            return {name: _text(inner) for name, inner in value.items()}
+            return {name: _escape_all(inner) for name, inner in value.items()}
         case Sequence():
-            return [_text(inner) for inner in value]
+            return [_escape_all(inner) for inner in value]
         case _:
             return value
 
 
 def _escaped(text: str, limit: int = _TEXT_LIMIT) -> str:
-    """The start of a text, with what UTF-8 cannot hold (bytes of a file name) written as escapes."""
+    """Return the start of a text, with bytes that are not UTF-8 (of a file name) as escapes."""
     return text[:limit].encode("utf-8", "backslashreplace").decode("utf-8")

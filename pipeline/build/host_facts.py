@@ -1,4 +1,4 @@
-"""Facts about this machine, for whoever looks into a build later; they enter no identity."""
+"""Facts about this machine that a build records; no identity contains them."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from journal.lock import boot_id
 
 
 def host_facts() -> dict[str, object]:
-    """Return what is worth knowing about this machine when a build is looked into later."""
+    """Return the facts about this machine that help to investigate a build."""
     return {
         "c10": _version(),
         "boot": boot_id(),

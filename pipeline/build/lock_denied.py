@@ -1,8 +1,8 @@
-"""A run that did not become a build, since another one held the build lock, leaves a word in the journal.
+"""Record a run that could not become a build, since another build held the lock.
 
-Without it nobody could tell later why a flight was not prepared: the run wrote nothing, and the build that it met knows
-nothing of it. The word is one transaction beside that build, and no build's. Of runs that met the same holder with the
-same identity only the first is recorded, so that a job that tries again every minute does not fill the journal.
+Otherwise nobody could find out later why a flight was not prepared: the run itself writes nothing. The record
+is one transaction and belongs to no build. Of the runs with the same identity that met the same holder only
+the first is recorded, so that a job that tries again every minute does not fill the journal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from store.errors import StoreError
 _TEXT_LIMIT = 1_000
 
 
-def denial(
+def denied_event(
     error: BuildLockHeldError,
     inputs: Inputs | PipelineError,
     request: BuildRequest,
@@ -31,32 +31,32 @@ def denial(
     waited_ms: int,
     host: Document,
 ) -> BuildDenied:
-    """Return the event of a run that found the lock held; its identity is empty if its inputs could not be read."""
+    """Return the event of such a run; the identity is empty if its inputs could not be read."""
     return BuildDenied(
         identity=inputs.identity if isinstance(inputs, Inputs) else "",
-        holder=_plain(error.holder or {}),
+        holder=_journal_values(error.holder or {}),
         waited_ms=waited_ms,
-        inputs=_plain({"flight_id": request.flight_id, "source": request.tiles.source}),
+        inputs=_journal_values({"flight_id": request.flight_id, "source": request.tiles.source}),
         host=host,
     )
 
 
-def note(denied: BuildDenied, layout: Layout, *, clock: Clock) -> None:
-    """Record it; where that is not possible, the error that is raised must do."""
+def record_denied(denied: BuildDenied, layout: Layout, *, clock: Clock) -> None:
+    """Append the event if that is possible; the caller raises the lock error in any case."""
 
     def decide(state: State) -> Sequence[Event]:
-        met = ((known.identity, known.holder) for known in state.denied.values())
-        return () if (denied.identity, denied.holder) in met else (denied,)
+        known = ((each.identity, each.holder) for each in state.denied.values())
+        return () if (denied.identity, denied.holder) in known else (denied,)
 
-    # Beside a journal that is being replaced, on a disk that is full, for a person who may only read.
+    # The journal may just be replaced, the disk full, or the user allowed only to read.
     with suppress(StoreError, JournalError, OSError):
         if layout.journal.exists():
-            with open_for_append(layout, clock=clock) as beside:
-                beside.append(decide)
+            with open_for_append(layout, clock=clock) as appender:
+                appender.append(decide)
 
 
-def _plain(document: Mapping[str, object]) -> dict[str, object]:
-    """What the journal can hold of a map that another process wrote."""
+def _journal_values(document: Mapping[str, object]) -> dict[str, object]:
+    """Convert a map that another process wrote to values that the journal can hold."""
     found: dict[str, object] = {}
     for name, value in document.items():
         if value is None or isinstance(value, (bool, int)):

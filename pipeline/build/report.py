@@ -1,7 +1,7 @@
-"""What a build, a plan and a rollback tell the person who asked."""
+"""Reports of a build, a plan and a rollback."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -18,7 +18,7 @@ class BuildOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a build failed: a stable kind, the step and subject, what was expected and found, and what mends it.
+    """Why a build failed: a stable kind, step and subject, what was expected and found, and how to fix it.
 
     `category` decides the exit code. It is not recorded in the journal.
     """
@@ -41,21 +41,21 @@ class BuildReport:
 
     Attributes:
         outcome: How it ended.
-        build: Its number; for `reused`, the build that the head shows; nothing if it was never recorded.
-        generation: The generation it made or reused.
+        build: Its number; for `reused`, the build that the head shows; None if it was never recorded.
+        generation: The generation that it made or reused.
         identity: Its identity, if its inputs could be read.
         manifest_sha256: Digest of the manifest file of `generation`.
         body_sha256: Digest of that manifest's body.
         tiles: Tiles selected.
-        engines_compiled: Networks compiled in this run, each counted once also where it was for two devices.
+        engines_compiled: Networks compiled in this run; one that was compiled for two devices counts once.
         tiles_embedded: Tile digests that went through the network in this run.
         steps_reused: Engines, cells and indexes taken from the journal.
         files_checked: Files whose presence, size or digest was verified.
-        writes: Files made or enlarged in the cache plus transactions that changed the journal, birth and disk reserve
-            among them; folders and lock files are not counted.
+        writes: Files created or enlarged in the cache plus transactions that changed the journal; folders and
+            lock files do not count.
         seconds: Wall time.
         error: Why it failed.
-        warnings: What a person should know.
+        warnings: Warnings for a person.
     """
 
     outcome: BuildOutcome
@@ -76,19 +76,10 @@ class BuildReport:
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
+        document = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "warnings"}
         return {
+            **document,
             "outcome": str(self.outcome),
-            "build": self.build,
-            "generation": self.generation,
-            "identity": self.identity,
-            "manifest_sha256": self.manifest_sha256,
-            "body_sha256": self.body_sha256,
-            "tiles": self.tiles,
-            "engines_compiled": self.engines_compiled,
-            "tiles_embedded": self.tiles_embedded,
-            "steps_reused": self.steps_reused,
-            "files_checked": self.files_checked,
-            "writes": self.writes,
             "seconds": round(self.seconds, 3),
             "error": self.error.to_document() if self.error else None,
         }
@@ -108,20 +99,13 @@ class PlanReport:
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON report."""
-        return {
-            "identity": self.identity,
-            "decision": self.decision,
-            "steps": [dict(step) for step in self.steps],
-            "tiles": self.tiles,
-            "wanted": self.wanted,
-            "to_embed": self.to_embed,
-            "warnings": list(self.warnings),
-        }
+        document = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**document, "steps": [dict(step) for step in self.steps], "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
-    """What a rollback did; `changed` is off if the target was shown already. `warnings` are for a person."""
+    """The result of a rollback; `changed` is false if the target was shown already."""
 
     generation: int
     origin: int

@@ -1,52 +1,51 @@
-"""The steps of a build, in their order; each stage does its own work and journals it."""
+"""Run the steps of a build in order; each stage records its own work."""
 
-from pipeline.planning.plan import BuildPlan, needed
-from pipeline.planning.plan import plan as make_plan
-from pipeline.stages.compile import prepare_engines, vectors_forgotten
-from pipeline.stages.context import Run
+from pipeline.planning.plan import BuildPlan, make_plan, reusable_artifacts
+from pipeline.stages.compile import forget_changed_vectors, prepare_engines
+from pipeline.stages.context import BuildContext
 from pipeline.stages.embed import prepare_cells
-from pipeline.stages.index import prepare_index, survey, walk_coverage
+from pipeline.stages.index import check_area, prepare_index, walk_coverage
 from pipeline.stages.stand_in import prepare_stand_in
 from store.domain.events import BuildPlanned, TilesSelected
-from store.verify.coverage import refuse_strangers, sound, strangers
+from store.verify.coverage import find_foreign_files, intact_artifacts, refuse_foreign_files
 
 
-def take_steps(run: Run) -> None:
-    """Take every step of a build that was begun, up to the commit.
+def run_steps(run: BuildContext) -> None:
+    """Run every step of a started build, up to the commit.
 
     Raises:
-        PipelineError, StoreError, JournalError: A step failed; `run.step` and `run.subject` tell which.
+        PipelineError, StoreError, JournalError: A step failed; `run.step` and `run.subject` say which.
     """
     run.enter("coverage", "strangers")
     if run.strict:
-        refuse_strangers(strangers(run.store.artifacts))
+        refuse_foreign_files(find_foreign_files(run.store.artifacts))
     run.enter("plan")
     plan = _plan(run)
-    _select(run, plan)
+    _record_plan(run, plan)
     prepare_engines(run, plan)
     if plan.stand_in is not None:
         prepare_stand_in(run, plan.stand_in)
-    if vectors_forgotten(run):
+    if forget_changed_vectors(run):
         plan = _plan(run)
     rows = prepare_cells(run, plan)
     index = prepare_index(run, rows)
-    geography = survey(run, rows)
+    geography = check_area(run, rows)
     walk_coverage(run, geography, index, rows)
 
 
-def _plan(run: Run) -> BuildPlan:
+def _plan(run: BuildContext) -> BuildPlan:
     state, progress = run.store.state, run.ports.progress
-    refs = needed(state, run.inputs)
+    refs = reusable_artifacts(state, run.inputs)
     if refs:
         progress.start("check what exists", total=sum(ref.size for ref in set(refs)), unit="bytes")
-    present = sound(run.store.artifacts, refs, on_progress=progress.advance)
+    present = intact_artifacts(run.store.artifacts, refs, on_progress=progress.advance)
     if refs:
         progress.finish(f"{len(present)} files")
     run.hashed.update(present)
     return make_plan(state, run.inputs, present)
 
 
-def _select(run: Run, plan: BuildPlan) -> None:
+def _record_plan(run: BuildContext, plan: BuildPlan) -> None:
     run.enter("tiles")
     selection = run.inputs.selection
     selected = TilesSelected(

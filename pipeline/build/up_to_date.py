@@ -1,13 +1,13 @@
-"""The warm run: recognise that the head is what is asked for, without a write.
+"""Recognise that the head already shows what is requested, without writing.
 
-It is the run that people start over and over, so nothing is imported here that only work needs.
+This is the most frequent run, so this module imports nothing that only work needs.
 """
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.build.report import BuildOutcome, BuildReport
-from pipeline.planning.area_report import warnings_of
+from pipeline.planning.area_report import localisation_warnings
 from pipeline.planning.inputs import Inputs
 from store.cache.projections import signers_of
 from store.cache.view import list_cache_files, open_view
@@ -18,32 +18,31 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.manifest.manifest import parse
 from store.policy.recovery import ClearScratch, plan
-from store.verify.coverage import missing, named_by
+from store.verify.coverage import missing_artifacts, named_by
 
 if TYPE_CHECKING:
     from store.cache.writer import CacheWriter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warm:
-    """The witness of a warm run: the head, how many files were looked at, the steps it stands for, its area."""
+class UpToDate:
+    """The head that shows what is requested; the numbers of files checked and steps reused; its area."""
 
     head: Generation
-    chain: str
     files: int
     steps: int
     area: CoverageWalked | None
 
 
-def look_warm(
+def find_up_to_date(
     layout: Layout, identity: str, *, key_id: str | None = None, store: "CacheWriter | None" = None
-) -> Warm | None:
-    """Return the witness if the head shows `identity` and is whole; nothing if there is work to do.
+) -> UpToDate | None:
+    """Return the head if it shows `identity` and is complete; None if there is work to do.
 
     Args:
-        layout: Where the cache is; the caller holds its build lock.
-        identity: What is asked for.
-        key_id: Whose signature is asked for, if anybody's; another head is built again, from what there is.
+        layout: Paths of the cache; the caller holds its build lock.
+        identity: The requested build identity.
+        key_id: The key that must have signed the head, if any.
         store: The cache, if it is open for writing already and hence recovered.
 
     Raises:
@@ -58,47 +57,46 @@ def look_warm(
         return None
     if key_id is not None and key_id not in signers_of(head):
         return None
-    if store is None and _to_heal(state, layout):
+    if store is None and _needs_recovery(state, layout):
         return None
     artifacts = Artifacts(layout)
     manifest = parse(project(state, head))
-    if missing(manifest, artifacts):
+    if missing_artifacts(manifest, artifacts):
         return None
     named = named_by(manifest, artifacts)
     cells = len(named) - len({ref.sha256 for _, ref in manifest.artifacts()})
-    return Warm(
+    return UpToDate(
         head=head,
-        chain=state.position.chain,
         files=len(named) + 1,
         steps=len(manifest.engines) + cells + 1,
         area=build.coverage,
     )
 
 
-def reused(warm: Warm, inputs: Inputs) -> BuildReport:
-    """Return the report of a warm run."""
+def report_up_to_date(found: UpToDate, inputs: Inputs) -> BuildReport:
+    """Return the report of a run that found nothing to do."""
     return BuildReport(
         outcome=BuildOutcome.REUSED,
-        build=warm.head.origin,
-        generation=warm.head.number,
+        build=found.head.origin,
+        generation=found.head.number,
         identity=inputs.identity,
-        manifest_sha256=warm.head.manifest_sha256,
-        body_sha256=warm.head.body_sha256,
+        manifest_sha256=found.head.manifest_sha256,
+        body_sha256=found.head.body_sha256,
         tiles=len(inputs.selection.tiles),
-        steps_reused=warm.steps,
-        files_checked=warm.files,
-        warnings=(*inputs.warnings, *area_warnings(warm.area)),
+        steps_reused=found.steps,
+        files_checked=found.files,
+        warnings=(*inputs.warnings, *area_warnings(found.area)),
     )
 
 
 def area_warnings(area: CoverageWalked | None) -> tuple[str, ...]:
-    """Say what of a build's area a camera cannot be found by, if it was walked."""
+    """Return the warnings about a build's area, if it was walked."""
     if area is None:
         return ()
-    return warnings_of(
+    return localisation_warnings(
         wanted=area.wanted, present=area.present, featureless=area.featureless, skipped=area.skipped
     )
 
 
-def _to_heal(state: State, layout: Layout) -> bool:
+def _needs_recovery(state: State, layout: Layout) -> bool:
     return any(not isinstance(action, ClearScratch) for action in plan(state, list_cache_files(layout)))

@@ -22,8 +22,9 @@ from pipeline.index.plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, ind
 from pipeline.index.row_order import checked_blocks, row_chunks, training_rows
 from pipeline.request.options import IndexKind, Storage
 from store.formats.descriptor_block import Block
+from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import gpus
-from store.runtime.faiss_install import FaissDistribution, FaissInstallError, installed_faiss
+from store.runtime.faiss_install import FaissDistribution, installed_faiss
 
 _SEED: Final = 20_111
 _WRITE_BYTES: Final = 1 << 20
@@ -218,7 +219,7 @@ def _write_index(faiss: Untyped, index: Untyped, path: str) -> None:
 def _installed_faiss() -> FaissDistribution:
     try:
         return installed_faiss()
-    except FaissInstallError as error:
+    except RuntimeUnavailableError as error:
         raise RequestError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
 
 

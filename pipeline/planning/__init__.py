@@ -1,4 +1,5 @@
-"""What a build would do, and why: resolved inputs, the plan, disk space, the report of the area.
+"""Decide what a build would do, and why: resolved inputs, the plan, disk space, the report of the area.
 
-It imports `pipeline.engines`, `pipeline.embed`, `pipeline.index` and below. It reads, and never writes.
+This folder imports `pipeline.engines`, `pipeline.embed`, `pipeline.index` and below. It reads files and never
+writes.
 """

@@ -1,7 +1,7 @@
-"""The geographic report: what of the wanted area is there, missing, featureless or skipped. Pure.
+"""The geographic report: which wanted tiles are present, missing, featureless or skipped. Pure.
 
-Tiles are written as runs along a row of one zoom, `[zoom, y, first x, last x]`, so that a large hole stays
-small. A *featureless* tile (water, cloud, no data) is present, but cannot be told from its like.
+Tiles are written as runs along a row of one zoom, `[zoom, y, first x, last x]`, so that a large hole takes
+little space. A *featureless* tile (water, cloud, no data) is present, but looks like many others.
 """
 
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from store.base.canonical_json import Document
 Place = tuple[int, int, int]
 """(zoom, x, y)."""
 
-Run = list[int]
+TileRun = list[int]
 """[zoom, y, first x, last x]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Geography:
-    """The tiles of an area by what became of them, and how many it wants in all."""
+class AreaReport:
+    """The tiles of an area by their state; `wanted` and `present` are numbers of tiles."""
 
     wanted: int
     present: int
@@ -30,7 +30,7 @@ class Geography:
 
     @property
     def localisable(self) -> float:
-        """Fraction of the wanted tiles by which a place can be found."""
+        """Fraction of the wanted tiles that can be localised: present, indexed and not featureless."""
         return (
             (self.present - len(self.featureless) - len(self.skipped)) / self.wanted if self.wanted else 0.0
         )
@@ -52,8 +52,8 @@ class Geography:
         }
 
 
-def warnings_of(*, wanted: int, present: int, featureless: int, skipped: int) -> tuple[str, ...]:
-    """Say what of an area a camera cannot be found by, one sentence for each reason."""
+def localisation_warnings(*, wanted: int, present: int, featureless: int, skipped: int) -> tuple[str, ...]:
+    """Return one sentence for each reason why a part of an area cannot be localised."""
     found = []
     if present < wanted:
         found.append(f"{wanted - present} of {wanted} wanted tiles are missing from the source or left out")
@@ -65,9 +65,9 @@ def warnings_of(*, wanted: int, present: int, featureless: int, skipped: int) ->
     return tuple(found)
 
 
-def runs(places: Iterable[Place]) -> list[Run]:
+def runs(places: Iterable[Place]) -> list[TileRun]:
     """Return places as runs, by zoom, y and x; a place that occurs twice counts once."""
-    found: list[Run] = []
+    found: list[TileRun] = []
     for zoom, y, x in sorted({(zoom, y, x) for zoom, x, y in places}):
         last = found[-1] if found else None
         if last is not None and last[:2] == [zoom, y] and last[3] + 1 == x:

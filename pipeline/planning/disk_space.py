@@ -1,9 +1,9 @@
-"""How many bytes a build will need, before it begins. Pure.
+"""Estimate the bytes that a build will write, and require that they are free.
 
-An estimate, made to be a little too high: an engine takes up to twice its network's size, a block 4 bytes per number
-and 44 per row, an index the vectors again with 8 bytes per row, and its links. What the journal holds and the disk
-still has is not counted. Per file, the journal's record, its copy in a segment and what the file system rounds up to
-are counted as `PER_FILE`.
+The estimate is a little too high on purpose: an engine takes up to twice its network's size, a block 4 bytes
+per number and 44 per row, an index the vectors again, 8 bytes per row and its links. Existing artifacts are
+not counted. `PER_FILE` covers the journal's record, its copy in a segment and the rounding of the file
+system.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.engines.models.model import Model
 from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
 from pipeline.planning.inputs import Inputs
-from pipeline.planning.plan import BuildPlan, Decision, needed, plan
+from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.request.options import IndexKind, Storage
 from store.base.identity import RECIPES
 from store.disk.artifacts import Artifacts
@@ -30,7 +30,7 @@ PER_FILE = 8192
 """Bytes beside the content: two copies of a record of about 1 KiB, and a block of the file system."""
 
 ASSUMED_DIMENSIONS = 1024
-"""Length of a descriptor while nobody has looked into the network: twice that of most."""
+"""Length of a descriptor before the network was inspected: twice that of most."""
 
 _ENGINE_FACTOR = 2
 _BLOCK_ROW = 44
@@ -42,13 +42,13 @@ _LINK = 4
 _FIXED = 1 << 18
 """Manifest, segment head, geographic report, pages that LMDB rewrites."""
 
-BIRTH = 2 << 20
+_NEW_CACHE = 2 << 20
 """A new cache: its folders and the first pages of its journal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Bytes per kind of content that is still to be written."""
+    """Bytes to write, by kind of content."""
 
     engines: int = 0
     blocks: int = 0
@@ -58,18 +58,18 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all kinds."""
         return self.engines + self.blocks + self.index + self.tables + self.other
 
     def __str__(self) -> str:
-        """For people, in MiB."""
+        """Return the estimate for people, in MiB."""
         parts = {"engines": self.engines, "blocks": self.blocks, "index": self.index, "tables": self.tables}
         shown = (f"{name} {size / (1 << 20):.1f}" for name, size in parts.items() if size)
         return ", ".join(shown) + " MiB" if any(parts.values()) else "next to nothing"
 
 
 def engine_size(model: Model) -> int:
-    """Return what the engine of a network takes, at most."""
+    """Return the size of a network's engine in bytes, at most."""
     return _ENGINE_FACTOR * model.size + PER_FILE
 
 
@@ -77,10 +77,10 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     """Estimate what a build will write.
 
     Args:
-        inputs: What it is defined by.
-        plan: What of it is there.
+        inputs: What the build is defined by.
+        plan: Which of its steps run.
         state: The folded journal.
-        present: Digest to size of the artifacts of known indexes that are there.
+        present: Digest to size of the artifacts of known indexes that are present.
     """
     rows, cells = len(inputs.selection.tiles), len(plan.cells)
     dimensions = _dimensions(inputs, plan)
@@ -94,13 +94,13 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     )
     resolved = None if index_there else _index_plan(inputs, rows, dimensions)
     index = 0 if resolved is None else index_bytes(resolved, rows=rows, dimensions=dimensions) + PER_FILE
-    changes = (
+    delta_rows = (
         None
         if resolved is None
-        else _changes(inputs, resolved, state, present, rows=rows, changed=sum(stale))
+        else _delta_rows(inputs, resolved, state, present, rows=rows, changed=sum(stale))
     )
-    if changes is not None:
-        index = changes * (4 * dimensions + _INDEX_ROW) + PER_FILE
+    if delta_rows is not None:
+        index = delta_rows * (4 * dimensions + _INDEX_ROW) + PER_FILE
     return Estimate(
         engines=sum(engine_size(each.model) for each in engines if each.decision is Decision.RUN),
         blocks=sum(stale) * (4 * dimensions + _BLOCK_ROW) + len(stale) * PER_FILE,
@@ -110,12 +110,12 @@ def estimate(inputs: Inputs, plan: BuildPlan, state: State, present: Mapping[str
     )
 
 
-def _changes(
+def _delta_rows(
     inputs: Inputs, plan: IndexPlan, state: State, present: Mapping[str, int], *, rows: int, changed: int
 ) -> int | None:
-    """How many rows a delta will have at most, if no new index will be written.
+    """Return how many rows a delta will have at most; None if a new index will be written.
 
-    All tiles of the cells that change are taken for changed.
+    All tiles of a changed cell count as changed.
     """
     head = state.head_build
     index = None if head is None else head.index
@@ -135,7 +135,7 @@ def _changes(
 
 
 def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
-    """Return what an index of so many rows takes, about."""
+    """Return the approximate size of an index of so many rows."""
     per_number = 4 if plan.storage is Storage.FP32 else 2
     match plan.kind:
         case IndexKind.HNSW:
@@ -151,7 +151,7 @@ def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
 def _index_plan(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
     options = inputs.request.index
     if options.kind is IndexKind.IVF_PQ:
-        # Resolving holds the options against the true dimensions, which may not be known here.
+        # `plan_index` compares the options with the true dimensions, which may be unknown here.
         return IndexPlan(kind=options.kind, storage=options.storage, m=options.m or 64, lists=4096)
     return plan_index(options, count=rows, dimensions=dimensions)
 
@@ -165,10 +165,10 @@ def _dimensions(inputs: Inputs, plan: BuildPlan) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """Ask the file system of the nearest folder that exists.
+    """Return how many bytes this user may write to the file system of a folder, which need not exist yet.
 
     Raises:
-        StoreError: It does not answer.
+        StoreError: The file system does not answer.
     """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -180,41 +180,41 @@ def free_bytes(folder: Path) -> int:
 
 
 def require_space_for_build(layout: Layout, state: State, inputs: Inputs, free: int) -> None:
-    """Hold the estimate of what a build writes against what is free.
+    """Require that what a build will write fits on the disk.
 
     Args:
-        layout: Where the cache is or will be.
+        layout: Paths of the cache, which need not exist.
         state: The folded journal; an empty one if there is none.
         inputs: What the build is defined by.
-        free: Bytes that may be used, the disk reserve taken off.
+        free: Bytes that may be used, without the disk reserve.
 
     Raises:
         DiskFullError: There is not enough; nothing was written.
     """
     artifacts = Artifacts(layout)
-    planned = plan(state, inputs, sizes(artifacts, needed(state, inputs)))
+    planned = make_plan(state, inputs, sizes(artifacts, reusable_artifacts(state, inputs)))
     head = state.head_build
     indexes = [*state.step_cache.indexes.values(), *((head.index,) if head and head.index else ())]
     present = sizes(artifacts, (ref for index in indexes for ref in refs_of(index)))
     found = estimate(inputs, planned, state, present)
-    born = 0 if state.cache_id else BIRTH
-    _require(layout, found.total + born, free, f"this build ({found})")
+    new_cache = 0 if state.cache_id else _NEW_CACHE
+    _require_free(layout, found.total + new_cache, free, f"this build ({found})")
 
 
 def require_space_for_engines(layout: Layout, models: tuple[Model, ...], free: int) -> None:
-    """Hold what the engines of these networks may take against what is free.
+    """Require that the engines of these networks fit on the disk.
 
     Raises:
         DiskFullError: There is not enough; nothing was written.
     """
     names = ", ".join(model.spec.name for model in models)
-    _require(layout, sum(map(engine_size, models)), free, f"the engines of {names}")
+    _require_free(layout, sum(map(engine_size, models)), free, f"the engines of {names}")
 
 
-def _require(layout: Layout, wanted: int, free: int, what: str) -> None:
+def _require_free(layout: Layout, wanted: int, free: int, what: str) -> None:
     if wanted <= free:
         return
-    # Below zero where not even the disk reserve fits: that has to be freed, too.
+    # `free` is below zero where not even the disk reserve fits: that has to be freed, too.
     collecting = f", or c10 gc --cache {shlex.quote(str(layout.root))} (says what can go)"
     raise DiskFullError(
         f"expected {wanted:,} bytes free in {layout.root} for {what}, found {max(free, 0):,} that may be used;"

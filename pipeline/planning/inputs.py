@@ -14,12 +14,8 @@ class Inputs:
     """Everything a build is defined by.
 
     Attributes:
-        request: As asked for.
         calibration: Bytes of the calibration file.
-        models: The networks, by name.
-        selection: The tiles.
-        document: What the identity is the digest of.
-        identity: The build identity.
+        document: The identity is its digest.
         space: Vector space of the descriptors.
     """
 
@@ -38,10 +34,10 @@ class Inputs:
 
     @property
     def embedder(self) -> Model:
-        """What embeds tiles here: the network that describes them, or its stand-in."""
+        """The network that embeds tiles on this machine: the descriptor, or its stand-in."""
         return self.descriptor.stand_in or self.descriptor
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know before the build starts."""
+        """Warnings for a person before the build starts."""
         return (*self.request.warnings, *self.selection.warnings)

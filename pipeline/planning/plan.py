@@ -1,8 +1,8 @@
-"""What a build will do, and why: decided from the state, the inputs and what lies on disk. Pure.
+"""Plan a build: decide from state, inputs and files on disk which steps run, and why. Pure.
 
-A step is reused if the journal holds its result under the same key and the artifact is there; otherwise it
-runs, and the plan says which component of which key changed. Cells are decided one by one: a cell whose tiles
-changed keeps the rows of the tiles that did not.
+A step is reused if the journal has its result under the same key and the artifact is present. Otherwise it
+runs, and the plan says which component of the key changed. Each cell is decided on its own: a cell whose
+tiles changed keeps the rows of the tiles that did not.
 """
 
 from collections import Counter
@@ -26,14 +26,14 @@ from store.domain.state import State
 _BILLION = 1_000_000_000
 
 ENGINE_CHECK = "engine"
-"""Name of the check that an engine must have passed before its step counts as done."""
+"""Name of the check that an engine must pass before its step counts as done."""
 
 Present = Mapping[str, int]
 """Digest to size of the artifacts on disk that the journal names."""
 
 
 class Decision(StrEnum):
-    """What becomes of a step."""
+    """Whether a step is reused or runs."""
 
     REUSE = "reuse"
     RUN = "run"
@@ -41,15 +41,12 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
-    """One network: compiled anew, or taken from `known`.
+    """One network: compiled, or its `known` engine reused.
 
     Attributes:
-        model: The network.
-        decision: What becomes of it.
-        why: Why.
         known: Its latest engine, if any.
-        checked: Whether that one's check passed already.
-        answered: Whether its answers to the golden images are there, which a stand-in gives.
+        checked: Whether that engine passed its check already.
+        answered: Whether the golden answers of a stand-in are present.
     """
 
     model: Model
@@ -62,15 +59,11 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellPlan:
-    """One cell: its block taken as it is from `known`, or put together anew.
+    """One cell: its `known` block reused, or a new one assembled.
 
     Attributes:
-        cell: Its tiles.
-        components: What its key is the digest of.
-        key: Its step key.
-        decision: What becomes of it.
-        why: Why.
-        known: The latest block of this cell in this vector space, whole and present.
+        components: The key is their digest.
+        known: The latest block of this cell in this vector space, if it is present.
     """
 
     cell: Cell
@@ -83,9 +76,9 @@ class CellPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
-    """All that is known before work starts; the index follows from the blocks and is decided after them.
+    """The plan before work starts; the index follows from the blocks and is decided after them.
 
-    `index_why` says why it will be written although no cell changes, as far as that can be told.
+    `index_why` says why it will be written although no cell changes, if that is known.
     """
 
     engines: tuple[EnginePlan, ...]
@@ -95,11 +88,11 @@ class BuildPlan:
 
     @property
     def stale(self) -> tuple[CellPlan, ...]:
-        """The cells that must be put together anew."""
+        """The cells that need a new block."""
         return tuple(cell for cell in self.cells if cell.decision is Decision.RUN)
 
     def summary(self) -> tuple[Document, ...]:
-        """Return one document per engine and one per reason among the cells, for the journal and for people."""
+        """Return one document for each engine and for each reason among the cells."""
         named = [("engine", plan) for plan in self.engines]
         if self.stand_in is not None:
             named.append(("stand-in", self.stand_in))
@@ -130,27 +123,29 @@ class BuildPlan:
         return (*engines, *cells, index)
 
 
-def needed(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
-    """Return the artifacts whose presence the plan asks for."""
+def reusable_artifacts(state: State, inputs: Inputs) -> tuple[ArtifactRef, ...]:
+    """Return the artifacts that the plan would reuse if they are present."""
     known = (state.step_cache.engines.get(model.key) for model in inputs.models)
     engines = [event.artifact for event in known if event is not None]
     embedder = state.step_cache.engines.get(inputs.embedder.key)
     if inputs.descriptor.stand_in is not None and embedder is not None:
         engines += [embedder.artifact, *(ref for name, ref in attached(embedder).items() if name == GOLDEN)]
     cells = group_cells(inputs.selection.tiles)
-    fitting = (_fitting(state, inputs.space, cell, _components(inputs.space, cell)) for cell in cells)
+    blocks = (
+        _closest_block(state, inputs.space, cell, cell_key(_components(inputs.space, cell))) for cell in cells
+    )
     head = state.head_build
     index = refs_of(head.index) if head is not None and head.index is not None else ()
-    return (*engines, *index, *(event.block for event in fitting if event is not None))
+    return (*engines, *index, *(event.block for event in blocks if event is not None))
 
 
-def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
+def make_plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
     """Decide every engine and cell.
 
     Args:
         state: The folded journal.
         inputs: What the build is defined by.
-        present: Digest to size of the artifacts among `needed` that are regular files.
+        present: Digest to size of the `reusable_artifacts` that are regular files.
     """
     same_space = not state.step_cache.blocks or any(
         name[0] == inputs.space for name in state.step_cache.blocks
@@ -158,38 +153,37 @@ def plan(state: State, inputs: Inputs, present: Present) -> BuildPlan:
     why_new = "new cell" if same_space else "new vector space"
     whole_only = inputs.request.tiles.on_bad is BadTilePolicy.FAIL
     return BuildPlan(
-        engines=tuple(_engine(state, model, present) for model in inputs.models),
+        engines=tuple(_plan_engine(state, model, present) for model in inputs.models),
         cells=tuple(
-            _cell(state, inputs.space, cell, present, why_new, whole_only=whole_only)
+            _plan_cell(state, inputs.space, cell, present, why_new, whole_only=whole_only)
             for cell in group_cells(inputs.selection.tiles)
         ),
-        stand_in=_stand_in(state, inputs.descriptor, present),
+        stand_in=_plan_stand_in(state, inputs.descriptor, present),
         index_why=_index_why(state, inputs, present),
     )
 
 
 def _index_why(state: State, inputs: Inputs, present: Present) -> str:
-    """Why the head's index does not serve for the same blocks; nothing if it does, or if that is not known."""
+    """Return why the same blocks need a new index; empty if they do not, or if that is unknown."""
     head = state.head_build
     if head is None or head.index is None:
         return ""
     if head.inputs.get("index") != inputs.document["index"]:
         return "its options or its library changed"
-    gone = [role for role, ref in named(head.index) if not is_present(ref, present)]
-    return f"{gone[0]} is missing or has another size" if gone else ""
+    missing = [role for role, ref in named(head.index) if not _is_present(ref, present)]
+    return f"{missing[0]} is missing or has another size" if missing else ""
 
 
-def is_present(ref: ArtifactRef, present: Present) -> bool:
-    """Tell whether an artifact is there with its size."""
+def _is_present(ref: ArtifactRef, present: Present) -> bool:
     return present.get(ref.sha256) == ref.size
 
 
-def _engine(state: State, model: Model, present: Present) -> EnginePlan:
+def _plan_engine(state: State, model: Model, present: Present) -> EnginePlan:
     known = state.step_cache.engines.get(model.key)
     checked = known is not None and has_passed_here(state, model, known)
     if known is None:
         decision, why = Decision.RUN, _why_new(model, _last_engine(state, model.spec.name))
-    elif not is_present(known.artifact, present):
+    elif not _is_present(known.artifact, present):
         decision, why, checked = Decision.RUN, "its artifact is missing or has another size", False
     elif checked:
         decision, why = Decision.REUSE, "same key, checked"
@@ -199,10 +193,10 @@ def _engine(state: State, model: Model, present: Present) -> EnginePlan:
 
 
 def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:
-    """Tell whether an engine passed its check, as far as this machine can check it.
+    """Say whether an engine passed its check, as far as this machine can check it.
 
-    A pass that was given without running the engine is none on a machine that can run it, and one that was given for
-    less agreement than is asked for now is none either.
+    A pass does not count if the engine was not run and this machine can run it, or if less agreement was
+    required then.
     """
     found = state.step_cache.passed.get((ENGINE_CHECK, model.key))
     if found is None or found.artifact != event.artifact.sha256:
@@ -214,17 +208,17 @@ def has_passed_here(state: State, model: Model, event: EngineCompiled) -> bool:
     return found.measured.get("executed", True) is True and cosine >= least
 
 
-def _stand_in(state: State, model: Model, present: Present) -> EnginePlan | None:
-    """Decide the engine that embeds tiles here on behalf of one for another device, if there must be one."""
+def _plan_stand_in(state: State, model: Model, present: Present) -> EnginePlan | None:
+    """Plan the engine that embeds tiles here in place of one for another device, if it is needed."""
     if model.stand_in is None:
         return None
-    found = _engine(state, model.stand_in, present)
+    found = _plan_engine(state, model.stand_in, present)
     if found.known is None:
         earlier = _last_stand_in(state, model.spec.name)
         why = f"{model.spec.name} is compiled for {model.job.target}, which this machine is not"
         return replace(found, why=why if earlier is None else _why_new(model.stand_in, earlier))
     golden = attached(found.known).get(GOLDEN)
-    answered = golden is not None and is_present(golden, present)
+    answered = golden is not None and _is_present(golden, present)
     if found.decision is Decision.REUSE and not answered:
         return replace(found, why="same key, its golden answers are still to be given")
     return replace(found, answered=answered)
@@ -250,14 +244,14 @@ def _last_stand_in(state: State, name: str) -> EngineCompiled | None:
     return next((event for event in known if event is not None and event.model == name), None)
 
 
-def _cell(
+def _plan_cell(
     state: State, space: str, cell: Cell, present: Present, why_new: str, *, whole_only: bool
 ) -> CellPlan:
-    """Decide a cell; `whole_only` tells that a block in which tiles were skipped will not do."""
+    """Plan a cell; with `whole_only` a block in which tiles were skipped is not reused."""
     components = _components(space, cell)
     key = cell_key(components)
-    known = _fitting(state, space, cell, components)
-    whole = known is not None and is_present(known.block, present)
+    known = _closest_block(state, space, cell, key)
+    whole = known is not None and _is_present(known.block, present)
     skipped = known is not None and known.rows < len(cell.tiles)
     if known is not None and known.key == key and whole and not (whole_only and skipped):
         decision, why = Decision.REUSE, "same tiles"
@@ -283,8 +277,7 @@ def _components(space: str, cell: Cell) -> Document:
     return cell_components(space=space, tiles=tile_set_of(cell.tiles.packed()))
 
 
-def _fitting(state: State, space: str, cell: Cell, components: Document) -> CellEmbedded | None:
-    """The block of these very tiles, whenever it was made, or else the latest of the cell."""
-    key = cell_key(components)
+def _closest_block(state: State, space: str, cell: Cell, key: str) -> CellEmbedded | None:
+    """Return the cell's block with the same tiles, whenever it was made, or else its latest block."""
     known = state.step_cache.blocks_of((space, cell.key.zoom, cell.key.x, cell.key.y))
     return next((event for event in known if event.key == key), known[-1] if known else None)

@@ -1,13 +1,15 @@
-"""What a recorded build was made from, read again: each part held against what the journal says of it.
+"""Read the inputs of a recorded build again, and compare each with the journal.
 
-The inputs of a build may have changed since, or be gone, some of them or all. So every part is asked for on its own,
-and says for itself what differs; the others can still serve.
+Some of the inputs may have changed or be gone. So each is read on its own and reports its own difference; the
+others can still be used.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cached_property
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeVar
 
 from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.engines.models.model import Model
@@ -20,72 +22,106 @@ from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.selection import Selection, select_tiles
 from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
+from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
-from store.domain.state import STAND_IN, Build
+from store.domain.state import STAND_IN, Build, RecordedEvent
+
+Recorded = TypeVar("Recorded")
 
 NO_PLUGINS: Final = (
     "the request names libraries with operators of their own (engine.plugins), which are not loaded on a record's"
     " word; --trust-plugins loads them"
 )
-"""Why nothing is compiled: a journal may come from elsewhere, and a library does what it likes."""
+"""Why nothing is compiled: a journal may come from elsewhere, and a library can do anything."""
 
 
 class UnavailableError(Exception):
-    """Something that a step needs is not what it was; `reason` says what was expected and found."""
+    """An input of a step is gone or changed; `reason` says what was expected and found."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-@dataclass(slots=True, kw_only=True)
-class Recipe:
-    """The inputs of one build.
+def last_event(
+    history: Sequence[RecordedEvent], kind: type[Recorded], where: Callable[[Recorded], bool] = lambda _: True
+) -> Recorded | None:
+    """Return the last event of a class in a history for which `where` holds, or None."""
+    events = (entry.event for entry in reversed(history))
+    return next((event for event in events if isinstance(event, kind) and where(event)), None)
+
+
+@dataclass(kw_only=True)
+class RecordedInputs:
+    """The inputs of one recorded build, read when they are first needed.
+
+    Every method and property raises `UnavailableError` if its input is gone or is not the recorded one.
 
     Attributes:
-        build: As the journal tells it.
-        ports: What reads them.
+        build: The build, from the journal.
+        ports: The parts that read the inputs.
         trust_plugins: Whether libraries that the recorded request names may be loaded.
     """
 
     build: Build
     ports: Ports
     trust_plugins: bool = False
-    _request: tuple[BuildRequest, str | None] | None = field(default=None, init=False)
-    _models: tuple[Model, ...] | None = field(default=None, init=False)
-    _selection: Selection | None = field(default=None, init=False)
 
     @property
     def day(self) -> date:
-        """The day on which it was begun, by which its tiles were judged."""
+        """The day on which the build was started, which the age of its tiles refers to."""
         return datetime.fromtimestamp(self.build.started_ns / 1e9, tz=UTC).date()
 
+    @property
     def request(self) -> BuildRequest:
-        """Return the request as recorded."""
-        return self._recorded()[0]
+        """The recorded request."""
+        return self.request_and_precision[0]
+
+    @cached_property
+    def request_and_precision(self) -> tuple[BuildRequest, str | None]:
+        """The recorded request, and what replaced its precision."""
+        try:
+            found = parse_recorded_request(self.build.host)
+        except PipelineError as error:
+            raise UnavailableError(f"the recorded request: {error.message}") from error
+        if found is None:
+            raise UnavailableError(
+                f"expected build {self.build.number} to have recorded its request, found none"
+            )
+        return found
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The image contract of the descriptor network."""
+        model = next(model for model in self.build.inputs["models"] if model["role"] == "descriptor")
+        return Preprocessing.from_document(model["preprocessing"])
+
+    def refuse_plugins(self) -> None:
+        """Raise `UnavailableError` if the request names libraries and nobody allowed to load them."""
+        if self.request.engine.plugins and not self.trust_plugins:
+            raise UnavailableError(NO_PLUGINS)
 
     def compiler(self, event: EngineCompiled) -> EngineCompiler:
-        """Return the compiler of an engine: the one that the request names, or that of stand-ins."""
-        stands_in = event.purpose == STAND_IN
-        return self.ports.stand_in if stands_in else self.ports.compiler_for(self.request())
+        """Return the compiler of an engine: the one for stand-ins, or the one that the request names."""
+        return self.ports.stand_in if event.purpose == STAND_IN else self.ports.compiler_for(self.request)
 
     def calibration(self) -> bytes:
-        """Return the calibration's bytes, if they are the recorded ones."""
+        """Return the bytes of the calibration file."""
         try:
-            data = read_calibration(self.request())
+            data = read_calibration(self.request)
         except PipelineError as error:
             raise UnavailableError(error.message) from error
         found, expected = sha256(data).hexdigest(), str(self.build.inputs["calibration"])
         if found != expected:
             raise UnavailableError(
                 f"calibration: expected SHA-256 {expected[:12]}, found {found[:12]} in"
-                f" {self.request().resolve(self.request().calibration)}"
+                f" {self.request.resolve(self.request.calibration)}"
             )
         return data
 
     def model(self, event: EngineCompiled) -> Model:
-        """Return the network of an engine, if it is the recorded one; its compiler may be another version."""
-        found = next((model for model in self._looked_at() if model.spec.name == event.model), None)
+        """Return the network of an engine; its compiler may have another version."""
+        found = next((model for model in self._models if model.spec.name == event.model), None)
         if found is None:
             raise UnavailableError(f"network {event.model}: expected it in the recorded request, found none")
         if event.purpose == STAND_IN:
@@ -103,57 +139,43 @@ class Recipe:
         return found
 
     def tiles(self) -> Selection:
-        """Return the selected tiles, if they are the recorded set."""
-        selection = self._selected()
+        """Return the selected tiles."""
+        selection = self._selection
         pairs = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in selection.tiles)
         found, expected = tile_set(pairs), str(self.build.inputs["tiles"]["digest"])
         if found != expected:
             raise UnavailableError(
                 f"tiles: expected the set {expected[:12]}, found {found[:12]} with {len(selection.tiles)} tiles in"
-                f" {self.request().tiles.source}"
+                f" {self.request.tiles.source}"
             )
         return selection
 
     def cell(self, key: CellKey, *, space: str, step_key: str) -> Cell:
-        """Return a cell, if its tiles are the recorded ones; other cells may have changed."""
-        found = next((cell for cell in group_cells(self._selected().tiles) if cell.key == key), None)
+        """Return a cell; other cells may have changed."""
+        found = next((cell for cell in group_cells(self._selection.tiles) if cell.key == key), None)
         if found is None:
             raise UnavailableError(
-                f"tiles: expected those of cell {key}, found none in {self.request().tiles.source}"
+                f"tiles: expected those of cell {key}, found none in {self.request.tiles.source}"
             )
         tiles = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in found.tiles)
         if cell_key(cell_components(space=space, tiles=tiles)) != step_key:
             raise UnavailableError(f"tiles: expected those of cell {key} as recorded, found other ones")
         return found
 
-    def _recorded(self) -> tuple[BuildRequest, str | None]:
-        if self._request is None:
-            try:
-                self._request = parse_recorded_request(self.build.host)
-            except PipelineError as error:
-                raise UnavailableError(error.message) from error
-            if self._request is None:
-                raise UnavailableError(f"build {self.build.number} did not record its request")
-        return self._request
+    @cached_property
+    def _models(self) -> tuple[Model, ...]:
+        request, precision = self.request_and_precision
+        self.refuse_plugins()
+        try:
+            return look_at_models(
+                request, self.ports.compiler_for(request), precision, stand_in=self.ports.stand_in
+            )
+        except PipelineError as error:
+            raise UnavailableError(error.message) from error
 
-    def _looked_at(self) -> tuple[Model, ...]:
-        if self._models is None:
-            request, precision = self._recorded()
-            if request.engine.plugins and not self.trust_plugins:
-                raise UnavailableError(NO_PLUGINS)
-            try:
-                self._models = look_at_models(
-                    request, self.ports.compiler_for(request), precision, stand_in=self.ports.stand_in
-                )
-            except PipelineError as error:
-                raise UnavailableError(error.message) from error
-        return self._models
-
-    def _selected(self) -> Selection:
-        if self._selection is None:
-            request = self.request()
-            try:
-                self._selection = select_tiles(request, self.ports.source_for(request), today=self.day)
-            except PipelineError as error:
-                raise UnavailableError(error.message) from error
-        return self._selection
+    @cached_property
+    def _selection(self) -> Selection:
+        try:
+            return select_tiles(self.request, self.ports.source_for(self.request), today=self.day)
+        except PipelineError as error:
+            raise UnavailableError(error.message) from error

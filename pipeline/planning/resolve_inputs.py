@@ -1,13 +1,14 @@
-"""From a request to everything a build is defined by, and its identity.
+"""Read everything that a request names, and compute the build's identity.
 
-Files are read here, once, before anything is written: calibration, networks, tile source. What a build is
-defined by becomes one document; host, paths and the day stay outside of it.
+Calibration, networks and tile source are read once, before anything is written. The identity is the digest of
+one document, which contains neither host nor paths nor the date.
 """
 
 import json
 from datetime import date
 from hashlib import sha256
 
+from pipeline.engines.models.model import Model
 from pipeline.engines.models.network import look_at_models
 from pipeline.engines.models.network_cache import NetworkMemory
 from pipeline.engines.port import EngineCompiler
@@ -18,7 +19,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.request.files import read_named_file
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.selection import select_tiles
+from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.canonical_json import Document
 from store.base.identity import build_identity, build_inputs, tile_set_of, vector_space
@@ -40,7 +41,7 @@ def read_calibration(request: BuildRequest) -> bytes:
     except (ValueError, RecursionError) as error:
         raise RequestError(
             f"calibration: expected a JSON object in {path}, found {error}",
-            hint="mend the file",
+            hint="fix the file",
             subject=str(path),
         ) from error
     if not isinstance(document, dict):
@@ -52,7 +53,7 @@ def read_calibration(request: BuildRequest) -> bytes:
     return data
 
 
-def gather(
+def resolve_inputs(
     request: BuildRequest,
     *,
     source: TileMetadataStore,
@@ -66,11 +67,11 @@ def gather(
     """Read everything a request names.
 
     Args:
-        request: As asked for.
+        request: The request.
         source: Where tiles come from.
         compiler: The backend that compiles the networks.
         index: Builds the index.
-        today: The day by which tiles are judged, unless the request names one.
+        today: The day for the age of tiles, unless the request names one.
         precision: Replaces the request's precision, if given.
         stand_in: As for `look_at_models`.
         networks: As for `look_at_models`.
@@ -81,9 +82,36 @@ def gather(
     calibration = read_calibration(request)
     models = look_at_models(request, compiler, precision, stand_in=stand_in, networks=networks)
     selection = select_tiles(request, source, today=today)
-    descriptor = next(model for model in models if model.spec.role is ModelRole.DESCRIPTOR)
+    descriptor = _descriptor(models)
     embedder = descriptor.stand_in or descriptor
-    document = build_inputs(
+    document = _identity_document(request, calibration, models, selection, compiler=compiler, index=index)
+    return Inputs(
+        request=request,
+        calibration=calibration,
+        models=models,
+        selection=selection,
+        document=document,
+        identity=build_identity(document),
+        space=vector_space(
+            engine=embedder.key,
+            preprocessing=descriptor.document["preprocessing"],
+            precision=embedder.job.precision,
+            batch=embedder.job.batch,
+        ),
+    )
+
+
+def _identity_document(
+    request: BuildRequest,
+    calibration: bytes,
+    models: tuple[Model, ...],
+    selection: Selection,
+    *,
+    compiler: EngineCompiler,
+    index: FaissIndexBuilder,
+) -> Document:
+    precision = _descriptor(models).job.precision
+    return build_inputs(
         flight_id=request.flight_id,
         sector=str(request.sector),
         bbox_e7=request.bbox_e7,
@@ -102,25 +130,15 @@ def gather(
         engine={"backend": compiler.backend, "version": compiler.version},
         index={**_index_options(request), "library": index.library(request.index.kind)},
         checks={
-            "parity_ppb": round(least_cosine(descriptor.job.precision, request.checks.parity) * _BILLION),
+            "parity_ppb": round(least_cosine(precision, request.checks.parity) * _BILLION),
             "recall_ppb": round(request.checks.recall * _BILLION),
             "min_fraction_ppb": round(request.coverage.min_fraction * _BILLION),
         },
     )
-    return Inputs(
-        request=request,
-        calibration=calibration,
-        models=models,
-        selection=selection,
-        document=document,
-        identity=build_identity(document),
-        space=vector_space(
-            engine=embedder.key,
-            preprocessing=descriptor.document["preprocessing"],
-            precision=embedder.job.precision,
-            batch=embedder.job.batch,
-        ),
-    )
+
+
+def _descriptor(models: tuple[Model, ...]) -> Model:
+    return next(model for model in models if model.spec.role is ModelRole.DESCRIPTOR)
 
 
 def _index_options(request: BuildRequest) -> Document:
@@ -132,5 +150,5 @@ def _index_options(request: BuildRequest) -> Document:
         "storage": str(options.storage),
         "nprobe": options.nprobe,
     }
-    # Named only where it is forbidden, so that the identities of requests that do not ask stay what they were.
+    # Present only if it is false, so that the identities of older requests stay the same.
     return named if options.delta else {**named, "delta": False}

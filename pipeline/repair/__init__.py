@@ -1,5 +1,5 @@
-"""Make again what is damaged or missing, from the inputs that the build recorded.
+"""Rebuild what is damaged or missing, from the inputs that the build recorded.
 
-It imports `pipeline.stages` and below. What it makes is stored only if its digest is the one that the journal
-names.
+This folder imports `pipeline.stages` and below. It stores a rebuilt artifact only if its digest is the one
+that the journal names.
 """

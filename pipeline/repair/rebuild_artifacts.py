@@ -1,8 +1,8 @@
-"""Make the artifacts of a committed build again, each by the one step that made it, and only if the bytes come out.
+"""Rebuild the artifacts of a committed build, each by the step that made it.
 
-Calibration, tile table, engines, blocks and geographic report need what the build was made from, which its start
-recorded; block table and index follow from the journal and the other artifacts alone. Nothing takes a name but bytes
-with that digest: what was committed stays what it was.
+Calibration, tile table, engines, blocks and geographic report need the build's inputs, which its start
+recorded. Block table and index need only the journal and the other artifacts. The caller stores a result only
+if its digest is the committed one.
 """
 
 import hashlib
@@ -15,14 +15,13 @@ from pathlib import Path
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey
 from pipeline.embed.reusable_rows import KnownRows
-from pipeline.planning.recorded_inputs import Recipe, UnavailableError
+from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_windows, engine_spec
 from pipeline.stages.index import survey_selection
 from pipeline.stages.stand_in import golden_answers
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, tile_of
-from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
@@ -41,19 +40,14 @@ from store.formats.tables import BlockRow, decode_tiles, encode_blocks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildContext:
-    """What rebuilding the artifacts of a build needs.
+    """What all functions that rebuild an artifact need.
 
-    Attributes:
-        store: The cache, open for writing.
-        facts: Everything the journal says.
-        recipe: What the build was made from.
-        batcher: Embeds tiles.
-        scratch: A folder for temporary files, outside of the cache.
+    `store` is open for writing, `history` has all events of the journal, `scratch` is outside of the cache.
     """
 
     store: CacheWriter
-    facts: Sequence[RecordedEvent]
-    recipe: Recipe
+    history: Sequence[RecordedEvent]
+    inputs: RecordedInputs
     batcher: DescriptorBatcher
     scratch: Path
 
@@ -63,18 +57,18 @@ class RebuildContext:
         return self.store.artifacts
 
     def begin(self, kind: str, subjects: tuple[str, ...], key: str) -> None:
-        """Record that a step is run again."""
+        """Record that a step starts again."""
         self.store.append(StepStarted(kind=kind, subjects=subjects, key=key), build=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuiltArtifact:
-    """What a step gave when it was run again.
+    """The result of a step that ran again.
 
     Attributes:
         data: The bytes.
         event: The step's result, if later builds may reuse it.
-        note: Why other bytes than before would be no surprise.
+        note: Why the bytes may differ from the committed ones.
     """
 
     data: bytes
@@ -82,11 +76,7 @@ class RebuiltArtifact:
     note: str = ""
 
     def require(self, what: str, expected: ArtifactRef) -> None:
-        """Hold the bytes against those that were committed.
-
-        Raises:
-            UnavailableError: They are others.
-        """
+        """Raise `UnavailableError` if the bytes are not the committed ones."""
         found = hashlib.sha256(self.data).hexdigest()
         if found != expected.sha256:
             raise UnavailableError(
@@ -94,13 +84,13 @@ class RebuiltArtifact:
             )
 
 
-def engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
+def rebuild_engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     """Compile a network again."""
-    model, compiler = context.recipe.model(event), context.recipe.compiler(event)
+    model, compiler = context.inputs.model(event), context.inputs.compiler(event)
     context.begin("engine", (event.model,), event.key)
-    progress, host = context.recipe.ports.progress, context.recipe.ports.host
-    told = CompileProgress.started(progress, event.model)
-    made = compile_network(model, compiler, scratch=context.scratch, host=host, on_progress=told)
+    progress, host = context.inputs.ports.progress, context.inputs.ports.host
+    on_progress = CompileProgress.started(progress, event.model)
+    made = compile_network(model, compiler, scratch=context.scratch, host=host, on_progress=on_progress)
     progress.finish(f"{len(made.engine) / 1e6:.1f} MB")
     version, here = event.components["version"], compiler.version
     return RebuiltArtifact(
@@ -110,31 +100,31 @@ def engine(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
     )
 
 
-def golden(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
-    """Ask a stand-in the golden questions again."""
-    return RebuiltArtifact(data=golden_answers(context.artifacts, context.recipe.model(event), event))
+def rebuild_golden_answers(context: RebuildContext, event: EngineCompiled) -> RebuiltArtifact:
+    """Run a stand-in on the golden images again."""
+    return RebuiltArtifact(data=golden_answers(context.artifacts, context.inputs.model(event), event))
 
 
-def tile_table(recipe: Recipe) -> RebuiltArtifact:
+def rebuild_tile_table(inputs: RecordedInputs) -> RebuiltArtifact:
     """Select the tiles again."""
     return RebuiltArtifact(
-        data=recipe.tiles().encoded(), note=" (digests are the same, capture dates may not be)"
+        data=inputs.tiles().encoded(), note=" (digests are the same, capture dates may not be)"
     )
 
 
-def geographic_report(context: RebuildContext, rows: Sequence[BlockRow]) -> RebuiltArtifact:
-    """Survey the area again."""
-    found = survey_selection(context.recipe.tiles(), rows, context.artifacts)
+def rebuild_area_report(context: RebuildContext, rows: Sequence[BlockRow]) -> RebuiltArtifact:
+    """Report on the area again."""
+    found = survey_selection(context.inputs.tiles(), rows, context.artifacts)
     return RebuiltArtifact(data=found.encoded())
 
 
-def block_table(context: RebuildContext, tiles: ArtifactRef, index: Index) -> RebuiltArtifact:
-    """List the blocks of the build again: of every cell of its tile table the last that was made before its index."""
+def rebuild_block_table(context: RebuildContext, tiles: ArtifactRef, index: Index) -> RebuiltArtifact:
+    """List the blocks of the build again: for each cell of its tile table the last block before its index."""
     cells: dict[tuple[str, int, int, int], CellEmbedded] = {}
     space = str(index.components["space"])
     wanted = _cell_keys(context.artifacts, tiles, space)
-    for fact in context.facts:
-        match fact.event:
+    for entry in context.history:
+        match entry.event:
             case CellEmbedded(space=of, key=key) as event if of == space and key in wanted:
                 cells[key, event.zoom, event.cell_x, event.cell_y] = event
             case IndexBuilt(blocks=table) | IndexExtended(blocks=table) if table == index.blocks:
@@ -148,20 +138,20 @@ def block_table(context: RebuildContext, tiles: ArtifactRef, index: Index) -> Re
     return RebuiltArtifact(data=encode_blocks(map(block_row, cells.values())))
 
 
-def cell_blocks(
+def rebuild_blocks(
     context: RebuildContext, events: Sequence[CellEmbedded]
 ) -> Iterator[tuple[CellEmbedded, RebuiltArtifact | UnavailableError]]:
-    """Embed cells again: once with rows that other blocks hold, and where that gives other bytes, wholly anew.
+    """Embed cells again: first with rows from other blocks, and where the bytes differ, without them.
 
     Args:
-        context: What it needs.
-        events: How the cells were made, all in one vector space and by one engine.
+        context: The cache and the recorded inputs.
+        events: The events of the cells, all of one vector space and one engine.
     """
     cells: dict[CellKey, tuple[CellEmbedded, Cell]] = {}
     for event in events:
         key = CellKey(event.zoom, event.cell_x, event.cell_y)
         try:
-            cells[key] = event, context.recipe.cell(key, space=event.space, step_key=event.key)
+            cells[key] = event, context.inputs.cell(key, space=event.space, step_key=event.key)
         except UnavailableError as error:
             yield event, error
     damaged, space = {event.block.sha256 for event in events}, events[0].space
@@ -170,7 +160,7 @@ def cell_blocks(
         if not cells:
             return
         context.begin("cells", tuple(map(str, cells)), space)
-        for made in _embed(context, events[0], [cell for _, cell in cells.values()], known):
+        for made in _embed_again(context, events[0], [cell for _, cell in cells.values()], known):
             key = CellKey(made.event.zoom, made.event.cell_x, made.event.cell_y)
             event, found = cells[key][0], RebuiltArtifact(data=made.data, event=made.event)
             try:
@@ -184,20 +174,20 @@ def cell_blocks(
                 yield event, found
 
 
-def _embed(
+def _embed_again(
     context: RebuildContext,
     like: CellEmbedded,
     cells: Sequence[Cell],
     others: Sequence[CellEmbedded],
 ) -> list[EmbeddedCell]:
     engine = engine_spec(context.store.layout.artifact(like.engine), _engine_of(context, like))
-    progress = context.recipe.ports.progress
-    # Tiles that get no descriptor were perhaps skipped then, too; the digest of the block tells.
+    progress = context.inputs.ports.progress
+    # A tile without a descriptor may have been skipped then, too; the digest of the block decides.
     embed = partial(
         embed_windows,
         batcher=context.batcher,
         engine=engine,
-        preprocessing=_preprocessing(context.recipe),
+        preprocessing=context.inputs.preprocessing,
         on_progress=progress.advance,
     )
     known = KnownRows(context.artifacts, others)
@@ -207,30 +197,20 @@ def _embed(
 
 
 def _engine_of(context: RebuildContext, cell: CellEmbedded) -> EngineCompiled:
-    """The engine whose bytes embedded a cell, whole on disk."""
-    for fact in reversed(context.facts):
-        match fact.event:
-            case EngineCompiled(artifact=artifact) as event if artifact.sha256 == cell.engine:
-                wrong = context.artifacts.damage(artifact)
-                if wrong is not None:
-                    raise UnavailableError(
-                        f"engine {event.model} {cell.engine[:12]}, which embeds them: {wrong}"
-                    )
-                return event
-            case _:
-                pass
-    raise UnavailableError(
-        f"expected engine {cell.engine[:12]}, which embeds them, in the journal, found none"
-    )
-
-
-def _preprocessing(recipe: Recipe) -> Preprocessing:
-    model = next(model for model in recipe.build.inputs["models"] if model["role"] == "descriptor")
-    return Preprocessing.from_document(model["preprocessing"])
+    """Return the engine that embedded a cell; it must be intact on disk."""
+    event = last_event(context.history, EngineCompiled, lambda made: made.artifact.sha256 == cell.engine)
+    if event is None:
+        raise UnavailableError(
+            f"expected engine {cell.engine[:12]}, which embeds them, in the journal, found none"
+        )
+    damage = context.artifacts.damage(event.artifact)
+    if damage is not None:
+        raise UnavailableError(f"engine {event.model} {cell.engine[:12]}, which embeds them: {damage}")
+    return event
 
 
 def _cell_keys(artifacts: Artifacts, tiles: ArtifactRef, space: str) -> set[str]:
-    """The step keys of the cells of a tile table."""
+    """Return the step keys of the cells of a tile table."""
     table = decode_tiles(artifacts.read(tiles))
     cells: dict[CellKey, list[tuple[int, str]]] = {}
     for identifier, digest in zip(table.ids.tolist(), table.digests, strict=True):

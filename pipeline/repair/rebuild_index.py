@@ -1,11 +1,11 @@
-"""Make the file of an index, and its delta, again: each from the blocks, and only if the bytes come out."""
+"""Rebuild the file of an index and its delta, each from the blocks."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.index.plan import IndexJob, IndexPlan
-from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.progress import Silent
+from pipeline.planning.recorded_inputs import UnavailableError, last_event
+from pipeline.progress import NoProgress
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
 from pipeline.request.options import IndexKind, Storage
 from pipeline.stages.extend_index import EarlierBlocks, extend_index
@@ -13,27 +13,27 @@ from pipeline.stages.index import StoredBlocks, write_index
 from store.domain.events import Index, IndexBuilt, IndexExtended
 from store.domain.index_files import whole_rows
 from store.errors import ArtifactError
+from store.formats import index_delta
 from store.formats.descriptor_block import Block
-from store.formats.index_delta import decode as decode_delta
 from store.formats.tables import decode_blocks
 
 
-def descriptor_index(context: RebuildContext, event: Index) -> RebuiltArtifact:
-    """Build the file of an index again: from its blocks, or from those of now without what its delta says that came."""
-    job = _job_of(event)
+def rebuild_file(context: RebuildContext, event: Index) -> RebuiltArtifact:
+    """Write the file of an index again, from the blocks that it was first written from."""
+    job = _recorded_job(event)
     context.begin("index", (), event.key)
     with context.artifacts.draft() as new:
-        again = write_index(job, _blocks_under(context, event), builder=context.recipe.ports.index, new=new)
+        again = write_index(job, _blocks_of_file(context, event), builder=context.inputs.ports.index, new=new)
         data = Path(new.path).read_bytes()
-    library, here = event.components["library"], context.recipe.ports.index.library(job.plan.kind)
+    library, here = event.components["library"], context.inputs.ports.index.library(job.plan.kind)
     note = "" if here == library else f" (made by {library}, here is {here})"
     return RebuiltArtifact(
         data=data, event=None if isinstance(event, IndexExtended) else again.event, note=note
     )
 
 
-def index_delta(context: RebuildContext, event: IndexExtended) -> RebuiltArtifact:
-    """Tell again what changed since the file of an index was written, from the blocks of both."""
+def rebuild_delta(context: RebuildContext, event: IndexExtended) -> RebuiltArtifact:
+    """Compute the delta of an index again, from the blocks of then and now."""
     context.begin("index", (), event.key)
     again = extend_index(
         _base_of(context, event),
@@ -41,15 +41,15 @@ def index_delta(context: RebuildContext, event: IndexExtended) -> RebuiltArtifac
         table=event.blocks,
         components=event.components,
         artifacts=context.artifacts,
-        progress=Silent(),
+        progress=NoProgress(),
     )
     if again is None:
         raise AssertionError("an extension without a limit ends")
     return RebuiltArtifact(data=again.data, event=again.event)
 
 
-def _blocks_under(context: RebuildContext, event: Index) -> Iterable[Block]:
-    """The blocks that the file of an index was written from."""
+def _blocks_of_file(context: RebuildContext, event: Index) -> Iterable[Block]:
+    """Return the blocks that the file of an index was written from, restored by the delta if need be."""
     rows = decode_blocks(context.artifacts.read(event.blocks))
     if not isinstance(event, IndexExtended):
         return StoredBlocks(context.artifacts, rows)
@@ -61,23 +61,20 @@ def _blocks_under(context: RebuildContext, event: Index) -> Iterable[Block]:
     if before and all(context.artifacts.damage(row.ref) is None for row in before):
         return StoredBlocks(context.artifacts, before)
     return EarlierBlocks(
-        StoredBlocks(context.artifacts, rows), decode_delta(context.artifacts.read(event.artifact))
+        StoredBlocks(context.artifacts, rows), index_delta.decode(context.artifacts.read(event.artifact))
     )
 
 
 def _base_of(context: RebuildContext, event: IndexExtended) -> IndexBuilt:
-    """How the file was written that an index extends."""
-    for fact in reversed(context.facts):
-        match fact.event:
-            case IndexBuilt(artifact=artifact) as base if artifact == event.base:
-                return base
-            case _:
-                pass
+    """Return the event of the file that an index extends."""
+    base = last_event(context.history, IndexBuilt, lambda made: made.artifact == event.base)
+    if base is not None:
+        return base
     raise UnavailableError(f"expected index {event.base.sha256[:12]} in the journal, found none")
 
 
-def _job_of(event: Index) -> IndexJob:
-    """What the file of an index was written as."""
+def _recorded_job(event: Index) -> IndexJob:
+    """Return the job that wrote the file of an index."""
     options = event.components["options"]
     try:
         plan = IndexPlan(

@@ -1,12 +1,12 @@
-"""Repair: heal what can be healed, without being told what broke.
+"""Repair a cache, without being told what is damaged.
 
-First what lies beside the journal: a manifest, signature or segment that is not what the journal projects is set
-aside and projected again, and so is everything set aside that nothing of C10's could have put there. Then the
-artifacts of every generation that is kept, the head's first: each that is damaged is made again by its own step, and
-takes its name again if the bytes come out the same. Damaged bytes are never thrown away: they lie in `quarantine/`,
-and the journal says where. What cannot be healed stays as it was and is told with its reason.
+First the files beside the journal: a manifest, signature or segment that differs from the journal is set
+aside and written again, and foreign files are set aside. Then the artifacts of every kept generation, the
+head's first: the step of each damaged one runs again, and its result is stored if the bytes are the same.
+Damaged bytes are never deleted: they are moved to `quarantine/`, and the journal records where. What cannot
+be repaired stays, and the report says why.
 
-A journal that is damaged itself is not touched: that is what `store.maintenance.rebuild_journal` is for.
+A damaged journal is not touched here; `store.maintenance.rebuild_journal` is for that.
 """
 
 import os
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
-from pipeline.lock import Lock
-from pipeline.planning.recorded_inputs import Recipe
+from pipeline.lock import CacheLock
+from pipeline.planning.recorded_inputs import RecordedInputs
 from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
-from pipeline.repair.report import Mend, RepairReport, rehearsed
+from pipeline.repair.report import RepairAction, RepairReport, preview_repair
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
 from store.cache.view import HistoryView, read_history, require_cache
@@ -33,36 +33,26 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.domain.manifest_projection import project
 from store.domain.state import Build, State
-from store.errors import (
-    ErrorKind,
-    NoGoError,
-    UnknownEventError,
-    from_os_error,
-)
+from store.errors import ErrorKind, NoGoError, UnknownEventError, from_os_error
 from store.files.permissions import refuse_exposed
-from store.maintenance.rebuild_journal import Rebuilt, rebuild
+from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
 from store.trust.go_no_go import TrustedKeys
 from store.verify import coverage
 from store.verify.projections import projection_findings
-from store.verify.report import Depth, ProblemKind, Verification
+from store.verify.report import Depth, ProblemKind, VerifyReport
 from store.verify.verify import verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """What repairing needs; made by `CacheProvisioner`.
+    """Repairs a cache; `CacheProvisioner` creates it.
 
-    Attributes:
-        layout: Where the cache is.
-        lock: The build lock.
-        open_store: Opens the cache for writing.
-        ports: What else does the work.
-        trusted_keys: Whose signatures the verification at the end accepts, and a rebuild records again.
+    The final verification accepts signatures of `trusted_keys`, and a rebuild records them again.
     """
 
     layout: Layout
-    lock: Lock
+    lock: CacheLock
     open_store: Callable[[], AbstractContextManager[CacheWriter]]
     ports: Ports
     trusted_keys: TrustedKeys
@@ -74,45 +64,49 @@ class Repair:
         dry_run: bool = False,
         trust_plugins: bool = False,
     ) -> RepairReport:
-        """Heal the cache; see `CacheProvisioner.repair`."""
+        """Repair the cache; see `CacheProvisioner.repair`."""
         require_cache(self.layout)
         batcher = executor()()
         if dry_run:
-            return rehearsed(self._verified())
+            return preview_repair(self._verify())
         with self.lock:
-            mends = self._projections()
+            actions = self._repair_projections()
             with self.open_store() as store:
-                for mend in mends:
-                    record_repair(store, mend)
-                mends = [*mends, *self._artifacts(store, batcher, trust_plugins=trust_plugins)]
-            return RepairReport(mends=tuple(mends), verification=self._verified())
+                for action in actions:
+                    record_repair(store, action)
+                actions = [*actions, *self._repair_artifacts(store, batcher, trust_plugins=trust_plugins)]
+            return RepairReport(actions=tuple(actions), verification=self._verify())
 
-    def rebuild(self) -> tuple[Rebuilt, RepairReport]:
-        """Make the journal again, then what lies beside it; see `CacheProvisioner.rebuild`."""
+    def rebuild(self) -> tuple[RebuildResult, RepairReport]:
+        """Rebuild the journal, then the files beside it; see `CacheProvisioner.rebuild`."""
         if not self.layout.exists():
             require_cache(self.layout)
         with self.lock:
             refuse_exposed(self.layout.root)
-            freed = self._folders()
+            links = self._set_links_aside()
             rebuilt = rebuild(
                 self.layout,
                 trusted_keys=self.trusted_keys,
                 clock=self.ports.clock,
                 host=self.ports.host,
             )
-            mends = [*freed, *self._projections()]
+            actions = [*links, *self._repair_projections()]
             with self.open_store() as store:
                 if rebuilt.quarantine:
-                    what, was = self.layout.journal.name, "replaced by a rebuild"
-                    action = f"made again with {rebuilt.records} records"
-                    kept = rebuilt.quarantine
-                    record_repair(store, Mend(what=what, was=was, action=action, ok=True, quarantine=kept))
-                for mend in mends:
-                    record_repair(store, mend)
-            return rebuilt, RepairReport(mends=tuple(mends), verification=self._verified())
+                    journal = RepairAction(
+                        what=self.layout.journal.name,
+                        was="replaced by a rebuild",
+                        action=f"made again with {rebuilt.records} records",
+                        ok=True,
+                        quarantine=rebuilt.quarantine,
+                    )
+                    record_repair(store, journal)
+                for action in actions:
+                    record_repair(store, action)
+            return rebuilt, RepairReport(actions=tuple(actions), verification=self._verify())
 
-    def _verified(self) -> Verification | None:
-        """Return what a full verification says; nothing if there is no generation yet."""
+    def _verify(self) -> VerifyReport | None:
+        """Return the result of a full verification; None if there is no generation yet."""
         try:
             return verify(self.layout, depth=Depth.FULL, trusted_keys=self.trusted_keys)
         except NoGoError as error:
@@ -120,11 +114,12 @@ class Repair:
                 raise
             return None
 
-    def _projections(self) -> list[Mend]:
-        """Set aside what lies beside the journal and does not belong there; opening the cache projects it again.
+    def _repair_projections(self) -> list[RepairAction]:
+        """Set aside wrong files beside the journal; opening the cache then writes them again.
 
         Raises:
-            journal.JournalDamagedError, DamagedHistoryError: It is the journal that is damaged; nothing was changed.
+            journal.JournalDamagedError, DamagedHistoryError: The journal itself is damaged; nothing was
+                changed.
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
         refuse_exposed(self.layout.root)
@@ -135,8 +130,8 @@ class Repair:
                 kind=ErrorKind.UNKNOWN_EVENT,
                 hint="use the newer C10 that wrote this cache",
             )
-        freed = self._folders()
-        if freed:
+        links = self._set_links_aside()
+        if links:
             view = read_history(self.layout, strict=False)
         require_consistent_journal(self.layout, view.state, view.chains)
         try:
@@ -144,42 +139,43 @@ class Repair:
                 (self.layout.root / name).mkdir(exist_ok=True, mode=0o755)
         except OSError as error:
             raise from_os_error(error, f"cache {self.layout.root}") from error
-        mends = [self._mended(what, was, kind) for what, was, kind in _misplaced(self.layout, view)]
+        actions = [self._set_aside(what, was, kind) for what, was, kind in _wrong_files(self.layout, view)]
         self.layout.create()
-        return [*freed, *mends]
+        return [*links, *actions]
 
-    def _folders(self) -> list[Mend]:
-        """Set aside what has the place of a folder: whatever lies behind a link is no part of this cache."""
+    def _set_links_aside(self) -> list[RepairAction]:
+        """Set aside links and files where the cache has a folder; the target of a link is not part of it."""
         was, action = "expected a folder of the cache, found something else", "set aside"
         return [
-            Mend(what=name, was=was, action=action, ok=True, quarantine=kept)
+            RepairAction(what=name, was=was, action=action, ok=True, quarantine=kept)
             for name, kept in free_displaced(self.layout)
         ]
 
-    def _mended(self, what: str, was: str, kind: ProblemKind) -> Mend:
-        path, stranger = self.layout.root / what, kind is ProblemKind.STRANGER
-        kept = ""
+    def _set_aside(self, what: str, was: str, kind: ProblemKind) -> RepairAction:
+        path, kept = self.layout.root / what, ""
         if os.path.lexists(path):
             try:
                 kept = move_to_quarantine(self.layout, path)
             except OSError as error:
-                return Mend(what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False)
-        action = "set aside" if stranger else "projected again from the journal"
-        return Mend(what=what, was=was, action=action, ok=True, quarantine=kept)
+                return RepairAction(
+                    what=what, was=was, action=f"cannot be set aside: {error.strerror}", ok=False
+                )
+        action = "set aside" if kind is ProblemKind.STRANGER else "projected again from the journal"
+        return RepairAction(what=what, was=was, action=action, ok=True, quarantine=kept)
 
-    def _artifacts(
+    def _repair_artifacts(
         self, store: CacheWriter, batcher: DescriptorBatcher, *, trust_plugins: bool
-    ) -> Iterator[Mend]:
-        """Heal the artifacts of every generation that is kept."""
-        facts = tuple(to_recorded_events(store.journal.entries(1)))
+    ) -> Iterator[RepairAction]:
+        """Repair the artifacts of every kept generation."""
+        history = tuple(to_recorded_events(store.journal.entries(1)))
         with tempfile.TemporaryDirectory(prefix="c10-") as scratch:
             seen: set[str] = set()
-            for manifest, build in _kept(store.state):
+            for manifest, build in _kept_builds(store.state):
                 head = store.state.head
                 context = RebuildContext(
                     store=store,
-                    facts=facts,
-                    recipe=Recipe(build=build, ports=self.ports, trust_plugins=trust_plugins),
+                    history=history,
+                    inputs=RecordedInputs(build=build, ports=self.ports, trust_plugins=trust_plugins),
                     batcher=batcher,
                     scratch=Path(scratch),
                 )
@@ -191,18 +187,18 @@ class Repair:
                 ).repair()
 
 
-def _misplaced(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, ProblemKind]]:
-    """Yield path, what is wrong, and kind of everything beside the journal that is not as it should be."""
+def _wrong_files(layout: Layout, view: HistoryView) -> Iterator[tuple[str, str, ProblemKind]]:
+    """Yield path, problem and kind of every wrong file beside the journal."""
     for finding in projection_findings(view, view.chains):
         yield finding.path, finding.found, finding.kind
     walked = coverage.walk(Artifacts(layout), {}, referenced=frozenset(), full=False)
-    for stranger in walked.strangers:
+    for stranger in walked.foreign_files:
         path, expected, text = stranger.rpartition(": expected ")
         yield path, f"{expected}{text}".removeprefix(": "), ProblemKind.STRANGER
 
 
-def _kept(state: State) -> Iterator[tuple[Manifest, Build]]:
-    """Yield manifest and build of every origin that a kept generation shows, the head's first."""
+def _kept_builds(state: State) -> Iterator[tuple[Manifest, Build]]:
+    """Yield manifest and build of each kept generation, the head's first, and each build only once."""
     seen: set[int] = set()
     for number in sorted(state.generations.keys() - state.collected_generations, reverse=True):
         generation = state.generations[number]

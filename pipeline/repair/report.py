@@ -1,4 +1,4 @@
-"""What a repair did, or would do, as values. Pure."""
+"""The report of a repair: what it did, or would do. Pure."""
 
 import shlex
 from dataclasses import dataclass
@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from store.base.values import ArtifactRef
-from store.verify.report import Problem, ProblemKind, Verification
+from store.verify.report import CacheProblem, ProblemKind, VerifyReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mend:
-    """One thing that was not as it should be.
+class RepairAction:
+    """One damaged file, and what was done about it.
 
     Attributes:
-        what: What a person calls it: a path relative to the cache, or the role of an artifact.
+        what: Its path relative to the cache, or the role of an artifact.
         was: What was wrong.
-        action: What was done about it, or why nothing could be.
-        ok: Whether it is as it should be now.
-        sha256: Digest of the artifact, if it is one.
-        quarantine: Where the damaged bytes lie, relative to the cache; empty if there were none.
+        action: What was done, or why nothing could be done.
+        ok: Whether it is intact now.
+        quarantine: Path of the damaged bytes, relative to the cache; empty if there are none.
     """
 
     what: str
@@ -43,15 +42,15 @@ class Mend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
-    """What was mended, and what a full verification says afterwards; nothing if there is no generation."""
+    """What was repaired, and the result of a full verification afterwards; None if there is no generation."""
 
-    mends: tuple[Mend, ...]
-    verification: Verification | None
+    actions: tuple[RepairAction, ...]
+    verification: VerifyReport | None
     dry_run: bool = False
 
     @property
     def go(self) -> bool:
-        """Whether what the head shows is whole, on this or another device."""
+        """Whether the head is complete and intact, on this or another device."""
         found = self.verification
         return found is not None and not any(
             found.generation in problem.generations and problem.kind is not ProblemKind.DEVICE
@@ -59,8 +58,8 @@ class RepairReport:
         )
 
     @property
-    def left(self) -> tuple[Problem, ...]:
-        """What is still wrong, with the cache alone."""
+    def left(self) -> tuple[CacheProblem, ...]:
+        """The problems that are left in the cache, without those of this device."""
         problems = () if self.verification is None else self.verification.problems
         return tuple(problem for problem in problems if problem.kind is not ProblemKind.DEVICE)
 
@@ -70,40 +69,42 @@ class RepairReport:
             "go": self.go,
             "generation": self.verification.generation if self.verification else None,
             "dry_run": self.dry_run,
-            "repairs": [mend.to_document() for mend in self.mends],
+            "repairs": [action.to_document() for action in self.actions],
             "problems": [str(problem) for problem in self.left],
             "left": [
                 {
                     "problem": str(problem),
                     "path": problem.path or None,
                     "generations": list(problem.generations),
-                    "mend": problem.mend,
-                    "otherwise": problem.otherwise or None,
+                    "mend": problem.fix,
+                    "otherwise": problem.last_resort or None,
                 }
                 for problem in self.left
             ],
         }
 
 
-def rehearsed(verification: Verification | None) -> RepairReport:
-    """Tell what a repair would try, from what a full verification found."""
+def preview_repair(verification: VerifyReport | None) -> RepairReport:
+    """Return what a repair would try, from the result of a full verification."""
     problems = () if verification is None else verification.problems
-    mends = (
-        Mend(what=problem.path or problem.subject, was=problem.found, action=_intent(problem), ok=False)
+    actions = (
+        RepairAction(
+            what=problem.path or problem.subject, was=problem.found, action=_planned_action(problem), ok=False
+        )
         for problem in problems
         if problem.kind is not ProblemKind.DEVICE
     )
-    return RepairReport(mends=tuple(mends), verification=verification, dry_run=True)
+    return RepairReport(actions=tuple(actions), verification=verification, dry_run=True)
 
 
-def remedy(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
-    """Return what mends an artifact that its step did not give back."""
+def repair_hint(root: Path, ref: ArtifactRef, *, of_head: bool) -> str:
+    """Return the hint for an artifact that could not be rebuilt."""
     if of_head:
         return f"c10 build --again REQUEST --cache {shlex.quote(str(root))} makes a generation that does without it"
     return f"copy artifacts/{ref.sha256[:2]}/{ref.sha256} from a mirror of this cache"
 
 
-def _intent(problem: Problem) -> str:
+def _planned_action(problem: CacheProblem) -> str:
     match problem.kind:
         case ProblemKind.ABSENT:
             return "would be made again by its step"
@@ -116,4 +117,4 @@ def _intent(problem: Problem) -> str:
         case ProblemKind.STRANGER:
             return "would be set aside in quarantine"
         case _:
-            return f"nothing: {problem.mend}"
+            return f"nothing: {problem.fix}"

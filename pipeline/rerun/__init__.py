@@ -1,4 +1,4 @@
-"""Run the steps of a recorded build again, and compare: does this machine get the same bytes?
+"""Run the failed step of a recorded build again: does it fail on this machine, too?
 
-It imports `pipeline.stages` and below. It never writes into a cache.
+This folder imports `pipeline.stages` and below. It never writes into a cache.
 """

@@ -1,8 +1,8 @@
-"""Find the one member of a portion that ends whoever works on it, by halving. Pure.
+"""Find the one member of a sequence that makes a test fail, by bisection. Pure.
 
-Of a portion of n members it takes at most ceil(log2 n) runs to point at one, and one more to see that this one does it
-alone: nine runs for 256. Where no single member is to blame, since only several together are too much or since it does
-not happen again, that is what the answer says.
+Of n members it takes at most ceil(log2 n) runs to point at one, and one more to see that it fails alone: nine
+runs for 256. If no single member fails alone, the result says so: several together may be too much, or it
+happens by chance.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ Member = TypeVar("Member")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search(Generic[Member]):
-    """What came of it.
+class Bisection(Generic[Member]):
+    """The result of a bisection.
 
     Attributes:
-        culprit: The member that does it alone, if there is one.
-        smallest: The smallest portion that was seen to do it; empty if none did.
-        runs: How many portions were tried.
+        culprit: The member that fails alone, if there is one.
+        smallest: The smallest part that failed; empty if none did.
+        runs: How many parts were tried.
     """
 
     culprit: Member | None
@@ -27,31 +27,26 @@ class Search(Generic[Member]):
     runs: int
 
 
-def search(members: Sequence[Member], ends: Callable[[Sequence[Member]], bool]) -> Search[Member]:
-    """Search a portion.
-
-    Args:
-        members: The portion, at least one.
-        ends: Tries some of them, in their order; whether that ended the work.
-    """
+def bisect(members: Sequence[Member], fails: Callable[[Sequence[Member]], bool]) -> Bisection[Member]:
+    """Search at least one member; `fails` tries some of them, in their order, and says whether they fail."""
     runs = 0
-    seen: tuple[Member, ...] = ()
+    smallest: tuple[Member, ...] = ()
 
-    def tried(portion: Sequence[Member]) -> bool:
-        nonlocal runs, seen
+    def try_part(part: Sequence[Member]) -> bool:
+        nonlocal runs, smallest
         runs += 1
-        ended = ends(portion)
-        if ended and (not seen or len(portion) < len(seen)):
-            seen = tuple(portion)
-        return ended
+        failed = fails(part)
+        if failed and (not smallest or len(part) < len(smallest)):
+            smallest = tuple(part)
+        return failed
 
     left = members
     while len(left) > 1:
-        # The smaller part is tried: if it is not there, the other one needs no run of its own.
+        # The smaller half is tried: if it passes, the other one needs no run of its own.
         middle = len(left) // 2
-        left = left[:middle] if tried(left[:middle]) else left[middle:]
-    if seen == tuple(left) or tried(left):
-        return Search(culprit=left[0], smallest=tuple(left), runs=runs)
-    if not seen and len(members) > 1:
-        tried(members)
-    return Search(culprit=None, smallest=seen, runs=runs)
+        left = left[:middle] if try_part(left[:middle]) else left[middle:]
+    if smallest == tuple(left) or try_part(left):
+        return Bisection(culprit=left[0], smallest=tuple(left), runs=runs)
+    if not smallest and len(members) > 1:
+        try_part(members)
+    return Bisection(culprit=None, smallest=smallest, runs=runs)

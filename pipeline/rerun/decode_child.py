@@ -1,4 +1,4 @@
-"""The worker process that decodes tiles and does nothing else: for a tile whose engine is not at hand."""
+"""The worker process that only decodes tiles, for a tile whose engine is not available."""
 
 from pipeline.embed.worker import picture
 from pipeline.errors import TileError
@@ -7,14 +7,11 @@ from pipeline.processes.serve import Handler, Progress, serve
 
 
 def decode_all(request: Message, progress: Progress) -> Payload:
-    """Decode tiles.
-
-    Args:
-        request: For each tile its expected SHA-256 in hexadecimal and its locator.
-        progress: Not used.
+    """Decode tiles, each given as expected SHA-256 in hexadecimal and locator.
 
     Returns:
-        A map of `bad`: for each tile that cannot be decoded its place in the request, an `ErrorKind` and a message.
+        A map of `bad`: for each tile that cannot be decoded its position in the request, an `ErrorKind` and a
+            message.
     """
     del progress
     bad: list[Payload] = []
@@ -27,7 +24,7 @@ def decode_all(request: Message, progress: Progress) -> Payload:
 
 
 def start(first: Message) -> Handler:
-    """Nothing is to be loaded."""
+    """Return the handler; there is nothing to load."""
     del first
     return decode_all
 

@@ -1,4 +1,4 @@
-"""What running a step again shows, as values. Pure."""
+"""The result of running a step again, as values. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,48 +10,55 @@ from store.base.values import ArtifactRef
 from store.domain.state import Build, RecordedEvent, State
 
 
-class Holdings(Protocol):
-    """The artifacts that can be read beside the records, if any."""
+class ArtifactReader(Protocol):
+    """Reads the artifacts that lie with the records, if any."""
 
     def read(self, ref: ArtifactRef) -> bytes | None:
-        """Return the bytes of an artifact after checking them, or nothing."""
+        """Return the verified bytes of an artifact, or None."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What is known of a build.
+class BuildRecord:
+    """What the records say of a build.
 
     Attributes:
-        build: What it folds to.
-        facts: The records of the journal up to its end.
-        state: What they fold to.
-        holdings: Where artifacts may be read.
-        own: Whether the records lie beside the cache that they tell of, whose files are then what the build made.
-        trust_plugins: Whether libraries that its request names may be loaded; records never decide that themselves.
-        listing: The command that shows which builds there are.
+        build: The folded build.
+        history: The records of the journal up to its end.
+        state: The folded records.
+        artifacts: Reads the artifacts that lie with the records.
+        own: Whether the records lie in the cache that they describe, so that its files are what the build
+            made.
+        trust_plugins: Whether libraries that its request names may be loaded; records never decide that
+            themselves.
+        listing: The command that lists the builds.
     """
 
     build: Build
-    facts: Sequence[RecordedEvent]
+    history: Sequence[RecordedEvent]
     state: State
-    holdings: Holdings
+    artifacts: ArtifactReader
     own: bool
     trust_plugins: bool = False
     listing: str = "c10 log"
 
+    @property
+    def own_history(self) -> tuple[RecordedEvent, ...]:
+        """The records of this build alone."""
+        return tuple(entry for entry in self.history if entry.build == self.build.number)
 
-class Verdict(StrEnum):
-    """What became of the step."""
+
+class RerunVerdict(StrEnum):
+    """How the step ended this time."""
 
     REPRODUCED = "reproduced"
-    OTHERWISE = "failed-otherwise"
+    FAILED_DIFFERENTLY = "failed-otherwise"
     PASSED = "passed"
     IMPOSSIBLE = "impossible"
 
 
-class Standing(StrEnum):
-    """How an input of the step stands today."""
+class InputStatus(StrEnum):
+    """Whether an input of the step is still available."""
 
     KEPT = "kept"
     SAME = "same"
@@ -60,27 +67,27 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
-    """An input: what it is, its digest as recorded, and how it stands.
+class StepInput:
+    """An input of the step.
 
     Attributes:
-        role: As in the inputs of a failure.
-        name: What a person calls it.
-        sha256: As recorded, if it was.
-        standing: "kept": its bytes lie beside the records; "same": they were found where they were recorded; "differs"
-            and "gone" speak for themselves.
-        found: Digest that was found instead, or why it cannot be read.
+        role: Its name among the inputs of a failure.
+        name: Its name for people.
+        sha256: Its recorded digest, if there is one.
+        status: "kept": its bytes lie with the records; "same": they were found where they were recorded;
+            "differs": other bytes were found there; "gone": it cannot be read.
+        found: The digest that was found instead, or why it cannot be read.
     """
 
     role: str
     name: str
     sha256: str | None
-    standing: Standing
+    status: InputStatus
     found: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class StepFailure:
     """How a step failed: kind, subject and message, as a failed build records them."""
 
     kind: str
@@ -89,8 +96,8 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """A digest or measure, as recorded and as found now."""
+class Comparison:
+    """A digest or measured value, as recorded and as found now."""
 
     what: str
     recorded: str
@@ -98,8 +105,8 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Try:
-    """One portion of a window that a worker was given: how many tiles, the first and last, and how it ended."""
+class Trial:
+    """A tried part of a window: number of tiles, the first and last, and how the worker ended."""
 
     tiles: int
     first: str
@@ -108,8 +115,8 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A tile of a window: its place and its digest as selected."""
+class TileIdentity:
+    """A tile: its place and its digest as selected."""
 
     place: Place
     sha256: str
@@ -117,51 +124,48 @@ class Piece:
 
 @dataclass(slots=True, kw_only=True)
 class Findings:
-    """What a step leaves behind while it is run again, whether it fails or not.
+    """What was observed while a step ran again, whether it failed or not.
 
     Attributes:
-        inputs: What it needed, and how that stands.
-        compared: Digests and measures.
-        tries: Portions of a window.
+        inputs: Its inputs and whether they are available.
+        compared: Digests and measured values, then and now.
+        tries: Parts of a window that were tried.
         culprit: The one tile that ends a worker.
-        suspects: The smallest set of tiles that was seen to end one, where none does it alone.
-        differences: What here is another than when it was recorded.
-        notes: What else a person should know.
+        suspects: The smallest set of tiles that ended one, if no single tile does.
+        differences: What is different here from when the step was recorded.
+        notes: Other remarks for a person.
     """
 
-    inputs: list[Input] = field(default_factory=list)
-    compared: list[Compared] = field(default_factory=list)
-    tries: list[Try] = field(default_factory=list)
-    culprit: Piece | None = None
-    suspects: tuple[Piece, ...] = ()
+    inputs: list[StepInput] = field(default_factory=list)
+    compared: list[Comparison] = field(default_factory=list)
+    tries: list[Trial] = field(default_factory=list)
+    culprit: TileIdentity | None = None
+    suspects: tuple[TileIdentity, ...] = ()
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def compare(self, what: str, recorded: Mapping[str, object], found: Mapping[str, object]) -> None:
-        """Note measures side by side, by name."""
+        """Add measured values of then and now, by name."""
         for name in sorted({*recorded, *found}):
             sides = (str(side[name]) if name in side else "" for side in (recorded, found))
-            self.compared.append(Compared(what=f"{what} {name}", recorded=next(sides), found=next(sides)))
+            self.compared.append(Comparison(what=f"{what} {name}", recorded=next(sides), found=next(sides)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rerun:
-    """A step that was run again.
+    """A step that ran again.
 
     Attributes:
-        step: Its kind.
-        subject: Its subject.
-        verdict: What became of it.
+        verdict: How it ended this time.
         recorded: How it failed then.
-        found: How it failed now; nothing if it did not, or could not be run.
-        why: Why it could not be run, or why it is no surprise that it passed.
-        findings: All that was seen on the way.
+        found: How it failed now; None if it did not, or could not run.
+        why: Why it could not run, or why it may have passed.
     """
 
     step: str
     subject: str
-    verdict: Verdict
-    recorded: Ended
-    found: Ended | None
+    verdict: RerunVerdict
+    recorded: StepFailure
+    found: StepFailure | None
     why: str
     findings: Findings

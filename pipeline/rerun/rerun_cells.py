@@ -1,13 +1,13 @@
-"""Tiles embedded again: one that was refused, or the window in which workers died, halved until one tile is left.
+"""Embed tiles again: a refused one, or the window in which workers died, bisected until one tile is left.
 
-Every run is a worker process of its own, the same that builds use, so that what ends it ends nothing else.
+Each try is a worker process of its own, the same as in a build, so that a crash ends nothing else.
 """
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from pipeline.embed import batcher
 from pipeline.embed.batcher import BadTile, EngineSpec, WindowResult
@@ -17,9 +17,9 @@ from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Failed, Finished, Outcome
 from pipeline.processes.pool import WorkerPool, WorkerStartError
-from pipeline.rerun.bisection import search
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Ended, Piece, Standing, Try
+from pipeline.rerun.bisection import bisect
+from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.report import InputStatus, StepFailure, TileIdentity, Trial
 from pipeline.stages.embed import embed_windows, engine_spec
 from pipeline.tiles.tile import Place, SourceTile
 from store.base.identity import CELL_SHIFT, descriptor_id
@@ -34,26 +34,26 @@ _WINDOW_TIMEOUT_S: Final = 600.0
 _NEED_NO_ENGINE: Final = frozenset({ErrorKind.BAD_TILE, ErrorKind.SOURCE_CHANGED})
 
 
-def embed_again(supplies: Supplies) -> Ended | None:
-    """Give a worker once more what it failed on; returns how that fails now.
+def rerun_cells(inputs: RerunInputs) -> StepFailure | None:
+    """Give a worker again what it failed on; return how that fails now, or None.
 
     Raises:
-        UnavailableError: Tiles or engine cannot be had.
+        UnavailableError: Tiles or engine are not available.
     """
-    failure = supplies.failure
+    failure = inputs.failure
     if failure is None:
-        return _Window(supplies, _cut(supplies)).narrow(str(ErrorKind.WORKER_DIED))
-    if supplies.recorded("window"):
-        return _Window(supplies, _recorded(supplies)).narrow(failure.kind)
-    if supplies.recorded("tile"):
-        return _tile(supplies, failure)
+        return _bisect_window(inputs, _unfinished_tiles(inputs), str(ErrorKind.WORKER_DIED))
+    if inputs.failure_input("window"):
+        return _bisect_window(inputs, _window_tiles(inputs), failure.kind)
+    if inputs.failure_input("tile"):
+        return _rerun_tile(inputs, failure)
     raise UnavailableError(
         f"expected the tile or window that {failure.kind} concerns to be recorded, found none"
     )
 
 
 class _WorkerEndedError(Exception):
-    """A worker did not answer; `outcome` tells how it ended."""
+    """A worker did not answer; `outcome` says how it ended."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(batcher.told(outcome))
@@ -62,29 +62,25 @@ class _WorkerEndedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Embedder:
-    """The embedding step with the engine of the build; every window goes to a worker of its own, once."""
+    """Embeds with the engine of the build; every window goes once to a worker of its own."""
 
     engine: EngineSpec
     preprocessing: Preprocessing
 
     @classmethod
-    def of(cls, supplies: Supplies) -> "_Embedder":
-        """Take the engine from beside the records.
-
-        Raises:
-            UnavailableError: It is not there.
-        """
-        event = supplies.engine(supplies.recorded("engine").get("sha256"))
-        data = supplies.artifact("engine", event.model, event.artifact)
-        engine = engine_spec(supplies.write("engine", data), event)
-        return cls(engine, supplies.preprocessing)
+    def from_inputs(cls, inputs: RerunInputs) -> "_Embedder":
+        """Load the recorded engine; raise `UnavailableError` if it does not lie with the records."""
+        event = inputs.engine(inputs.failure_input("engine").get("sha256"))
+        data = inputs.artifact("engine", event.model, event.artifact)
+        engine = engine_spec(inputs.write("engine", data), event)
+        return cls(engine, inputs.recorded_inputs.preprocessing)
 
     def bad_tiles(self, tiles: Sequence[SourceTile]) -> list[BadTile]:
-        """Embed some tiles as one window; returns those that got no descriptor.
+        """Embed some tiles as one window; return those that got no descriptor.
 
         Raises:
             _WorkerEndedError: The worker did not answer.
-            EmbedError: What it answered is of no use.
+            EmbedError: Its answer is invalid.
             UnavailableError: The engine does not start here.
         """
         cells = dict.fromkeys(CellKey(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) for tile in tiles)
@@ -99,11 +95,11 @@ class _Embedder:
         """Embed windows; see `DescriptorBatcher.embed`."""
         setup = batcher.worker_setup(engine, preprocessing)
         for window in windows:
-            value = _answer(batcher.WORKER, setup, window.tiles)
+            value = _run_worker(batcher.WORKER, setup, window.tiles)
             yield batcher.window_result(window, value, engine.dimensions)
 
 
-def _answer(module: str, setup: Payload, tiles: Sequence[SourceTile]) -> Message:
+def _run_worker(module: str, setup: Payload, tiles: Sequence[SourceTile]) -> Message:
     """Give some tiles to a process of its own, and return its answer."""
     with WorkerPool(module, 1, setup, timeout_s=_WINDOW_TIMEOUT_S) as pool:
         pool.submit(0, batcher.worker_request(tiles))
@@ -118,167 +114,147 @@ def _answer(module: str, setup: Payload, tiles: Sequence[SourceTile]) -> Message
     return outcome.value
 
 
-def _tile(supplies: Supplies, failure: BuildFailed) -> Ended | None:
-    recorded = supplies.recorded("tile")
+def _rerun_tile(inputs: RerunInputs, failure: BuildFailed) -> StepFailure | None:
+    recorded = inputs.failure_input("tile")
     name, sha256 = str(recorded["place"]), str(recorded["sha256"])
-    kept = supplies.attached("tile")
+    kept = inputs.attached("tile")
     if kept is not None:
         found = hashlib.sha256(kept).hexdigest()
-        supplies.note("tile", name, sha256, Standing.KEPT, "" if found == sha256 else found)
-    # Whether the source is another today is worth a word, even where nobody needs it.
-    lies = supplies.tile(name, sha256, recorded.get("locator"), role="tile" if kept is None else "source")
-    data = lies if kept is None else kept
+        inputs.note("tile", name, sha256, InputStatus.KEPT, "" if found == sha256 else found)
+    # The source is read even if it is not needed, since the findings say whether it changed.
+    at_source = inputs.tile(name, sha256, recorded.get("locator"), role="tile" if kept is None else "source")
+    data = at_source if kept is None else kept
     if data is None:
         raise UnavailableError(f"tile {name}: its bytes were not kept, and are not where they were")
-    if (
-        kept is None
-        and failure.kind != ErrorKind.SOURCE_CHANGED
-        and hashlib.sha256(data).hexdigest() != sha256
-    ):
+    changed = kept is None and not _is_intact(data, sha256)
+    if changed and failure.kind != ErrorKind.SOURCE_CHANGED:
         raise UnavailableError(f"tile {name}: its bytes were not kept, and others are where it was")
-    tile = _stored(supplies, Piece(place=_place(name), sha256=sha256), data)
-    return _take(supplies, tile, failure.kind)
+    tile = _as_file(inputs, TileIdentity(place=_place(name), sha256=sha256), data)
+    return _embed_tile(inputs, tile, failure.kind)
 
 
-def _take(supplies: Supplies, tile: SourceTile, kind: str) -> Ended | None:
-    """Embed a tile once more; returns how that fails."""
+def _embed_tile(inputs: RerunInputs, tile: SourceTile, kind: str) -> StepFailure | None:
+    """Embed a tile again; return how that fails, or None."""
     name = str(tile.place)
     try:
-        for found, message in _refusals(supplies, tile, kind):
-            return Ended(kind=found, subject=name, message=message)
+        for found, message in _refusals(inputs, tile, kind):
+            return StepFailure(kind=found, subject=name, message=message)
     except _WorkerEndedError as error:
-        return Ended(kind=_kind(error.outcome), subject=name, message=str(error))
+        return StepFailure(kind=_kind_of(error.outcome), subject=name, message=str(error))
     except EmbedError as error:
-        return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
+        return StepFailure(kind=str(error.kind), subject=error.subject or name, message=error.message)
     return None
 
 
-def _refusals(supplies: Supplies, tile: SourceTile, kind: str) -> list[tuple[str, str]]:
-    """Kind and message of why a tile gets no descriptor; where no engine can be had nor is needed, it is decoded."""
+def _refusals(inputs: RerunInputs, tile: SourceTile, kind: str) -> list[tuple[str, str]]:
+    """Return kind and message of why a tile gets no descriptor; without an engine it is only decoded."""
     try:
-        return [(bad.kind, bad.message) for bad in _Embedder.of(supplies).bad_tiles([tile])]
+        return [(bad.kind, bad.message) for bad in _Embedder.from_inputs(inputs).bad_tiles([tile])]
     except UnavailableError as error:
         if kind not in _NEED_NO_ENGINE:
             raise
-        supplies.findings.notes.append(f"the tile was decoded and not embedded: {error.reason}")
-    answer = _answer(_DECODE_ONLY, None, [tile])
+        inputs.findings.notes.append(f"the tile was decoded and not embedded: {error.reason}")
+    answer = _run_worker(_DECODE_ONLY, None, [tile])
     return [(str(found), str(message)) for _, found, message in answer["bad"]]
 
 
-def _kind(outcome: Outcome) -> str:
+def _kind_of(outcome: Outcome) -> str:
     return str(ErrorKind.EMBED_FAILED if isinstance(outcome, Failed) else ErrorKind.WORKER_DIED)
 
 
-class _Window:
-    """A window whose tiles are at hand, and the worker that it is given to in parts."""
+def _bisect_window(
+    inputs: RerunInputs, tiles: Sequence[tuple[TileIdentity, bytes]], kind: str
+) -> StepFailure | None:
+    """Try parts of a window until one tile is left; `kind` is how the window failed."""
+    findings, embedder = inputs.findings, _Embedder.from_inputs(inputs)
+    last: _WorkerEndedError | None = None
 
-    def __init__(self, supplies: Supplies, pieces: Sequence[tuple[Piece, bytes]]) -> None:
-        self._findings = supplies.findings
-        self._tiles = [_stored(supplies, piece, data) for piece, data in pieces]
-        self._embedder = _Embedder.of(supplies)
-        self._last: _WorkerEndedError | None = None
-
-    def narrow(self, kind: str) -> Ended | None:
-        """Halve it until one tile is left; `kind` is how it failed."""
-        found = search(self._tiles, self._ends)
-        if self._last is None:
-            return None
-        ended, message = _kind(self._last.outcome), str(self._last)
-        if found.culprit is not None:
-            tile = found.culprit
-            self._findings.culprit = Piece(place=tile.place, sha256=tile.sha256)
-            return Ended(kind=ended, subject=str(tile.place), message=message)
-        self._findings.suspects = tuple(
-            Piece(place=tile.place, sha256=tile.sha256) for tile in found.smallest
-        )
-        self._findings.notes.append(
-            f"no tile does it alone: at least these {len(found.smallest)} together, or it happens now and then ({kind})"
-        )
-        return Ended(kind=ended, subject=f"{len(found.smallest)} tiles", message=message)
-
-    def _ends(self, tiles: Sequence[SourceTile]) -> bool:
-        first, last = str(tiles[0].place), str(tiles[-1].place)
-        ended = self._embed(tiles)
-        self._last = ended or self._last
-        told = "" if ended is None else str(ended)
-        self._findings.tries.append(Try(tiles=len(tiles), first=first, last=last, ended=told))
+    def ends_worker(part: Sequence[SourceTile]) -> bool:
+        nonlocal last
+        ended = None
+        try:
+            embedder.bad_tiles(part)
+        except _WorkerEndedError as error:
+            ended = last = error
+        except EmbedError:
+            pass  # the worker did answer
+        message = "" if ended is None else str(ended)
+        first, final = str(part[0].place), str(part[-1].place)
+        findings.tries.append(Trial(tiles=len(part), first=first, last=final, ended=message))
         return ended is not None
 
-    def _embed(self, tiles: Sequence[SourceTile]) -> _WorkerEndedError | None:
-        try:
-            self._embedder.bad_tiles(tiles)
-        except _WorkerEndedError as error:
-            return error
-        except EmbedError:
-            pass  # the worker lived to answer, of whatever use that is
+    found = bisect([_as_file(inputs, tile, data) for tile, data in tiles], ends_worker)
+    if last is None:
         return None
+    ended_by, message = _kind_of(last.outcome), str(last)
+    if found.culprit is not None:
+        findings.culprit = TileIdentity(place=found.culprit.place, sha256=found.culprit.sha256)
+        return StepFailure(kind=ended_by, subject=str(found.culprit.place), message=message)
+    findings.suspects = tuple(TileIdentity(place=tile.place, sha256=tile.sha256) for tile in found.smallest)
+    count = len(found.smallest)
+    findings.notes.append(
+        f"no tile does it alone: at least these {count} together, or it happens now and then ({kind})"
+    )
+    return StepFailure(kind=ended_by, subject=f"{count} tiles", message=message)
 
 
-def _recorded(supplies: Supplies) -> list[tuple[Piece, bytes]]:
-    """The tiles of the recorded window: as they were kept, or as they lie where they were.
+def _is_intact(data: bytes | None, sha256: str) -> TypeGuard[bytes]:
+    return data is not None and hashlib.sha256(data).hexdigest() == sha256
 
-    Raises:
-        UnavailableError: None of them can be had.
-    """
-    window = supplies.recorded("window")
+
+def _window_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
+    """Return the tiles of the recorded window, stored with it or from their source; raise if there are none."""
+    window = inputs.failure_input("window")
     entries, locators = window.get("tiles", ()), window.get("locators", ())
-    packed = _pack(supplies)
-    found: list[tuple[Piece, bytes]] = []
+    stored = _stored_tiles(inputs)
+    found: list[tuple[TileIdentity, bytes]] = []
     for number, (name, sha256, *_) in enumerate(entries):
-        piece = Piece(place=_place(str(name)), sha256=str(sha256))
-        data = packed.get(descriptor_id(*piece.place))
-        if data is None or hashlib.sha256(data).hexdigest() != piece.sha256:
-            data = supplies.tile(
-                str(name), piece.sha256, locators[number] if number < len(locators) else None
-            )
-        if data is not None and hashlib.sha256(data).hexdigest() == piece.sha256:
-            found.append((piece, data))
+        tile = TileIdentity(place=_place(str(name)), sha256=str(sha256))
+        data = stored.get(descriptor_id(*tile.place))
+        if not _is_intact(data, tile.sha256):
+            data = inputs.tile(str(name), tile.sha256, locators[number] if number < len(locators) else None)
+        if _is_intact(data, tile.sha256):
+            found.append((tile, data))
     if not found:
         raise UnavailableError(f"none of the {len(entries)} tiles of the window was kept or is where it was")
     name = f"window {window.get('number')}: {len(found)} of {len(entries)} tiles"
-    supplies.note("cells", name, None, Standing.KEPT if packed else Standing.SAME)
+    inputs.note("cells", name, None, InputStatus.KEPT if stored else InputStatus.SAME)
     if len(found) < len(entries):
-        supplies.findings.notes.append(
+        inputs.findings.notes.append(
             f"{len(entries) - len(found)} tiles of the window cannot be had as they were"
         )
     return found
 
 
-def _pack(supplies: Supplies) -> Mapping[int, bytes]:
-    data = supplies.attached("window")
+def _stored_tiles(inputs: RerunInputs) -> Mapping[int, bytes]:
+    data = inputs.attached("window")
     try:
         return {} if data is None else dict(tile_pack.decode(data))
     except ArtifactError:
         return {}
 
 
-def _cut(supplies: Supplies) -> list[tuple[Piece, bytes]]:
-    """The tiles of the windows that were under way when the process died.
-
-    Raises:
-        UnavailableError: The source is gone, or holds other tiles.
-    """
-    cells = set(list(_under_way(supplies))[:_MAX_CELLS])
+def _unfinished_tiles(inputs: RerunInputs) -> list[tuple[TileIdentity, bytes]]:
+    """Return the tiles of the windows that workers had when the process died; raise if there are none."""
+    cells = set(list(_unfinished_cells(inputs))[:_MAX_CELLS])
     if not cells:
         raise UnavailableError("no window was under way when the process died")
-    found: list[tuple[Piece, bytes]] = []
-    for tile in supplies.recipe.tiles().tiles:
+    found: list[tuple[TileIdentity, bytes]] = []
+    for tile in inputs.recorded_inputs.tiles().tiles:
         if CellKey(tile.z, tile.x >> CELL_SHIFT, tile.y >> CELL_SHIFT) in cells:
-            data = supplies.tile(str(tile.place), tile.sha256, tile.locator)
-            if data is not None and hashlib.sha256(data).hexdigest() == tile.sha256:
-                found.append((Piece(place=tile.place, sha256=tile.sha256), data))
+            data = inputs.tile(str(tile.place), tile.sha256, tile.locator)
+            if _is_intact(data, tile.sha256):
+                found.append((TileIdentity(place=tile.place, sha256=tile.sha256), data))
     if not found:
         raise UnavailableError("the tiles of the windows that were under way cannot be had")
     return found
 
 
-def _under_way(supplies: Supplies) -> Iterator[CellKey]:
-    """The cells that were given to workers and not done."""
+def _unfinished_cells(inputs: RerunInputs) -> Iterator[CellKey]:
+    """Return the cells that were given to workers and not finished."""
     open_cells: dict[str, None] = {}
-    for fact in supplies.evidence.facts:
-        if fact.build != supplies.build.number:
-            continue
-        match fact.event:
+    for entry in inputs.record.own_history:
+        match entry.event:
             case StepStarted(kind="cells", subjects=subjects):
                 open_cells.update(dict.fromkeys(subjects))
             case CellEmbedded(zoom=zoom, cell_x=x, cell_y=y):
@@ -288,14 +264,14 @@ def _under_way(supplies: Supplies) -> Iterator[CellKey]:
     return (CellKey(*_place(name)) for name in open_cells)
 
 
-def _stored(supplies: Supplies, piece: Piece, data: bytes) -> SourceTile:
-    """The tile as a file of its own, whose bytes stay what they are while it is tried."""
-    path = supplies.write("tile-{}-{}-{}".format(*piece.place), data)
+def _as_file(inputs: RerunInputs, identity: TileIdentity, data: bytes) -> SourceTile:
+    """Write a tile to a temporary file, so that its bytes stay the same while it is tried."""
+    path = inputs.write("tile-{}-{}-{}".format(*identity.place), data)
     return SourceTile(
-        z=piece.place.z,
-        x=piece.place.x,
-        y=piece.place.y,
-        sha256=piece.sha256,
+        z=identity.place.z,
+        x=identity.place.x,
+        y=identity.place.y,
+        sha256=identity.sha256,
         size=len(data),
         captured=None,
         locator=("file", str(path)),
@@ -303,11 +279,7 @@ def _stored(supplies: Supplies, piece: Piece, data: bytes) -> SourceTile:
 
 
 def _place(name: str) -> Place:
-    """Take z/x/y apart.
-
-    Raises:
-        ValueError: It is not that, or there is no such tile.
-    """
+    """Parse z/x/y; raise `ValueError` if there is no such tile."""
     parts: list[Any] = [int(part) for part in name.split("/")]
     if len(parts) != len(Place._fields):
         raise ValueError(f"expected z/x/y, found {name!r}")

@@ -1,9 +1,9 @@
-"""Engines compiled and checked again, from the network that was kept."""
+"""Compile and check an engine again, from the recorded network."""
 
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Compared, Ended
+from pipeline.planning.recorded_inputs import UnavailableError, last_event
+from pipeline.rerun.inputs import RerunInputs
+from pipeline.rerun.report import Comparison, StepFailure
 from pipeline.stages.checks import check_engine
 from pipeline.stages.compile import compile_network
 from store.domain.events import CheckFailed, EngineCompiled
@@ -12,63 +12,53 @@ from store.errors import is_shortage
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 
 
-def compile_again(supplies: Supplies, step: str, name: str) -> Ended | None:
-    """Compile a network once more; returns how that fails now.
+def rerun_compile(inputs: RerunInputs, step: str, name: str) -> StepFailure | None:
+    """Compile a network again; return how that fails now, or None.
 
     Raises:
-        UnavailableError: The network or its backend cannot be had.
+        UnavailableError: The network or its backend is not available.
     """
     try:
-        model, compiler = supplies.network(name, STAND_IN if step == STAND_IN else FLIGHT)
-        made = compile_network(model, compiler, scratch=supplies.scratch)
+        model, compiler = inputs.network(name, STAND_IN if step == STAND_IN else FLIGHT)
+        made = compile_network(model, compiler, scratch=inputs.scratch)
     except CompileError as error:
         if error.kind is ErrorKind.BACKEND_UNAVAILABLE:
             raise UnavailableError(error.message) from error
-        return Ended(kind=str(error.kind), subject=error.subject or name, message=error.message)
-    digest = made.event.artifact.sha256
-    for fact in reversed(supplies.evidence.facts):
-        if isinstance(fact.event, EngineCompiled) and fact.event.key == model.key:
-            expected = fact.event.artifact.sha256
-            supplies.findings.compared.append(
-                Compared(what=f"engine {name}", recorded=expected, found=digest)
-            )
-            break
+        return StepFailure(kind=str(error.kind), subject=error.subject or name, message=error.message)
+    then = last_event(inputs.record.history, EngineCompiled, lambda compiled: compiled.key == model.key)
+    if then is not None:
+        expected, found = then.artifact.sha256, made.event.artifact.sha256
+        inputs.findings.compared.append(Comparison(what=f"engine {name}", recorded=expected, found=found))
     return None
 
 
-def check_again(supplies: Supplies, name: str) -> Ended | None:
-    """Hold an engine against its network once more; returns why it does not pass now.
+def rerun_engine_check(inputs: RerunInputs, name: str) -> StepFailure | None:
+    """Compare an engine with its network again; return why it does not pass now, or None.
 
     Raises:
-        UnavailableError: Engine, network or backend cannot be had.
+        UnavailableError: Engine, network or backend is not available.
     """
-    event = supplies.engine(supplies.recorded("engine").get("sha256"))
-    data = supplies.artifact("engine", name, event.artifact)
-    model, _ = supplies.network(name, event.purpose)
+    event = inputs.engine(inputs.failure_input("engine").get("sha256"))
+    data = inputs.artifact("engine", name, event.artifact)
+    model, _ = inputs.network(name, event.purpose)
     try:
-        verdict = check_engine(model, event, data, scratch=supplies.scratch)
+        verdict = check_engine(model, event, data, scratch=inputs.scratch)
     except RuntimeUnavailableError as error:
         raise UnavailableError(error.message) from error
     except ExecutionError as error:
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=error.message)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=error.message)
     except OSError as error:
         if is_shortage(error):
             raise
         raise UnavailableError(f"engine {name}: {error}") from error
-    compare_measures(supplies, verdict.measured, name)
+    compare_measures(inputs, verdict.measured, name)
     if isinstance(verdict, CheckFailed):
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=verdict.why)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject=name, message=verdict.why)
     return None
 
 
-def compare_measures(supplies: Supplies, measured: object, subject: str) -> None:
-    """Put what a check measured now beside what it measured then."""
-    for fact in reversed(supplies.evidence.facts):
-        if (
-            fact.build == supplies.build.number
-            and isinstance(fact.event, CheckFailed)
-            and fact.event.subject == subject
-        ):
-            then = fact.event.measured
-            supplies.findings.compare("check", then, measured if isinstance(measured, dict) else {})
-            return
+def compare_measures(inputs: RerunInputs, measured: object, subject: str) -> None:
+    """Add what a check measured then and now to the findings."""
+    then = last_event(inputs.record.own_history, CheckFailed, lambda failed: failed.subject == subject)
+    if then is not None:
+        inputs.findings.compare("check", then.measured, measured if isinstance(measured, dict) else {})

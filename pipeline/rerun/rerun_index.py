@@ -1,4 +1,4 @@
-"""Index, retrieval and coverage judged again, from blocks and tables."""
+"""Build and check the index and the coverage again, from recorded blocks and tables."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from pipeline.errors import CheckError, EmbedError, ErrorKind
 from pipeline.planning.area_report import Place
-from pipeline.planning.recorded_inputs import UnavailableError
-from pipeline.rerun.inputs import Supplies
-from pipeline.rerun.report import Compared, Ended, Standing
+from pipeline.planning.recorded_inputs import UnavailableError, last_event
+from pipeline.rerun.inputs import NOT_WITH_RECORDS, RerunInputs
+from pipeline.rerun.report import Comparison, InputStatus, StepFailure
 from pipeline.rerun.rerun_engines import compare_measures
 from pipeline.stages.checks import check_index, require_coverage
 from pipeline.stages.embed import block_row
@@ -27,80 +27,80 @@ from store.manifest.roles import DELTA
 from store.runtime.load import RuntimeUnavailableError
 
 
-def check_index_again(supplies: Supplies) -> Ended | None:
-    """Look for the index's own tiles once more; returns why it does not pass now.
+def rerun_index_check(inputs: RerunInputs) -> StepFailure | None:
+    """Search the index for its own tiles again; return why it does not pass now, or None.
 
     Raises:
-        UnavailableError: Index or blocks are not beside the records, or no library loads them.
+        UnavailableError: Index or blocks do not lie with the records, or no library loads them.
     """
-    event = supplies.build.index
+    event = inputs.build.index
     if event is None:
         raise UnavailableError("expected the index in the records, found none")
-    supplies.bring("index", event.kind, whole_of(event))
+    inputs.copy_artifact("index", event.kind, whole_of(event))
     delta = delta_of(event)
     if delta is not None:
-        supplies.bring(DELTA, event.kind, delta)
-    rows = decode_blocks(supplies.artifact("block table", f"{event.rows} rows", event.blocks))
-    _bring_blocks(supplies, rows)
-    least = supplies.request[0].checks.recall
+        inputs.copy_artifact(DELTA, event.kind, delta)
+    rows = decode_blocks(inputs.artifact("block table", f"{event.rows} rows", event.blocks))
+    _copy_blocks(inputs, rows)
+    least = inputs.recorded_inputs.request.checks.recall
     try:
-        verdict = check_index(supplies.artifacts, event, rows, least=least)
+        verdict = check_index(inputs.scratch_artifacts, event, rows, least=least)
     except RuntimeUnavailableError as error:
         raise UnavailableError(error.message) from error
-    compare_measures(supplies, verdict.measured, "index")
+    compare_measures(inputs, verdict.measured, "index")
     if isinstance(verdict, CheckFailed):
-        return Ended(kind=str(ErrorKind.CHECK_FAILED), subject="index", message=verdict.why)
+        return StepFailure(kind=str(ErrorKind.CHECK_FAILED), subject="index", message=verdict.why)
     return None
 
 
-def index_again(supplies: Supplies) -> Ended | None:
-    """Build the index once more from its blocks; returns how that fails now.
+def rerun_index(inputs: RerunInputs) -> StepFailure | None:
+    """Build the index again from its blocks; return how that fails now, or None.
 
     Raises:
-        UnavailableError: Blocks or tile table are not beside the records.
+        UnavailableError: Blocks or tile table do not lie with the records.
     """
-    rows = _rows(supplies)
-    _bring_blocks(supplies, rows)
-    dimensions, builder = supplies.engine().signature["dimensions"], supplies.ports.index
+    rows = _block_rows(inputs)
+    _copy_blocks(inputs, rows)
+    dimensions, builder = inputs.engine().signature["dimensions"], inputs.ports.index
     try:
         job = index_job(
-            supplies.request[0].index,
+            inputs.recorded_inputs.request.index,
             rows,
             table=ref_of(encode_blocks(rows)),
-            space=_space(supplies),
+            space=_space(inputs),
             dimensions=dimensions,
             builder=builder,
         )
-        with supplies.artifacts.draft() as new:
-            made = write_index(job, StoredBlocks(supplies.artifacts, rows), builder=builder, new=new)
+        with inputs.scratch_artifacts.draft() as new:
+            made = write_index(job, StoredBlocks(inputs.scratch_artifacts, rows), builder=builder, new=new)
     except EmbedError as error:
-        return Ended(kind=str(error.kind), subject=error.subject or "", message=error.message)
-    built, found = supplies.build.index, made.event.artifact.sha256
+        return StepFailure(kind=str(error.kind), subject=error.subject or "", message=error.message)
+    built, found = inputs.build.index, made.event.artifact.sha256
     if isinstance(built, IndexBuilt):
-        supplies.findings.compared.append(Compared(what="index", recorded=built.artifact.sha256, found=found))
+        inputs.findings.compared.append(Comparison(what="index", recorded=built.artifact.sha256, found=found))
     return None
 
 
-def survey_again(supplies: Supplies) -> Ended | None:
-    """Look at what became of every wanted tile once more; returns why that is too little now.
+def rerun_survey(inputs: RerunInputs) -> StepFailure | None:
+    """Report on the area again; return why too little of it can be localised now, or None.
 
     Raises:
-        UnavailableError: Tile table or blocks are not beside the records.
+        UnavailableError: Tile table or blocks do not lie with the records.
     """
-    request, _ = supplies.request
+    request = inputs.recorded_inputs.request
     wanted = wanted_count(request.bbox_e7, request.zoom)
     if wanted > MAX_WANTED:
         raise UnavailableError(f"expected an area of at most {MAX_WANTED} tiles, found {wanted}")
-    kept = supplies.attached("geography")
+    kept = inputs.attached("geography")
     known = canonical_json.decode(kept) if kept is not None else {}
-    table = _table(supplies)
-    rows = _rows(supplies)
-    _bring_blocks(supplies, rows)
+    table = _tile_table(inputs)
+    rows = _block_rows(inputs)
+    _copy_blocks(inputs, rows)
     excluded = _places(known.get("excluded", ())) if isinstance(known, dict) else ()
     there = {*excluded, *(tile_of(identifier)[:3] for identifier in table.ids.tolist())}
     geography = survey_area(
         rows,
-        supplies.artifacts,
+        inputs.scratch_artifacts,
         wanted=wanted,
         present=table.ids.astype(np.int64),
         holes=tuple(
@@ -110,29 +110,29 @@ def survey_again(supplies: Supplies) -> Ended | None:
         ),
         excluded=excluded,
     )
-    if kept is not None and supplies.failure is not None:
-        expected = attached_to_failure(supplies.failure)["geography"].sha256
-        supplies.note("geographic report", "area", expected, Standing.KEPT)
+    if kept is not None and inputs.failure is not None:
+        expected = attached_to_failure(inputs.failure)["geography"].sha256
+        inputs.note("geographic report", "area", expected, InputStatus.KEPT)
         found = ref_of(geography.encoded()).sha256
-        supplies.findings.compared.append(Compared(what="geographic report", recorded=expected, found=found))
+        inputs.findings.compared.append(Comparison(what="geographic report", recorded=expected, found=found))
     try:
         require_coverage(geography.localisable, request.coverage.min_fraction)
     except CheckError as error:
-        return Ended(kind=str(error.kind), subject="area", message=error.message)
+        return StepFailure(kind=str(error.kind), subject="area", message=error.message)
     return None
 
 
-def walk_again(supplies: Supplies) -> Ended | None:
-    """Hold what the build made against what lies there now; returns the first thing that is wrong.
+def rerun_coverage_walk(inputs: RerunInputs) -> StepFailure | None:
+    """Check every artifact of the build again; return the first that is wrong, or None.
 
     Raises:
-        UnavailableError: The records come without the cache, whose files are the input of this step.
+        UnavailableError: The records come without the cache whose files are the input of this step.
     """
-    if not supplies.evidence.own:
+    if not inputs.record.own:
         raise UnavailableError(
             "what lies in the cache is what this step looks at, and only the cache has that"
         )
-    build = supplies.build
+    build = inputs.build
     refs: list[tuple[str, str, ArtifactRef]] = [
         ("engine", name, event.artifact) for name, event in build.engines
     ]
@@ -140,62 +140,62 @@ def walk_again(supplies: Supplies) -> Ended | None:
         refs += [("index", build.index.kind, whole_of(build.index))]
         refs += [(DELTA, build.index.kind, delta) for delta in (delta_of(build.index),) if delta]
     refs += [("tile table", "tiles", build.tiles.table)] if build.tiles else []
-    refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _rows(supplies)]
+    refs += [("block", f"{row.zoom}/{row.cell_x}/{row.cell_y}", row.ref) for row in _block_rows(inputs)]
     for role, name, ref in refs:
-        if supplies.evidence.holdings.read(ref) is None:
-            supplies.note(role, name, ref.sha256, Standing.GONE, "missing or damaged")
-            return Ended(kind="coverage", subject="artifacts", message=f"{role} {name}: missing or damaged")
+        if inputs.record.artifacts.read(ref) is None:
+            inputs.note(role, name, ref.sha256, InputStatus.GONE, "missing or damaged")
+            return StepFailure(
+                kind="coverage", subject="artifacts", message=f"{role} {name}: missing or damaged"
+            )
     return None
 
 
-def _table(supplies: Supplies) -> TileTable:
-    tiles = supplies.build.tiles
+def _tile_table(inputs: RerunInputs) -> TileTable:
+    tiles = inputs.build.tiles
     if tiles is None:
         raise UnavailableError("expected the tile table in the records, found none")
-    return decode_tiles(supplies.artifact("tile table", f"{tiles.count} tiles", tiles.table))
+    return decode_tiles(inputs.artifact("tile table", f"{tiles.count} tiles", tiles.table))
 
 
-def _rows(supplies: Supplies) -> Sequence[BlockRow]:
-    """The blocks of the build: those of its table, or else the latest of each of its cells."""
-    index = supplies.build.index
+def _block_rows(inputs: RerunInputs) -> Sequence[BlockRow]:
+    """Return the blocks of the build: those of its table, or else the latest of each of its cells."""
+    index = inputs.build.index
     if index is not None:
-        return decode_blocks(supplies.artifact("block table", f"{index.rows} rows", index.blocks))
+        return decode_blocks(inputs.artifact("block table", f"{index.rows} rows", index.blocks))
     cells = {
         (zoom, x >> CELL_SHIFT, y >> CELL_SHIFT)
-        for zoom, x, y, _ in map(tile_of, _table(supplies).ids.tolist())
+        for zoom, x, y, _ in map(tile_of, _tile_table(inputs).ids.tolist())
     }
     found = [
         block_row(event)
-        for event in supplies.evidence.state.step_cache.blocks_in(_space(supplies))
+        for event in inputs.record.state.step_cache.blocks_in(_space(inputs))
         if (event.zoom, event.cell_x, event.cell_y) in cells
     ]
     return sorted(found, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
 
 
-def _space(supplies: Supplies) -> str:
-    """The vector space of the build."""
-    if supplies.build.index is not None:
-        return str(supplies.build.index.components["space"])
-    for fact in reversed(supplies.evidence.facts):
-        if isinstance(fact.event, CellEmbedded) and fact.build == supplies.build.number:
-            return fact.event.space
+def _space(inputs: RerunInputs) -> str:
+    """Return the vector space of the build."""
+    if inputs.build.index is not None:
+        return str(inputs.build.index.components["space"])
+    last = last_event(inputs.record.own_history, CellEmbedded)
+    if last is not None:
+        return last.space
     raise UnavailableError("expected a block of this build in the records, found none")
 
 
-def _bring_blocks(supplies: Supplies, rows: Sequence[BlockRow]) -> None:
+def _copy_blocks(inputs: RerunInputs, rows: Sequence[BlockRow]) -> None:
     for row in rows:
-        data = supplies.evidence.holdings.read(row.ref)
+        data = inputs.record.artifacts.read(row.ref)
         if data is None:
             name = f"{row.zoom}/{row.cell_x}/{row.cell_y}"
-            supplies.note(
-                "block", name, row.ref.sha256, Standing.GONE, "not beside these records, or damaged"
-            )
+            inputs.note("block", name, row.ref.sha256, InputStatus.GONE, NOT_WITH_RECORDS)
             raise UnavailableError(f"expected block {name} beside the records, found none")
-        supplies.artifacts.put(data)
+        inputs.scratch_artifacts.put(data)
 
 
 def _places(runs: object) -> tuple[Place, ...]:
-    """The places of runs of a report."""
+    """Return the places in the runs of a report."""
     found: list[Place] = []
     for zoom, y, first, last in runs if isinstance(runs, list) else ():
         if len(found) + last - first > MAX_WANTED:

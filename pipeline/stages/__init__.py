@@ -1,5 +1,6 @@
-"""The steps of a build, each written once: compile, embed, index, extend the index, check.
+"""The steps of a build: compile, embed, index, extend the index, check.
 
-Functions that take values and ports and return event and bytes. Build, repair, rerun and `c10 engines` call
-them and differ in what they do with the result. They import `pipeline.planning` and below.
+Each step is one function that takes values and ports and returns an event and bytes. Build, repair, rerun and
+`c10 engines` call the same functions and differ in what they do with the result. This folder imports
+`pipeline.planning` and below, and never commits.
 """

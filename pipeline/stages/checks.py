@@ -1,13 +1,14 @@
-"""Quality gates before a commit: an engine agrees with its network, an index finds its own tiles.
+"""Checks before a commit: an engine agrees with its network, and an index finds its own tiles.
 
-Engine bytes cannot be compared, since compilers do not reproduce them; answers can. The reference is ONNX
-Runtime on the network as it was given, unoptimised. A check's outcome is an event with what was measured.
+Answers are compared, not engine bytes, since compilers do not reproduce their bytes. The reference is ONNX
+Runtime on the network as it was given, unoptimised. The result of a check is an event with the measured
+values.
 """
 
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import ENGINE_CHECK
-from pipeline.stages.extend_index import delta_in
+from pipeline.stages.extend_index import read_delta
 from pipeline.stages.reference import reference_run
 from pipeline.tiles.decode import decode
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
@@ -56,39 +57,31 @@ _SAME_COSINE = 0.99999
 _INVARIANT_WITHIN = 1e-5
 
 Vectors = NDArray[np.float32]
-Verdict = CheckPassed | CheckFailed
+CheckResult = CheckPassed | CheckFailed
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What a check looks at: its name, whom it concerns, the step key, and the digest of the very bytes."""
+class CheckSubject:
+    """What is checked: name of the check, what it concerns, step key, and digest of the bytes."""
 
     check: str
     name: str
     key: str
     artifact: str
 
-    def verdict(self, measured: Document, why: str = "") -> Verdict:
-        """Return the outcome as an event; a reason means that the check failed."""
-        if why:
-            return CheckFailed(
-                check=self.check,
-                subject=self.name,
-                key=self.key,
-                artifact=self.artifact,
-                measured=measured,
-                why=why,
-            )
-        return CheckPassed(
+    def result(self, measured: Document, why: str = "") -> CheckResult:
+        """Return the result as an event; a reason means that the check failed."""
+        passed = CheckPassed(
             check=self.check, subject=self.name, key=self.key, artifact=self.artifact, measured=measured
         )
+        return CheckFailed(**asdict(passed), why=why) if why else passed
 
 
-def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: Path) -> Verdict:
+def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: Path) -> CheckResult:
     """Compare an engine with its network on golden images, and its rows with each other.
 
-    An auxiliary network has no image contract; of its engine only the bytes are known. So are those of an engine for
-    another device, which the reader compares with its stand-in on board.
+    Some engines pass without being run: those of auxiliary networks, which have no image contract, and those
+    for another device, which the reader compares with their stand-in on board.
 
     Args:
         model: The network.
@@ -99,12 +92,12 @@ def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: P
     Raises:
         RuntimeUnavailableError: What executes such engines is not installed here.
     """
-    subject = Subject(ENGINE_CHECK, model.spec.name, model.key, event.artifact.sha256)
+    subject = CheckSubject(ENGINE_CHECK, model.spec.name, model.key, event.artifact.sha256)
     if not model.runs_here:
-        return subject.verdict({"size": event.artifact.size, "executed": False})
+        return subject.result({"size": event.artifact.size, "executed": False})
     if model.preprocessing is None:
-        return subject.verdict({"size": event.artifact.size})
-    samples, least = golden_samples(model.preprocessing, _GOLDEN), least_of(model)
+        return subject.result({"size": event.artifact.size})
+    samples, least = golden_samples(model.preprocessing, _GOLDEN), required_cosine(model)
     try:
         engine = load(event, data)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -113,7 +106,7 @@ def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: P
     except RuntimeUnavailableError:
         raise
     except ExecutionError as error:
-        return subject.verdict({}, f"it does not run: {error.message}")
+        return subject.result({}, f"it does not run: {error.message}")
     measured = {
         "cosine_ppb": round(cosine * _BILLION),
         "least_cosine_ppb": round(least * _BILLION),
@@ -121,24 +114,20 @@ def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: P
         "images": _GOLDEN,
     }
     if not cosine >= least:
-        return subject.verdict(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {least}")
+        return subject.result(measured, f"a cosine of {cosine:.6f} to ONNX Runtime, below {least}")
     if not spread <= _INVARIANT_WITHIN:
         why = f"descriptors that depend on their neighbours in a batch (by {spread:.3g})"
-        return subject.verdict(measured, why)
-    return subject.verdict(measured)
+        return subject.result(measured, why)
+    return subject.result(measured)
 
 
-def least_of(model: Model) -> float:
-    """Return the least cosine between the answers of an engine and its network, on the same image."""
+def required_cosine(model: Model) -> float:
+    """Return the least cosine that an engine's answer must have to its network's, on the same image."""
     return least_cosine(model.job.precision, model.job.least_cosine)
 
 
-def require_passed(model: Model, verdict: Verdict, *, what: str = "engine") -> None:
-    """Refuse an engine that disagrees with its network.
-
-    Raises:
-        CheckError: It does.
-    """
+def require_passed(model: Model, verdict: CheckResult, *, what: str = "engine") -> None:
+    """Raise `CheckError` if an engine disagrees with its network."""
     if isinstance(verdict, CheckFailed):
         raise CheckError(
             f"expected {what} {model.spec.name} to agree with its network, found {verdict.why}",
@@ -148,16 +137,16 @@ def require_passed(model: Model, verdict: Verdict, *, what: str = "engine") -> N
 
 
 def check_vectors(
-    artifacts: Artifacts, memo: StepCache, inputs: Inputs, event: EngineCompiled
-) -> Verdict | None:
-    """Tell whether an engine gives the vectors that other bytes under its key gave; nothing if none would be reused.
+    artifacts: Artifacts, steps: StepCache, inputs: Inputs, event: EngineCompiled
+) -> CheckResult | None:
+    """Compare an engine with the reusable vectors of earlier engines of its key; None if there are none.
 
-    A sample of the tiles of this build whose rows exist is embedded again. Where the vectors differ, the failed
-    check makes the journal forget the blocks of the space, and all tiles are embedded again.
+    A sample of the build's tiles that have rows already is embedded again. If the vectors differ, the failed
+    check makes the journal forget the blocks of the space, so that all tiles are embedded again.
     """
     space, preprocessing = inputs.space, inputs.descriptor.preprocessing
-    others = [cell for cell in memo.blocks_in(space) if cell.engine != event.artifact.sha256]
-    if not others or memo.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
+    others = [cell for cell in steps.blocks_in(space) if cell.engine != event.artifact.sha256]
+    if not others or steps.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
     known = KnownRows(artifacts, others)
     tiles = [tile for tile in inputs.selection.tiles if tile.sha256 in known]
@@ -166,26 +155,22 @@ def check_vectors(
     tiles = [tile for tile in tiles if tile.sha256 in rows]
     if preprocessing is None or not tiles:
         return None
-    images = [decode(_unchanged(tile), subject=str(tile.place)) for tile in tiles]
+    images = [decode(_read_unchanged(tile), subject=str(tile.place)) for tile in tiles]
     engine = load(event, artifacts.read(event.artifact))
     found = engine.run(np.stack([preprocessing.apply(image) for image in images]))
     cosine = float(min(float(row @ rows[tile.sha256].vector) for row, tile in zip(found, tiles, strict=True)))
-    subject = Subject(VECTORS_CHECK, "space", space, event.artifact.sha256)
+    subject = CheckSubject(VECTORS_CHECK, "space", space, event.artifact.sha256)
     measured = {"tiles": len(tiles), "cosine_ppb": round(cosine * _BILLION)}
     if cosine >= _SAME_COSINE:
-        return subject.verdict(measured)
+        return subject.result(measured)
     why = (
         f"the engine gives other vectors than the ones that exist (cosine {cosine:.6f}); they are made again"
     )
-    return subject.verdict(measured, why)
+    return subject.result(measured, why)
 
 
-def _unchanged(tile: SourceTile) -> bytes:
-    """Read a tile and hold the very bytes that will be decoded against the tile table.
-
-    Raises:
-        TileError: The source changed since the tiles were selected.
-    """
+def _read_unchanged(tile: SourceTile) -> bytes:
+    """Read a tile; raise `TileError` if its bytes are not the selected ones."""
     data = read_tile(tile.locator)
     found = hashlib.sha256(data).hexdigest()
     if found != tile.sha256:
@@ -199,7 +184,7 @@ def _unchanged(tile: SourceTile) -> bytes:
 
 
 def load(event: EngineCompiled, data: bytes) -> Engine:
-    """Load an engine from its bytes, which the caller knows to be the ones named.
+    """Load an engine from its bytes, which the caller has verified.
 
     Raises:
         ExecutionError: It cannot run here.
@@ -216,30 +201,31 @@ def load(event: EngineCompiled, data: bytes) -> Engine:
     )
 
 
-def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> Verdict:
-    """Load the index and look for a sample of its own tiles, leaving out doubles and featureless ones.
+def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *, least: float) -> CheckResult:
+    """Load the index and search it for a sample of its own tiles, without duplicates and featureless ones.
 
-    Of an index with a delta, a sample of the rows that came is looked for as well, and has to be found as often.
+    If the index has a delta, a sample of the added rows is searched for as well, with the same required
+    recall.
 
     Args:
-        artifacts: Where index and blocks are.
+        artifacts: Holds index and blocks.
         event: The index.
         rows: The blocks that it was built from.
         least: Fraction of each sample that must find itself.
     """
-    subject = Subject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
+    subject = CheckSubject(INDEX_CHECK, "index", event.key, event.artifact.sha256)
     expected = sum(row.rows for row in rows)
     try:
-        delta = delta_in(artifacts, event)
-        index = _loaded(artifacts, event, delta)
+        delta = read_delta(artifacts, event)
+        index = _load_index(artifacts, event, delta)
         if index.ntotal != expected:
-            return subject.verdict({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
-        samples = _samples(artifacts, rows, came=delta.added.ids, dimensions=event.dimensions)
+            return subject.result({}, f"{index.ntotal} rows in the index, {expected} in its blocks")
+        samples = _samples(artifacts, rows, added=delta.added.ids, dimensions=event.dimensions)
         recalls = [_recall(index, sample) for sample in samples]
     except RuntimeUnavailableError:
         raise
     except (ArtifactError, DeltaError, ExecutionError) as error:
-        return subject.verdict({}, str(getattr(error, "message", error)))
+        return subject.result({}, str(getattr(error, "message", error)))
     measured = {
         "rows": expected,
         "sample": sum(len(sample) for sample in samples),
@@ -249,11 +235,11 @@ def check_index(artifacts: Artifacts, event: Index, rows: Sequence[BlockRow], *,
     for what, recall, sample in zip(("tiles", "tiles that came"), recalls, samples, strict=True):
         if recall < least:
             why = f"only {recall:.3f} of {len(sample)} sampled {what} find themselves, below {least}"
-            return subject.verdict(measured, why)
-    return subject.verdict(measured)
+            return subject.result(measured, why)
+    return subject.result(measured)
 
 
-def _loaded(artifacts: Artifacts, event: Index, delta: Delta) -> DescriptorIndex:
+def _load_index(artifacts: Artifacts, event: Index, delta: Delta) -> DescriptorIndex:
     with artifacts.opened(whole_of(event)) as path:
         return load_index(
             path,
@@ -266,7 +252,7 @@ def _loaded(artifacts: Artifacts, event: Index, delta: Delta) -> DescriptorIndex
 
 
 def _recall(index: DescriptorIndex, sample: Rows) -> float:
-    """The fraction of rows that find themselves first; 1 of none."""
+    """Return the fraction of rows that are their own nearest neighbour; 1 if there are no rows."""
     if not len(sample):
         return 1.0
     _, found = index.search(sample.vectors, 1)
@@ -274,11 +260,7 @@ def _recall(index: DescriptorIndex, sample: Rows) -> float:
 
 
 def require_coverage(localisable: float, least: float) -> None:
-    """Hold the fraction of the area by which a place can be found against the request.
-
-    Raises:
-        CheckError: It is too small.
-    """
+    """Raise `CheckError` if too small a fraction of the wanted tiles can be localised."""
     if localisable < least:
         raise CheckError(
             f"expected at least {least:.3f} of the wanted tiles to be present and localisable, found {localisable:.3f}",
@@ -288,13 +270,13 @@ def require_coverage(localisable: float, least: float) -> None:
 
 
 def _samples(
-    artifacts: Artifacts, rows: Sequence[BlockRow], *, came: NDArray[np.uint64], dimensions: int
+    artifacts: Artifacts, rows: Sequence[BlockRow], *, added: NDArray[np.uint64], dimensions: int
 ) -> tuple[Rows, Rows]:
-    """Choose rows at a fixed stride over all blocks, and over those that came."""
+    """Choose rows at a fixed stride over all blocks, and over the added rows."""
     counts: dict[bytes, int] = {}
     candidates: list[tuple[int, bytes, Vectors]] = []
     stride, offset = max(1, sum(row.rows for row in rows) // _SAMPLE), 0
-    wanted = came[:: max(1, len(came) // _SAMPLE)]
+    wanted = added[:: max(1, len(added) // _SAMPLE)]
     for row in rows:
         block = descriptor_block.decode(artifacts.read(row.ref))
         for digest in block.digests:
@@ -310,6 +292,6 @@ def _samples(
     chosen = [(identifier, vector) for identifier, digest, vector in candidates if counts[digest] == 1]
     ids = np.array([identifier for identifier, _ in chosen], np.uint64)
     vectors = np.array([vector for _, vector in chosen], np.float32).reshape(len(ids), dimensions)
-    new = np.isin(ids, came)
+    new = np.isin(ids, added)
     sample = Rows(ids, vectors)
     return sample.only(~new), sample.only(new)

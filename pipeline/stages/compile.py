@@ -1,4 +1,4 @@
-"""The engine stage: compile what the plan says, check each engine once, note what was reused."""
+"""The engine stage: compile the networks that the plan names, and check each engine once."""
 
 import tempfile
 from contextlib import suppress
@@ -12,7 +12,7 @@ from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
 from pipeline.stages.checks import check_engine, check_vectors, require_passed
 from pipeline.stages.compile_progress import CompileProgress
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts, ref_of
 from store.domain.attachments import TIMING_CACHE, attached, with_attached
@@ -26,7 +26,7 @@ _SAME_KERNELS = ("backend", "version", "target")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledNetwork:
-    """What compiling made: the event that records it, the engine, and what the compiler learnt about kernels."""
+    """The event that records a compiled network, the engine, and the timing cache, if there is one."""
 
     event: EngineCompiled
     engine: bytes
@@ -48,10 +48,10 @@ def compile_network(
     host: Document | None = None,
     on_progress: OnProgress | None = None,
 ) -> CompiledNetwork:
-    """Compile a network; temporary files go into a folder in `scratch`.
+    """Compile a network, with temporary files in `scratch`.
 
-    `timing_cache` is what an earlier compile learnt about kernels; `host` holds facts about this machine, only outside
-    of a build, whose start has them.
+    `timing_cache` is that of an earlier compile. `host` is given only outside of a build, whose start records
+    it.
 
     Raises:
         CompileError: It could not be compiled.
@@ -66,7 +66,7 @@ def compile_network(
             engine = compiled.path.read_bytes()
         except OSError as error:
             raise from_os_error(error, f"engine of {model.spec.name}") from error
-    learnt = compiled.timing_cache
+    timing_cache = compiled.timing_cache
     event = EngineCompiled(
         model=model.spec.name,
         purpose=purpose,
@@ -74,13 +74,14 @@ def compile_network(
         components=model.components,
         artifact=ref_of(engine),
         signature=with_attached(
-            _signature_document(compiled.signature), {} if learnt is None else {TIMING_CACHE: ref_of(learnt)}
+            _signature_document(compiled.signature),
+            {} if timing_cache is None else {TIMING_CACHE: ref_of(timing_cache)},
         ),
         elapsed_ms=elapsed_ms,
         log=compiled.log[-_LOG_LIMIT:],
         host=host or {},
     )
-    return CompiledNetwork(event=event, engine=engine, timing_cache=learnt)
+    return CompiledNetwork(event=event, engine=engine, timing_cache=timing_cache)
 
 
 def _signature_document(signature: EngineSignature) -> Document:
@@ -94,19 +95,19 @@ def _signature_document(signature: EngineSignature) -> Document:
 
 
 def last_timing_cache(state: State, artifacts: Artifacts, components: Document) -> bytes | None:
-    """Return what the last compile of the same backend, version and target learnt about kernels, if it is there."""
+    """Return the timing cache of the last compile for the same backend, version and target, if any."""
     for event in reversed([*state.step_cache.engines.values()]):
         if any(event.components.get(name) != components[name] for name in _SAME_KERNELS):
             continue
-        found = attached(event).get(TIMING_CACHE)
-        if found is not None:
+        ref = attached(event).get(TIMING_CACHE)
+        if ref is not None:
             with suppress(StoreError):
-                return artifacts.read(found)
+                return artifacts.read(ref)
     return None
 
 
-def prepare_engines(run: Run, plan: BuildPlan) -> None:
-    """Make sure that every network of the build has an engine for its device, checked as far as this machine can.
+def prepare_engines(run: BuildContext, plan: BuildPlan) -> None:
+    """Give every network of the build an engine for its device, checked as far as this machine can.
 
     Raises:
         CompileError: A network could not be compiled.
@@ -131,24 +132,23 @@ def prepare_engines(run: Run, plan: BuildPlan) -> None:
 
 
 def compile_engine(
-    run: Run, model: Model, compiler: EngineCompiler, *, purpose: str = FLIGHT
+    run: BuildContext, model: Model, compiler: EngineCompiler, *, purpose: str = FLIGHT
 ) -> EngineCompiled:
-    """Compile a network and store what came out; the event that is returned is the caller's to append.
+    """Compile a network and store the engine; the caller appends the event that is returned.
 
     Raises:
         CompileError: It could not be compiled.
     """
     name, progress = model.spec.name, run.ports.progress
-    what, kind = (name, "engine") if purpose == FLIGHT else (f"{name} ({purpose})", purpose)
+    label, kind = (name, "engine") if purpose == FLIGHT else (f"{name} ({purpose})", purpose)
     run.append(StepStarted(kind=kind, subjects=(name,), key=model.key))
-    told = CompileProgress.started(progress, what)
     made = compile_network(
         model,
         compiler,
         scratch=run.scratch,
         purpose=purpose,
         timing_cache=last_timing_cache(run.store.state, run.store.artifacts, model.components),
-        on_progress=told,
+        on_progress=CompileProgress.started(progress, label),
     )
     for data in made.contents:
         run.put(data)
@@ -157,12 +157,13 @@ def compile_engine(
     return made.event
 
 
-def vectors_forgotten(run: Run) -> bool:
-    """Hold the engine that embeds against vectors that other bytes under its key made.
+def forget_changed_vectors(run: BuildContext) -> bool:
+    """Compare the engine that embeds with vectors that an earlier engine under the same key gave.
 
     Returns:
-        Whether it gives other vectors, so that the blocks made with them were forgotten and the cells must be planned
-        again.
+        Whether its vectors differ. Then the recorded check makes the journal forget the old blocks, and the
+            cells must
+        be planned again.
     """
     run.enter("check", run.inputs.descriptor.spec.name)
     verdict = check_vectors(run.store.artifacts, run.store.state.step_cache, run.inputs, run.embedder)
@@ -171,11 +172,11 @@ def vectors_forgotten(run: Run) -> bool:
     return isinstance(verdict, CheckFailed)
 
 
-def record_check(run: Run, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:
-    """Hold an engine against its network, and record the outcome.
+def record_check(run: BuildContext, model: Model, event: EngineCompiled, *, what: str = "engine") -> None:
+    """Compare an engine with its network and record the result.
 
     Raises:
-        CheckError: It disagrees; it will not be used again.
+        CheckError: They disagree; the engine will not be used again.
     """
     run.enter("check", model.spec.name)
     verdict = check_engine(model, event, run.store.artifacts.read(event.artifact), scratch=run.scratch)

@@ -1,4 +1,4 @@
-"""Shows how far a compile has come, as percent, whatever a backend counts in."""
+"""Shows the progress of a compile in percent, whatever unit the backend reports in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,7 @@ PERCENT = "%"
 
 @dataclass(slots=True)
 class CompileProgress:
-    """Takes a compiler's reports and moves a step of 100 percent on; the step may not fall.
-
-    Attributes:
-        progress: Told how the step moves on, and in which phase the compiler is.
-        done: Percent told so far.
-    """
+    """Receives a compiler's reports and advances a step of 100 percent, which never goes back."""
 
     progress: Progress
     done: int = 0
@@ -31,6 +26,6 @@ class CompileProgress:
         """Take a report: `phase`, and `done` of `total` where they are known."""
         total = report.get("total")
         percent = 100 * report.get("done", 0) // total if total else 0
-        # Also without news: the phase may be another one, and a sign of life is worth a line in a log.
+        # Advance by 0 as well: the phase may be new, and a log shows that the compiler is alive.
         self.progress.advance(max(0, percent - self.done), phase=str(report["phase"]))
         self.done = max(self.done, percent)

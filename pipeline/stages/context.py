@@ -1,4 +1,4 @@
-"""One build in progress: what its stages share."""
+"""The state of one running build, which its stages share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Window
-from pipeline.planning.area_report import Geography
+from pipeline.planning.area_report import AreaReport
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
 from store.base.values import ArtifactRef
@@ -17,8 +17,8 @@ _GROUP_EVENTS = 64
 
 
 @dataclass(slots=True, kw_only=True)
-class Counts:
-    """What a run has done so far; `networks` names those that were compiled, for whatever device."""
+class BuildCounts:
+    """What a build has done so far; `networks` names those that were compiled, for any device."""
 
     networks: set[str] = field(default_factory=set)
     embedded: int = 0
@@ -27,25 +27,19 @@ class Counts:
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
-    """One build in progress.
+class BuildContext:
+    """One running build.
 
     Attributes:
-        store: The cache, open for writing.
-        inputs: What the build is defined by.
-        ports: What does the work.
-        batcher: Embeds tiles.
-        number: The build's number.
         scratch: A folder for temporary files, outside of the cache.
-        strict: Whether strangers in the cache's folders stop the build.
-        engines: Model name to its engine, as far as the build has come.
-        stand_in: What embeds tiles on behalf of a descriptor engine that does not run here.
-        hashed: Digests of artifacts that were hashed in this run.
-        step: What the build is doing, for the record of a failure.
-        subject: What it is doing it to.
-        counts: What it has done.
-        windows: Number to window, of those that workers have and have not answered.
-        geography: What became of the area's tiles, once somebody looked.
+        strict: Whether foreign files in the cache's folders stop the build.
+        engines: Model name to its engine, of those that exist so far.
+        stand_in: Embeds tiles in place of a descriptor engine that does not run here.
+        hashed: Digests of artifacts that this build has hashed.
+        step: The current step, recorded if it fails.
+        subject: What the step works on.
+        windows: Number to window, of those that workers have not answered yet.
+        geography: The report of the area, once it was made.
     """
 
     store: CacheWriter
@@ -60,10 +54,10 @@ class Run:
     hashed: set[str] = field(default_factory=set)
     step: str = "start"
     subject: str = ""
-    counts: Counts = field(default_factory=Counts)
+    counts: BuildCounts = field(default_factory=BuildCounts)
     windows: dict[int, Window] = field(default_factory=dict)
-    geography: Geography | None = None
-    _pending: list[Event] = field(default_factory=list)
+    geography: AreaReport | None = None
+    _deferred: list[Event] = field(default_factory=list)
 
     @property
     def embedder(self) -> EngineCompiled:
@@ -71,40 +65,41 @@ class Run:
         return self.stand_in or self.engines[self.inputs.descriptor.spec.name]
 
     def enter(self, step: str, subject: str = "") -> None:
-        """Say what the build is doing now."""
+        """Set the current step and its subject."""
         self.step, self.subject = step, subject
 
     def append(self, *events: Event) -> None:
-        """Append events of this build in one durable transaction, after those that were put off.
+        """Append events of this build in one durable transaction, after the deferred ones.
 
-        Repairs come last: the first event of a build must be its start, and that one may have repaired something.
+        Repairs come last, since a build's first event must be its start, and starting may already repair
+        something.
         """
-        everything = (*self._pending, *events, *self._repairs())
-        self._pending = []
-        if everything:
-            self.store.append(*everything, build=self.number)
+        ordered = (*self._deferred, *events, *self._repairs())
+        self._deferred = []
+        if ordered:
+            self.store.append(*ordered, build=self.number)
 
-    def put_off(self, event: Event) -> None:
-        """Append an event together with others: with the next call of `append`, or as the 64th."""
-        self._pending.append(event)
-        if len(self._pending) >= _GROUP_EVENTS:
+    def defer(self, event: Event) -> None:
+        """Append an event later, in one transaction with others: at the next `append`, or when 64 wait."""
+        self._deferred.append(event)
+        if len(self._deferred) >= _GROUP_EVENTS:
             self.append()
 
     def reuse(self, kind: str, keys: Mapping[str, str], *, count: int | None = None) -> None:
-        """Record that results of steps are reused: as many as there are keys, unless `count` says otherwise."""
+        """Record that results of steps are reused: `count` of them, by default one for each key."""
         number = len(keys) if count is None else count
         self.append(StepReused(kind=kind, count=number, keys=keys))
         self.counts.reused += number
 
     def put(self, data: bytes) -> ArtifactRef:
-        """Store an artifact durably; its bytes were hashed on the way."""
+        """Store an artifact durably."""
         ref = self.store.artifacts.put(data)
         self.hashed.add(ref.sha256)
         return ref
 
-    def forget_pending(self) -> None:
-        """Drop events that were put off; their artifacts stay as unreferenced files."""
-        self._pending = []
+    def drop_deferred(self) -> None:
+        """Drop the deferred events; their artifacts stay as unreferenced files."""
+        self._deferred = []
 
     def _repairs(self) -> list[Event]:
         replaced, self.store.artifacts.replaced = self.store.artifacts.replaced, []

@@ -1,7 +1,7 @@
-"""The cell stage: every cell of the build has a block in the build's vector space.
+"""The cell stage: give every cell of the build a block in the build's vector space.
 
-Cells whose tiles are the same keep their block. The others are put together from rows that exist in this
-vector space, whatever block they are in, and from tiles that go through the network: each new digest once.
+A cell with the same tiles keeps its block. The others are assembled from rows that any block of this vector
+space has, and from tiles that go through the network, each new digest once.
 """
 
 from collections import deque
@@ -13,31 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.embed.batcher import (
-    BadTile,
-    DescriptorBatcher,
-    EngineSpec,
-    OnDispatch,
-    OnRetry,
-    OnTiles,
-    Retry,
-    WindowResult,
-)
-from pipeline.embed.cells import (
-    AssembledCell,
-    Cell,
-    CellAssembler,
-    Row,
-    Window,
-    plan_windows,
-    shared_digests,
-)
+from pipeline.embed import batcher
+from pipeline.embed.batcher import BadTile, DescriptorBatcher, EngineSpec, WindowResult
+from pipeline.embed.cells import AssembledCell, Cell, CellAssembler, Row, Window, plan_windows, shared_digests
 from pipeline.embed.reusable_rows import KnownRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
 from pipeline.request.options import BadTilePolicy
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from store.base.identity import cell_components, cell_key, tile_set_of
 from store.base.preprocessing import Preprocessing
@@ -52,14 +36,14 @@ _NORM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedCell:
-    """What embedding a cell made: the event that records it, and its block."""
+    """The event that records an embedded cell, and its block."""
 
     event: CellEmbedded
     data: bytes
 
 
 def engine_spec(path: Path, event: EngineCompiled) -> EngineSpec:
-    """Return what a worker needs to load an engine that lies at a path."""
+    """Return what a worker needs to load the engine file at a path."""
     return EngineSpec(
         path=str(path),
         sha256=event.artifact.sha256,
@@ -81,14 +65,14 @@ def embed_windows(
     preprocessing: Preprocessing,
     on_bad: Callable[[BadTile], object] = lambda _: None,
     on_answer: Callable[[Window], object] = lambda _: None,
-    on_dispatch: OnDispatch | None = None,
-    on_progress: OnTiles | None = None,
-    on_retry: OnRetry | None = None,
+    on_dispatch: batcher.OnDispatch | None = None,
+    on_progress: batcher.OnTiles | None = None,
+    on_retry: batcher.OnRetry | None = None,
 ) -> Generator[WindowResult, None, None]:
-    """Embed the tiles of some windows, and yield each answer once it was found to be sound.
+    """Embed the tiles of some windows, and yield each answer after checking it.
 
-    `on_bad` is called with each tile that got no descriptor, and may raise; `on_answer` with each window whose answer
-    will be yielded; the others as `DescriptorBatcher.embed` does.
+    `on_bad` is called with each tile that got no descriptor, and may raise; `on_answer` with each window
+    before its answer is yielded; the others as in `DescriptorBatcher.embed`.
 
     Raises:
         EmbedError: Workers failed again and again, or the network gives no unit vectors.
@@ -101,7 +85,7 @@ def embed_windows(
         on_progress=on_progress,
         on_retry=on_retry,
     )
-    # Closed at once: an error keeps this frame alive, and would keep the workers with it.
+    # Closed explicitly: an error's traceback keeps this frame alive, and the workers with it.
     with closing(results):
         for result in results:
             _require_unit_vectors(result)
@@ -124,6 +108,43 @@ def _require_unit_vectors(result: WindowResult) -> None:
         )
 
 
+class _Assembly:
+    """Assembles the blocks of cells from known rows and from the answers of workers."""
+
+    def __init__(self, cells: Sequence[Cell], known: KnownRows, dimensions: int) -> None:
+        self._cells, self._known, self._shared = cells, known, shared_digests(cells)
+        self._assembler = CellAssembler(dimensions=dimensions, shared=self._shared)
+        self._complete = deque[AssembledCell]()
+
+    def windows(self) -> Iterator[Window]:
+        """Plan the windows of tiles that have no row yet."""
+        return plan_windows(self._added_cells(), known=self._known, shared=self._shared)
+
+    def _added_cells(self) -> Iterator[Cell]:
+        # Each cell is added just before its window is planned, so that few are open at a time.
+        for cell in self._cells:
+            complete = self._assembler.add(cell, self._known.rows({tile.sha256 for tile in cell.tiles}))
+            self._complete.extend(() if complete is None else (complete,))
+            yield cell
+
+    def add_answer(self, result: WindowResult) -> None:
+        """Add the rows of a window; a tile without a descriptor gets no row."""
+        for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
+            self._complete.extend(self._assembler.supply(tile.sha256, Row(vector, float(texture))))
+        for bad in result.bad:
+            self._complete.extend(self._assembler.drop(bad.tile.sha256))
+
+    def take_complete(self) -> Iterator[AssembledCell]:
+        """Remove and yield the cells that are complete."""
+        while self._complete:
+            yield self._complete.popleft()
+
+    @property
+    def pending(self) -> int:
+        """How many cells still lack rows."""
+        return self._assembler.pending
+
+
 def embed_cells(
     cells: Sequence[Cell],
     embed: Callable[[Iterable[Window]], Generator[WindowResult, None, None]],
@@ -135,46 +156,31 @@ def embed_cells(
 ) -> Generator[Iterator[EmbeddedCell], None, None]:
     """Embed cells, and yield for each answered window the cells that it completed.
 
-    A block is encoded only when it is taken, so that few are in memory. A tile that gets no descriptor gets no row.
+    A block is encoded only when it is taken, so that few are in memory. A tile that gets no descriptor gets
+    no row.
 
     Args:
         cells: The cells.
-        embed: `embed_windows` with all that it needs besides the windows.
+        embed: `embed_windows` with all arguments but the windows.
         space: The vector space of the cells.
         engine: The engine that embeds them.
         known: Rows that exist in that space.
-        progress: Told how many tiles there are to embed, and when they are done.
+        progress: Receives progress reports.
 
     Raises:
         EmbedError: Workers failed again and again, or the network gives no unit vectors.
     """
     digests = {tile.sha256 for cell in cells for tile in cell.tiles}
     progress.start("embed", total=sum(digest not in known for digest in digests), unit="tiles")
-    shared = shared_digests(cells)
-    assembler, ready = CellAssembler(dimensions=engine.dimensions, shared=shared), deque[AssembledCell]()
-
-    def feed() -> Iterator[Cell]:
-        """Hand each cell to the assembler just before its window is planned, so that few are under way."""
-        for cell in cells:
-            complete = assembler.add(cell, known.rows({tile.sha256 for tile in cell.tiles}))
-            ready.extend(() if complete is None else (complete,))
-            yield cell
-
-    def completed() -> Iterator[EmbeddedCell]:
-        while ready:
-            yield _embedded(ready.popleft(), space, engine)
-
-    results = embed(plan_windows(feed(), known=known, shared=shared))
+    assembly = _Assembly(cells, known, engine.dimensions)
+    results = embed(assembly.windows())
     with closing(results):
         for result in results:
-            for tile, vector, texture in zip(result.tiles, result.vectors, result.texture, strict=True):
-                ready.extend(assembler.supply(tile.sha256, Row(vector, float(texture))))
-            for bad in result.bad:
-                ready.extend(assembler.drop(bad.tile.sha256))
-            yield completed()
-    yield completed()
-    if assembler.pending:
-        raise EmbedError(f"expected all cells to be complete, found {assembler.pending} that are not")
+            assembly.add_answer(result)
+            yield (_embedded(cell, space, engine) for cell in assembly.take_complete())
+    yield (_embedded(cell, space, engine) for cell in assembly.take_complete())
+    if assembly.pending:
+        raise EmbedError(f"expected all cells to be complete, found {assembly.pending} that are not")
     progress.finish()
 
 
@@ -197,8 +203,8 @@ def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> Embed
     return EmbeddedCell(event=event, data=data)
 
 
-def prepare_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
-    """Make sure that every cell has a block; returns the rows of the block table.
+def prepare_cells(run: BuildContext, plan: BuildPlan) -> list[BlockRow]:
+    """Give every cell a block; return the rows of the block table.
 
     Raises:
         TileError: A tile is damaged or changed, and such tiles are not to be skipped.
@@ -214,8 +220,8 @@ def prepare_cells(run: Run, plan: BuildPlan) -> list[BlockRow]:
     return sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
 
 
-def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
-    """Embed cells, and store and record each with the window that completed it."""
+def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]:
+    """Embed cells; store and record those that a window completes together."""
     space, preprocessing = run.inputs.space, run.inputs.descriptor.preprocessing
     if preprocessing is None:
         raise AssertionError("the descriptor network has an image contract")
@@ -227,9 +233,9 @@ def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
         preprocessing=preprocessing,
         on_bad=partial(_refuse_or_skip, run),
         on_answer=lambda window: run.windows.pop(window.number, None),
-        on_dispatch=partial(_dispatched, run),
+        on_dispatch=partial(_record_dispatch, run),
         on_progress=run.ports.progress.advance,
-        on_retry=partial(_retried, run),
+        on_retry=partial(_record_retry, run),
     )
     answered = embed_cells(
         [plan.cell for plan in plans],
@@ -245,24 +251,24 @@ def _embed_stale(run: Run, plans: Sequence[CellPlan]) -> list[BlockRow]:
             for made in cells:
                 run.put(made.data)
                 run.counts.embedded += made.event.embedded
-                run.put_off(made.event)
+                run.defer(made.event)
                 rows.append(block_row(made.event))
             run.append()
     return rows
 
 
-def _dispatched(run: Run, window: Window) -> None:
+def _record_dispatch(run: BuildContext, window: Window) -> None:
     run.windows[window.number] = window
     run.append(StepStarted(kind="cells", subjects=window.subjects, key=run.inputs.space))
 
 
-def _retried(run: Run, retry: Retry) -> None:
+def _record_retry(run: BuildContext, retry: batcher.Retry) -> None:
     subjects = retry.window.subjects if retry.window else ()
     run.append(StepRetried(kind="cells", subjects=subjects, attempt=retry.attempt, why=retry.why))
     run.ports.progress.say(f"a worker failed ({retry.why}); going on with {retry.workers}")
 
 
-def _refuse_or_skip(run: Run, bad: BadTile) -> None:
+def _refuse_or_skip(run: BuildContext, bad: BadTile) -> None:
     place = str(bad.tile.place)
     if bad.kind == ErrorKind.BAD_VECTORS:
         raise EmbedError(bad.message, hint="check the network", kind=ErrorKind.BAD_VECTORS, subject=place)

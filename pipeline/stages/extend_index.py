@@ -1,8 +1,7 @@
-"""The index of the head, extended by what changed since: a changed tile does not cost a whole index.
+"""Extend the head's index by the rows that changed, so that one changed tile does not cost a whole index.
 
-What changed is found by cells: those whose block is the one of the head hold what they held then. The delta is always the
-one to the file that faiss wrote, so that the tenth change does not stand on nine others; where too much has changed, a new
-file is due, and takes the place of both.
+Changes are found by cell: a cell with the same block as in the head did not change. A delta always refers to
+the file that faiss wrote, never to another delta. Where too much has changed, a new file is written instead.
 """
 
 from collections import deque
@@ -14,7 +13,7 @@ import numpy as np
 
 from pipeline.index.plan import IndexJob, can_extend, delta_limits
 from pipeline.progress import Progress
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
 from store.base.values import ArtifactRef
@@ -22,29 +21,15 @@ from store.disk.artifacts import Artifacts, ref_of
 from store.domain.events import Index, IndexExtended, StepStarted
 from store.domain.index_files import delta_of, whole_of
 from store.errors import ArtifactError
-from store.formats import descriptor_block
+from store.formats import descriptor_block, index_delta
 from store.formats.descriptor_block import Block, BlockError
-from store.formats.index_delta import (
-    CellName,
-    Delta,
-    DeltaError,
-    Rows,
-    decode,
-    difference,
-    encode,
-    joined,
-    nothing,
-    rows_of,
-    undone,
-)
+from store.formats.index_delta import CellName, Delta, DeltaError, Rows
 from store.formats.tables import BlockRow, decode_blocks
-
-_Cells = Mapping[CellName, BlockRow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtendedIndex:
-    """What extending an index made: the event that records it, and its delta."""
+    """The event that records an extended index, and its delta."""
 
     event: IndexExtended
     data: bytes
@@ -63,25 +48,25 @@ def extend_index(
     """Extend an index by what changed since faiss wrote its file.
 
     Args:
-        index: The one that is there.
-        rows: The blocks of all cells of now.
-        table: Their block table.
-        components: What the key of the extended index is the digest of.
-        artifacts: Where the index is, and the blocks of then and now.
-        progress: Told how the work moves on.
+        index: The existing index.
+        rows: The current block of every cell.
+        table: The block table of `rows`.
+        components: The key of the extended index is their digest.
+        artifacts: Holds the index, and the blocks of then and now.
+        progress: Receives progress reports.
         most: Rows that may have changed in all, and that may have left; None for any number.
 
     Returns:
-        The extended index; nothing if more has changed.
+        The extended index, or None if more has changed.
 
     Raises:
-        ArtifactError, BlockError, DeltaError: Something that it is made from is missing or damaged.
+        ArtifactError, BlockError, DeltaError: A block, table or delta is missing or damaged.
     """
     began = monotonic()
-    delta = _delta(index, rows, artifacts, progress, most)
+    delta = _find_changes(index, rows, artifacts, progress, most)
     if delta is None:
         return None
-    data = encode(delta)
+    data = index_delta.encode(delta)
     event = IndexExtended(
         key=index_key(components),
         components=components,
@@ -99,56 +84,44 @@ def extend_index(
     return ExtendedIndex(event=event, data=data)
 
 
-def _delta(
+def _find_changes(
     index: Index,
     rows: Sequence[BlockRow],
     artifacts: Artifacts,
     progress: Progress,
     most: tuple[int, int] | None,
 ) -> Delta | None:
-    before, now = _cells(decode_blocks(artifacts.read(index.blocks))), _cells(rows)
-    earlier, changed = delta_in(artifacts, index), _changed(before, now)
-    found = [earlier.outside(changed)]
-    size, left_out = found[0].size, len(found[0].dropped)
+    before, now = _by_cell(decode_blocks(artifacts.read(index.blocks))), _by_cell(rows)
+    earlier, changed = read_delta(artifacts, index), _changed_cells(before, now)
+    deltas = [earlier.outside(changed)]
+    size, dropped = deltas[0].size, len(deltas[0].dropped)
     progress.start("index", total=len(changed), unit="cells")
-    for name in changed:
-        was = undone(_rows(artifacts, before.get(name), index.dimensions), earlier.within(name))
-        found.append(difference(was, _rows(artifacts, now.get(name), index.dimensions)))
-        size, left_out = size + found[-1].size, left_out + len(found[-1].dropped)
+    for cell in changed:
+        written = index_delta.undone(
+            _read_rows(artifacts, before.get(cell), index.dimensions), earlier.within(cell)
+        )
+        delta = index_delta.difference(written, _read_rows(artifacts, now.get(cell), index.dimensions))
+        deltas.append(delta)
+        size, dropped = size + delta.size, dropped + len(delta.dropped)
         progress.advance(1)
-        if most is not None and (size > most[0] or left_out > most[1]):
+        if most is not None and (size > most[0] or dropped > most[1]):
             progress.finish("too much changed for a delta")
             return None
     progress.finish(f"{index.kind}, {size:,} changes beside it")
-    return joined(found, index.dimensions)
+    return index_delta.joined(deltas, index.dimensions)
 
 
-def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index | None:
-    """Extend the index that the head shows, where that pays.
+def extend_head_index(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob) -> Index | None:
+    """Return the head's index extended to all blocks of a build, or None if a new one must be written.
 
-    Args:
-        run: The build.
-        rows: The blocks of all its cells.
-        job: The index, if it were written anew.
-
-    Returns:
-        The index; nothing if a new one is due.
+    `job` describes the index as it would be written anew.
     """
-    head, plan, whole = run.store.state.head_build, job.plan, job.components
-    index = None if head is None else head.index
-    if (
-        index is None
-        or not run.inputs.request.index.delta
-        or not can_extend(plan, job.count, index.components, whole)
-    ):
+    index = _extendable(run, job)
+    if index is None:
         return None
-    base = whole_of(index)
-    if not _is_whole(run, base):
-        _say_why(run, index, "what faiss wrote of it is missing or damaged")
-        return None
-    components = extended_index_components(whole, base=base.sha256)
+    components = extended_index_components(job.components, base=whole_of(index).sha256)
     known = run.store.state.step_cache.indexes.get(index_key(components))
-    if known is not None and _is_whole(run, known.artifact):
+    if known is not None and _is_intact(run, known.artifact):
         run.reuse("index", {"index": known.key})
         return known
     try:
@@ -159,28 +132,43 @@ def extended_index(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> Index |
             components=components,
             artifacts=run.store.artifacts,
             progress=run.ports.progress,
-            most=delta_limits(plan, job.count, index.dimensions),
+            most=delta_limits(job.plan, job.count, index.dimensions),
         )
     except (ArtifactError, BlockError, DeltaError):
-        _say_why(run, index, "its delta, block table or a block of it is missing or damaged")
+        _explain_new_index(run, index, "its delta, block table or a block of it is missing or damaged")
         return None
     if made is None:
         return None
-    # Not before it is known that there is something to do: a step that is begun ends, or was cut.
+    # Recorded only now: a step that was started and has no result looks like one that was interrupted.
     run.append(StepStarted(kind="index", subjects=(), key=made.event.key))
     run.put(made.data)
     run.append(made.event)
     return made.event
 
 
-def _say_why(run: Run, head: Index, why: str) -> None:
-    """Say that a new index is written where an extended one was to be expected: somebody wants to know what is damaged."""
+def _extendable(run: BuildContext, job: IndexJob) -> Index | None:
+    """Return the head's index if the request allows a delta, the options are equal and it is intact."""
+    head = run.store.state.head_build
+    index = None if head is None else head.index
+    if (
+        index is None
+        or not run.inputs.request.index.delta
+        or not can_extend(job.plan, job.count, index.components, job.components)
+    ):
+        return None
+    if _is_intact(run, whole_of(index)):
+        return index
+    _explain_new_index(run, index, "what faiss wrote of it is missing or damaged")
+    return None
+
+
+def _explain_new_index(run: BuildContext, head: Index, why: str) -> None:
     run.ports.progress.say(
         f"a new index is written: the {head.kind} index of the head cannot be extended, {why}; c10 verify --full names it"
     )
 
 
-def _is_whole(run: Run, ref: ArtifactRef) -> bool:
+def _is_intact(run: BuildContext, ref: ArtifactRef) -> bool:
     if ref.sha256 not in run.hashed and run.store.artifacts.damage(ref) is not None:
         return False
     run.hashed.add(ref.sha256)
@@ -188,27 +176,27 @@ def _is_whole(run: Run, ref: ArtifactRef) -> bool:
 
 
 class EarlierBlocks:
-    """The blocks from before a change, as often as they are asked for: their ids and vectors, and nothing beside."""
+    """The blocks from before a change, with their ids and vectors only; may be iterated again and again."""
 
     def __init__(self, now: Iterable[Block], delta: Delta) -> None:
-        """Take the blocks of now, in ascending order of their cells, and what changed."""
+        """Take the current blocks, in ascending order of their cells, and what changed."""
         self._now, self._delta = now, delta
 
     def __iter__(self) -> Iterator[Block]:
-        """Yield them in ascending order of their cells."""
+        """Yield the blocks in ascending order of their cells."""
         left = deque(self._delta.cells_left)
-        none = nothing(self._delta.dimensions).added
+        none = index_delta.nothing(self._delta.dimensions).added
         for block in self._now:
             while left and left[0] < block.cell:
                 yield self._earlier(left.popleft(), none)
             if left and left[0] == block.cell:
                 left.popleft()
-            yield self._earlier(block.cell, rows_of(block))
+            yield self._earlier(block.cell, index_delta.rows_of(block))
         for cell in left:
             yield self._earlier(cell, none)
 
     def _earlier(self, cell: CellName, now: Rows) -> Block:
-        rows = undone(now, self._delta.within(cell))
+        rows = index_delta.undone(now, self._delta.within(cell))
         return Block(
             zoom=cell[0],
             cell_x=cell[1],
@@ -221,22 +209,22 @@ class EarlierBlocks:
         )
 
 
-def delta_in(artifacts: Artifacts, index: Index) -> Delta:
-    """Return the delta of an index, or one in which nothing changed.
+def read_delta(artifacts: Artifacts, index: Index) -> Delta:
+    """Return the delta of an index, or an empty one if it has none.
 
     Raises:
         ArtifactError, DeltaError: It is missing or damaged.
     """
     ref = delta_of(index)
-    return nothing(index.dimensions) if ref is None else decode(artifacts.read(ref))
+    return index_delta.nothing(index.dimensions) if ref is None else index_delta.decode(artifacts.read(ref))
 
 
-def _cells(rows: Sequence[BlockRow]) -> _Cells:
+def _by_cell(rows: Sequence[BlockRow]) -> dict[CellName, BlockRow]:
     return {(row.zoom, row.cell_x, row.cell_y): row for row in rows}
 
 
-def _changed(before: _Cells, now: _Cells) -> list[CellName]:
-    """The cells whose blocks are not the same, in ascending order."""
+def _changed_cells(before: Mapping[CellName, BlockRow], now: Mapping[CellName, BlockRow]) -> list[CellName]:
+    """Return the cells that have another block, or have one only before or now, in ascending order."""
     return sorted(
         name
         for name in before.keys() | now.keys()
@@ -244,10 +232,8 @@ def _changed(before: _Cells, now: _Cells) -> list[CellName]:
     )
 
 
-def _rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> Rows:
-    """The rows of a cell; none of one that is not there."""
-    return (
-        nothing(dimensions).added
-        if row is None
-        else rows_of(descriptor_block.decode(artifacts.read(row.ref)))
-    )
+def _read_rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> Rows:
+    """Return the rows of a block; none if there is no block."""
+    if row is None:
+        return index_delta.nothing(dimensions).added
+    return index_delta.rows_of(descriptor_block.decode(artifacts.read(row.ref)))

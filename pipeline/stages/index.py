@@ -1,4 +1,4 @@
-"""The index stage and what follows it: index, survey of the area, coverage walk."""
+"""The index stage and the checks after it: index, report of the area, coverage walk."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
 from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexJob, plan_index
-from pipeline.planning.area_report import Geography, Place
+from pipeline.planning.area_report import AreaReport, Place
 from pipeline.request.options import IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
-from pipeline.stages.context import Run
-from pipeline.stages.extend_index import extended_index
+from pipeline.stages.context import BuildContext
+from pipeline.stages.extend_index import extend_head_index
 from pipeline.tiles.selection import Selection
 from store.base.identity import index_components, index_key, tile_of
 from store.base.values import ArtifactRef
@@ -36,7 +36,7 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenIndex:
-    """What writing an index made, besides the file: the event that records it, and a word of the library on how."""
+    """The event that records a written index file, and the library's remark on how it was built."""
 
     event: IndexBuilt
     note: str
@@ -51,7 +51,7 @@ def index_job(
     dimensions: int,
     builder: FaissIndexBuilder,
 ) -> IndexJob:
-    """Return the index that a request wants of some blocks.
+    """Return the index to write for some blocks, with the options of a request.
 
     Raises:
         EmbedError: INDEX_FAILED, the request cannot be met with these rows.
@@ -72,7 +72,7 @@ def write_index(
     new: Draft,
     on_progress: OnRows | None = None,
 ) -> WrittenIndex:
-    """Write the index of all rows to a draft.
+    """Write the index of all rows to a draft file.
 
     Raises:
         EmbedError: INDEX_FAILED; see `FaissIndexBuilder.build`.
@@ -97,7 +97,7 @@ def write_index(
 
 
 class StoredBlocks:
-    """The blocks of a table, read and checked one at a time, as often as they are asked for."""
+    """The blocks of a table, read and checked one at a time; may be iterated again and again."""
 
     def __init__(self, artifacts: Artifacts, rows: Sequence[BlockRow]) -> None:
         self._artifacts, self._rows = artifacts, rows
@@ -107,8 +107,8 @@ class StoredBlocks:
             yield descriptor_block.decode(self._artifacts.read(row.ref))
 
 
-def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: Artifacts) -> Geography:
-    """Tell what became of every tile that a selection wants; see `survey_area`."""
+def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: Artifacts) -> AreaReport:
+    """Report on every tile that a selection wants; see `survey_area`."""
     return survey_area(
         rows,
         artifacts,
@@ -127,16 +127,16 @@ def survey_area(
     present: NDArray[np.int64],
     holes: tuple[Place, ...],
     excluded: tuple[Place, ...],
-) -> Geography:
-    """Tell what became of every wanted tile.
+) -> AreaReport:
+    """Report which wanted tiles are indexed, missing, featureless, skipped or excluded.
 
     Args:
         rows: The blocks.
-        artifacts: Where they are.
-        wanted: How many tiles the area wants.
-        present: Descriptor ids of those that were selected.
-        holes: Those that the source does not hold.
-        excluded: Those that were left out because they are too old.
+        artifacts: Holds the blocks.
+        wanted: Number of tiles in the area.
+        present: Descriptor ids of the selected tiles.
+        holes: Tiles that the source does not have.
+        excluded: Tiles that were left out because they are too old.
 
     Raises:
         ArtifactError: A block is missing or damaged.
@@ -147,7 +147,7 @@ def survey_area(
         indexed.append(block.ids.astype(np.int64))
         featureless.extend(block.ids[block.texture < FEATURELESS_BELOW].tolist())
     skipped = present[np.isin(present, np.concatenate(indexed), invert=True)]
-    return Geography(
+    return AreaReport(
         wanted=wanted,
         present=len(present),
         holes=holes,
@@ -157,8 +157,8 @@ def survey_area(
     )
 
 
-def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
-    """Make sure that the blocks have a checked index.
+def prepare_index(run: BuildContext, rows: Sequence[BlockRow]) -> Index:
+    """Return a checked index of the blocks: a known one, the head's extended, or a new one.
 
     Raises:
         EmbedError: The index could not be built.
@@ -178,17 +178,17 @@ def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
         run.hashed.add(known.artifact.sha256)
         run.reuse("index", {"index": known.key})
     else:
-        known = extended_index(run, rows, job)
+        known = extend_head_index(run, rows, job)
         if known is not None:
-            failed = _failed(run, known, rows)
+            failed = _check_failure(run, known, rows)
             if failed is None:
                 return known
             run.ports.progress.say(
                 f"a new index is written: the extended one did not pass its check, {failed.why}"
             )
             run.enter("index")
-        known = _write(run, rows, job)
-    failed = _failed(run, known, rows)
+        known = _write_and_record(run, rows, job)
+    failed = _check_failure(run, known, rows)
     if failed is not None:
         raise CheckError(
             f"expected the index to find its own tiles, found {failed.why}",
@@ -198,8 +198,8 @@ def prepare_index(run: Run, rows: Sequence[BlockRow]) -> Index:
     return known
 
 
-def _failed(run: Run, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | None:
-    """Check an index that has not passed yet; returns the outcome if it failed."""
+def _check_failure(run: BuildContext, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | None:
+    """Check an index unless it has passed already; return the result if it fails."""
     least = run.inputs.request.checks.recall
     if _has_passed(run, known, least):
         return None
@@ -209,17 +209,16 @@ def _failed(run: Run, known: Index, rows: Sequence[BlockRow]) -> CheckFailed | N
     return verdict if isinstance(verdict, CheckFailed) else None
 
 
-def _has_passed(run: Run, known: Index, least: float) -> bool:
-    """Tell whether an index passed its check, and for no less than is asked for now."""
-    memo = run.store.state.step_cache
-    if not memo.has_passed(INDEX_CHECK, known.key, known.artifact.sha256):
+def _has_passed(run: BuildContext, known: Index, least: float) -> bool:
+    """Say whether an index passed its check with at least the recall that is required now."""
+    steps = run.store.state.step_cache
+    if not steps.has_passed(INDEX_CHECK, known.key, known.artifact.sha256):
         return False
-    found = memo.passed[INDEX_CHECK, known.key].measured.get("recall_ppm", _MILLION)
-    return bool(found >= round(least * _MILLION))
+    recall = steps.passed[INDEX_CHECK, known.key].measured.get("recall_ppm", _MILLION)
+    return bool(recall >= round(least * _MILLION))
 
 
-def _write(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> IndexBuilt:
-    """Write an index anew, store and record it."""
+def _write_and_record(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob) -> IndexBuilt:
     run.append(StepStarted(kind="index", subjects=(), key=index_key(job.components)))
     artifacts, progress = run.store.artifacts, run.ports.progress
     progress.start("index", total=job.count, unit="rows")
@@ -241,33 +240,31 @@ def _write(run: Run, rows: Sequence[BlockRow], job: IndexJob) -> IndexBuilt:
     return made.event
 
 
-def survey(run: Run, rows: Sequence[BlockRow]) -> Geography:
-    """Look at what became of every wanted tile.
-
-    Raises:
-        CheckError: Too little of the area can be localised.
-    """
+def check_area(run: BuildContext, rows: Sequence[BlockRow]) -> AreaReport:
+    """Report on the area; raise `CheckError` if too little of it can be localised."""
     run.enter("coverage", "area")
     run.geography = survey_selection(run.inputs.selection, rows, run.store.artifacts)
     require_coverage(run.geography.localisable, run.inputs.request.coverage.min_fraction)
     return run.geography
 
 
-def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[BlockRow]) -> Coverage:
-    """Hold everything that the manifest will name against the tree, and record it.
+def walk_coverage(
+    run: BuildContext, geography: AreaReport, index: Index, rows: Sequence[BlockRow]
+) -> Coverage:
+    """Check that every file that the manifest will name is intact, and record the result.
 
     Raises:
-        ManifestCoverageError: Something named is not whole; or, when strict, there are strangers.
+        ManifestCoverageError: A file is missing or damaged; or, when strict, there are foreign files.
     """
     run.enter("coverage", "artifacts")
     report = run.put(geography.encoded())
-    named = _named(run, report, index, rows)
+    named = _files_to_name(run, report, index, rows)
     unread = sum(size for digest, (_, size) in named.items() if digest not in run.hashed)
     run.ports.progress.start("verify", total=unread, unit="bytes")
     found = walk(
         run.store.artifacts,
         named,
-        referenced=referenced_by(run.store.state, _tables(run)),
+        referenced=referenced_by(run.store.state, _kept_block_tables(run)),
         full=True,
         hashed=frozenset(run.hashed),
         on_progress=run.ports.progress.advance,
@@ -280,7 +277,7 @@ def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[B
             files=found.files,
             size=found.size,
             unreferenced=len(found.unreferenced),
-            problems=found.strangers,
+            problems=found.foreign_files,
             geography=report,
             wanted=geography.wanted,
             present=geography.present,
@@ -291,8 +288,8 @@ def walk_coverage(run: Run, geography: Geography, index: Index, rows: Sequence[B
     return found
 
 
-def _named(
-    run: Run, report: ArtifactRef, index: Index, rows: Sequence[BlockRow]
+def _files_to_name(
+    run: BuildContext, report: ArtifactRef, index: Index, rows: Sequence[BlockRow]
 ) -> dict[str, tuple[str, int]]:
     build = run.store.state.builds[run.number]
     refs = {
@@ -311,8 +308,8 @@ def _named(
     return {ref.sha256: (role, ref.size) for role, ref in refs.items()}
 
 
-def _tables(run: Run) -> Iterator[tuple[BlockRow, ...]]:
-    """The block tables of committed builds that are kept; one that is damaged names nothing."""
+def _kept_block_tables(run: BuildContext) -> Iterator[tuple[BlockRow, ...]]:
+    """Yield the block tables of committed builds that are kept, except damaged ones."""
     seen: set[str] = set()
     collected = run.store.state.collected
     for build in run.store.state.builds.values():

@@ -1,4 +1,4 @@
-"""The reference that engines are held against: ONNX Runtime on the network as it was given."""
+"""The reference for engines: ONNX Runtime on the network as it was given."""
 
 import numpy as np
 
@@ -12,10 +12,10 @@ from store.runtime.load import EngineLoadError, EngineRunError
 def reference_run(job: EngineJob) -> Run:
     """Return a function from samples, float32 [n, ...], to descriptors, float32 [n, d]; nothing is optimised.
 
-    The library is given the very bytes that the engine's key names, weights included, and looks up no file by itself.
+    The library gets the bytes that the engine's key names, weights included, and opens no file itself.
 
     Raises:
-        CompileError: BAD_MODEL, the network is not the one that was compiled any more.
+        CompileError: BAD_MODEL, the network is no longer the one that was compiled.
         RuntimeUnavailableError: ONNX Runtime is not installed.
         EngineLoadError: It refuses the network.
     """

@@ -1,11 +1,11 @@
-"""The stand-in: an engine of the descriptor network for this machine, on behalf of one that cannot run here.
+"""The stand-in: embed tiles with an engine for this machine where the flight engine is for another device.
 
-An engine for another device is compiled here and not run. Tiles are embedded by a second engine of the same network,
-in the precision it was given in, and that one is checked against the network as any engine is. Its answers to the
-golden images are stored beside it: on board the engine for that device must give the same ones before it is handed
-out, which is what makes its queries comparable with these descriptors.
+The flight engine is compiled here but cannot run. A second engine of the same network, in the network's own
+precision, embeds the tiles and is checked like any engine. Its answers to the golden images are stored: on
+board the flight engine must give the same answers before it is used, so that its queries are comparable with
+these descriptors.
 
-An engine that was compiled for this machine in another build serves as well; only its answers are asked for then.
+An engine that another build compiled for this machine is reused; only its answers are added.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from pipeline.errors import CheckError
 from pipeline.planning.plan import Decision, EnginePlan
 from pipeline.stages.checks import load
 from pipeline.stages.compile import compile_engine, record_check
-from pipeline.stages.context import Run
+from pipeline.stages.context import BuildContext
 from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -28,12 +28,12 @@ from store.runtime.golden_vectors import ANSWERED, encode_answers, golden_sample
 from store.runtime.load import Engine, ExecutionError, RuntimeUnavailableError
 
 
-def prepare_stand_in(run: Run, plan: EnginePlan) -> None:
-    """Make sure that there is a checked stand-in with its golden answers.
+def prepare_stand_in(run: BuildContext, plan: EnginePlan) -> None:
+    """Give the build a checked stand-in with its golden answers.
 
     Raises:
         CompileError: It could not be compiled.
-        CheckError: It disagrees with its network, or with the engine that it stands in for.
+        CheckError: It disagrees with its network, or with the flight engine.
     """
     model = plan.model
     name = model.spec.name
@@ -41,18 +41,18 @@ def prepare_stand_in(run: Run, plan: EnginePlan) -> None:
     known = run.store.state.step_cache.engines.get(model.key) if plan.decision is Decision.REUSE else None
     event = known or compile_engine(run, model, run.ports.stand_in, purpose=STAND_IN)
     if known is None or not plan.answered:
-        event = _answered(run, model, event)
+        event = _with_golden_answers(run, model, event)
         run.append(event)
     run.stand_in = event
     if not plan.checked:
         record_check(run, model, event, what="the stand-in of engine")
-    _require_fit(run, event)
+    _require_comparable(run, event)
     if known is event:
         run.reuse(STAND_IN, {name: model.key})
 
 
 def golden_answers(artifacts: Artifacts, model: Model, event: EngineCompiled) -> bytes:
-    """Return the file of an engine's answers to the golden images.
+    """Return an engine's answers to the golden images, encoded.
 
     Raises:
         ArtifactError: The engine is missing or damaged.
@@ -65,12 +65,12 @@ def golden_answers(artifacts: Artifacts, model: Model, event: EngineCompiled) ->
 
 
 def open_stand_in(layout: Layout, named: StandInEntry) -> Engine:
-    """Return the engine that made a cache's descriptors, for queries where the one that flies cannot run.
+    """Load the engine that made a cache's descriptors, for queries where the flight engine cannot run.
 
     Raises:
         ArtifactError: It is missing or damaged.
         ExecutionError: It does not run here.
-        StoreError, journal.JournalError: The journal, which alone names its tensors, cannot be read.
+        StoreError, journal.JournalError: The journal, which names its tensors, cannot be read.
     """
     for build in open_view(layout).state.builds.values():
         event = build.stand_in
@@ -83,8 +83,8 @@ def open_stand_in(layout: Layout, named: StandInEntry) -> Engine:
     )
 
 
-def _answered(run: Run, model: Model, event: EngineCompiled) -> EngineCompiled:
-    """Return the fact with the engine's answers attached; without, if it does not run, as its check will tell."""
+def _with_golden_answers(run: BuildContext, model: Model, event: EngineCompiled) -> EngineCompiled:
+    """Attach the engine's golden answers to its event; if it does not run, its check reports that."""
     try:
         data = golden_answers(run.store.artifacts, model, event)
     except RuntimeUnavailableError:
@@ -95,13 +95,13 @@ def _answered(run: Run, model: Model, event: EngineCompiled) -> EngineCompiled:
     return replace(event, purpose=STAND_IN, signature=with_attached(event.signature, refs))
 
 
-def _require_fit(run: Run, event: EngineCompiled) -> None:
-    """Make sure that the stand-in answered, and with descriptors as long as those of what it stands in for."""
+def _require_comparable(run: BuildContext, event: EngineCompiled) -> None:
+    """Require golden answers, and descriptors as long as those of the flight engine."""
     name = event.model
     lengths = [each.signature["dimensions"] for each in (run.engines[name], event)]
     if GOLDEN not in attached(event):
         raise CheckError(
-            f"expected the stand-in of engine {name} to answer the golden images, found that it ran only at times",
+            f"expected the stand-in of engine {name} to answer the golden images, found that it ran only sometimes",
             hint="c10 build again; c10 doctor if it stays so",
             subject=name,
         )

@@ -26,7 +26,7 @@ class SealError(Exception):
 
 
 @dataclass(slots=True)
-class Sealed:
+class SealedMemory:
     """A sealed memory file, open until `close`."""
 
     fd: int
@@ -98,7 +98,7 @@ def digest(fd: int, ref: ArtifactRef) -> None:
     _copy(fd, ref, None)
 
 
-def seal(fd: int, ref: ArtifactRef) -> Sealed:
+def seal(fd: int, ref: ArtifactRef) -> SealedMemory:
     """Copy an open file into sealed memory while hashing it.
 
     Raises:
@@ -110,7 +110,7 @@ def seal(fd: int, ref: ArtifactRef) -> Sealed:
     except OSError as error:
         _refuse_shortage(error, "a memory file")
         raise SealError(f"expected a memory file, found: {error.strerror}") from error
-    sealed = Sealed(memory)
+    sealed = SealedMemory(memory)
     try:
         _copy(fd, ref, memory)
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)

@@ -1,4 +1,5 @@
-"""Keep a cache in order: collect garbage, rebuild the journal from segments, sign, recover signatures.
+"""Maintain a cache: collect garbage, rebuild the journal from segments, sign generations, recover signatures.
 
-It imports `store.cache` and below. Each command takes the build lock of its caller and journals what it does.
+It imports `store.cache` and the folders below it. Its callers hold the build lock; it records what it changes
+in the journal.
 """

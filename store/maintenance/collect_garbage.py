@@ -1,24 +1,23 @@
-"""Collection: carry out what `store.policy.retention` decided, so that a death at any moment costs nothing.
+"""Collect garbage as `store.policy.retention` decided, so that a kill at any moment loses nothing.
 
-It runs under the build lock, with `artifacts/.lock` held exclusively, in four steps:
+A collection runs under the build lock, with `artifacts/.lock` held exclusively, in four steps:
 
-1. The plan is durable in the journal. From here on the state neither reuses what goes nor projects the generations
-   that go, whether or not anybody gets any further.
-2. Signatures, then manifests of the generations that go are unlinked, and the folder is made durable after each: a
-   manifest never outlives an artifact that it names, nor a signature its manifest.
-3. The artifacts are unlinked and their folders made durable.
-4. The result is durable in the journal.
+1. The plan becomes durable in the journal. From now on the state neither reuses what the plan removes nor
+   projects the generations that it removes, even if the collection gets no further.
+2. The signatures of those generations are unlinked, then their manifests; the folder is made durable after
+   each. A manifest never outlives an artifact that it names, nor a signature its manifest.
+3. The artifacts are unlinked, and their folders made durable.
+4. The result becomes durable in the journal.
 
-A collection that died is finished by the next one, which decides anew: what the plan named and nothing names any
-more is found as such in the tree. Open readers keep what they have opened. Segments, quarantine, the head and what
-is accepted are never touched; of the latter two the journal itself would refuse the plan.
+The next collection finishes one that was killed. It decides anew: what the plan named and nothing names any
+more is in the tree. Open readers keep the files that they have opened. Segments, quarantine, the head and
+accepted generations are never touched; of the latter two the journal itself would refuse the plan.
 """
 
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from journal import HeadMovedError
@@ -47,13 +46,10 @@ from store.policy.retention import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collection:
-    """What a collection does or did.
+class CollectionResult:
+    """What a collection removes or, if `done`, has removed.
 
-    Attributes:
-        decision: Why what goes goes, and what stays.
-        projections: Manifest and signature files of generations that are no longer shown, and their size in bytes.
-        done: Whether it was carried out.
+    `projections` are number and bytes of the manifest and signature files of removed generations.
     """
 
     decision: CollectionPlan
@@ -67,46 +63,46 @@ class Collection:
 
     @property
     def files(self) -> int:
-        """Files removed, or to be removed."""
+        """How many files are removed."""
         return len(self.decision.removals) + self.projections[0]
 
     @property
     def size(self) -> int:
-        """Their bytes."""
+        """Their bytes, all together."""
         return self.decision.size + self.projections[1]
 
 
-def rehearse(layout: Layout, policy: KeepPolicy) -> Collection:
-    """Tell what a collection would do; writes nothing and takes no lock.
+def preview(layout: Layout, policy: KeepPolicy) -> CollectionResult:
+    """Return what a collection would do, without writing or locking.
 
     Raises:
-        ArtifactError: A block table that must stay cannot be read.
+        ArtifactError: A block table that must be kept cannot be read.
         StoreError, journal.JournalError: The cache cannot be read.
     """
     state = open_view(layout).state
     decision = _decide(state, policy, Artifacts(layout))
-    return Collection(
+    return CollectionResult(
         decision=decision, projections=_measure(_projections(layout, state, decision)), done=False
     )
 
 
-def collect(store: CacheWriter, policy: KeepPolicy) -> Collection:
+def collect(store: CacheWriter, policy: KeepPolicy) -> CollectionResult:
     """Remove what the policy does not keep.
 
     Args:
-        store: Opened under the build lock with `exclusive_within_s`.
+        store: The cache, opened under the build lock with `exclusive_within_s`.
         policy: What to keep.
 
     Raises:
-        ArtifactError: A block table that must stay cannot be read; nothing was removed.
+        ArtifactError: A block table that must be kept cannot be read; nothing was removed.
         journal.JournalError: The plan could not be made durable; nothing that it names was removed.
-        StoreError: A file could not be removed; the next collection goes on from here.
+        StoreError: A file could not be removed; the next collection continues from here.
     """
     while True:
         head, state = store.event_store.head, store.state
         decision = _decide(state, policy, store.artifacts)
         projections = _projections(store.layout, state, decision)
-        done = Collection(decision=decision, projections=_measure(projections), done=True)
+        done = CollectionResult(decision=decision, projections=_measure(projections), done=True)
         if done.empty:
             return done
         generations = tuple(sorted({*decision.collected_generations, *projections}))
@@ -118,14 +114,14 @@ def collect(store: CacheWriter, policy: KeepPolicy) -> Collection:
                 policy=policy.to_document(),
                 host=store.host,
             )
-            for first, some in _pieces(decision.removals)
+            for first, some in _batches(decision.removals)
         ]
         try:
             store.event_store.append_on(
                 head, [store.event_store.record(event, build=None) for event in planned]
             )
         except HeadMovedError:
-            # Somebody accepted a generation or compiled an engine beside us: decide again.
+            # Another process accepted a generation or compiled an engine: decide again.
             store.event_store.refresh()
         except RETRYABLE:
             if not _make_room(store, decision):
@@ -144,7 +140,7 @@ def collect(store: CacheWriter, policy: KeepPolicy) -> Collection:
 
 
 def _make_room(store: CacheWriter, decision: CollectionPlan) -> bool:
-    """Free what needs no plan, on a disk too full to record one: the reserve, and files that nothing names."""
+    """If the disk is too full to record a plan, free the reserve and files that nothing names."""
     unnamed = [each for each in decision.removals if each.why is RemovalReason.UNREFERENCED]
     freed = bool(unnamed) or (store.layout.scratch / RESERVE_NAME).exists()
     release_reserve(store.layout)
@@ -154,16 +150,16 @@ def _make_room(store: CacheWriter, decision: CollectionPlan) -> bool:
 
 
 def _decide(state: State, policy: KeepPolicy, artifacts: Artifacts) -> CollectionPlan:
-    tables = dict(_read(tables_needed(state, policy), artifacts))
+    tables = dict(_read_tables(tables_needed(state, policy), artifacts))
     for origin, table in tables_wanted(state, policy).items():
         try:
-            tables.update(_read({origin: table}, artifacts))
+            tables.update(_read_tables({origin: table}, artifacts))
         except ArtifactError:
             continue
-    return decide(state, policy, tables=tables, present=_present(artifacts))
+    return decide(state, policy, tables=tables, present=_artifact_sizes(artifacts))
 
 
-def _read(
+def _read_tables(
     tables: Mapping[int, ArtifactRef], artifacts: Artifacts
 ) -> Iterator[tuple[int, tuple[BlockRow, ...]]]:
     for origin, table in tables.items():
@@ -171,14 +167,14 @@ def _read(
             yield origin, decode_blocks(artifacts.read(table))
         except ArtifactError as error:
             raise ArtifactError(
-                f"expected the block table of build {origin}, which tells what must stay, found it damaged or missing:"
-                f" {error.message}",
+                f"expected the block table of build {origin}, which says what must be kept, found it damaged or"
+                f" missing: {error.message}",
                 kind=error.kind,
-                hint="c10 verify --full (says what mends it)",
+                hint="c10 verify --full (says how to fix it)",
             ) from error
 
 
-def _present(artifacts: Artifacts) -> dict[str, int]:
+def _artifact_sizes(artifacts: Artifacts) -> dict[str, int]:
     try:
         return {
             digest: found.st_size
@@ -190,18 +186,17 @@ def _present(artifacts: Artifacts) -> dict[str, int]:
 
 
 def _projections(layout: Layout, state: State, decision: CollectionPlan) -> dict[int, tuple[Path, ...]]:
-    """Signatures, then the manifest, of generations that are retired, now or by a collection that did not finish."""
-    collected_generations = state.collected_generations.union(decision.collected_generations)
-    names = {
-        number: name for number, name in layout.manifest_files().items() if number in collected_generations
-    }
-    found = {number: list[Path]() for number in sorted(names)}
-    of = {name: number for number, name in names.items()}
+    """Return signatures, then manifest, of each removed generation, also of an unfinished collection."""
+    removed = state.collected_generations.union(decision.collected_generations)
+    names = {name: number for number, name in layout.manifest_files().items() if number in removed}
+    found = {number: list[Path]() for number in sorted(names.values())}
     for path in sorted(layout.manifests.iterdir()) if names else ():
         signed = signed_manifest(path.name)
-        if signed is not None and signed[0] in of:
-            found[of[signed[0]]].append(path)
-    return {number: (*paths, layout.manifests / names[number]) for number, paths in found.items()}
+        if signed is not None and signed[0] in names:
+            found[names[signed[0]]].append(path)
+    for name, number in names.items():
+        found[number].append(layout.manifests / name)
+    return {number: tuple(paths) for number, paths in found.items()}
 
 
 def _measure(projections: Mapping[int, Sequence[Path]]) -> tuple[int, int]:
@@ -211,12 +206,10 @@ def _measure(projections: Mapping[int, Sequence[Path]]) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _pieces(removals: Sequence[Removal]) -> Iterator[tuple[bool, list[Removal]]]:
-    """Cut what goes into as many events as it needs, at least one; the first is told apart."""
-    rest = iter(removals)
-    yield True, list(islice(rest, MAX_COLLECTED))
-    while some := list(islice(rest, MAX_COLLECTED)):
-        yield False, some
+def _batches(removals: Sequence[Removal]) -> Iterator[tuple[bool, Sequence[Removal]]]:
+    """Yield the removals of each event, of which there is at least one, and whether it is the first."""
+    for start in range(0, max(1, len(removals)), MAX_COLLECTED):
+        yield not start, removals[start : start + MAX_COLLECTED]
 
 
 def _remove(layout: Layout, projections: Mapping[int, Sequence[Path]], removals: Sequence[Removal]) -> None:

@@ -1,20 +1,23 @@
-"""Make the journal again: from its segments, and from what still reads of the damaged file.
+"""Rebuild the journal from its segments, and from the readable records of the damaged file.
 
-Segments 1 to n hold every record up to the last commit, framed and chained. What was appended after it exists in the
-journal alone; of that, and of the records of a segment that is missing or broken, everything is taken from the damaged
-file that still reads and continues the chain. Before the first commit that file is all there is.
+Segments 1 to n hold every record up to the last commit, framed and chained. Only the journal holds what was
+appended after it. Those records, and the records of a missing or broken segment, are salvaged from the
+damaged file as far as it can be read and continues the chain. Before the first commit that file is all there
+is.
 
-Nothing is believed for being there. Every link of the chain is computed again, every event is folded, every generation
-must project to the manifest it committed, and the manifests beside it must not say otherwise. Only then is the
-damaged file unlinked, after it was linked into `quarantine/`, and read once more: a writer beside this one that was
-told that its records are durable asked for the file's name after its commit, so that they are in what is read now.
-Signatures that were lost with records after the last commit are appended again from their files, where a trusted key
-vouches for them (`store.maintenance.recover_signatures`). The new file appears complete under the name, or not at all. Whoever dies in between leaves no journal, which every command
-says, and the next rebuild reads what lies in quarantine.
+A rebuild believes nothing. It computes every link of the chain again, folds every event, compares the
+projection of every generation with its committed manifest, and compares the files beside the journal. Only
+then does it link the damaged file into `quarantine/`, unlink it, and read it once more: a writer whose
+records are durable checked the file's name after its commit, so the second reading includes them. Signatures
+that were lost with the newest records are appended again from their files, if a trusted key made them
+(`store.maintenance.recover_signatures`).
+
+The new file gets its name complete or not at all. A rebuild that is killed in between leaves no journal,
+which every command reports, and the next rebuild reads the file in quarantine.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -30,29 +33,27 @@ from store.disk.quarantine import move_to_quarantine
 from store.domain.events import GenerationSigned
 from store.domain.fold import fold_into
 from store.domain.manifest_projection import head_projections, project
-from store.domain.state import State
+from store.domain.state import Generation, State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
 from store.files.regular_file import read_regular
-from store.maintenance.recover_signatures import LateSignatures, late_signatures
+from store.maintenance.recover_signatures import RecoveredSignatures, recover_signatures
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 
 _SOURCES = 4
-"""How many files of earlier rebuilds are looked into, newest first; one that was interrupted left its own last."""
+"""How many files of earlier rebuilds are read, newest first: an interrupted one moved its own last."""
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rebuilt:
-    """What was made.
+class RebuildResult:
+    """The new journal.
 
     Attributes:
-        state: What the new journal folds to.
-        records: How many records it holds.
-        salvaged: How many of them came from a damaged file, since no segment holds them.
+        salvaged: How many of its records came from a damaged file, because no segment holds them.
         segments_replaced: Generations whose segment was missing or broken, and whose records were salvaged.
-        quarantine: Where the damaged file lies, relative to the cache; empty if there was none.
+        quarantine: Where the damaged file is, relative to the cache; empty if there was none.
         signatures: How many signatures were recorded again from their files.
-        signatures_left: Signature files, relative to the cache, that no record holds and no trusted key vouches for.
+        signatures_left: Signature files, relative to the cache, that no record holds and no trusted key made.
     """
 
     state: State
@@ -70,35 +71,36 @@ def rebuild(
     trusted_keys: TrustedKeys = ALLOW_UNSIGNED,
     clock: Clock | None = None,
     host: canonical_json.Document | None = None,
-) -> Rebuilt:
-    """Replace the journal by one made again; the caller holds the build lock.
+) -> RebuildResult:
+    """Replace the journal by a rebuilt one; the caller holds the build lock.
 
     Args:
-        layout: Where the cache is.
-        trusted_keys: Whose signatures are recorded again where their records are lost.
-        clock: Where the times of those records come from; the machine's if it is not given.
+        layout: The cache.
+        trusted_keys: Keys whose signatures are recorded again if their records are lost.
+        clock: The clock for those records; the machine's by default.
         host: Facts about this machine, recorded with them.
 
     Raises:
-        DamagedHistoryError: The records are incomplete, or do not fit the manifests; the journal was not touched.
-        UnknownEventError: They hold events of a newer version, which that version must judge; as above.
-        StoreError, journal.JournalError: The folder cannot be used; the journal that was there is there again.
+        DamagedHistoryError: The records are incomplete, or do not fit the manifests; the journal was not
+            touched.
+        UnknownEventError: There are events of a newer version; the journal was not touched.
+        StoreError, journal.JournalError: The folder cannot be used; the old journal was put back.
     """
-    history = _read(layout)
-    history.require(layout)
+    history = _read_history(layout)
+    history.check(layout)
     layout.create()
-    kept, late = "", LateSignatures()
+    kept, late = "", RecoveredSignatures()
     for attempt in range(_ATTEMPTS):
-        taken = _set_aside(layout)
+        taken = _move_journal_away(layout)
         kept = kept or taken
         try:
-            history = _read(layout)
-            history.require(layout)
-            late = late_signatures(layout, history.state, trusted_keys=trusted_keys, host=host or {})
-            history.sign(late.events, clock or SystemClock())
-            _give_birth(layout, history)
+            history = _read_history(layout)
+            history.check(layout)
+            late = recover_signatures(layout, history.state, trusted_keys=trusted_keys, host=host or {})
+            history.add_signatures(late.events, clock or SystemClock())
+            _create_journal(layout, history)
         except JournalExistsError:
-            # Somebody who found no journal began one; without the build lock nobody can commit to it.
+            # Another process found no journal and created one; without the build lock it cannot commit to it.
             if attempt + 1 == _ATTEMPTS:
                 raise
             continue
@@ -106,7 +108,7 @@ def rebuild(
             _put_back(layout, kept)
             raise
         break
-    return Rebuilt(
+    return RebuildResult(
         state=history.state,
         records=len(history.entries),
         salvaged=history.salvaged,
@@ -118,8 +120,8 @@ def rebuild(
 
 
 @dataclass(slots=True)
-class _History:
-    """Records under way to a new journal, folded as far as they go."""
+class _RebuiltHistory:
+    """The records of the new journal so far."""
 
     state: State = field(default_factory=State)
     entries: list[Entry] = field(default_factory=list)
@@ -130,48 +132,46 @@ class _History:
     def head(self) -> Head:
         return self.entries[-1].head if self.entries else EMPTY
 
-    def take(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[Entry]) -> None:
         fold_into(self.state, map(to_recorded_event, entries))
         self.entries.extend(entries)
 
-    def sign(self, events: Sequence[GenerationSigned], clock: Clock) -> None:
-        """Append signatures that are recorded again."""
+    def add_signatures(self, events: Sequence[GenerationSigned], clock: Clock) -> None:
         for event in events:
             record = to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns())
             raw = encode(record)
             head = extend(self.head, (raw,))
-            self.take((Entry(seq=head.seq, chain=head.chain, raw=raw),))
+            self.add((Entry(seq=head.seq, chain=head.chain, raw=raw),))
 
-    def require(self, layout: Layout) -> None:
-        """Hold it against itself and the manifests."""
+    def check(self, layout: Layout) -> None:
+        """Compare the records with each other and with the manifests."""
         _require_known(self.state)
-        for number, generation in self.state.generations.items():
-            if canonical_json.sha256(project(self.state, generation)) != generation.manifest_sha256:
-                raise _broken(f"the records of generation {number} to project to the manifest they commit")
+        for generation in self.state.generations.values():
+            _require_projection(self.state, generation)
         chains = [entry.chain.hex() for entry in self.entries]
-        against = journal_consistency.compare_files(layout, self.state, chains, segments=False).contradiction
-        if against:
-            raise _broken(f"the segments of this cache, all of them; {against}")
+        found = journal_consistency.compare_files(layout, self.state, chains, segments=False)
+        if found.contradiction:
+            raise _incomplete(f"the segments of this cache, all of them; {found.contradiction}")
 
 
-def _read(layout: Layout) -> _History:
-    history, files = _History(), layout.segment_files()
+def _read_history(layout: Layout) -> _RebuiltHistory:
+    history, files = _RebuiltHistory(), layout.segment_files()
     for number in range(1, max(files, default=0) + 1):
-        found, wrong = _segment(layout, files.get(number), number, history.head)
+        found, wrong = _read_segment(layout, files.get(number), number, history.head)
         if wrong:
             found = _salvage_generation(layout, number, history)
             if not found:
-                raise _broken(
+                raise _incomplete(
                     f"segment {number}: {wrong}; nor does a journal that still reads hold its records"
                 )
             history.replaced.append(number)
             history.salvaged += len(found)
-        history.take(found)
+        history.add(found)
         if len(history.state.generations) != number:
-            raise _broken(f"segment {number} to end with the commit of generation {number}")
+            raise _incomplete(f"segment {number} to end with the commit of generation {number}")
     _require_known(history.state)
-    tail = _acceptable(history.state, _salvage(layout, history.head))
-    history.take(tail)
+    tail = _valid_beginning(history.state, _salvage(layout, history.head))
+    history.add(tail)
     history.salvaged += len(tail)
     if not history.entries:
         raise DamagedHistoryError(
@@ -182,7 +182,7 @@ def _read(layout: Layout) -> _History:
     return history
 
 
-def _segment(layout: Layout, name: str | None, number: int, head: Head) -> tuple[Sequence[Entry], str]:
+def _read_segment(layout: Layout, name: str | None, number: int, head: Head) -> tuple[Sequence[Entry], str]:
     """Return the records of a segment, or what is wrong with it."""
     if name is None:
         return (), "expected a file, found none"
@@ -205,15 +205,15 @@ def _segment(layout: Layout, name: str | None, number: int, head: Head) -> tuple
 
 
 def _salvage(layout: Layout, after: Head) -> tuple[Entry, ...]:
-    """Return what continues a head in the journal, or in those that earlier rebuilds set aside: the most of it."""
+    """Return the most records after a head, of the journal or of those that earlier rebuilds moved."""
     sources = (layout.journal, *layout.journals_set_aside()[:_SOURCES])
-    return max((safe_reader.salvage(path, after=after) for path in sources), key=len)
+    return max((safe_reader.salvage_records(path, after=after) for path in sources), key=len)
 
 
-def _salvage_generation(layout: Layout, number: int, history: _History) -> list[Entry]:
+def _salvage_generation(layout: Layout, number: int, history: _RebuiltHistory) -> list[Entry]:
     """Return the records up to the commit of a generation; none if they do not reach it."""
     state, found = history.state.copy(), list[Entry]()
-    for entry in _acceptable(history.state, _salvage(layout, history.head)):
+    for entry in _valid_beginning(history.state, _salvage(layout, history.head)):
         fold_into(state, (to_recorded_event(entry),))
         found.append(entry)
         if len(state.generations) == number:
@@ -221,35 +221,30 @@ def _salvage_generation(layout: Layout, number: int, history: _History) -> list[
     return []
 
 
-def _acceptable(state: State, entries: Sequence[Entry]) -> list[Entry]:
-    """Return the longest beginning of salvaged records that could have been appended, whole transactions alone.
-
-    Raises:
-        UnknownEventError: An event of a newer version is among them; leaving it out would lose it in silence.
-    """
-    good = 0
-    for count, trial in enumerate(_folded(state, entries), start=1):
-        _require_known(trial)
-        # A rollback and its commit are one transaction.
-        if trial.pending_rollback is None:
-            good = count
-    return list(entries[:good])
-
-
-def _folded(state: State, entries: Sequence[Entry]) -> Iterator[State]:
-    trial = state.copy()
-    for entry in entries:
+def _valid_beginning(state: State, entries: Sequence[Entry]) -> list[Entry]:
+    """Return the longest beginning of salvaged records that is valid and ends with a transaction."""
+    trial, valid = state.copy(), 0
+    for count, entry in enumerate(entries, start=1):
         committed = len(trial.generations)
         try:
             fold_into(trial, (to_recorded_event(entry),))
             head = trial.head
             if head is not None and head.number > committed:
-                wrong = canonical_json.sha256(project(trial, head)) != head.manifest_sha256
-                if wrong:
-                    return
+                _require_projection(trial, head)
         except (DamagedHistoryError, RecordError):
-            return
-        yield trial
+            break
+        _require_known(trial)
+        # A rollback and its commit are one transaction.
+        if trial.pending_rollback is None:
+            valid = count
+    return list(entries[:valid])
+
+
+def _require_projection(state: State, generation: Generation) -> None:
+    if canonical_json.sha256(project(state, generation)) != generation.manifest_sha256:
+        raise _incomplete(
+            f"the records of generation {generation.number} to project to the manifest they commit"
+        )
 
 
 def _require_known(state: State) -> None:
@@ -261,8 +256,8 @@ def _require_known(state: State) -> None:
         )
 
 
-def _set_aside(layout: Layout) -> str:
-    """Keep the damaged file as evidence and free its name; returns where it lies."""
+def _move_journal_away(layout: Layout) -> str:
+    """Move the damaged file to quarantine; return where it is."""
     if not os.path.lexists(layout.journal):
         return ""
     try:
@@ -271,11 +266,11 @@ def _set_aside(layout: Layout) -> str:
         raise from_os_error(error, f"journal {layout.journal}") from error
 
 
-def _give_birth(layout: Layout, history: _History) -> None:
+def _create_journal(layout: Layout, history: _RebuiltHistory) -> None:
     head = history.state.head
     projections = {} if head is None else head_projections(head.number, project(history.state, head))
     try:
-        # The old lock file knows the transactions of the old file, and would lead readers of the new one astray.
+        # The old lock file lists transactions of the old file, which would mislead readers of the new one.
         layout.journal.with_name(layout.journal.name + "-lock").unlink(missing_ok=True)
         fsync_dir(layout.root)
     except OSError as error:
@@ -290,7 +285,7 @@ def _give_birth(layout: Layout, history: _History) -> None:
 
 
 def _put_back(layout: Layout, kept: str) -> None:
-    """Give the damaged file its name again after a failure; where even that fails, the next rebuild finds it."""
+    """Give the damaged file its name back after a failure; if that fails too, the next rebuild finds it."""
     if not kept or os.path.lexists(layout.journal):
         return
     path = layout.root / kept
@@ -300,7 +295,7 @@ def _put_back(layout: Layout, kept: str) -> None:
         path.unlink()
 
 
-def _broken(expected: str) -> DamagedHistoryError:
+def _incomplete(expected: str) -> DamagedHistoryError:
     return DamagedHistoryError(
         f"expected {expected}",
         kind=ErrorKind.JOURNAL_INCOMPLETE,

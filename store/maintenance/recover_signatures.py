@@ -1,9 +1,9 @@
-"""Signatures that no record holds: of generations that were signed after the newest commit, when the journal was lost.
+"""Recover signatures that no record holds, after a journal was lost with its newest records.
 
-Such a signature stands in the journal and in its file, and in no segment. What it covers is the manifest, which is
-proven again without it; so a file whose signature holds over that manifest, by a key that is trusted, is as good as the
-record was. Its name only says which generation to try. Where it lies does not matter: quarantine is looked into as well,
-where an earlier rebuild without keys, or a repair, has put it.
+A signature that was added after the newest commit is in the journal and in its file, and in no segment. It
+covers the manifest, which the other records prove. So a file whose signature of that manifest holds, by a
+trusted key, is as good as the lost record. Its name only says which generation to try. Files in quarantine
+are tried as well: an earlier rebuild without keys, or a repair, may have moved them there.
 """
 
 import re
@@ -36,12 +36,12 @@ _MAX_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LateSignatures:
-    """What was found.
+class RecoveredSignatures:
+    """The signatures that no record holds.
 
     Attributes:
-        events: The signatures that hold, as events that may be appended in this order.
-        left: Files in `manifests/`, relative to the cache, with a signature that no record holds and no key vouches for.
+        events: Those that a trusted key made, as events to append in this order.
+        left: Files in `manifests/`, relative to the cache, of all others.
     """
 
     events: tuple[GenerationSigned, ...] = ()
@@ -50,27 +50,27 @@ class LateSignatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """A signature file of a generation, by its name."""
+    """A signature file, and the generation in its name."""
 
     path: Path
     generation: int
     signature: Signature
 
 
-def late_signatures(
+def recover_signatures(
     layout: Layout, state: State, *, trusted_keys: TrustedKeys, host: Document
-) -> LateSignatures:
-    """Look for signatures of kept generations that the journal does not hold.
+) -> RecoveredSignatures:
+    """Find signatures of kept generations that the journal does not hold.
 
     Args:
-        layout: Where the cache is.
-        state: What its records fold to.
-        trusted_keys: Whose signatures are taken up; `ALLOW_UNSIGNED` vouches for none.
+        layout: The cache.
+        state: The folded records.
+        trusted_keys: Keys whose signatures are recovered; none with `ALLOW_UNSIGNED`.
         host: Facts about this machine, for the events.
 
     Raises:
         CacheUnusableError: This process lacks memory or open files.
-        ValueError: A trusted key is none.
+        ValueError: A trusted key is invalid.
     """
     keys = () if trusted_keys is ALLOW_UNSIGNED else trusted(trusted_keys)
     signers = {
@@ -79,7 +79,7 @@ def late_signatures(
         if number not in state.collected_generations
     }
     events, doubtful = list[GenerationSigned](), list[_Found]()
-    for found in _files(layout):
+    for found in _signature_files(layout):
         known, key_id = signers.get(found.generation), found.signature.key_id
         if known is None or key_id in known:
             continue
@@ -88,22 +88,17 @@ def late_signatures(
             doubtful.append(found)
             continue
         known.append(key_id)
-        events.append(_event(found, host))
+        events.append(
+            GenerationSigned(
+                generation=found.generation, signature=found.signature.signature, key_id=key_id, host=host
+            )
+        )
     left = (
         str(each.path.relative_to(layout.root))
         for each in doubtful
         if each.path.parent == layout.manifests and each.signature.key_id not in signers[each.generation]
     )
-    return LateSignatures(events=tuple(events), left=tuple(left))
-
-
-def _event(found: _Found, host: Document) -> GenerationSigned:
-    return GenerationSigned(
-        generation=found.generation,
-        signature=found.signature.signature,
-        key_id=found.signature.key_id,
-        host=host,
-    )
+    return RecoveredSignatures(events=tuple(events), left=tuple(left))
 
 
 def _holds(state: State, generation: Generation, signature: Signature, keys: tuple[TrustedKey, ...]) -> bool:
@@ -113,8 +108,8 @@ def _holds(state: State, generation: Generation, signature: Signature, keys: tup
     )
 
 
-def _files(layout: Layout) -> Iterator[_Found]:
-    """Yield what has name and form of a signature: by generation and place, those in quarantine last."""
+def _signature_files(layout: Layout) -> Iterator[_Found]:
+    """Yield files with name and form of a signature, by generation and number; those in quarantine last."""
     named = list[tuple[bool, int, int, Path]]()
     for aside, folder in enumerate((layout.manifests, layout.quarantine)):
         for path in _entries(folder):
@@ -143,7 +138,7 @@ def _read(path: Path) -> bytes | None:
     try:
         return read_regular(path, limit=_MAX_BYTES)
     except OSError as error:
-        # What cannot be read vouches for nothing; whoever looks at the files next says what is wrong with it.
+        # An unreadable file recovers nothing; the next verification says what is wrong with it.
         if is_shortage(error):
             raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
         return None

@@ -1,7 +1,7 @@
-"""Signing a generation that is committed already: a cache that was built without a key, or one more key for it.
+"""Sign a committed generation: one of a cache that was built without a key, or with one more key.
 
-What is signed is the manifest as the journal projects it. The event is durable before its file is written, so that a
-death in between costs nothing: the next writer writes the file from the journal, and no private key is needed for it.
+The signature covers the manifest as the journal projects it. The event is durable before its file is written:
+after a kill in between, the next writer writes the file from the journal, without the private key.
 """
 
 import os
@@ -20,16 +20,10 @@ from store.trust.signatures import Signer, signature_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signing:
-    """What came of it.
+class SignResult:
+    """A signed generation, the build that it shows, and whether the signature is new (`changed`).
 
-    Attributes:
-        generation: The generation that was signed.
-        origin: The build it shows.
-        key_id: The key that signed it.
-        changed: Whether that key had not signed it before.
-        signed_by: All keys that signed it, the first one first.
-        manifest_sha256: What was signed.
+    `signed_by` lists all keys that signed it, the first one first.
     """
 
     generation: int
@@ -40,21 +34,22 @@ class Signing:
     manifest_sha256: str
 
 
-def sign(store: CacheWriter, number: int | None, signer: Signer) -> Signing:
-    """Add a signature to a generation and write its file; nothing changes if the key has signed it before.
+def sign(store: CacheWriter, number: int | None, signer: Signer) -> SignResult:
+    """Add a signature to a generation and write its file, unless the key has signed it before.
 
     Args:
         store: The cache, opened under the build lock.
-        number: Which generation; the newest if it is not said.
-        signer: Whose signature.
+        number: The generation; the newest if None.
+        signer: The signing key.
 
     Raises:
-        RequestRefusedError: There is no such generation, it was collected, its manifest on disk is not what the journal
-            projects, another file has the signature's name, or it has as many signatures as it can.
+        RequestRefusedError: There is no such generation, it was collected, its manifest on disk is not what
+            the journal projects, another file has the signature's name, or it has as many signatures as it
+            can.
         journal.JournalError: The signature could not be made durable; nothing was changed.
         UnprojectedError: The signature is in the journal, but its file could not be written.
     """
-    generation = _required(store.state, number)
+    generation = _require_generation(store.state, number)
     changed = signer.key_id not in signers_of(generation)
     if changed:
         raw = _manifest(store, generation)
@@ -67,7 +62,7 @@ def sign(store: CacheWriter, number: int | None, signer: Signer) -> Signing:
             host=store.host,
         )
         generation = store.add_signature(event)
-    return Signing(
+    return SignResult(
         generation=generation.number,
         origin=generation.origin,
         key_id=signer.key_id,
@@ -77,7 +72,7 @@ def sign(store: CacheWriter, number: int | None, signer: Signer) -> Signing:
     )
 
 
-def _required(state: State, number: int | None) -> Generation:
+def _require_generation(state: State, number: int | None) -> Generation:
     head = state.head
     if head is None:
         raise RequestRefusedError(
@@ -96,13 +91,13 @@ def _required(state: State, number: int | None) -> Generation:
         raise RequestRefusedError(
             f"expected generation {generation.number} to be kept, found it collected: its files are gone",
             kind=ErrorKind.COLLECTED,
-            hint="c10 log (tells which generations are left)",
+            hint="c10 log (lists the generations that are left)",
         )
     return generation
 
 
 def _manifest(store: CacheWriter, generation: Generation) -> bytes:
-    """Return the manifest as the journal projects it, which must be what lies on disk."""
+    """Return the manifest that the journal projects; the file on disk must be the same."""
     raw, name = project(store.state, generation), _name(store, generation)
     if _read(store, name) != raw:
         raise RequestRefusedError(

@@ -182,7 +182,7 @@ def decide(state: State, policy: KeepPolicy, *, tables: Tables, present: Mapping
     needed = _needed(state, policy, origins, tables)
     gone = {digest: size for digest, size in present.items() if digest not in needed}
     collected = set(_digests_of(state, set(_origins(state)) - origins.keys(), tables))
-    inputs = {ref.sha256 for build in state.builds.values() for ref in _refs(build)}
+    inputs = {ref.sha256 for build in state.builds.values() for ref in refs_of_build(build)}
 
     def why(digest: str) -> RemovalReason:
         if digest in collected:
@@ -211,7 +211,7 @@ def _needed(
     horizon = _horizon(state, policy)
     unfinished = _unfinished(state) if policy.unfinished else frozenset[int]()
     for number in unfinished:
-        for ref in _refs(state.builds[number]):
+        for ref in refs_of_build(state.builds[number]):
             found.setdefault(ref.sha256, KeepReason.UNFINISHED)
     for made, digests in _results(state):
         for digest in digests:
@@ -272,13 +272,13 @@ def _results(state: State) -> Iterator[tuple[RecordedBy, tuple[str, ...]]]:
 def _digests_of(state: State, origins: Iterable[int], tables: Tables) -> Iterator[str]:
     """Yield the digests of everything that origins name, as far as their tables are known."""
     for origin in origins:
-        for ref in _refs(state.builds[origin]):
+        for ref in refs_of_build(state.builds[origin]):
             yield ref.sha256
         for row in tables.get(origin, ()):
             yield row.ref.sha256
 
 
-def _refs(build: Build) -> Iterator[ArtifactRef]:
+def refs_of_build(build: Build) -> Iterator[ArtifactRef]:
     """Yield everything that the events of one build name, except blocks."""
     for _, engine in build.engines:
         yield from artifacts_of(engine)

@@ -1,14 +1,14 @@
-"""Proofs that an engine answers here as its stand-in did on the ground, made once and remembered by digest.
+"""Check that an engine answers here as its stand-in did on the ground, and keep a record of it.
 
-An engine that was compiled for another device could not be run where the cache was built. On board it is asked the
-golden questions before it is handed out: all images together, and each of them alone as a query comes. Its answers
-must agree with those that travel with the cache. What was shown is remembered for the bytes of engine and answers, the
-version of the library and the device, in this process and, if the caller names a folder, in write-once files there.
+An engine compiled for another device could not run where the cache was built. On board it runs on the golden
+images before it is handed out, on all of them together and on each alone, as queries come. Its answers must
+agree with those in the cache. The result is kept for the bytes of engine and answers, the version of the
+library and the device: in this process and, if the caller names a folder, in write-once parity records there.
 
-A file is one line: canonical JSON, a space, and the SHA-256 of `"c10/proof/1" || 00 || JSON`; its name is the digest of
-what it is about. One that is damaged, foreign or in a folder that anybody may write to proves nothing: the questions
-are asked again. A refusal is never remembered. Whoever can write to the folder can forge a proof; keep it where the
-floors are kept.
+A parity record is one line: canonical JSON, a space, and the SHA-256 of `"c10/proof/1" || 00 || JSON`; its
+name is the digest of its key. One that is damaged, or in a folder that anybody may write to, does not count:
+the engine is checked again. A refusal is never recorded. Who can write to the folder can forge a record, so
+keep it where the rollback protection is kept.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import hashlib
 import os
 import platform
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,21 +34,16 @@ from store.runtime.golden_vectors import Run, Vectors, agreement, golden_samples
 _BILLION: Final = 1_000_000_000
 _DOMAIN: Final = b"c10/proof/1\0"
 _MAX_BYTES: Final = 4096
-_shown: dict[str, int] = {}
-"""Digest of a claim to the cosine that was measured in this process, in parts per billion."""
+_measured: dict[str, int] = {}
+"""Name of a key to the cosine that this process measured or read, in parts per billion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What a proof is about: nothing else can change the answers.
+class ParityKey:
+    """Everything that can change the answers.
 
-    Attributes:
-        engine: SHA-256 of the engine.
-        golden: SHA-256 of the answers that it is held against.
-        backend: What executes it.
-        version: Full version of that library.
-        device: What it runs on, in words.
-        preprocessing: Digest of the image contract.
+    `engine`, `golden` and `preprocessing` are digests of the engine, of the stand-in's answers and of the
+    image contract; `version` is the full one of the backend's library.
     """
 
     engine: str
@@ -60,36 +55,38 @@ class Claim:
 
     @property
     def name(self) -> str:
-        """Digest of the claim."""
+        """Digest of the key, which names its record."""
         return digest("c10/claim/1", self.to_document())
 
     def to_document(self) -> dict[str, Value]:
-        """Return the claim as plain data."""
+        """Return the key as plain data."""
         return asdict(self)
 
 
-def claim(*, engine: str, golden: str, backend: str, version: str, preprocessing: Preprocessing) -> Claim:
-    """Return the claim that an engine's answers agree, on this device."""
-    return Claim(
+def parity_key(
+    *, engine: str, golden: str, backend: str, version: str, preprocessing: Preprocessing
+) -> ParityKey:
+    """Return the key of an engine on this device."""
+    return ParityKey(
         engine=engine,
         golden=golden,
         backend=backend,
         version=version,
-        device=device_here(backend),
+        device=describe_device(backend),
         preprocessing=digest("c10/preprocessing/1", dict[str, Any](preprocessing.to_document())),
     )
 
 
-def device_here(backend: str) -> str:
-    """Describe what executes the engines of a backend here: the GPU with its driver, or the processor."""
+def describe_device(backend: str) -> str:
+    """Describe what runs the engines of a backend here: the GPU with its driver, or the processor."""
     if backend in BACKENDS and BACKENDS[backend].on_gpu:
         found = gpus()
         return f"{exact_target(found[0])}, CUDA {found[0].driver}" if found else "no GPU"
     return f"{platform.machine()}: {_processor()}"
 
 
-def require_agreement(
-    about: Claim,
+def require_parity(
+    key: ParityKey,
     run: Run,
     *,
     answers: Callable[[], Vectors],
@@ -97,123 +94,114 @@ def require_agreement(
     least_cosine: float,
     folder: Path | None,
 ) -> None:
-    """Make sure that an engine answers as its stand-in did, by asking it or from what was shown before.
+    """Make sure that an engine answers as its stand-in did: by a record, or by running it.
 
     Args:
-        about: What is claimed.
+        key: Engine, answers and device.
         run: Runs the engine.
-        answers: Gives the answers to agree with, float32 [n, d].
+        answers: Returns the answers of the stand-in, float32 [n, d].
         preprocessing: The image contract.
-        least_cosine: Between two answers to the same image.
-        folder: Where proofs are kept beyond this process, if anywhere.
+        least_cosine: Least cosine between two answers to the same image.
+        folder: Where records are kept; None for this process alone.
 
     Raises:
         NoGoError: It answers otherwise.
         ExecutionError: It does not run.
     """
     least = round(least_cosine * _BILLION)
-    known = _shown.get(about.name)
+    known = _measured.get(key.name)
     if known is None and folder is not None:
-        known = _read(about, folder)
+        known = _read_record(key, folder)
     if known is not None and known >= least:
-        _shown[about.name] = known
+        _measured[key.name] = known
         return
     expected = answers()
-    cosine = _measure(run, expected, preprocessing)
+    cosine = _measure_cosine(run, expected, preprocessing)
     measured = round(cosine * _BILLION)
     if measured < least:
         reason = (
-            f"engine {about.engine[:12]}: expected answers as its stand-in gave, which embedded the tiles"
-            f" (cosine of at least {least_cosine:g}), found {cosine:.6f} on {about.device}"
+            f"engine {key.engine[:12]}: expected answers as its stand-in gave, which embedded the tiles"
+            f" (cosine of at least {least_cosine:g}), found {cosine:.6f} on {key.device}"
         )
         hint = "build for this device, or at a higher precision: c10 build"
         raise NoGoError([reason], kind=ErrorKind.PARITY, hint=hint)
-    _shown[about.name] = measured
+    _measured[key.name] = measured
     if folder is not None:
-        # A proof that cannot be kept costs the next process a few runs of the engine, and nothing else.
+        # Without a record the next process runs the engine a few times more, and nothing else.
         with contextlib.suppress(OSError):
-            _write(about, measured, folder)
+            _write_record(key, measured, folder)
 
 
-def _measure(run: Run, expected: Vectors, preprocessing: Preprocessing) -> float:
-    """Ask all questions together, then each alone; return the least cosine, -1 for answers of another shape."""
+def _measure_cosine(run: Run, expected: Vectors, preprocessing: Preprocessing) -> float:
+    """Run all golden images together, then each alone; return the least cosine, -1 for another shape."""
     samples = golden_samples(preprocessing, len(expected))
     together = run(samples)
     alone = np.concatenate([run(samples[row : row + 1]) for row in range(len(samples))])
     return min(agreement(together, expected), agreement(alone, expected))
 
 
-def _read(about: Claim, folder: Path) -> int | None:
-    """Return the cosine that a file proves, or nothing."""
+def _read_record(key: ParityKey, folder: Path) -> int | None:
+    """Return the cosine of a valid record, else None."""
     try:
-        place = _open(folder)
-    except OSError:
-        return None
-    try:
-        fd = open_expected(about.name, folder=place, limit=_MAX_BYTES)
-        with os.fdopen(fd, "rb") as file:
-            return _cosine(about, file.read(_MAX_BYTES + 1))
+        with _open_folder(folder) as folder_fd:
+            fd = open_expected(key.name, folder=folder_fd, limit=_MAX_BYTES)
+            with os.fdopen(fd, "rb") as file:
+                return _cosine_of(key, file.read(_MAX_BYTES + 1))
     except (OSError, SealError, CacheUnusableError):
         return None
-    finally:
-        os.close(place)
 
 
-def _write(about: Claim, measured: int, folder: Path) -> None:
-    """Give a proof its name, complete and durable; one that is there and proves nothing makes way."""
+def _write_record(key: ParityKey, measured: int, folder: Path) -> None:
+    """Write a record, complete and durable before it has its name; replace one that is not valid."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o755)
-    place = _open(folder)
-    try:
+    with _open_folder(folder) as folder_fd:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o444)
         try:
-            os.write(fd, _line(about, measured))
+            os.write(fd, _record(key, measured))
             os.fsync(fd)
             try:
-                _link(fd, about.name, place)
+                _link(fd, key.name, folder_fd)
             except FileExistsError:
-                if _read(about, folder) is not None:
+                if _read_record(key, folder) is not None:
                     return
-                os.unlink(about.name, dir_fd=place)
-                _link(fd, about.name, place)
-            os.fsync(place)
+                os.unlink(key.name, dir_fd=folder_fd)
+                _link(fd, key.name, folder_fd)
+            os.fsync(folder_fd)
         finally:
             os.close(fd)
-    finally:
-        os.close(place)
 
 
-def _link(fd: int, name: str, place: int) -> None:
-    # Only with a folder descriptor does Python call linkat with AT_SYMLINK_FOLLOW, which the path under /proc needs.
-    os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=place, follow_symlinks=True)
+def _link(fd: int, name: str, folder_fd: int) -> None:
+    # Python passes AT_SYMLINK_FOLLOW, which a path under /proc needs, only with a folder descriptor.
+    os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=folder_fd, follow_symlinks=True)
 
 
-def _open(folder: Path) -> int:
-    """Open a folder in which its owner alone, or the owner's group, may put files.
-
-    Raises:
-        OSError: There is none.
-    """
+@contextlib.contextmanager
+def _open_folder(folder: Path) -> Iterator[int]:
+    """Open a folder."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    if os.fstat(fd).st_mode & stat.S_IWOTH:
-        os.close(fd)
-        raise PermissionError(f"anybody may write to {folder}")
-    return fd
-
-
-def _line(about: Claim, measured: int) -> bytes:
-    said = encode({"claim": about.to_document(), "cosine_ppb": measured})
-    return said + b" " + hashlib.sha256(_DOMAIN + said).hexdigest().encode() + b"\n"
-
-
-def _cosine(about: Claim, data: bytes) -> int | None:
-    said, _, _ = data.rpartition(b" ")
     try:
-        document = decode(said)
+        if os.fstat(fd).st_mode & stat.S_IWOTH:
+            raise PermissionError(f"anybody may write to {folder}")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _record(key: ParityKey, measured: int) -> bytes:
+    content = encode({"claim": key.to_document(), "cosine_ppb": measured})
+    return content + b" " + hashlib.sha256(_DOMAIN + content).hexdigest().encode() + b"\n"
+
+
+def _cosine_of(key: ParityKey, data: bytes) -> int | None:
+    content, _, _ = data.rpartition(b" ")
+    try:
+        document = decode(content)
     except CanonicalError:
         return None
     match document:
-        case {"cosine_ppb": int(cosine)} if data == _line(about, cosine):
+        case {"cosine_ppb": int(cosine)} if data == _record(key, cosine):
             return cosine
         case _:
             return None
@@ -221,10 +209,10 @@ def _cosine(about: Claim, data: bytes) -> int | None:
 
 def _processor() -> str:
     try:
-        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "unknown"
-    named = (line.partition(":") for line in facts.splitlines())
+    named = (line.partition(":") for line in lines.splitlines())
     return next(
         (value.strip() for key, _, value in named if key.strip() in {"model name", "Model"}), "unknown"
     )

@@ -1,18 +1,19 @@
-"""The onboard reader: verify a generation, then hand out its parts.
+"""Verify a generation of a flight cache on board, then hand out its engines, index and tiles.
 
-The order is signature, cache and floor, device, then content. All files are opened when the cache is opened,
-relative to its folder, never through a symbolic link, and must be regular files of their exact size: what
-happens to the folder afterwards cannot change what this reader uses. Content is hashed while it is copied into
-sealed memory, and that memory is what the libraries get. The newest generation that is a NO-GO is refused with
-all reasons; an older one is used only if the caller names it.
+The order is signature, cache and floor, device, then content. The reader opens all files when it opens the
+cache, relative to the folder, never through a symbolic link, and each must be a regular file of its exact
+size. What happens to the folder later cannot change what the reader uses. It hashes content while it copies
+it to sealed memory, and that memory is what the libraries get. It refuses a newest generation that is a NO-GO
+with all reasons, and uses an older one only if the caller names it.
 
-The reader needs neither journal nor LMDB and never writes. It raises `NoGoError` for whatever is wrong with a
-cache, and `store.runtime.ExecutionError` where an engine's library is missing or fails.
+The reader needs neither journal nor LMDB and never writes to the cache. It raises `NoGoError` for whatever is
+wrong with a cache, and `store.runtime.ExecutionError` where an engine's library is missing or fails.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,13 +30,13 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
-from store.files.sealed_memory import Sealed, SealError, digest, open_expected, seal
+from store.files.sealed_memory import SealedMemory, SealError, digest, open_expected, seal
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.reader import table_checks
-from store.reader.engine_parity import claim, require_agreement
+from store.reader.engine_parity import parity_key, require_parity
 from store.reader.manifest_files import no_cache, read_manifest, refuse_exposed
 from store.runtime import capabilities
 from store.runtime.golden_vectors import Vectors, decode_answers
@@ -57,7 +58,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """How much was hashed and found good; sizes in bytes."""
+    """How much was hashed and is not damaged. Size in bytes."""
 
     files: int
     size: int
@@ -67,13 +68,16 @@ class Verification:
 class FlightCache:
     """One verified generation of a flight cache. Use it in a `with` statement; not for two threads at once.
 
-    `elsewhere` names the models whose engines are for another device, and how: none in a cache that is flown.
+    Attributes:
+        manifest: The manifest of the generation.
+        elsewhere: Model to the reason why its engine, which is for another device, cannot run here. Always
+            empty in a cache that was opened to fly.
     """
 
     manifest: Manifest
     _folder: int
     _files: dict[str, int] = field(default_factory=dict)
-    _sealed: dict[str, Sealed] = field(default_factory=dict)
+    _sealed: dict[str, SealedMemory] = field(default_factory=dict)
     _tiles: TileTable | None = None
     _proofs: Path | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -95,15 +99,17 @@ class FlightCache:
             root: Folder of the cache.
             trusted_keys: Keys that may have signed it, `TrustedKey` or raw public ones of 32 bytes; or
                 `ALLOW_UNSIGNED`.
-            floor: Least generation to accept, for any cache or per known cache id (`store.trust.rollback_protection.Floors`).
+            floor: Least generation to accept, for any cache or per known cache id: see
+                `store.trust.rollback_protection`.
             generation: An older generation to use instead of the newest; never below the floor.
-            proofs: A folder outside of the cache, only for its owner to write to, in which it is remembered that an
-                engine answers here as its stand-in did on the ground (`store.reader.engine_parity`); it is made if it is missing.
-            flown: Off for a look from the ground: engines for other devices are no reason to refuse, and are not
-                handed out.
+            proofs: A folder outside of the cache for parity records, which save later checks that an engine
+                answers here as its stand-in did on the ground (`store.reader.engine_parity`). Only its owner
+                may write to it; it is created if it does not exist.
+            flown: False for a check on the ground: engines for other devices are then no reason to refuse the
+                cache, and are not handed out.
 
         Raises:
-            NoGoError: With every reason why not.
+            NoGoError: It may not be flown; with every reason.
             IncompatibleDeviceError: The cache is sound but for another device.
             CacheUnusableError: This process lacks memory or open files; that says nothing about the cache.
         """
@@ -125,11 +131,11 @@ class FlightCache:
                 flown=flown,
             )
             cache = cls(judge(raw, signatures, generation=number, policy=policy), folder)
-            cache._proofs = None if proofs is None else Path(proofs)
-            cache.elsewhere = elsewhere(cache.manifest, policy)
         except BaseException:
             os.close(folder)
             raise
+        cache._proofs = None if proofs is None else Path(proofs)
+        cache.elsewhere = elsewhere(cache.manifest, policy)
         try:
             cache._open_artifacts()
         except BaseException:
@@ -138,7 +144,7 @@ class FlightCache:
         return cache
 
     def close(self) -> None:
-        """Close all files. Engines and indexes that were handed out keep working on mapped memory."""
+        """Close all files. Engines and indexes that were handed out keep working."""
         for fd in (*self._files.values(), self._folder):
             if fd >= 0:
                 os.close(fd)
@@ -169,7 +175,7 @@ class FlightCache:
             raise _damaged([f"preprocessing: {error}"]) from error
 
     def verify(self) -> Verification:
-        """Hash everything the manifest names, blocks included, and hold tables against manifest and each other.
+        """Hash all files that the manifest names, blocks included, and compare its tables with it.
 
         Raises:
             NoGoError: With every problem found.
@@ -177,23 +183,22 @@ class FlightCache:
         problems, files, size = dict[str, str](), 0, 0
         for role, ref in self.manifest.artifacts():
             files, size = files + 1, size + ref.size
-            try:
+            with _collect_problem(problems, role):
                 digest(self._files[ref.sha256], ref)
-            except SealError as error:
-                problems[role] = f"{role}: {error}"
-        if "tile table" not in problems and (problem := self._tiles_problem()):
-            problems["tile table"] = f"tile table: {problem}"
-        if DELTA not in problems and (problem := self._delta_problem()):
-            problems[DELTA] = problem
-        rows, problem = ((), None) if "block table" in problems else self._rows()
-        if problem:
-            problems["block table"] = f"block table: {problem}"
+        if "tile table" not in problems:
+            with _collect_problem(problems, "tile table"):
+                table_checks.tiles_of(self.manifest, self._view("tile table", self.manifest.tiles))
+        if DELTA not in problems:
+            with _collect_problem(problems, DELTA):
+                self._delta()
+        rows: tuple[BlockRow, ...] = ()
+        if TABLE not in problems:
+            with _collect_problem(problems, TABLE):
+                rows = table_checks.blocks_of(self.manifest, self._view(TABLE, self.manifest.index.blocks))
         for row in rows:
             files, size = files + 1, size + row.ref.size
-            problem = self._block_problem(row.ref)
-            if problem:
-                role = f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
-                problems[role] = f"{role}: {problem}"
+            with _collect_problem(problems, f"block {row.zoom}/{row.cell_x}/{row.cell_y}"):
+                self._hash_block(row.ref)
         if problems:
             raise _damaged([*problems.values()])
         return Verification(files=files, size=size)
@@ -203,20 +208,20 @@ class FlightCache:
 
         Raises:
             KeyError: No model has this name.
-            NoGoError: The bytes are not the ones named.
+            NoGoError: The file is damaged.
         """
         return bytes(self._view(f"engine {name}", self._entry(name).artifact))
 
     def engine(self, name: str, *, threads: int = 1) -> Engine:
         """Return an engine, loaded and ready to run.
 
-        Where tiles were embedded by a stand-in of the descriptor engine, this one is first asked the golden questions,
-        once per device: see `store.reader.engine_parity`.
+        If a stand-in of the descriptor engine embedded the tiles, the engine's answers are first compared
+        with those of the stand-in, once per device: see `store.reader.engine_parity`.
 
         Raises:
             KeyError: No model has this name.
-            NoGoError: The bytes are not the ones named; or it answers otherwise than its stand-in.
-            IncompatibleDeviceError: It is for another device, in a cache that is not flown.
+            NoGoError: The file is damaged; or the engine answers otherwise than its stand-in.
+            IncompatibleDeviceError: It is for another device, in a cache opened with `flown=False`.
             store.runtime.ExecutionError: Its library is missing, of another version, or refuses it.
         """
         entry = self._entry(name)
@@ -237,14 +242,14 @@ class FlightCache:
             precision=entry.precision,
         )
         if entry is self.manifest.descriptor_engine:
-            self._require_agreement(entry, engine)
+            self._require_parity(entry, engine)
         return engine
 
     def descriptor_index(self) -> DescriptorIndex:
         """Return the index, loaded from sealed memory and checked against the manifest.
 
         Raises:
-            NoGoError: The bytes are not the ones named.
+            NoGoError: The file is damaged.
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
         """
         index = self.manifest.index
@@ -262,7 +267,7 @@ class FlightCache:
         """Return the camera calibration, as given in the request.
 
         Raises:
-            NoGoError: The bytes are not the ones named, or no JSON object.
+            NoGoError: The file is damaged, or no JSON object.
         """
         data = self._view("calibration", self.manifest.calibration)
         try:
@@ -278,7 +283,7 @@ class FlightCache:
 
         Raises:
             KeyError: The cache holds no such tile.
-            NoGoError: The tile table is not the one named.
+            NoGoError: The tile table is damaged.
         """
         if self._tiles is None:
             try:
@@ -299,13 +304,12 @@ class FlightCache:
             f"no engine {name!r} in this cache, only {[entry.model for entry in self.manifest.engines]}"
         )
 
-    def _require_agreement(self, entry: EngineEntry, engine: Engine) -> None:
-        """Hold an engine that could not be run where the cache was built against its stand-in."""
+    def _require_parity(self, entry: EngineEntry, engine: Engine) -> None:
         stand_in = self.manifest.stand_in
         if stand_in is None:
             return
         preprocessing = self.preprocessing
-        about = claim(
+        key = parity_key(
             engine=entry.artifact.sha256,
             golden=stand_in.golden.sha256,
             backend=entry.backend,
@@ -319,8 +323,8 @@ class FlightCache:
             except ArtifactError as error:
                 raise _damaged([error.message]) from error
 
-        require_agreement(
-            about,
+        require_parity(
+            key,
             engine.run,
             answers=answers,
             preprocessing=preprocessing,
@@ -333,14 +337,14 @@ class FlightCache:
         for role, ref in self.manifest.artifacts():
             try:
                 if ref.sha256 not in self._files:
-                    name = f"artifacts/{ref.sha256[:2]}/{ref.sha256}"
-                    self._files[ref.sha256] = open_expected(name, folder=self._folder, size=ref.size)
+                    path = _artifact_path(ref)
+                    self._files[ref.sha256] = open_expected(path, folder=self._folder, size=ref.size)
             except SealError as error:
                 problems.append(f"{role}: {error}")
         if problems:
             raise _damaged(problems)
 
-    def _seal(self, role: str, ref: ArtifactRef) -> Sealed:
+    def _seal(self, role: str, ref: ArtifactRef) -> SealedMemory:
         if ref.sha256 not in self._sealed:
             try:
                 self._sealed[ref.sha256] = seal(self._files[ref.sha256], ref)
@@ -360,38 +364,29 @@ class FlightCache:
         except ArtifactError as error:
             raise _damaged([f"{DELTA}: {error.message}"]) from error
 
-    def _delta_problem(self) -> str | None:
-        try:
-            self._delta()
-        except NoGoError as error:
-            return error.reasons[0]
-        return None
-
-    def _tiles_problem(self) -> str | None:
-        try:
-            table_checks.tiles_of(self.manifest, self._view("tile table", self.manifest.tiles))
-        except (ArtifactError, NoGoError) as error:
-            return error.message
-        return None
-
-    def _rows(self) -> tuple[tuple[BlockRow, ...], str | None]:
-        try:
-            return table_checks.blocks_of(self.manifest, self._view(TABLE, self.manifest.index.blocks)), None
-        except (ArtifactError, NoGoError) as error:
-            return (), error.message
-
-    def _block_problem(self, ref: ArtifactRef) -> str | None:
-        try:
-            fd = open_expected(f"artifacts/{ref.sha256[:2]}/{ref.sha256}", folder=self._folder, size=ref.size)
-        except SealError as error:
-            return str(error)
+    def _hash_block(self, ref: ArtifactRef) -> None:
+        fd = open_expected(_artifact_path(ref), folder=self._folder, size=ref.size)
         try:
             digest(fd, ref)
-        except SealError as error:
-            return str(error)
         finally:
             os.close(fd)
-        return None
+
+
+@contextmanager
+def _collect_problem(problems: dict[str, str], role: str) -> Iterator[None]:
+    """Keep what is wrong with a file, and go on."""
+    try:
+        yield
+    except SealError as error:
+        problems[role] = f"{role}: {error}"
+    except NoGoError as error:
+        problems[role] = error.reasons[0]
+    except ArtifactError as error:
+        problems[role] = f"{role}: {error.message}"
+
+
+def _artifact_path(ref: ArtifactRef) -> str:
+    return f"artifacts/{ref.sha256[:2]}/{ref.sha256}"
 
 
 def _damaged(problems: Sequence[str]) -> NoGoError:

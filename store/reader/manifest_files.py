@@ -1,4 +1,4 @@
-"""Manifest and signatures of a generation as an aircraft reads them: relative to an open folder, never through a link."""
+"""Read manifest and signatures of a generation relative to an open folder, never through a symbolic link."""
 
 import os
 
@@ -15,7 +15,7 @@ def refuse_exposed(folder: int) -> None:
     """Refuse a cache that anybody may write to.
 
     Raises:
-        NoGoError: With every place that is open.
+        NoGoError: With every such file or folder.
     """
     if reasons := exposed(folder):
         raise NoGoError(
@@ -31,10 +31,10 @@ def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, 
         wanted: The generation, or nothing for the newest.
 
     Raises:
-        NoGoError: There is no such generation, or its file is none of ours.
+        NoGoError: There is no such generation, or its manifest is no regular file of a possible size.
         CacheUnusableError: This process lacks memory or open files.
     """
-    names = _names(folder)
+    names = _manifest_names(folder)
     found = {int(match[1]): name for name in names if (match := MANIFEST_NAME.fullmatch(name))}
     number = max(found, default=0) if wanted is None else wanted
     if number not in found:
@@ -42,17 +42,17 @@ def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, 
             f"expected generation {wanted or 'of any number'}, found {sorted(found)[-3:] or 'none'}"
         )
     name = f"manifests/{found[number]}"
-    raw = _small_file(folder, name, MAX_MANIFEST_BYTES)
+    raw = _read_file(folder, name, MAX_MANIFEST_BYTES)
     if raw is None:
         raise no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as {name}")
     places = sorted(
         signed[1] for each in names if (signed := signed_manifest(each)) and signed[0] == found[number]
     )
-    files = (_small_file(folder, signature_name(name, place), _MAX_SIGNATURE) for place in places)
+    files = (_read_file(folder, signature_name(name, place), _MAX_SIGNATURE) for place in places)
     return raw, tuple(file for file in files if file is not None), number
 
 
-def _names(folder: int) -> list[str]:
+def _manifest_names(folder: int) -> list[str]:
     try:
         manifests = open_folder("manifests", folder=folder)
         try:
@@ -66,7 +66,7 @@ def _names(folder: int) -> list[str]:
         raise no_cache(f"expected the manifests of a cache, found: {error.strerror}") from error
 
 
-def _small_file(folder: int, name: str, limit: int) -> bytes | None:
+def _read_file(folder: int, name: str, limit: int) -> bytes | None:
     try:
         fd = open_expected(name, folder=folder, limit=limit)
     except SealError:
@@ -81,5 +81,5 @@ def _small_file(folder: int, name: str, limit: int) -> bytes | None:
 
 
 def no_cache(reason: str) -> NoGoError:
-    """Return the refusal of what is no cache, or holds no generation."""
+    """Return the error of a folder that is no cache, or holds no generation."""
     return NoGoError((reason,), kind=ErrorKind.NO_GENERATION, hint="put a committed cache in place")

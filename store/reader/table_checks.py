@@ -1,6 +1,6 @@
-"""Do the tables and the delta of a cache say what its manifest says of them? Pure; ground and aircraft ask alike.
+"""Compare the tables and the delta of a cache with its manifest, on the ground and on board. Pure.
 
-Bytes come from the caller, who knows that they are the ones named; here they are held against what is said of them.
+The caller has checked the digests of the bytes.
 """
 
 from store.base.identity import tile_set_of
@@ -14,13 +14,13 @@ def tiles_of(manifest: Manifest, data: bytes | memoryview) -> TileTable:
     """Return the tile table.
 
     Raises:
-        ArtifactError: It is no tile table, or not that of the build.
+        ArtifactError: It is no tile table, or another build's.
     """
     tiles = decode_tiles(data)
     if len(tiles) != manifest.tile_count:
-        raise _wrong(f"expected {manifest.tile_count} tiles in the tile table, found {len(tiles)}")
+        raise _artifact_error(f"expected {manifest.tile_count} tiles in the tile table, found {len(tiles)}")
     if tile_set_of(tiles.packed) != manifest.tile_set:
-        raise _wrong("expected the tile set of the build in the tile table, found another")
+        raise _artifact_error("expected the tile set of the build in the tile table, found another")
     return tiles
 
 
@@ -28,34 +28,34 @@ def blocks_of(manifest: Manifest, data: bytes | memoryview) -> tuple[BlockRow, .
     """Return the rows of the block table.
 
     Raises:
-        ArtifactError: It is no block table, or one of other rows.
+        ArtifactError: It is no block table, or has another number of rows.
     """
     rows = decode_blocks(data)
     found = sum(row.rows for row in rows)
     if found != manifest.index.rows:
-        raise _wrong(f"expected {manifest.index.rows} rows in the block table, found {found}")
+        raise _artifact_error(f"expected {manifest.index.rows} rows in the block table, found {found}")
     return rows
 
 
 def delta_of(manifest: Manifest, data: bytes | memoryview) -> Delta:
-    """Return the delta of the index; the manifest names one.
+    """Return the delta of the index, if the manifest names one.
 
     Raises:
-        ArtifactError: It is no delta, or one of other rows or dimensions.
+        ArtifactError: It is no delta, or has other rows or dimensions.
     """
     index = manifest.index
     try:
         delta = decode(data)
     except DeltaError as error:
-        raise _wrong(str(error)) from error
+        raise _artifact_error(str(error)) from error
     expected = None if index.delta is None else (index.delta.added, index.delta.dropped, index.dimensions)
     found = len(delta.added), len(delta.dropped), delta.dimensions
     if found != expected:
-        raise _wrong(
+        raise _artifact_error(
             f"expected an index delta of {expected} rows added, dropped and dimensions, found {found}"
         )
     return delta
 
 
-def _wrong(what: str) -> ArtifactError:
+def _artifact_error(what: str) -> ArtifactError:
     return ArtifactError(what, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 verify --full")

@@ -2,29 +2,21 @@
 
     from store.runtime import DescriptorIndex, Engine, ExecutionError
 
-Part of the aircraft's code. It imports `store.base` and `store.formats`, and each library only when an engine
-or an index needs it. It gets bytes that were verified, and never opens a cache.
+Part of the aircraft's code. It imports `store.base`, `store.formats` and `store.errors`, and each library
+only when an engine or an index needs it. Its callers have verified the bytes; it never opens a cache.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from store.runtime.backends.base import ExecutionError
-    from store.runtime.load import DescriptorIndex, Engine
+    from store.runtime.load import DescriptorIndex, Engine, ExecutionError
 
 __all__ = ["DescriptorIndex", "Engine", "ExecutionError"]
 
-_HOMES = {
-    "DescriptorIndex": "store.runtime.load",
-    "Engine": "store.runtime.load",
-    "ExecutionError": "store.runtime.backends.base",
-}
-
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type checker sees the imports above
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    from store.runtime import load  # noqa: PLC0415 - heavy, and not needed to import a sibling module
+
+    return getattr(load, name)

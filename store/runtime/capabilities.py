@@ -1,4 +1,4 @@
-"""What this machine runs: which versions of which libraries, and engines for which targets."""
+"""Say what this machine runs: which versions of which libraries, and engines for which targets."""
 
 import importlib
 from typing import cast
@@ -9,7 +9,7 @@ from store.runtime.backends.registry import BACKENDS
 
 
 def runtime_of(backend: str) -> BackendRuntime | None:
-    """Return what executes engines of a backend, which is imported now; None if the backend is unknown."""
+    """Import and return what runs the engines of a backend; None if the backend is unknown."""
     if backend not in BACKENDS:
         return None
     module, _, name = BACKENDS[backend].runtime.partition(":")
@@ -17,18 +17,18 @@ def runtime_of(backend: str) -> BackendRuntime | None:
 
 
 def libraries() -> dict[str, str]:
-    """Return backend to the version of its library that is installed here, without those that are not."""
+    """Return backend to the version of its library, for those that are installed here."""
     runtimes = ((name, runtime_of(name)) for name in BACKENDS)
     return {name: version for name, runtime in runtimes if runtime and (version := runtime.version())}
 
 
 def covered(backend: str, target: str) -> bool:
-    """Tell whether this machine runs engines of a backend that were compiled for a target."""
+    """Whether this machine runs engines of a backend that were compiled for a target."""
     runtime = runtime_of(backend)
     return runtime is not None and runtime.runs(target)
 
 
 def device(backend: str) -> str:
-    """Return what engines of a backend would run on here, for messages."""
+    """Describe the device that engines of a backend would run on here, for messages."""
     runtime = runtime_of(backend)
     return first_gpu() if runtime is None else runtime.device()

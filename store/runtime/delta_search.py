@@ -1,8 +1,8 @@
-"""Searches an index and its delta as one: what faiss wrote without the rows that were left out, and the rows that came.
+"""Search an index and its delta as one: the index without the dropped rows, and the added rows.
 
-The rows that came are searched exhaustively, since they are few. Scores are inner products on both sides, so that the best
-of both are the best of all; where two are equal, the row of the index comes first. (An index that stores 16 bits for a
-number scores its own rows to three digits, which is what its scores are worth anyway.)
+The added rows are few, so all of them are compared. Both sides score by inner product, so the best of both
+are the best of all; of two equal scores, the row of the index comes first. (An index with 16-bit numbers
+scores its own rows to three digits, which is its precision.)
 """
 
 from typing import Final
@@ -16,35 +16,35 @@ from store.runtime.backends.base import IndexLoadError, Untyped, Vectors
 _NO_ROW: Final = -1
 
 
-class ExtendedIndex:
-    """An index of faiss with ids of its own, and what changed since it was written."""
+class IndexWithDelta:
+    """An index of faiss with ids of its own, and the rows that changed since it was written."""
 
     def __init__(self, faiss: Untyped, whole: Untyped, delta: Delta) -> None:
-        """Put both beside each other.
+        """Check that the delta fits the index.
 
         Args:
             faiss: The library.
-            whole: An `IndexIDMap2` over a flat or HNSW index of inner products, whose scores are those of the vectors
-                themselves; those of a quantiser would not bear comparing.
-            delta: Of the same dimensions.
+            whole: An `IndexIDMap2` over a flat or HNSW index of inner products. Scores of a quantiser could
+                not be compared with those of the added rows.
+            delta: A delta of the same dimensions.
 
         Raises:
-            IndexLoadError: The index is of another kind; or the delta is of other dimensions, leaves out a row that the
-                index does not have, or adds one that it has.
+            IndexLoadError: The index is of another kind; or the delta has other dimensions, drops a row that
+                the index does not have, or adds one that it has.
         """
         if delta.dimensions != whole.d:
-            raise _other(f"a delta of {whole.d} dimensions", f"one of {delta.dimensions}")
+            raise _index_error(f"a delta of {whole.d} dimensions", f"one of {delta.dimensions}")
         inner = faiss.downcast_index(whole.index)
         if isinstance(inner, faiss.IndexIVF):
-            raise _other("a flat or hnsw index under a delta", type(inner).__name__)
+            raise _index_error("a flat or hnsw index under a delta", type(inner).__name__)
         self._faiss, self._whole, self._inner = faiss, whole, inner
         self._added = faiss.IndexIDMap2(faiss.IndexFlat(whole.d, faiss.METRIC_INNER_PRODUCT))
         self._added.add_with_ids(np.ascontiguousarray(delta.added.vectors), delta.added.ids.astype(np.int64))
         self._dropped, self._kept = len(delta.dropped), None
         known = np.sort(faiss.vector_to_array(whole.id_map)).astype(np.uint64)
-        kept_too = np.setdiff1d(delta.added.ids, delta.dropped.ids, assume_unique=True)
-        if not np.isin(delta.dropped.ids, known).all() or np.isin(kept_too, known).any():
-            raise _other(
+        new = np.setdiff1d(delta.added.ids, delta.dropped.ids, assume_unique=True)
+        if not np.isin(delta.dropped.ids, known).all() or np.isin(new, known).any():
+            raise _index_error(
                 "a delta that fits the index", "one that leaves out rows it lacks, or adds some it has"
             )
         if len(delta.dropped):
@@ -65,10 +65,10 @@ class ExtendedIndex:
         return best, np.take_along_axis(ids, order, axis=1)
 
     def _parameters(self) -> Untyped | None:
-        """Return how to search without the rows that were left out; made for each search, since faiss writes into it.
+        """Return parameters that leave out dropped rows, anew for each search, since faiss writes to them.
 
-        Nodes of a graph that are left out still lead to others, and take places among the candidates. So there are as
-        many places more: the candidates that count are at least those of a search in a graph without them.
+        In a graph, dropped nodes still lead to others and are candidates. So a search takes as many
+        candidates more, and has at least as many kept ones as in a graph without the dropped nodes.
         """
         if self._kept is None:
             return None
@@ -78,5 +78,5 @@ class ExtendedIndex:
         return self._faiss.SearchParameters(sel=self._kept)
 
 
-def _other(expected: str, found: str) -> IndexLoadError:
+def _index_error(expected: str, found: str) -> IndexLoadError:
     return IndexLoadError(f"expected {expected}, found {found}", hint="c10 verify --full")

@@ -1,12 +1,13 @@
-"""Golden inputs and the two questions asked of every engine: is it right, and does it mind its neighbours? Pure.
+"""Check engines on golden inputs: are the answers right, and do they depend on the rest of the batch? Pure.
 
-Engine bytes cannot be compared, because compilers do not reproduce them; answers can. The inputs follow from a fixed
-integer formula, so that ground and aircraft make the same ones without carrying them, on any machine and with any
-version of any library.
+The bytes of engines cannot be compared, because compilers do not reproduce them; answers can. A fixed integer
+formula gives the inputs, the same on any machine and with any version of any library, so that no cache has to
+hold them.
 
-Where the engine that flies cannot run on the ground, the answers of its stand-in travel with the cache. Their file:
-magic `C10GOLD1`; count n and dimensions d, u32 little-endian; n rows of d float32, little-endian. Row i answers golden
-image i of seed 0, in the size of the image contract and prepared by it. The magic stands for this formula of the images.
+If the engine that flies cannot run on the ground, the answers of its stand-in are in the cache. Their file:
+magic `C10GOLD1`; count n and dimensions d, u32 little-endian; n rows of d float32, little-endian. Row i
+answers golden image i of seed 0, in the size of the image contract and prepared by it. Another formula of the
+images needs another magic.
 """
 
 import struct
@@ -24,7 +25,7 @@ Run = Callable[[Vectors], Vectors]
 """Runs an engine: samples float32 [n, ...] to descriptors float32 [n, d]."""
 
 ANSWERED: Final = 8
-"""How many golden images a stand-in answers: more evidence than one, and a single batch of most engines."""
+"""How many golden images a stand-in answers: a single batch of most engines."""
 
 _BYTE: Final = 255
 _HEADER: Final = struct.Struct("<8sII")
@@ -33,11 +34,11 @@ _MAGIC: Final = b"C10GOLD1"
 
 
 def golden_images(count: int, height: int, width: int, *, seed: int = 0) -> NDArray[np.uint8]:
-    """Return images, uint8 [count, height, width, 3], with the smooth and the rough parts of a natural one.
+    """Return images, uint8 [count, height, width, 3], with smooth and rough parts like natural ones.
 
-    Each channel is a gradient, plus bilinear value noise in cells of 32, 8 and 2 pixels with falling weight. All of it
-    is integer arithmetic on a hash of the coordinates (the finaliser of MurmurHash3, 32 bits), so that no rounding
-    mode or math library can change a bit.
+    Each channel is a gradient, plus bilinear value noise in cells of 32, 8 and 2 pixels with falling weight:
+    integer arithmetic on a hash of the coordinates (the finaliser of MurmurHash3, 32 bits), so that no
+    rounding mode or math library can change a bit.
     """
     out = np.empty((count, height, width, 3), np.uint8)
     rows = np.arange(height, dtype=np.uint64)
@@ -81,7 +82,7 @@ def golden_inputs(shape: tuple[int, ...], *, seed: int = 0) -> Vectors:
 
 
 def parity(engine: Run, reference: Run, inputs: Vectors) -> float:
-    """Return the least cosine between the rows of two runs on the same inputs; -1 when a number is not finite.
+    """Return the least cosine between the rows of two runs on the same inputs; -1 if a number is not finite.
 
     Args:
         engine: The compiled engine.
@@ -92,7 +93,7 @@ def parity(engine: Run, reference: Run, inputs: Vectors) -> float:
 
 
 def agreement(answers: Vectors, others: Vectors) -> float:
-    """Return the least cosine between the rows of two answers, float32 [n, d]; -1 when a number is not finite."""
+    """Return the least cosine between rows of two answers, float32 [n, d]; -1 if a number is not finite."""
     found, expected = answers.astype(np.float64), others.astype(np.float64)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return -1.0
@@ -107,8 +108,8 @@ def agreement(answers: Vectors, others: Vectors) -> float:
 def batch_invariance(engine: Run, inputs: Vectors) -> float:
     """Return the greatest absolute difference between rows run together and the same rows each run alone.
 
-    Zero means that a descriptor does not depend on its neighbours. Networks with dynamic quantisation fail this, and
-    must be compiled with batch 1.
+    Zero means that a descriptor does not depend on the rest of the batch. Networks with dynamic quantisation
+    fail this, and must be compiled with batch 1.
     """
     together = engine(inputs)
     alone = [engine(inputs[row : row + 1]) for row in range(len(inputs))]
@@ -118,13 +119,13 @@ def batch_invariance(engine: Run, inputs: Vectors) -> float:
 
 
 def golden_samples(preprocessing: Preprocessing, count: int) -> Vectors:
-    """Return golden images as a network with this image contract takes them, float32 [count, ...]."""
+    """Return golden images in the form of an image contract, float32 [count, ...]."""
     height, width = preprocessing.size
     return np.stack([preprocessing.apply(image) for image in golden_images(count, height, width)])
 
 
 def encode_answers(vectors: Vectors) -> bytes:
-    """Return the file of the answers, float32 [n, d], to the first n golden images."""
+    """Return the file of answers to the first n golden images, float32 [n, d]."""
     count, dimensions = vectors.shape
     return _HEADER.pack(_MAGIC, count, dimensions) + np.ascontiguousarray(vectors, "<f4").tobytes()
 
@@ -166,7 +167,7 @@ def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _value_noise(
     rows: NDArray[np.uint64], columns: NDArray[np.uint64], cell: int, key: int
 ) -> NDArray[np.uint64]:
-    """Return bilinear noise of 0 ... 255, uint64 [len(rows), len(columns)], on a lattice of ``cell`` pixels."""
+    """Return bilinear noise of 0 ... 255, uint64 [len(rows), len(columns)], in cells of ``cell`` pixels."""
     size = np.uint64(cell)
     row, column = rows[:, None] // size, columns[None, :] // size
     down, right = rows[:, None] % size, columns[None, :] % size

@@ -1,13 +1,11 @@
-"""Executes engines and searches indexes: the part that the ground and the aircraft share.
+"""Load engines and indexes, run and search them, on the ground and on board.
 
-What runs here was compiled elsewhere and its bytes were verified by the caller. The libraries are imported when they
-are first needed, because no single machine has all of them. Two rules hold for every backend:
+The caller has verified the bytes. Libraries are imported when they are first needed, because no single
+machine has all of them. Two rules hold for every backend:
 
 - An engine runs only under the exact library version that compiled it.
-- It has one fixed batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so that the
-  shape the kernels see never changes and a row does not depend on how many neighbours it had.
-
-This module neither compiles nor verifies digests, and knows nothing of the journal.
+- It has one fixed batch size. A shorter batch is filled up with zeros and the surplus rows are dropped, so
+  that the kernels always see the same shape, and a row does not depend on the number of rows beside it.
 """
 
 import math
@@ -34,8 +32,8 @@ from store.runtime.backends.base import (
 )
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import runtime_of
-from store.runtime.delta_search import ExtendedIndex
-from store.runtime.faiss_install import FaissInstallError, installed_faiss
+from store.runtime.delta_search import IndexWithDelta
+from store.runtime.faiss_install import installed_faiss
 
 __all__ = [
     "DescriptorIndex",
@@ -62,14 +60,14 @@ class Engine:
         batch: Its fixed batch size.
         dimensions: Length of one descriptor.
         sample_shape: Shape of one sample.
-        portion: How many samples are worth collecting before they are handed over: whole batches, more than one where
-            copies and computing overlap.
+        portion: How many samples are worth collecting for one run: whole batches, more than one where copies
+            and computing overlap.
     """
 
     def __init__(self, executor: BatchExecutor | PipelinedExecutor, *, batch: int) -> None:
         self._executor = executor
         pipelined = isinstance(executor, PipelinedExecutor)
-        # An executor that takes all samples fills up the last batch where it stages it.
+        # A pipelined executor fills up the last batch in its own buffers.
         self._padded: Vectors = np.zeros((0 if pipelined else batch, *executor.sample_shape), np.float32)
         self.batch: Final = batch
         self.dimensions: Final = executor.dimensions
@@ -125,19 +123,20 @@ def load_engine(
     """Load an engine whose bytes were already verified.
 
     Args:
-        data: The engine's bytes, or a path to them that cannot change.
+        data: The engine's bytes, or a path to bytes that cannot change.
         backend: The backend that compiled it, such as "onnxruntime".
         version: Full version of that backend's library; another one is refused.
         input: Name of the input tensor.
         output: Name of the output tensor, [batch, dimensions].
         batch: Fixed batch size of the engine.
         threads: Threads within one run. Descriptors do not depend on it.
-        target: What the engine was compiled for; a device that is not of it is refused before the library sees a byte.
-        precision: Arithmetic that the engine was compiled for. One of OpenVINO needs it: its bytes do not tell, and the
-            library would choose by itself.
+        target: The device that the engine was compiled for; on another one, the library never sees the bytes.
+        precision: Arithmetic that the engine was compiled for. OpenVINO needs it: the bytes do not say it,
+            and the library would choose by itself.
 
     Raises:
-        RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not here.
+        RuntimeUnavailableError: The backend is unknown, its library is not installed, or its device is not
+            here.
         EngineLoadError: Another version, another device, damaged bytes, or tensors of other names or shapes.
     """
     runtime = runtime_of(backend)
@@ -159,24 +158,24 @@ def load_engine(
 
 
 class DescriptorIndex:
-    """A loaded index that was checked against what the manifest says of it."""
+    """A loaded index that is as its manifest says."""
 
-    def __init__(self, index: Untyped | ExtendedIndex, *, kind: str, dimensions: int, ntotal: int) -> None:
+    def __init__(self, index: Untyped | IndexWithDelta, *, kind: str, dimensions: int, ntotal: int) -> None:
         self._index = index
         self.kind: Final = kind
         self.dimensions: Final = dimensions
         self.ntotal: Final = ntotal
 
     def search(self, vectors: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
-        """Find the k rows most like each query.
+        """Find the k rows most similar to each query.
 
         Args:
             vectors: Unit descriptors, float32 [n, dimensions].
             k: Rows wanted per query, at least 1.
 
         Returns:
-            Scores (inner products, falling), float32 [n, k], and descriptor ids, int64 [n, k]. Where the index has
-            fewer than k rows to offer, the id is -1.
+            Scores (inner products, falling), float32 [n, k], and descriptor ids, int64 [n, k]. If the index
+            finds fewer than k rows, the id is -1.
 
         Raises:
             IndexSearchError: The queries have another shape or dtype, are not finite, or k is below 1.
@@ -202,10 +201,10 @@ def load_index(
     metric: str = "ip",
     delta: Delta | None = None,
 ) -> DescriptorIndex:
-    """Load an index whose bytes were already verified, and check it against what is expected of it.
+    """Load an index whose bytes were already verified, and check that it is as expected.
 
-    From a path the vectors are mapped, not copied, where the index type allows it: the file must not change while
-    the index lives. The check of size and digest comes first and is the caller's: faiss accepts flipped bytes, and its
+    Vectors in a file are mapped and not copied where the index type allows it, so the file must not change
+    while the index lives. The caller must check size and digest before: faiss accepts flipped bytes, and its
     mapped reader a last element that is cut short.
 
     Args:
@@ -214,16 +213,14 @@ def load_index(
         dimensions: Length of a descriptor.
         ntotal: Number of rows in the file.
         metric: Only "ip", the inner product.
-        delta: What changed since the file was written; both are searched as one.
+        delta: The rows that changed since the file was written; both are searched as one.
 
     Raises:
-        RuntimeUnavailableError: faiss is not installed, or two flavours of it are.
-        IndexLoadError: Unreadable, or of another kind, metric or size; or the delta does not fit it.
+        RuntimeUnavailableError: faiss is not installed, or two distributions of it are.
+        IndexLoadError: The index is unreadable, or of another kind, metric or size; or the delta does not fit
+            it.
     """
-    try:
-        installed_faiss()
-    except FaissInstallError as error:
-        raise RuntimeUnavailableError(f"the descriptor index: {error.message}", hint=error.hint) from error
+    installed_faiss()
     faiss = import_library("faiss", "the descriptor index")
     try:
         if isinstance(data, str):
@@ -248,7 +245,7 @@ def load_index(
         raise IndexLoadError(f"the index is not the one expected: {differing}", hint="c10 verify --full")
     if delta is None:
         return DescriptorIndex(outer, kind=kind, dimensions=dimensions, ntotal=ntotal)
-    extended, rows = ExtendedIndex(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
+    extended, rows = IndexWithDelta(faiss, outer, delta), ntotal + len(delta.added) - len(delta.dropped)
     return DescriptorIndex(extended, kind=kind, dimensions=dimensions, ntotal=rows)
 
 
@@ -265,6 +262,6 @@ def _describe(faiss: Untyped, outer: Untyped) -> tuple[str, int, int, str]:
     kind = next((name for name, classes in kinds if isinstance(inner, classes)), type(inner).__name__)
     metrics = {outer.metric_type, inner.metric_type}
     metric = "ip" if metrics == {faiss.METRIC_INNER_PRODUCT} else "other"
-    # A map of ids with another length than the index below it would hand out foreign ids.
+    # An id map of another length than its index would return wrong ids.
     rows = outer.ntotal if outer.ntotal == inner.ntotal == outer.id_map.size() else -1
     return kind, inner.d if inner.d == outer.d else -1, rows, metric

@@ -1,5 +1,5 @@
-"""Carry a cache elsewhere: export and import bundles, mirror to a folder that the aircraft reads.
+"""Copy a cache: export and import bundles, and mirror it to a folder that the aircraft reads.
 
-It imports `store.cache` and below. It never changes the cache that it reads from, and believes nothing of a
-bundle that its chain and digests do not prove.
+It imports `store.verify` and the folders below it. It never changes the cache that it copies, and believes
+nothing in a bundle that chain and digests do not prove.
 """

@@ -1,18 +1,20 @@
-"""Import: a cache from a bundle, in a new place, or more of the history of a cache that has the beginning of it.
+"""Import a bundle as a new cache, or add its newer records to a cache that holds the older ones.
 
-Nothing in the file is believed. Before anything is written its records are held against the chain, folded, and every
-generation must project to the manifest that it committed; where keys are trusted, the newest must be signed by one.
-Artifacts are stored as they come, each if a record names it and its bytes are the ones named. Only when the file has
-been read to its end, and what the newest generation shows is whole, do the records get into a journal: all of them in
-one transaction, or in a journal that appears complete. Whoever dies before that leaves artifacts that nothing names,
-and the next import takes them up; whoever dies after it leaves a cache that the next writer sets right.
+An import believes nothing in the file. Before it writes anything it checks the chain of the records, folds
+them, and compares the projection of every generation with the manifest digest that was committed. With
+trusted keys, one of them must have signed the newest generation. An artifact is stored only if a record names
+it and its bytes match.
 
-A copy goes its own way from the `Imported` event on that says where it came from. One that is to follow its source,
-bundle by bundle, gets no such event, and nothing else may be appended to it.
+The records enter the journal last, after the whole file was read and the artifacts of the newest generation
+are there: in one transaction, or in a new journal that appears complete. An import that is killed before
+leaves artifacts that nothing names, which the next import uses; one that is killed after it leaves a cache
+that the next writer recovers.
+
+An `Imported` event says where a copy came from, and starts a history of its own. A copy that follows its
+source, bundle by bundle, gets no such event, and nothing else may be appended to it.
 """
 
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Final
 
 from journal import Entry, Journal, RecordError
 from journal.record import Head
-from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
 from store.base.values import ArtifactRef
@@ -39,7 +41,6 @@ from store.errors import (
     ArtifactError,
     BundleError,
     DamagedHistoryError,
-    DiskFullError,
     ErrorKind,
     NoGoError,
     RequestRefusedError,
@@ -48,18 +49,19 @@ from store.errors import (
 )
 from store.files.permissions import refuse_exposed
 from store.manifest import manifest
-from store.transfer import bundle
-from store.transfer.bundle import Header, Reader
-from store.transfer.selection import named_in
+from store.transfer.bundle_format import BundleHeader
+from store.transfer.bundle_reader import COPY_AGAIN, BundleReader, open_bundle
+from store.transfer.free_space import require_space
+from store.transfer.selection import artifacts_named
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import reasons_against, trusted
-from store.verify.coverage import missing
+from store.verify.coverage import missing_artifacts
 
-_MAKE_AGAIN: Final = "make it again: c10 export"
-_READ_IT: Final = "c10 replay --bundle FILE (reads it all the same)"
+_EXPORT_AGAIN: Final = "make it again: c10 export"
+_REPLAY: Final = "c10 replay --bundle FILE (reads it all the same)"
 
 
-class Outcome(StrEnum):
+class ImportOutcome(StrEnum):
     """What an import did to the journal."""
 
     IMPORTED = "imported"
@@ -68,39 +70,25 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportedBundle:
-    """What came of an import.
+class ImportResult:
+    """What an import did to the journal, the bundle, the folded journal, and the stored artifacts."""
 
-    Attributes:
-        outcome: What became of the journal.
-        header: What the bundle says of itself.
-        file: Digest and size of the bundle.
-        state: What the journal folds to now.
-        stored: References of the artifacts that were stored.
-    """
-
-    outcome: Outcome
-    header: Header
+    outcome: ImportOutcome
+    header: BundleHeader
     file: ArtifactRef
     state: State
     stored: tuple[ArtifactRef, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _History:
-    """The records of a bundle, and how many of them the cache has already; -1 if there is no cache."""
+class _BundleHistory:
+    """The records of a bundle; `known` is how many of them the cache has, -1 if there is no cache."""
 
     entries: Sequence[Entry]
     facts: Sequence[RecordedEvent]
     state: State
     known: int
-    longer: bool = False
-
-    @property
-    def outcome(self) -> Outcome:
-        if self.known < 0:
-            return Outcome.IMPORTED
-        return Outcome.UNCHANGED if self.longer or self.known == len(self.entries) else Outcome.ADVANCED
+    outcome: ImportOutcome
 
 
 def import_bundle(
@@ -113,65 +101,64 @@ def import_bundle(
     follows: bool = False,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-) -> ImportedBundle:
-    """Take over what a bundle holds; the caller holds the build lock.
+) -> ImportResult:
+    """Store the records and artifacts of a bundle in a cache; the caller holds the build lock.
 
     Args:
-        layout: Where the cache is, or is to be.
+        layout: The cache; it need not exist.
         path: The bundle.
-        clock: Where times come from.
+        clock: The clock for new records.
         host: Facts about this machine, for the event.
         trusted_keys: One of them must have signed the newest generation; or `ALLOW_UNSIGNED`.
-        follows: Append no event of the import, so that a later bundle of the same cache can be taken over as well.
+        follows: Append no `Imported` event, so that later bundles of the same cache can be imported as well.
         on_total: Called with the bytes of all artifacts before they are read.
         on_bytes: Called with the bytes of each artifact.
 
     Raises:
-        BundleError: It is no bundle, not a whole one, or holds what no record names.
+        BundleError: It is no bundle, not a whole one, or holds an artifact that no record names.
         RequestRefusedError: The cache has a history of its own.
-        NoGoError: Nobody who is trusted signed it, or what it shows is not whole.
-        DamagedHistoryError: Its records could not have been written by any C10.
+        NoGoError: No trusted key signed it, or artifacts of its newest generation are missing.
+        DamagedHistoryError: No C10 could have written its records.
         UnknownEventError: It holds events of a newer version.
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
     refuse_exposed(layout.root)
     refuse_symlinked_folders(layout)
-    with bundle.opened(path) as reader:
-        history = _held_against(layout, tuple(reader.entries()))
+    with open_bundle(path) as reader:
+        history = _check_history(layout, tuple(reader.entries()))
         _require_signed(history.state, trusted_keys)
         layout.create()
         try:
             allow = layout.allow_unknown_filesystem
-            judge_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
+            require_supported_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
         except OSError as error:
             raise from_os_error(error, f"cache {layout.root}") from error
         artifacts = Artifacts(layout)
         with artifacts.shared_lock():
             if on_total is not None:
                 on_total(reader.header.size)
-            named = named_in(history.facts)
-            _require_space(artifacts, named.values(), reader.header.size)
-            stored = tuple(_store(reader, artifacts, named, on_bytes))
+            named = artifacts_named(history.facts)
+            present = sum(ref.size for ref in named.values() if artifacts.present(ref))
+            require_space(layout.root, reader.header.size - present)
+            stored = tuple(_store_artifacts(reader, artifacts, named, on_bytes))
             file = reader.finish()
-            _require_shown(history.state, artifacts)
-            more: list[Event] = []
-            if not follows and (stored or history.outcome is not Outcome.UNCHANGED):
-                more.append(_event(path, reader.header, history, file, len(stored), host))
-            state = _append(layout, history, more, clock)
-    return ImportedBundle(
-        outcome=history.outcome, header=reader.header, file=file, state=state, stored=stored
-    )
+            _require_artifacts(history.state, artifacts)
+            events: list[Event] = []
+            if not follows and (stored or history.outcome is not ImportOutcome.UNCHANGED):
+                events.append(_imported(path, reader.header, history, file, len(stored), host))
+            state = _append(layout, history, events, clock)
+    return ImportResult(outcome=history.outcome, header=reader.header, file=file, state=state, stored=stored)
 
 
-def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
-    """Fold the records of a bundle, hold them against themselves, and against those of the cache if there is one."""
+def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
+    """Fold the records of a bundle, and compare them with each other and with those of the cache."""
     try:
         facts = tuple(to_recorded_events(entries))
         state = fold(facts)
     except RecordError as error:
-        raise BundleError(f"bundle: {error.message}", kind=ErrorKind.BUNDLE, hint=_MAKE_AGAIN) from error
+        raise BundleError(f"bundle: {error.message}", kind=ErrorKind.BUNDLE, hint=_EXPORT_AGAIN) from error
     except DamagedHistoryError as error:
-        raise DamagedHistoryError(f"bundle: {error.message}", kind=error.kind, hint=_READ_IT) from error
+        raise DamagedHistoryError(f"bundle: {error.message}", kind=error.kind, hint=_REPLAY) from error
     if state.unknown:
         raise UnknownEventError(
             f"expected events this version knows, found {state.unknown[0]}; nothing was changed",
@@ -184,15 +171,18 @@ def _held_against(layout: Layout, entries: Sequence[Entry]) -> _History:
     if state.pending_rollback is not None:
         raise _impossible("a rollback to end with its commit")
     if not layout.exists():
-        return _History(entries=entries, facts=facts, state=state, known=-1)
+        return _BundleHistory(
+            entries=entries, facts=facts, state=state, known=-1, outcome=ImportOutcome.IMPORTED
+        )
     own = read_history(layout)
-    ours, common = own.entries, min(len(own.entries), len(entries))
-    if not common or ours[common - 1].chain != entries[common - 1].chain:
-        raise _of_its_own(layout, own, entries)
-    return _History(entries=entries, facts=facts, state=state, known=common, longer=len(ours) > len(entries))
+    common = min(len(own.entries), len(entries))
+    if not common or own.entries[common - 1].chain != entries[common - 1].chain:
+        raise _own_history_error(layout, own, entries)
+    outcome = ImportOutcome.UNCHANGED if common == len(entries) else ImportOutcome.ADVANCED
+    return _BundleHistory(entries=entries, facts=facts, state=state, known=common, outcome=outcome)
 
 
-def _of_its_own(layout: Layout, own: HistoryView, entries: Sequence[Entry]) -> RequestRefusedError:
+def _own_history_error(layout: Layout, own: HistoryView, entries: Sequence[Entry]) -> RequestRefusedError:
     pairs = zip(own.entries, entries, strict=False)
     same = next((ours.seq - 1 for ours, theirs in pairs if ours.chain != theirs.chain), 0)
     what = f"one that shares the first {same} and goes its own way from there" if same else "another cache"
@@ -208,11 +198,7 @@ def _of_its_own(layout: Layout, own: HistoryView, entries: Sequence[Entry]) -> R
 
 
 def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
-    """Hold the newest generation against trusted keys: its signature covers every record before its commit.
-
-    Raises:
-        NoGoError: None of them signed it.
-    """
+    """Require a trusted signature of the newest generation, which covers every record before its commit."""
     if trusted_keys is ALLOW_UNSIGNED:
         return
     head = state.head
@@ -233,60 +219,34 @@ def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
         )
 
 
-def _store(
-    reader: Reader,
+def _store_artifacts(
+    reader: BundleReader,
     artifacts: Artifacts,
     named: Mapping[str, ArtifactRef],
     on_bytes: Callable[[int], None] | None,
 ) -> Iterator[ArtifactRef]:
-    """Store the artifacts that are not there yet; yields their references."""
+    """Store the artifacts that the cache lacks, and yield their references."""
     for ref in reader.artifacts():
         if named.get(ref.sha256) != ref:
-            raise BundleError(
-                f"bundle {reader.path}: expected artifacts that its records name, found {ref.sha256[:12]} of {ref.size}"
-                " bytes",
-                kind=ErrorKind.BUNDLE,
-                hint=_MAKE_AGAIN,
-            )
+            found = f"{ref.sha256[:12]} of {ref.size} bytes"
+            raise reader.error("artifacts that its records name", found)
         if artifacts.damage(ref) is not None:
             try:
                 artifacts.take(ref, reader.pieces(ref))
             except ArtifactError as error:
-                raise reader.damaged(error) from error
+                message = f"bundle {reader.path}: {error.message}"
+                raise BundleError(message, kind=ErrorKind.BUNDLE, hint=COPY_AGAIN) from error
             yield ref
         if on_bytes is not None:
             on_bytes(ref.size)
 
 
-def _require_space(artifacts: Artifacts, named: Iterable[ArtifactRef], size: int) -> None:
-    """Make sure, before a long copy begins, that there is room for what is not there yet.
-
-    Raises:
-        DiskFullError: There is not.
-    """
-    needed = size - sum(ref.size for ref in named if artifacts.present(ref))
-    try:
-        free = shutil.disk_usage(artifacts.layout.root).free
-    except OSError as error:
-        raise from_os_error(error, f"cache {artifacts.layout.root}") from error
-    if needed > free:
-        raise DiskFullError(
-            f"expected {needed} bytes of free space for the artifacts, found {free}",
-            kind=ErrorKind.DISK_FULL,
-            hint="free disk space, then run it again",
-        )
-
-
-def _require_shown(state: State, artifacts: Artifacts) -> None:
-    """Make sure that what the newest generation shows is there, as far as type and size tell.
-
-    Raises:
-        NoGoError: With everything that is not.
-    """
+def _require_artifacts(state: State, artifacts: Artifacts) -> None:
+    """Make sure that all artifacts of the newest generation are there, by type and size."""
     if state.head is None:
         return
     shown = manifest.parse(project(state, state.head))
-    problems = missing(shown, artifacts)
+    problems = missing_artifacts(shown, artifacts)
     if problems:
         raise NoGoError(
             problems,
@@ -295,37 +255,36 @@ def _require_shown(state: State, artifacts: Artifacts) -> None:
         )
 
 
-def _append(layout: Layout, history: _History, more: Sequence[Event], clock: Clock) -> State:
-    """Get the records into the journal, and the files that are projected from it beside it."""
+def _append(layout: Layout, history: _BundleHistory, events: Sequence[Event], clock: Clock) -> State:
+    """Append records and further events to the journal, and write the files projected from it."""
     records = [entry.record for entry in history.entries[max(history.known, 0) :]]
-    told = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in more]
+    own = [to_record(event, build=None, wall_ns=clock.wall_ns(), mono_ns=clock.mono_ns()) for event in events]
     head = history.state.head
     views = {} if head is None else head_projections(head.number, project(history.state, head))
-    if history.outcome is Outcome.IMPORTED:
+    if history.outcome is ImportOutcome.IMPORTED:
         Journal.create(
             layout.journal,
-            [*records, *told],
+            [*records, *own],
             scratch=layout.scratch,
             projections=views,
             allow_unknown_filesystem=layout.allow_unknown_filesystem,
         )
     with Journal.open(layout.journal, allow_unknown_filesystem=layout.allow_unknown_filesystem) as journal:
-        if history.outcome is Outcome.ADVANCED:
+        if history.outcome is ImportOutcome.ADVANCED:
             last = history.entries[history.known - 1]
-            journal.append([*records, *told], views, expect=Head(last.seq, last.chain))
-        elif history.outcome is Outcome.UNCHANGED and told:
-            journal.append(told)
+            journal.append([*records, *own], views, expect=Head(last.seq, last.chain))
+        elif history.outcome is ImportOutcome.UNCHANGED and own:
+            journal.append(own)
         event_store, projections = EventStore(layout, clock, journal), Projections(layout)
-        # The newest first: whoever looks meanwhile sees what is shown in the end, or what was shown before.
+        # The newest first: a reader meanwhile sees the new head, or the one before the import.
         for _, generation in sorted(event_store.state.generations.items(), reverse=True):
             projections.write(event_store, generation)
         return event_store.state
 
 
-def _event(  # noqa: PLR0917 - what the event names
-    path: Path, header: Header, history: _History, file: ArtifactRef, stored: int, host: Document
+def _imported(  # noqa: PLR0917 - the fields of the event
+    path: Path, header: BundleHeader, history: _BundleHistory, file: ArtifactRef, stored: int, host: Document
 ) -> Imported:
-    """What the journal is told of the import."""
     known = max(history.known, 0)
     return Imported(
         source=path.name.encode("utf-8", "backslashreplace").decode("utf-8"),
@@ -341,5 +300,5 @@ def _impossible(expected: str) -> DamagedHistoryError:
     return DamagedHistoryError(
         f"bundle: expected {expected}, found another one",
         kind=ErrorKind.IMPOSSIBLE_HISTORY,
-        hint=_READ_IT,
+        hint=_REPLAY,
     )

@@ -1,18 +1,17 @@
-"""Mirror: a read-only copy of what a cache shows, on a card or in another folder, brought to the same head.
+"""Mirror the head of a cache to a read-only copy, on a card or in another folder.
 
-The copy has no journal: artifacts, segments, signatures and manifests, which is what the reader on board needs, and from
-which `c10 rebuild` makes a journal where one is wanted. Only what is missing is moved, each file complete and durable
-before it has its name: artifacts, segments, signatures, and last the manifest of the head. Whoever dies in between leaves
-a copy that shows what it showed before, or the new head, and the next run goes on from there.
+The copy has no journal but artifacts, segments, signatures and manifests: that is what the reader on board
+needs, and `c10 rebuild` can make a journal from it. A mirror run copies only what is missing, each file
+complete and durable before it gets its name: artifacts, segments, signatures, and last the manifest of the
+head. A run that is killed leaves a copy that shows the old head or the new one, and the next run continues.
 
-A copy has no history of its own. Every manifest and segment in it must be one of this cache, byte for byte; anything else
-is another cache, or what became of this one elsewhere, and is not touched.
+A copy has no history of its own. Every manifest and segment in it must be one of this cache, byte for byte.
+Anything else is another cache, or a copy that was written to since, and is not touched.
 """
 
 import errno
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ from store.errors import (
     ArtifactError,
     CacheUnusableError,
     DamagedHistoryError,
-    DiskFullError,
     ErrorKind,
     NoGoError,
     RequestRefusedError,
@@ -48,21 +46,17 @@ from store.files.permissions import refuse_exposed
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse
-from store.verify.coverage import missing, named_by, sound
+from store.transfer.free_space import require_space
+from store.verify.coverage import intact_artifacts, missing_artifacts, named_by
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mirrored:
-    """What was done.
+class MirrorResult:
+    """The generation that the copy shows now and the previous one, and number and bytes of the copied files.
 
-    Attributes:
-        generation: What the copy shows now.
-        previous: What it showed before; none if it was new.
-        files: How many files were moved.
-        size: Their bytes.
-        replaced: Digests of damaged artifacts of the copy that were replaced.
+    `replaced` holds the digests of damaged artifacts of the copy that were replaced.
     """
 
     generation: int
@@ -73,7 +67,7 @@ class Mirrored:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was moved."""
+        """Whether anything was copied."""
         return self.files > 0
 
 
@@ -88,15 +82,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Source:
-    """What a copy is to hold of the cache.
-
-    Attributes:
-        view: The cache.
-        head: What it shows.
-        manifest: Of the head.
-        artifacts: What that names, blocks included, by rising digest.
-        segments: Of all generations.
-    """
+    """What a copy must have: artifacts of the head by rising digest, segments of all generations."""
 
     view: HistoryView
     head: Generation
@@ -107,7 +93,7 @@ class _Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Missing:
-    """What the copy lacks."""
+    """The files that the copy lacks, and whether an earlier run left scratch files in it."""
 
     artifacts: tuple[ArtifactRef, ...]
     files: tuple[_File, ...]
@@ -130,66 +116,74 @@ def mirror(
     lock_timeout_s: float = 5.0,
     on_total: Callable[[int], None] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-) -> Mirrored:
-    """Bring a copy of a cache to the cache's head.
+) -> MirrorResult:
+    """Update a copy of a cache to the cache's head.
 
     Args:
-        layout: The cache; nothing of it is written.
-        destination: Folder of the copy, made if it is missing.
-        full: Whether to hash the artifacts that the copy has, and replace damaged ones; otherwise their size counts.
-        lock_timeout_s: How long to wait for another mirror to the same place, seconds.
-        on_total: Called with the bytes that will be moved.
+        layout: The cache, which is only read.
+        destination: Folder of the copy, created if it does not exist.
+        full: Whether to hash the artifacts of the copy, and replace damaged ones; otherwise their size
+            counts.
+        lock_timeout_s: How long to wait for another mirror run to the same folder, seconds.
+        on_total: Called with the bytes that will be copied.
         on_bytes: Called with the bytes of each piece.
 
     Raises:
-        RequestRefusedError: There is no cache, or nothing to show; or the destination has a history of its own.
-        DamagedHistoryError, journal.JournalError: The journal cannot be believed.
+        RequestRefusedError: There is no cache, or no generation; or the destination has a history of its own.
+        DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
         UnknownEventError: A newer version wrote to the cache.
-        ArtifactError: What the head shows is not whole.
+        ArtifactError: An artifact of the head is missing or damaged.
         StoreError: The destination cannot be used: no space, no hard links, permissions.
     """
     while True:
-        source = _source(layout)
+        source = _read_source(layout)
         try:
-            return _bring(source, destination, full, lock_timeout_s, on_total, on_bytes)
+            return _update_copy(
+                source,
+                destination,
+                full=full,
+                lock_timeout_s=lock_timeout_s,
+                on_total=on_total,
+                on_bytes=on_bytes,
+            )
         except ArtifactError:
-            # Whoever commits and collects beside this copy takes away what is no longer shown.
+            # A build and a collection meanwhile remove artifacts of the head that this run began with.
             if read_history(layout).state.head == source.head:
                 raise
 
 
-def _bring(  # noqa: PLR0917 - what `mirror` was given
+def _update_copy(
     source: _Source,
     destination: Path,
-    full: bool,  # noqa: FBT001 - as above
+    *,
+    full: bool,
     lock_timeout_s: float,
     on_total: Callable[[int], None] | None,
     on_bytes: Callable[[int], None] | None,
-) -> Mirrored:
+) -> MirrorResult:
     layout = source.view.layout
     target = Layout(destination, layout.manifest_filename)
     _require_apart(layout, target)
     refuse_exposed(destination)
     refuse_symlinked_folders(target)
-    previous = _require_ours(target, source)
-    lacking = _missing(source, target, full=full)
-    if lacking.nothing:
-        return Mirrored(generation=source.head.number, previous=previous, files=0, size=0)
+    previous = _require_same_history(target, source)
+    if _find_missing(source, target, full=full).nothing:
+        return MirrorResult(generation=source.head.number, previous=previous, files=0, size=0)
     target.make_root()
     with BuildLock(target.build_lock, timeout_s=lock_timeout_s, command="c10 mirror"):
-        previous = _require_ours(target, source)
+        previous = _require_same_history(target, source)
         target.create()
         try:
             clear_scratch(target)
         except OSError as error:
             raise from_os_error(error, f"scratch folder {target.scratch}") from error
-        _require_links(target)
-        lacking = _missing(source, target, full=full)
-        _require_space(target, lacking.size)
+        _require_hard_links(target)
+        lacking = _find_missing(source, target, full=full)
+        require_space(target.root, lacking.size)
         if on_total is not None:
             on_total(lacking.size)
-        replaced = _move(layout, target, source, lacking, on_bytes)
-    return Mirrored(
+        replaced = _copy(layout, target, source, lacking, on_bytes)
+    return MirrorResult(
         generation=source.head.number,
         previous=previous,
         files=len(lacking.artifacts) + len(lacking.files),
@@ -198,7 +192,7 @@ def _bring(  # noqa: PLR0917 - what `mirror` was given
     )
 
 
-def _source(layout: Layout) -> _Source:
+def _read_source(layout: Layout) -> _Source:
     view = read_history(layout)
     if view.state.unknown:
         raise UnknownEventError(
@@ -221,7 +215,7 @@ def _source(layout: Layout) -> _Source:
             hint="use the C10 that committed it: c10 show names its version",
         )
     manifest = parse(raw)
-    with _of_the_cache(layout):
+    with _errors_of_cache(layout):
         named = named_by(manifest, Artifacts(layout))
     return _Source(
         view=view,
@@ -250,37 +244,36 @@ def _require_apart(layout: Layout, target: Layout) -> None:
         )
 
 
-def _require_ours(target: Layout, source: _Source) -> int | None:
-    """Make sure that a copy has no history of its own; returns the generation that it shows.
-
-    Raises:
-        RequestRefusedError: It has one.
-        CacheUnusableError: It cannot be read.
-    """
+def _require_same_history(target: Layout, source: _Source) -> int | None:
+    """Make sure that a copy has no history of its own, and return the generation that it shows."""
     if os.path.lexists(target.journal) or target.journals_set_aside():
-        raise _of_its_own(target, "a journal, with which it goes its own way")
+        raise _own_history_error(target, "a journal, with which it goes its own way")
     manifests, segments = target.manifest_files(), target.segment_files()
     expected = {file.name: file.data for file in source.segments}
     for number, name in sorted(manifests.items()):
         generation = source.view.state.generations.get(number)
-        raw = _bytes(target.manifests / name, MAX_MANIFEST_BYTES)
+        raw = _read_file(target.manifests / name, MAX_MANIFEST_BYTES)
         if generation is None or raw is None or canonical_json.sha256(raw) != generation.manifest_sha256:
-            raise _of_its_own(target, f"manifests/{name}, which is not one of this cache's, or damaged")
+            raise _foreign_file_error(target, f"manifests/{name}")
     for name in sorted(segments.values()):
         data = expected.get(name)
-        if data is None or _bytes(target.segments / name, len(data)) != data:
-            raise _of_its_own(target, f"segments/{name}, which is not one of this cache's, or damaged")
+        if data is None or _read_file(target.segments / name, len(data)) != data:
+            raise _foreign_file_error(target, f"segments/{name}")
     return max(manifests, default=None)
 
 
-def _bytes(path: Path, limit: int) -> bytes | None:
+def _read_file(path: Path, limit: int) -> bytes | None:
     try:
         return read_regular(path, limit=limit)
     except OSError as error:
         raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
 
 
-def _of_its_own(target: Layout, found: str) -> RequestRefusedError:
+def _foreign_file_error(target: Layout, name: str) -> RequestRefusedError:
+    return _own_history_error(target, f"{name}, which is not one of this cache's, or damaged")
+
+
+def _own_history_error(target: Layout, found: str) -> RequestRefusedError:
     return RequestRefusedError(
         f"expected an empty folder or a mirror of this cache in {target.root}, found {found}",
         kind=ErrorKind.OWN_HISTORY,
@@ -288,10 +281,10 @@ def _of_its_own(target: Layout, found: str) -> RequestRefusedError:
     )
 
 
-def _missing(source: _Source, target: Layout, *, full: bool) -> _Missing:
-    """What the copy lacks, in the order in which it is moved; a name that is taken by other bytes is refused."""
+def _find_missing(source: _Source, target: Layout, *, full: bool) -> _Missing:
+    """Return what the copy lacks, in the order in which it is copied; refuse a name that other bytes have."""
     artifacts = Artifacts(target)
-    whole = sound(artifacts, source.artifacts) if full else {}
+    whole = intact_artifacts(artifacts, source.artifacts) if full else {}
     lacking = tuple(
         ref for ref in source.artifacts if (ref.sha256 not in whole if full else not artifacts.present(ref))
     )
@@ -300,32 +293,25 @@ def _missing(source: _Source, target: Layout, *, full: bool) -> _Missing:
         path = target.root / file.folder / file.name
         if not os.path.lexists(path):
             files.append(file)
-        elif _bytes(path, len(file.data)) != file.data:
-            raise _of_its_own(
-                target, f"{file.folder}/{file.name}, which is not one of this cache's, or damaged"
-            )
+        elif _read_file(path, len(file.data)) != file.data:
+            raise _foreign_file_error(target, f"{file.folder}/{file.name}")
     leftovers = target.scratch.is_dir() and any(target.scratch.iterdir())
     return _Missing(artifacts=lacking, files=tuple(files), leftovers=leftovers)
 
 
 def _manifests(source: _Source, target: Layout) -> Iterator[_File]:
-    """The signatures of all generations that the copy has, or is to have, and last the manifest of the head."""
+    """Yield the signatures of all generations that the copy will have, then the manifest of the head."""
     head, state, layout = source.head, source.view.state, source.view.layout
-    there = target.manifest_files()
-    name = source.view.observed.manifests.get(head.number) or layout.manifest_name(head.number)
-    names = {head.number: name} | there
-    for number, shown in sorted(names.items()):
-        for place, signed in enumerate(signatures_of(state.generations[number]), start=1):
-            yield _File("manifests", signature_name(shown, place), signed)
+    head_name = source.view.observed.manifests.get(head.number) or layout.manifest_name(head.number)
+    names = {head.number: head_name} | target.manifest_files()
+    for number, name in sorted(names.items()):
+        for place, signature in enumerate(signatures_of(state.generations[number]), start=1):
+            yield _File("manifests", signature_name(name, place), signature)
     yield _File("manifests", names[head.number], source.manifest.raw)
 
 
-def _require_links(target: Layout) -> None:
-    """Try, before anything is moved, whether files can get their names; where some have, they can.
-
-    Raises:
-        CacheUnusableError: The file system has no hard links.
-    """
+def _require_hard_links(target: Layout) -> None:
+    """Try, before anything is copied, whether the file system has hard links, as `write_once` needs."""
     if target.segment_files():
         return
     first, second = target.scratch / "probe", target.scratch / "probe-linked"
@@ -346,22 +332,9 @@ def _require_links(target: Layout) -> None:
             first.unlink(missing_ok=True)
 
 
-def _require_space(target: Layout, needed: int) -> None:
-    try:
-        free = shutil.disk_usage(target.root).free
-    except OSError as error:
-        raise from_os_error(error, f"mirror {target.root}") from error
-    if needed > free:
-        raise DiskFullError(
-            f"expected {needed} bytes of free space in {target.root}, found {free}",
-            kind=ErrorKind.DISK_FULL,
-            hint="free disk space there, then run it again",
-        )
-
-
 @contextmanager
-def _of_the_cache(layout: Layout) -> Iterator[None]:
-    """Say of a damaged artifact that it is the cache's, not the copy's."""
+def _errors_of_cache(layout: Layout) -> Iterator[None]:
+    """Let errors say that the damaged artifact is one of the cache, not of the copy."""
     try:
         yield
     except ArtifactError as error:
@@ -370,19 +343,19 @@ def _of_the_cache(layout: Layout) -> Iterator[None]:
         ) from error
 
 
-def _move(
+def _copy(
     layout: Layout,
     target: Layout,
     source: _Source,
     lacking: _Missing,
     on_bytes: Callable[[int], None] | None,
 ) -> tuple[str, ...]:
-    """Move what is missing, the head last; returns the digests of damaged artifacts that were replaced."""
+    """Copy what is missing, the head last; return the digests of damaged artifacts that were replaced."""
     ours, theirs = Artifacts(layout), Artifacts(target)
     for ref in lacking.artifacts:
-        with _of_the_cache(layout):
+        with _errors_of_cache(layout):
             theirs.take(ref, counted(ours.pieces(ref), on_bytes))
-    problems = missing(source.manifest, theirs)
+    problems = missing_artifacts(source.manifest, theirs)
     if problems:
         raise NoGoError(problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 mirror DEST --full")
     for file in lacking.files:

@@ -1,8 +1,8 @@
-"""Which artifacts a bundle carries, and which ones the records of a cache name at all. Pure.
+"""Select the artifacts that a bundle carries. Pure.
 
-Every artifact that was ever stored is named by a fact before anything uses it, so that the facts alone say which ones a
-bundle may hold. What the failing step worked on is what somebody on another machine needs to look into it and to run it
-again: what was attached to the failure, tables and reports for the map, and, by the step, engines, index and blocks.
+A fact names every stored artifact before anything uses it, so the facts alone say which artifacts a bundle
+may hold. To analyse a failure and run its step again, another machine needs what was attached to the failure,
+tables and reports for the map, and, depending on the step, engines, index and blocks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,41 +24,43 @@ _WITH_ENGINES = frozenset({"cells", "check", "engine", "stand-in"})
 _WITH_INDEX = frozenset({"index", "coverage", "commit"})
 
 
-def named_in(facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
-    """Return digest to reference of every artifact that facts name, whether it is still needed or not.
+def artifacts_named(facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
+    """Return digest to reference of every artifact that facts name, still needed or not.
 
     Raises:
         DamagedHistoryError: What is attached to an engine is no map of references.
     """
-    return {ref.sha256: ref for fact in facts for ref in _refs(fact)}
+    return {ref.sha256: ref for fact in facts for ref in _refs_of(fact)}
 
 
-def collected_in(facts: Iterable[RecordedEvent]) -> frozenset[str]:
-    """Return the digests that collections removed at one time or another."""
+def digests_collected(facts: Iterable[RecordedEvent]) -> frozenset[str]:
+    """Return the digests that garbage collections have removed."""
     plans = (fact.event for fact in facts if isinstance(fact.event, CollectionPlanned))
     return frozenset(digest for plan in plans for digest in plan.digests)
 
 
-def failing(state: State, number: int, facts: Iterable[RecordedEvent]) -> dict[str, ArtifactRef]:
+def artifacts_of_failing_step(
+    state: State, number: int, facts: Iterable[RecordedEvent]
+) -> dict[str, ArtifactRef]:
     """Return digest to reference of what the failing step of a build worked on.
 
     Args:
-        state: What the facts fold to, up to the end of that build.
-        number: The build; of one that was committed, its last step counts.
-        facts: The records of the journal, up to there.
+        state: The state at the end of that build.
+        number: The build; if it was committed, its last step counts.
+        facts: The events of the journal, up to there.
     """
     build = state.builds[number]
     good = [each for each in state.builds.values() if each.status is BuildStatus.COMMITTED]
     earlier = max((each for each in good if each.number < number), key=lambda each: each.number, default=None)
     refs = [*_tables(build), *_of_step(state, build, facts)]
     if earlier is not None:
-        # The last good build is what a failed one is held against.
+        # A failed build is compared with the last good one.
         refs += _tables(earlier)
     return {ref.sha256: ref for ref in refs}
 
 
-def step_of(build: Build) -> tuple[str, str]:
-    """Return the kind and subject of the step at which a build ended, or which it was at."""
+def last_step(build: Build) -> tuple[str, str]:
+    """Return kind and subject of the step that a build failed at, or was last at."""
     if build.failure is not None:
         return build.failure.step, build.failure.subject
     kind, _, subject = build.doing.partition(" ")
@@ -66,7 +68,7 @@ def step_of(build: Build) -> tuple[str, str]:
 
 
 def _of_step(state: State, build: Build, facts: Iterable[RecordedEvent]) -> Iterator[ArtifactRef]:
-    step, subject = step_of(build)
+    step, subject = last_step(build)
     if build.failure is not None:
         yield from attached_to_failure(build.failure).values()
     if step in _WITH_ENGINES and subject != "index":
@@ -80,7 +82,6 @@ def _of_step(state: State, build: Build, facts: Iterable[RecordedEvent]) -> Iter
 
 
 def _spaces(build: Build, facts: Iterable[RecordedEvent]) -> set[str]:
-    """The vector spaces that a build's blocks are in."""
     spaces = {
         fact.event.space
         for fact in facts
@@ -100,10 +101,10 @@ def _tables(build: Build) -> Iterator[ArtifactRef]:
         yield build.coverage.geography
 
 
-def _refs(fact: RecordedEvent) -> Iterator[ArtifactRef]:
+def _refs_of(fact: RecordedEvent) -> Iterator[ArtifactRef]:
     event = fact.event
     if isinstance(event, Unknown | Imported):
-        # A bundle that was imported is named by digest, and is no artifact of the cache.
+        # The event names the bundle itself, which is no artifact of the cache.
         return
     for each in fields(event):
         value: object = getattr(event, each.name)

@@ -116,7 +116,7 @@ def _check_floor(manifest: Manifest, policy: Policy) -> None:
             raise NoGoError(
                 (f"cache id: expected a known cache, found {cache_id}",),
                 kind=ErrorKind.FLOOR,
-                hint="adopt the cache once, if it is meant to fly here: Floors.adopt(cache_id, generation)",
+                hint="adopt the cache once, if it is meant to fly here: RollbackProtection.adopt(cache_id, generation)",
             )
     else:
         floor = policy.floor or 0

@@ -1,4 +1,4 @@
-"""Floors: the least generation that may fly, per cache, kept on board and outside of the cache.
+"""Rollback protection: the floor, the lowest generation that may fly, per cache, kept on board and outside of the cache.
 
 A card that is put in place may hold an old cache that was signed in its day. So the aircraft remembers the highest
 generation it used of each cache, in storage of its own, and refuses anything older; and it refuses a cache it was
@@ -35,14 +35,14 @@ _EMPTY: Final = bytes(LINE_BYTES)
 
 
 @dataclass(slots=True)
-class Floors(Mapping[str, int]):
+class RollbackProtection(Mapping[str, int]):
     """The floors in one file: cache id to the least generation that may fly. Give it to the reader as `floor`."""
 
     path: Path
     _floors: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Floors":
+    def load(cls, path: str | os.PathLike[str]) -> "RollbackProtection":
         """Read the floors; a file that does not exist holds none.
 
         Raises:
@@ -95,7 +95,7 @@ class Floors(Mapping[str, int]):
             raise NoGoError(
                 (f"cache id: expected a known cache, found {cache_id:.64}",),
                 kind=ErrorKind.FLOOR,
-                hint="adopt the cache once, if it is meant to fly here: Floors.adopt(cache_id, generation)",
+                hint="adopt the cache once, if it is meant to fly here: RollbackProtection.adopt(cache_id, generation)",
             )
         self._raise(cache_id, generation)
 

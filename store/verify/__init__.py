@@ -1,4 +1,4 @@
-"""Hold a cache against what it says of itself: journal, manifests, artifacts, permissions.
+"""Check a cache on the ground: its files against the journal, and its head as the aircraft reads it.
 
-It imports `store.cache`, `store.reader` and below, and never repairs what it finds.
+It imports `store.cache`, `store.reader` and the folders below them. It never writes to a cache.
 """

@@ -1,13 +1,13 @@
-"""The coverage walk: hold what a manifest names against what lies in the tree, all problems in one pass.
+"""Compare the artifacts that a manifest names with the files of the cache, all problems in one pass.
 
-An artifact that is named must be a regular file of its size, and, in a full walk, of its digest. A well-named
-artifact that nothing names is *unreferenced*: every kill leaves some, and collection removes them. Anything
-else in the tree is an error, since nothing of C10's could have put it there.
+An artifact that is named must be a regular file of its size, and, in a full walk, of its digest. An artifact
+that nothing names is *unreferenced*: every killed writer leaves some, and garbage collection removes them.
+Any other file is foreign: C10 did not put it there.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,38 +15,43 @@ from typing import TypeVar
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
-from store.domain.attachments import artifacts_of, attached_to_failure
+from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
 from store.domain.state import State
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.file_names import signed_manifest
 from store.manifest.manifest import Manifest
+from store.policy.retention import refs_of_build
 
 _Item = TypeVar("_Item")
-_Answer = TypeVar("_Answer")
-_ALONE = 32 << 20
-"""Bytes that are hashed sooner than threads start."""
+_Result = TypeVar("_Result")
+_THREADS_FROM = 32 << 20
+"""Fewer bytes than these are hashed sooner than threads start."""
+
+
+CHANGED = "changed while it was looked at"
+"""Said of an artifact that was wrong, and a moment later was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What a walk found. Sizes in bytes; `unreferenced` holds the digests that nothing names."""
+    """The result of a walk. Sizes in bytes; `unreferenced` holds the digests that nothing names."""
 
     files: int
     size: int
     damaged: tuple[str, ...]
-    strangers: tuple[str, ...]
+    foreign_files: tuple[str, ...]
     unreferenced: tuple[str, ...]
     unreferenced_size: int
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Everything that is wrong."""
-        return (*self.damaged, *self.strangers)
+        """All damaged artifacts and foreign files."""
+        return (*self.damaged, *self.foreign_files)
 
     def require(self, *, strict: bool, hint: str) -> None:
-        """Raise if what is named is not whole, or, when strict, if there are strangers.
+        """Raise if an artifact is damaged, or, when strict, if there are foreign files.
 
         Raises:
             ManifestCoverageError: With every problem of the walk.
@@ -54,7 +59,7 @@ class Coverage:
         if self.damaged:
             raise ManifestCoverageError(self.problems, hint=hint)
         if strict:
-            refuse_strangers(self.strangers)
+            refuse_foreign_files(self.foreign_files)
 
 
 def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, int]]:
@@ -69,22 +74,21 @@ def named_by(manifest: Manifest, artifacts: Artifacts) -> dict[str, tuple[str, i
     return named
 
 
-def missing(manifest: Manifest, artifacts: Artifacts) -> tuple[str, ...]:
-    """Return what quick verification finds: artifacts that are no regular file of their exact size."""
-    problems = [
-        f"{role} {ref.sha256[:12]}: {_shape(artifacts, ref)}"
-        for role, ref in manifest.artifacts()
-        if not artifacts.present(ref)
-    ]
-    if problems:
-        return tuple(problems)
+def missing_artifacts(manifest: Manifest, artifacts: Artifacts) -> tuple[str, ...]:
+    """Return a line for each artifact of a manifest that is no regular file of its exact size."""
+    if problems := _absent(manifest.artifacts(), artifacts):
+        return problems
     try:
         named = named_by(manifest, artifacts)
     except ArtifactError as error:
         return (f"block table: {error.message}",)
     refs = ((role, ArtifactRef(sha256=digest, size=size)) for digest, (role, size) in named.items())
+    return _absent(refs, artifacts)
+
+
+def _absent(refs: Iterable[tuple[str, ArtifactRef]], artifacts: Artifacts) -> tuple[str, ...]:
     return tuple(
-        f"{role} {ref.sha256[:12]}: {_shape(artifacts, ref)}"
+        f"{role} {ref.sha256[:12]}: {_size_problem(artifacts, ref)}"
         for role, ref in refs
         if not artifacts.present(ref)
     )
@@ -100,19 +104,20 @@ def walk(
     threads: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Coverage:
-    """Walk the whole tree once.
+    """Check every file of the cache once.
 
     Args:
-        artifacts: The folder.
-        named: Digest to (role, size) of what must be there.
-        referenced: Digests that the journal knows of, named here or not.
-        full: Whether to hash every named artifact, or to look at type and size alone.
-        hashed: Digests that the caller hashed under the same lock; their type and size are looked at again.
-        threads: How many to hash with; hashing runs outside of Python's lock.
+        artifacts: The artifacts of the cache.
+        named: Digest to (role, size) of the artifacts that must be there.
+        referenced: Digests that the journal knows, named here or not.
+        full: Whether to hash every named artifact, or to check type and size alone.
+        hashed: Digests that the caller hashed under the same lock; only their type and size are checked
+            again.
+        threads: How many threads hash; one per processor by default. Hashing runs outside of Python's lock.
         on_progress: Called with the bytes of each artifact that was hashed.
     """
     try:
-        foreign, entries = list(_strangers(artifacts)), list(artifacts.names())
+        foreign, entries = list(_foreign_files(artifacts)), list(artifacts.names())
     except OSError as error:
         raise from_os_error(error, f"walking {artifacts.layout.root}") from error
     unreferenced, unreferenced_size = list[str](), 0
@@ -124,65 +129,62 @@ def walk(
         elif digest not in named and digest not in referenced:
             unreferenced.append(digest)
             unreferenced_size += found.st_size
-    # The largest first: one that comes last would keep one processor busy, and one alone.
-    items = sorted(((digest, role, size) for digest, (role, size) in named.items()), key=_by_size)
+    # The largest first: if it came last, one processor would hash it while the others wait.
+    items = [(digest, role, size) for digest, (role, size) in named.items()]
+    items.sort(key=lambda item: (-item[2], item[0]))
 
-    def look(item: tuple[str, str, int]) -> str | None:
+    def check(item: tuple[str, str, int]) -> str | None:
         digest, role, size = item
         ref = ArtifactRef(sha256=digest, size=size)
         hash_it = full and digest not in hashed
-        wrong = artifacts.damage(ref) if hash_it else _shape(artifacts, ref)
+        wrong = artifacts.damage(ref) if hash_it else _size_problem(artifacts, ref)
         if on_progress is not None and hash_it:
             on_progress(size)
         return None if wrong is None else f"{role} {digest[:12]}: {wrong}"
 
-    weight = sum(size for digest, _, size in items if digest not in hashed) if full else 0
-    damaged = tuple(problem for problem in each(look, items, weight, threads) if problem is not None)
+    to_hash = sum(size for digest, _, size in items if digest not in hashed) if full else 0
+    problems = map_in_threads(check, items, to_hash, threads)
+    damaged = tuple(problem for problem in problems if problem is not None)
     return Coverage(
         files=len(items),
         size=sum(size for _, _, size in items),
         damaged=damaged,
-        strangers=tuple(foreign),
+        foreign_files=tuple(foreign),
         unreferenced=tuple(unreferenced),
         unreferenced_size=unreferenced_size,
     )
 
 
-def _by_size(item: tuple[str, str, int]) -> tuple[int, str]:
-    digest, _, size = item
-    return -size, digest
-
-
-def sound(
+def intact_artifacts(
     artifacts: Artifacts, refs: Iterable[ArtifactRef], *, on_progress: Callable[[int], None] | None = None
 ) -> dict[str, int]:
-    """Hash artifacts in parallel and return digest to size of those that are whole."""
+    """Hash artifacts in parallel, and return digest to size of those that are not damaged."""
 
-    def look(ref: ArtifactRef) -> bool:
-        whole = artifacts.damage(ref) is None
+    def check(ref: ArtifactRef) -> bool:
+        intact = artifacts.damage(ref) is None
         if on_progress is not None:
             on_progress(ref.size)
-        return whole
+        return intact
 
     distinct = list({ref.sha256: ref for ref in refs}.values())
-    found = each(look, distinct, sum(ref.size for ref in distinct))
-    return {ref.sha256: ref.size for ref, whole in zip(distinct, found, strict=True) if whole}
+    found = map_in_threads(check, distinct, sum(ref.size for ref in distinct))
+    return {ref.sha256: ref.size for ref, intact in zip(distinct, found, strict=True) if intact}
 
 
 def sizes(artifacts: Artifacts, refs: Iterable[ArtifactRef]) -> dict[str, int]:
-    """Return digest to size of the artifacts that are regular files; looks at no content."""
+    """Return digest to size of the artifacts that are regular files, without reading them."""
     found = ((ref.sha256, artifacts.size(ref.sha256)) for ref in refs)
     return {digest: size for digest, size in found if size is not None}
 
 
-def each(
-    look: Callable[[_Item], _Answer], items: Sequence[_Item], weight: int, threads: int | None = None
-) -> list[_Answer]:
-    """Look at every item, in threads where so many bytes are to be hashed that they pay."""
-    if weight < _ALONE:
-        return [look(item) for item in items]
+def map_in_threads(
+    check: Callable[[_Item], _Result], items: Sequence[_Item], size: int, threads: int | None = None
+) -> list[_Result]:
+    """Check every item, in threads if so many bytes are hashed that threads pay."""
+    if size < _THREADS_FROM:
+        return [check(item) for item in items]
     with ThreadPoolExecutor(threads or processors()) as pool:
-        return list(pool.map(look, items))
+        return list(pool.map(check, items))
 
 
 def processors() -> int:
@@ -190,23 +192,23 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def strangers(artifacts: Artifacts) -> tuple[str, ...]:
-    """Return what lies in the cache and cannot be C10's, before any work is done.
+def find_foreign_files(artifacts: Artifacts) -> tuple[str, ...]:
+    """Return a line for each file in the cache that is not C10's.
 
     Raises:
         CacheUnusableError: A folder cannot be read.
     """
     try:
-        return tuple(_strangers(artifacts))
+        return tuple(_foreign_files(artifacts))
     except OSError as error:
         raise from_os_error(error, f"walking {artifacts.layout.root}") from error
 
 
-def refuse_strangers(found: Sequence[str]) -> None:
-    """Raise if there is anything foreign.
+def refuse_foreign_files(found: Sequence[str]) -> None:
+    """Raise if there are foreign files.
 
     Raises:
-        ManifestCoverageError: With all of it.
+        ManifestCoverageError: With all of them.
     """
     if found:
         name = found[0].partition(":")[0]
@@ -215,26 +217,15 @@ def refuse_strangers(found: Sequence[str]) -> None:
 
 
 def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> frozenset[str]:
-    """Return the digests that the journal's facts name: of all builds, failed ones too, and of what may be reused.
+    """Return the digests that the journal names: of all builds, failed ones too, and of reusable steps.
 
     Args:
         state: The folded journal.
-        tables: Block tables of builds, whose blocks later builds may have superseded.
+        tables: Block tables of builds; later builds may have replaced their blocks.
     """
-    digests: set[str] = set()
     collected = state.collected
-    for build in state.builds.values():
-        if build.number in collected:
-            continue
-        engines = (*(event for _, event in build.engines), *filter(None, (build.stand_in,)))
-        digests.update(ref.sha256 for event in engines for ref in artifacts_of(event))
-        digests.update(ref.sha256 for ref in (build.calibration,) if ref)
-        digests.update(event.table.sha256 for event in (build.tiles,) if event)
-        digests.update(event.geography.sha256 for event in (build.coverage,) if event)
-        digests.update(
-            ref.sha256 for event in (build.failure,) if event for ref in attached_to_failure(event).values()
-        )
-        digests.update(ref.sha256 for event in (build.index,) if event for ref in refs_of(event))
+    builds = (build for build in state.builds.values() if build.number not in collected)
+    digests = {ref.sha256 for build in builds for ref in refs_of_build(build)}
     digests.update(ref.sha256 for event in state.step_cache.engines.values() for ref in artifacts_of(event))
     digests.update(ref.sha256 for event in state.step_cache.indexes.values() for ref in refs_of(event))
     for name in state.step_cache.blocks:
@@ -244,18 +235,18 @@ def referenced_by(state: State, tables: Iterable[Sequence[BlockRow]] = ()) -> fr
 
 
 def block_role(row: BlockRow) -> str:
-    """What a block is called in findings."""
+    """Return what findings call a block."""
     return f"block {row.zoom}/{row.cell_x}/{row.cell_y}"
 
 
-def _shape(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
+def _size_problem(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
     size = artifacts.size(ref.sha256)
     if size is None:
-        return artifacts.damage(ref) or "changed while it was looked at"
+        return artifacts.damage(ref) or CHANGED
     return None if size == ref.size else f"expected {ref.size} bytes, found {size}"
 
 
-def _strangers(artifacts: Artifacts) -> Iterable[str]:
+def _foreign_files(artifacts: Artifacts) -> Iterator[str]:
     layout = artifacts.layout
     for entry in sorted(os.scandir(layout.root), key=lambda found: found.name):
         if entry.name not in KNOWN_ENTRIES:
@@ -270,7 +261,7 @@ def _strangers(artifacts: Artifacts) -> Iterable[str]:
     }
     for folder, names in expected.items():
         if folder.is_symlink() or not folder.is_dir():
-            continue  # a folder that is gone is told of by what it should hold
+            continue  # the files that it should hold are reported as missing
         for entry in sorted(os.scandir(folder), key=lambda found: found.name):
             signed = signed_manifest(entry.name)
             if entry.name not in names and (signed is None or signed[0] not in names):

@@ -1,4 +1,4 @@
-"""Manifests, signatures and segments held against the journal that they are projections of."""
+"""Compare manifests, signatures and segments with the journal that they are projected from."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,13 +16,12 @@ _MAX_SEGMENT = 1 << 32
 
 
 def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Finding]:
-    """Look for all of them; at the bytes of signatures always, at all bytes where there is something to hold them against.
-
-    Of a collected generation only the segment is expected.
+    """Yield missing, damaged and foreign projections. A collected generation has only its segment.
 
     Args:
-        view: What is known of the cache.
-        chains: Chain digest of every record, hexadecimal, from the first; None to look only for the files.
+        view: The cache.
+        chains: Chain digest of every record, hexadecimal, from the first. Without them only signatures are
+            read, and of all other files only the names are checked.
     """
     layout, observed, known, first = view.layout, view.observed, chains or (), 0
     for number, generation in view.state.generations.items():
@@ -50,14 +49,14 @@ def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Fi
             for place, signature in enumerate(signed, start=1)
         )
         if number not in view.state.collected_generations:
-            yield from _surplus(name, number, len(signed), view)
+            yield from _foreign_signatures(name, number, len(signed), view)
         first = generation.seq
         for path, seen, is_right in expected[:1] if number in view.state.collected_generations else expected:
-            # The folders were looked at before the journal: what was committed since then came after that look.
+            # The folders were listed before the journal was read: a commit since then wrote files after that.
             present = seen or path.exists()
-            # A signature is short, and a damaged one is a NO-GO that nothing else would explain.
-            looked_into = chains is not None or path.suffix.startswith(".sig")
-            wrong = "missing" if not present else _projection_problem(path, is_right) if looked_into else ""
+            # A signature is short, and nothing else would explain the NO-GO of a damaged one.
+            reads_it = chains is not None or path.suffix.startswith(".sig")
+            wrong = "missing" if not present else _content_problem(path, is_right) if reads_it else ""
             if wrong:
                 kind = ProblemKind.PROJECTION_DAMAGED if present else ProblemKind.PROJECTION_ABSENT
                 where = str(path.relative_to(layout.root))
@@ -72,18 +71,18 @@ def projection_findings(view: View, chains: Sequence[str] | None) -> Iterator[Fi
                 yield Finding(kind=ProblemKind.STRANGER, subject=where, found=found, path=where)
 
 
-def _surplus(name: str, number: int, signed: int, view: View) -> Iterator[Finding]:
-    """Signature files of a generation beyond those that the journal holds."""
+def _foreign_signatures(name: str, number: int, signed: int, view: View) -> Iterator[Finding]:
+    """Yield the signature files of a generation that the journal does not hold."""
     for of, place in sorted(view.observed.signatures):
         if of == number and place > signed:
             found = f"expected no signature beside the {signed} of this generation, found one"
             if not signed:
-                found = "expected no signature of a generation that nobody signed, found one"
+                found = "expected no signature of an unsigned generation, found one"
             stranger = f"manifests/{signature_name(name, place)}"
             yield Finding(kind=ProblemKind.STRANGER, subject=stranger, found=found, path=stranger)
 
 
-def _projection_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
+def _content_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
     try:
         data = read_regular(path, limit=_MAX_SEGMENT)
     except OSError as error:

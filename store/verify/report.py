@@ -1,14 +1,11 @@
-"""What ground verification found, and what follows from it. Pure.
-
-A finding says what was seen; judging it adds which generations it touches and the command that mends it.
-"""
+"""Report what a verification found, which generations it concerns, and how to fix it. Pure."""
 
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self, assert_never
+from typing import Final, Self
 
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
 
@@ -17,7 +14,7 @@ _NEEDED_BY_REPAIR: Final = frozenset({"build.lock", "journal.mdb-lock"})
 
 
 class Depth(StrEnum):
-    """How closely to look."""
+    """How closely to check."""
 
     QUICK = "quick"
     BUDGET = "budget"
@@ -25,7 +22,7 @@ class Depth(StrEnum):
 
 
 class ProblemKind(StrEnum):
-    """What a problem concerns, hence what mends it. Append only."""
+    """What a problem concerns, which decides how to fix it. Append only."""
 
     ABSENT = "absent"
     DAMAGED = "damaged"
@@ -39,17 +36,24 @@ class ProblemKind(StrEnum):
     EXPOSED = "exposed"
 
 
+_FIXES: Final = {
+    ProblemKind.CONTENT: "c10 build REQUEST --cache {cache} --again",
+    ProblemKind.MANIFEST: "c10 build REQUEST --cache {cache} --again",
+    ProblemKind.DEVICE: "c10 build REQUEST --cache {cache} on that device, with its libraries",
+    ProblemKind.SIGNATURE: "c10 sign --cache {cache} (with a signing_key that is trusted)",
+    ProblemKind.EXPOSED: "chmod -R o-w {cache}",
+}
+"""How to fix problems that `c10 repair` does not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong, as it was seen.
+    """One thing that is wrong: either an artifact, with its digest, or something of one generation.
 
     Attributes:
-        kind: What it concerns.
-        subject: What a person calls it, such as "engine place" or "segments/00000002.events".
+        subject: Its name for people, such as "engine place" or "segments/00000002.events".
         found: What was expected and found.
-        path: Where it is, relative to the cache; empty if it is no file.
-        digest: The artifact it concerns, if it is one.
-        generation: The one generation it concerns, if it is no artifact.
+        path: The file, relative to the cache; empty if it is no file.
     """
 
     kind: ProblemKind
@@ -61,10 +65,11 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """A finding with its consequences: which generations it touches, and the command that mends it.
+class CacheProblem:
+    """A finding with the generations that it concerns and the command that fixes it.
 
-    What mends it ends with a text in brackets where the command may fail for good; `otherwise` says the same alone.
+    Where that command may fail for good, `last_resort` says what else to do, and `fix` ends with it in
+    brackets.
     """
 
     kind: ProblemKind
@@ -72,8 +77,8 @@ class Problem:
     found: str
     path: str
     generations: tuple[int, ...]
-    mend: str
-    otherwise: str = ""
+    fix: str
+    last_resort: str = ""
 
     def __str__(self) -> str:
         """One line."""
@@ -81,8 +86,8 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Covered:
-    """How much was hashed, of how much the head names (in a full run: any generation); sizes in bytes."""
+class HashedAmount:
+    """How much was hashed, of how much the head names (in a full run: any generation). Sizes in bytes."""
 
     files: int
     size: int
@@ -91,24 +96,16 @@ class Covered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
-    """The result of one run.
+class VerifyReport:
+    """The result of one verification of a cache, whose head is `generation` and shows the build `origin`.
 
     Attributes:
-        depth: How closely it looked.
-        generation: The head.
-        origin: The build that the head shows.
-        identity: That build's identity.
-        manifest_sha256: Digest of the head's manifest file, as committed.
-        body_sha256: Digest of its body.
-        looked_at: Files whose type and size were looked at.
-        hashed: How much was read and hashed.
-        problems: Everything that is wrong.
+        looked_at: How many files were checked for type and size.
         notes: What was not done, or is worth knowing; no reason for a NO-GO.
-        unreferenced: Artifacts that nothing names; collectable.
-        unreferenced_size: Their size in bytes.
-        seed: Of the sample, in a run with a budget.
-        signed_by: The trusted key whose signature of the head was checked and held.
+        unreferenced: How many artifacts nothing names; they can be collected. `unreferenced_size` is in
+            bytes.
+        seed: Seed of the sample, in a run with a budget.
+        signed_by: The trusted key whose signature of the head holds.
     """
 
     depth: Depth
@@ -118,8 +115,8 @@ class Verification:
     manifest_sha256: str
     body_sha256: str
     looked_at: int
-    hashed: Covered
-    problems: tuple[Problem, ...]
+    hashed: HashedAmount
+    problems: tuple[CacheProblem, ...]
     notes: tuple[str, ...]
     unreferenced: int = 0
     unreferenced_size: int = 0
@@ -133,21 +130,22 @@ class Verification:
 
     @property
     def head_sound(self) -> bool:
-        """Whether nothing is wrong with what the head shows, on this or another device."""
+        """Whether no problem concerns the head."""
         return not any(self.generation in problem.generations for problem in self.problems)
 
     @property
     def only_device(self) -> bool:
-        """Whether all that is wrong is that this is another device, or has other libraries."""
+        """Whether the only problems are that this is another device, or has other libraries."""
         return not self.go and all(problem.kind is ProblemKind.DEVICE for problem in self.problems)
 
     def without(self, collected: Collection[int]) -> Self:
-        """Return the result without what concerns only generations that were collected meanwhile.
+        """Return the report without the problems of generations that were collected meanwhile.
 
-        A block that is absent and that no generation is known to name was listed by a table that went as well.
+        An absent block that no generation is known to name was listed in a block table that was collected,
+        too.
         """
 
-        def lasts(problem: Problem) -> bool:
+        def lasts(problem: CacheProblem) -> bool:
             if not problem.generations:
                 return problem.kind is not ProblemKind.ABSENT
             return not set(problem.generations) <= set(collected)
@@ -159,54 +157,57 @@ class Verification:
 
         Raises:
             IncompatibleDeviceError: The cache is sound but made for another device or library version.
-            NoGoError: Anything else; carries every problem.
+            NoGoError: Anything else; it has every problem.
         """
         if self.go:
             return
         reasons = [str(problem) for problem in self.problems]
-        mend = self.problems[0].mend
+        fix = self.problems[0].fix
         if self.only_device:
-            raise IncompatibleDeviceError(reasons, hint=mend)
-        raise NoGoError(reasons, hint=mend)
+            raise IncompatibleDeviceError(reasons, hint=fix)
+        raise NoGoError(reasons, hint=fix)
 
 
-def judge(
+def diagnose(
     findings: Iterable[Finding],
     *,
     root: Path,
     named_in: Mapping[str, Sequence[int]],
     head: int,
     keep_without: Callable[[Iterable[int]], int],
-) -> tuple[Problem, ...]:
-    """Say of every finding which generations it touches and what mends it. Pure.
+) -> tuple[CacheProblem, ...]:
+    """Turn findings into problems: add the generations that each concerns, and how to fix it.
 
     Args:
-        findings: What was seen.
+        findings: What is wrong.
         root: The cache, for the commands.
         named_in: Digest to the generations that name the artifact.
-        head: The generation that is shown.
-        keep_without: How many builds a collection may keep at most to give up all of some generations; 0 if none does.
+        head: The newest generation.
+        keep_without: Returns the most builds that a collection may keep to remove all of some generations; 0
+            if it cannot remove them.
     """
     found = tuple(findings)
-    earlier = {each.digest: of for each in found if (of := _earlier(each, named_in, head))}
+    earlier = {each.digest: of for each in found if (of := _earlier_generations(each, named_in, head))}
     given_up = {of: keep for of in frozenset(earlier.values()) if (keep := keep_without(of))}
-    # One number for all: a collection that keeps a damaged generation may be refused.
+    # The same number for all: a collection that keeps a damaged generation may be refused.
     keep = min(given_up.values(), default=0)
     return tuple(
-        _problem(each, root, named_in, _otherwise(each, root, of, keep if of in given_up else 0))
+        _problem(each, root, named_in, _last_resort(each, root, of, keep if of in given_up else 0))
         for each in found
         for of in (earlier.get(each.digest, ()),)
     )
 
 
-def _earlier(finding: Finding, named_in: Mapping[str, Sequence[int]], head: int) -> tuple[int, ...]:
-    """Return the generations that name a damaged artifact, if what is shown does without it."""
+def _earlier_generations(
+    finding: Finding, named_in: Mapping[str, Sequence[int]], head: int
+) -> tuple[int, ...]:
+    """Return the generations that name a damaged artifact, if the head is not one of them."""
     generations = tuple(sorted(named_in.get(finding.digest, ()))) if finding.digest else ()
     return () if head in generations or finding.found.startswith(UNREADABLE) else generations
 
 
-def _otherwise(finding: Finding, root: Path, generations: Sequence[int], keep: int) -> str:
-    """Return what is left to do where an artifact of earlier generations cannot be made again; empty for others."""
+def _last_resort(finding: Finding, root: Path, generations: Sequence[int], keep: int) -> str:
+    """Say what to do if an artifact of earlier generations cannot be built again; empty for others."""
     if not generations:
         return ""
     named = f"generation{'s' if len(generations) > 1 else ''} {', '.join(map(str, generations))}"
@@ -220,46 +221,28 @@ def _otherwise(finding: Finding, root: Path, generations: Sequence[int], keep: i
     )
 
 
-def _problem(finding: Finding, root: Path, named_in: Mapping[str, Sequence[int]], otherwise: str) -> Problem:
+def _problem(
+    finding: Finding, root: Path, named_in: Mapping[str, Sequence[int]], last_resort: str
+) -> CacheProblem:
     if finding.digest:
         generations = tuple(sorted(named_in.get(finding.digest, ())))
     else:
         generations = (finding.generation,) if finding.generation else ()
-    more = f" (once; where it cannot make this again: {otherwise})" if otherwise else ""
-    return Problem(
+    more = f" (once; where it cannot make this again: {last_resort})" if last_resort else ""
+    return CacheProblem(
         kind=finding.kind,
         subject=finding.subject,
         found=finding.found,
         path=finding.path,
         generations=generations,
-        mend=_mend(finding, root) + more,
-        otherwise=otherwise,
+        fix=_fix(finding, root) + more,
+        last_resort=last_resort,
     )
 
 
-def _mend(finding: Finding, root: Path) -> str:
-    cache = shlex.quote(str(root))
-    build = f"c10 build REQUEST --cache {cache}"
+def _fix(finding: Finding, root: Path) -> str:
     if finding.found.startswith(UNREADABLE):
-        return f"mend the permissions of {root / finding.path}, or the disk, then verify again"
+        return f"fix the permissions of {root / finding.path}, or the disk, then verify again"
     if finding.path in _NEEDED_BY_REPAIR:
-        return f"move {root / finding.path} out of the cache: it is made anew"
-    match finding.kind:
-        case (
-            ProblemKind.ABSENT
-            | ProblemKind.DAMAGED
-            | ProblemKind.PROJECTION_ABSENT
-            | ProblemKind.PROJECTION_DAMAGED
-            | ProblemKind.STRANGER
-        ):
-            return f"c10 repair --cache {cache}"
-        case ProblemKind.CONTENT | ProblemKind.MANIFEST:
-            return f"{build} --again"
-        case ProblemKind.DEVICE:
-            return f"{build} on that device, with its libraries"
-        case ProblemKind.SIGNATURE | ProblemKind.EXPOSED:
-            signed = finding.kind is ProblemKind.SIGNATURE
-            sign = f"c10 sign --cache {cache} (with a signing_key that is trusted)"
-            return sign if signed else f"chmod -R o-w {cache}"
-        case _:
-            assert_never(finding.kind)
+        return f"move {root / finding.path} out of the cache: C10 creates it again"
+    return _FIXES.get(finding.kind, "c10 repair --cache {cache}").format(cache=shlex.quote(str(root)))

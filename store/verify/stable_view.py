@@ -1,55 +1,55 @@
-"""A look at a cache beside a writer: which side is wrong where files and journal disagree, and whether any is.
+"""Read a cache while another process may write it.
 
-A commit comes before its files. Who looks in between sees a generation without manifest, and no damage: while
-somebody holds the build lock, absent files are waited for.
+A commit comes before its files, so that a reader may see a generation without manifest. That is no damage:
+while somebody holds the build lock, the reader waits for absent files.
 """
 
 import time
 
-from journal.lock import held
+from journal.lock import lock_holder
 from store.cache import journal_consistency
 from store.cache.view import View, open_view, read_history
 from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, ErrorKind
 
-_LOOKS, _PAUSE_S = 20, 0.05
+_ATTEMPTS, _PAUSE_S = 20, 0.05
 
 
-def look_settled(layout: Layout, *, whole: bool) -> View:
-    """Look at a cache, again and again while a writer that lives may owe it files.
+def stable_view(layout: Layout, *, whole: bool) -> View:
+    """Read a cache, and read it again while a living writer may still write files.
 
     Args:
-        layout: Where it is.
+        layout: The cache.
         whole: Whether to keep every record and to decode it strictly; see `read`.
 
     Returns:
-        What is there: with its history if that was asked for, or where the files do not fit the journal and it is the
-        files that are wrong.
+        The view; with its history if that was asked for, or if files do not fit the journal and the files are
+        wrong.
 
     Raises:
         RequestRefusedError: There is no cache.
-        DamagedHistoryError, journal.JournalError: The journal cannot be believed.
+        DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
     """
-    looks = 1
+    attempt = 1
     while True:
-        view = _look(layout, whole=whole)
-        if looks == _LOOKS or not _absent(view):
+        view = _read_view(layout, whole=whole)
+        if attempt == _ATTEMPTS or not _lacks_manifest(view):
             return view
-        # Once more in any case: who committed may have written the files, and gone, since the look began.
-        if looks > 1 and held(layout.build_lock) is None:
+        # Read twice in any case: the writer may have written the files and ended since the first began.
+        if attempt > 1 and lock_holder(layout.build_lock) is None:
             return view
         time.sleep(_PAUSE_S)
-        looks += 1
+        attempt += 1
 
 
-def _absent(view: View) -> bool:
-    """Whether the newest generation lacks its manifest, which is the last of its files."""
+def _lacks_manifest(view: View) -> bool:
+    """Whether the newest generation lacks its manifest, which is written last."""
     head = view.state.head
     return head is not None and head.number not in view.layout.manifest_files()
 
 
-def _look(layout: Layout, *, whole: bool) -> View:
-    """Look at the cache; where files disagree with the journal, say whether it is the files that are wrong."""
+def _read_view(layout: Layout, *, whole: bool) -> View:
+    """Read the cache; if files disagree with the journal, make sure that the files are wrong."""
     try:
         return read_history(layout) if whole else open_view(layout)
     except DamagedHistoryError as error:

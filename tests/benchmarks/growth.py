@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from store.cache.view import open_view
 from store.disk.layout import Layout
-from store.maintenance.collect_garbage import rehearse
+from store.maintenance.collect_garbage import preview
 from store.policy.retention import KeepPolicy
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.verify.verify import Depth, verify
@@ -106,7 +106,7 @@ def one(size: int, dimensions: int, folder: Path) -> Mapping[str, Any]:
     take("verify", lambda: verify(layout, depth=Depth.QUICK), times=3)
     take("verify --full", lambda: verify(layout, depth=Depth.FULL))
     take("replay", lambda: replay(from_cache(layout)))
-    take("gc", lambda: rehearse(layout, KeepPolicy(keep=1, unfinished=False)))
+    take("gc", lambda: preview(layout, KeepPolicy(keep=1, unfinished=False)))
     take("rollback", lambda: site.provisioner().rollback(why="measured"))
     return {
         "wall": {name: each[0] for name, each in found.items()},

@@ -138,7 +138,7 @@ def verification(settings: Settings) -> Iterator[Row]:
 
     def walk_all() -> None:
         found = walk(artifacts, named, referenced=referenced_by(state), full=True)
-        if found.damaged or found.strangers:
+        if found.damaged or found.foreign_files:
             raise SystemExit(f"expected a sound cache, found {found.problems[:3]}")
 
     pairs = in_turns(walk_all, hash_all, pairs=settings.pairs)

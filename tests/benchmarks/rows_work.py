@@ -36,7 +36,7 @@ from store.formats.tables import BlockRow, encode_tiles
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
 from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
-from store.verify.coverage import missing
+from store.verify.coverage import missing_artifacts
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 from tests.benchmarks.measuring import Work as Doing
@@ -77,7 +77,7 @@ def rollback(settings: Settings) -> Iterator[Row]:
             if planned is None:
                 raise SystemExit("expected something to roll back, found nothing")
             shown = next(each for each in store.state.generations.values() if each.origin == planned.target)
-            if problems := missing(parse(project(store.state, shown)), store.artifacts):
+            if problems := missing_artifacts(parse(project(store.state, shown)), store.artifacts):
                 raise SystemExit(f"expected a whole target, found {problems[:3]}")
             store.roll_back(planned)
 

@@ -130,7 +130,7 @@ def one_build(count: int, dimensions: int) -> Mapping[str, Any]:
         layout = Layout(site.cache)
         cold = Layout(site.cache)
         journal = _journal(cold)
-        kept = retained(lambda: site.provisioner()._gather(request))[0]
+        kept = retained(lambda: site.provisioner()._resolve(request))[0]
         time.sleep(2.1)  # younger files are not trusted, and nothing is remembered of them
         site.warm(source=archive.name)
         build = open_view(cold).state.head_build
@@ -159,7 +159,7 @@ def _gathering(site: BigSite, archive: Path) -> float:
     """Seconds in which a build's inputs are gathered: an archive that was just written is read and hashed whole."""
     archive.touch()
     provisioner, request = site.provisioner(), site.request(source=archive.name)
-    return wall(lambda: provisioner._gather(request))
+    return wall(lambda: provisioner._resolve(request))
 
 
 def _journal(layout: Layout) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def test_two_sizes_are_no_growth():
         fitted(measured("bytes", base=1.0, each=1.0, sizes=(10, 20)), "bytes")
 
 
+@pytest.mark.deep
 def test_every_part_runs_and_fills_the_table(tmp_path):
     file = tmp_path / "scale.json"
     small = (
@@ -121,7 +122,7 @@ def test_the_document_says_what_its_measurements_make():
 
 def test_gathering_is_timed_by_itself(monkeypatch):
     gathered, timed = [], []
-    gather = CacheProvisioner._gather
+    gather = CacheProvisioner._resolve
 
     def gathering(self, request):
         gathered.append(request)
@@ -133,7 +134,7 @@ def test_gathering_is_timed_by_itself(monkeypatch):
         timed.append(len(gathered) - before)
         return 4321.0
 
-    monkeypatch.setattr(CacheProvisioner, "_gather", gathering)
+    monkeypatch.setattr(CacheProvisioner, "_resolve", gathering)
     monkeypatch.setattr(scale_simulation, "wall", wall)
     found = scale_simulation.one_build(256, 16)
     assert found["gather_s"] == 4321.0

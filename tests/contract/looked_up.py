@@ -25,18 +25,16 @@ HOLDS = {
         "_creation_flags:kinds": "NetworkDefinitionCreationFlag",
         "_logger:kinds": "ILogger",
     },
-    "store/runtime/backends/tensorrt.py": {
-        **dict.fromkeys(("self.library", "library", "self._parts.library"), MODULE),
-        **dict.fromkeys(("engine", "self.engine", "self._parts.engine"), "ICudaEngine"),
-        **dict.fromkeys(("self.runtime", "self._parts.runtime"), "Runtime"),
-        **dict.fromkeys(("context", "self.context", "self._parts.context"), "IExecutionContext"),
+    "store/runtime/backends/tensorrt_engine.py": {
+        **dict.fromkeys(("self.library", "library"), MODULE),
+        "self.engine": "ICudaEngine",
+        "self.runtime": "Runtime",
+        "self.context": "IExecutionContext",
         "config": "IRuntimeConfig",
         "make_context:kinds": "DynamicShapesKernelSpecializationStrategy",
     },
 }
-OWN = frozenset(
-    {("ICudaEngine", "close"), (MODULE, "__name__"), ("ParserError", "message"), ("ParserError", "hint")}
-)
+OWN = frozenset({(MODULE, "__name__"), ("ParserError", "message"), ("ParserError", "hint")})
 """Attributes of variables that share their name with one that holds an object of the library."""
 
 

@@ -1,6 +1,10 @@
 """Damage is named or harmless; nobody dies of it, and nobody sees any where there is none."""
 
+import pytest
+
 from tests.crash.rigs import rig
+
+pytestmark = pytest.mark.deep
 
 TRIALS = 700
 BESIDE_S = 6

@@ -17,6 +17,8 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import Site, spread
 from tests.small_disk import small_disk
 
+pytestmark = pytest.mark.deep
+
 SIZE_MB = 32
 ROOT = Path(__file__).parents[2]
 

@@ -16,6 +16,8 @@ from store.errors import NoGoError, StoreError
 from store.manifest.manifest import parse
 from tests.crash.rigs import rig
 
+pytestmark = pytest.mark.deep
+
 TAGS = (
     sorted(event_codec.TAGS)
     if hasattr(event_codec, "TAGS")

@@ -4,10 +4,14 @@ The writer ends with one of the project's own errors and a documented exit code,
 signal; the cache is then as whole as after a kill. Where the error came once, the same process builds again at once.
 """
 
+import pytest
+
 from tests.crash.harness.gate import of_plans, points
 from tests.crash.harness.plan import Plan
 from tests.crash.harness.shim import ERRORS
 from tools.exit_codes import ExitCode
+
+pytestmark = pytest.mark.deep
 
 SEED = 1
 ALLOCATIONS = 40

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from journal.lock import BuildLock, held
+from journal.lock import BuildLock, lock_holder
 from pipeline.build.report import BuildOutcome
 from store.cache.view import open_view
 from store.domain.state import BuildStatus
 from store.reader import ALLOW_UNSIGNED, FlightCache, NoGoError
 from tests.small_builds import Site, picture, spread, tiny_network
+
+pytestmark = pytest.mark.deep
 
 KILLS = int(os.environ.get("C10_KILLS", "3"))
 """Kills per phase in an ordinary run, of four phases; a soak is `C10_KILLS=13`, 52 kills in all and 13 at birth."""
@@ -96,7 +98,7 @@ def check_after_a_kill(site, before, flight, tiles):
     assert view.state.head.number == before.number + committed
     assert shown <= view.state.head.number
     provisioner = site.provisioner()
-    inputs = provisioner._gather(site.request(flight_id=flight))
+    inputs = provisioner._resolve(site.request(flight_id=flight))
     missing = {sha256(content).hexdigest() for content in tiles.values()} - site.held_digests(inputs.space)
     report = provisioner.build_cache_artifacts(site.request(flight_id=flight))
     assert report.outcome is (BuildOutcome.REUSED if committed else BuildOutcome.BUILT), report.error
@@ -167,7 +169,7 @@ def test_two_builds_at_once_and_the_end_of_the_first(site, builder):
     lock.release()
     # 50 ms on an idle machine: the kernel must first take the process apart. More where others want the processors.
     assert seconds < 0.05 * (1 + os.getloadavg()[0])
-    assert held(site.layout.build_lock) is None
+    assert lock_holder(site.layout.build_lock) is None
     assert site.build(flight_id="f3").outcome is BuildOutcome.BUILT
 
 

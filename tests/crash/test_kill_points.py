@@ -5,9 +5,13 @@ that was acknowledged is lost; the next build makes nothing again that the journ
 collection would not remove. `tests/crash/soak.py` does every call of every writer.
 """
 
+import pytest
+
 from tests.crash.harness.drivers import DRIVERS
 from tests.crash.harness.gate import of_plans, points
 from tests.crash.harness.plan import Plan
+
+pytestmark = pytest.mark.deep
 
 SEED = 1
 NESTED = 1

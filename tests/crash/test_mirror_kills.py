@@ -3,10 +3,14 @@
 The copy shows the old head or the new, whole and signed; the next run moves the bytes that are missing, and no others.
 """
 
+import pytest
+
 from tests.crash.harness.gate import of_plans
 from tests.crash.harness.plan import Plan
 from tests.crash.harness.shim import KILLS
 from tools.exit_codes import ExitCode
+
+pytestmark = pytest.mark.deep
 
 SEED = 1
 KILLED = [

@@ -13,6 +13,8 @@ from tests.crash.powercut.model import Change, Naming, Recording, UnmodelledErro
 from tests.crash.powercut.states import Cuts
 from tests.crash.rigs import rig
 
+pytestmark = pytest.mark.deep
+
 STATES = 5000
 STATES_WITH_A_BUG = 130
 EXT4_CUTS = 16

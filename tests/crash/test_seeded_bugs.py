@@ -4,9 +4,13 @@ A missing sync is not among it: the death of a process takes nothing from the ke
 held here, too, so that nobody takes these rigs for more than they are; `tests/crash/powercut` finds those.
 """
 
+import pytest
+
 from tests.crash.harness.gate import of_plans
 from tests.crash.harness.plan import Plan
 from tests.crash.harness.seeded import BUGS
+
+pytestmark = pytest.mark.deep
 
 SEED = 1
 UNSEEN = ("no_file_sync", "no_folder_sync")

@@ -13,6 +13,8 @@ from tests.crash.harness.bench import Bench
 from tests.crash.harness.child import child
 from tests.crash.harness.template import Template, remove_tree
 
+pytestmark = pytest.mark.deep
+
 
 def content(root):
     """Every path below a folder with its mode and bytes."""

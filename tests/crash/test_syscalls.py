@@ -10,7 +10,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import Site, picture, tree
 
 STRACE = shutil.which("strace")
-pytestmark = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
+pytestmark = [pytest.mark.deep, pytest.mark.skipif(STRACE is None, reason="strace is not installed")]
 
 RENAMES = "rename,renameat,renameat2"
 CHANGES = (

@@ -16,7 +16,7 @@ from pipeline.build.host_facts import host_facts
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.lock import CacheLock
 from pipeline.request.options import CoverageOptions
-from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, dying
+from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, kill_this_process
 from store.base.clock import SystemClock
 from tests.small_builds import DIMENSIONS, ZOOM, Site, encoded, picture, plain, spread, tiny_network
 from tests.small_disk import free_bytes
@@ -224,7 +224,7 @@ def _environment():
 if __name__ == "__main__":
     removals = Machine(sys.argv[1])
     calls = Calls()
-    calls.faults["window 0"] = dying
+    calls.faults["window 0"] = kill_this_process
     removals.provisioner(descriptor_batcher=FakeBatcher(calls=calls)).build_cache_artifacts(
         removals.request()
     )

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.request.options import IndexOptions, ModelSpec
-from pipeline.rerun.report import Verdict
+from pipeline.rerun.report import RerunVerdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported
 from store.testing import made
-from store.transfer.bundle import Choice
+from store.transfer.bundle_format import Choice
 from store.transfer.export import export
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, MORTAL_WORKER, Machine
@@ -67,7 +67,7 @@ def test_a_deadly_tile_is_found_in_a_window_of_256_within_nine_runs(machine, tmp
     export(machine.layout, tmp_path / "b.c10", build=1, choice=Choice.FAILING)
     shutil.rmtree(machine.root)
     rerun = run_again(from_bundle(tmp_path / "b.c10"), 1)
-    assert (rerun["verdict"], rerun["culprit"]) == (Verdict.REPRODUCED, list(culprit))
+    assert (rerun["verdict"], rerun["culprit"]) == (RerunVerdict.REPRODUCED, list(culprit))
     assert len(rerun["tries"]) <= 9
     assert rerun["tries"][0]["tiles"] == 128
     assert rerun["tries"][-1]["tiles"] == 1
@@ -79,7 +79,7 @@ def test_a_tile_that_was_mended_since_is_told_of_and_the_kept_one_is_used(machin
     plants.corrupt_tile(machine)
     machine.write(f"tiles/{CULPRIT_NAME}.png", picture(1))
     rerun = again(machine)
-    assert rerun["verdict"] == Verdict.REPRODUCED
+    assert rerun["verdict"] == RerunVerdict.REPRODUCED
     assert {("tile", "kept"), ("source", "differs"), ("engine", "kept")} <= standings(rerun)
 
 
@@ -87,25 +87,25 @@ def test_a_journal_alone_uses_what_lies_where_it_was(machine, tmp_path):
     plants.corrupt_tile(machine)
     copy = shutil.copy(machine.cache / "journal.mdb", tmp_path / "copy.mdb")
     rerun = command("--journal", copy)
-    assert rerun["verdict"] == Verdict.REPRODUCED
+    assert rerun["verdict"] == RerunVerdict.REPRODUCED
     assert standings(rerun) == {("tile", "same"), ("engine", "gone")}
     assert "decoded and not embedded" in rerun["notes"][0]
     machine.write(f"tiles/{CULPRIT_NAME}.png", picture(1))
     rerun = command("--journal", copy)
-    assert (rerun["verdict"], standings(rerun)) == (Verdict.IMPOSSIBLE, {("tile", "differs")})
+    assert (rerun["verdict"], standings(rerun)) == (RerunVerdict.IMPOSSIBLE, {("tile", "differs")})
     (machine.root / f"tiles/{CULPRIT_NAME}.png").unlink()
     rerun = command("--journal", copy)
-    assert (rerun["verdict"], standings(rerun)) == (Verdict.IMPOSSIBLE, {("tile", "gone")})
+    assert (rerun["verdict"], standings(rerun)) == (RerunVerdict.IMPOSSIBLE, {("tile", "gone")})
 
 
 def test_a_network_that_was_mended_since_is_told_of(machine, tmp_path):
     plants.unsupported_operator(machine)
     copy = shutil.copy(machine.cache / "journal.mdb", tmp_path / "copy.mdb")
-    assert command("--journal", copy)["verdict"] == Verdict.REPRODUCED
+    assert command("--journal", copy)["verdict"] == RerunVerdict.REPRODUCED
     machine.write("net.onnx", plants.tiny_network())
     rerun = command("--journal", copy)
-    assert (rerun["verdict"], standings(rerun)) == (Verdict.IMPOSSIBLE, {("network", "differs")})
-    assert again(machine)["verdict"] == Verdict.REPRODUCED
+    assert (rerun["verdict"], standings(rerun)) == (RerunVerdict.IMPOSSIBLE, {("network", "differs")})
+    assert again(machine)["verdict"] == RerunVerdict.REPRODUCED
 
 
 def test_a_network_that_describes_nothing_is_compiled_again_alone(machine, tmp_path):
@@ -120,7 +120,7 @@ def test_a_network_that_describes_nothing_is_compiled_again_alone(machine, tmp_p
     export(machine.layout, tmp_path / "b.c10", build=1, choice=Choice.FAILING)
     shutil.rmtree(machine.root)
     rerun = run_again(from_bundle(tmp_path / "b.c10"), 1)
-    assert (rerun["verdict"], rerun["subject"]) == (Verdict.REPRODUCED, "zebra"), rerun["why"]
+    assert (rerun["verdict"], rerun["subject"]) == (RerunVerdict.REPRODUCED, "zebra"), rerun["why"]
 
 
 def test_a_step_that_failed_by_chance_passes(machine):
@@ -130,14 +130,14 @@ def test_a_step_that_failed_by_chance_passes(machine):
     compiler = FakeCompiler(calls=calls, dimensions=DIMENSIONS)
     machine.with_tiles().fail(ports={"engine_compiler": compiler})
     rerun = again(machine)
-    assert (rerun["verdict"], rerun["found"]) == (Verdict.PASSED, None)
+    assert (rerun["verdict"], rerun["found"]) == (RerunVerdict.PASSED, None)
     assert "does not fail here" in rerun["text"]
 
 
 def test_a_killed_build_runs_its_window_again(machine):
     plants.killed(machine)
     rerun = again(machine)
-    assert (rerun["verdict"], rerun["recorded"]["kind"]) == (Verdict.PASSED, "died")
+    assert (rerun["verdict"], rerun["recorded"]["kind"]) == (RerunVerdict.PASSED, "died")
     assert "not in the inputs" in rerun["why"]
     assert {each["ended"] for each in rerun["tries"]} == {""}
 
@@ -146,7 +146,7 @@ def test_a_killed_build_runs_its_window_again(machine):
 def test_a_killed_build_whose_tile_kills_workers_names_it(machine):
     plants.killed(machine, tiles={CULPRIT: poisoned(CULPRIT)})
     rerun = again(machine)
-    assert (rerun["verdict"], rerun["culprit"]) == (Verdict.OTHERWISE, list(CULPRIT))
+    assert (rerun["verdict"], rerun["culprit"]) == (RerunVerdict.FAILED_DIFFERENTLY, list(CULPRIT))
 
 
 def test_an_index_that_cannot_be_built(machine):
@@ -155,7 +155,7 @@ def test_an_index_that_cannot_be_built(machine):
     failure = machine.state().builds[1].failure
     assert failure.step == "index"
     rerun = again(machine)
-    assert (rerun["verdict"], rerun["found"]["kind"]) == (Verdict.REPRODUCED, failure.kind)
+    assert (rerun["verdict"], rerun["found"]["kind"]) == (RerunVerdict.REPRODUCED, failure.kind)
 
 
 def test_an_artifact_that_went_bad_under_the_build(machine):
@@ -169,22 +169,22 @@ def test_an_artifact_that_went_bad_under_the_build(machine):
     calls.faults["index"] = damage
     machine.with_tiles().fail(ports={"index_builder": FakeIndexBuilder(calls=calls)})
     rerun = again(machine)
-    assert rerun["verdict"] in {Verdict.IMPOSSIBLE, Verdict.REPRODUCED}
+    assert rerun["verdict"] in {RerunVerdict.IMPOSSIBLE, RerunVerdict.REPRODUCED}
     assert ("block", "gone") in standings(rerun)
 
 
 def test_inputs_that_cannot_be_read(machine, tmp_path):
     plants.clock_jump(machine)
     rerun = again(machine, 2)
-    assert (rerun["verdict"], rerun["found"]["kind"]) == (Verdict.REPRODUCED, "tiles-too-old")
+    assert (rerun["verdict"], rerun["found"]["kind"]) == (RerunVerdict.REPRODUCED, "tiles-too-old")
     machine.write("net.onnx", b"no network at all")
     machine.fail()
     number = max(machine.state().builds)
     assert machine.state().builds[number].failure.kind == "bad-model"
-    assert again(machine, number)["verdict"] == Verdict.REPRODUCED
+    assert again(machine, number)["verdict"] == RerunVerdict.REPRODUCED
     shutil.move(machine.root / "tiles", tmp_path / "away")
     rerun = again(machine, 2)
-    assert rerun["verdict"] == Verdict.IMPOSSIBLE
+    assert rerun["verdict"] == RerunVerdict.IMPOSSIBLE
     assert standings(rerun) == {("calibration", "same"), ("network", "same"), ("source", "gone")}
 
 
@@ -201,7 +201,7 @@ def test_nothing_is_written(machine):
         for path in machine.root.rglob("*")
         if path.name != "journal.mdb-lock"
     }
-    assert command("--cache", machine.cache)["verdict"] == Verdict.REPRODUCED
+    assert command("--cache", machine.cache)["verdict"] == RerunVerdict.REPRODUCED
     after = {
         str(path): (path.lstat().st_mtime_ns, path.lstat().st_size)
         for path in machine.root.rglob("*")
@@ -226,7 +226,7 @@ def test_libraries_are_not_loaded_because_a_bundle_names_them(machine, tmp_path)
     moments = [naming(moment, library) for moment in source.history.moments]
     foreign = replace(source, kind="bundle", history=History(moments=moments))
     rerun = run_again(foreign, 1)
-    assert rerun["verdict"] == Verdict.IMPOSSIBLE
+    assert rerun["verdict"] == RerunVerdict.IMPOSSIBLE
     assert "not loaded on a record's word" in rerun["why"]
     imported = changed(moments[-1], seq=len(moments) + 1, build=None, event=made(Imported))
     brought = replace(source, history=History(moments=[*moments, imported]))
@@ -281,6 +281,6 @@ def test_records_that_nobody_wrote_are_no_surprise(machine, damage):
     forged = changed(last, event=replace(last.event, inputs=inputs))
     moments = [*source.history.moments[:-1], forged]
     rerun = run_again(replace(source, history=History(moments=moments)), 1)
-    assert rerun["verdict"] == Verdict.IMPOSSIBLE, rerun
+    assert rerun["verdict"] == RerunVerdict.IMPOSSIBLE, rerun
     assert rerun["why"]
     assert "root:" not in json.dumps(rerun)

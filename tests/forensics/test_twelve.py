@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pipeline.tiles.sources.read_tile import close_archives
 from store.disk.layout import Layout
-from store.transfer.bundle import Choice
+from store.transfer.bundle_format import Choice
 from store.transfer.export import export
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, Machine

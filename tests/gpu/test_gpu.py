@@ -1,4 +1,4 @@
-"""What only a GPU can show: engines build, run, agree and keep pace; indexes are built there.
+"""Tests that need a GPU: engines build, run, agree and keep pace; indexes are built there.
 
 Runs where one is visible, with the extras `gpu` and, for GPUs that it knows, `rtx` installed:
 
@@ -28,11 +28,12 @@ from pipeline.index.gpu import GpuIndex
 from pipeline.request.options import EngineOptions
 from pipeline.stages.reference import reference_run
 from store.reader import ALLOW_UNSIGNED, FlightCache
+from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.cuda import Cuda
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.tensorrt import TensorRtExecutor
 from store.runtime.capabilities import covered
-from store.runtime.faiss_install import FaissInstallError, installed_faiss
+from store.runtime.faiss_install import installed_faiss
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from store.runtime.load import load_engine, load_index
 from store.verify.verify import Depth, verify
@@ -55,7 +56,7 @@ ROUNDS = 7
 
 @functools.cache
 def compiler_of(backend):
-    """The compiler, if it makes engines for the GPU that is here; a skip if not."""
+    """Return the compiler if it compiles for this GPU, else skip."""
     compiler = TensorRtCompiler(FLAVOURS[backend])
     try:
         target = compiler.target(None)
@@ -68,7 +69,7 @@ def compiler_of(backend):
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory):
-    """Compiles on demand, each engine once: (backend, network, precision) to job and bytes."""
+    """Compile each engine once, on demand: (backend, network, precision) to job and bytes."""
     made = {}
 
     def get(backend, network, precision):
@@ -133,7 +134,7 @@ def test_engines_agree_with_their_networks(engines, backend, network, precision)
 
 
 @pytest.mark.parametrize("backend", FLAVOURS)
-def test_many_batches_in_flight_are_the_same_as_one_at_a_time(engines, backend):
+def test_many_overlapping_batches_give_the_same_rows_as_one_at_a_time(engines, backend):
     job, data = engines(backend, "mobilenet", "fp32")
     engine = loaded(backend, job, data)
     samples = golden_inputs((7 * BATCH + 3, *job.sample_shape))
@@ -145,7 +146,7 @@ def test_many_batches_in_flight_are_the_same_as_one_at_a_time(engines, backend):
 
 
 @pytest.mark.parametrize("backend", FLAVOURS)
-def test_an_engine_gives_its_memory_back(engines, backend):
+def test_an_engine_releases_its_memory(engines, backend):
     job, data = engines(backend, "mobilenet", "fp32")
     cuda, free = Cuda(0, extra="gpu"), []
     for _ in range(4):
@@ -165,7 +166,7 @@ def rate_of(work, count):
 
 
 def compared(name, ours, raw, count):
-    """Print and return how many times as fast as the raw one ours is."""
+    """Print and return how many times as fast as the raw engine ours is."""
     ours(), raw()
     rates = [(rate_of(ours, count), rate_of(raw, count)) for _ in range(ROUNDS)]
     mine, bare = (statistics.median(side) for side in zip(*rates, strict=True))
@@ -174,7 +175,7 @@ def compared(name, ours, raw, count):
 
 
 class RawEngine:
-    """The library alone: one batch that lies on the device, computed again and again, nothing copied."""
+    """Run the library alone: one batch on the device, computed repeatedly, nothing copied."""
 
     def __init__(self, backend, job, data):
         trt = importlib.import_module({"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}[backend])
@@ -241,7 +242,7 @@ def test_a_whole_build_flies(tmp_path, backend):
 def faiss():
     try:
         flavour = installed_faiss()
-    except FaissInstallError as error:
+    except RuntimeUnavailableError as error:
         pytest.skip(str(error))
     if not flavour.gpu:
         pytest.skip(f"needs faiss-gpu instead of {flavour.name}")

@@ -18,7 +18,7 @@ from journal.errors import (
     JournalMisuseError,
     JournalPermissionError,
 )
-from journal.lock import BuildLock, held
+from journal.lock import BuildLock, lock_holder
 from journal.testing import FakeBuildLock
 
 ROOT = Path(__file__).parents[2]
@@ -54,15 +54,15 @@ def test_lock_is_free_again_afterwards_and_the_file_stays(path):
     for _ in range(2):
         with BuildLock(path, timeout_s=0) as lock:
             assert lock.acquired
-            assert held(path)["pid"] == os.getpid()
+            assert lock_holder(path)["pid"] == os.getpid()
         assert not lock.acquired
-        assert held(path) is None
+        assert lock_holder(path) is None
     assert path.exists()
 
 
 def test_holder_is_named(path):
     with holder(path) as child:
-        found = held(path)
+        found = lock_holder(path)
         assert (found["pid"], found["build"], found["command"]) == (child.pid, 7, "holding")
         assert set(found) == {"pid", "host", "boot_id", "since", "build", "command"}
         with pytest.raises(BuildLockHeldError) as caught:
@@ -78,7 +78,7 @@ def test_lock_of_a_killed_holder_is_free(path):
         child.kill()
         child.wait()
         waiting.acquire()  # what the kernel freed needs no second attempt
-        assert held(path)["pid"] == os.getpid()
+        assert lock_holder(path)["pid"] == os.getpid()
         waiting.release()
 
 
@@ -95,7 +95,7 @@ def test_waiting_ends_when_the_holder_ends(path):
 def test_probes_disturb_nobody(path):
     with BuildLock(path):
         pass
-    script = "import sys\nfrom pathlib import Path\nfrom journal.lock import held\nprint(flush=True)\nwhile True: held(Path(sys.argv[1]))"
+    script = "import sys\nfrom pathlib import Path\nfrom journal.lock import lock_holder\nprint(flush=True)\nwhile True: lock_holder(Path(sys.argv[1]))"
     prober = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
     try:
         prober.stdout.readline()
@@ -169,7 +169,7 @@ time.sleep(60)
     parent = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, cwd=ROOT)
     child = int(parent.stdout.readline().split()[1])
     try:
-        assert held(path)["pid"] == parent.pid
+        assert lock_holder(path)["pid"] == parent.pid
         parent.kill()
         parent.wait()
         with BuildLock(path, timeout_s=5) as lock:
@@ -183,16 +183,16 @@ time.sleep(60)
 
 
 def test_probe_of_a_file_nobody_locked(path):
-    assert held(path) is None
+    assert lock_holder(path) is None
     path.write_text("not json")
-    assert held(path) is None
+    assert lock_holder(path) is None
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[1]", '{"pid": 1', "[" * 5000])
 def test_holder_that_has_not_said_who_it_is(path, text):
     with BuildLock(path) as lock:
         path.write_text(text)
-        assert held(path) == {}
+        assert lock_holder(path) == {}
         with pytest.raises(BuildLockHeldError, match="not said") as caught:
             BuildLock(path, timeout_s=0).acquire()
         assert caught.value.holder is None

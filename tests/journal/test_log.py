@@ -397,12 +397,12 @@ with Journal.open(sys.argv[1]) as journal:
     try:
         journal.append([made_up(41)])
     except JournalClosedError as error:
-        print("given up" if "given up" in str(error) else error)
+        print("closed after" if "closed after an error" in str(error) else error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 with Journal.open(sys.argv[1]) as journal:
     print(journal.append([made_up(41)]).seq)
 """
-    assert in_child(script, path).split("\n") == ["full", "given up", "41"]
+    assert in_child(script, path).split("\n") == ["full", "closed after", "41"]
 
 
 def test_map_is_address_space_only(path):

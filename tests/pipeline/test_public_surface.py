@@ -23,12 +23,12 @@ SURFACE = {
 
 def test_surface_is_this_and_no_more():
     assert set(pipeline.__all__) == SURFACE
-    assert set(pipeline._HOMES) == SURFACE
+    assert set(pipeline._MODULES) == SURFACE
 
 
-def test_every_name_is_the_one_of_its_home():
-    for name, home in pipeline._HOMES.items():
-        assert getattr(pipeline, name) is getattr(importlib.import_module(home), name)
+def test_every_name_is_that_of_its_module():
+    for name, module in pipeline._MODULES.items():
+        assert getattr(pipeline, name) is getattr(importlib.import_module(module), name)
 
 
 def test_unknown_name_is_an_attribute_error():

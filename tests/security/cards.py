@@ -1,4 +1,4 @@
-"""A card that an attacker holds, and what such a person puts on it."""
+"""A card with a cache that an attacker can write to."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ SECOND = Scenario(version=VERSION, flight="f2", engine="other", tiles={(0, 0): "
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A cache on a card that an attacker holds."""
+    """A cache on a card that an attacker can write to."""
 
     layout: Layout
 

@@ -1,4 +1,4 @@
-"""Cards to be attacked."""
+"""Caches for the security tests."""
 
 import shutil
 import tempfile
@@ -45,13 +45,15 @@ def flown(tmp_path_factory):
 
 @pytest.fixture
 def real(flown, tmp_path):
-    """A copy of it to be changed, and the key."""
+    """A copy of that cache, and the key."""
     shutil.copytree(flown[0].root, tmp_path / "cache")
     return Layout(tmp_path / "cache"), flown[1]
 
 
 @pytest.fixture
 def no_library(monkeypatch):
-    """Nothing may reach the libraries that run engines and read indexes."""
+    """Fail if bytes reach the libraries that run engines and read indexes."""
     for name in ("load_engine", "load_index"):
-        monkeypatch.setattr(f"store.reader.{name}", lambda *_, **__: pytest.fail("bytes reached a library"))
+        monkeypatch.setattr(
+            f"store.reader.flight_cache.{name}", lambda *_, **__: pytest.fail("bytes reached a library")
+        )

@@ -31,7 +31,7 @@ from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
 from store.testing import FakeClock, made, play
-from store.trust.rollback_protection import Floors
+from store.trust.rollback_protection import RollbackProtection
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
@@ -219,7 +219,7 @@ def test_05_names_lead_nowhere_and_only_regular_files_of_the_right_size_are_read
 
 
 def test_06_what_was_verified_is_what_is_used(card, folder, monkeypatch):
-    """Exchanged between opening and use, while it is read, in place, and with the whole folder."""
+    """Files replaced between opening and use, while they are read, in place, and with the whole folder."""
     engine = card.artifact("engine place")
     original = engine.read_bytes()
     with card.fly() as cache:
@@ -258,7 +258,7 @@ def test_06_what_was_verified_is_what_is_used(card, folder, monkeypatch):
 
 
 def test_07_an_old_card_does_not_fly_again(card, folder):
-    floors = Floors.load(folder / "floors")
+    floors = RollbackProtection.load(folder / "floors")
     shutil.copytree(card.layout.root, folder / "old")
     for suffix in ("json", "sig"):
         Card(Layout(folder / "old")).file(2, suffix).unlink()
@@ -270,7 +270,7 @@ def test_07_an_old_card_does_not_fly_again(card, folder):
     old.fly(floor=floors).close()
     with card.fly(floor=floors) as cache:
         floors.advance(cache_id, cache.manifest.envelope.generation)
-    floors = Floors.load(folder / "floors")
+    floors = RollbackProtection.load(folder / "floors")
     card.fly(floor=floors).close()
     assert "expected 2 or newer, found 1" in old.no_go(ErrorKind.FLOOR, floor=floors)[0]
     assert "expected 2 or newer, found 1" in card.no_go(ErrorKind.FLOOR, floor=floors, generation=1)[0]
@@ -325,7 +325,7 @@ def test_09_parts_of_two_builds_do_not_mix(card, folder):
                 write(card.file(2, suffix), content)
     card.fly().close()
 
-    floors = Floors.load(folder / "floors")
+    floors = RollbackProtection.load(folder / "floors")
     floors.adopt(first.envelope.cache_id, 1)
     other = Card(built(folder / "other", replace(FIRST, flight="f9"), replace(SECOND, flight="f8")))
     for suffix in ("json", "sig"):
@@ -478,7 +478,7 @@ def test_14_a_cache_that_anybody_may_write_to_is_refused(card, folder):
             (reason,) = card.no_go(ErrorKind.PERMISSION)
             assert reason.startswith(subject)
             (problem,) = verify(card.layout, trusted_keys=[ALICE.public]).problems
-            assert (problem.kind, problem.mend) == (ProblemKind.EXPOSED, f"chmod -R o-w {card.layout.root}")
+            assert (problem.kind, problem.fix) == (ProblemKind.EXPOSED, f"chmod -R o-w {card.layout.root}")
             with pytest.raises(CacheUnusableError) as error:
                 built(card.layout.root, FIRST)
             assert error.value.kind is ErrorKind.PERMISSION
@@ -546,7 +546,7 @@ def test_the_checklist_is_whole():
 
 
 def test_ground_finds_what_the_aircraft_refuses(card):
-    """The verdict is one function: what is a NO-GO there is a NO-GO here, for the same reasons."""
+    """Both use one function: a NO-GO on board is a NO-GO on the ground, for the same reasons."""
     for keys in ([], [MALLORY.public], [TrustedKey(ALICE.public, 1)], [b"short", b""]):
         reasons = card.no_go(ErrorKind.SIGNATURE, trusted_keys=keys)
         found = verify(card.layout, depth=Depth.QUICK, trusted_keys=keys)

@@ -1,4 +1,4 @@
-"""Nothing that C10 loads tells anybody of this machine."""
+"""No library that C10 loads sends telemetry."""
 
 import ast
 import os
@@ -30,8 +30,8 @@ onnxruntime.InferenceSession(tiny_network(), providers=["CPUExecutionProvider"])
 
 
 def left_by(code, folder):
-    """The files that a process leaves in the folder where programs keep what they like."""
-    # Under test services it keeps quiet by itself, and tells them by their variables.
+    """Return the files that a process leaves in its cache folder."""
+    # The library sends none under test services, which it detects by their variables.
     silenced = {"ORT_DISABLE_TELEMETRY", "CI"}
     environ = {name: value for name, value in os.environ.items() if name not in silenced}
     environ |= {"XDG_CACHE_HOME": str(folder), "HOME": str(folder)}
@@ -39,17 +39,17 @@ def left_by(code, folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_an_engine_leaves_no_trace_for_its_maker(tmp_path):
+def test_an_engine_writes_no_telemetry_files(tmp_path):
     assert left_by(LOADS.format(before=""), tmp_path) == []
 
 
-def test_the_library_by_itself_would_leave_some(tmp_path):
-    """If it does no more, the test above shows nothing, and what it guards against is gone."""
+def test_the_library_by_itself_would_write_telemetry_files(tmp_path):
+    """If this fails, the library sends no telemetry any more, and the test above is not needed."""
     if not left_by(BARE, tmp_path):
         pytest.skip("this release keeps nothing by itself")
 
 
-def test_nobody_loads_the_library_otherwise():
+def test_the_library_is_loaded_in_one_place():
     found = []
     for package in ("journal", "store", "pipeline", "tools"):
         for path in (ROOT / package).rglob("*.py"):

@@ -43,13 +43,13 @@ def site(tmp_path):
     return layout.root, tmp_path / "earlier", keys, tmp_path / "floors"
 
 
-def test_adopt_take_off_and_no_way_back(documented, site):
+def test_adopt_take_off_and_refuse_an_older_cache(documented, site):
     cache, earlier, keys, floors = site
     adopt, take_off = documented["adopt"], documented["take_off"]
     with pytest.raises(NoGoError) as unknown:
         take_off(cache, keys, floors)
     assert (unknown.value.kind, floors.exists()) == (ErrorKind.FLOOR, False)
-    assert "Floors.adopt" in unknown.value.hint
+    assert "RollbackProtection.adopt" in unknown.value.hint
     adopt(earlier, keys, floors)
     with take_off(earlier, keys, floors) as flight:
         assert flight.manifest.envelope.generation == 1
@@ -63,7 +63,7 @@ def test_adopt_take_off_and_no_way_back(documented, site):
         take_off(earlier, keys, floors)
 
 
-def test_a_cache_that_does_not_verify_raises_no_floor(documented, site):
+def test_a_cache_that_fails_verification_raises_no_floor(documented, site):
     cache, earlier, keys, floors = site
     documented["adopt"](earlier, keys, floors)
     before = floors.read_bytes()
@@ -78,7 +78,7 @@ def test_a_cache_that_does_not_verify_raises_no_floor(documented, site):
     assert floors.read_bytes() == before
 
 
-def test_damaged_floors_and_keys_let_nothing_fly(documented, site):
+def test_with_damaged_floors_or_keys_nothing_flies(documented, site):
     cache, earlier, keys, floors = site
     documented["adopt"](earlier, keys, floors)
     data = floors.read_bytes()

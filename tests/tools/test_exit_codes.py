@@ -14,7 +14,6 @@ from pipeline.build.failure_record import failure_of
 from pipeline.errors import CheckError, CompileError, PipelineError, RequestError, TileError
 from pipeline.processes.framing import FrameError
 from pipeline.processes.pool import WorkerStartError
-from pipeline.regular_file import NotRegularError
 from store.base.canonical_json import CanonicalError
 from store.errors import (
     ArtifactError,
@@ -28,6 +27,7 @@ from store.errors import (
     StoreError,
     UnprojectedError,
 )
+from store.files.regular_file import NotRegularError
 from store.files.sealed_memory import SealError
 from store.formats.descriptor_block import BlockError
 from store.runtime.backends.base import ExecutionError

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.composition import default_ports
-from pipeline.rerun.report import Ended, Evidence, Findings, Rerun, Verdict
+from pipeline.rerun.report import BuildRecord, Findings, Rerun, RerunVerdict, StepFailure
 from pipeline.rerun.rerun import rerun
 from store.domain.events import Imported
 from store.domain.fold import fold
@@ -15,10 +15,10 @@ from tools.output.sanitize import text, tree
 
 _MAX_INPUTS = 1_000
 _SAID: Mapping[str, str] = {
-    Verdict.REPRODUCED: "it fails again in the same way",
-    Verdict.OTHERWISE: "it fails again, but otherwise",
-    Verdict.PASSED: "it does not fail here",
-    Verdict.IMPOSSIBLE: "it cannot be run again",
+    RerunVerdict.REPRODUCED: "it fails again in the same way",
+    RerunVerdict.FAILED_DIFFERENTLY: "it fails again, but otherwise",
+    RerunVerdict.PASSED: "it does not fail here",
+    RerunVerdict.IMPOSSIBLE: "it cannot be run again",
 }
 
 
@@ -50,16 +50,16 @@ def run_again(source: Source, number: int | None, *, trust_plugins: bool = False
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint=source.listing,
         )
-    evidence = Evidence(
+    record = BuildRecord(
         build=state.builds[number],
-        facts=facts,
+        history=facts,
         state=state,
-        holdings=source.holdings,
+        artifacts=source.holdings,
         own=source.kind == "cache" and not any(isinstance(each.event, Imported) for each in later),
         trust_plugins=trust_plugins,
         listing=source.listing,
     )
-    return document_of(rerun(evidence, default_ports()))
+    return document_of(rerun(record, default_ports()))
 
 
 def document_of(found: Rerun) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def document_of(found: Rerun) -> dict[str, Any]:
                 "role": each.role,
                 "name": text(each.name, 500),
                 "sha256": each.sha256,
-                "standing": str(each.standing),
+                "standing": str(each.status),
                 "found": text(each.found, 500),
             }
             for each in seen.inputs[:_MAX_INPUTS]
@@ -149,12 +149,12 @@ def _text(found: Rerun) -> str:
 
 
 def _nothing(why: str) -> dict[str, Any]:
-    told = Ended(kind="build-lock-held", subject="build.lock", message=why)
+    told = StepFailure(kind="build-lock-held", subject="build.lock", message=why)
     return document_of(
         Rerun(
             step="lock",
             subject="build.lock",
-            verdict=Verdict.IMPOSSIBLE,
+            verdict=RerunVerdict.IMPOSSIBLE,
             recorded=told,
             found=None,
             why=why,
@@ -163,7 +163,7 @@ def _nothing(why: str) -> dict[str, Any]:
     )
 
 
-def _ended(ended: Ended) -> dict[str, str]:
+def _ended(ended: StepFailure) -> dict[str, str]:
     return {"kind": text(ended.kind, 64), "subject": text(ended.subject, 500), "message": text(ended.message)}
 
 

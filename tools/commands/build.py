@@ -63,7 +63,7 @@ def build(
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
         maker = provisioner(call, progress=progress, **executor)
-        report = maker.build_cache_artifacts(request, again=again)
+        report = maker.build_cache_artifacts(request, force=again)
     return build_answer(report, root)
 
 

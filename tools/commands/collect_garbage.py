@@ -7,7 +7,7 @@ import click
 
 from store.cache.view import open_view
 from store.domain.state import State
-from store.maintenance.collect_garbage import Collection
+from store.maintenance.collect_garbage import CollectionResult
 from store.policy.retention import KeepPolicy
 from tools.command import Answer, Call, shared_options
 from tools.commands.build import provisioner
@@ -35,7 +35,7 @@ def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
     return Answer(document=document, lines=_lines(found, document, command))
 
 
-def _document(found: Collection, state: State) -> dict[str, Any]:
+def _document(found: CollectionResult, state: State) -> dict[str, Any]:
     decision = found.decision
     shown: dict[int, list[int]] = {}
     for number, generation in state.generations.items():
@@ -60,7 +60,7 @@ def _document(found: Collection, state: State) -> dict[str, Any]:
     }
 
 
-def _lines(found: Collection, document: dict[str, Any], command: str) -> list[str]:
+def _lines(found: CollectionResult, document: dict[str, Any], command: str) -> list[str]:
     what = f"{render.plural(found.files, 'file')}, {render.size(found.size)}"
     if found.empty:
         first = "nothing to collect"

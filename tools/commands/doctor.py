@@ -17,8 +17,8 @@ from typing import Any, Final
 import click
 
 from journal.errors import JournalError
-from journal.lock import held
-from journal.storage.filesystem import filesystem_type, judge_filesystem
+from journal.lock import lock_holder
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from pipeline.tiles.sources.registry import SOURCES
 from store.cache.view import View, open_view
 from store.disk.layout import Layout
@@ -162,7 +162,7 @@ def _look_at_cache(found: _Findings, layout: Layout) -> None:
     }
     found.cache = facts
     try:
-        judge_filesystem(number, existing, allow_unknown=False)
+        require_supported_filesystem(number, existing, allow_unknown=False)
         facts["file_system_accepted"] = True
     except JournalError as error:
         facts["file_system_accepted"] = False
@@ -238,7 +238,7 @@ def _look_at_history(found: _Findings, view: View, facts: dict[str, Any]) -> Non
 
 def _lock_holder(found: _Findings, layout: Layout) -> Mapping[str, object] | None:
     try:
-        return held(layout.build_lock)
+        return lock_holder(layout.build_lock)
     except JournalError as error:
         found.trouble(error.message, error.hint, code_of(error))
         return None

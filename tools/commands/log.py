@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from journal.lock import held
+from journal.lock import lock_holder
 from store.base.canonical_json import CanonicalError, decode, sha256
 from store.cache.view import HistoryView, View, open_view, read_history
 from store.disk.artifacts import Artifacts
@@ -31,7 +31,7 @@ def log(call: Call, *, failed: bool, count: int | None) -> Answer:
     """List every build and rollback, newest first."""
     view = read_history(call.layout())
     costs = costs_of(view.facts)
-    dead = view.state.open_build is not None and held(view.layout.build_lock) is None
+    dead = view.state.open_build is not None and lock_holder(view.layout.build_lock) is None
     entries = [
         entry | costs.get(entry["build"] if entry["type"] == "build" else 0, NO_COST)
         for entry in _entries(view)

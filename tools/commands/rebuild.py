@@ -4,7 +4,7 @@ import shlex
 
 import click
 
-from store.maintenance.rebuild_journal import Rebuilt
+from store.maintenance.rebuild_journal import RebuildResult
 from tools.command import Answer, Call, say, shared_options, trust_options
 from tools.commands.build import provisioner
 from tools.commands.repair import repair_answer
@@ -47,7 +47,7 @@ def rebuild(call: Call, *, trusted_key: tuple[str, ...], unsigned: bool) -> Answ
     return Answer(document=document, lines=[*answer.lines, "", *render.facts(made)], code=answer.code)
 
 
-def _tell_left(call: Call, rebuilt: Rebuilt) -> None:
+def _tell_left(call: Call, rebuilt: RebuildResult) -> None:
     """Say that signatures were set aside, and how they count again."""
     first, *others = rebuilt.signatures_left
     more = f" (and {len(others)} more)" if others else ""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.repair.report import Mend, RepairReport
-from store.verify.report import Problem
+from pipeline.repair.report import RepairAction, RepairReport
+from store.verify.report import CacheProblem
 from tools.command import Answer, Call, complain, say, shared_options, trust_options
 from tools.commands.build import executor_options, provisioner
 from tools.exit_codes import ExitCode
@@ -63,23 +63,23 @@ def repair_answer(report: RepairReport, *, tried: bool) -> Answer:
     )
 
 
-def _head_first(report: RepairReport) -> list[Problem]:
+def _head_first(report: RepairReport) -> list[CacheProblem]:
     generation = report.verification.generation if report.verification else 0
     return sorted(report.left, key=lambda problem: generation not in problem.generations)
 
 
-def _more(left: Sequence[Problem]) -> str:
+def _more(left: Sequence[CacheProblem]) -> str:
     return f" (and {len(left) - 1} more)" if len(left) > 1 else ""
 
 
-def _left_to_do(problem: Problem, *, tried: bool) -> str:
+def _left_to_do(problem: CacheProblem, *, tried: bool) -> str:
     """Return what mends a problem, other than what was tried just now."""
     if not tried:
-        return problem.mend
-    return problem.otherwise or ("" if problem.mend.startswith("c10 repair ") else problem.mend)
+        return problem.fix
+    return problem.last_resort or ("" if problem.fix.startswith("c10 repair ") else problem.fix)
 
 
-def _left_lines(left: Sequence[Problem], *, tried: bool) -> list[str]:
+def _left_lines(left: Sequence[CacheProblem], *, tried: bool) -> list[str]:
     """What is still wrong, in which generations, and what to do about it."""
     lines = list[str]()
     for problem in left:
@@ -98,14 +98,14 @@ def repair_lines(report: RepairReport) -> list[str]:
     generation = report.verification.generation if report.verification else None
     shown = f"generation {generation}" if generation else "no committed generation"
     lines = [f"{'GO' if report.go else 'NO-GO'}  {shown}"]
-    if not report.mends:
+    if not report.actions:
         return [*lines, "", "nothing to repair"]
-    for mend in report.mends:
+    for mend in report.actions:
         lines += ["", *_mend(mend)]
     return lines
 
 
-def _mend(mend: Mend) -> list[str]:
+def _mend(mend: RepairAction) -> list[str]:
     mark = "mended" if mend.ok else "not mended"
     pairs = (("was", mend.was), (mark, mend.action), ("evidence", mend.quarantine))
     return [*render.wrap(mend.what), *(f"   {line}" for line in render.facts(pairs))]

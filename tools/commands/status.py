@@ -87,9 +87,9 @@ def _journal_lines(view: View) -> list[str]:
         )
         status = str(last.status)
         if last.status is BuildStatus.OPEN:
-            from journal.lock import held  # noqa: PLC0415 - most caches have no open build, and it is heavy
+            from journal.lock import lock_holder  # noqa: PLC0415 - most caches have no open build, and it is heavy
 
-            status = "died" if held(view.layout.build_lock) is None else status
+            status = "died" if lock_holder(view.layout.build_lock) is None else status
         lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
     return render.facts(
         (

@@ -11,11 +11,12 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.lock import CacheLock
 from pipeline.progress import Progress
 from store.base.clock import SystemClock
-from store.transfer.bundle import Choice, opened
-from store.transfer.export import Exported
+from store.transfer.bundle_format import Choice
+from store.transfer.bundle_reader import open_bundle
+from store.transfer.export import ExportResult
 from store.transfer.export import export as write_bundle
-from store.transfer.import_bundle import ImportedBundle, import_bundle
-from store.transfer.mirror import Mirrored
+from store.transfer.import_bundle import ImportResult, import_bundle
+from store.transfer.mirror import MirrorResult
 from store.transfer.mirror import mirror as bring_mirror
 from tools.command import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
@@ -95,7 +96,7 @@ def import_(
     config = C10ProvisionerConfig.from_settings(call.settings(), cache_root=call.root)
     layout = call.layout()
     # What is no bundle must not leave the folder of a cache behind.
-    with opened(bundle) as reader:
+    with open_bundle(bundle) as reader:
         _ = reader.header
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     with shown_progress() as progress, CacheLock(layout, config.lock_timeout_s):
@@ -144,7 +145,7 @@ def _told(progress: Progress, what: str) -> tuple[Counting, Counting]:
     return (lambda total: progress.start(what, total=total, unit="bytes")), progress.advance
 
 
-def _exported(found: Exported) -> dict[str, Any]:
+def _exported(found: ExportResult) -> dict[str, Any]:
     header = found.header
     return {
         "file": str(found.path),
@@ -159,7 +160,7 @@ def _exported(found: Exported) -> dict[str, Any]:
     }
 
 
-def _export_lines(found: Exported) -> list[str]:
+def _export_lines(found: ExportResult) -> list[str]:
     header = found.header
     carried = f"{header.choice}: {render.plural(header.artifacts, 'file')}, {render.size(header.size)}"
     up_to = "" if header.build is None else f", up to the end of build {header.build}"
@@ -180,7 +181,7 @@ def _export_lines(found: Exported) -> list[str]:
     ]
 
 
-def _imported(found: ImportedBundle) -> dict[str, Any]:
+def _imported(found: ImportResult) -> dict[str, Any]:
     head = found.state.head
     return {
         "outcome": str(found.outcome),
@@ -194,7 +195,7 @@ def _imported(found: ImportedBundle) -> dict[str, Any]:
     }
 
 
-def _import_lines(found: ImportedBundle, call: Call) -> list[str]:
+def _import_lines(found: ImportResult, call: Call) -> list[str]:
     first = {
         "imported": f"imported into {call.root}",
         "advanced": f"brought {call.root} up to the bundle",
@@ -215,7 +216,7 @@ def _import_lines(found: ImportedBundle, call: Call) -> list[str]:
     ]
 
 
-def _mirrored(found: Mirrored, destination: Path) -> dict[str, Any]:
+def _mirrored(found: MirrorResult, destination: Path) -> dict[str, Any]:
     return {
         "destination": str(destination),
         "changed": found.changed,
@@ -227,7 +228,7 @@ def _mirrored(found: Mirrored, destination: Path) -> dict[str, Any]:
     }
 
 
-def _mirror_lines(found: Mirrored, destination: Path) -> list[str]:
+def _mirror_lines(found: MirrorResult, destination: Path) -> list[str]:
     if not found.changed:
         return [f"nothing to do: {destination} shows generation {found.generation}"]
     before = "nothing" if found.previous is None else f"generation {found.previous}"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from store.verify.report import Depth, Problem, Verification
+from store.verify.report import CacheProblem, Depth, VerifyReport
 from store.verify.verify import verify as verify_cache
 from tools.command import Answer, Call, complain, shared_options, trust_options
 from tools.exit_codes import ExitCode
@@ -73,17 +73,17 @@ def verify(
     if not result.go:
         first = result.problems[0]
         more = f" (and {len(result.problems) - 1} more)" if len(result.problems) > 1 else ""
-        complain(f"NO-GO: {first}{more}", first.mend)
+        complain(f"NO-GO: {first}{more}", first.fix)
     return Answer(document=_document(result), lines=_lines(result), code=code)
 
 
-def _code(result: Verification) -> ExitCode:
+def _code(result: VerifyReport) -> ExitCode:
     if result.go:
         return ExitCode.DONE
     return ExitCode.INCOMPATIBLE if result.only_device else ExitCode.NO_GO
 
 
-def _document(result: Verification) -> dict[str, Any]:
+def _document(result: VerifyReport) -> dict[str, Any]:
     return {
         "go": result.go,
         "head_sound": result.head_sound,
@@ -107,18 +107,18 @@ def _document(result: Verification) -> dict[str, Any]:
     }
 
 
-def _problem(problem: Problem) -> dict[str, Any]:
+def _problem(problem: CacheProblem) -> dict[str, Any]:
     return {
         "kind": str(problem.kind),
         "subject": problem.subject,
         "found": problem.found,
         "path": problem.path,
         "generations": list(problem.generations),
-        "mend": problem.mend,
+        "mend": problem.fix,
     }
 
 
-def _lines(result: Verification) -> list[str]:
+def _lines(result: VerifyReport) -> list[str]:
     hashed = result.hashed
     share = 100 * hashed.size / hashed.size_total if hashed.size_total else 100.0
     seed = f", sample {result.seed}" if result.seed is not None else ""
@@ -152,7 +152,7 @@ def _lines(result: Verification) -> list[str]:
         lines += ["", *render.wrap(f"{number}. {problem}")]
         touched = ", ".join(str(generation) for generation in problem.generations) or "none"
         lines += [f"   {line}" for line in render.facts((("file", problem.path), ("generations", touched)))]
-        lines.append(f"   {'mend':<13}{problem.mend}")
+        lines.append(f"   {'mend':<13}{problem.fix}")
     if not result.go and result.head_sound:
         lines += ["", f"Generation {result.generation} itself is sound: none of this touches it."]
     return lines

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.planning.area_report import Run, runs
+from pipeline.planning.area_report import TileRun, runs
 from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
 from pipeline.tiles.grid import tile_ranges
 from store.base import canonical_json
@@ -197,7 +197,7 @@ def _tiles(
     report: Mapping[str, Any] | None,
     box: list[int] | None,
     zoom: list[int] | None,
-) -> dict[str, list[Run]]:
+) -> dict[str, list[TileRun]]:
     names = ("holes", "excluded", "skipped", "featureless")
     found = {name: _runs_in(report.get(name)) if report is not None else [] for name in names}
     if tiles is not None:
@@ -210,7 +210,7 @@ def _tiles(
     return found
 
 
-def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[Run]:
+def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[TileRun]:
     """Wanted tiles that the table lacks, from the box alone."""
     west, south, east, north = box
     lowest, highest = zoom
@@ -224,7 +224,7 @@ def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[Run]:
     ranges = tile_ranges((west, south, east, north), (lowest, highest))
     if sum(part.count for part in ranges) > MAX_WANTED:
         return []
-    found: list[Run] = []
+    found: list[TileRun] = []
     for part in ranges:
         there = np.zeros((part.y1 - part.y0 + 1, part.x1 - part.x0 + 1), np.bool_)
         places = tiles.places
@@ -251,7 +251,7 @@ def _gaps(absent: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
         yield first, after - 1
 
 
-def _runs_in(value: object) -> list[Run]:
+def _runs_in(value: object) -> list[TileRun]:
     """The runs of a report, of which those that are none are left out."""
     found = (_integers(run, 4) for run in value) if isinstance(value, Sequence) else ()
     return [run for run in found if run is not None][:MAX_RUNS]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from journal import Entry, JournalDamagedError, JournalMissingError, safe_reader
-from journal.lock import held
+from journal.lock import lock_holder
 from journal.record import EMPTY
 from journal.storage.meta_pages import is_lmdb
 from store.base.values import ArtifactRef
@@ -19,7 +19,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.errors import DamagedHistoryError, StoreError, from_os_error
 from store.files.regular_file import read_regular
-from store.transfer import bundle
+from store.transfer.bundle import read_bundle
 from tools.forensics.history import Source
 from tools.forensics.records import History, read
 
@@ -70,7 +70,7 @@ def from_cache(layout: Layout) -> Source:
     """
     holdings, shown = InCache(Artifacts(layout)), str(layout.root)
     if layout.journal.exists():
-        history, locked = _journal(layout.journal, foreign=False), held(layout.build_lock) is not None
+        history, locked = _journal(layout.journal, foreign=False), lock_holder(layout.build_lock) is not None
         if history.moments or not layout.segment_files():
             return Source(kind="cache", path=shown, history=history, holdings=holdings, held=locked)
     elif not layout.segment_files():
@@ -111,7 +111,7 @@ def from_bundle(path: Path) -> Source:
         BundleError: It is no bundle, or not whole.
         StoreError: It cannot be read.
     """
-    found = bundle.read(path)
+    found = read_bundle(path)
     return Source(
         kind="bundle",
         path=str(path),
@@ -125,7 +125,7 @@ def _journal(path: Path, *, foreign: bool) -> History:
     try:
         return read(_values(safe_reader.snapshot(path, foreign=foreign).entries))
     except JournalDamagedError as error:
-        entries = safe_reader.salvage(path)
+        entries = safe_reader.salvage_records(path)
         if not entries:
             raise
         return read(_values(entries), problem=f"the journal is damaged: {error.message}")

@@ -18,7 +18,7 @@ from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Payload
 from store.base.canonical_json import Document
 from store.base.identity import engine_components
-from store.runtime.backends.gpu import PORTABLE, covers, exact_target, gpus
+from store.runtime.backends.gpu import PORTABLE, exact_target, gpu_runs, gpus
 from store.runtime.backends.tensorrt_library import LibraryMissingError, cuda_major, library, library_version
 
 _CHILD: Final = "pipeline.engines.backends.tensorrt_child"
@@ -94,7 +94,7 @@ class TensorRtCompiler:
         device elsewhere: a stand-in embeds, and golden answers go with it.
         """
         wide = target == PORTABLE or "+" in target
-        return not wide and any(covers(self.backend, target, gpu) for gpu in gpus()[:1])
+        return not wide and any(gpu_runs(self.backend, target, gpu) for gpu in gpus()[:1])
 
     def key_components(self, job: EngineJob) -> Document:
         """Return everything the engine depends on.

@@ -1,4 +1,5 @@
-"""One module per engine backend: load an engine's bytes, run it, tell its library and device.
+"""Run engines, one module per backend: load an engine's bytes, run it, name its library and device.
 
-Part of the aircraft's code. It imports `store.base`. It never compiles: that is `pipeline.engines.backends`.
+Part of the aircraft's code. It imports only `store.errors`, and libraries when they are needed. It never
+compiles: `pipeline.engines.backends` does.
 """

@@ -1,7 +1,7 @@
-"""What everything that executes an engine shares: the port, what is expected of an engine, and the errors.
+"""Define what all engine backends share: the port, the expectations of an engine, and the errors.
 
-Each backend has a module of its own beside this one, and a row in `store.runtime.backends.registry`. No library is imported
-before it is needed, because no single machine has all of them.
+Each backend has a module of its own beside this one, and a row in `store.runtime.backends.registry`. A
+library is imported only when it is needed, because no single machine has all of them.
 """
 
 import importlib
@@ -17,14 +17,14 @@ from store.errors import Category
 
 Vectors = NDArray[np.float32]
 Untyped = Any
-"""An object of a library that carries no types."""
+"""An object of a library without type annotations."""
 
 Source = bytes | bytearray | memoryview | str
 """The bytes of an artifact, or a path such as ``/proc/self/fd/N`` of a sealed memory file."""
 
 
 class ExecutionError(Exception):
-    """An engine or index cannot be used; `message` says what was expected and found, `hint` what mends it."""
+    """An engine or index cannot be used; `message` says what was expected and found, `hint` how to fix it."""
 
     category = Category.INCOMPATIBLE
 
@@ -38,13 +38,13 @@ class ExecutionError(Exception):
 
 
 class RuntimeUnavailableError(ExecutionError):
-    """The library or the device that executes this engine or index is not here."""
+    """The library or the device for this engine or index is not here."""
 
     category = Category.REFUSED
 
 
 class EngineLoadError(ExecutionError):
-    """The engine's bytes, its version or its shape are not what this machine or the caller expects."""
+    """The engine's bytes, version or shapes are not what this machine or the caller expects."""
 
 
 class EngineRunError(ExecutionError):
@@ -78,7 +78,7 @@ class LoadedEngine(Protocol):
 
 
 class BatchExecutor(LoadedEngine, Protocol):
-    """An engine that runs batch by batch. It only ever sees whole ones."""
+    """An engine that runs one whole batch at a time."""
 
     def execute(self, batch: Vectors) -> Vectors:
         """Run float32 [batch, *sample_shape] and return float32 [batch, dimensions]."""
@@ -87,7 +87,7 @@ class BatchExecutor(LoadedEngine, Protocol):
 
 @runtime_checkable
 class PipelinedExecutor(LoadedEngine, Protocol):
-    """An engine that is quicker with all samples at hand than batch by batch, because it copies while it computes.
+    """An engine that takes all samples at once, because it copies one batch while it computes another.
 
     It fills up the last batch with zeros itself.
     """
@@ -99,17 +99,7 @@ class PipelinedExecutor(LoadedEngine, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineExpectation:
-    """What the caller knows of an engine from the manifest, and how to run it here.
-
-    Attributes:
-        version: Full version of the library that compiled the engine.
-        target: What it was compiled for, in the backend's words; nothing where the caller has judged that.
-        precision: Arithmetic that it was compiled for, for backends whose engines do not tell it themselves.
-        input: Name of the input tensor.
-        output: Name of the output tensor.
-        batch: Fixed batch size.
-        threads: Threads within one run.
-    """
+    """What the manifest says of an engine, and how to run it here: see `store.runtime.load.load_engine`."""
 
     version: str
     target: str | None = None
@@ -121,18 +111,18 @@ class EngineExpectation:
 
 
 class BackendRuntime(Protocol):
-    """What a backend is on a machine that executes its engines. Found by its row in `store.runtime.backends.registry`."""
+    """A backend on a machine that runs its engines; a row in `store.runtime.backends.registry` names it."""
 
     def version(self) -> str | None:
-        """Return the full version of its library that is installed here, None if it is not."""
+        """Return the full version of its library here, None if it is not installed."""
         ...
 
     def runs(self, target: str) -> bool:
-        """Tell whether this machine runs engines that were compiled for a target."""
+        """Whether this machine runs engines that were compiled for a target."""
         ...
 
     def device(self) -> str:
-        """Describe what engines would run on here, for messages."""
+        """Describe the device that engines would run on here, for messages."""
         ...
 
     def load(self, source: Source, expected: EngineExpectation) -> BatchExecutor | PipelinedExecutor:
@@ -147,7 +137,7 @@ class BackendRuntime(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """An input or output of a loaded engine, as its library tells: type in the library's words, open sizes as such."""
+    """An input or output of a loaded engine, with the library's names of types and of open sizes."""
 
     name: str
     type: str
@@ -158,9 +148,9 @@ def import_library(name: str, purpose: str, *, extra: str = "cpu") -> ModuleType
     """Import a library.
 
     Args:
-        name: Of its module.
+        name: Name of its module.
         purpose: What needs it, for the message.
-        extra: Which extra of C10 brings it.
+        extra: The extra of C10 that installs it.
 
     Raises:
         RuntimeUnavailableError: It is not installed, or does not load.
@@ -175,10 +165,10 @@ def import_library(name: str, purpose: str, *, extra: str = "cpu") -> ModuleType
 
 
 def require_version(library: str, found: str, expected: str) -> None:
-    """Hold the version of a library that is here against the one that compiled an engine.
+    """Require the version of a library that compiled an engine.
 
     Raises:
-        EngineLoadError: They differ.
+        EngineLoadError: Another version is here.
     """
     if found != expected:
         raise EngineLoadError(
@@ -196,10 +186,10 @@ def sample_shapes(
         inputs: All inputs of the engine; there must be one.
         outputs: All outputs of the engine.
         expected: Names and batch size.
-        float_type: What the library calls float32.
+        float_type: The library's name of float32.
 
     Raises:
-        EngineLoadError: Names, types, batch size or ranks are others, or a size is open.
+        EngineLoadError: Names, types, batch size or ranks are not as expected, or a size is open.
     """
     sample = _fixed_shape("input", [*inputs], expected.input, expected.batch, float_type)
     output = _fixed_shape("output", [*outputs], expected.output, expected.batch, float_type)
@@ -213,7 +203,7 @@ def sample_shapes(
 def _fixed_shape(
     role: str, tensors: Sequence[Tensor], name: str, batch: int, float_type: str
 ) -> tuple[int, ...]:
-    """Return the shape of one sample of the tensor called ``name``, after checking name, type and batch."""
+    """Return the shape of one sample of a tensor, after checking its name, type and batch."""
     by_name = {tensor.name: tensor for tensor in tensors}
     if name not in by_name:
         raise EngineLoadError(f"expected an {role} called {name!r}, found {sorted(by_name)}")

@@ -1,7 +1,7 @@
-"""The part of CUDA's runtime that executing an engine needs: page-locked and device memory, streams, events.
+"""Call the part of CUDA's runtime that runs engines: page-locked and device memory, streams, events.
 
-Everything belongs to one `Cuda` and is given back by its `close`, in the reverse order of its making. Failures are
-values in CUDA; here each becomes a `CudaError` that names the call.
+A `Cuda` owns all that it allocates, and `close` releases it, the newest first. CUDA returns failures as
+values; here each becomes a `CudaError` that names the call.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _EVENT_NO_TIMING: Final = 2
 
 
 class CudaError(Exception):
-    """A call of CUDA failed; says which one and how."""
+    """A call of CUDA failed; the message says which one and how."""
 
     def __init__(self, message: str, *, memory: bool = False) -> None:
         super().__init__(message)
@@ -30,28 +30,28 @@ class CudaError(Exception):
 
 
 class Cuda:
-    """One device and everything that was made on it."""
+    """One device and everything that was allocated on it."""
 
     def __init__(self, device: int, *, extra: str) -> None:
         self._library = import_library("cuda.bindings.runtime", "running an engine on a GPU", extra=extra)
         self._device = device
-        self._made = contextlib.ExitStack()
-        self.enter()
+        self._allocated = contextlib.ExitStack()
+        self.use_device()
 
-    def enter(self) -> None:
-        """Make the device the one of the calling thread: CUDA keeps that per thread."""
+    def use_device(self) -> None:
+        """Select the device for the calling thread: CUDA keeps that per thread."""
         self._call("cudaSetDevice", self._device)
 
     def close(self) -> None:
-        """Give everything back. What fails on the way has no one left to be told."""
+        """Release everything. Errors are ignored: nobody could act on them."""
         with contextlib.suppress(CudaError):
-            self._made.close()
+            self._allocated.close()
 
     def free_memory(self) -> int:
-        """Return the bytes of device memory that can be had.
+        """Return the bytes of device memory that are free.
 
-        A GPU that shares the machine's memory, as that of a Jetson does, reports as used what the system's file cache
-        would give up at once. There the system's own figure counts.
+        A GPU that shares the machine's memory, like that of a Jetson, counts the system's file cache as used,
+        though the system would free it at once. There the system's own figure counts.
         """
         free, _ = self._call("cudaMemGetInfo")
         integrated = self._call(
@@ -60,10 +60,10 @@ class Cuda:
         return max(int(free), _available_memory()) if integrated else int(free)
 
     def host_array(self, shape: Sequence[int]) -> Vectors:
-        """Return page-locked memory as float32 [*shape], zeros at first: only such memory is copied beside work."""
+        """Return page-locked float32 [*shape] of zeros: only such memory is copied while kernels run."""
         count = int(np.prod(shape, dtype=np.int64))
         pointer = int(self._call("cudaHostAlloc", 4 * count, 0))
-        self._made.callback(self._call, "cudaFreeHost", pointer)
+        self._allocated.callback(self._call, "cudaFreeHost", pointer)
         floats = (ctypes.c_float * count).from_address(pointer)
         array: Vectors = np.frombuffer(memoryview(floats), np.float32).reshape(tuple(shape))
         array[...] = 0
@@ -72,19 +72,19 @@ class Cuda:
     def device_memory(self, size: int) -> int:
         """Return the address of device memory of a size in bytes."""
         pointer = int(self._call("cudaMalloc", max(1, size)))
-        self._made.callback(self._call, "cudaFree", pointer)
+        self._allocated.callback(self._call, "cudaFree", pointer)
         return pointer
 
     def stream(self) -> Untyped:
         """Return a stream that does not wait for the default one."""
         stream = self._call("cudaStreamCreateWithFlags", _STREAM_NON_BLOCKING)
-        self._made.callback(self._call, "cudaStreamDestroy", stream)
+        self._allocated.callback(self._call, "cudaStreamDestroy", stream)
         return stream
 
     def event(self) -> Untyped:
-        """Return an event. A thread that waits for it sleeps: workers share the cores."""
+        """Return an event. A thread that waits for it sleeps, since workers share the cores."""
         event = self._call("cudaEventCreateWithFlags", _EVENT_BLOCKING_SYNC | _EVENT_NO_TIMING)
-        self._made.callback(self._call, "cudaEventDestroy", event)
+        self._allocated.callback(self._call, "cudaEventDestroy", event)
         return event
 
     def upload(self, stream: Untyped, host: Vectors, device: int) -> None:
@@ -98,28 +98,24 @@ class Cuda:
         self._call("cudaMemcpyAsync", host.ctypes.data, device, host.nbytes, kind, stream)
 
     def record(self, event: Untyped, stream: Untyped) -> None:
-        """Let an event happen when a stream has done all that was queued so far."""
+        """Let an event happen when a stream has done all work queued so far."""
         self._call("cudaEventRecord", event, stream)
 
-    def hold(self, stream: Untyped, event: Untyped) -> None:
-        """Let a stream wait for an event before what is queued next."""
+    def stream_wait_event(self, stream: Untyped, event: Untyped) -> None:
+        """Let a stream wait for an event before it does the work queued next."""
         self._call("cudaStreamWaitEvent", stream, event, 0)
 
-    def wait(self, event: Untyped) -> None:
+    def synchronize_event(self, event: Untyped) -> None:
         """Sleep until an event has happened."""
         self._call("cudaEventSynchronize", event)
 
-    def drain(self, *streams: Untyped) -> None:
-        """Sleep until streams have done all that was queued."""
+    def synchronize_streams(self, *streams: Untyped) -> None:
+        """Sleep until streams have done all queued work."""
         for stream in streams:
             self._call("cudaStreamSynchronize", stream)
 
     def _call(self, name: str, *arguments: Untyped) -> Untyped:
-        """Call and return nothing, the one result, or all of them.
-
-        Raises:
-            CudaError: It did not succeed.
-        """
+        """Call a function of CUDA; return its one result, or a list of none or several."""
         code, *results = getattr(self._library, name)(*arguments)
         if int(code) != 0:
             raise self._error(name, code)
@@ -128,7 +124,7 @@ class Cuda:
     def _error(self, name: str, code: Untyped) -> CudaError:
         _, label = self._library.cudaGetErrorName(code)
         _, text = self._library.cudaGetErrorString(code)
-        # Failures that leave the device usable are also kept for the next caller who asks; take this one away.
+        # CUDA also keeps failures that leave the device usable for the next caller who asks; clear this one.
         self._library.cudaGetLastError()
         return CudaError(
             f"{name} failed: {_text(label)} ({int(code)}), {_text(text)}",
@@ -137,7 +133,7 @@ class Cuda:
 
 
 def _available_memory() -> int:
-    """Return what Linux would find for a program that asks, file cache included; nothing where it does not tell."""
+    """Return the bytes that Linux could give to a program, file cache included; 0 if it does not say."""
     try:
         lines = _MEMORY.read_text("ascii").splitlines()
     except OSError:

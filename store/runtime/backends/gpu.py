@@ -1,7 +1,7 @@
-"""The GPUs of this machine, and whether an engine that was compiled for a target runs on one of them.
+"""List the GPUs of this machine, and say which of them run engines for a target.
 
-Used on the ground and on board. Nothing is kept from a look: no context is created and no memory taken, so that the
-library that executes engines finds the device as it was.
+Listing creates no context and takes no memory, so that the library that runs engines finds the device
+untouched.
 """
 
 import functools
@@ -11,24 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 PORTABLE: Final = "portable"
-"""Target of an engine of TensorRT for RTX that was compiled for no GPU in particular."""
+"""Target of an engine of TensorRT for RTX that runs on many GPUs."""
 
 PORTABLE_CAPABILITIES: Final = frozenset({"sm80", "sm86", "sm89", "sm120", "sm121"})
-"""Where portable engines run: what the library lists (1.7), less sm75, for which it compiles only by name."""
+"""GPUs that run portable engines: those that the library lists (1.7), without sm75, which must be named."""
 
 _SUCCESS: Final = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU.
+    """One GPU, such as the model "Orin" with the compute capability "sm87"; memory in bytes.
 
-    Attributes:
-        index: Its place in CUDA's order; engines run on number 0.
-        name: What its maker calls it, such as "NVIDIA L4" or "Orin".
-        capability: Its compute capability, such as "sm89".
-        memory: Bytes of its memory.
-        driver: Greatest CUDA version that the driver offers, such as "12.6".
+    `index` is its number in CUDA, `driver` the greatest CUDA version that the driver supports, such as
+    "12.6".
     """
 
     index: int
@@ -52,13 +48,10 @@ class Gpu:
 
 @functools.cache
 def gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that CUDA shows here, none without its driver or the Python package `cuda-python`.
-
-    Looked at once per process.
-    """
+    """Return the GPUs that CUDA shows here; none without its driver or the Python package `cuda-python`."""
     try:
         cuda: Any = importlib.import_module("cuda.bindings.driver")
-        return tuple(_look(cuda))
+        return tuple(_list_gpus(cuda))
     except Exception:  # noqa: BLE001 - a missing driver shows as one of many errors, an old package as another
         return ()
 
@@ -69,13 +62,13 @@ def first_gpu() -> str:
     return str(found[0]) if found else "no GPU"
 
 
-def covers(backend: str, target: str, gpu: Gpu) -> bool:
-    """Tell whether an engine that a backend compiled for a target runs on a GPU.
+def gpu_runs(backend: str, target: str, gpu: Gpu) -> bool:
+    """Whether a GPU runs an engine that a backend compiled for a target.
 
     Args:
         backend: "tensorrt" or "tensorrt-rtx".
-        target: Of the former "smNN:NAME", one model of GPU. Of the latter "portable", or capabilities with plus signs
-            in between, such as "sm86+sm89".
+        target: For TensorRT "smNN:NAME", one model of GPU. For TensorRT for RTX "portable", or capabilities
+            such as "sm86+sm89".
         gpu: The device.
     """
     if backend == "tensorrt":
@@ -86,24 +79,22 @@ def covers(backend: str, target: str, gpu: Gpu) -> bool:
 
 
 def exact_target(gpu: Gpu) -> str:
-    """Name one model of GPU, the only device on which an engine of TensorRT runs: "sm87:Orin"."""
+    """Return the target of one model of GPU, such as "sm87:Orin"; engines of TensorRT run on no other."""
     return f"{gpu.capability}:{gpu.name}"
 
 
-def _look(cuda: Any) -> list[Gpu]:  # noqa: ANN401 - a module without types
+def _list_gpus(cuda: Any) -> list[Gpu]:  # noqa: ANN401 - a module without types
     _value(cuda.cuInit(0))
     version = int(_value(cuda.cuDriverGetVersion()))
     found = []
-    attribute = cuda.CUdevice_attribute
+    kinds = cuda.CUdevice_attribute
+    capability = (
+        kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+        kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    )
     for index in range(int(_value(cuda.cuDeviceGetCount()))):
         device = _value(cuda.cuDeviceGet(index))
-        major, minor = (
-            int(_value(cuda.cuDeviceGetAttribute(which, device)))
-            for which in (
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
+        major, minor = (int(_value(cuda.cuDeviceGetAttribute(kind, device))) for kind in capability)
         name: bytes = _value(cuda.cuDeviceGetName(128, device))
         found.append(
             Gpu(
@@ -118,11 +109,7 @@ def _look(cuda: Any) -> list[Gpu]:  # noqa: ANN401 - a module without types
 
 
 def _value(answer: Any) -> Any:  # noqa: ANN401 - as above
-    """Take the value out of what a call of the driver gives: its status, then values.
-
-    Raises:
-        RuntimeError: The status is not success.
-    """
+    """Return the value of an answer of the driver, which is a status, then values."""
     status, *values = answer
     if int(status) != _SUCCESS:
         raise RuntimeError(f"CUDA: {status!r}")

@@ -1,4 +1,4 @@
-"""Runs engines of ONNX Runtime: graphs that were optimised ahead of time, on the CPU."""
+"""Run engines of ONNX Runtime on the CPU: graphs that were optimised when they were compiled."""
 
 import os
 from contextlib import suppress
@@ -8,30 +8,19 @@ from typing import Final
 
 import numpy as np
 
-from store.runtime.backends.base import (
-    EngineExpectation,
-    EngineLoadError,
-    EngineRunError,
-    Source,
-    Tensor,
-    Untyped,
-    Vectors,
-    import_library,
-    require_version,
-    sample_shapes,
-)
+from store.runtime.backends import base
 from store.runtime.backends.registry import BACKENDS
 
 TARGET: Final = "cpu"
-"""The only target; every machine has one."""
+"""The only target."""
 
 
 class OnnxRuntimeExecutor:
     """An engine of ONNX Runtime."""
 
-    def __init__(self, source: Source, expected: EngineExpectation) -> None:
+    def __init__(self, source: base.Source, expected: base.EngineExpectation) -> None:
         runtime = onnxruntime("an engine of ONNX Runtime")
-        require_version("onnxruntime", runtime.__version__, expected.version)
+        base.require_version("onnxruntime", runtime.__version__, expected.version)
         try:
             session = runtime.InferenceSession(
                 source if isinstance(source, str) else bytes(source),
@@ -39,32 +28,32 @@ class OnnxRuntimeExecutor:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # the library raises a private class per status code
-            raise EngineLoadError(
+            raise base.EngineLoadError(
                 f"expected an engine that ONNX Runtime can load, found: {error}", hint="c10 verify --full"
             ) from error
-        # ONNX Runtime falls back to another provider with no more than a line in its log.
+        # ONNX Runtime may use another provider, and says so only in its log.
         if session.get_providers()[:1] != ["CPUExecutionProvider"]:
-            raise EngineLoadError(f"expected CPUExecutionProvider, found {session.get_providers()}")
+            raise base.EngineLoadError(f"expected CPUExecutionProvider, found {session.get_providers()}")
         self._session = session
         self._input = expected.input
         self._output = expected.output
-        self.sample_shape, self.dimensions = sample_shapes(
+        self.sample_shape, self.dimensions = base.sample_shapes(
             _tensors(session.get_inputs()),
             _tensors(session.get_outputs()),
             expected,
             float_type="tensor(float)",
         )
 
-    def execute(self, batch: Vectors) -> Vectors:
+    def execute(self, batch: base.Vectors) -> base.Vectors:
         """Run one whole batch.
 
         Raises:
-            EngineRunError: The library failed.
+            base.EngineRunError: The library failed.
         """
         try:
             (result,) = self._session.run([self._output], {self._input: batch})
         except Exception as error:  # the library raises a private class per status code
-            raise EngineRunError(f"ONNX Runtime failed while running: {error}") from error
+            raise base.EngineRunError(f"ONNX Runtime failed while running: {error}") from error
         return np.asarray(result, np.float32)
 
 
@@ -74,14 +63,14 @@ class OnnxRuntime:
     load: Final = OnnxRuntimeExecutor
 
     def version(self) -> str | None:
-        """Return what its package says, whichever of them is installed."""
+        """Return the version of the installed package."""
         for package in BACKENDS["onnxruntime"].packages:
             with suppress(metadata.PackageNotFoundError):
                 return metadata.version(package)
         return None
 
     def runs(self, target: str) -> bool:
-        """Tell whether the target is "cpu"."""
+        """Whether the target is "cpu"."""
         return target == TARGET
 
     def device(self) -> str:
@@ -89,34 +78,31 @@ class OnnxRuntime:
         return f"a device for {TARGET!r}"
 
 
-def _tensors(found: Untyped) -> list[Tensor]:
-    return [Tensor(name=each.name, type=each.type, shape=tuple(each.shape)) for each in found]
+def _tensors(found: base.Untyped) -> list[base.Tensor]:
+    return [base.Tensor(name=each.name, type=each.type, shape=tuple(each.shape)) for each in found]
 
 
-def _session_options(runtime: ModuleType, threads: int) -> Untyped:
+def _session_options(runtime: ModuleType, threads: int) -> base.Untyped:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Several workers share the cores: a thread that spins while it waits takes its neighbour's time.
+    # Workers share the cores: a thread that spins while it waits takes time from the others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The graph was optimised when it was compiled; doing it again here would be work, and hardware specific.
+    # The graph was optimised when it was compiled.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return options
 
 
 SILENCE: Final = "ORT_DISABLE_TELEMETRY"
-"""Looked at when the library is loaded; its own function to the same end comes too late by then."""
+"""The library reads this variable when it is loaded; later is too late to disable telemetry."""
 
 
 def onnxruntime(purpose: str) -> ModuleType:
-    """Return the library.
-
-    Args:
-        purpose: What needs it, for the message.
+    """Import the library; `purpose` says in the error what needs it.
 
     Raises:
         RuntimeUnavailableError: It is not installed, or does not load.
     """
     os.environ.setdefault(SILENCE, "1")
-    return import_library("onnxruntime", purpose)
+    return base.import_library("onnxruntime", purpose)

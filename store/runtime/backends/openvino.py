@@ -1,22 +1,10 @@
-"""Runs engines that OpenVINO exported: imported as they are and not compiled again, on the CPU."""
+"""Run engines that OpenVINO exported, on the CPU, without compiling them again."""
 
 from typing import Final
 
 import numpy as np
 
-from store.runtime.backends.base import (
-    EngineExpectation,
-    EngineLoadError,
-    EngineRunError,
-    ExecutionError,
-    RuntimeUnavailableError,
-    Source,
-    Tensor,
-    Untyped,
-    Vectors,
-    require_version,
-    sample_shapes,
-)
+from store.runtime.backends import base
 from store.runtime.backends.openvino_library import (
     DEVICE,
     PRECISIONS,
@@ -35,21 +23,21 @@ _HINT: Final = "INFERENCE_PRECISION_HINT"
 class OpenVinoExecutor:
     """An engine of OpenVINO.
 
-    The library takes damaged bytes without a word as long as their structure holds, so that the caller's digest is what
-    keeps them away. Sealed memory cannot be lent to it, since it asks for memory that may be written: it gets a copy.
+    The library accepts damaged bytes whose structure holds: only the caller's digest keeps them away. It
+    wants writable memory, so that it gets a copy of sealed memory.
     """
 
-    def __init__(self, source: Source, expected: EngineExpectation) -> None:
-        precision = _known(expected.precision)
-        self._bytes = _opened(source)
+    def __init__(self, source: base.Source, expected: base.EngineExpectation) -> None:
+        precision = _require_known(expected.precision)
+        self._bytes = _open_bytes(source)
         requirements = read_requirements(self._bytes.data)
         openvino = library()
-        require_version("openvino", loaded_version(openvino), expected.version)
-        require_version("openvino", loaded_version(openvino), requirements.version)
+        base.require_version("openvino", loaded_version(openvino), expected.version)
+        base.require_version("openvino", loaded_version(openvino), requirements.version)
         for target in (requirements.target, expected.target or requirements.target):
             _require_target(target)
         if precision == "bf16" and not has_bfloat16(openvino):
-            raise EngineLoadError(
+            raise base.EngineLoadError(
                 "expected a processor that computes in bfloat16, as this engine does, found one that does not",
                 hint='set engine.precision = "fp32" and build the cache again',
             )
@@ -57,12 +45,12 @@ class OpenVinoExecutor:
         try:
             compiled = openvino.Core().import_model(openvino.Tensor(self._bytes), DEVICE, settings)
         except RuntimeError as error:
-            raise EngineLoadError(
+            raise base.EngineLoadError(
                 f"expected an engine that OpenVINO can import, found: {last_line(error)}",
                 hint="c10 verify --full",
             ) from error
         require_precision(compiled, precision)
-        self.sample_shape, self.dimensions = sample_shapes(
+        self.sample_shape, self.dimensions = base.sample_shapes(
             _tensors(compiled.inputs, expected.input),
             _tensors(compiled.outputs, expected.output),
             expected,
@@ -71,18 +59,18 @@ class OpenVinoExecutor:
         self._request = compiled.create_infer_request()
         self._output = expected.output
 
-    def execute(self, batch: Vectors) -> Vectors:
+    def execute(self, batch: base.Vectors) -> base.Vectors:
         """Run one whole batch.
 
         Raises:
-            EngineRunError: The library failed.
+            base.EngineRunError: The library failed.
         """
         try:
             self._request.infer([np.ascontiguousarray(batch)], share_inputs=True, share_outputs=True)
-            # The request's own buffer holds the next result later.
+            # A copy: the next run overwrites the request's own buffer.
             return np.array(self._request.get_tensor(self._output).data, np.float32)
         except RuntimeError as error:
-            raise EngineRunError(f"OpenVINO failed while running: {last_line(error)}") from error
+            raise base.EngineRunError(f"OpenVINO failed while running: {last_line(error)}") from error
 
 
 class OpenVino:
@@ -91,51 +79,51 @@ class OpenVino:
     load: Final = OpenVinoExecutor
 
     def version(self) -> str | None:
-        """Return what its package says."""
+        """Return the version of the installed package."""
         try:
             return library_version()
-        except RuntimeUnavailableError:
+        except base.RuntimeUnavailableError:
             return None
 
     def runs(self, target: str) -> bool:
-        """Tell whether the target is the instruction set of this processor."""
+        """Whether the target is the instruction set of this processor."""
         return target == self.device()
 
     def device(self) -> str:
-        """Return that instruction set as a target."""
+        """Return the target of this processor."""
         try:
             return cpu_target()
-        except ExecutionError:
+        except base.ExecutionError:
             return "no OpenVINO that runs"
 
 
-def require_precision(compiled: Untyped, precision: str) -> None:
-    """Hold the precision that the library chose against the one it was told.
+def require_precision(compiled: base.Untyped, precision: str) -> None:
+    """Require that the library computes in a precision.
 
     Raises:
-        EngineLoadError: It chose another one.
+        base.EngineLoadError: It chose another one.
     """
     found = compiled.get_property(_HINT).get_type_name()
     if found != PRECISIONS[precision]:
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected OpenVINO to compute in {PRECISIONS[precision]}, found {found}",
             hint='set engine.precision = "fp32" and build the cache again',
         )
 
 
 def last_line(error: Exception) -> str:
-    """Return the line of a message of the library that says something: it wraps each in places of its source."""
+    """Return the line of a library message that says what failed; the others name places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next(
         (line for line in reversed(lines) if not line.startswith(("Exception from", "Check "))), repr(error)
     )
 
 
-def _known(precision: str | None) -> str:
+def _require_known(precision: str | None) -> str:
     if precision not in PRECISIONS:
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected the precision {' or '.join(PRECISIONS)} for an engine of OpenVINO, found {precision!r}",
-            hint="name the precision that the manifest names: the engine's bytes do not tell it",
+            hint="name the precision that the manifest names: the engine's bytes do not say it",
         )
     return precision
 
@@ -143,27 +131,27 @@ def _known(precision: str | None) -> str:
 def _require_target(target: str) -> None:
     here = cpu_target()
     if target != here:
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected an engine for {here!r}, this processor, found one for {target!r}",
             hint="build the cache again here",
         )
 
 
-def _opened(source: Source) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _open_bytes(source: base.Source) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     try:
         if isinstance(source, str):
             return np.memmap(source, np.uint8, mode="r")
         return np.frombuffer(source, np.uint8)
     except (OSError, ValueError) as error:
-        raise EngineLoadError(
+        raise base.EngineLoadError(
             f"expected the bytes of an engine, found: {error}", hint="c10 verify --full"
         ) from error
 
 
-def _tensors(ports: Untyped, wanted: str) -> list[Tensor]:
+def _tensors(ports: base.Untyped, wanted: str) -> list[base.Tensor]:
     """Describe inputs or outputs; one tensor may have several names."""
     return [
-        Tensor(
+        base.Tensor(
             name=wanted if wanted in port.get_names() else min(port.get_names(), default=""),
             type=port.get_element_type().get_type_name(),
             shape=tuple(size.get_length() if size.is_static else None for size in port.get_partial_shape()),

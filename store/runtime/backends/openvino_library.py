@@ -1,9 +1,8 @@
-"""What OpenVINO is asked for, and what its exported engines say of themselves.
+"""Import OpenVINO, configure it, and read the requirements in its exported engines.
 
-Two facts shape this module. The library computes in bfloat16 wherever a processor has it, unless it is told otherwise,
-when it compiles a network and again when it imports an engine: nothing in the engine's bytes says in which precision it
-was compiled. And an engine is tied to the instruction set of the processor that compiled it, so that instruction set
-is part of the target.
+Unless it is told otherwise, the library computes in bfloat16 on every processor that has it, both when it
+compiles a network and when it imports an engine; the engine's bytes do not say the precision. An engine runs
+only with the instruction set of the processor that compiled it, so the target names that instruction set.
 """
 
 import functools
@@ -24,7 +23,7 @@ from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
 BACKEND: Final = "openvino"
 DEVICE: Final = "CPU"
 PRECISIONS: Final = {"fp32": "f32", "bf16": "bf16"}
-"""Precision to what the library calls it."""
+"""Precision to the library's name of it."""
 
 _TARGET: Final = "cpu:"
 _MAGIC: Final = b"RR_UPCVO"
@@ -33,7 +32,7 @@ _HEADER: Final = struct.Struct("<8sIQ")
 
 _LONGEST: Final = 4096
 _CAPABILITY: Final = "BF16"
-_REPORTS_USE: Final = "openvino_telemetry"
+_TELEMETRY: Final = "openvino_telemetry"
 _REQUIREMENTS: Final = "RUNTIME_REQUIREMENTS"
 
 
@@ -43,7 +42,7 @@ class Requirements:
 
     Attributes:
         version: Version of OpenVINO, in three parts.
-        instruction_set: What the library calls the processor's, such as "Intel AVX2".
+        instruction_set: The library's name of the processor's instruction set, such as "Intel AVX2".
     """
 
     version: str
@@ -56,25 +55,24 @@ class Requirements:
 
 
 def library() -> ModuleType:
-    """Import OpenVINO, without the package that reports each import of it to its maker.
+    """Import OpenVINO without the package that reports each import to its maker.
 
-    That package writes into the home folder and opens connections, neither of which a flight cache has any business
-    doing; the library goes on without it where it is missing.
+    That package writes into the home folder and opens network connections. The library works without it.
 
     Raises:
         RuntimeUnavailableError: It is not installed, or does not load.
     """
-    with _missing(_REPORTS_USE):
+    with _hidden(_TELEMETRY):
         return import_library("openvino", "an engine of OpenVINO", extra="openvino")
 
 
 @contextmanager
-def _missing(name: str) -> Iterator[None]:
-    """Let a module that nobody has imported yet look as if it were not installed."""
+def _hidden(name: str) -> Iterator[None]:
+    """Hide a module that is not imported yet, as if it were not installed."""
     if name in sys.modules:
         yield
         return
-    # None is how the import system marks a module that must not be found.
+    # None makes the import system find no module of this name.
     sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
@@ -112,7 +110,7 @@ def configuration(precision: str, *, threads: int = 1) -> dict[str, Any]:
 
 
 def numerics(precision: str) -> dict[str, Any]:
-    """Return those settings that may change a result."""
+    """Return the settings that may change a result."""
     return {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "EXECUTION_MODE_HINT": "ACCURACY",
@@ -127,7 +125,7 @@ def cpu_target() -> str:
     """Return the target of engines that this machine compiles and runs, such as "cpu:Intel AVX2".
 
     Raises:
-        RuntimeUnavailableError: OpenVINO is not installed, or too old to tell.
+        RuntimeUnavailableError: OpenVINO is not installed, or too old to say.
     """
     openvino = library()
     opset = importlib.import_module("openvino.opset13")
@@ -138,37 +136,37 @@ def cpu_target() -> str:
         text = str(compiled.get_property(_REQUIREMENTS))
     except RuntimeError as error:
         raise RuntimeUnavailableError(
-            f"expected an OpenVINO that tells which instruction set its engines need, which is 2026.4 or later, found "
+            f"expected an OpenVINO that says which instruction set its engines need, which is 2026.4 or later, found "
             f"{loaded_version(openvino)}",
             hint="pip install 'c10[openvino]'",
         ) from error
-    return _parsed(text).target
+    return _parse_requirements(text).target
 
 
 def has_bfloat16(openvino: ModuleType) -> bool:
-    """Tell whether this processor computes in bfloat16; where it does not, the library computes in float32."""
+    """Whether this processor computes in bfloat16; if not, the library computes in float32."""
     return _CAPABILITY in openvino.Core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
 def read_requirements(data: memoryview) -> Requirements:
-    """Return what an exported engine says of itself in its first bytes.
+    """Return the requirements in the first bytes of an exported engine.
 
     Raises:
-        EngineLoadError: These are no bytes of an exported engine.
+        EngineLoadError: These bytes are no exported engine.
     """
     found = bytes(data[: _HEADER.size + _LONGEST])
     if len(found) >= _HEADER.size:
         magic, _, length = _HEADER.unpack_from(found)
         text = found[_HEADER.size : _HEADER.size + length]
         if magic == _MAGIC and 0 < length <= _LONGEST and len(text) == length and text.isascii():
-            return _parsed(text.decode("ascii"))
+            return _parse_requirements(text.decode("ascii"))
     raise EngineLoadError(
         f"expected an engine that OpenVINO exported, found {len(data)} bytes that do not begin like one",
         hint="c10 verify --full",
     )
 
 
-def _parsed(text: str) -> Requirements:
+def _parse_requirements(text: str) -> Requirements:
     fields = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
     if not {"ov", "isa"} <= fields.keys():
         raise EngineLoadError(

@@ -1,8 +1,8 @@
-"""The engine backends, one row each. Pure.
+"""List the engine backends, one row each. Pure.
 
-Whatever knows the backends reads this table: requests, compiling, executing, the check of the device, `c10 doctor` and
-the workers of Ray. The two halves of a backend are named and not imported, since no machine has every library and the
-aircraft has no compiler.
+Requests, compiling, running, the check of the device, `c10 doctor` and the workers of Ray all read this
+table. It names the two halves of a backend and does not import them, since no machine has every library and
+the aircraft has no compiler.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ class EngineBackend:
     """One backend.
 
     Attributes:
-        name: What requests, manifests and messages call it.
-        compiler: "module:name" of what returns its `pipeline.engines.port.EngineCompiler`.
-        runtime: "module:name" of what returns its `store.runtime.backends.base.BackendRuntime`.
-        packages: Python distributions that bring its library, for `c10 doctor`.
-        on_gpu: Whether its engines run on a GPU: each worker then needs one, and only then do `workspace_mb`, `tf32` and
-            `profile` of a request mean something.
+        name: Its name in requests, manifests and messages.
+        compiler: "module:name" of a callable that returns its `pipeline.engines.port.EngineCompiler`.
+        runtime: "module:name" of a callable that returns its `store.runtime.backends.base.BackendRuntime`.
+        packages: Python distributions that install its library, for `c10 doctor`.
+        on_gpu: Whether its engines run on a GPU. Each worker then needs one; only then do `workspace_mb`,
+            `tf32` and `profile` of a request have a meaning.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""What TensorRT and TensorRT for RTX are called, and which version of them is here: all four parts of it.
+"""Import TensorRT or TensorRT for RTX, and find all four parts of its version.
 
-An engine runs under exactly the version that compiled it, in major, minor, patch and build. Python packages name the
-version in up to four parts, some (those of JetPack among them) in three; the library itself always knows all four.
+An engine runs only under the version that compiled it: major, minor, patch and build. Some Python packages,
+those of JetPack among them, name three parts; the library itself always knows all four.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ def library(backend: str) -> ModuleType:
     try:
         return importlib.import_module(MODULES[backend])
     except Exception as error:
-        # Beside ImportError: a library of its own that does not load is an OSError or a FileNotFoundError.
+        # Not only ImportError: if a shared library does not load, this is an OSError or a FileNotFoundError.
         raise LibraryMissingError(
             f"expected the Python package {MODULES[backend]!r}, found none that loads: {error}"
         ) from error
@@ -48,51 +48,47 @@ def library(backend: str) -> ModuleType:
 
 @functools.cache
 def library_version(backend: str) -> str:
-    """Return the version of the library that is installed, in four parts, without importing it where that suffices.
+    """Return the version of the installed library, in four parts; import it only if the package does not say.
 
     Raises:
         LibraryMissingError: It is not installed, or does not say its version.
     """
     for name in _DISTRIBUTIONS[backend]:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if _is_whole(version):
+        if _is_whole(version := _package_version(name)):
             return version
     return loaded_version(backend)
 
 
 def loaded_version(backend: str) -> str:
-    """Return the version of the library in this process, which is imported: what it says itself, if it can.
+    """Import the library and return its own version, in four parts.
 
     Raises:
         LibraryMissingError: It is not installed, or does not say its version.
     """
     module = library(backend)
-    said = _asked(backend) or str(getattr(module, "__version__", ""))
-    if not _is_whole(said):
+    version = _asked(backend) or str(getattr(module, "__version__", ""))
+    if not _is_whole(version):
         raise LibraryMissingError(
-            f"expected the library of {backend} to tell its version in four parts, found {said!r}"
+            f"expected the library of {backend} to say its version in four parts, found {version!r}"
         )
-    return said
+    return version
 
 
 def cuda_major(backend: str) -> int | None:
-    """Return the major version of CUDA that the installed library was built for, as far as its package tells."""
+    """Return the major version of CUDA in the name of the installed package, None without one."""
     for name in _DISTRIBUTIONS[backend]:
         _, mark, rest = name.partition("-cu")
-        if mark and _is_installed(name):
+        if mark and _package_version(name):
             return int(rest.partition("-")[0])
     return None
 
 
 def engine_version(data: bytes | bytearray | memoryview) -> str | None:
-    """Return the version that an engine's first bytes name, nothing if they are not those of an engine.
+    """Return the version in an engine's first bytes, None if they do not begin like an engine.
 
-    Not documented by the maker, but stable since version 8 (NVIDIA/TensorRT#3073): the file begins with a letter and
-    "trt", bytes 24 to 27 hold major, minor, patch and build, each modulo 256. A hint that spares a bad load, never a
-    proof.
+    NVIDIA does not document them, but they are stable since version 8 (NVIDIA/TensorRT#3073): the file begins
+    with a letter and "trt", bytes 24 to 27 hold major, minor, patch and build, each modulo 256. This avoids
+    bad loads and proves nothing.
     """
     head = bytes(data[: _HEADER.stop])
     if len(head) < _HEADER.stop or head[1:4] != _MAGIC:
@@ -101,12 +97,12 @@ def engine_version(data: bytes | bytearray | memoryview) -> str | None:
 
 
 def same_version(stamped: str, version: str) -> bool:
-    """Tell whether the version in an engine's header stands for a whole version."""
+    """Whether the version in an engine's header, each part modulo 256, is that of a whole version."""
     return stamped == ".".join(str(int(part) % 256) for part in version.split("."))
 
 
 def _asked(backend: str) -> str | None:
-    """Ask the shared library that the module has loaded; it says what no package can get wrong."""
+    """Ask the loaded shared library, which knows its version better than any package."""
     path = _mapped(_LIBRARIES[backend])
     if path is None:
         return None
@@ -139,9 +135,8 @@ def _is_whole(version: str) -> bool:
     return len(parts) == _PARTS and all(part.isascii() and part.isdigit() for part in parts)
 
 
-def _is_installed(name: str) -> bool:
+def _package_version(name: str) -> str:
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return ""

@@ -95,7 +95,7 @@ class Cache:
                     self.sound[path] = (self.root / path).read_bytes()
                     self.strata.setdefault(stratum, []).append(path)
 
-    def mend(self, damaged):
+    def fix(self, damaged):
         for path in damaged.touched:
             at = self.root / path
             if at.is_dir() and not at.is_symlink():

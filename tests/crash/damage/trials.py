@@ -102,7 +102,7 @@ def trial(known, stratum, dice):
         raise AssertionError(f"{stratum}, {damaged.kind} of {damaged.touched}: {error}") from error
     finally:
         signal.alarm(0)
-        known.cache.mend(damaged)
+        known.cache.fix(damaged)
     return {"stratum": stratum, "kind": damaged.kind, "ground": ground, "air": air}
 
 
@@ -124,7 +124,7 @@ def on_the_ground(known, changed):
         assert (view.head, view.state.generations) == (known.head, known.state.generations), "another history"
         return "unchanged"
     for problem in found.problems:
-        assert problem.mend, f"no way out is told: {problem}"
+        assert problem.fix, f"no way out is told: {problem}"
     # The blocks that a broken table lists were not looked at, and the result says so.
     partly = any("were not looked at" in note for note in found.notes)
     for path in changed:

@@ -35,7 +35,10 @@ from store.formats import descriptor_block
 from store.formats.tables import decode_blocks, decode_tiles
 from store.manifest.manifest import parse
 from store.testing import FakeClock
-from store.transfer import bundle, import_bundle
+from store.transfer import import_bundle
+from store.transfer.bundle import read_bundle
+from store.transfer.bundle_format import write_bundle
+from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from tests.crash.fuzz.mutation import mutated, regrown, reworded
 from tests.crash.powercut.writer import play, scenario
@@ -285,8 +288,8 @@ def bundles(folder):
 
     def feed(data):
         path.write_bytes(data)
-        found = bundle.read(path)
-        with bundle.opened(path) as reader:
+        found = read_bundle(path)
+        with open_bundle(path) as reader:
             assert tuple(reader.entries()) == found.entries
             for ref in reader.artifacts():
                 content = b"".join(reader.pieces(ref))
@@ -310,8 +313,8 @@ def imports(folder):
     import_bundle._append = lambda _, history, *__, **___: history.state
     export(layout, Path(folder) / "a.bundle")
     seeds = [(Path(folder) / "a.bundle").read_bytes()]
-    right = bundle.read(Path(folder) / "a.bundle")
-    with bundle.opened(Path(folder) / "a.bundle") as reader:
+    right = read_bundle(Path(folder) / "a.bundle")
+    with open_bundle(Path(folder) / "a.bundle") as reader:
         list(reader.entries())
         contents = [(ref, [b"".join(reader.pieces(ref))]) for ref in reader.artifacts()]
 
@@ -335,7 +338,7 @@ def imports(folder):
             chain = link(chain, raw)
             entries.append(Entry(seq=seq, chain=chain, raw=raw))
         header = replace(right.header, records=len(entries), chain=chain.hex())
-        bundle.write(parts.append, header, entries, contents)
+        write_bundle(parts.append, header, entries, contents)
         return b"".join(parts)
 
     return Target(seeds, feed, (StoreError, JournalError), change)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from journal import Journal
-from journal.lock import held
+from journal.lock import lock_holder
 from store.cache.view import HistoryView, open_view, read_history
 from store.disk.artifacts import Artifacts
 from store.disk.layout import KNOWN_ENTRIES, Layout
@@ -104,7 +104,7 @@ class Judge:
         return self.problems
 
     def _locks(self) -> None:
-        assert held(self.layout.build_lock) is None, "the build lock is held by nobody alive"
+        assert lock_holder(self.layout.build_lock) is None, "the build lock is held by nobody alive"
         for path in (self.layout.build_lock, self.layout.artifacts_lock):
             if path.exists():
                 fd = os.open(path, os.O_RDWR)
@@ -250,7 +250,7 @@ class Judge:
         assert not alone, f"left without its manifest: {sorted(alone)}"
         found = walk(Artifacts(self.layout), {}, referenced=referenced_by(state), full=False, threads=1)
         assert not found.unreferenced, f"{len(found.unreferenced)} unreferenced artifacts after a collection"
-        assert not found.strangers
+        assert not found.foreign_files
 
     def _nothing_twice(self, view: HistoryView, earlier: State) -> None:
         """What the journal held is not made again."""

@@ -322,7 +322,7 @@ def build_heavy(bench: Bench, flight: str) -> None:
     change_tiles(site)
     provisioner = site.provisioner()
     request = site.request(flight_id=flight)
-    inputs = provisioner._gather(request)
+    inputs = provisioner._resolve(request)
     wanted = {tile.sha256 for tile in inputs.selection.tiles}
     missing = wanted - (site.held_digests(inputs.space) if bench.layout.journal.exists() else set())
     report = provisioner.build_cache_artifacts(request)

@@ -129,11 +129,11 @@ def lagging_head(bench: Bench) -> None:
 def plain_birth(_: Bench) -> None:
     """Make a new journal under its name."""
 
-    def give_birth(path: Path, records: Any, *, projections: Any, **_: Any) -> Any:
+    def create_journal(path: Path, records: Any, *, projections: Any, **_: Any) -> Any:
         raws = [create.encode(record) for record in records]
         return create._build(path, raws, projections, create.MAP_BYTES) if raws else EMPTY
 
-    create.give_birth = log.give_birth = give_birth  # type: ignore[attr-defined, assignment]
+    create.create_journal = log.create_journal = create_journal  # type: ignore[attr-defined, assignment]
 
 
 def manifest_first(_: Bench) -> None:

@@ -67,7 +67,7 @@ def plain_birth():
     def build_in_place(path, records, *, scratch, projections, map_bytes=create.MAP_BYTES, **_):
         return create._build(path, [create.encode(record) for record in records], projections, map_bytes)
 
-    log.give_birth = build_in_place
+    log.create_journal = build_in_place
 
 
 def in_place():

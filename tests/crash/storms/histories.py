@@ -26,7 +26,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal import JournalError
-from journal.lock import BuildLock, held
+from journal.lock import BuildLock, lock_holder
 from store.cache.optimistic_append import accept
 from store.cache.projections import signers_of
 from store.cache.view import open_view
@@ -184,7 +184,7 @@ def operate(name, top, dice):
 def check(top, name, before, said, *, thorough):
     """Hold the cache against the model before the operation; returns the model after it."""
     layout = Layout(top / "cache")
-    assert held(layout.build_lock) is None, "a lock is stale"
+    assert lock_holder(layout.build_lock) is None, "a lock is stale"
     if not layout.exists():
         assert not before.shown, "the cache is gone"
         assert said in {"killed", "refused no-cache"}, f"no cache after: {said}"

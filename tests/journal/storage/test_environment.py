@@ -10,8 +10,8 @@ from journal import Journal, JournalDamagedError, JournalFilesystemError
 from journal import log as log_module
 from journal.errors import JournalMisuseError, JournalPermissionError
 from journal.storage.environment import open_environment
-from journal.storage.filesystem import filesystem_type, judge_filesystem
-from journal.storage.meta_pages import gate
+from journal.storage.filesystem import filesystem_type, require_supported_filesystem
+from journal.storage.meta_pages import read_meta_pages
 from journal.testing import made_up
 
 ROOT = Path(__file__).parents[3]
@@ -34,24 +34,24 @@ def patched(path, at, data):
 
 
 def test_sound_file_passes(path):
-    found = gate(path)
+    found = read_meta_pages(path)
     assert found.page_bytes == os.sysconf("SC_PAGE_SIZE")
     assert abs(found.transactions[0] - found.transactions[1]) == 1
     assert found.inode == path.stat().st_ino
 
 
 def test_commits_change_the_transactions(path):
-    before = gate(path).transactions
+    before = read_meta_pages(path).transactions
     with Journal.open(path) as journal:
         journal.append([made_up(1)])
-    assert gate(path).transactions != before
+    assert read_meta_pages(path).transactions != before
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 4095, 4096, 4216, 8191])
 def test_file_without_two_pages_is_refused(path, size):
     os.truncate(path, size)
     with pytest.raises(JournalDamagedError, match="meta pages"):
-        gate(path)
+        read_meta_pages(path)
     with pytest.raises(JournalDamagedError):
         Journal.open(path)
 
@@ -73,7 +73,7 @@ def test_file_without_two_pages_is_refused(path, size):
 def test_damaged_meta_page_is_refused(path, at, data):
     patched(path, at, data)
     with pytest.raises(JournalDamagedError, match="meta page"):
-        gate(path)
+        read_meta_pages(path)
 
 
 @pytest.mark.parametrize(
@@ -179,19 +179,19 @@ def test_a_file_that_lost_its_name_is_not_written_to(path, take_away, found):
 
 @pytest.mark.parametrize("number", [0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630])
 def test_local_file_systems_are_allowed(tmp_path, number):
-    judge_filesystem(number, tmp_path, allow_unknown=False)
+    require_supported_filesystem(number, tmp_path, allow_unknown=False)
 
 
 @pytest.mark.parametrize("number", [0x6969, 0xFF534D42, 0xFE534D42, 0x01021997])
 def test_remote_file_systems_are_refused_in_any_case(tmp_path, number):
     with pytest.raises(JournalFilesystemError, match="remote"):
-        judge_filesystem(number, tmp_path, allow_unknown=True)
+        require_supported_filesystem(number, tmp_path, allow_unknown=True)
 
 
 def test_unknown_file_systems_need_a_setting(tmp_path):
     with pytest.raises(JournalFilesystemError, match="0xABC"):
-        judge_filesystem(0xABC, tmp_path, allow_unknown=False)
-    judge_filesystem(0xABC, tmp_path, allow_unknown=True)
+        require_supported_filesystem(0xABC, tmp_path, allow_unknown=False)
+    require_supported_filesystem(0xABC, tmp_path, allow_unknown=True)
 
 
 def test_file_system_is_asked_for(tmp_path):
@@ -211,4 +211,4 @@ def test_journal_refuses_and_accepts_unknown_file_systems(path, monkeypatch):
 def test_unreadable_file(path):
     path.chmod(0)
     with pytest.raises(JournalPermissionError):
-        gate(path)
+        read_meta_pages(path)

@@ -11,7 +11,7 @@ from journal import (
 )
 from journal.errors import JournalIOError, JournalPermissionError
 from journal.storage import error_mapping as foreign_module
-from journal.storage.error_mapping import meaning_of, translated
+from journal.storage.error_mapping import to_journal_error, translating_errors
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def coded(code):
     ],
 )
 def test_foreign_errors_become_ours(path, foreign, expected, disk):
-    error, was_disk = meaning_of(foreign, path, "testing")
+    error, was_disk = to_journal_error(foreign, path, "testing")
     assert type(error) is expected
     assert was_disk is disk
     assert str(path) in error.message
@@ -53,27 +53,27 @@ def test_foreign_errors_become_ours(path, foreign, expected, disk):
 
 def test_every_error_of_lmdb_is_translated(path):
     for kind in lmdb.Error.__subclasses__():
-        error, _ = meaning_of(kind("x"), path, "testing")
+        error, _ = to_journal_error(kind("x"), path, "testing")
         assert error.message
 
 
 def test_write_cut_short_on_a_full_disk_is_no_io_error(path, monkeypatch):
     monkeypatch.setattr(foreign_module, "_NEARLY_FULL_BYTES", 1 << 80)
-    error, _ = meaning_of(coded(errno.EIO), path, "testing")
+    error, _ = to_journal_error(coded(errno.EIO), path, "testing")
     assert type(error) is JournalFullError
 
 
 def test_without_its_folder_a_file_system_is_not_called_full(tmp_path):
-    error, was_disk = meaning_of(coded(errno.EIO), tmp_path / "none" / "journal.mdb", "testing")
+    error, was_disk = to_journal_error(coded(errno.EIO), tmp_path / "none" / "journal.mdb", "testing")
     assert (type(error), was_disk) == (JournalIOError, True)
 
 
 def test_only_foreign_errors_are_translated(path):
     with (
         pytest.raises(JournalPermissionError, match="trying failed") as raised,
-        translated(path, "trying"),
+        translating_errors(path, "trying"),
     ):
         raise PermissionError(errno.EACCES, "no")
     assert isinstance(raised.value.__cause__, PermissionError)
-    with pytest.raises(ValueError, match="ours"), translated(path, "trying"):
+    with pytest.raises(ValueError, match="ours"), translating_errors(path, "trying"):
         raise ValueError("ours")

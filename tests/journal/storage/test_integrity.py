@@ -8,8 +8,8 @@ from journal.errors import JournalIOError
 from journal.safe_reader import snapshot
 from journal.storage import integrity
 from journal.storage.environment import open_environment
-from journal.storage.integrity import Quiet, check_quiet, require_sound
-from journal.storage.meta_pages import gate
+from journal.storage.integrity import Quietness, check_structure_when_quiet, require_sound
+from journal.storage.meta_pages import read_meta_pages
 from journal.testing import made_up
 
 LAST_PAGE = 16 + 24 + 2 * 48
@@ -25,23 +25,23 @@ def path(tmp_path):
 
 
 def test_sound_file_is_healthy(path):
-    assert check_quiet(path) == integrity.Check(outcome=Quiet.HEALTHY)
-    assert require_sound(path) is Quiet.HEALTHY
+    assert check_structure_when_quiet(path) == integrity.Check(outcome=Quietness.HEALTHY)
+    assert require_sound(path) is Quietness.HEALTHY
 
 
 @pytest.mark.parametrize("last_page", [1 << 62, (1 << 64) - 1, 1 << 40, 100_000])
 def test_meta_page_that_claims_too_much_is_damage(path, last_page):
-    newest = max(range(2), key=lambda page: gate(path).transactions[page])
+    newest = max(range(2), key=lambda page: read_meta_pages(path).transactions[page])
     with path.open("r+b") as file:
         file.seek(newest * 4096 + LAST_PAGE)
         file.write(struct.pack("=Q", last_page))
     if last_page > 1 << 21:
         with pytest.raises(JournalDamagedError, match="last page"):
-            gate(path)
+            read_meta_pages(path)
         with pytest.raises(JournalDamagedError, match="last page"):
             snapshot(path, foreign=True)
     else:
-        assert check_quiet(path).outcome is Quiet.DAMAGED
+        assert check_structure_when_quiet(path).outcome is Quietness.DAMAGED
     with pytest.raises(JournalDamagedError):
         Journal.open(path)
 
@@ -49,13 +49,13 @@ def test_meta_page_that_claims_too_much_is_damage(path, last_page):
 def test_truncated_file_is_damage(path):
     for pages in (3, 8, path.stat().st_size // 4096 // 2):
         os.truncate(path, path.stat().st_size - pages * 4096)
-        assert check_quiet(path).outcome is Quiet.DAMAGED
+        assert check_structure_when_quiet(path).outcome is Quietness.DAMAGED
         with pytest.raises(JournalDamagedError, match="problems found, first"):
             Journal.open(path, readonly=True)
 
 
 def test_missing_file(tmp_path):
-    for use in (gate, check_quiet):
+    for use in (read_meta_pages, check_structure_when_quiet):
         with pytest.raises(JournalMissingError):
             use(tmp_path / "none")
         with pytest.raises(JournalMissingError):
@@ -70,7 +70,7 @@ def test_writer_that_never_rests_makes_the_check_undecided(path, monkeypatch):
 
     environment = open_environment(path, readonly=False)
     monkeypatch.setattr(integrity, "_structure", commit_meanwhile)
-    assert check_quiet(path).outcome is Quiet.BUSY
+    assert check_structure_when_quiet(path).outcome is Quietness.BUSY
     environment.close()
 
 
@@ -87,7 +87,7 @@ def test_one_retry_is_enough_when_the_writer_rests(path, monkeypatch):
 
     environment = open_environment(path, readonly=False)
     monkeypatch.setattr(integrity, "_structure", commit_once)
-    assert check_quiet(path).outcome is Quiet.HEALTHY
+    assert check_structure_when_quiet(path).outcome is Quietness.HEALTHY
     assert len(calls) == 2
     environment.close()
 
@@ -97,7 +97,7 @@ def test_checker_that_falls_over_is_a_finding(path, monkeypatch):
         raise IndexError("out of range")
 
     monkeypatch.setattr(integrity.verify, "verify", fall)
-    assert check_quiet(path).problems == ("IndexError: out of range",)
+    assert check_structure_when_quiet(path).problems == ("IndexError: out of range",)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
@@ -107,4 +107,4 @@ def test_checker_that_lacks_memory_or_files_says_nothing_about_the_file(path, mo
 
     monkeypatch.setattr(integrity.verify, "verify", fall)
     with pytest.raises(JournalIOError, match="could not be checked"):
-        check_quiet(path)
+        check_structure_when_quiet(path)

@@ -1,4 +1,4 @@
-"""Artifacts that are damaged between builds, and caches that are not what they were."""
+"""Artifacts and caches that are damaged between builds."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def ref_of(site, role):
 
 
 def work_of(role):
-    """Calls that making an artifact again costs."""
+    """The calls that making an artifact again takes."""
     return {"engine": ["compile place"], "index": ["index"], "block": ["embed", "window 0"]}.get(role, [])
 
 
@@ -41,12 +41,12 @@ def flip(path):
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_flipped_byte_is_mended_by_the_step_that_made_it(site, role):
+def test_a_flipped_byte_is_repaired_by_the_step_that_made_it(site, role):
     first = site.build()
     ref = ref_of(site, role)
     evidence = flip(site.artifact(ref))
     site.calls.made.clear()
-    # Quick verification looks at names and sizes; a block table that it reads is the exception.
+    # Quick verification checks names and sizes only, except for a block table, which it reads.
     warm = site.build()
     assert (warm.outcome is BuildOutcome.REUSED) is (role != "block table")
     report = site.build(flight_id="f2")
@@ -69,7 +69,7 @@ def test_a_flipped_byte_is_mended_by_the_step_that_made_it(site, role):
 
 @pytest.mark.parametrize("harm", ["deleted", "truncated", "link"])
 @pytest.mark.parametrize("role", ROLES)
-def test_a_warm_run_sees_what_is_missing_or_short_and_makes_it_again(site, role, harm):
+def test_a_run_finds_what_is_missing_or_short_and_makes_it_again(site, role, harm):
     first = site.build()
     path = site.artifact(ref_of(site, role))
     whole = path.read_bytes()
@@ -119,7 +119,7 @@ def test_a_recompiled_engine_of_other_bytes_keeps_the_blocks_if_it_gives_the_sam
     assert len(site.events(EngineCompiled)) == 2
 
 
-def test_a_missing_projection_is_healed_and_counted(site):
+def test_a_missing_projection_is_repaired_and_counted(site):
     site.build()
     manifest = site.layout.manifests / "00000001.json"
     segment = site.layout.segments / "00000001.events"
@@ -172,7 +172,7 @@ def test_a_journal_that_lost_its_newest_records_is_refused(site):
     assert tree(site.cache) == before
 
 
-def test_a_journal_that_is_gone_is_not_begun_anew(site):
+def test_a_missing_journal_is_not_created_again(site):
     site.build()
     site.layout.journal.unlink()
     with pytest.raises(DamagedHistoryError):
@@ -183,7 +183,7 @@ def test_a_journal_that_is_gone_is_not_begun_anew(site):
 @pytest.mark.parametrize(
     "folders", [(), ("artifacts",), ("artifacts", "manifests", "segments", "quarantine", "tmp")]
 )
-def test_folders_of_a_cache_that_was_never_born_are_no_obstacle(site, folders):
+def test_folders_of_a_cache_without_a_journal_are_no_obstacle(site, folders):
     for name in folders:
         (site.cache / name).mkdir(parents=True)
     assert site.provisioner().plan(site.request()).decision == "build"

@@ -109,7 +109,7 @@ def test_an_engine_whose_maker_did_not_come_to_its_check_is_checked(site):
     engines(site)
     state = site.state()
     (known,) = state.step_cache.engines.values()
-    # Recorded once more by somebody who died before the check: the pass of the same bytes stands.
+    # Recorded again by a process that died before the check: the pass of the same bytes still counts.
     assert state.step_cache.has_passed("engine", known.key, known.artifact.sha256)
     other = replace(known, artifact=Artifacts(site.layout).put(tiny_network() + b"2\x00"))
     from store.cache.optimistic_append import open_for_append
@@ -165,7 +165,7 @@ def beside(site, edition=""):
 
 @pytest.mark.parametrize("moment", ["compile place", "embed", "index"])
 def test_an_engine_run_beside_a_build_harms_neither(site, moment):
-    """At the same network, by a compiler that does not give the same bytes twice."""
+    """Two runs compile the same network, with a compiler that gives other bytes each time."""
     found = []
     site.calls.faults[moment] = lambda: found.append(beside(site, "other"))
     report = site.provisioner().build_cache_artifacts(site.request())
@@ -188,7 +188,7 @@ def test_of_two_that_compile_the_same_the_first_stands(site):
 
 
 def test_an_engine_outlives_a_collection_between_its_compile_and_its_record(site):
-    """Its bytes reach the cache only under the lock that keeps collection away, and its record is under it too."""
+    """Its bytes and its record are written under the lock that excludes garbage collection."""
     site.provisioner().build_cache_artifacts(site.request())
     site.write("net.onnx", tiny_network(seed=3))
     put, seen = Artifacts.put, []

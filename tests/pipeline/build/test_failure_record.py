@@ -1,4 +1,4 @@
-"""What a failure records of its inputs, so that it can be looked into elsewhere."""
+"""The inputs that a failure records, so that it can be investigated elsewhere."""
 
 from hashlib import sha256
 
@@ -18,7 +18,7 @@ from store.domain.events import BuildDenied, BuildFailed, StepStarted
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
 from store.formats import tile_pack
-from store.maintenance.collect_garbage import rehearse
+from store.maintenance.collect_garbage import preview
 from store.policy.retention import KeepPolicy
 from store.verify.coverage import referenced_by
 from tests.small_builds import ZOOM, Site, picture, spread, tiny_network
@@ -89,7 +89,7 @@ class Dying:
         yield
 
 
-def test_a_window_in_which_a_worker_died_is_kept_whole(real_site):
+def test_a_window_in_which_a_worker_died_is_stored_whole(real_site):
     tiles = spread()
     real_site.write_tiles(tiles)
     batcher = Dying()
@@ -123,7 +123,7 @@ def test_too_little_of_an_area_leaves_its_map(site):
     assert len(document["holes"]) > 1
 
 
-def test_strangers_are_listed(site):
+def test_foreign_files_are_listed(site):
     site.build()
     for number in range(3):
         (site.layout.artifacts / "00" / f"notes{number}.txt").write_text("hello")
@@ -165,9 +165,9 @@ def test_what_is_attached_is_referenced_and_kept_while_its_failure_is_young(real
     for flight in ("f2", "f3"):
         assert real_site.build(flight_id=flight).outcome is BuildOutcome.BUILT
     assert digest in referenced_by(real_site.state())
-    removals = {each.sha256 for each in rehearse(real_site.layout, KeepPolicy(keep=1)).decision.removals}
+    removals = {each.sha256 for each in preview(real_site.layout, KeepPolicy(keep=1)).decision.removals}
     assert digest in removals
-    assert digest not in {each.sha256 for each in rehearse(real_site.layout, KeepPolicy()).decision.removals}
+    assert digest not in {each.sha256 for each in preview(real_site.layout, KeepPolicy()).decision.removals}
 
 
 def test_a_run_that_met_a_held_lock_leaves_one_word(site):

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, the head stays, and the journal says what it was."""
+"""Whatever fails, the head stays and the journal records the failure."""
 
 from hashlib import sha256
 
@@ -68,7 +68,7 @@ def lost_engine(site):
 
 
 def cut_block(site):
-    """Return what cuts the last block of the head short."""
+    """Return a fault that truncates the last block of the head."""
     path = site.artifact([event.block for event in site.blocks().values()][-1])
 
     def cut():
@@ -104,7 +104,7 @@ def mixed(*plants):
 
 
 FAILURES = {
-    # name: what is planted, options of the request, step, kind, subject, a word of the message
+    # name: the fault, options of the request, step, kind, subject, part of the message
     "compiler raises": (
         mixed(network_changes, fault("compile place", lambda: CompileError("expected A, found B", hint="C"))),
         {},
@@ -232,7 +232,7 @@ HARMED_FROM_OUTSIDE = {
     "block is cut before the index",
     "block is cut before the walk",
 }
-"""What is damaged here belongs to the head."""
+"""Faults that damage an artifact of the head."""
 
 
 @pytest.mark.parametrize("name", sorted(FAILURES.keys() - HARMED_FROM_OUTSIDE))
@@ -327,14 +327,14 @@ def test_interrupts_are_recorded_and_passed_on(site, call, error):
 
 
 def test_failed_step_is_named_even_when_events_were_put_off(site):
-    # Events of finished cells wait for company; an error must not lose the order of those that were written.
+    # Events of finished cells are deferred; an error must keep the order of the written ones.
     site.calls.faults["index"] = raising(RuntimeError("late"))
     site.build()
     assert site.state().builds[1].cells_embedded == 16
     assert site.state().builds[1].failure.step == "index"
 
 
-def test_strangers_are_recorded_but_no_obstacle_unless_strict(site):
+def test_foreign_files_are_recorded_but_no_obstacle_unless_strict(site):
     site.build()
     (site.layout.artifacts / "00" / "notes.txt").write_text("hello")
     report = site.provisioner(coverage_strict=False).build_cache_artifacts(site.request(flight_id="f2"))
@@ -388,7 +388,7 @@ def test_an_engine_that_passed_for_less_is_checked_again_when_more_is_asked_for(
         (0.95, BuildOutcome.FAILED, 0),
         (0.8, BuildOutcome.BUILT, 1),
     ):
-        report = site.build(checks=CheckOptions(parity=least, recall=0.25), again=True)
+        report = site.build(checks=CheckOptions(parity=least, recall=0.25), force=True)
         assert (report.outcome, report.engines_compiled) == (outcome, compiled), least
     assert "below 0.95" in site.events(BuildFailed)[-1].message
 
@@ -404,7 +404,7 @@ def test_an_index_that_passed_for_less_is_checked_again_when_more_is_asked_for(s
     monkeypatch.setattr(checks, "_samples", half_strange)
     wanted = (0.25, BuildOutcome.BUILT), (0.4, BuildOutcome.BUILT), (0.9, BuildOutcome.FAILED)
     for least, outcome in wanted:
-        assert site.build(checks=CheckOptions(recall=least), again=True).outcome is outcome, least
+        assert site.build(checks=CheckOptions(recall=least), force=True).outcome is outcome, least
     assert "below 0.9" in site.events(BuildFailed)[-1].message
     assert [event.check for event in site.events(CheckPassed)] == ["engine", "index"]
 

@@ -1,4 +1,4 @@
-"""Random histories of requests: what is embedded is what no block has, and the plan knows it before."""
+"""Random histories of requests: a build embeds exactly what no block has, and the plan predicts it."""
 
 import shutil
 import tempfile
@@ -15,7 +15,7 @@ from store.formats import descriptor_block
 from tests.small_builds import WEST, WORLD, ZOOM, FakeSite, tiny_network
 
 HISTORIES = 12
-"""Histories in an ordinary run; a soak is 300."""
+"""Number of histories in an ordinary run; a long run takes 300."""
 
 PLACES = [(ZOOM, x, y) for x, y in ((0, 0), (1, 0), (16, 0), (40, 40), (41, 40))]
 CONTENTS = [b"water", b"wood", b"town"]
@@ -34,7 +34,7 @@ ACTIONS = st.one_of(
 
 
 class Model:
-    """The blocks that exist: per vector space and cell, every set of tiles that was put together."""
+    """The existing blocks: for each vector space and cell, every set of tiles that was assembled."""
 
     def __init__(self):
         self.blocks = set()
@@ -44,7 +44,7 @@ class Model:
         return {digest for of, _, tiles in self.blocks if of == space for _, digest in tiles}
 
     def build(self, space, tiles):
-        """Take in a build; returns how many digests it must embed."""
+        """Add a build; return how many digests it must embed."""
         wanted = {}
         for (z, x, y), content in tiles.items():
             cell = wanted.setdefault((z, x >> 4, y >> 4), set())
@@ -52,14 +52,14 @@ class Model:
         asked = {(space, cell, frozenset(found)) for cell, found in wanted.items()}
         stale = asked - self.blocks
         needed = {digest for _, _, found in stale for _, digest in found} - self.rows(space)
-        # The same file again, in whatever space: whoever had lost it has it back.
+        # The same file again, in any space, so it is restored for every space that had lost it.
         made = {block[1:] for block in stale}
         self.blocks |= stale | {block for block in self.lost if block[1:] in made}
         self.lost -= self.blocks
         return len(needed)
 
     def lose(self, cell, tiles):
-        """A file is gone. The fake's vectors hang on the tiles alone, so that all spaces share it."""
+        """Remove a file. All spaces share it, since the fake's vectors depend on the tiles alone."""
         gone = {block for block in self.blocks if block[1:] == (cell, tiles)}
         self.blocks -= gone
         self.lost |= gone

@@ -1,4 +1,4 @@
-"""What a build does and does not do again, counted with fakes."""
+"""Which steps a build repeats and which it reuses, counted with fakes."""
 
 import dataclasses
 from datetime import date, timedelta
@@ -46,13 +46,13 @@ def test_a_first_build_does_everything_once(site):
     assert site.calls.made == ["compile place", "embed", "window 0", "index"]
     assert parse(site.head_bytes()).envelope.generation == 1
     assert [step for step, *_ in site.progress.steps] == ["compile place", "embed", "index", "verify"]
-    for step, total, done, note in site.progress.steps:
-        assert note is not None, step
+    for step, total, done, record_denied in site.progress.steps:
+        assert record_denied is not None, step
         assert total in {None, done}, step
 
 
 def test_writes_are_the_files_and_the_transactions_that_there_are(site, monkeypatch):
-    """Birth and reserve among them; folders and lock files are none."""
+    """The new journal and the disk reserve count; folders and lock files do not."""
     transactions, append_on = [], EventStore.append_on
     monkeypatch.setattr(
         EventStore,
@@ -79,7 +79,7 @@ def test_writes_are_the_files_and_the_transactions_that_there_are(site, monkeypa
 
 
 def test_capture_dates_enter_the_tile_table_and_not_the_identity(site):
-    """What enters is the set of tiles that was selected: docs/decisions/0002."""
+    """The identity contains the set of selected tiles: docs/decisions/0002."""
 
     def build(day, **fields):
         options = {"captured": day, "as_of": date(2026, 3, 1), **fields.pop("tiles", {})}
@@ -105,7 +105,7 @@ def test_capture_dates_enter_the_tile_table_and_not_the_identity(site):
     assert refused.outcome is BuildOutcome.FAILED, "dates that change the selection change what is built"
 
 
-def test_a_warm_run_calls_nobody_and_writes_nothing(site):
+def test_an_up_to_date_run_calls_no_port_and_writes_nothing(site):
     first = site.build()
     site.calls.made.clear()
     before = tree(site.cache)

@@ -29,7 +29,7 @@ def built(real_site):
 
 
 def children():
-    """Processes whose parent this one is."""
+    """Return the child processes of this one."""
     found = set()
     for path in Path("/proc/self/task").glob("*/children"):
         found.update(path.read_text().split())
@@ -71,7 +71,7 @@ def test_the_same_tiles_are_the_same_set_in_every_kind_of_archive(tmp_path, arch
     assert len(set(found.values())) == 1
 
 
-def test_a_moved_site_is_warm(built, tmp_path):
+def test_a_moved_site_is_up_to_date(built, tmp_path):
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("cache", "tiles", "net.onnx", "camera.json"):
@@ -105,7 +105,7 @@ def test_a_recompiled_engine_of_the_same_vectors_keeps_the_blocks(built):
 
 
 def test_other_bytes_of_the_same_engine_are_held_against_the_vectors(built):
-    """The engine of another compiler run: other bytes, and once the same and once other vectors."""
+    """The engine of another compiler run: other bytes, first with the same and then with other vectors."""
 
     def again(**fakes):
         (known,) = dict.fromkeys(event.artifact.sha256 for event in built.events(EngineCompiled)[-1:])
@@ -163,7 +163,7 @@ def test_damaged_tiles_fail_or_are_skipped(real_site):
     assert (build.index.rows, build.coverage.skipped) == (38, 2)
     document = canonical_decode(real_site.artifact(build.coverage.geography).read_bytes())
     assert document["skipped"] == [[ZOOM, 12, 8, 8], [ZOOM, 12, 16, 16]]
-    # Being skipped is no reason to accept them later.
+    # That they were skipped once does not make them acceptable later.
     assert real_site.build(tiles={"on_bad": "fail"}).error.kind == "bad-tile"
 
 

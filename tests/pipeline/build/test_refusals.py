@@ -1,4 +1,4 @@
-"""What is refused before a build begins, and what is recorded as a failed one."""
+"""Requests that are refused before a build begins, and those that are recorded as failed builds."""
 
 import pytest
 
@@ -72,7 +72,7 @@ def test_a_cache_cannot_be_a_file_or_a_folder_of_something_else(site):
     assert [path.name for path in site.cache.iterdir()] == ["holiday.jpg"]
 
 
-def test_a_second_build_is_told_who_holds_the_lock(site):
+def test_a_second_build_is_refused_with_the_holder_of_the_lock(site):
     seen = []
 
     def second():

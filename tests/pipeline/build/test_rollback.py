@@ -1,4 +1,4 @@
-"""Going back through the provisioner, and what may be built afterwards."""
+"""Rollbacks through the provisioner, and builds after them."""
 
 import pytest
 
@@ -90,7 +90,7 @@ def test_without_a_cache_or_a_generation_there_is_nothing_to_go_back_from(site):
     assert caught.value.kind is ErrorKind.NO_GENERATION
 
 
-def test_after_a_rollback_the_head_is_warm_and_the_undone_build_is_refused(three):
+def test_after_a_rollback_the_head_is_up_to_date_and_the_undone_build_is_refused(three):
     three.provisioner().rollback()
     assert three.build(flight_id="f2").outcome is BuildOutcome.REUSED
     head = three.head_bytes()
@@ -106,10 +106,10 @@ def test_after_a_rollback_the_head_is_warm_and_the_undone_build_is_refused(three
     assert event.identity == refused.identity
     assert three.state().builds[refused.build].status is BuildStatus.REFUSED
     assert three.head_bytes() == head
-    again = three.build(flight_id="f3", again=True)
+    again = three.build(flight_id="f3", force=True)
     assert (again.outcome, again.generation, again.tiles_embedded) == (BuildOutcome.BUILT, 5, 0)
     assert shown(three) == (5, "f3")
-    # It came back on purpose, and is an ordinary head from then on.
+    # It was built again on purpose, and is an ordinary head from now on.
     assert three.build(flight_id="f3").outcome is BuildOutcome.REUSED
     assert not any(
         "rolled back" in said for said in three.provisioner().plan(three.request(flight_id="f3")).warnings
@@ -122,7 +122,7 @@ def test_both_builds_that_were_left_are_refused_and_another_one_is_not(three):
         assert three.build(flight_id=flight).error.kind == "rolled-back"
     report = three.build(flight_id="f4")
     assert (report.outcome, report.generation) == (BuildOutcome.BUILT, 5)
-    # Its parent is what was shown when it was built.
+    # Its parent is the generation that was the head when it was built.
     assert three.provisioner().rollback().origin == 1
 
 
@@ -153,7 +153,7 @@ def test_a_target_with_a_missing_block_is_refused(three):
     assert "block 6/0/0" in caught.value.message
 
 
-def test_a_rollback_during_a_build_is_told_who_holds_the_lock(three):
+def test_a_rollback_during_a_build_names_the_holder_of_the_lock(three):
     seen = []
 
     def go_back():

@@ -13,7 +13,7 @@ from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import FLAT_BELOW, IndexPlan
 from pipeline.index.row_order import chunk_rows
 from pipeline.request.options import IndexKind, Storage
-from store.runtime.faiss_install import FaissInstallError
+from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.load import load_index
 from tests.index_blocks import build, make_blocks, plan_for, unnamed_file
 
@@ -177,7 +177,9 @@ def test_keys_name_the_library(kind):
 
 def test_two_installed_faiss_stop_a_build_before_it_imports_either(tmp_path, monkeypatch):
     def both():
-        raise FaissInstallError("expected one distribution of faiss, found two", "pip uninstall one")
+        raise RuntimeUnavailableError(
+            "expected one distribution of faiss, found two", hint="pip uninstall one"
+        )
 
     monkeypatch.setattr("pipeline.index.faiss_builder.installed_faiss", both)
     with pytest.raises(RequestError, match="found two") as caught:

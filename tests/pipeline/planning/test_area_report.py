@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.planning.area_report import Geography, runs
+from pipeline.planning.area_report import AreaReport, runs
 from store.base.canonical_json import decode, encode
 
 PLACES = st.sets(st.tuples(st.integers(3, 4), st.integers(0, 7), st.integers(0, 3)), max_size=40)
@@ -35,14 +35,14 @@ def test_the_same_row_of_two_zooms_is_two_runs():
 
 
 def test_only_tiles_with_a_row_and_texture_are_localisable():
-    some = Geography(wanted=10, present=6, **EMPTY | {"featureless": ((1, 0, 0),), "skipped": ((1, 1, 0),)})
+    some = AreaReport(wanted=10, present=6, **EMPTY | {"featureless": ((1, 0, 0),), "skipped": ((1, 1, 0),)})
     assert some.localisable == 0.4
-    assert Geography(wanted=0, present=0, **EMPTY).localisable == 0.0
-    assert Geography(wanted=4, present=4, **EMPTY).localisable == 1.0
+    assert AreaReport(wanted=0, present=0, **EMPTY).localisable == 0.0
+    assert AreaReport(wanted=4, present=4, **EMPTY).localisable == 1.0
 
 
 def test_the_document_is_canonical_and_complete():
-    report = Geography(
+    report = AreaReport(
         wanted=9,
         present=5,
         holes=((3, 1, 2), (3, 2, 2)),

@@ -1,4 +1,4 @@
-"""The estimate of what a build writes, against what it wrote."""
+"""The estimated size of a build, compared with what it writes."""
 
 import os
 
@@ -15,7 +15,7 @@ from store.reader import ALLOW_UNSIGNED, FlightCache
 from tests.small_builds import FakeSite, spread, words
 
 GENEROUS = 3.0
-"""How far above the truth an estimate of a small build may lie; per file it counts a block of the file system."""
+"""How much too high the estimate of a small build may be; it counts a file-system block per file."""
 
 
 def written(site):
@@ -23,7 +23,7 @@ def written(site):
 
 
 def asked_for(site, **fields):
-    """How many bytes a build wants, by letting it have none."""
+    """Return how many bytes a build needs, by giving it none."""
     report = site.provisioner(free_bytes=lambda _: 0).build_cache_artifacts(site.request(**fields))
     assert (report.outcome, report.error.step, report.build) == (BuildOutcome.FAILED, "space", None)
     return int(report.error.message.split("expected ")[1].split(" bytes")[0].replace(",", ""))
@@ -112,7 +112,7 @@ def test_an_index_takes_what_is_estimated(plan, tmp_path):
 
 
 def test_an_index_that_these_rows_cannot_train_is_estimated_all_the_same(quick_path):
-    """Whether they can is found out when it is built; what it would take is asked before."""
+    """Only building shows whether the options fit; the space is estimated before."""
     site = FakeSite(quick_path)
     flat, lists = (
         asked_for(site, index=IndexOptions(kind=kind)) for kind in (IndexKind.FLAT, IndexKind.IVF_PQ)
@@ -127,7 +127,7 @@ def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):
 
 
 def test_what_is_to_be_freed_counts_what_the_reserve_lacks(tmp_path):
-    """Whoever frees as much as was named must not be told the same again; and there is no cache to collect from."""
+    """Freeing the named bytes must be enough; without a cache there is nothing to collect."""
     with pytest.raises(DiskFullError) as caught:
         require_space_for_engines(Layout(tmp_path / "cache"), (), -100)
     assert caught.value.hint == "free 100 bytes"
@@ -140,7 +140,7 @@ def test_an_estimate_for_people():
 
 
 def test_an_unknown_length_of_descriptors_is_assumed(real_site):
-    """The file of a network need not say how long its descriptors are."""
+    """A network file need not give the length of its descriptors."""
     real_site.write_tiles(spread(2, 2))
     assert asked_for(real_site) > 0
     report = real_site.provisioner(

@@ -1,4 +1,4 @@
-"""What a build is defined by: what enters the identity, and what does not."""
+"""The inputs of a build: which of them are part of the identity, and which are not."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
-from pipeline.planning.resolve_inputs import gather, read_calibration
+from pipeline.planning.resolve_inputs import read_calibration, resolve_inputs
 from pipeline.request.options import (
     CheckOptions,
     CoverageOptions,
@@ -28,7 +28,7 @@ TODAY = date(2026, 3, 1)
 
 
 def inputs(site, *, today=TODAY, held=None, **fields):
-    return gather(
+    return resolve_inputs(
         site.request(**fields),
         source=FakeTiles(tiles=site.tiles if held is None else held),
         compiler=site.compiler,
@@ -102,7 +102,7 @@ def test_versions_of_the_libraries_enter(site):
         version = "99.0"
 
     newer = FakeCompiler(calls=site.calls, real=Newer())
-    found = gather(
+    found = resolve_inputs(
         site.request(), source=FakeTiles(tiles=site.tiles), compiler=newer, index=site.indexer, today=TODAY
     )
     assert difference(plain.document, found.document) == ["engine.version", "models"]

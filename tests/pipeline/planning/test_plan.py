@@ -1,4 +1,4 @@
-"""The plan, from states that builds left behind."""
+"""Plans made from the states of earlier builds."""
 
 from dataclasses import replace
 from datetime import date
@@ -6,8 +6,8 @@ from hashlib import sha256
 
 import pytest
 
-from pipeline.planning.plan import Decision, needed, plan
-from pipeline.planning.resolve_inputs import gather
+from pipeline.planning.plan import Decision, make_plan, reusable_artifacts
+from pipeline.planning.resolve_inputs import resolve_inputs
 from pipeline.testing import FakeTiles
 from store.disk.artifacts import Artifacts
 from store.domain.state import State
@@ -16,7 +16,7 @@ from tests.small_builds import ZOOM, tiny_network
 
 
 def inputs(site, **fields):
-    return gather(
+    return resolve_inputs(
         site.request(**fields),
         source=FakeTiles(tiles=site.tiles),
         compiler=site.compiler,
@@ -26,11 +26,11 @@ def inputs(site, **fields):
 
 
 def planned(site, *, lost=(), grown=(), **fields):
-    """The plan for a request against the cache, with some artifacts missing or of another size."""
+    """Plan a request on the cache, with some artifacts missing or of another size."""
     state, wanted = site.state(), inputs(site, **fields)
-    present = sizes(Artifacts(site.layout), needed(state, wanted))
+    present = sizes(Artifacts(site.layout), reusable_artifacts(state, wanted))
     present = {name: size + (name in grown) for name, size in present.items() if name not in lost}
-    return plan(state, wanted, present)
+    return make_plan(state, wanted, present)
 
 
 def decisions(found):
@@ -46,12 +46,12 @@ def built(site):
 
 
 def test_nothing_is_known_at_first(site):
-    found = plan(State(), inputs(site), {})
+    found = make_plan(State(), inputs(site), {})
     engines, cells = decisions(found)
     assert engines == [(Decision.RUN, "never compiled in this cache")]
     assert cells == {(Decision.RUN, "new cell")}
     assert len(found.stale) == len(found.cells) == 16
-    assert needed(State(), inputs(site)) == ()
+    assert reusable_artifacts(State(), inputs(site)) == ()
 
 
 def test_everything_is_reused(built):
@@ -63,14 +63,14 @@ def test_everything_is_reused(built):
 
 
 def test_an_engine_whose_check_is_still_to_run_is_reused_and_not_trusted(built):
-    """A pass is one of these very bytes; an engine run, or a build that died, leaves an engine without any."""
+    """A pass counts for the same bytes only; a build that died may leave an engine without a check."""
     state, wanted = built.state(), inputs(built)
-    present = sizes(Artifacts(built.layout), needed(state, wanted))
+    present = sizes(Artifacts(built.layout), reusable_artifacts(state, wanted))
     (engine,) = state.step_cache.engines.values()
     of_others = replace(state.step_cache.passed["engine", engine.key], artifact="ab" * 32)
     for passed in ({}, {("engine", engine.key): of_others}):
-        memo = replace(state.step_cache, passed=passed)
-        (found,) = plan(replace(state, memo=memo), wanted, present).engines
+        steps = replace(state.step_cache, passed=passed)
+        (found,) = make_plan(replace(state, step_cache=steps), wanted, present).engines
         assert (found.decision, found.checked) == (Decision.REUSE, False)
         assert found.why == "same key, its check is still to run"
 
@@ -134,7 +134,7 @@ def test_skipped_tiles_will_do_only_where_they_may_be_skipped(site):
 
 def test_needed_names_what_the_plan_looks_at(built):
     state, wanted = built.state(), inputs(built)
-    refs = {ref.sha256 for ref in needed(state, wanted)}
+    refs = {ref.sha256 for ref in reusable_artifacts(state, wanted)}
     blocks = {event.block.sha256 for event in built.blocks().values()}
     engine = state.head_build.engines[0][1].artifact.sha256
     index = state.head_build.index

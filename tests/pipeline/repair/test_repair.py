@@ -1,4 +1,4 @@
-"""Repair: whatever is damaged is made again by its own step, or told; what was committed stays what it was."""
+"""Repair: the step of a damaged artifact runs again, or the report says why not."""
 
 import contextlib
 import os
@@ -66,7 +66,7 @@ def flip(path):
 
 
 def harm(path, how):
-    """Damage a file; returns the bytes that must be kept as evidence, if any."""
+    """Damage a file; return the bytes that must be kept in quarantine, if any."""
     match how:
         case "flipped":
             return flip(path)
@@ -104,7 +104,7 @@ def content(site):
 
 @pytest.fixture(scope="module")
 def prepared():
-    """A folder with two builds that share an engine and most blocks, and a copy of it: requests name its path."""
+    """A folder with two builds that share an engine and most blocks, and a copy of it."""
     parent = Path(tempfile.mkdtemp(prefix="c10-test-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None))
     site = FakeSite(parent / "site")
     assert site.build().error is None
@@ -132,10 +132,10 @@ def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
     evidence = harm(two.artifact(ref), how)
     assert not is_go(two)
     report = two.provisioner().repair()
-    # What is no file is in nobody's place; then the artifact is missing.
-    *aside, mend = report.mends
+    # Anything but a regular file is set aside first; then the artifact is missing.
+    *aside, action = report.actions
     assert len(aside) == (how in {"folder", "pipe", "link"})
-    assert (mend.what, mend.ok, mend.sha256) == (NAMES.get(role, role), True, ref.sha256)
+    assert (action.what, action.ok, action.sha256) == (NAMES.get(role, role), True, ref.sha256)
     assert report.go
     assert is_go(two)
     assert content(two) == before
@@ -146,19 +146,19 @@ def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
     if evidence is not None:
         assert (two.cache / repaired.quarantine).read_bytes() == evidence
     again = two.provisioner().repair()
-    assert again.mends == ()
+    assert again.actions == ()
     assert two.build(flight_id="f2").writes == 0
 
 
 @pytest.mark.parametrize("role", ["index", "block", "block table", "tile table"])
-def test_an_earlier_generation_is_healed_from_what_its_own_build_recorded(two, role):
-    """Its tiles are as they were then; the head's are other ones."""
+def test_an_earlier_generation_is_repaired_from_the_inputs_of_its_own_build(two, role):
+    """Its tiles are the recorded ones; those of the head have changed."""
     ref, head = ref_of(two, role, generation=1), ref_of(two, role)
     assert ref != head
     two.tiles[6, 0, 0] = words(0)
     flip(two.artifact(ref))
     report = two.provisioner().repair()
-    assert [mend.ok for mend in report.mends] == [True]
+    assert [action.ok for action in report.actions] == [True]
     assert is_go(two)
 
 
@@ -170,8 +170,8 @@ def test_everything_at_once(two):
         for path in folder.iterdir():
             flip(path)
     report = two.provisioner().repair()
-    assert all(mend.ok for mend in report.mends)
-    assert len(report.mends) == len(ROLES) + 4
+    assert all(action.ok for action in report.actions)
+    assert len(report.actions) == len(ROLES) + 4
     assert is_go(two)
     assert content(two) == before
 
@@ -193,7 +193,7 @@ def test_the_results_of_steps_that_ran_again_are_recorded_without_a_build(two):
 
 
 def test_a_result_that_another_took_the_place_of_does_not_become_the_latest(two):
-    """The engine was compiled again with other bytes: the old ones are healed and not taken up."""
+    """The engine was compiled again with other bytes: the old ones are repaired and not reused."""
     old = ref_of(two, "engine")
     two.artifact(old).unlink()
     two.compiler.edition = "second"
@@ -202,39 +202,39 @@ def test_a_result_that_another_took_the_place_of_does_not_become_the_latest(two)
     assert latest.artifact != old
     two.compiler.edition = ""
     report = two.provisioner().repair()
-    assert [(mend.what, mend.ok) for mend in report.mends] == [("engine place", True)]
+    assert [(action.what, action.ok) for action in report.actions] == [("engine place", True)]
     assert two.events(EngineCompiled)[-1] == latest
     assert is_go(two)
 
 
 class TakesLibraries(FakeCompiler):
-    """Says that it takes libraries with operators, as TensorRT does."""
+    """A compiler that accepts libraries with operators, as TensorRT does."""
 
     def key_components(self, job):
         options = {"plugins": [digest for _, digest in job.plugins]}
         return {**super().key_components(replace(job, plugins=())), "options": options}
 
 
-class TestWhatCannotBeHealed:
-    def test_an_engine_of_other_bytes_is_told_and_left(self, two):
+class TestWhatCannotBeRepaired:
+    def test_an_engine_of_other_bytes_is_reported_and_left(self, two):
         ref = ref_of(two, "engine")
         evidence = flip(two.artifact(ref))
         two.compiler.edition = "another"
         report = two.provisioner().repair()
-        (mend,) = report.mends
-        assert not mend.ok
-        assert "expected SHA-256" in mend.action
-        assert "c10 build --again REQUEST" in mend.action
+        (action,) = report.actions
+        assert not action.ok
+        assert "expected SHA-256" in action.action
+        assert "c10 build --again REQUEST" in action.action
         assert not report.go
         assert two.artifact(ref).read_bytes() == evidence
         assert two.events(Repaired) == []
 
-    def test_a_network_that_changed_is_named_and_the_rest_is_healed(self, two):
+    def test_a_network_that_changed_is_named_and_the_rest_is_repaired(self, two):
         two.write("net.onnx", tiny_network(seed=7))
         flip(two.artifact(ref_of(two, "engine")))
         flip(two.artifact(ref_of(two, "index")))
         report = two.provisioner().repair()
-        found = {mend.what: mend for mend in report.mends}
+        found = {action.what: action for action in report.actions}
         assert "found onnx changed" in found["engine place"].action
         assert found["descriptor index"].ok
         assert two.calls.made == ["index"]
@@ -246,26 +246,26 @@ class TestWhatCannotBeHealed:
         assert site.build(engine=EngineOptions(plugins=("ops.so",))).error is None
         flip(site.artifact(ref_of(site, "engine")))
         del site.calls.made[:]
-        (mend,) = site.provisioner().repair().mends
-        assert not mend.ok
-        assert "not loaded on a record's word; --trust-plugins loads them" in mend.action
+        (action,) = site.provisioner().repair().actions
+        assert not action.ok
+        assert "not loaded on a record's word; --trust-plugins loads them" in action.action
         assert site.calls.made == []
         site.write("ops.so", b"\x7fELF that came later")
-        (mend,) = site.provisioner().repair(trust_plugins=True).mends
-        assert "found options.plugins changed" in mend.action
+        (action,) = site.provisioner().repair(trust_plugins=True).actions
+        assert "found options.plugins changed" in action.action
         assert site.calls.made == []
         site.write("ops.so", b"\x7fELF that nobody may load")
         assert site.provisioner().repair(trust_plugins=True).go
         assert site.calls.made == ["compile place"]
 
-    def test_tiles_that_changed_are_named_and_other_cells_are_healed(self, two):
+    def test_tiles_that_changed_are_named_and_other_cells_are_repaired(self, two):
         table = decode_blocks(two.artifact(ref_of(two, "block table")).read_bytes())
         for row in table[:2]:
             flip(two.artifact(row.ref))
         flip(two.artifact(ref_of(two, "tile table")))
         two.tiles[6, 0, 0] = words(-2)
         report = two.provisioner().repair()
-        found = {mend.what: mend for mend in report.mends}
+        found = {action.what: action for action in report.actions}
         assert not found["tile table"].ok
         assert "expected the set" in found["tile table"].action
         first, second = (f"block {row.zoom}/{row.cell_x}/{row.cell_y}" for row in table[:2])
@@ -276,25 +276,25 @@ class TestWhatCannotBeHealed:
     def test_a_file_that_is_gone_is_named(self, two, name, role):
         flip(two.artifact(ref_of(two, role)))
         (two.root / name).unlink()
-        (mend,) = two.provisioner().repair().mends
-        assert not mend.ok
-        assert name in mend.action
+        (action,) = two.provisioner().repair().actions
+        assert not action.ok
+        assert name in action.action
 
     def test_a_calibration_that_changed_is_named(self, two):
         flip(two.artifact(ref_of(two, "calibration")))
         two.write("camera.json", b'{"focal": 36}')
-        (mend,) = two.provisioner().repair().mends
-        assert "expected SHA-256" in mend.action
-        assert not mend.ok
+        (action,) = two.provisioner().repair().actions
+        assert "expected SHA-256" in action.action
+        assert not action.ok
 
-    def test_without_a_recorded_request_what_needs_none_is_healed(self, site, monkeypatch):
+    def test_without_a_recorded_request_what_needs_none_is_repaired(self, site, monkeypatch):
         monkeypatch.setattr("pipeline.build.attempt.request_facts", lambda *_: {})
         site.build()
         for role in ("engine", "index"):
             flip(site.artifact(ref_of(site, role)))
-        found = {mend.what: mend for mend in site.provisioner().repair().mends}
+        found = {action.what: action for action in site.provisioner().repair().actions}
         assert found["descriptor index"].ok
-        assert "did not record its request" in found["engine place"].action
+        assert "to have recorded its request, found none" in found["engine place"].action
 
 
 class TestBesideTheJournal:
@@ -307,7 +307,9 @@ class TestBesideTheJournal:
         (path,) = two.cache.glob(f"{name}.*")
         evidence = harm(path, how)
         report = two.provisioner().repair()
-        assert [(mend.what, mend.ok) for mend in report.mends] == [(str(path.relative_to(two.cache)), True)]
+        assert [(action.what, action.ok) for action in report.actions] == [
+            (str(path.relative_to(two.cache)), True)
+        ]
         assert report.go
         assert is_go(two)
         assert content(two) == before
@@ -317,7 +319,7 @@ class TestBesideTheJournal:
             assert (two.cache / repaired.quarantine).read_bytes() == evidence
 
     def test_every_byte_of_a_manifest_may_be_wrong(self, site):
-        """Also where the file still parses: its place in the chain, or the segment, says which of the two it is."""
+        """Also if the file still parses: the chain or the segment shows which of the two is damaged."""
         site.build()
         path = site.layout.manifests / "00000001.json"
         whole = path.read_bytes()
@@ -350,7 +352,7 @@ class TestBesideTheJournal:
         assert two.provisioner().repair().go
         assert content(two) == before
 
-    def test_strangers_are_set_aside(self, two):
+    def test_foreign_files_are_set_aside(self, two):
         before = content(two)
         (two.cache / "notes: expected.txt").write_text("hello")
         (two.layout.artifacts / "ab" / "draft").write_text("hello")
@@ -360,7 +362,7 @@ class TestBesideTheJournal:
         (two.layout.artifacts / "00").rmdir()
         (two.layout.artifacts / "00").symlink_to("/nowhere")
         report = two.provisioner().repair()
-        assert len(report.mends) == 6
+        assert len(report.actions) == 6
         assert report.go
         assert report.left == ()
         assert is_go(two)
@@ -403,7 +405,7 @@ class TestBesideTheJournal:
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_repair_may_die_at_every_step(two, after, monkeypatch):
-    """What was set aside is missing then, which the next repair, or any writer, makes again."""
+    """What was set aside is then missing; the next repair, or any writer, writes it again."""
     before = content(two)
     for path in (
         two.artifact(ref_of(two, "index")),
@@ -465,7 +467,7 @@ def test_a_link_in_the_place_of_a_folder_is_set_aside_and_nothing_behind_it_touc
     if journal == "damaged" and name != "segments":
         two.layout.journal.write_bytes(b"x")
         two.provisioner().rebuild()
-    # The tiles of the first build are other ones by now, so that of the artifacts only the head's can be made again.
+    # The tiles of the first build have changed, so only the artifacts of the head can be made again.
     assert two.provisioner().repair().go
     assert is_go(two) or name == "artifacts"
     assert [path.name for path in elsewhere.iterdir()] == ["precious"]
@@ -481,8 +483,8 @@ def test_a_dry_run_writes_nothing_and_names_everything(two):
     before = tree(two.cache)
     report = two.provisioner().repair(dry_run=True)
     assert tree(two.cache) == before
-    assert (report.dry_run, report.go, len(report.mends)) == (True, False, 3)
-    assert not any(mend.ok for mend in report.mends)
+    assert (report.dry_run, report.go, len(report.actions)) == (True, False, 3)
+    assert not any(action.ok for action in report.actions)
 
 
 def test_without_a_cache_there_is_nothing_to_repair(site):
@@ -494,14 +496,14 @@ def test_without_a_cache_there_is_nothing_to_repair(site):
 
 
 def test_a_repair_on_a_second_machine_with_real_parts(real_site):
-    """Real engines, blocks and indexes come out the same, whatever window they were made in."""
+    """Real engines, blocks and indexes come out the same, whichever window they were made in."""
     real_site.write_tiles(spread(content=picture))
     assert real_site.build().error is None
     before = content(real_site)
     for path in [real_site.artifact(ref_of(real_site, role)) for role in ROLES]:
         flip(path)
     report = real_site.provisioner().repair()
-    assert [mend.action for mend in report.mends if not mend.ok] == []
+    assert [action.action for action in report.actions if not action.ok] == []
     assert is_go(real_site)
     assert content(real_site) == before
 

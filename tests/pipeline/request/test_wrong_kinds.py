@@ -91,7 +91,7 @@ def test_in_the_place_of_a_projection(site, place, shape):
     put(site, path, shape)
     found = problems(site)
     assert place in {problem.path for problem in found}
-    assert {problem.mend for problem in found} == {f"c10 repair --cache {site.cache}"}
+    assert {problem.fix for problem in found} == {f"c10 repair --cache {site.cache}"}
     try:
         report = site.build(flight_id="f3")
     except StoreError as error:
@@ -100,7 +100,7 @@ def test_in_the_place_of_a_projection(site, place, shape):
     else:
         assert report.outcome is BuildOutcome.BUILT
     repaired = site.provisioner(trusted_keys=(site.key.public_bytes.hex(),)).repair()
-    assert place in {mend.what for mend in repaired.mends if mend.quarantine}
+    assert place in {action.what for action in repaired.actions if action.quarantine}
     assert repaired.go
     assert path.read_bytes() == before
     assert not path.is_symlink()
@@ -114,7 +114,7 @@ def test_in_the_place_of_an_artifact(site, shape):
     put(site, site.artifact(ref), shape)
     (problem, *_) = problems(site)
     assert "not a regular file" in problem.found
-    assert problem.mend == f"c10 repair --cache {site.cache}"
+    assert problem.fix == f"c10 repair --cache {site.cache}"
     with pytest.raises(NoGoError):
         FlightCache.open(site.cache, trusted_keys=[site.key.public_bytes])
     report = site.build(flight_id="f2")

@@ -1,4 +1,4 @@
-"""Few changes lie beside the index of an earlier build: what is found, kept, verified, mended, collected and told."""
+"""Indexes that extend an earlier one: searched, kept, verified, repaired, collected and reported."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ KINDS = [
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """Its indexes are large from eight rows on, and extended until a fifth has changed."""
+    """A site whose indexes count as large from eight rows on, and are extended until a fifth has changed."""
     monkeypatch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
     monkeypatch.setattr("pipeline.index.plan.MAX_CHANGED_DIVISOR", 5)
     return FakeSite(tmp_path / "site")
@@ -49,7 +49,7 @@ def build(site, number, **fields):
 
 
 def rows_of(site, build):
-    """Id to vector of what the blocks of a build hold."""
+    """Return id to vector of the blocks of a build."""
     artifacts, found = Artifacts(site.layout), {}
     for row in decode_blocks(artifacts.read(build.index.blocks)):
         block = descriptor_block.decode(artifacts.read(row.ref))
@@ -58,7 +58,7 @@ def rows_of(site, build):
 
 
 def require_found(site, *, gone=()):
-    """An aircraft finds every tile of the head by its own vector, and none of those that are gone."""
+    """Require that a reader finds every tile of the head by its own vector, and no removed one."""
     expected = rows_of(site, site.state().head_build)
     with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
         cache.verify()
@@ -73,7 +73,7 @@ def require_found(site, *, gone=()):
 
 
 def change(site):
-    """One tile changed, one gone, one new."""
+    """Change one tile, remove one and add one."""
     site.tiles[FIRST] = words("changed")
     del site.tiles[ZOOM, 8, 12]
     site.tiles[NEW] = words("new")
@@ -110,7 +110,7 @@ def test_kinds_that_can_be_extended(site, options):
     require_found(site)
 
 
-def test_a_warm_run_after_it_writes_nothing(site):
+def test_an_up_to_date_run_after_it_writes_nothing(site):
     build(site, 1)
     change(site)
     build(site, 2)
@@ -120,7 +120,7 @@ def test_a_warm_run_after_it_writes_nothing(site):
     assert tree(site.cache) == before
 
 
-def test_a_delta_is_held_against_the_file_however_many_builds_lie_between(site):
+def test_a_delta_refers_to_the_file_however_many_builds_lie_between(site):
     build(site, 1)
     change(site)
     build(site, 2)
@@ -160,7 +160,7 @@ def test_whoever_rolls_back_and_builds_again_has_it_already(site):
     site.provisioner().rollback()
     require_found(site)
     site.calls.made.clear()
-    report = site.build(flight_id="f2", index=IndexOptions(kind=IndexKind.HNSW), again=True)
+    report = site.build(flight_id="f2", index=IndexOptions(kind=IndexKind.HNSW), force=True)
     assert (report.error, report.tiles_embedded) == (None, 0)
     assert len(site.events(IndexExtended)) == 1
     require_found(site)
@@ -215,7 +215,7 @@ def test_only_who_forbids_deltas_has_another_identity(site):
 
 @pytest.mark.parametrize("lost", ["base", "block", "table", "delta"])
 def test_where_the_head_is_damaged_the_index_is_written_anew(site, lost):
-    """It is not extended on ground that does not hold."""
+    """A damaged index file is not extended."""
     build(site, 1)
     change(site)
     build(site, 2)
@@ -252,15 +252,15 @@ def test_a_plan_says_why_an_index_is_written_though_no_cell_changes(site):
     assert planned(kind=IndexKind.HNSW) == [("run", "index delta is missing or has another size")]
 
 
-def test_who_asks_again_gets_what_cannot_be_mended_made_anew(site):
-    """A delta whose other side was collected: repair sends people here, and here it ends."""
+def test_a_forced_build_replaces_what_cannot_be_repaired(site):
+    """A delta whose base blocks were collected: repair recommends this build, and it helps."""
     build_three(site)
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     damaged(site, site.state().head_build.index.artifact)
-    (mend,) = site.provisioner().repair().mends
-    assert "c10 build --again" in mend.action
+    (action,) = site.provisioner().repair().actions
+    assert "c10 build --again" in action.action
     assert build(site, 3).outcome == "reused"
-    assert build(site, 3, again=True).outcome == "built"
+    assert build(site, 3, force=True).outcome == "built"
     assert isinstance(site.state().head_build.index, IndexBuilt)
     require_found(site)
 
@@ -274,7 +274,7 @@ def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):
         found = real(data)
         return replace(found, added=replace(found.added, vectors=-found.added.vectors))
 
-    monkeypatch.setattr("pipeline.stages.extend_index.decode", twisted)
+    monkeypatch.setattr("pipeline.stages.extend_index.index_delta.decode", twisted)
     report = site.build(
         flight_id="f2", index=IndexOptions(kind=IndexKind.HNSW), checks=CheckOptions(recall=1.0)
     )
@@ -286,7 +286,7 @@ def test_a_delta_that_does_not_pass_gives_way_to_a_new_index(site, monkeypatch):
 
 
 def build_three(site):
-    """The third extends what the first wrote, which a collection gives up: a rollback would show the second."""
+    """The third extends the file of the first, which is collected; a rollback would show the second."""
     build(site, 1)
     change(site)
     build(site, 2)
@@ -317,11 +317,13 @@ def test_both_parts_can_be_made_again(site, lost, collected):
     assert {problem.subject for problem in found} == {names[name] for name in lost}
     report = site.provisioner().repair()
     there = site.artifact(index.base).read_bytes(), site.artifact(index.artifact).read_bytes()
-    made = {mend.what for mend in report.mends if mend.ok}
+    made = {action.what for action in report.actions if action.ok}
     if collected and "artifact" in lost:
-        # Rows that were left out are in the delta alone, once the blocks of the earlier build are gone.
+        # Dropped rows are only in the delta, once the blocks of the earlier build are gone.
         assert made == set()
-        assert all("c10 build" in mend.action or "c10 rollback" in mend.action for mend in report.mends)
+        assert all(
+            "c10 build" in action.action or "c10 rollback" in action.action for action in report.actions
+        )
         return
     assert made == {names[name] for name in lost}
     assert there == before
@@ -371,7 +373,7 @@ def test_a_base_that_was_removed_is_forgotten_with_what_stands_on_it(site):
     ids=["short", "other rows", "no delta"],
 )
 def test_a_reader_refuses_a_delta_that_is_not_what_the_manifest_says(site, twist, reason, monkeypatch):
-    """Even one whose digest is right, as a forger of an unsigned cache would have it."""
+    """Even if its digest is right, as in a forged unsigned cache."""
     build(site, 1)
     change(site)
     build(site, 2)
@@ -406,8 +408,8 @@ def test_repair_goes_by_the_delta_where_old_blocks_are_damaged(site):
     require_found(site)
 
 
-def test_a_cell_that_came_and_one_that_went(site):
-    """Their blocks are there before or after alone, for the delta and for what is made again of it."""
+def test_a_cell_that_was_added_and_one_that_was_removed(site):
+    """Their blocks exist only before or only after the change, for the delta and for its repair."""
     site.tiles[ZOOM, 60, 60] = words("to go")
     build(site, 1)
     del site.tiles[ZOOM, 60, 60]
@@ -422,8 +424,8 @@ def test_a_cell_that_came_and_one_that_went(site):
     require_found(site, gone=[(ZOOM, 60, 60)])
 
 
-def test_rows_that_came_do_not_make_up_for_others(site, monkeypatch):
-    """Each sample has to be found as often: here none of the rows of the base that are asked for is."""
+def test_added_rows_do_not_make_up_for_others(site, monkeypatch):
+    """Each sample needs the required recall: here no sampled row of the base is found."""
     build(site, 1)
     change(site)
     samples = checks._samples
@@ -454,7 +456,7 @@ def test_space_is_looked_for_as_for_a_new_index_where_the_delta_may_not_hold_all
     first, second, third = seen.values()
     assert len(site.events(IndexExtended)) == 2
     assert second < first
-    # What changed before counts as well: with it, all tiles of another cell would be too much.
+    # Earlier changes count as well: together with them, all tiles of another cell are too many.
     assert third == first
 
 

@@ -1,4 +1,4 @@
-"""Builds for another device: what cannot run here is compiled and not run, and a stand-in embeds the tiles."""
+"""Builds for another device: the flight engine is compiled but not run, and a stand-in embeds the tiles."""
 
 import json
 
@@ -34,7 +34,7 @@ ELSEWHERE = "sm99"
 
 
 class TwoDevices(FakeSite):
-    """A site whose engines are for a device that is not here, and whose tiles an engine for this one embeds."""
+    """A site whose engines are for another device, and whose tiles a stand-in embeds."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -63,13 +63,13 @@ class TwoDevices(FakeSite):
 
 @pytest.fixture
 def site(quick_path, monkeypatch):
-    monkeypatch.setattr(engine_parity, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_measured", {})
     return TwoDevices(quick_path)
 
 
 @pytest.fixture
 def aboard(monkeypatch):
-    """From now on this machine is the other device, whose engines are of the same backend."""
+    """Turn this machine into the other device, with engines of the same backend."""
 
     def board():
         monkeypatch.setattr("store.runtime.backends.onnxruntime.TARGET", ELSEWHERE)
@@ -223,7 +223,7 @@ def test_a_lost_stand_in_is_a_note_and_is_made_again(site):
     assert found.problems == ()
     assert any("stand-in engine place: missing" in note for note in found.notes)
     report = site.provisioner().repair()
-    assert [(mend.what, mend.ok) for mend in report.mends] == [("stand-in engine place", True)]
+    assert [(action.what, action.ok) for action in report.actions] == [("stand-in engine place", True)]
     assert not any("missing" in note for note in verify(site.layout, depth=Depth.FULL).notes)
 
 
@@ -268,13 +268,13 @@ def test_answers_are_repaired(site, with_engine):
     if with_engine:
         site.artifact(site.state().head_build.stand_in.artifact).unlink()
     report = site.provisioner().repair()
-    assert all(mend.ok for mend in report.mends), report.mends
-    assert [mend.what for mend in report.mends][-1] == "golden answers"
+    assert all(action.ok for action in report.actions), report.actions
+    assert [action.what for action in report.actions][-1] == "golden answers"
     assert verify(site.layout, depth=Depth.FULL).problems == ()
 
 
 def test_collection_keeps_what_belongs_to_an_engine(site):
-    site.compiler.learns = b"kernels"
+    site.compiler.timing_cache = b"kernels"
     site.made()
     flight = site.state().head_build.engines[0][1]
     learnt = attached(flight)[TIMING_CACHE]
@@ -284,12 +284,12 @@ def test_collection_keeps_what_belongs_to_an_engine(site):
     assert verify(site.layout, depth=Depth.FULL).unreferenced == 0
     first = site.golden()
     site.write("net.onnx", tiny_network(seed=9))
-    site.compiler.learns = b"more kernels"
+    site.compiler.timing_cache = b"more kernels"
     site.made()
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
-    # What a rollback would show is kept, too: two builds later it is not.
+    # What a rollback would show is kept, too; two builds later it is not.
     site.write("net.onnx", tiny_network(seed=10))
-    site.compiler.learns = b"most kernels"
+    site.compiler.timing_cache = b"most kernels"
     site.made()
     site.provisioner().collect(KeepPolicy(keep=1), dry_run=False)
     assert not site.artifact(learnt).exists()
@@ -298,28 +298,28 @@ def test_collection_keeps_what_belongs_to_an_engine(site):
 
 
 def test_what_a_compiler_learnt_is_given_to_the_next(site):
-    site.compiler.learns = b"kernels"
+    site.compiler.timing_cache = b"kernels"
     site.made()
-    assert site.compiler.taught == [None]
+    assert site.compiler.given_timing_caches == [None]
     site.write("net.onnx", tiny_network(seed=9))
     site.made()
-    assert site.compiler.taught == [None, b"kernels"]
-    assert site.stand_in.taught == [None, None]
+    assert site.compiler.given_timing_caches == [None, b"kernels"]
+    assert site.stand_in.given_timing_caches == [None, None]
     site.compiler.device = "sm98"
     site.made()
-    assert site.compiler.taught[-1] is None
-    site.compiler.device, site.compiler.learns = ELSEWHERE, None
+    assert site.compiler.given_timing_caches[-1] is None
+    site.compiler.device, site.compiler.timing_cache = ELSEWHERE, None
     for event in site.events(EngineCompiled):
         for name, ref in attached(event).items():
             if name == TIMING_CACHE:
                 site.artifact(ref).unlink(missing_ok=True)
     site.write("net.onnx", tiny_network(seed=10))
     site.made()
-    assert site.compiler.taught[-1] is None
+    assert site.compiler.given_timing_caches[-1] is None
 
 
 def test_engines_alone_need_no_stand_in(site):
-    site.compiler.learns = b"kernels"
+    site.compiler.timing_cache = b"kernels"
     report = site.provisioner().compile_engines_for_corpus(site.request())
     assert (report.error, site.compiles()) == (None, [f"compile place for {ELSEWHERE}"])
     (event,) = site.events(EngineCompiled)
@@ -332,7 +332,7 @@ def test_engines_alone_need_no_stand_in(site):
 
 
 def test_a_pass_without_a_run_is_none_where_the_engine_runs(site, monkeypatch):
-    """A cache goes aboard, and is built upon there: the engine is now checked, and embeds."""
+    """A build on board, on the same cache: there the flight engine is checked and embeds."""
     site.made()
     site.compiles()
     monkeypatch.setattr(FakeCompiler, "runs_here", lambda *_: True)
@@ -407,7 +407,7 @@ def test_nothing_here_can_stand_in(site):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How often an engine was asked the golden questions: the size of the answers each time."""
+    """Record the number of golden answers of every engine run."""
     found = []
 
     def counting(data):
@@ -424,7 +424,7 @@ def fly(site, **options):
 
 
 def forget(monkeypatch):
-    """Begin a new process, as far as proofs are concerned."""
+    """Forget the parity records, as a new process would."""
     monkeypatch.setattr(engine_parity, "_shown", {})
 
 
@@ -518,7 +518,7 @@ def test_a_folder_that_cannot_keep_proofs_costs_no_flight(site, aboard, asked, q
 
 
 def test_an_engine_that_answers_otherwise_is_refused(site, aboard, asked, quick_path):
-    """The cosine of the drifted network is about 0.98: too little by default, enough for who asks for less."""
+    """The cosine of the drifted network is about 0.98: too little by default, enough if less is required."""
     site.compiler.instead["place"] = site.write("drifted.onnx", tiny_network(drift=0.2))
     site.made()
     aboard()

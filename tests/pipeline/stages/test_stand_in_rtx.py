@@ -1,4 +1,4 @@
-"""A cache for another device, for real: TensorRT for RTX compiles without a GPU, ONNX Runtime embeds in its place."""
+"""A real cache for another device: TensorRT for RTX compiles without a GPU, and ONNX Runtime embeds."""
 
 import pytest
 
@@ -34,11 +34,11 @@ def built(site, **options):
     return report
 
 
-def test_the_whole_way(site):
+def test_a_build_from_request_to_query(site):
     first = built(site)
     assert (first.outcome, first.engines_compiled, first.tiles_embedded) == (BuildOutcome.BUILT, 1, 40)
     assert built(site).outcome is BuildOutcome.REUSED
-    # Each of these is another engine for the other device, and changes nothing about what embeds.
+    # Each option gives another engine for the other device; the stand-in stays the same.
     for options in ({"precision": "fp16"}, {"precision": "bf16"}, {"target": "sm86"}, {"tf32": True}):
         report = built(site, **options)
         assert (report.outcome, report.engines_compiled, report.tiles_embedded) == (BuildOutcome.BUILT, 1, 0)
@@ -52,7 +52,7 @@ def test_the_whole_way(site):
     hits = search(site.cache, read_image(site.root / "tiles/6/8/12.png"), top=1)
     assert [(hit["z"], hit["x"], hit["y"]) for hit in hits] == [(6, 8, 12)]
     assert hits[0]["score"] > 0.9999
-    # Another build for this machine takes the stand-in as its engine, and keeps every descriptor.
+    # A build for this machine uses the stand-in as its engine and keeps every descriptor.
     report = site.build()
     assert (report.outcome, report.engines_compiled, report.tiles_embedded) == (BuildOutcome.BUILT, 0, 0)
     with FlightCache.open(site.cache, trusted_keys=ALLOW_UNSIGNED) as cache:

@@ -1,7 +1,7 @@
-"""Every step is one function: whoever takes the step runs that function, whatever becomes of the result.
+"""Every step is one function, which build, repair, rerun and `c10 engines` all run.
 
-The body of the function is replaced, and with it what everybody runs who holds the function: a second way to take the
-step would go on as before.
+The test replaces the body of the function, and so for every caller. A second implementation of the step would
+still work.
 """
 
 import pytest
@@ -27,7 +27,7 @@ REPLACED = "the one function of this step"
 
 
 def replaced(*_values, **_ports):
-    # Not `REPLACED`: the body runs among the names of the module that it is put into.
+    # Not `REPLACED`: the body runs with the globals of the module that it is put into.
     raise RuntimeError("the one function of this step")
 
 
@@ -70,7 +70,7 @@ FAILURES = {
     check_engine: engine_disagrees,
     check_index: index_finds_nothing,
 }
-"""Each step to a way in which a build fails at it."""
+"""Each step to a function that makes a build fail at it."""
 
 
 def name_of(step):
@@ -104,13 +104,13 @@ def extended(site):
 
 @pytest.fixture
 def large(site, monkeypatch):
-    """The site, with indexes that are large from eight rows on."""
+    """The site, with indexes that count as large from eight rows on."""
     monkeypatch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
     return site
 
 
 def artifacts(site):
-    """What each step made of the newest build."""
+    """Return the artifact of each step of the newest build."""
     build = site.state().head_build
     return {
         compile_network: dict(build.engines)["place"].artifact,

@@ -181,4 +181,4 @@ def test_a_cache_is_born_once_however_many_are_first(tmp_path):
         layout = Layout(root)
         assert open_view(layout).head.seq == 1
         with opened(layout) as store:
-            assert walk(store.artifacts, {}, referenced=frozenset(), full=False).strangers == ()
+            assert walk(store.artifacts, {}, referenced=frozenset(), full=False).foreign_files == ()

@@ -21,7 +21,15 @@ from store.errors import (
 )
 from store.manifest.manifest import parse
 from store.testing import FakeClock, Scenario, play, ref_of
-from store.verify.coverage import Coverage, missing, named_by, referenced_by, sizes, sound, walk
+from store.verify.coverage import (
+    Coverage,
+    intact_artifacts,
+    missing_artifacts,
+    named_by,
+    referenced_by,
+    sizes,
+    walk,
+)
 
 SHA = hashlib.sha256(b"data").hexdigest()
 REF = ref_of(b"data")
@@ -375,7 +383,7 @@ class TestCoverage:
         assert found.files == len(built[2]) == 8
         assert found.size == sum(size for _, size in built[2].values()) == sum(seen)
         found.require(strict=True, hint="")
-        assert missing(built[0], Artifacts(layout)) == ()
+        assert missing_artifacts(built[0], Artifacts(layout)) == ()
         assert sorted(role for role, _ in built[2].values()) == [
             "block 6/0/0",
             "block 6/1/0",
@@ -409,7 +417,7 @@ class TestCoverage:
             "geographic report",
             "block 6/0/0",
         }
-        assert {problem.split(":")[0] for problem in found.strangers} == {
+        assert {problem.split(":")[0] for problem in found.foreign_files} == {
             "stray",
             "manifests/stray",
             "manifests/00000002.sig",
@@ -424,7 +432,9 @@ class TestCoverage:
         assert len(quick.damaged) == len(found.damaged) - 1, "a quick look does not hash"
         hashed = self.walked(layout, built, hashed=frozenset({by_role["tile table"]}))
         assert hashed.damaged == quick.damaged
-        assert len(missing(built[0], Artifacts(layout))) == 4, "blocks are not looked for without their table"
+        assert len(missing_artifacts(built[0], Artifacts(layout))) == 4, (
+            "blocks are not looked for without their table"
+        )
 
     def test_strangers_matter_when_strict(self, layout, built):
         (layout.root / "stray").touch()
@@ -442,7 +452,7 @@ class TestCoverage:
     def test_a_good_name_for_no_file_is_a_stranger(self, layout, built, what):
         occupy(layout.artifact("00" * 32), what)
         found = self.walked(layout, built)
-        assert (len(found.strangers), found.unreferenced) == (1, ())
+        assert (len(found.foreign_files), found.unreferenced) == (1, ())
 
     def test_what_the_journal_knows_is_referenced(self, layout, built):
         with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
@@ -455,29 +465,29 @@ class TestCoverage:
     def test_quick_look_at_blocks(self, layout, built):
         by_role = {role: digest for digest, (role, _) in built[2].items()}
         layout.artifact(by_role["block 6/1/0"]).unlink()
-        assert missing(built[0], Artifacts(layout)) == (
+        assert missing_artifacts(built[0], Artifacts(layout)) == (
             f"block 6/1/0 {by_role['block 6/1/0'][:12]}: missing",
         )
         flip(layout.artifact(by_role["block table"]))
-        (problem,) = missing(built[0], Artifacts(layout))
+        (problem,) = missing_artifacts(built[0], Artifacts(layout))
         assert problem.startswith("block table: ")
 
     def test_which_are_sound(self, layout, built):
         artifacts = Artifacts(layout)
         refs = [ArtifactRef(sha256=digest, size=size) for digest, (_, size) in built[2].items()]
         seen = []
-        assert sound(artifacts, [*refs, *refs], on_progress=seen.append) == {
+        assert intact_artifacts(artifacts, [*refs, *refs], on_progress=seen.append) == {
             ref.sha256: ref.size for ref in refs
         }
         assert sum(seen) == sum(ref.size for ref in refs)
         flip(layout.artifact(refs[0].sha256))
         replace_by(layout.artifact(refs[1].sha256), "fifo")
-        assert refs[0].sha256 not in sound(artifacts, refs)
+        assert refs[0].sha256 not in intact_artifacts(artifacts, refs)
         assert set(sizes(artifacts, refs)) == {ref.sha256 for ref in refs} - {refs[1].sha256}
 
     def test_no_problem_is_no_error(self):
         nothing = Coverage(
-            files=0, size=0, damaged=(), strangers=(), unreferenced=("x",), unreferenced_size=1
+            files=0, size=0, damaged=(), foreign_files=(), unreferenced=("x",), unreferenced_size=1
         )
         nothing.require(strict=True, hint="")
 

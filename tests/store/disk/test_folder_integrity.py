@@ -90,7 +90,7 @@ def test_verification_names_it_and_it_can_be_set_aside(layout, elsewhere, name, 
         }[what]()
     found = [each for each in verify(layout, depth=Depth.FULL).problems if each.path == name]
     assert [each.kind for each in found] == [ProblemKind.STRANGER]
-    assert found[0].mend == f"c10 repair --cache {layout.root}"
+    assert found[0].fix == f"c10 repair --cache {layout.root}"
     assert misplaced_folders(layout) == (folder,)
     before = os.lstat(folder).st_mode
     ((freed, kept),) = free_displaced(layout)
@@ -158,4 +158,4 @@ def test_a_build_lock_that_is_no_file_is_named_with_what_mends_it(layout):
     layout.build_lock.unlink(missing_ok=True)
     os.mkfifo(layout.build_lock)
     (problem,) = [each for each in verify(layout, depth=Depth.FULL).problems if each.path == "build.lock"]
-    assert str(layout.build_lock) in problem.mend
+    assert str(layout.build_lock) in problem.fix

@@ -1,4 +1,4 @@
-"""Collection carried out: killed anywhere, beside readers and writers, on a full disk, on damaged caches."""
+"""Garbage collection: killed anywhere, beside readers and writers, on a full disk, on damaged caches."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from store.disk.layout import Layout
 from store.domain.events import Collected, CollectionPlanned
 from store.errors import ArtifactError, ArtifactsBusyError, CacheUnusableError, ErrorKind, RequestRefusedError
 from store.maintenance import collect_garbage
-from store.maintenance.collect_garbage import collect, rehearse
+from store.maintenance.collect_garbage import collect, preview
 from store.policy import rollback
 from store.policy.retention import KeepPolicy, RemovalReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
@@ -65,7 +65,7 @@ def scenario(number, **changes):
 
 
 def fill(layout, count=4):
-    """Builds 1 to 4, of which the third failed, and a file that nothing names."""
+    """Builds 1 to 4, the third failed, and a file that nothing names."""
     with opened(layout) as store:
         for number in range(1, count + 1):
             play(store, scenario(number, fail_at="coverage" if number == 3 else ""))
@@ -103,10 +103,10 @@ def cache(layout):
     return layout
 
 
-def test_what_is_not_kept_goes_and_all_else_stays(cache):
+def test_a_collection_removes_only_what_the_policy_does_not_keep(cache):
     head = cache.manifests / cache.manifest_name(3)
     before, bytes_before, segments = files(cache), head.read_bytes(), cache.segment_files()
-    told = rehearse(cache, ONE)
+    told = preview(cache, ONE)
     done = gc(cache)
     assert (done.decision, done.projections) == (told.decision, told.projections)
     assert (told.done, done.done, done.empty) == (False, True, False)
@@ -130,20 +130,20 @@ def test_what_is_not_kept_goes_and_all_else_stays(cache):
     assert planned.size == done.decision.size
 
 
-def test_once_more_there_is_nothing_to_do_and_nothing_is_written(cache):
+def test_a_second_collection_writes_nothing(cache):
     gc(cache)
     before, records = files(cache), open_view(cache).head
     assert gc(cache).empty
     assert (files(cache), open_view(cache).head) == (before, records)
 
 
-def test_a_rehearsal_writes_nothing(cache):
+def test_a_preview_writes_nothing(cache):
     before = tree(cache.root)
-    assert rehearse(cache, ONE).files > 0
+    assert preview(cache, ONE).files > 0
     assert tree(cache.root) == before
 
 
-def test_a_build_runs_what_was_collected_and_no_more(cache):
+def test_a_build_repeats_only_the_collected_steps(cache):
     gc(cache)
     with opened(cache) as store:
         _, work = play(store, scenario(1))
@@ -153,7 +153,7 @@ def test_a_build_runs_what_was_collected_and_no_more(cache):
     whole(cache, 5)
 
 
-def test_nobody_can_roll_back_to_what_is_gone(cache):
+def test_a_rollback_to_a_collected_build_is_refused(cache):
     with opened(cache) as store:
         play(store, scenario(5))
     gc(cache)
@@ -169,7 +169,7 @@ def test_nobody_can_roll_back_to_what_is_gone(cache):
     whole(cache, 5)
 
 
-def test_an_open_reader_of_a_collected_generation_reads_on(cache):
+def test_an_open_reader_of_a_collected_generation_keeps_working(cache):
     with FlightCache.open(cache.root, trusted_keys=ALLOW_UNSIGNED, generation=1) as reader:
         index = reader.manifest.index.artifact
         gc(cache)
@@ -181,7 +181,7 @@ def test_an_open_reader_of_a_collected_generation_reads_on(cache):
 
 
 class Faults:
-    """Lets the process die before, or right after, the n-th call that changes the disk."""
+    """Kill the process before, or right after, the n-th call that changes the disk."""
 
     def __init__(self, monkeypatch, at, *, after=False):
         self.at, self.after, self.count = at, after, 0
@@ -204,7 +204,7 @@ class Faults:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_death_anywhere_is_finished_by_the_next_collection(tmp_path, monkeypatch, after):
+def test_the_next_collection_finishes_a_killed_one(tmp_path, monkeypatch, after):
     template, expected = Layout(tmp_path / "template"), Layout(tmp_path / "expected")
     fill(template)
     shutil.copytree(template.root, expected.root)
@@ -225,7 +225,7 @@ def test_a_death_anywhere_is_finished_by_the_next_collection(tmp_path, monkeypat
         assert open_view(layout).state.collected_generations == {1}
         whole(layout, 3)
         artifacts = Artifacts(layout)
-        assert walk(artifacts, {}, referenced=frozenset(), full=False).strangers == ()
+        assert walk(artifacts, {}, referenced=frozenset(), full=False).foreign_files == ()
         if at % 2:
             with opened(layout) as store:
                 assert store.recovered == (), "a build first: nothing of what goes is made again"
@@ -259,7 +259,7 @@ def test_many_digests_make_many_events_in_one_transaction(cache, monkeypatch):
     assert len([event for event in events if isinstance(event, Collected)]) == len(planned)
 
 
-def test_collection_waits_for_whoever_writes_artifacts_and_then_gives_up(cache):
+def test_collection_waits_for_writers_of_artifacts_and_then_gives_up(cache):
     before = files(cache)
     with Artifacts(cache).shared_lock(), pytest.raises(ArtifactsBusyError, match="within") as busy:
         gc(cache)
@@ -268,7 +268,7 @@ def test_collection_waits_for_whoever_writes_artifacts_and_then_gives_up(cache):
 
 
 class BesideClock(FakeClock):
-    """A clock that lets something happen at its next look."""
+    """A clock that runs a function when it is read next."""
 
     due = None
 
@@ -279,7 +279,7 @@ class BesideClock(FakeClock):
         return super().wall_ns()
 
 
-def test_a_generation_that_is_accepted_at_the_last_moment_stays(cache):
+def test_a_generation_accepted_at_the_last_moment_is_kept(cache):
     clock = BesideClock()
     with opened(cache, exclusive=0.2, clock=clock) as store:
         clock.due = lambda: in_another_process(ACCEPT_BESIDE, cache.root, 1)
@@ -290,18 +290,18 @@ def test_a_generation_that_is_accepted_at_the_last_moment_stays(cache):
     whole(cache, 3)
 
 
-def test_without_the_table_of_what_is_kept_nothing_is_removed(cache):
+def test_nothing_is_removed_without_the_block_table_of_a_kept_build(cache):
     build = open_view(cache).state.builds[4]
     cache.artifact(build.index.blocks.sha256).unlink()
     before, records = files(cache), open_view(cache).head
-    for run in (gc, lambda layout: rehearse(layout, ONE)):
+    for run in (gc, lambda layout: preview(layout, ONE)):
         with pytest.raises(ArtifactError, match="block table of build 4") as refused:
             run(cache)
         assert refused.value.kind is ErrorKind.ARTIFACT_MISSING
     assert (files(cache), open_view(cache).head) == (before, records)
 
 
-def test_without_the_table_of_what_goes_it_goes_all_the_same(cache):
+def test_a_build_without_its_block_table_is_removed(cache):
     build = open_view(cache).state.builds[1]
     cache.artifact(build.index.blocks.sha256).unlink()
     assert gc(cache).decision.collected_generations == (1,)
@@ -309,7 +309,7 @@ def test_without_the_table_of_what_goes_it_goes_all_the_same(cache):
     assert full(cache).unreferenced == 0
 
 
-def test_what_is_no_artifact_is_left_alone(cache):
+def test_a_file_that_is_no_artifact_is_left_alone(cache):
     (cache.quarantine / "evidence").write_bytes(b"x")
     strange = cache.artifacts / "ab" / "notes.txt"
     strange.write_bytes(b"y")
@@ -321,7 +321,7 @@ def test_what_is_no_artifact_is_left_alone(cache):
     assert folder.is_dir()
 
 
-def test_the_segment_of_a_collected_generation_is_made_again(cache):
+def test_the_segment_of_a_collected_generation_is_repaired(cache):
     gc(cache)
     segment = cache.segments / cache.segment_name(1)
     content = segment.read_bytes()
@@ -336,8 +336,8 @@ def test_the_segment_of_a_collected_generation_is_made_again(cache):
     whole(cache, 3)
 
 
-def test_a_file_that_cannot_be_removed_ends_it_and_the_next_one_goes_on(cache, monkeypatch):
-    victim = sorted(each.sha256 for each in rehearse(cache, ONE).decision.removals)[1]
+def test_the_next_collection_continues_after_a_file_that_cannot_be_removed(cache, monkeypatch):
+    victim = sorted(each.sha256 for each in preview(cache, ONE).decision.removals)[1]
     unlink = Path.unlink
 
     def stubborn(path, **options):
@@ -361,8 +361,8 @@ def small(tmp_path):
 
 
 @pytest.mark.parametrize("reserve", [0, 256 << 10], ids=["no reserve", "reserve"])
-def test_on_a_disk_without_a_free_byte_collection_makes_room(small, reserve):
-    """What fills the disk is the cache's own: files that a writer left when the space ran out."""
+def test_a_collection_makes_room_on_a_full_disk(small, reserve):
+    """Files that a writer left when the space ran out fill the disk."""
     layout = Layout(small / "cache")
     with opened(layout, reserve=reserve) as store:
         for number in (1, 2, 3):

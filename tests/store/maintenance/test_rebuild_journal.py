@@ -1,4 +1,4 @@
-"""Making the journal again: from segments, and from whatever still reads of the damaged file."""
+"""Rebuilding the journal from segments, and from the readable records of the damaged file."""
 
 import contextlib
 import os
@@ -102,12 +102,12 @@ def overwrite(path, data):
 
 
 def spoil(layout, entry):
-    """Change a byte of a record, in every copy of its page that LMDB left."""
+    """Change a byte of a record in every copy of its page."""
     overwrite(layout.journal, layout.journal.read_bytes().replace(entry.raw, entry.raw[:-1] + b"?"))
 
 
 def goes_on(layout):
-    """The cache can be built on, and nothing but the device is wrong with it."""
+    """The cache accepts a build, and has no problem but the device."""
     with opened(layout) as store:
         play(store, Scenario(flight="f9"))
     found = verify(layout, depth=Depth.FULL).problems
@@ -115,7 +115,7 @@ def goes_on(layout):
 
 
 class TestTheSources:
-    def test_a_sound_journal_is_made_again_as_it_is(self, layout):
+    def test_an_undamaged_journal_is_rebuilt_unchanged(self, layout):
         entries, evidence = entries_of(layout), layout.journal.read_bytes()
         with Journal.open(layout.journal) as opened_journal:
             inside = opened_journal.projections()
@@ -143,8 +143,8 @@ class TestTheSources:
             _, work = play(store, Scenario(flight="f3", engine="other"))
             assert (work.compiled, work.embedded, work.indexed) == (1, 3, 1)
 
-    def test_what_followed_the_last_commit_is_salvaged(self, layout):
-        """A page that holds no record of the tail is lost: the tail survives, and so does its work."""
+    def test_records_after_the_last_commit_are_salvaged(self, layout):
+        """A lost page without records of the tail: the tail survives, and its steps are reused."""
         entries = entries_of(layout)
         spoil(layout, entries[2])
         with pytest.raises(JournalDamagedError) as caught:
@@ -158,7 +158,7 @@ class TestTheSources:
             assert (work.compiled, work.embedded, work.indexed) == (0, 0, 0)
 
     @pytest.mark.parametrize("seed", range(20))
-    def test_whatever_is_damaged_a_beginning_comes_back(self, layout, seed):
+    def test_after_any_damage_a_beginning_is_rebuilt(self, layout, seed):
         """Never other records, and never fewer than were committed."""
         rng, entries = random.Random(seed), entries_of(layout)
         data = bytearray(layout.journal.read_bytes())
@@ -184,7 +184,7 @@ class TestTheSources:
         assert rebuilt.salvaged == len(found) - committed(layout)
         assert goes_on(layout)
 
-    def test_before_the_first_commit_the_journal_is_all_there_is(self, fresh):
+    def test_before_the_first_commit_records_come_from_the_journal(self, fresh):
         entries = entries_of(fresh)
         spoil(fresh, entries[-2])
         rebuilt = rebuild(fresh)
@@ -194,7 +194,7 @@ class TestTheSources:
             assert store.state.builds[1].status is BuildStatus.ABANDONED
 
     @pytest.mark.parametrize("damage", ["gone", "garbage", "genesis"])
-    def test_before_the_first_commit_nothing_may_come_back(self, fresh, damage):
+    def test_before_the_first_commit_all_records_may_be_lost(self, fresh, damage):
         entries = entries_of(fresh)
         match damage:
             case "gone":
@@ -208,7 +208,7 @@ class TestTheSources:
             rebuild(fresh)
         assert tree(fresh) == before
 
-    def test_a_commit_whose_files_were_not_written_is_salvaged(self, layout):
+    def test_a_commit_without_its_files_is_salvaged(self, layout):
         with opened(layout) as store:
             play(store, Scenario(flight="f4"))
         for folder in (layout.manifests, layout.segments):
@@ -219,7 +219,7 @@ class TestTheSources:
         assert len(layout.manifest_files()) == 3
 
     def test_half_a_rollback_is_left_out(self, layout):
-        """It is one transaction with its commit; alone it would belong to whatever is committed next."""
+        """It is one transaction with its commit; alone it would belong to the next commit."""
         with opened(layout) as store:
             planned = rollback.plan(store.state, to=None, why="")
             half = RolledBack(left=planned.left, target=planned.target, requested=None, why="", host={})
@@ -228,7 +228,7 @@ class TestTheSources:
         assert rebuild(layout).records == count - 1
         assert goes_on(layout)
 
-    def test_manifests_of_collected_generations_are_not_asked_for(self, layout):
+    def test_manifests_of_collected_generations_are_not_needed(self, layout):
         (layout.manifests / layout.manifest_name(1)).unlink()
         assert len(rebuild(layout).state.generations) == 2
 
@@ -260,7 +260,7 @@ class TestSegmentsThatAreMissingOrBroken:
                 shutil.copyfile(other_cache(tmp_path / "other").segments / last.name, last)
 
     @pytest.mark.parametrize("damage", DAMAGES)
-    def test_a_journal_that_reads_takes_their_place(self, layout, tmp_path, damage):
+    def test_a_readable_journal_replaces_damaged_segments(self, layout, tmp_path, damage):
         entries = entries_of(layout)
         self.harm(layout, tmp_path, damage)
         rebuilt = rebuild(layout)
@@ -269,7 +269,7 @@ class TestSegmentsThatAreMissingOrBroken:
         assert rebuilt.segments_replaced == expected.get(damage, (2,) if damage != "last" else ())
 
     @pytest.mark.parametrize("damage", DAMAGES)
-    def test_without_one_nothing_is_rebuilt(self, layout, tmp_path, damage):
+    def test_without_a_readable_journal_nothing_is_rebuilt(self, layout, tmp_path, damage):
         self.harm(layout, tmp_path, damage)
         overwrite(layout.journal, b"garbage")
         before = tree(layout)
@@ -293,23 +293,23 @@ class TestSegmentsThatAreMissingOrBroken:
         assert rebuild(layout).salvaged == 0
         assert entries_of(layout) == entries
 
-    def test_a_manifest_of_this_cache_that_nothing_holds_forbids_it(self, layout):
+    def test_a_manifest_that_no_record_commits_forbids_a_rebuild(self, layout):
         overwrite(layout.journal, b"garbage")
         max(layout.segments.iterdir()).unlink()
         with pytest.raises(DamagedHistoryError, match="generation 2"):
             rebuild(layout)
 
     @pytest.mark.parametrize("number", [1, 2, 3])
-    def test_a_manifest_that_is_damaged_does_not(self, layout, number):
-        """It proves nothing; repair makes it again."""
+    def test_a_damaged_manifest_does_not_forbid_a_rebuild(self, layout, number):
+        """It proves nothing; `c10 repair` replaces it."""
         path = layout.manifests / layout.manifest_name(number)
         data = (layout.manifests / layout.manifest_name(min(number, 2))).read_bytes()
         overwrite(path, data if number == 3 else data[:-2] + b"\n")
         overwrite(layout.journal, b"garbage")
         assert len(rebuild(layout).state.generations) == 2
 
-    def test_a_journal_made_by_hand_that_commits_something_else(self, tmp_path):
-        """Segments may come from elsewhere; what they say is folded and projected before it is believed."""
+    def test_a_forged_journal_with_another_manifest_is_refused(self, tmp_path):
+        """Segments may come from anywhere: their records are folded and projected before they are used."""
         layout = Layout(tmp_path / "hand")
         layout.create()
         inputs = Scenario().inputs()
@@ -335,8 +335,8 @@ def newer_event():
 
 
 @pytest.mark.parametrize("where", ["tail", "segment"])
-def test_events_of_a_newer_version_are_left_to_it(layout, where):
-    """Leaving them out would lose them in silence."""
+def test_events_of_a_newer_version_forbid_a_rebuild(layout, where):
+    """Leaving them out would lose them silently."""
     if where == "tail":
         with Journal.open(layout.journal) as found:
             found.append([newer_event()])
@@ -356,7 +356,7 @@ def test_events_of_a_newer_version_are_left_to_it(layout, where):
 
 
 class Death:
-    """Kills at the n-th change to names on disk, before or after it; nothing of this process runs on after that."""
+    """Kill the process before or after its n-th change to names on disk."""
 
     NAMES = ("link", "unlink", "rmdir", "fsync")
 
@@ -381,8 +381,8 @@ class Death:
 
 
 @pytest.mark.parametrize(("which", "after"), [("layout", False), ("fresh", True)])
-def test_a_rebuild_may_die_at_every_step(pristine, which, after, request, tmp_path):
-    """There is the old journal, or the new one, or none and every command says so; never another."""
+def test_a_rebuild_may_be_killed_at_every_step(pristine, which, after, request, tmp_path):
+    """There is the old journal, or the new one, or none, which every command reports; never another."""
     source = request.getfixturevalue(which)
     entries, points = entries_of(source), 0
     while True:
@@ -409,7 +409,7 @@ def test_a_rebuild_may_die_at_every_step(pristine, which, after, request, tmp_pa
     assert points >= 12
 
 
-def test_a_failure_gives_the_journal_its_name_back(layout, monkeypatch):
+def test_a_failure_puts_the_journal_back(layout, monkeypatch):
     inode, before = layout.journal.stat().st_ino, tree(layout)
 
     def full(*_, **__):
@@ -422,7 +422,7 @@ def test_a_failure_gives_the_journal_its_name_back(layout, monkeypatch):
     assert tree(layout) == before
 
 
-def test_a_journal_that_somebody_begins_meanwhile_is_set_aside(layout, monkeypatch):
+def test_a_journal_that_was_created_meanwhile_is_moved_to_quarantine(layout, monkeypatch):
     entries, real, begun = entries_of(layout), Journal.create, []
 
     def create(path, records, **options):
@@ -442,7 +442,7 @@ class TestWritersBeside:
         accepted = GenerationAccepted(generation=1, why=why, host={})
         return to_record(accepted, build=None, wall_ns=1, mono_ns=1)
 
-    def test_what_was_acknowledged_is_there_and_later_appends_are_refused(self, layout):
+    def test_acknowledged_records_are_rebuilt_and_later_appends_are_refused(self, layout):
         with Journal.open(layout.journal) as beside:
             beside.append([self.event("acknowledged")])
             rebuild(layout)
@@ -455,7 +455,7 @@ class TestWritersBeside:
         ]
         assert whys == ["acknowledged"]
 
-    def test_an_append_that_loses_the_name_while_it_commits_is_not_acknowledged(self, layout):
+    def test_an_append_to_a_file_that_loses_its_name_is_not_acknowledged(self, layout):
         environment = open_environment(layout.journal, readonly=False)
         try:
             with (
@@ -466,8 +466,8 @@ class TestWritersBeside:
         finally:
             environment.close()
 
-    def test_what_is_appended_up_to_the_last_moment_is_salvaged(self, layout, monkeypatch):
-        """Between the look that judges and the unlinking: the file is read again after it lost its name."""
+    def test_records_appended_at_the_last_moment_are_salvaged(self, layout, monkeypatch):
+        """After the check and before the unlinking: the file is read again after it lost its name."""
         real, late = move_to_quarantine, []
 
         def aside(of, path):
@@ -480,14 +480,14 @@ class TestWritersBeside:
         assert open_view(layout).head == late[0]
 
 
-def test_memo_of_salvaged_work_is_usable(layout):
+def test_salvaged_steps_are_reused(layout):
     state = rebuild(layout).state
     engines = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, EngineCompiled)]
     assert {event.key for event in engines} == set(state.step_cache.engines)
 
 
-def test_a_child_that_could_not_be_asked_is_no_answer(layout, monkeypatch):
-    """A tail must not be lost because no process could be started."""
+def test_a_child_that_could_not_start_is_an_error(layout, monkeypatch):
+    """Records must not be lost because no process could be started."""
 
     def refused(*_, **__):
         raise BlockingIOError(11, "Resource temporarily unavailable")
@@ -499,7 +499,7 @@ def test_a_child_that_could_not_be_asked_is_no_answer(layout, monkeypatch):
     assert tree(layout) == before
 
 
-def test_a_child_that_was_killed_is_asked_again(layout, monkeypatch):
+def test_a_killed_child_is_started_again(layout, monkeypatch):
     real, ended = subprocess.run, []
 
     def killed_once(*args, **kwargs):

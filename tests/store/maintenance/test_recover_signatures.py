@@ -1,4 +1,4 @@
-"""Signatures that no record holds: which of them are recorded again when the journal is made again."""
+"""Signatures that no record holds: which of them a rebuild of the journal records again."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def opened(layout, signer=None, **options):
 
 @pytest.fixture
 def layout(tmp_path):
-    """Three generations, signed by Alice as they were committed, and by Bob when the last one was there."""
+    """Three generations: Alice signed each at its commit, Bob all of them after the last."""
     layout = Layout(tmp_path / "cache")
     with opened(layout, ALICE) as store:
         for number in range(1, 4):
@@ -49,7 +49,7 @@ def signers(layout):
     }
 
 
-def test_they_are_recorded_with_time_and_host(layout):
+def test_recovered_signatures_have_time_and_host(layout):
     before = {path.name: path.read_bytes() for path in layout.manifests.iterdir()}
     lose(layout)
     rebuilt = rebuild(layout, trusted_keys=(BOB.public,), clock=FakeClock(), host={"name": "here"})
@@ -65,7 +65,7 @@ def test_they_are_recorded_with_time_and_host(layout):
 
 
 @pytest.mark.parametrize("keys", [(), (ALICE.public,), (TrustedKey(BOB.public, 0),)])
-def test_without_a_key_that_vouches_for_them_they_are_named(layout, keys):
+def test_signatures_without_a_trusted_key_are_reported(layout, keys):
     lose(layout)
     rebuilt = rebuild(layout, **({"trusted_keys": keys} if keys else {}))
     assert rebuilt.signatures == 0
@@ -73,14 +73,14 @@ def test_without_a_key_that_vouches_for_them_they_are_named(layout, keys):
     assert signers(layout) == {number: [ALICE.key_id] for number in (1, 2, 3)}
 
 
-def test_a_journal_that_holds_them_takes_none_twice(layout):
+def test_a_recorded_signature_is_not_recorded_twice(layout):
     shutil.copy(layout.manifests / "00000003.sig2", layout.manifests / "00000003.sig3")
     rebuilt = rebuild(layout, trusted_keys=(ALICE.public, BOB.public))
     assert (rebuilt.signatures, rebuilt.signatures_left) == (0, ())
 
 
 @pytest.mark.parametrize("spoil", ["link", "folder", "pipe", "long"])
-def test_what_is_no_signature_file_vouches_for_nothing(layout, tmp_path, spoil):
+def test_a_file_that_is_no_signature_is_not_recovered(layout, tmp_path, spoil):
     path = layout.manifests / "00000003.sig2"
     data = path.read_bytes()
     path.unlink()
@@ -107,7 +107,7 @@ def test_the_name_in_quarantine_does_not_matter(layout):
     assert rebuild(layout, trusted_keys=(BOB.public,)).signatures == 3
 
 
-def test_a_collected_generation_takes_none(layout):
+def test_signatures_of_a_collected_generation_are_not_recovered(layout):
     kept = (layout.manifests / "00000001.sig2").read_bytes()
     with opened(layout, exclusive_within_s=1) as store:
         collect(store, KeepPolicy(keep=1))
@@ -120,7 +120,7 @@ def test_a_collected_generation_takes_none(layout):
     assert (rebuilt.signatures, rebuilt.signatures_left) == (0, ())
 
 
-def test_no_more_than_a_generation_can_have(tmp_path):
+def test_no_more_signatures_are_recovered_than_a_generation_can_have(tmp_path):
     layout = Layout(tmp_path / "cache")
     many = [
         Signer.of(Ed25519PrivateKey.from_private_bytes(bytes([number] * 32)))
@@ -146,7 +146,7 @@ def test_a_signature_file_has_one_form():
     assert parse_signature(b"") is None
 
 
-def test_how_many_builds_a_collection_may_keep_to_give_some_up(layout):
+def test_how_many_builds_a_collection_may_keep_to_remove_some_generations(layout):
     state = open_view(layout).state
     assert keep_without(state, (1,)) == 2
     # The head, and what a rollback would show, stay under any policy.

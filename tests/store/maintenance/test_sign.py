@@ -1,4 +1,4 @@
-"""Signatures after the commit: any number of keys, one at a time, and what a death in between leaves."""
+"""Signatures after the commit: several keys, one at a time, and what a killed signing leaves."""
 
 import os
 from dataclasses import replace
@@ -29,7 +29,7 @@ from store.reader import FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
-from store.verify.coverage import strangers
+from store.verify.coverage import find_foreign_files
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 
@@ -46,7 +46,7 @@ ALICE, BOB, CAROL = signer(1), signer(2), signer(3)
 
 @pytest.fixture
 def layout(tmp_path):
-    """Two generations that nobody signed."""
+    """Two unsigned generations."""
     layout = Layout(tmp_path / "cache")
     with opened(layout) as store:
         play(store, FIRST)
@@ -77,7 +77,7 @@ def signatures(layout):
 
 
 def wrong(layout, *keys):
-    """What a full verification finds, the made-up engine and index aside."""
+    """Return the problems of a full verification, without those of the played engine and index."""
     found = verify(layout, depth=Depth.FULL, **({"trusted_keys": keys} if keys else {}))
     return [problem for problem in found.problems if problem.kind is not ProblemKind.CONTENT]
 
@@ -113,7 +113,7 @@ def test_a_key_that_signed_it_already_changes_nothing(layout):
     assert open_view(layout).head == head
 
 
-def test_several_keys_vouch_each_for_itself(layout):
+def test_one_trusted_key_of_several_is_enough(layout):
     for key in (ALICE, BOB, CAROL):
         signed(layout, key)
     assert signatures(layout) == ["00000002.sig", "00000002.sig2", "00000002.sig3"]
@@ -125,11 +125,11 @@ def test_several_keys_vouch_each_for_itself(layout):
     assert not flies(layout, TrustedKey(ALICE.public, 1), TrustedKey(BOB.public, 1))
     collected_generations = (TrustedKey(ALICE.public, 1), TrustedKey(BOB.public))
     assert verify(layout, depth=Depth.FULL, trusted_keys=collected_generations).signed_by == BOB.key_id
-    assert strangers(Artifacts(layout)) == ()
+    assert find_foreign_files(Artifacts(layout)) == ()
 
 
 @pytest.mark.parametrize("change", ["gone", "garbage", "link", "folder"])
-def test_one_signature_that_is_damaged_takes_nothing_from_the_others(layout, change):
+def test_a_damaged_signature_does_not_invalidate_the_others(layout, change):
     for key in (ALICE, BOB):
         signed(layout, key)
     path = layout.manifests / "00000002.sig"
@@ -146,7 +146,7 @@ def test_one_signature_that_is_damaged_takes_nothing_from_the_others(layout, cha
     assert not verify(layout, trusted_keys=[BOB.public]).go
 
 
-def test_a_death_between_the_event_and_its_file_is_made_good(layout, monkeypatch):
+def test_the_next_writer_writes_the_signature_file_of_a_killed_one(layout, monkeypatch):
     signed(layout, ALICE)
 
     def dies(*_):
@@ -168,7 +168,7 @@ def test_a_death_between_the_event_and_its_file_is_made_good(layout, monkeypatch
         assert (store.recovered, store.writes) == ((), 0)
 
 
-def test_signatures_that_are_lost_need_no_key_to_come_back(layout):
+def test_lost_signature_files_are_written_again_without_a_key(layout):
     for key in (ALICE, BOB):
         signed(layout, key)
     before = [(layout.manifests / name).read_bytes() for name in signatures(layout)]
@@ -192,7 +192,7 @@ def test_a_manifest_that_is_not_the_projection_is_not_signed(layout):
     assert refused(layout, number=1).kind is ErrorKind.TARGET_DAMAGED
 
 
-def test_a_name_that_is_taken_is_refused_before_anything_is_appended(layout):
+def test_a_taken_file_name_is_refused_before_anything_is_appended(layout):
     (layout.manifests / "00000002.sig").write_bytes(signature_file(BOB.sign(b"other")))
     error = refused(layout)
     assert error.kind is ErrorKind.TARGET_DAMAGED
@@ -209,7 +209,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_appended(layout):
 @pytest.mark.parametrize(
     ("number", "kind"), [(3, ErrorKind.UNKNOWN_GENERATION), (0, ErrorKind.UNKNOWN_GENERATION)]
 )
-def test_what_is_no_generation(layout, number, kind):
+def test_an_unknown_generation_is_refused(layout, number, kind):
     assert refused(layout, number=number).kind is kind
 
 
@@ -219,7 +219,7 @@ def test_a_cache_without_a_generation(tmp_path):
     assert error.value.kind is ErrorKind.NO_GENERATION
 
 
-def test_there_is_room_for_so_many(layout):
+def test_a_generation_has_a_limited_number_of_signatures(layout):
     with opened(layout) as store:
         for number in range(MAX_SIGNATURES):
             sign(store, None, signer(100 + number))
@@ -232,7 +232,7 @@ def test_there_is_room_for_so_many(layout):
     assert flies(layout, signer(100 + MAX_SIGNATURES - 1).public)
 
 
-def test_collection_takes_every_signature_and_signs_no_more(layout):
+def test_a_collection_removes_all_signatures_and_forbids_new_ones(layout):
     for key in (ALICE, BOB):
         signed(layout, key, 1)
         signed(layout, key, 2)
@@ -249,11 +249,11 @@ def test_collection_takes_every_signature_and_signs_no_more(layout):
 
 
 class TestInTheWay:
-    """A signature file of a generation that is still to come."""
+    """A signature file of a generation that is not committed yet."""
 
     @pytest.mark.parametrize("shape", ["file", "link", "pipe", "folder"])
     @pytest.mark.parametrize("name", ["00000003.sig", "00000003.sig2", "flight-00000007.sig"])
-    def test_it_is_set_aside_and_the_work_goes_on(self, layout, name, shape):
+    def test_it_is_moved_to_quarantine_and_the_build_continues(self, layout, name, shape):
         path = layout.manifests / name
         match shape:
             case "file":
@@ -280,7 +280,7 @@ class TestInTheWay:
         with opened(layout) as store:
             assert store.recovered == ()
 
-    def test_one_that_comes_while_a_build_runs_is_named_with_what_mends_it(self, layout):
+    def test_one_that_appears_during_a_build_is_reported_with_its_fix(self, layout):
         with opened(layout, signer=ALICE) as store:
             (layout.manifests / "00000003.sig").write_bytes(b"planted")
             with pytest.raises(UnprojectedError) as error:
@@ -290,7 +290,7 @@ class TestInTheWay:
 
     @pytest.mark.parametrize("folder", ["manifests", "segments"])
     @pytest.mark.parametrize("number", [3, 9])
-    def test_a_manifest_or_segment_is_named_with_what_mends_it(self, layout, folder, number):
+    def test_a_manifest_or_segment_is_reported_with_its_fix(self, layout, folder, number):
         name = f"{number:08d}.{'json' if folder == 'manifests' else 'events'}"
         (layout.root / folder / name).write_bytes(b"planted")
         for act in (lambda: open_view(layout), lambda: opened(layout).__enter__()):

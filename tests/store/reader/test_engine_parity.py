@@ -1,4 +1,4 @@
-"""Answers to golden images as a file, what belongs to an engine, and proofs of nobody's claim."""
+"""The file of golden answers, what is attached to an engine, and the keys of parity records."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ CONTRACT = Preprocessing(
 )
 
 
-def test_answers_come_back():
+def test_answers_survive_encoding():
     vectors = np.random.default_rng(1).standard_normal((3, 5)).astype(np.float32)
     data = encode_answers(vectors)
     assert data[:16] == b"C10GOLD1\x03\x00\x00\x00\x05\x00\x00\x00"
@@ -80,7 +80,7 @@ def test_samples_are_golden_images_as_a_network_takes_them():
     assert (samples.shape, samples.dtype) == ((ANSWERED, 16, 24, 3), np.float32)
     image = golden_images(ANSWERED, 16, 24)[-1]
     np.testing.assert_array_equal(samples[-1], CONTRACT.apply(image))
-    # The first images do not hang on how many follow.
+    # The first images do not depend on how many follow.
     np.testing.assert_array_equal(golden_samples(CONTRACT, 1)[0], samples[0])
 
 
@@ -92,7 +92,7 @@ def test_raw_samples_are_golden_images_in_the_layout_of_the_network(shape):
     np.testing.assert_array_equal(images, golden_images(2, 16, 24))
 
 
-def test_raw_samples_of_another_shape_are_values_of_a_byte_that_hang_on_the_seed():
+def test_raw_samples_of_another_shape_are_bytes_that_depend_on_the_seed():
     first, other = golden_inputs((4, 100)), golden_inputs((4, 100), seed=1)
     assert (first.shape, first.dtype) == ((4, 100), np.float32)
     assert 0 <= first.min() < 20
@@ -111,7 +111,7 @@ def compiled(**refs):
     )
 
 
-def test_what_belongs_to_an_engine():
+def test_what_is_attached_to_an_engine():
     golden, cache = ref_of(b"golden"), ref_of(b"cache")
     event = compiled(**{GOLDEN: golden, TIMING_CACHE: cache})
     assert attached(event) == {GOLDEN: golden, TIMING_CACHE: cache}
@@ -135,7 +135,7 @@ def test_what_belongs_to_an_engine():
         {"golden": {"sha256": "ab" * 32, "size": 1, "name": "x"}},
     ],
 )
-def test_strange_belongings_are_no_history(found):
+def test_an_attachment_that_is_no_reference_is_no_history(found):
     event = made(EngineCompiled, signature={"attached": found})
     with pytest.raises(DamagedHistoryError, match="attachments of engine"):
         attached(event)
@@ -144,18 +144,18 @@ def test_strange_belongings_are_no_history(found):
 @pytest.mark.parametrize(
     "inputs", [{}, {"attached": []}, {"attached": {"tile": {"sha256": "x", "size": 1}, "window": 3}}]
 )
-def test_a_failure_is_told_whatever_was_attached_to_it(inputs):
+def test_a_failure_with_strange_attachments_is_history(inputs):
     assert attached_to_failure(made(BuildFailed, inputs=inputs)) == {}
 
 
-def test_what_belongs_to_a_failure_is_named_beside_what_names_nothing():
+def test_attached_references_are_returned_beside_attachments_that_are_none():
     tile = ref_of(b"tile")
     whole = {"sha256": tile.sha256, "size": tile.size}
     event = made(BuildFailed, inputs={"attached": {"tile": whole, "window": {**whole, "more": 1}}})
     assert attached_to_failure(event) == {"tile": tile}
 
 
-def test_what_belongs_to_an_engine_is_referenced_with_it():
+def test_what_is_attached_to_an_engine_is_referenced_with_it():
     golden = ref_of(b"golden")
     event = compiled(golden=golden)
     step_cache = StepCache()
@@ -169,32 +169,32 @@ def test_what_belongs_to_an_engine_is_referenced_with_it():
     assert {*step_cache.engines} == {"k"}
 
 
-def test_the_device_of_a_claim(monkeypatch):
+def test_the_device_of_a_parity_key(monkeypatch):
     card = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 33, driver="12.6")
     monkeypatch.setattr(engine_parity, "gpus", lambda: (card,))
-    assert engine_parity.device_here("tensorrt") == "sm87:Orin, CUDA 12.6"
+    assert engine_parity.describe_device("tensorrt") == "sm87:Orin, CUDA 12.6"
     monkeypatch.setattr(engine_parity, "gpus", tuple)
-    assert engine_parity.device_here("tensorrt-rtx") == "no GPU"
-    assert ": " in engine_parity.device_here("onnxruntime")
+    assert engine_parity.describe_device("tensorrt-rtx") == "no GPU"
+    assert ": " in engine_parity.describe_device("onnxruntime")
 
 
-def test_everything_in_a_claim_counts():
+def test_every_field_of_a_parity_key_counts():
     parts = {"engine": "e", "golden": "g", "backend": "openvino", "version": "1"}
-    one = engine_parity.claim(**parts, preprocessing=CONTRACT)
+    one = engine_parity.parity_key(**parts, preprocessing=CONTRACT)
     names = {one.name}
     for name in parts:
-        names.add(engine_parity.claim(**(parts | {name: "other"}), preprocessing=CONTRACT).name)
+        names.add(engine_parity.parity_key(**(parts | {name: "other"}), preprocessing=CONTRACT).name)
     other = Preprocessing(size=(8, 8), colour="rgb", layout="nchw", mean=(0.0,) * 3, std=(1.0,) * 3)
-    names.add(engine_parity.claim(**parts, preprocessing=other).name)
+    names.add(engine_parity.parity_key(**parts, preprocessing=other).name)
     assert len(names) == 6
 
 
 def test_answers_of_another_shape_never_agree(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_parity, "_shown", {})
-    about = engine_parity.claim(engine="e", golden="g", backend="x", version="1", preprocessing=CONTRACT)
+    monkeypatch.setattr(engine_parity, "_measured", {})
+    key = engine_parity.parity_key(engine="e", golden="g", backend="x", version="1", preprocessing=CONTRACT)
     with pytest.raises(engine_parity.NoGoError, match="found -1"):
-        engine_parity.require_agreement(
-            about,
+        engine_parity.require_parity(
+            key,
             lambda samples: np.ones((len(samples), 4), np.float32),
             answers=lambda: np.ones((2, 5), np.float32),
             preprocessing=CONTRACT,

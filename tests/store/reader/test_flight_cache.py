@@ -138,7 +138,7 @@ class TestGo:
             assert cache.verify().files == 8
         assert "expected generation 9" in no_go(layout, ErrorKind.NO_GENERATION, generation=9)[0]
 
-    def test_things_that_are_not_in_the_cache(self, layout):
+    def test_unknown_tiles_and_engines_are_key_errors(self, layout):
         with fly(layout) as cache:
             for identifier in (0, -1, 1 << 63, 1 << 80, descriptor_id(6, 1, 0, view=1)):
                 with pytest.raises(KeyError, match="no tile"):
@@ -147,8 +147,8 @@ class TestGo:
                 with pytest.raises(KeyError, match="no engine 'other'"):
                     ask("other")
 
-    def test_bytes_that_no_library_takes(self, layout):
-        """The bytes of these engines and indexes are whole; that they are none is for their library to say."""
+    def test_intact_bytes_that_no_library_loads(self, layout):
+        """These files match their digests; only their library can say that they are no engine or index."""
         with fly(layout) as cache:
             with pytest.raises(ExecutionError):
                 cache.engine("place")
@@ -157,7 +157,7 @@ class TestGo:
             with pytest.raises(NoGoError, match="preprocessing"):
                 _ = cache.preprocessing
 
-    def test_what_is_opened_is_what_is_used(self, layout):
+    def test_files_replaced_after_opening_are_not_used(self, layout):
         with fly(layout) as cache:
             for role in ("engine place", "calibration", "tile table"):
                 rewrite(path_of(layout, role), b"something else")
@@ -166,8 +166,8 @@ class TestGo:
             assert cache.calibration() == {}
             assert cache.tile(descriptor_id(6, 0, 0))
 
-    def test_what_was_sealed_stays(self, layout):
-        """Bytes that change in place are noticed before they were sealed and harmless afterwards."""
+    def test_sealed_bytes_outlive_changes_of_the_file(self, layout):
+        """Bytes that change in place are noticed before they are sealed, and do no harm later."""
         path = path_of(layout, "engine place")
         path.chmod(0o644)
         with fly(layout) as cache, path.open("r+b") as file:
@@ -224,24 +224,24 @@ class TestNoGo:
         (tmp_path / "file").touch()
         no_go(Layout(tmp_path / "file"), ErrorKind.NO_GENERATION)
 
-    def test_manifests_are_not_looked_for_elsewhere(self, layout, tmp_path):
+    def test_a_symlinked_manifests_folder_is_refused(self, layout, tmp_path):
         shutil.copytree(layout.manifests, tmp_path / "elsewhere")
         shutil.rmtree(layout.manifests)
         layout.manifests.symlink_to(tmp_path / "elsewhere")
         no_go(layout, ErrorKind.NO_GENERATION)
 
     @pytest.mark.parametrize("what", ["fifo", "folder", "link", "loop", "device"])
-    def test_manifests_that_are_no_files(self, layout, what):
+    def test_manifests_that_are_no_regular_files(self, layout, what):
         occupy(layout.manifests / layout.manifest_name(2), what)
         no_go(layout, ErrorKind.NO_GENERATION)
         fly(layout, generation=1).close()
 
     @pytest.mark.parametrize("what", ["shorter", "longer", "empty", "flip", "garbage", "other generation"])
-    def test_the_newest_that_is_damaged_is_refused_and_no_older_one_taken(self, layout, what):
+    def test_a_damaged_newest_manifest_is_refused_and_no_older_one_used(self, layout, what):
         path = layout.manifests / layout.manifest_name(2)
         match what:
             case "flip":
-                # Elsewhere a flipped digit may give another manifest that agrees with itself: hence signatures.
+                # Another flipped digit may give a consistent manifest, which only a signature would refuse.
                 identity = manifest_of(layout).identity.encode()
                 rewrite(path, path.read_bytes().replace(identity, bytes([identity[0] ^ 1]) + identity[1:]))
             case "garbage":
@@ -261,7 +261,7 @@ class TestNoGo:
 
     @pytest.mark.parametrize("what", NO_FILES)
     @pytest.mark.parametrize("role", ["engine place", "descriptor index", "tile table"])
-    def test_artifacts_that_are_no_files(self, layout, role, what):
+    def test_artifacts_that_are_no_regular_files(self, layout, role, what):
         path = path_of(layout, role)
         if what == "missing":
             path.unlink()
@@ -345,7 +345,7 @@ class TestHostile:
         rewrite(path, encode(document) + b"\n")
 
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"1", b"\xff", b"[" * 100_000, b"null"])
-    def test_calibrations_that_are_none(self, layout, data):
+    def test_calibrations_that_are_no_json_object(self, layout, data):
         def change(body):
             body["calibration"] = put(layout, data)
             body["inputs"]["calibration"] = body["calibration"]["sha256"]
@@ -441,7 +441,7 @@ class TestSealed:
         sealed.close()
         assert view == data, "what was mapped outlives the descriptor"
 
-    def test_nothing_can_be_sealed_too(self, tmp_path, folder):
+    def test_an_empty_file_can_be_sealed(self, tmp_path, folder):
         (tmp_path / "x").touch()
         fd = open_expected("x", folder=folder, size=0)
         sealed = seal(fd, ref_of(b""))

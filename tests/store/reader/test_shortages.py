@@ -1,4 +1,4 @@
-"""A process that lacks open files or memory says so; it never takes that for damage of what it looked at."""
+"""A process that lacks open files or memory says so, and never reports damage instead."""
 
 import errno
 import json
@@ -21,8 +21,8 @@ from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, play
-from store.verify.coverage import missing, sound, walk
-from store.verify.report import Finding, ProblemKind, judge
+from store.verify.coverage import intact_artifacts, missing_artifacts, walk
+from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +55,7 @@ def failing(number, *, only):
 
 
 @pytest.mark.parametrize("number", SHORT)
-def test_the_kind_says_that_it_is_this_process(number):
+def test_the_error_kind_of_a_shortage_blames_this_process(number):
     error = OSError(number, os.strerror(number))
     assert is_shortage(error)
     assert from_os_error(error, "x").kind is ErrorKind.RESOURCES
@@ -71,7 +71,7 @@ def test_a_shortage_is_no_damage(layout, monkeypatch, number):
     for look_at in (
         lambda: found.damage(ref),
         lambda: found.read(ref),
-        lambda: sound(found, [ref]),
+        lambda: intact_artifacts(found, [ref]),
         lambda: walk(found, named, referenced=frozenset(), full=True),
         lambda: verify(layout),
         lambda: FlightCache.open(layout.root, trusted_keys=ALLOW_UNSIGNED),
@@ -82,7 +82,7 @@ def test_a_shortage_is_no_damage(layout, monkeypatch, number):
 
 
 @pytest.mark.parametrize("number", SHORT)
-def test_a_shortage_while_reading_or_looking_is_no_damage(layout, monkeypatch, number):
+def test_a_shortage_while_reading_is_no_damage(layout, monkeypatch, number):
     manifest, found = head(layout), Artifacts(layout)
 
     def fails(*_, **__):
@@ -95,20 +95,20 @@ def test_a_shortage_while_reading_or_looking_is_no_damage(layout, monkeypatch, n
     with monkeypatch.context() as patched:
         patched.setattr(artifacts_module.os, "lstat", fails)
         with pytest.raises(CacheUnusableError):
-            missing(manifest, found)
+            missing_artifacts(manifest, found)
     monkeypatch.setattr(os, "open", fails)
     with pytest.raises(CacheUnusableError):
         exposed_path(layout.root)
 
 
-def test_a_disk_that_fails_is_damage_and_is_named(layout, monkeypatch):
+def test_a_failing_disk_is_damage(layout, monkeypatch):
     manifest = head(layout)
     monkeypatch.setattr(os, "open", failing(errno.EIO, only=manifest.calibration.sha256))
     found = Artifacts(layout).damage(manifest.calibration)
     assert found == f"cannot be read ({os.strerror(errno.EIO)})"
     damaged = Finding(kind=ProblemKind.DAMAGED, subject="calibration", found=found, path="artifacts/ab/ab")
-    (problem,) = judge([damaged], root=layout.root, named_in={}, head=1, keep_without=lambda _: 0)
-    assert problem.mend == f"c10 repair --cache {layout.root}"
+    (problem,) = diagnose([damaged], root=layout.root, named_in={}, head=1, keep_without=lambda _: 0)
+    assert problem.fix == f"c10 repair --cache {layout.root}"
 
 
 STARVED = """
@@ -152,7 +152,7 @@ for act in (verified, read, opened):
 """
 
 
-def test_any_number_of_open_files_is_enough_or_said_to_be_too_few(layout):
+def test_any_limit_of_open_files_is_enough_or_reported(layout):
     done = subprocess.run(
         [sys.executable, "-c", STARVED, str(layout.root)],
         cwd=ROOT,

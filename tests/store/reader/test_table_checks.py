@@ -1,4 +1,4 @@
-"""Tables and deltas are held against their manifest."""
+"""Tables and deltas are compared with their manifest."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ DELTA = Delta(Rows(np.array([5], np.uint64), np.ones((1, 4), np.float32)), nothi
 
 
 def manifest(**index):
-    """What these functions ask of a manifest."""
+    """A manifest with the fields that these functions read."""
     entry = {
         "rows": 2,
         "dimensions": 4,
@@ -30,7 +30,7 @@ def manifest(**index):
     return SimpleNamespace(tile_count=2, tile_set=tile_set(named), index=SimpleNamespace(**entry))
 
 
-def test_what_fits_is_returned():
+def test_tables_that_fit_are_returned():
     assert table_checks.tiles_of(manifest(), encode_tiles(TILES)).ids.tolist() == [5, 9]
     assert table_checks.blocks_of(manifest(), encode_blocks(BLOCKS)) == tuple(BLOCKS)
     assert table_checks.delta_of(manifest(), encode(DELTA)).added.ids.tolist() == [5]
@@ -57,11 +57,11 @@ def test_what_fits_is_returned():
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(read, data, reason):
+def test_tables_that_do_not_fit_are_refused(read, data, reason):
     with pytest.raises(ArtifactError, match=reason):
         read(manifest(), data)
 
 
-def test_a_delta_that_nobody_named_is_refused():
+def test_a_delta_that_the_manifest_does_not_name_is_refused():
     with pytest.raises(ArtifactError, match="of None rows"):
         table_checks.delta_of(manifest(delta=None), encode(DELTA))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from store.formats.index_delta import Delta, Rows, difference, nothing
 from store.runtime.backends.base import IndexLoadError
-from store.runtime.delta_search import ExtendedIndex
+from store.runtime.delta_search import IndexWithDelta
 from store.runtime.load import load_index
 
 DIMENSIONS = 8
@@ -134,7 +134,7 @@ def test_a_graph_is_searched_past_what_was_left_out(monkeypatch):
     anew = recall(narrow("hnsw", now))
     assert recall(narrow("hnsw", was, difference(was, now))) >= anew - 0.02
     # Without the greater breadth this fails: the crowd that is gone takes every place among the candidates.
-    monkeypatch.setattr(ExtendedIndex, "_parameters", narrow_parameters)
+    monkeypatch.setattr(IndexWithDelta, "_parameters", narrow_parameters)
     assert recall(narrow("hnsw", was, difference(was, now))) < anew - 0.2
 
 

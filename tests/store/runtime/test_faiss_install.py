@@ -1,15 +1,10 @@
-"""Exactly one faiss: the flavours own one module, and two of them leave neither whole."""
+"""Exactly one distribution of faiss: two overwrite each other's files."""
 
 import sys
 
 import pytest
 
-from store.runtime.faiss_install import (
-    FaissDistribution,
-    FaissInstallError,
-    installed_faiss,
-    require_one_faiss,
-)
+from store.runtime.faiss_install import FaissDistribution, installed_faiss, require_one_faiss
 from store.runtime.load import RuntimeUnavailableError, load_index
 
 
@@ -19,10 +14,10 @@ def test_exactly_one_distribution_is_accepted():
     )
     # The same folder can be on the path twice.
     assert require_one_faiss([("faiss-cpu", "1.15.1")] * 2) == FaissDistribution("faiss-cpu", "1.15.1")
-    with pytest.raises(FaissInstallError, match=r"found none; pip install 'c10\[cpu\]'"):
+    with pytest.raises(RuntimeUnavailableError, match=r"found none; pip install 'c10\[cpu\]'"):
         require_one_faiss([("numpy", "2")])
     with pytest.raises(
-        FaissInstallError,
+        RuntimeUnavailableError,
         match=r"faiss-cpu 1\.15\.1 and faiss-gpu 1\.15\.1.*pip uninstall faiss-cpu faiss-gpu",
     ):
         require_one_faiss([("faiss-gpu", "1.15.1"), ("faiss-cpu", "1.15.1")])
@@ -38,11 +33,11 @@ def test_exactly_one_distribution_is_accepted():
         ("faiss", False),
     ],
 )
-def test_a_name_tells_whether_it_is_for_gpus(name, gpu):
+def test_the_name_says_whether_it_is_for_gpus(name, gpu):
     assert FaissDistribution(name, "1").gpu is gpu
 
 
-def test_the_one_that_is_here_is_found():
+def test_the_installed_distribution_is_found():
     assert installed_faiss().name.startswith("faiss")
 
 
@@ -54,14 +49,14 @@ def installed(folder, name, *, info="dist-info", file="METADATA"):
     (path / file).write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
 
 
-def test_those_beside_the_module_that_would_be_imported_count(tmp_path, monkeypatch):
+def test_distributions_beside_the_imported_module_count(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     installed(tmp_path, "faiss-gpu-cu99")
     assert installed_faiss.__wrapped__() == FaissDistribution("faiss-gpu-cu99", "1.2")
-    # One that an older installer left is as much in the way as the other.
+    # A distribution of an older installer counts as well.
     installed(tmp_path, "faiss", info="egg-info", file="PKG-INFO")
-    with pytest.raises(FaissInstallError, match=r"found faiss 1\.2 and faiss-gpu-cu99 1\.2"):
+    with pytest.raises(RuntimeUnavailableError, match=r"found faiss 1\.2 and faiss-gpu-cu99 1\.2"):
         installed_faiss.__wrapped__()
 
 
@@ -69,14 +64,16 @@ def test_a_folder_that_an_uninstaller_left_is_no_faiss(tmp_path, monkeypatch):
     (tmp_path / "faiss").mkdir()
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    with pytest.raises(FaissInstallError, match="found none"):
+    with pytest.raises(RuntimeUnavailableError, match="found none"):
         installed_faiss.__wrapped__()
 
 
-def test_no_index_is_read_on_board_with_two_flavours(monkeypatch):
+def test_no_index_is_read_on_board_with_two_distributions(monkeypatch):
     def both():
-        raise FaissInstallError("expected one distribution of faiss, found two", "pip uninstall one")
+        raise RuntimeUnavailableError(
+            "expected one distribution of faiss, found two", hint="pip uninstall one"
+        )
 
-    monkeypatch.setattr("store.runtime.load.installed_flavour", both)
+    monkeypatch.setattr("store.runtime.load.installed_faiss", both)
     with pytest.raises(RuntimeUnavailableError, match="found two; pip uninstall one"):
         load_index(b"", kind="flat", dimensions=4, ntotal=0)

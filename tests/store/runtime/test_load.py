@@ -60,7 +60,7 @@ def test_a_row_depends_on_its_own_sample_only(order, count):
     np.testing.assert_array_equal(engine.run(inputs[chosen]), alone[chosen])
 
 
-def test_a_padded_batch_forgets_the_one_before(engine):
+def test_a_padded_batch_holds_nothing_of_the_batch_before(engine):
     first = engine.run(samples(3, seed=1))
     engine.run(samples(7, seed=2))
     np.testing.assert_array_equal(engine.run(samples(3, seed=1)), first)
@@ -71,7 +71,7 @@ def test_threads_do_not_change_a_bit(engine):
     np.testing.assert_array_equal(two.run(samples(4)), engine.run(samples(4)))
 
 
-def test_bytes_views_paths_and_memory_files_will_do(engine, tmp_path):
+def test_bytes_views_paths_and_memory_files_are_accepted(engine, tmp_path):
     expected = engine.run(samples(2))
     path = tmp_path / "engine.onnx"
     path.write_bytes(ENGINE)
@@ -133,7 +133,7 @@ def test_an_engine_with_open_sizes_or_another_rank_is_refused():
         load_engine(integers.SerializeToString(), **EXPECTED)
 
 
-def test_an_unknown_backend_and_a_missing_library_are_told(monkeypatch):
+def test_an_unknown_backend_and_a_missing_library_are_reported(monkeypatch):
     with pytest.raises(RuntimeUnavailableError, match=r"onnxruntime.*found one of 'abacus'"):
         load_engine(ENGINE, **(EXPECTED | {"backend": "abacus"}))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -1,4 +1,4 @@
-"""Bundles: what is written, what is read, and what of a hostile file is refused before anything is believed."""
+"""Bundles: what is written, what is read, and how hostile files are refused."""
 
 import hashlib
 import os
@@ -32,18 +32,19 @@ from store.errors import (
 from store.maintenance.collect_garbage import collect
 from store.policy.retention import KeepPolicy
 from store.testing import FakeClock, Scenario, made, play, ref_of
-from store.transfer import bundle
 from store.transfer import export as export_module
-from store.transfer.bundle import MAX_HEADER, Choice, Header
+from store.transfer.bundle import read_bundle
+from store.transfer.bundle_format import MAGIC, MAX_HEADER, BundleHeader, Choice, write_bundle
+from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
-from store.transfer.selection import collected_in, failing, named_in
+from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"
 
 
-def opened(layout, **options):
+def open_cache(layout, **options):
     return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
@@ -51,7 +52,7 @@ def opened(layout, **options):
 def pristine(tmp_path_factory):
     """Builds 1 and 3 are generations 1 and 2; 2 and 4 failed, 4 with the tile it failed on. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -76,8 +77,8 @@ def file(layout, tmp_path):
 
 
 def pass_through(path):
-    """Read a bundle from its beginning to its end; returns its artifacts."""
-    with bundle.opened(path) as reader:
+    """Read a bundle from beginning to end, and return its artifacts."""
+    with open_bundle(path) as reader:
         list(reader.entries())
         found = {ref.sha256: b"".join(reader.pieces(ref)) for ref in reader.artifacts()}
         reader.finish()
@@ -85,7 +86,7 @@ def pass_through(path):
 
 
 def sealed(body):
-    """A file with a trailer that is right."""
+    """Return the bytes of a file with a correct trailer."""
     return body + hashlib.sha256(body).digest()
 
 
@@ -93,10 +94,10 @@ def sealed(body):
 
 
 def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
-    found, view = bundle.read(file), read_history(layout)
+    found, view = read_bundle(file), read_history(layout)
     assert found.entries == view.entries
     assert found.head == view.head
-    assert found.header == Header(
+    assert found.header == BundleHeader(
         cache_id=view.state.cache_id,
         records=len(view.entries),
         chain=view.head.chain.hex(),
@@ -105,7 +106,7 @@ def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
         size=sum(map(len, pass_through(file).values())),
     )
     artifacts = Artifacts(layout)
-    for digest, ref in named_in(view.facts).items():
+    for digest, ref in artifacts_named(view.facts).items():
         assert found.holds(ref), digest
         assert found.read(ref) == artifacts.read(ref)
     assert not found.holds(ref_of(b"nothing of this cache"))
@@ -144,45 +145,45 @@ def test_export_writes_nothing_to_the_cache(layout, tmp_path):
 )
 def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, choice):
     header = export(layout, tmp_path / "b", build=build).header
-    entries = bundle.read(tmp_path / "b").entries
+    entries = read_bundle(tmp_path / "b").entries
     facts = read_history(layout).facts
     assert (header.build, str(header.choice)) == (build, choice)
     assert header.records == len(entries)
     assert facts[header.records - 1].build == build
     assert all(fact.build != build for fact in facts[header.records :] if build != 1)
-    # What comes later changes nothing.
-    with opened(layout) as store:
+    # Later builds change nothing.
+    with open_cache(layout) as store:
         play(store, Scenario(flight="f9"))
     assert export(layout, tmp_path / "later", build=build).path.read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_failing_step_comes_with_what_it_worked_on(layout, tmp_path):
+def test_a_failing_step_comes_with_its_inputs(layout, tmp_path):
     view = read_history(layout)
-    found = bundle.read(export(layout, tmp_path / "four", build=4).path)
+    found = read_bundle(export(layout, tmp_path / "four", build=4).path)
     assert found.read(ref_of(TILE)) == TILE
-    # The last good build is what it is held against.
+    # It is compared with the last good build.
     assert found.holds(view.state.builds[3].tiles.table)
     assert not found.holds(view.state.builds[3].index.artifact)
-    # The second one failed at its index: engine aside, it needs what the index is made of.
-    two = bundle.read(export(layout, tmp_path / "two", build=2).path)
+    # The second build failed at its index: it needs the blocks of the index, and no engine.
+    two = read_bundle(export(layout, tmp_path / "two", build=2).path)
     assert {
         event.block.sha256
         for name in view.state.step_cache.blocks
         for event in view.state.step_cache.blocks_of(name)
-    } <= {ref.sha256 for ref in failing(view.state, 2, view.facts).values()}
+    } <= {ref.sha256 for ref in artifacts_of_failing_step(view.state, 2, view.facts).values()}
     assert two.holds(view.state.builds[2].tiles.table)
-    assert len(pass_through(tmp_path / "two")) < len(named_in(view.facts))
+    assert len(pass_through(tmp_path / "two")) < len(artifacts_named(view.facts))
 
 
-def test_records_alone(layout, tmp_path):
-    found = bundle.read(export(layout, tmp_path / "b", choice=Choice.NONE).path)
+def test_a_bundle_of_records_alone(layout, tmp_path):
+    found = read_bundle(export(layout, tmp_path / "b", choice=Choice.NONE).path)
     assert (found.header.artifacts, found.entries) == (0, read_history(layout).entries)
-    newest = bundle.read(export(layout, tmp_path / "c", choice=Choice.FAILING).path)
+    newest = read_bundle(export(layout, tmp_path / "c", choice=Choice.FAILING).path)
     assert newest.header.build is None
     assert newest.holds(ref_of(TILE))
 
 
-def test_events_of_a_newer_version_are_carried_and_all_artifacts_are_not(layout, tmp_path):
+def test_events_of_a_newer_version_are_exported_but_not_all_artifacts(layout, tmp_path):
     from journal import Journal
 
     with Journal.open(layout.journal) as journal:
@@ -190,14 +191,14 @@ def test_events_of_a_newer_version_are_carried_and_all_artifacts_are_not(layout,
     with pytest.raises(UnknownEventError):
         export(layout, tmp_path / "b")
     assert (
-        bundle.read(export(layout, tmp_path / "b", choice=Choice.NONE).path).entries[-1].record.tag
+        read_bundle(export(layout, tmp_path / "b", choice=Choice.NONE).path).entries[-1].record.tag
         == "from.later"
     )
     export(layout, tmp_path / "c", build=4)
 
 
 @pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
-def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
+def test_damaged_artifacts_are_left_out_and_reported(layout, tmp_path, how):
     index = open_view(layout).state.head_build.index.artifact
     path = layout.artifact(index.sha256)
     data = path.read_bytes()
@@ -206,16 +207,16 @@ def test_what_is_damaged_is_left_out_and_told(layout, tmp_path, how):
         path.write_bytes(data[:-1] if how == "torn" else data[:-1] + bytes([data[-1] ^ 1]))
     exported = export(layout, tmp_path / "b")
     assert exported.missing == (index.sha256,)
-    assert not bundle.read(exported.path).holds(index)
+    assert not read_bundle(exported.path).holds(index)
     assert pass_through(exported.path)
 
 
-def test_what_was_collected_is_not_missing(layout, tmp_path):
-    with opened(layout, exclusive_within_s=1.0) as store:
+def test_collected_artifacts_are_not_missing(layout, tmp_path):
+    with open_cache(layout, exclusive_within_s=1.0) as store:
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
     assert done.done
-    gone = collected_in(read_history(layout).facts)
+    gone = digests_collected(read_history(layout).facts)
     assert gone
     exported = export(layout, tmp_path / "b")
     assert exported.missing == ()
@@ -226,7 +227,7 @@ def test_what_was_collected_is_not_missing(layout, tmp_path):
     export(layout, tmp_path / "c", build=1, choice=Choice.NONE)
 
 
-def test_names_that_are_taken(layout, file, tmp_path):
+def test_taken_file_names_are_refused(layout, file, tmp_path):
     before = file.read_bytes()
     for target in (file, layout.root / "b", tmp_path / "no folder" / "b", layout.artifacts / "b"):
         with pytest.raises(RequestRefusedError):
@@ -263,8 +264,8 @@ def test_a_full_disk_leaves_nothing(layout, tmp_path, monkeypatch, nameless):
     assert not (tmp_path / "b").exists()
 
 
-def test_a_cache_that_lost_its_newest_records_is_not_carried_whole(layout, tmp_path):
-    """It would bring an older head to another machine, and nobody would know."""
+def test_a_cache_that_lost_its_newest_records_is_not_exported_with_all_artifacts(layout, tmp_path):
+    """It would silently bring an older head to another machine."""
     shorter = Layout(tmp_path / "shorter")
     import_bundle(
         shorter, export(layout, tmp_path / "1", build=1).path, clock=FakeClock(), host={}, follows=True
@@ -292,14 +293,14 @@ def test_every_cut_and_every_flip_is_refused(file, tmp_path):
             pass_through(path)
 
 
-def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, file, tmp_path):
+def test_random_access_to_a_flipped_bundle_returns_right_bytes_or_nothing(layout, file, tmp_path):
     data, path, dice = file.read_bytes(), tmp_path / "hostile", random.Random(4)
-    right, refs = bundle.read(file), named_in(read_history(layout).facts)
+    right, refs = read_bundle(file), artifacts_named(read_history(layout).facts)
     refused = 0
     for at in dice.sample(range(len(data)), 300):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
         try:
-            found = bundle.read(path)
+            found = read_bundle(path)
         except BundleError:
             refused += 1
             continue
@@ -309,7 +310,7 @@ def test_looking_into_a_flipped_bundle_gives_what_is_right_or_nothing(layout, fi
     assert refused > 100
 
 
-HEADER = Header(cache_id="c", records=1, chain="0" * 64, choice=Choice.NONE, artifacts=0, size=0)
+HEADER = BundleHeader(cache_id="c", records=1, chain="0" * 64, choice=Choice.NONE, artifacts=0, size=0)
 
 
 def genesis(**fields):
@@ -327,7 +328,7 @@ def entries_of(*raws):
 
 
 def made_of(*, raws=None, artifacts=(), **header):
-    """A file made by the writer itself, of content that no cache would give it."""
+    """A file by the real writer, with content that no cache has."""
     entries = entries_of(*(raws or [genesis()]))
     parts: list[bytes] = []
     told = {
@@ -338,7 +339,7 @@ def made_of(*, raws=None, artifacts=(), **header):
         "artifacts": len(artifacts),
         "size": sum(ref.size for ref, _ in artifacts),
     } | header
-    bundle.write(parts.append, Header(**told), entries, [(ref, [data]) for ref, data in artifacts])
+    write_bundle(parts.append, BundleHeader(**told), entries, [(ref, [data]) for ref, data in artifacts])
     return b"".join(parts)
 
 
@@ -380,27 +381,27 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_what_disagrees_with_itself_is_refused(tmp_path, what):
+def test_a_bundle_that_contradicts_itself_is_refused(tmp_path, what):
     path = tmp_path / "b"
     path.write_bytes(sealed(HOSTILE[what][:-32]))
     with pytest.raises(BundleError):
-        bundle.read(path)
+        read_bundle(path)
     with pytest.raises(BundleError):
         pass_through(path)
 
 
 def head_of(document):
-    return bundle.MAGIC + struct.pack(">I", len(document)) + document
+    return MAGIC + struct.pack(">I", len(document)) + document
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b"",
-        bundle.MAGIC,
-        bundle.MAGIC + b"\0\0\0",
-        bundle.MAGIC + b"\xff\xff\xff\xff",
-        bundle.MAGIC + struct.pack(">I", MAX_HEADER + 1) + bytes(MAX_HEADER + 1),
+        MAGIC,
+        MAGIC + b"\0\0\0",
+        MAGIC + b"\xff\xff\xff\xff",
+        MAGIC + struct.pack(">I", MAX_HEADER + 1) + bytes(MAX_HEADER + 1),
         head_of(b""),
         head_of(b"{}"),
         head_of(b"[" * 4000),
@@ -423,10 +424,10 @@ def head_of(document):
         made_of(artifacts=carried(b"one"))[:-32].replace(struct.pack(">Q", 3), struct.pack(">Q", 2)),
     ],
 )
-def test_lengths_and_forms_that_lie_are_refused(tmp_path, body):
+def test_wrong_lengths_and_header_forms_are_refused(tmp_path, body):
     path = tmp_path / "b"
     path.write_bytes(sealed(body))
-    for look_at in (bundle.read, pass_through):
+    for look_at in (read_bundle, pass_through):
         with pytest.raises(BundleError):
             look_at(path)
 
@@ -435,26 +436,26 @@ def test_a_newer_format_says_so(tmp_path):
     path = tmp_path / "b"
     path.write_bytes(sealed(b"C10BNDL\x02" + made_of()[8:-32]))
     with pytest.raises(BundleError, match="format 1, found 2") as caught:
-        bundle.read(path)
+        read_bundle(path)
     assert "newer" in caught.value.hint
 
 
-def test_what_is_no_file(tmp_path):
+def test_a_path_that_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     for name in ("pipe", "folder", "loop", "nothing", "x" * 300):
         with pytest.raises((BundleError, CacheUnusableError)):
-            bundle.read(tmp_path / name)
+            read_bundle(tmp_path / name)
     (tmp_path / "b").write_bytes(made_of())
     (tmp_path / "link").symlink_to("b")
-    assert bundle.read(tmp_path / "link").header.records == 1
+    assert read_bundle(tmp_path / "link").header.records == 1
 
 
-def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
+def test_a_bundle_that_changes_while_it_is_read(tmp_path):
     path, (ref, data) = tmp_path / "b", carried(b"one")[0]
     path.write_bytes(made_of(artifacts=[(ref, data)]))
-    found = bundle.read(path)
+    found = read_bundle(path)
     assert found.read(ref) == data
     path.write_bytes(b"short")
     assert found.read(ref) is None
@@ -462,8 +463,8 @@ def test_a_bundle_that_changes_while_it_is_looked_into(tmp_path):
     assert found.read(ref) is None
 
 
-def test_facts_name_every_artifact_that_is_stored(layout):
-    named = named_in(read_history(layout).facts)
+def test_events_name_every_stored_artifact(layout):
+    named = artifacts_named(read_history(layout).facts)
     assert {digest for digest, _, _ in Artifacts(layout).names()} == set(named)
 
 
@@ -473,7 +474,7 @@ def test_a_bundle_is_no_artifact_of_the_cache():
         fact_of(made(GenerationAccepted)),
         fact_of(made(EngineCompiled, artifact=ref_of(b"an engine"))),
     ]
-    assert set(named_in(facts)) == {ref_of(b"an engine").sha256}
+    assert set(artifacts_named(facts)) == {ref_of(b"an engine").sha256}
 
 
 def fact_of(event):
@@ -484,15 +485,15 @@ def fact_of(event):
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
-def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, monkeypatch, when):
-    """What is collected after the records were read is not missing."""
-    reads, copies = export_module.read_cache, bundle.write
+def test_a_collection_during_an_export_is_noticed(layout, tmp_path, monkeypatch, when):
+    """Artifacts collected after the records were read are not missing."""
+    reads, copies = export_module.read_history, export_module.write_bundle
     calls = []
 
     def collected():
         if not calls:
             calls.append(when)
-            with opened(layout, exclusive_within_s=1.0) as store:
+            with open_cache(layout, exclusive_within_s=1.0) as store:
                 play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
                 assert collect(store, KeepPolicy(keep=1, unfinished=False)).done
 
@@ -508,7 +509,7 @@ def test_a_collection_beside_an_export_makes_it_look_again(layout, tmp_path, mon
     if when == "before":
         monkeypatch.setattr(export_module, "read_history", read_then_collect)
     else:
-        monkeypatch.setattr(bundle, "write", collect_then_copy)
+        monkeypatch.setattr(export_module, "write_bundle", collect_then_copy)
     exported = export(layout, tmp_path / "b")
     assert (exported.missing, exported.header.records) == ((), read_history(layout).head.seq)
     assert pass_through(exported.path)

@@ -1,4 +1,4 @@
-"""Import: what a bundle becomes, and what of it is refused before the journal hears of it."""
+"""Import: what a bundle becomes, and how it is refused before the journal is written."""
 
 import shutil
 from dataclasses import replace
@@ -28,11 +28,12 @@ from store.errors import (
 )
 from store.reader import ALLOW_UNSIGNED
 from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
-from store.transfer import bundle
 from store.transfer import import_bundle as import_bundle_module
-from store.transfer.bundle import Choice, Header
+from store.transfer.bundle import read_bundle
+from store.transfer.bundle_format import BundleHeader, Choice, write_bundle
+from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
-from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
@@ -43,7 +44,7 @@ STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
-def opened(layout, **options):
+def open_cache(layout, **options):
     return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
@@ -51,7 +52,7 @@ def opened(layout, **options):
 def pristine(tmp_path_factory):
     """Two signed generations, with a failed build between them and an open one after. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with opened(layout, signer=SIGNER) as store:
+    with open_cache(layout, signer=SIGNER) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -81,7 +82,7 @@ def take(layout, file, **options):
 
 
 def whole(layout):
-    """Everything wrong with a cache, aside from the contents of engines and indexes that were only played."""
+    """Return all problems of a cache but the contents of played engines and indexes."""
     found = verify(layout, depth=Depth.FULL, trusted_keys=[SIGNER.public]).problems
     return [problem for problem in found if problem.kind not in {ProblemKind.DEVICE, ProblemKind.CONTENT}]
 
@@ -93,9 +94,9 @@ def chains(layout):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_place(source, new, file):
+def test_an_import_to_a_new_folder(source, new, file):
     done = take(new, file, trusted_keys=[SIGNER.public])
-    assert (done.outcome, done.header.records) == (Outcome.IMPORTED, len(chains(source)))
+    assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
     view = read_history(new)
     assert chains(new)[:-1] == chains(source)
     event = view.facts[-1].event
@@ -113,8 +114,8 @@ def test_a_new_place(source, new, file):
     for name in ("manifests", "segments"):
         for path in (source.root / name).iterdir():
             assert (new.root / name / path.name).read_bytes() == path.read_bytes()
-    # What was open elsewhere ends here, and its engine is used.
-    with opened(new) as store:
+    # The build that was open in the source ends here, and its engine is reused.
+    with open_cache(new) as store:
         assert store.state.builds[4].status is BuildStatus.ABANDONED
         generation, work = play(store, Scenario(flight="f3", engine="e3"))
     assert (generation.number, work.compiled) == (3, 0)
@@ -123,32 +124,32 @@ def test_a_new_place(source, new, file):
 
 def test_a_copy_that_follows(source, new, tmp_path):
     first = export(source, tmp_path / "1", build=1).path
-    assert take(new, first, follows=True).outcome is Outcome.IMPORTED
+    assert take(new, first, follows=True).outcome is ImportOutcome.IMPORTED
     assert chains(new) == chains(source)[: len(chains(new))]
     assert open_view(new).state.head.number == 1
     inode = new.journal.stat().st_ino
     done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
-    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 2)
+    assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 2)
     assert chains(new) == chains(source)
     assert new.journal.stat().st_ino == inode
     assert not whole(new)
-    assert take(new, first, follows=True).outcome is Outcome.UNCHANGED
+    assert take(new, first, follows=True).outcome is ImportOutcome.UNCHANGED
     assert take(new, tmp_path / "2", follows=True).stored == ()
     assert chains(new) == chains(source)
-    # From here on it goes its own way: a build of its own, or an import that does not follow.
+    # From here on it has a history of its own: after a build, or an import that does not follow.
     own = Layout(tmp_path / "own")
     take(own, first, follows=True)
-    with opened(own) as store:
+    with open_cache(own) as store:
         play(store, Scenario(flight="own"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way from there$") as caught:
         take(own, tmp_path / "2", follows=True)
     assert caught.value.hint == "c10 import FILE --cache DIR, with a new DIR"
-    with opened(source) as store:
+    with open_cache(source) as store:
         play(store, Scenario(flight="f7"))
     done = take(new, export(source, tmp_path / "3").path)
     assert done.state.generations.keys() == {1, 2, 3}
     assert read_history(new).facts[-1].event.generations == (3,)
-    with opened(source) as store:
+    with open_cache(source) as store:
         play(store, Scenario(flight="f8"))
     with pytest.raises(RequestRefusedError, match=r"goes its own way.* imported without --follow$") as caught:
         take(new, export(source, tmp_path / "4").path, follows=True)
@@ -161,11 +162,11 @@ def test_a_second_import_of_the_same_bundle_changes_nothing(new, file):
     take(new, file)
     before = chains(new)
     done = take(new, file)
-    assert (done.outcome, done.stored) == (Outcome.UNCHANGED, ())
+    assert (done.outcome, done.stored) == (ImportOutcome.UNCHANGED, ())
     assert chains(new) == before
 
 
-def test_an_import_heals_what_is_missing_or_damaged(new, file):
+def test_an_import_replaces_missing_and_damaged_artifacts(new, file):
     take(new, file)
     index = open_view(new).state.head_build.index
     new.artifact(index.artifact.sha256).unlink()
@@ -174,7 +175,7 @@ def test_an_import_heals_what_is_missing_or_damaged(new, file):
     block.write_bytes(bytes(len(block.read_bytes())))
     done = take(new, file)
     assert (done.outcome, {ref.sha256 for ref in done.stored}) == (
-        Outcome.UNCHANGED,
+        ImportOutcome.UNCHANGED,
         {index.artifact.sha256, index.blocks.sha256},
     )
     assert not whole(new)
@@ -182,7 +183,7 @@ def test_an_import_heals_what_is_missing_or_damaged(new, file):
 
 
 def test_another_cache_is_refused(new, file):
-    with opened(new) as store:
+    with open_cache(new) as store:
         play(store, Scenario())
     before = chains(new)
     with pytest.raises(RequestRefusedError, match="another cache"):
@@ -207,7 +208,7 @@ def test_a_mirror_is_no_place_for_an_import(source, new, file):
 
 
 @pytest.mark.parametrize("there", ["a file", "strangers", "exposed"])
-def test_places_that_are_not_ours(new, file, there):
+def test_folders_that_are_no_cache_are_refused(new, file, there):
     match there:
         case "a file":
             new.root.write_bytes(b"")
@@ -235,13 +236,13 @@ def test_signatures(source, new, file, tmp_path):
     assert not new.root.exists()
     take(new, file, trusted_keys=[STRANGER.public, SIGNER.public])
     unsigned = tmp_path / "unsigned"
-    with opened(Layout(unsigned)) as store:
+    with open_cache(Layout(unsigned)) as store:
         play(store, Scenario(fail_at="index"))
     for fail in (True, False):
         path = export(Layout(unsigned), tmp_path / f"unsigned {fail}").path
         with pytest.raises(NoGoError):
             take(Layout(tmp_path / "other"), path, trusted_keys=[SIGNER.public])
-        with opened(Layout(unsigned)) as store:
+        with open_cache(Layout(unsigned)) as store:
             play(store, Scenario())
     take(Layout(tmp_path / "other"), path, trusted_keys=ALLOW_UNSIGNED)
 
@@ -258,17 +259,17 @@ def test_a_bundle_for_forensics_is_no_cache(source, new, tmp_path, choice):
     assert caught.value.kind == ErrorKind.ARTIFACT_MISSING
     assert not new.journal.exists()
     assert not list(new.manifests.iterdir())
-    # The folders that are left are no hindrance.
+    # The folders that are left do not prevent the next import.
     take(new, export(source, tmp_path / "all").path)
     assert not whole(new)
 
 
-def test_what_the_cache_has_need_not_be_carried(source, new, tmp_path):
+def test_a_bundle_need_not_hold_artifacts_that_the_cache_has(source, new, tmp_path):
     take(new, export(source, tmp_path / "1").path, follows=True)
-    with opened(source, signer=SIGNER) as store:
+    with open_cache(source, signer=SIGNER) as store:
         play(store, Scenario(flight="f9"))
     done = take(new, export(source, tmp_path / "records", choice=Choice.NONE).path, follows=True)
-    assert (done.outcome, done.stored, done.state.head.number) == (Outcome.ADVANCED, (), 3)
+    assert (done.outcome, done.stored, done.state.head.number) == (ImportOutcome.ADVANCED, (), 3)
     assert not whole(new)
 
 
@@ -292,14 +293,14 @@ def test_a_damaged_bundle_leaves_no_journal(new, file, tmp_path):
 
 
 def rewritten(file, target, change, *, more=()):
-    """A bundle whose records were changed and chained again, by somebody who knows how."""
-    found = bundle.read(file)
+    """A bundle whose records were changed and chained again by an attacker."""
+    found = read_bundle(file)
     chain, entries = GENESIS, []
     for entry in found.entries:
         raw = change(entry)
         chain = link(chain, raw)
         entries.append(Entry(seq=entry.seq, chain=chain, raw=raw))
-    with bundle.opened(file) as reader:
+    with open_bundle(file) as reader:
         list(reader.entries())
         artifacts = {ref.sha256: (ref, b"".join(reader.pieces(ref))) for ref in reader.artifacts()}
     artifacts |= {ref.sha256: (ref, data) for ref, data in more}
@@ -308,7 +309,7 @@ def rewritten(file, target, change, *, more=()):
         found.header, chain=chain.hex(), artifacts=len(ordered), size=sum(ref.size for ref, _ in ordered)
     )
     parts = []
-    bundle.write(parts.append, header, entries, [(ref, [data]) for ref, data in ordered])
+    write_bundle(parts.append, header, entries, [(ref, [data]) for ref, data in ordered])
     target.write_bytes(b"".join(parts))
     return target
 
@@ -362,7 +363,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
     from store.domain.events import RolledBack
     from store.policy import rollback
 
-    with opened(source) as store:
+    with open_cache(source) as store:
         store.roll_back(rollback.plan(store.state, to=None, why=""))
         play(store, Scenario(flight="f9"))
     entries = [
@@ -370,7 +371,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         for entry, fact in zip(read_history(source).entries, read_history(source).facts, strict=True)
         if fact.seq <= next(f.seq for f in read_history(source).facts if isinstance(f.event, RolledBack))
     ]
-    header = Header(
+    header = BundleHeader(
         cache_id=open_view(source).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),
@@ -379,7 +380,7 @@ def test_a_rollback_without_its_commit(source, new, tmp_path):
         size=0,
     )
     parts = []
-    bundle.write(parts.append, header, entries, [])
+    write_bundle(parts.append, header, entries, [])
     (tmp_path / "b").write_bytes(b"".join(parts))
     with pytest.raises(DamagedHistoryError, match="rollback"):
         take(new, tmp_path / "b")
@@ -411,7 +412,7 @@ def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["artifacts", "journal", "projections"])
-def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
+def test_a_killed_import_can_be_repeated(new, file, monkeypatch, where):
     def die(*_, **__):
         raise StopDeadError
 
@@ -427,29 +428,29 @@ def test_an_import_that_dies_is_done_again(new, file, monkeypatch, where):
         with pytest.raises(StopDeadError):
             take(new, file)
     done = take(new, file)
-    assert done.outcome is (Outcome.UNCHANGED if where == "projections" else Outcome.IMPORTED)
+    assert done.outcome is (ImportOutcome.UNCHANGED if where == "projections" else ImportOutcome.IMPORTED)
     assert isinstance(read_history(new).facts[-1].event, Imported)
     assert sum(isinstance(fact.event, Imported) for fact in read_history(new).facts) == 1
     assert not whole(new)
     assert not list(new.scratch.iterdir())
 
 
-def test_no_space_is_said_before_the_copy_begins(new, file, monkeypatch):
+def test_missing_space_is_reported_before_the_copy_begins(new, file, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(import_bundle_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError):
         take(new, file)
     assert not any(Artifacts(new).names())
 
 
-def test_a_file_system_that_nobody_tried_is_refused_before_the_copy(new, file, monkeypatch):
+def test_an_unknown_file_system_is_refused_before_the_copy(new, file, monkeypatch):
     monkeypatch.setattr(import_bundle_module, "filesystem_type", lambda _: 0x4D44)
     with pytest.raises(JournalFilesystemError):
         take(new, file)
     assert not any(Artifacts(new).names())
 
 
-def test_the_journal_is_told_in_one_transaction(new, file):
+def test_all_records_are_imported_in_one_transaction(new, file):
     done = take(new, file)
     event = read_history(new).facts[-1].event
     assert to_record(event, build=None, wall_ns=0, mono_ns=0).payload["artifacts"] == len(done.stored)

@@ -1,4 +1,4 @@
-"""Mirrors: what is moved to a copy, what is refused, and that the copy is what a reader on board needs."""
+"""Mirrors: what is copied, what is refused, and that the reader on board can use the copy."""
 
 import errno
 import os
@@ -38,7 +38,7 @@ from store.reader import FlightCache, NoGoError
 from store.testing import FakeClock, Scenario, play
 from store.transfer import mirror as module
 from store.transfer.export import export
-from store.transfer.import_bundle import Outcome, import_bundle
+from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
@@ -49,12 +49,12 @@ SECOND = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
-def opened(layout, **options):
+def open_cache(layout, **options):
     return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=SIGNER, **options)
 
 
 def build(layout, **fields):
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         generation, _ = play(store, Scenario(version=metadata.version("onnxruntime"), **fields))
     return generation
 
@@ -84,7 +84,7 @@ def copy(pristine, tmp_path):
 
 
 def files(root):
-    """Path to size of every file of a copy that is moved there."""
+    """Return path to size of every file that a mirror run copies."""
     found = (path for name in ("artifacts", "segments", "manifests") for path in (root / name).rglob("*"))
     return {str(path.relative_to(root)): path.stat().st_size for path in found if path.is_file()}
 
@@ -118,7 +118,7 @@ def test_a_new_copy(layout, tmp_path):
         assert (root / name).stat().st_mode & 0o777 == 0o444
 
 
-def test_only_what_is_missing_is_moved(layout, copy):
+def test_only_missing_files_are_copied(layout, copy):
     before = files(copy.root)
     inodes = {name: (copy.root / name).stat().st_ino for name in before}
     done = mirror(layout, copy.root)
@@ -128,7 +128,7 @@ def test_only_what_is_missing_is_moved(layout, copy):
     assert (done.files, done.size) == (len(new), sum(new.values()))
     assert 0 < done.files < len(after)
     assert {name: (copy.root / name).stat().st_ino for name in before} == inodes
-    # What was shown before is still there to fall back on.
+    # The generation before is still there.
     assert (fly(copy.root), fly(copy.root, generation=1)) == (2, 1)
 
 
@@ -143,9 +143,9 @@ def test_a_copy_that_is_up_to_date_is_not_touched(layout, copy):
     assert tree(layout.root) == ours
 
 
-def test_rollbacks_and_later_signatures_arrive(layout, copy):
+def test_rollbacks_and_later_signatures_are_copied(layout, copy):
     mirror(layout, copy.root)
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         raw = project(store.state, store.state.head)
         signed = SECOND.sign(raw)
         event = GenerationSigned(generation=2, signature=signed.signature, key_id=signed.key_id, host={})
@@ -153,14 +153,14 @@ def test_rollbacks_and_later_signatures_arrive(layout, copy):
     done = mirror(layout, copy.root)
     assert (done.files, done.generation, done.previous) == (1, 2, 2)
     assert fly(copy.root, keys=[SECOND.public]) == 2
-    with opened(layout) as store:
+    with open_cache(layout) as store:
         store.roll_back(rollback.plan(store.state, to=None, why="worse"))
     done = mirror(layout, copy.root)
     assert (done.files, done.generation) == (3, 3)
     assert fly(copy.root) == 3
 
 
-def test_what_a_build_leaves_unfinished_is_not_carried(layout, copy):
+def test_artifacts_of_an_unfinished_build_are_not_copied(layout, copy):
     mirror(layout, copy.root)
     build(layout, flight="f3", engine="other", fail_at="index")
     assert mirror(layout, copy.root).changed is False
@@ -189,12 +189,12 @@ def test_a_copy_becomes_a_cache_that_follows(layout, copy, tmp_path):
     assert caught.value.kind == ErrorKind.OWN_HISTORY
     path = export(layout, tmp_path / "b").path
     done = import_bundle(copy, path, clock=FakeClock(), host={}, follows=True)
-    assert (done.outcome, done.state.head.number) == (Outcome.ADVANCED, 3)
+    assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 3)
     assert fly(copy.root) == 3
 
 
 def test_a_collected_generation_stays_on_the_copy(layout, copy):
-    with opened(layout, exclusive_within_s=1.0) as store:
+    with open_cache(layout, exclusive_within_s=1.0) as store:
         collect(store, KeepPolicy(keep=1, unfinished=False))
         play(store, Scenario(flight="f3", version=metadata.version("onnxruntime")))
         play(store, Scenario(flight="f4", version=metadata.version("onnxruntime")))
@@ -221,7 +221,7 @@ def test_a_destination_with_a_history_of_its_own(layout, copy, tmp_path):
     refused(other.root)
     mirror(other, tmp_path / "copy of another")
     refused(tmp_path / "copy of another")
-    # The same cache, elsewhere: it shares the first generation, and went its own way.
+    # Another copy of the cache that shares the first generation, and then a history of its own.
     shutil.copytree(layout.root, tmp_path / "fork")
     fork = Layout(tmp_path / "fork")
     build(fork, flight="f3")
@@ -237,7 +237,7 @@ def test_a_destination_with_a_history_of_its_own(layout, copy, tmp_path):
 
 
 def test_a_copy_that_is_ahead(layout, copy, pristine, tmp_path):
-    """The cache was put back to an older state: its copy knows better."""
+    """The cache was put back to an older state: its copy is newer."""
     build(layout, flight="f3")
     mirror(layout, copy.root)
     with pytest.raises(RequestRefusedError, match="00000003"):
@@ -271,7 +271,7 @@ def test_files_of_other_bytes_are_refused(layout, copy, name, how):
     assert not (copy.manifests / "00000002.json").exists()
 
 
-def test_places_that_are_not_for_a_copy(layout, tmp_path):
+def test_folders_that_cannot_be_a_copy_are_refused(layout, tmp_path):
     for inside in (layout.root, layout.root / "copy", layout.root.parent):
         with pytest.raises(RequestRefusedError):
             mirror(layout, inside)
@@ -289,7 +289,7 @@ def test_places_that_are_not_for_a_copy(layout, tmp_path):
     assert not (tmp_path / "open" / "artifacts").exists()
 
 
-def test_one_at_a_time(layout, copy):
+def test_two_mirror_runs_wait_for_each_other(layout, copy):
     with BuildLock(copy.build_lock), pytest.raises(BuildLockHeldError):
         mirror(layout, copy.root, lock_timeout_s=0)
     assert fly(copy.root) == 1
@@ -299,7 +299,7 @@ def test_one_at_a_time(layout, copy):
 # What keeps it from being made.
 
 
-def test_nothing_to_show(tmp_path):
+def test_a_cache_without_a_generation_cannot_be_mirrored(tmp_path):
     layout = Layout(tmp_path / "cache")
     with pytest.raises(RequestRefusedError) as caught:
         mirror(layout, tmp_path / "copy")
@@ -318,7 +318,7 @@ def test_nothing_to_show(tmp_path):
 
 @pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
 @pytest.mark.parametrize("role", ["descriptor index", "block table"])
-def test_a_damaged_artifact_of_the_cache_does_not_get_aboard(layout, copy, how, role):
+def test_a_damaged_artifact_of_the_cache_is_not_copied(layout, copy, how, role):
     state = open_view(layout).state
     ref = dict(parse(project(state, state.head)).artifacts())[role]
     path = layout.artifact(ref.sha256)
@@ -341,7 +341,7 @@ def test_a_damaged_artifact_of_the_copy(layout, copy):
     data = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    # The size is right, and nothing is hashed unless it is asked for.
+    # The size is right, and only `full=True` hashes.
     assert mirror(layout, copy.root).changed is False
     with pytest.raises(NoGoError):
         fly(copy.root)
@@ -374,7 +374,7 @@ def test_a_card_without_hard_links(layout, tmp_path, monkeypatch):
 
 def test_a_card_without_space(layout, copy, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskFullError):
         mirror(layout, copy.root)
     assert fly(copy.root) == 1
@@ -397,20 +397,20 @@ def test_segments_hold_every_record_up_to_the_head(layout, copy):
     assert tuple(entries) == read_history(layout).entries[: head.seq]
 
 
-def test_a_collection_beside_a_mirror_makes_it_look_again(layout, copy, monkeypatch):
-    real, heads = module._bring, []
+def test_a_collection_during_a_mirror_run_is_noticed(layout, copy, monkeypatch):
+    real, heads = module._update_copy, []
 
-    def overtaken(source, *args):
+    def overtaken(source, destination, **options):
         heads.append(source.head.number)
         if len(heads) == 1:
-            with opened(layout, exclusive_within_s=1.0) as store:
+            with open_cache(layout, exclusive_within_s=1.0) as store:
                 for flight in ("f3", "f4"):
                     tiles = {(0, 0): flight}
                     play(store, Scenario(flight=flight, tiles=tiles, version=metadata.version("onnxruntime")))
                 collect(store, KeepPolicy(keep=1, unfinished=False))
-        return real(source, *args)
+        return real(source, destination, **options)
 
-    monkeypatch.setattr(module, "_bring", overtaken)
+    monkeypatch.setattr(module, "_update_copy", overtaken)
     assert mirror(layout, copy.root).generation == 4
     assert heads == [2, 4]
     assert fly(copy.root) == 4

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.errors import ErrorKind, NoGoError, StoreError
-from store.trust.rollback_protection import LINE_BYTES, Floors
+from store.trust.rollback_protection import LINE_BYTES, RollbackProtection
 
 A, B = "a" * 32, "b" * 32
 ROOT = Path(__file__).parents[3]
@@ -25,27 +25,27 @@ def path(tmp_path):
 
 def damaged(path):
     with pytest.raises(NoGoError) as error:
-        Floors.load(path)
+        RollbackProtection.load(path)
     assert error.value.kind is ErrorKind.FLOOR
     assert str(path) in error.value.message
     return error.value
 
 
 def test_floors_are_remembered(path):
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     assert dict(floors) == {}
     assert not path.exists(), "looking makes no file"
     floors.adopt(A, 3)
     floors.adopt(B, 0)
     floors.advance(A, 7)
-    assert dict(floors) == dict(Floors.load(str(path))) == {A: 7, B: 0}
+    assert dict(floors) == dict(RollbackProtection.load(str(path))) == {A: 7, B: 0}
     assert (len(floors), A in floors, "c" * 32 in floors) == (2, True, False)
     assert path.read_bytes().splitlines()[0].startswith(b"a" * 32 + b" 000000000000000003 ")
     assert path.stat().st_size == 3 * LINE_BYTES
 
 
 def test_a_floor_is_never_lowered(path, monkeypatch):
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     floors.adopt(A, 5)
     before = path.read_bytes()
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("a floor that stands needs no file"))
@@ -54,12 +54,12 @@ def test_a_floor_is_never_lowered(path, monkeypatch):
     floors.advance(A, 5)
     monkeypatch.undo()
     assert path.read_bytes() == before
-    assert floors[A] == Floors.load(path)[A] == 5
+    assert floors[A] == RollbackProtection.load(path)[A] == 5
 
 
 def test_an_unknown_cache_has_to_be_adopted(path):
     with pytest.raises(NoGoError, match="expected a known cache") as error:
-        Floors.load(path).advance(A, 5)
+        RollbackProtection.load(path).advance(A, 5)
     assert "adopt" in error.value.hint
     assert not path.exists()
 
@@ -69,53 +69,53 @@ def test_an_unknown_cache_has_to_be_adopted(path):
 )
 def test_what_is_no_cache_id(path, cache_id):
     with pytest.raises(ValueError, match="cache id"):
-        Floors.load(path).adopt(cache_id, 1)
+        RollbackProtection.load(path).adopt(cache_id, 1)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("generation", [-1, 10**18, 1.5, True, "3", None])
 def test_what_is_no_generation(path, generation):
     with pytest.raises(ValueError, match="generation"):
-        Floors.load(path).adopt(A, generation)
+        RollbackProtection.load(path).adopt(A, generation)
     assert not path.exists()
 
 
 def test_the_highest_line_counts(path):
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     for generation in (3, 9):
         floors.adopt(A, generation)
     low, high = path.read_bytes()[:LINE_BYTES], path.read_bytes()[LINE_BYTES:]
     path.write_bytes(high + low + low)
-    assert Floors.load(path)[A] == 9
+    assert RollbackProtection.load(path)[A] == 9
 
 
 @pytest.mark.parametrize("length", range(LINE_BYTES))
 def test_a_torn_last_line_was_never_promised(path, length):
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     floors.adopt(A, 3)
     floors.adopt(A, 123)
     os.truncate(path, LINE_BYTES + length)
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     assert dict(floors) == {A: 3}
     floors.advance(A, 50)
     floors.adopt(B, 1)
-    assert dict(Floors.load(path)) == {A: 50, B: 1}
+    assert dict(RollbackProtection.load(path)) == {A: 50, B: 1}
     assert path.stat().st_size == 3 * LINE_BYTES
 
 
 @pytest.mark.parametrize("zeros", [1, LINE_BYTES, 3 * LINE_BYTES, 3 * LINE_BYTES + 5])
 def test_zeros_at_the_end_are_a_torn_line(path, zeros):
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     floors.adopt(A, 3)
     os.truncate(path, LINE_BYTES + zeros)
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     floors.advance(A, 4)
-    assert dict(Floors.load(path)) == {A: 4}
+    assert dict(RollbackProtection.load(path)) == {A: 4}
 
 
 @pytest.mark.parametrize("place", range(0, 2 * LINE_BYTES, 5))
 def test_damage_is_never_a_lower_floor(path, place):
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     floors.adopt(A, 3)
     floors.adopt(A, 9)
     data = bytearray(path.read_bytes())
@@ -147,11 +147,11 @@ def test_what_is_no_file(path, what):
             path.symlink_to("/dev/zero")
     damaged(path)
     with pytest.raises(StoreError):
-        Floors(path).adopt(A, 1)
+        RollbackProtection(path).adopt(A, 1)
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
-    floors = Floors.load(tmp_path / "nowhere" / "floors")
+    floors = RollbackProtection.load(tmp_path / "nowhere" / "floors")
     with pytest.raises(StoreError, match="floors"):
         floors.adopt(A, 1)
     assert dict(floors) == {}
@@ -159,7 +159,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("written", [0, 10, 63])
 def test_a_full_disk_promises_nothing(path, monkeypatch, written):
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     floors.adopt(A, 1)
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[:written], at))
@@ -167,16 +167,16 @@ def test_a_full_disk_promises_nothing(path, monkeypatch, written):
         floors.advance(A, 5)
     assert error.value.kind is ErrorKind.DISK_FULL
     monkeypatch.undo()
-    assert floors[A] == Floors.load(path)[A] == 1
+    assert floors[A] == RollbackProtection.load(path)[A] == 1
     floors.advance(A, 5)
-    assert Floors.load(path)[A] == 5
+    assert RollbackProtection.load(path)[A] == 5
 
 
 def test_two_that_raise_one_file(path):
-    one, other = Floors.load(path), Floors.load(path)
+    one, other = RollbackProtection.load(path), RollbackProtection.load(path)
     one.adopt(A, 5)
     other.adopt(A, 3)
-    assert (other[A], Floors.load(path)[A]) == (5, 5)
+    assert (other[A], RollbackProtection.load(path)[A]) == (5, 5)
     other.adopt(B, 2)
     one.advance(A, 6)
     assert dict(one) == {A: 6, B: 2}
@@ -195,7 +195,7 @@ def test_who_writes_keeps_others_out(path, monkeypatch):
         return real(fd, data, at)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    floors = Floors.load(path)
+    floors = RollbackProtection.load(path)
     floors.adopt(A, 1)
     floors.advance(A, 2)
     assert tried == [0, LINE_BYTES]
@@ -203,14 +203,14 @@ def test_who_writes_keeps_others_out(path, monkeypatch):
 
 def test_processes_that_raise_one_file_at_once(path):
     code = (
-        "import sys; from store.trust.rollback_protection import Floors\n"
-        "for generation in range(40): Floors.load(sys.argv[1]).adopt(sys.argv[2] * 32, generation)"
+        "import sys; from store.trust.rollback_protection import RollbackProtection\n"
+        "for generation in range(40): RollbackProtection.load(sys.argv[1]).adopt(sys.argv[2] * 32, generation)"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", code, str(path), name], cwd=ROOT) for name in ("a", "b", "a")
     ]
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
-    assert dict(Floors.load(path)) == {A: 39, B: 39}
+    assert dict(RollbackProtection.load(path)) == {A: 39, B: 39}
 
 
 ACTIONS = st.lists(
@@ -225,11 +225,11 @@ def test_any_history_with_a_cut_after_each_step(actions):
     with tempfile.TemporaryDirectory() as folder:
         path, model = Path(folder, "floors"), {}
         for cache_id, generation, torn in actions:
-            floors = Floors.load(path)
+            floors = RollbackProtection.load(path)
             assert dict(floors) == model
             floors.adopt(cache_id, generation)
             model[cache_id] = max(generation, model.get(cache_id, 0))
             os.truncate(path, path.stat().st_size // LINE_BYTES * LINE_BYTES)
             with path.open("ab") as file:
                 file.write((b"%s %018d " % (cache_id.encode(), 10**17)).ljust(LINE_BYTES, b"0")[:torn])
-        assert dict(Floors.load(path)) == model
+        assert dict(RollbackProtection.load(path)) == model

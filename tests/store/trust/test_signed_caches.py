@@ -142,7 +142,7 @@ class TestGround:
             play(store, FIRST)
         result = verify(layout, trusted_keys=[ALICE.public])
         assert [problem.kind for problem in result.problems] == [ProblemKind.SIGNATURE]
-        assert "signing_key" in result.problems[0].mend
+        assert "signing_key" in result.problems[0].fix
         assert (result.signed_by, result.head_sound, result.only_device) == (None, False, False)
         assert str(result.problems[0]) == no_go(layout, ALICE.public)[0]
 

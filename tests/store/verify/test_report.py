@@ -1,21 +1,29 @@
-"""What a verification found, and what of it lasts."""
+"""Reports of a verification: which problems last, and how each is fixed."""
 
 from pathlib import Path
 
 import pytest
 
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
-from store.verify.report import Covered, Depth, Finding, Problem, ProblemKind, Verification, judge
+from store.verify.report import (
+    CacheProblem,
+    Depth,
+    Finding,
+    HashedAmount,
+    ProblemKind,
+    VerifyReport,
+    diagnose,
+)
 
 ROOT = Path("/tmp/my cache")
 
 
 def problem(kind, *generations):
-    return Problem(kind=kind, subject="x", found="y", path="", generations=generations, mend="c10 repair")
+    return CacheProblem(kind=kind, subject="x", found="y", path="", generations=generations, fix="c10 repair")
 
 
 def verification(*problems):
-    return Verification(
+    return VerifyReport(
         depth=Depth.FULL,
         generation=3,
         origin=3,
@@ -23,7 +31,7 @@ def verification(*problems):
         manifest_sha256="m",
         body_sha256="b",
         looked_at=1,
-        hashed=Covered(files=1, size=1, files_total=1, size_total=1),
+        hashed=HashedAmount(files=1, size=1, files_total=1, size_total=1),
         problems=problems,
         notes=(),
     )
@@ -45,31 +53,31 @@ def test_what_concerns_only_collected_generations_does_not_last(found, lasts):
     assert verification(found, other).without((1, 2)).problems == ((found, other) if lasts else (other,))
 
 
-def test_the_head_is_sound_where_only_older_generations_suffer():
+def test_the_head_is_sound_if_only_older_generations_are_damaged():
     assert verification().go
     older = verification(problem(ProblemKind.ABSENT, 1))
     assert (older.go, older.head_sound, older.only_device) == (False, True, False)
-    elsewhere = verification(problem(ProblemKind.DEVICE, 3))
-    assert (elsewhere.head_sound, elsewhere.only_device) == (False, True)
+    other_device = verification(problem(ProblemKind.DEVICE, 3))
+    assert (other_device.head_sound, other_device.only_device) == (False, True)
 
 
-def judged(kind, **fields):
+def diagnosed(kind, **fields):
     finding = Finding(kind=kind, **({"subject": "x", "found": "y"} | fields))
-    (problem,) = judge(
+    (problem,) = diagnose(
         [finding], root=ROOT, named_in={"d" * 64: (3, 1)}, head=3, keep_without=lambda generations: 0
     )
     return problem
 
 
 @pytest.mark.parametrize("kind", ProblemKind)
-def test_every_kind_of_problem_names_what_mends_it(kind):
-    mend = judged(kind).mend
-    assert "'/tmp/my cache'" in mend
-    assert mend.startswith(("c10 repair", "c10 build", "c10 sign", "chmod -R o-w"))
+def test_every_kind_of_problem_names_a_fix(kind):
+    fix = diagnosed(kind).fix
+    assert "'/tmp/my cache'" in fix
+    assert fix.startswith(("c10 repair", "c10 build", "c10 sign", "chmod -R o-w"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "mend"),
+    ("kind", "fix"),
     [
         (ProblemKind.STRANGER, "c10 repair --cache '/tmp/my cache'"),
         (ProblemKind.MANIFEST, "c10 build REQUEST --cache '/tmp/my cache' --again"),
@@ -79,48 +87,50 @@ def test_every_kind_of_problem_names_what_mends_it(kind):
         ),
     ],
 )
-def test_what_mends_a_problem(kind, mend):
-    assert judged(kind).mend == mend
+def test_the_fix_of_a_problem(kind, fix):
+    assert diagnosed(kind).fix == fix
 
 
-def test_what_cannot_be_read_and_what_stands_where_a_lock_belongs():
+def test_the_fix_of_an_unreadable_file_and_of_a_file_named_like_a_lock():
     assert (
         "permissions of /tmp/my cache/a/b"
-        in judged(ProblemKind.ABSENT, found=f"{UNREADABLE}: no", path="a/b").mend
+        in diagnosed(ProblemKind.ABSENT, found=f"{UNREADABLE}: no", path="a/b").fix
     )
-    assert judged(ProblemKind.STRANGER, path="build.lock").mend.endswith("out of the cache: it is made anew")
+    assert diagnosed(ProblemKind.STRANGER, path="build.lock").fix.endswith(
+        "out of the cache: C10 creates it again"
+    )
 
 
-def test_a_problem_touches_the_generations_that_name_it():
-    assert judged(ProblemKind.DAMAGED, digest="d" * 64).generations == (1, 3)
-    assert judged(ProblemKind.DAMAGED, digest="e" * 64, generation=2).generations == ()
-    assert judged(ProblemKind.MANIFEST, generation=2).generations == (2,)
-    assert judged(ProblemKind.STRANGER).generations == ()
+def test_a_problem_names_the_generations_that_name_the_artifact():
+    assert diagnosed(ProblemKind.DAMAGED, digest="d" * 64).generations == (1, 3)
+    assert diagnosed(ProblemKind.DAMAGED, digest="e" * 64, generation=2).generations == ()
+    assert diagnosed(ProblemKind.MANIFEST, generation=2).generations == (2,)
+    assert diagnosed(ProblemKind.STRANGER).generations == ()
 
 
-def test_damage_of_earlier_generations_alone_names_what_is_left_where_repair_fails():
-    def judged_with(keeps):
+def test_damage_of_earlier_generations_alone_names_a_last_resort():
+    def diagnosed_with(keeps):
         names = {digest * 64: (number,) for digest, number in (("a", 1), ("b", 2), ("c", 4))}
         findings = [
             Finding(kind=ProblemKind.ABSENT, subject="x", found="y", path=digest, digest=digest * 64)
             for digest in "abcd"
         ]
-        return judge(findings, root=ROOT, named_in=names, head=4, keep_without=lambda of: keeps[of[0]])
+        return diagnose(findings, root=ROOT, named_in=names, head=4, keep_without=lambda of: keeps[of[0]])
 
-    first, second, *others = judged_with({1: 3, 2: 2})
+    first, second, *others = diagnosed_with({1: 3, 2: 2})
     repair = "c10 repair --cache '/tmp/my cache'"
-    assert [each.mend for each in others] == [repair, repair]
-    assert [each.otherwise for each in others] == ["", ""]
-    assert first.mend == f"{repair} (once; where it cannot make this again: {first.otherwise})"
-    # One collection gives both up: it may have to read what it keeps.
+    assert [each.fix for each in others] == [repair, repair]
+    assert [each.last_resort for each in others] == ["", ""]
+    assert first.fix == f"{repair} (once; where it cannot make this again: {first.last_resort})"
+    # One collection removes both: it may have to read what it keeps.
     for each, number in ((first, 1), (second, 2)):
         expected = f"give generation {number} up: c10 gc --keep 2 --yes --cache '/tmp/my cache'"
-        assert each.otherwise.endswith(expected)
-    for each in judged_with({1: 0, 2: 0})[:2]:
-        assert "after the next c10 build unless it was accepted: c10 gc --keep 1 --yes" in each.otherwise
+        assert each.last_resort.endswith(expected)
+    for each in diagnosed_with({1: 0, 2: 0})[:2]:
+        assert "after the next c10 build unless it was accepted: c10 gc --keep 1 --yes" in each.last_resort
 
 
-def test_a_verification_raises_what_is_wrong():
+def test_a_report_raises_its_problems():
     verification().require()
     device, absent = problem(ProblemKind.DEVICE, 3), problem(ProblemKind.ABSENT, 1)
     with pytest.raises(IncompatibleDeviceError, match="x: y"):

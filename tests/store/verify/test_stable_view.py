@@ -1,4 +1,4 @@
-"""A commit comes before its files: who verifies in between waits for a writer that lives, and for no other."""
+"""A commit comes before its files: a verification in between waits for a living writer, and for no other."""
 
 import threading
 
@@ -10,8 +10,9 @@ from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.runtime.capabilities import libraries
 from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
-from store.verify.verify import _Run, verify
+from store.verify.verify import verify
 
 VERSION = libraries().get("onnxruntime", "1")
 LATE_S = 0.15
@@ -39,7 +40,7 @@ def project(layout):
         pass
 
 
-def test_a_writer_that_lives_is_waited_for(layout):
+def test_a_verification_waits_for_a_living_writer(layout):
     with BuildLock(layout.build_lock):
         late = threading.Timer(LATE_S, project, [layout])
         late.start()
@@ -49,33 +50,33 @@ def test_a_writer_that_lives_is_waited_for(layout):
     assert found.generation == 2
 
 
-def test_what_nobody_will_write_is_absent(layout):
+def test_files_that_no_writer_will_write_are_absent(layout):
     found = verify(layout)
     assert {problem.kind for problem in found.problems} >= {ProblemKind.PROJECTION_ABSENT}
     assert found.problems[0].generations == (2,)
 
 
-def test_what_moved_meanwhile_is_looked_at_again(layout, monkeypatch):
-    """A commit or a collection during the run may be all that is behind an odd file."""
+def test_a_cache_that_changed_meanwhile_is_verified_again(layout, monkeypatch):
+    """An odd file may come from a commit or a collection during the run."""
     project(layout)
     stranger = layout.root / "stranger"
     stranger.touch()
-    look = _Run.look_for_strangers
 
-    def looking(self):
-        look(self)
+    def walking(*args, **options):
+        found = walk(*args, **options)
         if stranger.exists():
             stranger.unlink()
             with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
                 play(store, Scenario(flight="f3", version=VERSION))
+        return found
 
-    monkeypatch.setattr(_Run, "look_for_strangers", looking)
+    monkeypatch.setattr("store.verify.verify.walk", walking)
     found = verify(layout, depth=Depth.FULL)
     assert found.generation == 3
     assert ProblemKind.STRANGER not in {problem.kind for problem in found.problems}
 
 
-def test_a_stranger_that_stays_is_told(layout):
+def test_a_foreign_file_that_stays_is_reported(layout):
     project(layout)
     (layout.root / "stranger").touch()
     found = verify(layout, depth=Depth.FULL)

@@ -16,7 +16,7 @@ from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, play
-from store.verify.report import Covered, Depth, Finding, ProblemKind, Verification, judge
+from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
 
 FIRST = Scenario()
@@ -54,12 +54,12 @@ def flip(data):
 
 
 def problems_of(result):
-    """Without those of the device: the played engine was made by a version that is nowhere installed."""
+    """Return the problems but those of the device: no installed library has the version of the played engine."""
     return [problem for problem in result.problems if problem.kind is not ProblemKind.DEVICE]
 
 
 @pytest.mark.parametrize("depth", [Depth.QUICK, Depth.BUDGET])
-def test_a_whole_cache_has_no_problem_but_the_foreign_device(layout, depth):
+def test_an_intact_cache_has_no_problem_but_the_other_device(layout, depth):
     result = verify(layout, depth=depth, budget_s=60)
     assert problems_of(result) == []
     assert (result.generation, result.origin) == (2, 2)
@@ -71,7 +71,7 @@ def test_a_whole_cache_has_no_problem_but_the_foreign_device(layout, depth):
             result.require()
 
 
-def test_quick_hashes_nothing_and_budget_hashes_what_it_says(layout):
+def test_quick_hashes_nothing_and_budget_says_what_it_hashed(layout):
     quick = verify(layout)
     assert (quick.hashed.files, quick.hashed.size) == (0, 0)
     assert quick.seed is None
@@ -100,7 +100,7 @@ def test_nothing_is_written(layout):
     assert {path for path in before | after if before.get(path) != after.get(path)} <= {lock, layout.root}
 
 
-def test_a_missing_engine_touches_both_generations(layout):
+def test_a_missing_engine_concerns_both_generations(layout):
     ref = manifest_of(layout, 2).descriptor_engine.artifact
     layout.artifact(ref.sha256).unlink()
     result = verify(layout)
@@ -108,7 +108,7 @@ def test_a_missing_engine_touches_both_generations(layout):
     assert problem.kind is ProblemKind.ABSENT
     assert problem.subject == "engine place"
     assert problem.generations == (1, 2)
-    assert problem.mend == f"c10 repair --cache {layout.root}"
+    assert problem.fix == f"c10 repair --cache {layout.root}"
     assert not result.head_sound
     with pytest.raises(NoGoError, match="engine place"):
         result.require()
@@ -135,7 +135,7 @@ def test_a_flipped_bit_is_found_by_hashing_alone(layout):
         (problem,) = problems_of(verify(layout, depth=depth))
         assert problem.kind is ProblemKind.DAMAGED
         assert problem.generations == (2,)
-        assert problem.mend == f"c10 repair --cache {layout.root}"
+        assert problem.fix == f"c10 repair --cache {layout.root}"
 
 
 def test_damage_of_an_older_generation_leaves_the_head_sound(layout):
@@ -145,11 +145,11 @@ def test_damage_of_an_older_generation_leaves_the_head_sound(layout):
     result = verify(layout, depth=Depth.FULL)
     (problem,) = problems_of(result)
     assert problem.generations == (1,)
-    assert "c10 repair" in problem.mend
+    assert "c10 repair" in problem.fix
     assert not result.go
 
 
-def test_a_broken_block_table_leaves_its_blocks_unnamed_and_says_so(layout):
+def test_the_blocks_of_a_broken_block_table_are_not_checked_and_a_note_says_so(layout):
     ref = manifest_of(layout, 2).index.blocks
     rewrite(layout.artifact(ref.sha256), flip)
     for depth in Depth:
@@ -159,7 +159,7 @@ def test_a_broken_block_table_leaves_its_blocks_unnamed_and_says_so(layout):
 
 
 @pytest.mark.parametrize("replacement", ["folder", "link", "pipe"])
-def test_what_is_no_regular_file_is_damaged(layout, tmp_path, replacement):
+def test_an_artifact_that_is_no_regular_file_is_damaged(layout, tmp_path, replacement):
     path = layout.artifact(manifest_of(layout, 2).calibration.sha256)
     copy = tmp_path / "elsewhere"
     copy.write_bytes(path.read_bytes())
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_read_is_no_go(layout):
     assert (problem.kind, problem.path) == (ProblemKind.STRANGER, "artifacts/00")
 
 
-def test_strangers_are_no_go_and_unreferenced_artifacts_are_not(layout):
+def test_foreign_files_are_no_go_and_unreferenced_artifacts_are_not(layout):
     (layout.root / "notes.txt").write_text("hello")
     (layout.artifacts / "ab" / "draft").write_text("hello")
     orphan = "ab" + "0" * 62
@@ -228,7 +228,7 @@ def test_strangers_are_no_go_and_unreferenced_artifacts_are_not(layout):
     assert (result.unreferenced, result.unreferenced_size) == (1, 5)
 
 
-def test_a_damaged_newest_manifest_is_told_from_a_replaced_journal(layout):
+def test_a_damaged_newest_manifest_is_no_replaced_journal(layout):
     path = layout.manifests / layout.manifest_name(2)
     rewrite(path, lambda data: data[:100])
     for depth in Depth:
@@ -237,7 +237,7 @@ def test_a_damaged_newest_manifest_is_told_from_a_replaced_journal(layout):
             ProblemKind.PROJECTION_DAMAGED,
             str(path.relative_to(layout.root)),
         )
-        assert problem.mend == f"c10 repair --cache {layout.root}"
+        assert problem.fix == f"c10 repair --cache {layout.root}"
 
 
 def test_a_journal_that_lost_its_newest_records_is_damaged(layout, tmp_path):
@@ -267,7 +267,7 @@ def test_without_a_commit_there_is_nothing_to_fly(tmp_path):
         verify(layout)
 
 
-def test_after_a_rollback_the_shown_build_is_verified(layout):
+def test_after_a_rollback_the_build_of_the_new_head_is_verified(layout):
     with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         planned = rollback.plan(store.state, to=None, why="")
         assert planned is not None
@@ -280,7 +280,7 @@ def test_after_a_rollback_the_shown_build_is_verified(layout):
     assert problem.generations == (1, 3)
 
 
-def test_a_dead_build_is_noted_not_held_against_the_head(layout):
+def test_a_dead_build_is_a_note_and_no_problem_of_the_head(layout):
     with (
         pytest.raises(StopDeadError),
         CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store,
@@ -310,7 +310,7 @@ def wide(tmp_path_factory):
 
 
 def sample(layout, seed):
-    """What a run finds whose time is up after the first few blocks."""
+    """Return the problems that a run finds whose time is up after the first few blocks."""
     moments = iter([0.0, 0.5, 2.0])
     result = verify(layout, depth=Depth.BUDGET, budget_s=1.0, seed=seed, monotonic=lambda: next(moments))
     assert result.hashed.files == result.hashed.files_total - 8
@@ -329,18 +329,18 @@ def test_the_sample_is_cut_short_by_the_clock_and_chosen_by_the_seed(wide):
     digest=st.sampled_from(["", "a" * 64, "b" * 64]),
     generation=st.none() | st.integers(1, 4),
 )
-def test_judging_names_generations_and_a_remedy(tmp_path_factory, kind, digest, generation):
+def test_every_problem_names_generations_and_a_fix(tmp_path_factory, kind, digest, generation):
     root = tmp_path_factory.getbasetemp()
     finding = Finding(kind=kind, subject="s", found="f", path="p", digest=digest, generation=generation)
-    (problem,) = judge([finding], root=root, named_in={"a" * 64: [3, 1]}, head=4, keep_without=lambda _: 2)
-    assert problem.mend
-    assert bool(problem.otherwise) is (digest == "a" * 64)
-    assert problem.otherwise in problem.mend
+    (problem,) = diagnose([finding], root=root, named_in={"a" * 64: [3, 1]}, head=4, keep_without=lambda _: 2)
+    assert problem.fix
+    assert bool(problem.last_resort) is (digest == "a" * 64)
+    assert problem.last_resort in problem.fix
     expected = {"": (generation,) if generation else (), "a" * 64: (1, 3), "b" * 64: ()}[digest]
     assert problem.generations == expected
 
 
-def test_what_the_system_refuses_to_read_is_not_moved_aside(tmp_path):
+def test_an_unreadable_file_is_not_moved_aside(tmp_path):
     finding = Finding(
         kind=ProblemKind.DAMAGED,
         subject="s",
@@ -348,12 +348,14 @@ def test_what_the_system_refuses_to_read_is_not_moved_aside(tmp_path):
         path="p",
         digest="a" * 64,
     )
-    (problem,) = judge([finding], root=tmp_path, named_in={"a" * 64: [1]}, head=2, keep_without=lambda _: 1)
-    assert problem.mend.startswith(f"mend the permissions of {tmp_path / 'p'}")
+    (problem,) = diagnose(
+        [finding], root=tmp_path, named_in={"a" * 64: [1]}, head=2, keep_without=lambda _: 1
+    )
+    assert problem.fix.startswith(f"fix the permissions of {tmp_path / 'p'}")
 
 
-def test_the_result_of_nothing_is_go():
-    result = Verification(
+def test_a_report_without_problems_is_go():
+    result = VerifyReport(
         depth=Depth.QUICK,
         generation=1,
         origin=1,
@@ -361,7 +363,7 @@ def test_the_result_of_nothing_is_go():
         manifest_sha256="",
         body_sha256="",
         looked_at=0,
-        hashed=Covered(files=0, size=0, files_total=0, size_total=0),
+        hashed=HashedAmount(files=0, size=0, files_total=0, size_total=0),
         problems=(),
         notes=(),
     )

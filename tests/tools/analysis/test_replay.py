@@ -14,7 +14,8 @@ from store.cache.view import open_view
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.attachments import attached_to_failure
-from store.transfer import bundle
+from store.transfer import bundle_format
+from store.transfer.bundle_format import BundleHeader, Choice
 from tests.tools.conftest import LEFT, TOP, ZOOM, picture
 
 FIELDS = [
@@ -180,16 +181,16 @@ def write_bundle(path, cache, refs):
     layout = Layout(cache)
     entries = safe_reader.snapshot(layout.journal).entries
     artifacts = [(ref, [Artifacts(layout).read(ref)]) for ref in sorted(refs, key=lambda ref: ref.sha256)]
-    header = bundle.Header(
+    header = BundleHeader(
         cache_id=open_view(layout).state.cache_id,
         records=len(entries),
         chain=entries[-1].chain.hex(),
-        choice=bundle.Choice.FAILING if refs else bundle.Choice.NONE,
+        choice=Choice.FAILING if refs else Choice.NONE,
         artifacts=len(refs),
         size=sum(ref.size for ref in refs),
     )
     with path.open("wb") as file:
-        bundle.write(file.write, header, entries, artifacts)
+        bundle_format.write_bundle(file.write, header, entries, artifacts)
 
 
 def test_a_bundle_alone_tells_all_of_a_failure(built, tmp_path, failed):

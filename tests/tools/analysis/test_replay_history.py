@@ -1,5 +1,7 @@
 """Replay to every event of a long history gives, at each committed build, the very body that was committed."""
 
+import pytest
+
 from store.base import canonical_json, identity
 from store.base.values import Position
 from store.domain import events as e
@@ -152,6 +154,7 @@ class Writer:
         self.bodies[len(self.moments)] = canonical_json.encode(body)
 
 
+@pytest.mark.deep
 def test_a_hundred_thousand_events():
     writer = Writer()
     writer.append(e.CacheCreated(cache_id="ab" * 16, format=1, writer="test"))

@@ -8,6 +8,8 @@ import pytest
 
 from tests.tools.conftest import LEFT, TOP, ZOOM
 
+pytestmark = pytest.mark.deep
+
 CELL = f"{ZOOM}/{LEFT >> 4}/{TOP >> 4}"
 
 

@@ -1,4 +1,4 @@
-"""What CUDA shows of this machine's GPUs, through a stand-in for its driver's Python module."""
+"""The GPUs that CUDA shows, through a fake of its driver's Python module."""
 
 import enum
 import sys
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from store.runtime.backends import gpu as device
-from store.runtime.backends.gpu import Gpu, covers, exact_target, gpus
+from store.runtime.backends.gpu import Gpu, exact_target, gpu_runs, gpus
 
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=24 << 30, driver="12.6")
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=32 << 30, driver="13.0")
@@ -48,7 +48,7 @@ def shown(monkeypatch):
     gpus.cache_clear()
 
 
-def test_every_gpu_is_told(shown):
+def test_every_gpu_is_listed(shown):
     assert shown(driver((b"NVIDIA L4", (8, 9), 24 << 30), (b"RTX 5090", (12, 0), 32 << 30))) == (
         L4,
         Gpu(index=1, name="RTX 5090", capability="sm120", memory=32 << 30, driver="12.6"),
@@ -60,7 +60,7 @@ def test_every_gpu_is_told(shown):
 @pytest.mark.parametrize(
     "module", [None, SimpleNamespace(), driver(), driver((b"L4", (8, 9), 1), status=100)]
 )
-def test_whatever_is_missing_there_is_no_gpu(shown, module, capfd):
+def test_there_is_no_gpu_without_driver_or_package(shown, module, capfd):
     assert shown(module) == ()
     assert capfd.readouterr() == ("", "")
 
@@ -87,11 +87,11 @@ def test_a_driver_library_that_does_not_load_is_no_gpu(shown):
         ("onnxruntime", "sm89", L4, False),
     ],
 )
-def test_an_engine_runs_where_its_target_is(backend, target, gpu, runs):
-    assert covers(backend, target, gpu) is runs
+def test_an_engine_runs_on_gpus_of_its_target(backend, target, gpu, runs):
+    assert gpu_runs(backend, target, gpu) is runs
     assert exact_target(ORIN) == "sm87:Orin"
 
 
-def test_this_machine_answers_whatever_it_has():
+def test_the_gpus_of_this_machine_are_listed():
     gpus.cache_clear()
     assert all(gpu.capability.startswith("sm") for gpu in device.gpus())

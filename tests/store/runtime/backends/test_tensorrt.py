@@ -1,4 +1,4 @@
-"""Executing engines of TensorRT on a GPU that is a model: order, overlap, gates and the way out after failures."""
+"""Running engines of TensorRT on a fake GPU: order, overlap, checks before loading, and failures."""
 
 import gc
 import sys
@@ -51,7 +51,7 @@ def samples(count, seed=0):
 
 
 class Bench:
-    """One fake GPU in place, and engines loaded on it."""
+    """A fake GPU, and engines loaded on it."""
 
     def __init__(self, monkeypatch, *, gpus=(ORIN,), version=VERSION, rtx=False, **options):
         self.gpu = FakeGpu(**options)
@@ -66,7 +66,7 @@ class Bench:
 
 
 @given(seed=st.integers(0, 1 << 32), counts=st.lists(st.integers(0, 23), min_size=1, max_size=4))
-def test_rows_are_right_in_every_order_that_the_streams_may_work_in(seed, counts):
+def test_rows_are_right_in_every_order_of_the_streams(seed, counts):
     with pytest.MonkeyPatch.context() as patch:
         engine = Bench(patch, seed=seed).load()
         for number, count in enumerate(counts):
@@ -76,8 +76,8 @@ def test_rows_are_right_in_every_order_that_the_streams_may_work_in(seed, counts
             np.testing.assert_array_equal(found, answer(given_samples))
 
 
-@pytest.mark.parametrize("step", ["hold", "wait", "record"])
-def test_the_model_notices_a_missing_order(step, monkeypatch):
+@pytest.mark.parametrize("step", ["stream_wait_event", "synchronize_event", "record"])
+def test_the_fake_gpu_notices_missing_synchronisation(step, monkeypatch):
     """Each of the calls that order the streams is needed: without it some seed goes wrong."""
     monkeypatch.setattr(Cuda, step, lambda *_: None)
     wrong = 0
@@ -92,7 +92,7 @@ def test_the_model_notices_a_missing_order(step, monkeypatch):
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3, 30])
-def test_copies_hide_behind_the_computing(monkeypatch, batches):
+def test_copies_overlap_with_computing(monkeypatch, batches):
     bench = Bench(monkeypatch)
     bench.load().run(samples(batches * BATCH))
     assert bench.gpu.now == UPLOAD + batches * COMPUTE + DOWNLOAD
@@ -101,22 +101,22 @@ def test_copies_hide_behind_the_computing(monkeypatch, batches):
 @pytest.mark.parametrize(
     ("sample", "batches"), [(SAMPLE, 16), ((3, 2048, 2048), 1), ((3, 512, 512), 16), ((3, 1024, 1024), 5)]
 )
-def test_as_many_batches_as_fit_are_worth_collecting(sample, batches):
+def test_a_portion_is_as_many_batches_as_fit(sample, batches):
     assert _portion_batches(BATCH, sample) == batches
 
 
-def test_an_engine_asks_for_many_batches_at_once(monkeypatch):
+def test_an_engine_takes_many_batches_at_once(monkeypatch):
     assert Bench(monkeypatch).load().portion == 16 * BATCH
 
 
-def test_a_last_batch_is_filled_up_with_zeros_and_not_with_the_one_before(monkeypatch):
+def test_the_last_batch_is_filled_up_with_zeros(monkeypatch):
     bench = Bench(monkeypatch)
     bench.load().run(samples(3 * BATCH + 1))
     np.testing.assert_array_equal(bench.gpu.seen[:1], samples(3 * BATCH + 1)[-1:])
     assert not bench.gpu.seen[1:].any()
 
 
-def test_samples_that_are_not_in_one_piece_are_taken(monkeypatch):
+def test_samples_that_are_not_contiguous_are_accepted(monkeypatch):
     engine = Bench(monkeypatch).load()
     wide = np.random.default_rng(0).random((9, 6, 5, 3), np.float32)
     np.testing.assert_array_equal(
@@ -124,7 +124,7 @@ def test_samples_that_are_not_in_one_piece_are_taken(monkeypatch):
     )
 
 
-def test_everything_is_given_back(monkeypatch):
+def test_everything_is_released(monkeypatch):
     bench = Bench(monkeypatch)
     engine = bench.load(engine_bytes(others={"features": [BATCH, 9]}))
     engine.run(samples(6))
@@ -140,7 +140,7 @@ def test_everything_is_given_back(monkeypatch):
     "call", ["cudaHostAlloc", "cudaMalloc", "cudaStreamCreateWithFlags", "cudaMemGetInfo"]
 )
 @pytest.mark.parametrize("after", [0, 1])
-def test_a_load_that_fails_gives_everything_back(monkeypatch, call, after):
+def test_a_failed_load_releases_everything(monkeypatch, call, after):
     bench = Bench(monkeypatch, failing={call: (after, Code.cudaErrorMemoryAllocation)})
     with pytest.raises(
         EngineLoadError, match=rf"{call} failed: cudaErrorMemoryAllocation \(2\), as told"
@@ -154,7 +154,7 @@ def test_a_load_that_fails_gives_everything_back(monkeypatch, call, after):
     "call",
     ["cudaMemcpyAsync", "cudaEventRecord", "cudaStreamWaitEvent", "cudaEventSynchronize", "cudaSetDevice"],
 )
-def test_a_run_that_fails_tells_the_call_and_the_next_one_is_right(monkeypatch, call):
+def test_a_failed_run_names_the_call_and_the_next_run_is_right(monkeypatch, call):
     bench = Bench(monkeypatch)
     engine = bench.load()
     made = bench.gpu.calls.get(call, 0)
@@ -168,20 +168,20 @@ def test_a_run_that_fails_tells_the_call_and_the_next_one_is_right(monkeypatch, 
     np.testing.assert_array_equal(engine.run(samples(5)), answer(samples(5)))
 
 
-def test_an_interrupted_run_leaves_nothing_under_way(monkeypatch):
+def test_an_interrupted_run_leaves_no_queued_work(monkeypatch):
     bench = Bench(monkeypatch)
     engine = bench.load()
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Cuda, "wait", interrupted)
+    monkeypatch.setattr(Cuda, "synchronize_event", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.run(samples(19))
     assert not any(stream.queue for stream in bench.gpu.streams.values())
 
 
-def test_an_engine_that_will_not_run_says_why(monkeypatch):
+def test_an_engine_that_refuses_to_run_says_why(monkeypatch):
     bench = Bench(monkeypatch)
     engine = bench.load()
     bench.gpu.refuses = "run"
@@ -201,7 +201,7 @@ def test_an_engine_that_will_not_run_says_why(monkeypatch):
         ({"target": "sm87"}, "target 'sm87', found Orin"),
     ],
 )
-def test_what_is_not_for_this_machine_never_reaches_the_library(monkeypatch, changes, complaint):
+def test_an_engine_for_another_machine_never_reaches_the_library(monkeypatch, changes, complaint):
     bench = Bench(monkeypatch)
     with pytest.raises(EngineLoadError, match=complaint):
         bench.load(**changes)
@@ -241,7 +241,7 @@ def test_a_library_that_refuses_is_quoted(monkeypatch, refuses, complaint):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_memory_is_looked_at_before_it_is_taken(monkeypatch, old):
+def test_free_memory_is_checked_before_it_is_allocated(monkeypatch, old):
     bench = Bench(monkeypatch, activations=1 << 30, free=1 << 30)
     with pytest.raises(
         EngineLoadError, match=r"1088 MiB of free memory on Orin for activations.*found 1024 MiB"
@@ -254,7 +254,7 @@ def test_memory_is_looked_at_before_it_is_taken(monkeypatch, old):
     assert "deserialize" not in bench.gpu.calls
 
 
-def test_a_gpu_that_shares_memory_is_asked_by_way_of_the_system(monkeypatch, tmp_path):
+def test_the_free_memory_of_an_integrated_gpu_is_the_system_s(monkeypatch, tmp_path):
     memory = tmp_path / "meminfo"
     memory.write_text(
         "MemTotal:       32000000 kB\nMemFree:           20000 kB\nMemAvailable:   16000000 kB\n"
@@ -270,7 +270,7 @@ def test_a_gpu_that_shares_memory_is_asked_by_way_of_the_system(monkeypatch, tmp
         Bench(monkeypatch, free=1 << 20).load()
 
 
-def test_the_real_package_has_every_call_and_tells_its_failures():
+def test_the_real_package_has_every_call_and_reports_its_failures():
     runtime = pytest.importorskip(
         "cuda.bindings.runtime", reason="needs cuda-python, of the extra rtx or gpu"
     )
@@ -287,7 +287,7 @@ def test_the_real_package_has_every_call_and_tells_its_failures():
 
 @pytest.mark.rtx
 def test_the_real_library_is_asked_and_quoted(monkeypatch):
-    """TensorRT for RTX tells without a GPU that an engine is damaged, or that it cannot look at the GPU."""
+    """Without a GPU, TensorRT for RTX says that an engine is damaged, or that it cannot read the GPU."""
     pytest.importorskip("tensorrt_rtx", reason="needs the extra rtx")
     import tensorrt_rtx as trt
 
@@ -319,7 +319,7 @@ def test_the_real_library_is_asked_and_quoted(monkeypatch):
         load_engine(bytes(other), **(EXPECTED | rtx))
 
 
-def test_the_other_flavour_is_asked_whether_it_fits(monkeypatch):
+def test_tensorrt_for_rtx_is_asked_whether_an_engine_is_valid(monkeypatch):
     ada = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")
     rtx = {"backend": "tensorrt-rtx", "target": "sm86+sm89"}
     bench = Bench(monkeypatch, gpus=(ada,), rtx=True)
@@ -331,7 +331,7 @@ def test_the_other_flavour_is_asked_whether_it_fits(monkeypatch):
         bench.load(backend="tensorrt-rtx", target="sm120")
 
 
-def test_without_a_gpu_or_its_packages_one_is_told_so(monkeypatch):
+def test_a_missing_gpu_or_package_is_reported(monkeypatch):
     with pytest.raises(
         RuntimeUnavailableError, match=r"expected an NVIDIA GPU.*found none; run it on the device"
     ):
@@ -351,7 +351,7 @@ def test_without_a_gpu_or_its_packages_one_is_told_so(monkeypatch):
         bench.load(backend="tensorrt-rtx")
 
 
-def test_bytes_views_and_paths_will_do(monkeypatch, tmp_path):
+def test_bytes_views_and_paths_are_accepted(monkeypatch, tmp_path):
     bench, data = Bench(monkeypatch), engine_bytes()
     path = tmp_path / "engine.plan"
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Which version of TensorRT is here, and which one made an engine."""
+"""The version of the installed TensorRT, and the version in an engine."""
 
 import importlib.metadata
 from types import SimpleNamespace
@@ -38,14 +38,14 @@ def installed(monkeypatch):
     library_version.cache_clear()
 
 
-def test_a_package_that_tells_four_parts_is_not_imported(installed):
+def test_a_package_with_a_version_of_four_parts_is_not_imported(installed):
     versions, _ = installed
     versions["tensorrt-cu12-bindings"] = "10.16.1.11"
     assert library_version("tensorrt") == "10.16.1.11"
     assert cuda_major("tensorrt") == 12
 
 
-def test_a_package_that_tells_three_parts_lets_the_library_speak(installed, monkeypatch):
+def test_a_version_of_three_parts_is_completed_by_the_library(installed, monkeypatch):
     versions, modules = installed
     versions["tensorrt"] = modules["tensorrt"] = "10.13.3"
     with pytest.raises(LibraryMissingError, match=r"four parts, found '10\.13\.3'"):
@@ -55,7 +55,7 @@ def test_a_package_that_tells_three_parts_lets_the_library_speak(installed, monk
     assert cuda_major("tensorrt") is None
 
 
-def test_nothing_installed_is_told(installed):
+def test_a_missing_installation_is_reported(installed):
     with pytest.raises(LibraryMissingError, match="no tensorrt-rtx"):
         library_version("tensorrt-rtx")
 

@@ -1,0 +1,117 @@
+"""Open the head of a cache as the aircraft would, and report why the reader refuses it."""
+
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from store.cache.projections import signatures_of, signers_of
+from store.cache.view import View
+from store.domain.manifest_projection import project
+from store.domain.state import Generation
+from store.errors import ErrorKind, NoGoError
+from store.files.permissions import exposed_path
+from store.manifest.manifest import Manifest
+from store.reader.flight_cache import FlightCache
+from store.runtime.load import ExecutionError, RuntimeUnavailableError
+from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
+from store.trust.signatures import TrustedKey, reasons_against, trusted
+from store.verify.report import Finding, ProblemKind
+
+_KIND_OF_REFUSAL: Final = {
+    ErrorKind.DEVICE: ProblemKind.DEVICE,
+    ErrorKind.PARITY: ProblemKind.DEVICE,
+    ErrorKind.SIGNATURE: ProblemKind.SIGNATURE,
+    ErrorKind.PERMISSION: ProblemKind.EXPOSED,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class ReaderCheck:
+    """A check of the head by the reader of the aircraft.
+
+    `damaged` holds the digests of artifacts that are known to be damaged, `signed_by` the trusted key whose
+    signature of the head holds.
+    """
+
+    view: View
+    head: Generation
+    manifest: Manifest
+    damaged: set[str]
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    signed_by: str | None = None
+
+    def open(self, trusted_keys: TrustedKeys, *, load: bool) -> None:
+        """Open the head; with `load`, load engine and index as well."""
+        if trusted_keys is not ALLOW_UNSIGNED:
+            self.signed_by = self._trusted_signer(trusted_keys)
+        try:
+            with FlightCache.open(
+                self.view.layout.root,
+                trusted_keys=trusted_keys,
+                generation=self.head.number,
+                # A cache with a stand-in engine is for another device, and is still checked here.
+                flown=self.manifest.stand_in is None,
+            ) as cache:
+                self.notes.extend(f"engine {name} was not run here: {why}" for name, why in _not_run(cache))
+                whole = self.damaged.isdisjoint(ref.sha256 for _, ref in cache.manifest.artifacts())
+                if load and whole:
+                    self._load(cache)
+        except NoGoError as error:
+            self._report_refusal(error)
+
+    def note_settings(self, trusted_keys: TrustedKeys) -> None:
+        """Note that signatures are not checked, or that a group may write to the cache."""
+        if trusted_keys is ALLOW_UNSIGNED:
+            self.notes.append(UNCHECKED)
+        self.notes.extend(exposed_path(self.view.layout.root, to=stat.S_IWGRP))
+
+    def _trusted_signer(self, keys: Sequence[TrustedKey | bytes]) -> str | None:
+        """Return the key of the first signature of the head that holds."""
+        try:
+            known = trusted(keys)
+        except ValueError:
+            return None
+        raw, number = project(self.view.state, self.head), self.head.number
+        for key_id, signature in zip(signers_of(self.head), signatures_of(self.head), strict=True):
+            if not reasons_against(raw, (signature,), generation=number, keys=known):
+                return key_id
+        return None
+
+    def _report_refusal(self, error: NoGoError) -> None:
+        generation = f"generation {self.head.number}"
+        kind = _KIND_OF_REFUSAL.get(error.kind)
+        if kind is not None:
+            self.signed_by = self.signed_by if kind is ProblemKind.DEVICE else None
+            for reason in error.reasons:
+                subject, _, text = reason.partition(": ")
+                self._report(kind, subject, text)
+        elif error.kind is not ErrorKind.ARTIFACT_DAMAGED:
+            self._report(ProblemKind.MANIFEST, generation, "; ".join(error.reasons))
+        elif not self.damaged:
+            self._report(ProblemKind.CONTENT, generation, "; ".join(error.reasons))
+
+    def _load(self, cache: FlightCache) -> None:
+        name = cache.manifest.descriptor_engine.model
+        engine = (f"engine {name}", lambda: cache.engine(name))
+        index = ("descriptor index", cache.descriptor_index)
+        for subject, load in (index,) if name in cache.elsewhere else (engine, index):
+            try:
+                load()
+            except RuntimeUnavailableError as error:
+                self.notes.append(f"{subject} was not loaded: {error.message}")
+            except ExecutionError as error:
+                self._report(ProblemKind.CONTENT, subject, error.message)
+
+    def _report(self, kind: ProblemKind, subject: str, found: str) -> None:
+        self.findings.append(Finding(kind=kind, subject=subject, found=found, generation=self.head.number))
+
+
+def _not_run(cache: FlightCache) -> Iterator[tuple[str, str]]:
+    """Yield the models whose engines are for another device, and which device."""
+    for entry in cache.manifest.engines:
+        if entry.model in cache.elsewhere:
+            parity = "; on board its answers are compared with those of its stand-in"
+            described = entry is cache.manifest.descriptor_engine
+            yield entry.model, f"it is for {entry.backend} {entry.target}{parity if described else ''}"
