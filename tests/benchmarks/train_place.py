@@ -32,7 +32,8 @@ from pipeline.builtin_model.place import (
     texture_energy,
 )
 from tests.place_training import encode_whitening, feature_model
-from tools.demo.terrain import CONDITIONS, random_view, terrain
+from tests.terrain_views import CONDITIONS, random_view
+from tools.demo.terrain import terrain
 
 SIZE = 256
 MOSAIC = 3328

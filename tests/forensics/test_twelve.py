@@ -188,11 +188,11 @@ def test_a_planted_failure_is_explained_and_run_again_elsewhere(name, tmp_path, 
     shutil.rmtree(machine.root)
     close_archives()  # as a process on another machine has none open
     document = replayed(bundle, "--rerun")
-    explained(row, document)
+    explain_keys(row, document)
     ran_again(row, document["rerun"])
 
 
-def explained(row, document):
+def explain_keys(row, document):
     failure = document["failure"]
     assert document["status"] == row.status
     step, kind, subject = row.failed

@@ -17,10 +17,10 @@ from store.formats.descriptor_block import BlockError
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.roles import DELTA
 from tools.forensics.area import Tiles, read_tiles
-from tools.forensics.failure import Holdings
-from tools.forensics.history import Look
-from tools.forensics.records import Moment
-from tools.output.sanitize import is_number, text, tree
+from tools.forensics.failure import ArtifactReader
+from tools.forensics.history import BuildHistory
+from tools.forensics.records import DecodedRecord
+from tools.output.sanitize import is_number, safe_data, safe_text
 
 _CELL = 4
 _FAR = 365_000
@@ -28,26 +28,28 @@ _FAR = 365_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
+class NamedArtifact:
     """An artifact as a record names it."""
 
     role: str
     ref: ArtifactRef
-    moment: Moment
+    record: DecodedRecord
     key: str = ""
     components: Any = None
 
 
-def named_in(moments: Sequence[Moment]) -> Iterator[Named]:
+def named_artifacts(records: Sequence[DecodedRecord]) -> Iterator[NamedArtifact]:
     """Yield every artifact that any record names, in their order."""
-    for moment in moments:
-        made = moment.event
+    for record in records:
+        made = record.event
         if isinstance(made, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.IndexExtended):
             for role, ref in _results(made):
-                yield Named(role=role, ref=ref, moment=moment, key=made.key, components=made.components)
+                yield NamedArtifact(
+                    role=role, ref=ref, record=record, key=made.key, components=made.components
+                )
             continue
         for role, ref in _others(made):
-            yield Named(role=role, ref=ref, moment=moment)
+            yield NamedArtifact(role=role, ref=ref, record=record)
 
 
 def _results(made: e.EngineCompiled | e.CellEmbedded | e.Index) -> tuple[tuple[str, ArtifactRef], ...]:
@@ -79,34 +81,34 @@ def _others(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
             pass
 
 
-def artifact(found: Named, look: Look) -> dict[str, Any]:
+def artifact(found: NamedArtifact, builds: BuildHistory) -> dict[str, Any]:
     """Return where an artifact comes from and who shows it."""
-    state, digest = look.state, found.ref.sha256
-    builds = sorted(
-        number for number, build in state.builds.items() if digest in _digests(build, look.source.holdings)
+    state, digest = builds.state, found.ref.sha256
+    naming = sorted(
+        number for number, build in state.builds.items() if digest in _digests(build, builds.source.artifacts)
     )
-    shown = [each.number for each in state.generations.values() if each.origin in builds]
+    shown = [each.number for each in state.generations.values() if each.origin in naming]
     collected = any(
-        digest in moment.event.digests
-        for moment in look.source.history.moments[found.moment.seq :]
-        if isinstance(moment.event, e.Collected | e.CollectionPlanned)
+        digest in record.event.digests
+        for record in builds.source.history.records[found.record.seq :]
+        if isinstance(record.event, e.Collected | e.CollectionPlanned)
     )
     return {
         "sha256": digest,
         "size": found.ref.size,
-        "role": text(found.role, 300),
-        "seq": found.moment.seq,
-        "build": found.moment.build,
+        "role": safe_text(found.role, 300),
+        "seq": found.record.seq,
+        "build": found.record.build,
         "key": found.key or None,
-        "components": tree(found.components),
-        "builds": builds,
+        "components": safe_data(found.components),
+        "builds": naming,
         "generations": shown,
         "collected": collected,
-        "present": look.source.holdings.holds(found.ref),
+        "present": builds.source.artifacts.holds(found.ref),
     }
 
 
-def identifier_of(word: str) -> int | None:
+def parse_descriptor_id(word: str) -> int | None:
     """The descriptor id that a word names, as zoom/x/y or as the number itself."""
     parts = word.split("/")
     if len(parts) in {3, 4} and all(is_number(part, 9) for part in parts):
@@ -120,14 +122,14 @@ def identifier_of(word: str) -> int | None:
     return None
 
 
-def descriptor(identifier: int, build: Build, look: Look) -> list[dict[str, Any]]:
+def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict[str, Any]]:
     """Return the links from the index row of a descriptor to the calibration; none if the build has no such tile."""
     zoom, x, y, view = tile_of(identifier)
-    tiles = read_tiles(build.tiles.table if build.tiles else None, look.source.holdings)
+    tiles = read_tiles(build.tiles.table if build.tiles else None, builds.source.artifacts)
     digest = tiles.table.digest(identifier) if tiles is not None else None
     if tiles is not None and digest is None:
         return []
-    cell = _cell(build, look, (zoom, x >> _CELL, y >> _CELL))
+    cell = _cell(build, builds, (zoom, x >> _CELL, y >> _CELL))
     links = [_index(build, identifier)]
     engine_sha = ""
     if cell is not None and isinstance(cell.event, e.CellEmbedded):
@@ -143,12 +145,12 @@ def descriptor(identifier: int, build: Build, look: Look) -> list[dict[str, Any]
                     "rows": made.rows,
                     "space": made.space,
                     "embedded": made.embedded,
-                    **_row(made, identifier, look),
+                    **_row(made, identifier, builds),
                 },
             )
         )
     links.append(_tile(build, identifier, digest, tiles, view))
-    links.extend(_engine(build, look, engine_sha))
+    links.extend(_engine(build, builds, engine_sha))
     if build.calibration is not None:
         links.append(
             _link("calibration", "camera", build.calibration.sha256, None, {"size": build.calibration.size})
@@ -175,37 +177,37 @@ def _index(build: Build, identifier: int) -> dict[str, Any]:
     return _link("index", made.kind, whole_of(made).sha256, None, facts)
 
 
-def _cell(build: Build, look: Look, place: tuple[int, int, int]) -> Moment | None:
+def _cell(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> DecodedRecord | None:
     """The record that made the block of a cell which a build shows."""
-    block = _block_digest(build, look.source.holdings, place)
+    block = _block_digest(build, builds.source.artifacts, place)
     found = None
-    for moment in look.source.history.moments[: build.ended_seq]:
-        made = moment.event
+    for record in builds.source.history.records[: build.ended_seq]:
+        made = record.event
         if not isinstance(made, e.CellEmbedded) or (made.zoom, made.cell_x, made.cell_y) != place:
             continue
         if block is None or made.block.sha256 == block:
-            found = moment
+            found = record
     return found
 
 
-def _block_digest(build: Build, holdings: Holdings, place: tuple[int, int, int]) -> str | None:
-    for row in _rows(build, holdings):
+def _block_digest(build: Build, artifacts: ArtifactReader, place: tuple[int, int, int]) -> str | None:
+    for row in _rows(build, artifacts):
         if (row.zoom, row.cell_x, row.cell_y) == place:
             return row.ref.sha256
     return None
 
 
-def _rows(build: Build, holdings: Holdings) -> tuple[BlockRow, ...]:
-    data = holdings.read(build.index.blocks) if build.index is not None else None
+def _rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
+    data = artifacts.read(build.index.blocks) if build.index is not None else None
     try:
         return decode_blocks(data) if data is not None else ()
     except ArtifactError:
         return ()
 
 
-def _row(made: e.CellEmbedded, identifier: int, look: Look) -> dict[str, Any]:
+def _row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> dict[str, Any]:
     """What the block itself says of a row."""
-    data = look.source.holdings.read(made.block)
+    data = builds.source.artifacts.read(made.block)
     if data is None:
         return {}
     try:
@@ -236,12 +238,12 @@ def _tile(
     return _link("tile", f"{zoom}/{x}/{y}", digest, None, facts)
 
 
-def _engine(build: Build, look: Look, digest: str) -> Iterator[dict[str, Any]]:
+def _engine(build: Build, builds: BuildHistory, digest: str) -> Iterator[dict[str, Any]]:
     made = next(
         (
-            moment
-            for moment in look.source.history.moments
-            if isinstance(moment.event, e.EngineCompiled) and moment.event.artifact.sha256 == digest
+            record
+            for record in builds.source.history.records
+            if isinstance(record.event, e.EngineCompiled) and record.event.artifact.sha256 == digest
         ),
         None,
     )
@@ -258,7 +260,7 @@ def _engine(build: Build, look: Look, digest: str) -> Iterator[dict[str, Any]]:
     yield _link("network", event.model, onnx if isinstance(onnx, str) else None, made, {})
 
 
-def _digests(build: Build, holdings: Holdings) -> set[str]:
+def _digests(build: Build, artifacts: ArtifactReader) -> set[str]:
     found = {event.artifact.sha256 for _, event in build.engines}
     found.update(
         ref.sha256
@@ -273,18 +275,18 @@ def _digests(build: Build, holdings: Holdings) -> set[str]:
     )
     if build.failure is not None:
         found.update(ref.sha256 for ref in attached_to_failure(build.failure).values())
-    found.update(row.ref.sha256 for row in _rows(build, holdings))
+    found.update(row.ref.sha256 for row in _rows(build, artifacts))
     return found
 
 
 def _link(
-    what: str, name: str, sha256: str | None, moment: Moment | None, facts: dict[str, Any]
+    what: str, name: str, sha256: str | None, record: DecodedRecord | None, facts: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "what": what,
-        "name": text(name, 300),
-        "sha256": text(sha256, 64) if sha256 else None,
-        "seq": moment.seq if moment else None,
-        "build": moment.build if moment else None,
-        "facts": tree(facts),
+        "name": safe_text(name, 300),
+        "sha256": safe_text(sha256, 64) if sha256 else None,
+        "seq": record.seq if record else None,
+        "build": record.build if record else None,
+        "facts": safe_data(facts),
     }

@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-__all__ = ["Layers", "lakes", "layers_of", "painted_strips"]
-
 Pixels = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
@@ -22,7 +20,6 @@ Points = npt.NDArray[np.float64]
 
 _STRIP_ROWS: Final = 256
 _LAKE_LEVEL: Final = -1.5
-_LAKE_SHARE: Final = 0.08
 _TREE_LINE: Final = 1.2
 _CELL_PX: Final = 240
 

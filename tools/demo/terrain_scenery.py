@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-__all__ = ["Shape", "draw_softly", "scenery"]
-
 Points = npt.NDArray[np.float64]
 
 _ROAD_GREYS: Final = (96, 124, 162, 190)

@@ -24,9 +24,9 @@ from store.domain.attachments import attached_to_failure
 from store.domain.step_cache import StepCache
 from store.errors import ArtifactError
 from store.formats.tables import TileTable, decode_tiles
-from tools.forensics.failure import Holdings, cells_at_fault, tiles_at_fault
-from tools.forensics.timeline import Track
-from tools.output.sanitize import is_number, tree
+from tools.forensics.failure import ArtifactReader, cells_at_fault, tiles_at_fault
+from tools.forensics.timeline import BuildTimeline
+from tools.output.sanitize import is_number, safe_data
 
 MAX_CELLS: Final = 200_000
 MAX_WANTED: Final = 20_000_000
@@ -77,9 +77,9 @@ class Tiles:
             yield int(self.ids[row]), bytes(self.table.digests[row]).hex()
 
 
-def read_tiles(ref: ArtifactRef | None, holdings: Holdings) -> Tiles | None:
+def read_tiles(ref: ArtifactRef | None, artifacts: ArtifactReader) -> Tiles | None:
     """Return a tile table, or nothing if it cannot be read here."""
-    data = holdings.read(ref) if ref is not None else None
+    data = artifacts.read(ref) if ref is not None else None
     if data is None:
         return None
     try:
@@ -89,29 +89,34 @@ def read_tiles(ref: ArtifactRef | None, holdings: Holdings) -> Tiles | None:
     return Tiles(table.ids, table)
 
 
-def area(
-    track: Track, inputs: Document, holdings: Holdings, *, space: str, before: StepCache | None
+def area_document(
+    timeline: BuildTimeline,
+    inputs: Document,
+    artifacts: ArtifactReader,
+    *,
+    space: str,
+    before: StepCache | None,
 ) -> dict[str, Any] | None:
     """Return the area of a build.
 
     Args:
-        track: The build.
+        timeline: The build.
         inputs: What it is defined by.
-        holdings: Where artifacts may be read.
+        artifacts: Where artifacts may be read.
         space: Its vector space, or nothing if it is not known.
         before: What could be reused when it began with its cells, if that is known.
     """
-    selected = next((m.event for m in track.own if isinstance(m.event, e.TilesSelected)), None)
+    selected = next((m.event for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
     box, zoom = _integers(inputs.get("bbox_e7"), 4), _integers(inputs.get("zoom"), 2)
-    tiles = read_tiles(selected.table if selected else None, holdings)
-    cells = _cells(track, tiles, space, before)
+    tiles = read_tiles(selected.table if selected else None, artifacts)
+    cells = _cells(timeline, tiles, space, before)
     if not cells and box is None:
         return None
-    report = _report(track, holdings)
+    report = _report(timeline, artifacts)
     return {
         "bbox_e7": box,
         "zoom": zoom,
-        "origin": tree(inputs.get("origin")),
+        "origin": safe_data(inputs.get("origin")),
         "wanted": selected.wanted if selected else None,
         "present": selected.count if selected else None,
         "known": "cells" if tiles is None else "tiles",
@@ -120,31 +125,33 @@ def area(
             [*place, cell.tiles, cell.status, cell.dispatched, cell.done]
             for place, cell in sorted(cells.items())[:MAX_CELLS]
         ],
-        "tiles": _tiles(track, tiles, report, box, zoom),
+        "tiles": _tiles(timeline, tiles, report, box, zoom),
     }
 
 
-def _cells(track: Track, tiles: Tiles | None, space: str, before: StepCache | None) -> dict[CellPlace, _Cell]:
+def _cells(
+    timeline: BuildTimeline, tiles: Tiles | None, space: str, before: StepCache | None
+) -> dict[CellPlace, _Cell]:
     members = tiles.cells() if tiles is not None else {}
     found = {place: _Cell(tiles=len(rows)) for place, rows in members.items()}
     reused_at: int | None = None
-    for moment in track.own:
-        match moment.event:
+    for record in timeline.own:
+        match record.event:
             case e.StepStarted(kind="cells", subjects=subjects):
                 for place in _places(subjects):
                     cell = found.setdefault(place, _Cell())
-                    cell.status, cell.dispatched = "dispatched", cell.dispatched or moment.seq
+                    cell.status, cell.dispatched = "dispatched", cell.dispatched or record.seq
             case e.CellEmbedded() as made:
                 cell = found.setdefault((made.zoom, made.cell_x, made.cell_y), _Cell(tiles=made.rows))
-                cell.status, cell.done = "embedded", moment.seq
+                cell.status, cell.done = "embedded", record.seq
             case e.StepReused(kind="cells"):
-                reused_at = moment.seq
+                reused_at = record.seq
             case _:
                 continue
     if reused_at is not None and tiles is not None:
         for place in _reused(found, members, tiles, space, before):
             found[place].status, found[place].done = "reused", reused_at
-    for place in cells_at_fault(track):
+    for place in cells_at_fault(timeline):
         found.setdefault(place, _Cell()).status = "failing"
     return found
 
@@ -168,18 +175,18 @@ def _reused(
             yield place
 
 
-def _report(track: Track, holdings: Holdings) -> Mapping[str, Any] | None:
+def _report(timeline: BuildTimeline, artifacts: ArtifactReader) -> Mapping[str, Any] | None:
     """The geographic report: of a finished walk, or attached to the failure that it led to."""
-    for moment in reversed(track.own):
+    for record in reversed(timeline.own):
         ref: ArtifactRef | None = None
-        match moment.event:
+        match record.event:
             case e.CoverageWalked(geography=geography):
                 ref = geography
             case e.BuildFailed() as event:
                 ref = attached_to_failure(event).get("geography")
             case _:
                 continue
-        data = holdings.read(ref) if ref is not None else None
+        data = artifacts.read(ref) if ref is not None else None
         if data is None:
             continue
         try:
@@ -192,7 +199,7 @@ def _report(track: Track, holdings: Holdings) -> Mapping[str, Any] | None:
 
 
 def _tiles(
-    track: Track,
+    timeline: BuildTimeline,
     tiles: Tiles | None,
     report: Mapping[str, Any] | None,
     box: list[int] | None,
@@ -206,7 +213,7 @@ def _tiles(
             found["holes"] = _holes(tiles, box, zoom)
     else:
         found["present"] = []
-    found["failing"] = runs(tiles_at_fault(track))
+    found["failing"] = runs(tiles_at_fault(timeline))
     return found
 
 

@@ -4,20 +4,20 @@ from typing import assert_never
 
 from store.domain import events as e
 from store.domain.events import Event
-from tools.forensics.records import Moment
+from tools.forensics.records import DecodedRecord
 from tools.output.render import plural, seconds, size
-from tools.output.sanitize import joined, text
+from tools.output.sanitize import join_first, safe_text
 
 _SHORT = 12
 
 
-def tell(moment: Moment) -> str:
+def describe(record: DecodedRecord) -> str:
     """What a record says, or that it cannot be understood."""
-    if moment.event is None:
-        if moment.problem:
-            return f"cannot be read: {text(moment.problem, 300)}"
-        return f"written by a later version: {text(moment.payload, 300)}"
-    return text(_told(moment.event), 600)
+    if record.event is None:
+        if record.problem:
+            return f"cannot be read: {safe_text(record.problem, 300)}"
+        return f"written by a later version: {safe_text(record.payload, 300)}"
+    return safe_text(_told(record.event), 600)
 
 
 def _told(event: Event) -> str:
@@ -77,12 +77,12 @@ def _work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e
             return f"index {event.kind} extended: {event.rows:,} rows, {changed}, {size(event.artifact.size)} in {took}"
         case e.StepStarted():
             return (
-                f"{event.kind} begun: {joined(event.subjects)}" if event.subjects else f"{event.kind} begun"
+                f"{event.kind} begun: {join_first(event.subjects)}"
+                if event.subjects
+                else f"{event.kind} begun"
             )
         case e.StepRetried():
-            return (
-                f"{event.kind} again, attempt {event.attempt} failed: {event.why} ({joined(event.subjects)})"
-            )
+            return f"{event.kind} again, attempt {event.attempt} failed: {event.why} ({join_first(event.subjects)})"
         case _:
             assert_never(event)
 
@@ -101,7 +101,7 @@ def _frame(
                 " ".join(str(step[name]) for name in ("kind", "subject", "decision") if step.get(name))
                 for step in event.steps
             )
-            return f"planned: {joined(steps, 6) or 'nothing'}"
+            return f"planned: {join_first(steps, 6) or 'nothing'}"
         case e.TilesSelected():
             left = f", {event.excluded} left out" if event.excluded else ""
             return f"{plural(event.count, 'tile')} selected of {event.wanted:,} wanted{left}"

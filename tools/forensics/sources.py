@@ -21,14 +21,14 @@ from store.errors import DamagedHistoryError, StoreError, from_os_error
 from store.files.regular_file import read_regular
 from store.transfer.bundle import read_bundle
 from tools.forensics.history import Source
-from tools.forensics.records import History, read
+from tools.forensics.records import RecordHistory, read
 
 MAX_ARTIFACT_BYTES = 1 << 30
 """Longer artifacts are not read into memory to be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
-class InCache:
+class CacheArtifacts:
     """The artifacts of a cache."""
 
     artifacts: Artifacts
@@ -48,7 +48,7 @@ class InCache:
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class NoArtifacts:
     """No artifacts at all."""
 
     def read(self, ref: ArtifactRef) -> bytes | None:  # noqa: ARG002 - the port's signature
@@ -68,14 +68,14 @@ def from_cache(layout: Layout) -> Source:
         DamagedHistoryError: Nothing of its journal and segments can be read.
         journal.JournalError: The journal cannot be read by this user.
     """
-    holdings, shown = InCache(Artifacts(layout)), str(layout.root)
+    artifacts, shown = CacheArtifacts(Artifacts(layout)), str(layout.root)
     if layout.journal.exists():
         history, locked = _journal(layout.journal, foreign=False), lock_holder(layout.build_lock) is not None
-        if history.moments or not layout.segment_files():
-            return Source(kind="cache", path=shown, history=history, holdings=holdings, held=locked)
+        if history.records or not layout.segment_files():
+            return Source(kind="cache", path=shown, history=history, artifacts=artifacts, lock_held=locked)
     elif not layout.segment_files():
         require_cache(layout)
-    return Source(kind="segments", path=shown, history=_segments(layout), holdings=holdings)
+    return Source(kind="segments", path=shown, history=_segments(layout), artifacts=artifacts)
 
 
 def from_journal(path: Path) -> Source:
@@ -99,8 +99,8 @@ def from_journal(path: Path) -> Source:
         kind="journal",
         path=str(path),
         history=history,
-        holdings=Nothing(),
-        carries=False,
+        artifacts=NoArtifacts(),
+        has_artifacts=False,
     )
 
 
@@ -116,12 +116,12 @@ def from_bundle(path: Path) -> Source:
         kind="bundle",
         path=str(path),
         history=read(_values(found.entries)),
-        holdings=found,
-        carries=found.header.artifacts > 0,
+        artifacts=found,
+        has_artifacts=found.header.artifacts > 0,
     )
 
 
-def _journal(path: Path, *, foreign: bool) -> History:
+def _journal(path: Path, *, foreign: bool) -> RecordHistory:
     try:
         return read(_values(safe_reader.snapshot(path, foreign=foreign).entries))
     except JournalDamagedError as error:
@@ -131,7 +131,7 @@ def _journal(path: Path, *, foreign: bool) -> History:
         return read(_values(entries), problem=f"the journal is damaged: {error.message}")
 
 
-def _segments(layout: Layout) -> History:
+def _segments(layout: Layout) -> RecordHistory:
     """The records of all segments that follow each other."""
     entries, head, problem = (
         list[Entry](),

@@ -13,63 +13,55 @@ from store.domain.manifest_projection import body_of, project
 from store.domain.state import Generation, State
 from store.errors import StoreError
 from store.manifest import manifest
-from tools.forensics.records import Moment
+from tools.forensics.records import DecodedRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Projected:
+class CommitCheck:
     """A commit: its record, and whether what was folded up to it gives the very manifest and body it committed."""
 
     generation: int
     seq: int
     body_sha256: str
-    projects: bool
+    matches: bool
 
 
 @dataclass(slots=True, kw_only=True)
-class Folded:
+class FoldedState:
     """A state, the commits on the way to it, and why folding ended before the last record, if it did."""
 
     state: State = field(default_factory=State)
-    projected: list[Projected] = field(default_factory=list)
+    commits: list[CommitCheck] = field(default_factory=list)
     problem: str = ""
 
 
-def fold_all(moments: Iterable[Moment]) -> Folded:
-    """Fold records, as far as they make sense."""
-    folded = Folded()
-    for _ in steps(moments, folded):
-        pass
-    return folded
-
-
-def steps(moments: Iterable[Moment], folded: Folded) -> Iterator[Moment]:
+def fold_stepwise(records: Iterable[DecodedRecord], folded: FoldedState) -> Iterator[DecodedRecord]:
     """Fold records one by one into `folded`, which may be looked at after each; stops where folding must end."""
     state = folded.state
-    for moment in moments:
+    for record in records:
         committed = len(state.generations)
         try:
-            fold_into(state, (moment.fact,))
+            fold_into(state, (record.recorded_event,))
         except (StoreError, LookupError, TypeError, ValueError, AttributeError) as error:
             # A hostile journal may hold what no writer would; the state stays where it was understood.
-            folded.problem = getattr(error, "message", "") or f"record {moment.seq}: {error!r}"
+            folded.problem = getattr(error, "message", "") or f"record {record.seq}: {error!r}"
             return
         head = state.head
         if head is not None and head.number > committed:
-            folded.projected.append(_projected(state, head))
-        yield moment
+            folded.commits.append(_projected(state, head))
+        yield record
 
 
-def _projected(state: State, head: Generation) -> Projected:
+def _projected(state: State, head: Generation) -> CommitCheck:
     try:
         body = manifest.body_digest(body_of(state, state.builds[head.origin]))
         whole = sha256(project(state, head))
-        projects = (body, whole) == (head.body_sha256, head.manifest_sha256)
+        matches = (body, whole) == (head.body_sha256, head.manifest_sha256)
     except (StoreError, CanonicalError, LookupError, TypeError, ValueError, AttributeError):
-        projects = False
-    return Projected(
+        matches = False
+    return CommitCheck(
         generation=head.number,
         seq=head.seq,
         body_sha256=head.body_sha256,
-        projects=projects,
+        matches=matches,
     )

@@ -11,13 +11,13 @@ from typing import Any
 from store.base import identity
 from store.base.canonical_json import CanonicalError, Document, Value, encode
 from store.domain.state import Build, State
-from tools.output.sanitize import text, tree
+from tools.output.sanitize import safe_data, safe_text
 
 MAX_CHANGES = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class StepKey:
     """One key of a build: the kind of step, what it is about, the digest and what it is the digest of."""
 
     kind: str
@@ -26,24 +26,26 @@ class Key:
     components: Document
 
 
-def keys_of(build: Build) -> list[Key]:
+def step_keys_of(build: Build) -> list[StepKey]:
     """Return the keys of a build, as far as it came."""
     found = [
-        Key(kind="engine", subject=name, key=event.key, components=event.components)
+        StepKey(kind="engine", subject=name, key=event.key, components=event.components)
         for name, event in build.engines
     ]
     if build.stand_in is not None:
         stand_in = build.stand_in
         found.append(
-            Key(kind="stand-in", subject=stand_in.model, key=stand_in.key, components=stand_in.components)
+            StepKey(kind="stand-in", subject=stand_in.model, key=stand_in.key, components=stand_in.components)
         )
     space = _space(build)
     if space is not None:
         found.append(space)
     if build.index is not None:
-        found.append(Key(kind="index", subject="", key=build.index.key, components=build.index.components))
+        found.append(
+            StepKey(kind="index", subject="", key=build.index.key, components=build.index.components)
+        )
     if build.identity:
-        found.append(Key(kind="build", subject="", key=build.identity, components=build.inputs))
+        found.append(StepKey(kind="build", subject="", key=build.identity, components=build.inputs))
     return found
 
 
@@ -53,45 +55,47 @@ def space_of(build: Build) -> str:
     return space.key if space is not None else ""
 
 
-def explained(state: State, number: int) -> list[dict[str, Any]]:
+def explain_keys(state: State, number: int) -> list[dict[str, Any]]:
     """Return the keys of a build, each with the build that first had it and what changed before."""
-    return [_explained(state, number, key) for key in keys_of(state.builds[number])]
+    return [_explained(state, number, key) for key in step_keys_of(state.builds[number])]
 
 
-def changes(old: Value, new: Value, path: str = "") -> Iterator[dict[str, Any]]:
+def component_changes(old: Value, new: Value, path: str = "") -> Iterator[dict[str, Any]]:
     """Yield the components in which two documents differ, as {path, old, new}; members of lists by their names."""
     before, after = _named(old), _named(new)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted({*map(str, before), *map(str, after)}):
             here = f"{path}.{name}" if path else name
-            yield from changes(before.get(name), after.get(name), here)
+            yield from component_changes(before.get(name), after.get(name), here)
     elif encode(old) != encode(new):  # in which true is not 1, also inside of lists
-        yield {"path": text(path, 500), "old": tree(old), "new": tree(new)}
+        yield {"path": safe_text(path, 500), "old": safe_data(old), "new": safe_data(new)}
 
 
-def _explained(state: State, number: int, key: Key) -> dict[str, Any]:
+def _explained(state: State, number: int, key: StepKey) -> dict[str, Any]:
     since, before = number, None
     for earlier in sorted((each for each in state.builds if each < number), reverse=True):
-        same = [k for k in keys_of(state.builds[earlier]) if (k.kind, k.subject) == (key.kind, key.subject)]
+        same = [
+            k for k in step_keys_of(state.builds[earlier]) if (k.kind, k.subject) == (key.kind, key.subject)
+        ]
         if not same:
             continue
         if same[0].key != key.key:
             before = earlier, same[0]
             break
         since = earlier
-    changed = list(changes(before[1].components, key.components)) if before else []
+    changed = list(component_changes(before[1].components, key.components)) if before else []
     return {
         "kind": key.kind,
-        "subject": text(key.subject, 200),
-        "key": text(key.key, 64),
-        "components": tree(key.components),
+        "subject": safe_text(key.subject, 200),
+        "key": safe_text(key.key, 64),
+        "components": safe_data(key.components),
         "since": since,
-        "before": {"build": before[0], "key": text(before[1].key, 64)} if before else None,
+        "before": {"build": before[0], "key": safe_text(before[1].key, 64)} if before else None,
         "changed": changed[:MAX_CHANGES],
     }
 
 
-def _space(build: Build) -> Key | None:
+def _space(build: Build) -> StepKey | None:
     """The vector space, put together as the build did, from its own inputs and engines."""
     models = build.inputs.get("models")
     documents = [each for each in models if isinstance(each, Mapping)] if isinstance(models, Sequence) else []
@@ -117,7 +121,7 @@ def _space(build: Build) -> Key | None:
         "batch": batch,
         "recipe": identity.RECIPES["cell"],
     }
-    return Key(kind="cells", subject="", key=key, components=components)
+    return StepKey(kind="cells", subject="", key=key, components=components)
 
 
 def _named(value: Value) -> Value:

@@ -37,6 +37,11 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
         progress.close()
 
 
+def byte_progress(progress: Progress, step: str) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Return the two functions that a copy reports to: how many bytes there are, and how many more are done."""
+    return (lambda total: progress.start(step, total=total, unit=_BYTES)), progress.advance
+
+
 @dataclass(slots=True, kw_only=True)
 class _Step:
     """A step under way: its name, how much there is to do if that is known, how much is done, since when."""

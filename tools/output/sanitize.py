@@ -16,7 +16,7 @@ _CUT: Final = "…"
 _SAFE_INTEGER: Final = 1 << 53
 
 
-def escaped(value: str) -> str:
+def escape(value: str) -> str:
     """A text without anything that a terminal acts on: what does not print stands as a backslash escape.
 
     Such are control sequences that move the cursor or change colours, marks that turn the order of letters, and line
@@ -30,25 +30,25 @@ def escaped(value: str) -> str:
     )
 
 
-def text(value: object, limit: int = MAX_TEXT) -> str:
+def safe_text(value: object, limit: int = MAX_TEXT) -> str:
     """A text of one line without anything that does not print."""
     whole = value if isinstance(value, str) else str(value)
-    cut, more = escaped(whole[:limit]), len(whole) - limit
+    cut, more = escape(whole[:limit]), len(whole) - limit
     return cut if more <= 0 else f"{cut}{_CUT} ({more:,} more characters)"
 
 
-def lines(value: str) -> list[str]:
+def safe_lines(value: str) -> list[str]:
     """A long text, line by line; its end, where failures say what they are, is what stays."""
     found = value.split("\n")
     while found and not found[-1]:
         found.pop()
-    shown = [text(line) for line in found[-MAX_LINES:]]
+    shown = [safe_text(line) for line in found[-MAX_LINES:]]
     return (
         shown if len(found) <= MAX_LINES else [f"{_CUT} ({len(found) - MAX_LINES:,} earlier lines)", *shown]
     )
 
 
-def tree(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whatever was recorded
+def safe_data(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whatever was recorded
     """Recorded data as JSON can hold it: texts made harmless, lists, maps and depth bounded."""
     match value:
         case None | bool():
@@ -59,7 +59,7 @@ def tree(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whateve
         case float():
             return value
         case str():
-            return text(value)
+            return safe_text(value)
         case bytes():
             return f"{value[:32].hex()}{_CUT} ({len(value):,} bytes)" if len(value) > 32 else value.hex()
         case Mapping() | Sequence() if depth >= MAX_DEPTH:
@@ -67,14 +67,16 @@ def tree(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whateve
         case Mapping():
             return _map(value, depth)
         case Sequence():
-            shown = [tree(member, depth + 1) for member in islice(value, MAX_MEMBERS)]
+            shown = [safe_data(member, depth + 1) for member in islice(value, MAX_MEMBERS)]
             return shown if len(value) <= MAX_MEMBERS else [*shown, _more(len(value))]
         case _:
-            return text(value)
+            return safe_text(value)
 
 
 def _map(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    shown = {text(name): tree(inner, depth + 1) for name, inner in islice(value.items(), MAX_MEMBERS)}
+    shown = {
+        safe_text(name): safe_data(inner, depth + 1) for name, inner in islice(value.items(), MAX_MEMBERS)
+    }
     return shown if len(value) <= MAX_MEMBERS else {**shown, _CUT: _more(len(value))}
 
 
@@ -82,10 +84,10 @@ def _more(count: int) -> str:
     return f"{_CUT} ({count - MAX_MEMBERS:,} more)"
 
 
-def joined(parts: Iterable[str], limit: int = 3) -> str:
+def join_first(parts: Iterable[str], limit: int = 3) -> str:
     """The first few of some names, and how many more there are."""
     names = list(parts)
-    shown = ", ".join(text(name, 100) for name in names[:limit])
+    shown = ", ".join(safe_text(name, 100) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 

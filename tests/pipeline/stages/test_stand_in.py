@@ -425,7 +425,7 @@ def fly(site, **options):
 
 def forget(monkeypatch):
     """Forget the parity records, as a new process would."""
-    monkeypatch.setattr(engine_parity, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_measured", {})
 
 
 def test_on_board_the_engine_is_asked_once(site, aboard, asked, quick_path, monkeypatch):

@@ -107,9 +107,9 @@ def test_gc_beside_others(world):
         assert world.run("gc", "--yes", "--json", env=env).exit_code == 4
         assert world.run("gc", env=env).exit_code == 0, "to tell what would go needs no lock"
     with Artifacts(Layout(world.cache)).shared_lock():
-        held = world.run("gc", "--yes", env=env)
-    assert held.exit_code == 4
-    assert "wait for it to finish" in held.stderr
+        lock_held = world.run("gc", "--yes", env=env)
+    assert lock_held.exit_code == 4
+    assert "wait for it to finish" in lock_held.stderr
 
 
 @pytest.mark.parametrize("commit", [True, False], ids=["committed since", "nothing committed since"])
