@@ -222,7 +222,7 @@ def _installed_faiss() -> FaissDistribution:
 
 def _import_faiss() -> ModuleType:
     _installed_faiss()
-    import faiss  # noqa: PLC0415 - heavy, and not needed by a warm run
+    import faiss  # noqa: PLC0415 - slow to import, and not needed by an up-to-date build
 
     module: ModuleType = faiss
     return module
