@@ -46,7 +46,7 @@ def test_status_has_exactly_the_promised_keys(built):
 def test_status_tells_a_person_about_the_rollback(built):
     result = built.run("status")
     assert "3, shows build 1 (rolled back from build 3: just because)" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert max(len(line) for line in result.stdout.splitlines() if str(built.cache) not in line) <= 80
 
 
 @pytest.mark.parametrize("command", [("status",), ("log",), ("show", "1"), ("manifest",), ("doctor",)])
@@ -202,7 +202,8 @@ def test_the_doctor_names_versions_file_system_and_state(built):
     assert document["cache"]["failed_builds"] == 1
     assert document["cache"]["lock"] is None
     assert document["machine"]["sealed_memory"] is True
-    assert max(map(len, built.run("doctor").stdout.splitlines())) <= 100
+    lines = built.run("doctor").stdout.splitlines()
+    assert max(len(line) for line in lines if str(built.cache) not in line) <= 100
 
 
 def test_the_doctor_finds_what_is_missing_and_says_what_mends_it(world):
