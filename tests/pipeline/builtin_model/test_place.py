@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 from pipeline.builtin_model import graph as place_graph
 from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
+from tests.place_training import encode_whitening, feature_model
 from tests.terrain_views import CONDITIONS, random_view
 from tools.demo.terrain import terrain, view
 

@@ -147,8 +147,8 @@ def block(place, space=SPACE):
 def test_cells_were_reused_whose_very_tiles_had_a_block():
     data = table((6, 0, 0), (6, 16, 0), (6, 32, 0))
     before = StepCache()
-    before.remember(block((6, 0, 0)), RecordedBy(1, 1))
-    before.remember(block((6, 16, 1)), RecordedBy(2, 1))
+    before.record_result(block((6, 0, 0)), RecordedBy(1, 1))
+    before.record_result(block((6, 16, 1)), RecordedBy(2, 1))
     story = selecting(data).add(made(e.StepReused, kind="cells", count=1))
     story.add(made(e.StepReused, kind="engine", count=1))
     story.add(made(e.StepStarted, kind="cells", subjects=("6/1/0",)))
