@@ -288,7 +288,7 @@ class TestWhatCannotBeRepaired:
         assert not action.ok
 
     def test_without_a_recorded_request_what_needs_none_is_repaired(self, site, monkeypatch):
-        monkeypatch.setattr("pipeline.build.attempt.request_facts", lambda *_: {})
+        monkeypatch.setattr("pipeline.build.attempt.request_record", lambda *_: {})
         site.build()
         for role in ("engine", "index"):
             flip(site.artifact(ref_of(site, role)))

@@ -238,10 +238,10 @@ class RtxSite(Site):
     def compiled(self):
         """Networks in the order in which they were compiled, each with its backend."""
         from journal import Journal
-        from store.domain.event_codec import decode_event
+        from store.cache.event_mapper import to_recorded_event
 
         with Journal.open(self.layout.journal, readonly=True) as journal:
-            events = [decode_event(record) for record in journal.read()]
+            events = [to_recorded_event(entry).event for entry in journal.entries()]
         return [
             (event.model, event.components["backend"], event.key)
             for event in events
