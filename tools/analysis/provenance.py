@@ -1,4 +1,4 @@
-"""Where an artifact or one descriptor comes from: from index row to tile, engine, network and calibration. Pure."""
+"""Trace an artifact to its step, or a descriptor to its tile, engine, network and calibration. Pure."""
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
@@ -24,12 +24,12 @@ from tools.output.sanitize import is_number, safe_data, safe_text
 
 _CELL = 4
 _FAR = 365_000
-"""Days; what lies farther off, as the mark of an unknown date does, is none."""
+"""Days from 1970; a date farther away is the mark of an unknown date."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedArtifact:
-    """An artifact as a record names it."""
+    """An artifact, and the record that names it."""
 
     role: str
     ref: ArtifactRef
@@ -39,20 +39,20 @@ class NamedArtifact:
 
 
 def named_artifacts(records: Sequence[DecodedRecord]) -> Iterator[NamedArtifact]:
-    """Yield every artifact that any record names, in their order."""
+    """Yield every artifact that a record names, in the order of the records."""
     for record in records:
         made = record.event
         if isinstance(made, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.IndexExtended):
-            for role, ref in _results(made):
+            for role, ref in _step_results(made):
                 yield NamedArtifact(
                     role=role, ref=ref, record=record, key=made.key, components=made.components
                 )
             continue
-        for role, ref in _others(made):
+        for role, ref in _other_artifacts(made):
             yield NamedArtifact(role=role, ref=ref, record=record)
 
 
-def _results(made: e.EngineCompiled | e.CellEmbedded | e.Index) -> tuple[tuple[str, ArtifactRef], ...]:
+def _step_results(made: e.EngineCompiled | e.CellEmbedded | e.Index) -> tuple[tuple[str, ArtifactRef], ...]:
     match made:
         case e.EngineCompiled():
             return ((f"engine {made.model}", made.artifact),)
@@ -66,7 +66,7 @@ def _results(made: e.EngineCompiled | e.CellEmbedded | e.Index) -> tuple[tuple[s
             assert_never(made)
 
 
-def _others(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
+def _other_artifacts(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
     match event:
         case e.BuildStarted(calibration=ref) if ref is not None:
             yield "calibration", ref
@@ -82,10 +82,12 @@ def _others(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
 
 
 def artifact(found: NamedArtifact, builds: BuildHistory) -> dict[str, Any]:
-    """Return where an artifact comes from and who shows it."""
+    """Return which step made an artifact, and which builds and generations name it."""
     state, digest = builds.state, found.ref.sha256
     naming = sorted(
-        number for number, build in state.builds.items() if digest in _digests(build, builds.source.artifacts)
+        number
+        for number, build in state.builds.items()
+        if digest in _artifact_digests(build, builds.source.artifacts)
     )
     shown = [each.number for each in state.generations.values() if each.origin in naming]
     collected = any(
@@ -109,7 +111,7 @@ def artifact(found: NamedArtifact, builds: BuildHistory) -> dict[str, Any]:
 
 
 def parse_descriptor_id(word: str) -> int | None:
-    """The descriptor id that a word names, as zoom/x/y or as the number itself."""
+    """Return the descriptor id that a word names, as zoom/x/y or as a number; None if it names none."""
     parts = word.split("/")
     if len(parts) in {3, 4} and all(is_number(part, 9) for part in parts):
         zoom, x, y = (int(part) for part in parts[:3])
@@ -123,14 +125,14 @@ def parse_descriptor_id(word: str) -> int | None:
 
 
 def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict[str, Any]]:
-    """Return the links from the index row of a descriptor to the calibration; none if the build has no such tile."""
+    """Return the links from the index row of a descriptor to the calibration; empty if the build lacks the tile."""
     zoom, x, y, view = tile_of(identifier)
     tiles = read_tiles(build.tiles.table if build.tiles else None, builds.source.artifacts)
     digest = tiles.table.digest(identifier) if tiles is not None else None
     if tiles is not None and digest is None:
         return []
-    cell = _cell(build, builds, (zoom, x >> _CELL, y >> _CELL))
-    links = [_index(build, identifier)]
+    cell = _cell_record(build, builds, (zoom, x >> _CELL, y >> _CELL))
+    links = [_index_link(build, identifier)]
     engine_sha = ""
     if cell is not None and isinstance(cell.event, e.CellEmbedded):
         made = cell.event
@@ -145,12 +147,12 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
                     "rows": made.rows,
                     "space": made.space,
                     "embedded": made.embedded,
-                    **_row(made, identifier, builds),
+                    **_block_row(made, identifier, builds),
                 },
             )
         )
-    links.append(_tile(build, identifier, digest, tiles, view))
-    links.extend(_engine(build, builds, engine_sha))
+    links.append(_tile_link(build, identifier, digest, tiles, view))
+    links.extend(_engine_links(build, builds, engine_sha))
     if build.calibration is not None:
         links.append(
             _link("calibration", "camera", build.calibration.sha256, None, {"size": build.calibration.size})
@@ -158,7 +160,7 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
     return links
 
 
-def _index(build: Build, identifier: int) -> dict[str, Any]:
+def _index_link(build: Build, identifier: int) -> dict[str, Any]:
     if build.index is None:
         return _link("index", "none was built", None, None, {"row_id": str(identifier)})
     made = build.index
@@ -177,8 +179,8 @@ def _index(build: Build, identifier: int) -> dict[str, Any]:
     return _link("index", made.kind, whole_of(made).sha256, None, facts)
 
 
-def _cell(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> DecodedRecord | None:
-    """The record that made the block of a cell which a build shows."""
+def _cell_record(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> DecodedRecord | None:
+    """Return the record of the block that a build has for a cell."""
     block = _block_digest(build, builds.source.artifacts, place)
     found = None
     for record in builds.source.history.records[: build.ended_seq]:
@@ -191,13 +193,13 @@ def _cell(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> De
 
 
 def _block_digest(build: Build, artifacts: ArtifactReader, place: tuple[int, int, int]) -> str | None:
-    for row in _rows(build, artifacts):
+    for row in _block_rows(build, artifacts):
         if (row.zoom, row.cell_x, row.cell_y) == place:
             return row.ref.sha256
     return None
 
 
-def _rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
+def _block_rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
     data = artifacts.read(build.index.blocks) if build.index is not None else None
     try:
         return decode_blocks(data) if data is not None else ()
@@ -205,8 +207,8 @@ def _rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
         return ()
 
 
-def _row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> dict[str, Any]:
-    """What the block itself says of a row."""
+def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> dict[str, Any]:
+    """Return what a block says of a row."""
     data = builds.source.artifacts.read(made.block)
     if data is None:
         return {}
@@ -226,7 +228,7 @@ def _row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> dict[st
     }
 
 
-def _tile(
+def _tile_link(
     build: Build, identifier: int, digest: str | None, tiles: Tiles | None, view: int
 ) -> dict[str, Any]:
     zoom, x, y, _ = tile_of(identifier)
@@ -238,7 +240,7 @@ def _tile(
     return _link("tile", f"{zoom}/{x}/{y}", digest, None, facts)
 
 
-def _engine(build: Build, builds: BuildHistory, digest: str) -> Iterator[dict[str, Any]]:
+def _engine_links(build: Build, builds: BuildHistory, digest: str) -> Iterator[dict[str, Any]]:
     made = next(
         (
             record
@@ -260,7 +262,7 @@ def _engine(build: Build, builds: BuildHistory, digest: str) -> Iterator[dict[st
     yield _link("network", event.model, onnx if isinstance(onnx, str) else None, made, {})
 
 
-def _digests(build: Build, artifacts: ArtifactReader) -> set[str]:
+def _artifact_digests(build: Build, artifacts: ArtifactReader) -> set[str]:
     found = {event.artifact.sha256 for _, event in build.engines}
     found.update(
         ref.sha256
@@ -275,7 +277,7 @@ def _digests(build: Build, artifacts: ArtifactReader) -> set[str]:
     )
     if build.failure is not None:
         found.update(ref.sha256 for ref in attached_to_failure(build.failure).values())
-    found.update(row.ref.sha256 for row in _rows(build, artifacts))
+    found.update(row.ref.sha256 for row in _block_rows(build, artifacts))
     return found
 
 
