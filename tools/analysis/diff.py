@@ -62,7 +62,7 @@ def _head(timeline: BuildTimeline, build: Build) -> dict[str, Any]:
 def _comparable(
     one: Build, other: Build, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return two documents, or the members that both have if a build failed before all its inputs were read."""
+    """Return two documents, or only their common members if the inputs of a build were not all read."""
     if one.identity is not None and other.identity is not None:
         return old, new
     names = old.keys() & new.keys()

@@ -3,19 +3,20 @@
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 from store.base.identity import descriptor_id, tile_of
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure
-from store.domain.index_files import delta_of, refs_of, whole_of
+from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
 from store.errors import ArtifactError, StoreError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.roles import DELTA
+from store.policy.retention import refs_of_build
 from tools.forensics.area import Tiles, read_tiles
 from tools.forensics.failure import ArtifactReader
 from tools.forensics.history import BuildHistory
@@ -41,33 +42,27 @@ class NamedArtifact:
 def named_artifacts(records: Sequence[DecodedRecord]) -> Iterator[NamedArtifact]:
     """Yield every artifact that a record names, in the order of the records."""
     for record in records:
-        made = record.event
-        if isinstance(made, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.IndexExtended):
-            for role, ref in _step_results(made):
-                yield NamedArtifact(
-                    role=role, ref=ref, record=record, key=made.key, components=made.components
-                )
-            continue
-        for role, ref in _other_artifacts(made):
-            yield NamedArtifact(role=role, ref=ref, record=record)
+        event = record.event
+        key, components = "", None
+        if isinstance(event, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.IndexExtended):
+            key, components = event.key, event.components
+        for role, ref in _artifacts_in(event):
+            yield NamedArtifact(role=role, ref=ref, record=record, key=key, components=components)
 
 
-def _step_results(made: e.EngineCompiled | e.CellEmbedded | e.Index) -> tuple[tuple[str, ArtifactRef], ...]:
-    match made:
-        case e.EngineCompiled():
-            return ((f"engine {made.model}", made.artifact),)
-        case e.CellEmbedded():
-            return ((f"block {made.zoom}/{made.cell_x}/{made.cell_y}", made.block),)
-        case e.IndexBuilt():
-            return ("index", made.artifact), ("block table", made.blocks)
-        case e.IndexExtended():
-            return (DELTA, made.artifact), ("index", made.base), ("block table", made.blocks)
-        case _:
-            assert_never(made)
-
-
-def _other_artifacts(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
+def _artifacts_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
     match event:
+        case e.EngineCompiled():
+            yield f"engine {event.model}", event.artifact
+        case e.CellEmbedded():
+            yield f"block {event.zoom}/{event.cell_x}/{event.cell_y}", event.block
+        case e.IndexBuilt():
+            yield "index", event.artifact
+            yield "block table", event.blocks
+        case e.IndexExtended():
+            yield DELTA, event.artifact
+            yield "index", event.base
+            yield "block table", event.blocks
         case e.BuildStarted(calibration=ref) if ref is not None:
             yield "calibration", ref
         case e.TilesSelected(table=ref):
@@ -87,7 +82,7 @@ def artifact(found: NamedArtifact, builds: BuildHistory) -> dict[str, Any]:
     naming = sorted(
         number
         for number, build in state.builds.items()
-        if digest in _artifact_digests(build, builds.source.artifacts)
+        if any(digest == ref.sha256 for ref in _artifacts_of(build, builds.source.artifacts))
     )
     shown = [each.number for each in state.generations.values() if each.origin in naming]
     collected = any(
@@ -125,7 +120,7 @@ def parse_descriptor_id(word: str) -> int | None:
 
 
 def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict[str, Any]]:
-    """Return the links from the index row of a descriptor to the calibration; empty if the build lacks the tile."""
+    """Return the links from the index row of a descriptor to the calibration; none for no such tile."""
     zoom, x, y, view = tile_of(identifier)
     tiles = read_tiles(build.tiles.table if build.tiles else None, builds.source.artifacts)
     digest = tiles.table.digest(identifier) if tiles is not None else None
@@ -262,23 +257,9 @@ def _engine_links(build: Build, builds: BuildHistory, digest: str) -> Iterator[d
     yield _link("network", event.model, onnx if isinstance(onnx, str) else None, made, {})
 
 
-def _artifact_digests(build: Build, artifacts: ArtifactReader) -> set[str]:
-    found = {event.artifact.sha256 for _, event in build.engines}
-    found.update(
-        ref.sha256
-        for ref in (
-            build.calibration,
-            build.tiles.table if build.tiles else None,
-            build.coverage.geography if build.coverage else None,
-            *(refs_of(build.index) if build.index else ()),
-            build.stand_in.artifact if build.stand_in else None,
-        )
-        if ref is not None
-    )
-    if build.failure is not None:
-        found.update(ref.sha256 for ref in attached_to_failure(build.failure).values())
-    found.update(row.ref.sha256 for row in _block_rows(build, artifacts))
-    return found
+def _artifacts_of(build: Build, artifacts: ArtifactReader) -> Iterator[ArtifactRef]:
+    yield from refs_of_build(build)
+    yield from (row.ref for row in _block_rows(build, artifacts))
 
 
 def _link(

@@ -1,7 +1,7 @@
 """The document of `c10 replay`: everything that the records say of one build. Pure.
 
-`docs/replay.md` describes it, and the page of `c10 report` is drawn from it alone. Nothing recorded is executed, and every
-text in it is safe to print.
+`docs/replay.md` describes it, and the page of `c10 report` is drawn from it alone. Nothing recorded is
+executed, and every text in it is safe to print.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,10 +30,8 @@ MAX_PARTS: Final = 2_000
 def replay(source: Source, *, word: str | None = None, at: int | None = None) -> dict[str, Any]:
     """Return everything that the records say of one build, as `docs/replay.md` describes it.
 
-    Args:
-        source: The records.
-        word: The number of a build, or `@` and the number of a record; default: the newest that was not committed.
-        at: The last record to look at; default: all.
+    Args: source: The records. word: The number of a build, or `@` and the number of a record; default: the
+    newest that was not committed. at: The last record to look at; default: all.
 
     Raises:
         RequestRefusedError: There is no such build or record.

@@ -1,7 +1,8 @@
 """The area of a build, cell by cell: reused, embedded, failing, dispatched or waiting. Pure.
 
-The tile table says which cells there are. If it cannot be read, the records name the cells that were dispatched or done.
-No record names the reused cells: they follow from the tiles and the step cache, as they did for the build.
+The tile table says which cells there are. If it cannot be read, the records name the cells that were
+dispatched or done. No record names the reused cells: they follow from the tiles and the step cache, as they
+did for the build.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -162,7 +163,7 @@ def _reused(
     space: str,
     before: StepCache | None,
 ) -> Iterator[CellPlace]:
-    """Yield the cells with a block of exactly their tiles; without a step cache, those that no record names."""
+    """Yield the cells with a block of their tiles; without a step cache, those that no record names."""
     for place, cell in found.items():
         if cell.status != "waiting":
             continue

@@ -20,7 +20,7 @@ NO_COST: dict[str, int | None] = {"ms": None, "bytes": None, "reuse_ppm": None}
 
 
 class Pace(NamedTuple):
-    """How fast a step was in earlier builds: median milliseconds per unit of work, and the shortest duration."""
+    """The pace of a step in earlier builds: median milliseconds per unit of work, and the least for any."""
 
     per_unit: float
     least: int

@@ -65,7 +65,12 @@ def failure_document(
         case e.BuildRefused() as event:
             return {
                 **_failure_fields(
-                    timeline, "start", "rolled-back", "", event.reason, "c10 build --again (if it is meant)"
+                    timeline.own[-1].seq,
+                    "start",
+                    "rolled-back",
+                    "",
+                    event.reason,
+                    "c10 build --again (if it is meant)",
                 ),
                 "cause": "this very request was rolled back from, and not asked for again with --again",
                 "inputs": [],
@@ -80,20 +85,12 @@ def failure_document(
 def denial_document(event: e.BuildDenied, seq: int, cause: str) -> dict[str, Any]:
     """Return the failure of a run that never became a build."""
     holder = safe_data(event.holder)
+    hint = "wait for the other build, or end it, then build again"
     return {
-        "step": "lock",
-        "kind": "build-lock-held",
-        "subject": "build.lock",
-        "message": cause,
-        "hint": "wait for the other build, or end it, then build again",
-        "traceback": [],
-        "seq": seq,
+        **_failure_fields(seq, "lock", "build-lock-held", "build.lock", cause, hint),
         "cause": cause,
         "inputs": [_input("lock", "build.lock", found=holder)],
         "recorded": {**safe_data(event.inputs), "holder": holder, "waited_ms": event.waited_ms},
-        "pictures": [],
-        "cells": [],
-        "tiles": [],
     }
 
 
@@ -137,7 +134,9 @@ def _failed(
     timeline: BuildTimeline, build: Build | None, artifacts: ArtifactReader, event: e.BuildFailed
 ) -> dict[str, Any]:
     return {
-        **_failure_fields(timeline, event.step, event.kind, event.subject, event.message, event.hint),
+        **_failure_fields(
+            timeline.own[-1].seq, event.step, event.kind, event.subject, event.message, event.hint
+        ),
         "traceback": safe_lines(event.traceback),
         "cause": cause_of_failure(event, timeline),
         "inputs": list(_inputs(build, artifacts, event.step, event)),
@@ -160,7 +159,12 @@ def _died(
     reason = event.reason if event else "its process ended without a word"
     return {
         **_failure_fields(
-            timeline, kind, "died", subject, reason, "c10 build REQUEST (takes up what was finished)"
+            timeline.own[-1].seq,
+            kind,
+            "died",
+            subject,
+            reason,
+            "c10 build REQUEST (takes up what was finished)",
         ),
         "cause": cause_of_death(timeline, event),
         "inputs": list(_inputs(build, artifacts, kind, None)),
@@ -174,7 +178,7 @@ def _died(
 
 
 def _failure_fields(  # noqa: PLR0917 - the fields of a failure, in their order
-    timeline: BuildTimeline, step: str, kind: str, subject: str, message: str, hint: str
+    seq: int, step: str, kind: str, subject: str, message: str, hint: str
 ) -> dict[str, Any]:
     return {
         "step": safe_text(step, 64),
@@ -183,7 +187,7 @@ def _failure_fields(  # noqa: PLR0917 - the fields of a failure, in their order
         "message": safe_text(message),
         "hint": safe_text(hint),
         "traceback": [],
-        "seq": timeline.own[-1].seq,
+        "seq": seq,
         "cause": "",
         "inputs": [],
         "recorded": {},
@@ -196,7 +200,7 @@ def _failure_fields(  # noqa: PLR0917 - the fields of a failure, in their order
 def _inputs(
     build: Build | None, artifacts: ArtifactReader, step: str, event: e.BuildFailed | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the inputs of the failed step: those recorded with the failure, and the results of earlier steps."""
+    """Yield the inputs of the failed step: those recorded with it, and the results of earlier steps."""
     recorded: Mapping[str, Any] = {} if event is None else event.inputs
     refs = {} if event is None else attached_to_failure(event)
     kept = {name: artifacts.holds(ref) for name, ref in refs.items()}
@@ -230,7 +234,7 @@ def _inputs(
 
 
 def _requested_files(build: Build, subject: str) -> Iterator[dict[str, Any]]:
-    """Yield the files, besides the source, that the recorded request names; only the subject if it is one of them."""
+    """Yield the networks and the calibration that the recorded request names, or only the failed network."""
     request = _map(build.host.get("request"))
     try:
         document = tomllib.loads(str(request.get("text", "")))

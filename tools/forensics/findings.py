@@ -1,4 +1,4 @@
-"""Findings: what to look at first in a build, such as damage, clock jumps, gaps, retries, slow steps. Pure."""
+"""What to look at first in a build: damage, clock jumps, gaps, retries, slow steps and more. Pure."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

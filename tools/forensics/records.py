@@ -1,8 +1,8 @@
 """Decode all records of a history, whether this version understands them or not. Pure.
 
-The records may come from a cache, a copied journal, the segments of a mirror, or a bundle. Their chain is checked again
-here. Records that cannot be decoded, and events of a later version, keep their place. Reading ends only where the chain
-breaks, since nothing after that can be trusted.
+The records may come from a cache, a copied journal, the segments of a mirror, or a bundle. Their chain is
+checked again here. Records that cannot be decoded, and events of a later version, keep their place. Reading
+ends only where the chain breaks, since nothing after that can be trusted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -72,7 +72,7 @@ class DecodedRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordHistory:
-    """All records that can be trusted, in order; `problem` says why there are no more, if something is wrong."""
+    """All records that can be trusted, in order. `problem` says why reading ended early, if it did."""
 
     records: Sequence[DecodedRecord]
     problem: str = ""
@@ -98,7 +98,7 @@ def read(values: Iterable[tuple[int, bytes, bytes]], *, problem: str = "") -> Re
     records: list[DecodedRecord] = []
     try:
         for entry in follow(EMPTY, ((seq, chain + raw) for seq, chain, raw in values)):
-            records.append(_decode_record(entry.seq, entry.chain, entry.raw))  # noqa: PERF401 - records before a break are kept
+            records.append(_decode_record(entry.seq, entry.chain, entry.raw))  # noqa: PERF401 - keeps those before a break
     except JournalDamagedError as error:
         problem = problem or error.message
     return RecordHistory(records=tuple(records), problem=problem)

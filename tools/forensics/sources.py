@@ -1,7 +1,7 @@
-"""Open what records are read from: a cache, a copied journal, a bundle, or the segments of a mirror. Never writes.
+"""Read records from a cache, a copied journal, a bundle, or the segments of a mirror. Never writes.
 
-A cache is read with the safe reader, also during a build. Of a damaged journal, the readable records from its beginning
-are used; if there are none, the segments beside it are read.
+A cache is read with the safe reader, also during a build. Of a damaged journal, the readable records from its
+beginning are used; if there are none, the segments beside it are read.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,8 @@
 """The state after any record, and whether every commit projects to the manifest that it committed. Pure.
 
-A record that no writer would have written does not raise an error, as it does for a writer: folding stops, says why, and
-keeps the state before it. Every generation is projected at its own commit, from the records up to it.
+A record that no writer would have written does not raise an error, as it does for a writer: folding stops,
+says why, and keeps the state before it. Every generation is projected at its own commit, from the records up
+to it.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
 """The step keys of a build: which component changed, and since which build. Pure.
 
-A step key is the digest of a document of named components, and the journal holds both. A step ran again because of the
-components in which its key differs from that of the build before.
+A step key is the digest of a document of named components, and the journal holds both. A step ran again
+because of the components in which its key differs from that of the build before.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ MAX_CHANGES = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepKey:
-    """One key of a build: kind and subject of the step, digest, and the components that it is the digest of."""
+    """One key of a build: kind and subject of the step, the digest and its components."""
 
     kind: str
     subject: str
@@ -61,7 +61,7 @@ def explain_keys(state: State, number: int) -> list[dict[str, Any]]:
 
 
 def component_changes(old: Value, new: Value, path: str = "") -> Iterator[dict[str, Any]]:
-    """Yield the components in which two documents differ, as {path, old, new}; members of lists by their names."""
+    """Yield the differences of two documents as {path, old, new}; members of lists by their names."""
     before, after = _by_name(old), _by_name(new)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted({*map(str, before), *map(str, after)}):

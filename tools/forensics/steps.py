@@ -1,7 +1,7 @@
 """Reconstruct the steps of one build from its events. Pure.
 
-Some steps record when they begin; the others began after the record before. A step that is not finished when the records
-end is *cut*: its process died, or is still running.
+Some steps record when they begin; the others began after the record before. A step that is not finished when
+the records end is *cut*: its process died, or is still running.
 """
 
 from dataclasses import dataclass, field
@@ -38,7 +38,6 @@ class Step:
     size: int = 0
     key: str = ""
     parts: list[Part] = field(default_factory=list)
-    artifacts: list[ArtifactRef] = field(default_factory=list)
 
 
 class StepReconstructor:
@@ -73,7 +72,7 @@ class StepReconstructor:
             case e.TilesSelected():
                 plan = self._open.get(("plan", "")) or self._begin_step("plan", "", before)
                 plan.count, plan.unit = event.count, "tiles"
-                self._add_artifact(plan, record, event.table)
+                self._add_size(plan, record, event.table)
             case e.BuildPlanned():
                 self._finish_step("plan", "", record)
             case e.StepStarted():
@@ -82,31 +81,25 @@ class StepReconstructor:
                 self._add_retry(record, event)
             case e.StepReused():
                 subject = next(iter(event.keys)) if event.kind != "index" and len(event.keys) == 1 else ""
-                step = self._new_step(event.kind, subject, before)
-                step.count, step.unit, step.outcome, step.end = event.count, "steps", "reused", record
-                self._step_of[record.seq] = step
+                step = self._add_whole_step(event.kind, subject, before, record, outcome="reused")
+                step.count, step.unit = event.count, "steps"
             case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
                 self._add_result(before, record, event)
             case e.CheckPassed() | e.CheckFailed():
-                passed = isinstance(event, e.CheckPassed)
-                step = self._new_step("check", event.subject, before)
-                step.key, step.outcome, step.end = event.key, "done" if passed else "failed", record
-                self._step_of[record.seq] = step
+                outcome = "done" if isinstance(event, e.CheckPassed) else "failed"
+                step = self._add_whole_step("check", event.subject, before, record, outcome=outcome)
+                step.key = event.key
             case _:
                 self._add_end(before, record)
 
     def _add_end(self, before: DecodedRecord, record: DecodedRecord) -> None:
         match record.event:
             case e.CoverageWalked() as event:
-                step = self._new_step("coverage", "", before)
-                step.count, step.unit, step.outcome, step.end = event.files, "files", "done", record
-                step.artifacts.append(event.geography)
-                step.size += event.geography.size
-                self._step_of[record.seq] = step
+                step = self._add_whole_step("coverage", "", before, record)
+                step.count, step.unit = event.files, "files"
+                self._add_size(step, record, event.geography)
             case e.BuildCommitted():
-                step = self._new_step("commit", "", before)
-                step.outcome, step.end = "done", record
-                self._step_of[record.seq] = step
+                self._add_whole_step("commit", "", before, record)
             case e.BuildFailed() as event:
                 self._add_failure(before, record, event)
             case e.BuildAbandoned():
@@ -145,18 +138,18 @@ class StepReconstructor:
                 kind = "engine" if event.purpose != STAND_IN else STAND_IN
                 step = self._open.get((kind, event.model)) or self._new_step(kind, event.model, before)
                 step.key = event.key
-                self._add_artifact(step, record, event.artifact)
+                self._add_size(step, record, event.artifact)
                 self._finish_step(kind, event.model, record, step)
             case e.IndexBuilt() | e.IndexExtended():
                 step = self._open.get(("index", "")) or self._new_step("index", "", before)
                 step.key, step.count, step.unit = event.key, event.rows, "rows"
                 for ref in (event.artifact, event.blocks):
-                    self._add_artifact(step, record, ref)
+                    self._add_size(step, record, ref)
                 self._finish_step("index", "", record, step)
             case e.CellEmbedded():
                 step = self._open.get(("cells", "")) or self._begin_step("cells", "", before)
                 step.unit, step.count = "tiles", step.count + event.embedded
-                self._add_artifact(step, record, event.block)
+                self._add_size(step, record, event.block)
                 step.end, step.outcome = record, "done"
                 name = f"{event.zoom}/{event.cell_x}/{event.cell_y}"
                 part = self._parts.get(name)
@@ -218,13 +211,27 @@ class StepReconstructor:
         self._steps.append(step)
         return step
 
+    def _add_whole_step(
+        self,
+        kind: str,
+        subject: str,
+        before: DecodedRecord,
+        record: DecodedRecord,
+        *,
+        outcome: str = "done",
+    ) -> Step:
+        """Add a step that is recorded only at its end."""
+        step = self._new_step(kind, subject, before)
+        step.outcome, step.end = outcome, record
+        self._step_of[record.seq] = step
+        return step
+
     def _finish_step(self, kind: str, subject: str, record: DecodedRecord, step: Step | None = None) -> None:
         found = self._open.pop((kind, subject), None) or step
         if found is not None:
             found.outcome, found.end = "done", record
             self._step_of[record.seq] = found
 
-    def _add_artifact(self, step: Step, record: DecodedRecord, ref: ArtifactRef) -> None:
+    def _add_size(self, step: Step, record: DecodedRecord, ref: ArtifactRef) -> None:
         step.size += ref.size
-        step.artifacts.append(ref)
         self._step_of[record.seq] = step

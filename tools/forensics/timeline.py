@@ -1,8 +1,8 @@
 """The records and the steps of one build, with their durations. Pure.
 
-Durations come from the monotonic clock, which can be compared within one boot. One process writes all records of a
-build, except that another process, maybe after a restart, abandons a build whose process died. If the boots differ, or
-one of them is not known, the wall clock is used.
+Durations come from the monotonic clock, which can be compared within one boot. One process writes all records
+of a build, except that another process, maybe after a restart, abandons a build whose process died. If the
+boots differ, or one of them is not known, the wall clock is used.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,7 @@ class BuildTimeline:
         return self.between(self.start, record)
 
     def between(self, earlier: DecodedRecord, later: DecodedRecord) -> int:
-        """Return the milliseconds between two records, by the monotonic clock if both are of the same boot."""
+        """Return the milliseconds between two records, by the monotonic clock if the boot is the same."""
         if self.same_boot(earlier) and self.same_boot(later):
             return (later.mono_ns - earlier.mono_ns) // _MILLION
         return (later.wall_ns - earlier.wall_ns) // _MILLION
@@ -83,7 +83,7 @@ def boot_of(record: DecodedRecord) -> str:
 
 
 def builds_in(records: Sequence[DecodedRecord]) -> dict[int, tuple[int, int]]:
-    """Return the first and last record of each build, from its start to its end, as indexes into `records`."""
+    """Return the first and last record of each build, start and end, as indexes into `records`."""
     found: dict[int, tuple[int, int]] = {}
     ended: set[int] = set()
     for place, record in enumerate(records):

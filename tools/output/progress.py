@@ -38,7 +38,7 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 def byte_progress(progress: Progress, step: str) -> tuple[Callable[[int], None], Callable[[int], None]]:
-    """Return the two functions that a copy reports to: how many bytes there are, and how many more are done."""
+    """Return the functions that a copy reports to: the number of bytes, and how many more are done."""
     return (lambda total: progress.start(step, total=total, unit=_BYTES)), progress.advance
 
 

@@ -1,7 +1,7 @@
-"""Make recorded text and data safe to show: nothing in it acts on a terminal, and its length is bounded. Pure.
+"""Make recorded text and data safe to show: it prints as it is, and its length is bounded. Pure.
 
-A journal may come from elsewhere, so that nothing in it is trusted: names, messages, whole documents. Characters that do
-not print become backslash escapes. What is too long is cut, and says so.
+A journal may come from elsewhere, so that nothing in it is trusted: names, messages, whole documents.
+Characters that do not print become backslash escapes. What is too long is cut, and says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,8 @@ _SAFE_INTEGER: Final = 1 << 53
 def escape(value: str) -> str:
     """Return a text with every character that does not print as a backslash escape.
 
-    Such are control sequences that move the cursor or change colours, marks that reverse the order of letters, and line
-    ends that fake another line.
+    Such are control sequences that move the cursor or change colours, marks that reverse the order of
+    letters, and line ends that fake another line.
     """
     if value.isprintable():
         return value

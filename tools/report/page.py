@@ -1,8 +1,8 @@
 """Write one self-contained page from the document of `c10 replay --json`.
 
-The page contains its style, scripts and data, and its content security policy allows nothing else: no network, no other
-script, no pictures but those in the data. Recorded text is in the page as JSON without any `<`, and becomes text nodes,
-so that nothing in a foreign journal can act as markup.
+The page contains its style, scripts and data, and its content security policy allows nothing else: no
+network, no other script, no pictures but those in the data. Recorded text is in the page as JSON without any
+`<`, and becomes text nodes, so that nothing in a foreign journal can act as markup.
 """
 
 import base64
