@@ -1,18 +1,22 @@
 """OpenVINO as an engine backend: networks compiled for this machine's CPU and exported, to be imported later.
 
-The library's own choice of precision is bfloat16 wherever the processor has it, which is several times as fast and gives
-other numbers. So it is always told: fp32 unless bf16 is asked for. Exported engines are tied to the version of the
-library and to the processor's instruction set; both are in the key.
+By itself the library computes in bfloat16 wherever the processor has it, which is several times as fast and gives
+other numbers. So it is always given the precision: fp32 unless the request asks for bf16. Exported engines are tied to
+the library's version and the processor's instruction set; both are in the key.
 """
 
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.backends.compile_process import compile_in_child, refuse_plugins, tensors
+from pipeline.engines.backends.compile_process import (
+    compile_in_child,
+    job_components,
+    refuse_plugins,
+    tensor_options,
+)
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
-from store.base.identity import engine_components
 from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
 from store.runtime.backends.openvino_library import (
     BACKEND,
@@ -78,31 +82,14 @@ class OpenVinoCompiler:
             CompileError: A precision or plug-ins that it does not offer.
         """
         _check(job)
-        return engine_components(
-            onnx_sha256=job.onnx_sha256,
-            backend=self.backend,
-            version=self.version,
-            target=job.target,
-            precision=job.precision,
-            batch=job.batch,
-            options={
-                "settings": numerics(job.precision),
-                **tensors(job),
-            },
-        )
+        return job_components(job, self, options={"settings": numerics(job.precision), **tensor_options(job)})
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None
     ) -> CompiledEngine:
         """Compile and export in a child process; see `EngineCompiler.compile`."""
         _check(job)
-        return compile_in_child(
-            _CHILD,
-            job,
-            engine=scratch / _ENGINE_NAME,
-            settings={"version": self.version, "target": job.target, "precision": job.precision},
-            on_progress=on_progress,
-        )
+        return compile_in_child(_CHILD, job, self, engine=scratch / _ENGINE_NAME, on_progress=on_progress)
 
 
 def _check(job: EngineJob) -> None:
