@@ -47,13 +47,14 @@ class EngineJob:
         timeout_s: Longest time for this compile in seconds.
         tf32: Whether 19-bit matrix arithmetic may stand in for fp32.
         profile: Optimisation profile, for backends that know them.
-        plugins: Libraries with operators of their own, each with the SHA-256 of its bytes, for backends that take them.
-        timing_cache: What an earlier compile learnt about kernels, for backends that keep it. It saves time and
-            belongs to no key.
-        preprocessing: The image contract, by which golden images become samples when a conversion is measured; it
-            changes no engine.
-        least_cosine: What a converted graph must agree to with the one given, None for the usual of its precision; it
-            changes no engine.
+        plugins: Libraries with operators of their own, each with the SHA-256 of its bytes, for backends that
+            take them.
+        timing_cache: What an earlier compile learnt about kernels, for backends that keep it. It saves time
+            and belongs to no key.
+        preprocessing: The image contract, by which golden images become samples when a conversion is
+            measured; it changes no engine.
+        least_cosine: What a converted graph must agree to with the one given, None for the usual of its
+            precision; it changes no engine.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What all backends do alike: name what an engine depends on, compile in a child process, report how it ended."""
+"""Steps that all backends share: collect what an engine depends on, and compile in a child process."""
 
 from pathlib import Path
 from typing import assert_never

@@ -1,4 +1,4 @@
-"""Steps that a compiling child process takes whatever its library: read the network, run the new engine once."""
+"""Steps that child processes of several backends share: read the network, run the new engine once."""
 
 from typing import Final
 
@@ -22,9 +22,10 @@ def read_network(job: EngineJob) -> Proto:
     """Read a job's network; give a descriptor network the job's sizes.
 
     Raises:
-        CompileError: BAD_MODEL, it is another network than the job says, or no engine of its role can be made.
+        CompileError: BAD_MODEL, it is another network than the job says, or no engine of its role can be
+            made.
     """
-    model = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).model
+    model = read_onnx(job.onnx, expected_sha256=job.onnx_sha256)
     if job.role == "descriptor":
         signature = declaration_of(model).signature(input=job.input, output=job.output, subject=job.model)
         fix_sizes(model, signature, batch=job.batch, sample_shape=job.sample_shape, model_name=job.model)

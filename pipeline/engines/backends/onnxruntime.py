@@ -1,7 +1,7 @@
 """ONNX Runtime as an engine backend: an ONNX graph optimised ahead of time for the CPU.
 
-The optimisation level is EXTENDED: it always gives the same bytes, and they do not depend on the processor. The level
-above inserts layouts for one processor family and gave different bytes for one network.
+The optimisation level is EXTENDED: it always gives the same bytes, and they do not depend on the processor.
+The level above inserts layouts for one processor family and gave different bytes for one network.
 """
 
 from pathlib import Path
@@ -84,8 +84,8 @@ class OnnxRuntimeCompiler:
 
 
 def _backend_of(target: str) -> str:
-    """Return the backend, quoted, whose targets look like this; both backends for GPUs take a plain capability."""
-    from store.runtime.backends.gpu import PORTABLE  # noqa: PLC0415 - for an error; no build on a CPU needs it
+    """Return the backend, quoted, whose targets look like this; those for GPUs share plain capabilities."""
+    from store.runtime.backends.gpu import PORTABLE  # noqa: PLC0415 - for an error alone
 
     if target.startswith("cpu:"):
         return '"openvino"'

@@ -1,8 +1,8 @@
 """OpenVINO as an engine backend: networks compiled for this machine's CPU and exported, to be imported later.
 
-By itself the library computes in bfloat16 wherever the processor has it, which is several times as fast and gives
-other numbers. So it is always given the precision: fp32 unless the request asks for bf16. Exported engines are tied to
-the library's version and the processor's instruction set; both are in the key.
+By itself the library computes in bfloat16 wherever the processor has it, which is several times as fast and
+gives other numbers. So it is always given the precision: fp32 unless the request asks for bf16. Exported
+engines are tied to the library's version and the processor's instruction set; both are in the key.
 """
 
 from pathlib import Path
@@ -54,7 +54,7 @@ class OpenVinoCompiler:
             raise _unavailable(error) from error
 
     def target(self, requested: str | None) -> str:
-        """Return this processor's instruction set as a target, such as "cpu:Intel AVX2"; "cpu" asks for it too.
+        """Return this processor's instruction set, such as "cpu:Intel AVX2"; "cpu" asks for it too.
 
         Raises:
             CompileError: Another device was requested; BACKEND_UNAVAILABLE, OpenVINO is not installed.

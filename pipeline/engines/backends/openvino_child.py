@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.backends.compile_steps import OPEN_SIZE, Shapes, read_network, run_new_engine
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.onnx.file import Proto
 from pipeline.engines.onnx.graph import consumers, node_names
 from pipeline.errors import CompileError, ErrorKind
@@ -76,11 +77,10 @@ def _convert(openvino: ModuleType, model: Proto, name: str) -> Any:  # noqa: ANN
     except RuntimeError as error:
         problems = list(_problems(str(error), model))
         found = "; ".join(problems[:_MAX_LISTED]) or last_line(error)
-        raise CompileError(
+        raise bad_model(
             f"expected a network that OpenVINO can read, found {found}",
-            hint="export the network with operators that it knows, or choose another backend",
-            kind=ErrorKind.BAD_MODEL,
-            subject=name,
+            "export the network with operators that it knows, or choose another backend",
+            name,
         ) from error
 
 
@@ -163,10 +163,9 @@ def _require_header(data: memoryview, request: CompileRequest) -> None:
 def _shape(ports: Any, name: str) -> list[int]:  # noqa: ANN401 - as above
     chosen = next((port for port in ports if name in port.get_names()), None)
     if chosen is None:
-        raise CompileError(
+        raise bad_model(
             f"expected a tensor called {name!r}, found {[port.get_names() for port in ports]}",
-            hint="name one of them as the model's input or output",
-            kind=ErrorKind.BAD_MODEL,
+            "name one of them as the model's input or output",
         )
     return [size.get_length() if size.is_static else OPEN_SIZE for size in chosen.get_partial_shape()]
 

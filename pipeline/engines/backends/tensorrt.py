@@ -1,8 +1,8 @@
 """TensorRT and TensorRT for RTX as engine backends.
 
-TensorRT compiles for the GPU of this machine only. TensorRT for RTX compiles ahead of time for any GPU that it lists,
-also on machines without one. The rest is the same, so one class serves both. A child process imports the library and
-does the work.
+TensorRT compiles for the GPU of this machine only. TensorRT for RTX compiles ahead of time for any GPU that
+it lists, also on machines without one. The rest is the same, so one class serves both. A child process
+imports the library and does the work.
 """
 
 from dataclasses import dataclass, replace
@@ -76,20 +76,21 @@ class TensorRtCompiler:
     def target(self, requested: str | None) -> str:
         """Return the device to compile for.
 
-        For TensorRT it is this machine's GPU, such as "sm87:Orin". For TensorRT for RTX it is "portable" or some
-        capabilities, such as "sm86+sm89"; by default that of this machine's GPU if the library knows it, else
-        "portable".
+        For TensorRT it is this machine's GPU, such as "sm87:Orin". For TensorRT for RTX it is "portable" or
+        some capabilities, such as "sm86+sm89"; by default that of this machine's GPU if the library knows it,
+        else "portable".
 
         Raises:
-            CompileError: The backend does not compile for that device here; BACKEND_UNAVAILABLE, there is no GPU.
+            CompileError: The backend does not compile for that device here; BACKEND_UNAVAILABLE, there is no
+                GPU.
         """
         return self._own_gpu(requested) if self.backend == "tensorrt" else self._capabilities(requested)
 
     def runs_here(self, target: str) -> bool:
         """Tell whether a target names one kind of GPU, and this machine's first GPU is of that kind.
 
-        An engine for several capabilities may fly on a GPU that is not here. So it counts as one for a device elsewhere:
-        a stand-in embeds, and golden vectors are stored with it.
+        An engine for several capabilities may fly on a GPU that is not here. So it counts as one for a device
+        elsewhere: a stand-in embeds, and golden vectors are stored with it.
         """
         several = target == PORTABLE or "+" in target
         return not several and any(gpu_runs(self.backend, target, gpu) for gpu in gpus()[:1])
@@ -123,7 +124,8 @@ class TensorRtCompiler:
     ) -> CompiledEngine:
         """Compile in a child process; see `EngineCompiler.compile`.
 
-        When `on_progress` raises, or on an interrupt, the library is asked to cancel before the child is killed.
+        When `on_progress` raises, or on an interrupt, the library is asked to cancel before the child is
+        killed.
         """
         timing_cache = (job.timing_cache or b"") if self._product.keeps_timings else None
         return compile_in_child(

@@ -1,11 +1,11 @@
 """Build an engine from an ONNX graph with TensorRT or TensorRT for RTX. Runs in a child process.
 
-The same code serves both libraries, in versions 10 and 11. Networks are strongly typed: the types are in the graph and
-no flag changes them. Before something is used that a version may lack, it is looked up by name; no version number is
-compared.
+The same code serves both libraries, in versions 10 and 11. Networks are strongly typed: the types are in the
+graph and no flag changes them. Before something is used that a version may lack, it is looked up by name; no
+version number is compared.
 
-The library fails by its return value and says why only to its logger, so both must be checked. Its objects refer to
-each other without keeping each other alive, so they are kept together.
+The library fails by its return value and says why only to its logger, so both must be checked. Its objects
+refer to each other without keeping each other alive, so they are kept together.
 """
 
 import sys
@@ -18,6 +18,7 @@ from typing import Any, Final
 from pipeline.engines.backends.compile_steps import Shapes
 from pipeline.engines.backends.tensorrt_messages import ParseError, build_failure, parse_failure
 from pipeline.engines.backends.tensorrt_progress import BuildPhases
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 from store.runtime.backends.gpu import PORTABLE
@@ -59,7 +60,8 @@ class TensorRtSession:
             nodes: Operator of each node of the job's network, by name, for messages.
 
         Raises:
-            CompileError: BACKEND_UNAVAILABLE, the library refuses to work here; BAD_MODEL, a plug-in does not load.
+            CompileError: BACKEND_UNAVAILABLE, the library refuses to work here; BAD_MODEL, a plug-in does not
+                load.
         """
         self._trt: Untyped = trt
         self._job = job
@@ -104,7 +106,8 @@ class TensorRtSession:
         """Return the shapes of the job's input and output.
 
         Raises:
-            CompileError: BAD_MODEL, the network has no such tensor, or a descriptor network has it not in float32.
+            CompileError: BAD_MODEL, the network has no such tensor, or a descriptor network has it not in
+                float32.
         """
         network = self._network
         inputs = [network.get_input(number) for number in range(network.num_inputs)]
@@ -153,23 +156,21 @@ class TensorRtSession:
                 if floats and tensor.dtype != self._trt.DataType.FLOAT:
                     break
                 return [int(size) for size in tensor.shape]
-        raise CompileError(
+        raise bad_model(
             f"expected the network to have {'a float32' if floats else 'an'} {what} {name!r}, found "
             f"{', '.join(f'{tensor.name!r} {tensor.dtype}' for tensor in tensors)}",
-            hint=f"name the {what} of the model",
-            kind=ErrorKind.BAD_MODEL,
-            subject=self._job.model,
+            f"name the {what} of the model",
+            self._job.model,
         )
 
     def _load_plugin(self, path: str) -> None:
         registry: Untyped = self._builder.get_plugin_registry()
         if registry.load_library(path) is None:
-            raise CompileError(
+            raise bad_model(
                 f"expected a library of plug-ins for {self._library}, found one that does not load: "
                 f"{self._last_errors()}",
-                hint="build the library for this version, or remove it from engine.plugins",
-                kind=ErrorKind.BAD_MODEL,
-                subject=self._job.model,
+                "build the library for this version, or remove it from engine.plugins",
+                self._job.model,
             )
 
     def _set_options(self, config: Untyped) -> None:
@@ -195,12 +196,11 @@ class TensorRtSession:
         for name, each in ranges.items():
             profile.set_shape(name, each.min, each.opt, each.max)
         if config.add_optimization_profile(profile) < 0:
-            raise CompileError(
+            raise bad_model(
                 f"expected an optimisation profile that fits the network, found {dict(ranges)}: "
                 f"{self._last_errors()}",
-                hint="correct the profile of the model",
-                kind=ErrorKind.BAD_MODEL,
-                subject=self._job.model,
+                "correct the profile of the model",
+                self._job.model,
             )
 
     def _load_timing_cache(self, config: Untyped) -> Untyped:

@@ -1,7 +1,7 @@
 """The process that compiles one network with TensorRT or TensorRT for RTX.
 
-On SIGTERM it cancels the build through the library's progress monitor and reports that. The parent kills it if that
-takes too long.
+On SIGTERM it cancels the build through the library's progress monitor and reports that. The parent kills it
+if that takes too long.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.backends.compile_steps import Shapes
 from pipeline.engines.backends.tensorrt_build import TensorRtSession
 from pipeline.engines.backends.tensorrt_progress import BuildPhases
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.onnx.file import MAX_MODEL_BYTES, Proto, read_onnx
 from pipeline.engines.onnx.graph import consumers
 from pipeline.engines.onnx.input_shapes import set_input_sizes
@@ -75,7 +76,7 @@ def compile_network(message: Message, progress: Progress) -> Payload:
         reports.step("load the library", _READ)
         name = _library_name(backend, version)
         reports.step("read the network", _READ)
-        model = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).model
+        model = read_onnx(job.onnx, expected_sha256=job.onnx_sha256)
         nodes = _name_nodes(model)
         ranges = set_input_sizes(model, job)
         reports.step("convert", _CONVERTED)
@@ -104,11 +105,7 @@ def compile_network(message: Message, progress: Progress) -> Payload:
 
 
 def _library_name(backend: str, version: str) -> str:
-    """Import the library, log it with the GPUs, and return its name with its version.
-
-    Raises:
-        CompileError: BACKEND_UNAVAILABLE, it is missing or has another version.
-    """
+    """Import the library, refuse another version, log it with the GPUs; return its name with its version."""
     try:
         found = loaded_version(backend)
     except LibraryMissingError as error:
@@ -141,18 +138,12 @@ def _name_nodes(model: Proto) -> dict[str, str]:
 
 
 def _serialised(model: Proto, name: str) -> bytes:
-    """Return a network's bytes.
-
-    Raises:
-        CompileError: BAD_MODEL, it is too large for the format; COMPILE_OUT_OF_MEMORY.
-    """
     size = model.ByteSize()
     if size > MAX_MODEL_BYTES:
-        raise CompileError(
+        raise bad_model(
             f"expected a network below 2 GiB, found {size} bytes after its conversion",
-            hint="export a smaller network",
-            kind=ErrorKind.BAD_MODEL,
-            subject=name,
+            "export a smaller network",
+            name,
         )
     try:
         data: bytes = model.SerializeToString()
@@ -167,48 +158,34 @@ def _serialised(model: Proto, name: str) -> bytes:
 
 
 def _refuse_shape_inputs(session: TensorRtSession, model: Proto, name: str) -> None:
-    """Refuse a network whose inputs decide shapes: the library would only report a missing profile.
-
-    Raises:
-        CompileError: BAD_MODEL; it names the inputs and the nodes that take them.
-    """
+    """Refuse a network whose inputs decide shapes: the library would only report a missing profile."""
     found = [f"{each!r}, taken by {', '.join(consumers(model, each))}" for each in session.shape_inputs()]
     if found:
-        raise CompileError(
+        raise bad_model(
             f"expected inputs whose values decide no shape, found {'; '.join(found)}",
-            hint="export the network with that shape as a constant",
-            kind=ErrorKind.BAD_MODEL,
-            subject=name,
+            "export the network with that shape as a constant",
+            name,
         )
 
 
 def _shapes(session: TensorRtSession, job: EngineJob) -> Shapes:
-    """Return the shapes of input and output; those of a descriptor engine have the job's batch.
-
-    Raises:
-        CompileError: BAD_MODEL, a descriptor network gives something other than [batch, d].
-    """
+    """Return the shapes of input and output; those of a descriptor engine must have the job's batch."""
     shapes = session.tensor_shapes()
     if job.role == "descriptor":
         for shape in shapes:
             if shape and shape[0] < 0:
                 shape[0] = job.batch
         if len(shapes[1]) != 2 or shapes[1][0] != job.batch or shapes[1][1] < 1:
-            raise CompileError(
+            raise bad_model(
                 f"expected a descriptor output of [{job.batch}, d], found {shapes[1]}",
-                hint="export the network with one vector for each image",
-                kind=ErrorKind.BAD_MODEL,
-                subject=job.model,
+                "export the network with one vector for each image",
+                job.model,
             )
     return shapes
 
 
 def _require_parity(model: Proto, job: EngineJob, ranges: Mapping[str, ShapeRange]) -> None:
-    """Compare a network in 16 bits with the one in float32 on golden inputs.
-
-    Raises:
-        CompileError: CHECK_FAILED, they disagree; the node that loses most is named.
-    """
+    """Compare a network in 16 bits with the one in float32 on golden inputs; name the node that loses most."""
     feeds = (
         {job.input: _samples(job)}
         if job.role == "descriptor"
@@ -239,11 +216,7 @@ def _samples(job: EngineJob) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32
 
 
 def _copy_plugins(job: EngineJob, folder: Path) -> Sequence[str]:
-    """Copy plug-ins to where nobody else writes, so that the bytes that were hashed are the bytes that are loaded.
-
-    Raises:
-        CompileError: BAD_MODEL, one cannot be read or has another digest than in the key.
-    """
+    """Copy plug-ins to where nobody else writes, so that the library loads the bytes that were hashed."""
     copies = []
     for number, (path, digest) in enumerate(job.plugins):
         try:
@@ -254,11 +227,10 @@ def _copy_plugins(job: EngineJob, folder: Path) -> Sequence[str]:
             found = hashlib.sha256(data).hexdigest()
             why = "" if found == digest else f"one with SHA-256 {found}"
         if why:
-            raise CompileError(
+            raise bad_model(
                 f"expected the plug-in {path.name!r} with SHA-256 {digest}, found {why}",
-                hint="keep the file still and run the build again",
-                kind=ErrorKind.BAD_MODEL,
-                subject=job.model,
+                "keep the file still and run the build again",
+                job.model,
             )
         copy = folder / f"plugin-{number}.so"
         copy.write_bytes(data)
@@ -267,11 +239,7 @@ def _copy_plugins(job: EngineJob, folder: Path) -> Sequence[str]:
 
 
 def _require_version(engine: bytes, backend: str, version: str, model: str) -> None:
-    """Refuse an engine whose header names another version than its key.
-
-    Raises:
-        CompileError: BACKEND_UNAVAILABLE, libraries of two versions are mixed.
-    """
+    """Refuse an engine whose header names another version than its key."""
     stamped = engine_version(engine)
     if stamped is not None and not same_version(stamped, version):
         raise CompileError(
@@ -294,11 +262,7 @@ class _Reports:
         self._ended = threading.Event()
 
     def step(self, phase: str, done: int) -> None:
-        """Report a step of this process.
-
-        Raises:
-            CompileError: COMPILE_CANCELLED, the parent asked it to end.
-        """
+        """Report a step of this process; raise `CompileError` if the parent cancelled it."""
         if _cancelled.is_set():
             raise CompileError(
                 "expected to be left to finish, found that the compile was cancelled",

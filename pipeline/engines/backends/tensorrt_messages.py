@@ -1,7 +1,7 @@
 """Turn TensorRT's error reports into messages that name operator, node and reason. Pure.
 
-The library's own text about a node that it cannot take is at times just "false". So a message has operator, node and
-code first and the library's text last.
+The library's own text about a node that it cannot take is at times just "false". So a message has operator,
+node and code first and the library's text last.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.errors import CompileError, ErrorKind
 
 _MAX_NODES: Final = 12
@@ -63,11 +64,10 @@ def parse_failure(errors: Sequence[ParseError], *, library: str, model: str) -> 
         if operators
         else "export the network again; it must be ONNX that the library reads"
     )
-    return CompileError(
+    return bad_model(
         f"expected a network that {library} can compile, found {shown}{more}",
-        hint=hint,
-        kind=ErrorKind.BAD_MODEL,
-        subject=model,
+        hint,
+        model,
     )
 
 

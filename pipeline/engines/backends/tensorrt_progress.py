@@ -1,8 +1,8 @@
 """Turn the phases that a compiler reports into one progress number. Pure.
 
-TensorRT reports phases within phases, each with a number of steps; names and nesting differ between versions, and
-several threads may report at once. Here they become one number that never falls. A phase counts as a part of its
-parent's present step.
+TensorRT reports phases within phases, each with a number of steps; names and nesting differ between versions,
+and several threads may report at once. Here they become one number that never falls. A phase counts as a part
+of its parent's present step.
 """
 
 from dataclasses import dataclass, field

@@ -21,7 +21,8 @@ class Model:
         size: Bytes of the network with its weights.
         dimensions: Length of its descriptors, if its file says so.
         runs_here: Whether this machine executes the engine.
-        stand_in: Where the engine does not run here: the same network, compiled for this machine to embed the tiles.
+        stand_in: Where the engine does not run here: the same network, compiled for this machine to embed the
+            tiles.
     """
 
     spec: ModelSpec

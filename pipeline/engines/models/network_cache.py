@@ -1,8 +1,9 @@
 """Cache what network files declare, so that an up-to-date build neither reads nor hashes them. Disposable.
 
-An entry is valid while `stat` shows the network's file and its weight files unchanged; `pipeline.tiles.digest_cache`
-explains how racy writes are excluded. Whether an engine can be made of the network is checked each time, and the
-compiler reads the file again and refuses other bytes. Links have no entry: their targets may change.
+An entry is valid while `stat` shows the network's file and its weight files unchanged;
+`pipeline.tiles.digest_cache` explains how racy writes are excluded. Whether an engine can be made of the
+network is checked each time, and the compiler reads the file again and refuses other bytes. Links have no
+entry: their targets may change.
 
 Layout of an entry: magic (8), SHA-256 of all that follows (32), msgpack.
 """

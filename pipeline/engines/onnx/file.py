@@ -1,15 +1,14 @@
 """Read an ONNX file with its weights, digest it, say what it declares, fix its input's sizes.
 
-Nothing here trusts the bytes. Weights may be in other files beside the model ("external data"): those have plain
-base names, are never reached through links or folders, and enter the digest. Each file is read once, so that the
-bytes that are hashed are the bytes that are compiled.
+Nothing here trusts the bytes. Weights may be in other files beside the model ("external data"): those have
+plain base names, are never reached through links or folders, and enter the digest. Each file is read once, so
+that the bytes that are hashed are the bytes that are compiled.
 """
 
 import hashlib
 import importlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -37,28 +36,16 @@ _WEIGHTS_NEED_NO_INPUT: Final = 4
 """First version of the format in which weights need not be inputs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxFile:
-    """A model that was read, with its weights inlined.
-
-    Attributes:
-        model: The `onnx.ModelProto`.
-        sha256: Digest of the file, and of its external files if it has any.
-    """
-
-    model: Proto
-    sha256: str
-
-
 def onnx_digest(path: Path) -> str:
     """Return the SHA-256 of a model, in hexadecimal.
 
-    A model in one file has that file's SHA-256. With external data it is the SHA-256 of a domain string, the digest of
-    the model file, and for each external file in order of name: the length of its name (uint32, little-endian), its
-    name and its digest.
+    A model in one file has that file's SHA-256. With external data it is the SHA-256 of a domain string, the
+    digest of the model file, and for each external file in order of name: the length of its name (uint32,
+    little-endian), its name and its digest.
 
     Raises:
-        CompileError: BAD_MODEL, the file is unreadable, no ONNX, or names external data outside its own folder.
+        CompileError: BAD_MODEL, the file is unreadable, no ONNX, or names external data outside its own
+            folder.
     """
     data = _read(path)
     names = _external_files(_parse(data, path.name))
@@ -66,13 +53,15 @@ def onnx_digest(path: Path) -> str:
     return _digest(data, parts)
 
 
-def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
-    """Read a model and its external weights, each file once, and refuse another one than expected.
+def read_onnx(path: Path, *, expected_sha256: str) -> Proto:
+    """Return a model with its external weights inlined, each file read once; refuse another one than expected.
 
-    Weights that the file lists among its inputs, as early versions of the format demand, are removed from them.
+    Weights that the file lists among its inputs, as early versions of the format demand, are removed from
+    them.
 
     Raises:
-        CompileError: BAD_MODEL as for `onnx_digest`, an external tensor lies outside its file, or another digest.
+        CompileError: BAD_MODEL as for `onnx_digest`, an external tensor lies outside its file, or another
+            digest.
     """
     data = _read(path)
     model = _parse(data, path.name)
@@ -87,7 +76,7 @@ def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
     for tensor in _tensors(model):
         _inline_weights(tensor, files, path.name)
     _remove_weights_from_inputs(model)
-    return OnnxFile(model=model, sha256=found)
+    return model
 
 
 def parse_declaration(data: bytes, *, subject: str = "") -> Declaration:
@@ -143,8 +132,8 @@ def fix_sizes(
 ) -> None:
     """Fix the sizes of a descriptor model's input, in place; keep only the output that is wanted.
 
-    Declared shapes of other tensors are dropped where a size was open: the compiler infers them again from the
-    fixed input.
+    Declared shapes of other tensors are dropped where a size was open: the compiler infers them again from
+    the fixed input.
 
     Raises:
         CompileError: BAD_MODEL, the model fixes another size already.
@@ -203,8 +192,8 @@ def is_repeated(field: Proto) -> bool:
 def _tensors(message: Proto) -> Iterator[Proto]:
     """Yield every tensor in a message, wherever the format allows one.
 
-    Not from a list of known places: if it missed one, a library would find external weights there and load them from
-    its working directory, and no digest would cover them.
+    Not from a list of known places: if it missed one, a library would find external weights there and load
+    them from its working directory, and no digest would cover them.
     """
     for field, value in message.ListFields():
         if field.message_type is None:
@@ -217,7 +206,7 @@ def _tensors(message: Proto) -> Iterator[Proto]:
 
 
 def _remove_weights_from_inputs(model: Proto) -> None:
-    """Make weights constants: as inputs they could be replaced, and a compiler could not rely on their values."""
+    """Make weights constants, so that a compiler can rely on their values."""
     kept = inputs_of(model)
     if len(kept) < len(model.graph.input):
         del model.graph.input[:]
@@ -300,7 +289,8 @@ def _read_external(model: Path, names: Iterable[str]) -> Iterator[tuple[str, byt
 def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) -> bytes:
     """Read a regular file; the path itself must be no link.
 
-    `only_name` refuses a file with other hard links: a model from elsewhere could name a file that is not its own.
+    `only_name` refuses a file with other hard links: a model from elsewhere could name a file that is not its
+    own.
     """
     try:
         descriptor = open_regular(path)

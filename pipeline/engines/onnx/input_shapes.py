@@ -1,8 +1,8 @@
 """Give every input of a network its sizes: fixed ones, or the range of an optimisation profile.
 
-A descriptor network has one image input and a fixed batch; a profile may widen its batch only. An auxiliary network
-may have several inputs: the profile is for the one that the job names, and the others take from it the sizes that
-they share with it: the batch, and sizes of the same name.
+A descriptor network has one image input and a fixed batch; a profile may widen its batch only. An auxiliary
+network may have several inputs: the profile is for the one that the job names, and the others take from it
+the sizes that they share with it: the batch, and sizes of the same name.
 """
 
 from collections.abc import Mapping

@@ -1,17 +1,17 @@
 """Convert a network to 16-bit arithmetic in its graph, and measure the loss.
 
-Strongly typed compilers keep the types of a graph, so a precision is a conversion of the graph and not a compiler flag.
-The rules keep the answers close to those in float32 ("narrow" means computed in 16 bits):
+Strongly typed compilers keep the types of a graph, so a precision is a conversion of the graph and not a
+compiler flag. The rules keep the answers close to those in float32 ("narrow" means computed in 16 bits):
 
-- Inputs and outputs of the graph stay float32, with casts beside them.
-- Convolutions and matrix products are narrow: GPUs are fast at them, and they accumulate in float32.
-- Operators that round each number at most once, or only move numbers, are narrow where their input is.
-- All others stay float32: norms, softmax, reductions, square roots, powers, exponentials, interpolation, unknown ones.
-- An operator with weights that the type cannot hold stays float32. Nested graphs stay float32 as a whole.
-- Explicitly quantised operators stay as they are, so that a compiler recognises them.
+- Inputs and outputs of the graph stay float32, with casts beside them. - Convolutions and matrix products are
+narrow: GPUs are fast at them, and they accumulate in float32. - Operators that round each number at most
+once, or only move numbers, are narrow where their input is. - All others stay float32: norms, softmax,
+reductions, square roots, powers, exponentials, interpolation, unknown ones. - An operator with weights that
+the type cannot hold stays float32. Nested graphs stay float32 as a whole. - Explicitly quantised operators
+stay as they are, so that a compiler recognises them.
 
-The same plan also gives a graph in float32 that rounds at the same places. With it any machine can measure the loss
-before anything is compiled.
+The same plan also gives a graph in float32 that rounds at the same places. With it any machine can measure
+the loss before anything is compiled.
 """
 
 from collections.abc import Mapping
@@ -89,10 +89,10 @@ def convert(model: Proto, precision: str) -> Proto:
 
 
 def emulate(model: Proto, precision: str) -> Proto:
-    """Return a network of the same inputs and outputs that computes in float32 and rounds where `convert` rounds.
+    """Return the network in float32, rounded wherever `convert` would round.
 
-    ONNX Runtime runs it on any CPU, even without kernels for the 16-bit type. It cannot show the order in which a
-    device adds numbers.
+    ONNX Runtime runs it on any CPU, even without kernels for the 16-bit type. It cannot show the order in
+    which a device adds numbers.
 
     Raises:
         CompileError: As for `convert`.
@@ -103,8 +103,8 @@ def emulate(model: Proto, precision: str) -> Proto:
 def conversion_parity(model: Proto, precision: str, feeds: Feeds) -> float:
     """Return the least cosine between the outputs of the emulated network and of the given one.
 
-    It compares each row (first axis) of every floating-point output. A number that is not finite gives -1; fp32 gives 1
-    without running anything.
+    It compares each row (first axis) of every floating-point output. A number that is not finite gives -1;
+    fp32 gives 1 without running anything.
 
     Args:
         model: A network with its weights inlined.
@@ -112,8 +112,8 @@ def conversion_parity(model: Proto, precision: str, feeds: Feeds) -> float:
         feeds: For a descriptor network {input: golden samples, float32 [batch, ...]}; see `sample_feeds`.
 
     Raises:
-        CompileError: As for `convert`; BACKEND_UNAVAILABLE, ONNX Runtime is not installed; BAD_MODEL, it cannot run
-            the network.
+        CompileError: As for `convert`; BACKEND_UNAVAILABLE, ONNX Runtime is not installed; BAD_MODEL, it
+            cannot run the network.
     """
     if not _is_narrow(precision):
         return 1.0
@@ -157,7 +157,8 @@ def sample_feeds(model: Proto, sizes: Mapping[str, tuple[int, ...]] | None = Non
         sizes: Shapes of inputs with open sizes, by name, such as an optimisation profile's usual ones.
 
     Returns:
-        For each input an array of its type: hashed values of 0 ... 255 for floating point; zeros for other types, which
+        For each input an array of its type: hashed values of 0 ... 255 for floating point; zeros for other
+            types, which
         may be indexes into a table. Open sizes that are not in `sizes` are 1.
     """
     import onnx  # noqa: PLC0415 - heavy

@@ -1,4 +1,4 @@
-"""The 16-bit floating-point types: rounding float32 to them, what they can hold, the loss that is allowed. Pure."""
+"""The 16-bit floating-point types: rounding to them, what they can hold, the loss that is allowed. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

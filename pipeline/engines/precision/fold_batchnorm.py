@@ -1,8 +1,8 @@
 """Fold batch normalisation into the convolution before it. Pure.
 
-At inference a batch normalisation multiplies each channel by a constant and adds another, so the weights of the
-convolution can include both. In 16 bits that saves a rounding, and the normalisation, which would stay in float32, no
-longer separates operators in 16 bits.
+At inference a batch normalisation multiplies each channel by a constant and adds another, so the weights of
+the convolution can include both. In 16 bits that saves a rounding, and the normalisation, which would stay in
+float32, no longer separates operators in 16 bits.
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ _EPSILON: Final = 1e-5
 def fold_norms(model: Proto, weights: Mapping[str, Proto]) -> Proto:
     """Return the network with its normalisations folded into new weights; the same network if there are none.
 
-    A normalisation can be folded when its parameters and the convolution's are constants, and nothing else uses the
-    convolution's output.
+    A normalisation can be folded when its parameters and the convolution's are constants, and nothing else
+    uses the convolution's output.
 
     Args:
         model: A network.

@@ -1,7 +1,7 @@
 """Choose the nodes of a network that compute in 16 bits. Pure.
 
-A "narrow" node is one that computes in the 16-bit type. Its operator is on one of two lists, all its float inputs can
-be in that type, and it has no quantised neighbour. All other nodes stay as they are.
+A "narrow" node is one that computes in the 16-bit type. Its operator is on one of two lists, all its float
+inputs can be in that type, and it has no quantised neighbour. All other nodes stay as they are.
 """
 
 import math
@@ -63,8 +63,8 @@ def narrow_nodes(model: Proto, narrow: NarrowType) -> NarrowPlan:
     """Choose the nodes of a network that become narrow.
 
     Raises:
-        CompileError: BAD_MODEL, the network's types cannot be inferred, a weight has another length than its shape,
-            or the operator set is older than the type.
+        CompileError: BAD_MODEL, the network's types cannot be inferred, a weight has another length than its
+            shape, or the operator set is older than the type.
     """
     opset = max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
     if opset < narrow.since_opset:

@@ -15,13 +15,14 @@ _EVERY_OUTPUT: Final = frozenset({"Split"})
 def rewrite(plan: NarrowPlan, narrow: NarrowType, *, emulate: bool) -> Proto:
     """Return a copy of the planned network whose chosen nodes are narrow.
 
-    A tensor that is needed in both types has two names: its own for float32 and a derived one for the narrow type. A
-    cast between them is inserted once, before the first consumer.
+    A tensor that is needed in both types has two names: its own for float32 and a derived one for the narrow
+    type. A cast between them is inserted once, before the first consumer.
 
     Args:
         plan: The nodes that become narrow.
         narrow: The type.
-        emulate: Keep every tensor in float32, and round it wherever the converted graph has it in the narrow type.
+        emulate: Keep every tensor in float32, and round it wherever the converted graph has it in the narrow
+            type.
     """
     return _Rewriter(plan, narrow, emulate=emulate).write()
 
@@ -131,7 +132,7 @@ class _Rewriter:
         self._cast(between, target, FLOAT)
 
     def _widen(self, names: Iterable[str]) -> None:
-        """Insert casts to float32 for tensors that exist only in the narrow type, before their first consumer."""
+        """Cast tensors that exist only in the narrow type to float32, before their first consumer."""
         for name in names:
             if name not in self._only_narrow:
                 continue

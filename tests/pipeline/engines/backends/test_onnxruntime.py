@@ -398,7 +398,7 @@ def test_external_weights_in_the_default_of_a_function_count_too(tmp_path, monke
         onnx_digest(path)
     (tmp_path / "weights.bin").write_bytes(content)
     before = onnx_digest(path)
-    model = read_onnx(path, expected_sha256=before).model
+    model = read_onnx(path, expected_sha256=before)
     assert b"weights.bin" not in model.SerializeToString()
     OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
     (tmp_path / "weights.bin").write_bytes(bytes(len(content)))
