@@ -19,7 +19,7 @@ from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import QUEUE_DEPTH, WorkerPool, WorkerStartError
-from pipeline.tiles.tile import Tile
+from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
 
 ATTEMPTS_ALONE: Final = 2
@@ -62,7 +62,7 @@ class EngineSpec:
 class BadTile:
     """A tile that got no descriptor; `kind` is the value of an `ErrorKind`, such as "bad-tile"."""
 
-    tile: Tile
+    tile: SourceTile
     kind: str
     message: str
 
@@ -80,7 +80,7 @@ class WindowResult:
     """
 
     window: Window
-    tiles: tuple[Tile, ...]
+    tiles: tuple[SourceTile, ...]
     vectors: NDArray[np.float32]
     texture: NDArray[np.float32]
     bad: tuple[BadTile, ...]
@@ -341,7 +341,7 @@ def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> dict[str, 
     return {"engine": asdict(engine), "preprocessing": preprocessing.to_document()}
 
 
-def worker_request(tiles: Iterable[Tile]) -> Payload:
+def worker_request(tiles: Iterable[SourceTile]) -> Payload:
     """Return the message that asks a worker for the descriptors of some tiles."""
     return [[tile.sha256, list(tile.locator)] for tile in tiles]
 

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tiles.tile import Tile
-from pipeline.tiles.tile_columns import Tiles
+from pipeline.tiles.tile import SourceTile
+from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import CELL_SHIFT
 from store.formats.descriptor_block import Block
 
@@ -43,7 +43,7 @@ class Cell:
     """The tiles of one cell, in ascending order of (x, y), the order of their descriptor ids."""
 
     key: CellKey
-    tiles: Tiles
+    tiles: TileColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Window:
 
     number: int
     cells: tuple[CellKey, ...]
-    tiles: tuple[Tile, ...]
+    tiles: tuple[SourceTile, ...]
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -84,15 +84,15 @@ class AssembledCell:
         copied: Other rows: known before, or embedded for another row or cell.
     """
 
-    tiles: Tiles
+    tiles: TileColumns
     block: Block
     embedded: int
     copied: int
 
 
-def group_cells(tiles: Iterable[Tile]) -> list[Cell]:
+def group_cells(tiles: Iterable[SourceTile]) -> list[Cell]:
     """Return the cells of some tiles, in ascending order."""
-    columns = Tiles.of(tiles)
+    columns = TileColumns.of(tiles)
     if not len(columns):
         return []
     z, x, y = columns.places.T
@@ -142,12 +142,12 @@ def plan_windows(
         size: Tiles after which a window is closed.
     """
     number = 0
-    tiles: list[Tile] = []
+    tiles: list[SourceTile] = []
     keys: list[CellKey] = []
     planned: set[str] = set()
     for cell in cells:
-        new: dict[str, Tile] = {}
-        for number_in_cell, name in enumerate(cell.tiles.names):
+        new: dict[str, SourceTile] = {}
+        for number_in_cell, name in enumerate(cell.tiles.hex_digests):
             if name not in known and name not in planned and name not in new:
                 new[name] = cell.tiles[number_in_cell]
         if not new:
@@ -208,7 +208,7 @@ class CellAssembler:
             cell: The cell, not added before.
             known: Existing rows by digest; those of other cells are ignored.
         """
-        digests = set(cell.tiles.names)
+        digests = set(cell.tiles.hex_digests)
         for digest in digests & known.keys():
             self._rows.setdefault(digest, known[digest])
         missing = {digest for digest in digests if digest not in self._rows}
@@ -246,7 +246,7 @@ class CellAssembler:
 
     def _complete(self, pending: _IncompleteCell) -> AssembledCell:
         cell = pending.cell
-        rows = [self._rows[name] for name in cell.tiles.names]
+        rows = [self._rows[name] for name in cell.tiles.hex_digests]
         tiles = cell.tiles.take(np.array([row is not None for row in rows], np.bool_))
         found = [row for row in rows if row is not None]
         vectors = np.empty((len(found), self._dimensions), np.float32)
@@ -263,7 +263,7 @@ class CellAssembler:
             texture=np.array([row.texture for row in found], np.float32),
         )
         embedded = sum(self._rows[digest] is not None for digest in pending.first)
-        for digest in set(cell.tiles.names):
+        for digest in set(cell.tiles.hex_digests):
             left = self._users.get(digest, 1) - 1
             if left:
                 self._users[digest] = left

@@ -33,7 +33,7 @@ from pipeline.embed.ray.cluster import connected
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import EngineJob
-from pipeline.tiles.tile import Tile
+from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
 from tests.networks import resnet50
 from tests.toy_networks import toy_network
@@ -53,7 +53,7 @@ def one_cell(folder: Path, count: int) -> Window:
         path = folder / f"{number}.jpg"
         path.write_bytes(buffer.getvalue())
         tiles.append(
-            Tile(
+            SourceTile(
                 z=12,
                 x=number // _ROWS,
                 y=number % _ROWS,

@@ -18,7 +18,7 @@ from pipeline.builtin_model.place import place_model
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import Window
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, resolve
+from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, plan_index
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.stages.embed import engine_spec
 from pipeline.stages.index import StoredBlocks
@@ -210,7 +210,7 @@ def index(settings: Settings) -> Iterator[Row]:
         vectors.append(block.vectors)
     array = np.concatenate(vectors)
     for kind in (IndexKind.FLAT, IndexKind.HNSW):
-        plan = resolve(IndexOptions(kind=kind), count=number, dimensions=dimensions)
+        plan = plan_index(IndexOptions(kind=kind), count=number, dimensions=dimensions)
         path = layout.root.parent / f"bare-{kind}.index"
 
         def ours(plan: IndexPlan = plan) -> None:

@@ -26,8 +26,8 @@ import numpy as np
 
 from pipeline.embed.batcher import worker_setup
 from pipeline.embed.worker import load_embedder
-from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
-from pipeline.index.plan import IndexPlan, resolve
+from pipeline.index.faiss_builder import FaissIndexBuilder, BuiltIndex, OnRows
+from pipeline.index.plan import IndexPlan, plan_index
 from pipeline.request.request import IndexKind, IndexOptions
 from pipeline.tiles.decode import decode
 from store.cache.view import open_view, read_history
@@ -110,8 +110,8 @@ class _Watched(FaissIndexBuilder):
         *,
         fd_path: str,
         on_progress: OnRows | None = None,
-    ) -> IndexFacts:
-        """See `IndexBuilder.build`."""
+    ) -> BuiltIndex:
+        """See `FaissIndexBuilder.build`."""
         self.peak = _peak()
         return super().build(rows, count, dimensions, plan, fd_path=fd_path, on_progress=on_progress)
 
@@ -195,7 +195,7 @@ def _journal(layout: Layout) -> dict[str, Any]:
 
 def one_index(count: int, dimensions: int) -> Mapping[str, Any]:
     """Build an HNSW graph of random rows."""
-    plan = resolve(IndexOptions(kind=IndexKind.HNSW), count=count, dimensions=dimensions)
+    plan = plan_index(IndexOptions(kind=IndexKind.HNSW), count=count, dimensions=dimensions)
     with tempfile.NamedTemporaryFile() as file:
         base, blocks, builder = _peak(), _blocks(count, dimensions), FaissIndexBuilder()
         seconds = wall(lambda: builder.build(blocks, count, dimensions, plan, fd_path=file.name))

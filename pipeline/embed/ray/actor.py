@@ -18,7 +18,7 @@ import PIL
 from pipeline.embed.worker import load_embedder
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
-from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe
+from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe_error
 from pipeline.tiles import decode
 from store.runtime.backends.registry import BACKENDS
 
@@ -53,7 +53,7 @@ class TileEmbedder:
             setup: A frame: `pipeline.embed.batcher.worker_setup`, and under `software` that of the build.
 
         Returns:
-            A frame: `FINISHED` and None, or `FAILED` and the error as `pipeline.processes.serve.describe`
+            A frame: `FINISHED` and None, or `FAILED` and the error as `pipeline.processes.serve.describe_error`
                 returns it.
         """
         try:
@@ -61,7 +61,7 @@ class TileEmbedder:
             _check_software(first["software"])
             self._handler = load_embedder(engine, first)
         except Exception as error:  # noqa: BLE001 - every failure must reach the other side
-            return encode([FAILED, describe(error)])
+            return encode([FAILED, describe_error(error)])
         return encode([FINISHED, None])
 
     def embed(self, request: bytes) -> bytes:
@@ -79,7 +79,7 @@ class TileEmbedder:
             answer = self._handler(decode_frame(request), _no_progress)
             return encode([FINISHED, [time.monotonic() - began, answer]])
         except Exception as error:  # noqa: BLE001 - as above
-            return encode([FAILED, describe(error)])
+            return encode([FAILED, describe_error(error)])
 
 
 def software() -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from pipeline.embed.ray.cluster import ClusterNodes, actor_options, read_nodes, 
 from pipeline.embed.ray.scaling import WorkerScaling
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
-from pipeline.processes.pool import failure
+from pipeline.processes.pool import outcome_of_error
 from pipeline.processes.serve import FINISHED
 
 ROOM_LIMIT_S: Final = 600.0
@@ -183,7 +183,7 @@ class ActorPool:
             return Died(signal=f"loss of its actor or node ({summarise_error(error)})", log="")
         except kinds.RayError as error:
             return Lost(message=summarise_error(error))
-        return Finished(value=value) if kind == FINISHED else failure(value, "")
+        return Finished(value=value) if kind == FINISHED else outcome_of_error(value, "")
 
     def _nodes(self) -> ClusterNodes:
         return read_nodes(self._ray.nodes(), self._resource)

@@ -41,7 +41,7 @@ def compile_in_child(
 
     request = CompileRequest(job=job, backend=compiler.backend, version=compiler.version, engine=engine)
     outcome = run_once(
-        module, request.to_message(), timeout_s=job.timeout_s, on_progress=on_progress, farewell_s=grace_s
+        module, request.to_message(), timeout_s=job.timeout_s, on_progress=on_progress, grace_s=grace_s
     )
     finished = _require_finished(outcome, job.model)
     answer: Message = finished.value

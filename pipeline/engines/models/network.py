@@ -13,8 +13,8 @@ from pipeline.engines.models.network_cache import NetworkCache, NetworkFile
 from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
-from pipeline.request.files import read_named
-from pipeline.request.request import BuildRequest, Colour, Layout, ModelRole, ModelSpec
+from pipeline.request.files import read_named_file
+from pipeline.request.request import BuildRequest, Colour, AxisOrder, ModelRole, ModelSpec
 from store.base.identity import engine_key
 from store.base.preprocessing import Preprocessing
 
@@ -168,7 +168,7 @@ def _builtin_facts(spec: ModelSpec) -> _NetworkFacts:
         ("mean", spec.mean, None),
         ("std", spec.std, None),
         ("colour", spec.colour.value, Colour.RGB.value),
-        ("layout", spec.layout.value, Layout.NCHW.value),
+        ("layout", spec.layout.value, AxisOrder.NCHW.value),
     ):
         if given is not None and given != own:
             raise RequestError(
@@ -218,7 +218,7 @@ def _file_facts(path: Path, spec: ModelSpec, networks: NetworkCache) -> _Network
 
 
 def _read_network(path: Path, spec: ModelSpec) -> NetworkFile:
-    data = read_named(path, f"models.{spec.name}.onnx", _MAX_ONNX)
+    data = read_named_file(path, f"models.{spec.name}.onnx", _MAX_ONNX)
     declared = parse_declaration(data, subject=spec.name)
     return NetworkFile(
         declared=declared,
@@ -246,7 +246,7 @@ def _plugins(request: BuildRequest) -> tuple[tuple[Path, str], ...]:
     """Return the plug-ins that the request names, each with its digest."""
     paths = [request.resolve(name) for name in request.engine.plugins]
     return tuple(
-        (path, sha256(read_named(path, "engine.plugins", _MAX_PLUGIN)).hexdigest()) for path in paths
+        (path, sha256(read_named_file(path, "engine.plugins", _MAX_PLUGIN)).hexdigest()) for path in paths
     )
 
 

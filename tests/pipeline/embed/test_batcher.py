@@ -17,7 +17,7 @@ from pipeline.embed.cells import group_cells, plan_windows, shared_digests
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.pool import WorkerPool
 from pipeline.tiles.decode import decode
-from pipeline.tiles.tile import Tile
+from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
 from store.runtime.load import load_engine
 from tests.toy_networks import DIMENSIONS, toy_network
@@ -95,7 +95,7 @@ def tiles(tmp_path):
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         out.append(
-            Tile(
+            SourceTile(
                 z=12,
                 x=16 * (number // 5),
                 y=number % 5,

@@ -15,7 +15,7 @@ from pipeline.embed.cells import (
     plan_windows,
     shared_digests,
 )
-from pipeline.tiles.tile import Tile
+from pipeline.tiles.tile import SourceTile
 from store.base.identity import descriptor_id
 from store.formats.descriptor_block import decode, encode
 
@@ -27,7 +27,7 @@ def digest_of(content):
 
 
 def tile(zoom, x, y, content):
-    return Tile(
+    return SourceTile(
         z=zoom, x=x, y=y, sha256=digest_of(content), size=1, captured=None, locator=("file", f"/{content}")
     )
 

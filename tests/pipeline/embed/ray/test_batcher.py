@@ -40,7 +40,7 @@ from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED
 from pipeline.testing import FakeTiles
-from pipeline.tiles.tile import Tile
+from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
 from store.cache.view import read_history
 from store.domain.event_codec import encode as encode_event
@@ -112,7 +112,7 @@ def tiles(tmp_path):
         path = tmp_path / f"{number}.tile"
         path.write_bytes(content)
         out.append(
-            Tile(
+            SourceTile(
                 z=12,
                 x=16 * (number // 5),
                 y=number % 5,
