@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pipeline.embed.batcher import DescriptorBatcher
     from pipeline.engines.port import EngineCompiler
     from pipeline.provisioner import CacheProvisioner
-    from pipeline.request.request import BuildRequest, SectorClassification
+    from pipeline.request.options import SectorClassification
+    from pipeline.request.request import BuildRequest
     from store.errors import ManifestCoverageError
 
 __all__ = [
@@ -46,7 +47,7 @@ _MODULES = {
     "DescriptorBatcher": "pipeline.embed.batcher",
     "EngineCompiler": "pipeline.engines.port",
     "ManifestCoverageError": "store.errors",
-    "SectorClassification": "pipeline.request.request",
+    "SectorClassification": "pipeline.request.options",
     "build_cache_provisioner": "pipeline.composition",
 }
 

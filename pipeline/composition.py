@@ -10,13 +10,13 @@ from pipeline.config import C10ProvisionerConfig
 from pipeline.engines.backends import registry
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import EngineCompiler
-from pipeline.index.faiss_builder import FaissIndexBuilder, IndexBuilder
+from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.lock import CacheLock
 from pipeline.ports import FreeBytes, Ports
 from pipeline.progress import NoProgress, Progress
 from pipeline.provisioner import CacheProvisioner
 from pipeline.request.request import BuildRequest
-from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.registry import open_source
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock, SystemClock
 from store.disk.layout import Layout
@@ -38,7 +38,7 @@ def build_cache_provisioner(
     host: Mapping[str, object] | None = None,
     precision: str | None = None,
     clock: Clock | None = None,
-    index_builder: IndexBuilder | None = None,
+    index_builder: FaissIndexBuilder | None = None,
     progress: Progress | None = None,
     free_bytes: FreeBytes | None = None,
 ) -> CacheProvisioner:

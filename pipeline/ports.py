@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engines.port import EngineCompiler
-from pipeline.index.faiss_builder import IndexBuilder
+from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.progress import Progress
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
@@ -33,7 +33,7 @@ class Ports:
     compiler_for: Callable[[BuildRequest], EngineCompiler]
     stand_in: EngineCompiler
     source_for: Callable[[BuildRequest], TileMetadataStore]
-    index: IndexBuilder
+    index: FaissIndexBuilder
     progress: Progress
     clock: Clock
     host: Mapping[str, object]

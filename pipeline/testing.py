@@ -22,11 +22,11 @@ from pipeline.embed.batcher import BadTile, EngineSpec, OnDispatch, OnRetry, OnT
 from pipeline.embed.cells import Window
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
-from pipeline.index.faiss_builder import FaissIndexBuilder, IndexFacts, OnRows
+from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.grid import tile_ranges
-from pipeline.tiles.tile import Extent, Place, Tile, ZoomRange
+from pipeline.tiles.tile import Extent, Place, SourceTile, ZoomRange
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
 from store.formats.descriptor_block import Block
@@ -213,8 +213,8 @@ class FakeIndexBuilder(FaissIndexBuilder):
         *,
         fd_path: str,
         on_progress: OnRows | None = None,
-    ) -> IndexFacts:
-        """Write the index; see `IndexBuilder.build`."""
+    ) -> BuiltIndex:
+        """Write the index; see `FaissIndexBuilder.build`."""
         self.calls.record("index")
         if self.wrong:
             rows = [replace(block, vectors=-block.vectors) for block in rows]
@@ -243,12 +243,12 @@ class FakeTiles:
         """The encoding of the tiles."""
         return "png"
 
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[Tile]:
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> list[SourceTile]:
         """Return the tiles of a box; see `TileMetadataStore.query_by_bbox`."""
         self.queries += 1
         wanted = tile_ranges(bbox_e7, zoom)
         return [
-            Tile(
+            SourceTile(
                 z=z,
                 x=x,
                 y=y,

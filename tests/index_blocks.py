@@ -8,8 +8,8 @@ import faiss
 import numpy as np
 
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.plan import resolve
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.index.plan import plan_index
+from pipeline.request.options import IndexKind, IndexOptions
 from store.formats.descriptor_block import Block, descriptor_ids
 
 ZOOM = 12
@@ -41,7 +41,7 @@ def make_blocks(count, dimensions, *, per_cell=256, seed=0):
 
 
 def plan_for(kind, count, dimensions, **options):
-    return resolve(IndexOptions(kind=IndexKind(kind), **options), count=count, dimensions=dimensions)
+    return plan_index(IndexOptions(kind=IndexKind(kind), **options), count=count, dimensions=dimensions)
 
 
 @contextmanager

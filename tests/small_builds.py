@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import C10ProvisionerConfig, build_cache_provisioner
-from pipeline.request.request import BuildRequest, ModelRole, ModelSpec, TileOptions
+from pipeline.request.options import ModelRole, ModelSpec, TileOptions
+from pipeline.request.request import BuildRequest
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, FakeTiles, RecordingProgress
 from store.cache.view import open_view, read_history
 from store.disk.artifacts import Artifacts

@@ -1,4 +1,4 @@
-"""Writes small tile archives of every kind, whole or subtly wrong, for tests. Reached through the `archives` fixture."""
+"""Write small tile archives of every kind, valid or slightly wrong, for tests (fixture `archives`)."""
 
 import gzip
 import hashlib
@@ -20,8 +20,8 @@ from pmtiles.tile import (
 )
 
 from pipeline.errors import TileError
-from pipeline.tiles.sources.open_source import open_source
 from pipeline.tiles.sources.read_tile import close_archives, read_tile
+from pipeline.tiles.sources.registry import open_source
 
 Tiles = Mapping[tuple[int, int, int], bytes]
 

@@ -1,7 +1,7 @@
 """A tile source and an engine backend as somebody would add them: one row each, and what the rows name.
 
-The source is a ZIP archive of tiles. The backend is ONNX's own evaluator, which runs a network as it is. Run as a
-module, this is a worker that has both rows, in place of `pipeline.embed.worker`.
+The source is a ZIP archive of tiles. The backend is ONNX's own evaluator, which runs a network as it is. Run
+as a module, this is a worker that has both rows, in place of `pipeline.embed.worker`.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from pipeline.embed import worker
 from pipeline.engines.backends.compile_process import tensor_options
 from pipeline.engines.port import CompiledEngine, EngineSignature
 from pipeline.processes.serve import serve
-from pipeline.tiles.sources.open_source import SOURCES, SourceKind
-from pipeline.tiles.tile import Extent, Tile
+from pipeline.tiles.sources.registry import SOURCES, SourceKind
+from pipeline.tiles.tile import Extent, SourceTile
 from store.base.identity import engine_components
 from store.runtime.backends.base import require_version
 from store.runtime.backends.registry import BACKENDS, EngineBackend
@@ -40,8 +40,6 @@ BACKEND = EngineBackend(
 
 
 class ZipSource:
-    tile_format = "png"
-
     def __init__(self, spec, *, base, digest_cache_folder, now_ns):
         self.name, self._path = spec, base / spec
 
@@ -55,7 +53,7 @@ class ZipSource:
                     digest = hashlib.sha256(data).hexdigest()
                     where = ("zip", str(self._path), name)
                     found.append(
-                        Tile(z=z, x=x, y=y, sha256=digest, size=len(data), captured=None, locator=where)
+                        SourceTile(z=z, x=x, y=y, sha256=digest, size=len(data), captured=None, locator=where)
                     )
         return sorted(found, key=lambda tile: tile.place)
 

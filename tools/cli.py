@@ -1,6 +1,6 @@
-"""The command `c10`: its table of commands, and the one place that reads the environment.
+"""The command `c10`: its table of commands, and the only place that reads the environment.
 
-Commands are imported when they are called, so that a look at a cache does not wait for the libraries that a build
+A command is imported when it is called, so that reading a cache does not wait for the libraries that a build
 needs.
 """
 
@@ -19,243 +19,161 @@ from tools import command
 from tools.exit_codes import MEANINGS, ExitCode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
-    """A command: where it is, what it does in one line, and what its JSON looks like before anything is known.
+    """A command as the help and the errors know it, without importing it.
 
-    `function` is its name in the module where that is not the command's own.
+    Attributes:
+        summary: What it does, in one line.
+        shape: The keys that `--json` prints, before anything is known.
+        module: Where it is, if not in `tools.commands` under its own name.
+        function: What it is called there, if not by its own name.
     """
 
-    module: str
     summary: str
-    function: str = ""
     shape: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
+    function: str = ""
+
+    def load(self, name: str) -> click.Command:
+        """Import the command."""
+        module = importlib.import_module(self.module or f"tools.commands.{name}")
+        found: click.Command = getattr(module, self.function or name)
+        return found
 
 
-def _nulls(*names: str) -> dict[str, None]:
-    return dict.fromkeys(names)
-
-
-def _zeros(*names: str) -> dict[str, int]:
-    return dict.fromkeys(names, 0)
+def _keys(names: str, value: int | None = None) -> dict[str, int | None]:
+    return dict.fromkeys(names.split(), value)
 
 
 _SECTIONS: Final[Mapping[str, Mapping[str, _Entry]]] = {
     "Build": {
         "build": _Entry(
-            module="tools.commands.build",
-            summary="Build a flight cache, or find that it is built already.",
-            shape={
+            "Build a flight cache; do nothing if it is there already.",
+            {
                 "outcome": "failed",
-                **_nulls("build", "generation", "identity", "manifest_sha256", "body_sha256"),
-                **_zeros("tiles", "engines_compiled", "tiles_embedded", "steps_reused", "files_checked"),
-                **_zeros("writes", "seconds"),
+                **_keys("build generation identity manifest_sha256 body_sha256"),
+                **_keys("tiles engines_compiled tiles_embedded steps_reused files_checked writes seconds", 0),
             },
         ),
         "plan": _Entry(
-            module="tools.commands.build",
-            summary="Say what a build would do, and why; do nothing.",
-            shape=_nulls("identity", "decision", "steps", "tiles", "wanted", "to_embed", "warnings"),
+            "Say what a build would do, and why, without doing it.",
+            _keys("identity decision steps tiles wanted to_embed warnings"),
         ),
         "rollback": _Entry(
-            module="tools.commands.build",
-            summary="Go back to an earlier build, as a new generation.",
-            shape=_nulls(
-                "generation", "build", "previous_build", "changed", "manifest_sha256", "body_sha256"
-            ),
+            "Go back to an earlier build, as a new generation.",
+            _keys("generation build previous_build changed manifest_sha256 body_sha256"),
         ),
-        "engines": _Entry(
-            module="tools.commands.engines",
-            summary="Compile the networks alone, beside whatever runs.",
-            shape={"engines": []},
-        ),
+        "engines": _Entry("Compile the networks only; do not wait for a build.", {"engines": []}),
     },
     "Keep": {
         "accept": _Entry(
-            module="tools.commands.accept",
-            summary="Mark a generation as good, so that it is kept.",
-            shape=_nulls("generation", "build", "changed", "accepted"),
+            "Mark a generation as good, so that gc keeps it.", _keys("generation build changed accepted")
         ),
         "gc": _Entry(
+            "List what no kept generation needs; --yes removes it.",
+            _keys("done policy kept kept_files collected_generations removed projections files bytes"),
             module="tools.commands.collect_garbage",
-            summary="Say what no kept generation needs; remove it with --yes.",
-            shape=_nulls(
-                "done",
-                "policy",
-                "kept",
-                "kept_files",
-                "collected_generations",
-                "removed",
-                "projections",
-                "files",
-                "bytes",
-            ),
         ),
     },
-    "Look (never writes)": {
+    "Read (never writes)": {
         "status": _Entry(
-            module="tools.commands.status",
-            summary="What the cache shows now.",
-            shape=_nulls(
-                "generation",
-                "build",
-                "identity",
-                "manifest_sha256",
-                "body_sha256",
-                "chain",
-                "seq",
-                "open_build",
-            ),
+            "Show the current generation of the cache.",
+            _keys("generation build identity manifest_sha256 body_sha256 chain seq open_build"),
         ),
-        "log": _Entry(
-            module="tools.commands.log",
-            summary="Every build and rollback, newest first.",
-            shape=_nulls("entries"),
-        ),
+        "log": _Entry("List every build and rollback, newest first.", _keys("entries")),
         "show": _Entry(
-            module="tools.commands.log",
-            summary="One build: inputs, plan, steps, checks, failure.",
-            shape=_nulls("build", "status", "identity", "inputs", "plan", "steps", "checks", "failure"),
+            "Show one build: inputs, plan, steps, checks, failure.",
+            _keys("build status identity inputs plan steps checks failure"),
         ),
-        "manifest": _Entry(
-            module="tools.commands.log", summary="Print the head's manifest file, byte for byte."
-        ),
-        "query": _Entry(
-            module="tools.commands.query",
-            summary="Where was this picture taken? Search the index.",
-            shape=_nulls("hits"),
-        ),
+        "manifest": _Entry("Print the head's manifest file, byte for byte."),
+        "query": _Entry("Find where a picture was taken: search the index.", _keys("hits")),
     },
-    "Look into (never writes)": {
+    "Investigate (never writes)": {
         "replay": _Entry(
-            module="tools.commands.replay",
-            summary="What happened in a build, and why it failed.",
-            shape=_nulls(
-                *("format", "source", "build", "at", "status", "summary", "identity", "flight_id", "sector"),
-                *(
-                    "generations",
-                    "accepted",
-                    "collected",
-                    "started",
-                    "ended",
-                    "ms",
-                    "inputs",
-                    "host",
-                    "request",
-                ),
-                *(
-                    "failure",
-                    "findings",
-                    "steps",
-                    "timeline",
-                    "timeline_cut",
-                    "checks",
-                    "keys",
-                    "area",
-                    "cost",
-                ),
-                *("state", "compare", "verified"),
+            "Show what happened in a build, and why it failed.",
+            _keys(
+                "format source build at status summary identity flight_id sector generations accepted "
+                "collected started ended ms inputs host request failure findings steps timeline "
+                "timeline_cut checks keys area cost state compare verified"
             ),
         ),
         "report": _Entry(
-            module="tools.commands.report",
-            summary="The same as a page to look at: map, replay, inputs.",
-            shape=_nulls("path", "bytes", "build", "at", "status", "summary"),
+            "Write the same as an HTML page with a map and pictures.",
+            _keys("path bytes build at status summary"),
         ),
         "diff": _Entry(
-            module="tools.commands.replay",
-            summary="Two builds side by side.",
-            shape=_nulls(
-                *("source", "format", "a", "b", "same_identity", "inputs", "host", "artifacts", "checks"),
-                *("steps", "tiles", "cost"),
-            ),
+            "Compare two builds.",
+            _keys("source format a b same_identity inputs host artifacts checks steps tiles cost"),
         ),
         "why": _Entry(
-            module="tools.commands.replay",
-            summary="Why a step ran; where an artifact or tile comes from.",
-            shape=_nulls(
-                *("format", "source", "subject", "build", "keys", "decisions", "artifact", "chain", "text"),
-            ),
+            "Explain why a step ran, or what an artifact was made from.",
+            _keys("format source subject build keys decisions artifact chain text"),
         ),
     },
-    "Trust (never writes)": {
+    "Check (never writes)": {
         "verify": _Entry(
-            module="tools.commands.verify",
-            summary="GO or NO-GO, with everything that is wrong.",
-            shape=_nulls("go", "depth", "generation", "build", "identity", "problems"),
+            "Check the cache: GO or NO-GO, and everything that is wrong.",
+            _keys("go depth generation build identity problems"),
         ),
         "doctor": _Entry(
-            module="tools.commands.doctor",
-            summary="What this machine and cache are fit for.",
-            shape=_nulls("ok", "machine", "packages", "cache", "problems"),
+            "Check this machine, its packages and the cache.", _keys("ok machine packages cache problems")
         ),
     },
-    "Mend": {
+    "Repair": {
         "repair": _Entry(
-            module="tools.commands.repair",
-            summary="Heal what is damaged; keep the evidence.",
-            shape=_nulls("go", "generation", "dry_run", "repairs", "left", "problems"),
+            "Repair what is damaged; keep the damaged bytes.",
+            _keys("go generation dry_run repairs left problems"),
         ),
         "rebuild": _Entry(
-            module="tools.commands.rebuild",
-            summary="Make the journal again from its segments.",
-            shape=_nulls(
-                *("go", "generation", "records", "salvaged", "segments_replaced", "quarantine"),
-                *("signatures", "signatures_left", "repairs", "left", "problems"),
+            "Rebuild the journal from its segments.",
+            _keys(
+                "go generation records salvaged segments_replaced quarantine signatures "
+                "signatures_left repairs left problems"
             ),
         ),
     },
-    "Carry": {
+    "Transfer": {
         "export": _Entry(
-            module="tools.commands.transfer",
-            summary="Records, and artifacts by choice, in one file.",
-            shape=_nulls(
-                *("file", "sha256", "bytes", "cache_id", "build", "records", "chain", "artifacts", "missing")
-            ),
+            "Write records, and artifacts by choice, to one file.",
+            _keys("file sha256 bytes cache_id build records chain artifacts missing"),
         ),
         "import": _Entry(
-            module="tools.commands.transfer",
+            "Create a cache from such a file, or update one.",
+            _keys("outcome cache_id generation build manifest_sha256 records artifacts sha256"),
+            module="tools.commands.import_",
             function="import_",
-            summary="Make a cache of such a file, or bring one up to it.",
-            shape=_nulls(
-                *("outcome", "cache_id", "generation", "build", "manifest_sha256", "records"),
-                *("artifacts", "sha256"),
-            ),
         ),
         "mirror": _Entry(
-            module="tools.commands.transfer",
-            summary="Bring a read-only copy, such as a card, to the head.",
-            shape=_nulls("destination", "changed", "generation", "previous", "files", "bytes", "replaced"),
+            "Update a read-only copy, for example on a card.",
+            _keys("destination changed generation previous files bytes replaced"),
         ),
     },
     "Keys": {
         "keygen": _Entry(
-            module="tools.commands.keygen",
-            summary="Make a key to sign caches with, and one to trust.",
-            shape=_nulls("key_id", "public_key", "private", "public"),
+            "Create a key pair: one to sign with, one to trust.", _keys("key_id public_key private public")
         ),
         "sign": _Entry(
-            module="tools.commands.sign",
-            summary="Sign a generation that is committed already.",
-            shape=_nulls("generation", "build", "key_id", "changed", "signed_by", "manifest_sha256"),
+            "Sign a generation that is already committed.",
+            _keys("generation build key_id changed signed_by manifest_sha256"),
         ),
     },
     "Learn": {
         "demo": _Entry(
+            "See all of it work on made-up terrain, in a minute.",
+            _keys("ok sections"),
             module="tools.demo.demo",
-            summary="See all of it work on made-up terrain, in a minute.",
-            shape=_nulls("ok", "sections"),
-        )
+        ),
     },
 }
 _COMMANDS: Final = {name: entry for section in _SECTIONS.values() for name, entry in section.items()}
 
 
 class _C10(click.Group):
-    """Loads commands by name, and turns everything that can go wrong into an exit code."""
+    """Load commands by name, and turn every error into an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Names of all commands, in the order of the help."""
+        """Return the names of all commands, in the order of the help."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
@@ -263,10 +181,10 @@ class _C10(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        # What is imported stays until the end; no collection, and the last one least of all, has to look through it.
+        # Imported objects live until the process ends: keep garbage collections from looking through them.
         gc.disable()
         try:
-            found: click.Command = getattr(importlib.import_module(entry.module), entry.function or cmd_name)
+            found = entry.load(cmd_name)
             gc.freeze()
         finally:
             gc.enable()
@@ -295,28 +213,31 @@ class _C10(click.Group):
         entry = _COMMANDS.get(name)
         as_json = "--json" in words
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # A name that the terminal's encoding lacks must not end a command that is otherwise done.
+            # A character that the terminal cannot encode must not make a finished command fail.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            # Not through click's own `main`, which would turn both interruptions into one and print an empty line.
-            with command.termination(), self.make_context("c10", [*words], obj=dict(os.environ)) as context:
+            # Not click's own `main`: it makes one error of Ctrl-C and SIGTERM, and prints an empty line.
+            with (
+                command.sigterm_as_error(),
+                self.make_context("c10", [*words], obj=dict(os.environ)) as context,
+            ):
                 answer = self.invoke(context)
                 command.write(answer, as_json=as_json)
                 code = answer.code
         except click.exceptions.Exit as leaving:
             code = ExitCode(leaving.exit_code)
         except BrokenPipeError:
-            command.abandon_output()
+            command.discard_output()
             code = ExitCode.DONE
-        except BaseException as error:  # noqa: BLE001 - the last place where anything can be said about it
+        except BaseException as error:  # noqa: BLE001 - the last place that can report it
             shape = entry.shape if entry else {}
-            code = command.report(error, shape=shape, as_json=as_json, command=name)
-        command.leave(code)
+            code = command.report_error(error, shape=shape, as_json=as_json, command=name)
+        command.exit_with(code)
 
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's
     if wanted and not context.resilient_parsing:
-        from importlib import metadata  # noqa: PLC0415 - a quarter of what a look at a cache costs
+        from importlib import metadata  # noqa: PLC0415 - a quarter of the time of `c10 status`
 
         try:
             version = metadata.version("c10")
@@ -343,11 +264,11 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 def cli(context: click.Context) -> command.Answer | None:
     """Build flight caches for drones that find their place by looking down.
 
-    A build is a transaction: it shows whole or not at all, and every step of it stays in the cache's journal. A
-    first look: c10 demo
+    A build is a transaction: readers see all of it or nothing, and every step of it stays in the cache's
+    journal. To see it work: c10 demo
     """
     if context.invoked_subcommand is None:
-        command.say(context.get_help())
+        command.print_message(context.get_help())
         return command.Answer(code=ExitCode.REFUSED)
     return None
 
@@ -357,7 +278,8 @@ def main() -> NoReturn:
     try:
         cli.main()
     finally:
-        # The memory goes back as a whole; to take it apart first would take a sixth of a command that finds nothing to do.
+        # The memory is returned as a whole when the process ends. Freeing every object first would take a
+        # sixth of the time of a build that finds nothing to do.
         gc.freeze()
 
 

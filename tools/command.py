@@ -1,8 +1,8 @@
-"""Between a command and the shell: what every command is given, and what becomes of its answer and its errors.
+"""What every command shares: its options, its answer, and how errors are reported.
 
-A command is a function from options to an `Answer`; nothing else prints to standard output. That keeps the promise
-of `--json`, exactly one line, in one place. Errors become two lines on standard error, what was expected and found
-and what mends it, and an exit code from `tools.exit_codes`.
+A command is a function from options to an `Answer`. Nothing else prints to standard output, so that `--json`
+prints exactly one line. An error becomes two lines on standard error (what was expected and found, and how to
+fix it) and an exit code from `tools.exit_codes`.
 """
 
 import os
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+PATH: Final = click.Path(path_type=Path, readable=False)
 SETTING_PREFIX: Final = "C10_"
 _MAKE_ROOM: Final = (
     "end other programs or raise the limit (ulimit -v, -u, the container's), then run it again"
@@ -37,12 +38,12 @@ _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a command has to say.
+    """The result of a command.
 
     Attributes:
         document: The map that `--json` prints as one line.
-        lines: The same for people.
-        raw: Bytes to print instead of either.
+        lines: What it prints otherwise.
+        raw: Bytes to print in place of both.
         code: Exit code.
     """
 
@@ -54,13 +55,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """The options that commands share, and the environment they were called in.
+    """The options that all commands share, and the environment.
 
     Attributes:
-        cache: Folder of the cache, where the command takes one.
+        cache: Folder of the cache, if one was named.
         config: The settings file.
-        as_json: Whether standard output gets one line of JSON.
-        environ: The environment, read once in `tools.cli`.
+        as_json: Whether to print one line of JSON.
+        environ: The environment variables, read once in `tools.cli`.
     """
 
     cache: Path | None
@@ -80,7 +81,7 @@ class Call:
         return self.cache
 
     def layout(self) -> Layout:
-        """Where the cache's files lie.
+        """Return where the files of the cache are.
 
         Raises:
             pipeline.errors.RequestError: A setting is wrong.
@@ -88,77 +89,84 @@ class Call:
         settings = self.settings()
         if not settings:
             return Layout(self.root)
-        from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
+        from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - slow to import
 
         config = C10ProvisionerConfig.from_settings(settings, cache_root=self.root)
         return Layout(self.root, config.manifest_filename, config.allow_unknown_filesystem)
 
     def settings(self, **flags: object) -> dict[str, Any]:
-        """Return the settings that were given: a flag beats the environment, and that beats the file.
+        """Return the settings. A flag overrides the environment, and the environment overrides the file.
 
         Raises:
             pipeline.errors.RequestError: The file cannot be read.
         """
-        told = {name: value for name, value in flags.items() if value is not None}
+        flagged = {name: value for name, value in flags.items() if value is not None}
         named = {
             name: text
             for name, text in self.environ.items()
             if name.startswith(SETTING_PREFIX) and name not in _NO_SETTINGS
         }
         if self.config is None and not named:
-            return told
+            return flagged
         from tools.config_file import from_environment, read_settings  # noqa: PLC0415 - as above
 
-        filed = read_settings(self.config) if self.config is not None else {}
-        known, strange = from_environment(named, prefix=SETTING_PREFIX)
-        for name in strange:
-            say(f"c10: warning: {name} is no setting; it has no effect")
-        return {**filed, **known, **told}
+        from_file = read_settings(self.config) if self.config is not None else {}
+        known, unknown = from_environment(named, prefix=SETTING_PREFIX)
+        for name in unknown:
+            print_message(f"c10: warning: {name} is no setting; it has no effect")
+        return {**from_file, **known, **flagged}
 
-    def trusted_keys(self, told: Sequence[str] = (), *, unsigned: bool = False) -> "TrustedKeys":
-        """Return whose signatures are accepted: keys that were told beat those of the settings.
+    def trusted_keys(self, keys: Sequence[str] = (), *, unsigned: bool = False) -> "TrustedKeys":
+        """Return whose signatures are accepted: `keys`, or those of the settings if there are none.
 
         Args:
-            told: Lines of key files, or paths of such files.
-            unsigned: Whether to accept a cache that nobody signed, whatever the settings say.
+            keys: Lines of key files, or paths of such files.
+            unsigned: Whether to accept a cache without signatures, whatever the settings say.
 
         Raises:
-            click.UsageError: Keys were told, and that no signature is wanted.
+            click.UsageError: Both were given.
             pipeline.errors.RequestError: A setting is wrong.
             RequestRefusedError: A key cannot be used.
         """
-        settings = self.settings(trusted_keys=self.told_keys(told, unsigned=unsigned))
+        settings = self.settings(trusted_keys=self.trusted_keys_setting(keys, unsigned=unsigned))
         if not settings.get("trusted_keys"):
             from store.trust.go_no_go import ALLOW_UNSIGNED  # noqa: PLC0415 - as above
 
             return ALLOW_UNSIGNED
-        from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - a look at a cache starts without it
+        from pipeline.config import C10ProvisionerConfig  # noqa: PLC0415 - as above
         from store.trust.key_files import read_trusted  # noqa: PLC0415 - as above
 
         config = C10ProvisionerConfig.from_settings(settings, cache_root=self.root)
         return read_trusted(config.trusted_keys, cache=self.root)
 
     @staticmethod
-    def told_keys(told: Sequence[str], *, unsigned: bool) -> list[str] | None:
-        """Return the setting that flags make of the trusted keys: none at all, those told, or nothing to set.
+    def trusted_keys_setting(keys: Sequence[str], *, unsigned: bool) -> list[str] | None:
+        """Return the value that flags give to the setting `trusted_keys`; None if they do not set it.
 
         Raises:
-            click.UsageError: Keys were told, and that no signature is wanted.
+            click.UsageError: Keys were given, and `unsigned` too.
         """
-        if unsigned and told:
+        if unsigned and keys:
             raise click.UsageError("expected --trusted-key or --unsigned, found both")
-        return [] if unsigned else list(told) or None
+        return [] if unsigned else list(keys) or None
 
     def digest_cache_folder(self) -> Path | None:
-        """Where digests of tiles and networks are remembered between commands, outside of any cache."""
+        """Return the user's folder for digests of tiles and networks; None if there is no home."""
         base, home = Path(self.environ.get("XDG_CACHE_HOME", "")), Path(self.environ.get("HOME", ""))
         if base.is_absolute():
             return base / "c10"
         return home / ".cache" / "c10" if home.is_absolute() else None
 
 
+_SHARED_OPTIONS: Final = (
+    click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
+    click.option("--config", type=PATH, metavar="FILE", help="File of operator settings (c10.toml)."),
+    click.option("--cache", type=PATH, metavar="DIR", help="Folder of the cache."),
+)
+
+
 def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
-    """Give a command the options that all of them have; it receives a `Call` as its first argument."""
+    """Give a command the options that all commands have. It receives them as a `Call`, its first argument."""
 
     def decorate(command: Command) -> Command:
         def called(
@@ -178,22 +186,8 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
         called.__name__ = getattr(command, "__name__", "command")
         called.__dict__.update(command.__dict__)
         wrapped: Any = click.pass_context(called)
-        wrapped = click.option(
-            "--json", "as_json", is_flag=True, help="One line of JSON on standard output."
-        )(wrapped)
-        wrapped = click.option(
-            "--config",
-            type=click.Path(path_type=Path, readable=False),
-            metavar="FILE",
-            help="Operator settings (c10.toml).",
-        )(wrapped)
-        if cache:
-            wrapped = click.option(
-                "--cache",
-                type=click.Path(path_type=Path, readable=False),
-                metavar="DIR",
-                help="Folder of the cache.",
-            )(wrapped)
+        for option in _SHARED_OPTIONS if cache else _SHARED_OPTIONS[:-1]:
+            wrapped = option(wrapped)
         done: Command = wrapped
         return done
 
@@ -203,35 +197,35 @@ def shared_options(*, cache: bool = True) -> Callable[[Command], Command]:
 def trust_options(command: Command) -> Command:
     """Give a command the options that say whose signatures it accepts."""
     unsigned = click.option(
-        "--unsigned", is_flag=True, help="Accept a cache that nobody signed, whatever the settings say."
+        "--unsigned", is_flag=True, help="Accept a cache without signatures, whatever the settings say."
     )
     key = click.option(
         "--trusted-key",
         "trusted_key",
         multiple=True,
         metavar="KEY",
-        help="Whose signatures to accept: a NAME.pub, a file of keys, or 64 hexadecimal digits.",
+        help="Accept signatures of this key: a NAME.pub, a file of keys, or 64 hexadecimal digits.",
     )
     return key(unsigned(command))
 
 
-def say(text: str) -> None:
-    """Tell a person something on standard error, in one line or several."""
+def print_message(text: str) -> None:
+    """Print a text on standard error, in one line or several."""
     click.echo("\n".join(map(render.plain, text.split("\n"))), err=True)
 
 
-def complain(message: str, hint: str) -> None:
-    """Print an error: one line that says what is wrong, one that says what mends it."""
-    say(f"c10: error: {_one_line(message)}")
+def print_error(message: str, hint: str) -> None:
+    """Print an error: one line that says what is wrong, and one that says how to fix it."""
+    print_message(f"c10: error: {_one_line(message)}")
     if hint:
-        say(f"  -> {_one_line(hint)}")
+        print_message(f"  -> {_one_line(hint)}")
 
 
 def write(answer: Answer, *, as_json: bool) -> None:
     """Print an answer to standard output.
 
     Raises:
-        BrokenPipeError: Nobody reads it.
+        BrokenPipeError: The reader went away.
     """
     if answer.raw is not None:
         sys.stdout.buffer.write(answer.raw)
@@ -245,17 +239,19 @@ def write(answer: Answer, *, as_json: bool) -> None:
             click.echo(render.plain(line))
 
 
-def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool, command: str = "") -> ExitCode:
+def report_error(
+    error: BaseException, *, shape: Mapping[str, Any], as_json: bool, command: str = ""
+) -> ExitCode:
     """Print an error that ended a command, and return its exit code.
 
     Args:
         error: What happened.
-        shape: What `--json` prints for this command, empty.
-        as_json: Whether it is to be printed.
-        command: Its name, if it has one.
+        shape: The keys that `--json` prints for this command, without their values.
+        as_json: Whether to print them.
+        command: The name of the command, if it is known.
     """
     if isinstance(error, MemoryError):
-        # What the command had gathered is not needed any more, and the message needs a little.
+        # Free what the command had in memory: printing the message needs some.
         import traceback  # noqa: PLC0415 - only errors need it
 
         traceback.clear_frames(error.__traceback__)
@@ -263,9 +259,9 @@ def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool, com
     if code is ExitCode.INTERNAL:
         import traceback  # noqa: PLC0415 - as above
 
-        say("".join(traceback.format_exception(error)).rstrip())
+        print_message("".join(traceback.format_exception(error)).rstrip())
         hint = "this is a fault of C10: please report it with the lines above"
-    complain(message, hint)
+    print_error(message, hint)
     if as_json:
         step = getattr(error, "step", None)
         document = {"kind": kind, "step": step, "message": _one_line(message), "hint": _one_line(hint)}
@@ -274,17 +270,17 @@ def report(error: BaseException, *, shape: Mapping[str, Any], as_json: bool, com
     return code
 
 
-def leave(code: ExitCode) -> NoReturn:
-    """End the process once everything is written; a reader that went away is no error."""
+def exit_with(code: ExitCode) -> NoReturn:
+    """End the process once everything is written. A reader that went away is no error."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        abandon_output()
+        discard_output()
     raise SystemExit(int(code))
 
 
-def abandon_output() -> None:
-    """Let what is still to be written go nowhere, so that the interpreter does not complain at its end."""
+def discard_output() -> None:
+    """Discard unwritten output, so that the interpreter does not report a broken pipe at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -292,8 +288,8 @@ def abandon_output() -> None:
 
 
 @contextmanager
-def termination() -> Iterator[None]:
-    """Turn SIGTERM into an exception in the main thread; a second one does nothing while the first is handled."""
+def sigterm_as_error() -> Iterator[None]:
+    """Turn SIGTERM into an exception in the main thread, and ignore a second one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -314,7 +310,7 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
     match error:
         case click.UsageError():
             context = error.ctx
-            # An option that lacks its value is refused before there is a context to ask.
+            # An option without its value is refused before there is a context.
             name = context.command_path if context else f"c10 {command}".rstrip()
             return "usage", error.format_message(), f"{name} --help", ExitCode.REFUSED
         case click.ClickException():
@@ -326,8 +322,8 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
         case _:
             pass
     code = code_of(error)
-    if (lacking := _lacking(error)) is not None:
-        return "resources", *lacking, code
+    if (shortage := _shortage(error)) is not None:
+        return "resources", *shortage, code
     kind, message = getattr(error, "kind", None), getattr(error, "message", None)
     if message is not None:
         named = _kebab(type(error).__name__) if kind is None else str(kind)
@@ -335,17 +331,17 @@ def _described(error: BaseException, command: str) -> tuple[str, str, str, ExitC
     if isinstance(error, OSError):
         where = error.filename or "a file"
         found = error.strerror or str(error)
-        hint = "mend it, or name another"
+        hint = "fix it, or name another file"
         if code is ExitCode.DISK_FULL:
             hint = "free disk space, then run it again"
         elif isinstance(error, PermissionError):
-            hint = "run as its owner, or mend its permissions"
+            hint = "run as its owner, or fix its permissions"
         return "file-system", f"expected to use {where}, found: {found}", hint, code
     return "internal", f"expected no {type(error).__name__}, found: {error}", "", code
 
 
-def _lacking(error: BaseException) -> tuple[str, str] | None:
-    """Return what this process lacks and what mends that, if an error says that it lacks something."""
+def _shortage(error: BaseException) -> tuple[str, str] | None:
+    """Return what this process ran out of and how to fix that, if that is what the error says."""
     match error:
         case MemoryError():
             return "expected enough memory for this process to go on, found none left", _MAKE_ROOM

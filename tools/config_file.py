@@ -1,6 +1,6 @@
-"""Operator settings from a TOML file and from environment variables, as plain values.
+"""Read operator settings from a TOML file and from environment variables.
 
-What the settings are called and what they may be is decided by `pipeline.config`; here they are only read.
+`pipeline.config` defines the settings and checks their values.
 """
 
 import tomllib
@@ -11,58 +11,59 @@ from typing import Any
 
 from pipeline.config import C10ProvisionerConfig
 from pipeline.errors import ErrorKind, RequestError
-from pipeline.request.files import folder_of, read_request_text
+from pipeline.request.files import base_folder, read_request_text
 from store.trust.signatures import is_key_line
 
-_GIVEN_OTHERWISE = frozenset({"cache_root", "digest_cache_folder"})
+_NOT_SETTINGS = frozenset({"cache_root", "digest_cache_folder"})
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a file; key files that it names start from its own folder.
+    """Return the settings in a file. Paths of key files in it are relative to its folder.
 
     Raises:
-        RequestError: It cannot be read or is no TOML.
+        RequestError: It cannot be read, or is not TOML.
     """
     text = read_request_text(path, what="a settings file")
     try:
-        return _from(folder_of(path), tomllib.loads(text))
+        return _resolve_key_paths(base_folder(path), tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise RequestError(
             f"{path}: expected TOML, found: {error}",
-            hint="mend the settings file",
+            hint="fix the settings file",
             kind=ErrorKind.REQUEST_UNREADABLE,
             subject=str(path),
         ) from error
 
 
 def from_environment(variables: Mapping[str, str], *, prefix: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the settings among environment variables, and the names that are none.
+    """Return the settings in environment variables, and the names of variables that are no settings.
 
-    A text that is a TOML value, such as `4`, `2.5` or `false`, is taken as that value; any other as itself.
+    A text that is a TOML value, such as `4`, `2.5` or `false`, is read as that value, any other text as a
+    string.
     """
-    known = {item.name for item in fields(C10ProvisionerConfig)} - _GIVEN_OTHERWISE
+    known = {item.name for item in fields(C10ProvisionerConfig)} - _NOT_SETTINGS
     settings: dict[str, Any] = {}
-    strange: list[str] = []
+    unknown: list[str] = []
     for variable, text in sorted(variables.items()):
         name = variable.removeprefix(prefix).lower()
         if name in known:
-            settings[name] = _value(text)
+            settings[name] = _parse_value(text)
         else:
-            strange.append(variable)
-    return settings, tuple(strange)
+            unknown.append(variable)
+    return settings, tuple(unknown)
 
 
-def _from(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    def placed(value: object) -> object:
+def _resolve_key_paths(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    def resolve(value: object) -> object:
         if isinstance(value, list):
-            return [placed(item) for item in value]
+            return [resolve(item) for item in value]
         return str(folder / value) if isinstance(value, str) and value and not is_key_line(value) else value
 
-    keys = {name: placed(settings[name]) for name in ("signing_key", "trusted_keys") if name in settings}
+    keys = {name: resolve(settings[name]) for name in ("signing_key", "trusted_keys") if name in settings}
     return settings | keys
 
 
-def _value(text: str) -> Any:  # noqa: ANN401 - whatever the text says
+def _parse_value(text: str) -> Any:  # noqa: ANN401 - any TOML value
     try:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

@@ -1,6 +1,6 @@
-"""Exit codes: one for each category of errors. Every error class names its own category.
+"""Exit codes: one for each category of errors.
 
-To give an error another exit code, change the `category` of its class.
+An error class names its category. To give an error another exit code, change the `category` of its class.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from store.errors import Category, category_of
 
 
 class ExitCode(IntEnum):
-    """What the shell sees. Numbers are never reused."""
+    """Exit codes of `c10`. A number is never reused."""
 
     DONE = 0
     INTERNAL = 1
@@ -55,7 +55,7 @@ CODES: Final[Mapping[Category, ExitCode]] = {
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM arrived. It takes the way of Ctrl-C, so that whoever cleans up after the one does after the other."""
+    """SIGTERM arrived. Code that cleans up after Ctrl-C does so for this subclass too."""
 
     category = Category.TERMINATED
 

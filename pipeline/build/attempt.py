@@ -25,7 +25,7 @@ from pipeline.planning.disk_space import require_space_for_build
 from pipeline.planning.inputs import Inputs
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
-from pipeline.request.to_toml import request_facts
+from pipeline.request.to_toml import request_record
 from pipeline.stages.context import BuildContext
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
@@ -103,7 +103,7 @@ class BuildAttempt:
             inputs={"flight_id": self.request.flight_id, "source": self.request.tiles.source},
             calibration=None,
             again=False,
-            host={**self.ports.host, **request_facts(self.request, self.precision)},
+            host={**self.ports.host, **request_record(self.request, self.precision)},
         )
         failure = failure_of(error, error.step or "inputs", error.subject or "")
         ended = failed_event(failure, error, started.inputs)
@@ -175,7 +175,7 @@ class BuildAttempt:
             host={
                 **self.ports.host,
                 "source": inputs.request.tiles.source,
-                **request_facts(inputs.request, self.precision),
+                **request_record(inputs.request, self.precision),
             },
         )
 

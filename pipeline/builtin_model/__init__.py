@@ -1,4 +1,4 @@
-"""The built-in descriptor network `builtin:place`: its graph, its whitening data, how much texture a tile has.
+"""The built-in descriptor network `builtin:place`, and the texture score of a tile.
 
-It imports `pipeline.errors` and NumPy. It never downloads anything.
+It imports `pipeline.errors` and NumPy, and `onnx` when it makes the model. It never downloads anything.
 """

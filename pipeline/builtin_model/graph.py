@@ -1,8 +1,8 @@
-"""The network of `builtin:place`, node by node; what it computes and why is told in `pipeline.builtin_model.place`.
+"""Make the network of `builtin:place`, node by node; `place` explains what it computes and why.
 
-Tables come from formulas. They are rounded to coarse binary fractions, so that the bytes do not depend on the last
-bit of a sine, which differs between machines. Only operators are used that ONNX Runtime, OpenVINO and TensorRT all
-accept, and none of them mixes the pictures of a batch.
+Tables come from formulas. They are rounded to coarse binary fractions, so that the bytes do not depend on the
+last bit of a sine, which differs between machines. All operators are accepted by ONNX Runtime, OpenVINO and
+TensorRT, and none mixes the pictures of a batch.
 """
 
 import math
@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import CompileError, ErrorKind
-
-__all__ = ["FEATURES", "INPUT", "MAGNITUDES", "OUTPUT", "SIDE", "import_onnx", "serialised_network"]
 
 Table = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -49,14 +47,14 @@ FEATURES: Final = MAGNITUDES + 2 * _PER_BAND * (_BANDS - len(_WAVELENGTHS)) * (_
 
 
 def import_onnx() -> ModuleType:
-    """Import `onnx` where it is needed: neither workers nor the aircraft have a use for it."""
+    """Import `onnx` where it is needed, since workers and the aircraft do without it."""
     try:
         import onnx  # noqa: PLC0415
         import onnx.helper  # noqa: PLC0415
         import onnx.numpy_helper  # noqa: PLC0415
     except ImportError as error:
         raise CompileError(
-            "making the embedded descriptor needs the onnx package, which is not installed",
+            "making the built-in descriptor needs the onnx package, which is not installed",
             hint='install it with: pip install "onnx>=1.21"',
             kind=ErrorKind.BACKEND_UNAVAILABLE,
             subject="builtin:place",
@@ -65,8 +63,8 @@ def import_onnx() -> ModuleType:
     return package
 
 
-class _Graph:
-    """Nodes and tables in the order in which they are asked for; a table asked for twice is stored once."""
+class _GraphBuilder:
+    """Collects nodes and tables in the order of the calls; equal tables are stored once."""
 
     def __init__(self) -> None:
         self._onnx = import_onnx()
@@ -81,7 +79,7 @@ class _Graph:
         return str(self._tables[key].name)
 
     def weights(self, values: Table) -> str:
-        return self.table(_dyadic(values))
+        return self.table(_round_to_binary_fractions(values))
 
     def shape(self, *sizes: int) -> str:
         return self.table(np.array(sizes, dtype=np.int64))
@@ -105,7 +103,10 @@ class _Graph:
     def average(self, value: str, side: int) -> str:
         return self.node("AveragePool", value, kernel_shape=[side, side], strides=[side, side])
 
-    def serialised(self, output: str, dimensions: int) -> bytes:
+    def root(self, value: str, floor: float) -> str:
+        return self.node("Sqrt", self.node("Add", value, self.table(np.array(floor, dtype=np.float32))))
+
+    def serialise(self, output: str, dimensions: int) -> bytes:
         helper, kind = self._onnx.helper, self._onnx.TensorProto.FLOAT
         self._nodes.append(helper.make_node("Identity", [output], [OUTPUT]))
         given = helper.make_tensor_value_info(INPUT, kind, ["N", 3, SIDE, SIDE])
@@ -126,39 +127,40 @@ def serialised_network(mean: Floats | None, projection: npt.NDArray[np.float16] 
     """Make the ONNX model.
 
     Args:
-        mean: float32 [FEATURES], subtracted from the features; without it the network ends with the features.
-        projection: float16 [FEATURES, dimensions], multiplied with what is left.
+        mean: float32 [FEATURES], subtracted from the features; without it the network returns the features.
+        projection: float16 [FEATURES, dimensions], multiplied with the difference.
 
     Returns:
-        A serialised ModelProto, opset 17: `input` float32 [N, 3, 256, 256] to `descriptor` float32 [N, dimensions].
+        A serialised ModelProto, opset 17: `input` float32 [N, 3, 256, 256] to `descriptor` float32 [N,
+        dimensions].
 
     Raises:
         CompileError: kind `backend-unavailable`; the `onnx` package is missing.
     """
-    graph = _Graph()
+    graph = _GraphBuilder()
     picture = _normalised_contrast(graph, _halved_grey(graph))
     features = _invariants(graph, _pooled_energies(graph, picture))
     if mean is None or projection is None:
-        return graph.serialised(features, FEATURES)
+        return graph.serialise(features, FEATURES)
     centred = graph.node("Sub", features, graph.table(mean.astype(np.float32)))
-    # A 1 x 1 convolution is computed picture by picture; a matrix product of one row takes another path through
-    # some libraries than one of many rows, and the last bits of a descriptor would depend on the batch.
+    # A 1 x 1 convolution is computed picture by picture. Some libraries compute a matrix product of one row
+    # and of many rows in different ways, and the last bits of a descriptor would depend on the batch.
     column = graph.node("Reshape", centred, graph.shape(0, FEATURES, 1, 1))
     dimensions = projection.shape[1]
-    turned = np.ascontiguousarray(projection.astype(np.float32).T)[:, :, None, None]
-    mixed = graph.node("Conv", column, graph.table(turned), kernel_shape=[1, 1])
+    kernels = np.ascontiguousarray(projection.astype(np.float32).T)[:, :, None, None]
+    mixed = graph.node("Conv", column, graph.table(kernels), kernel_shape=[1, 1])
     flat = graph.node("Reshape", mixed, graph.shape(0, dimensions))
     unit = graph.node("Div", flat, _length(graph, flat, axis=1))
-    return graph.serialised(unit, dimensions)
+    return graph.serialise(unit, dimensions)
 
 
-def _halved_grey(graph: _Graph) -> str:
-    """[N, 1, 128, 128], 0 to 1, with the luma weights of ITU-R BT.601."""
+def _halved_grey(graph: _GraphBuilder) -> str:
+    """Return [N, 1, 128, 128], 0 to 1, with the luma weights of ITU-R BT.601."""
     luma = np.array([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1) / 255
     return graph.average(graph.convolution(INPUT, luma), 2)
 
 
-def _normalised_contrast(graph: _Graph, grey: str) -> str:
+def _normalised_contrast(graph: _GraphBuilder, grey: str) -> str:
     """Subtract the local mean and divide by the local deviation, both over about 48 pixels of the tile."""
     mean = _smoothed(graph, graph.average(grey, _CONTRAST_CELL))
     centred = graph.node("Sub", grey, _enlarged(graph, mean))
@@ -169,31 +171,31 @@ def _normalised_contrast(graph: _Graph, grey: str) -> str:
     return graph.node("Div", centred, _enlarged(graph, deviation))
 
 
-def _smoothed(graph: _Graph, value: str) -> str:
+def _smoothed(graph: _GraphBuilder, value: str) -> str:
     return graph.node(
         "AveragePool", value, kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4, count_include_pad=0
     )
 
 
-def _enlarged(graph: _Graph, value: str) -> str:
+def _enlarged(graph: _GraphBuilder, value: str) -> str:
     factors = graph.table(np.array([1, 1, _CONTRAST_CELL, _CONTRAST_CELL], dtype=np.float32))
     return graph.node(
         "Resize", value, "", factors, mode="linear", coordinate_transformation_mode="half_pixel"
     )
 
 
-def _pooled_energies(graph: _Graph, picture: str) -> str:
-    """[N, bands * orientations, rings * sectors], from the shortest wavelength to the longest."""
+def _pooled_energies(graph: _GraphBuilder, picture: str) -> str:
+    """Return [N, bands * orientations, rings * sectors], from the shortest wavelength to the longest."""
     bands: list[str] = []
     side = SIDE // 2
     for octave in range(_OCTAVES):
         stride = 2 if side >= 64 else 1
-        seen = side // stride
-        pooling = graph.weights(_polar_windows(seen))
+        response_side = side // stride
+        pooling = graph.weights(_polar_windows(response_side))
         for wavelength, envelope, kernel in zip(_WAVELENGTHS, _ENVELOPES, _KERNELS, strict=True):
             filters = _gabor_filters(kernel, wavelength, envelope)
             energy = _energy(graph, graph.convolution(picture, filters, stride))
-            rows = graph.node("Reshape", energy, graph.shape(0, _ORIENTATIONS, seen * seen))
+            rows = graph.node("Reshape", energy, graph.shape(0, _ORIENTATIONS, response_side * response_side))
             bands.append(graph.node("MatMul", rows, pooling))
         if octave + 1 < _OCTAVES:
             picture = graph.average(picture, 2)
@@ -201,16 +203,15 @@ def _pooled_energies(graph: _Graph, picture: str) -> str:
     return graph.node("Concat", *bands, axis=1)
 
 
-def _energy(graph: _Graph, responses: str) -> str:
-    """The length of each pair of even and odd responses; [N, orientations, side, side]."""
+def _energy(graph: _GraphBuilder, responses: str) -> str:
+    """Return the length of each pair of even and odd responses, [N, orientations, side, side]."""
     pairs = np.concatenate([np.eye(_ORIENTATIONS), np.eye(_ORIENTATIONS)], axis=1)[:, :, None, None]
     square = graph.convolution(graph.node("Mul", responses, responses), pairs)
-    floor = graph.table(np.array(_ENERGY_FLOOR, dtype=np.float32))
-    return graph.node("Sqrt", graph.node("Add", square, floor))
+    return graph.root(square, _ENERGY_FLOOR)
 
 
-def _invariants(graph: _Graph, pooled: str) -> str:
-    """[N, FEATURES]: absolute values and products that a turn of the picture leaves alone."""
+def _invariants(graph: _GraphBuilder, pooled: str) -> str:
+    """Return [N, FEATURES]: absolute values and products that a rotation of the picture does not change."""
     flat = graph.node("Reshape", pooled, graph.shape(0, _BANDS * _PER_BAND * _SECTORS))
     aligned = graph.node("Gather", flat, graph.table(_aligned_order()), axis=1)
     rows = graph.node("Reshape", aligned, graph.shape(0, _BANDS * _PER_BAND, _SECTORS))
@@ -222,8 +223,7 @@ def _invariants(graph: _Graph, pooled: str) -> str:
         for wave in (np.cos(angle), -np.sin(angle))
     )
     power = graph.node("Add", graph.node("Mul", real, real), graph.node("Mul", imaginary, imaginary))
-    floor = graph.table(np.array(_MAGNITUDE_FLOOR, dtype=np.float32))
-    magnitude = graph.node("Sqrt", graph.node("Add", power, floor))
+    magnitude = graph.root(power, _MAGNITUDE_FLOOR)
     share = np.tile(np.where(np.arange(_HARMONICS) == 0, _CONSTANT_TERM, 1.0), _PER_BAND)
     weighted = graph.node("Mul", magnitude, graph.weights(share))
     length = _length(graph, weighted, axis=2)
@@ -233,8 +233,8 @@ def _invariants(graph: _Graph, pooled: str) -> str:
     return graph.node("Concat", *flats, axis=1)
 
 
-def _products(graph: _Graph, real: str, imaginary: str, magnitude: str) -> list[str]:
-    """Real and imaginary parts of a * conj(b) / sqrt(|a| |b|), b an octave above a, without the constant term."""
+def _products(graph: _GraphBuilder, real: str, imaginary: str, magnitude: str) -> list[str]:
+    """Return real and imaginary parts of a * conj(b) / sqrt(|a| |b|), b an octave above, no constant term."""
     split = graph.shape(0, _BANDS, _PER_BAND, _HARMONICS)
     octave = len(_WAVELENGTHS)
 
@@ -247,28 +247,27 @@ def _products(graph: _Graph, real: str, imaginary: str, magnitude: str) -> list[
         [part(value, first, last) for value in (real, imaginary, magnitude)]
         for first, last in ((0, _BANDS - octave), (octave, _BANDS))
     )
-    # Two roots of one number each, not one of a product, which half precision would round to nothing.
+    # Two roots, not one of the product, which half precision would round to zero.
     scale = graph.node("Mul", graph.node("Sqrt", am), graph.node("Sqrt", bm))
     along = graph.node("Add", graph.node("Mul", a, b), graph.node("Mul", ai, bi))
     across = graph.node("Sub", graph.node("Mul", ai, b), graph.node("Mul", a, bi))
     return [graph.node("Div", along, scale), graph.node("Div", across, scale)]
 
 
-def _length(graph: _Graph, value: str, *, axis: int) -> str:
+def _length(graph: _GraphBuilder, value: str, *, axis: int) -> str:
     square = graph.node("ReduceSum", graph.node("Mul", value, value), graph.shape(axis), keepdims=1)
-    floor = graph.table(np.array(_LENGTH_FLOOR, dtype=np.float32))
-    return graph.node("Sqrt", graph.node("Add", square, floor))
+    return graph.root(square, _LENGTH_FLOOR)
 
 
-def _dyadic(values: Table) -> Floats:
-    """Round to 20 bits below the largest value: exact in float32, and deaf to the last bit of a sine."""
+def _round_to_binary_fractions(values: Table) -> Floats:
+    """Round to 20 bits below the largest value: exact in float32, whatever the last bit of a sine."""
     exponent = int(np.frexp(np.abs(values).max())[1]) - _TABLE_BITS
-    # Adding zero turns minus zero, which a sine near zero may or may not give, into zero.
+    # Adding zero turns minus zero, which a sine near zero may return, into zero.
     return (np.ldexp(np.rint(np.ldexp(values, -exponent)), exponent) + 0.0).astype(np.float32)
 
 
 def _gabor_filters(side: int, wavelength: float, envelope: float) -> Table:
-    """Even filters of all orientations, then odd ones; zero sum, unit sum of absolute values."""
+    """Return even, then odd filters of all orientations; zero sum, unit sum of absolute values."""
     reach = np.arange(side, dtype=np.float64) - side // 2
     x, y = np.meshgrid(reach, reach)
     window = np.exp(-(x * x + y * y) / (2 * envelope * envelope))
@@ -282,9 +281,9 @@ def _gabor_filters(side: int, wavelength: float, envelope: float) -> Table:
 
 
 def _polar_windows(side: int) -> Table:
-    """Weights of every pixel in every ring and sector, [side * side, rings * sectors]; columns sum to one.
+    """Return the weights of all pixels, [side * side, rings * sectors]; columns sum to one.
 
-    They are cut off at the inscribed circle, since the corners of a turned picture show other ground.
+    Outside the inscribed circle it is zero, since the corners of a rotated picture show other ground.
     """
     reach = (np.arange(side) + 0.5) / side * 2 - 1
     x, y = np.meshgrid(reach, reach)
@@ -303,7 +302,7 @@ def _polar_windows(side: int) -> Table:
 
 
 def _aligned_order() -> npt.NDArray[np.int64]:
-    """Where to find (band, ring, orientation relative to the sector, sector) in (band, orientation, ring, sector)."""
+    """Return indices that reorder (band, orientation, ring, sector): ring first, orientation by sector."""
     band, ring, orientation, sector = np.ogrid[:_BANDS, :_RINGS, :_ORIENTATIONS, :_SECTORS]
     absolute = (orientation + sector) % _ORIENTATIONS
     order = ((band * _ORIENTATIONS + absolute) * _RINGS + ring) * _SECTORS + sector

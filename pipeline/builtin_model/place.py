@@ -1,23 +1,22 @@
-"""`builtin:place`, the embedded place descriptor: a small network whose weights follow from formulas.
+"""`builtin:place`, the built-in place descriptor: a small network whose weights are computed from formulas.
 
 A tile and a picture of it taken at another heading get nearly the same descriptor. In order:
 
-1. grey, halved, local contrast normalised: light and haze drop out;
+1. convert to grey, halve, normalise the local contrast, which removes light and haze;
 2. energies of odd and even Gabor filters: 4 octaves, 2 wavelengths in each, 8 orientations;
-3. soft averages over 2 rings of 16 sectors, orientations counted from the sector's own direction, so that a
-   turned picture is the same table, moved along the sectors;
-4. the discrete Fourier transform along the sectors. Its absolute values do not see a move. Neither does the
-   product of one wavelength's coefficient with the conjugate of that an octave above, and this one keeps how the
-   patterns of the two lie to each other, which the absolute values lose;
-5. every wavelength scaled to unit length, a fixed mean subtracted, a fixed whitening to 384 dimensions, unit
-   length.
+3. weighted means over 2 rings of 16 sectors, with orientations relative to the direction of the sector: in a
+   rotated picture the values are shifted along the sectors;
+4. the discrete Fourier transform along the sectors. A shift does not change its absolute values. Nor does it
+   change the product of one wavelength's coefficient with the conjugate of the one an octave above, which
+   keeps the relative position of their patterns;
+5. scale every wavelength to unit length, subtract a fixed mean, apply a fixed whitening to 384 dimensions,
+   scale to unit length.
 
-Whitening was learnt once, from pairs of pictures of a procedural landscape, and is a data file whose digest is
-pinned here; nothing is ever fitted to the tiles of a build. The tables are rounded to coarse binary fractions, so
-that machines whose sines differ in the last bit still make the same bytes, and the model's digest is pinned too.
-The method, its sources and figures are in docs/place.md.
+Whitening was trained once, on pairs of pictures of a procedural landscape, and is a data file whose digest is
+pinned here; nothing is fitted to the tiles of a build. The model's digest is pinned too. docs/place.md has
+the method, its sources and figures.
 
-Importing this module needs NumPy alone; making the model needs the `onnx` package.
+Importing this module needs NumPy only; making the model needs the `onnx` package.
 """
 
 import hashlib
@@ -33,27 +32,6 @@ import numpy.typing as npt
 from pipeline.builtin_model import graph
 from pipeline.errors import CompileError, ErrorKind
 
-__all__ = [
-    "FEATURELESS_BELOW",
-    "PLACE_COLOUR",
-    "PLACE_DIMENSIONS",
-    "PLACE_FEATURES",
-    "PLACE_INPUT",
-    "PLACE_MAGNITUDES",
-    "PLACE_MEAN",
-    "PLACE_MODEL_SHA256",
-    "PLACE_OUTPUT",
-    "PLACE_SIZE",
-    "PLACE_STD",
-    "PLACE_WHITENING_SHA256",
-    "Whitening",
-    "decode_whitening",
-    "encode_whitening",
-    "feature_model",
-    "place_model",
-    "texture_energy",
-]
-
 Floats = npt.NDArray[np.float32]
 
 PLACE_SIZE: Final = (graph.SIDE, graph.SIDE)
@@ -67,7 +45,6 @@ PLACE_OUTPUT: Final = graph.OUTPUT
 PLACE_FEATURES: Final = graph.FEATURES
 """Numbers per tile before whitening: absolute values first, then real and imaginary parts of the products."""
 PLACE_MAGNITUDES: Final = graph.MAGNITUDES
-PLACE_COLOUR: Final = "rgb"
 PLACE_MEAN: Final = (0.0, 0.0, 0.0)
 PLACE_STD: Final = (1.0, 1.0, 1.0)
 
@@ -75,7 +52,7 @@ PLACE_WHITENING_SHA256: Final = "b087122d09db4943243fb29d4810f202f5f9aff6b5740e5
 PLACE_MODEL_SHA256: Final = "44637ed5434a7675fd979aca72dc4225d363cbbf52e5bf51645e0c7ffd2b405a"
 
 FEATURELESS_BELOW: Final = 2.0
-"""Texture energy, in grey levels, below which a tile cannot be told from others like it (calm water, no data)."""
+"""Texture energy, in grey levels, below which a tile looks like many others (calm water, no data)."""
 
 _WHITENING: Final = Path(__file__).parent / "place-whitening.bin"
 _MAGIC: Final = b"C10WHITE"
@@ -84,7 +61,7 @@ _HEADER: Final = struct.Struct("<8sIII44x")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Whitening:
-    """What is subtracted from the features, and what they are multiplied with.
+    """The mean to subtract from the features, and the matrix to multiply them with.
 
     Attributes:
         mean: float32 [features].
@@ -95,36 +72,16 @@ class Whitening:
     projection: npt.NDArray[np.float16]
 
 
-def encode_whitening(whitening: Whitening) -> bytes:
-    """Write the data file.
-
-    A header of 64 bytes: the magic `C10WHITE`, then as little-endian 32-bit integers the format version 1, the
-    number of features F and of dimensions D, then zeros. Then F float32 (the mean) and F x D float16 (the
-    projection, row after row), little-endian.
-
-    Args:
-        whitening: mean [F] and projection [F, D].
-
-    Returns:
-        The bytes of the file.
-    """
-    features, dimensions = whitening.projection.shape
-    header = _HEADER.pack(_MAGIC, 1, features, dimensions)
-    return header + whitening.mean.astype("<f4").tobytes() + whitening.projection.astype("<f2").tobytes()
-
-
 def decode_whitening(data: bytes) -> Whitening:
-    """Read a data file as `encode_whitening` writes it.
+    """Parse the bytes of the data file, little-endian.
 
-    Args:
-        data: all bytes of the file.
-
-    Returns:
-        The mean and the projection.
+    A header of 64 bytes: the magic `C10WHITE`, then as 32-bit integers the format version 1, the number of
+    features F and of dimensions D, then zeros. Then F float32 (the mean) and F x D float16 (the projection,
+    row by row).
 
     Raises:
-        CompileError: kind `bad-model`; it is no such file, of another version, cut short or too long, or a number
-            in it is not finite.
+        CompileError: kind `bad-model`; another kind or version of file, a wrong length, or numbers that are
+            not finite.
     """
     if len(data) < _HEADER.size or not data.startswith(_MAGIC):
         raise _bad_data(f"expected a whitening file that begins with {_MAGIC!r}, found {data[:8]!r}")
@@ -141,38 +98,36 @@ def decode_whitening(data: bytes) -> Whitening:
     return Whitening(mean=mean, projection=projection.reshape(features, dimensions))
 
 
-def place_model(whitening_file: Path | None = None) -> bytes:
-    """Make the ONNX model of the embedded descriptor.
+def place_model() -> bytes:
+    """Make the ONNX model of the built-in descriptor.
 
-    The bytes are the same on every machine and in every run. Input `input`: float32 [N, 3, 256, 256], RGB, 0 to
-    255. Output `descriptor`: float32 [N, 384], unit length. No row depends on its neighbours in the batch.
-
-    Args:
-        whitening_file: where the data file lies; the one shipped with the package if not given.
+    The bytes are the same on every machine and in every run. Input `input`: float32 [N, 3, 256, 256], RGB, 0
+    to 255. Output `descriptor`: float32 [N, 384], unit length. No row depends on other rows of the batch.
 
     Returns:
         A serialised ModelProto, opset 17, about 3 MB.
 
     Raises:
-        CompileError: the `onnx` package is missing (kind `backend-unavailable`); the data file cannot be read or is
-            not the pinned one, or the bytes made are not the pinned ones (kind `bad-model`).
+        CompileError: the `onnx` package is missing (kind `backend-unavailable`); the data file cannot be
+            read, or the file or the model is not the pinned one (kind `bad-model`).
     """
-    path = _WHITENING if whitening_file is None else whitening_file
     try:
-        data = path.read_bytes()
+        data = _WHITENING.read_bytes()
     except OSError as error:
-        raise _bad_data(f"the whitening file {path} cannot be read: {error.strerror or error}") from error
+        raise _bad_data(
+            f"the whitening file {_WHITENING} cannot be read: {error.strerror or error}"
+        ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != PLACE_WHITENING_SHA256:
         raise _bad_data(
-            f"expected a whitening file of SHA-256 {PLACE_WHITENING_SHA256}, found {found} in {path}"
+            f"expected a whitening file of SHA-256 {PLACE_WHITENING_SHA256}, found {found} in {_WHITENING}"
         )
     whitening = decode_whitening(data)
     model = graph.serialised_network(whitening.mean, whitening.projection)
-    made = hashlib.sha256(model).hexdigest()
-    if made != PLACE_MODEL_SHA256:
+    digest = hashlib.sha256(model).hexdigest()
+    if digest != PLACE_MODEL_SHA256:
         raise CompileError(
-            f"expected the embedded descriptor to have SHA-256 {PLACE_MODEL_SHA256}, this machine made {made}",
+            f"expected the built-in descriptor to have SHA-256 {PLACE_MODEL_SHA256}, this machine made {digest}",
             hint=f"its descriptors could not be compared with others'; found onnx {graph.import_onnx().__version__}, "
             "install a release that the package asks for",
             kind=ErrorKind.BAD_MODEL,
@@ -181,31 +136,15 @@ def place_model(whitening_file: Path | None = None) -> bytes:
     return model
 
 
-def feature_model() -> bytes:
-    """Make the ONNX model of the features alone, before whitening: for training and for comparison.
-
-    Returns:
-        A serialised ModelProto with the input of `place_model` and an output `descriptor`, float32
-        [N, PLACE_FEATURES], not of unit length.
-
-    Raises:
-        CompileError: the `onnx` package is missing (kind `backend-unavailable`).
-    """
-    return graph.serialised_network(None, None)
-
-
 def texture_energy(rgb: npt.NDArray[np.uint8]) -> float:
-    """Measure how much there is to recognise in a tile: its local contrast.
+    """Return the local contrast of a tile, a measure of its features, in grey levels; 0 for a uniform tile.
 
-    The root mean square, over cells of 32 x 32 pixels, of the deviation of means of 4 x 4 pixels within the cell.
-    The means let sensor noise and compression pass for nothing; the cells do the same for slow gradients. Margins
-    that fill no cell are left out; a picture smaller than a cell is one cell.
+    The root mean square, over cells of 32 x 32 pixels, of the deviation of means of 4 x 4 pixels within the
+    cell. The means remove sensor noise and compression, the cells remove slow gradients. Margins that fill no
+    cell are left out; a picture smaller than a cell is one cell.
 
     Args:
-        rgb: uint8 [height, width, 3], at least 4 pixels each way.
-
-    Returns:
-        Grey levels, 0 for a uniform tile. Compare with `FEATURELESS_BELOW`.
+        rgb: uint8 [height, width, 3], at least 4 x 4 pixels.
 
     Raises:
         ValueError: the picture has another shape.

@@ -1,4 +1,4 @@
-"""The FAISS descriptor index: plan its kind, order its rows, build it on CPU or GPU.
+"""Build the descriptor index: choose its kind, order its rows, run faiss on a CPU or GPU.
 
-It imports `pipeline.request`, `store` and below. It gets vectors and returns bytes; it never opens a cache.
+It imports `pipeline.request`, `pipeline.errors` and `store`. It never decides whether an index is needed.
 """

@@ -1,33 +1,33 @@
-"""Which index a build gets: every choice that the request leaves open, made. Pure."""
+"""Choose the index of a build: every option that the request leaves open. Pure."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline.errors import EmbedError, ErrorKind
-from pipeline.request.request import IndexKind, IndexOptions, Storage
+from pipeline.request.options import IndexKind, IndexOptions, Storage
 from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
 
 FLAT_BELOW: Final = 20_000
-"""Rows below which `auto` searches exhaustively: exact, and a query still takes under 10 ms."""
+"""Below this number of rows `auto` searches exhaustively: exact, and a query takes less than 10 ms."""
 
-LARGEST_PART: Final = 20
-"""An index is extended until this part of its rows has changed: beyond, the few that are searched one by one cost more
-than the many."""
+MAX_CHANGED_DIVISOR: Final = 20
+"""An index is extended until one in so many rows has changed. Beyond, searching the changed rows one by one
+costs more than searching the index."""
 
-MOST_LEFT_OUT_OF_A_GRAPH: Final = 512
-"""Each node of a graph that is left out makes a search as much broader: with so many nine times, at the usual `ef`."""
+MAX_LEFT_OUT_OF_GRAPH: Final = 512
+"""Each node left out of a graph makes a search broader by one: this many, nine times at the default `ef`."""
 
-MOST_DELTA_BYTES: Final = 256 << 20
+MAX_DELTA_BYTES: Final = 256 << 20
 
 EF_CONSTRUCTION: Final = 40
-"""Breadth of the search for neighbours while a graph grows: faiss's default, pinned."""
+"""Breadth of the search for neighbours while a graph is built: faiss's default, pinned."""
 
 METRIC: Final = "ip"
 """The inner product, which is the cosine of unit vectors."""
 
 PQ_BITS: Final = 8
-LEAST_TRAINING_ROWS: Final = 1 << PQ_BITS
+MIN_TRAINING_ROWS: Final = 1 << PQ_BITS
 
 _DEFAULT_M: Final = 32
 _DEFAULT_EF: Final = 64
@@ -39,15 +39,15 @@ _ROWS_PER_LIST: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexPlan:
-    """Index options with every choice made.
+    """Index options, all of them chosen.
 
     Attributes:
         kind: FLAT, HNSW or IVF_PQ, never AUTO.
         storage: How vectors are kept.
-        m: Links per node of the graph, or subspaces of the product quantiser; 0 where it means nothing.
-        ef: Breadth of a search in the graph; 0 where it means nothing.
-        lists: Inverted lists; 0 where it means nothing.
-        nprobe: Lists that a search visits; 0 where it means nothing.
+        m: Links per node of the graph, or subspaces of the product quantiser; 0 where not used.
+        ef: Breadth of a search in the graph; 0 where not used.
+        lists: Inverted lists; 0 where not used.
+        nprobe: Lists that a search visits; 0 where not used.
     """
 
     kind: IndexKind
@@ -73,13 +73,13 @@ class IndexPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexJob:
-    """An index that is to be written.
+    """An index to write.
 
     Attributes:
-        count: Rows that it will have.
+        count: Number of rows.
         dimensions: Length of a descriptor.
         plan: Its options.
-        components: What its key is the digest of.
+        components: Components of its step key.
         table: The block table of its rows.
     """
 
@@ -90,8 +90,8 @@ class IndexJob:
     table: ArtifactRef
 
 
-def resolve(options: IndexOptions, *, count: int, dimensions: int) -> IndexPlan:
-    """Make every choice that the request leaves open. Pure.
+def plan_index(options: IndexOptions, *, count: int, dimensions: int) -> IndexPlan:
+    """Choose every option that the request leaves open.
 
     Args:
         options: As requested.
@@ -115,43 +115,43 @@ def resolve(options: IndexOptions, *, count: int, dimensions: int) -> IndexPlan:
             return _resolve_ivf_pq(options, count, dimensions)
 
 
-def extends(plan: IndexPlan, count: int, known: Document, wanted: Document) -> bool:
-    """Tell whether an index may be extended by what changed, instead of being written anew. Pure.
+def can_extend(plan: IndexPlan, count: int, known: Document, wanted: Document) -> bool:
+    """Whether the changes may extend an index that exists, instead of a new index.
 
-    A small one is written in no time. The scores of a quantiser do not bear comparing with those of vectors.
+    A small index is quickly written. The scores of a quantiser cannot be compared with those of vectors.
 
     Args:
         plan: The index that is wanted.
         count: Rows that it will have.
-        known: Components of the key of the index that is there.
-        wanted: Those of the index that is wanted, if it were written anew.
+        known: Components of the step key of the existing index.
+        wanted: Components of the step key of a new index.
     """
     same = all(known.get(name) == wanted[name] for name in wanted if name != "blocks")
     return same and plan.kind is not IndexKind.IVF_PQ and count >= FLAT_BELOW
 
 
-def most_changed(plan: IndexPlan, count: int, dimensions: int) -> tuple[int, int]:
-    """Return how many rows a delta may hold in all, and how many of them may be left out of the index. Pure.
+def delta_limits(plan: IndexPlan, count: int, dimensions: int) -> tuple[int, int]:
+    """Return how many rows a delta may hold, and how many rows it may leave out of the index.
 
     Args:
         plan: The index that is extended.
-        count: Rows that are found in both together.
+        count: Rows of index and delta together.
         dimensions: Length of a descriptor.
     """
-    changed = min(count // LARGEST_PART, FLAT_BELOW, MOST_DELTA_BYTES // (4 * dimensions))
-    return changed, min(changed, MOST_LEFT_OUT_OF_A_GRAPH) if plan.kind is IndexKind.HNSW else changed
+    changed = min(count // MAX_CHANGED_DIVISOR, FLAT_BELOW, MAX_DELTA_BYTES // (4 * dimensions))
+    return changed, min(changed, MAX_LEFT_OUT_OF_GRAPH) if plan.kind is IndexKind.HNSW else changed
 
 
 def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> IndexPlan:
-    if count < LEAST_TRAINING_ROWS:
-        raise failed(
-            f"expected at least {LEAST_TRAINING_ROWS} tiles to train an ivf-pq index, found {count}",
+    if count < MIN_TRAINING_ROWS:
+        raise index_error(
+            f"expected at least {MIN_TRAINING_ROWS} tiles to train an ivf-pq index, found {count}",
             'set index.kind = "flat"',
         )
     divisors = [m for m in range(1, _DEFAULT_SUBSPACES + 1) if dimensions % m == 0]
     m = options.m or divisors[-1]
     if dimensions % m:
-        raise failed(
+        raise index_error(
             f"expected index.m to divide the {dimensions} dimensions of the descriptor, found {m}",
             f"set index.m to one of {divisors}",
         )
@@ -162,6 +162,6 @@ def _resolve_ivf_pq(options: IndexOptions, count: int, dimensions: int) -> Index
     return IndexPlan(kind=IndexKind.IVF_PQ, storage=options.storage, m=m, lists=lists, nprobe=nprobe)
 
 
-def failed(message: str, hint: str) -> EmbedError:
+def index_error(message: str, hint: str) -> EmbedError:
     """Return the error of an index that cannot be built."""
     return EmbedError(message, hint=hint, kind=ErrorKind.INDEX_FAILED)

@@ -1,9 +1,9 @@
-"""The rows of an index in the order and the portions that its recipe fixes, wherever blocks begin and end. Pure.
+"""Pass the rows of blocks to an index in a fixed order and in fixed chunks, however blocks are cut. Pure.
 
-- Rows come in the order of the cells (zoom, cell x, cell y) and, within a cell, of the ids.
-- They come in chunks whose length follows from the dimensions alone: a graph grown by one call of 15,000 rows is not
-  the one grown by 15 calls of 1,000.
-- Training takes every k-th row.
+- Rows are in the order of the cells (zoom, cell x, cell y) and, within a cell, of the ids.
+- They are in chunks whose length depends on the dimensions only: one call with 15,000 rows builds another
+  graph than 15 calls with 1,000.
+- Training uses every k-th row.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.index.plan import LEAST_TRAINING_ROWS, failed
+from pipeline.index.plan import MIN_TRAINING_ROWS, index_error
 from store.formats.descriptor_block import Block
 
 Vectors = NDArray[np.float32]
@@ -23,26 +23,26 @@ _TRAINING_BYTES: Final = 512 << 20
 
 
 def chunk_rows(dimensions: int) -> int:
-    """Return how many rows are added at a time: 16,384, or fewer if they would pass 64 MiB. Part of the recipe."""
+    """Return how many rows are added at a time: 16,384, or as many as 64 MiB hold. Part of the recipe."""
     return max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // (4 * dimensions)))
 
 
-def in_order(rows: Iterable[Block], dimensions: int) -> Iterator[Block]:
-    """Pass the blocks on. Ascending cells cannot repeat an id, since a block holds no other cell's."""
+def checked_blocks(rows: Iterable[Block], dimensions: int) -> Iterator[Block]:
+    """Yield the blocks after checking their order. With ascending cells no id can occur in two blocks."""
     previous: tuple[int, int, int] | None = None
     for block in rows:
         if previous is not None and block.cell <= previous:
-            raise failed(
+            raise index_error(
                 f"expected blocks in ascending order of their cells, found {block.cell} after {previous}",
                 "this is a fault in C10; report it",
             )
         if block.dimensions != dimensions:
-            raise failed(
+            raise index_error(
                 f"expected descriptors of {dimensions} numbers, found {block.dimensions} in cell {block.cell}",
                 "build again: blocks of two vector spaces are mixed",
             )
         if np.any(block.ids[1:] <= block.ids[:-1]):
-            raise failed(
+            raise index_error(
                 f"expected ids without repetition, found others in cell {block.cell}",
                 "build again with the damaged block collected",
             )
@@ -50,8 +50,8 @@ def in_order(rows: Iterable[Block], dimensions: int) -> Iterator[Block]:
         yield block
 
 
-def chunks(blocks: Iterable[Block], dimensions: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
-    """Cut the rows of all blocks into chunks of a fixed length; the last one may be shorter. The buffer is reused."""
+def row_chunks(blocks: Iterable[Block], dimensions: int) -> Iterator[tuple[NDArray[np.int64], Vectors]]:
+    """Yield the rows of all blocks in chunks of a fixed length (the last may be shorter), in one buffer."""
     size = chunk_rows(dimensions)
     vectors = np.empty((size, dimensions), np.float32)
     ids = np.empty(size, np.int64)
@@ -72,16 +72,16 @@ def chunks(blocks: Iterable[Block], dimensions: int) -> Iterator[tuple[NDArray[n
 
 
 def training_rows(rows: Iterable[Block], count: int, dimensions: int) -> Vectors:
-    """Return every k-th row, as many as fit 512 MiB."""
+    """Return every k-th row, at most 512 MiB."""
     if iter(rows) is rows:
-        raise failed(
+        raise index_error(
             "expected blocks that can be read twice, found an iterator", "this is a fault in C10; report it"
         )
-    most = max(LEAST_TRAINING_ROWS, _TRAINING_BYTES // (4 * dimensions))
+    most = max(MIN_TRAINING_ROWS, _TRAINING_BYTES // (4 * dimensions))
     stride = -(-count // most)
     taken: list[Vectors] = []
     seen = 0
-    for block in in_order(rows, dimensions):
+    for block in checked_blocks(rows, dimensions):
         taken.append(np.array(block.vectors[-seen % stride :: stride]))
         seen += block.rows
     sample: Vectors = np.concatenate(taken)

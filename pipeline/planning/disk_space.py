@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engines.models.model import Model
-from pipeline.index.plan import IndexPlan, extends, most_changed, resolve
+from pipeline.index.plan import IndexPlan, can_extend, delta_limits, plan_index
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
-from pipeline.request.request import IndexKind, Storage
+from pipeline.request.options import IndexKind, Storage
 from store.base.identity import RECIPES
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -129,9 +129,9 @@ def _delta_rows(
     }
     added, dropped = (index.added, index.dropped) if isinstance(index, IndexExtended) else (0, 0)
     dropped += changed + abs(rows - index.rows)
-    most, most_dropped = most_changed(plan, rows, index.dimensions)
+    most, most_dropped = delta_limits(plan, rows, index.dimensions)
     fits = added + changed + dropped <= most and dropped <= most_dropped
-    return added + changed + dropped if fits and extends(plan, rows, index.components, wanted) else None
+    return added + changed + dropped if fits and can_extend(plan, rows, index.components, wanted) else None
 
 
 def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
@@ -151,9 +151,9 @@ def index_bytes(plan: IndexPlan, *, rows: int, dimensions: int) -> int:
 def _index_plan(inputs: Inputs, rows: int, dimensions: int) -> IndexPlan:
     options = inputs.request.index
     if options.kind is IndexKind.IVF_PQ:
-        # `resolve` compares the options with the true dimensions, which may be unknown here.
+        # `plan_index` compares the options with the true dimensions, which may be unknown here.
         return IndexPlan(kind=options.kind, storage=options.storage, m=options.m or 64, lists=4096)
-    return resolve(options, count=rows, dimensions=dimensions)
+    return plan_index(options, count=rows, dimensions=dimensions)
 
 
 def _dimensions(inputs: Inputs, plan: BuildPlan) -> int:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.engines.models.model import Model
-from pipeline.request.request import BuildRequest, ModelRole
+from pipeline.request.options import ModelRole
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.canonical_json import Document
 

@@ -14,7 +14,7 @@ from pipeline.embed.cells import Cell, group_cells
 from pipeline.engines.models.model import Model
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.inputs import Inputs
-from pipeline.request.request import BadTilePolicy
+from pipeline.request.options import BadTilePolicy
 from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, difference, tile_set_of
 from store.base.values import ArtifactRef

@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.planning.resolve_inputs import read_calibration
 from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
-from pipeline.request.to_toml import recorded_request
+from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.selection import Selection, select_tiles
 from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
 from store.base.preprocessing import Preprocessing
@@ -81,7 +81,7 @@ class RecordedInputs:
     def request_and_precision(self) -> tuple[BuildRequest, str | None]:
         """The recorded request, and what replaced its precision."""
         try:
-            found = recorded_request(self.build.host)
+            found = parse_recorded_request(self.build.host)
         except PipelineError as error:
             raise UnavailableError(f"the recorded request: {error.message}") from error
         if found is None:

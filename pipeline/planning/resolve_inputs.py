@@ -14,10 +14,11 @@ from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.engines.port import EngineCompiler
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
-from pipeline.index.faiss_builder import IndexBuilder
+from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.planning.inputs import Inputs
-from pipeline.request.files import read_named
-from pipeline.request.request import BuildRequest, ModelRole
+from pipeline.request.files import read_named_file
+from pipeline.request.options import ModelRole
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.canonical_json import Document
@@ -34,7 +35,7 @@ def read_calibration(request: BuildRequest) -> bytes:
         RequestError: It is missing, too big, or no JSON object.
     """
     path = request.resolve(request.calibration)
-    data = read_named(path, "calibration", _MAX_CALIBRATION)
+    data = read_named_file(path, "calibration", _MAX_CALIBRATION)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -57,7 +58,7 @@ def resolve_inputs(
     *,
     source: TileMetadataStore,
     compiler: EngineCompiler,
-    index: IndexBuilder,
+    index: FaissIndexBuilder,
     today: date,
     precision: str | None = None,
     stand_in: EngineCompiler | None = None,
@@ -107,7 +108,7 @@ def _identity_document(
     selection: Selection,
     *,
     compiler: EngineCompiler,
-    index: IndexBuilder,
+    index: FaissIndexBuilder,
 ) -> Document:
     precision = _descriptor(models).job.precision
     return build_inputs(

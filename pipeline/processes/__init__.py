@@ -1,5 +1,5 @@
-"""Child processes that may die: start them, talk to them in frames, tell how they ended.
+"""Child processes that may crash: start them, exchange messages with them, and return how they ended.
 
-It imports `pipeline.errors` alone. It knows nothing of tiles or engines. Children are spawned, never forked,
-and end with their parent.
+It imports `pipeline.errors` and `store.errors`. It knows nothing of tiles or engines. It spawns children and
+never forks, and a child ends with its parent.
 """

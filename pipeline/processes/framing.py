@@ -1,8 +1,8 @@
-"""Messages between a process and its child: length-prefixed msgpack, pure.
+"""Encode and decode messages between a process and its child: length-prefixed msgpack. Pure.
 
-A frame is a little-endian uint32 length and so many bytes of msgpack. Arrays travel as an extension of type 1 whose
-data is the msgpack of ``[dtype, shape]`` followed by the raw elements; only numbers, never objects. Nothing that is
-decoded can run code.
+A frame is a little-endian uint32 length and that many bytes of msgpack. An array is an extension of type 1:
+the msgpack of ``[dtype, shape]``, then the raw elements; only numbers, never objects. Decoding runs no code
+of the sender.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ import numpy as np
 from store.errors import Category
 
 Payload = object
-"""What a frame may carry: None, bool, int, float, str, bytes, lists, maps with text keys, and arrays of numbers.
-
-Checked when it is encoded. Sequences arrive as lists."""
+"""None, bool, int, float, str, bytes, sequences (arrive as lists), maps with text keys, arrays of numbers."""
 
 Message = Any
-"""What was decoded; the receiver checks what it takes out of it."""
+"""A decoded message, which the receiver checks."""
 
 MAX_FRAME: Final = 1 << 30
-"""Greatest frame in bytes; a longer one is a bug or a broken stream."""
+"""Largest frame in bytes; a longer one is a bug or a damaged stream."""
 
 _LENGTH: Final = struct.Struct("<I")
 _ARRAY: Final = 1
@@ -74,7 +72,7 @@ def decode(body: bytes | bytearray | memoryview) -> Message:
 
 
 class FrameReader:
-    """Cuts a stream of bytes that arrives in any pieces into messages."""
+    """Splits a stream of bytes, which arrives in pieces of any size, into messages."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -85,7 +83,7 @@ class FrameReader:
         return len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Take the next piece and yield every message that it completes.
+        """Add the next bytes and yield every message that they complete.
 
         Raises:
             FrameError: The stream does not hold frames.

@@ -1,4 +1,7 @@
-"""How a child process can end, as values. Pure."""
+"""How a child process can end, as values. Pure.
+
+The `log` of each is what the child wrote to standard error.
+"""
 
 from dataclasses import dataclass
 
@@ -7,12 +10,7 @@ from pipeline.processes.framing import Message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The child answered.
-
-    Attributes:
-        value: Its answer.
-        log: What it wrote to standard error until then.
-    """
+    """The child returned the answer `value`."""
 
     value: Message
     log: str = ""
@@ -20,14 +18,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The child raised an exception, or ended in good order without an answer.
+    """The child raised an exception, or exited without an answer.
 
     Attributes:
         kind: Name of the exception's class.
         message: Its text.
         traceback: Where it was raised, in the child.
-        log: What the child wrote to standard error.
-        fields: Of an error of this package message, hint, kind, step and subject, so that it can be raised again.
+        log: See the module.
+        fields: Message, hint, kind, step and subject of an error of this package, to raise it again.
     """
 
     kind: str
@@ -39,12 +37,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Died:
-    """A signal ended the child.
-
-    Attributes:
-        signal: The signal's name, such as "SIGSEGV".
-        log: What the child wrote to standard error.
-    """
+    """A signal such as "SIGSEGV" ended the child."""
 
     signal: str
     log: str
@@ -52,12 +45,7 @@ class Died:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutOfMemory:
-    """Memory ran out: the kernel killed the child, or an allocation in it failed.
-
-    Attributes:
-        message: How that showed.
-        log: What the child wrote to standard error.
-    """
+    """Memory ran out: the kernel killed the child, or an allocation in it failed, as `message` says."""
 
     message: str
     log: str
@@ -65,12 +53,7 @@ class OutOfMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOut:
-    """The child was killed because it took too long.
-
-    Attributes:
-        seconds: The limit that it passed.
-        log: What the child wrote to standard error.
-    """
+    """The child was killed when it passed its limit in seconds."""
 
     seconds: float
     log: str
@@ -78,12 +61,7 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
-    """The answer of a worker far away did not arrive, whatever became of the worker.
-
-    Attributes:
-        message: How that showed.
-        log: What is known of it besides.
-    """
+    """The answer of a remote worker did not arrive, as `message` says; the worker may still run."""
 
     message: str
     log: str = ""

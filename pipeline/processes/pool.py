@@ -1,11 +1,12 @@
-"""Runs modules of this project in spawned child processes, so that a crash is an outcome and not an end.
+"""Run modules of this project in spawned child processes, so that a crash of a child becomes a value.
 
-A compiler or a network can fail in ways that Python cannot catch: a segmentation fault, the kernel's out-of-memory
-killer, a call that never returns. Here every such end becomes a value, an `Outcome`.
+A compiler or a network can fail in ways that Python cannot catch: a segmentation fault, the kernel's
+out-of-memory killer, a call that never returns. Each of them is an `Outcome` here.
 
-Children are started with `subprocess`, never forked: a forked child would share the journal's memory map and keep the
-build lock alive. They talk in frames (`pipeline.processes.framing`) over pipes; they inherit no other file. Start them from the
-main thread: the kernel's parent-death signal follows the *thread* that started the child.
+Children are started with `subprocess`, never forked: a forked child would share the journal's memory map and
+hold the build lock. They exchange frames (`pipeline.processes.framing`) over pipes and inherit no other file.
+Start them from the main thread: the kernel's parent-death signal is sent when the *thread* that started the
+child ends.
 """
 
 import contextlib
@@ -24,12 +25,12 @@ from pipeline.processes.serve import FAILED, FINISHED, PROGRESS, READY
 from store.errors import Category
 
 QUEUE_DEPTH: Final = 2
-"""Tasks a worker holds: one that it works on and one that is ready when it is done."""
+"""Tasks that a worker holds: the current one and the next one."""
 
 START_LIMIT_S: Final = 120.0
-"""Least time in seconds that a worker has to get ready, where tasks have a limit at all: a busy machine starts slowly."""
+"""Least time limit in seconds for the start of a worker, which is slow on a busy machine."""
 
-_GLANCE_S: Final = 0.02
+_POLL_S: Final = 0.02
 
 
 class WorkerStartError(Exception):
@@ -48,21 +49,20 @@ def run_once(
     *,
     timeout_s: float | None = None,
     on_progress: Callable[[Message], None] | None = None,
-    farewell_s: float = 0.0,
+    grace_s: float = 0.0,
 ) -> Outcome:
-    """Run one request in a child of its own and wait for its end.
+    """Run one request in its own child and wait for the outcome.
 
-    The child is killed when the time is up, when ``on_progress`` raises and on an interrupt.
+    The child is killed at the time limit, when ``on_progress`` raises and on an interrupt.
 
     Args:
         module: Dotted name of a module that calls `pipeline.processes.serve.serve`.
         request: Plain data; the child receives an initial request of None first.
         timeout_s: Longest time for the request in seconds, once the child is ready; None for no limit.
         on_progress: Called with each value that the child reports.
-        farewell_s: When ``on_progress`` raises and on an interrupt, the child is asked to end first (SIGTERM) and has
-            so many seconds for it.
+        grace_s: When ``on_progress`` raises and on an interrupt, seconds between SIGTERM and the kill.
     """
-    with WorkerPool(module, 1, None, timeout_s=timeout_s, farewell_s=farewell_s) as pool:
+    with WorkerPool(module, 1, None, timeout_s=timeout_s, grace_s=grace_s) as pool:
         pool.submit(0, request)
         try:
             for _, outcome in pool.results(on_progress=on_progress):
@@ -73,7 +73,7 @@ def run_once(
 
 
 @dataclass(slots=True, eq=False)
-class _Worker:
+class _PoolWorker:
     child: Child
     tasks: deque[int]
     since: float
@@ -81,10 +81,11 @@ class _Worker:
 
 
 class WorkerPool:
-    """Some children that run the same module and share the tasks given to them.
+    """Children that run the same module and share the submitted tasks.
 
-    A worker that dies is not replaced: ``alive`` tells how many are left, and its second task, which it had not
-    begun, goes to another one. When nobody is left, ``results`` ends and ``waiting`` tells what was not done.
+    A worker that dies is not replaced: ``alive`` is the number of workers left, and another worker gets its
+    second task, which it had not begun. When no worker is left, ``results`` ends and ``waiting`` has the
+    tasks left.
     """
 
     def __init__(
@@ -94,21 +95,21 @@ class WorkerPool:
         init_request: Payload,
         *,
         timeout_s: float | None = None,
-        farewell_s: float = 0.0,
+        grace_s: float = 0.0,
     ) -> None:
         """Start the workers.
 
         Args:
             module: Dotted name of a module that calls `pipeline.processes.serve.serve`.
             count: Number of workers, at least 1.
-            init_request: Given to each worker first.
+            init_request: The first request to each worker.
             timeout_s: Longest time for one task in seconds, None for no limit.
-            farewell_s: Seconds in which workers may end by themselves when this is left with an exception.
+            grace_s: When the ``with`` block raises, seconds between SIGTERM and the kill.
         """
         self._timeout_s = timeout_s
-        self._farewell_s = farewell_s
+        self._farewell_s = grace_s
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
+        self._workers: list[_PoolWorker] = []
         self._names: dict[int, Hashable] = {}
         self._requests: dict[int, Payload] = {}
         self._queue: deque[int] = deque()
@@ -128,7 +129,7 @@ class WorkerPool:
     ) -> None:
         try:
             if kind is not None and self._farewell_s:
-                self._dismiss()
+                self._terminate_workers()
         finally:
             self.close()
 
@@ -148,7 +149,7 @@ class WorkerPool:
         return tuple(self._names[number] for number in sorted(self._names))
 
     def submit(self, task_id: Hashable, request: Payload) -> None:
-        """Hand in a task. It is sent to the worker with the fewest, or waits until one has room."""
+        """Add a task. The worker with the fewest tasks gets it, or it waits until one has room."""
         self._last += 1
         self._names[self._last] = task_id
         self._requests[self._last] = request
@@ -156,7 +157,7 @@ class WorkerPool:
         self._dispatch()
 
     def withdraw(self) -> None:
-        """Take back the tasks that were not sent to a worker yet; they get no outcome."""
+        """Remove the tasks that no worker has received yet; they get no outcome."""
         for number in self._queue:
             del self._names[number], self._requests[number]
         self._queue.clear()
@@ -172,18 +173,18 @@ class WorkerPool:
             WorkerStartError: A worker ended before it was ready.
         """
         while self._names and self._workers:
-            for key, _ in self._selector.select(self._patience()):
-                worker: _Worker = key.data
+            for key, _ in self._selector.select(self._next_timeout()):
+                worker: _PoolWorker = key.data
                 if worker not in self._workers:
                     continue
                 if key.fd == worker.child.stderr:
                     if not worker.child.drain():
-                        self._forget(key.fd)
+                        self._unregister(key.fd)
                 elif key.fd == worker.child.stdin:
                     worker.child.write()
                 else:
                     yield from self._receive(worker, on_progress)
-            yield from self._expire()
+            yield from self._time_out()
             self._watch_writers()
 
     def close(self) -> None:
@@ -193,19 +194,19 @@ class WorkerPool:
         self._workers.clear()
         self._selector.close()
 
-    def _dismiss(self) -> None:
-        """Ask every worker to end and give them time, during which what they say is still taken in."""
+    def _terminate_workers(self) -> None:
+        """Ask every worker to end, and read answers and log until they have, or the grace period is over."""
         until = time.monotonic() + self._farewell_s
         for worker in self._workers:
-            worker.child.dismiss()
+            worker.child.terminate()
         for worker in self._workers:
-            while not worker.child.gone and time.monotonic() < until:
+            while not worker.child.exited and time.monotonic() < until:
                 worker.child.read()
                 worker.child.drain()
-                time.sleep(_GLANCE_S)
+                time.sleep(_POLL_S)
 
     def _start(self, module: str, init_request: Payload) -> None:
-        worker = _Worker(child=Child(module), tasks=deque(), since=time.monotonic())
+        worker = _PoolWorker(child=Child(module), tasks=deque(), since=time.monotonic())
         self._workers.append(worker)
         for descriptor in (worker.child.stdout, worker.child.stderr):
             self._selector.register(descriptor, selectors.EVENT_READ, worker)
@@ -224,7 +225,7 @@ class WorkerPool:
         self._watch_writers()
 
     def _watch_writers(self) -> None:
-        """Ask for room in exactly those pipes that have something left to take."""
+        """Watch for room in exactly those pipes that have more to write."""
         watched = self._selector.get_map()
         for worker in self._workers:
             if worker.child.writing and worker.child.stdin not in watched:
@@ -233,7 +234,7 @@ class WorkerPool:
                 self._selector.unregister(worker.child.stdin)
 
     def _receive(
-        self, worker: _Worker, on_progress: Callable[[Message], None] | None
+        self, worker: _PoolWorker, on_progress: Callable[[Message], None] | None
     ) -> Iterator[tuple[Hashable, Outcome]]:
         for kind, number, value in worker.child.read():
             if kind == READY:
@@ -243,37 +244,37 @@ class WorkerPool:
                 if on_progress is not None:
                     on_progress(value)
             elif number is None:
-                self._bury(worker)
-                raise WorkerStartError(failure(value, worker.child.log))
+                self._remove_worker(worker)
+                raise WorkerStartError(outcome_of_error(value, worker.child.log))
             else:
                 worker.tasks.remove(number)
                 worker.since = time.monotonic()
-                yield self._settle(number, _verdict(kind, value, worker.child))
+                yield self._complete(number, _outcome_of_answer(kind, value, worker.child))
                 self._dispatch()
         if worker.child.ended:
-            yield from self._mourn(worker, worker.child.obituary())
+            yield from self._handle_exit(worker, worker.child.exit_outcome())
 
-    def _mourn(self, worker: _Worker, outcome: Outcome) -> Iterator[tuple[Hashable, Outcome]]:
-        """Take a worker out whose end is known: its first task shares its fate, the others had not begun."""
-        self._bury(worker)
+    def _handle_exit(self, worker: _PoolWorker, outcome: Outcome) -> Iterator[tuple[Hashable, Outcome]]:
+        """Remove a worker that ended: its first task gets the outcome, the others are queued again."""
+        self._remove_worker(worker)
         if not worker.ready:
             self._queue.extendleft(reversed(worker.tasks))
             raise WorkerStartError(outcome)
-        culprit = worker.tasks.popleft() if worker.tasks else None
+        failed_task = worker.tasks.popleft() if worker.tasks else None
         self._queue.extendleft(reversed(worker.tasks))
         self._dispatch()
-        if culprit is not None:
-            yield self._settle(culprit, outcome)
+        if failed_task is not None:
+            yield self._complete(failed_task, outcome)
 
-    def _expire(self) -> Iterator[tuple[Hashable, Outcome]]:
+    def _time_out(self) -> Iterator[tuple[Hashable, Outcome]]:
         for worker in list(self._workers):
             limit = self._limit(worker)
             if limit is not None and worker.tasks and time.monotonic() - worker.since >= limit:
                 worker.child.kill()
-                yield from self._mourn(worker, TimedOut(seconds=limit, log=worker.child.log))
+                yield from self._handle_exit(worker, TimedOut(seconds=limit, log=worker.child.log))
 
-    def _patience(self) -> float | None:
-        """Seconds until the next task may have taken too long."""
+    def _next_timeout(self) -> float | None:
+        """Return the seconds until the next task reaches its time limit."""
         ends = [
             worker.since + limit
             for worker in self._workers
@@ -281,40 +282,40 @@ class WorkerPool:
         ]
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
-    def _limit(self, worker: _Worker) -> float | None:
-        """Return how long a worker may take for what it does now, in seconds."""
+    def _limit(self, worker: _PoolWorker) -> float | None:
+        """Return the time limit of a worker's current task or start, in seconds."""
         if self._timeout_s is None or worker.ready:
             return self._timeout_s
         return max(self._timeout_s, START_LIMIT_S)
 
-    def _settle(self, number: int, outcome: Outcome) -> tuple[Hashable, Outcome]:
+    def _complete(self, number: int, outcome: Outcome) -> tuple[Hashable, Outcome]:
         del self._requests[number]
         return self._names.pop(number), outcome
 
-    def _bury(self, worker: _Worker) -> None:
+    def _remove_worker(self, worker: _PoolWorker) -> None:
         for descriptor in (worker.child.stdin, worker.child.stdout, worker.child.stderr):
-            self._forget(descriptor)
+            self._unregister(descriptor)
         worker.child.kill()
         self._workers.remove(worker)
 
-    def _forget(self, descriptor: int) -> None:
+    def _unregister(self, descriptor: int) -> None:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(descriptor)
 
 
-def _verdict(kind: str, value: Message, child: Child) -> Outcome:
+def _outcome_of_answer(kind: str, value: Message, child: Child) -> Outcome:
     child.drain()
     if kind == FINISHED:
         return Finished(value=value, log=child.log)
     if kind == FAILED:
-        return failure(value, child.log)
+        return outcome_of_error(value, child.log)
     return Failed(kind="FrameError", message=f"unknown message {kind!r}", traceback="", log=child.log)
 
 
-def failure(value: Message, log: str) -> Outcome:
-    """Return what an error that a child described means: memory ran out, or it failed."""
+def outcome_of_error(value: Message, log: str) -> Outcome:
+    """Return the outcome for an error that a child described: memory ran out, or it failed."""
     kind, message = value["kind"], value["message"]
-    # An error of this package says itself what it is; of a library's only the words tell.
+    # An error of this package has its kind; a library's is recognised by its text.
     if not value["fields"] and (
         kind == "MemoryError" or "bad_alloc" in message or "Failed to allocate memory" in message
     ):

@@ -1,4 +1,4 @@
-"""One spawned child process with its pipes: starts it, moves bytes, and says how it ended.
+"""One spawned child process with its pipes: start it, transfer bytes, and return how it ended.
 
 Nothing here waits for input or output; `pipeline.processes.pool` does that for all children together.
 """
@@ -17,47 +17,49 @@ from pipeline.processes.framing import FrameError, FrameReader, Message, Payload
 from pipeline.processes.outcome import Died, Failed, Outcome, OutOfMemory
 
 LOG_LIMIT: Final = 64 * 1024
-"""Bytes of a child's standard error that are kept: the last ones."""
+"""The last bytes of a child's standard error, which are kept."""
 
-_FAREWELL_S: Final = 5.0
-"""Seconds between the end of a child's answers and its own."""
+_EXIT_WAIT_S: Final = 5.0
+"""Longest time in seconds from the end of a child's answers to its exit."""
 
 _READ_SIZE: Final = 1 << 20
-_UNTOLD: Final = frozenset({"NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM_MODEL"})
-"""Settings of TensorRT and ONNX Runtime that change what an engine computes and that no key tells."""
+_NOT_INHERITED: Final = frozenset({"NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM_MODEL"})
+"""Settings of TensorRT and ONNX Runtime that change what an engine computes and are part of no step key."""
 
 _ONE_THREAD: Final = {
-    # Throughput comes from processes. A library that starts a thread per core in each of them only fights itself.
+    # Throughput comes from processes. With a thread per core in each of them, the threads only wait for each
+    # other.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
     "VECLIB_MAXIMUM_THREADS": "1",
-    # A segmentation fault then leaves the stack of the Python frames in the log.
+    # A segmentation fault then writes the Python stack to the log.
     "PYTHONFAULTHANDLER": "1",
 }
 
 
 class Child:
-    """One process with its three pipes. All input and output is non-blocking; somebody else waits.
+    """One process with its three pipes. Input and output never block; the pool waits for them.
 
     Attributes:
         process: The process.
         stdin: File descriptor that takes requests.
         stdout: File descriptor that gives answers.
         stderr: File descriptor that gives the log.
-        ended: Whether the answers have come to their end.
-        broken: What was wrong with the answers, if they were no frames.
+        ended: Whether the stream of answers has ended.
+        stream_error: The error in the answers, if they were no frames.
     """
 
     def __init__(self, module: str) -> None:
-        self._oom_kills = _oom_kills()
+        self._oom_kills = _count_oom_kills()
+        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**_inherited(), **_ONE_THREAD, "PYTHONPATH": _python_path(module)},
+            env={**inherited, **_ONE_THREAD, "PYTHONPATH": _python_path(module)},
             bufsize=0,
             close_fds=True,
             # Its own session: Ctrl-C reaches the parent alone, which then decides.
@@ -72,10 +74,10 @@ class Child:
         self._log = bytearray()
         self._closed = False
         self.ended = False
-        self.broken: FrameError | None = None
+        self.stream_error: FrameError | None = None
 
     def send(self, message: Payload) -> None:
-        """Queue a message, and write of it what the pipe takes now.
+        """Queue a message, and write as much as the pipe accepts now.
 
         Raises:
             FrameError: The message is not plain data.
@@ -85,11 +87,11 @@ class Child:
 
     @property
     def writing(self) -> bool:
-        """Whether something is left to be written."""
+        """Whether there is more to write."""
         return bool(self._outgoing) and not self.ended
 
     def write(self) -> None:
-        """Write what the pipe takes now."""
+        """Write as much as the pipe accepts now."""
         while self._outgoing:
             try:
                 written = os.write(self.stdin, memoryview(self._outgoing)[:_READ_SIZE])
@@ -109,12 +111,12 @@ class Child:
         except BlockingIOError:
             return messages
         except FrameError as error:
-            self.broken = error
+            self.stream_error = error
         self.ended = True
         return messages
 
     def drain(self) -> bool:
-        """Take in the log; return whether more may come."""
+        """Read the log; return whether more may come."""
         try:
             while data := os.read(self.stderr, _READ_SIZE):
                 self._log += data
@@ -125,24 +127,24 @@ class Child:
 
     @property
     def log(self) -> str:
-        """The last 64 KiB of standard error that were taken in."""
+        """The last 64 KiB of standard error that were read."""
         return self._log.decode("utf-8", "replace")
 
-    def dismiss(self) -> None:
-        """Ask the child to end: no more requests will come, and SIGTERM says that nobody waits for the present one."""
-        if self._closed or self.gone or self.process.stdin is None:
+    def terminate(self) -> None:
+        """Ask the child to end: close its input, and send SIGTERM to stop the current request."""
+        if self._closed or self.exited or self.process.stdin is None:
             return
         self._outgoing.clear()
         self.process.stdin.close()
         self.process.terminate()
 
     @property
-    def gone(self) -> bool:
+    def exited(self) -> bool:
         """Whether the child has ended."""
         return self.process.poll() is not None
 
     def kill(self) -> None:
-        """Kill the child and what it may have started. Harmless when it is gone already."""
+        """Kill the child and the processes that it started. Does nothing if it has ended."""
         if self._closed:
             return
         self._closed = True
@@ -155,15 +157,15 @@ class Child:
             if pipe is not None:
                 pipe.close()
 
-    def obituary(self) -> Outcome:
-        """Say how a child ended whose answers have ended. Reaps it."""
+    def exit_outcome(self) -> Outcome:
+        """Wait for a child whose answers have ended, and return how it ended."""
         try:
-            status = self.process.wait(timeout=_FAREWELL_S)
-        except subprocess.TimeoutExpired:  # it closed its standard output and lives on
+            status = self.process.wait(timeout=_EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:  # it closed its standard output and still runs
             status = 0
         self.drain()
-        if self.broken is not None:
-            return Failed(kind="FrameError", message=str(self.broken), traceback="", log=self.log)
+        if self.stream_error is not None:
+            return Failed(kind="FrameError", message=str(self.stream_error), traceback="", log=self.log)
         if status >= 0:
             return Failed(
                 kind="ChildExit",
@@ -172,13 +174,13 @@ class Child:
                 log=self.log,
             )
         name = signal.Signals(-status).name
-        if name == "SIGKILL" and (self._oom_kills is None or _oom_kills() != self._oom_kills):
+        if name == "SIGKILL" and (self._oom_kills is None or _count_oom_kills() != self._oom_kills):
             return OutOfMemory(message="the kernel killed the process (SIGKILL)", log=self.log)
         return Died(signal=name, log=self.log)
 
 
-def _oom_kills() -> int | None:
-    """Return how many processes the kernel has killed for want of memory since it started, None if it keeps that secret."""
+def _count_oom_kills() -> int | None:
+    """Return how many processes the kernel has killed for lack of memory; None if it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -186,25 +188,20 @@ def _oom_kills() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
-def _inherited() -> dict[str, str]:
-    """Return this process's environment, without what would change results behind the back of a step key."""
-    return {name: value for name, value in os.environ.items() if name not in _UNTOLD}
-
-
 def _python_path(module: str) -> str:
-    """Return a PYTHONPATH under which a child finds the same packages as this process, wherever that was started.
+    """Return a PYTHONPATH with which a child finds the same packages as this process.
 
-    Without installation the packages are found through the working directory or through what a test runner put on
-    the path; ``-P`` takes the former away from the child and the latter is not inherited.
+    Packages that are not installed are found through the working directory, which ``-P`` removes in the
+    child, or through a path that a test runner added, which a child does not inherit.
     """
-    roots = [_root(module), _root(__name__)]
+    roots = [_package_root(module), _package_root(__name__)]
     installed = {*site.getsitepackages(), site.getusersitepackages()}
     paths = [root for root in dict.fromkeys(roots) if root not in installed]
     inherited = os.environ.get("PYTHONPATH")
     return os.pathsep.join([*paths, inherited] if inherited else paths)
 
 
-def _root(module: str) -> str:
+def _package_root(module: str) -> str:
     """Return the folder from which the top-level package of ``module`` is imported."""
     top = module.partition(".")[0]
     spec = importlib.util.find_spec(top)

@@ -1,11 +1,11 @@
-"""The child's half of `pipeline.processes.pool`: arm, serve, report.
+"""The child's side of `pipeline.processes.pool`: answer requests and report progress.
 
-A child module is run as ``python -P -m MODULE PARENT_PID`` and calls ``serve``. Standard input carries requests and
-standard output carries answers; both are taken away from the libraries at once, so that a library that prints cannot
-garble the stream: what it prints goes to standard error, which the parent keeps as the log.
+A child module is run as ``python -P -m MODULE PARENT_PID`` and calls ``serve``. Standard input carries
+requests and standard output carries answers. Both are redirected first, so that a library that prints cannot
+damage the stream: its text goes to standard error, which the parent keeps as the log.
 
-The child ends when its parent does, however that ends: the kernel kills it (PR_SET_PDEATHSIG), and if the parent was
-gone before that was armed, the parent's pid has changed. End of input ends it too.
+The child ends when its parent ends in any way: the kernel kills it (PR_SET_PDEATHSIG), and if the parent
+ended before that was set, the parent's pid has changed. The end of the input ends it too.
 """
 
 import ctypes
@@ -31,8 +31,8 @@ _MESSAGE_LIMIT: Final = 4_000
 _TRACEBACK_LIMIT: Final = 16_000
 
 
-def arm(parent: int) -> None:
-    """Make this process die with its parent, and leave interrupts to the parent.
+def die_with_parent(parent: int) -> None:
+    """Make this process end with its parent, and ignore interrupts, which the parent handles.
 
     Args:
         parent: Pid of the process that started this one.
@@ -51,15 +51,15 @@ def serve(start: Callable[[Message], Handler]) -> None:
     Args:
         start: Takes the first message, the initial request, and returns the handler of all that follow.
     """
-    arm(int(sys.argv[1]))
-    requests, answers = _take_streams()
-    messages = _messages(requests)
+    die_with_parent(int(sys.argv[1]))
+    requests, answers = _claim_streams()
+    messages = _read_messages(requests)
     try:
         handler = start(next(messages))
     except StopIteration:
         return
     except Exception as error:  # noqa: BLE001 - every failure must reach the parent
-        _send(answers, [FAILED, None, describe(error)])
+        _send(answers, [FAILED, None, describe_error(error)])
         return
     _send(answers, [READY, None, None])
     for number, request in messages:
@@ -73,25 +73,23 @@ def _answer(answers: BinaryIO, number: int, request: Payload, handler: Handler) 
     try:
         frame = encode([FINISHED, number, handler(request, report)])
     except Exception as error:  # noqa: BLE001 - every failure must reach the parent
-        frame = encode([FAILED, number, describe(error)])
+        frame = encode([FAILED, number, describe_error(error)])
     answers.write(frame)
     answers.flush()
 
 
-def describe(error: Exception) -> Payload:
-    """Return what a parent is told of an error: its class, text, traceback and, where it is one of ours, its fields."""
+def describe_error(error: Exception) -> Payload:
+    """Return an error as a message to the parent: class, text, traceback and, for one of ours, its fields."""
     text = "".join(traceback.format_exception(error))
     return {
-        # Libraries have their own names for it, such as numpy's.
+        # Libraries have subclasses with other names, such as NumPy's.
         "kind": MemoryError.__name__ if isinstance(error, MemoryError) else type(error).__name__,
         "message": str(error)[:_MESSAGE_LIMIT],
         "traceback": text[-_TRACEBACK_LIMIT:],
-        "fields": _fields(error) if isinstance(error, PipelineError) else [],
+        "fields": [error.message[:_MESSAGE_LIMIT], error.hint, str(error.kind), error.step, error.subject]
+        if isinstance(error, PipelineError)
+        else [],
     }
-
-
-def _fields(error: PipelineError) -> Payload:
-    return [error.message[:_MESSAGE_LIMIT], error.hint, str(error.kind), error.step, error.subject]
 
 
 def _send(answers: BinaryIO, message: Payload) -> None:
@@ -99,7 +97,7 @@ def _send(answers: BinaryIO, message: Payload) -> None:
     answers.flush()
 
 
-def _take_streams() -> tuple[int, BinaryIO]:
+def _claim_streams() -> tuple[int, BinaryIO]:
     requests = os.dup(0)
     answers = os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a device, not a file of ours
@@ -108,7 +106,7 @@ def _take_streams() -> tuple[int, BinaryIO]:
     return requests, answers
 
 
-def _messages(requests: int) -> Iterator[Message]:
+def _read_messages(requests: int) -> Iterator[Message]:
     reader = FrameReader()
     while data := os.read(requests, _READ_SIZE):
         yield from reader.feed(data)

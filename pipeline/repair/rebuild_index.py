@@ -7,7 +7,7 @@ from pipeline.index.plan import IndexJob, IndexPlan
 from pipeline.planning.recorded_inputs import UnavailableError, last_event
 from pipeline.progress import NoProgress
 from pipeline.repair.rebuild_artifacts import RebuildContext, RebuiltArtifact
-from pipeline.request.request import IndexKind, Storage
+from pipeline.request.options import IndexKind, Storage
 from pipeline.stages.extend_index import EarlierBlocks, extend_index
 from pipeline.stages.index import StoredBlocks, write_index
 from store.domain.events import Index, IndexBuilt, IndexExtended

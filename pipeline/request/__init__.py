@@ -1,5 +1,5 @@
 """What a person asks for: read, check and write requests.
 
-It imports `pipeline.errors` and `store.base`. An unknown key is an error that names the nearest known one. It
-never reads tiles or networks, only the files that say what is wanted.
+It knows the keys of a request and their rules. It imports `pipeline.errors` and `store`. An unknown key is an
+error that names the nearest known one. It never reads tiles or networks.
 """

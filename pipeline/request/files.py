@@ -1,8 +1,8 @@
-"""Reads the text of the small files that people write: requests, settings and capture dates.
+"""Read the small files that people write: requests, settings and capture dates.
 
-A shell may hand over a pipe instead of a file, as in `c10 build <(make-request)`: a name such as `/dev/fd/63`, which
-leads to what this process has open. Such a pipe is read to its end, bounded in size and in silence. A named pipe is
-refused: nobody may ever write to it.
+A shell may pass a pipe in place of a file, as in `c10 build <(make-request)`, under a name such as
+`/dev/fd/63`. Such a pipe is read to its end, with a limit on its size and on the time without data. A named
+pipe is refused, since nobody may ever write to it.
 """
 
 import os
@@ -16,103 +16,51 @@ from store.files.regular_file import NotRegularError, read_start
 
 MAX_REQUEST_BYTES = 1 << 20
 SILENCE_S: Final = 60.0
-"""How long a pipe may give nothing, seconds."""
+"""How long a pipe may send nothing, seconds."""
 
 _DESCRIPTORS: Final = frozenset({"/dev/fd", "/proc/self/fd"})
-_PIECE: Final = 1 << 16
+_READ_BYTES: Final = 1 << 16
 
 
-def folder_of(path: Path) -> Path:
-    """The folder that relative paths in such a file start from: its own, or the current one for a descriptor."""
+def base_folder(path: Path) -> Path:
+    """Return the folder that relative paths in a file start from: its own, or the current one for a pipe."""
     return Path.cwd() if _is_descriptor(path) else path.parent
 
 
 def read_request_text(path: Path, *, what: str = "a request file", limit: int = MAX_REQUEST_BYTES) -> str:
-    """The text of a file that a person wrote.
+    """Return the text of a file that a person wrote.
 
     Args:
         path: Where it is.
-        what: What messages say was expected there.
+        what: What to call it in messages.
         limit: Greatest size, bytes.
 
     Raises:
-        RequestError: when it is missing, neither a regular file nor an open pipe, too long, not readable or not UTF-8.
+        RequestError: when it is missing, neither a regular file nor an open pipe, too long, not readable or
+            not UTF-8.
     """
     try:
-        content = _content(path, limit)
+        content = _read_content(path, limit)
+        if len(content) <= limit:
+            return content.decode("utf-8-sig")
+        found, hint = f"more than {limit} bytes", "check that it is the right file"
+    except UnicodeDecodeError as error:
+        found, hint = f"bytes that are not UTF-8 at offset {error.start}", "save it as UTF-8"
     except TimeoutError:
         found = f"a pipe that gave nothing for {SILENCE_S:g} s"
-        raise _unreadable(
-            path, what, found, "write the request into it and close it, or name a file"
-        ) from None
+        hint = "write the request into it and close it, or name a file"
     except FileNotFoundError:
-        raise _unreadable(path, what, "no such file", "check the path") from None
+        found, hint = "no such file", "check the path"
     except NotRegularError:
         found = "something that is neither a regular file nor a pipe of the shell's, such as <(…)"
-        raise _unreadable(path, what, found, "name a file") from None
+        hint = "name a file"
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise _unreadable(
-            path, what, f"one that cannot be read: {reason}", "check its permissions"
-        ) from error
-    if len(content) > limit:
-        raise _unreadable(path, what, f"more than {limit} bytes", "check that it is the right file")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(
-            path, what, f"bytes that are not UTF-8 at offset {error.start}", "save it as UTF-8"
-        ) from None
+        found, hint = f"one that cannot be read: {reason}", "check its permissions"
+    raise _unreadable(path, f"{path}: expected {what}, found {found}", hint)
 
 
-def _content(path: Path, limit: int) -> bytes:
-    """At most one byte more than the limit.
-
-    Raises:
-        TimeoutError: when a pipe stays open and silent.
-        NotRegularError: for anything but a regular file and an open pipe.
-        OSError: when it cannot be read.
-    """
-    try:
-        return read_start(path, limit + 1, follow_symlinks=True)
-    except NotRegularError:
-        if not _is_descriptor(path):
-            raise
-    return _from_pipe(path, limit)
-
-
-def _from_pipe(path: Path, limit: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            raise NotRegularError(f"{path} is neither a regular file nor a pipe")
-        poll, content = select.poll(), b""
-        poll.register(descriptor, select.POLLIN)
-        while len(content) <= limit:
-            if not poll.poll(SILENCE_S * 1000):
-                raise TimeoutError
-            try:
-                piece = os.read(descriptor, min(_PIECE, limit + 1 - len(content)))
-            except BlockingIOError:
-                continue  # somebody else who has the pipe was faster
-            if not piece:
-                break
-            content += piece
-        return content
-    finally:
-        os.close(descriptor)
-
-
-def _is_descriptor(path: Path) -> bool:
-    return str(path) == "/dev/stdin" or str(path.parent) in _DESCRIPTORS
-
-
-def _unreadable(path: Path, what: str, found: str, hint: str) -> RequestError:
-    message = f"{path}: expected {what}, found {found}"
-    return RequestError(message, hint=hint, kind=ErrorKind.REQUEST_UNREADABLE, subject=str(path))
-
-
-def read_named(path: Path, what: str, limit: int) -> bytes:
+def read_named_file(path: Path, what: str, limit: int) -> bytes:
     """Return the bytes of a regular file.
 
     Args:
@@ -126,17 +74,56 @@ def read_named(path: Path, what: str, limit: int) -> bytes:
     try:
         data = read_start(path, limit + 1, follow_symlinks=True)
     except OSError as error:
-        raise RequestError(
-            f"{what}: expected a readable file, found {path}: {error.strerror or error}",
-            hint="mend the path; it starts from the request's folder",
-            kind=ErrorKind.REQUEST_UNREADABLE,
-            subject=str(path),
-        ) from error
+        found = f"found {path}: {error.strerror or error}"
+        hint = "correct the path; it starts from the request's folder"
+        raise _unreadable(path, f"{what}: expected a readable file, {found}", hint) from error
     if len(data) > limit:
-        raise RequestError(
-            f"{what}: expected at most {limit} bytes, found more in {path}",
-            hint="name the right file",
-            kind=ErrorKind.REQUEST_UNREADABLE,
-            subject=str(path),
-        )
+        message = f"{what}: expected at most {limit} bytes, found more in {path}"
+        raise _unreadable(path, message, "name the right file")
     return data
+
+
+def _read_content(path: Path, limit: int) -> bytes:
+    """Return the content, cut after one byte more than the limit.
+
+    Raises:
+        TimeoutError: when a pipe stays open and sends nothing.
+        NotRegularError: for anything but a regular file and an open pipe.
+        OSError: when it cannot be read.
+    """
+    try:
+        return read_start(path, limit + 1, follow_symlinks=True)
+    except NotRegularError:
+        if not _is_descriptor(path):
+            raise
+    return _read_pipe(path, limit)
+
+
+def _read_pipe(path: Path, limit: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            raise NotRegularError(f"{path} is neither a regular file nor a pipe")
+        poll, content = select.poll(), b""
+        poll.register(descriptor, select.POLLIN)
+        while len(content) <= limit:
+            if not poll.poll(SILENCE_S * 1000):
+                raise TimeoutError
+            try:
+                data = os.read(descriptor, min(_READ_BYTES, limit + 1 - len(content)))
+            except BlockingIOError:
+                continue  # another reader of the pipe was faster
+            if not data:
+                break
+            content += data
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _is_descriptor(path: Path) -> bool:
+    return str(path) == "/dev/stdin" or str(path.parent) in _DESCRIPTORS
+
+
+def _unreadable(path: Path, message: str, hint: str) -> RequestError:
+    return RequestError(message, hint=hint, kind=ErrorKind.REQUEST_UNREADABLE, subject=str(path))

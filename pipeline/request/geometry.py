@@ -1,8 +1,8 @@
-"""Coordinates as integers: degrees of longitude and latitude in units of 1e-7 degree, metres in millimetres. Pure.
+"""Convert coordinates to integers: units of 1e-7 degree (at most 11 mm), and millimetres. Pure.
 
-Floating-point degrees never enter an identity or a comparison. They are turned into integers here, once, by rounding
-the *decimal* value half to even: a number read from a file is rounded as it was written, and a Python float as its
-shortest decimal that reads back the same. 1e-7 degree is 11 mm on the ground at most.
+Floating-point degrees never enter an identity or a comparison. They become integers here, once, by rounding
+the *decimal* value half to even: a number from a file as it was written, and a Python float as the shortest
+decimal that reads back the same.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -19,8 +19,8 @@ BoxE7 = tuple[int, int, int, int]
 """West, south, east, north in 1e-7 degree. West greater than east: the box crosses the antimeridian."""
 
 
-def scaled(value: float | Decimal, scale: int) -> int:
-    """A finite decimal number times a scale, rounded half to even.
+def scale_to_int(value: float | Decimal, scale: int) -> int:
+    """Return a finite decimal number times a scale, rounded half to even.
 
     Args:
         value: An int, a float (taken as its shortest decimal) or a Decimal.
@@ -31,17 +31,17 @@ def scaled(value: float | Decimal, scale: int) -> int:
 
 
 def degrees_to_e7(value: float | Decimal) -> int:
-    """Degrees to units of 1e-7 degree, half to even."""
-    return scaled(value, E7)
+    """Convert degrees to units of 1e-7 degree, rounded half to even."""
+    return scale_to_int(value, E7)
 
 
 def metres_to_mm(value: float | Decimal) -> int:
-    """Metres to millimetres, half to even."""
-    return scaled(value, 1000)
+    """Convert metres to millimetres, rounded half to even."""
+    return scale_to_int(value, 1000)
 
 
 def split_at_antimeridian(box: BoxE7) -> tuple[BoxE7, ...]:
-    """The same area as one or two boxes whose west is less than their east; parts of no width are left out."""
+    """Return the area as one or two boxes whose west is less than their east, without parts of no width."""
     west, south, east, north = box
     if west < east:
         return (box,)
@@ -58,5 +58,5 @@ def contains(box: BoxE7, longitude_e7: int, latitude_e7: int) -> bool:
 
 
 def box_text(box: BoxE7) -> str:
-    """A box for people: west, south, east, north in degrees."""
+    """Return west, south, east, north in degrees, for messages."""
     return "[" + ", ".join(f"{value / E7:.7f}" for value in box) + "]"

@@ -1,8 +1,17 @@
-"""Rules for the fields of a request that mean more than a type: areas, zooms, shapes, capture dates. Pure."""
+"""Rules for the values of a request. Pure.
 
-from datetime import date
-from pathlib import Path
-from typing import cast
+A rule takes a value and returns the one to keep, or raises `InvalidValueError`, which says what it expected.
+`text`, `number` and others with arguments return a rule.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from pipeline.request.geometry import (
     FULL_TURN_E7,
@@ -11,107 +20,189 @@ from pipeline.request.geometry import (
     MERCATOR_LIMIT_E7,
     degrees_to_e7,
 )
-from pipeline.request.validation import RefusedError, day, number, text, whole
+from pipeline.request.validation import CheckedRecord, InvalidValueError, suggest_known
 
 MAX_ZOOM = 25
+
+_Value = TypeVar("_Value")
+_Record = TypeVar("_Record", bound=CheckedRecord)
+
+_FILES = "a list of at most 16 different paths"
+_SHAPE = "a list of 1 to 8 whole numbers from 1 to 2147483647"
+
+
+def text(limit: int = 1024) -> Callable[[object], str]:
+    """A non-empty printable string (also a path) of at most `limit` characters."""
+
+    def rule(value: object) -> str:
+        given = str(value) if isinstance(value, PurePath) else value
+        if not isinstance(given, str) or not given.strip() or len(given) > limit or not given.isprintable():
+            raise InvalidValueError(f"printable text of 1 to {limit} characters")
+        return given
+
+    return rule
+
+
+def matching(pattern: str, described: str) -> Callable[[object], str]:
+    """A string that matches a regular expression from end to end."""
+    compiled = re.compile(pattern)
+
+    def rule(value: object) -> str:
+        if not isinstance(value, str) or compiled.fullmatch(value) is None:
+            raise InvalidValueError(described)
+        return value
+
+    return rule
+
+
+def one_of(choices: type[StrEnum]) -> Callable[[object], StrEnum]:
+    """A member of an enumeration, given as itself or as its value."""
+    known = key_of({member.value: member for member in choices})
+    return lambda value: choices(known(value))
+
+
+def key_of(table: Mapping[str, object]) -> Callable[[object], str]:
+    """A key of a mapping, which is read when a value is checked."""
+
+    def rule(value: object) -> str:
+        if isinstance(value, str) and value in table:
+            return str(value)
+        hint = suggest_known(value, list(table)) if isinstance(value, str) else ""
+        raise InvalidValueError("one of " + ", ".join(f'"{each}"' for each in table), hint)
+
+    return rule
+
+
+def whole_number(low: int, high: int) -> Callable[[object], int]:
+    """A whole number from low to high inclusive; true and false are not numbers."""
+
+    def rule(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return rule
+
+
+def number(low: float, high: float) -> Callable[[object], float]:
+    """A finite number from low to high inclusive, kept as a float; true and false are not numbers."""
+
+    def rule(value: object) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float, Decimal))
+            # Comparing a Decimal NaN raises an error. An int is finite, and may be too large for `isfinite`.
+            or (not isinstance(value, int) and not math.isfinite(value))
+            or not low <= value <= high
+        ):
+            raise InvalidValueError(f"a finite number from {low:g} to {high:g}")
+        return float(value)
+
+    return rule
+
+
+def sequence_of(
+    rule: Callable[[object], object], count: int, described: str
+) -> Callable[[object], tuple[object, ...]]:
+    """Exactly `count` values that each satisfy a rule, kept as a tuple."""
+
+    def apply(value: object) -> tuple[object, ...]:
+        if not isinstance(value, (list, tuple)) or len(value) != count:
+            raise InvalidValueError(described)
+        try:
+            return tuple(rule(item) for item in value)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{described}, each {error.expected}", error.hint) from None
+
+    return apply
+
+
+def boolean(value: object) -> bool:
+    """True or false, and not a value that only looks like one."""
+    if not isinstance(value, bool):
+        raise InvalidValueError("true or false")
+    return value
+
+
+def calendar_date(value: object) -> date:
+    """A calendar date without a time of day."""
+    if isinstance(value, datetime) or not isinstance(value, date):
+        raise InvalidValueError("a date such as 2026-03-01, without quotes and without a time")
+    return value
+
+
+def record(kind: type[_Record]) -> Callable[[object], _Record]:
+    """An instance of another record."""
+
+    def rule(value: object) -> _Record:
+        if not isinstance(value, kind):
+            raise InvalidValueError(f"a {kind.__name__}")
+        return value
+
+    return rule
 
 
 def capture_source(value: object) -> date | str:
     """A date, or the path of a file; a date in quotes is neither."""
     if isinstance(value, (str, Path)):
-        said = cast("str", text()(value))
+        given = text()(value)
         try:
-            date.fromisoformat(said)
+            date.fromisoformat(given)
         except ValueError:
-            return said
-        raise RefusedError("a date without quotes, or the path of a CSV file", "remove the quotes")
+            return given
+        raise InvalidValueError("a date without quotes, or the path of a CSV file", "remove the quotes")
     try:
-        return day(value)
-    except RefusedError:
-        raise RefusedError("a date such as 2026-03-01, or the path of a CSV file") from None
-
-
-_FILES = "a list of at most 16 different paths"
+        return calendar_date(value)
+    except InvalidValueError:
+        raise InvalidValueError("a date such as 2026-03-01, or the path of a CSV file") from None
 
 
 def files(value: object) -> tuple[str, ...]:
     """Paths of files, each once."""
-    if not isinstance(value, (list, tuple)) or len(value) > 16:
-        raise RefusedError(_FILES)
-    try:
-        paths = tuple(cast("str", text()(item)) for item in value)
-    except RefusedError:
-        raise RefusedError(_FILES) from None
+    paths = _items(value, text(), range(17), _FILES)
     if len(set(paths)) != len(paths):
-        raise RefusedError(_FILES, "name each library once")
+        raise InvalidValueError(_FILES, "name each library once")
     return paths
-
-
-_SHAPE = "a list of 1 to 8 whole numbers from 1 to 2147483647"
 
 
 def shape(value: object) -> tuple[int, ...]:
     """The shape of a tensor."""
-    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 8:
-        raise RefusedError(_SHAPE)
-    try:
-        return tuple(cast("int", whole(1, 2**31 - 1)(item)) for item in value)
-    except RefusedError:
-        raise RefusedError(_SHAPE) from None
-
-
-def _numbers(value: object, count: int, described: str) -> tuple[float, ...]:
-    """The values as given (Decimals stay Decimals until they become integers)."""
-    if not isinstance(value, (list, tuple)) or len(value) != count:
-        raise RefusedError(described)
-    try:
-        for item in value:
-            number(-1e6, 1e6)(item)
-    except RefusedError:
-        raise RefusedError(described) from None
-    return tuple(value)
+    return _items(value, whole_number(1, 2**31 - 1), range(1, 9), _SHAPE)
 
 
 def box(value: object) -> tuple[float, ...]:
     """West, south, east, north as given: they become integers later, once."""
-    described = "[west, south, east, north] in finite degrees"
-    edges = _numbers(value, 4, described)
+    edges = _numbers(value, 4, "[west, south, east, north] in finite degrees")
     west, south, east, north = (degrees_to_e7(item) for item in edges)
-    mend = "the order is west, south, east, north"
+    hint = "the order is west, south, east, north"
     if max(abs(west), abs(east)) > HALF_TURN_E7:
-        raise RefusedError("longitudes from -180 to 180", mend)
+        raise InvalidValueError("longitudes from -180 to 180", hint)
     if max(abs(south), abs(north)) > MERCATOR_LIMIT_E7:
-        raise RefusedError(
-            f"latitudes in the Web Mercator range, -{MERCATOR_LIMIT} to {MERCATOR_LIMIT}", mend
+        raise InvalidValueError(
+            f"latitudes in the Web Mercator range, -{MERCATOR_LIMIT} to {MERCATOR_LIMIT}", hint
         )
     if south >= north:
-        raise RefusedError("south less than north", mend)
+        raise InvalidValueError("south less than north", hint)
     if (west - east) % FULL_TURN_E7 == 0 and west >= east:
-        raise RefusedError("a box of some width; this one is empty", mend)
+        raise InvalidValueError("a box of some width; this one is empty", hint)
     return edges
 
 
 def zoom(value: object) -> tuple[int, ...]:
     """Lowest and highest zoom, in order."""
     described = f"[lowest, highest] zoom, whole numbers from 0 to {MAX_ZOOM}"
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise RefusedError(described)
-    try:
-        lowest, highest = (cast("int", whole(0, MAX_ZOOM)(item)) for item in value)
-    except RefusedError:
-        raise RefusedError(described) from None
+    lowest, highest = _items(value, whole_number(0, MAX_ZOOM), range(2, 3), described)
     if lowest > highest:
-        raise RefusedError("the lowest zoom first", f"write [{highest}, {lowest}]")
+        raise InvalidValueError("the lowest zoom first", f"write [{highest}, {lowest}]")
     return lowest, highest
 
 
 def origin(value: object) -> tuple[float, ...]:
     """Longitude, latitude, altitude as given: they become integers later, once."""
-    described = "[longitude, latitude, altitude] in finite degrees and metres"
-    point = _numbers(value, 3, described)
+    point = _numbers(value, 3, "[longitude, latitude, altitude] in finite degrees and metres")
     longitude, latitude, altitude = point
     if not (-180 <= longitude <= 180 and -90 <= latitude <= 90 and -1000 <= altitude <= 30_000):
-        raise RefusedError(
+        raise InvalidValueError(
             "longitude -180 to 180, latitude -90 to 90, altitude -1000 to 30000 m",
             "the order is longitude, latitude, altitude",
         )
@@ -121,5 +212,23 @@ def origin(value: object) -> tuple[float, ...]:
 def folder(value: object) -> Path:
     """A folder, as a path."""
     if not isinstance(value, (str, Path)):
-        raise RefusedError("a folder")
+        raise InvalidValueError("a folder")
     return Path(value)
+
+
+def _numbers(value: Any, count: int, described: str) -> tuple[float, ...]:  # noqa: ANN401 - checked here
+    """Return the values as given: Decimals stay Decimals until they become integers."""
+    _items(value, number(-1e6, 1e6), range(count, count + 1), described)
+    return tuple(value)
+
+
+def _items(
+    value: object, rule: Callable[[object], _Value], counts: range, described: str
+) -> tuple[_Value, ...]:
+    """Return the values of a list that has one of some lengths, as the rule keeps them."""
+    if not isinstance(value, (list, tuple)) or len(value) not in counts:
+        raise InvalidValueError(described)
+    try:
+        return tuple(rule(item) for item in value)
+    except InvalidValueError:
+        raise InvalidValueError(described) from None

@@ -1,7 +1,7 @@
-"""A request as the journal keeps it, so that a step of its build can be run again without the person who asked.
+"""Write a request as TOML for the journal, so that a step can be run again later, and read it back.
 
-It is written anew from the checked request, in TOML, whether it came from a file or from Python: complete, without
-comments, and with the very integers that the build computed with. It is a fact about a build and enters no identity.
+The text is made from the checked request, whether that came from a file or from Python: complete, without
+comments, and with exactly the integers that the build computed with. It enters no identity.
 """
 
 import json
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from pipeline.request.request import BuildRequest
-from pipeline.request.validation import Checked
+from pipeline.request.validation import CheckedRecord
 from store.base.canonical_json import Document
 
 MAX_TEXT_BYTES = 1 << 16
-"""A longer request is not recorded: the journal is no place for bulk."""
+"""A longer request is not recorded, to keep the journal small."""
 
 _E7_DIGITS, _MM_DIGITS = 7, 3
 
 
-def request_facts(request: BuildRequest, precision: str | None) -> Document:
-    """Return what the start of a build records of its request; nothing if it is too long, or no text.
+def request_record(request: BuildRequest, precision: str | None) -> Document:
+    """Return what a build's first event records of the request; nothing if it is too long or no Unicode.
 
     Args:
-        request: As asked for.
-        precision: What replaced its precision, if anything did.
+        request: The request.
+        precision: The precision that replaced the requested one, if one did.
     """
     text, base = to_toml(request), str(request.base.absolute())
     try:
@@ -37,11 +37,11 @@ def request_facts(request: BuildRequest, precision: str | None) -> Document:
     return {"request": {"text": text, "base": base, "precision": precision}}
 
 
-def recorded_request(host: Mapping[str, Any]) -> tuple[BuildRequest, str | None] | None:
-    """Return the request and precision that the start of a build recorded, if it did.
+def parse_recorded_request(host: Mapping[str, Any]) -> tuple[BuildRequest, str | None] | None:
+    """Return the request and precision that a build's first event recorded, if it did.
 
     Raises:
-        RequestError: It is no valid request, or not to this version.
+        RequestError: This version does not accept the request.
     """
     match host.get("request"):
         case {"text": str(text), "base": str(base), "precision": None | str() as precision}:
@@ -51,7 +51,7 @@ def recorded_request(host: Mapping[str, Any]) -> tuple[BuildRequest, str | None]
 
 
 def to_toml(request: BuildRequest) -> str:
-    """Return a request file that means the same request, seen from the same folder."""
+    """Return the text of a request file that means the same when read with the same base folder."""
     lines = [
         f"flight_id = {_value(request.flight_id)}",
         f"sector = {_value(str(request.sector))}",
@@ -69,19 +69,19 @@ def to_toml(request: BuildRequest) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(record: Checked) -> Iterator[str]:
+def _table(record: CheckedRecord) -> Iterator[str]:
     for item in fields(record):  # type: ignore[arg-type]
         value = getattr(record, item.name)
         if value is not None:
             yield f"{item.name} = {_value(value)}"
 
 
-def _value(value: str | bool | float | date | tuple[Any, ...] | Checked) -> str:  # noqa: FBT001 - a value, not a flag
+def _value(value: str | bool | float | date | tuple[Any, ...] | CheckedRecord) -> str:  # noqa: FBT001 - a value, not a flag
     match value:
         case bool():
             return str(value).lower()
         case str():
-            # The rules of requests leave printable text alone, of which TOML and JSON write the same strings.
+            # The rules admit printable text only, which TOML and JSON write alike.
             return json.dumps(str(value), ensure_ascii=False)
         case int() | float():
             return repr(value)
@@ -89,13 +89,13 @@ def _value(value: str | bool | float | date | tuple[Any, ...] | Checked) -> str:
             return value.isoformat()
         case tuple():
             return f"[{', '.join(map(_value, value))}]"
-        case Checked():
+        case CheckedRecord():
             return "{" + ", ".join(_table(value)) + "}"
         case _:
             assert_never(value)
 
 
 def _scaled(number: int, digits: int) -> str:
-    """An integer of a decimal fraction of a unit, as a decimal number of units: no digit is lost."""
+    """Return an integer count of 10^-digits units as a decimal number of units, with every digit."""
     whole, rest = divmod(abs(number), 10**digits)
     return f"{'-' if number < 0 else ''}{whole}.{rest:0{digits}d}"

@@ -1,46 +1,51 @@
-"""Rules for the fields of a request, so that a file and a Python caller meet the same ones.
+"""Check the fields of request records, so that a file and a Python caller meet the same rules.
 
-A record of a request is a frozen dataclass that inherits `Checked`. Each field carries a *rule* in its metadata:
-a function from whatever was given to the value that is kept, which raises `RefusedError` saying what it expected.
-All fields are tried, so that one pass reports every problem. Pure: no file, clock or environment is read.
+A record of a request is a frozen dataclass that inherits `CheckedRecord`. The annotation of a field has its
+*rule* (`pipeline.request.rules`), a function that takes the given value and returns the one to keep, or
+raises `InvalidValueError`: `name: Annotated[str, text()]`. All fields are tried, so that one pass reports
+every problem. Pure.
 """
 
 import difflib
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from pathlib import PurePath
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from pipeline.errors import Problem, RequestError
 
-Rule = Callable[[Any], object]
+Rule = Callable[[object], object]
 
-_SHOWN = 80
+_MAX_SHOWN = 80
 
 
-class RefusedError(Exception):
-    """A rule refuses a value.
+class InvalidValueError(Exception):
+    """A value breaks a rule.
 
     Attributes:
         expected: What the rule wants.
-        mend: What mends it, where that is not obvious.
+        hint: How to correct it, where that is not obvious.
         found: What was found, where showing the value itself would not help.
     """
 
-    def __init__(self, expected: str, mend: str = "", found: str | None = None) -> None:
-        super().__init__(expected, mend, found)
+    def __init__(self, expected: str, hint: str = "", found: str | None = None) -> None:
+        super().__init__(expected, hint, found)
         self.expected = expected
-        self.mend = mend
+        self.hint = hint
         self.found = found
 
+    def message(self, value: object) -> str:
+        """Return the sentence for the value that breaks the rule."""
+        found = format_value(value) if self.found is None else self.found
+        return f"expected {self.expected}, found {found}" + (f"; {self.hint}" if self.hint else "")
 
-def shown(value: object) -> str:
-    """A value as a message shows it: numbers and dates as the file spells them, on one line, not too long."""
+
+def format_value(value: object) -> str:
+    """Return a value for a message: numbers and dates as in the file, one line, cut at 80 characters."""
     match value:
         case bool():
             text = str(value).lower()
@@ -51,26 +56,22 @@ def shown(value: object) -> str:
         case PurePath():
             text = repr(str(value))
         case list() | tuple():
-            text = "[" + ", ".join(shown(item) for item in value[:12]) + (", …]" if len(value) > 12 else "]")
+            items = ", ".join(format_value(item) for item in value[:12])
+            text = f"[{items}" + (", …]" if len(value) > 12 else "]")
         case _:
             text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Advice for an unknown word: the nearest known one, else all of them."""
+def suggest_known(word: str, known: Iterable[str]) -> str:
+    """Return a hint for an unknown word: the nearest known one, else all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
 
 
-def checked(rule: Rule) -> Mapping[str, Rule]:
-    """Field metadata that carries a rule: `field(metadata=checked(text()))`."""
-    return {"rule": rule}
-
-
-class Checked:
-    """A record whose fields are checked and normalised at construction, from a file or from Python alike."""
+class CheckedRecord:
+    """A record that checks and normalises its fields when it is made, from a file or from Python alike."""
 
     __slots__ = ()
     table: ClassVar[str] = ""
@@ -86,21 +87,25 @@ class Checked:
         if not problems:
             for name, value in kept.items():
                 object.__setattr__(self, name, value)
-            problems = list(self.relations())
+            problems = list(self.check_relations())
         if problems:
             prefix = f"{self.table}." if self.table else ""
             raise request_error([Problem(prefix + problem.key, problem.text) for problem in problems])
 
-    def relations(self) -> Iterator[Problem]:
-        """Problems that need more than one field to see. Called with normalised fields."""
+    def check_relations(self) -> Iterator[Problem]:
+        """Yield the problems that concern several fields. Called with normalised fields."""
         yield from ()
 
 
+_Record = TypeVar("_Record", bound=CheckedRecord)
+
+
 def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, object], list[Problem]]:
-    """Try every field of a record: what is kept, and what is wrong (unknown, missing or refused)."""
+    """Check every field; return the values to keep, and the unknown, missing and invalid fields."""
     known = {item.name: item for item in fields(record) if item.init}
+    rules = _rules_of(record)
     problems = [
-        Problem(key, f"expected a known key, found {key!r}; {nearest(key, known)}")
+        Problem(key, f"expected a known key, found {key!r}; {suggest_known(key, known)}")
         for key in given
         if key not in known
     ]
@@ -111,26 +116,25 @@ def check_fields(record: type, given: Mapping[str, object]) -> tuple[dict[str, o
                 problems.append(Problem(name, "expected a value, found none; add this key"))
             continue
         value = given[name]
-        rule = item.metadata.get("rule")
+        rule = rules.get(name)
         if rule is None or (value is None and item.default is None):
             kept[name] = value
             continue
         try:
             kept[name] = rule(value)
-        except RefusedError as refused:
-            problems.append(Problem(name, refusal(refused, value)))
+        except InvalidValueError as error:
+            problems.append(Problem(name, error.message(value)))
     return kept, problems
 
 
-def refusal(refused: RefusedError, value: object) -> str:
-    """The sentence for a refused value."""
-    mend = f"; {refused.mend}" if refused.mend else ""
-    found = shown(value) if refused.found is None else refused.found
-    return f"expected {refused.expected}, found {found}{mend}"
+@cache
+def _rules_of(record: type) -> Mapping[str, Rule]:
+    hints = get_type_hints(record, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")}
 
 
 def request_error(problems: Iterable[Problem], *, subject: str | None = None) -> RequestError:
-    """One error for all problems: the sentence itself when there is one, else a summary line and a list."""
+    """Return one error for all problems: the sentence itself for one, else a summary line and a list."""
     found = tuple(problems)
     where = f"{subject}: " if subject else ""
     if len(found) == 1:
@@ -139,124 +143,11 @@ def request_error(problems: Iterable[Problem], *, subject: str | None = None) ->
     return RequestError(f"{where}{len(found)} problems:{lines}", subject=subject, problems=found)
 
 
-def text(limit: int = 1024) -> Rule:
-    """A non-empty printable string (also a path) of at most `limit` characters."""
-
-    def rule(value: object) -> str:
-        said = str(value) if isinstance(value, PurePath) else value
-        if not isinstance(said, str) or not said.strip() or len(said) > limit or not said.isprintable():
-            raise RefusedError(f"printable text of 1 to {limit} characters")
-        return said
-
-    return rule
-
-
-def matching(pattern: str, described: str) -> Rule:
-    """A string that matches a regular expression from end to end."""
-    compiled = re.compile(pattern)
-
-    def rule(value: object) -> str:
-        if not isinstance(value, str) or compiled.fullmatch(value) is None:
-            raise RefusedError(described)
-        return value
-
-    return rule
-
-
-def one_of(choices: type[StrEnum]) -> Rule:
-    """A member of an enumeration, given as itself or as its value."""
-    known = key_of({member.value: member for member in choices})
-    return lambda value: choices(known(value))
-
-
-def key_of(table: Mapping[str, object]) -> Callable[[object], str]:
-    """The name of an entry of a table, as the table is when a value is checked."""
-
-    def rule(value: object) -> str:
-        if isinstance(value, str) and value in table:
-            return str(value)
-        mend = nearest(value, list(table)) if isinstance(value, str) else ""
-        raise RefusedError("one of " + ", ".join(f'"{each}"' for each in table), mend)
-
-    return rule
-
-
-def whole(low: int, high: int) -> Rule:
-    """A whole number from low to high inclusive; true and false are not numbers."""
-
-    def rule(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise RefusedError(f"a whole number from {low} to {high}")
-        return value
-
-    return rule
-
-
-def number(low: float, high: float) -> Rule:
-    """A finite number from low to high inclusive, kept as a float; true and false are not numbers."""
-
-    def rule(value: object) -> float:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float, Decimal))
-            or not low <= value <= high
-        ):
-            raise RefusedError(f"a finite number from {low:g} to {high:g}")
-        return float(value)
-
-    def guarded(value: object) -> float:
-        # A NaN compares false with everything, but a Decimal NaN raises instead.
-        if isinstance(value, (float, Decimal)) and not math.isfinite(value):
-            raise RefusedError(f"a finite number from {low:g} to {high:g}")
-        return rule(value)
-
-    return guarded
-
-
-def sequence_of(rule: Rule, count: int, described: str) -> Rule:
-    """Exactly `count` values that each satisfy a rule, kept as a tuple."""
-
-    def apply(value: object) -> tuple[object, ...]:
-        if not isinstance(value, (list, tuple)) or len(value) != count:
-            raise RefusedError(described)
-        try:
-            return tuple(rule(item) for item in value)
-        except RefusedError as refused:
-            raise RefusedError(f"{described}, each {refused.expected}", refused.mend) from None
-
-    return apply
-
-
-def flag(value: object) -> bool:
-    """True or false, nothing that merely looks like it."""
-    if not isinstance(value, bool):
-        raise RefusedError("true or false")
-    return value
-
-
-def day(value: object) -> date:
-    """A calendar date without a time of day."""
-    if isinstance(value, datetime) or not isinstance(value, date):
-        raise RefusedError("a date such as 2026-03-01, without quotes and without a time")
-    return value
-
-
-def record(kind: type[Checked]) -> Rule:
-    """An instance of another record."""
-
-    def rule(value: object) -> Checked:
-        if not isinstance(value, kind):
-            raise RefusedError(f"a {kind.__name__}")
-        return value
-
-    return rule
-
-
-_Record = TypeVar("_Record", bound=Checked)
-
-
 def records_from(
-    document: Mapping[str, object], *, tables: Mapping[str, type[Checked]], lists: Mapping[str, type[Checked]]
+    document: Mapping[str, object],
+    *,
+    tables: Mapping[str, type[CheckedRecord]],
+    lists: Mapping[str, type[CheckedRecord]],
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Turn the tables of a document into records.
 
@@ -266,7 +157,8 @@ def records_from(
         lists: Record of each key that holds a list of tables.
 
     Returns:
-        The document with records in place of the tables, less those that cannot be made, and why they cannot.
+        The document with records in place of its valid tables and without the invalid ones, and their
+        problems.
     """
     given: dict[str, Any] = {}
     problems: list[Problem] = []
@@ -284,20 +176,19 @@ def records_from(
 
 
 def record_from(kind: type[_Record], value: object, where: str) -> _Record:
-    """One record from a table; problems are told with its place in the document.
+    """Make one record from a table; problems name its place in the document.
 
     Raises:
         RequestError: with every problem.
     """
     if not isinstance(value, dict):
-        raise request_error([Problem(where, f"expected a table, found {shown(value)}")])
+        raise request_error([Problem(where, f"expected a table, found {format_value(value)}")])
     problems = check_fields(kind, value)[1]
     if problems:
         raise request_error([Problem(f"{where}.{problem.key}", problem.text) for problem in problems])
     try:
         return kind(**value)
     except RequestError as error:
-        found = [
+        raise request_error(
             Problem(where + problem.key.removeprefix(kind.table), problem.text) for problem in error.problems
-        ]
-        raise request_error(found) from None
+        ) from None

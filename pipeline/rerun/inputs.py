@@ -18,7 +18,8 @@ from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
 from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.ports import Ports
-from pipeline.request.request import BuildRequest, ModelRole, ModelSpec
+from pipeline.request.options import ModelRole, ModelSpec
+from pipeline.request.request import BuildRequest
 from pipeline.rerun.report import BuildRecord, Findings, InputStatus, StepInput
 from pipeline.tiles.sources.read_tile import read_tile
 from pipeline.tiles.tile import Locator

@@ -21,7 +21,7 @@ from pipeline.rerun.bisection import bisect
 from pipeline.rerun.inputs import RerunInputs
 from pipeline.rerun.report import InputStatus, StepFailure, TileIdentity, Trial
 from pipeline.stages.embed import embed_windows, engine_spec
-from pipeline.tiles.tile import Place, Tile
+from pipeline.tiles.tile import Place, SourceTile
 from store.base.identity import CELL_SHIFT, descriptor_id
 from store.base.preprocessing import Preprocessing
 from store.domain.events import BuildFailed, CellEmbedded, StepStarted
@@ -75,7 +75,7 @@ class _Embedder:
         engine = engine_spec(inputs.write("engine", data), event)
         return cls(engine, inputs.recorded_inputs.preprocessing)
 
-    def bad_tiles(self, tiles: Sequence[Tile]) -> list[BadTile]:
+    def bad_tiles(self, tiles: Sequence[SourceTile]) -> list[BadTile]:
         """Embed some tiles as one window; return those that got no descriptor.
 
         Raises:
@@ -99,7 +99,7 @@ class _Embedder:
             yield batcher.window_result(window, value, engine.dimensions)
 
 
-def _run_worker(module: str, setup: Payload, tiles: Sequence[Tile]) -> Message:
+def _run_worker(module: str, setup: Payload, tiles: Sequence[SourceTile]) -> Message:
     """Give some tiles to a process of its own, and return its answer."""
     with WorkerPool(module, 1, setup, timeout_s=_WINDOW_TIMEOUT_S) as pool:
         pool.submit(0, batcher.worker_request(tiles))
@@ -133,7 +133,7 @@ def _rerun_tile(inputs: RerunInputs, failure: BuildFailed) -> StepFailure | None
     return _embed_tile(inputs, tile, failure.kind)
 
 
-def _embed_tile(inputs: RerunInputs, tile: Tile, kind: str) -> StepFailure | None:
+def _embed_tile(inputs: RerunInputs, tile: SourceTile, kind: str) -> StepFailure | None:
     """Embed a tile again; return how that fails, or None."""
     name = str(tile.place)
     try:
@@ -146,7 +146,7 @@ def _embed_tile(inputs: RerunInputs, tile: Tile, kind: str) -> StepFailure | Non
     return None
 
 
-def _refusals(inputs: RerunInputs, tile: Tile, kind: str) -> list[tuple[str, str]]:
+def _refusals(inputs: RerunInputs, tile: SourceTile, kind: str) -> list[tuple[str, str]]:
     """Return kind and message of why a tile gets no descriptor; without an engine it is only decoded."""
     try:
         return [(bad.kind, bad.message) for bad in _Embedder.from_inputs(inputs).bad_tiles([tile])]
@@ -169,7 +169,7 @@ def _bisect_window(
     findings, embedder = inputs.findings, _Embedder.from_inputs(inputs)
     last: _WorkerEndedError | None = None
 
-    def ends_worker(part: Sequence[Tile]) -> bool:
+    def ends_worker(part: Sequence[SourceTile]) -> bool:
         nonlocal last
         ended = None
         try:
@@ -264,10 +264,10 @@ def _unfinished_cells(inputs: RerunInputs) -> Iterator[CellKey]:
     return (CellKey(*_place(name)) for name in open_cells)
 
 
-def _as_file(inputs: RerunInputs, identity: TileIdentity, data: bytes) -> Tile:
+def _as_file(inputs: RerunInputs, identity: TileIdentity, data: bytes) -> SourceTile:
     """Write a tile to a temporary file, so that its bytes stay the same while it is tried."""
     path = inputs.write("tile-{}-{}-{}".format(*identity.place), data)
-    return Tile(
+    return SourceTile(
         z=identity.place.z,
         x=identity.place.x,
         y=identity.place.y,

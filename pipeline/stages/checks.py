@@ -25,8 +25,8 @@ from pipeline.planning.plan import ENGINE_CHECK
 from pipeline.stages.extend_index import read_delta
 from pipeline.stages.reference import reference_run
 from pipeline.tiles.decode import decode
-from pipeline.tiles.sources.read_tile import REST, read_tile
-from pipeline.tiles.tile import Tile
+from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
+from pipeline.tiles.tile import SourceTile
 from store.base.canonical_json import Document
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
@@ -169,14 +169,14 @@ def check_vectors(
     return subject.result(measured, why)
 
 
-def _read_unchanged(tile: Tile) -> bytes:
+def _read_unchanged(tile: SourceTile) -> bytes:
     """Read a tile; raise `TileError` if its bytes are not the selected ones."""
     data = read_tile(tile.locator)
     found = hashlib.sha256(data).hexdigest()
     if found != tile.sha256:
         raise TileError(
             f"tile {tile.place}: expected SHA-256 {tile.sha256[:12]} as selected, found {found[:12]}",
-            hint=REST,
+            hint=SOURCE_CHANGED_HINT,
             kind=ErrorKind.SOURCE_CHANGED,
             subject=str(tile.place),
         )

@@ -20,9 +20,9 @@ from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
-from pipeline.request.request import BadTilePolicy
+from pipeline.request.options import BadTilePolicy
 from pipeline.stages.context import BuildContext
-from pipeline.tiles.sources.read_tile import REST
+from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from store.base.identity import cell_components, cell_key, tile_set_of
 from store.base.preprocessing import Preprocessing
 from store.disk.artifacts import ref_of
@@ -275,7 +275,7 @@ def _refuse_or_skip(run: BuildContext, bad: BadTile) -> None:
     if bad.kind != ErrorKind.BAD_TILE or run.inputs.request.tiles.on_bad is BadTilePolicy.FAIL:
         hint = 'replace the tile, or set tiles.on_bad = "skip"'
         if bad.kind != ErrorKind.BAD_TILE:
-            hint = REST
+            hint = SOURCE_CHANGED_HINT
         raise TileError(f"tile {place}: {bad.message}", hint=hint, kind=ErrorKind(bad.kind), subject=place)
     run.ports.progress.say(f"skipped tile {place}: {bad.message}")
 

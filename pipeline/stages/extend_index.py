@@ -11,7 +11,7 @@ from time import monotonic
 
 import numpy as np
 
-from pipeline.index.plan import IndexJob, extends, most_changed
+from pipeline.index.plan import IndexJob, can_extend, delta_limits
 from pipeline.progress import Progress
 from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
@@ -132,7 +132,7 @@ def extend_head_index(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob
             components=components,
             artifacts=run.store.artifacts,
             progress=run.ports.progress,
-            most=most_changed(job.plan, job.count, index.dimensions),
+            most=delta_limits(job.plan, job.count, index.dimensions),
         )
     except (ArtifactError, BlockError, DeltaError):
         _explain_new_index(run, index, "its delta, block table or a block of it is missing or damaged")
@@ -153,7 +153,7 @@ def _extendable(run: BuildContext, job: IndexJob) -> Index | None:
     if (
         index is None
         or not run.inputs.request.index.delta
-        or not extends(job.plan, job.count, index.components, job.components)
+        or not can_extend(job.plan, job.count, index.components, job.components)
     ):
         return None
     if _is_intact(run, whole_of(index)):

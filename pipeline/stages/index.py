@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
 from pipeline.errors import CheckError
-from pipeline.index.faiss_builder import IndexBuilder, OnRows
-from pipeline.index.plan import IndexJob, resolve
+from pipeline.index.faiss_builder import FaissIndexBuilder, OnRows
+from pipeline.index.plan import IndexJob, plan_index
 from pipeline.planning.area_report import AreaReport, Place
-from pipeline.request.request import IndexOptions
+from pipeline.request.options import IndexOptions
 from pipeline.stages.checks import INDEX_CHECK, check_index, require_coverage
 from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
@@ -49,7 +49,7 @@ def index_job(
     table: ArtifactRef,
     space: str,
     dimensions: int,
-    builder: IndexBuilder,
+    builder: FaissIndexBuilder,
 ) -> IndexJob:
     """Return the index to write for some blocks, with the options of a request.
 
@@ -57,7 +57,7 @@ def index_job(
         EmbedError: INDEX_FAILED, the request cannot be met with these rows.
     """
     count = sum(row.rows for row in rows)
-    plan = resolve(options, count=count, dimensions=dimensions)
+    plan = plan_index(options, count=count, dimensions=dimensions)
     components = index_components(
         space=space, blocks=table.sha256, options=plan.to_document(), library=builder.library(plan.kind)
     )
@@ -68,14 +68,14 @@ def write_index(
     job: IndexJob,
     rows: Iterable[Block],
     *,
-    builder: IndexBuilder,
+    builder: FaissIndexBuilder,
     new: Draft,
     on_progress: OnRows | None = None,
 ) -> WrittenIndex:
     """Write the index of all rows to a draft file.
 
     Raises:
-        EmbedError: INDEX_FAILED; see `IndexBuilder.build`.
+        EmbedError: INDEX_FAILED; see `FaissIndexBuilder.build`.
         OSError: The draft cannot be written.
     """
     began = monotonic()
@@ -114,7 +114,7 @@ def survey_selection(selection: Selection, rows: Sequence[BlockRow], artifacts: 
         artifacts,
         wanted=selection.wanted,
         present=selection.tiles.ids,
-        holes=tuple(map(tuple, selection.holes.array.tolist())),
+        holes=tuple(map(tuple, selection.holes.tolist())),
         excluded=tuple(map(tuple, selection.excluded.places.tolist())),
     )
 

@@ -1,5 +1,5 @@
-"""The imagery: which tiles an area wants, which there are, their digests, dates and pixels.
+"""The imagery: which tiles an area wants and a source has, their digests, capture dates and pixels.
 
-It imports `pipeline.request` and below. It never writes beside an archive, and never guesses what a damaged
-tile showed.
+It imports `pipeline.request`, `pipeline.errors` and `store`. It never writes a file beside an archive, and a
+damaged tile is an error, never a guess.
 """

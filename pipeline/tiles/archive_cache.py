@@ -1,18 +1,18 @@
-"""Remembers what an archive holds, so that a warm build neither reads its directory nor hashes its tiles. Disposable.
+"""Keep the list of an archive's tiles, so that an up-to-date build neither reads nor hashes it. Disposable.
 
-Of every tile that was asked for: its descriptor id, the length of its image, a number by which the archive finds it
-again, and its digest; and the rectangles of tiles of which all is known. It holds for as long as `stat` says the same
-of the archive, with the care for racy writes that `pipeline.tiles.digest_cache` explains.
+Kept are the rectangles of tiles that were listed, and of each tile in them its descriptor id, the length of
+its image, the number by which the archive finds it, and its digest. They are valid while `stat` says the same
+of the archive, with the precaution against racy writes that `pipeline.tiles.digest_cache` explains.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, Kept, MemoryFile
+from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Fingerprint, Keys
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.tile_columns import Digests, Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
@@ -22,75 +22,72 @@ MAX_RECTANGLES = 64
 
 _FINGERPRINT = 5
 _RECTANGLE = 5
-"""Numbers of each in the scope of a memory."""
-_AXIS = (1 << X_SHIFT) - 1
+"""Integers of each in the scope of a cache file."""
+_AXIS_MASK = (1 << X_SHIFT) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class TileListing:
     """Tiles that an archive holds, in rising order of (z, x, y).
 
     Attributes:
-        ids: Descriptor ids, int64 [n].
-        sizes: Lengths of the encoded images in bytes, int64 [n].
-        numbers: What the archive finds each by, int64 [n].
+        keys: Descriptor id, length of the encoded image in bytes, and the number by which the archive finds
+            the tile, int64 [n, 3].
         digests: SHA-256 of the encoded images, uint8 [n, 32].
     """
 
-    ids: Numbers
-    sizes: Numbers
-    numbers: Numbers
+    keys: Keys
     digests: Digests
+
+    @property
+    def ids(self) -> Numbers:
+        """Descriptor ids, int64 [n]."""
+        return self.keys[:, 0]
 
     @property
     def places(self) -> npt.NDArray[np.int32]:
         """Zoom, column and row, int32 [n, 3]."""
-        places = np.empty((len(self.ids), 3), np.int32)
+        places = np.empty((len(self.keys), 3), np.int32)
         places[:, 0] = self.ids >> ZOOM_SHIFT
-        places[:, 1] = self.ids >> X_SHIFT & _AXIS
-        places[:, 2] = self.ids & _AXIS
+        places[:, 1] = self.ids >> X_SHIFT & _AXIS_MASK
+        places[:, 2] = self.ids & _AXIS_MASK
         return places
 
-    def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "Listing":
-        """Some of the tiles."""
-        return Listing(
-            ids=self.ids[chosen],
-            sizes=self.sizes[chosen],
-            numbers=self.numbers[chosen],
-            digests=self.digests[chosen],
-        )
+    def take(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "TileListing":
+        """Return some of the tiles."""
+        return TileListing(keys=self.keys[chosen], digests=self.digests[chosen])
 
 
-class ArchiveMemory:
-    """What is remembered of one archive.
+class ArchiveCache:
+    """The cached tile list of one archive.
 
     Args:
-        folder: Where memories are kept; None remembers nothing.
-        subject: Kind and absolute path of the archive; names the file.
+        folder: Holds the cache files; None caches nothing.
+        subject: Kind and absolute path of the archive; the file's name is made from it.
         fingerprint: What `stat` says of the archive now.
-        now_ns: Wall clock in nanoseconds since 1970, as files are stamped with.
+        now_ns: Wall clock in nanoseconds since 1970, the one that stamps files.
     """
 
     def __init__(
         self, folder: Path | None, *, subject: str, fingerprint: Fingerprint, now_ns: Callable[[], int]
     ) -> None:
-        self._file = MemoryFile(folder, subject=f"archive:{subject}", columns=3)
+        self._file = CacheFile(folder, subject=f"archive:{subject}", columns=3)
         self._fingerprint = fingerprint
         self._settled = max(fingerprint.mtime_ns, fingerprint.ctime_ns) < now_ns() - RACY_NS
-        kept = self._file.load()
+        content = self._file.load()
         if (
-            kept is None
-            or kept.scope[:_FINGERPRINT] != tuple(fingerprint)
-            or len(kept.scope[_FINGERPRINT:]) % _RECTANGLE
+            content is None
+            or content.scope[:_FINGERPRINT] != tuple(fingerprint)
+            or len(content.scope[_FINGERPRINT:]) % _RECTANGLE
         ):
             self._rectangles: tuple[TileRange, ...] = ()
-            self._known = _listing(np.zeros((0, 3), np.int64), np.zeros((0, 32), np.uint8))
+            self._known = TileListing(keys=np.zeros((0, 3), np.int64), digests=np.zeros((0, 32), np.uint8))
         else:
-            self._rectangles = _rectangles(kept.scope[_FINGERPRINT:])
-            self._known = _listing(kept.keys, kept.digests)
+            self._rectangles = _rectangles(content.scope[_FINGERPRINT:])
+            self._known = TileListing(keys=content.keys, digests=content.digests)
 
-    def recall(self, ranges: Sequence[TileRange]) -> Listing | None:
-        """All tiles of some rectangles; None where not all of them are known."""
+    def lookup(self, ranges: Sequence[TileRange]) -> TileListing | None:
+        """Return all tiles of some rectangles, or None if the cache does not hold every rectangle."""
         if not all(any(_contains(known, part) for known in self._rectangles) for part in ranges):
             return None
         if set(ranges) == set(self._rectangles):
@@ -102,44 +99,35 @@ class ArchiveMemory:
         return self._known.take(chosen)
 
     def digests(self, ids: Numbers) -> tuple[Digests, npt.NDArray[np.bool_]]:
-        """Digests of single tiles, uint8 [n, 32] (zeros where unknown), and bool [n], which of them are known."""
+        """Return digests of single tiles, uint8 [n, 32] (zeros where unknown); bool [n], which are known."""
         digests, known = np.zeros((len(ids), 32), np.uint8), np.zeros(len(ids), np.bool_)
-        if len(self._known.ids):
-            at = np.minimum(np.searchsorted(self._known.ids, ids), len(self._known.ids) - 1)
+        if len(self._known.keys):
+            at = np.minimum(np.searchsorted(self._known.ids, ids), len(self._known.keys) - 1)
             known = self._known.ids[at] == ids
             digests[known] = self._known.digests[at[known]]
         return digests, known
 
-    def remember(self, ranges: Sequence[TileRange], found: Listing) -> None:
-        """Store all tiles of some rectangles beside what is known; of an archive that was just written, nothing."""
-        if not self._settled or len(found.ids) > MAX_ROWS:
+    def store(self, ranges: Sequence[TileRange], found: TileListing) -> None:
+        """Add all tiles of some rectangles to the cache, unless the archive was just written."""
+        if not self._settled or len(found.keys) > MAX_ROWS:
             return
         rectangles = [each for each in self._rectangles if not any(_contains(part, each) for part in ranges)]
-        if len(rectangles) + len(ranges) > MAX_RECTANGLES or len(found.ids) + len(self._known.ids) > MAX_ROWS:
+        if (
+            len(rectangles) + len(ranges) > MAX_RECTANGLES
+            or len(found.keys) + len(self._known.keys) > MAX_ROWS
+        ):
             rectangles, known = [], found
         else:
             known = _union(found, self._known)
-        numbers = (
-            number
-            for part in (*rectangles, *ranges)
-            for number in (part.z, part.x0, part.x1, part.y0, part.y1)
-        )
-        keys = np.stack([known.ids, known.sizes, known.numbers], axis=1)
-        self._file.store(Kept(scope=(*self._fingerprint, *numbers), keys=keys, digests=known.digests))
+        numbers = (number for part in (*rectangles, *ranges) for number in astuple(part))
+        scope = (*self._fingerprint, *numbers)
+        self._file.store(CacheContent(scope=scope, keys=known.keys, digests=known.digests))
 
 
-def _union(one: Listing, other: Listing) -> Listing:
-    both = Listing(
-        ids=np.concatenate([one.ids, other.ids]),
-        sizes=np.concatenate([one.sizes, other.sizes]),
-        numbers=np.concatenate([one.numbers, other.numbers]),
-        digests=np.concatenate([one.digests, other.digests]),
-    )
-    return both.take(np.unique(both.ids, return_index=True)[1])
-
-
-def _listing(keys: npt.NDArray[np.int64], digests: Digests) -> Listing:
-    return Listing(ids=keys[:, 0], sizes=keys[:, 1], numbers=keys[:, 2], digests=digests)
+def _union(one: TileListing, other: TileListing) -> TileListing:
+    keys = np.concatenate([one.keys, other.keys])
+    digests = np.concatenate([one.digests, other.digests])
+    return TileListing(keys=keys, digests=digests).take(np.unique(keys[:, 0], return_index=True)[1])
 
 
 def _rectangles(numbers: Sequence[int]) -> tuple[TileRange, ...]:

@@ -1,7 +1,7 @@
-"""When tiles were photographed: one date for all, or a CSV file with a date for each. Pure.
+"""Parse a CSV file of the dates on which tiles were photographed. Pure.
 
-The CSV file has a header with the columns z, x, y and captured (an ISO date such as 2026-03-01), in any order; other
-columns are passed over. Tiles that it does not name are of unknown age.
+The header has the columns z, x, y and captured (an ISO date such as 2026-03-01), in any order; other columns
+are ignored. Tiles that the file does not name are of unknown age.
 """
 
 import csv
@@ -14,15 +14,15 @@ from pipeline.tiles.tile import Place
 MAX_CSV_BYTES = 256 << 20
 
 _COLUMNS = ("z", "x", "y", "captured")
-_MAX_TOLD = 10
+_MAX_LISTED = 10
 
 
 def parse_capture_dates(text: str, *, name: str) -> Mapping[Place, date]:
-    """Capture dates by tile.
+    """Return the capture dates by tile.
 
     Args:
         text: The whole CSV file.
-        name: What messages call it.
+        name: The file's name in messages.
 
     Raises:
         TileError: with the line numbers of what is wrong.
@@ -33,17 +33,17 @@ def parse_capture_dates(text: str, *, name: str) -> Mapping[Place, date]:
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
         if any(header.count(column) != 1 for column in _COLUMNS):
-            raise _bad(
+            raise _bad_dates(
                 name,
                 [f"line 1: expected the columns {', '.join(_COLUMNS)}, found {', '.join(header)[:80]!r}"],
             )
-        picked = [header.index(column) for column in _COLUMNS]
+        columns = [header.index(column) for column in _COLUMNS]
         known_days: dict[str, date] = {}
         for row in rows:
             if not row:
                 continue
             try:
-                z, x, y, day = (row[index] for index in picked)
+                z, x, y, day = (row[index] for index in columns)
                 place = Place(int(z), int(x), int(y))
                 captured = known_days.get(day) or known_days.setdefault(day, date.fromisoformat(day.strip()))
             except (ValueError, IndexError):
@@ -56,11 +56,15 @@ def parse_capture_dates(text: str, *, name: str) -> Mapping[Place, date]:
     except csv.Error as error:
         wrong.append(f"line {rows.line_num}: {error}")
     if wrong:
-        raise _bad(name, wrong)
+        raise _bad_dates(name, wrong)
     return dates
 
 
-def _bad(name: str, wrong: list[str]) -> TileError:
-    told = wrong[:_MAX_TOLD] + ([f"and {len(wrong) - _MAX_TOLD} more"] if len(wrong) > _MAX_TOLD else [])
-    message = f"{name}: " + (told[0] if len(told) == 1 else "\n  ".join([f"{len(wrong)} bad lines", *told]))
-    return TileError(message, hint="mend the file", kind=ErrorKind.BAD_CAPTURE_DATES, subject=name)
+def _bad_dates(name: str, wrong: list[str]) -> TileError:
+    listed = wrong[:_MAX_LISTED] + (
+        [f"and {len(wrong) - _MAX_LISTED} more"] if len(wrong) > _MAX_LISTED else []
+    )
+    message = f"{name}: " + (
+        listed[0] if len(listed) == 1 else "\n  ".join([f"{len(wrong)} bad lines", *listed])
+    )
+    return TileError(message, hint="correct the file", kind=ErrorKind.BAD_CAPTURE_DATES, subject=name)

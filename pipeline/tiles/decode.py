@@ -1,14 +1,14 @@
-"""Turns the encoded bytes of a tile into pixels, and refuses what is no plain picture.
+"""Decode the encoded bytes of a tile to pixels, and refuse images without one certain appearance.
 
-Which decoder is installed must not change a descriptor. Pillow is the judge; simplejpeg, twice as fast, is used for
-JPEG when it is there and decodes without complaint, always with the accurate transform and smooth upsampling, with
-which both give the same pixels.
+The installed decoder must not change a descriptor. Pillow is the reference. simplejpeg, twice as fast, is
+used for JPEG where it is installed and reports no error, always with the accurate transform and smooth
+upsampling, with which both give the same pixels.
 
-Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot ask for
-gigabytes. Rules for what is not three channels of eight bits:
+Dimensions come from the header and are checked before any decoder runs, so that a few kilobytes cannot fill
+gigabytes of memory. Images that are not three channels of eight bits:
 
 - grey is repeated, palettes are expanded, transparency is composited over black (`store.base.preprocessing`);
-- CMYK JPEG, more than 8 bits per channel and animations are refused: no two programs agree on how they look;
+- CMYK JPEG, more than 8 bits per channel and animations are refused: programs do not agree on how they look;
 - colour profiles and orientation tags are ignored.
 """
 
@@ -28,9 +28,9 @@ except ImportError:
     simplejpeg = None
 
 MAX_PIXELS = 4096 * 4096
-"""Greatest tile by default."""
+"""Largest tile by default."""
 PIXEL_CEILING = 8192 * 8192
-"""Greatest limit that may be asked for. It stays below Pillow's own, whose setting is shared by the whole process."""
+"""Highest limit that a caller may set, below Pillow's own limit, which is one for the whole process."""
 
 _FAST_JPEG: ModuleType | None = simplejpeg
 
@@ -41,13 +41,13 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = N
     Args:
         data: The whole encoded image.
         max_pixels: Greatest width times height, at most `PIXEL_CEILING`.
-        subject: What messages call it, such as "z/x/y".
+        subject: The tile's name in messages, such as "z/x/y".
 
     Returns:
         uint8 [height, width, 3], RGB, C-contiguous.
 
     Raises:
-        TileError: when it is no such image, is damaged or cut off, too large, or of a kind that is refused.
+        TileError: when it is another format, damaged, cut off, too large, or of a kind that is refused.
         ValueError: when `max_pixels` is above the ceiling.
     """
     if not 0 < max_pixels <= PIXEL_CEILING:
@@ -57,7 +57,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, subject: str | None = N
     if pixels is None:
         pixels = _decode_with_pillow(data, header, subject)
     if pixels.shape != (header.height, header.width, 3):
-        raise _bad(subject, f"{header.height} x {header.width} pixels", f"{list(pixels.shape)}")
+        raise _bad_tile(subject, f"{header.height} x {header.width} pixels", f"{list(pixels.shape)}")
     return pixels
 
 
@@ -71,20 +71,20 @@ def _checked_header(data: bytes, max_pixels: int, subject: str | None) -> ImageH
     if header is None:
         kind = sniff(data)
         found = f"a damaged {kind} header" if kind else f"bytes that begin with {data[:8]!r}"
-        raise _bad(subject, "a JPEG, PNG or WebP image", found)
+        raise _bad_tile(subject, "a JPEG, PNG or WebP image", found)
     if header.width * header.height == 0 or header.width * header.height > max_pixels:
-        raise _bad(subject, f"1 to {max_pixels} pixels", f"{header.width} x {header.height}")
+        raise _bad_tile(subject, f"1 to {max_pixels} pixels", f"{header.width} x {header.height}")
     if header.depth > 8:
-        raise _bad(subject, "at most 8 bits per channel", f"{header.depth}")
+        raise _bad_tile(subject, "at most 8 bits per channel", f"{header.depth}")
     if header.channels not in {0, 1, 3}:
-        raise _bad(subject, "a grey or RGB picture", f"{header.channels} channels (CMYK)")
+        raise _bad_tile(subject, "a grey or RGB picture", f"{header.channels} channels (CMYK)")
     if header.animated:
-        raise _bad(subject, "a single picture", "an animation")
+        raise _bad_tile(subject, "a single picture", "an animation")
     return header
 
 
 def _decode_fast(data: bytes) -> Pixels | None:
-    """The pixels of a JPEG; None when the fast decoder is absent or complains, which leaves the verdict to Pillow."""
+    """Return the pixels of a JPEG; None if the fast decoder is absent or fails, and Pillow must decide."""
     if _FAST_JPEG is None:
         return None
     try:
@@ -104,11 +104,13 @@ def _decode_with_pillow(data: bytes, header: ImageHeader, subject: str | None) -
     except MemoryError:
         raise
     except Exception as error:
-        # Decoders of hostile bytes raise whatever comes to hand: OSError, SyntaxError, ValueError, zlib.error, …
-        raise _bad(subject, f"a whole {header.format} image", str(error) or type(error).__name__) from error
+        # On hostile bytes decoders raise many errors: OSError, SyntaxError, ValueError, zlib.error, …
+        raise _bad_tile(
+            subject, f"a whole {header.format} image", str(error) or type(error).__name__
+        ) from error
 
 
-def _bad(subject: str | None, expected: str, found: str) -> TileError:
+def _bad_tile(subject: str | None, expected: str, found: str) -> TileError:
     where = f"tile {subject}: " if subject else ""
     return TileError(
         f"{where}expected {expected}, found {found}",

@@ -1,7 +1,7 @@
-"""Which tiles an area wants. Pure integer ranges; nothing is enumerated unless it is asked for.
+"""Compute which tiles an area wants, as ranges of columns and rows. Pure.
 
-A tile belongs to a box when their areas overlap: a shared edge is not enough. Edges are compared as integers of
-1e-7 degree, tile edges rounded the same way as the box's, so that a box copied from a tile's printed bounds wants
+A tile belongs to a box when their areas overlap; a shared edge is not enough. Edges are compared as integers
+of 1e-7 degree, tile edges rounded like the box's, so that a box copied from a tile's printed bounds wants
 that tile and not its eight neighbours. A box across the antimeridian is the union of its two halves.
 """
 
@@ -41,36 +41,42 @@ class TileRange:
 
     @property
     def count(self) -> int:
-        """How many tiles it holds."""
+        """Number of tiles."""
         return (self.x1 - self.x0 + 1) * (self.y1 - self.y0 + 1)
 
     def places(self) -> Iterator[Place]:
-        """Its tiles, by column, then by row."""
+        """Iterate over the places of its tiles, by column, then by row."""
         return (Place(self.z, x, y) for x in range(self.x0, self.x1 + 1) for y in range(self.y0, self.y1 + 1))
 
 
 def west_edge_e7(z: int, x: int) -> int:
-    """Longitude of a column's west edge in 1e-7 degree; column 2^z gives the east edge of the world."""
+    """Return the longitude of a column's west edge in 1e-7 degree; column 2^z has the grid's east edge."""
     if x == 1 << z:
         return HALF_TURN_E7
     return degrees_to_e7(mercantile.ul(x, 0, z).lng)
 
 
 def north_edge_e7(z: int, y: int) -> int:
-    """Latitude of a row's north edge in 1e-7 degree; row 2^z gives the south edge of the world."""
+    """Return the latitude of a row's north edge in 1e-7 degree; row 2^z has the grid's south edge."""
     if y == 1 << z:
         return -MERCATOR_LIMIT_E7
     return degrees_to_e7(mercantile.ul(0, y, z).lat)
 
 
 def tile_box_e7(place: Place) -> BoxE7:
-    """West, south, east, north of a tile in 1e-7 degree."""
+    """Return west, south, east, north of a tile in 1e-7 degree."""
     z, x, y = place
-    return west_edge_e7(z, x), north_edge_e7(z, y + 1), west_edge_e7(z, x + 1), north_edge_e7(z, y)
+    return range_box_e7(TileRange(z=z, x0=x, x1=x, y0=y, y1=y))
+
+
+def range_box_e7(part: TileRange) -> BoxE7:
+    """Return west, south, east, north of a rectangle of tiles in 1e-7 degree."""
+    west, east = west_edge_e7(part.z, part.x0), west_edge_e7(part.z, part.x1 + 1)
+    return west, north_edge_e7(part.z, part.y1 + 1), east, north_edge_e7(part.z, part.y0)
 
 
 def tile_ranges(bbox_e7: BoxE7, zoom: ZoomRange) -> tuple[TileRange, ...]:
-    """The wanted tiles as at most two disjoint rectangles per zoom, sorted by zoom and column."""
+    """Return the wanted tiles as at most two disjoint rectangles per zoom, sorted by zoom and column."""
     ranges: list[TileRange] = []
     for z in range(zoom[0], zoom[1] + 1):
         parts = sorted(
@@ -86,20 +92,20 @@ def tile_ranges(bbox_e7: BoxE7, zoom: ZoomRange) -> tuple[TileRange, ...]:
 
 
 def wanted_tiles(bbox_e7: BoxE7, zoom: ZoomRange) -> Iterator[Place]:
-    """Every wanted tile, sorted by (z, x, y)."""
+    """Iterate over the places of all wanted tiles, sorted by (z, x, y)."""
     return (place for part in tile_ranges(bbox_e7, zoom) for place in part.places())
 
 
 def wanted_count(bbox_e7: BoxE7, zoom: ZoomRange) -> int:
-    """How many tiles are wanted, without enumerating them."""
+    """Return how many tiles are wanted, without enumerating them."""
     return sum(part.count for part in tile_ranges(bbox_e7, zoom))
 
 
 def _range_of(z: int, box: BoxE7) -> TileRange:
-    """The tiles that a box with west < east overlaps.
+    """Return the tiles that a box with west < east overlaps.
 
-    The library's answer holds every tile that the box reaches by half a unit or more, hence all that overlap it in
-    whole units; the loops drop those at its ends that it merely touches.
+    The library returns every tile that the box overlaps by half a unit or more, and so all that overlap it in
+    whole units. The loops remove those at the ends that only touch it.
     """
     west, south, east, north = box
     last = (1 << z) - 1

@@ -1,4 +1,4 @@
-"""Format and dimensions of an encoded image, read from its first bytes without decoding anything. Pure.
+"""Read the format and dimensions of an encoded image from its first bytes, without decoding it. Pure.
 
 Sources: PNG (third edition, 11.2.1 IHDR), JPEG (ITU T.81, B.2.2 frame header), WebP (RFC 9649, section 2).
 """
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 ImageFormat = Literal["jpeg", "png", "webp"]
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-# Frame headers of every JPEG process; C4, C8 and CC in between are other segments.
+# Frame headers of all JPEG processes; C4, C8 and CC are other segments.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
 _ANIMATION_FLAG = 0x02
@@ -18,14 +19,14 @@ _ANIMATION_FLAG = 0x02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """What the header of an encoded image says.
+    """The header of an encoded image.
 
     Attributes:
         format: Encoding.
         width: Pixels.
         height: Pixels.
         depth: Bits per channel.
-        channels: Stored channels of a JPEG; 0 for the other formats, whose decoder tells.
+        channels: Stored channels of a JPEG; 0 for the other formats, where the decoder checks.
         animated: Whether it holds several frames.
     """
 
@@ -38,7 +39,7 @@ class ImageHeader:
 
 
 def sniff(data: bytes) -> ImageFormat | None:
-    """The encoding that the first bytes announce; None when it is none of the three."""
+    """Return the format that the first bytes announce; None if it is none of the three."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(_PNG_MAGIC):
@@ -49,7 +50,7 @@ def sniff(data: bytes) -> ImageFormat | None:
 
 
 def read_header(data: bytes) -> ImageHeader | None:
-    """The header of an encoded image; None when it is no JPEG, PNG or WebP, or is cut off or damaged."""
+    """Return the header of an encoded image; None if it is of another format, cut off or damaged."""
     try:
         match sniff(data):
             case "png":

@@ -1,13 +1,12 @@
-"""Chooses the tiles of a build: what the area wants, what the source holds, and what age allows.
+"""Select the tiles of a build: those that the area wants, the source has, and the age limit allows.
 
-Ages are judged against `as_of`, or else the day that the caller passes in; no clock is read here. What enters the
-identity of a build is the set of tiles selected, not the day.
+Ages are computed from `as_of`, or else from the day that the caller passes; no clock is read here. The set of
+selected tiles enters the identity of a build, not the day.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,67 +14,34 @@ import numpy.typing as npt
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.request.files import read_request_text
 from pipeline.request.geometry import box_text
-from pipeline.request.request import BuildRequest, TooOldPolicy, UnknownAgePolicy
+from pipeline.request.options import TooOldPolicy, UnknownAgePolicy
+from pipeline.request.request import BuildRequest
 from pipeline.tiles.capture_dates import MAX_CSV_BYTES, parse_capture_dates
 from pipeline.tiles.grid import TileRange, tile_ranges
 from pipeline.tiles.tile import Place, TileMetadataStore
-from pipeline.tiles.tile_columns import NO_DAY, Tiles
+from pipeline.tiles.tile_columns import NO_DAY, TileColumns
 from store.formats.tables import encode_tile_columns
 
 MAX_WANTED = 20_000_000
-"""A request for more tiles than this is taken for a mistake: about 200,000 km² at zoom 18."""
+"""A request for more tiles is refused as a mistake; this many are about 200,000 km² at zoom 18."""
 
 
-class Places(Sequence[Place]):
-    """An immutable sequence of places, kept as an int32 array [n, 3] of z, x, y; millions of them stay small."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: npt.NDArray[np.int32]) -> None:
-        self.array = array
-        self.array.setflags(write=False)
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    @overload
-    def __getitem__(self, index: int) -> Place: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Places": ...
-    def __getitem__(self, index: int | slice) -> "Place | Places":
-        if isinstance(index, slice):
-            return Places(self.array[index])
-        return Place(*self.array[index].tolist())
-
-    def __iter__(self) -> Iterator[Place]:
-        return (Place(*row) for row in self.array.tolist())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Places) and np.array_equal(self.array, other.array)
-
-    def __hash__(self) -> int:
-        return hash(self.array.tobytes())
-
-    def __repr__(self) -> str:
-        return f"Places({len(self)})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Selection:
     """The tiles of a build.
 
     Attributes:
         tiles: Selected tiles, sorted by (z, x, y).
-        wanted: How many tiles the area wants.
-        holes: Wanted tiles that the source does not hold, sorted.
-        excluded: Tiles left out because they are too old, sorted.
-        warnings: What a person should know, one sentence each.
+        wanted: Number of tiles that the area wants.
+        holes: Zoom, column and row of wanted tiles that the source does not have, int32 [n, 3], sorted.
+        excluded: Tiles that are too old, sorted.
+        warnings: One sentence each.
     """
 
-    tiles: Tiles
+    tiles: TileColumns
     wanted: int
-    holes: Places
-    excluded: Tiles
+    holes: npt.NDArray[np.int32]
+    excluded: TileColumns
     warnings: tuple[str, ...]
 
     def encoded(self) -> bytes:
@@ -91,13 +57,13 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
 
     Args:
         request: What is wanted.
-        source: What there is.
-        today: The day of the build; `as_of` in the request goes before it.
+        source: The tiles that exist.
+        today: The day of the build; the request's `as_of` takes precedence.
 
     Raises:
         RequestError: when the area wants more than `MAX_WANTED` tiles, or the dates cannot be read.
-        TileError: when there are no tiles, some are too old or of unknown age and that is to fail, or the source or
-            the dates are damaged.
+        TileError: when there are no tiles, some are too old or of unknown age and the request forbids it, or
+            the source or the dates are damaged.
     """
     ranges = tile_ranges(request.bbox_e7, request.zoom)
     wanted = sum(part.count for part in ranges)
@@ -107,10 +73,12 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
             hint="shrink the box or lower the highest zoom",
             kind=ErrorKind.TOO_MANY_TILES,
         )
-    found = Tiles.of(source.query_by_bbox(request.bbox_e7, request.zoom))
+    found = TileColumns.of(source.query_by_bbox(request.bbox_e7, request.zoom))
     if not len(found):
         raise _no_tiles(request, source, wanted)
-    tiles, excluded, warnings = _by_age(request, _dated(request, found), request.tiles.as_of or today)
+    tiles, excluded, warnings = _split_by_age(
+        request, _with_capture_dates(request, found), request.tiles.as_of or today
+    )
     if not len(tiles):
         raise TileError(
             f"expected tiles of at most {request.max_age_days} days, found {len(excluded)} that are all older",
@@ -120,7 +88,7 @@ def select_tiles(request: BuildRequest, source: TileMetadataStore, *, today: dat
     return Selection(
         tiles=tiles,
         wanted=wanted,
-        holes=_holes(ranges, found.places),
+        holes=_find_holes(ranges, found.places),
         excluded=excluded,
         warnings=tuple(warnings),
     )
@@ -139,8 +107,7 @@ def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int) -> 
     )
 
 
-def _dated(request: BuildRequest, found: Tiles) -> Tiles:
-    """The tiles with their capture dates."""
+def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumns:
     captured = request.tiles.captured
     if captured is None:
         return found
@@ -149,64 +116,71 @@ def _dated(request: BuildRequest, found: Tiles) -> Tiles:
     path = request.resolve(captured)
     text = read_request_text(path, what="a CSV file of capture dates", limit=MAX_CSV_BYTES)
     dates: Mapping[Place, date] = parse_capture_dates(text, name=str(path))
-    told = (dates.get(place) for place in Places(found.places))
-    days = np.fromiter((NO_DAY if day is None else day.toordinal() for day in told), np.int32, len(found))
+    captured_on = (dates.get(Place(*place)) for place in found.places.tolist())
+    days = np.fromiter(
+        (NO_DAY if day is None else day.toordinal() for day in captured_on), np.int32, len(found)
+    )
     return found.with_days(np.where(days == NO_DAY, found.days, days))
 
 
-def _by_age(request: BuildRequest, tiles: Tiles, day: date) -> tuple[Tiles, Tiles, list[str]]:
-    """Kept tiles, excluded tiles and warnings."""
-    warnings: list[str] = []
-    today, none = day.toordinal(), tiles[:0]
-    unknown = tiles.days == NO_DAY
-    if unknown.any():
-        said = f"{_examples(tiles.take(unknown))} of unknown age"
-        if request.tiles.unknown_age is UnknownAgePolicy.FAIL:
-            raise TileError(
-                f"expected a capture date for every tile, found {said}",
-                hint="set tiles.captured to a date or to a CSV file that names them",
-                kind=ErrorKind.TILE_AGE_UNKNOWN,
-                subject=_first(tiles, unknown),
-            )
-        warnings.append(f"{said}; set tiles.captured to judge their age")
-    future = tiles.days > today
-    if future.any():
-        said = _examples(tiles.take(future))
-        warnings.append(f"{said} captured after {day}; check tiles.captured and tiles.as_of")
+def _split_by_age(
+    request: BuildRequest, tiles: TileColumns, day: date
+) -> tuple[TileColumns, TileColumns, list[str]]:
+    """Return kept tiles, excluded tiles and warnings."""
+    warnings = _date_warnings(request, tiles, day)
     limit = request.max_age_days
-    old = ~unknown & (today - tiles.days > limit)
+    old = (tiles.days != NO_DAY) & (day.toordinal() - tiles.days > limit)
     if not old.any():
-        return tiles, none, warnings
+        return tiles, tiles[:0], warnings
     oldest = date.fromordinal(int(tiles.days[old].min()))
-    said = f"{_examples(tiles.take(old))} older than {limit} days on {day}, the oldest of {oldest}"
+    found = f"{_examples(tiles.take(old))} older than {limit} days on {day}, the oldest of {oldest}"
     match request.tiles.too_old:
         case TooOldPolicy.FAIL:
             raise TileError(
-                f"expected tiles of at most {limit} days, found {said}",
+                f"expected tiles of at most {limit} days, found {found}",
                 hint="fetch newer imagery, or set tiles.max_age_days",
                 kind=ErrorKind.TILES_TOO_OLD,
                 subject=_first(tiles, old),
             )
         case TooOldPolicy.EXCLUDE:
-            warnings.append(f"left out {said}")
-            return tiles.take(~old), tiles.take(old), warnings
+            return tiles.take(~old), tiles.take(old), [*warnings, f"left out {found}"]
         case TooOldPolicy.WARN:
-            warnings.append(said)
-            return tiles, none, warnings
+            return tiles, tiles[:0], [*warnings, found]
 
 
-def _first(tiles: Tiles, which: npt.NDArray[np.bool_]) -> str:
-    return str(Places(tiles.places[which])[0])
+def _date_warnings(request: BuildRequest, tiles: TileColumns, day: date) -> list[str]:
+    """Return warnings of tiles of unknown age, unless these are an error, and of tiles from the future."""
+    warnings: list[str] = []
+    unknown, future = tiles.days == NO_DAY, tiles.days > day.toordinal()
+    if unknown.any():
+        found = f"{_examples(tiles.take(unknown))} of unknown age"
+        if request.tiles.unknown_age is UnknownAgePolicy.FAIL:
+            raise TileError(
+                f"expected a capture date for every tile, found {found}",
+                hint="set tiles.captured to a date or to a CSV file that names them",
+                kind=ErrorKind.TILE_AGE_UNKNOWN,
+                subject=_first(tiles, unknown),
+            )
+        warnings.append(f"{found}; set tiles.captured to judge their age")
+    if future.any():
+        examples = _examples(tiles.take(future))
+        warnings.append(f"{examples} captured after {day}; check tiles.captured and tiles.as_of")
+    return warnings
 
 
-def _examples(tiles: Tiles) -> str:
-    """How many tiles, and the first few."""
-    named = ", ".join(map(str, Places(tiles.places[:3]))) + (", …" if len(tiles) > 3 else "")
+def _first(tiles: TileColumns, which: npt.NDArray[np.bool_]) -> str:
+    return str(Place(*tiles.places[which][0].tolist()))
+
+
+def _examples(tiles: TileColumns) -> str:
+    """Return the number of tiles and the first few places."""
+    named = ", ".join(str(Place(*place)) for place in tiles.places[:3].tolist()) + (
+        ", …" if len(tiles) > 3 else ""
+    )
     return f"{len(tiles)} tile{'' if len(tiles) == 1 else 's'} ({named})"
 
 
-def _holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> Places:
-    """Places of some rectangles where nothing was found."""
+def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     parts = [np.zeros((0, 3), dtype=np.int32)]
     for part in ranges:
         absent = np.ones((part.x1 - part.x0 + 1, part.y1 - part.y0 + 1), dtype=np.bool_)
@@ -215,4 +189,4 @@ def _holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> Places
         columns, rows = np.nonzero(absent)
         zooms = np.full(len(rows), part.z)
         parts.append(np.stack([zooms, columns + part.x0, rows + part.y0], axis=1).astype(np.int32))
-    return Places(np.concatenate(parts))
+    return np.concatenate(parts)

@@ -1,6 +1,7 @@
-"""What a tile is, and what a source of tiles can do. Pure.
+"""A tile of a source, and the interface of a source of tiles. Pure.
 
-Tiles are in the XYZ scheme of the Web Mercator square: x grows eastwards, y grows southwards from the north edge.
+Tiles are in the XYZ scheme of the Web Mercator square: x grows eastwards, y grows southwards from the north
+edge.
 """
 
 from collections.abc import Sequence
@@ -14,15 +15,15 @@ ZoomRange = tuple[int, int]
 """Lowest and highest zoom, inclusive."""
 
 Locator = tuple[str | int, ...]
-"""Where a worker process finds the encoded bytes again, as plain data: ("file", path), ("pmtiles", path, offset, length).
+"""From where a worker process reads a tile's encoded bytes, as plain data: ("pmtiles", path, offset, length).
 
-First the name of the kind of source, then what `pipeline.tiles.sources.open_source.SOURCES` says of it. Paths are absolute, y counts
-from the north.
+First comes the name of the kind of source, then the values that its row of `pipeline.tiles.sources.registry`
+lists. Paths are absolute; y counts from the north.
 """
 
 
 class Place(NamedTuple):
-    """A tile's place: zoom, column, row."""
+    """Where a tile is in the grid: zoom, column, row."""
 
     z: int
     x: int
@@ -33,7 +34,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
+class SourceTile:
     """One tile that a source holds.
 
     Attributes:
@@ -43,7 +44,7 @@ class Tile:
         sha256: Digest of the encoded image, lower-case hexadecimal.
         size: Length of the encoded image in bytes.
         captured: Day on which the ground was photographed, when known.
-        locator: Where to read it again.
+        locator: From where to read it again.
     """
 
     z: int
@@ -62,7 +63,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """What a source covers as a whole.
+    """Zooms and bounds of a whole source.
 
     Attributes:
         zoom: Lowest and highest zoom that it holds; None when it holds nothing.
@@ -74,20 +75,15 @@ class Extent:
 
 
 class TileMetadataStore(Protocol):
-    """A source of tiles, seen through their metadata."""
+    """A source of tiles: lists them without their pixels."""
 
     @property
     def name(self) -> str:
-        """What messages call the source."""
+        """The source's name in messages."""
         ...
 
-    @property
-    def tile_format(self) -> str:
-        """Encoding of the tiles: "jpeg", "png" or "webp"."""
-        ...
-
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Sequence[Tile]:
-        """Every tile that the source holds in a box, for every zoom of a range.
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Sequence[SourceTile]:
+        """Return every tile that the source holds in a box, for every zoom of a range.
 
         Args:
             bbox_e7: West, south, east, north in 1e-7 degree; west greater than east crosses the antimeridian.
@@ -97,10 +93,10 @@ class TileMetadataStore(Protocol):
             Tiles sorted by (z, x, y), without duplicates.
 
         Raises:
-            TileError: when the source is damaged, or changes while it is read.
+            TileError: when the source is damaged, or changes meanwhile.
         """
         ...
 
     def extent(self) -> Extent:
-        """What the source covers as a whole."""
+        """Return zooms and bounds of the whole source."""
         ...

@@ -18,7 +18,8 @@ from pipeline import C10ProvisionerConfig, CacheProvisioner, build_cache_provisi
 from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.embed.batcher import EngineSpec, OnDispatch, OnRetry, OnTiles, WindowResult
 from pipeline.embed.cells import Window
-from pipeline.request.request import BuildRequest, IndexKind
+from pipeline.request.options import IndexKind
+from pipeline.request.request import BuildRequest
 from pipeline.testing import Calls, FakeCompiler
 from store.base.preprocessing import Preprocessing
 from tests.small_builds import DIMENSIONS, Site

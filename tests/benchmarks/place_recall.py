@@ -19,8 +19,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 from train_place import FIRST_SEED, MOSAIC, SIZE, centres, embed, session
 
-from pipeline.builtin_model.place import PLACE_MAGNITUDES, feature_model, place_model
-from tools.demo.terrain import CONDITIONS, random_view, terrain
+from pipeline.builtin_model.place import PLACE_MAGNITUDES, place_model
+from tests.place_training import feature_model
+from tests.terrain_views import CONDITIONS, random_view
+from tools.demo.terrain import terrain
 
 Pixels = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.float32]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
-from pipeline.request.request import IndexKind
+from pipeline.request.options import IndexKind
 from store.cache.view import open_view
 from tests.benchmarks.caches import BigSite, change_one, write_mbtiles
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, row

@@ -19,10 +19,10 @@ from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.embed.cells import Window
 from pipeline.index.faiss_builder import FaissIndexBuilder
 from pipeline.index.plan import EF_CONSTRUCTION, IndexPlan, plan_index
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.stages.embed import engine_spec
 from pipeline.stages.index import StoredBlocks
-from pipeline.tiles.sources.open_source import open_source
+from pipeline.tiles.sources.registry import open_source
 from store.base.canonical_json import encode as canonical_encode
 from store.base.identity import build_identity, tile_set, vector_space
 from store.base.preprocessing import Preprocessing

@@ -26,9 +26,9 @@ import numpy as np
 
 from pipeline.embed.batcher import worker_setup
 from pipeline.embed.worker import load_embedder
-from pipeline.index.faiss_builder import FaissIndexBuilder, BuiltIndex, OnRows
+from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan, plan_index
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.request.options import IndexKind, IndexOptions
 from pipeline.tiles.decode import decode
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout

@@ -29,11 +29,11 @@ from pipeline.builtin_model.place import (
     PLACE_DIMENSIONS,
     PLACE_INPUT,
     Whitening,
-    encode_whitening,
-    feature_model,
     texture_energy,
 )
-from tools.demo.terrain import CONDITIONS, random_view, terrain
+from tests.place_training import encode_whitening, feature_model
+from tests.terrain_views import CONDITIONS, random_view
+from tools.demo.terrain import terrain
 
 SIZE = 256
 MOSAIC = 3328

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from time import sleep
 
-from pipeline.request.request import CheckOptions, IndexKind
+from pipeline.request.options import CheckOptions, IndexKind
 from store.cache.view import open_view
 from tests.benchmarks.caches import BigSite
 

@@ -15,7 +15,7 @@ from journal.errors import BuildLockHeldError
 from pipeline.build.host_facts import host_facts
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.lock import CacheLock
-from pipeline.request.request import CoverageOptions
+from pipeline.request.options import CoverageOptions
 from pipeline.testing import Calls, FakeBatcher, FakeCompiler, FakeIndexBuilder, kill_this_process
 from store.base.clock import SystemClock
 from tests.small_builds import DIMENSIONS, ZOOM, Site, encoded, picture, plain, spread, tiny_network

@@ -1,7 +1,8 @@
-"""Replay to every event of a real journal gives, at each committed build, the very body that its manifest holds.
+"""Folding a real journal gives, at each committed build, exactly the body that its manifest contains.
 
-One history is of real builds, and short. The other is as long as one of years if `C10_HISTORY_EVENTS=100000` says so: its
-events are written through the store, in its transactions, and only the work and the artifacts are left out.
+One history is of real builds, and short. The other is as long as one of years if `C10_HISTORY_EVENTS=100000`
+says so: its events are written through the store, in its transactions, and only the work and the artifacts
+are left out.
 """
 
 import json
@@ -23,7 +24,7 @@ from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.small_builds import FakeSite, tiny_network, words
 from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache, from_journal
-from tools.forensics.state_at import Folded, steps
+from tools.forensics.state_at import FoldedState, fold_stepwise
 
 EVENTS = int(os.environ.get("C10_HISTORY_EVENTS", "3000"))
 LOOKS = 12
@@ -155,20 +156,20 @@ def bodies_on_disk(layout):
 def test_every_event_of_a_real_history(history, request, tmp_path):
     layout = request.getfixturevalue(history)
     source = from_cache(layout)
-    moments, expected = source.history.moments, bodies_on_disk(layout)
-    print(f"{history}: {len(moments)} events, {len(expected)} generations")
-    assert len(moments) >= (EVENTS if history == "written" else BUILDS * SIDE * SIDE)
-    folded, seen = Folded(), {}
-    for moment in steps(moments, folded):
+    records, expected = source.history.records, bodies_on_disk(layout)
+    print(f"{history}: {len(records)} events, {len(expected)} generations")
+    assert len(records) >= (EVENTS if history == "written" else BUILDS * SIDE * SIDE)
+    folded, seen = FoldedState(), {}
+    for record in fold_stepwise(records, folded):
         state = folded.state
-        assert (state.position.seq, state.position.chain) == (moment.seq, moment.chain)
+        assert (state.position.seq, state.position.chain) == (record.seq, record.chain)
         head = state.head
         if head is not None and head.number not in seen:
             seen[head.number] = canonical_json.encode(body_of(state, state.head_build))
-            assert (moment.seq, seen[head.number]) == (head.seq, expected[head.number])
-    assert folded.state.position.seq == len(moments)
+            assert (record.seq, seen[head.number]) == (head.seq, expected[head.number])
+    assert folded.state.position.seq == len(records)
     assert seen == expected
-    assert all(each.projects for each in folded.projected)
+    assert all(each.matches for each in folded.commits)
     copied = from_journal(shutil.copy(layout.journal, tmp_path / "copy.mdb"))
     generations = [*folded.state.generations.values()]
     for generation in generations[:: -(-len(generations) // LOOKS)]:

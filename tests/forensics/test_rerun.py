@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.request.request import IndexOptions, ModelSpec
+from pipeline.request.options import IndexOptions, ModelSpec
 from pipeline.rerun.report import RerunVerdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported
@@ -21,7 +21,7 @@ from tests.forensics.plants import CULPRIT, CULPRIT_NAME, MORTAL_WORKER, Machine
 from tests.small_builds import DIMENSIONS, ZOOM, picture
 from tools.analysis.rerun import run_again
 from tools.cli import cli
-from tools.forensics.records import History, Moment
+from tools.forensics.records import DecodedRecord, RecordHistory
 from tools.forensics.sources import from_bundle, from_cache
 
 
@@ -223,34 +223,34 @@ def test_libraries_are_not_loaded_because_a_bundle_names_them(machine, tmp_path)
     library = machine.write("plugin.so", b"\x7fELF that nobody may load")
     plants.unsupported_operator(machine)
     source = from_cache(machine.layout)
-    moments = [naming(moment, library) for moment in source.history.moments]
-    foreign = replace(source, kind="bundle", history=History(moments=moments))
+    records = [naming(record, library) for record in source.history.records]
+    foreign = replace(source, kind="bundle", history=RecordHistory(records=records))
     rerun = run_again(foreign, 1)
     assert rerun["verdict"] == RerunVerdict.IMPOSSIBLE
     assert "not loaded on a record's word" in rerun["why"]
-    imported = changed(moments[-1], seq=len(moments) + 1, build=None, event=made(Imported))
-    brought = replace(source, history=History(moments=[*moments, imported]))
+    imported = changed(records[-1], seq=len(records) + 1, build=None, event=made(Imported))
+    brought = replace(source, history=RecordHistory(records=[*records, imported]))
     assert "not loaded on a record's word" in run_again(brought, 1)["why"]
     # A copy that follows bundle by bundle has no record of that: its own cache says no more than a bundle.
-    followed = replace(source, history=History(moments=moments))
+    followed = replace(source, history=RecordHistory(records=records))
     assert "not loaded on a record's word; --trust-plugins" in run_again(followed, 1)["why"]
     assert "not loaded" not in run_again(followed, 1, trust_plugins=True)["why"]
 
 
-def naming(moment, library):
+def naming(record, library):
     """The same record, with a request that names a library."""
-    host = getattr(moment.event, "host", None)
+    host = getattr(record.event, "host", None)
     if not host or "request" not in host:
-        return moment
+        return record
     text = host["request"]["text"].replace("[engine]", f'[engine]\nplugins = ["{library}"]')
     assert "plugins" in text
     text = "\n".join(line for line in text.splitlines() if line != "plugins = []")
     request = {**host["request"], "text": text}
-    return changed(moment, event=replace(moment.event, host={**host, "request": request}))
+    return changed(record, event=replace(record.event, host={**host, "request": request}))
 
 
-def changed(moment, **fields):
-    return Moment(**{name: getattr(moment, name) for name in Moment.__slots__} | fields)
+def changed(record, **fields):
+    return DecodedRecord(**{name: getattr(record, name) for name in DecodedRecord.__slots__} | fields)
 
 
 @pytest.mark.parametrize(
@@ -276,11 +276,11 @@ def changed(moment, **fields):
 def test_records_that_nobody_wrote_are_no_surprise(machine, damage):
     plants.corrupt_tile(machine)
     source = from_cache(machine.layout)
-    last = source.history.moments[-1]
+    last = source.history.records[-1]
     inputs = {"step": "cells", "subject": "6/8/12", **damage}
     forged = changed(last, event=replace(last.event, inputs=inputs))
-    moments = [*source.history.moments[:-1], forged]
-    rerun = run_again(replace(source, history=History(moments=moments)), 1)
+    records = [*source.history.records[:-1], forged]
+    rerun = run_again(replace(source, history=RecordHistory(records=records)), 1)
     assert rerun["verdict"] == RerunVerdict.IMPOSSIBLE, rerun
     assert rerun["why"]
     assert "root:" not in json.dumps(rerun)

@@ -25,7 +25,7 @@ from pipeline.engines.port import EngineJob
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError
 from pipeline.index.gpu import GpuIndex
-from pipeline.request.request import EngineOptions
+from pipeline.request.options import EngineOptions
 from pipeline.stages.reference import reference_run
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.base import RuntimeUnavailableError
@@ -308,7 +308,7 @@ def test_building_keeps_pace_with_raw_faiss(faiss, blocks, tmp_path, kind, optio
         if not moved.index.is_trained:
             moved.index.train(rows)
         moved.index.add(rows)
-        back = moved.back()
+        back = moved.to_cpu()
         outer = faiss.IndexIDMap2(faiss.IndexFlatIP(DIMENSIONS))
         outer.index, outer.ntotal = back, back.ntotal
         faiss.copy_array_to_vector(ids, outer.id_map)

@@ -1,4 +1,4 @@
-"""One row adds a tile source or an engine backend, everywhere; and the documents name the rows that there are."""
+"""One row adds a tile source or an engine backend everywhere, and the documents name every row."""
 
 import re
 import zipfile
@@ -13,9 +13,9 @@ from pipeline.embed.ray.actor import software
 from pipeline.embed.ray.cluster import resource_of
 from pipeline.engines.backends.registry import engine_compiler
 from pipeline.errors import RequestError
-from pipeline.request.request import EngineOptions
-from pipeline.tiles.sources.open_source import SOURCES, kind_of, open_source
+from pipeline.request.options import EngineOptions
 from pipeline.tiles.sources.read_tile import read_tile
+from pipeline.tiles.sources.registry import SOURCES, kind_of, open_source
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.backends.registry import BACKENDS
 from store.runtime.capabilities import covered, libraries, runtime_of

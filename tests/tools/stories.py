@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from store.domain import events as e
 from store.testing import made, ref_of
 from tools.forensics.cost import rates_of
-from tools.forensics.findings import findings
-from tools.forensics.history import Look, Source
-from tools.forensics.records import History, Moment
-from tools.forensics.state_at import Folded
-from tools.forensics.timeline import track
+from tools.forensics.findings import findings_of
+from tools.forensics.history import BuildHistory, Source
+from tools.forensics.records import DecodedRecord, RecordHistory
+from tools.forensics.state_at import FoldedState
+from tools.forensics.timeline import build_timeline
 
 SECOND = 1_000_000_000
 
@@ -18,15 +18,15 @@ class Story:
     """Records in the making: each some seconds after the one before."""
 
     def __init__(self):
-        self.moments = []
+        self.records = []
         self.wall = self.mono = 0
 
-    def tell(self, event, *, build=1, after=0.0, jump=0.0, tag="x", problem=""):
+    def add(self, event, *, build=1, after=0.0, jump=0.0, tag="x", problem=""):
         self.mono += round(after * SECOND)
         self.wall += round((after + jump) * SECOND)
-        self.moments.append(
-            Moment(
-                seq=len(self.moments) + 1,
+        self.records.append(
+            DecodedRecord(
+                seq=len(self.records) + 1,
                 chain="",
                 build=build,
                 wall_ns=self.wall,
@@ -41,41 +41,41 @@ class Story:
 
     def genesis(self):
         """The record that a cache begins with."""
-        return self.tell(made(e.CacheCreated, cache_id="c" * 32), build=None)
+        return self.add(made(e.CacheCreated, cache_id="c" * 32), build=None)
 
     def build(
         self, number, *, boot="b", compiling=2.0, embedding=1.0, count=10, parent=None, generation=None
     ):
         """A whole committed build."""
-        self.tell(made(e.BuildStarted, host={"boot": boot}), build=number)
-        self.tell(made(e.TilesSelected, count=count, wanted=count), build=number, after=0.5)
-        self.tell(made(e.BuildPlanned), build=number)
-        self.tell(made(e.StepStarted, kind="engine", subjects=("net",), key="k"), build=number)
-        self.tell(
+        self.add(made(e.BuildStarted, host={"boot": boot}), build=number)
+        self.add(made(e.TilesSelected, count=count, wanted=count), build=number, after=0.5)
+        self.add(made(e.BuildPlanned), build=number)
+        self.add(made(e.StepStarted, kind="engine", subjects=("net",), key="k"), build=number)
+        self.add(
             made(e.EngineCompiled, model="net", key="k", artifact=ref_of(b"12345")),
             build=number,
             after=compiling,
         )
-        self.tell(made(e.CheckPassed, check="engine", subject="net"), build=number, after=0.25)
-        self.tell(made(e.StepStarted, kind="cells", subjects=("6/0/0",), key="s"), build=number)
-        self.tell(
+        self.add(made(e.CheckPassed, check="engine", subject="net"), build=number, after=0.25)
+        self.add(made(e.StepStarted, kind="cells", subjects=("6/0/0",), key="s"), build=number)
+        self.add(
             made(e.CellEmbedded, zoom=6, rows=count, embedded=count, block=ref_of(b"123")),
             build=number,
             after=embedding,
         )
-        self.tell(made(e.StepStarted, kind="index"), build=number)
-        self.tell(made(e.IndexBuilt, rows=count), build=number, after=0.125)
-        self.tell(made(e.CoverageWalked, files=3), build=number, after=0.125)
+        self.add(made(e.StepStarted, kind="index"), build=number)
+        self.add(made(e.IndexBuilt, rows=count), build=number, after=0.125)
+        self.add(made(e.CoverageWalked, files=3), build=number, after=0.125)
         committed = made(e.BuildCommitted, generation=generation or number, origin=number, parent=parent)
-        return self.tell(committed, build=number, after=0.0625)
+        return self.add(committed, build=number, after=0.0625)
 
-    def track(self, number=1):
-        return track(self.moments, number)
+    def timeline(self, number=1):
+        return build_timeline(self.records, number)
 
     def findings(self, number=1, earlier: Sequence[int] = ()):
-        rates = rates_of(self.track(each) for each in earlier)
-        history = History(moments=self.moments)
-        return findings(self.track(number), history, Folded(), rates)
+        rates = rates_of(self.timeline(each) for each in earlier)
+        history = RecordHistory(records=self.records)
+        return findings_of(self.timeline(number), history, FoldedState(), rates)
 
     def kinds(self, number=1, **more):
         return [each["kind"] for each in self.findings(number, **more)]
@@ -83,11 +83,14 @@ class Story:
     def source(self, *artifacts):
         """The records, with artifacts beside them."""
         return Source(
-            kind="bundle", path="a.c10", history=History(moments=self.moments), holdings=Shelf(*artifacts)
+            kind="bundle",
+            path="a.c10",
+            history=RecordHistory(records=self.records),
+            artifacts=Shelf(*artifacts),
         )
 
-    def look(self, *artifacts, wanted=None, at=None):
-        return Look(source=self.source(*artifacts), at=at).fold(wanted)
+    def builds(self, *artifacts, wanted=None, at=None):
+        return BuildHistory(source=self.source(*artifacts), at=at).fold(wanted)
 
 
 class Shelf:

@@ -1,4 +1,4 @@
-"""Two builds side by side: inputs, artifacts, checks, timings, host facts and tiles. Pure."""
+"""Compare two builds: inputs, artifacts, checks, timings, host facts and tiles. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,32 +14,34 @@ from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
 from store.manifest.roles import DELTA
 from tools.forensics.area import Tiles, read_tiles
-from tools.forensics.cost import cost, duration
-from tools.forensics.failure import Holdings
-from tools.forensics.step_keys import MAX_CHANGES, changes
-from tools.forensics.timeline import Track
+from tools.forensics.cost import cost_of, duration
+from tools.forensics.failure import ArtifactReader
+from tools.forensics.step_keys import MAX_CHANGES, component_changes
+from tools.forensics.timeline import BuildTimeline
 from tools.output import render
-from tools.output.sanitize import text, tree
+from tools.output.sanitize import safe_data, safe_text
 
 MAX_RUNS = 10_000
 _NOT_HOST = ("request", "pid")
 
 
-def compare(a: tuple[Track, Build], b: tuple[Track, Build], holdings: Holdings) -> dict[str, Any]:
-    """Return the differences between two builds; `a` is the one that is held to be known."""
+def compare_builds(
+    a: tuple[BuildTimeline, Build], b: tuple[BuildTimeline, Build], artifacts: ArtifactReader
+) -> dict[str, Any]:
+    """Return the differences between two builds; changes are from `a` to `b`."""
     one, other = a[1], b[1]
-    costs = {name: cost(track) for name, (track, _) in (("a", a), ("b", b))}
+    costs = {name: cost_of(timeline) for name, (timeline, _) in (("a", a), ("b", b))}
     return {
         "format": 1,
         "a": _head(*a),
         "b": _head(*b),
         "same_identity": one.identity is not None and one.identity == other.identity,
-        "inputs": _changed(*_known(one, other, one.inputs, other.inputs)),
-        "host": _changed(*_known(one, other, _host(one), _host(other))),
+        "inputs": _changed(*_comparable(one, other, one.inputs, other.inputs)),
+        "host": _changed(*_comparable(one, other, _host(one), _host(other))),
         "artifacts": list(_artifacts(one, other)),
         "checks": list(_checks(a[0], b[0])),
         "steps": list(_steps(a[0], b[0])),
-        "tiles": _tiles(one, other, holdings),
+        "tiles": _tiles(one, other, artifacts),
         "cost": {
             name: {part: found[part] for part in ("ms", "bytes", "tiles", "embedded", "reuse_ppm")}
             for name, found in costs.items()
@@ -47,20 +49,20 @@ def compare(a: tuple[Track, Build], b: tuple[Track, Build], holdings: Holdings) 
     }
 
 
-def _head(track: Track, build: Build) -> dict[str, Any]:
+def _head(timeline: BuildTimeline, build: Build) -> dict[str, Any]:
     return {
         "build": build.number,
         "status": str(build.status),
         "identity": build.identity,
         "time": render.iso(build.started_ns),
-        "ms": max(0, track.ms(track.own[-1])),
+        "ms": max(0, timeline.ms(timeline.own[-1])),
     }
 
 
-def _known(
+def _comparable(
     one: Build, other: Build, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Two documents; where a build failed while its inputs were read, what both have: the rest is not known to differ."""
+    """Return two documents, or only their common members if the inputs of a build were not all read."""
     if one.identity is not None and other.identity is not None:
         return old, new
     names = old.keys() & new.keys()
@@ -68,7 +70,7 @@ def _known(
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return list(changes(old, new))[:MAX_CHANGES]
+    return list(component_changes(old, new))[:MAX_CHANGES]
 
 
 def _host(build: Build) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _artifacts(one: Build, other: Build) -> Iterator[dict[str, Any]]:
     for role in sorted({*left, *right}):
         a, b = left.get(role), right.get(role)
         yield {
-            "role": text(role, 200),
+            "role": safe_text(role, 200),
             "a": a.sha256 if a else None,
             "b": b.sha256 if b else None,
             "same": a == b,
@@ -108,35 +110,35 @@ def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
         yield "geographic report", build.coverage.geography
 
 
-def _checks(one: Track, other: Track) -> Iterator[dict[str, Any]]:
-    left, right = _verdicts(one), _verdicts(other)
+def _checks(one: BuildTimeline, other: BuildTimeline) -> Iterator[dict[str, Any]]:
+    left, right = _check_results(one), _check_results(other)
     for check, subject in sorted({*left, *right}):
         yield {
-            "check": text(check, 64),
-            "subject": text(subject, 200),
+            "check": safe_text(check, 64),
+            "subject": safe_text(subject, 200),
             "a": left.get((check, subject)),
             "b": right.get((check, subject)),
         }
 
 
-def _verdicts(track: Track) -> dict[tuple[str, str], dict[str, Any]]:
+def _check_results(timeline: BuildTimeline) -> dict[tuple[str, str], dict[str, Any]]:
     return {
-        (moment.event.check, moment.event.subject): {
-            "passed": isinstance(moment.event, CheckPassed),
-            "measured": tree(moment.event.measured),
+        (record.event.check, record.event.subject): {
+            "passed": isinstance(record.event, CheckPassed),
+            "measured": safe_data(record.event.measured),
         }
-        for moment in track.own
-        if isinstance(moment.event, CheckPassed | CheckFailed)
+        for record in timeline.own
+        if isinstance(record.event, CheckPassed | CheckFailed)
     }
 
 
-def _steps(one: Track, other: Track) -> Iterator[dict[str, Any]]:
-    left, right = _timed(one), _timed(other)
+def _steps(one: BuildTimeline, other: BuildTimeline) -> Iterator[dict[str, Any]]:
+    left, right = _step_times(one), _step_times(other)
     for name in dict.fromkeys((*left, *right)):
         a, b = left.get(name, (None, None)), right.get(name, (None, None))
         yield {
-            "kind": text(name[0], 64),
-            "subject": text(name[1], 200),
+            "kind": safe_text(name[0], 64),
+            "subject": safe_text(name[1], 200),
             "a_ms": a[0],
             "b_ms": b[0],
             "a_outcome": a[1],
@@ -144,26 +146,26 @@ def _steps(one: Track, other: Track) -> Iterator[dict[str, Any]]:
         }
 
 
-def _timed(track: Track) -> dict[tuple[str, str], tuple[int | None, str]]:
-    return {(step.kind, step.subject): (duration(track, step), step.outcome) for step in track.steps}
+def _step_times(timeline: BuildTimeline) -> dict[tuple[str, str], tuple[int | None, str]]:
+    return {(step.kind, step.subject): (duration(timeline, step), step.outcome) for step in timeline.steps}
 
 
-def _tiles(one: Build, other: Build, holdings: Holdings) -> dict[str, Any]:
+def _tiles(one: Build, other: Build, artifacts: ArtifactReader) -> dict[str, Any]:
     found: dict[str, Any] = {
         "a": one.tiles.count if one.tiles else None,
         "b": other.tiles.count if other.tiles else None,
         **dict.fromkeys(("added", "removed", "changed", "same")),
         "runs": {"added": [], "removed": [], "changed": []},
     }
-    left = read_tiles(one.tiles.table if one.tiles else None, holdings)
-    right = read_tiles(other.tiles.table if other.tiles else None, holdings)
+    left = read_tiles(one.tiles.table if one.tiles else None, artifacts)
+    right = read_tiles(other.tiles.table if other.tiles else None, artifacts)
     if left is None or right is None:
         if one.tiles and other.tiles and one.tiles.digest == other.tiles.digest:
             found.update({"added": 0, "removed": 0, "changed": 0, "same": one.tiles.count})
         return found
     added = np.setdiff1d(right.ids, left.ids, assume_unique=True)
     removed = np.setdiff1d(left.ids, right.ids, assume_unique=True)
-    changed, same = _common(left, right)
+    changed, same = _changed_tiles(left, right)
     groups = {"added": added, "removed": removed, "changed": changed}
     found.update({name: len(ids) for name, ids in groups.items()})
     found["same"] = same
@@ -174,8 +176,8 @@ def _tiles(one: Build, other: Build, holdings: Holdings) -> dict[str, Any]:
     return found
 
 
-def _common(left: Tiles, right: Tiles) -> tuple[NDArray[np.uint64], int]:
-    """The ids that both have with other digests, and how many they have with the same."""
+def _changed_tiles(left: Tiles, right: Tiles) -> tuple[NDArray[np.uint64], int]:
+    """Return the ids with different digests in the two tables, and the number of ids with the same digest."""
     ids, a, b = np.intersect1d(left.ids, right.ids, assume_unique=True, return_indices=True)
     differ = (left.table.digests[a] != right.table.digests[b]).any(axis=1)
     return ids[differ], int((~differ).sum())

@@ -1,112 +1,120 @@
-"""Replay: from the records of a journal to everything that can be told of one build. Pure.
+"""The document of `c10 replay`: everything that the records say of one build. Pure.
 
-The document is described in `docs/replay.md`; the page that people look at is drawn from it and from nothing else. Nothing
-recorded is executed, and every text in it was made harmless.
+`docs/replay.md` describes it, and the page of `c10 report` is drawn from it alone. Nothing recorded is
+executed, and every text in it is safe to print.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from store.domain import events as e
-from store.domain.state import Build
-from tools.analysis.diff import compare
-from tools.forensics.area import area
-from tools.forensics.cost import Rates, cost, duration, normal_ms
-from tools.forensics.failure import cells_at_fault, denial, failure
-from tools.forensics.findings import finding, findings
-from tools.forensics.history import Denied, Look, Source
-from tools.forensics.records import Moment
+from tools.analysis.diff import compare_builds
+from tools.forensics.area import area_document
+from tools.forensics.build_facts import BuildFacts
+from tools.forensics.cost import Rates, cost_of, duration, normal_ms
+from tools.forensics.failure import cells_at_fault, denial_document, failure_document
+from tools.forensics.findings import findings_of, make_finding
+from tools.forensics.history import BuildHistory, DeniedRun, Source
+from tools.forensics.records import DecodedRecord
 from tools.forensics.root_cause import cause_of_denial
-from tools.forensics.step_keys import explained, space_of
+from tools.forensics.step_keys import explain_keys, space_of
 from tools.forensics.steps import Step
-from tools.forensics.timeline import Track, rows
+from tools.forensics.timeline import BuildTimeline, timeline_rows
 from tools.output import render
-from tools.output.sanitize import lines, text, tree
+from tools.output.sanitize import safe_data, safe_lines, safe_text
 
 FORMAT: Final = 1
 MAX_PARTS: Final = 2_000
 
 
 def replay(source: Source, *, word: str | None = None, at: int | None = None) -> dict[str, Any]:
-    """Return everything that can be told of one build; the form is that of `docs/replay.md`.
+    """Return everything that the records say of one build, as `docs/replay.md` describes it.
 
-    Args:
-        source: The records.
-        word: The number of a build, `@` and that of a record, or nothing for the newest that was not committed.
-        at: The last record to look at.
+    Args: source: The records. word: The number of a build, or `@` and the number of a record; default: the
+    newest that was not committed. at: The last record to look at; default: all.
 
     Raises:
         RequestRefusedError: There is no such build or record.
     """
-    look = Look(source=source, at=at)
-    match look.choose(word):
-        case Denied(moment, event):
-            return _denied(look.fold(), moment, event)
+    builds = BuildHistory(source=source, at=at)
+    match builds.choose(word):
+        case DeniedRun(record, event):
+            return _denied_document(builds.fold(), record, event)
         case number:
-            return _told(look.fold(number), number)
+            return _build_document(builds.fold(number), number)
 
 
-def compared(look: Look, a: int, b: int) -> dict[str, Any]:
+def diff_document(builds: BuildHistory, a: int, b: int) -> dict[str, Any]:
     """Return the differences between two builds.
 
     Raises:
         RequestRefusedError: There is no such build, or the records up to it make no sense.
     """
-    look.fold()
+    builds.fold()
     sides = []
     for number in (a, b):
-        found, build = look.track(number), look.build(number)
+        found, build = builds.timeline(number), builds.build(number)
         if build is None:
-            raise look.unknown(f"build {number} to be told by its records", look.folded.problem)
+            raise builds.unknown(f"build {number} to be told by its records", builds.folded.problem)
         sides.append((found, build))
-    return {"source": look.source.to_document(), **compare(sides[0], sides[1], look.source.holdings)}
+    return {
+        "source": builds.source.to_document(),
+        **compare_builds(sides[0], sides[1], builds.source.artifacts),
+    }
 
 
-def _told(look: Look, number: int) -> dict[str, Any]:
-    found, build, source = look.track(number), look.build(number), look.source
-    dead = source.held is False and found.end is None and look.at is None
-    rates = look.rates(number)
-    inputs = build.inputs if build is not None else _inputs_of(found)
-    space = _space(found, build)
-    told = area(found, inputs, source.holdings, space=space, before=look.step_cache(number))
-    failed = failure(found, build, source.holdings, dead=dead)
-    if failed is not None and told is not None:
-        at_fault = cells_at_fault(found)
-        failed["cells"] = [place for place, cell in enumerate(told["cells"]) if tuple(cell[:3]) in at_fault]
-    shown, cut = rows(found)
-    good = look.last_good(number)
+def _build_document(builds: BuildHistory, number: int) -> dict[str, Any]:
+    timeline, source = builds.timeline(number), builds.source
+    facts = BuildFacts(number=number, state=builds.state, records=timeline.own)
+    dead = source.lock_held is False and timeline.end is None and builds.at is None
+    rates = builds.rates(number)
+    space = _vector_space(facts)
+    area = area_document(
+        timeline, facts.inputs, source.artifacts, space=space, before=builds.step_cache(number)
+    )
+    failure = failure_document(timeline, facts.build, source.artifacts, dead=dead)
+    if failure is not None and area is not None:
+        at_fault = cells_at_fault(timeline)
+        failure["cells"] = [place for place, cell in enumerate(area["cells"]) if tuple(cell[:3]) in at_fault]
+    rows, cut = timeline_rows(timeline)
     document = {
-        **_head(look, number),
-        "status": _status(found, dead=dead),
-        **_dates(found),
-        "inputs": tree(inputs),
-        "host": tree({name: value for name, value in _host(found).items() if name != "request"}),
-        "request": _request(found),
-        "failure": failed,
-        "findings": findings(found, source.history, look.folded, rates),
-        "steps": [_step(found, step, rates) for step in found.steps],
-        "timeline": shown,
+        **_head(builds, number),
+        "identity": facts.identity,
+        "flight_id": safe_data(facts.inputs.get("flight_id")) if facts.build else None,
+        "sector": safe_data(facts.inputs.get("sector")) if facts.build else None,
+        "generations": facts.generations,
+        "accepted": facts.accepted,
+        "collected": facts.collected,
+        "status": "died" if dead else str(facts.status),
+        **_dates(timeline),
+        "inputs": safe_data(facts.inputs),
+        "host": safe_data({name: value for name, value in facts.host.items() if name != "request"}),
+        "request": _request_lines(facts),
+        "failure": failure,
+        "findings": findings_of(timeline, source.history, builds.folded, rates),
+        "steps": [_step(timeline, step, rates) for step in timeline.steps],
+        "timeline": rows,
         "timeline_cut": cut,
-        "checks": list(_checks(found)),
-        "keys": explained(look.state, number) if build is not None else [],
-        "area": told,
-        "cost": cost(found),
-        "state": state_document(look),
-        "compare": _against(look, number, good),
-        "verified": _verified(look),
+        "checks": list(_checks(facts)),
+        "keys": explain_keys(builds.state, number) if facts.build is not None else [],
+        "area": area,
+        "cost": cost_of(timeline),
+        "state": state_document(builds),
+        "compare": _compare_with_last_good(builds, number),
+        "verified": _commits(builds),
     }
     document["summary"] = _summary(document)
     return document
 
 
-def _denied(look: Look, moment: Moment, event: e.BuildDenied) -> dict[str, Any]:
-    """The document of a run that found the build lock held."""
+def _denied_document(builds: BuildHistory, record: DecodedRecord, event: e.BuildDenied) -> dict[str, Any]:
+    """Return the document of a run that found the build lock held."""
     cause = cause_of_denial(event)
-    inputs = tree(event.inputs)
-    when = {"seq": moment.seq, "time": render.iso(moment.wall_ns)}
-    row = {"seq": moment.seq, "ms": 0, "since_ms": 0, "tag": moment.tag, "text": cause, "step": None}
+    inputs = safe_data(event.inputs)
+    when = {"seq": record.seq, "time": render.iso(record.wall_ns)}
+    row = {"seq": record.seq, "ms": 0, "since_ms": 0, "tag": record.tag, "text": cause, "step": None}
     return {
-        **_head(look, None),
+        **_head(builds, None),
         "identity": event.identity or None,
         "flight_id": inputs.get("flight_id"),
         "status": "denied",
@@ -114,10 +122,10 @@ def _denied(look: Look, moment: Moment, event: e.BuildDenied) -> dict[str, Any]:
         "ended": when,
         "ms": event.waited_ms,
         "inputs": inputs,
-        "host": tree(event.host),
+        "host": safe_data(event.host),
         "request": [],
-        "failure": denial(event, moment.seq, cause),
-        "findings": [finding("denied", "error", moment.seq, cause, "wait for it, or end it")],
+        "failure": denial_document(event, record.seq, cause),
+        "findings": [make_finding("denied", "error", record.seq, cause, "wait for it, or end it")],
         "steps": [],
         "timeline": [{**row, "time": when["time"], "unknown": False, "problem": "", "build": None}],
         "timeline_cut": 0,
@@ -125,16 +133,16 @@ def _denied(look: Look, moment: Moment, event: e.BuildDenied) -> dict[str, Any]:
         "keys": [],
         "area": None,
         "cost": {},
-        "state": state_document(look),
+        "state": state_document(builds),
         "compare": None,
-        "verified": _verified(look),
+        "verified": _commits(builds),
         "summary": f"a run never became a build: {cause}",
     }
 
 
-def state_document(look: Look) -> dict[str, Any]:
+def state_document(builds: BuildHistory) -> dict[str, Any]:
     """Return what the cache was after the last record that was folded."""
-    state, head = look.state, look.state.head
+    state, head = builds.state, builds.state.head
     building = state.builds.get(state.open_build) if state.open_build is not None else None
     return {
         "seq": state.position.seq,
@@ -143,38 +151,37 @@ def state_document(look: Look) -> dict[str, Any]:
         "origin": head.origin if head else None,
         "body_sha256": head.body_sha256 if head else None,
         "open_build": state.open_build,
-        "doing": text(building.doing, 300) if building else "",
+        "doing": safe_text(building.doing, 300) if building else "",
         "builds": len(state.builds),
         "engines": len(state.step_cache.engines),
         "blocks": len(state.step_cache.blocks),
         "indexes": len(state.step_cache.indexes),
         "accepted": sorted(state.accepted),
         "retired": len(state.collected_generations),
-        "unknown": [text(name, 100) for name in state.unknown[:100]],
-        "problem": text(look.folded.problem),
+        "unknown": [safe_text(name, 100) for name in state.unknown[:100]],
+        "problem": safe_text(builds.folded.problem),
     }
 
 
-def _head(look: Look, number: int | None) -> dict[str, Any]:
-    build, state = look.build(number) if number is not None else None, look.state
-    shown = [each.number for each in state.generations.values() if each.origin == number]
+def _head(builds: BuildHistory, number: int | None) -> dict[str, Any]:
+    """Return the first members of every replay, in their order; a denied run fills few of them."""
     return {
         "format": FORMAT,
-        "source": look.source.to_document(),
+        "source": builds.source.to_document(),
         "build": number,
-        "at": look.at,
+        "at": builds.at,
         "status": "",
         "summary": "",
-        "identity": build.identity if build else None,
-        "flight_id": tree(build.inputs.get("flight_id")) if build else None,
-        "sector": tree(build.inputs.get("sector")) if build else None,
-        "generations": shown,
-        "accepted": sorted(state.accepted.intersection(shown)),
-        "collected": number in state.collected,
+        "identity": None,
+        "flight_id": None,
+        "sector": None,
+        "generations": [],
+        "accepted": [],
+        "collected": False,
     }
 
 
-def _dates(found: Track) -> dict[str, Any]:
+def _dates(found: BuildTimeline) -> dict[str, Any]:
     end = found.end
     return {
         "started": {"seq": found.start.seq, "time": render.iso(found.start.wall_ns)},
@@ -183,132 +190,111 @@ def _dates(found: Track) -> dict[str, Any]:
     }
 
 
-def _status(found: Track, *, dead: bool) -> str:
-    match found.own[-1].event:
-        case e.BuildCommitted():
-            return "committed"
-        case e.BuildFailed():
-            return "failed"
-        case e.BuildAbandoned():
-            return "abandoned"
-        case e.BuildRefused():
-            return "refused"
-        case _:
-            return "died" if dead else "open"
-
-
-def _host(found: Track) -> Mapping[str, Any]:
-    return found.start.event.host if isinstance(found.start.event, e.BuildStarted) else {}
-
-
-def _inputs_of(found: Track) -> Mapping[str, Any]:
-    return found.start.event.inputs if isinstance(found.start.event, e.BuildStarted) else {}
-
-
-def _request(found: Track) -> list[str]:
-    match _host(found).get("request"):
+def _request_lines(facts: BuildFacts) -> list[str]:
+    match facts.host.get("request"):
         case {"text": str(written)}:
-            return lines(written)
+            return safe_lines(written)
         case _:
             return []
 
 
-def _space(found: Track, build: Build | None) -> str:
-    """The vector space: as a record names it, or as it follows from the inputs."""
-    for moment in found.own:
-        match moment.event:
+def _vector_space(facts: BuildFacts) -> str:
+    """Return the vector space that a record names, or that follows from the inputs."""
+    for record in facts.records:
+        match record.event:
             case e.StepStarted(kind="cells", key=key) | e.CellEmbedded(space=key):
                 return key
             case _:
                 continue
-    return space_of(build) if build is not None else ""
+    return space_of(facts.build) if facts.build is not None else ""
 
 
-def _step(found: Track, step: Step, rates: Rates) -> dict[str, Any]:
+def _step(found: BuildTimeline, step: Step, rates: Rates) -> dict[str, Any]:
     took = duration(found, step)
     return {
-        "kind": text(step.kind, 64),
-        "subject": text(step.subject, 200),
+        "kind": safe_text(step.kind, 64),
+        "subject": safe_text(step.subject, 200),
         "outcome": step.outcome,
-        "from": step.begun.seq,
-        "to": step.ended.seq if step.ended else None,
-        "begin_ms": found.ms(step.begun),
+        "from": step.begin.seq,
+        "to": step.end.seq if step.end else None,
+        "begin_ms": found.ms(step.begin),
         "ms": took,
         "count": step.count,
         "unit": step.unit,
         "bytes": step.size,
-        "key": text(step.key, 64) or None,
-        "why": _why(found, step),
+        "key": safe_text(step.key, 64) or None,
+        "why": _planned_reasons(found, step),
         "normal_ms": normal_ms(step, rates),
         "parts": [
             {
-                "from": part.begun.seq,
-                "to": part.ended.seq if part.ended else None,
-                "begin_ms": found.ms(part.begun),
-                "ms": found.between(part.begun, part.ended) if part.ended else None,
+                "from": part.begin.seq,
+                "to": part.end.seq if part.end else None,
+                "begin_ms": found.ms(part.begin),
+                "ms": found.between(part.begin, part.end) if part.end else None,
                 "cells": len(part.cells),
-                "first": text(part.cells[0], 64) if part.cells else "",
-                "last": text(part.cells[-1], 64) if part.cells else "",
+                "first": safe_text(part.cells[0], 64) if part.cells else "",
+                "last": safe_text(part.cells[-1], 64) if part.cells else "",
                 "attempts": part.attempts,
-                "outcome": "done" if part.ended else "cut",
+                "outcome": "done" if part.end else "cut",
             }
             for part in step.parts[:MAX_PARTS]
         ],
     }
 
 
-def _why(found: Track, step: Step) -> str:
-    """Why the plan said so; of cells the reasons of those that were decided alike."""
+def _planned_reasons(found: BuildTimeline, step: Step) -> str:
+    """Return the reasons of the plan for a step; for cells, those of all cells with the same decision."""
     decision = "reuse" if step.outcome == "reused" else "run"
-    for moment in found.own:
-        if isinstance(moment.event, e.BuildPlanned):
+    for record in found.own:
+        if isinstance(record.event, e.BuildPlanned):
             reasons = [
                 str(planned.get("why", ""))
-                for planned in moment.event.steps
+                for planned in record.event.steps
                 if planned.get("kind") == step.kind
                 and planned.get("decision") == decision
                 and (planned.get("subject") or "") in ("", step.subject)
             ]
-            return text("; ".join(reason for reason in reasons if reason), 500)
+            return safe_text("; ".join(reason for reason in reasons if reason), 500)
     return ""
 
 
-def _checks(found: Track) -> Iterator[dict[str, Any]]:
-    for moment in found.own:
-        event = moment.event
-        if isinstance(event, e.CheckPassed | e.CheckFailed):
-            yield {
-                "seq": moment.seq,
-                "check": text(event.check, 64),
-                "subject": text(event.subject, 200),
-                "passed": isinstance(event, e.CheckPassed),
-                "why": text(event.why) if isinstance(event, e.CheckFailed) else "",
-                "artifact": text(event.artifact, 64),
-                "measured": tree(event.measured),
-            }
+def _checks(facts: BuildFacts) -> Iterator[dict[str, Any]]:
+    for check in facts.checks:
+        yield {
+            "seq": check.seq,
+            "check": safe_text(check.event.check, 64),
+            "subject": safe_text(check.event.subject, 200),
+            "passed": check.passed,
+            "why": safe_text(check.why),
+            "artifact": safe_text(check.event.artifact, 64),
+            "measured": safe_data(check.event.measured),
+        }
 
 
-def _against(look: Look, number: int, good: int | None) -> dict[str, Any] | None:
-    build, known = look.build(number), look.build(good) if good is not None else None
+def _compare_with_last_good(builds: BuildHistory, number: int) -> dict[str, Any] | None:
+    good = builds.last_good(number)
+    build, known = builds.build(number), builds.build(good) if good is not None else None
     if build is None or known is None or good is None:
         return None
-    return compare((look.track(good), known), (look.track(number), build), look.source.holdings)
+    return compare_builds(
+        (builds.timeline(good), known), (builds.timeline(number), build), builds.source.artifacts
+    )
 
 
-def _verified(look: Look) -> list[dict[str, Any]]:
+def _commits(builds: BuildHistory) -> list[dict[str, Any]]:
     return [
         {
             "generation": each.generation,
             "seq": each.seq,
             "body_sha256": each.body_sha256,
-            "projects": each.projects,
+            "projects": each.matches,
         }
-        for each in look.folded.projected
+        for each in builds.folded.commits
     ]
 
 
 def _summary(document: Mapping[str, Any]) -> str:
-    number, took = document["build"], render.seconds(document["ms"] / 1000)
+    number, took = document["build"], render.milliseconds(document["ms"])
     failed = document["failure"]
     match document["status"]:
         case "committed":

@@ -1,4 +1,4 @@
-"""Replay, difference and explanation for people: lines from their documents. Pure."""
+"""The text of `c10 replay`, `c10 diff` and `c10 why`, from their documents. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -9,33 +9,31 @@ _MAX_ROWS: Final = 40
 _MAX_TRACEBACK: Final = 60
 _MAX_CHANGES: Final = 30
 _MAX_NAME: Final = 31
-"""Longest name in the table of inputs, which is as wide as a terminal with it."""
+"""Longest name in the table of inputs: with it the table is as wide as a terminal."""
 _MARKS: Final = {"error": "!!", "warning": " !", "note": "  "}
 
 
 def replay_lines(document: Mapping[str, Any], *, whole: bool = False) -> list[str]:
-    """Return a replay; the timeline is cut in the middle unless `whole` is asked for."""
+    """Return the lines of a replay. The middle of a long timeline is left out unless `whole`."""
     found = [*render.wrap(document["summary"]), ""]
     source = document["source"]
-    found += render.facts(
-        (
-            ("identity", document["identity"]),
-            ("flight", document["flight_id"]),
-            ("started", _moment(document["started"])),
-            ("took", render.seconds(document["ms"] / 1000)),
-            ("read from", f"{source['kind']} {source['path']}, {render.plural(source['records'], 'record')}"),
-            ("looked at", f"up to record {document['at']}" if document["at"] else None),
-        )
+    found += render.fields(
+        ("identity", document["identity"]),
+        ("flight", document["flight_id"]),
+        ("started", render.utc(document["started"]["time"])),
+        ("took", render.milliseconds(document["ms"])),
+        ("read from", f"{source['kind']} {source['path']}, {render.plural(source['records'], 'record')}"),
+        ("looked at", f"up to record {document['at']}" if document["at"] else None),
     )
-    found += _failure(document["failure"], whole=whole)
-    found += render.section("Findings", _findings(document["findings"]))
+    found += _failure_lines(document["failure"], whole=whole)
+    found += render.section("Findings", _finding_lines(document["findings"]))
     found += render.section("Steps", _steps(document["steps"]))
-    found += render.section("Area", _area(document["area"]))
-    found += render.section("Against the last good build", _against(document["compare"]))
-    found += render.section("Timeline", _timeline(document, whole=whole))
+    found += render.section("Area", _area_lines(document["area"]))
+    found += render.section("Against the last good build", _comparison_lines(document["compare"]))
+    found += render.section("Timeline", _timeline_lines(document, whole=whole))
     state = document["state"]
     if document["at"]:
-        found += render.section(f"State after record {state['seq']}", _state(state))
+        found += render.section(f"State after record {state['seq']}", _state_lines(state))
     return found
 
 
@@ -47,58 +45,54 @@ def diff_lines(document: Mapping[str, Any]) -> list[str]:
         [
             ("build", a["build"], b["build"]),
             ("status", a["status"], b["status"]),
-            ("started", a["time"][:19].replace("T", " "), b["time"][:19].replace("T", " ")),
-            ("took", render.seconds(a["ms"] / 1000), render.seconds(b["ms"] / 1000)),
+            ("started", *(render.utc(each["time"]).removesuffix(" UTC") for each in (a, b))),
+            ("took", render.milliseconds(a["ms"]), render.milliseconds(b["ms"])),
             ("identity", (a["identity"] or "-")[:16], (b["identity"] or "-")[:16]),
         ],
     )
     found += render.section("Inputs", _changes(document["inputs"]) or [_no_change(document)])
     found += render.section("Host", _changes(document["host"]))
     rows = [
-        (row["role"], (row["a"] or "-")[:12], (row["b"] or "-")[:12], _likeness(row))
+        (row["role"], (row["a"] or "-")[:12], (row["b"] or "-")[:12], _compare_artifacts(row))
         for row in document["artifacts"]
     ]
-    found += render.section("Artifacts", render.table(("artifact", "a", "b", ""), rows) if rows else [])
+    found += render.table_section("Artifacts", ("artifact", "a", "b", ""), rows)
     checks = [
         (f"{row['check']} {row['subject']}", _verdict(row["a"]), _verdict(row["b"]))
         for row in document["checks"]
     ]
-    measured = [line for row in document["checks"] for line in _measured(row)]
-    found += render.section(
-        "Checks", [*render.table(("check", "a", "b"), checks), *measured] if checks else []
-    )
+    found += render.table_section("Checks", ("check", "a", "b"), checks)
+    found += [f"  {line}" for row in document["checks"] for line in _measured_changes(row)]
     steps = [
         (f"{row['kind']} {row['subject']}".strip(), _took(row, "a"), _took(row, "b"))
         for row in document["steps"]
     ]
-    found += render.section("Steps", render.table(("step", "a", "b"), steps, right=" rr") if steps else [])
-    return found + render.section("Tiles", _tiles(document["tiles"]))
+    found += render.table_section("Steps", ("step", "a", "b"), steps, right=" rr")
+    return found + render.section("Tiles", _tile_counts(document["tiles"]))
 
 
 def why_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return an explanation."""
-    return [shown for line in document["text"] for shown in _hanging(str(line))]
+    """Return the lines of an explanation."""
+    return [shown for line in document["text"] for shown in _wrap_hanging(str(line))]
 
 
-def _hanging(line: str) -> list[str]:
-    """A line broken where it must be, what follows moved to the right."""
+def _wrap_hanging(line: str) -> list[str]:
+    """Wrap a line, with a hanging indent."""
     indent = " " * (len(line) - len(line.lstrip()))
     first, *rest = render.wrap(line.lstrip(), render.WIDTH - 4 - len(indent))
     return [indent + first, *(f"{indent}    {more}" for more in rest)]
 
 
-def _failure(failure: Mapping[str, Any] | None, *, whole: bool) -> list[str]:
+def _failure_lines(failure: Mapping[str, Any] | None, *, whole: bool) -> list[str]:
     if failure is None:
         return []
-    lines = render.facts(
-        (
-            ("step", failure["step"]),
-            ("subject", failure["subject"]),
-            ("kind", failure["kind"]),
-            ("cause", failure["cause"]),
-            ("message", None if failure["message"] == failure["cause"] else failure["message"]),
-            ("mend", failure["hint"]),
-        ),
+    lines = render.fields(
+        ("step", failure["step"]),
+        ("subject", failure["subject"]),
+        ("kind", failure["kind"]),
+        ("cause", failure["cause"]),
+        ("message", None if failure["message"] == failure["cause"] else failure["message"]),
+        ("mend", failure["hint"]),
         indent=2,
     )
     inputs = [
@@ -112,34 +106,33 @@ def _failure(failure: Mapping[str, Any] | None, *, whole: bool) -> list[str]:
         for row in failure["inputs"]
     ]
     cut = [row for row in failure["inputs"] if len(row["name"]) > _MAX_NAME]
-    names = [line for row in cut for line in _hanging(f"{row['role']}: {row['name']}")]
-    table = (
-        render.table(("input", "name", "SHA-256", "size", "bytes"), inputs, right="   r") if inputs else []
-    )
-    otherwise = [
+    names = [line for row in cut for line in _wrap_hanging(f"{row['role']}: {row['name']}")]
+    header = ("input", "name", "SHA-256", "size", "bytes")
+    table = render.table(header, inputs, right="   r") if inputs else []
+    differing = [
         line
         for row in failure["inputs"]
         if row["found"] is not None
         for line in render.wrap(
-            f"{row['role']} {row['name']}: found {_plain(row['found'])}", render.WIDTH - 2
+            f"{row['role']} {row['name']}: found {_as_text(row['found'])}", render.WIDTH - 2
         )
     ]
     return [
         *render.section("Failure", lines),
-        *render.section("Its inputs", [*table, *names, *otherwise]),
+        *render.section("Its inputs", [*table, *names, *differing]),
         *render.section("Traceback", _traceback(failure, whole=whole)),
     ]
 
 
 def _traceback(failure: Mapping[str, Any], *, whole: bool) -> list[str]:
-    """The traceback: of an error that somebody foresaw it says nothing that cause and message do not."""
+    """Return the traceback, or its length if the error was expected: then cause and message say it all."""
     lines: list[str] = failure["traceback"]
     if lines and not whole and failure["kind"] != "unexpected":
         return [f"{render.plural(len(lines), 'line')} (--all shows them)"]
     return lines[-_MAX_TRACEBACK:]
 
 
-def _findings(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _finding_lines(findings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for each in findings:
         mark = _MARKS[each["severity"]]
         first, *rest = render.wrap(each["text"], render.WIDTH - 6)
@@ -156,8 +149,8 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{row['kind']} {row['subject']}".strip(),
             row["outcome"],
             f"{row['begin_ms'] / 1000:.3f}",
-            "-" if row["ms"] is None else render.seconds(row["ms"] / 1000),
-            "-" if row["normal_ms"] is None else render.seconds(row["normal_ms"] / 1000),
+            "-" if row["ms"] is None else render.milliseconds(row["ms"]),
+            "-" if row["normal_ms"] is None else render.milliseconds(row["normal_ms"]),
             f"{row['count']:,} {row['unit']}" if row["unit"] else "-",
             render.size(row["bytes"]) if row["bytes"] else "-",
         )
@@ -167,7 +160,7 @@ def _steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
     return render.table(header, rows, right="  rrrrr") if rows else []
 
 
-def _area(area: Mapping[str, Any] | None) -> list[str]:
+def _area_lines(area: Mapping[str, Any] | None) -> list[str]:
     if area is None:
         return []
     counts: dict[str, int] = {}
@@ -184,28 +177,23 @@ def _area(area: Mapping[str, Any] | None) -> list[str]:
     for name in ("failing", "holes", "excluded", "skipped", "featureless"):
         runs = area["tiles"].get(name) or []
         if runs:
-            shown = ", ".join(_run(run) for run in runs[:4])
+            shown = ", ".join(render.tile_run(run) for run in runs[:4])
             more = f" and {len(runs) - 4:,} more runs" if len(runs) > 4 else ""
             lines += render.wrap(f"{name}: {shown}{more}", render.WIDTH - 2)
     return [line for line in lines if line]
 
 
-def _run(run: Sequence[int]) -> str:
-    zoom, y, first, last = run
-    return f"{zoom}/{first}/{y}" if first == last else f"{zoom}/{first}-{last}/{y}"
-
-
-def _against(compare: Mapping[str, Any] | None) -> list[str]:
+def _comparison_lines(compare: Mapping[str, Any] | None) -> list[str]:
     if compare is None:
         return []
-    lines = [f"build {compare['a']['build']}, {_moment(compare['a'])}"]
+    lines = [f"build {compare['a']['build']}, {render.utc(compare['a']['time'])}"]
     lines += _changes(compare["inputs"]) or [_no_change(compare)]
     lines += [f"host {line}" for line in _changes(compare["host"])]
-    return lines + _tiles(compare["tiles"])
+    return lines + _tile_counts(compare["tiles"])
 
 
 def _no_change(compare: Mapping[str, Any]) -> str:
-    """What it means that no input is known to differ."""
+    """Say what it means that no input is known to differ."""
     unread = [side["build"] for side in (compare["a"], compare["b"]) if side["identity"] is None]
     if unread:
         return f"the inputs of build {unread[-1]} were not read to their end: what changed is not known"
@@ -217,21 +205,21 @@ def _changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
         line
         for each in changes[:_MAX_CHANGES]
         for line in render.wrap(
-            f"{each['path']}: {_plain(each['old'])} -> {_plain(each['new'])}", render.WIDTH - 2
+            f"{each['path']}: {_as_text(each['old'])} -> {_as_text(each['new'])}", render.WIDTH - 2
         )
     ]
     more = len(changes) - _MAX_CHANGES
     return lines if more <= 0 else [*lines, f"and {more:,} more"]
 
 
-def _tiles(tiles: Mapping[str, Any]) -> list[str]:
+def _tile_counts(tiles: Mapping[str, Any]) -> list[str]:
     if tiles["added"] is None:
         return []
     names = ("added", "removed", "changed", "same")
     return [", ".join(f"{tiles[name]:,} {name}" for name in names) + " tiles"]
 
 
-def _timeline(document: Mapping[str, Any], *, whole: bool) -> Iterator[str]:
+def _timeline_lines(document: Mapping[str, Any], *, whole: bool) -> Iterator[str]:
     rows = document["timeline"]
     shown = rows if whole or len(rows) <= _MAX_ROWS else [*rows[: _MAX_ROWS // 2], *rows[-_MAX_ROWS // 2 :]]
     width = max((len(str(row["seq"])) for row in shown), default=1)
@@ -248,7 +236,7 @@ def _timeline(document: Mapping[str, Any], *, whole: bool) -> Iterator[str]:
             yield " " * len(head) + line
 
 
-def _state(state: Mapping[str, Any]) -> list[str]:
+def _state_lines(state: Mapping[str, Any]) -> list[str]:
     shown = f"{state['generation']}, shows build {state['origin']}" if state["generation"] else "none yet"
     known = ", ".join(
         (
@@ -257,16 +245,14 @@ def _state(state: Mapping[str, Any]) -> list[str]:
             render.plural(state["indexes"], "index", "indexes"),
         )
     )
-    return render.facts(
-        (
-            ("generation", shown),
-            ("body", state["body_sha256"]),
-            ("open build", state["open_build"]),
-            ("doing", state["doing"]),
-            ("known", known),
-            ("chain", state["chain"]),
-            ("problem", state["problem"]),
-        ),
+    return render.fields(
+        ("generation", shown),
+        ("body", state["body_sha256"]),
+        ("open build", state["open_build"]),
+        ("doing", state["doing"]),
+        ("known", known),
+        ("chain", state["chain"]),
+        ("problem", state["problem"]),
         indent=2,
     )
 
@@ -277,19 +263,19 @@ def _verdict(found: Mapping[str, Any] | None) -> str:
     return "passed" if found["passed"] else "FAILED"
 
 
-def _measured(row: Mapping[str, Any]) -> Iterator[str]:
-    """What a check measured otherwise in the one build than in the other."""
+def _measured_changes(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a check measured differently in the two builds."""
     one, other = (row[side]["measured"] if row[side] else None for side in ("a", "b"))
     if one is None or other is None:
         return
     for name in sorted({*one, *other}):
         if one.get(name) != other.get(name):
-            told = f"{row['check']} {row['subject']}, {name}: {_plain(one.get(name))} -> {_plain(other.get(name))}"
-            yield from render.wrap(told, render.WIDTH - 2)
+            change = f"{row['check']} {row['subject']}, {name}: {_as_text(one.get(name))} -> {_as_text(other.get(name))}"
+            yield from render.wrap(change, render.WIDTH - 2)
 
 
-def _likeness(row: Mapping[str, Any]) -> str:
-    """Whether two builds have the same artifact, or which of them has none."""
+def _compare_artifacts(row: Mapping[str, Any]) -> str:
+    """Say whether two builds have the same artifact, or which of them has none."""
     if row["a"] is None or row["b"] is None:
         return "only in b" if row["a"] is None else "only in a"
     return "same" if row["same"] else "other"
@@ -299,18 +285,14 @@ def _took(row: Mapping[str, Any], side: str) -> str:
     took, outcome = row[f"{side}_ms"], row[f"{side}_outcome"]
     if outcome is None:
         return "-"
-    return outcome if took is None or outcome == "reused" else f"{render.seconds(took / 1000)} {outcome}"
+    return outcome if took is None or outcome == "reused" else f"{render.milliseconds(took)} {outcome}"
 
 
-def _moment(when: Mapping[str, Any]) -> str:
-    return f"{when['time'][:19].replace('T', ' ')} UTC"
-
-
-def _plain(value: object) -> str:
-    shown = "none" if value is None else _listed(value) if isinstance(value, Mapping) else str(value)
+def _as_text(value: object) -> str:
+    shown = "none" if value is None else _members(value) if isinstance(value, Mapping) else str(value)
     return shown if len(shown) <= 120 else f"{shown[:120]}…"
 
 
-def _listed(value: Mapping[str, Any]) -> str:
-    """The members of a map that say something, by name."""
+def _members(value: Mapping[str, Any]) -> str:
+    """Return the members of a map that are not None, by name."""
     return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)

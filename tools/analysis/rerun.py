@@ -1,4 +1,4 @@
-"""`replay --rerun`: the failed step of a build run again, and what came of it, as a document and as lines."""
+"""`replay --rerun`: run the failed step of a build again; its document and its text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from pipeline.rerun.rerun import rerun
 from store.domain.events import Imported
 from store.domain.fold import fold
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
-from tools.forensics.history import Look, Source
+from tools.forensics.history import BuildHistory, Source
 from tools.output import render
-from tools.output.sanitize import text, tree
+from tools.output.sanitize import safe_data, safe_text
 
 _MAX_INPUTS = 1_000
-_SAID: Mapping[str, str] = {
+_VERDICT_TEXT: Mapping[str, str] = {
     RerunVerdict.REPRODUCED: "it fails again in the same way",
     RerunVerdict.FAILED_DIFFERENTLY: "it fails again, but otherwise",
     RerunVerdict.PASSED: "it does not fail here",
@@ -23,7 +23,7 @@ _SAID: Mapping[str, str] = {
 
 
 def run_again(source: Source, number: int | None, *, trust_plugins: bool = False) -> dict[str, Any]:
-    """Run the failed step of a build again; returns what `docs/replay.md` describes as `rerun`.
+    """Run the failed step of a build again. Return what `docs/replay.md` describes as `rerun`.
 
     Args:
         source: The records.
@@ -35,11 +35,11 @@ def run_again(source: Source, number: int | None, *, trust_plugins: bool = False
         RequestRefusedError: The records up to its end make no sense.
     """
     if number is None:
-        return _nothing("a run that found the build lock held did no step of a build")
-    moments = source.history.until(Look(source=source).track(number).own[-1].seq).moments
-    facts = tuple(moment.fact for moment in moments)
-    # What was imported into a cache is no more this machine's own than the bundle that it came from.
-    later = source.history.moments[len(moments) :]
+        return _impossible("a run that found the build lock held did no step of a build")
+    records = source.history.until(BuildHistory(source=source).timeline(number).own[-1].seq).records
+    facts = tuple(record.recorded_event for record in records)
+    # An imported cache is as foreign as the bundle that it came from.
+    later = source.history.records[len(records) :]
     try:
         state = fold(facts)
     except DamagedHistoryError as error:
@@ -54,40 +54,40 @@ def run_again(source: Source, number: int | None, *, trust_plugins: bool = False
         build=state.builds[number],
         history=facts,
         state=state,
-        artifacts=source.holdings,
+        artifacts=source.artifacts,
         own=source.kind == "cache" and not any(isinstance(each.event, Imported) for each in later),
         trust_plugins=trust_plugins,
         listing=source.listing,
     )
-    return document_of(rerun(record, default_ports()))
+    return rerun_document(rerun(record, default_ports()))
 
 
-def document_of(found: Rerun) -> dict[str, Any]:
-    """Return the document of a step that was run again."""
+def rerun_document(found: Rerun) -> dict[str, Any]:
+    """Return the document of a rerun."""
     seen = found.findings
     return {
         "verdict": str(found.verdict),
         "text": _text(found),
-        "step": text(found.step, 64),
-        "subject": text(found.subject, 500),
-        "recorded": _ended(found.recorded),
-        "found": None if found.found is None else _ended(found.found),
-        "why": text(found.why),
+        "step": safe_text(found.step, 64),
+        "subject": safe_text(found.subject, 500),
+        "recorded": _ending(found.recorded),
+        "found": None if found.found is None else _ending(found.found),
+        "why": safe_text(found.why),
         "inputs": [
             {
                 "role": each.role,
-                "name": text(each.name, 500),
+                "name": safe_text(each.name, 500),
                 "sha256": each.sha256,
                 "standing": str(each.status),
-                "found": text(each.found, 500),
+                "found": safe_text(each.found, 500),
             }
             for each in seen.inputs[:_MAX_INPUTS]
         ],
         "compared": [
             {
-                "what": text(each.what, 200),
-                "recorded": text(each.recorded, 200),
-                "found": text(each.found, 200),
+                "what": safe_text(each.what, 200),
+                "recorded": safe_text(each.recorded, 200),
+                "found": safe_text(each.found, 200),
                 "same": each.recorded == each.found,
             }
             for each in seen.compared
@@ -95,42 +95,36 @@ def document_of(found: Rerun) -> dict[str, Any]:
         "culprit": None if seen.culprit is None else list(seen.culprit.place),
         "suspects": [list(piece.place) for piece in seen.suspects[:_MAX_INPUTS]],
         "tries": [
-            {"tiles": each.tiles, "first": each.first, "last": each.last, "ended": text(each.ended, 300)}
+            {"tiles": each.tiles, "first": each.first, "last": each.last, "ended": safe_text(each.ended, 300)}
             for each in seen.tries
         ],
-        "differences": tree(seen.differences),
-        "notes": tree(seen.notes),
+        "differences": safe_data(seen.differences),
+        "notes": safe_data(seen.notes),
     }
 
 
 def rerun_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return what came of it, for people."""
-    found = render.facts(
-        (
-            ("step", f"{document['step']} {document['subject']}".strip()),
-            ("then", _failure(document["recorded"])),
-            ("now", _failure(document["found"]) if document["found"] else None),
-        ),
+    """Return the lines of a rerun, from its document."""
+    found = render.fields(
+        ("step", f"{document['step']} {document['subject']}".strip()),
+        ("then", _ending_text(document["recorded"])),
+        ("now", _ending_text(document["found"]) if document["found"] else None),
         indent=2,
     )
     inputs = [
-        (each["role"], each["name"], (each["sha256"] or "-")[:12], _standing(each))
+        (each["role"], each["name"], (each["sha256"] or "-")[:12], _where_found(each))
         for each in document["inputs"]
     ]
-    found += render.section(
-        "Its inputs", render.table(("input", "", "sha256", ""), inputs[:40]) if inputs else []
-    )
+    found += render.table_section("Its inputs", ("input", "", "sha256", ""), inputs[:40])
     compared = [
         (each["what"], each["recorded"][:12], each["found"][:12], "same" if each["same"] else "other")
         for each in document["compared"]
     ]
-    found += render.section("Compared", render.table(("", "then", "now", ""), compared) if compared else [])
+    found += render.table_section("Compared", ("", "then", "now", ""), compared)
     tries = [
         (each["tiles"], each["first"], each["last"], each["ended"] or "done") for each in document["tries"]
     ]
-    found += render.section(
-        "Halving", render.table(("tiles", "first", "last", ""), tries, right="r") if tries else []
-    )
+    found += render.table_section("Halving", ("tiles", "first", "last", ""), tries, right="r")
     more = [
         line
         for each in (*document["differences"], *document["notes"])
@@ -140,22 +134,22 @@ def rerun_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def _text(found: Rerun) -> str:
-    """The outcome as one sentence."""
-    told = f"step {found.step} {found.subject}".rstrip() + f" run again: {_SAID[found.verdict]}"
+    """Return the outcome as one sentence."""
+    sentence = f"step {found.step} {found.subject}".rstrip() + f" run again: {_VERDICT_TEXT[found.verdict]}"
     if found.findings.culprit is not None:
         runs = render.plural(len(found.findings.tries), "run")
-        told += f"; tile {found.findings.culprit.place} alone ends a worker, found in {runs}"
-    return text(f"{told}: {found.why}" if found.why else told)
+        sentence += f"; tile {found.findings.culprit.place} alone ends a worker, found in {runs}"
+    return safe_text(f"{sentence}: {found.why}" if found.why else sentence)
 
 
-def _nothing(why: str) -> dict[str, Any]:
-    told = StepFailure(kind="build-lock-held", subject="build.lock", message=why)
-    return document_of(
+def _impossible(why: str) -> dict[str, Any]:
+    recorded = StepFailure(kind="build-lock-held", subject="build.lock", message=why)
+    return rerun_document(
         Rerun(
             step="lock",
             subject="build.lock",
             verdict=RerunVerdict.IMPOSSIBLE,
-            recorded=told,
+            recorded=recorded,
             found=None,
             why=why,
             findings=Findings(),
@@ -163,19 +157,23 @@ def _nothing(why: str) -> dict[str, Any]:
     )
 
 
-def _ended(ended: StepFailure) -> dict[str, str]:
-    return {"kind": text(ended.kind, 64), "subject": text(ended.subject, 500), "message": text(ended.message)}
+def _ending(ended: StepFailure) -> dict[str, str]:
+    return {
+        "kind": safe_text(ended.kind, 64),
+        "subject": safe_text(ended.subject, 500),
+        "message": safe_text(ended.message),
+    }
 
 
-def _failure(ended: Mapping[str, str]) -> str:
+def _ending_text(ended: Mapping[str, str]) -> str:
     return f"{ended['kind']}: {ended['message']}" if ended["message"] else ended["kind"]
 
 
-def _standing(each: Mapping[str, str]) -> str:
-    said = {
+def _where_found(each: Mapping[str, str]) -> str:
+    text = {
         "kept": "kept with the records",
         "same": "where it was, the same",
         "differs": "where it was, with other bytes",
         "gone": "gone",
     }[each["standing"]]
-    return f"{said}: {each['found']}" if each["found"] else said
+    return f"{text}: {each['found']}" if each["found"] else text

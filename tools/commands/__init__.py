@@ -1,4 +1,4 @@
-"""One file per command of `c10`: options, the call, what is printed.
+"""One file per command of `c10`: its options, what it calls, and what it prints.
 
-It imports everything below. A command decides nothing: it reads options, calls, and renders the answer.
+It may import everything but `tools.cli` and `tools.demo`. It decides nothing about a cache.
 """

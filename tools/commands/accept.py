@@ -1,4 +1,4 @@
-"""`accept`: mark a generation as good, beside whatever runs."""
+"""`accept`: mark a generation as good. It does not wait for a build."""
 
 import click
 
@@ -11,10 +11,10 @@ from tools.output import render
 
 @click.command()
 @click.argument("generation", metavar="GENERATION", type=click.IntRange(1))
-@click.option("--why", default="", metavar="TEXT", help="For the record.")
+@click.option("--why", default="", metavar="TEXT", help="Reason to record.")
 @shared_options()
 def accept(call: Call, *, generation: int, why: str) -> Answer:
-    """Mark GENERATION as good: collection keeps what it shows. Waits for no build."""
+    """Mark GENERATION as good: gc keeps what it shows. Does not wait for a running build."""
     found = accept_generation(call.layout(), generation, why=why, host=host_facts(), clock=SystemClock())
     document = {
         "generation": found.generation,
@@ -25,4 +25,4 @@ def accept(call: Call, *, generation: int, why: str) -> Answer:
     what = f"generation {found.generation} (build {found.origin})"
     first = f"accepted {what}" if found.changed else f"nothing to do: {what} was accepted before"
     accepted = ", ".join(map(str, found.accepted))
-    return Answer(document=document, lines=[first, "", *render.facts((("accepted", accepted),))])
+    return Answer(document=document, lines=[first, "", *render.fields(("accepted", accepted))])

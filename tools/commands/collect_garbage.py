@@ -1,4 +1,4 @@
-"""`gc`: what no kept generation needs, and its removal."""
+"""`gc`: remove what no kept generation needs."""
 
 import shlex
 from typing import Any
@@ -10,21 +10,29 @@ from store.domain.state import State
 from store.maintenance.collect_garbage import CollectionResult
 from store.policy.retention import KeepPolicy
 from tools.command import Answer, Call, shared_options
-from tools.commands.build import provisioner
 from tools.output import render
+from tools.provisioner import provisioner
 
 
 @click.command()
 @click.option(
-    "--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Builds to keep."
+    "--keep",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Number of builds to keep.",
 )
-@click.option("--yes", is_flag=True, help="Remove; without it only say what would go.")
-@click.option("--unfinished", is_flag=True, help="Also what a build that died or was interrupted had done.")
+@click.option("--yes", is_flag=True, help="Remove the files; without it only list them.")
+@click.option(
+    "--unfinished", is_flag=True, help="Also collect the work of a build that died or was interrupted."
+)
 @shared_options()
 def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
-    """Say what no kept generation needs, and with --yes remove it.
+    """List what no kept generation needs, and remove it with --yes.
 
-    Kept are the last N builds that were shown, what was accepted, and what a rollback would show.
+    Kept are the last N builds that were shown, accepted generations, and the build that a rollback would
+    show.
     """
     policy = KeepPolicy(keep=keep, unfinished=not unfinished)
     found = provisioner(call).collect(policy, dry_run=not yes)
@@ -69,15 +77,15 @@ def _lines(found: CollectionResult, document: dict[str, Any], command: str) -> l
     lines = [first, ""]
     for each in document["kept"]:
         numbers = ", ".join(map(str, each["generations"]))
-        lines += render.facts((("keep", f"build {each['build']} (generation {numbers}): {each['why']}"),))
+        lines += render.fields(("keep", f"build {each['build']} (generation {numbers}): {each['why']}"))
     for why, each in document["kept_files"].items():
-        lines += render.facts((("stay", _amount(each, why)),))
+        lines += render.fields(("stay", _amount(each, why)))
     gone = ", ".join(map(str, document["collected_generations"]))
-    lines += render.facts((("collect", f"generation {gone}" if gone else None),))
+    lines += render.fields(("collect", f"generation {gone}" if gone else None))
     for why, each in document["removed"].items():
-        lines += render.facts((("go", _amount(each, why)),))
+        lines += render.fields(("go", _amount(each, why)))
     if found.projections[0]:
-        lines += render.facts((("go", _amount(document["projections"], "manifests and signatures")),))
+        lines += render.fields(("go", _amount(document["projections"], "manifests and signatures")))
     if not found.empty and not found.done:
         lines += ["", f"nothing was removed yet: {command}"]
     return lines

@@ -1,6 +1,6 @@
-"""`doctor`: what this machine has, what the cache's file system can do, and how the cache stands. Writes nothing.
+"""`doctor`: check this machine, its packages, and the file system and state of a cache. It writes nothing.
 
-What is looked at is gathered first, then told; every problem comes with what mends it.
+Engine backends and tile sources name the packages that they need in their registries.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ import click
 from journal.errors import JournalError
 from journal.lock import lock_holder
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
-from pipeline.tiles.sources.open_source import SOURCES
+from pipeline.tiles.sources.registry import SOURCES
 from store.cache.view import View, open_view
 from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME
@@ -50,41 +50,44 @@ _OLDEST_PYTHON: Final = (3, 11)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Trouble:
-    """Something that is wrong, what mends it, and the exit code it stands for."""
+class _Problem:
+    """Something that is wrong, how to fix it, and its exit code."""
 
     text: str
-    mend: str
+    fix: str
     code: ExitCode = ExitCode.REFUSED
 
 
 @dataclass(slots=True, kw_only=True)
 class _Findings:
-    """What was gathered."""
+    """What the checks found."""
 
     machine: dict[str, Any] = field(default_factory=dict)
     packages: dict[str, str | None] = field(default_factory=dict)
     cache: dict[str, Any] | None = None
-    problems: list[_Trouble] = field(default_factory=list)
+    problems: list[_Problem] = field(default_factory=list)
 
-    def trouble(self, text: str, mend: str, code: ExitCode = ExitCode.REFUSED) -> None:
-        self.problems.append(_Trouble(text=text, mend=mend, code=code))
+    def add_problem(self, text: str, fix: str, code: ExitCode = ExitCode.REFUSED) -> None:
+        self.problems.append(_Problem(text=text, fix=fix, code=code))
+
+    def add_error(self, error: JournalError | StoreError) -> None:
+        self.add_problem(error.message, error.hint, code_of(error))
 
 
 @click.command()
 @shared_options()
 def doctor(call: Call) -> Answer:
-    """Say what this machine and, with --cache, that cache are fit for."""
+    """Check this machine and its packages, and with --cache that cache."""
     found = _Findings()
-    _look_at_machine(found)
-    _look_at_packages(found)
+    _check_machine(found)
+    _check_packages(found)
     if call.cache is not None:
         try:
-            _look_at_cache(found, call.layout())
+            _check_cache(found, call.layout())
         except OSError as error:
-            found.trouble(
+            found.add_problem(
                 f"expected to look into {error.filename or call.cache}, found: {error.strerror or error}",
-                "run as its owner, or mend its permissions",
+                "run as its owner, or fix its permissions",
                 code_of(error),
             )
     worst = ExitCode.DONE
@@ -96,12 +99,12 @@ def doctor(call: Call) -> Answer:
         "machine": found.machine,
         "packages": found.packages,
         "cache": found.cache,
-        "problems": [{"text": problem.text, "mend": problem.mend} for problem in found.problems],
+        "problems": [{"text": problem.text, "mend": problem.fix} for problem in found.problems],
     }
     return Answer(document=document, lines=_lines(found), code=worst)
 
 
-def _look_at_machine(found: _Findings) -> None:
+def _check_machine(found: _Findings) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found.machine = {
         "python": platform.python_version(),
@@ -109,24 +112,24 @@ def _look_at_machine(found: _Findings) -> None:
         "machine": platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
         "memory_bytes": memory,
-        "sealed_memory": _seals(),
+        "sealed_memory": _can_seal_memory(),
         "nvidia": _nvidia_driver(),
         "gpus": [gpu.to_document() for gpu in gpus()],
     }
     if sys.version_info < _OLDEST_PYTHON:
-        found.trouble(
+        found.add_problem(
             f"expected Python 3.11 or newer, found {platform.python_version()}", "install Python 3.11"
         )
     if sys.platform != "linux":
-        found.trouble(f"expected Linux, found {sys.platform}", "use Linux")
+        found.add_problem(f"expected Linux, found {sys.platform}", "use Linux")
     if not found.machine["sealed_memory"]:
-        found.trouble(
+        found.add_problem(
             "expected memory files that can be sealed (memfd), found none: the reader cannot load engines here",
             "use Linux 3.17 or newer, without a sandbox that forbids memfd_create",
         )
 
 
-def _look_at_packages(found: _Findings) -> None:
+def _check_packages(found: _Findings) -> None:
     engines = [package for backend in BACKENDS.values() for package in backend.packages]
     sources = [package for kind in SOURCES.values() for package in kind.packages]
     for name in (*_NEEDED, *_FAISS, *engines, *_EXTRAS, *sources):
@@ -134,24 +137,24 @@ def _look_at_packages(found: _Findings) -> None:
         if version is not None or name in _NEEDED:
             found.packages[name] = version
         if version is None and name in _NEEDED:
-            found.trouble(f"expected the package {name}, found none", "pip install 'c10[cpu]'")
-    flavours = [name for name in _FAISS if name in found.packages]
-    if not flavours:
-        found.trouble(
+            found.add_problem(f"expected the package {name}, found none", "pip install 'c10[cpu]'")
+    faiss = [name for name in _FAISS if name in found.packages]
+    if not faiss:
+        found.add_problem(
             "expected faiss, found none: no index can be built or searched", "pip install 'c10[cpu]'"
         )
-    if len(flavours) > 1:
-        found.trouble(
-            f"expected one flavour of faiss, found {' and '.join(flavours)}, which own the same module",
-            f"pip uninstall {' '.join(flavours)}, then install one of them",
+    if len(faiss) > 1:
+        found.add_problem(
+            f"expected one faiss package, found {' and '.join(faiss)}, which install the same module",
+            f"pip uninstall {' '.join(faiss)}, then install one of them",
         )
     if not any(name in found.packages for name in engines):
-        found.trouble(
+        found.add_problem(
             "expected a library that runs engines, found none", "pip install 'c10[cpu]' (brings onnxruntime)"
         )
 
 
-def _look_at_cache(found: _Findings, layout: Layout) -> None:
+def _check_cache(found: _Findings, layout: Layout) -> None:
     root = layout.root
     existing = next(path for path in (root, *root.absolute().parents) if path.exists())
     number = filesystem_type(existing)
@@ -166,28 +169,30 @@ def _look_at_cache(found: _Findings, layout: Layout) -> None:
         facts["file_system_accepted"] = True
     except JournalError as error:
         facts["file_system_accepted"] = False
-        found.trouble(error.message, error.hint, code_of(error))
-    # Links are what publishes every file. To try one would write; the accepted file systems all have them.
+        found.add_error(error)
+    # Every file is published by a hard link. Accepted file systems have them; to try one would write.
     facts["hard_links"] = facts["file_system_accepted"]
-    facts["nameless_files"] = _has_nameless_files(existing)
+    facts["nameless_files"] = _has_tmpfile(existing)
     facts["writable"] = os.access(existing, os.W_OK | os.X_OK)
     if not facts["writable"]:
-        found.trouble(f"expected to be allowed to write in {existing}, found otherwise", "run as its owner")
+        found.add_problem(
+            f"expected to be allowed to write in {existing}, found that it is not", "run as its owner"
+        )
     for reason in exposed_path(root):
-        found.trouble(reason, f"chmod -R o-w {root}")
+        found.add_problem(reason, f"chmod -R o-w {root}")
     free = shutil.disk_usage(existing).free
     facts["free_bytes"] = free
     if free < _LEAST_FREE:
-        found.trouble(
+        found.add_problem(
             f"expected at least {render.size(_LEAST_FREE)} free, found {render.size(free)}", "free disk space"
         )
     facts["exists"] = layout.exists()
     facts["lock"] = _lock_holder(found, layout)
     if facts["exists"]:
-        _look_inside(found, layout, facts)
+        _check_journal(found, layout, facts)
 
 
-def _look_inside(found: _Findings, layout: Layout, facts: dict[str, Any]) -> None:
+def _check_journal(found: _Findings, layout: Layout, facts: dict[str, Any]) -> None:
     try:
         facts["journal_bytes"] = layout.journal.lstat().st_size
     except OSError:
@@ -197,12 +202,12 @@ def _look_inside(found: _Findings, layout: Layout, facts: dict[str, Any]) -> Non
     try:
         view = open_view(layout)
     except (StoreError, JournalError) as error:
-        found.trouble(error.message, error.hint, code_of(error))
+        found.add_error(error)
         return
-    _look_at_history(found, view, facts)
+    _check_history(found, view, facts)
 
 
-def _look_at_history(found: _Findings, view: View, facts: dict[str, Any]) -> None:
+def _check_history(found: _Findings, view: View, facts: dict[str, Any]) -> None:
     state, root = view.state, view.layout.root
     counts = [build.status for build in state.builds.values()]
     facts |= {
@@ -214,24 +219,24 @@ def _look_at_history(found: _Findings, view: View, facts: dict[str, Any]) -> Non
         "open_build": state.open_build,
     }
     if state.unknown:
-        found.trouble(
+        found.add_problem(
             f"expected events this version knows, found {state.unknown[0]}",
             "use the newer C10 that wrote this cache",
             ExitCode.DAMAGED,
         )
     if state.open_build is not None and facts["lock"] is None:
-        found.trouble(
-            f"expected no build under way, found build {state.open_build}, whose process is gone",
-            f"c10 build REQUEST --cache {root} (marks it as abandoned, goes on from what it finished)",
+        found.add_problem(
+            f"expected no running build, found build {state.open_build}, whose process is gone",
+            f"c10 build REQUEST --cache {root} (marks it as abandoned and reuses what it finished)",
         )
-    held_back = [
+    unpublished = [
         number
         for number in state.generations
         if number not in view.observed.manifests or number not in view.observed.segments
     ]
-    if held_back:
-        found.trouble(
-            f"expected manifest and segment of generation {held_back[0]}, found one of them missing",
+    if unpublished:
+        found.add_problem(
+            f"expected manifest and segment of generation {unpublished[0]}, found one of them missing",
             f"c10 build REQUEST --cache {root} (writes them again from the journal)",
         )
 
@@ -240,7 +245,7 @@ def _lock_holder(found: _Findings, layout: Layout) -> Mapping[str, object] | Non
     try:
         return lock_holder(layout.build_lock)
     except JournalError as error:
-        found.trouble(error.message, error.hint, code_of(error))
+        found.add_error(error)
         return None
 
 
@@ -249,26 +254,24 @@ def _lines(found: _Findings) -> list[str]:
     lines = [
         *render.section(
             "Machine",
-            render.facts(
-                (
-                    ("python", machine["python"]),
-                    ("system", f"{machine['system']}, {machine['machine']}"),
-                    ("processors", machine["processors"]),
-                    ("memory", render.size(machine["memory_bytes"])),
-                    ("memfd seals", "yes" if machine["sealed_memory"] else "NO"),
-                    ("nvidia", machine["nvidia"] or "no driver"),
-                    ("gpu", _gpu_line(machine)),
-                )
+            render.fields(
+                ("python", machine["python"]),
+                ("system", f"{machine['system']}, {machine['machine']}"),
+                ("processors", machine["processors"]),
+                ("memory", render.size(machine["memory_bytes"])),
+                ("memfd seals", "yes" if machine["sealed_memory"] else "NO"),
+                ("nvidia", machine["nvidia"] or "no driver"),
+                ("gpu", _gpu_line(machine)),
             ),
         ),
         *render.section("Packages", _package_lines(found.packages)),
     ]
     if found.cache is not None:
-        lines += render.section("Cache", render.facts(_cache_facts(found.cache)))
-    troubles: list[str] = []
+        lines += render.section("Cache", render.fields(*_cache_facts(found.cache)))
+    problems: list[str] = []
     for number, problem in enumerate(found.problems, start=1):
-        troubles += [*render.wrap(f"{number}. {problem.text}", render.WIDTH - 2), f"   -> {problem.mend}"]
-    lines += render.section("Problems", troubles or ["none"])
+        problems += [*render.wrap(f"{number}. {problem.text}", render.WIDTH - 2), f"   -> {problem.fix}"]
+    lines += render.section("Problems", problems or ["none"])
     return lines[1:]
 
 
@@ -309,7 +312,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _seals() -> bool:
+def _can_seal_memory() -> bool:
     try:
         fd = os.memfd_create("c10-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
@@ -323,7 +326,7 @@ def _seals() -> bool:
     return True
 
 
-def _has_nameless_files(folder: Path) -> bool:
+def _has_tmpfile(folder: Path) -> bool:
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError:
@@ -334,7 +337,7 @@ def _has_nameless_files(folder: Path) -> bool:
 def _gpu_line(machine: Mapping[str, Any]) -> str:
     found = [str(gpu) for gpu in gpus()]
     if not found and machine["nvidia"] and _version("cuda-python") is None:
-        return "not looked at: pip install cuda-python"
+        return "unknown: pip install cuda-python"
     return "; ".join(found) or "none"
 
 
@@ -346,7 +349,7 @@ def _nvidia_driver() -> str | None:
 
 
 def _mount_type(path: Path) -> str:
-    """Name of the file system that holds a path, as the kernel calls it; see proc(5), mountinfo."""
+    """Return the kernel's name of the file system that holds a path; see proc(5), mountinfo."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:

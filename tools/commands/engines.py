@@ -1,4 +1,4 @@
-"""`engines`: compile the networks of a request alone, beside whatever runs."""
+"""`engines`: compile the networks of a request, without a build."""
 
 from pathlib import Path
 
@@ -6,25 +6,25 @@ import click
 
 from pipeline import BuildRequest
 from pipeline.build.engines_only import EnginesReport
-from tools.command import Answer, Call, complain, shared_options
-from tools.commands.build import REQUEST, provisioner
+from tools.command import Answer, Call, print_error, shared_options
 from tools.exit_codes import CODES, ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
+from tools.provisioner import REQUEST, provisioner
 
 
 @click.command()
 @REQUEST
 @shared_options()
 def engines(call: Call, *, request_file: Path) -> Answer:
-    """Compile the networks of REQUEST for this device; the next build takes them up. Waits for no build."""
+    """Compile the networks of REQUEST for this device, for the next build. Does not wait for a build."""
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
         report = provisioner(call, progress=progress).compile_engines_for_corpus(request)
     code = ExitCode.DONE
     if report.error is not None:
         code = CODES[report.error.category]
-        complain(report.error.message, report.error.hint)
+        print_error(report.error.message, report.error.hint)
     return Answer(document=report.to_document(), lines=_lines(report), code=code)
 
 

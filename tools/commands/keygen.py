@@ -1,11 +1,11 @@
-"""`keygen`: a new key pair, to sign caches with and to trust."""
+"""`keygen`: create a key pair."""
 
 from pathlib import Path
 
 import click
 
 from store.trust.key_files import write_key_pair
-from tools.command import Answer, Call, shared_options
+from tools.command import PATH, Answer, Call, shared_options
 from tools.output import render
 
 
@@ -14,14 +14,14 @@ from tools.output import render
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, readable=False),
+    type=PATH,
     metavar="NAME",
-    help="Where the private key goes; NAME.pub gets the public one.",
+    help="File of the private key; the public key goes to NAME.pub.",
 )
-@click.option("--comment", default="", metavar="TEXT", help="Stands in NAME.pub, behind the key.")
+@click.option("--comment", default="", metavar="TEXT", help="Comment in NAME.pub, after the key.")
 @shared_options(cache=False)
-def keygen(call: Call, *, output: Path, comment: str) -> Answer:  # noqa: ARG001 - every command is given its call
-    """Make a key pair (Ed25519): NAME signs caches, NAME.pub says whom to trust. Nothing is overwritten."""
+def keygen(call: Call, *, output: Path, comment: str) -> Answer:  # noqa: ARG001 - every command gets a call
+    """Create a key pair (Ed25519): NAME signs caches, NAME.pub says whom to trust. Overwrites nothing."""
     pair = write_key_pair(output, comment=comment)
     document = {
         "key_id": pair.key_id,
@@ -30,12 +30,10 @@ def keygen(call: Call, *, output: Path, comment: str) -> Answer:  # noqa: ARG001
         "public": str(pair.public),
     }
     lines = [
-        *render.facts(
-            (
-                ("key", pair.key_id),
-                ("private", f"{pair.private} (keep it; it is not encrypted)"),
-                ("public", pair.public),
-            )
+        *render.fields(
+            ("key", pair.key_id),
+            ("private", f"{pair.private} (keep it; it is not encrypted)"),
+            ("public", pair.public),
         ),
         "",
         f'sign     signing_key = "{pair.private}" in c10.toml',

@@ -1,4 +1,4 @@
-"""`query`: which tiles look most like a picture, through the same reader as on board."""
+"""`query`: find the tiles that look most like a picture, with the reader that flies."""
 
 import math
 from pathlib import Path
@@ -19,7 +19,7 @@ from store.files.regular_file import read_start
 from store.reader.flight_cache import FlightCache
 from store.runtime.load import Engine
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from tools.command import Answer, Call, say, shared_options, trust_options
+from tools.command import PATH, Answer, Call, print_message, shared_options, trust_options
 from tools.output import render
 
 _MAX_IMAGE = 256 << 20
@@ -28,8 +28,10 @@ _EARTH_RADIUS_M = 6_371_008.8
 
 
 @click.command()
-@click.argument("image", type=click.Path(path_type=Path, readable=False))
-@click.option("--top", type=click.IntRange(1, 10_000), default=5, metavar="N", help="How many places; 5.")
+@click.argument("image", type=PATH)
+@click.option(
+    "--top", type=click.IntRange(1, 10_000), default=5, metavar="N", help="Number of places; default: 5."
+)
 @trust_options
 @shared_options()
 def query(call: Call, *, image: Path, top: int, trusted_key: tuple[str, ...], unsigned: bool) -> Answer:
@@ -38,7 +40,7 @@ def query(call: Call, *, image: Path, top: int, trusted_key: tuple[str, ...], un
     require_cache(layout)
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     if trusted_keys is ALLOW_UNSIGNED:
-        say(f"c10: note: {UNCHECKED}")
+        print_message(f"c10: note: {UNCHECKED}")
     found = search(call.root, read_image(image), top=top, trusted_keys=trusted_keys)
     return Answer(document={"hits": found}, lines=render.hits(found))
 
@@ -47,7 +49,7 @@ def read_image(path: Path) -> Pixels:
     """Return the pixels of a picture.
 
     Raises:
-        RequestError: It cannot be read or is none.
+        RequestError: It cannot be read, or is no picture.
     """
     try:
         data = read_start(path, _MAX_IMAGE + 1, follow_symlinks=True)
@@ -72,15 +74,16 @@ def search(
 ) -> list[dict[str, Any]]:
     """Return the best places for a picture, uint8 [h, w, 3], best first: tile, its centre, score, digest.
 
-    Where the engine is for another device, its stand-in is asked: it made the descriptors that are searched.
+    If the engine is for another device, its stand-in computes the descriptor: it computed those of the tiles
+    too.
 
     Raises:
         NoGoError: The cache must not be used.
         store.runtime.ExecutionError: Engine or index cannot run here.
     """
-    with _opened(root, trusted_keys) as cache:
+    with _open_cache(root, trusted_keys) as cache:
         sample = cache.preprocessing.apply(picture)
-        vector = _engine(root, cache).run(sample[None])
+        vector = _query_engine(root, cache).run(sample[None])
         length = np.linalg.norm(vector)
         if not (np.isfinite(length) and length > 0):
             raise RequestError(
@@ -98,8 +101,8 @@ def search(
     return found
 
 
-def _opened(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
-    """Open a cache to fly it, or, where it was built to fly elsewhere, to look at it."""
+def _open_cache(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
+    """Open a cache to fly it; if it was built for another device, open it to read it only."""
     try:
         return FlightCache.open(root, trusted_keys=trusted_keys)
     except IncompatibleDeviceError:
@@ -110,23 +113,23 @@ def _opened(root: Path, trusted_keys: TrustedKeys) -> FlightCache:
         return cache
 
 
-def _engine(root: Path, cache: FlightCache) -> Engine:
-    """Return what embeds queries here."""
+def _query_engine(root: Path, cache: FlightCache) -> Engine:
+    """Return the engine that embeds queries on this device."""
     name, stand_in = cache.manifest.descriptor_engine.model, cache.manifest.stand_in
     if name not in cache.elsewhere or stand_in is None:
         return cache.engine(name)
-    say(f"c10: note: engine {name} is for another device; its stand-in answers here")
+    print_message(f"c10: note: engine {name} is for another device; its stand-in answers here")
     return open_stand_in(Layout(root), stand_in)
 
 
 def centre_of(z: int, x: int, y: int) -> tuple[float, float]:
-    """Longitude and latitude of a tile's centre, degrees: the corner that its four children share."""
+    """Return longitude and latitude of a tile's centre, degrees: the corner that its four children share."""
     corner = mercantile.ul(2 * x + 1, 2 * y + 1, z + 1)
     return float(corner.lng), float(corner.lat)
 
 
 def distance_m(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Great-circle distance of two places (longitude, latitude in degrees), metres; haversine formula."""
+    """Return the great-circle distance of two places (longitude, latitude, degrees), metres; haversine."""
     (lon1, lat1), (lon2, lat2) = ((math.radians(lon), math.radians(lat)) for lon, lat in (one, other))
     across = math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
     return 2 * _EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(math.sin((lat2 - lat1) / 2) ** 2 + across)))

@@ -1,4 +1,4 @@
-"""`report`: one build as one page that people can look at. It reads the cache, and writes nothing but the page."""
+"""`report`: write a replay as an HTML page. It reads the cache, and writes only the page."""
 
 import os
 import stat
@@ -10,14 +10,14 @@ import click
 
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from store.files.regular_file import open_regular
-from tools.analysis.replay_document import replay as told
-from tools.command import Answer, Call, shared_options
-from tools.commands.replay import chosen_source, source_options
+from tools.analysis.replay_document import replay
+from tools.command import PATH, Answer, Call, shared_options
 from tools.output import render
+from tools.record_source import read_source, source_options
 from tools.report.page import MARK, page
 
 _HEAD: Final = 512
-"""So many bytes of a page hold its mark."""
+"""Length of the beginning of a page that holds its mark, bytes."""
 
 
 @click.command()
@@ -28,25 +28,25 @@ _HEAD: Final = 512
     "target",
     required=True,
     metavar="FILE",
-    type=click.Path(path_type=Path, readable=False),
-    help="The page to be made; - is standard output.",
+    type=PATH,
+    help="Page to write; - is standard output.",
 )
-@click.option("--at", type=click.IntRange(1), metavar="RECORD", help="As it was after this record.")
+@click.option("--at", type=click.IntRange(1), metavar="RECORD", help="Show the state after this record.")
 @source_options
 @shared_options()
 def report(
     call: Call, *, build: str | None, target: Path, at: int | None, journal: Path | None, bundle: Path | None
 ) -> Answer:
-    """Draw a build as one page: map, replay, failing inputs, comparison.
+    """Write a build as one HTML page: map, replay, failing inputs, comparison.
 
-    Without BUILD, the newest that did not end in a commit. The page needs no network.
+    Default: the newest build that was not committed. The page needs no network.
     """
     to_stdout = str(target) == "-"
     if to_stdout and call.as_json:
         raise click.UsageError("expected -o FILE beside --json, found -o -")
     if not to_stdout:
-        _require_ours(target, call.cache if journal is None else _beside(journal))
-    document = told(chosen_source(call, journal, bundle), word=build, at=at)
+        _check_target(target, call.cache if journal is None else _cache_of(journal))
+    document = replay(read_source(call, journal, bundle), word=build, at=at)
     data = page(document).encode()
     if to_stdout:
         return Answer(raw=data)
@@ -60,19 +60,19 @@ def report(
         lines=[
             *render.wrap(str(document["summary"])),
             "",
-            *render.facts((("page", target), ("size", render.size(len(data))))),
+            *render.fields(("page", target), ("size", render.size(len(data)))),
         ],
     )
 
 
-def _beside(journal: Path) -> Path | None:
-    """The cache whose journal is read, if it was not copied elsewhere."""
+def _cache_of(journal: Path) -> Path | None:
+    """Return the cache that a journal is in, if it is in one."""
     folder = journal.resolve().parent
     return folder if (folder / "artifacts").is_dir() else None
 
 
-def _require_ours(target: Path, cache: Path | None) -> None:
-    """Refuse a target that is part of a cache, or that is something else than an earlier page."""
+def _check_target(target: Path, cache: Path | None) -> None:
+    """Refuse to write into a cache, or over anything that is not an earlier page."""
     if cache is not None and target.resolve().is_relative_to(cache.resolve()):
         raise _refused(target, "one inside of the cache")
     if not target.parent.is_dir():
@@ -92,7 +92,7 @@ def _is_page(target: Path) -> bool:
 
 
 def _write(target: Path, data: bytes) -> None:
-    """Write the page; one that was cut short by an error is removed, and no file is ever written through a link."""
+    """Write the page, never through a link; remove it again if an error cuts it short."""
     try:
         fd = open_regular(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:

@@ -1,27 +1,27 @@
-"""`sign`: add a signature to a generation that is committed already."""
+"""`sign`: add a signature to a committed generation."""
 
 from pathlib import Path
 
 import click
 
-from tools.command import Answer, Call, shared_options
-from tools.commands.build import provisioner
+from tools.command import PATH, Answer, Call, shared_options
 from tools.output import render
+from tools.provisioner import provisioner
 
 
 @click.command()
 @click.argument("generation", metavar="[GENERATION]", type=click.IntRange(1), required=False)
 @click.option(
     "--key",
-    type=click.Path(path_type=Path, readable=False),
+    type=PATH,
     metavar="FILE",
-    help="Private key; that of signing_key if absent.",
+    help="Private key; default: the setting signing_key.",
 )
 @shared_options()
 def sign(call: Call, *, generation: int | None, key: Path | None) -> Answer:
-    """Sign GENERATION, the newest if none is named, beside whoever signed it before.
+    """Add a signature to GENERATION, by default the newest.
 
-    Its manifest stays as it is. Nothing is done if this key has signed it already.
+    Its manifest does not change. Nothing happens if this key has signed it already.
     """
     found = provisioner(call, signing_key=None if key is None else str(key)).sign(generation)
     document = {
@@ -39,4 +39,4 @@ def sign(call: Call, *, generation: int | None, key: Path | None) -> Answer:
         ("manifest", found.manifest_sha256),
         ("signed by", ", ".join(found.signed_by)),
     )
-    return Answer(document=document, lines=[first, "", *render.facts(facts)])
+    return Answer(document=document, lines=[first, "", *render.fields(*facts)])

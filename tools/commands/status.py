@@ -1,4 +1,4 @@
-"""`status`: what the cache shows now. Apart from the other reads, since it is asked for most and imports least."""
+"""`status`: the current generation of the cache. It runs most often, so it imports as little as possible."""
 
 import click
 
@@ -12,7 +12,7 @@ from tools.output import render
 @click.command()
 @shared_options()
 def status(call: Call) -> Answer:
-    """Say what the cache shows now."""
+    """Show the current generation of the cache."""
     view = open_view(call.layout())
     state, head = view.state, view.state.head
     build = state.head_build
@@ -31,26 +31,24 @@ def status(call: Call) -> Answer:
 
 def _head_lines(view: View, head: Generation | None, build: Build | None) -> list[str]:
     if head is None or build is None:
-        return render.facts((("cache", view.layout.root), ("generation", "none committed yet")))
+        return render.fields(("cache", view.layout.root), ("generation", "none committed yet"))
     inputs, tiles = build.inputs, build.tiles
     shows = f"{head.number}, shows build {head.origin}"
     if head.rolled_back is not None:
         why = f": {head.rolled_back.why}" if head.rolled_back.why else ""
         shows += f" (rolled back from build {head.rolled_back.left}{why})"
     zooms = "-".join(str(zoom) for zoom in dict.fromkeys(inputs.get("zoom", ())))
-    return render.facts(
-        (
-            ("cache", view.layout.root),
-            ("generation", shows),
-            ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
-            ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
-            ("area", _area(build)),
-            ("index", _index(build)),
-            ("committed", f"{render.when(head.wall_ns)} UTC"),
-            ("identity", build.identity),
-            ("manifest", head.manifest_sha256),
-            ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
-        )
+    return render.fields(
+        ("cache", view.layout.root),
+        ("generation", shows),
+        ("flight", f"{inputs.get('flight_id')} ({inputs.get('sector')})"),
+        ("tiles", f"{render.number(tiles.count)} at zoom {zooms}" if tiles else None),
+        ("area", _area(build)),
+        ("index", _index(build)),
+        ("committed", f"{render.when(head.wall_ns)} UTC"),
+        ("identity", build.identity),
+        ("manifest", head.manifest_sha256),
+        ("signed by", ", ".join(key_id for key_id, _ in head.signatures) or None),
     )
 
 
@@ -87,13 +85,11 @@ def _journal_lines(view: View) -> list[str]:
         )
         status = str(last.status)
         if last.status is BuildStatus.OPEN:
-            from journal.lock import lock_holder  # noqa: PLC0415 - most caches have no open build, and it is heavy
+            from journal.lock import lock_holder  # noqa: PLC0415 - slow, and rarely needed
 
             status = "died" if lock_holder(view.layout.build_lock) is None else status
         lately = f"build {last.number} {status}{doing}; c10 show {last.number}"
-    return render.facts(
-        (
-            ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
-            ("lately", lately),
-        )
+    return render.fields(
+        ("journal", f"{render.plural(view.head.seq, 'record')}, chain {view.head.chain.hex()[:16]}"),
+        ("lately", lately),
     )

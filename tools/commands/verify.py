@@ -1,4 +1,4 @@
-"""`verify`: ground verification, and how it is told."""
+"""`verify`: check a cache on the ground, and say whether it may fly."""
 
 import re
 import secrets
@@ -8,17 +8,17 @@ import click
 
 from store.verify.report import CacheProblem, Depth, VerifyReport
 from store.verify.verify import verify as verify_cache
-from tools.command import Answer, Call, complain, shared_options, trust_options
+from tools.command import Answer, Call, print_error, shared_options, trust_options
 from tools.exit_codes import ExitCode
 from tools.output import render
-from tools.output.progress import shown_progress
+from tools.output.progress import byte_progress, shown_progress
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_LENGTH: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|s|min|m|h|)")
 
 
-class _Length(click.ParamType[float]):
-    """A length of time such as 20s, 1.5min or 500ms; plain numbers are seconds."""
+class _Duration(click.ParamType[float]):
+    """A duration such as 20s, 1.5min or 500ms; a plain number is in seconds."""
 
     name = "TIME"
 
@@ -26,17 +26,23 @@ class _Length(click.ParamType[float]):
         """Return seconds."""
         if isinstance(value, (int, float)):
             return float(value)
-        found = _LENGTH.fullmatch(str(value))
+        found = _DURATION.fullmatch(str(value))
         if found is None:
             self.fail(f"expected a time such as 20s, 2min or 500ms, found {value!r}", param, ctx)
         return float(found[1]) * _UNITS[found[2]]
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Type and size of every file (the default).")
-@click.option("--full", is_flag=True, help="Hash everything, of all generations; load engine and index.")
-@click.option("--budget", type=_Length(), help="Hash engines, index, tables, then blocks for so long: 20s.")
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Of the sample; repeats an earlier one.")
+@click.option("--quick", is_flag=True, help="Check type and size of every file (the default).")
+@click.option("--full", is_flag=True, help="Hash all files of all generations; load engine and index.")
+@click.option(
+    "--budget",
+    type=_Duration(),
+    help="Hash engines, index and tables, then blocks until this time, such as 20s, is over.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="Seed of the sample, to repeat an earlier one."
+)
 @trust_options
 @shared_options()
 def verify(
@@ -49,7 +55,7 @@ def verify(
     trusted_key: tuple[str, ...],
     unsigned: bool,
 ) -> Answer:
-    """Say GO or NO-GO for what the head shows, with everything that is wrong and what mends it."""
+    """Say GO or NO-GO for the generation that the head shows, and list what is wrong and how to fix it."""
     if quick + full + (budget is not None) > 1:
         raise click.UsageError("expected one of --quick, --full and --budget, found more")
     if seed is not None and budget is None:
@@ -58,14 +64,15 @@ def verify(
     hashing = depth is not Depth.QUICK
     trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
     with shown_progress() as progress:
+        on_total, on_bytes = byte_progress(progress, "verify")
         result = verify_cache(
             call.layout(),
             depth=depth,
             budget_s=budget or 0.0,
             seed=secrets.randbelow(1 << 31) if seed is None else seed,
             trusted_keys=trusted_keys,
-            on_total=(lambda total: progress.start("verify", total=total, unit="bytes")) if hashing else None,
-            on_bytes=progress.advance if hashing else None,
+            on_total=on_total if hashing else None,
+            on_bytes=on_bytes if hashing else None,
         )
         if hashing:
             progress.finish()
@@ -73,7 +80,7 @@ def verify(
     if not result.go:
         first = result.problems[0]
         more = f" (and {len(result.problems) - 1} more)" if len(result.problems) > 1 else ""
-        complain(f"NO-GO: {first}{more}", first.fix)
+        print_error(f"NO-GO: {first}{more}", first.fix)
     return Answer(document=_document(result), lines=_lines(result), code=code)
 
 
@@ -132,27 +139,25 @@ def _lines(result: VerifyReport) -> list[str]:
     left = None
     if result.unreferenced:
         count = render.plural(result.unreferenced, "file")
-        left = f"{count} that nothing names, {render.size(result.unreferenced_size)}; harmless"
+        left = f"{count} that no record names, {render.size(result.unreferenced_size)}; harmless"
     lines = [
         f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})",
         "",
-        *render.facts(
-            (
-                (str(result.depth), how),
-                ("identity", result.identity),
-                ("manifest", result.manifest_sha256),
-                ("signed by", result.signed_by),
-                ("left over", left),
-            )
+        *render.fields(
+            (str(result.depth), how),
+            ("identity", result.identity),
+            ("manifest", result.manifest_sha256),
+            ("signed by", result.signed_by),
+            ("left over", left),
         ),
     ]
     for note in result.notes:
-        lines += render.facts((("note", note),))
+        lines += render.fields(("note", note))
     for number, problem in enumerate(result.problems, start=1):
         lines += ["", *render.wrap(f"{number}. {problem}")]
         touched = ", ".join(str(generation) for generation in problem.generations) or "none"
-        lines += [f"   {line}" for line in render.facts((("file", problem.path), ("generations", touched)))]
+        lines += [f"   {line}" for line in render.fields(("file", problem.path), ("generations", touched))]
         lines.append(f"   {'mend':<13}{problem.fix}")
     if not result.go and result.head_sound:
-        lines += ["", f"Generation {result.generation} itself is sound: none of this touches it."]
+        lines += ["", f"Generation {result.generation} itself is intact: none of these problems affects it."]
     return lines

@@ -1,4 +1,4 @@
-"""`c10 demo`: paint a region, cut it into tiles, build, fly, break, repair.
+"""`c10 demo`: paint a region, cut it into tiles, build a cache, locate a photo, fail a build, roll back.
 
-It imports what a user would, and everything it shows is real work of the real parts.
+It uses C10 as a user would: everything it shows is done by the real parts. Nothing but `tools.cli` knows it.
 """

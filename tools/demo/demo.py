@@ -1,4 +1,4 @@
-"""`demo`: the whole of C10 on a made-up map, with everything it promises checked on the way."""
+"""`demo`: run all of C10 on a made-up map, and check every promise on the way."""
 
 import sys
 import tempfile
@@ -22,22 +22,22 @@ from store.errors import CacheUnusableError, ErrorKind
 from store.manifest.manifest import parse
 from store.verify.report import Depth
 from store.verify.verify import verify
-from tools.command import Answer, Call, complain, shared_options
+from tools.command import Answer, Call, print_error, shared_options
 from tools.commands.query import centre_of, distance_m, read_image, search
-from tools.demo.region import DemoMap, jpeg, make_map, metres_per_pixel, with_new_roof
+from tools.demo.region import DemoRegion, jpeg, make_region, metres_per_pixel, with_new_roof
 from tools.exit_codes import ExitCode
 from tools.output import render
 from tools.output.progress import shown_progress
 
 _PHOTO: Final = (3_470.0, 1_410.0)
-"""Where the picture is taken, in pixels of the region: over houses, off the middle of its tile."""
+"""Where the photo is taken, in pixels of the region: over houses, not in the middle of a tile."""
 _HEADING_DEG: Final = 137.0
 _LOCK_FILES: Final = frozenset({"build.lock", "journal.mdb-lock"})
 
 
 @dataclass(slots=True, kw_only=True)
-class _Stage:
-    """The demonstration under way: where it plays, what it has told and whether its promises were kept."""
+class _Demonstration:
+    """A running demonstration: its folder, its facts, and the promises that were broken."""
 
     folder: Path
     quiet: bool
@@ -50,36 +50,36 @@ class _Stage:
         return self.folder / "cache"
 
     def open_section(self, title: str, *text: str) -> None:
-        """Begin a numbered section with a sentence or two."""
+        """Begin a numbered section."""
         self.sections += 1
-        self.tell("")
+        self.print("")
         if not self.quiet:
             click.secho(f"{self.sections}. {title}", bold=True)
         for paragraph in text:
-            self.tell(*render.wrap(paragraph, indent="   "))
+            self.print(*render.wrap(paragraph, indent="   "))
 
-    def tell(self, *lines: str) -> None:
-        """Print lines, unless only JSON is wanted."""
+    def print(self, *lines: str) -> None:
+        """Print lines, unless the answer is JSON."""
         if not self.quiet:
             for line in lines:
                 click.echo(render.plain(line))
 
-    def show(self, pairs: Iterable[tuple[str, object]]) -> None:
-        """Print facts."""
-        self.tell(*(f"   {line}" for line in render.facts(pairs)))
+    def print_fields(self, pairs: Iterable[tuple[str, object]]) -> None:
+        """Print labels and values."""
+        self.print(*(f"   {line}" for line in render.fields(*pairs)))
 
     def expect(self, promise: str, *, kept: bool) -> None:
-        """Check a promise and say how it went."""
+        """Say whether a promise was kept."""
         if not kept:
             self.broken.append(promise)
-        self.tell(f"   {'ok ' if kept else 'NO '} {promise}")
+        self.print(f"   {'ok ' if kept else 'NO '} {promise}")
 
     def provisioner(self, progress: Progress | None = None) -> CacheProvisioner:
-        """The embedded defaults on this stage's cache."""
+        """Return a provisioner with default settings."""
         return build_cache_provisioner(C10ProvisionerConfig(cache_root=self.cache), progress=progress)
 
     def build(self, progress: Progress | None = None) -> BuildReport:
-        """Build what the request says now."""
+        """Build the request as it is now."""
         sys.stdout.flush()
         request = BuildRequest.load(self.folder / "request.toml")
         return self.provisioner(progress).build_cache_artifacts(request)
@@ -87,27 +87,32 @@ class _Stage:
 
 @click.command()
 @click.option(
-    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Play in DIR and leave it there."
+    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Use the folder DIR and keep it."
 )
 @shared_options(cache=False)
 def demo(call: Call, *, keep: Path | None) -> Answer:
     """See all of it work on made-up terrain, in about a minute."""
     began = time.monotonic()
-    with _folder(keep) as folder:
-        stage = _Stage(folder=folder, quiet=call.as_json)
-        _play(stage, kept=keep is not None)
+    with _demo_folder(keep) as folder:
+        demo_run = _Demonstration(folder=folder, quiet=call.as_json)
+        _run_sections(demo_run, kept=keep is not None)
     took = time.monotonic() - began
-    stage.tell("", *_farewell(stage, took, keep))
-    for promise in stage.broken:
-        complain(f"expected that {promise}, found otherwise", "please report it with the output above")
+    demo_run.print("", *_closing_lines(demo_run, took, keep))
+    for promise in demo_run.broken:
+        print_error(f"expected that {promise}, found otherwise", "please report it with the output above")
     return Answer(
-        document={"ok": not stage.broken, "seconds": round(took, 3), **stage.facts, "broken": stage.broken},
-        code=ExitCode.INTERNAL if stage.broken else ExitCode.DONE,
+        document={
+            "ok": not demo_run.broken,
+            "seconds": round(took, 3),
+            **demo_run.facts,
+            "broken": demo_run.broken,
+        },
+        code=ExitCode.INTERNAL if demo_run.broken else ExitCode.DONE,
     )
 
 
 @contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
+def _demo_folder(keep: Path | None) -> Iterator[Path]:
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="c10-demo-") as made:
             yield Path(made)
@@ -122,55 +127,55 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-def _play(stage: _Stage, *, kept: bool) -> None:
+def _run_sections(demo_run: _Demonstration, *, kept: bool) -> None:
     removed = "" if kept else " It is removed at the end; --keep DIR keeps it."
-    stage.tell(
-        *render.wrap(f"A map, a cache, a flight and two mishaps, in {stage.folder}.{removed}"),
+    demo_run.print(
+        *render.wrap(f"A map, a cache, a flight and two mishaps, in {demo_run.folder}.{removed}"),
     )
-    region = _paint(stage)
-    first = _build(stage)
+    region = _paint_map(demo_run)
+    first = _build(demo_run)
     if first.outcome is not BuildOutcome.BUILT:
         if first.error is not None:
-            complain(f"{first.error.step}: {first.error.message}", first.error.hint)
+            print_error(f"{first.error.step}: {first.error.message}", first.error.hint)
         return
-    _describe(stage)
-    _find(stage, region)
+    _show_manifest(demo_run)
+    _locate_photo(demo_run, region)
     tile = region.tile_at_pixel(*_PHOTO)
-    _fail(stage, region.path(tile), first)
-    original = _change(stage, region.path(tile), first)
-    _roll_back(stage, first)
+    _build_damaged(demo_run, region.path(tile), first)
+    original = _build_changed(demo_run, region.path(tile), first)
+    _roll_back(demo_run, first)
     region.path(tile).write_bytes(original)
-    _again(stage)
-    _prove(stage)
+    _build_nothing(demo_run)
+    _verify(demo_run)
 
 
-def _paint(stage: _Stage) -> DemoMap:
-    stage.open_section(
+def _paint_map(demo_run: _Demonstration) -> DemoRegion:
+    demo_run.open_section(
         "A map", "Terrain is painted, cut into tiles and saved as z/x/y.jpg, as from a tile server."
     )
     began = time.monotonic()
-    region = make_map(stage.folder)
-    stage.show(
+    region = make_region(demo_run.folder)
+    demo_run.print_fields(
         (
             ("tiles", f"{region.tiles} of 256 x 256 pixels, zoom 16 to 18"),
             ("region", f"{region.width_m / 1000:.1f} km wide, {metres_per_pixel(45.0):.2f} m per pixel"),
             ("took", render.seconds(time.monotonic() - began)),
         )
     )
-    stage.facts["tiles"] = region.tiles
+    demo_run.facts["tiles"] = region.tiles
     return region
 
 
-def _build(stage: _Stage) -> BuildReport:
-    stage.open_section(
+def _build(demo_run: _Demonstration) -> BuildReport:
+    demo_run.open_section(
         "Build: c10 build request.toml --cache cache",
         "The network is compiled for this machine, every tile becomes a descriptor, the descriptors become"
         " an index, and one transaction makes it all visible.",
     )
     with shown_progress() as progress:
-        report = stage.build(progress)
-    stage.facts["build"] = report.to_document()
-    stage.show(
+        report = demo_run.build(progress)
+    demo_run.facts["build"] = report.to_document()
+    demo_run.print_fields(
         (
             ("outcome", report.outcome),
             ("generation", report.generation),
@@ -178,21 +183,21 @@ def _build(stage: _Stage) -> BuildReport:
             ("took", render.seconds(report.seconds)),
         )
     )
-    stage.expect("the cache shows generation 1", kept=report.generation == 1)
+    demo_run.expect("the cache shows generation 1", kept=report.generation == 1)
     return report
 
 
-def _describe(stage: _Stage) -> None:
-    stage.open_section(
+def _show_manifest(demo_run: _Demonstration) -> None:
+    demo_run.open_section(
         "Manifest: c10 manifest --cache cache",
         "It names every file by its SHA-256 and follows from the journal alone, byte for byte.",
     )
-    view = open_view(Layout(stage.cache))
+    view = open_view(Layout(demo_run.cache))
     head = view.state.generations[1]
     manifest = parse(project(view.state, head))
     index, engine = manifest.index, manifest.descriptor_engine
     geography = manifest.body["geography"]
-    stage.show(
+    demo_run.print_fields(
         (
             ("manifest", manifest.sha256),
             ("identity", manifest.identity),
@@ -205,27 +210,27 @@ def _describe(stage: _Stage) -> None:
                 f"{index.kind}: {index.rows} rows of {index.dimensions}, {render.size(index.artifact.size)}",
             ),
             ("map", f"{geography['present']} of {geography['wanted']} wanted tiles"),
-            ("featureless", f"{geography['featureless']} tiles (open water: nobody finds a place there)"),
+            ("featureless", f"{geography['featureless']} tiles (open water: a camera cannot be found there)"),
         )
     )
-    stage.expect("the manifest on disk is the one committed", kept=manifest.sha256 == head.manifest_sha256)
+    demo_run.expect("the manifest on disk is the one committed", kept=manifest.sha256 == head.manifest_sha256)
 
 
-def _find(stage: _Stage, region: DemoMap) -> None:
-    stage.open_section(
+def _locate_photo(demo_run: _Demonstration, region: DemoRegion) -> None:
+    demo_run.open_section(
         "Fly: c10 query photo.jpg --cache cache",
         f"A camera over the region, turned by {_HEADING_DEG:.0f} degrees, at dusk. Where is it?",
     )
-    photo = stage.folder / "photo.jpg"
+    photo = demo_run.folder / "photo.jpg"
     photo.write_bytes(jpeg(region.photograph(*_PHOTO, heading_deg=_HEADING_DEG)))
-    hits = search(stage.cache, read_image(photo), top=3)
+    hits = search(demo_run.cache, read_image(photo), top=3)
     truth, true_tile = region.at_pixel(*_PHOTO), region.tile_at_pixel(*_PHOTO)
     rows: list[tuple[object, ...]] = [
-        ("true place", _name(true_tile), f"{truth[0]:.6f}", f"{truth[1]:.6f}", None, None)
+        ("true place", _tile_name(true_tile), f"{truth[0]:.6f}", f"{truth[1]:.6f}", None, None)
     ]
     for number, hit in enumerate(hits, start=1):
         away = distance_m(truth, (hit["lon"], hit["lat"]))
-        place = _name((hit["z"], hit["x"], hit["y"]))
+        place = _tile_name((hit["z"], hit["x"], hit["y"]))
         rows.append(
             (
                 f"found {number}",
@@ -237,32 +242,32 @@ def _find(stage: _Stage, region: DemoMap) -> None:
             )
         )
     header = ("", "tile z/x/y", "longitude", "latitude", "score", "away")
-    stage.tell("", *(f"   {line}" for line in render.table(header, rows, right="  rrrr")), "")
+    demo_run.print("", *(f"   {line}" for line in render.table(header, rows, right="  rrrr")), "")
     best = hits[0]
-    stage.facts["query"] = {
+    demo_run.facts["query"] = {
         "true": {"z": true_tile[0], "x": true_tile[1], "y": true_tile[2], "lon": truth[0], "lat": truth[1]},
         "found": best,
         "distance_m": round(distance_m(truth, (best["lon"], best["lat"])), 1),
     }
     half = distance_m(centre_of(*true_tile), region.at_pixel(_PHOTO[0], _PHOTO[1]))
-    stage.expect(
+    demo_run.expect(
         f"the right tile comes first (its centre is {half:.0f} m from the camera)",
         kept=(best["z"], best["x"], best["y"]) == true_tile,
     )
 
 
-def _fail(stage: _Stage, tile: Path, first: BuildReport) -> None:
-    stage.open_section(
+def _build_damaged(demo_run: _Demonstration, tile: Path, first: BuildReport) -> None:
+    demo_run.open_section(
         "Mishap one: a tile is cut short on the way",
         f"The file {tile.parent.name}/{tile.name} loses half of its bytes; then the same build again.",
     )
     original = tile.read_bytes()
     tile.write_bytes(original[: len(original) // 2])
-    report = stage.build()
+    report = demo_run.build()
     tile.write_bytes(original)
-    shown = open_view(Layout(stage.cache)).state.head
+    shown = open_view(Layout(demo_run.cache)).state.head
     error = report.error
-    stage.show(
+    demo_run.print_fields(
         (
             ("outcome", f"{report.outcome} (exit code 3)"),
             ("step", error.step if error else None),
@@ -270,24 +275,24 @@ def _fail(stage: _Stage, tile: Path, first: BuildReport) -> None:
             ("mend", error.hint if error else None),
         )
     )
-    stage.expect("the build fails", kept=report.outcome is BuildOutcome.FAILED)
-    stage.expect(
+    demo_run.expect("the build fails", kept=report.outcome is BuildOutcome.FAILED)
+    demo_run.expect(
         "the cache still shows generation 1, unchanged",
         kept=shown is not None and shown.manifest_sha256 == first.manifest_sha256,
     )
-    stage.facts["failed"] = report.to_document()
+    demo_run.facts["failed"] = report.to_document()
 
 
-def _change(stage: _Stage, tile: Path, first: BuildReport) -> bytes:
-    stage.open_section(
+def _build_changed(demo_run: _Demonstration, tile: Path, first: BuildReport) -> bytes:
+    demo_run.open_section(
         "New imagery: one tile changes",
-        "A house was built. Everything is asked for again; only what changed is worked on.",
+        "A house was built. The whole area is requested again; only what changed is built.",
     )
     original = tile.read_bytes()
     tile.write_bytes(with_new_roof(original))
-    report = stage.build()
-    stage.facts["changed"] = report.to_document()
-    stage.show(
+    report = demo_run.build()
+    demo_run.facts["changed"] = report.to_document()
+    demo_run.print_fields(
         (
             ("outcome", f"{report.outcome}: generation {report.generation}"),
             ("embedded", report.tiles_embedded),
@@ -295,40 +300,40 @@ def _change(stage: _Stage, tile: Path, first: BuildReport) -> bytes:
             ("took", render.seconds(report.seconds)),
         )
     )
-    stage.expect(
+    demo_run.expect(
         "exactly 1 tile is embedded, nothing compiled",
         kept=report.tiles_embedded == 1 and not report.engines_compiled,
     )
-    stage.expect("it is another generation", kept=report.generation == (first.generation or 0) + 1)
+    demo_run.expect("it is another generation", kept=report.generation == (first.generation or 0) + 1)
     return original
 
 
-def _roll_back(stage: _Stage, first: BuildReport) -> None:
-    stage.open_section(
+def _roll_back(demo_run: _Demonstration, first: BuildReport) -> None:
+    demo_run.open_section(
         "Mishap two: c10 rollback --why 'wrong imagery'",
-        "The new imagery was no good. Nothing is deleted or renamed: a new generation shows the earlier build.",
+        "The new imagery was wrong. Nothing is deleted or renamed: a new generation shows the earlier build.",
     )
-    report = stage.provisioner().rollback(why="wrong imagery")
-    stage.facts["rollback"] = report.to_document()
-    stage.show(
+    report = demo_run.provisioner().rollback(why="wrong imagery")
+    demo_run.facts["rollback"] = report.to_document()
+    demo_run.print_fields(
         (
             ("generation", f"{report.generation}, shows build {report.origin}"),
             ("left", f"build {report.previous_origin}; it stays in the journal"),
         )
     )
-    stage.expect(
+    demo_run.expect(
         "the content is the first build's, byte for byte", kept=report.body_sha256 == first.body_sha256
     )
 
 
-def _again(stage: _Stage) -> None:
-    stage.open_section(
-        "Nothing to do", "The first imagery is back and is asked for once more, as by a nightly job."
+def _build_nothing(demo_run: _Demonstration) -> None:
+    demo_run.open_section(
+        "Nothing to do", "The first imagery is back and is requested once more, as by a nightly job."
     )
-    before = _fingerprint(stage.cache)
-    report = stage.build()
-    stage.facts["warm"] = report.to_document()
-    stage.show(
+    before = _fingerprint(demo_run.cache)
+    report = demo_run.build()
+    demo_run.facts["warm"] = report.to_document()
+    demo_run.print_fields(
         (
             ("outcome", f"{report.outcome}: generation {report.generation}"),
             ("checked", render.plural(report.files_checked, "file")),
@@ -338,37 +343,37 @@ def _again(stage: _Stage) -> None:
         )
     )
     idle = not (report.writes or report.tiles_embedded or report.engines_compiled)
-    stage.expect("no work is done", kept=report.outcome is BuildOutcome.REUSED and idle)
-    stage.expect("no file in the cache is touched", kept=_fingerprint(stage.cache) == before)
+    demo_run.expect("no work is done", kept=report.outcome is BuildOutcome.REUSED and idle)
+    demo_run.expect("no file in the cache is touched", kept=_fingerprint(demo_run.cache) == before)
 
 
-def _prove(stage: _Stage) -> None:
-    stage.open_section(
+def _verify(demo_run: _Demonstration) -> None:
+    demo_run.open_section(
         "Proof: c10 verify --full --cache cache",
-        "Every byte of every generation is hashed, engine and index are loaded as the aircraft would.",
+        "Every byte of every generation is hashed; engine and index are loaded as on the aircraft.",
     )
-    result = verify(Layout(stage.cache), depth=Depth.FULL)
-    stage.facts["verify"] = {"go": result.go, "files": result.hashed.files, "bytes": result.hashed.size}
-    stage.show(
+    result = verify(Layout(demo_run.cache), depth=Depth.FULL)
+    demo_run.facts["verify"] = {"go": result.go, "files": result.hashed.files, "bytes": result.hashed.size}
+    demo_run.print_fields(
         (("hashed", f"{render.plural(result.hashed.files, 'file')}, {render.size(result.hashed.size)}"),)
     )
-    stage.expect("GO: nothing is wrong", kept=result.go)
+    demo_run.expect("GO: nothing is wrong", kept=result.go)
 
 
-def _farewell(stage: _Stage, took: float, keep: Path | None) -> list[str]:
-    if stage.broken:
-        return [f"{render.plural(len(stage.broken), 'promise')} not kept, in {render.seconds(took)}."]
+def _closing_lines(demo_run: _Demonstration, took: float, keep: Path | None) -> list[str]:
+    if demo_run.broken:
+        return [f"{render.plural(len(demo_run.broken), 'promise')} not kept, in {render.seconds(took)}."]
     lines = [f"Every promise was kept, in {render.seconds(took)}."]
     if keep is not None:
         lines += [
-            f"Look around: c10 log --cache {stage.cache}",
-            f"             c10 show 2 --cache {stage.cache}",
+            f"Look around: c10 log --cache {demo_run.cache}",
+            f"             c10 show 2 --cache {demo_run.cache}",
         ]
     return lines
 
 
 def _fingerprint(root: Path) -> Mapping[str, tuple[int, int, int]]:
-    """Path to size, time of modification and inode of every file, lock files aside."""
+    """Return size, time of modification and inode of every file by its path, without lock files."""
     return {
         str(path.relative_to(root)): (found.st_size, found.st_mtime_ns, found.st_ino)
         for path in sorted(root.rglob("*"))
@@ -376,5 +381,5 @@ def _fingerprint(root: Path) -> Mapping[str, tuple[int, int, int]]:
     }
 
 
-def _name(place: tuple[int, int, int]) -> str:
+def _tile_name(place: tuple[int, int, int]) -> str:
     return "/".join(str(part) for part in place)

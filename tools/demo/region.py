@@ -1,4 +1,4 @@
-"""The made-up region of the demonstration: terrain cut into a folder of tiles, and the request that goes with it."""
+"""The made-up region of the demonstration: terrain cut into a folder of tiles, and a request for it."""
 
 import io
 import json
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import mercantile
 import numpy as np
 from PIL import Image
 
@@ -19,7 +18,7 @@ Place = tuple[int, int, int]
 ZOOM: Final = (16, 18)
 TILE: Final = 256
 _CORNER: Final = (27_304, 23_596)
-"""The north-west tile at the lowest zoom: open sea north of the Azores, so that nobody takes it for a real place."""
+"""The north-west tile at the lowest zoom: open sea north of the Azores, so that it is no real place."""
 _ACROSS: Final = 4
 _SEED: Final = 7
 _QUALITY: Final = 88
@@ -52,7 +51,7 @@ kind = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoMap:
+class DemoRegion:
     """The region on disk and in memory.
 
     Attributes:
@@ -67,7 +66,7 @@ class DemoMap:
 
     @property
     def request(self) -> Path:
-        """The request file."""
+        """Path of the request file."""
         return self.folder / "request.toml"
 
     @property
@@ -76,12 +75,12 @@ class DemoMap:
         return float(self.mosaic.shape[1]) * metres_per_pixel(self.at_pixel(2048, 2048)[1])
 
     def path(self, place: Place) -> Path:
-        """The file of a tile."""
+        """Return the path of a tile."""
         z, x, y = place
         return self.folder / "tiles" / str(z) / str(x) / f"{y}.jpg"
 
     def at_pixel(self, x: float, y: float) -> tuple[float, float]:
-        """Longitude and latitude, degrees, of a point of the mosaic."""
+        """Return longitude and latitude, degrees, of a point of the mosaic."""
         left, top = _corner(ZOOM[1])
         span = 2.0 ** ZOOM[1]
         lon = (left + x / TILE) / span * 360 - 180
@@ -90,12 +89,12 @@ class DemoMap:
         return float(lon), float(lat)
 
     def tile_at_pixel(self, x: float, y: float) -> Place:
-        """The tile at the highest zoom that holds a point of the mosaic."""
+        """Return the tile at the highest zoom that contains a point of the mosaic."""
         left, top = _corner(ZOOM[1])
         return ZOOM[1], left + int(x // TILE), top + int(y // TILE)
 
     def photograph(self, x: float, y: float, *, heading_deg: float) -> Pixels:
-        """What a camera over a point of the mosaic sees late in the day: turned, darker, softer, a little lower."""
+        """Return what a camera over a point of the mosaic sees at dusk: turned, darker, softer, lower."""
         rng = np.random.default_rng(_SEED)
         return view(
             self.mosaic,
@@ -112,10 +111,10 @@ class DemoMap:
         )
 
 
-def make_map(folder: Path) -> DemoMap:
+def make_region(folder: Path) -> DemoRegion:
     """Paint the region and write tiles, request and calibration."""
     mosaic = terrain(_ACROSS * TILE << (ZOOM[1] - ZOOM[0]), _SEED)
-    made = DemoMap(folder=folder, mosaic=mosaic, tiles=sum(_count(zoom) ** 2 for zoom in _zooms()))
+    made = DemoRegion(folder=folder, mosaic=mosaic, tiles=sum(_count(zoom) ** 2 for zoom in _zooms()))
     picture = Image.fromarray(mosaic)
     for zoom in reversed(_zooms()):
         left, top = _corner(zoom)
@@ -136,7 +135,7 @@ def make_map(folder: Path) -> DemoMap:
 
 
 def with_new_roof(tile: bytes) -> bytes:
-    """Return the same tile after somebody built a house on it."""
+    """Return the tile with a new house on it."""
     with Image.open(io.BytesIO(tile)) as picture:
         pixels = np.array(picture.convert("RGB"))
     pixels[96:160, 88:172] = (46, 48, 52)
@@ -153,14 +152,8 @@ def jpeg(pixels: Pixels) -> bytes:
 
 
 def metres_per_pixel(latitude: float) -> float:
-    """Ground length of a pixel at the highest zoom: the equator of EPSG 3857, times the cosine of the latitude."""
+    """Return the ground length of a pixel at the highest zoom: that on the equator times the cosine."""
     return 40_075_016.686 / (TILE << ZOOM[1]) * float(np.cos(np.radians(latitude)))
-
-
-def bounds_of(place: Place) -> tuple[float, float, float, float]:
-    """West, south, east, north of a tile, degrees."""
-    found = mercantile.bounds(place[1], place[2], place[0])
-    return float(found.west), float(found.south), float(found.east), float(found.north)
 
 
 def _zooms() -> range:

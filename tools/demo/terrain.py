@@ -1,22 +1,22 @@
-"""A procedural landscape seen from above, and the views that a camera over it would take.
+"""A procedural landscape seen from above, and pictures that a camera over it would take.
 
-The demonstration builds its map from it, the whitening of the embedded descriptor is trained on it and the
-recall benchmark is measured on it; none of them needs a download.
+The demonstration builds its map from it. The whitening of the built-in network was trained on it, and the
+recall benchmark measures on it, so that none of them needs a download.
 
 1. Smooth fields (height, moisture, roughness) are power-law noise at a quarter of the resolution; farmland is
-   a distorted cell diagram at half of it.
+a
+   distorted cell diagram at half of it.
 2. The ground is painted in strips, so that a large mosaic needs little memory beyond its own pixels: ground
-   colour and relief, farmland, woodland, grain, streams and lakes.
+colour and
+   relief, farmland, woodland, grain, streams and lakes.
 3. Roads, houses, towns and single trees are drawn over it.
 
-Everything follows from the seed: one size and seed give the same pixels as long as NumPy and Pillow stay the
-same. Lakes are left without any texture on purpose, because a real map has tiles that nobody can tell apart.
-This module needs NumPy and Pillow only and imports nothing of the provisioner.
+The same size and seed give the same pixels as long as NumPy and Pillow stay the same. Lakes have no texture
+on purpose, because a real map has tiles that nobody can tell apart. This module needs NumPy and Pillow only.
 """
 
 import io
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -26,48 +26,16 @@ from PIL import Image, ImageFilter
 from tools.demo.terrain_ground import lakes, layers_of, painted_strips
 from tools.demo.terrain_scenery import draw_softly, scenery
 
-__all__ = ["CONDITIONS", "Conditions", "random_view", "terrain", "view"]
-
 Pixels = npt.NDArray[np.uint8]
 
 _LEAST_SIZE: Final = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """How far a view may differ from the tile it shows; every figure is drawn evenly within its range.
-
-    Attributes:
-        heading_deg: greatest turn to either side; 180 means any heading.
-        scale: greatest natural logarithm of the magnification, to either side.
-        shift_px: greatest displacement of the centre along each axis, in map pixels.
-        blur_px: greatest standard deviation of the blur, in view pixels.
-        noise: standard deviation of the sensor's noise, in grey levels.
-        contrast: greatest relative change of contrast and logarithm of gamma; brightness moves by up to
-            80 grey levels times this.
-    """
-
-    heading_deg: float
-    scale: float
-    shift_px: float
-    blur_px: float
-    noise: float
-    contrast: float
-
-
-CONDITIONS: Final[dict[str, Conditions]] = {
-    "nominal": Conditions(heading_deg=8, scale=0.08, shift_px=12, blur_px=1.2, noise=4, contrast=0.25),
-    "hard": Conditions(heading_deg=20, scale=0.22, shift_px=32, blur_px=2.5, noise=10, contrast=0.4),
-    "rot360": Conditions(heading_deg=180, scale=0.08, shift_px=12, blur_px=1.2, noise=4, contrast=0.25),
-    "hard360": Conditions(heading_deg=180, scale=0.22, shift_px=32, blur_px=2.5, noise=10, contrast=0.4),
-}
-
-
 def terrain(size: int, seed: int) -> Pixels:
     """Paint a square landscape.
 
-    At the highest zoom of the demonstration one pixel stands for roughly half a metre, so that houses are 8 to
-    34 pixels long and fields 100 to 500.
+    At the highest zoom of the demonstration one pixel stands for roughly half a metre, so that houses are 8
+    to 34 pixels long and fields 100 to 500.
 
     Args:
         size: edge length in pixels, at least 64.
@@ -148,46 +116,6 @@ def view(
     return taken if jpeg_quality is None else _compress(taken, jpeg_quality)
 
 
-def random_view(
-    mosaic: Pixels,
-    centre_px: tuple[float, float],
-    conditions: Conditions,
-    *,
-    size: int = 256,
-    rng: np.random.Generator,
-) -> Pixels:
-    """Take one picture near a place, under conditions drawn at random.
-
-    Args:
-        mosaic: uint8 [height, width, 3], RGB.
-        centre_px: x and y of the place in mosaic pixels.
-        conditions: how far the picture may differ.
-        size: edge length of the picture in pixels.
-        rng: source of everything random here.
-
-    Returns:
-        uint8 [size, size, 3], RGB.
-    """
-    c = conditions
-    shift = rng.uniform(-c.shift_px, c.shift_px, 2)
-    return view(
-        mosaic,
-        (centre_px[0] + shift[0], centre_px[1] + shift[1]),
-        heading_deg=rng.uniform(-c.heading_deg, c.heading_deg),
-        scale=math.exp(rng.uniform(-c.scale, c.scale)),
-        blur_px=max(0.3, rng.uniform(0, c.blur_px)),
-        contrast=rng.uniform(1 - c.contrast, 1 + c.contrast),
-        brightness=rng.uniform(-80, 80) * c.contrast,
-        gamma=math.exp(rng.uniform(-c.contrast, c.contrast)),
-        tint=(1 + rng.normal(0, 0.08), 1 + rng.normal(0, 0.08), 1 + rng.normal(0, 0.08)),
-        vignette=rng.uniform(0, 0.25),
-        noise=rng.uniform(0, c.noise),
-        jpeg_quality=int(rng.integers(50, 90)),
-        size=size,
-        rng=rng,
-    )
-
-
 def _warp(
     mosaic: Pixels, centre_px: tuple[float, float], *, heading_deg: float, scale: float, size: int
 ) -> Image.Image:
@@ -210,7 +138,7 @@ def _warp(
 
 
 def _mirrored(start: int, stop: int, length: int) -> npt.NDArray[np.intp]:
-    """Indices start..stop folded back into 0..length, without repeating the border."""
+    """Return the indices start..stop folded back into 0..length, without repeating the border."""
     period = max(1, 2 * (length - 1))
     folded = np.arange(start, stop) % period
     return np.where(folded < length, folded, period - folded).astype(np.intp)

@@ -1,52 +1,52 @@
-"""What a build cost, as a projection of its records: seconds, bytes and how much was reused. Pure."""
+"""What a build cost: time, bytes and how much was reused. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
 from store.domain import events as e
-from store.domain.state import RecordedEvent, Unknown
-from tools.forensics.records import Moment
+from store.domain.state import RecordedEvent
+from tools.forensics.records import DecodedRecord
 from tools.forensics.steps import Step
-from tools.forensics.timeline import Track, builds_in, track
-from tools.output.sanitize import text
+from tools.forensics.timeline import BuildTimeline, build_timeline, builds_in
+from tools.output.sanitize import safe_text
 
 _MILLION = 1_000_000
 _WORTH_A_WORD_MS = 1_000
 _COUNTED = frozenset({"cells", "index", "coverage"})
 
 NO_COST: dict[str, int | None] = {"ms": None, "bytes": None, "reuse_ppm": None}
-"""What `c10 log` says of something that is no build."""
+"""What `c10 log` prints for an entry that is no build."""
 
 
 class Pace(NamedTuple):
-    """How fast a step was in earlier builds: the usual milliseconds per unit of its work, and the least for any."""
+    """The pace of a step in earlier builds: median milliseconds per unit of work, and the least for any."""
 
     per_unit: float
     least: int
 
 
 Rates = Mapping[tuple[str, str], Pace]
-"""Kind and subject of a step to its pace."""
+"""The pace of each kind and subject of step."""
 
 
-def duration(track: Track, step: Step) -> int | None:
-    """Milliseconds of a step; nothing if its end was not recorded."""
-    return None if step.ended is None else max(0, track.between(step.begun, step.ended))
+def duration(timeline: BuildTimeline, step: Step) -> int | None:
+    """Return the milliseconds that a step took; None if its end was not recorded."""
+    return None if step.end is None else max(0, timeline.between(step.begin, step.end))
 
 
 def normal_ms(step: Step, rates: Rates) -> int | None:
-    """What as much work took in earlier builds, in milliseconds."""
+    """Return the milliseconds that the same amount of work took in earlier builds."""
     pace = rates.get((step.kind, step.subject))
     if pace is None or step.outcome == "reused":
         return None
     if step.outcome != "done" and step.kind in _COUNTED and not step.count:
-        return None  # it came to nothing that could be counted: there is no telling how long that takes
-    # Little work takes no less than what it takes to begin: starting workers, loading an engine.
+        return None  # nothing was counted, so that the usual time is not known
+    # A little work takes at least as long as the start: starting workers, loading an engine.
     return max(round(pace.per_unit * _work(step)), pace.least)
 
 
-def rates_of(tracks: Iterable[Track]) -> Rates:
+def rates_of(tracks: Iterable[BuildTimeline]) -> Rates:
     """Return the median pace of every step of some builds that was done."""
     found: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for each in tracks:
@@ -61,69 +61,57 @@ def rates_of(tracks: Iterable[Track]) -> Rates:
 
 
 def is_slow(took_ms: int, usual_ms: int) -> bool:
-    """Whether a step took so much longer than usual that somebody should know."""
+    """Return whether a step took much longer than usual."""
     return took_ms > 2 * usual_ms and took_ms - usual_ms > _WORTH_A_WORD_MS
 
 
-def cost(track: Track) -> dict[str, Any]:
+def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     """Return the cost of a build, whole and by step."""
-    selected = next((m.event.count for m in track.own if isinstance(m.event, e.TilesSelected)), None)
-    embedded = sum(m.event.embedded for m in track.own if isinstance(m.event, e.CellEmbedded))
-    end = track.own[-1]
-    walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in track.own)
-    # Only once all cells are there, what was not embedded is known to have been reused.
+    selected = next((m.event.count for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
+    embedded = sum(m.event.embedded for m in timeline.own if isinstance(m.event, e.CellEmbedded))
+    end = timeline.own[-1]
+    walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)
+    # Only when all cells are done is it known that what was not embedded was reused.
     reused = selected - embedded if selected is not None and walked else None
     return {
-        "ms": max(0, track.ms(end)),
-        "bytes": sum(step.size for step in track.steps),
+        "ms": max(0, timeline.ms(end)),
+        "bytes": sum(step.size for step in timeline.steps),
         "tiles": selected,
         "embedded": embedded,
         "reused_tiles": None if reused is None else max(0, reused),
         "reuse_ppm": _ppm(max(0, reused), selected) if selected and reused is not None else None,
         "steps": [
             {
-                "kind": text(step.kind, 64),
-                "subject": text(step.subject, 200),
-                "ms": duration(track, step),
+                "kind": safe_text(step.kind, 64),
+                "subject": safe_text(step.subject, 200),
+                "ms": duration(timeline, step),
                 "bytes": step.size,
                 "count": step.count,
                 "reused": step.outcome == "reused",
             }
-            for step in track.steps
+            for step in timeline.steps
         ],
     }
 
 
 def _ppm(part: int, whole: int) -> int:
-    """A part in millionths: all of them only for the whole, and none only for nothing."""
+    """Return parts per million: a million only for the whole, and 0 only for nothing."""
     found = round(_MILLION * part / whole)
     return found if part in {0, whole} else min(max(found, 1), _MILLION - 1)
 
 
-def costs_of(facts: Sequence[RecordedEvent]) -> dict[int, dict[str, int | None]]:
+def costs_of_builds(facts: Sequence[RecordedEvent]) -> dict[int, dict[str, int | None]]:
     """Return milliseconds, bytes and reuse of every build, by its number."""
-    moments = [
-        Moment(
-            seq=fact.seq,
-            chain=fact.chain,
-            build=fact.build,
-            wall_ns=fact.wall_ns,
-            mono_ns=fact.mono_ns,
-            tag="",
-            version=1,
-            event=None if isinstance(fact.event, Unknown) else fact.event,
-        )
-        for fact in facts
-    ]
+    records = [DecodedRecord.of(fact) for fact in facts]
     found: dict[int, dict[str, int | None]] = {}
-    for number, span in builds_in(moments).items():
-        whole = cost(track(moments, number, span))
+    for number, span in builds_in(records).items():
+        whole = cost_of(build_timeline(records, number, span))
         found[number] = {name: whole[name] for name in NO_COST}
     return found
 
 
-def trend(values: Iterable[int | None]) -> str:
-    """A row of numbers as a row of bars, the greatest as the highest; a gap where there is none."""
+def draw_trend(values: Iterable[int | None]) -> str:
+    """Return numbers as a row of bars, the greatest as the highest; a gap for None."""
     bars = "▁▂▃▄▅▆▇█"
     numbers = list(values)
     top = max((number for number in numbers if number), default=0)
@@ -134,5 +122,5 @@ def trend(values: Iterable[int | None]) -> str:
 
 
 def _work(step: Step) -> int:
-    """How much work a step had: tiles, rows or files, or one."""
+    """Return how much work a step had: tiles, rows or files, or one."""
     return max(1, step.count) if step.kind in _COUNTED else 1

@@ -1,44 +1,44 @@
-"""One line about an event, for people. Pure."""
+"""Describe an event in one line. Pure."""
 
 from typing import assert_never
 
 from store.domain import events as e
 from store.domain.events import Event
-from tools.forensics.records import Moment
+from tools.forensics.records import DecodedRecord
 from tools.output.render import plural, seconds, size
-from tools.output.sanitize import joined, text
+from tools.output.sanitize import join_first, safe_text
 
 _SHORT = 12
 
 
-def tell(moment: Moment) -> str:
-    """What a record says, or that it cannot be understood."""
-    if moment.event is None:
-        if moment.problem:
-            return f"cannot be read: {text(moment.problem, 300)}"
-        return f"written by a later version: {text(moment.payload, 300)}"
-    return text(_told(moment.event), 600)
+def describe(record: DecodedRecord) -> str:
+    """Return what a record says, or why it is not understood."""
+    if record.event is None:
+        if record.problem:
+            return f"cannot be read: {safe_text(record.problem, 300)}"
+        return f"written by a later version: {safe_text(record.payload, 300)}"
+    return safe_text(_describe_event(record.event), 600)
 
 
-def _told(event: Event) -> str:
+def _describe_event(event: Event) -> str:
     match event:
         case e.BuildCommitted() | e.BuildFailed() | e.BuildAbandoned() | e.BuildRefused() | e.BuildDenied():
-            return _ending(event)
+            return _describe_ending(event)
         case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
-            return _work(event)
+            return _describe_work(event)
         case e.StepStarted() | e.StepRetried():
-            return _work(event)
+            return _describe_work(event)
         case e.BuildStarted() | e.BuildPlanned() | e.TilesSelected() | e.StepReused() | e.CoverageWalked():
-            return _frame(event)
+            return _describe_plan(event)
         case e.CheckPassed():
             return f"check {event.check} of {event.subject} passed{_measured(event)}"
         case e.CheckFailed():
             return f"check {event.check} of {event.subject} FAILED: {event.why}"
         case _:
-            return _upkeep(event)
+            return _describe_upkeep(event)
 
 
-def _ending(
+def _describe_ending(
     event: e.BuildCommitted | e.BuildFailed | e.BuildAbandoned | e.BuildRefused | e.BuildDenied,
 ) -> str:
     match event:
@@ -57,7 +57,7 @@ def _ending(
             assert_never(event)
 
 
-def _work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e.StepRetried) -> str:
+def _describe_work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e.StepRetried) -> str:
     match event:
         case e.EngineCompiled():
             what = "" if event.purpose == "flight" else f" as {event.purpose}"
@@ -77,17 +77,17 @@ def _work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e
             return f"index {event.kind} extended: {event.rows:,} rows, {changed}, {size(event.artifact.size)} in {took}"
         case e.StepStarted():
             return (
-                f"{event.kind} begun: {joined(event.subjects)}" if event.subjects else f"{event.kind} begun"
+                f"{event.kind} begun: {join_first(event.subjects)}"
+                if event.subjects
+                else f"{event.kind} begun"
             )
         case e.StepRetried():
-            return (
-                f"{event.kind} again, attempt {event.attempt} failed: {event.why} ({joined(event.subjects)})"
-            )
+            return f"{event.kind} again, attempt {event.attempt} failed: {event.why} ({join_first(event.subjects)})"
         case _:
             assert_never(event)
 
 
-def _frame(
+def _describe_plan(
     event: e.BuildStarted | e.BuildPlanned | e.TilesSelected | e.StepReused | e.CoverageWalked,
 ) -> str:
     match event:
@@ -101,7 +101,7 @@ def _frame(
                 " ".join(str(step[name]) for name in ("kind", "subject", "decision") if step.get(name))
                 for step in event.steps
             )
-            return f"planned: {joined(steps, 6) or 'nothing'}"
+            return f"planned: {join_first(steps, 6) or 'nothing'}"
         case e.TilesSelected():
             left = f", {event.excluded} left out" if event.excluded else ""
             return f"{plural(event.count, 'tile')} selected of {event.wanted:,} wanted{left}"
@@ -115,7 +115,7 @@ def _frame(
             assert_never(event)
 
 
-def _upkeep(
+def _describe_upkeep(
     event: e.CacheCreated
     | e.RolledBack
     | e.GenerationAccepted

@@ -1,4 +1,4 @@
-"""The step that failed: what it was given, what went wrong, and the very bytes where they were kept. Pure."""
+"""The failed step of a build: its inputs, what went wrong, and the failing bytes if they were kept. Pure."""
 
 import base64
 import re
@@ -19,8 +19,8 @@ from store.errors import ArtifactError
 from store.formats import tile_pack
 from store.manifest.roles import DELTA
 from tools.forensics.root_cause import cause_of_death, cause_of_failure
-from tools.forensics.timeline import Track
-from tools.output.sanitize import lines, text, tree
+from tools.forensics.timeline import BuildTimeline
+from tools.output.sanitize import safe_data, safe_lines, safe_text
 
 MAX_PICTURES: Final = 8
 MAX_PICTURE_BYTES: Final = 1 << 18
@@ -34,70 +34,69 @@ Place = tuple[int, int, int]
 """(zoom, x, y)."""
 
 
-class Holdings(Protocol):
-    """The artifacts that can be read beside a journal, if any."""
+class ArtifactReader(Protocol):
+    """Reads the artifacts that come with a history."""
 
     def read(self, ref: ArtifactRef) -> bytes | None:
-        """Return the bytes of an artifact after checking them, or nothing."""
+        """Return the checked bytes of an artifact, or None."""
         ...
 
     def holds(self, ref: ArtifactRef) -> bool:
-        """Whether an artifact is there with its size."""
+        """Return whether an artifact is there, with its size."""
         ...
 
 
-def failure(track: Track, build: Build | None, holdings: Holdings, *, dead: bool) -> dict[str, Any] | None:
-    """Return what is known of the end of a build that was not committed.
+def failure_document(
+    timeline: BuildTimeline, build: Build | None, artifacts: ArtifactReader, *, dead: bool
+) -> dict[str, Any] | None:
+    """Return what is known of the failure of a build; None if it was committed or is running.
 
     Args:
-        track: The build.
-        build: What it folds to, if that is known.
-        holdings: Where artifacts may be read.
-        dead: Whether an open build is known to be dead.
+        timeline: The build.
+        build: The folded build, if it is known.
+        artifacts: Reads artifacts.
+        dead: Whether the process of an open build is known to be dead.
     """
-    match track.own[-1].event:
+    match timeline.own[-1].event:
         case e.BuildFailed() as event:
-            return _failed(track, build, holdings, event)
+            return _failed(timeline, build, artifacts, event)
         case e.BuildAbandoned() as event:
-            return _died(track, build, holdings, event)
+            return _died(timeline, build, artifacts, event)
         case e.BuildRefused() as event:
             return {
-                **_plain(
-                    track, "start", "rolled-back", "", event.reason, "c10 build --again (if it is meant)"
+                **_failure_fields(
+                    timeline.own[-1].seq,
+                    "start",
+                    "rolled-back",
+                    "",
+                    event.reason,
+                    "c10 build --again (if it is meant)",
                 ),
                 "cause": "this very request was rolled back from, and not asked for again with --again",
                 "inputs": [],
-                "recorded": {"identity": text(event.identity, 64)},
+                "recorded": {"identity": safe_text(event.identity, 64)},
             }
         case e.BuildCommitted():
             return None
         case _:
-            return _died(track, build, holdings, None) if dead else None
+            return _died(timeline, build, artifacts, None) if dead else None
 
 
-def denial(event: e.BuildDenied, seq: int, cause: str) -> dict[str, Any]:
+def denial_document(event: e.BuildDenied, seq: int, cause: str) -> dict[str, Any]:
     """Return the failure of a run that never became a build."""
-    holder = tree(event.holder)
+    holder = safe_data(event.holder)
+    hint = "wait for the other build, or end it, then build again"
     return {
-        "step": "lock",
-        "kind": "build-lock-held",
-        "subject": "build.lock",
-        "message": cause,
-        "hint": "wait for the other build, or end it, then build again",
-        "traceback": [],
-        "seq": seq,
+        **_failure_fields(seq, "lock", "build-lock-held", "build.lock", cause, hint),
         "cause": cause,
         "inputs": [_input("lock", "build.lock", found=holder)],
-        "recorded": {**tree(event.inputs), "holder": holder, "waited_ms": event.waited_ms},
-        "pictures": [],
-        "cells": [],
-        "tiles": [],
+        "recorded": {**safe_data(event.inputs), "holder": holder, "waited_ms": event.waited_ms},
     }
 
 
-def tiles_at_fault(track: Track) -> list[Place]:
-    """Return the tiles that the failure of a build names: one at fault, or those of a window in question."""
-    event = track.own[-1].event
+def tiles_at_fault(timeline: BuildTimeline) -> list[Place]:
+    """Return the tiles that the failure of a build names: the failing tile, or those of its window."""
+    event = timeline.own[-1].event
     if not isinstance(event, e.BuildFailed):
         return []
     tile, window = _map(event.inputs.get("tile")), _map(event.inputs.get("window"))
@@ -112,41 +111,45 @@ def tiles_at_fault(track: Track) -> list[Place]:
     return list(dict.fromkeys(places))[:MAX_TILES]
 
 
-def cells_at_fault(track: Track) -> set[Place]:
-    """Return the cells that a failure concerns: those of its tiles, or else those of its window."""
-    places = tiles_at_fault(track)
+def cells_at_fault(timeline: BuildTimeline) -> set[Place]:
+    """Return the cells of the failing tiles, or else those of the failing window."""
+    places = tiles_at_fault(timeline)
     if places:
         return {(zoom, x >> 4, y >> 4) for zoom, x, y in places}
-    event = track.own[-1].event
+    event = timeline.own[-1].event
     named = _map(event.inputs.get("window")).get("cells") if isinstance(event, e.BuildFailed) else None
     found = (_place(name) for name in named) if isinstance(named, Sequence) else ()
     return {place for place in found if place is not None}
 
 
 def media_of(data: bytes) -> str:
-    """What kind of picture some bytes begin as; nobody's word is taken for it."""
+    """Return the media type of a picture by its first bytes."""
     for magic, media in _MEDIA:
         if data.startswith(magic):
             return media
     return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else _NO_PICTURE
 
 
-def _failed(track: Track, build: Build | None, holdings: Holdings, event: e.BuildFailed) -> dict[str, Any]:
+def _failed(
+    timeline: BuildTimeline, build: Build | None, artifacts: ArtifactReader, event: e.BuildFailed
+) -> dict[str, Any]:
     return {
-        **_plain(track, event.step, event.kind, event.subject, event.message, event.hint),
-        "traceback": lines(event.traceback),
-        "cause": cause_of_failure(event, track),
-        "inputs": list(_inputs(build, holdings, event.step, event)),
-        "recorded": tree(event.inputs),
-        "pictures": list(_pictures(event, holdings)),
-        "tiles": [list(place) for place in tiles_at_fault(track)],
+        **_failure_fields(
+            timeline.own[-1].seq, event.step, event.kind, event.subject, event.message, event.hint
+        ),
+        "traceback": safe_lines(event.traceback),
+        "cause": cause_of_failure(event, timeline),
+        "inputs": list(_inputs(build, artifacts, event.step, event)),
+        "recorded": safe_data(event.inputs),
+        "pictures": list(_pictures(event, artifacts)),
+        "tiles": [list(place) for place in tiles_at_fault(timeline)],
     }
 
 
 def _died(
-    track: Track, build: Build | None, holdings: Holdings, event: e.BuildAbandoned | None
+    timeline: BuildTimeline, build: Build | None, artifacts: ArtifactReader, event: e.BuildAbandoned | None
 ) -> dict[str, Any]:
-    cut = [step for step in track.steps if step.outcome == "cut"]
+    cut = [step for step in timeline.steps if step.outcome == "cut"]
     step = cut[-1] if cut else None
     kind = step.kind if step else (event.step.split(" ")[0] if event else "") or "start"
     waiting = [part for part in step.parts if part.left] if step else []
@@ -155,29 +158,36 @@ def _died(
         subject = ", ".join(sorted(name for part in waiting for name in part.left)[:8])
     reason = event.reason if event else "its process ended without a word"
     return {
-        **_plain(track, kind, "died", subject, reason, "c10 build REQUEST (takes up what was finished)"),
-        "cause": cause_of_death(track, event),
-        "inputs": list(_inputs(build, holdings, kind, None)),
+        **_failure_fields(
+            timeline.own[-1].seq,
+            kind,
+            "died",
+            subject,
+            reason,
+            "c10 build REQUEST (takes up what was finished)",
+        ),
+        "cause": cause_of_death(timeline, event),
+        "inputs": list(_inputs(build, artifacts, kind, None)),
         "recorded": {
             "windows": [
-                {"seq": part.begun.seq, "cells": sorted(part.left)[:MAX_TILES], "attempts": part.attempts}
+                {"seq": part.begin.seq, "cells": sorted(part.left)[:MAX_TILES], "attempts": part.attempts}
                 for part in waiting[:100]
             ]
         },
     }
 
 
-def _plain(  # noqa: PLR0917 - the words of a failure, in their order
-    track: Track, step: str, kind: str, subject: str, message: str, hint: str
+def _failure_fields(  # noqa: PLR0917 - the fields of a failure, in their order
+    seq: int, step: str, kind: str, subject: str, message: str, hint: str
 ) -> dict[str, Any]:
     return {
-        "step": text(step, 64),
-        "kind": text(kind, 64),
-        "subject": text(subject),
-        "message": text(message),
-        "hint": text(hint),
+        "step": safe_text(step, 64),
+        "kind": safe_text(kind, 64),
+        "subject": safe_text(subject),
+        "message": safe_text(message),
+        "hint": safe_text(hint),
         "traceback": [],
-        "seq": track.own[-1].seq,
+        "seq": seq,
         "cause": "",
         "inputs": [],
         "recorded": {},
@@ -188,12 +198,12 @@ def _plain(  # noqa: PLR0917 - the words of a failure, in their order
 
 
 def _inputs(
-    build: Build | None, holdings: Holdings, step: str, event: e.BuildFailed | None
+    build: Build | None, artifacts: ArtifactReader, step: str, event: e.BuildFailed | None
 ) -> Iterator[dict[str, Any]]:
-    """What the step was given, as the journal knows it: what was recorded for it, and what earlier steps made."""
+    """Yield the inputs of the failed step: those recorded with it, and the results of earlier steps."""
     recorded: Mapping[str, Any] = {} if event is None else event.inputs
     refs = {} if event is None else attached_to_failure(event)
-    kept = {name: holdings.holds(ref) for name, ref in refs.items()}
+    kept = {name: artifacts.holds(ref) for name, ref in refs.items()}
     tile, network = _map(recorded.get("tile")), _map(recorded.get("network"))
     if tile:
         found = tile.get("found_sha256") or tile.get("unreadable")
@@ -211,9 +221,9 @@ def _inputs(
         yield _input(
             "cells", name, ref.sha256 if ref else None, ref.size if ref else None, None, kept.get("window")
         )
-    yield from _made_before(build, holdings, step, event.subject if event else "")
+    yield from _earlier_results(build, artifacts, step, event.subject if event else "")
     if build is not None and step == "inputs":
-        yield from _requested(build, event.subject if event else "")
+        yield from _requested_files(build, event.subject if event else "")
     if build is not None and step in {"cells", "tiles", "inputs"}:
         yield _input("source", build.host.get("source") or build.inputs.get("source"))
     problems = recorded.get("problems")
@@ -223,8 +233,8 @@ def _inputs(
             yield _input("artifact", name, found=wrong)
 
 
-def _requested(build: Build, subject: str) -> Iterator[dict[str, Any]]:
-    """The files that the recorded request names beside the source, of which the subject may be one."""
+def _requested_files(build: Build, subject: str) -> Iterator[dict[str, Any]]:
+    """Yield the networks and the calibration that the recorded request names, or only the failed network."""
     request = _map(build.host.get("request"))
     try:
         document = tomllib.loads(str(request.get("text", "")))
@@ -239,37 +249,37 @@ def _requested(build: Build, subject: str) -> Iterator[dict[str, Any]]:
         yield _input("calibration", document["calibration"])
 
 
-def _of_index(index: Index, holdings: Holdings) -> Iterator[dict[str, Any]]:
-    yield _of_ref("index", index.kind, whole_of(index), holdings)
+def _index_inputs(index: Index, artifacts: ArtifactReader) -> Iterator[dict[str, Any]]:
+    yield _artifact_input("index", index.kind, whole_of(index), artifacts)
     delta = delta_of(index)
     if delta is not None:
-        yield _of_ref(DELTA, index.kind, delta, holdings)
-    yield _of_ref("block table", f"{index.rows} rows", index.blocks, holdings)
+        yield _artifact_input(DELTA, index.kind, delta, artifacts)
+    yield _artifact_input("block table", f"{index.rows} rows", index.blocks, artifacts)
 
 
-def _made_before(
-    build: Build | None, holdings: Holdings, step: str, subject: str
+def _earlier_results(
+    build: Build | None, artifacts: ArtifactReader, step: str, subject: str
 ) -> Iterator[dict[str, Any]]:
     if build is None:
         return
     if step in {"cells", "check"} and subject != "index":
         for name, engine in build.engines:
             if step == "cells" or name == subject:
-                yield _of_ref("engine", name, engine.artifact, holdings)
+                yield _artifact_input("engine", name, engine.artifact, artifacts)
     if build.tiles is not None and step in {"cells", "coverage", "tiles"}:
-        yield _of_ref("tile table", f"{build.tiles.count} tiles", build.tiles.table, holdings)
+        yield _artifact_input("tile table", f"{build.tiles.count} tiles", build.tiles.table, artifacts)
     if build.index is not None and (step in {"index", "coverage", "commit"} or subject == "index"):
-        yield from _of_index(build.index, holdings)
+        yield from _index_inputs(build.index, artifacts)
     if build.failure is not None and step == "coverage":
         geography = attached_to_failure(build.failure).get("geography")
         if geography is not None:
-            yield _of_ref("geographic report", "area", geography, holdings)
+            yield _artifact_input("geographic report", "area", geography, artifacts)
     if build.calibration is not None and step == "start":
-        yield _of_ref("calibration", "camera", build.calibration, holdings)
+        yield _artifact_input("calibration", "camera", build.calibration, artifacts)
 
 
-def _of_ref(role: str, name: str, ref: ArtifactRef, holdings: Holdings) -> dict[str, Any]:
-    return _input(role, name, ref.sha256, ref.size, None, holdings.holds(ref))
+def _artifact_input(role: str, name: str, ref: ArtifactRef, artifacts: ArtifactReader) -> dict[str, Any]:
+    return _input(role, name, ref.sha256, ref.size, None, artifacts.holds(ref))
 
 
 def _input(  # noqa: PLR0917 - a row of a table
@@ -282,21 +292,21 @@ def _input(  # noqa: PLR0917 - a row of a table
 ) -> dict[str, Any]:
     return {
         "role": role,
-        "name": text(name, 500) if name is not None else "",
+        "name": safe_text(name, 500) if name is not None else "",
         "sha256": sha256 if is_digest(sha256) else None,
         "size": size if isinstance(size, int) else None,
-        "found": tree(found),
+        "found": safe_data(found),
         "present": present,
     }
 
 
-def _pictures(event: e.BuildFailed, holdings: Holdings) -> Iterator[dict[str, Any]]:
+def _pictures(event: e.BuildFailed, artifacts: ArtifactReader) -> Iterator[dict[str, Any]]:
     refs = attached_to_failure(event)
     single, several = refs.get("tile"), refs.get("window")
     if single is not None:
         name = _map(event.inputs.get("tile")).get("place") or event.subject
-        yield _picture(str(name), holdings.read(single), single)
-    data = holdings.read(several) if several is not None else None
+        yield _picture(str(name), artifacts.read(single), single)
+    data = artifacts.read(several) if several is not None else None
     if data is not None:
         try:
             tiles = tile_pack.decode(data)
@@ -309,7 +319,7 @@ def _pictures(event: e.BuildFailed, holdings: Holdings) -> Iterator[dict[str, An
 def _picture(name: str, data: bytes | None, ref: ArtifactRef | None) -> dict[str, Any]:
     small = data is not None and len(data) <= MAX_PICTURE_BYTES
     return {
-        "tile": text(name, 100),
+        "tile": safe_text(name, 100),
         "media": _NO_PICTURE if data is None else media_of(data),
         "sha256": ref.sha256 if ref else None,
         "size": ref.size if ref else None if data is None else len(data),

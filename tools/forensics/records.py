@@ -1,8 +1,8 @@
-"""A journal as forensics reads it: every record in its place, understood or not. Pure.
+"""Decode all records of a history, whether this version understands them or not. Pure.
 
-Where the records come from does not matter: a cache, a copied journal, the segments of a mirror, a bundle. The chain is
-checked here once more. What cannot be decoded, and events of a later version, keep their place; reading ends only where
-the chain breaks, since nothing after that can be believed.
+The records may come from a cache, a copied journal, the segments of a mirror, or a bundle. Their chain is
+checked again here. Records that cannot be decoded, and events of a later version, keep their place. Reading
+ends only where the chain breaks, since nothing after that can be trusted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from journal.errors import JournalDamagedError, RecordError
-from journal.record import EMPTY, Record, decode, follow
+from journal.record import EMPTY, decode, follow
 from store.domain import event_codec
 from store.domain.events import Event
 from store.domain.state import RecordedEvent, Unknown
@@ -18,8 +18,8 @@ from store.errors import DamagedHistoryError, UnknownEventError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """One record: its place, its envelope, and what it means if that is known.
+class DecodedRecord:
+    """One record: its place, its envelope, and its event if that is understood.
 
     Attributes:
         seq: Its place, from 1.
@@ -28,26 +28,38 @@ class Moment:
         wall_ns: Nanoseconds since 1970 by the wall clock.
         mono_ns: Nanoseconds by a clock that never steps back; comparable within one boot.
         tag: Kind of event.
-        version: Of its payload.
-        event: The event; None if this version does not understand it.
-        payload: What the record holds, where it is not understood.
+        version: Version of the event's payload.
+        event: The event; None if this version of C10 does not understand it.
+        payload: What the record holds, if it is not understood.
         problem: Why it is not understood, although its kind and version are known.
     """
 
     seq: int
     chain: str
-    build: int | None
-    wall_ns: int
-    mono_ns: int
-    tag: str
-    version: int
-    event: Event | None
+    build: int | None = None
+    wall_ns: int = 0
+    mono_ns: int = 0
+    tag: str = "?"
+    version: int = 0
+    event: Event | None = None
     payload: Any = None
     problem: str = ""
 
+    @classmethod
+    def of(cls, recorded: RecordedEvent) -> "DecodedRecord":
+        """Return the record of an event as the fold takes it; its tag and version are not known."""
+        return cls(
+            seq=recorded.seq,
+            chain=recorded.chain,
+            build=recorded.build,
+            wall_ns=recorded.wall_ns,
+            mono_ns=recorded.mono_ns,
+            event=None if isinstance(recorded.event, Unknown) else recorded.event,
+        )
+
     @property
-    def fact(self) -> RecordedEvent:
-        """The same for the fold."""
+    def recorded_event(self) -> RecordedEvent:
+        """The record as the fold takes it."""
         return RecordedEvent(
             seq=self.seq,
             chain=self.chain,
@@ -59,64 +71,52 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """All records that can be believed, in order; `problem` says why there are no more, if something is wrong."""
+class RecordHistory:
+    """All records that can be trusted, in order. `problem` says why reading ended early, if it did."""
 
-    moments: Sequence[Moment]
+    records: Sequence[DecodedRecord]
     problem: str = ""
 
     @property
     def head(self) -> tuple[int, str]:
-        """Place and chain digest of the last one."""
-        last = self.moments[-1] if self.moments else None
+        """Sequence number and chain digest of the last record."""
+        last = self.records[-1] if self.records else None
         return (last.seq, last.chain) if last else (0, EMPTY.chain.hex())
 
-    def until(self, seq: int) -> "History":
-        """The history as it was after a record."""
-        return History(moments=self.moments[:seq], problem=self.problem)
+    def until(self, seq: int) -> "RecordHistory":
+        """Return the history as it was after a record."""
+        return RecordHistory(records=self.records[:seq], problem=self.problem)
 
 
-def read(values: Iterable[tuple[int, bytes, bytes]], *, problem: str = "") -> History:
-    """Read records given as (seq, chain digest, record bytes), from the first on.
+def read(values: Iterable[tuple[int, bytes, bytes]], *, problem: str = "") -> RecordHistory:
+    """Decode records, given as (seq, chain digest, record bytes) from the first on.
 
     Args:
         values: The records.
         problem: Why there are no more of them, if the caller knows.
     """
-    moments: list[Moment] = []
+    records: list[DecodedRecord] = []
     try:
         for entry in follow(EMPTY, ((seq, chain + raw) for seq, chain, raw in values)):
-            moments.append(_moment(entry.seq, entry.chain, entry.raw))  # noqa: PERF401 - what came before a break stays
+            records.append(_decode_record(entry.seq, entry.chain, entry.raw))  # noqa: PERF401 - keeps those before a break
     except JournalDamagedError as error:
         problem = problem or error.message
-    return History(moments=tuple(moments), problem=problem)
+    return RecordHistory(records=tuple(records), problem=problem)
 
 
-def _moment(seq: int, chain: bytes, raw: bytes) -> Moment:
+def _decode_record(seq: int, chain: bytes, raw: bytes) -> DecodedRecord:
     try:
         record = decode(raw)
     except RecordError as error:
-        return Moment(
-            seq=seq,
-            chain=chain.hex(),
-            build=None,
-            wall_ns=0,
-            mono_ns=0,
-            tag="?",
-            version=0,
-            event=None,
-            problem=error.message,
-        )
+        return DecodedRecord(seq=seq, chain=chain.hex(), problem=error.message)
+    event, problem = None, ""
     try:
-        return _known(seq, chain, record, event_codec.decode(record.tag, record.version, record.payload))
+        event = event_codec.decode(record.tag, record.version, record.payload)
     except UnknownEventError:
-        return _known(seq, chain, record, None)
+        pass  # an event of a later version, which is no problem
     except DamagedHistoryError as error:
-        return _known(seq, chain, record, None, error.message)
-
-
-def _known(seq: int, chain: bytes, record: Record, event: Event | None, problem: str = "") -> Moment:
-    return Moment(
+        problem = error.message
+    return DecodedRecord(
         seq=seq,
         chain=chain.hex(),
         build=record.build,

@@ -1,13 +1,13 @@
-"""Why a build ended as it did, in one sentence, from its kind, its events and its clocks. Pure."""
+"""Say in one sentence why a build failed, died or was denied. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from store.base.canonical_json import Document
 from store.domain import events as e
-from tools.forensics.timeline import Track, boot_of
+from tools.forensics.timeline import BuildTimeline, boot_of
 from tools.output.render import plural, seconds, size
-from tools.output.sanitize import text
+from tools.output.sanitize import safe_text
 
 _BY_KIND: Mapping[str, str] = {
     "bad-tile": "a tile of the source cannot be decoded: its bytes are damaged, and were when they were selected",
@@ -40,30 +40,42 @@ _BY_KIND: Mapping[str, str] = {
 }
 
 
-def cause_of_failure(event: e.BuildFailed, track: Track) -> str:
+def cause_of_failure(event: e.BuildFailed, timeline: BuildTimeline) -> str:
     """Say why a build failed."""
     known = _BY_KIND.get(event.kind)
     if event.kind == "worker-died" and not event.inputs.get("window"):
         known = "worker processes died again and again, at their start or on tiles that were not recorded"
-    details = [_check(event, track), _worker(event, track), _tile(event), _coverage(event), _machine(event)]
+    details = [
+        _check(event, timeline),
+        _worker(event, timeline),
+        _tile(event),
+        _coverage(event),
+        _machine(event),
+    ]
     told = "; ".join(part for part in details if part)
     if event.kind == "check-failed":
         known = "a check said no"
-    return "; ".join(part for part in (known or f"it failed with {text(event.kind, 64)}", told) if part)
+    return "; ".join(part for part in (known or f"it failed with {safe_text(event.kind, 64)}", told) if part)
 
 
-def cause_of_death(track: Track, ending: e.BuildAbandoned | None) -> str:
-    """Say why a build ended without a word, as far as the clocks tell."""
-    last = track.own[-1] if ending is None else track.own[-2] if len(track.own) > 1 else track.own[-1]
+def cause_of_death(timeline: BuildTimeline, ending: e.BuildAbandoned | None) -> str:
+    """Say why a build ended without a record of its end, as far as the clocks show."""
+    last = (
+        timeline.own[-1]
+        if ending is None
+        else timeline.own[-2]
+        if len(timeline.own) > 1
+        else timeline.own[-1]
+    )
     was = f"its process ended without a word after record {last.seq}"
     if ending is None:
         return f"{was}: nobody holds the build lock, and no later build has said so yet"
-    boots = track.boot, boot_of(track.own[-1])
+    boots = timeline.boot, boot_of(timeline.own[-1])
     if not all(boots):
         return f"{was}: it was killed, it crashed, or the machine went down"
     if boots[0] != boots[1]:
         return f"{was}, and the machine was restarted before anybody noticed: power, kernel, or a reboot"
-    noticed = seconds(max(0, track.between(last, track.own[-1])) / 1000)
+    noticed = seconds(max(0, timeline.between(last, timeline.own[-1])) / 1000)
     return (
         f"{was}, with the machine still up {noticed} later: it was killed (by hand, or by the kernel for memory)"
         " or it crashed"
@@ -74,7 +86,7 @@ def cause_of_denial(event: e.BuildDenied) -> str:
     """Say who held the build lock."""
     holder = event.holder
     who = ", ".join(
-        f"{name} {text(holder[name], 100)}"
+        f"{name} {safe_text(holder[name], 100)}"
         for name in ("build", "command", "pid", "host", "since")
         if holder.get(name) is not None
     )
@@ -84,47 +96,49 @@ def cause_of_denial(event: e.BuildDenied) -> str:
     )
 
 
-def _check(event: e.BuildFailed, track: Track) -> str:
-    failed = [m.event for m in track.own if isinstance(m.event, e.CheckFailed)]
+def _check(event: e.BuildFailed, timeline: BuildTimeline) -> str:
+    failed = [m.event for m in timeline.own if isinstance(m.event, e.CheckFailed)]
     if event.kind != "check-failed" or not failed:
         return ""
     last = failed[-1]
-    measured = ", ".join(f"{text(name, 40)} {text(value, 40)}" for name, value in last.measured.items())
+    measured = ", ".join(
+        f"{safe_text(name, 40)} {safe_text(value, 40)}" for name, value in last.measured.items()
+    )
     what = {
         "engine": "the engine does not agree with its network",
         "index": "the index does not find its own tiles",
     }
-    return f"{what.get(last.check, text(last.check, 64))}: {text(last.why, 500)}" + (
+    return f"{what.get(last.check, safe_text(last.check, 64))}: {safe_text(last.why, 500)}" + (
         f" ({measured})" if measured else ""
     )
 
 
-def _worker(event: e.BuildFailed, track: Track) -> str:
-    ends = [m.event for m in track.own if isinstance(m.event, e.StepRetried)]
+def _worker(event: e.BuildFailed, timeline: BuildTimeline) -> str:
+    ends = [m.event for m in timeline.own if isinstance(m.event, e.StepRetried)]
     if event.kind != "worker-died" or not ends:
         return ""
     last = ends[-1].why
     killed = " (SIGKILL is what the kernel sends when memory runs out)" if "SIGKILL" in last else ""
-    return f"{plural(len(ends), 'earlier attempt')}, the last one: {text(last, 300)}{killed}"
+    return f"{plural(len(ends), 'earlier attempt')}, the last one: {safe_text(last, 300)}{killed}"
 
 
 def _tile(event: e.BuildFailed) -> str:
     tile = _map(event.inputs, "tile")
     if "unreadable" in tile:
-        return f"afterwards it could not be read at all: {text(tile['unreadable'], 300)}"
+        return f"afterwards it could not be read at all: {safe_text(tile['unreadable'], 300)}"
     expected, found = tile.get("sha256"), tile.get("found_sha256")
     if not isinstance(expected, str) or not isinstance(found, str):
         return ""
     if expected == found:
         return "" if event.kind == "bad-tile" else "its bytes are still the ones that were selected"
-    return f"selected with SHA-256 {text(expected[:12])}, found {text(found[:12])} afterwards"
+    return f"selected with SHA-256 {safe_text(expected[:12])}, found {safe_text(found[:12])} afterwards"
 
 
 def _coverage(event: e.BuildFailed) -> str:
     problems = event.inputs.get("problems")
     if not isinstance(problems, list | tuple) or not problems:
         return ""
-    return f"{plural(len(problems), 'problem')}, first: {text(problems[0], 300)}"
+    return f"{plural(len(problems), 'problem')}, first: {safe_text(problems[0], 300)}"
 
 
 def _machine(event: e.BuildFailed) -> str:

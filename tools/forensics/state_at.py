@@ -1,7 +1,8 @@
-"""The state after any record, and whether every commit shows what it committed. Pure.
+"""The state after any record, and whether every commit projects to the manifest that it committed. Pure.
 
-Unlike a writer, forensics does not stop at the first thing that could not have happened: it says so, and keeps the state
-from before. The body of every generation is projected at its own commit, from the records up to it and no others.
+A record that no writer would have written does not raise an error, as it does for a writer: folding stops,
+says why, and keeps the state before it. Every generation is projected at its own commit, from the records up
+to it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,63 +14,55 @@ from store.domain.manifest_projection import body_of, project
 from store.domain.state import Generation, State
 from store.errors import StoreError
 from store.manifest import manifest
-from tools.forensics.records import Moment
+from tools.forensics.records import DecodedRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Projected:
-    """A commit: its record, and whether what was folded up to it gives the very manifest and body it committed."""
+class CommitCheck:
+    """A commit, and whether the state at it projects to the manifest and body that it committed."""
 
     generation: int
     seq: int
     body_sha256: str
-    projects: bool
+    matches: bool
 
 
 @dataclass(slots=True, kw_only=True)
-class Folded:
-    """A state, the commits on the way to it, and why folding ended before the last record, if it did."""
+class FoldedState:
+    """A state, the commits up to it, and why folding stopped before the last record, if it did."""
 
     state: State = field(default_factory=State)
-    projected: list[Projected] = field(default_factory=list)
+    commits: list[CommitCheck] = field(default_factory=list)
     problem: str = ""
 
 
-def fold_all(moments: Iterable[Moment]) -> Folded:
-    """Fold records, as far as they make sense."""
-    folded = Folded()
-    for _ in steps(moments, folded):
-        pass
-    return folded
-
-
-def steps(moments: Iterable[Moment], folded: Folded) -> Iterator[Moment]:
-    """Fold records one by one into `folded`, which may be looked at after each; stops where folding must end."""
+def fold_stepwise(records: Iterable[DecodedRecord], folded: FoldedState) -> Iterator[DecodedRecord]:
+    """Fold records one by one into `folded`, yield each, and stop at a record that cannot be folded."""
     state = folded.state
-    for moment in moments:
+    for record in records:
         committed = len(state.generations)
         try:
-            fold_into(state, (moment.fact,))
+            fold_into(state, (record.recorded_event,))
         except (StoreError, LookupError, TypeError, ValueError, AttributeError) as error:
-            # A hostile journal may hold what no writer would; the state stays where it was understood.
-            folded.problem = getattr(error, "message", "") or f"record {moment.seq}: {error!r}"
+            # A hostile journal may hold what no writer would write.
+            folded.problem = getattr(error, "message", "") or f"record {record.seq}: {error!r}"
             return
         head = state.head
         if head is not None and head.number > committed:
-            folded.projected.append(_projected(state, head))
-        yield moment
+            folded.commits.append(_check_commit(state, head))
+        yield record
 
 
-def _projected(state: State, head: Generation) -> Projected:
+def _check_commit(state: State, head: Generation) -> CommitCheck:
     try:
         body = manifest.body_digest(body_of(state, state.builds[head.origin]))
         whole = sha256(project(state, head))
-        projects = (body, whole) == (head.body_sha256, head.manifest_sha256)
+        matches = (body, whole) == (head.body_sha256, head.manifest_sha256)
     except (StoreError, CanonicalError, LookupError, TypeError, ValueError, AttributeError):
-        projects = False
-    return Projected(
+        matches = False
+    return CommitCheck(
         generation=head.number,
         seq=head.seq,
         body_sha256=head.body_sha256,
-        projects=projects,
+        matches=matches,
     )

@@ -1,31 +1,41 @@
-"""Text for people: aligned, at most 80 columns where the content allows it, without colour. Pure."""
+"""Plain text for terminals: aligned, without colour, at most 80 columns where the content allows it. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from tools.output.sanitize import escaped
+from tools.output.sanitize import escape
 
 WIDTH: Final = 80
 _LABEL: Final = 13
 MAX_LINE: Final = 4000
-"""Longest line, and longest text of one fact, that is shown; a journal may hold anything."""
+"""Longest line, and longest value of a field, that is shown; a journal may hold anything."""
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def when(wall_ns: int) -> str:
-    """A moment as UTC, from nanoseconds since 1970."""
+    """Return a time as UTC text, from nanoseconds since 1970."""
     return datetime.fromtimestamp(wall_ns / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def iso(wall_ns: int) -> str:
-    """A moment for programs: ISO 8601, UTC, milliseconds."""
+    """Return a time for programs: ISO 8601, UTC, milliseconds."""
     moment = datetime.fromtimestamp(wall_ns / 1e9, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def utc(iso_time: str) -> str:
+    """Return a time that `iso` wrote as text for people, to the second."""
+    return iso_time[:19].replace("T", " ") + " UTC"
+
+
+def milliseconds(value: int) -> str:
+    """Return a duration in milliseconds as text."""
+    return seconds(value / 1000)
+
+
 def seconds(value: float) -> str:
-    """A length of time with three significant figures at most."""
+    """Return a duration with at most three significant digits."""
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 120:
@@ -36,7 +46,7 @@ def seconds(value: float) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes in a unit that suits it."""
+    """Return a number of bytes in a suitable unit."""
     power = 0
     while count >= 1024 ** (power + 1) and power < len(_UNITS) - 1:
         power += 1
@@ -44,12 +54,12 @@ def size(count: int) -> str:
 
 
 def number(count: int | None) -> str:
-    """A count with thousands set apart; a dash for none."""
+    """Return a count with thousands separators; a dash for None."""
     return "-" if count is None else f"{count:,}"
 
 
 def share(ppm: int) -> str:
-    """A part of a million as a percentage; what is not all never reads 100 %, and what is not nothing never 0 %."""
+    """Return parts per million as a percentage: 100 % only for all, and 0 % only for none."""
     if 0 < ppm < 1_000:
         return "< 0.1 %"
     if 0 < ppm < 100_000:
@@ -60,16 +70,16 @@ def share(ppm: int) -> str:
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """A count with its noun."""
+    """Return a count with its noun."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def facts(pairs: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
-    """Label and value per line; long values go on below themselves. None and empty values are left out.
+def fields(*pairs: tuple[str, object], indent: int = 0) -> list[str]:
+    """Return a line per label and value; a long value is wrapped. None and empty values are left out.
 
     Args:
         pairs: Labels and values.
-        indent: By how much the caller will move the lines to the right.
+        indent: By how much the caller will indent the lines.
     """
     lines: list[str] = []
     for label, value in pairs:
@@ -82,8 +92,8 @@ def facts(pairs: Iterable[tuple[str, object]], *, indent: int = 0) -> list[str]:
 
 
 def plain(line: str) -> str:
-    """A line that does nothing to a terminal, bounded in length: it may come from a cache that somebody else wrote."""
-    return escaped(_cut(line))
+    """Return a line that is safe to print and of bounded length: it may come from a foreign cache."""
+    return escape(_cut(line))
 
 
 def _cut(text: str) -> str:
@@ -92,7 +102,7 @@ def _cut(text: str) -> str:
 
 
 def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
-    """Break a text into lines; words longer than a line, such as digests and paths, stay whole."""
+    """Wrap a text. Words longer than a line, such as digests and paths, stay whole."""
     text = _cut(text)
     if text.isprintable() and text[-1:].strip() and len(indent) + len(text) <= width:
         return [indent + text]
@@ -109,12 +119,12 @@ def wrap(text: str, width: int = WIDTH, indent: str = "") -> list[str]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str = "") -> list[str]:
-    """Align columns.
+    """Return the lines of a table with aligned columns.
 
     Args:
         header: Names of the columns.
-        rows: As many values each; None is a dash.
-        right: A mark per column, "r" for those that are aligned to the right.
+        rows: The values of each row; None becomes a dash.
+        right: A letter per column, "r" for those that are aligned to the right.
     """
     cells = [[*header], *([("-" if value is None else str(value)) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
@@ -128,14 +138,27 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, right: str
     ]
 
 
+def table_section(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, right: str = ""
+) -> list[str]:
+    """Return a title and a table, indented by two; nothing if there are no rows."""
+    return section(title, table(header, rows, right=right)) if rows else []
+
+
+def tile_run(run: Sequence[int]) -> str:
+    """Return a run of tiles along a row, [zoom, y, first x, last x], as zoom/x/y or zoom/x-x/y."""
+    zoom, y, first, last = run
+    return f"{zoom}/{first}/{y}" if first == last else f"{zoom}/{first}-{last}/{y}"
+
+
 def section(title: str, lines: Iterable[str]) -> list[str]:
-    """A title and what belongs to it, indented by two; nothing if there is nothing."""
+    """Return a title and its lines, indented by two; nothing if there are no lines."""
     body = [f"  {line}".rstrip() for line in lines]
     return ["", title, *body] if body else []
 
 
 def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[str]:
-    """What a build did, from the document of its JSON report."""
+    """Return what a build did, from its JSON document."""
     outcome, generation = document["outcome"], document["generation"]
     took = seconds(document["seconds"])
     match outcome:
@@ -148,17 +171,15 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
     lines = [first]
     if outcome != "failed":
         lines += [""]
-    lines += facts(
-        (
-            ("identity", document["identity"]),
-            ("manifest", document["manifest_sha256"]),
-            ("tiles", number(document["tiles"]) if document["tiles"] else None),
-            ("embedded", number(document["tiles_embedded"]) if outcome != "reused" else None),
-            ("compiled", plural(document["engines_compiled"], "engine") if outcome != "reused" else None),
-            ("reused", plural(document["steps_reused"], "step") if document["steps_reused"] else None),
-            ("checked", plural(document["files_checked"], "file") if document["files_checked"] else None),
-            ("writes", number(document["writes"])),
-        )
+    lines += fields(
+        ("identity", document["identity"]),
+        ("manifest", document["manifest_sha256"]),
+        ("tiles", number(document["tiles"]) if document["tiles"] else None),
+        ("embedded", number(document["tiles_embedded"]) if outcome != "reused" else None),
+        ("compiled", plural(document["engines_compiled"], "engine") if outcome != "reused" else None),
+        ("reused", plural(document["steps_reused"], "step") if document["steps_reused"] else None),
+        ("checked", plural(document["files_checked"], "file") if document["files_checked"] else None),
+        ("writes", number(document["writes"])),
     )
     for warning in warnings:
         lines += wrap(f"warning: {warning}")
@@ -166,7 +187,7 @@ def build_report(document: Mapping[str, Any], warnings: Sequence[str]) -> list[s
 
 
 def plan_report(document: Mapping[str, Any]) -> list[str]:
-    """What a build would do, from the document of its JSON report."""
+    """Return what a build would do, from its JSON document."""
     first = (
         "nothing to do: the head shows this already"
         if document["decision"] == "reused"
@@ -174,10 +195,10 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
     )
     missing = document["wanted"] - document["tiles"]
     tiles = f"{number(document['tiles'])} of {number(document['wanted'])} that the area wants"
-    lines = [first, "", *facts((("identity", document["identity"]), ("tiles", tiles)))]
+    lines = [first, "", *fields(("identity", document["identity"]), ("tiles", tiles))]
     if missing > 0:
         verb = "is" if missing == 1 else "are"
-        lines += facts((("", f"{number(missing)} {verb} not in the source, or left out"),))
+        lines += fields(("", f"{number(missing)} {verb} not in the source, or left out"))
     rows = [
         (step["kind"], step["subject"] or None, number(step["count"]), step["decision"], step["why"])
         for step in document["steps"]
@@ -189,19 +210,19 @@ def plan_report(document: Mapping[str, Any]) -> list[str]:
 
 
 def rollback_report(document: Mapping[str, Any]) -> list[str]:
-    """What a rollback did, from the document of its JSON report."""
+    """Return what a rollback did, from its JSON document."""
     if not document["changed"]:
         return [f"nothing to do: generation {document['generation']} shows build {document['build']} already"]
     number, build, before = document["generation"], document["build"], document["previous_build"]
     return [
         f"generation {number} now shows build {build}, in place of build {before}",
         "",
-        *facts((("manifest", document["manifest_sha256"]),)),
+        *fields(("manifest", document["manifest_sha256"])),
     ]
 
 
 def hits(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Places found, best first."""
+    """Return a table of the places found, best first."""
     rows = [
         (
             place + 1,

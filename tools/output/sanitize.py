@@ -1,7 +1,7 @@
-"""Recorded text made fit to be shown: nothing in it acts on a terminal or a page, and its length is bounded. Pure.
+"""Make recorded text and data safe to show: it prints as it is, and its length is bounded. Pure.
 
-A journal may come from elsewhere, so that everything it holds is foreign: names, messages, whole documents. What does
-not print stands as a backslash escape, and what is too long is cut and says so.
+A journal may come from elsewhere, so that nothing in it is trusted: names, messages, whole documents.
+Characters that do not print become backslash escapes. What is too long is cut, and says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +16,11 @@ _CUT: Final = "…"
 _SAFE_INTEGER: Final = 1 << 53
 
 
-def escaped(value: str) -> str:
-    """A text without anything that a terminal acts on: what does not print stands as a backslash escape.
+def escape(value: str) -> str:
+    """Return a text with every character that does not print as a backslash escape.
 
-    Such are control sequences that move the cursor or change colours, marks that turn the order of letters, and line
-    ends that fake another line.
+    Such are control sequences that move the cursor or change colours, marks that reverse the order of
+    letters, and line ends that fake another line.
     """
     if value.isprintable():
         return value
@@ -30,26 +30,26 @@ def escaped(value: str) -> str:
     )
 
 
-def text(value: object, limit: int = MAX_TEXT) -> str:
-    """A text of one line without anything that does not print."""
+def safe_text(value: object, limit: int = MAX_TEXT) -> str:
+    """Return a text as one line that prints, cut to a length."""
     whole = value if isinstance(value, str) else str(value)
-    cut, more = escaped(whole[:limit]), len(whole) - limit
+    cut, more = escape(whole[:limit]), len(whole) - limit
     return cut if more <= 0 else f"{cut}{_CUT} ({more:,} more characters)"
 
 
-def lines(value: str) -> list[str]:
-    """A long text, line by line; its end, where failures say what they are, is what stays."""
+def safe_lines(value: str) -> list[str]:
+    """Return the last lines of a long text: the end of a traceback says what failed."""
     found = value.split("\n")
     while found and not found[-1]:
         found.pop()
-    shown = [text(line) for line in found[-MAX_LINES:]]
+    shown = [safe_text(line) for line in found[-MAX_LINES:]]
     return (
         shown if len(found) <= MAX_LINES else [f"{_CUT} ({len(found) - MAX_LINES:,} earlier lines)", *shown]
     )
 
 
-def tree(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whatever was recorded
-    """Recorded data as JSON can hold it: texts made harmless, lists, maps and depth bounded."""
+def safe_data(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any recorded data
+    """Return recorded data as JSON can hold it, with safe texts and bounded lists, maps and depth."""
     match value:
         case None | bool():
             return value
@@ -59,7 +59,7 @@ def tree(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whateve
         case float():
             return value
         case str():
-            return text(value)
+            return safe_text(value)
         case bytes():
             return f"{value[:32].hex()}{_CUT} ({len(value):,} bytes)" if len(value) > 32 else value.hex()
         case Mapping() | Sequence() if depth >= MAX_DEPTH:
@@ -67,14 +67,16 @@ def tree(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whateve
         case Mapping():
             return _map(value, depth)
         case Sequence():
-            shown = [tree(member, depth + 1) for member in islice(value, MAX_MEMBERS)]
+            shown = [safe_data(member, depth + 1) for member in islice(value, MAX_MEMBERS)]
             return shown if len(value) <= MAX_MEMBERS else [*shown, _more(len(value))]
         case _:
-            return text(value)
+            return safe_text(value)
 
 
 def _map(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    shown = {text(name): tree(inner, depth + 1) for name, inner in islice(value.items(), MAX_MEMBERS)}
+    shown = {
+        safe_text(name): safe_data(inner, depth + 1) for name, inner in islice(value.items(), MAX_MEMBERS)
+    }
     return shown if len(value) <= MAX_MEMBERS else {**shown, _CUT: _more(len(value))}
 
 
@@ -82,13 +84,13 @@ def _more(count: int) -> str:
     return f"{_CUT} ({count - MAX_MEMBERS:,} more)"
 
 
-def joined(parts: Iterable[str], limit: int = 3) -> str:
-    """The first few of some names, and how many more there are."""
+def join_first(parts: Iterable[str], limit: int = 3) -> str:
+    """Return the first few of some names, and how many more there are."""
     names = list(parts)
-    shown = ", ".join(text(name, 100) for name in names[:limit])
+    shown = ", ".join(safe_text(name, 100) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
 def is_number(word: str, digits: int = 18) -> bool:
-    """Whether a word is a number in plain digits, not too many of them to be one that is meant."""
+    """Return whether a word is a number of at most so many digits."""
     return word.isascii() and word.isdecimal() and len(word) <= digits

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.engines.port import EngineJob
-from pipeline.request.request import ModelSpec
+from pipeline.request.options import ModelSpec
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
 

@@ -14,7 +14,8 @@ from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
 from pipeline.request.files import read_named_file
-from pipeline.request.request import BuildRequest, Colour, AxisOrder, ModelRole, ModelSpec
+from pipeline.request.options import AxisOrder, Colour, ModelRole, ModelSpec
+from pipeline.request.request import BuildRequest
 from store.base.identity import engine_key
 from store.base.preprocessing import Preprocessing
 

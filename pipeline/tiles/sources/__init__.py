@@ -1,4 +1,5 @@
-"""One module per kind of tile source, and the registry that names them.
+"""The kinds of tile source: one module for each, and the registry that lists them.
 
-A new kind is one module and one row of the registry. It imports `pipeline.tiles` and never decodes pixels.
+A new kind is one module and one row of the registry. It imports `pipeline.tiles` and what that imports. It
+lists tiles and reads their encoded bytes, and never decodes pixels.
 """

@@ -1,12 +1,12 @@
-"""Tiles in a PMTiles archive, version 3: one file of a header, directories and tile data.
+"""Tiles in a PMTiles archive, version 3: one file with a header, directories and tile data.
 
-Each directory is decoded once and kept, and only the leaf directories that the area needs are decoded at all. Every
-offset and length is compared with the file before anything is read by it.
+Only the directories that the area needs are decoded, each once. Every offset and length is checked against
+the file before it is used.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
 
-from pipeline.errors import ErrorKind, RequestError, TileError
-from pipeline.request.geometry import BoxE7
-from pipeline.tiles.archive_cache import ArchiveMemory, Listing
+from pipeline.errors import ErrorKind, TileError
+from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
-from pipeline.tiles.grid import TileRange, tile_ranges
+from pipeline.tiles.grid import TileRange
 from pipeline.tiles.image_header import sniff
-from pipeline.tiles.sources.archive_errors import bad_archive, require_unchanged, unsupported_archive
+from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
 from pipeline.tiles.sources.pmtiles_directory import END_OF_IDS, Directory, DirectoryError, parse, unpack
 from pipeline.tiles.sources.pmtiles_ids import covering_intervals, first_id, tile_places
 from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
-from pipeline.tiles.tile import Extent, Locator, ZoomRange
-from pipeline.tiles.tile_columns import Numbers, Tiles
+from pipeline.tiles.tile import Extent, Locator
+from pipeline.tiles.tile_columns import Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
 from store.files.regular_file import open_regular, read_at
 
@@ -36,79 +35,44 @@ MAX_FOUND = 40_000_000
 MAX_PACKED_DIRECTORY_BYTES = 16 << 20
 
 _MAGIC = b"PMTiles"
-_FORMATS = {TileType.JPEG: "jpeg", TileType.PNG: "png", TileType.WEBP: "webp"}
+_RASTER_TYPES = frozenset({TileType.JPEG, TileType.PNG, TileType.WEBP})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Held:
-    """Tiles that the archive holds, as int64 columns: id, absolute offset, length."""
+class _StoredTiles:
+    """Tiles of the archive as int64 columns: PMTiles id, absolute offset, length."""
 
     ids: Numbers
     offsets: Numbers
     lengths: Numbers
 
 
-class PMTilesArchive:
-    """A raster PMTiles file.
+class PMTilesArchive(TileArchive):
+    """A raster PMTiles file."""
 
-    Args:
-        spec: The file's path, and what messages call it.
-        base: Folder that a relative path starts from.
-        digest_cache_folder: Where digests are remembered; None remembers nothing.
-        now_ns: Wall clock, nanoseconds since 1970.
-
-    Raises:
-        RequestError: when the file is not there or cannot be read.
-        TileError: when it is damaged or holds no raster tiles.
-    """
+    kind = "pmtiles"
 
     def __init__(
         self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
-        self.name = spec
-        self._path = (base / spec).resolve()
-        self._memory_folder = digest_cache_folder
-        self._now_ns = now_ns
+        super().__init__(spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns)
         self._directories: dict[int, Directory] = {}
-        with self._opened() as file:
+        with self._open() as file:
             self._fingerprint = Fingerprint.of(os.fstat(file))
             self._header = self._read_header(file)
             root = self._directory(file, self._header["root_offset"], self._header["root_length"])
             if not len(root.ids):
-                raise bad_archive(str(self._path), "at least one tile", "none", "export the archive again")
-            self.tile_format = self._tile_format(file)
-
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Tiles:
-        """See `TileMetadataStore.query_by_bbox`."""
-        memory = ArchiveMemory(
-            self._memory_folder,
-            subject=f"pmtiles:{self._path}",
-            fingerprint=self._fingerprint,
-            now_ns=self._now_ns,
-        )
-        ranges = tile_ranges(bbox_e7, zoom)
-        require_unchanged(self._path, self._fingerprint)
-        held = memory.recall(ranges)
-        if held is None:
-            with self._opened() as file:
-                held = self._listed(file, ranges, memory)
-            require_unchanged(self._path, self._fingerprint)
-            memory.remember(ranges, held)
-        path, offsets, lengths = str(self._path), held.numbers, held.sizes
-
-        def where(row: int) -> Locator:
-            return "pmtiles", path, int(offsets[row]), int(lengths[row])
-
-        return Tiles.from_columns(held.places, digests=held.digests, sizes=lengths, where=where)
+                raise bad_archive(self._path, "at least one tile", "none", "export the archive again")
+            self._require_raster_tiles(file)
 
     def extent(self) -> Extent:
-        """See `TileMetadataStore.extent`; as the header says."""
+        """See `TileMetadataStore.extent`; the header has it."""
         header = self._header
         box = (header["min_lon_e7"], header["min_lat_e7"], header["max_lon_e7"], header["max_lat_e7"])
         return Extent(zoom=(header["min_zoom"], header["max_zoom"]), box_e7=box)
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _open(self) -> Iterator[int]:
         try:
             file = open_regular(self._path, follow_symlinks=True)
             try:
@@ -116,15 +80,10 @@ class PMTilesArchive:
             finally:
                 os.close(file)
         except OSError as error:
-            raise RequestError(
-                f"{self._path}: expected a readable PMTiles archive, found {error.strerror or error}",
-                hint="check the path and its permissions; it starts from the request's folder",
-                kind=ErrorKind.SOURCE_UNREADABLE,
-                subject=str(self._path),
-            ) from error
+            raise unreadable_archive(self._path, "PMTiles", error) from error
 
     def _read_header(self, file: int) -> HeaderDict:
-        path, size = str(self._path), self._fingerprint.size
+        path, size = self._path, self._fingerprint.size
         start = read_at(file, 0, HEADER_BYTES)
         if not start.startswith(_MAGIC):
             raise bad_archive(path, "a PMTiles archive", f"a file that begins with {start[:8]!r}")
@@ -147,43 +106,64 @@ class PMTilesArchive:
                 raise bad_archive(path, f"at least {end} bytes (end of {section})", f"{size}")
         return header
 
-    def _tile_format(self, file: int) -> str:
+    def _require_raster_tiles(self, file: int) -> None:
         header = self._header
         hint = "export the area as raster tiles, such as satellite imagery"
         expected = "raster tiles in jpg, png or webp, not compressed again"
         if header["tile_compression"] not in {Compression.NONE, Compression.UNKNOWN}:
             found = f"tiles in {header['tile_compression'].name.lower()}"
-            raise unsupported_archive(str(self._path), expected, found, hint)
-        known = _FORMATS.get(header["tile_type"])
-        if known is None and header["tile_type"] is TileType.UNKNOWN:
-            known = sniff(read_at(file, header["tile_data_offset"], min(16, header["tile_data_length"])))
-        if known is None:
+            raise unsupported_archive(self._path, expected, found, hint)
+        is_raster = header["tile_type"] in _RASTER_TYPES
+        if header["tile_type"] is TileType.UNKNOWN:
+            start = read_at(file, header["tile_data_offset"], min(16, header["tile_data_length"]))
+            is_raster = sniff(start) is not None
+        if not is_raster:
             vector = header["tile_type"] in {TileType.MVT, TileType.MLT}
             found = f"{'vector ' if vector else ''}tiles of type {header['tile_type'].name.lower()}"
-            raise unsupported_archive(str(self._path), expected, found, hint)
-        return known
+            raise unsupported_archive(self._path, expected, found, hint)
 
     def _directory(self, file: int, offset: int, length: int) -> Directory:
-        """The directory at an absolute offset."""
         if offset not in self._directories:
             name = f"a directory at offset {offset}"
             if length > MAX_PACKED_DIRECTORY_BYTES:
                 limit = MAX_PACKED_DIRECTORY_BYTES
-                raise bad_archive(str(self._path), f"{name} of at most {limit} bytes", f"{length}")
+                raise bad_archive(self._path, f"{name} of at most {limit} bytes", f"{length}")
             packed = read_at(file, offset, length)
             try:
                 gzipped = self._header["internal_compression"] is Compression.GZIP
                 self._directories[offset] = parse(unpack(packed, gzipped=gzipped))
             except DirectoryError as error:
-                raise bad_archive(str(self._path), name, str(error)) from None
+                raise bad_archive(self._path, name, str(error)) from None
         return self._directories[offset]
 
-    def _held(self, file: int, ranges: tuple[TileRange, ...]) -> _Held:
-        """What the archive holds in the squares around some rectangles."""
+    def _locator(self, listing: TileListing, row: int) -> Locator:
+        _, length, offset = listing.keys[row].tolist()
+        return self.kind, str(self._path), offset, length
+
+    def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
+        """See `TileArchive._list_tiles`; a content that tiles share is hashed once."""
+        with self._open() as file:
+            stored = self._find_tiles(file, ranges)
+            ids, rows = _select_in_ranges(stored.ids, ranges)
+            offsets, lengths = stored.offsets[rows], stored.lengths[rows]
+            digests, known = cache.digests(ids)
+            unknown = np.flatnonzero(~known)
+            contents, inverse = np.unique(
+                np.stack([offsets[unknown], lengths[unknown]], axis=1), axis=0, return_inverse=True
+            )
+            hashed = np.zeros((len(contents), 32), np.uint8)
+            for row, (offset, length) in enumerate(contents.tolist()):
+                digest = hashlib.sha256(read_at(file, offset, length)).digest()
+                hashed[row] = np.frombuffer(digest, dtype=np.uint8)
+        digests[unknown] = hashed[inverse.reshape(-1)]
+        return TileListing(keys=np.stack([ids, lengths, offsets], axis=1), digests=digests)
+
+    def _find_tiles(self, file: int, ranges: Sequence[TileRange]) -> _StoredTiles:
+        """Find the tiles in squares that cover some rectangles."""
         starts, ends = covering_intervals(ranges)
-        found: list[_Held] = []
+        found: list[_StoredTiles] = []
         header = self._header
-        # Offset, length, first id and one past the last that the directory may name, depth.
+        # Of each directory: offset, length, first id and end of its ids, depth.
         waiting = [(header["root_offset"], header["root_length"], 0, END_OF_IDS, 1)]
         while waiting:
             offset, length, low, high, depth = waiting.pop()
@@ -191,44 +171,42 @@ class PMTilesArchive:
             self._require_within(directory, low, high)
             leaf = directory.runs == 0
             last = np.concatenate([directory.ids[1:], [high]])
-            found.append(self._clipped(directory, ~leaf, starts, ends))
+            found.append(self._tiles_in_intervals(directory, ~leaf, starts, ends))
             needed = np.searchsorted(ends, directory.ids, "right") < np.searchsorted(starts, last, "left")
             for row in np.flatnonzero(leaf & needed).tolist():
                 if depth == MAX_DEPTH:
-                    raise bad_archive(str(self._path), f"at most {MAX_DEPTH} levels of directories", "more")
+                    raise bad_archive(self._path, f"at most {MAX_DEPTH} levels of directories", "more")
                 at, size = int(directory.offsets[row]), int(directory.lengths[row])
                 if at + size > header["leaf_directory_length"]:
-                    raise bad_archive(
-                        str(self._path), "directories inside their section", f"one at {at}+{size}"
-                    )
+                    raise bad_archive(self._path, "directories inside their section", f"one at {at}+{size}")
                 at += header["leaf_directory_offset"]
                 waiting.append((at, size, int(directory.ids[row]), int(last[row]), depth + 1))
-        return _Held(
+        return _StoredTiles(
             ids=np.concatenate([part.ids for part in found]),
             offsets=np.concatenate([part.offsets for part in found]),
             lengths=np.concatenate([part.lengths for part in found]),
         )
 
     def _require_within(self, directory: Directory, low: int, high: int) -> None:
-        """A leaf must keep to the ids that its parent gave it, or tiles could come twice."""
+        """Require that a leaf has only ids of its parent's entry, or tiles could occur twice."""
         if not len(directory.ids):
             return
         first, last = int(directory.ids[0]), int(directory.ids[-1] + np.maximum(directory.runs[-1], 1))
         if first < low or last > high:
             raise bad_archive(
-                str(self._path), f"a directory for ids {low} to {high}", f"one for {first} to {last}"
+                self._path, f"a directory for ids {low} to {high}", f"one for {first} to {last}"
             )
 
-    def _clipped(
+    def _tiles_in_intervals(
         self, directory: Directory, tiles: npt.NDArray[np.bool_], starts: Numbers, ends: Numbers
-    ) -> _Held:
-        """The single tiles of the entries, as far as they lie in some intervals of ids."""
+    ) -> _StoredTiles:
+        """Return the single tiles of the entries that are in some intervals of ids."""
         first, past = directory.ids[tiles], directory.ids[tiles] + directory.runs[tiles]
         low, high = np.searchsorted(ends, first, "right"), np.searchsorted(starts, past, "left")
         entry = np.repeat(np.arange(len(first)), np.maximum(high - low, 0))
-        interval = _counted(low[entry], entry)
+        interval = _count_up(low[entry], entry)
         start, end = np.maximum(first[entry], starts[interval]), np.minimum(past[entry], ends[interval])
-        # One entry may stand for any number of tiles: count before the memory is asked for.
+        # One entry may stand for any number of tiles: count them before allocating memory.
         if float((end - start).sum(dtype=np.float64)) > MAX_FOUND:
             raise TileError(
                 f"{self._path}: expected at most {MAX_FOUND} tiles in the area, found more",
@@ -241,35 +219,22 @@ class PMTilesArchive:
         limit = self._header["tile_data_length"]
         if len(offsets) and (int((offsets + lengths).max()) > limit or int(lengths.max()) > MAX_TILE_BYTES):
             raise bad_archive(
-                str(self._path), f"tiles inside {limit} bytes of data", "an entry that points outside"
+                self._path, f"tiles inside {limit} bytes of data", "an entry that points outside"
             )
-        return _Held(
-            ids=_counted(start[single], single),
+        return _StoredTiles(
+            ids=_count_up(start[single], single),
             offsets=offsets + self._header["tile_data_offset"],
             lengths=lengths,
         )
 
-    def _listed(self, file: int, ranges: tuple[TileRange, ...], memory: ArchiveMemory) -> Listing:
-        """Every tile of some rectangles; hashes what the memory does not know, contents that tiles share once."""
-        held = self._held(file, ranges)
-        ids, rows = _placed(held.ids, ranges)
-        offsets, lengths = held.offsets[rows], held.lengths[rows]
-        digests, known = memory.digests(ids)
-        unknown = np.flatnonzero(~known)
-        contents, inverse = np.unique(
-            np.stack([offsets[unknown], lengths[unknown]], axis=1), axis=0, return_inverse=True
-        )
-        hashed = np.zeros((len(contents), 32), np.uint8)
-        for row, (offset, length) in enumerate(contents.tolist()):
-            hashed[row] = np.frombuffer(
-                hashlib.sha256(read_at(file, offset, length)).digest(), dtype=np.uint8
-            )
-        digests[unknown] = hashed[inverse.reshape(-1)]
-        return Listing(ids=ids, sizes=lengths, numbers=offsets, digests=digests)
 
+def _count_up(starts: Numbers, groups: Numbers) -> Numbers:
+    """Return each group's start plus 0, 1, 2, … along the group.
 
-def _counted(starts: Numbers, groups: Numbers) -> Numbers:
-    """Each group's start plus 0, 1, 2, … along the group; groups are sorted and `starts` holds one value per row."""
+    Args:
+        starts: The group's start in each row.
+        groups: The group of each row, sorted.
+    """
     if not len(groups):
         return starts
     rows = np.arange(len(groups))
@@ -277,8 +242,8 @@ def _counted(starts: Numbers, groups: Numbers) -> Numbers:
     return starts + rows - heads
 
 
-def _placed(ids: Numbers, ranges: tuple[TileRange, ...]) -> tuple[Numbers, Numbers]:
-    """Descriptor ids, rising, and source rows of the tiles that lie in some rectangles; `ids` are the archive's own."""
+def _select_in_ranges(ids: Numbers, ranges: Sequence[TileRange]) -> tuple[Numbers, Numbers]:
+    """Return descriptor ids, rising, and rows of the PMTiles ids that are in some rectangles."""
     none = np.zeros(0, np.int64)
     parts: list[tuple[Numbers, Numbers]] = [(none, none)]
     for part in ranges:

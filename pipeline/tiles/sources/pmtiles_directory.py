@@ -1,8 +1,8 @@
-"""Directories of a PMTiles archive, decoded as whole columns and trusted in nothing (version 3, section 4). Pure.
+"""Decode and check the directories of a PMTiles archive as columns (version 3, section 4). Pure.
 
-The library's own decoder unpacks whatever a directory claims and makes one object per entry; here the unpacked size
-is bounded and a column is one array. A directory that is not sorted, overlaps itself or points outside its section
-is refused.
+The library's own decoder has no limit on the unpacked size and makes one object per entry. Here the size is
+limited and a column is one array. A directory that is not sorted, has overlapping entries or points outside
+its section is refused.
 """
 
 import zlib
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.tiles.sources.pmtiles_ids import MAX_PMTILES_ZOOM, Numbers, first_id
+from pipeline.tiles.sources.pmtiles_ids import MAX_PMTILES_ZOOM, first_id
+from pipeline.tiles.tile_columns import Numbers
 
 MAX_DIRECTORY_BYTES = 64 << 20
 
@@ -28,7 +29,7 @@ class Directory:
 
     Attributes:
         ids: First tile id of each entry.
-        runs: How many ids in a row share the entry's content; 0 marks another directory.
+        runs: How many consecutive ids share the entry's content; 0 marks another directory.
         offsets: Where the content starts, from the start of its section.
         lengths: Length of the content, bytes.
     """
@@ -40,7 +41,7 @@ class Directory:
 
 
 def unpack(packed: bytes, *, gzipped: bool) -> bytes:
-    """A directory's bytes, unpacked up to a limit.
+    """Return a directory's bytes, unpacked.
 
     Raises:
         DirectoryError: when they are damaged or unpack to more than 64 MiB.
@@ -69,9 +70,9 @@ def parse(content: bytes) -> Directory:
     count = int(numbers[0]) if len(numbers) else -1
     if len(numbers) != 1 + 4 * count:
         raise DirectoryError(f"{max(count, 0)} entries announced and {max(len(numbers) - 1, 0)} numbers")
-    steps, runs, lengths, places = (numbers[1 + count * i : 1 + count * (i + 1)] for i in range(4))
+    steps, runs, lengths, encoded = (numbers[1 + count * i : 1 + count * (i + 1)] for i in range(4))
     if not count:
-        return Directory(ids=steps, runs=runs, offsets=places, lengths=lengths)
+        return Directory(ids=steps, runs=runs, offsets=encoded, lengths=lengths)
     if (steps >= END_OF_IDS).any() or (runs >= END_OF_IDS).any():
         raise DirectoryError("a tile id beyond the last zoom")
     ids = np.cumsum(steps)
@@ -82,21 +83,21 @@ def parse(content: bytes) -> Directory:
         raise DirectoryError("entries that overlap")
     if (lengths == 0).any():
         raise DirectoryError("an entry without content")
-    return Directory(ids=ids, runs=runs, offsets=_offsets(places, lengths), lengths=lengths)
+    return Directory(ids=ids, runs=runs, offsets=_offsets(encoded, lengths), lengths=lengths)
 
 
-def _offsets(places: Numbers, lengths: Numbers) -> Numbers:
-    """Offsets, where 0 stands for "right after the entry before" and n for n - 1."""
-    if places[0] == 0 or float(lengths.sum(dtype=np.float64)) >= 2.0**62:
+def _offsets(encoded: Numbers, lengths: Numbers) -> Numbers:
+    """Decode offsets: 0 means right after the previous entry, n means n - 1."""
+    if encoded[0] == 0 or float(lengths.sum(dtype=np.float64)) >= 2.0**62:
         raise DirectoryError("an entry that points outside the archive")
     before = np.cumsum(lengths) - lengths
-    given = np.maximum.accumulate(np.where(places > 0, np.arange(len(places)), 0))
-    offsets: Numbers = places[given] - 1 + before - before[given]
+    given = np.maximum.accumulate(np.where(encoded > 0, np.arange(len(encoded)), 0))
+    offsets: Numbers = encoded[given] - 1 + before - before[given]
     return offsets
 
 
 def _varints(content: bytes) -> Numbers:
-    """Every variable-length number of a buffer, int64 [n]."""
+    """Decode every variable-length number of a buffer, int64 [n]."""
     octets = np.frombuffer(content, dtype=np.uint8)
     ends = np.flatnonzero(octets < 0x80)
     if not len(octets) or octets[-1] >= 0x80:

@@ -1,54 +1,54 @@
-"""Tile ids of PMTiles: one number for zoom and place, along a Hilbert curve (PMTiles version 3, section 4.1). Pure.
+"""Compute PMTiles ids: one number for zoom and place, along a Hilbert curve (version 3, section 4.1). Pure.
 
-Ids of a zoom follow those of all lower zooms. Within a zoom each aligned square of 2^k by 2^k tiles is one unbroken
-stretch of 4^k ids, which is what turns a rectangle of tiles into a few intervals of ids.
+Ids of a zoom follow those of all lower zooms. Within a zoom each aligned square of 2^k by 2^k tiles has 4^k
+consecutive ids, so that a rectangle of tiles becomes a few intervals of ids.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.tiles.grid import TileRange
-
-Numbers = npt.NDArray[np.int64]
+from pipeline.tiles.tile_columns import Numbers
 
 MAX_PMTILES_ZOOM = 31
 _MAX_CELLS = 4096
 
 
 def first_id(z: int) -> int:
-    """Id of the first tile of a zoom: the number of tiles of all lower zooms."""
+    """Return the id of the first tile of a zoom: the number of tiles of all lower zooms."""
     return ((1 << (2 * z)) - 1) // 3
 
 
 def tile_ids(z: int, x: Numbers, y: Numbers) -> Numbers:
-    """Ids of tiles of one zoom, int64 [n]."""
+    """Return the ids of tiles of one zoom, int64 [n]."""
     x, y = x.astype(np.int64), y.astype(np.int64)
     ids = np.full(x.shape, first_id(z), dtype=np.int64)
     for level in range(z - 1, -1, -1):
         right, lower = (x >> level) & 1, (y >> level) & 1
         ids += ((3 * right) ^ lower) << (2 * level)
-        x, y = _turned(level, x, y, right, lower)
+        x, y = _rotate(level, x, y, right, lower)
     return ids
 
 
 def tile_places(z: int, ids: Numbers) -> tuple[Numbers, Numbers]:
-    """Columns and rows of tiles of one zoom, by id, int64 [n] each."""
+    """Return columns and rows of tiles of one zoom, int64 [n] each."""
     at = ids - first_id(z)
     x, y = np.zeros_like(at), np.zeros_like(at)
     for level in range(z):
         right = (at >> 1) & 1
         lower = (at ^ right) & 1
-        x, y = _turned(level, x, y, right, lower)
+        x, y = _rotate(level, x, y, right, lower)
         x, y = x + (right << level), y + (lower << level)
         at >>= 2
     return x, y
 
 
-def covering_intervals(ranges: tuple[TileRange, ...]) -> tuple[Numbers, Numbers]:
-    """Sorted disjoint intervals of ids that hold every tile of some rectangles, and not many others.
+def covering_intervals(ranges: Sequence[TileRange]) -> tuple[Numbers, Numbers]:
+    """Return sorted disjoint intervals of ids that contain every tile of some rectangles, and few others.
 
-    Squares that a rectangle cuts are divided until there are some thousands of them; the rest is taken whole, so
-    that the caller must still compare places.
+    Squares that are partly in a rectangle are divided until there are some thousands of them, and then taken
+    whole. The caller must still compare places.
 
     Returns:
         First ids and ids one past the last, int64 [n] each.
@@ -71,11 +71,11 @@ def covering_intervals(ranges: tuple[TileRange, ...]) -> tuple[Numbers, Numbers]
                 np.concatenate([2 * x, 2 * x + 1, 2 * x, 2 * x + 1]),
                 np.concatenate([2 * y, 2 * y, 2 * y + 1, 2 * y + 1]),
             )
-    return _merged(np.concatenate(starts), np.concatenate(ends))
+    return _merge(np.concatenate(starts), np.concatenate(ends))
 
 
-def _turned(level: int, x: Numbers, y: Numbers, right: Numbers, lower: Numbers) -> tuple[Numbers, Numbers]:
-    """Coordinates inside a quadrant, turned so that its stretch of the curve starts and ends where it should."""
+def _rotate(level: int, x: Numbers, y: Numbers, right: Numbers, lower: Numbers) -> tuple[Numbers, Numbers]:
+    """Rotate coordinates in a quadrant so that its part of the curve starts and ends in the right corners."""
     side = (1 << level) - 1
     mirrored = (lower == 0) & (right == 1)
     x, y = x & side, y & side
@@ -84,8 +84,7 @@ def _turned(level: int, x: Numbers, y: Numbers, right: Numbers, lower: Numbers) 
     return np.where(swapped, y, x), np.where(swapped, x, y)
 
 
-def _merged(starts: Numbers, ends: Numbers) -> tuple[Numbers, Numbers]:
-    """The union of disjoint intervals, sorted, with touching ones joined."""
+def _merge(starts: Numbers, ends: Numbers) -> tuple[Numbers, Numbers]:
     order = np.argsort(starts)
     starts, ends = starts[order], ends[order]
     if not len(starts):

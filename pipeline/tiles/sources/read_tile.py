@@ -1,7 +1,7 @@
-"""Reads one tile's encoded bytes by its locator, in whatever process asks.
+"""Read one tile's encoded bytes by its locator, in any process.
 
-Archives stay open per process and thread. What is read may differ from what the tile table says when the source was
-changed in between: the caller hashes the very bytes it got and compares.
+Archives stay open for each process and thread. A source may have changed since its tiles were selected, so
+the caller hashes the bytes that it got and compares the digest.
 """
 
 import atexit
@@ -11,32 +11,32 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.errors import ErrorKind, TileError
-from pipeline.tiles.sources.open_source import SOURCES
+from pipeline.tiles.sources.registry import SOURCES
 from pipeline.tiles.tile import Locator
 from store.files.regular_file import open_regular, read_at
 
 MAX_TILE_BYTES = 32 << 20
 
-REST = (
-    "let the source come to rest, then build again; where it has rested all the time, what is remembered of it is wrong:"
+SOURCE_CHANGED_HINT = (
+    "wait until nothing writes to the source, then build again; if it did not change, its cached digests are wrong:"
     " delete $XDG_CACHE_HOME/c10"
 )
-"""What to do about a source whose tiles are not what they were when they were selected."""
+"""What to do when a tile is not the one that was selected."""
 
 _Handle = TypeVar("_Handle")
 _Opener = Callable[[str], Any]
-_open: dict[tuple[int, int, str, _Opener], tuple[Any, Callable[[Any], object]]] = {}
+_handles: dict[tuple[int, int, str, _Opener], tuple[Any, Callable[[Any], object]]] = {}
 
 
 def read_tile(locator: Locator) -> bytes:
-    """The encoded bytes of a tile.
+    """Return the encoded bytes of a tile.
 
     Args:
-        locator: As found in `Tile.locator`; a list (as msgpack gives back) will do.
+        locator: From `SourceTile.locator`; may be a list, as msgpack returns it.
 
     Raises:
         TileError: when they cannot be read.
-        ValueError: when the locator is none of the known ones.
+        ValueError: when the locator is not valid.
     """
     kind = SOURCES.get(str(locator[0])) if locator else None
     try:
@@ -49,7 +49,7 @@ def read_tile(locator: Locator) -> bytes:
 
 
 def read_tile_file(path: str) -> bytes:
-    """The bytes of a tile that is a file of its own.
+    """Return the bytes of a tile that is a file of its own.
 
     Raises:
         OSError: when it cannot be opened or read, or is no regular file.
@@ -66,52 +66,54 @@ def read_tile_file(path: str) -> bytes:
 
 
 def read_part(path: str, offset: int, length: int) -> bytes:
-    """The bytes of a tile that lies in one piece in an archive.
+    """Return the bytes of a tile that is one contiguous range of an archive.
 
     Raises:
         OSError: when the archive cannot be opened or read, or is no regular file.
         TileError: when it ends before the tile does.
     """
-    content = read_at(keep_open(path, _opened, os.close), offset, length)
+    content = read_at(keep_open(path, _open_archive, os.close), offset, length)
     if len(content) != length:
         raise _unreadable(path, f"{length} bytes at offset {offset}", f"{len(content)}")
     return content
 
 
 def keep_open(path: str, opener: Callable[[str], _Handle], closer: Callable[[_Handle], object]) -> _Handle:
-    """Open an archive, once for each process and thread.
+    """Open an archive once for each process and thread, and return its handle.
 
     Args:
         path: Where it is.
         opener: Opens it.
-        closer: Closes what the opener returned.
+        closer: Closes the handle.
     """
     # SQLite handles must cross neither fork nor threads.
     key = os.getpid(), threading.get_ident(), path, opener
-    if key not in _open:
-        _open[key] = opener(path), closer
-    handle: _Handle = _open[key][0]
+    if key not in _handles:
+        _handles[key] = opener(path), closer
+    handle: _Handle = _handles[key][0]
     return handle
 
 
 def close_archives() -> None:
     """Close every archive that this process keeps open."""
-    while _open:
-        handle, closer = _open.popitem()[1]
+    while _handles:
+        handle, closer = _handles.popitem()[1]
         closer(handle)
 
 
 atexit.register(close_archives)
 
 
-def _opened(path: str) -> int:
+def _open_archive(path: str) -> int:
     return open_regular(path, follow_symlinks=True)
 
 
+def source_changed(
+    subject: str, message: str, hint: str = "build again once nothing writes to the source"
+) -> TileError:
+    """Return the error for a source that has changed or is being written."""
+    return TileError(message, hint=hint, kind=ErrorKind.SOURCE_CHANGED, subject=subject)
+
+
 def _unreadable(path: str, expected: str, found: str) -> TileError:
-    return TileError(
-        f"{path}: expected {expected}, found {found}",
-        hint="build again once the source is at rest",
-        kind=ErrorKind.SOURCE_CHANGED,
-        subject=path,
-    )
+    return source_changed(path, f"{path}: expected {expected}, found {found}")

@@ -1,7 +1,7 @@
 """Tiles as single files: `dir/{z}/{x}/{y}.ext`.
 
-Only names in plain decimal count as tiles; anything else in the folder (thumbnails, listings) is passed over.
-A symbolic link is followed as long as it stays inside the folder.
+Only names in plain decimal are tiles; anything else in the folder (thumbnails, listings) is ignored. A
+symbolic link is followed if its target is inside the folder.
 """
 
 import hashlib
@@ -16,16 +16,15 @@ from stat import S_ISREG
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.geometry import BoxE7
-from pipeline.tiles.digest_cache import DigestMemory, Fingerprint
-from pipeline.tiles.grid import TileRange, tile_box_e7, tile_ranges
-from pipeline.tiles.sources.archive_errors import bad_archive
-from pipeline.tiles.sources.read_tile import read_tile_file
-from pipeline.tiles.tile import Extent, Locator, Place, ZoomRange
-from pipeline.tiles.tile_columns import Tiles
-
-FORMATS = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
+from pipeline.tiles.digest_cache import DigestCache, Fingerprint
+from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
+from pipeline.tiles.image_header import IMAGE_EXTENSIONS
+from pipeline.tiles.sources.archive import bad_archive
+from pipeline.tiles.sources.read_tile import read_tile_file, source_changed
+from pipeline.tiles.tile import Extent, Locator, ZoomRange
+from pipeline.tiles.tile_columns import TileColumns
 
 _PATTERN = re.compile(r"(?P<root>.*?)/?\{z\}/\{x\}/\{y\}\.(?P<extension>[A-Za-z]+)")
 _INT64 = (1 << 63) - 1
@@ -33,8 +32,8 @@ _NO_ROW = -1
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
-class _Files:
-    """Tile files as columns of equal length: a hundred thousand small objects would keep the garbage collector busy."""
+class _FileColumns:
+    """Tile files as columns: a hundred thousand small objects would slow the garbage collector down."""
 
     def __init__(self) -> None:
         self._columns: list[tuple[int, int, int]] = []
@@ -42,10 +41,10 @@ class _Files:
         self.rows = array("i")
         """Row of each tile."""
         self.stamps = array("q")
-        """Five numbers for each, its fingerprint."""
+        """Five integers for each tile, its fingerprint."""
 
     def end_column(self, z: int, x: int) -> None:
-        """Say that all files since the last call lie in this column."""
+        """Assign all files since the last call to a column."""
         self._columns.append((z, x, len(self.rows) - self._ended))
         self._ended = len(self.rows)
 
@@ -64,11 +63,11 @@ class _Files:
         return np.array(self.stamps, np.int64).reshape(-1, 5)
 
 
-class _Rows(dict[str, int]):
-    """File name to the row that it stands for, `_NO_ROW` for any that is no tile's.
+class _RowOfName(dict[str, int]):
+    """File name to row; `_NO_ROW` for a name that is no tile's.
 
-    Most columns hold the same names, so that each is read once. Those of no tile are not kept: a folder may hold any
-    number of them, while there are only so many rows.
+    Most columns have the same names, so each is parsed once. Names of no tile are not kept, since their
+    number has no limit.
     """
 
     def __init__(self, suffix: str) -> None:
@@ -84,23 +83,13 @@ class _Rows(dict[str, int]):
 
 
 class XYZFolder:
-    """A folder of tiles. See the module for what counts as one.
-
-    Args:
-        pattern: "dir/{z}/{x}/{y}.ext".
-        base: Folder that a relative pattern starts from.
-        digest_cache_folder: Where digests are remembered; None remembers nothing.
-        now_ns: Wall clock, nanoseconds since 1970.
-
-    Raises:
-        RequestError: when the pattern has another form, or the folder is not there.
-    """
+    """A folder of tiles, named by the pattern "dir/{z}/{x}/{y}.ext". See `open_source` in the registry."""
 
     def __init__(
         self, pattern: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         parts = _PATTERN.fullmatch(pattern)
-        if parts is None or parts["extension"].lower() not in FORMATS:
+        if parts is None or parts["extension"].lower() not in IMAGE_EXTENSIONS:
             raise RequestError(
                 f"tiles.source: expected DIR/{{z}}/{{x}}/{{y}}.EXT with jpg, png or webp, found {pattern!r}",
                 hint="write the three in this order, each once",
@@ -118,84 +107,86 @@ class XYZFolder:
                 subject=root,
             ) from error
         self.name = pattern
-        self.tile_format = FORMATS[parts["extension"].lower()]
         self._root = root
         self._suffix = "." + parts["extension"]
-        self._row_of = _Rows(self._suffix)
-        self._memory_folder = digest_cache_folder
+        self._row_of = _RowOfName(self._suffix)
+        self._digest_cache_folder = digest_cache_folder
         self._now_ns = now_ns
 
-    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Tiles:
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> TileColumns:
         """See `TileMetadataStore.query_by_bbox`."""
-        memory = DigestMemory(
-            self._memory_folder, subject=f"xyz:{self._root}:{self._suffix}", columns=5, now_ns=self._now_ns
+        cache = DigestCache(
+            self._digest_cache_folder,
+            subject=f"xyz:{self._root}:{self._suffix}",
+            now_ns=self._now_ns,
         )
-        files = _Files()
+        files = _FileColumns()
         for part in tile_ranges(bbox_e7, zoom):
             self._scan(part, files)
         places = files.places
-        # A folder gives its files in no order.
+        # A folder lists its files in no order.
         order = np.lexsort(places.T[::-1])
         places, keys = places[order], files.keys[order]
-        digests, known = memory.recall(keys)
+        digests, known = cache.lookup(keys)
         for row in np.flatnonzero(~known).tolist():
-            digest = _digest(self._path_of(*places[row].tolist()), Fingerprint(*keys[row].tolist()))
+            digest = _hash_file(self._path_of(*places[row].tolist()), Fingerprint(*keys[row].tolist()))
             digests[row] = np.frombuffer(digest, dtype=np.uint8)
         if not known.all():
-            settled = keys[:, 3:].max(axis=1) < memory.racy_from_ns
+            settled = keys[:, 3:].max(axis=1) < cache.racy_from_ns
             if (settled & ~known).any():
-                memory.remember(keys[settled], digests[settled])
+                cache.store(keys[settled], digests[settled])
 
-        def where(row: int) -> Locator:
+        def locator_of(row: int) -> Locator:
             return "file", self._path_of(*places[row].tolist())
 
-        return Tiles.from_columns(places, digests=digests, sizes=keys[:, 2], where=where)
+        return TileColumns.from_columns(places, digests=digests, sizes=keys[:, 2], locator_of=locator_of)
 
     def _path_of(self, z: int, x: int, y: int) -> str:
-        """The path of a tile's file; its names are these numbers in plain decimal, or it would be no tile."""
         return f"{self._root.rstrip('/')}/{z}/{x}/{y}{self._suffix}"
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`; bounds are those of the highest zoom."""
-        zooms = self._numbers(self._root)
+        zooms = self._numbered_folders(self._root)
         for z in reversed(zooms):
             folder = f"{self._root}/{z}"
             last = (1 << z) - 1
             whole = TileRange(z=z, x0=0, x1=last, y0=0, y1=last)
             places = [
-                Place(z, x, y) for x in self._numbers(folder) if x <= last for y, _ in self._rows(whole, x)
+                (x, y)
+                for x in self._numbered_folders(folder)
+                if x <= last
+                for y, _ in self._tile_files(whole, x)
             ]
             if places:
-                west, _, _, north = tile_box_e7(Place(z, min(p.x for p in places), min(p.y for p in places)))
-                _, south, east, _ = tile_box_e7(Place(z, max(p.x for p in places), max(p.y for p in places)))
-                return Extent(zoom=(zooms[0], z), box_e7=(west, south, east, north))
+                columns, rows = zip(*places, strict=True)
+                held = TileRange(z=z, x0=min(columns), x1=max(columns), y0=min(rows), y1=max(rows))
+                return Extent(zoom=(zooms[0], z), box_e7=range_box_e7(held))
         return Extent(zoom=None, box_e7=None)
 
-    def _scan(self, wanted: TileRange, files: _Files) -> None:
-        """Append the files of a rectangle."""
-        for x in self._numbers(f"{self._root}/{wanted.z}"):
+    def _scan(self, wanted: TileRange, files: _FileColumns) -> None:
+        for x in self._numbered_folders(f"{self._root}/{wanted.z}"):
             if wanted.x0 <= x <= wanted.x1:
                 self._scan_column(wanted, x, files)
                 files.end_column(wanted.z, x)
 
-    def _scan_column(self, wanted: TileRange, x: int, files: _Files) -> None:
-        """Append the files of one column; most of a warm run is spent here, and most of that in `stat`."""
+    def _scan_column(self, wanted: TileRange, x: int, files: _FileColumns) -> None:
+        """Append the files of one column. An up-to-date build spends most of its time here, in `stat`."""
         add_row, add_stamp = files.rows.append, files.stamps.extend
-        for y, entry in self._rows(wanted, x):
+        for y, entry in self._tile_files(wanted, x):
             try:
-                about = entry.stat(follow_symlinks=False)
+                status = entry.stat(follow_symlinks=False)
             except OSError as error:
                 raise _unreadable(self._path_of(wanted.z, x, y), error) from error
-            if not S_ISREG(about.st_mode):
-                about = self._led_to(entry, self._path_of(wanted.z, x, y))
-            device, inode = about.st_dev, about.st_ino
+            if not S_ISREG(status.st_mode):
+                status = self._stat_link_target(entry, self._path_of(wanted.z, x, y))
+            device, inode = status.st_dev, status.st_ino
             if device > _INT64 or inode > _INT64:
-                device, inode = Fingerprint.of(about)[:2]
+                device, inode = Fingerprint.of(status)[:2]
             add_row(y)
-            add_stamp((device, inode, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            add_stamp((device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
-    def _numbers(self, folder: str) -> list[int]:
-        """Names in plain decimal of the folders inside a folder, in rising order; none when it is missing."""
+    def _numbered_folders(self, folder: str) -> list[int]:
+        """Return the folders in a folder whose names are plain decimals, sorted; none if it is missing."""
         try:
             with os.scandir(folder) as entries:
                 return sorted(int(e.name) for e in entries if _DECIMAL.fullmatch(e.name) and e.is_dir())
@@ -204,15 +195,15 @@ class XYZFolder:
         except OSError as error:
             raise _unreadable(folder, error) from error
 
-    def _rows(self, wanted: TileRange, x: int) -> Iterator[tuple[int, "os.DirEntry[str]"]]:
-        """The tile files of one column, each with its row; they can be asked of while they are yielded."""
+    def _tile_files(self, wanted: TileRange, x: int) -> Iterator[tuple[int, "os.DirEntry[str]"]]:
+        """Yield row and directory entry of the tile files of one column; use each before the next."""
         folder = f"{self._root}/{wanted.z}/{x}"
         if os.path.realpath(folder) != folder:
             self._require_inside(folder)
         row_of, first, last = self._row_of, wanted.y0, wanted.y1
         try:
-            # Relative to an open folder, the system need not walk down to it again for each file.
-            with _opened(folder) as descriptor, os.scandir(descriptor) as entries:
+            # Relative to an open folder, the system does not resolve the whole path for each file.
+            with _open_folder(folder) as descriptor, os.scandir(descriptor) as entries:
                 for entry in entries:
                     y = row_of[entry.name]
                     if first <= y <= last:
@@ -220,22 +211,22 @@ class XYZFolder:
         except OSError as error:
             raise _unreadable(folder, error) from error
 
-    def _led_to(self, entry: "os.DirEntry[str]", path: str) -> os.stat_result:
-        """What `stat` says of the file that a link in the place of a tile leads to.
+    def _stat_link_target(self, entry: "os.DirEntry[str]", path: str) -> os.stat_result:
+        """Return the status of the file that a link in place of a tile points to.
 
         Raises:
-            TileError: It is no link to a file, or one that leads out of the folder.
-            RequestError: It cannot be looked at.
+            TileError: It is no link to a file, or its target is outside the folder.
+            RequestError: It cannot be examined.
         """
         try:
             if entry.is_symlink():
                 self._require_inside(path)
-            about = entry.stat()
+            status = entry.stat()
         except OSError as error:
             raise _unreadable(path, error) from error
-        if not S_ISREG(about.st_mode):
+        if not S_ISREG(status.st_mode):
             raise bad_archive(path, "a regular file as a tile", "something else", "remove it")
-        return about
+        return status
 
     def _require_inside(self, path: str) -> None:
         real = os.path.realpath(path)
@@ -246,7 +237,7 @@ class XYZFolder:
 
 
 @contextmanager
-def _opened(folder: str) -> Iterator[int]:
+def _open_folder(folder: str) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -254,19 +245,15 @@ def _opened(folder: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _digest(path: str, fingerprint: Fingerprint) -> bytes:
+def _hash_file(path: str, fingerprint: Fingerprint) -> bytes:
     try:
         content = read_tile_file(path)
         unchanged = Fingerprint.of(Path(path).stat()) == fingerprint
     except OSError as error:
         raise _unreadable(path, error) from error
     if not unchanged or len(content) != fingerprint.size:
-        raise TileError(
-            f"tile {path}: expected it to stay the same while it is used, found it changed",
-            hint="wait until nothing writes to the folder, then build again",
-            kind=ErrorKind.SOURCE_CHANGED,
-            subject=path,
-        )
+        message = f"tile {path}: expected it to stay the same while it is used, found it changed"
+        raise source_changed(path, message)
     return hashlib.sha256(content).digest()
 
 

@@ -177,8 +177,8 @@ def _picture(seed):
 
 
 def archives(folder):
-    from pipeline.tiles.sources.open_source import open_source
     from pipeline.tiles.sources.read_tile import close_archives, read_tile
+    from pipeline.tiles.sources.registry import open_source
     from tests import tile_archives
 
     folder, seeds = Path(folder), []

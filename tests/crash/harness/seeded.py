@@ -199,7 +199,7 @@ def retire_unplanned(_: Bench) -> None:
 
 def mirror_head_first(_: Bench) -> None:
     """Give a copy the manifest of the new head before the artifacts that it names."""
-    move = mirror._move
+    move = mirror._copy
 
     def head_then_move(*args: Any) -> Any:
         _, target, _, lacking, _ = args
@@ -207,7 +207,7 @@ def mirror_head_first(_: Bench) -> None:
         write_once.write_once(target.root / file.folder, file.name, file.data, scratch=target.scratch)
         return move(*args)
 
-    mirror._move = head_then_move
+    mirror._copy = head_then_move
 
 
 def untidy_errors(_: Bench) -> None:

@@ -12,7 +12,7 @@ from journal.lock import BuildLock
 from pipeline.build.engines_only import EngineOutcome
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError, RequestError
-from pipeline.request.request import ModelRole, ModelSpec
+from pipeline.request.options import ModelRole, ModelSpec
 from pipeline.testing import raising
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Repaired

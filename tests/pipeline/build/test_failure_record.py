@@ -10,7 +10,7 @@ from pipeline.build.report import BuildOutcome
 from pipeline.embed.batcher import window_name
 from pipeline.embed.cells import Window
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.request.request import CoverageOptions
+from pipeline.request.options import CoverageOptions
 from pipeline.testing import raising
 from store.base.canonical_json import decode
 from store.disk.artifacts import Artifacts

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.build.report import BuildOutcome
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.request.request import CheckOptions, CoverageOptions
+from pipeline.request.options import CheckOptions, CoverageOptions
 from pipeline.stages import checks
 from pipeline.testing import raising
 from store.base.canonical_json import decode

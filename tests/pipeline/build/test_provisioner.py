@@ -5,7 +5,7 @@ from datetime import date, timedelta
 from hashlib import sha256
 
 from pipeline.build.report import BuildOutcome
-from pipeline.request.request import (
+from pipeline.request.options import (
     CoverageOptions,
     EngineOptions,
     ModelRole,

@@ -9,7 +9,7 @@ import pytest
 from pmtiles.tile import TileType
 
 from pipeline.build.report import BuildOutcome
-from pipeline.request.request import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
+from pipeline.request.options import CheckOptions, EngineOptions, IndexOptions, ModelRole, ModelSpec
 from pipeline.testing import Calls, FakeCompiler, RecordingProgress
 from pipeline.tiles.decode import decode
 from store.base.canonical_json import decode as canonical_decode

@@ -15,7 +15,9 @@ from hypothesis.extra import numpy as hnp
 from pipeline.builtin_model import graph as place_graph
 from pipeline.builtin_model import place
 from pipeline.errors import CompileError, ErrorKind
-from tools.demo.terrain import CONDITIONS, random_view, terrain, view
+from tests.place_training import encode_whitening, feature_model
+from tests.terrain_views import CONDITIONS, random_view
+from tools.demo.terrain import terrain, view
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -107,11 +109,13 @@ class TestModel:
         assert all(np.isfinite(table).all() for table in floats)
 
     def test_last_bit_differences_of_the_tables_change_no_byte(self, model, monkeypatch):
-        exact = place_graph._dyadic
+        exact = place_graph._round_to_binary_fractions
         whitening = place.decode_whitening(place._WHITENING.read_bytes())
         for away in (-np.inf, np.inf):
             monkeypatch.setattr(
-                place_graph, "_dyadic", lambda values, away=away: exact(np.nextafter(values, away))
+                place_graph,
+                "_round_to_binary_fractions",
+                lambda values, away=away: exact(np.nextafter(values, away)),
             )
             assert place_graph.serialised_network(whitening.mean, whitening.projection) == model
 
@@ -123,7 +127,7 @@ class TestModel:
         ).filter(lambda values: np.abs(values).max() > 1e-6)
     )
     def test_rounded_tables_are_exact_in_float32_and_close(self, values):
-        rounded = place_graph._dyadic(values)
+        rounded = place_graph._round_to_binary_fractions(values)
         largest = np.abs(values).max()
         assert np.abs(rounded - values).max() <= largest * 2.0**-19
         grid = 2.0 ** (math.frexp(largest)[1] - 20)
@@ -199,7 +203,7 @@ class TestPlaces:
 
     def test_whitening_beats_the_bare_features(self, network, mosaic, tiles):
         rng = np.random.default_rng(4)
-        bare = session(place.feature_model())
+        bare = session(feature_model())
         centres = [(x + 128, y + 128) for y in range(256, 1792, 256) for x in range(256, 1792, 256)]
         pictures = [random_view(mosaic, place_, CONDITIONS["hard360"], rng=rng) for place_ in centres]
 
@@ -220,7 +224,7 @@ class TestDataFile:
         assert hashlib.sha256(data).hexdigest() == place.PLACE_WHITENING_SHA256
         whitening = place.decode_whitening(data)
         assert whitening.projection.shape == (place.PLACE_FEATURES, place.PLACE_DIMENSIONS)
-        assert place.encode_whitening(whitening) == data
+        assert encode_whitening(whitening) == data
 
     @pytest.mark.parametrize(
         "damage",
@@ -232,18 +236,20 @@ class TestDataFile:
             lambda data: data[:-1] + bytes([data[-1] ^ 1]),
         ],
     )
-    def test_a_changed_file_is_refused_with_both_digests(self, tmp_path, damage):
+    def test_a_changed_file_is_refused_with_both_digests(self, tmp_path, monkeypatch, damage):
         file = tmp_path / "whitening.bin"
         changed = damage(place._WHITENING.read_bytes())
         file.write_bytes(changed)
+        monkeypatch.setattr(place, "_WHITENING", file)
         with pytest.raises(CompileError, match=place.PLACE_WHITENING_SHA256) as caught:
-            place.place_model(file)
+            place.place_model()
         assert hashlib.sha256(changed).hexdigest() in str(caught.value)
         assert caught.value.kind is ErrorKind.BAD_MODEL
 
-    def test_a_missing_file_is_named(self, tmp_path):
+    def test_a_missing_file_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(place, "_WHITENING", tmp_path / "absent.bin")
         with pytest.raises(CompileError, match=r"absent\.bin") as caught:
-            place.place_model(tmp_path / "absent.bin")
+            place.place_model()
         assert caught.value.kind is ErrorKind.BAD_MODEL
 
     @pytest.mark.parametrize(
@@ -269,7 +275,7 @@ class TestDataFile:
             mean=rng.standard_normal(features).astype(np.float32),
             projection=rng.standard_normal((features, dimensions)).astype(np.float16),
         )
-        back = place.decode_whitening(place.encode_whitening(given_))
+        back = place.decode_whitening(encode_whitening(given_))
         assert np.array_equal(back.mean, given_.mean)
         assert np.array_equal(back.projection, given_.projection)
 

@@ -1,4 +1,4 @@
-"""Index building on a GPU that is a model: what goes there, what comes back, what keys say, and the way to the CPU."""
+"""Building an index on a fake GPU: what is copied there and back, what keys say, the way to the CPU."""
 
 import importlib.metadata
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ import pytest
 import pipeline.index.faiss_builder
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.gpu import suits
-from pipeline.request.request import IndexKind, Storage
+from pipeline.index.gpu import gpu_can_build
+from pipeline.request.options import IndexKind, Storage
 from store.runtime.backends.gpu import Gpu
 from store.runtime.faiss_install import FaissDistribution
 from store.runtime.load import load_index
@@ -21,13 +21,13 @@ L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="1
 
 
 class FakeGpuFaiss:
-    """Adds to faiss what the flavour for GPUs has; what is "on the GPU" is a clone."""
+    """Adds to faiss what its distribution for GPUs has; an index "on the GPU" is a clone."""
 
-    def __init__(self, monkeypatch, *, gpus=(L4,), devices=1, flavour="faiss-gpu"):
+    def __init__(self, monkeypatch, *, gpus=(L4,), devices=1, distribution="faiss-gpu"):
         self.moved, self.scratch, self.options, self.fails = [], [], [], ""
         monkeypatch.setattr(pipeline.index.faiss_builder, "gpus", lambda: gpus)
         monkeypatch.setattr(
-            pipeline.index.faiss_builder, "installed_faiss", lambda: FaissDistribution(flavour, "1.15.1")
+            pipeline.index.faiss_builder, "installed_faiss", lambda: FaissDistribution(distribution, "1.15.1")
         )
         for name, value in {
             "StandardGpuResources": lambda: SimpleNamespace(setTempMemory=self.scratch.append),
@@ -58,7 +58,7 @@ def test_an_index_goes_through_the_gpu_and_comes_back_for_the_cpu(
     tmp_path, monkeypatch, kind, count, options
 ):
     blocks, plan = make_blocks(count, 16), plan_for(kind, count, 16, **options)
-    FakeGpuFaiss(monkeypatch, flavour="faiss-cpu")
+    FakeGpuFaiss(monkeypatch, distribution="faiss-cpu")
     here, expected = build(blocks, plan, tmp_path)
     gpu = FakeGpuFaiss(monkeypatch)
     facts, data = build(blocks, plan, tmp_path)
@@ -77,10 +77,10 @@ def test_an_index_goes_through_the_gpu_and_comes_back_for_the_cpu(
     ("kind", "storage"),
     [(IndexKind.HNSW, Storage.FP32), (IndexKind.HNSW, Storage.FP16), (IndexKind.FLAT, Storage.FP16)],
 )
-def test_what_no_gpu_can_build_stays_on_the_cpu_without_a_word(tmp_path, gpu, kind, storage):
+def test_what_no_gpu_can_build_stays_on_the_cpu_without_a_note(tmp_path, gpu, kind, storage):
     plan = plan_for(str(kind), 300, 8, storage=storage)
     facts, _ = build(make_blocks(300, 8), plan, tmp_path)
-    assert not suits(plan)
+    assert not gpu_can_build(plan)
     assert facts.note == ""
     assert gpu.moved == []
 
@@ -92,15 +92,15 @@ def test_without_a_gpu_the_cpu_builds_and_one_line_says_so(tmp_path, monkeypatch
     assert gpu.moved == []
 
 
-def test_the_plain_flavour_never_looks_for_a_gpu(tmp_path, monkeypatch):
-    gpu = FakeGpuFaiss(monkeypatch, flavour="faiss-cpu")
+def test_faiss_for_cpus_never_looks_for_a_gpu(tmp_path, monkeypatch):
+    gpu = FakeGpuFaiss(monkeypatch, distribution="faiss-cpu")
     facts, _ = build(make_blocks(300, 8), plan_for("flat", 300, 8), tmp_path)
     assert facts.note == ""
     assert gpu.moved == []
     assert FaissIndexBuilder().library(IndexKind.IVF_PQ) == "faiss 1.15.1"
 
 
-def test_keys_tell_of_the_gpu_only_where_the_index_is_another_one(monkeypatch):
+def test_keys_name_the_gpu_only_if_it_changes_the_index(monkeypatch):
     builder = FaissIndexBuilder()
     FakeGpuFaiss(monkeypatch)
     said = {kind: builder.library(kind) for kind in IndexKind}
@@ -109,7 +109,7 @@ def test_keys_tell_of_the_gpu_only_where_the_index_is_another_one(monkeypatch):
     assert builder.library(IndexKind.IVF_PQ) == "faiss 1.15.1"
 
 
-def test_a_gpu_that_faiss_cannot_use_is_an_error_with_a_way_out(tmp_path, monkeypatch):
+def test_a_gpu_that_faiss_cannot_use_is_an_error_with_a_remedy(tmp_path, monkeypatch):
     """Not the CPU instead: the keys were made for the GPU."""
     FakeGpuFaiss(monkeypatch, devices=0)
     with pytest.raises(EmbedError, match="expected faiss to see the GPU") as caught:
@@ -118,15 +118,15 @@ def test_a_gpu_that_faiss_cannot_use_is_an_error_with_a_way_out(tmp_path, monkey
     assert 'CUDA_VISIBLE_DEVICES=""' in caught.value.hint
 
 
-def test_a_failure_of_the_gpu_names_the_way_out(tmp_path, gpu):
+def test_a_failure_of_the_gpu_names_a_remedy(tmp_path, gpu):
     gpu.fails = "out of memory on device 0"
     with pytest.raises(EmbedError, match="out of memory on device 0") as caught:
         build(make_blocks(300, 8), plan_for("flat", 300, 8), tmp_path)
     assert "free memory of the GPU" in caught.value.hint
 
 
-def test_the_flavour_for_gpus_builds_here(tmp_path):
-    """With the real flavour for GPUs, where that is the one installed: on the GPU if there is one, else on the CPU."""
+def test_faiss_for_gpus_builds_here(tmp_path):
+    """With the real faiss for GPUs, if that is installed: on the GPU if there is one, else on the CPU."""
     names = {each.name for each in importlib.metadata.distributions()}
     if "faiss-gpu" not in names:
         pytest.skip("needs the extra gpu instead of cpu")

@@ -1,4 +1,4 @@
-"""What an index was built in is given back: a process that builds again and again must not fill the memory."""
+"""Memory of an index is freed after the build: a process that builds repeatedly must not fill it."""
 
 import gc
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.index.faiss_builder import FaissIndexBuilder
-from pipeline.index.plan import resolve
-from pipeline.request.request import IndexKind, IndexOptions
+from pipeline.index.plan import plan_index
+from pipeline.request.options import IndexKind, IndexOptions
 from store.formats import descriptor_block
 
 ROWS, DIMENSIONS = 2048, 1024
@@ -42,7 +42,7 @@ def resident():
 
 @pytest.mark.parametrize("kind", [IndexKind.FLAT, IndexKind.HNSW])
 def test_an_index_that_was_written_is_freed(tmp_path, kind):
-    plan, vectors = resolve(IndexOptions(kind=kind), count=ROWS, dimensions=DIMENSIONS), block()
+    plan, vectors = plan_index(IndexOptions(kind=kind), count=ROWS, dimensions=DIMENSIONS), block()
 
     def build():
         FaissIndexBuilder().build(

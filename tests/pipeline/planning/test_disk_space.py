@@ -8,7 +8,7 @@ from pipeline.build.report import BuildOutcome
 from pipeline.embed.batcher import LocalDescriptorBatcher
 from pipeline.index.plan import IndexPlan
 from pipeline.planning.disk_space import Estimate, free_bytes, index_bytes, require_space_for_engines
-from pipeline.request.request import IndexKind, IndexOptions, Storage
+from pipeline.request.options import IndexKind, IndexOptions, Storage
 from store.disk.layout import Layout
 from store.errors import DiskFullError
 from store.reader import ALLOW_UNSIGNED, FlightCache

@@ -7,10 +7,9 @@ from datetime import date
 
 import pytest
 
-from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, RequestError
 from pipeline.planning.resolve_inputs import read_calibration, resolve_inputs
-from pipeline.request.request import (
+from pipeline.request.options import (
     CheckOptions,
     CoverageOptions,
     EngineOptions,
@@ -98,10 +97,10 @@ def test_tiles_enter_by_place_and_content(site):
 def test_versions_of_the_libraries_enter(site):
     plain = inputs(site)
 
-    class Newer(OnnxRuntimeCompiler):
+    class Newer(FakeCompiler):
         version = "99.0"
 
-    newer = FakeCompiler(calls=site.calls, real=Newer())
+    newer = Newer(calls=site.calls)
     found = resolve_inputs(
         site.request(), source=FakeTiles(tiles=site.tiles), compiler=newer, index=site.indexer, today=TODAY
     )

@@ -50,7 +50,7 @@ def handle(request, progress):
             resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
             return len(np.ones(1 << 40, np.uint8))
         case ["signal", number]:
-            os.write(2, b"last words")
+            os.write(2, b"last output")
             signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None
             os.kill(os.getpid(), number)
         case ["exit", status]:
@@ -66,8 +66,8 @@ def handle(request, progress):
         case ["fds"]:
             return sorted(os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}"))
         case ["environment"]:
-            untold = [name for name in ("NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM_MODEL") if name in os.environ]
-            return [os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"], os.getsid(0) == os.getpid(), untold]
+            inherited = [name for name in ("NVIDIA_TF32_OVERRIDE", "ORT_LOAD_CONFIG_FROM_MODEL") if name in os.environ]
+            return [os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"], os.getsid(0) == os.getpid(), inherited]
         case ["large", array]:
             return np.repeat(array, 2)
         case ["object"]:
@@ -182,15 +182,15 @@ def test_a_signal_is_named_and_the_log_is_kept(child, number):
     outcome = run_once(child, ["signal", int(number)])
     assert isinstance(outcome, Died)
     assert outcome.signal == number.name
-    assert "last words" in outcome.log
+    assert "last output" in outcome.log
 
 
 def test_sigkill_is_out_of_memory_only_when_the_kernel_says_so(child, monkeypatch):
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), Died)
     counts = iter([4, 5, 5])
-    monkeypatch.setattr("pipeline.processes.process._oom_kills", lambda: next(counts))
+    monkeypatch.setattr("pipeline.processes.process._count_oom_kills", lambda: next(counts))
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), OutOfMemory)
-    monkeypatch.setattr("pipeline.processes.process._oom_kills", lambda: None)
+    monkeypatch.setattr("pipeline.processes.process._count_oom_kills", lambda: None)
     assert isinstance(run_once(child, ["signal", int(signal.SIGKILL)]), OutOfMemory)
 
 
@@ -267,7 +267,7 @@ def test_a_pool_names_the_task_of_a_dead_worker_and_only_that(child):
     assert {name: outcome.value for name, outcome in outcomes.items()} == {n: n for n in range(12) if n != 5}
 
 
-def test_a_pool_without_workers_says_what_was_not_done(child):
+def test_a_pool_without_workers_lists_the_tasks_left(child):
     with WorkerPool(child, 1, None) as pool:
         for name in ("a", "b", "c"):
             pool.submit(name, ["signal", int(signal.SIGKILL)])
@@ -304,7 +304,7 @@ def test_one_task_that_hangs_is_timed_out_and_the_others_go_on(child):
 
 
 @pytest.mark.parametrize(("first", "kind"), [("refuse", Failed), ("die", Died)])
-def test_a_worker_that_does_not_start_is_told(child, first, kind):
+def test_a_worker_that_does_not_start_is_an_error(child, first, kind):
     with WorkerPool(child, 1, first) as pool:
         pool.submit(0, ["echo", 1])
         with pytest.raises(WorkerStartError) as caught:
@@ -371,7 +371,7 @@ def test_no_worker_outlives_a_killed_parent(child, tmp_path, way):
     assert wait_until_gone(pids, 1.0) == []
 
 
-def test_an_orphan_at_birth_ends_itself(child, tmp_path):
+def test_a_child_whose_parent_ended_first_ends_itself(child, tmp_path):
     finished = subprocess.run(
         [sys.executable, "-P", "-m", child, "1"],
         input=encode(None) + encode([1, ["echo", "too late"]]),

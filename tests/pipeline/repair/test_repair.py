@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.request.request import (
-    BuildRequest,
+from pipeline.request.options import (
     CheckOptions,
     EngineOptions,
     IndexOptions,
@@ -19,7 +18,8 @@ from pipeline.request.request import (
     ShapeProfile,
     TileOptions,
 )
-from pipeline.request.to_toml import MAX_TEXT_BYTES, recorded_request, request_facts, to_toml
+from pipeline.request.request import BuildRequest
+from pipeline.request.to_toml import MAX_TEXT_BYTES, parse_recorded_request, request_record, to_toml
 from pipeline.testing import FakeCompiler
 from store.disk.layout import FOLDERS
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
@@ -288,7 +288,7 @@ class TestWhatCannotBeRepaired:
         assert not action.ok
 
     def test_without_a_recorded_request_what_needs_none_is_repaired(self, site, monkeypatch):
-        monkeypatch.setattr("pipeline.build.attempt.request_facts", lambda *_: {})
+        monkeypatch.setattr("pipeline.build.attempt.request_record", lambda *_: {})
         site.build()
         for role in ("engine", "index"):
             flip(site.artifact(ref_of(site, role)))
@@ -403,6 +403,7 @@ class TestBesideTheJournal:
         assert content(two) == before
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("after", [False, True])
 def test_a_repair_may_die_at_every_step(two, after, monkeypatch):
     """What was set aside is then missing; the next repair, or any writer, writes it again."""
@@ -535,7 +536,7 @@ class TestRecordedRequest:
             checks=CheckOptions(parity=0.123456789),
             base=tmp_path,
         )
-        again, precision = recorded_request(request_facts(request, "fp16"))
+        again, precision = parse_recorded_request(request_record(request, "fp16"))
         assert precision == "fp16"
         assert to_toml(again) == to_toml(request)
         assert (again.bbox_e7, again.origin_e7, again.altitude_mm) == (
@@ -554,7 +555,7 @@ class TestRecordedRequest:
 
     def test_what_is_too_long_or_no_text_is_left_out(self, site):
         request = site.request(base="/" + "x" * MAX_TEXT_BYTES)
-        assert request_facts(request, None) == {}
-        assert request_facts(site.request(base="/\udcff"), None) == {}
-        assert recorded_request({}) is None
-        assert recorded_request({"request": {"text": 3}}) is None
+        assert request_record(request, None) == {}
+        assert request_record(site.request(base="/\udcff"), None) == {}
+        assert parse_recorded_request({}) is None
+        assert parse_recorded_request({"request": {"text": 3}}) is None

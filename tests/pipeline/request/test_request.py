@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ErrorKind, Problem, RequestError
 from pipeline.request import files
 from pipeline.request.geometry import contains, degrees_to_e7, metres_to_mm, split_at_antimeridian
-from pipeline.request.request import (
-    BuildRequest,
+from pipeline.request.options import (
     EngineOptions,
     ModelRole,
     ModelSpec,
@@ -25,6 +24,7 @@ from pipeline.request.request import (
     TileOptions,
     TooOldPolicy,
 )
+from pipeline.request.request import BuildRequest
 
 BOX = "bbox = [-118.3198, 36.5611, -118.2607, 36.5930]"
 MODEL = 'onnx = "builtin:place"'
@@ -123,7 +123,7 @@ def test_a_request_made_in_python_meets_the_same_rules(request_text):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             'flight_id = "demo-001"',
@@ -223,15 +223,15 @@ def test_a_request_made_in_python_meets_the_same_rules(request_text):
         ('flight_id = "demo-001"', 'flight_id = "d"\nbbox_e7 = [1, 2, 3, 4]', "did you mean 'bbox'?"),
     ],
 )
-def test_one_wrong_thing_is_one_sentence(request_text, old, new, said):
+def test_one_wrong_thing_is_one_sentence(request_text, old, new, message):
     text = only_problem(request_text((old, new)))
-    assert said in text
+    assert message in text
     assert "\n" not in text
     assert "expected" in text
     assert "found" in text
 
 
-def test_values_are_shown_as_a_person_wrote_them():
+def test_values_are_shown_as_in_the_file():
     with pytest.raises(RequestError, match=r"^engine\.backend: expected one of .*, found 'fp32'"):
         EngineOptions(backend=Precision.FP32)
     with pytest.raises(RequestError, match=r"^models\.name: expected .*, found '/a'$"):
@@ -252,14 +252,14 @@ def test_profiles(request_text):
 
 def test_libraries_of_operators(request_text):
     assert EngineOptions(plugins=["a.so", "b.so"]).plugins == ("a.so", "b.so")
-    for found, said in (
+    for found, message in (
         ('"a.so"', "at most 16 different paths"),
         ("[3]", "at most 16 different paths"),
         (str([f"{number}.so" for number in range(17)]), "at most 16 different paths"),
         ('["a.so", "b.so", "a.so"]', "name each library once"),
     ):
         text = request_text(('precision = "fp32"', f'precision = "fp32"\nplugins = {found}'))
-        assert said in only_problem(text)
+        assert message in only_problem(text)
 
 
 def test_tables_of_the_wrong_type(request_text):
@@ -307,10 +307,10 @@ def test_warnings(request_text):
     assert outside.warnings == (
         "origin: [-117.0, 36.5785] lies outside the box [-118.3198, 36.5611, -118.2607, 36.593]",
     )
-    scaled = parse(
+    scale_to_int = parse(
         request_text((MODEL, MODEL + "\nmean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]"))
     )
-    assert "multiply both by 255" in scaled.warnings[0]
+    assert "multiply both by 255" in scale_to_int.warnings[0]
     across = parse(
         request_text((BOX, "bbox = [179.5, -18, -179.5, -16]"), ("-118.2923, 36.5785", "179.9, -17.0"))
     )
@@ -319,9 +319,9 @@ def test_warnings(request_text):
 
 
 @pytest.mark.parametrize(
-    ("backend", "told"), [("onnxruntime", True), ("openvino", True), ("tensorrt", False)]
+    ("backend", "ignored"), [("onnxruntime", True), ("openvino", True), ("tensorrt", False)]
 )
-def test_options_that_mean_nothing_to_the_backend_are_told(request_text, backend, told):
+def test_options_that_the_backend_ignores_are_a_warning(request_text, backend, ignored):
     request = parse(
         request_text((MODEL, 'onnx = "m.onnx"\nprofile = {min = [1, 8], opt = [4, 8], max = [8, 8]}'))
         + '\n[[models]]\nname = "other"\nrole = "auxiliary"\nonnx = "m.onnx"\n'
@@ -331,7 +331,7 @@ def test_options_that_mean_nothing_to_the_backend_are_told(request_text, backend
         f"{name}: it means nothing to the backend {backend}; remove it"
         for name in ("engine.workspace_mb", "engine.tf32", "models.place.profile")
     )
-    assert request.warnings == (expected if told else ())
+    assert request.warnings == (expected if ignored else ())
 
 
 def test_sector_bounds_the_age(request_text):
@@ -346,7 +346,7 @@ def test_loading_a_file(tmp_path, request_text):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"\xff\xfe", "bytes that are not UTF-8 at offset 0"),
         (b"#" * (1 << 20) + b"\n", "more than 1048576 bytes"),
@@ -356,12 +356,12 @@ def test_loading_a_file(tmp_path, request_text):
         (b"", "problems"),
     ],
 )
-def test_files_that_are_no_request(tmp_path, content, said):
+def test_files_that_are_no_request(tmp_path, content, message):
     file = tmp_path / "flight.toml"
     file.write_bytes(content)
     with pytest.raises(RequestError) as caught:
         BuildRequest.load(file)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert str(file) in str(caught.value)
 
 
@@ -414,16 +414,16 @@ def test_a_pipe_of_the_shell_is_read_like_a_file(tmp_path, monkeypatch, request_
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"", "problems"), (b"\xff\xfe", "UTF-8"), (b"#" * (2 << 20), "more than 1048576 bytes")],
 )
-def test_a_pipe_that_gives_no_request(content, said, pipe):
+def test_a_pipe_that_gives_no_request(content, message, pipe):
     with pytest.raises(RequestError) as caught:
         BuildRequest.load(pipe(content))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_pipe_that_stays_silent_is_not_waited_for_for_ever(monkeypatch, pipe):
+def test_a_silent_pipe_is_given_up(monkeypatch, pipe):
     monkeypatch.setattr(files, "SILENCE_S", 0.05)
     with pytest.raises(RequestError, match="gave nothing") as caught:
         BuildRequest.load(pipe(b"flight_id = ", close=False))
@@ -450,7 +450,7 @@ def test_degrees_are_rounded_once_from_the_decimal():
 
 
 def test_a_file_is_rounded_as_written(request_text):
-    # As floats these two are the same number, and half a unit cannot be told from slightly more.
+    # As floats these two are the same number, and half a unit cannot be ignored from slightly more.
     text = request_text((BOX, "bbox = [-118.31980005, 36.56110015000000000001, -118.2607, 36.5930]"))
     assert parse(text).bbox_e7[:2] == (-1_183_198_000, 365_611_002)
 
@@ -468,11 +468,11 @@ def test_a_split_box_holds_the_same_points(west, east, longitude, latitude):
         west <= longitude <= east if west < east else longitude >= west or longitude <= east
     )
     scale = 10_000_000
-    scaled = (west * scale, -3 * scale, east * scale, 3 * scale)
+    scale_to_int = (west * scale, -3 * scale, east * scale, 3 * scale)
     touches_seam = abs(longitude) == 180 or west == 180 or east == -180
     if west != east and not touches_seam:
-        assert contains(scaled, longitude * scale, latitude * scale) == inside
-    assert all(half[0] < half[2] for half in split_at_antimeridian(scaled)), box
+        assert contains(scale_to_int, longitude * scale, latitude * scale) == inside
+    assert all(half[0] < half[2] for half in split_at_antimeridian(scale_to_int)), box
 
 
 junk = st.recursive(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.planning import disk_space
-from pipeline.request.request import CheckOptions, IndexKind, IndexOptions, Storage
+from pipeline.request.options import CheckOptions, IndexKind, IndexOptions, Storage
 from pipeline.stages import checks
 from store.base.identity import descriptor_id
 from store.disk.artifacts import Artifacts
@@ -38,7 +38,7 @@ KINDS = [
 def site(tmp_path, monkeypatch):
     """A site whose indexes count as large from eight rows on, and are extended until a fifth has changed."""
     monkeypatch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
-    monkeypatch.setattr("pipeline.index.plan.LARGEST_PART", 5)
+    monkeypatch.setattr("pipeline.index.plan.MAX_CHANGED_DIVISOR", 5)
     return FakeSite(tmp_path / "site")
 
 
@@ -461,7 +461,7 @@ def test_space_is_looked_for_as_for_a_new_index_where_the_delta_may_not_hold_all
 
 
 def test_a_graph_leaves_few_rows_out(site, monkeypatch):
-    monkeypatch.setattr("pipeline.index.plan.MOST_LEFT_OUT_OF_A_GRAPH", 1)
+    monkeypatch.setattr("pipeline.index.plan.MAX_LEFT_OUT_OF_GRAPH", 1)
     build(site, 1)
     change(site)
     build(site, 2)

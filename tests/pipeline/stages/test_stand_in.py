@@ -8,7 +8,7 @@ import pytest
 from pipeline.build.report import BuildOutcome
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.request.request import CheckOptions, EngineOptions, ModelRole, ModelSpec
+from pipeline.request.options import CheckOptions, EngineOptions, ModelRole, ModelSpec
 from pipeline.testing import FakeCompiler, raising
 from store.domain.attachments import GOLDEN, TIMING_CACHE, attached
 from store.domain.events import (
@@ -425,7 +425,7 @@ def fly(site, **options):
 
 def forget(monkeypatch):
     """Forget the parity records, as a new process would."""
-    monkeypatch.setattr(engine_parity, "_shown", {})
+    monkeypatch.setattr(engine_parity, "_measured", {})
 
 
 def test_on_board_the_engine_is_asked_once(site, aboard, asked, quick_path, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.build.report import BuildOutcome
-from pipeline.request.request import EngineOptions
+from pipeline.request.options import EngineOptions
 from store.domain.events import EngineCompiled
 from store.domain.state import FLIGHT, STAND_IN
 from store.errors import IncompatibleDeviceError

@@ -7,7 +7,7 @@ still work.
 import pytest
 
 from pipeline.errors import CompileError, EmbedError, ErrorKind
-from pipeline.request.request import CoverageOptions, IndexKind, IndexOptions
+from pipeline.request.options import CoverageOptions, IndexKind, IndexOptions
 from pipeline.stages.checks import check_engine, check_index
 from pipeline.stages.compile import compile_network
 from pipeline.stages.embed import embed_windows

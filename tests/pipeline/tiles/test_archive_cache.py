@@ -1,4 +1,4 @@
-"""What is remembered of an archive gives the same tiles as the archive, or nothing."""
+"""The cached list of an archive has the same tiles as the archive, or is not used."""
 
 import itertools
 import os
@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.tiles import archive_cache
-from pipeline.tiles.archive_cache import ArchiveMemory, Listing
-from pipeline.tiles.digest_cache import RACY_NS, Fingerprint, Kept, MemoryFile
+from pipeline.tiles.archive_cache import ArchiveCache, TileListing
+from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Fingerprint
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.sources import mbtiles, pmtiles
-from pipeline.tiles.sources.open_source import open_source
 from pipeline.tiles.sources.read_tile import close_archives
+from pipeline.tiles.sources.registry import open_source
 
 NOW = 1_800_000_000_000_000_000
 ABOUT = Fingerprint(1, 2, 3, NOW - RACY_NS - 1, NOW - RACY_NS - 1)
@@ -62,13 +62,13 @@ boxes = st.tuples(edges, edges, edges, edges).map(
     )
 )
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_areas_one_after_another_are_what_the_archive_holds(written, tmp_path, kind, asked):
-    memory = tmp_path / f"memory-{next(_numbers)}"
+def test_cached_areas_are_what_the_archive_holds(written, tmp_path, kind, asked):
+    folder = tmp_path / f"cache-{next(_numbers)}"
     for box, zoom in asked:
         expected = query(written[kind], tmp_path, box, zoom)
         for _ in range(2):
             assert (
-                query(written[kind], tmp_path, box, zoom, digest_cache_folder=memory, now_ns=later)
+                query(written[kind], tmp_path, box, zoom, digest_cache_folder=folder, now_ns=later)
                 == expected
             )
 
@@ -77,22 +77,22 @@ _numbers = itertools.count()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_part_of_what_is_known_is_not_read(written, tmp_path, monkeypatch, kind):
-    options = {"digest_cache_folder": tmp_path / "memory", "now_ns": later}
+def test_a_part_of_a_cached_area_is_not_read(written, tmp_path, monkeypatch, kind):
+    options = {"digest_cache_folder": tmp_path / "cache", "now_ns": later}
     query(written[kind], tmp_path, **options)
     expected = query(written[kind], tmp_path, zoom=(5, 5))
 
     def refuse(*_args):
         raise AssertionError("the archive's directory was read")
 
-    monkeypatch.setattr(mbtiles.MBTilesArchive, "_held", refuse)
-    monkeypatch.setattr(pmtiles.PMTilesArchive, "_held", refuse)
+    monkeypatch.setattr(mbtiles.MBTilesArchive, "_list_tiles", refuse)
+    monkeypatch.setattr(pmtiles.PMTilesArchive, "_list_tiles", refuse)
     assert query(written[kind], tmp_path, zoom=(5, 5), **options) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_archive_under_the_name_is_read(written, tmp_path, archives, kind):
-    options = {"digest_cache_folder": tmp_path / "memory", "now_ns": later}
+    options = {"digest_cache_folder": tmp_path / "cache", "now_ns": later}
     query(written[kind], tmp_path, **options)
     path = tmp_path / f"a.{kind}"
     path.unlink()
@@ -103,34 +103,34 @@ def test_another_archive_under_the_name_is_read(written, tmp_path, archives, kin
 def listing(*ids, seed=0):
     numbers = np.array(sorted(ids), np.int64)
     digests = np.random.default_rng(seed).integers(0, 256, (len(numbers), 32), np.uint8)
-    return Listing(ids=numbers, sizes=numbers + 1, numbers=numbers + 2, digests=digests)
+    return TileListing(keys=np.stack([numbers, numbers + 1, numbers + 2], axis=1), digests=digests)
 
 
 def square(z, x0=0, x1=0, y0=0, y1=0):
     return TileRange(z=z, x0=x0, x1=x1, y0=y0, y1=y1)
 
 
-def memory(folder, about=ABOUT):
-    return ArchiveMemory(folder, subject="test", fingerprint=about, now_ns=lambda: NOW)
+def cache(folder, about=ABOUT):
+    return ArchiveCache(folder, subject="test", fingerprint=about, now_ns=lambda: NOW)
 
 
-def test_every_number_of_the_fingerprint_counts(tmp_path):
-    memory(tmp_path).remember([square(0)], listing(0))
-    assert memory(tmp_path).recall([square(0)]).ids.tolist() == [0]
+def test_every_number_of_the_fingerprint_must_match(tmp_path):
+    cache(tmp_path).store([square(0)], listing(0))
+    assert cache(tmp_path).lookup([square(0)]).ids.tolist() == [0]
     for column in range(5):
         other = Fingerprint(*(number - (place == column) for place, number in enumerate(ABOUT)))
-        assert memory(tmp_path, other).recall([square(0)]) is None
+        assert cache(tmp_path, other).lookup([square(0)]) is None
 
 
-def test_an_archive_that_was_just_written_is_not_remembered(tmp_path):
+def test_an_archive_that_was_just_written_is_not_cached(tmp_path):
     fresh = ABOUT._replace(mtime_ns=NOW - RACY_NS)
-    memory(tmp_path, fresh).remember([square(0)], listing(0))
+    cache(tmp_path, fresh).store([square(0)], listing(0))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_a_damaged_memory_is_no_memory(tmp_path, damage):
-    memory(tmp_path).remember([square(0)], listing(0))
+def test_a_damaged_cache_is_ignored(tmp_path, damage):
+    cache(tmp_path).store([square(0)], listing(0))
     (path,) = tmp_path.iterdir()
     data = bytearray(path.read_bytes())
     path.unlink()
@@ -138,43 +138,43 @@ def test_a_damaged_memory_is_no_memory(tmp_path, damage):
         data[-1] ^= 1
     if damage != "gone":
         path.write_bytes(data[: -1 if damage == "cut" else None])
-    assert memory(tmp_path).recall([square(0)]) is None
+    assert cache(tmp_path).lookup([square(0)]) is None
 
 
 def test_nothing_is_known_without_a_folder():
-    nowhere = memory(None)
-    nowhere.remember([square(0)], listing(0))
-    assert memory(None).recall([square(0)]) is None
-    assert not memory(None).digests(np.array([0]))[1].any()
+    nowhere = cache(None)
+    nowhere.store([square(0)], listing(0))
+    assert cache(None).lookup([square(0)]) is None
+    assert not cache(None).digests(np.array([0]))[1].any()
 
 
 def test_single_digests_are_known_where_rectangles_are_not(tmp_path):
     first = listing(5, 7)
-    memory(tmp_path).remember([square(0)], first)
-    digests, known = memory(tmp_path).digests(np.array([5, 6, 7, 8]))
+    cache(tmp_path).store([square(0)], first)
+    digests, known = cache(tmp_path).digests(np.array([5, 6, 7, 8]))
     assert known.tolist() == [True, False, True, False]
     assert (digests[known] == first.digests).all()
 
 
 @pytest.mark.parametrize("limit", ["MAX_RECTANGLES", "MAX_ROWS"])
-def test_what_is_too_much_gives_way_to_the_newest(tmp_path, monkeypatch, limit):
+def test_beyond_the_limit_only_the_newest_is_kept(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(archive_cache, limit, 2)
     parts = [square(20, x, x) for x in range(3)]
     for number, part in enumerate(parts):
-        memory(tmp_path).remember([part], listing(number))
-    assert memory(tmp_path).recall([parts[2]]) is not None
-    assert memory(tmp_path).recall([parts[0]]) is None
+        cache(tmp_path).store([part], listing(number))
+    assert cache(tmp_path).lookup([parts[2]]) is not None
+    assert cache(tmp_path).lookup([parts[0]]) is None
 
 
 def test_an_area_of_too_many_tiles_is_not_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_cache, "MAX_ROWS", 2)
-    memory(tmp_path).remember([square(0)], listing(1, 2, 3))
+    cache(tmp_path).store([square(0)], listing(1, 2, 3))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_another_user_wrote_is_not_believed(tmp_path, monkeypatch):
-    file = MemoryFile(tmp_path, subject="x", columns=1)
-    kept = Kept(scope=(), keys=np.zeros((1, 1), np.int64), digests=np.zeros((1, 32), np.uint8))
+def test_another_users_file_is_ignored(tmp_path, monkeypatch):
+    file = CacheFile(tmp_path, subject="x", columns=1)
+    kept = CacheContent(scope=(), keys=np.zeros((1, 1), np.int64), digests=np.zeros((1, 32), np.uint8))
     file.store(kept)
     assert file.load() is not None
     owner = os.geteuid()
@@ -182,10 +182,10 @@ def test_what_another_user_wrote_is_not_believed(tmp_path, monkeypatch):
     assert file.load() is None
 
 
-def test_a_scope_that_is_no_row_of_rectangles_is_not_believed(tmp_path):
+def test_a_scope_that_is_no_list_of_rectangles_is_ignored(tmp_path):
     fingerprint = Fingerprint(1, 2, 3, 4, 5)
-    file = MemoryFile(tmp_path, subject="archive:x", columns=3)
+    file = CacheFile(tmp_path, subject="archive:x", columns=3)
     nothing = {"keys": np.zeros((0, 3), np.int64), "digests": np.zeros((0, 32), np.uint8)}
-    file.store(Kept(scope=(*fingerprint, 1, 2, 3), **nothing))
-    memory = ArchiveMemory(tmp_path, subject="x", fingerprint=fingerprint, now_ns=lambda: 10**19)
-    assert memory.recall([TileRange(z=1, x0=0, x1=1, y0=0, y1=1)]) is None
+    file.store(CacheContent(scope=(*fingerprint, 1, 2, 3), **nothing))
+    cache = ArchiveCache(tmp_path, subject="x", fingerprint=fingerprint, now_ns=lambda: 10**19)
+    assert cache.lookup([TileRange(z=1, x0=0, x1=1, y0=0, y1=1)]) is None

@@ -62,7 +62,7 @@ def test_both_jpeg_decoders_give_the_same_pixels(mode, options, archives, monkey
     assert (decode(data) == fast).all()
 
 
-def test_a_complaint_of_the_fast_decoder_is_judged_by_the_other(archives):
+def test_pillow_decides_when_the_fast_decoder_fails(archives):
     pytest.importorskip("simplejpeg")
     data = archives.image(1, encoding="jpeg", height=64, width=64)
     padded = data[:-2] + b"\x00" * 40 + data[-2:]
@@ -179,7 +179,7 @@ def test_a_truncated_jpeg_is_refused_by_the_fast_path_too(archives):
 
 
 class TestSize:
-    def test_the_header_is_believed_before_anything_is_decoded(self):
+    def test_the_header_is_checked_before_anything_is_decoded(self):
         header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
         bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
             _chunk(kind, data) for kind, data in ((b"IHDR", header), (b"IEND", b""))
@@ -218,7 +218,7 @@ def _chunk(kind, data):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 257), (300, 7)])
-def test_headers_tell_the_size(size, archives):
+def test_headers_have_the_size(size, archives):
     height, width = size
     cases = [(encoding, {}) for encoding in ENCODINGS]
     cases += [

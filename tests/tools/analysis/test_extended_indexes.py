@@ -13,7 +13,7 @@ from tests.pipeline.stages.test_extend_index import build, change
 from tests.small_builds import FakeSite
 from tests.tools.stories import Shelf, Story
 from tools.cli import cli
-from tools.forensics.failure import failure
+from tools.forensics.failure import failure_document
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def site(tmp_path_factory):
     """Two builds, the second of which extends the index of the first."""
     patch = pytest.MonkeyPatch()
     patch.setattr("pipeline.index.plan.FLAT_BELOW", 8)
-    patch.setattr("pipeline.index.plan.LARGEST_PART", 5)
+    patch.setattr("pipeline.index.plan.MAX_CHANGED_DIVISOR", 5)
     site = FakeSite(tmp_path_factory.mktemp("extended") / "site")
     build(site, 1)
     change(site)
@@ -74,7 +74,7 @@ def test_status_and_steps_tell_of_it(site):
 
 def test_a_failure_after_it_names_both():
     story = Story().genesis()
-    story.tell(made(e.BuildStarted, calibration=ref_of(b"camera")))
+    story.add(made(e.BuildStarted, calibration=ref_of(b"camera")))
     extended = made(
         e.IndexExtended,
         kind="hnsw",
@@ -83,9 +83,11 @@ def test_a_failure_after_it_names_both():
         base=ref_of(b"whole"),
         blocks=ref_of(b"table"),
     )
-    story.tell(extended)
-    story.tell(made(e.BuildFailed, step="commit", kind="unexpected"))
-    inputs = failure(story.track(), story.look().build(1), Shelf(b"whole"), dead=False)["inputs"]
+    story.add(extended)
+    story.add(made(e.BuildFailed, step="commit", kind="unexpected"))
+    inputs = failure_document(story.timeline(), story.builds().build(1), Shelf(b"whole"), dead=False)[
+        "inputs"
+    ]
     assert [(row["role"], row["present"]) for row in inputs] == [
         ("index", True),
         (DELTA, False),

@@ -1,4 +1,4 @@
-"""Replay to every event of a long history gives, at each committed build, the very body that was committed."""
+"""Folding a long history gives, at each committed build, exactly the body that was committed."""
 
 import pytest
 
@@ -10,24 +10,31 @@ from store.domain.manifest_projection import body_of, render
 from store.domain.state import FLIGHT, State
 from store.manifest import manifest
 from store.testing import PREPROCESSING, made, ref_of
-from tools.forensics.records import Moment
-from tools.forensics.state_at import Folded, fold_all, steps
+from tools.forensics.records import DecodedRecord
+from tools.forensics.state_at import FoldedState, fold_stepwise
 
 EVENTS = 100_000
 BUILDS = 50
 
 
+def fold_all(records):
+    folded = FoldedState()
+    for _ in fold_stepwise(records, folded):
+        pass
+    return folded
+
+
 class Writer:
-    """What a builder does, without disk and work: events judged and folded, manifests projected before each commit."""
+    """What a builder does, without disk and work: fold events, project a manifest before each commit."""
 
     def __init__(self):
         self.state = State()
-        self.moments = []
+        self.records = []
         self.bodies = {}
 
     def append(self, event, build=None):
-        seq = len(self.moments) + 1
-        moment = Moment(
+        seq = len(self.records) + 1
+        record = DecodedRecord(
             seq=seq,
             chain=f"{seq:064x}",
             build=build,
@@ -37,8 +44,8 @@ class Writer:
             version=1,
             event=event,
         )
-        fold_into(self.state, (moment.fact,))
-        self.moments.append(moment)
+        fold_into(self.state, (record.recorded_event,))
+        self.records.append(record)
 
     def build(self, number, cells):
         inputs = identity.build_inputs(
@@ -136,8 +143,8 @@ class Writer:
                 cache_id=self.state.cache_id,
                 generation=generation,
                 origin=number,
-                before=Position(len(self.moments), f"{len(self.moments):064x}"),
-                wall_ns=(len(self.moments) + 1) * 1_000_000,
+                before=Position(len(self.records), f"{len(self.records):064x}"),
+                wall_ns=(len(self.records) + 1) * 1_000_000,
             ),
         )
         head = self.state.head
@@ -151,7 +158,7 @@ class Writer:
             body_sha256=manifest.body_digest(body),
         )
         self.append(committed, number)
-        self.bodies[len(self.moments)] = canonical_json.encode(body)
+        self.bodies[len(self.records)] = canonical_json.encode(body)
 
 
 @pytest.mark.deep
@@ -160,16 +167,16 @@ def test_a_hundred_thousand_events():
     writer.append(e.CacheCreated(cache_id="ab" * 16, format=1, writer="test"))
     for number in range(1, BUILDS + 1):
         writer.build(number, EVENTS // BUILDS)
-    assert len(writer.moments) > EVENTS
-    folded, seen = Folded(), {}
-    for moment in steps(writer.moments, folded):
-        assert folded.state.position.seq == moment.seq
-        if moment.seq in writer.bodies:
+    assert len(writer.records) > EVENTS
+    folded, seen = FoldedState(), {}
+    for record in fold_stepwise(writer.records, folded):
+        assert folded.state.position.seq == record.seq
+        if record.seq in writer.bodies:
             head = folded.state.head_build
-            seen[moment.seq] = canonical_json.encode(body_of(folded.state, head))
+            seen[record.seq] = canonical_json.encode(body_of(folded.state, head))
     assert seen == writer.bodies
-    assert [each.seq for each in folded.projected] == list(writer.bodies)
-    assert all(each.projects for each in folded.projected)
+    assert [each.seq for each in folded.commits] == list(writer.bodies)
+    assert all(each.matches for each in folded.commits)
     assert folded.state == writer.state
 
 
@@ -178,17 +185,17 @@ def test_any_prefix_folds_to_what_it_was():
     writer.append(e.CacheCreated(cache_id="ab" * 16, format=1, writer="test"))
     for number in range(1, 13):
         writer.build(number, 5)
-    going = Folded()
-    for moment in steps(writer.moments, going):
-        prefix = writer.moments[: moment.seq]
-        assert fold_all(prefix).state == going.state == fold(each.fact for each in prefix)
+    going = FoldedState()
+    for record in fold_stepwise(writer.records, going):
+        prefix = writer.records[: record.seq]
+        assert fold_all(prefix).state == going.state == fold(each.recorded_event for each in prefix)
 
 
 def test_a_body_that_is_another_is_found():
     writer = Writer()
     writer.append(e.CacheCreated(cache_id="ab" * 16, format=1, writer="test"))
     writer.build(1, 3)
-    last = writer.moments[-1]
+    last = writer.records[-1]
     other = made(
         e.BuildCommitted,
         format=1,
@@ -197,16 +204,18 @@ def test_a_body_that_is_another_is_found():
         manifest_sha256=last.event.manifest_sha256,
         body_sha256="0" * 64,
     )
-    forged = Moment(**{name: getattr(last, name) for name in Moment.__slots__} | {"event": other})
-    folded = fold_all([*writer.moments[:-1], forged])
-    assert [each.projects for each in folded.projected] == [False]
+    forged = DecodedRecord(
+        **{name: getattr(last, name) for name in DecodedRecord.__slots__} | {"event": other}
+    )
+    folded = fold_all([*writer.records[:-1], forged])
+    assert [each.matches for each in folded.commits] == [False]
 
 
 def test_what_could_not_have_happened_ends_the_fold_and_not_the_look():
     writer = Writer()
     writer.append(e.CacheCreated(cache_id="ab" * 16, format=1, writer="test"))
     writer.build(1, 3)
-    moments = [*writer.moments[:5], *writer.moments[6:]]
-    folded = fold_all(moments)
+    records = [*writer.records[:5], *writer.records[6:]]
+    folded = fold_all(records)
     assert folded.state.position.seq == 5
     assert "expected seq 6" in folded.problem

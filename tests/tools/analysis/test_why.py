@@ -15,7 +15,7 @@ from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.testing import made, ref_of
 from tests.tools.stories import Story
-from tools.analysis.provenance import identifier_of
+from tools.analysis.provenance import parse_descriptor_id
 from tools.analysis.replay_document import replay
 from tools.analysis.replay_text import diff_lines, replay_lines, why_lines
 from tools.analysis.why import why
@@ -66,11 +66,11 @@ def index(table=BLOCKS):
 
 def history(*events, table=TABLE, calibration=CAMERA_REF):
     """A build of some events after its start and the selection of tiles."""
-    story = Story().genesis().tell(made(e.BuildStarted, calibration=calibration, host={"source": "tiles"}))
+    story = Story().genesis().add(made(e.BuildStarted, calibration=calibration, host={"source": "tiles"}))
     if table is not None:
-        story.tell(made(e.TilesSelected, count=2, table=ref_of(table)))
+        story.add(made(e.TilesSelected, count=2, table=ref_of(table)))
     for event in events:
-        story.tell(event)
+        story.add(event)
     return story
 
 
@@ -178,7 +178,7 @@ def test_when_a_tile_was_captured(days, told):
     ],
 )
 def test_words_that_name_a_descriptor(word, found):
-    assert identifier_of(word) == found
+    assert parse_descriptor_id(word) == found
 
 
 @pytest.mark.parametrize("word", ["6/20/3", "00000000", "nonsense", "ABCDEF01"])
@@ -226,8 +226,8 @@ def test_what_was_planned_is_told():
 
 def test_a_key_that_changed_in_nothing_that_can_be_seen():
     story = history(compiled())
-    story.tell(made(e.BuildFailed, step="cells"))
-    story.tell(made(e.BuildStarted), build=2).tell(compiled(key="other"), build=2)
+    story.add(made(e.BuildFailed, step="cells"))
+    story.add(made(e.BuildStarted), build=2).add(compiled(key="other"), build=2)
     assert why(story.source(), "engine/net", number=2)["text"] == [
         "engine net: key other, first in build 2",
         "engine net: build 1 had key k; what changed:",
@@ -246,7 +246,7 @@ def test_an_artifact_is_told_with_its_fate():
         "present",
     ]
     assert why(story.source(), ref_of(ENGINE).sha256)["text"][-1] == "not to be read here"
-    story.tell(made(e.BuildFailed, step="cells")).tell(
+    story.add(made(e.BuildFailed, step="cells")).add(
         made(e.Collected, digests=(ref_of(ENGINE).sha256,)), build=None
     )
     assert why(story.source(), ref_of(ENGINE).sha256)["text"][-1] == "collected"
@@ -269,15 +269,15 @@ def test_an_artifact_is_told_with_its_fate():
 def test_every_record_that_names_an_artifact_is_known(event, role):
     story = Story().genesis()
     if not isinstance(event, e.BuildStarted):
-        story.tell(made(e.BuildStarted))
-    document = why(story.tell(event).source(), ref_of(b"x").sha256)
+        story.add(made(e.BuildStarted))
+    document = why(story.add(event).source(), ref_of(b"x").sha256)
     assert document["artifact"]["role"] == role
-    assert document["artifact"]["seq"] == story.moments[-1].seq
+    assert document["artifact"]["seq"] == story.records[-1].seq
     assert document["artifact"]["builds"] == ([1] if not role.startswith("block 6") else [])
 
 
 def test_what_was_made_outside_of_builds():
-    story = Story().genesis().tell(compiled(key=""), build=None)
+    story = Story().genesis().add(compiled(key=""), build=None)
     text = why(story.source(), ref_of(ENGINE).sha256)["text"]
     assert text[1:3] == [
         "made by build - (outside of builds), record 2",
@@ -304,10 +304,8 @@ def test_lines_fit_a_terminal_and_hold_whole_names():
 def refused(**more):
     """A replay of a build that could not read its inputs, after a good one."""
     story = Story().genesis().build(1)
-    story.tell(
-        made(e.BuildStarted, identity=None, inputs={"source": "x"}, host={"source": "s" * 50}), build=2
-    )
-    story.tell(made(e.BuildFailed, step="inputs", traceback="one\ntwo", **more), build=2)
+    story.add(made(e.BuildStarted, identity=None, inputs={"source": "x"}, host={"source": "s" * 50}), build=2)
+    story.add(made(e.BuildFailed, step="inputs", traceback="one\ntwo", **more), build=2)
     return replay(story.source(), word="2")
 
 

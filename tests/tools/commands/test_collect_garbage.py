@@ -56,7 +56,7 @@ def another(world, *, flight):
 
 
 def test_gc_says_first_and_removes_when_told(world):
-    """Builds 1 and 3 can go, with the three generations that show them, and what is left of the failed build 2."""
+    """Builds 1 and 3, the three generations that show them, and the failed build 2 can be collected."""
     for flight in ("a", "b"):
         assert world.json("build", another(world, flight=flight))["outcome"] == "built"
     told = world.json("gc", "--keep", "1")
@@ -107,14 +107,14 @@ def test_gc_beside_others(world):
         assert world.run("gc", "--yes", "--json", env=env).exit_code == 4
         assert world.run("gc", env=env).exit_code == 0, "to tell what would go needs no lock"
     with Artifacts(Layout(world.cache)).shared_lock():
-        held = world.run("gc", "--yes", env=env)
-    assert held.exit_code == 4
-    assert "wait for it to finish" in held.stderr
+        lock_held = world.run("gc", "--yes", env=env)
+    assert lock_held.exit_code == 4
+    assert "wait for it to finish" in lock_held.stderr
 
 
 @pytest.mark.parametrize("commit", [True, False], ids=["committed since", "nothing committed since"])
 def test_a_journal_made_again_after_a_collection(world, commit):
-    """What was decided after the last commit is in the journal alone; the same collection decides it again."""
+    """A decision after the last commit is only in the journal; the same collection decides it again."""
     for flight in ("a", "b"):
         world.json("build", another(world, flight=flight))
     world.json("gc", "--keep", "1", "--yes")

@@ -12,7 +12,7 @@ from tests.golden.outward import bundle_structure, cache_structure, keys
 from tests.tools import tour
 from tools.cli import cli
 from tools.demo import region as demo_map
-from tools.demo.region import make_map
+from tools.demo.region import make_region
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_it_does_not_play_in_a_folder_with_other_things(tmp_path):
 
 def test_pixels_and_places_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_map, "terrain", lambda size, _: np.zeros((size, size, 3), np.uint8))
-    region = make_map(tmp_path)
+    region = make_region(tmp_path)
     for x, y in ((0.5, 0.5), (2000.0, 3000.0), (4095.5, 17.25)):
         lon, lat = region.at_pixel(x, y)
         tile = mercantile.tile(lon, lat, 18)

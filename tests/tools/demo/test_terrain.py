@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW, texture_energy
-from tools.demo.terrain import CONDITIONS, random_view, terrain, view
+from tests.terrain_views import CONDITIONS, random_view
+from tools.demo.terrain import terrain, view
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import pytest
 
 from store.domain import events as e
 from store.testing import made, ref_of
-from tools.forensics.event_text import tell
-from tools.forensics.records import Moment
+from tools.forensics.event_text import describe
+from tools.forensics.records import DecodedRecord
 
 
-def moment(event, **more):
+def record(event, **more):
     fields = {"seq": 1, "chain": "", "build": 1, "wall_ns": 0, "mono_ns": 0, "tag": "x", "version": 1}
-    return Moment(**(fields | more), event=event)
+    return DecodedRecord(**(fields | more), event=event)
 
 
 BYTES = ref_of(b"x" * 2048)
@@ -111,7 +111,7 @@ LINES = [
 
 @pytest.mark.parametrize(("event", "line"), LINES)
 def test_what_a_record_says(event, line):
-    assert tell(moment(event)) == line
+    assert describe(record(event)) == line
 
 
 def test_every_kind_of_event_is_told():
@@ -119,14 +119,14 @@ def test_every_kind_of_event_is_told():
 
 
 def test_what_is_not_understood_is_told_as_it_stands():
-    later = moment(None, payload={"of": "sheep"})
-    assert tell(later) == "written by a later version: {'of': 'sheep'}"
-    broken = moment(None, payload={"of": "sheep"}, problem="expected a text\x1b, found 7")
-    assert tell(broken) == "cannot be read: expected a text\\x1b, found 7"
+    later = record(None, payload={"of": "sheep"})
+    assert describe(later) == "written by a later version: {'of': 'sheep'}"
+    broken = record(None, payload={"of": "sheep"}, problem="expected a text\x1b, found 7")
+    assert describe(broken) == "cannot be read: expected a text\\x1b, found 7"
 
 
 def test_a_line_stays_one_line_of_bounded_length():
-    told = tell(moment(made(e.BuildRefused, reason="a\n" + "b" * 5000)))
+    told = describe(record(made(e.BuildRefused, reason="a\n" + "b" * 5000)))
     assert told.startswith("refused: a\\n")
     assert told.endswith("more characters)")
     assert len(told) < 650

@@ -12,12 +12,12 @@ from store.domain.state import STAND_IN
 from store.errors import RequestRefusedError
 from store.testing import PREPROCESSING, made, ref_of
 from tests.tools.stories import Story
-from tools.analysis.replay_document import compared, replay
+from tools.analysis.replay_document import diff_document, replay
 from tools.analysis.replay_text import diff_lines
 from tools.analysis.why import why
-from tools.forensics.history import Denied, Look
+from tools.forensics.history import BuildHistory, DeniedRun
 from tools.forensics.records import read
-from tools.forensics.step_keys import changes, explained, space_of
+from tools.forensics.step_keys import component_changes, explain_keys, space_of
 
 
 def committed(count):
@@ -32,7 +32,7 @@ def failed():
 
 
 def chosen(story, word=None):
-    return story.look().choose(word)
+    return story.builds().choose(word)
 
 
 def refusal(call, *args, **more):
@@ -44,21 +44,21 @@ def refusal(call, *args, **more):
 def test_without_a_word_what_went_wrong_last_is_meant():
     story = committed(2)
     assert chosen(story) == 2
-    story.tell(made(e.BuildStarted), build=3).tell(failed(), build=3)
+    story.add(made(e.BuildStarted), build=3).add(failed(), build=3)
     assert chosen(story) == 3
     story.build(4, parent=2, generation=3)
     assert chosen(story) == 3
-    story.tell(made(e.BuildDenied), build=None)
-    assert chosen(story) == Denied(story.moments[-1], story.moments[-1].event)
-    story.tell(made(e.BuildStarted), build=5)
+    story.add(made(e.BuildDenied), build=None)
+    assert chosen(story) == DeniedRun(story.records[-1], story.records[-1].event)
+    story.add(made(e.BuildStarted), build=5)
     assert chosen(story) == 5
 
 
 def test_a_failure_of_no_build_is_no_build():
-    story = committed(1).tell(failed(), build=None)
+    story = committed(1).add(failed(), build=None)
     assert chosen(story) == 1
     assert "expected a build to replay, found none" in refusal(
-        replay, Story().tell(failed(), build=None).source()
+        replay, Story().add(failed(), build=None).source()
     )
 
 
@@ -77,12 +77,12 @@ def test_a_failure_of_no_build_is_no_build():
     ],
 )
 def test_words_that_name_a_build(word, found):
-    story = committed(2).tell(made(e.BuildDenied), build=None)
+    story = committed(2).add(made(e.BuildDenied), build=None)
     if isinstance(found, int):
         assert chosen(story, word) == found
     else:
         assert found in refusal(chosen, story, word)
-    assert isinstance(chosen(story, "@26"), Denied)
+    assert isinstance(chosen(story, "@26"), DeniedRun)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_words_that_name_a_build(word, found):
 )
 def test_hints_name_a_command_that_takes_the_same_records(kind, listing, records):
     source = replace(committed(1).source(), kind=kind, path="a b")
-    for call in (lambda: replay(source, word="3"), lambda: compared(Look(source=source), 1, 3)):
+    for call in (lambda: replay(source, word="3"), lambda: diff_document(BuildHistory(source=source), 1, 3)):
         assert hint_of(call) == listing
     assert hint_of(lambda: why(source, "build", number=3)) == listing
-    assert hint_of(lambda: Look(source=source, at=99)) == records
+    assert hint_of(lambda: BuildHistory(source=source, at=99)) == records
 
 
 def hint_of(call):
@@ -110,23 +110,23 @@ def hint_of(call):
 
 @pytest.mark.parametrize("at", [0, 14])
 def test_only_records_that_there_are_can_be_looked_at(at):
-    assert f"expected a record from 1 to 13, found {at}" in refusal(committed(1).look, at=at)
-    assert "expected a build from 1 to 1, found 2" in refusal(committed(1).look().track, 2)
+    assert f"expected a record from 1 to 13, found {at}" in refusal(committed(1).builds, at=at)
+    assert "expected a build from 1 to 1, found 2" in refusal(committed(1).builds().timeline, 2)
 
 
 def test_what_could_be_reused_is_known_as_it_was_when_the_build_came_to_its_cells():
-    story = Story().genesis().tell(made(e.BuildStarted))
-    story.tell(made(e.CellEmbedded, space="s", key="old"))
-    story.tell(made(e.StepReused, kind="index")).tell(made(e.StepReused, kind="cells"))
-    story.tell(made(e.CellEmbedded, space="s", key="new"))
-    memo = story.look(wanted=1).step_cache(1)
+    story = Story().genesis().add(made(e.BuildStarted))
+    story.add(made(e.CellEmbedded, space="s", key="old"))
+    story.add(made(e.StepReused, kind="index")).add(made(e.StepReused, kind="cells"))
+    story.add(made(e.CellEmbedded, space="s", key="new"))
+    memo = story.builds(wanted=1).step_cache(1)
     assert [event.key for event in memo.blocks_of(("s", 0, 0, 0))] == ["old"]
-    assert story.look().step_cache(1) is None
-    assert story.look(wanted=2).step_cache(1) is None
+    assert story.builds().step_cache(1) is None
+    assert story.builds(wanted=2).step_cache(1) is None
 
 
 def test_a_refused_build_can_be_replayed():
-    story = committed(1).tell(made(e.BuildRefused, identity="ab" * 32, reason="rolled back from"), build=2)
+    story = committed(1).add(made(e.BuildRefused, identity="ab" * 32, reason="rolled back from"), build=2)
     document = replay(story.source())
     assert (document["build"], document["status"], document["started"]) == (2, "refused", document["ended"])
     assert document["summary"] == (
@@ -136,7 +136,7 @@ def test_a_refused_build_can_be_replayed():
 
 
 def test_records_that_make_no_sense_are_told_as_far_as_they_do():
-    story = committed(1).tell(made(e.BuildStarted, inputs={"flight_id": "x"}), build=7)
+    story = committed(1).add(made(e.BuildStarted, inputs={"flight_id": "x"}), build=7)
     document = replay(story.source(), word="7")
     assert (document["status"], document["identity"], document["keys"]) == ("open", None, [])
     assert document["inputs"] == {"flight_id": "x"}
@@ -144,9 +144,9 @@ def test_records_that_make_no_sense_are_told_as_far_as_they_do():
     (finding,) = [each for each in document["findings"] if each["kind"] == "impossible-history"]
     assert (finding["severity"], finding["seq"]) == ("error", 13)
     assert "expected build 7 to be told by its records, found record 14 cannot follow" in refusal(
-        compared, Look(source=story.source()), 1, 7
+        diff_document, BuildHistory(source=story.source()), 1, 7
     )
-    assert compared(Look(source=story.source()), 1, 1)["inputs"] == []
+    assert diff_document(BuildHistory(source=story.source()), 1, 1)["inputs"] == []
 
 
 def test_a_commit_of_what_no_manifest_can_hold_does_not_project():
@@ -171,15 +171,15 @@ def written(*payloads):
 def test_what_is_no_record_keeps_its_place():
     genesis = ("cache.created", {"cache_id": "c" * 32, "format": 1, "writer": "test"})
     history = read(written(genesis, b"noise", ("cache.created", {}), ("sheep.dreamt", {"count": 3})))
-    assert [moment.seq for moment in history.moments] == [1, 2, 3, 4]
-    assert [moment.tag for moment in history.moments] == [
+    assert [record.seq for record in history.records] == [1, 2, 3, 4]
+    assert [record.tag for record in history.records] == [
         "cache.created",
         "?",
         "cache.created",
         "sheep.dreamt",
     ]
-    assert [bool(moment.problem) for moment in history.moments] == [False, True, True, False]
-    assert history.moments[3].payload == {"count": 3}
+    assert [bool(record.problem) for record in history.records] == [False, True, True, False]
+    assert history.records[3].payload == {"count": 3}
     assert history.problem == ""
 
 
@@ -188,7 +188,7 @@ def test_reading_ends_where_the_chain_breaks(known):
     values = written(b"one", b"two", b"three")
     values[1] = (2, values[1][1], b"tow")
     history = read(values, problem=known)
-    assert len(history.moments) == 1
+    assert len(history.records) == 1
     assert history.problem == known or "record 2 does not continue the chain" in history.problem
     assert read(values[1:]).head == (0, EMPTY.chain.hex())
 
@@ -205,10 +205,10 @@ def engine(**components):
 
 
 def building(*compiled, models=MODELS):
-    story = Story().genesis().tell(made(e.BuildStarted, inputs={"models": models}))
+    story = Story().genesis().add(made(e.BuildStarted, inputs={"models": models}))
     for event in compiled:
-        story.tell(event)
-    return story.look().build(1)
+        story.add(event)
+    return story.builds().build(1)
 
 
 @pytest.mark.parametrize(
@@ -243,11 +243,11 @@ def keyed(*builds):
     """Failed builds, each given by the engines that it compiled."""
     story = Story().genesis()
     for number, compiled in enumerate(builds, 1):
-        story.tell(made(e.BuildStarted), build=number)
+        story.add(made(e.BuildStarted), build=number)
         for event in compiled:
-            story.tell(event, build=number)
-        story.tell(failed(), build=number)
-    return story.look().state
+            story.add(event, build=number)
+        story.add(failed(), build=number)
+    return story.builds().state
 
 
 def test_a_key_is_told_with_the_build_that_first_had_it_and_what_changed():
@@ -258,19 +258,21 @@ def test_a_key_is_told_with_the_build_that_first_had_it_and_what_changed():
         key="n",
         components={"precision": "fp32", "batch": 4, "onnx": "b", "options": {"level": 3, "flags": ["y"]}},
     )
-    (key,) = explained(keyed([old], [], [new], [], [new]), 5)
+    (key,) = explain_keys(keyed([old], [], [new], [], [new]), 5)
     assert (key["since"], key["before"]) == (3, {"build": 1, "key": "k"})
     assert key["changed"] == [
         {"path": "onnx", "old": "a", "new": "b"},
         {"path": "options.flags", "old": ["x"], "new": ["y"]},
     ]
-    (key,) = explained(keyed([old], [], [new]), 1)
+    (key,) = explain_keys(keyed([old], [], [new]), 1)
     assert (key["since"], key["before"], key["changed"]) == (1, None, [])
 
 
 def test_a_stand_in_has_a_key_of_its_own():
     stand_in = made(e.EngineCompiled, model="net", key="s", purpose=STAND_IN)
-    kinds = {(key["kind"], key["subject"], key["key"]) for key in explained(keyed([engine(), stand_in]), 1)}
+    kinds = {
+        (key["kind"], key["subject"], key["key"]) for key in explain_keys(keyed([engine(), stand_in]), 1)
+    }
     assert kinds == {("engine", "net", "k"), ("stand-in", "net", "s")}
 
 
@@ -289,22 +291,22 @@ def test_a_stand_in_has_a_key_of_its_own():
     ],
 )
 def test_changes_are_named_by_their_paths(old, new, paths):
-    assert [change["path"] for change in changes(old, new)] == paths
+    assert [change["path"] for change in component_changes(old, new)] == paths
 
 
 def test_artifacts_of_both_sides_are_compared():
     story = Story().genesis()
     for number, digit in ((1, "a"), (2, "b")):
         ref = ArtifactRef(sha256=digit * 64, size=number)
-        story.tell(made(e.BuildStarted, calibration=ref_of(b"c")), build=number)
+        story.add(made(e.BuildStarted, calibration=ref_of(b"c")), build=number)
         if number == 2:
-            story.tell(
+            story.add(
                 made(e.EngineCompiled, model="net", key=digit, artifact=ref, purpose=STAND_IN), build=number
             )
-        story.tell(made(e.EngineCompiled, model="net", key=digit, artifact=ref), build=number)
-        story.tell(made(e.CheckFailed, check="engine", subject="net", why="off"), build=number)
-        story.tell(failed(), build=number)
-    document = compared(Look(source=story.source()), 1, 2)
+        story.add(made(e.EngineCompiled, model="net", key=digit, artifact=ref), build=number)
+        story.add(made(e.CheckFailed, check="engine", subject="net", why="off"), build=number)
+        story.add(failed(), build=number)
+    document = diff_document(BuildHistory(source=story.source()), 1, 2)
     rows = [(row["role"], row["same"], row["a_bytes"], row["b_bytes"]) for row in document["artifacts"]]
     assert rows == [
         ("calibration", True, 1, 1),
@@ -318,9 +320,9 @@ def test_artifacts_of_both_sides_are_compared():
 def test_what_checks_measured_otherwise_is_told():
     story = Story().genesis()
     for number, measured in ((1, {"cosine_ppb": 7, "images": 3}), (2, {"cosine_ppb": 8, "images": 3})):
-        story.tell(made(e.BuildStarted, calibration=ref_of(b"c")), build=number)
-        story.tell(made(e.CheckPassed, check="engine", subject="net", measured=measured), build=number)
-        story.tell(failed(), build=number)
-    lines = diff_lines(compared(Look(source=story.source()), 1, 2))
+        story.add(made(e.BuildStarted, calibration=ref_of(b"c")), build=number)
+        story.add(made(e.CheckPassed, check="engine", subject="net", measured=measured), build=number)
+        story.add(failed(), build=number)
+    lines = diff_lines(diff_document(BuildHistory(source=story.source()), 1, 2))
     assert any("engine net, cosine_ppb: 7 -> 8" in line for line in lines)
     assert not any("images" in line for line in lines)

@@ -5,9 +5,9 @@ import pytest
 from store.domain import events as e
 from store.testing import made, ref_of
 from tests.tools.stories import SECOND, Story
-from tools.forensics.cost import Pace, cost, normal_ms
+from tools.forensics.cost import Pace, cost_of, normal_ms
 from tools.forensics.steps import Step
-from tools.forensics.timeline import builds_in, rows
+from tools.forensics.timeline import builds_in, timeline_rows
 
 
 def started(**host):
@@ -15,7 +15,7 @@ def started(**host):
 
 
 def test_steps_of_a_whole_build():
-    found = Story().build(1).track()
+    found = Story().build(1).timeline()
     assert [(step.kind, step.subject, step.outcome, step.count) for step in found.steps] == [
         ("plan", "", "done", 10),
         ("engine", "net", "done", 0),
@@ -25,7 +25,7 @@ def test_steps_of_a_whole_build():
         ("coverage", "", "done", 3),
         ("commit", "", "done", 0),
     ]
-    told = cost(found)
+    told = cost_of(found)
     assert [step["ms"] for step in told["steps"]] == [500, 2000, 250, 1000, 125, 125, 62]
     assert (told["ms"], told["embedded"], told["reused_tiles"], told["reuse_ppm"]) == (4062, 10, 0, 0)
     assert told["bytes"] == 5 + 3
@@ -36,40 +36,40 @@ def test_steps_of_a_whole_build():
     ("embedded", "ppm"), [(0, 1_000_000), (1, 999_999), (3_999_999, 1), (4_000_000, 0), (5_000_000, 0)]
 )
 def test_reuse_is_all_or_nothing_only_if_it_was(embedded, ppm):
-    story = Story().tell(started()).tell(made(e.TilesSelected, count=4_000_000))
-    story.tell(made(e.CellEmbedded, embedded=embedded)).tell(made(e.IndexBuilt))
-    assert cost(story.track())["reuse_ppm"] == ppm
+    story = Story().add(started()).add(made(e.TilesSelected, count=4_000_000))
+    story.add(made(e.CellEmbedded, embedded=embedded)).add(made(e.IndexBuilt))
+    assert cost_of(story.timeline())["reuse_ppm"] == ppm
 
 
 def test_a_clock_that_jumps_is_found_and_does_not_change_durations():
-    story = Story().tell(started(boot="b")).tell(made(e.TilesSelected), after=1, jump=-3600)
-    story.tell(made(e.BuildPlanned), after=1).tell(
+    story = Story().add(started(boot="b")).add(made(e.TilesSelected), after=1, jump=-3600)
+    story.add(made(e.BuildPlanned), after=1).add(
         made(e.StepStarted, kind="engine", subjects=("n",)), jump=0.5
     )
     (jump,) = story.findings()
     assert (jump["kind"], jump["severity"], jump["seq"]) == ("clock-jump", "warning", 2)
     assert "jumped back by 1 h 00 min" in jump["text"]
-    assert [row["ms"] for row in rows(story.track())[0]] == [0, 1000, 2000, 2000]
+    assert [row["ms"] for row in timeline_rows(story.timeline())[0]] == [0, 1000, 2000, 2000]
 
 
 @pytest.mark.parametrize(
     ("after", "jump", "kinds"), [(100_000, 50, ["gap"]), (100_000, 200, ["clock-jump", "gap"])]
 )
 def test_clocks_may_drift_apart_slowly(after, jump, kinds):
-    story = Story().tell(started()).tell(made(e.BuildPlanned), after=after, jump=jump)
+    story = Story().add(started()).add(made(e.BuildPlanned), after=after, jump=jump)
     assert sorted(story.kinds()) == kinds
 
 
 def test_a_steady_clock_that_goes_back_is_another_boot():
-    story = Story().tell(started()).tell(made(e.BuildPlanned), after=-5)
+    story = Story().add(started()).add(made(e.BuildPlanned), after=-5)
     assert story.kinds() == ["boot-change"]
 
 
 def test_silence_is_found_unless_a_step_accounts_for_it():
-    story = Story().tell(started()).tell(made(e.StepStarted, kind="engine", subjects=("n",)))
-    story.tell(made(e.EngineCompiled, model="n", elapsed_ms=119_000), after=120)
+    story = Story().add(started()).add(made(e.StepStarted, kind="engine", subjects=("n",)))
+    story.add(made(e.EngineCompiled, model="n", elapsed_ms=119_000), after=120)
     assert story.kinds() == []
-    story.tell(made(e.CheckPassed, subject="n"), after=61)
+    story.add(made(e.CheckPassed, subject="n"), after=61)
     (gap,) = story.findings()
     assert (gap["kind"], gap["seq"]) == ("gap", 4)
 
@@ -93,19 +93,22 @@ def test_little_work_takes_what_it_takes_to_begin():
 
 
 def test_retries_are_found_and_counted():
-    story = Story().tell(started()).tell(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
-    story.tell(
+    story = Story().add(started()).add(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story.add(
         made(e.StepRetried, kind="cells", subjects=("6/0/0", "6/0/1"), attempt=1, why="died by SIGKILL")
     )
     assert story.kinds() == ["retry"]
-    (part,) = story.track().steps[1].parts
-    assert (part.attempts, part.ended, part.left) == (2, None, {"6/0/0", "6/0/1"})
+    (part,) = story.timeline().steps[1].parts
+    assert (part.attempts, part.end, part.left) == (2, None, {"6/0/0", "6/0/1"})
 
 
 def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
-    story = Story().tell(started()).tell(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
-    story.tell(made(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
-    assert [(step.kind, step.outcome) for step in story.track().steps] == [("plan", "cut"), ("cells", "cut")]
+    story = Story().add(started()).add(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story.add(made(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
+    assert [(step.kind, step.outcome) for step in story.timeline().steps] == [
+        ("plan", "cut"),
+        ("cells", "cut"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,54 +124,50 @@ def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
     ],
 )
 def test_a_death_between_two_steps(last, step):
-    story = Story().tell(started(boot="b")).tell(made(e.BuildPlanned)).tell(last)
-    assert (story.track().steps[-1].kind, story.track().steps[-1].outcome) == (step, "cut")
-    story.tell(made(e.BuildAbandoned, host={"boot": "b"}), after=60)
-    found = story.track()
+    story = Story().add(started(boot="b")).add(made(e.BuildPlanned)).add(last)
+    assert (story.timeline().steps[-1].kind, story.timeline().steps[-1].outcome) == (step, "cut")
+    story.add(made(e.BuildAbandoned, host={"boot": "b"}), after=60)
+    found = story.timeline()
     assert (found.steps[-1].kind, found.steps[-1].outcome) == (step, "cut")
-    assert rows(found)[0][-1]["ms"] == 60_000
+    assert timeline_rows(found)[0][-1]["ms"] == 60_000
 
 
 def test_inputs_that_cannot_be_read_cut_no_step_short():
-    story = Story().tell(started(boot="b")).tell(made(e.BuildFailed, step="inputs", kind="bad-model"))
-    assert [(step.kind, step.outcome) for step in story.track().steps] == [("plan", "failed")]
+    story = Story().add(started(boot="b")).add(made(e.BuildFailed, step="inputs", kind="bad-model"))
+    assert [(step.kind, step.outcome) for step in story.timeline().steps] == [("plan", "failed")]
 
 
 def test_after_a_restart_the_wall_clock_has_to_do():
-    story = Story().tell(started(boot="b")).tell(made(e.BuildPlanned), after=1)
+    story = Story().add(started(boot="b")).add(made(e.BuildPlanned), after=1)
     story.mono = 5
     story.wall += 3600 * SECOND
-    story.tell(made(e.BuildAbandoned, host={"boot": "c"}))
-    assert rows(story.track())[0][-1]["ms"] == 3_601_000
+    story.add(made(e.BuildAbandoned, host={"boot": "c"}))
+    assert timeline_rows(story.timeline())[0][-1]["ms"] == 3_601_000
     assert "boot-change" in story.kinds()
 
 
 def test_a_later_rollback_to_a_build_is_not_part_of_it():
-    story = Story().build(1).build(2).tell(made(e.RolledBack), build=None)
-    story.tell(made(e.BuildCommitted, generation=3, origin=1), build=1)
-    assert builds_in(story.moments) == {1: (0, 11), 2: (12, 23)}
-    assert len(story.track().own) == 12
+    story = Story().build(1).build(2).add(made(e.RolledBack), build=None)
+    story.add(made(e.BuildCommitted, generation=3, origin=1), build=1)
+    assert builds_in(story.records) == {1: (0, 11), 2: (12, 23)}
+    assert len(story.timeline().own) == 12
 
 
 def test_what_happens_beside_a_build_is_in_its_timeline():
     story = (
-        Story()
-        .tell(started(boot="b"))
-        .tell(made(e.GenerationAccepted), build=None, tag="generation.accepted")
+        Story().add(started(boot="b")).add(made(e.GenerationAccepted), build=None, tag="generation.accepted")
     )
-    story.tell(made(e.BuildDenied, host={"boot": "b"}), build=None, after=1).tell(
-        made(e.BuildPlanned), after=1
-    )
-    shown, cut = rows(story.track())
+    story.add(made(e.BuildDenied, host={"boot": "b"}), build=None, after=1).add(made(e.BuildPlanned), after=1)
+    shown, cut = timeline_rows(story.timeline())
     assert [row["build"] for row in shown] == [1, None, None, 1]
     assert cut == 0
     assert sorted(story.kinds()) == ["beside", "denied"]
 
 
 def test_a_failed_check_before_the_failure_is_the_failed_step():
-    story = Story().tell(started()).tell(made(e.CheckFailed, check="engine", subject="n", why="off"))
-    story.tell(made(e.BuildFailed, step="check", subject="n"), after=1)
-    assert [(step.kind, step.outcome) for step in story.track().steps] == [
+    story = Story().add(started()).add(made(e.CheckFailed, check="engine", subject="n", why="off"))
+    story.add(made(e.BuildFailed, step="check", subject="n"), after=1)
+    assert [(step.kind, step.outcome) for step in story.timeline().steps] == [
         ("plan", "cut"),
         ("check", "failed"),
     ]
@@ -178,21 +177,21 @@ def test_a_failed_check_before_the_failure_is_the_failed_step():
 
 
 def test_long_timelines_are_cut_in_the_middle():
-    story = Story().tell(started())
+    story = Story().add(started())
     for _ in range(20_010):
-        story.tell(made(e.BuildPlanned), after=0.001)
-    shown, cut = rows(story.track())
+        story.add(made(e.BuildPlanned), after=0.001)
+    shown, cut = timeline_rows(story.timeline())
     assert (len(shown), cut, shown[9_999]["seq"], shown[10_000]["seq"]) == (20_000, 11, 10_000, 10_012)
 
 
 def test_what_was_found_in_the_cache_is_worth_a_word():
     story = (
         Story()
-        .tell(started())
-        .tell(made(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
+        .add(started())
+        .add(made(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
     )
-    story.tell(made(e.TilesSelected, warnings=("3 tiles are missing",)))
-    story.tell(made(e.CoverageWalked, problems=("ab/cd: nobody's",)))
+    story.add(made(e.TilesSelected, warnings=("3 tiles are missing",)))
+    story.add(made(e.CoverageWalked, problems=("ab/cd: nobody's",)))
     assert [(each["kind"], each["severity"], each["text"]) for each in story.findings()] == [
         ("repaired", "warning", "engine net abababababab was damaged: built anew"),
         ("strangers", "warning", "1 stranger in the cache: ab/cd: nobody's"),
@@ -203,9 +202,9 @@ def test_what_was_found_in_the_cache_is_worth_a_word():
 def test_records_that_are_not_understood_are_worth_a_word():
     story = (
         Story()
-        .tell(started())
-        .tell(None, tag="sheep.dreamt")
-        .tell(None, tag="build.planned", problem="no steps")
+        .add(started())
+        .add(None, tag="sheep.dreamt")
+        .add(None, tag="build.planned", problem="no steps")
     )
     damaged, unknown = story.findings()
     assert (damaged["kind"], damaged["severity"], damaged["seq"]) == ("damaged-record", "error", 3)
@@ -216,27 +215,27 @@ def test_records_that_are_not_understood_are_worth_a_word():
 
 @pytest.mark.parametrize("step", ["tiles", "plan", "start"])
 def test_a_failure_before_the_plan_is_done_is_one_of_planning(step):
-    story = Story().tell(started()).tell(made(e.BuildFailed, step=step), after=1)
-    (found,) = story.track().steps
-    assert (found.kind, found.outcome, found.ended.seq) == ("plan", "failed", 2)
+    story = Story().add(started()).add(made(e.BuildFailed, step=step), after=1)
+    (found,) = story.timeline().steps
+    assert (found.kind, found.outcome, found.end.seq) == ("plan", "failed", 2)
 
 
 def test_a_retry_of_what_nobody_began_is_a_finding_and_no_step():
-    story = Story().tell(started()).tell(made(e.StepRetried, kind="engine", why="it crashed"))
-    assert [step.kind for step in story.track().steps] == ["plan"]
+    story = Story().add(started()).add(made(e.StepRetried, kind="engine", why="it crashed"))
+    assert [step.kind for step in story.timeline().steps] == ["plan"]
     assert [each["text"] for each in story.findings()] == ["engine was tried again: it crashed"]
 
 
 def test_cells_and_tiles_that_nobody_began_are_steps():
-    story = Story().tell(made(e.TilesSelected, count=3)).tell(made(e.BuildPlanned))
-    story.tell(made(e.CellEmbedded, zoom=6, embedded=3, block=ref_of(b"123")), after=1)
-    story.tell(made(e.IndexBuilt, rows=3), after=1)
-    found = story.track().steps
+    story = Story().add(made(e.TilesSelected, count=3)).add(made(e.BuildPlanned))
+    story.add(made(e.CellEmbedded, zoom=6, embedded=3, block=ref_of(b"123")), after=1)
+    story.add(made(e.IndexBuilt, rows=3), after=1)
+    found = story.timeline().steps
     assert [(step.kind, step.outcome, step.count) for step in found[:2]] == [
         ("plan", "done", 3),
         ("cells", "done", 3),
     ]
-    assert (found[1].begun.seq, found[1].size) == (2, 3)
+    assert (found[1].begin.seq, found[1].size) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +243,7 @@ def test_cells_and_tiles_that_nobody_began_are_steps():
     [("failed", 0, None), ("cut", 0, None), ("failed", 3, 600), ("done", 0, 500), ("done", 3, 600)],
 )
 def test_a_step_that_came_to_nothing_has_no_usual_time(outcome, count, expected):
-    step = Step(kind="cells", subject="", begun=None, outcome=outcome, count=count)
+    step = Step(kind="cells", subject="", begin=None, outcome=outcome, count=count)
     assert normal_ms(step, {("cells", ""): Pace(200.0, 500)}) == expected
-    engine = Step(kind="engine", subject="net", begun=None, outcome=outcome)
+    engine = Step(kind="engine", subject="net", begin=None, outcome=outcome)
     assert normal_ms(engine, {("engine", "net"): Pace(200.0, 500)}) == 500

@@ -66,7 +66,7 @@ def test_a_share_is_never_all_or_nothing_unless_it_is(ppm, shown):
 
 def test_facts_leave_out_what_is_not_known_and_keep_digests_whole():
     digest = "a" * 64
-    lines = render.facts((("one", None), ("two", ""), ("three", 0), ("identity", digest)))
+    lines = render.fields(("one", None), ("two", ""), ("three", 0), ("identity", digest))
     assert lines == ["three        0", f"identity     {digest}"]
     assert max(map(len, lines)) <= render.WIDTH
 

@@ -26,13 +26,13 @@ def texts_of(value):
 
 @given(payloads())
 def test_whatever_was_recorded_is_json_that_prints(value):
-    shown = json.loads(json.dumps(sanitize.tree(value), allow_nan=False))
+    shown = json.loads(json.dumps(sanitize.safe_data(value), allow_nan=False))
     assert all(text.isprintable() for text in texts_of(shown))
 
 
 @given(st.text() | st.text(alphabet="\x1b[2J\x9b\r\n\x00\u202e\ud800a"), st.integers(0, 50))
 def test_a_text_of_one_line_prints_and_keeps_what_prints(value, limit):
-    shown = sanitize.text(value, limit)
+    shown = sanitize.safe_text(value, limit)
     assert shown.isprintable()
     if value.isprintable() and len(value) <= limit:
         assert shown == value
@@ -56,33 +56,33 @@ def test_a_text_of_one_line_prints_and_keeps_what_prints(value, limit):
     ],
 )
 def test_values(value, shown):
-    assert sanitize.tree(value) == shown
+    assert sanitize.safe_data(value) == shown
 
 
 def test_what_is_long_is_cut_and_says_so():
     many = sanitize.MAX_MEMBERS + 2
-    assert sanitize.tree(list(range(many)))[-2:] == [sanitize.MAX_MEMBERS - 1, "… (2 more)"]
-    shown = sanitize.tree({str(number): number for number in range(many)})
+    assert sanitize.safe_data(list(range(many)))[-2:] == [sanitize.MAX_MEMBERS - 1, "… (2 more)"]
+    shown = sanitize.safe_data({str(number): number for number in range(many)})
     assert (len(shown), shown["…"]) == (sanitize.MAX_MEMBERS + 1, "… (2 more)")
-    told = sanitize.lines("\n".join(map(str, range(sanitize.MAX_LINES + 5))) + "\n\n")
+    told = sanitize.safe_lines("\n".join(map(str, range(sanitize.MAX_LINES + 5))) + "\n\n")
     assert told[:2] == ["… (5 earlier lines)", "5"]
-    assert sanitize.lines("a\nb\n") == ["a", "b"]
+    assert sanitize.safe_lines("a\nb\n") == ["a", "b"]
 
 
 def test_what_is_nested_too_deep_is_not_shown():
     value = "in"
     for _ in range(sanitize.MAX_DEPTH + 1):
         value = [value]
-    shown = sanitize.tree(value)
+    shown = sanitize.safe_data(value)
     for _ in range(sanitize.MAX_DEPTH):
         (shown,) = shown
     assert shown == "… (nested too deep)"
 
 
 def test_names_in_a_row():
-    assert sanitize.joined([]) == ""
-    assert sanitize.joined(["a", "b\n", "c"]) == "a, b\\n, c"
-    assert sanitize.joined("abcde", limit=2) == "a, b and 3 more"
+    assert sanitize.join_first([]) == ""
+    assert sanitize.join_first(["a", "b\n", "c"]) == "a, b\\n, c"
+    assert sanitize.join_first("abcde", limit=2) == "a, b and 3 more"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pipeline.engines.backends.tensorrt import TENSORRT_RTX, TensorRtCompiler
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.request.request import EngineOptions, ModelRole, ModelSpec, ShapeProfile
+from pipeline.request.options import EngineOptions, ModelRole, ModelSpec, ShapeProfile
 from store.base.identity import difference, engine_key
 from store.domain.events import EngineCompiled
 from store.reader import ALLOW_UNSIGNED, FlightCache
@@ -79,6 +79,7 @@ def test_the_embedded_descriptor_compiles(tmp_path):
     assert len(COMPILER.version.split(".")) == 4
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("make", "dimensions", "least_mb"),
     [(resnet50, 512, 90), (vit_b14, 768, 330), (mobilenet, 256, 2)],
@@ -238,10 +239,10 @@ class RtxSite(Site):
     def compiled(self):
         """Networks in the order in which they were compiled, each with its backend."""
         from journal import Journal
-        from store.domain.event_codec import decode_event
+        from store.cache.event_mapper import to_recorded_event
 
         with Journal.open(self.layout.journal, readonly=True) as journal:
-            events = [decode_event(record) for record in journal.read()]
+            events = [to_recorded_event(entry).event for entry in journal.entries()]
         return [
             (event.model, event.components["backend"], event.key)
             for event in events

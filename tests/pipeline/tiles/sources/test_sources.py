@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.errors import ErrorKind, RequestError, TileError
 from pipeline.tiles.sources import read_tile as read_tile_module
-from pipeline.tiles.sources.open_source import open_source
 from pipeline.tiles.sources.read_tile import read_tile
+from pipeline.tiles.sources.registry import open_source
 from tests.tile_archives import WORLD
 
 pytestmark = pytest.mark.usefixtures("closed_archives")
@@ -50,7 +50,6 @@ class TestEverySource:
             assert tile.size == len(tiles[tile.place])
             carried = msgpack.unpackb(msgpack.packb(tile.locator))
             assert read_tile(carried) == tiles[tile.place]
-        assert source.tile_format == "png"
 
     def test_keeps_to_box_and_zoom(self, kind, write, archives, tmp_path):
         tiles = archives.block(13, 1400, 3196, columns=8, rows=8) | archives.block(
@@ -65,7 +64,7 @@ class TestEverySource:
         found = open_source(write(kind, tiles), tmp_path).query_by_bbox(box, (3, 3))
         assert [tile.place for tile in found] == [(3, 0, 3), (3, 0, 4), (3, 7, 3), (3, 7, 4)]
 
-    def test_leaves_nothing_beside_it(self, kind, write, archives, tmp_path):
+    def test_writes_no_file_beside_it(self, kind, write, archives, tmp_path):
         spec = write(kind, archives.block(3, 0, 0))
         before = sorted(tmp_path.rglob("*"))
         for tile in open_source(spec, tmp_path).query_by_bbox(WORLD, (0, 25)):
@@ -86,35 +85,35 @@ class TestEverySource:
         assert source.extent().zoom == (3, 3)
         assert source.query_by_bbox(WORLD, (4, 25)) == []
 
-    def test_remembers_digests(self, kind, write, archives, tmp_path, monkeypatch):
+    def test_caches_digests(self, kind, write, archives, tmp_path, monkeypatch):
         tiles = archives.block(3, 0, 0)
-        spec, memory = write(kind, tiles), tmp_path / "memory"
+        spec, cache = write(kind, tiles), tmp_path / "cache"
         later = lambda: 4 * 10**18  # noqa: E731
-        cold = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(
+        cold = open_source(spec, tmp_path, digest_cache_folder=cache, now_ns=later).query_by_bbox(
             WORLD, (0, 25)
         )
-        stamps = {path: path.stat().st_mtime_ns for path in memory.iterdir()}
-        monkeypatch.setattr(hashlib, "sha256", _only_for(memory, hashlib.sha256))
-        warm = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=later).query_by_bbox(
+        stamps = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+        monkeypatch.setattr(hashlib, "sha256", _only_for(cache, hashlib.sha256))
+        warm = open_source(spec, tmp_path, digest_cache_folder=cache, now_ns=later).query_by_bbox(
             WORLD, (0, 25)
         )
         assert warm == cold
-        assert {path: path.stat().st_mtime_ns for path in memory.iterdir()} == stamps
+        assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == stamps
 
-    def test_remembers_nothing_that_was_touched_just_now(self, kind, write, archives, tmp_path):
-        memory = tmp_path / "memory"
-        open_source(write(kind, archives.block(3, 0, 0)), tmp_path, digest_cache_folder=memory).query_by_bbox(
+    def test_caches_nothing_that_was_just_changed(self, kind, write, archives, tmp_path):
+        cache = tmp_path / "cache"
+        open_source(write(kind, archives.block(3, 0, 0)), tmp_path, digest_cache_folder=cache).query_by_bbox(
             WORLD, (3, 3)
         )
-        assert not memory.exists()
+        assert not cache.exists()
 
 
-def _only_for(memory, sha256):
-    """SHA-256 that refuses to hash tiles: only the memory's own checksum and name may be computed."""
+def _only_for(cache, sha256):
+    """SHA-256 that refuses to hash tiles: only the cache's own checksum and name may be computed."""
 
     def digest(data=b""):
         if bytes(data).startswith((b"\x89PNG", b"RIFF")):
-            raise AssertionError(f"a tile was hashed again beside {memory}")
+            raise AssertionError(f"a tile was hashed again beside {cache}")
         return sha256(data)
 
     return digest
@@ -143,7 +142,7 @@ def test_what_is_not_there(spec, tmp_path):
 
 @contextmanager
 def _without_permission(folder):
-    """Whoever runs the tests, the folder cannot be read: root may read everything, so it steps down meanwhile."""
+    """The folder cannot be read by any user: root, which may read everything, changes its user meanwhile."""
     user = os.geteuid()
     folder.chmod(0)
     if user == 0:
@@ -192,7 +191,7 @@ def test_paths_that_are_no_archive(name, tmp_path, refused):
 
 
 class TestFolder:
-    def test_passes_over_other_names(self, archives, tmp_path):
+    def test_ignores_other_names(self, archives, tmp_path):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})
         for name in (
             "3/1/01.png",
@@ -219,7 +218,7 @@ class TestFolder:
         assert len(source.query_by_bbox(WORLD, (3, 3))) == 2
         assert source._row_of == {"1.png": 1}
 
-    def test_follows_links_inside_and_refuses_those_that_leave(self, archives, tmp_path, refused):
+    def test_follows_links_inside_and_refuses_links_outside(self, archives, tmp_path, refused):
         spec = archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one"})
         (tmp_path / "t/3/1/2.png").symlink_to("1.png")
         (tmp_path / "t/3/2").symlink_to("1")
@@ -263,13 +262,13 @@ class TestFolder:
         assert refused(spec, tmp_path).kind is ErrorKind.SOURCE_CHANGED
 
     def test_a_changed_file_is_hashed_again(self, archives, tmp_path):
-        spec, memory = (
+        spec, cache = (
             archives.write_xyz(tmp_path / "t", {(3, 1, 1): b"one", (3, 1, 2): b"two"}),
             tmp_path / "m",
         )
 
         def digests():
-            source = open_source(spec, tmp_path, digest_cache_folder=memory, now_ns=lambda: 4 * 10**18)
+            source = open_source(spec, tmp_path, digest_cache_folder=cache, now_ns=lambda: 4 * 10**18)
             return [tile.sha256 for tile in source.query_by_bbox(WORLD, (3, 3))]
 
         first = digests()

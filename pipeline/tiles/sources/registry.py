@@ -1,7 +1,6 @@
-"""The kinds of tile source, one row each, and how one is opened; the module of a kind is imported then.
+"""The registry of tile sources: one row for each kind, whose module is imported when a source is opened.
 
-Whatever knows the kinds reads this table: the request's `tiles.source`, messages, `c10 doctor`, and the reading of one
-tile by its locator in any process (`pipeline.tiles.sources.read_tile`).
+The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources.read_tile` use this table.
 """
 
 import importlib
@@ -21,13 +20,14 @@ class SourceKind:
 
     Attributes:
         name: The first part of the locators of its tiles.
-        written: How requests name such a source, for messages.
-        suffixes: Endings of its files, in small letters; none for a folder of tiles, which is known by its braces.
-        source: "module:name" of its `TileMetadataStore`. Called with what the request says, and by name `base`,
-            `digest_cache_folder` and `now_ns` as `open_source` has them.
-        reader: "module:name" of what returns the encoded bytes of a tile. Called with the rest of its locator.
-        locator: Types of that rest: an absolute path, then what finds the tile in it.
-        packages: Python distributions that it needs beyond those that every command needs, for `c10 doctor`.
+        written: How a request names such a source, for messages.
+        suffixes: Endings of its files, in lower case; none for a folder of tiles, recognised by its braces.
+        source: "module:name" of its `TileMetadataStore`; takes the arguments of `open_source`, `base` by
+            name.
+        reader: "module:name" of the function that returns a tile's encoded bytes; takes the locator without
+            the name.
+        locator: Types of those arguments: an absolute path, then what finds the tile in it.
+        packages: Python distributions that only this kind needs, for `c10 doctor`.
     """
 
     name: str
@@ -43,11 +43,11 @@ class SourceKind:
         return Path(spec).suffix.lower() in self.suffixes if self.suffixes else "{" in spec
 
     def read(self, locator: Locator) -> bytes | None:
-        """The bytes of a tile; None if its locator is malformed."""
-        rest = locator[1:]
-        if len(rest) != len(self.locator) or not all(map(isinstance, rest, self.locator)):
+        """Return the bytes of a tile; None if its locator is malformed."""
+        arguments = locator[1:]
+        if len(arguments) != len(self.locator) or not all(map(isinstance, arguments, self.locator)):
             return None
-        return cast("bytes", _named(self.reader)(*rest))
+        return cast("bytes", _import_named(self.reader)(*arguments))
 
 
 SOURCES: Final[Mapping[str, SourceKind]] = {
@@ -65,7 +65,7 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
             written="X.mbtiles",
             suffixes=(".mbtiles",),
             source="pipeline.tiles.sources.mbtiles:MBTilesArchive",
-            reader="pipeline.tiles.sources.mbtiles:read_located",
+            reader="pipeline.tiles.sources.mbtiles:read_tile_blob",
             locator=(str, int, int, int, int),
         ),
         SourceKind(
@@ -79,11 +79,11 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
         ),
     )
 }
-"""Name to kind; of two that recognise a source, the first counts."""
+"""Name to kind; if two recognise a source, the first is used."""
 
 
 def kind_of(spec: str) -> SourceKind | None:
-    """The kind of source that a request's `tiles.source` names, if it is one."""
+    """Return the kind of source that a request's `tiles.source` names, if any."""
     return next((kind for kind in SOURCES.values() if kind.recognises(spec)), None)
 
 
@@ -97,13 +97,13 @@ def open_source(
     """Open a tile source.
 
     Args:
-        spec: As a kind of `SOURCES` is written.
+        spec: The source as a request names it: `SourceKind.written`.
         base: Folder that a relative spec starts from.
-        digest_cache_folder: Where tile digests are remembered between builds; None remembers nothing.
+        digest_cache_folder: Keeps tile digests between builds; None keeps none.
         now_ns: Wall clock in nanoseconds since 1970, the one that stamps files.
 
     Raises:
-        RequestError: when the spec is of no kind, or what it names is not there or not readable.
+        RequestError: when the spec is of no kind, or the source is missing or not readable.
         TileError: when the archive is damaged, unsuitable or still being written.
     """
     kind = kind_of(spec)
@@ -114,10 +114,12 @@ def open_source(
             hint="for a folder of tiles write the three braces out",
             subject=spec,
         )
-    opened = _named(kind.source)(spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns)
-    return cast("TileMetadataStore", opened)
+    source = _import_named(kind.source)(
+        spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns
+    )
+    return cast("TileMetadataStore", source)
 
 
-def _named(place: str) -> Callable[..., Any]:
-    module, _, name = place.partition(":")
+def _import_named(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
     return cast("Callable[..., Any]", getattr(importlib.import_module(module), name))

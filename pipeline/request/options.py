@@ -1,0 +1,314 @@
+"""The tables of a request as checked, immutable records, and the words that their fields may hold. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, ClassVar, assert_never
+
+from pipeline.errors import Problem, RequestError
+from pipeline.request import rules
+from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
+from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
+
+BUILTIN = "builtin:"
+
+
+class SectorClassification(StrEnum):
+    """How fast the ground below changes, which bounds the age of a tile that may be trusted."""
+
+    ACTIVE_CONFLICT = "active_conflict"
+    STABLE_REAR = "stable_rear"
+
+    @property
+    def max_age_days(self) -> int:
+        """Greatest age of a tile, in days, unless the request sets one."""
+        match self:
+            case SectorClassification.ACTIVE_CONFLICT:
+                return 180
+            case SectorClassification.STABLE_REAR:
+                return 365
+            case _:
+                assert_never(self)
+
+
+class BadTilePolicy(StrEnum):
+    """What to do with a tile that cannot be decoded."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class TooOldPolicy(StrEnum):
+    """What to do with a tile that is older than allowed."""
+
+    WARN = "warn"
+    EXCLUDE = "exclude"
+    FAIL = "fail"
+
+
+class UnknownAgePolicy(StrEnum):
+    """What to do with a tile whose capture date is unknown."""
+
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Precision(StrEnum):
+    """Number format of a network's computation."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class ModelRole(StrEnum):
+    """What a network is for: to describe tiles, or only to be shipped as an engine."""
+
+    DESCRIPTOR = "descriptor"
+    AUXILIARY = "auxiliary"
+
+
+class Colour(StrEnum):
+    """Order of a network's colour channels."""
+
+    RGB = "rgb"
+    BGR = "bgr"
+
+
+class AxisOrder(StrEnum):
+    """Order of the axes of a network's input."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
+class IndexKind(StrEnum):
+    """Structure of the descriptor index; `auto` is flat for few tiles and a graph for many."""
+
+    AUTO = "auto"
+    FLAT = "flat"
+    HNSW = "hnsw"
+    IVF_PQ = "ivf-pq"
+
+
+class Storage(StrEnum):
+    """Number format in which the index keeps vectors."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileOptions(CheckedRecord):
+    """Where the tiles come from and how old they may be.
+
+    Attributes:
+        source: Path such as "x.mbtiles", relative to the request's folder; `pipeline.tiles.sources.registry`
+            has the kinds.
+        on_bad: What to do with a tile that cannot be decoded.
+        captured: Capture date of all tiles, or a CSV file with the columns z, x, y, captured.
+        as_of: Day on which ages are computed; the day of the build when absent.
+        max_age_days: Greatest age; the sector's when absent.
+        too_old: What to do with older tiles.
+        unknown_age: What to do with tiles without a capture date.
+    """
+
+    table: ClassVar[str] = "tiles"
+
+    source: Annotated[str, rules.text()]
+    on_bad: Annotated[BadTilePolicy, rules.one_of(BadTilePolicy)] = BadTilePolicy.FAIL
+    captured: Annotated[date | str | None, rules.capture_source] = None
+    as_of: Annotated[date | None, rules.calendar_date] = None
+    max_age_days: Annotated[int | None, rules.whole_number(1, 36_500)] = None
+    too_old: Annotated[TooOldPolicy, rules.one_of(TooOldPolicy)] = TooOldPolicy.WARN
+    unknown_age: Annotated[UnknownAgePolicy, rules.one_of(UnknownAgePolicy)] = UnknownAgePolicy.WARN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions(CheckedRecord):
+    """How networks become engines.
+
+    Attributes:
+        backend: What compiles and runs the networks: a row of `store.runtime.backends.registry`.
+        precision: Number format of the computation.
+        target: Device to compile for, as the backend names it; this one when absent.
+        batch: Fixed batch size; the planner's choice when absent.
+        workspace_mb: Scratch memory that the compiler may plan for, MiB.
+        timeout_s: Wall-clock limit of one compilation, seconds.
+        tf32: Allow TensorFloat-32 in place of fp32; off by default, since it changes results.
+        plugins: Shared libraries with custom operators, for TensorRT; relative to the request's folder.
+    """
+
+    table: ClassVar[str] = "engine"
+
+    backend: Annotated[str, rules.key_of(BACKENDS)] = DEFAULT_BACKEND
+    precision: Annotated[Precision, rules.one_of(Precision)] = Precision.FP32
+    target: Annotated[str | None, rules.text(64)] = None
+    batch: Annotated[int | None, rules.whole_number(1, 4096)] = None
+    workspace_mb: Annotated[int | None, rules.whole_number(1, 1 << 20)] = None
+    timeout_s: Annotated[float, rules.number(1, 7 * 86_400)] = 3600.0
+    tf32: Annotated[bool, rules.boolean] = False
+    plugins: Annotated[tuple[str, ...], rules.files] = ()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the backend runs on GPUs; only those have a workspace, TF32 and profiles."""
+        return BACKENDS[self.backend].on_gpu
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a warning for each option that the backend ignores."""
+        given = {"workspace_mb": self.workspace_mb is not None, "tf32": self.tf32}
+        for name in () if self.on_gpu else (name for name, is_given in given.items() if is_given):
+            yield f"engine.{name}: it means nothing to the backend {self.backend}; remove it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeProfile(CheckedRecord):
+    """Shapes of a model's dynamic input, batch first: smallest, the one to tune for, greatest."""
+
+    table: ClassVar[str] = "profile"
+
+    min: Annotated[tuple[int, ...], rules.shape]
+    opt: Annotated[tuple[int, ...], rules.shape]
+    max: Annotated[tuple[int, ...], rules.shape]
+
+    def check_relations(self) -> Iterator[Problem]:
+        """Require equal rank, and min <= opt <= max along every axis."""
+        same_rank = len(self.min) == len(self.opt) == len(self.max)
+        if not same_rank or any(
+            not a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True)
+        ):
+            shown = ", ".join(format_value(shape) for shape in (self.min, self.opt, self.max))
+            yield Problem("min", f"expected min <= opt <= max with equally many axes, found {shown}")
+
+
+def _profile(value: object) -> ShapeProfile:
+    if isinstance(value, ShapeProfile):
+        return value
+    if not isinstance(value, dict):
+        raise InvalidValueError("a table {min = [...], opt = [...], max = [...]}")
+    try:
+        return record_from(ShapeProfile, value, "profile")
+    except RequestError as error:
+        problem = error.problems[0]
+        raise InvalidValueError(
+            "a table {min = [...], opt = [...], max = [...]}", found=f"one with {problem}"
+        ) from None
+
+
+_NAME = rules.matching(
+    r"[a-z0-9][a-z0-9._-]{0,63}",
+    "1 to 64 of a-z, 0-9, dot, underscore and hyphen, the first a letter or digit",
+)
+_SIZE = rules.sequence_of(rules.whole_number(16, 4096), 2, "[height, width] in pixels")
+_CHANNELS = "three finite numbers, one for each colour channel, on the scale 0 to 255"
+_MEAN = rules.sequence_of(rules.number(-1e6, 1e6), 3, _CHANNELS)
+_STD = rules.sequence_of(rules.number(1e-6, 1e6), 3, _CHANNELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec(CheckedRecord):
+    """One network.
+
+    What is absent comes from the model: a builtin has its own preprocessing, an ONNX file its input's name
+    and fixed size.
+
+    Attributes:
+        name: Label, unique in the request.
+        role: Descriptor or auxiliary.
+        onnx: "builtin:NAME" or a path relative to the request's folder.
+        input: Name of the input tensor.
+        output: Name of the output tensor.
+        size: Height and width that the network sees, pixels.
+        mean: Subtracted from each channel, in the network's colour order, on the scale 0 to 255.
+        std: Divides each channel after that.
+        colour: Order of colour channels.
+        layout: Order of axes.
+        profile: Shapes of a dynamic input.
+    """
+
+    table: ClassVar[str] = "models"
+
+    name: Annotated[str, _NAME]
+    role: Annotated[ModelRole, rules.one_of(ModelRole)]
+    onnx: Annotated[str, rules.text()]
+    input: Annotated[str | None, rules.text(256)] = None
+    output: Annotated[str | None, rules.text(256)] = None
+    size: Annotated[tuple[int, int] | None, _SIZE] = None
+    mean: Annotated[tuple[float, float, float] | None, _MEAN] = None
+    std: Annotated[tuple[float, float, float] | None, _STD] = None
+    colour: Annotated[Colour, rules.one_of(Colour)] = Colour.RGB
+    layout: Annotated[AxisOrder, rules.one_of(AxisOrder)] = AxisOrder.NCHW
+    profile: Annotated[ShapeProfile | None, _profile] = None
+
+    @property
+    def builtin(self) -> str | None:
+        """Name of the built-in model, if it is one."""
+        return self.onnx.removeprefix(BUILTIN) if self.onnx.startswith(BUILTIN) else None
+
+    def check_relations(self) -> Iterator[Problem]:
+        """Require a name of a builtin."""
+        if self.builtin == "":
+            yield Problem("onnx", f'expected "{BUILTIN}NAME" or a path, found {self.onnx!r}')
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a warning for a mean and deviation that look like those for pixel values from 0 to 1."""
+        if self.mean and self.std and any(self.mean) and max(*self.mean, *self.std) <= 1.0:
+            yield (
+                f"models.{self.name}: mean and std apply to pixel values from 0 to 255, "
+                "these look like values for 0 to 1; multiply both by 255"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexOptions(CheckedRecord):
+    """How descriptors are indexed; what is absent is the index builder's choice.
+
+    Attributes:
+        kind: Structure.
+        m: Links per node (hnsw), or bytes per vector (ivf-pq).
+        ef: Candidates kept while a graph is built and searched.
+        storage: Number format of stored vectors.
+        nprobe: Lists visited by a search (ivf-pq).
+        delta: Whether a few changes may be stored beside the previous build's index, without writing a new
+            one.
+    """
+
+    table: ClassVar[str] = "index"
+
+    kind: Annotated[IndexKind, rules.one_of(IndexKind)] = IndexKind.AUTO
+    m: Annotated[int | None, rules.whole_number(2, 256)] = None
+    ef: Annotated[int | None, rules.whole_number(8, 4096)] = None
+    storage: Annotated[Storage, rules.one_of(Storage)] = Storage.FP32
+    nprobe: Annotated[int | None, rules.whole_number(1, 65_536)] = None
+    delta: Annotated[bool, rules.boolean] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageOptions(CheckedRecord):
+    """How much of the wanted area must be present.
+
+    Attributes:
+        min_fraction: Least fraction of wanted tiles that are present and localisable, 0 to 1.
+    """
+
+    table: ClassVar[str] = "coverage"
+
+    min_fraction: Annotated[float, rules.number(0, 1)] = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions(CheckedRecord):
+    """Thresholds of the checks before a commit.
+
+    Attributes:
+        parity: Least cosine between an engine's output and the reference's; the default of its precision if
+            absent.
+        recall: Least fraction of sampled tiles that find themselves first.
+    """
+
+    table: ClassVar[str] = "checks"
+
+    parity: Annotated[float | None, rules.number(0, 1)] = None
+    recall: Annotated[float, rules.number(0, 1)] = 0.9

@@ -1,0 +1,97 @@
+"""What all archive files have in common: the cached list of their tiles, and their errors."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from pipeline.errors import ErrorKind, RequestError, TileError
+from pipeline.request.geometry import BoxE7
+from pipeline.tiles.archive_cache import ArchiveCache, TileListing
+from pipeline.tiles.digest_cache import Fingerprint
+from pipeline.tiles.grid import TileRange, tile_ranges
+from pipeline.tiles.sources.read_tile import source_changed
+from pipeline.tiles.tile import Locator, ZoomRange
+from pipeline.tiles.tile_columns import TileColumns
+
+
+class TileArchive(ABC):
+    """A source that is one file. `open_source` in the registry explains arguments and errors."""
+
+    kind: ClassVar[str]
+    """Name of the kind of source, the first part of locators."""
+
+    _fingerprint: Fingerprint
+
+    def __init__(
+        self, spec: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
+    ) -> None:
+        self.name = spec
+        self._path = (base / spec).resolve()
+        self._digest_cache_folder = digest_cache_folder
+        self._now_ns = now_ns
+
+    def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> TileColumns:
+        """See `TileMetadataStore.query_by_bbox`."""
+        cache = ArchiveCache(
+            self._digest_cache_folder,
+            subject=f"{self.kind}:{self._path}",
+            fingerprint=self._fingerprint,
+            now_ns=self._now_ns,
+        )
+        ranges = tile_ranges(bbox_e7, zoom)
+        self._require_unchanged()
+        cached = cache.lookup(ranges)
+        if cached is None:
+            listing = self._list_tiles(ranges, cache)
+            self._require_unchanged()
+            cache.store(ranges, listing)
+        else:
+            listing = cached
+        return TileColumns.from_columns(
+            listing.places,
+            digests=listing.digests,
+            sizes=listing.keys[:, 1],
+            locator_of=lambda row: self._locator(listing, row),
+        )
+
+    @abstractmethod
+    def _list_tiles(self, ranges: Sequence[TileRange], cache: ArchiveCache) -> TileListing:
+        """List every tile of some rectangles; hash those whose digest the cache does not have."""
+
+    @abstractmethod
+    def _locator(self, listing: TileListing, row: int) -> Locator:
+        """Return the locator of one tile of a list."""
+
+    def _require_unchanged(self) -> None:
+        try:
+            now = Fingerprint.of(self._path.stat())
+        except OSError:
+            now = None
+        if now != self._fingerprint:
+            message = f"{self._path}: expected it to stay the same while it is used, found it changed"
+            raise source_changed(str(self._path), message)
+
+
+def bad_archive(
+    path: str | Path, expected: str, found: str, hint: str = "fetch or export the archive again"
+) -> TileError:
+    """Return the error for a damaged archive."""
+    message = f"{path}: expected {expected}, found {found}"
+    return TileError(message, hint=hint, kind=ErrorKind.BAD_ARCHIVE, subject=str(path))
+
+
+def unsupported_archive(path: str | Path, expected: str, found: str, hint: str) -> TileError:
+    """Return the error for an intact archive of a kind that C10 does not read."""
+    message = f"{path}: expected {expected}, found {found}"
+    return TileError(message, hint=hint, kind=ErrorKind.UNSUPPORTED_ARCHIVE, subject=str(path))
+
+
+def unreadable_archive(path: Path, kind: str, error: OSError) -> RequestError:
+    """Return the error for an archive that cannot be opened or read."""
+    return RequestError(
+        f"{path}: expected a readable {kind} archive, found {error.strerror or error}",
+        hint="check the path and its permissions; it starts from the request's folder",
+        kind=ErrorKind.SOURCE_UNREADABLE,
+        subject=str(path),
+    )

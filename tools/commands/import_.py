@@ -1,0 +1,89 @@
+"""`import`: create a cache from a bundle, or update a cache from a newer one."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.build.host_facts import host_facts
+from pipeline.config import C10ProvisionerConfig
+from pipeline.lock import CacheLock
+from store.base.clock import SystemClock
+from store.transfer.bundle_reader import open_bundle
+from store.transfer.import_bundle import ImportResult, import_bundle
+from tools.command import PATH, Answer, Call, shared_options, trust_options
+from tools.output import render
+from tools.output.progress import byte_progress, shown_progress
+
+
+@click.command("import")
+@click.argument("bundle", metavar="FILE", type=PATH)
+@click.option(
+    "--follow",
+    "follows",
+    is_flag=True,
+    help="Do not record the import, so that later bundles of the same cache can be imported too.",
+)
+@trust_options
+@shared_options()
+def import_(
+    call: Call, *, bundle: Path, follows: bool, trusted_key: tuple[str, ...], unsigned: bool
+) -> Answer:
+    """Create a cache from a bundle, or update a cache that has the bundle's first records.
+
+    Exit code 5: the bundle is damaged, lacks a trusted signature, or lacks a file that its newest generation
+    shows. The journal is then unchanged.
+    """
+    config = C10ProvisionerConfig.from_settings(call.settings(), cache_root=call.root)
+    layout = call.layout()
+    # Check the file first: if it is no bundle, no folder of a cache is created.
+    with open_bundle(bundle) as reader:
+        _ = reader.header
+    trusted_keys = call.trusted_keys(trusted_key, unsigned=unsigned)
+    with shown_progress() as progress, CacheLock(layout, config.lock_timeout_s):
+        on_total, on_bytes = byte_progress(progress, "import")
+        found = import_bundle(
+            layout,
+            bundle,
+            clock=SystemClock(),
+            host=host_facts(),
+            trusted_keys=trusted_keys,
+            follows=follows,
+            on_total=on_total,
+            on_bytes=on_bytes,
+        )
+        progress.finish()
+    return Answer(document=_document(found), lines=_lines(found, call))
+
+
+def _document(found: ImportResult) -> dict[str, Any]:
+    head = found.state.head
+    return {
+        "outcome": str(found.outcome),
+        "cache_id": found.state.cache_id,
+        "generation": head.number if head else None,
+        "build": head.origin if head else None,
+        "manifest_sha256": head.manifest_sha256 if head else None,
+        "records": found.state.position.seq,
+        "artifacts": {"files": len(found.stored), "bytes": sum(ref.size for ref in found.stored)},
+        "sha256": found.file.sha256,
+    }
+
+
+def _lines(found: ImportResult, call: Call) -> list[str]:
+    first = {
+        "imported": f"imported into {call.root}",
+        "advanced": f"brought {call.root} up to the bundle",
+        "unchanged": f"nothing to do: {call.root} holds these records",
+    }[str(found.outcome)]
+    head = found.state.head
+    size = sum(ref.size for ref in found.stored)
+    return [
+        first,
+        "",
+        *render.fields(
+            ("generation", f"{head.number}, shows build {head.origin}" if head else "none committed yet"),
+            ("records", render.number(found.state.position.seq)),
+            ("stored", f"{render.plural(len(found.stored), 'artifact')}, {render.size(size)}"),
+        ),
+    ]

@@ -1,0 +1,27 @@
+"""`plan`: what a build would do."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from pipeline import BuildRequest
+from tools.command import Answer, Call, shared_options
+from tools.output import render
+from tools.provisioner import REQUEST, executor_options, provisioner
+
+
+@click.command()
+@REQUEST
+@executor_options
+@shared_options()
+def plan(call: Call, *, request_file: Path, **executor: object) -> Answer:
+    """Say what a build of REQUEST would do, and why, without doing it."""
+    return plan_answer(call, request_file, executor)
+
+
+def plan_answer(call: Call, request_file: Path, executor: Mapping[str, object]) -> Answer:
+    """Return what a build of a request would do."""
+    report = provisioner(call, progress=None, **executor).plan(BuildRequest.load(request_file))
+    document = report.to_document()
+    return Answer(document=document, lines=render.plan_report(document))

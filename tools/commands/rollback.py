@@ -1,0 +1,25 @@
+"""`rollback`: go back to an earlier build."""
+
+import click
+
+from tools.command import Answer, Call, print_message, shared_options
+from tools.output import render
+from tools.provisioner import provisioner
+
+
+@click.command()
+@click.option(
+    "--to",
+    type=int,
+    metavar="GENERATION",
+    help="Generation to show again; by default that of the build before.",
+)
+@click.option("--why", default="", metavar="TEXT", help="Reason to record.")
+@shared_options()
+def rollback(call: Call, *, to: int | None, why: str) -> Answer:
+    """Go back to an earlier committed build, as a new generation."""
+    report = provisioner(call).rollback(to, why)
+    for warning in report.warnings:
+        print_message(f"c10: warning: {warning}")
+    document = report.to_document()
+    return Answer(document=document, lines=render.rollback_report(document))
