@@ -6,10 +6,10 @@ usual cause is that memory ran out.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol, TypedDict, Unpack, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,20 @@ OnRetry = Callable[[Retry], None]
 OnTiles = Callable[[int], None]
 
 
+class EmbedCallbacks(TypedDict, total=False):
+    """What `DescriptorBatcher.embed` reports, each to an optional function.
+
+    Attributes:
+        on_dispatch: Called with each window before it is given to a worker for the first time.
+        on_progress: Called with the number of tiles embedded since the last call.
+        on_retry: Called when a worker failed and its window will be tried again.
+    """
+
+    on_dispatch: OnDispatch | None
+    on_progress: OnTiles | None
+    on_retry: OnRetry | None
+
+
 class DescriptorBatcher(Protocol):
     """Embeds tiles."""
 
@@ -117,9 +131,7 @@ class DescriptorBatcher(Protocol):
         *,
         engine: EngineSpec,
         preprocessing: Preprocessing,
-        on_dispatch: OnDispatch | None = None,
-        on_progress: OnTiles | None = None,
-        on_retry: OnRetry | None = None,
+        **callbacks: Unpack[EmbedCallbacks],
     ) -> Generator[WindowResult, None, None]:
         """Embed windows and yield their results as they are done.
 
@@ -130,9 +142,7 @@ class DescriptorBatcher(Protocol):
             windows: The windows to embed.
             engine: The engine to run.
             preprocessing: How tiles become samples of the engine.
-            on_dispatch: Called with each window before it is given to a worker for the first time.
-            on_progress: Called with the number of tiles embedded since the last call.
-            on_retry: Called when a worker failed and its window will be tried again.
+            callbacks: What to report.
 
         Raises:
             EmbedError: A window ended its workers too often, or the workers do not start.
@@ -143,23 +153,15 @@ class DescriptorBatcher(Protocol):
 class WindowQueue:
     """The windows of one call of `embed` that still need a worker: new ones, and those to try again."""
 
-    def __init__(
-        self,
-        windows: Iterable[Window],
-        *,
-        dimensions: int,
-        on_dispatch: OnDispatch | None,
-        on_progress: OnTiles | None,
-        on_retry: OnRetry | None,
-    ) -> None:
-        """Take the arguments of `DescriptorBatcher.embed`, and the length of a descriptor."""
+    def __init__(self, windows: Iterable[Window], engine: EngineSpec, callbacks: EmbedCallbacks) -> None:
+        """Take the arguments of `DescriptorBatcher.embed`."""
         self._new = iter(windows)
         self._again: deque[Window] = deque()
         self._failures: dict[int, int] = {}
-        self._dimensions = dimensions
-        self._on_dispatch = on_dispatch
-        self._on_progress = on_progress
-        self._on_retry = on_retry
+        self._dimensions = engine.dimensions
+        self._on_dispatch = callbacks.get("on_dispatch")
+        self._on_progress = callbacks.get("on_progress")
+        self._on_retry = callbacks.get("on_retry")
 
     def peek(self) -> Window | None:
         """Return the next window and leave it in the queue; None if there is none."""
@@ -230,18 +232,10 @@ class LocalDescriptorBatcher:
         *,
         engine: EngineSpec,
         preprocessing: Preprocessing,
-        on_dispatch: OnDispatch | None = None,
-        on_progress: OnTiles | None = None,
-        on_retry: OnRetry | None = None,
+        **callbacks: Unpack[EmbedCallbacks],
     ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
-        queue = WindowQueue(
-            windows,
-            dimensions=engine.dimensions,
-            on_dispatch=on_dispatch,
-            on_progress=on_progress,
-            on_retry=on_retry,
-        )
+        queue = WindowQueue(windows, engine, callbacks)
         setup = worker_setup(engine, preprocessing)
         return _LocalRun(queue, setup, workers=self._workers, timeout_s=self._timeout_s).results()
 
@@ -254,7 +248,7 @@ class _LocalRun:
         self._setup = setup
         self._workers = workers
         self._timeout_s = timeout_s
-        self._in_progress: dict[int, Window] = {}
+        self._in_progress: dict[Hashable, Window] = {}
         self._failures_alone: Counter[int | None] = Counter()
 
     def results(self) -> Generator[WindowResult, None, None]:
@@ -270,7 +264,7 @@ class _LocalRun:
         failed = False
         try:
             for number, outcome in pool.results():
-                window = self._in_progress.pop(_integer(number))
+                window = self._in_progress.pop(number)
                 match outcome:
                     case Finished(value=answer):
                         yield self._queue.finish(window, answer)
@@ -344,12 +338,6 @@ def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> dict[str, 
 def worker_request(tiles: Iterable[SourceTile]) -> Payload:
     """Return the message that asks a worker for the descriptors of some tiles."""
     return [[tile.sha256, list(tile.locator)] for tile in tiles]
-
-
-def _integer(number: object) -> int:
-    if not isinstance(number, int):
-        raise TypeError(f"expected a window's number, found {number!r}")
-    return number
 
 
 def window_name(window: Window | None) -> str:

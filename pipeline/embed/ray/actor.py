@@ -53,8 +53,8 @@ class TileEmbedder:
             setup: A frame: `pipeline.embed.batcher.worker_setup`, and under `software` that of the build.
 
         Returns:
-            A frame: `FINISHED` and None, or `FAILED` and the error as `pipeline.processes.serve.describe_error`
-                returns it.
+            A frame: `FINISHED` and None, or `FAILED` and the error as
+                `pipeline.processes.serve.describe_error` returns it.
         """
         try:
             first = decode_frame(setup)

@@ -84,11 +84,8 @@ class ActorPool:
     ) -> None:
         """Put the engine into the cluster's object store; no actor is created yet.
 
-        Args:
-            ray: The module, connected to a cluster.
-            spec: The engine.
-            setup: The frame that `TileEmbedder.load` takes.
-            wanted: Number of workers; by default as many as the cluster has room for.
+        `setup` is the frame that `TileEmbedder.load` takes, `wanted` the number of workers; by default as
+        many as the cluster has room for.
         """
         self._ray = ray
         self._setup = setup
@@ -112,10 +109,7 @@ class ActorPool:
             self.workers.append(ActorWorker(actor=actor, placing=placing, loading=loading))
 
     def check_room(self, queue: WindowQueue) -> None:
-        """Scale up again once a node that ran out of memory is gone.
-
-        Args:
-            queue: The windows that wait for a worker.
+        """Scale up again once a node that ran out of memory is gone; `queue` has the waiting windows.
 
         Raises:
             EmbedError: The cluster has had no room for any worker for too long.
@@ -148,11 +142,7 @@ class ActorPool:
         return [sent.window for sent in worker.sent]
 
     def reduce_after(self, worker: ActorWorker, outcome: Outcome | Lost) -> tuple[bool, list[Window]]:
-        """Have fewer workers if memory seems to have run out.
-
-        Args:
-            worker: The worker that failed.
-            outcome: How it failed.
+        """Have fewer workers if memory seems to have run out where one failed.
 
         Returns:
             Whether fewer are wanted from now on, and the windows of the workers that were ended for that.

@@ -15,13 +15,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import Any, Final, assert_never
+from typing import Any, Final, Unpack, assert_never
 
 from pipeline.embed.batcher import (
+    EmbedCallbacks,
     EngineSpec,
-    OnDispatch,
-    OnRetry,
-    OnTiles,
     WindowQueue,
     WindowResult,
     describe_outcome,
@@ -74,9 +72,7 @@ class RayDescriptorBatcher:
         *,
         engine: EngineSpec,
         preprocessing: Preprocessing,
-        on_dispatch: OnDispatch | None = None,
-        on_progress: OnTiles | None = None,
-        on_retry: OnRetry | None = None,
+        **callbacks: Unpack[EmbedCallbacks],
     ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`.
 
@@ -85,13 +81,7 @@ class RayDescriptorBatcher:
                 in its object store.
             DiskFullError: The disk to which this machine's node spills objects is full.
         """
-        queue = WindowQueue(
-            windows,
-            dimensions=engine.dimensions,
-            on_dispatch=on_dispatch,
-            on_progress=on_progress,
-            on_retry=on_retry,
-        )
+        queue = WindowQueue(windows, engine, callbacks)
         if queue.peek() is None:
             return
         setup = encode({**worker_setup(engine, preprocessing), "software": dict(software())})

@@ -51,11 +51,7 @@ class WorkerScaling:
         return bool(self._fewer)
 
     def reduce_node(self, node: str, held: int) -> int:
-        """Record that memory ran out on a node.
-
-        Args:
-            node: Its id.
-            held: How many workers it had, including the one that ended.
+        """Record that memory ran out on a node with `held` workers, including the one that ended.
 
         Returns:
             How many it may have from now on: half of them, at least one.
@@ -75,10 +71,7 @@ class WorkerScaling:
 
         Nodes that are gone no longer count. While some node is reduced, no more workers are wanted than the
         cluster has room for: one that waits for room would take the place that was freed to save memory.
-
-        Args:
-            alive: Ids of the living nodes.
-            room: How many workers they hold together.
+        `alive` are the ids of the living nodes, `room` is how many workers they hold together.
         """
         self._fewer = {node: count for node, count in self._fewer.items() if node in alive}
         if not self._fewer:

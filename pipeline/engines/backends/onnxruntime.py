@@ -35,11 +35,7 @@ class OnnxRuntimeCompiler:
 
     @property
     def version(self) -> str:
-        """Version of the installed ONNX Runtime, without importing it.
-
-        Raises:
-            CompileError: BACKEND_UNAVAILABLE, it is not installed.
-        """
+        """Version of the installed ONNX Runtime, without importing it."""
         version = OnnxRuntime().version()
         if version is None:
             raise CompileError(
@@ -50,11 +46,7 @@ class OnnxRuntimeCompiler:
         return version
 
     def target(self, requested: str | None) -> str:
-        """Return "cpu", the only device of this backend.
-
-        Raises:
-            CompileError: Another device was requested.
-        """
+        """Return "cpu", the only device of this backend; refuse another."""
         if requested is not None and requested != "cpu":
             raise CompileError(
                 f"expected the target 'cpu' for the backend onnxruntime, found {requested!r}",
@@ -67,11 +59,7 @@ class OnnxRuntimeCompiler:
         return target == "cpu"
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend.
-
-        Raises:
-            CompileError: A precision other than fp32.
-        """
+        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend."""
         _check(job)
         return job_components(job, self, options={"level": "extended", **tensor_options(job)})
 

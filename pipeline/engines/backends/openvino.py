@@ -43,22 +43,14 @@ class OpenVinoCompiler:
 
     @property
     def version(self) -> str:
-        """Version of the installed OpenVINO, without importing it.
-
-        Raises:
-            CompileError: BACKEND_UNAVAILABLE, it is not installed.
-        """
+        """Version of the installed OpenVINO, without importing it."""
         try:
             return library_version()
         except RuntimeUnavailableError as error:
             raise _unavailable(error) from error
 
     def target(self, requested: str | None) -> str:
-        """Return this processor's instruction set, such as "cpu:Intel AVX2"; "cpu" asks for it too.
-
-        Raises:
-            CompileError: Another device was requested; BACKEND_UNAVAILABLE, OpenVINO is not installed.
-        """
+        """Return this processor's instruction set, such as "cpu:Intel AVX2"; "cpu" asks for it too."""
         try:
             here = cpu_target()
         except (RuntimeUnavailableError, EngineLoadError) as error:
@@ -76,11 +68,7 @@ class OpenVinoCompiler:
         return target == self.target(None)
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend.
-
-        Raises:
-            CompileError: A precision or plug-ins that it does not offer.
-        """
+        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend."""
         _check(job)
         return job_components(job, self, options={"settings": numerics(job.precision), **tensor_options(job)})
 

@@ -63,11 +63,7 @@ class TensorRtCompiler:
 
     @property
     def version(self) -> str:
-        """Version of the installed library in four parts.
-
-        Raises:
-            CompileError: BACKEND_UNAVAILABLE, it is not installed.
-        """
+        """Version of the installed library in four parts."""
         try:
             return library_version(self.backend)
         except LibraryMissingError as error:
@@ -79,10 +75,6 @@ class TensorRtCompiler:
         For TensorRT it is this machine's GPU, such as "sm87:Orin". For TensorRT for RTX it is "portable" or
         some capabilities, such as "sm86+sm89"; by default that of this machine's GPU if the library knows it,
         else "portable".
-
-        Raises:
-            CompileError: The backend does not compile for that device here; BACKEND_UNAVAILABLE, there is no
-                GPU.
         """
         return self._own_gpu(requested) if self.backend == "tensorrt" else self._capabilities(requested)
 
@@ -96,11 +88,7 @@ class TensorRtCompiler:
         return not several and any(gpu_runs(self.backend, target, gpu) for gpu in gpus()[:1])
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on.
-
-        Raises:
-            CompileError: An unknown precision, or the library is not installed.
-        """
+        """Return everything the engine depends on."""
         profile = job.profile
         return job_components(
             job,

@@ -11,7 +11,6 @@ refer to each other without keeping each other alive, so they are kept together.
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
@@ -28,14 +27,6 @@ Untyped = Any
 
 _MAX_LINE: Final = 4_000
 _MAX_ERRORS: Final = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltEngine:
-    """An engine, and the timing cache of its build if the library keeps one."""
-
-    engine: bytes
-    timing_cache: bytes | None
 
 
 class TensorRtSession:
@@ -117,8 +108,10 @@ class TensorRtSession:
             self._shape("output", self._job.output, outputs),
         )
 
-    def build(self, ranges: Mapping[str, ShapeRange], on_phase: Callable[[BuildPhases], bool]) -> BuiltEngine:
-        """Build the engine.
+    def build(
+        self, ranges: Mapping[str, ShapeRange], on_phase: Callable[[BuildPhases], bool]
+    ) -> tuple[bytes, bytes | None]:
+        """Build the engine; return it with its timing cache, None where the library keeps none.
 
         Args:
             ranges: Shapes of inputs with an open size.
@@ -144,7 +137,7 @@ class TensorRtSession:
         engine = b"" if memory is None else bytes(memory)
         if not engine:
             raise build_failure(self._errors, self._nodes, library=self._library, model=self._job.model)
-        return BuiltEngine(engine=engine, timing_cache=None if cache is None else bytes(cache.serialize()))
+        return engine, None if cache is None else bytes(cache.serialize())
 
     def _last_errors(self) -> str:
         return "; ".join(self._errors[-2:])

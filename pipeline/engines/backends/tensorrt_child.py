@@ -92,15 +92,15 @@ def compile_network(message: Message, progress: Progress) -> Payload:
             _require_parity(model, job, ranges)
         del model, converted  # their weights are in the library's network now
         reports.step("build", _PARSED)
-        built = session.build(ranges, reports.phase)
-        _require_version(built.engine, backend, version, job.model)
-        request.engine.write_bytes(built.engine)
+        engine, timing_cache = session.build(ranges, reports.phase)
+        _require_version(engine, backend, version, job.model)
+        request.engine.write_bytes(engine)
         reports.step("done", _TOTAL)
     return {
         "seconds": time.monotonic() - began,
         "input_shape": shapes[0],
         "output_shape": shapes[1],
-        "timing_cache": built.timing_cache,
+        "timing_cache": timing_cache,
     }
 
 
