@@ -40,8 +40,6 @@ BACKEND = EngineBackend(
 
 
 class ZipSource:
-    tile_format = "png"
-
     def __init__(self, spec, *, base, digest_cache_folder, now_ns):
         self.name, self._path = spec, base / spec
 

@@ -65,6 +65,7 @@ onnx = "net.onnx"
 
 on_ray = [
     pytest.mark.ray,
+    pytest.mark.deep,  # a cluster takes seconds to start
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`"),
     # What Ray and its own children leave behind is not ours to close.
     pytest.mark.filterwarnings(
