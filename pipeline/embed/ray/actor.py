@@ -76,7 +76,7 @@ class TileEmbedder:
         """
         began = time.monotonic()
         try:
-            answer = self._handler(decode_frame(request), _no_progress)
+            answer = self._handler(decode_frame(request), lambda _: None)
             return encode([FINISHED, [time.monotonic() - began, answer]])
         except Exception as error:  # noqa: BLE001 - as above
             return encode([FAILED, describe_error(error)])
@@ -119,7 +119,3 @@ def _check_software(wanted: Mapping[str, str]) -> None:
 
 def _refuse_unloaded(_request: Message, _progress: Progress) -> Payload:
     raise RuntimeError("expected an engine to be loaded first, found none")
-
-
-def _no_progress(_value: Payload) -> None:
-    """Report nothing: a window is short."""

@@ -5,17 +5,18 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.embed.batcher import EngineSpec, WindowQueue, window_name
 from pipeline.embed.cells import Window
 from pipeline.embed.ray.actor import TileEmbedder, decode_frame
-from pipeline.embed.ray.cluster import ClusterNodes, actor_options, read_nodes, resource_of, summarise_error
+from pipeline.embed.ray.cluster import ClusterNodes, actor_options, living_nodes, resource_of, summarise_error
 from pipeline.embed.ray.scaling import WorkerScaling
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.outcome import Died, Finished, Lost, Outcome, OutOfMemory, TimedOut
 from pipeline.processes.pool import outcome_of_error
 from pipeline.processes.serve import FINISHED
+from store.runtime.backends.base import Untyped
 
 ROOM_LIMIT_S: Final = 600.0
 """Longest time in seconds without any worker; clusters that grow on demand take minutes."""
@@ -40,7 +41,7 @@ class SentWindow:
         unread: Tiles that could not be read and were not sent: by index, an `ErrorKind` and a message.
     """
 
-    ref: Any
+    ref: Untyped
     window: Window
     unread: dict[int, tuple[str, str]]
 
@@ -59,9 +60,9 @@ class ActorWorker:
         waited_s: How long this process has waited for its present task, seconds.
     """
 
-    actor: Any
-    placing: Any
-    loading: Any
+    actor: Untyped
+    placing: Untyped
+    loading: Untyped
     node: str | None = None
     ready: bool = False
     sent: deque[SentWindow] = field(default_factory=deque)
@@ -75,13 +76,7 @@ class ActorPool:
         workers: Those that were not ended, in the order in which they were created.
     """
 
-    def __init__(
-        self,
-        ray: Any,  # noqa: ANN401 - ray has no types
-        spec: EngineSpec,
-        setup: bytes,
-        wanted: int | None,
-    ) -> None:
+    def __init__(self, ray: Untyped, spec: EngineSpec, setup: bytes, wanted: int | None) -> None:
         """Put the engine into the cluster's object store; no actor is created yet.
 
         `setup` is the frame that `TileEmbedder.load` takes, `wanted` the number of workers; by default as
@@ -123,8 +118,7 @@ class ActorPool:
             free = self._ray.available_resources().get(self._resource, 0)
             raise EmbedError(
                 f"expected room for a worker (1 {self._resource}) within {ROOM_LIMIT_S:g} s for "
-                f"{window_name(queue.peek())}, found "
-                f"{free:g} {self._resource} free in the cluster",
+                f"{window_name(queue.peek())}, found {free:g} {self._resource} free in the cluster",
                 hint="wait until the cluster has room, or build with --executor local",
                 kind=ErrorKind.WORKER_DIED,
             )
@@ -158,7 +152,7 @@ class ActorPool:
         too_many = sorted(others, key=lambda each: len(each.sent))[: max(0, len(others) - keep)]
         return keep <= len(others), [window for each in too_many for window in self.end(each)]
 
-    def outcome(self, ref: Any) -> Outcome | Lost:  # noqa: ANN401 - Ray's reference
+    def outcome(self, ref: Untyped) -> Outcome | Lost:
         """Return the outcome of a call whose answer is ready.
 
         Only the end of a process says that its node's memory may have run out. A failed fetch (a slow
@@ -176,4 +170,4 @@ class ActorPool:
         return Finished(value=value) if kind == FINISHED else outcome_of_error(value, "")
 
     def _nodes(self) -> ClusterNodes:
-        return read_nodes(self._ray.nodes(), self._resource)
+        return living_nodes(self._ray.nodes(), self._resource)

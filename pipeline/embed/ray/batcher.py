@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from typing import Any, Final, Unpack, assert_never
+from typing import Final, Unpack, assert_never
 
 from pipeline.embed.batcher import (
     EmbedCallbacks,
@@ -37,6 +37,7 @@ from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, Ou
 from pipeline.processes.pool import QUEUE_DEPTH
 from pipeline.tiles.sources.read_tile import read_tile
 from store.base.preprocessing import Preprocessing
+from store.runtime.backends.base import Untyped
 
 ATTEMPTS: Final = 3
 """How often a window may end a worker, where fewer workers would not help, before the build fails."""
@@ -102,7 +103,7 @@ _HandleAnswer = Callable[[], WindowResult | None]
 class _RayRun:
     """One call of `embed`."""
 
-    def __init__(self, ray: Any, queue: WindowQueue, actors: ActorPool) -> None:  # noqa: ANN401 - ray has no types
+    def __init__(self, ray: Untyped, queue: WindowQueue, actors: ActorPool) -> None:
         self._ray = ray
         self._queue = queue
         self._actors = actors
@@ -146,7 +147,7 @@ class _RayRun:
 
     def _ready_answers(self) -> list[tuple[ActorWorker, _HandleAnswer]]:
         """Wait for answers; return the handlers of those that have arrived, each worker's oldest first."""
-        awaited: dict[Any, tuple[ActorWorker, _HandleAnswer]] = {}
+        awaited: dict[Untyped, tuple[ActorWorker, _HandleAnswer]] = {}
         for worker in self._actors.workers:
             if worker.node is None:
                 awaited[worker.placing] = (worker, partial(self._handle_placed, worker))

@@ -17,6 +17,7 @@ from typing import Any, Final
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
+from store.runtime.backends.base import Untyped
 from store.runtime.backends.registry import BACKENDS
 
 LOCAL: Final = "local"
@@ -77,7 +78,7 @@ class ClusterNodes:
     room: int
 
 
-def read_nodes(listed: list[Mapping[str, Any]], resource: str) -> ClusterNodes:
+def living_nodes(listed: list[Mapping[str, Any]], resource: str) -> ClusterNodes:
     """Return the nodes that `ray.nodes()` listed."""
     alive = [node for node in listed if node["Alive"]]
     return ClusterNodes(
@@ -87,7 +88,7 @@ def read_nodes(listed: list[Mapping[str, Any]], resource: str) -> ClusterNodes:
 
 
 @contextlib.contextmanager
-def connected(address: str, workers: int | None) -> Iterator[Any]:
+def connected(address: str, workers: int | None) -> Iterator[Untyped]:
     """Connect this process to a cluster for as long as the context lasts; give the `ray` module.
 
     Args:
@@ -97,7 +98,7 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
     Raises:
         EmbedError: There is no cluster at the address, or it cannot be used.
     """
-    ray: Any = importlib.import_module("ray")
+    ray: Untyped = importlib.import_module("ray")
     if ray.is_initialized():
         yield ray
         return
@@ -126,7 +127,7 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
             _end_processes(_child_processes() - before, str(Path(ray.__file__).parent))
 
 
-def cluster_error(ray: Any, error: Exception) -> EmbedError | DiskFullError:  # noqa: ANN401 - ray has no types
+def cluster_error(ray: Untyped, error: Exception) -> EmbedError | DiskFullError:
     """Return the build's error for an error of Ray that is no worker's."""
     if isinstance(error, ray.exceptions.OutOfDiskError):
         return DiskFullError(

@@ -23,11 +23,7 @@ _MAX_REASON: Final = 600
 
 
 def compile_network(message: Message, progress: Progress) -> Payload:
-    """Read, fix the batch, optimise, save, load again and run once.
-
-    Raises:
-        CompileError: The network cannot become an engine of its role.
-    """
+    """Read, fix the batch, optimise, save, load again and run once."""
     began = time.monotonic()
     request = CompileRequest.from_message(message)
     progress({"phase": "read the network", "done": 0, "total": 3})

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from pipeline.engines.backends.compile_request import CompileRequest
 from pipeline.engines.backends.compile_steps import OPEN_SIZE, Shapes, read_network, run_new_engine
@@ -14,15 +14,9 @@ from pipeline.engines.onnx.graph import consumers, node_names
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Progress, serve
-from store.runtime.backends.base import ExecutionError
+from store.runtime.backends import openvino_library
+from store.runtime.backends.base import ExecutionError, Untyped
 from store.runtime.backends.openvino import last_line, require_precision
-from store.runtime.backends.openvino_library import (
-    DEVICE,
-    configuration,
-    library,
-    loaded_version,
-    read_requirements,
-)
 
 _STEPS: Final = 4
 _UNKNOWN: Final = re.compile(r"No conversion rule found for operations: (.+)")
@@ -34,11 +28,7 @@ _MAX_LISTED: Final = 8
 
 
 def compile_network(message: Message, progress: Progress) -> Payload:
-    """Read, fix the batch, compile, export, import again and run once.
-
-    Raises:
-        CompileError: The network cannot become an engine of its role.
-    """
+    """Read, fix the batch, compile, export, import again and run once."""
     began = time.monotonic()
     request = CompileRequest.from_message(message)
     progress({"phase": "read the network", "done": 0, "total": _STEPS})
@@ -58,20 +48,20 @@ def compile_network(message: Message, progress: Progress) -> Payload:
 
 def _library(version: str) -> ModuleType:
     try:
-        openvino = library()
+        openvino = openvino_library.library()
     except ExecutionError as error:
         raise CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
-    if loaded_version(openvino) != version:
+    if openvino_library.loaded_version(openvino) != version:
         raise CompileError(
             f"expected openvino {version}, as its package says, found that the library loaded is "
-            f"{loaded_version(openvino)}: two installations are mixed",
+            f"{openvino_library.loaded_version(openvino)}: two installations are mixed",
             hint="pip install --force-reinstall openvino",
             kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
     return openvino
 
 
-def _convert(openvino: ModuleType, model: Proto, name: str) -> Any:  # noqa: ANN401 - the library's own type
+def _convert(openvino: ModuleType, model: Proto, name: str) -> Untyped:
     try:
         return openvino.Core().read_model(model.SerializeToString(deterministic=True))
     except RuntimeError as error:
@@ -105,11 +95,13 @@ def _problems(text: str, model: Proto) -> Iterator[str]:
         yield f"operator {operator} that it does not know, in node {where}"
 
 
-def _compile(openvino: ModuleType, network: Any, request: CompileRequest) -> Shapes:  # noqa: ANN401 - as above
+def _compile(openvino: ModuleType, network: Untyped, request: CompileRequest) -> Shapes:
     """Compile, export and save; return the shapes of input and output."""
     job = request.job
     try:
-        compiled = openvino.Core().compile_model(network, DEVICE, configuration(job.precision))
+        compiled = openvino.Core().compile_model(
+            network, openvino_library.DEVICE, openvino_library.configuration(job.precision)
+        )
         data = compiled.export_model()
     except RuntimeError as error:
         raise CompileError(
@@ -125,7 +117,7 @@ def _compile(openvino: ModuleType, network: Any, request: CompileRequest) -> Sha
     return _shape(compiled.inputs, job.input), _shape(compiled.outputs, job.output)
 
 
-def _require_precision(compiled: Any, precision: str, name: str) -> None:  # noqa: ANN401 - as above
+def _require_precision(compiled: Untyped, precision: str, name: str) -> None:
     """Refuse an engine that computes in another precision, as a whole or in one operator."""
     try:
         require_precision(compiled, precision)
@@ -148,7 +140,7 @@ def _require_header(data: memoryview, request: CompileRequest) -> None:
     """Refuse an engine whose header names another version or target than its key."""
     job = request.job
     try:
-        found = read_requirements(data)
+        found = openvino_library.read_requirements(data)
     except ExecutionError as error:
         raise CompileError(error.message, subject=job.model) from error
     if (found.version, found.target) != (request.version, job.target):
@@ -160,7 +152,7 @@ def _require_header(data: memoryview, request: CompileRequest) -> None:
         )
 
 
-def _shape(ports: Any, name: str) -> list[int]:  # noqa: ANN401 - as above
+def _shape(ports: Untyped, name: str) -> list[int]:
     chosen = next((port for port in ports if name in port.get_names()), None)
     if chosen is None:
         raise bad_model(

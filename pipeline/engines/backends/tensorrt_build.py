@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 from pipeline.engines.backends.compile_steps import Shapes
 from pipeline.engines.backends.tensorrt_messages import ParseError, build_failure, parse_failure
@@ -20,10 +20,8 @@ from pipeline.engines.backends.tensorrt_progress import BuildPhases
 from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
+from store.runtime.backends.base import Untyped
 from store.runtime.backends.gpu import PORTABLE
-
-Untyped = Any
-"""An object of a library that carries no types."""
 
 _MAX_LINE: Final = 4_000
 _MAX_ERRORS: Final = 200

@@ -30,14 +30,8 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.processes.framing import Message, Payload
 from pipeline.processes.serve import Handler, Progress, serve
+from store.runtime.backends import tensorrt_library
 from store.runtime.backends.gpu import gpus
-from store.runtime.backends.tensorrt_library import (
-    LibraryMissingError,
-    engine_version,
-    library,
-    loaded_version,
-    same_version,
-)
 from store.runtime.golden_vectors import golden_images, golden_inputs
 
 _TOTAL: Final = 1000
@@ -64,11 +58,7 @@ def _wait_for_sigterm() -> None:
 
 
 def compile_network(message: Message, progress: Progress) -> Payload:
-    """Read, fix the sizes, convert, parse, compare the conversion with the original, build, and write the engine.
-
-    Raises:
-        CompileError: The network cannot become an engine.
-    """
+    """Read, fix the sizes, convert, parse, compare the conversion with the original, build, and write the engine."""
     began = time.monotonic()
     request = CompileRequest.from_message(message)
     job, backend, version = request.job, request.backend, request.version
@@ -82,7 +72,9 @@ def compile_network(message: Message, progress: Progress) -> Payload:
         reports.step("convert", _CONVERTED)
         converted = convert(model, job.precision)
         plugins = _copy_plugins(job, request.engine.parent)
-        session = TensorRtSession(library(backend), job, library=name, plugins=plugins, nodes=nodes)
+        session = TensorRtSession(
+            tensorrt_library.library(backend), job, library=name, plugins=plugins, nodes=nodes
+        )
         reports.step("parse", _CONVERTED)
         session.parse(_serialised(converted, job.model))
         _refuse_shape_inputs(session, model, job.model)
@@ -107,8 +99,8 @@ def compile_network(message: Message, progress: Progress) -> Payload:
 def _library_name(backend: str, version: str) -> str:
     """Import the library, refuse another version, log it with the GPUs; return its name with its version."""
     try:
-        found = loaded_version(backend)
-    except LibraryMissingError as error:
+        found = tensorrt_library.loaded_version(backend)
+    except tensorrt_library.LibraryMissingError as error:
         raise CompileError(
             str(error), hint=f"pip install the library of {backend} again", kind=ErrorKind.BACKEND_UNAVAILABLE
         ) from error
@@ -240,8 +232,8 @@ def _copy_plugins(job: EngineJob, folder: Path) -> Sequence[str]:
 
 def _require_version(engine: bytes, backend: str, version: str, model: str) -> None:
     """Refuse an engine whose header names another version than its key."""
-    stamped = engine_version(engine)
-    if stamped is not None and not same_version(stamped, version):
+    stamped = tensorrt_library.engine_version(engine)
+    if stamped is not None and not tensorrt_library.same_version(stamped, version):
         raise CompileError(
             f"expected an engine of {backend} {version}, found one whose header says {stamped}: two installations are "
             "mixed",

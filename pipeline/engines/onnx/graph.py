@@ -1,7 +1,7 @@
 """Read an ONNX graph: its constants, its names, its nodes and the graphs nested in it. Pure."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +63,8 @@ def weight_values(tensor: Proto) -> NDArray[np.float32]:
 
 def nested_names(graph: Proto) -> Iterator[str]:
     """Yield the names that nested graphs use, which may be tensors of the graph around them."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in _graphs(attribute):
-                yield from _names_within(nested)
+    for nested in _nested_graphs(graph.node):
+        yield from _names_within(nested)
 
 
 def names_in_use(graph: Proto) -> Iterator[str]:
@@ -119,9 +117,8 @@ def _all_nodes(model: Proto) -> Iterator[Proto]:
 def _with_nested(nodes: Iterable[Proto]) -> Iterator[Proto]:
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for nested in _graphs(attribute):
-                yield from _with_nested(nested.node)
+        for nested in _nested_graphs([node]):
+            yield from _with_nested(nested.node)
 
 
 def _names_within(graph: Proto) -> Iterator[str]:
@@ -133,7 +130,9 @@ def _names_within(graph: Proto) -> Iterator[str]:
     yield from nested_names(graph)
 
 
-def _graphs(attribute: Any) -> Iterator[Proto]:  # noqa: ANN401 - onnx carries no types
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
+def _nested_graphs(nodes: Iterable[Proto]) -> Iterator[Proto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs

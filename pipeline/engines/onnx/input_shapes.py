@@ -122,11 +122,7 @@ class _KnownSizes:
     named: dict[str, _SizeRange] = field(default_factory=dict)
 
     def size(self, name: str, axis: int, dim: Proto, given: _SizeRange | None) -> _SizeRange:
-        """Return the sizes along one axis of an input.
-
-        Raises:
-            CompileError: BAD_MODEL, they are unknown, or the network and the profile disagree.
-        """
+        """Return the sizes along one axis of an input; refuse unknown sizes, and those of a wrong profile."""
         if dim.WhichOneof("value") == "dim_value":
             return self._fixed_size(name, axis, int(dim.dim_value), given)
         label = str(dim.dim_param)

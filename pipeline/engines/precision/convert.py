@@ -17,12 +17,12 @@ the loss before anything is compiled.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
-from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.onnx.file import Proto, inputs_of
 from pipeline.engines.precision.float16 import NARROW
 from pipeline.engines.precision.plan import FOLLOWERS, SEEDS, narrow_nodes
@@ -222,7 +222,10 @@ def _with_outputs(model: Proto, names: list[str]) -> Proto:
 
 def _run(model: Proto, feeds: Feeds) -> dict[str, NDArray[Any]]:
     """Run a network with ONNX Runtime, without optimisation; return its floating-point outputs."""
-    runtime = _onnxruntime()
+    try:
+        runtime = onnxruntime("what a conversion costs")
+    except RuntimeUnavailableError as error:
+        raise CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
     options = runtime.SessionOptions()
     # An optimiser could remove a cast and the cast back.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -235,20 +238,12 @@ def _run(model: Proto, feeds: Feeds) -> dict[str, NDArray[Any]]:
         names = [output.name for output in session.get_outputs()]
         values = session.run(names, dict(feeds))
     except Exception as error:  # the library raises a private class per status code
-        raise CompileError(
+        raise bad_model(
             f"expected a network that ONNX Runtime can run, found: {error}",
-            hint='set engine.precision = "fp32", which needs no comparison',
-            kind=ErrorKind.BAD_MODEL,
+            'set engine.precision = "fp32", which needs no comparison',
         ) from error
     return {
         name: value
         for name, value in zip(names, values, strict=True)
         if isinstance(value, np.ndarray) and value.dtype.kind == "f"
     }
-
-
-def _onnxruntime() -> ModuleType:
-    try:
-        return onnxruntime("what a conversion costs")
-    except RuntimeUnavailableError as error:
-        raise CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error

@@ -1,7 +1,7 @@
 """Rewrite a network so that chosen nodes compute in 16 bits, or emulate that in float32. Pure."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from pipeline.engines.onnx.file import Proto, is_repeated
 from pipeline.engines.onnx.graph import FLOAT, fresh_name, names_in_use, nested_names, weight_values
@@ -160,7 +160,7 @@ class _Rewriter:
         return fresh_name(f"{name}/{what}", self._names)
 
 
-def _copy(message: Proto, field: Proto, value: Any) -> None:  # noqa: ANN401 - onnx carries no types
+def _copy(message: Proto, field: Proto, value: Proto) -> None:
     """Copy one field of a protocol buffer message into an empty one."""
     if is_repeated(field):
         getattr(message, field.name).extend(value)

@@ -32,7 +32,7 @@ from pipeline.embed.ray.cluster import (
     _keep_sigterm_handler,
     actor_options,
     connected,
-    read_nodes,
+    living_nodes,
     resource_of,
 )
 from pipeline.embed.ray.scaling import AdaptiveTimeout
@@ -815,8 +815,8 @@ def test_room_is_counted_on_nodes_that_live():
         {"NodeID": "c", "Alive": True, "Resources": {"CPU": 2.0}},
         {"NodeID": "d", "Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}},
     ]
-    assert read_nodes(listed, "CPU") == ClusterNodes(alive=frozenset("abc"), room=6)
-    assert read_nodes(listed, "GPU") == ClusterNodes(alive=frozenset("abc"), room=2)
+    assert living_nodes(listed, "CPU") == ClusterNodes(alive=frozenset("abc"), room=6)
+    assert living_nodes(listed, "GPU") == ClusterNodes(alive=frozenset("abc"), room=2)
 
 
 @pytest.fixture
