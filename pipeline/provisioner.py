@@ -17,8 +17,8 @@ from journal import BuildLockHeldError
 from pipeline.build.report import BuildReport, PlanReport, RollbackReport
 from pipeline.build.up_to_date import find_up_to_date, report_up_to_date
 from pipeline.config import C10ProvisionerConfig
-from pipeline.engines.models.network import look_at_models
-from pipeline.engines.models.network_cache import NetworkMemory
+from pipeline.engines.models.network import inspect_models
+from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.errors import PipelineError, RequestError
 from pipeline.lock import CacheLock
 from pipeline.planning.inputs import Inputs
@@ -183,7 +183,7 @@ class CacheProvisioner:
         from pipeline.planning.disk_space import require_space_for_engines
 
         compiler = self.ports.compiler_for(request)
-        models = look_at_models(request, compiler, self.precision, networks=self._networks())
+        models = inspect_models(request, compiler, self.precision, networks=self._networks())
         run = EngineRun(layout=self.layout, compiler=compiler, ports=self.ports)
         to_compile = run.models_without_engine(models)
         if to_compile:
@@ -271,8 +271,8 @@ class CacheProvisioner:
         keys = self.config.trusted_keys
         return read_trusted(keys, cache=self.layout.root) if keys else ALLOW_UNSIGNED
 
-    def _networks(self) -> NetworkMemory:
-        return NetworkMemory(self.config.digest_cache_folder)
+    def _networks(self) -> NetworkCache:
+        return NetworkCache(self.config.digest_cache_folder)
 
     def _build(
         self,

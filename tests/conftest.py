@@ -3,7 +3,7 @@
 import importlib
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,9 +13,14 @@ from hypothesis import settings
 from tests.golden.outward import WRITE, Golden
 from tests.sample_request import REQUEST
 
-# Settings of rigs that read them. Tests see no other setting of C10 that the caller's environment holds, and create
-# files with the usual permissions.
-KNOBS = {"C10_HISTORY_EVENTS", "C10_KILLS", "C10_STORE_MACHINE", "C10_TEST_CHROMIUM", "C10_TEST_CLUSTER"}
+# All settings that tests read. Every other setting of C10 that the caller's environment holds is taken away, before a
+# test or a process that it starts can see it, and files get the usual permissions.
+KNOBS = {
+    "C10_HISTORY_EVENTS",  # events of the long history: tests/forensics/test_history.py
+    "C10_KILLS",  # kills of each phase of a build: tests/crash/test_kill.py
+    "C10_STORE_MACHINE",  # random histories of a store: tests/stateful/test_store_machine.py
+    "C10_TEST_CHROMIUM",  # the browser that draws the report page: tests/tools/report/browser.py
+}
 for name in [name for name in os.environ if name.startswith("C10_") and name not in KNOBS]:
     del os.environ[name]
 os.umask(0o022)
@@ -36,25 +41,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(WRITE, action="store_true", help="write golden files of keys, structures and names anew")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run the tests of one file, and tests whose output is to be seen (`-s`), in this process."""
+    return 0 if len(_named_files(config)) == 1 or config.option.capture == "no" else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave deep tests out, unless `-m` selects tests or the command line names their file or a folder of deep tests."""
+    """Leave deep tests out, unless `-m` selects tests or the command line names their file."""
     if config.option.markexpr:
         return
-    named = [Path(word.partition("::")[0]).resolve() for word in config.args]
-    wanted = {path for path in named if path.is_file() or _holds_deep_tests_alone(path, items)}
-    deep = [
-        item
-        for item in items
-        if item.get_closest_marker("deep") and wanted.isdisjoint({item.path, *item.path.parents})
-    ]
-    config.stash[DESELECTED] = len(deep)
+    named = _named_files(config)
+    deep = [item for item in items if item.get_closest_marker("deep") and item.path not in named]
     if deep:
-        items[:] = [item for item in items if item not in set(deep)]
+        config.stash[DESELECTED] = len(deep)
         config.hook.pytest_deselected(items=deep)
+        left_out = set(deep)
+        items[:] = [item for item in items if item not in left_out]
 
 
-def _holds_deep_tests_alone(folder: Path, items: Iterable[pytest.Item]) -> bool:
-    return all(item.get_closest_marker("deep") for item in items if folder in item.path.parents)
+def _named_files(config: pytest.Config) -> set[Path]:
+    paths = (Path(argument.partition("::")[0]).resolve() for argument in config.args)
+    return {path for path in paths if path.is_file()}
 
 
 @pytest.hookimpl(trylast=True)
@@ -67,8 +74,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object) -> None:
     """Take that number from a parallel worker."""
-    output = getattr(node, "workeroutput", {})
-    node.config.stash[DESELECTED] = output.get("deselected", 0)
+    node.config.stash[DESELECTED] = getattr(node, "workeroutput", {}).get("deselected", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -78,6 +84,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"{count} deep tests were left out; run them with: python -m pytest -m deep"
         )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands keep digests of tiles and networks outside of any cache: not those of the user who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache-home")))
+        yield
 
 
 @pytest.fixture(scope="session")

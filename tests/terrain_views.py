@@ -1,4 +1,4 @@
-"""Pictures of the procedural landscape under random conditions, to train and to measure the built-in network."""
+"""Pictures of the procedural landscape under random conditions, to train and measure the built-in network."""
 
 import math
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.embed import worker
-from pipeline.engines.backends.compile_process import tensors
+from pipeline.engines.backends.compile_process import tensor_options
 from pipeline.engines.port import CompiledEngine, EngineSignature
 from pipeline.processes.serve import serve
 from pipeline.tiles.sources.registry import SOURCES, SourceKind
@@ -40,8 +40,6 @@ BACKEND = EngineBackend(
 
 
 class ZipSource:
-    tile_format = "png"
-
     def __init__(self, spec, *, base, digest_cache_folder, now_ns):
         self.name, self._path = spec, base / spec
 
@@ -86,7 +84,7 @@ class ReferenceCompiler:
             target=job.target,
             precision=job.precision,
             batch=job.batch,
-            options=tensors(job),
+            options=tensor_options(job),
         )
 
     def compile(self, job, *, scratch, on_progress=None):

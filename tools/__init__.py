@@ -1,4 +1,5 @@
-"""The command line `c10`: one file per command, the flight recorder, the report page, the demo.
+"""The command line `c10`: its commands, what they say of builds and failures, the report page, the demo.
 
-It may import everything below and is imported by nothing. Only this package reads the environment and prints.
+It may import `pipeline`, `store` and `journal`, and none of them imports it. Only this package reads
+environment variables and prints.
 """

@@ -1,6 +1,7 @@
 """The command `c10`: its table of commands, and the only place that reads the environment.
 
-A command is imported when it is called, so that reading a cache does not wait for the libraries that a build needs.
+A command is imported when it is called, so that reading a cache does not wait for the libraries that a build
+needs.
 """
 
 import gc
@@ -180,7 +181,7 @@ class _C10(click.Group):
         entry = _COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        # Imported objects live until the process ends. Without them, garbage collections have less to look through.
+        # Imported objects live until the process ends: keep garbage collections from looking through them.
         gc.disable()
         try:
             found = entry.load(cmd_name)
@@ -263,8 +264,8 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
 def cli(context: click.Context) -> command.Answer | None:
     """Build flight caches for drones that find their place by looking down.
 
-    A build is a transaction: readers see all of it or nothing, and every step of it stays in the cache's journal.
-    To see it work: c10 demo
+    A build is a transaction: readers see all of it or nothing, and every step of it stays in the cache's
+    journal. To see it work: c10 demo
     """
     if context.invoked_subcommand is None:
         command.print_message(context.get_help())
@@ -277,8 +278,8 @@ def main() -> NoReturn:
     try:
         cli.main()
     finally:
-        # The process returns its memory as a whole. Freeing every object first would take a sixth of a build that finds
-        # nothing to do.
+        # The memory is returned as a whole when the process ends. Freeing every object first would take a
+        # sixth of the time of a build that finds nothing to do.
         gc.freeze()
 
 

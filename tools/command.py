@@ -1,8 +1,8 @@
 """What every command shares: its options, its answer, and how errors are reported.
 
-A command is a function from options to an `Answer`. Nothing else prints to standard output, so that `--json` prints
-exactly one line. An error becomes two lines on standard error (what was expected and found, and how to fix it) and an
-exit code from `tools.exit_codes`.
+A command is a function from options to an `Answer`. Nothing else prints to standard output, so that `--json`
+prints exactly one line. An error becomes two lines on standard error (what was expected and found, and how to
+fix it) and an exit code from `tools.exit_codes`.
 """
 
 import os
@@ -151,7 +151,7 @@ class Call:
         return [] if unsigned else list(keys) or None
 
     def digest_cache_folder(self) -> Path | None:
-        """Return the user's folder for digests of tiles and networks, outside of any cache; None without a home."""
+        """Return the user's folder for digests of tiles and networks; None if there is no home."""
         base, home = Path(self.environ.get("XDG_CACHE_HOME", "")), Path(self.environ.get("HOME", ""))
         if base.is_absolute():
             return base / "c10"
@@ -280,7 +280,7 @@ def exit_with(code: ExitCode) -> NoReturn:
 
 
 def discard_output() -> None:
-    """Discard what is still to be written, so that the interpreter does not report a broken pipe at its end."""
+    """Discard unwritten output, so that the interpreter does not report a broken pipe at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -289,7 +289,7 @@ def discard_output() -> None:
 
 @contextmanager
 def sigterm_as_error() -> Iterator[None]:
-    """Turn SIGTERM into an exception in the main thread. A second one is ignored while the first is handled."""
+    """Turn SIGTERM into an exception in the main thread, and ignore a second one."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

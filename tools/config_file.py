@@ -38,7 +38,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 def from_environment(variables: Mapping[str, str], *, prefix: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the settings in environment variables, and the names of variables that are no settings.
 
-    A text that is a TOML value, such as `4`, `2.5` or `false`, is read as that value, any other text as a string.
+    A text that is a TOML value, such as `4`, `2.5` or `false`, is read as that value, any other text as a
+    string.
     """
     known = {item.name for item in fields(C10ProvisionerConfig)} - _NOT_SETTINGS
     settings: dict[str, Any] = {}

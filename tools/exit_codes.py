@@ -55,7 +55,7 @@ CODES: Final[Mapping[Category, ExitCode]] = {
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM arrived. A subclass of KeyboardInterrupt, so that code that cleans up after Ctrl-C does so here too."""
+    """SIGTERM arrived. Code that cleans up after Ctrl-C does so for this subclass too."""
 
     category = Category.TERMINATED
 

@@ -1,4 +1,4 @@
-"""The provisioner that commands work with: the options that configure it, and how it is built from settings."""
+"""The provisioner of a command: the options that configure it, and how it is built from settings."""
 
 import click
 
@@ -11,7 +11,7 @@ REQUEST = click.argument("request_file", metavar="REQUEST", type=PATH)
 
 
 def executor_options(command: Command) -> Command:
-    """Give a command the options that say where tiles are embedded. It receives them as settings of the same names."""
+    """Give a command the options for the executor of embedding; it receives them as settings."""
     for option in (
         click.option(
             "--ray-address",

@@ -2,7 +2,7 @@
 
 from pipeline.build.report import PlanReport
 from pipeline.build.up_to_date import find_up_to_date
-from pipeline.embed.reusable_rows import KnownRows
+from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import make_plan, reusable_artifacts
 from store.cache.view import open_view
@@ -42,5 +42,5 @@ def _refusal_warning(state: State, inputs: Inputs) -> tuple[str, ...]:
 
 
 def _known_digests(artifacts: Artifacts, state: State, inputs: Inputs) -> set[str]:
-    known = KnownRows(artifacts, state.step_cache.blocks_in(inputs.space))
+    known = ReusableRows(artifacts, state.step_cache.blocks_in(inputs.space))
     return {tile.sha256 for tile in inputs.selection.tiles if tile.sha256 in known}

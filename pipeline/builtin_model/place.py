@@ -98,14 +98,11 @@ def decode_whitening(data: bytes) -> Whitening:
     return Whitening(mean=mean, projection=projection.reshape(features, dimensions))
 
 
-def place_model(whitening_file: Path | None = None) -> bytes:
+def place_model() -> bytes:
     """Make the ONNX model of the built-in descriptor.
 
     The bytes are the same on every machine and in every run. Input `input`: float32 [N, 3, 256, 256], RGB, 0
     to 255. Output `descriptor`: float32 [N, 384], unit length. No row depends on other rows of the batch.
-
-    Args:
-        whitening_file: Path of the data file; the one in the package if not given.
 
     Returns:
         A serialised ModelProto, opset 17, about 3 MB.
@@ -114,15 +111,16 @@ def place_model(whitening_file: Path | None = None) -> bytes:
         CompileError: the `onnx` package is missing (kind `backend-unavailable`); the data file cannot be
             read, or the file or the model is not the pinned one (kind `bad-model`).
     """
-    path = _WHITENING if whitening_file is None else whitening_file
     try:
-        data = path.read_bytes()
+        data = _WHITENING.read_bytes()
     except OSError as error:
-        raise _bad_data(f"the whitening file {path} cannot be read: {error.strerror or error}") from error
+        raise _bad_data(
+            f"the whitening file {_WHITENING} cannot be read: {error.strerror or error}"
+        ) from error
     found = hashlib.sha256(data).hexdigest()
     if found != PLACE_WHITENING_SHA256:
         raise _bad_data(
-            f"expected a whitening file of SHA-256 {PLACE_WHITENING_SHA256}, found {found} in {path}"
+            f"expected a whitening file of SHA-256 {PLACE_WHITENING_SHA256}, found {found} in {_WHITENING}"
         )
     whitening = decode_whitening(data)
     model = graph.serialised_network(whitening.mean, whitening.projection)

@@ -1,5 +1,5 @@
-"""Turn tiles into descriptors: cells, batches, worker processes, rows that are reused.
+"""Turn tiles into descriptors: cells, windows, worker processes, rows that are reused.
 
-It imports `pipeline.tiles`, `pipeline.processes` and below. Workers return vectors and never write into the
-cache.
+It imports `pipeline.tiles`, `pipeline.processes` and below, and reads blocks from a cache. Workers return
+vectors; nothing here writes into the cache.
 """

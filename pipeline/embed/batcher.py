@@ -1,14 +1,15 @@
-"""Turns windows of tiles into descriptors with worker processes: the DescriptorBatcher port and the local one.
+"""Embed windows of tiles: the port `DescriptorBatcher`, and worker processes on this machine.
 
-Throughput comes from processes with one thread each, not from threads: two of them embed almost twice what one with
-two threads does. A worker that dies takes nothing with it but the window it worked on, which is tried again with
-fewer workers, since the usual cause is memory.
+Workers are processes with one thread each: two of them embed almost twice as fast as one with two threads.
+When a worker dies, only the window that it worked on is lost. It is tried again with fewer workers, since the
+usual cause is that memory ran out.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, Protocol, assert_never
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Final, Protocol, TypedDict, Unpack, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,10 @@ from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
 
 ATTEMPTS_ALONE: Final = 2
-"""How often a window may end a worker that has the machine to itself."""
+"""How often a window may end a worker that is the only one."""
 
 WORKER: Final = "pipeline.embed.worker"
-"""The module that workers run."""
+"""The module of a worker process."""
 
 _LOG_TAIL: Final = 2_000
 
@@ -35,15 +36,15 @@ class EngineSpec:
     """An engine for workers to load.
 
     Attributes:
-        path: Where its bytes are.
-        sha256: Their digest; a worker refuses others.
+        path: Its file.
+        sha256: Its digest; a worker refuses other bytes.
         backend: Backend that compiled it.
         version: Full version of the backend's library.
         input: Name of the input tensor.
         output: Name of the output tensor.
         batch: Fixed batch size.
         dimensions: Length of a descriptor.
-        precision: Arithmetic of the engine, for backends whose engines do not tell it themselves.
+        precision: Arithmetic of the engine, for backends whose engines do not state it.
     """
 
     path: str
@@ -59,13 +60,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadTile:
-    """A tile that got no descriptor.
-
-    Attributes:
-        tile: The tile.
-        kind: Value of an `ErrorKind`: "bad-tile", "source-changed", "bad-vectors" or another of a tile source.
-        message: What was expected and what was found.
-    """
+    """A tile that got no descriptor; `kind` is the value of an `ErrorKind`, such as "bad-tile"."""
 
     tile: SourceTile
     kind: str
@@ -74,7 +69,7 @@ class BadTile:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WindowResult:
-    """What became of a window.
+    """The descriptors of a window.
 
     Attributes:
         window: The window.
@@ -93,11 +88,11 @@ class WindowResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """A window whose worker failed and that will be tried again.
+    """A window that will be tried again because its worker failed.
 
     Attributes:
-        window: The window; None when a worker ended before it was ready for any.
-        attempt: How often it has been tried.
+        window: The window; None when a worker ended before it was ready.
+        attempt: How often the window has failed.
         why: How the worker ended.
         workers: How many workers will be left.
     """
@@ -113,6 +108,20 @@ OnRetry = Callable[[Retry], None]
 OnTiles = Callable[[int], None]
 
 
+class EmbedCallbacks(TypedDict, total=False):
+    """What `DescriptorBatcher.embed` reports, each to an optional function.
+
+    Attributes:
+        on_dispatch: Called with each window before it is given to a worker for the first time.
+        on_progress: Called with the number of tiles embedded since the last call.
+        on_retry: Called when a worker failed and its window will be tried again.
+    """
+
+    on_dispatch: OnDispatch | None
+    on_progress: OnTiles | None
+    on_retry: OnRetry | None
+
+
 class DescriptorBatcher(Protocol):
     """Embeds tiles."""
 
@@ -122,27 +131,84 @@ class DescriptorBatcher(Protocol):
         *,
         engine: EngineSpec,
         preprocessing: Preprocessing,
-        on_dispatch: OnDispatch | None = None,
-        on_progress: OnTiles | None = None,
-        on_retry: OnRetry | None = None,
+        **callbacks: Unpack[EmbedCallbacks],
     ) -> Generator[WindowResult, None, None]:
-        """Embed windows and yield their results in the order in which they are done.
+        """Embed windows and yield their results as they are done.
 
-        Windows are taken one at a time as there is room for them, so that they may be planned lazily. Close the
-        iterator to stop early.
+        Windows are taken one at a time when a worker has room for one, so that they can be planned lazily.
+        Close the generator to stop early.
 
         Args:
-            windows: The work.
+            windows: The windows to embed.
             engine: The engine to run.
-            preprocessing: The image contract between tile and engine.
-            on_dispatch: Called with each window before it is given to a worker for the first time.
-            on_progress: Called with the number of tiles that were embedded since the last call.
-            on_retry: Called when a worker failed and its window will be tried again.
+            preprocessing: How tiles become samples of the engine.
+            callbacks: What to report.
 
         Raises:
-            EmbedError: A window ended its worker again and again, or the workers do not start.
+            EmbedError: A window ended its workers too often, or the workers do not start.
         """
         ...
+
+
+class WindowQueue:
+    """The windows of one call of `embed` that still need a worker: new ones, and those to try again."""
+
+    def __init__(self, windows: Iterable[Window], engine: EngineSpec, callbacks: EmbedCallbacks) -> None:
+        """Take the arguments of `DescriptorBatcher.embed`."""
+        self._new = iter(windows)
+        self._again: deque[Window] = deque()
+        self._failures: dict[int, int] = {}
+        self._dimensions = engine.dimensions
+        self._on_dispatch = callbacks.get("on_dispatch")
+        self._on_progress = callbacks.get("on_progress")
+        self._on_retry = callbacks.get("on_retry")
+
+    def peek(self) -> Window | None:
+        """Return the next window and leave it in the queue; None if there is none."""
+        if not self._again:
+            self._again.extend(islice(self._new, 1))
+        return self._again[0] if self._again else None
+
+    def take(self) -> Window | None:
+        """Remove and return the next window, and report the dispatch of a new one; None if there is none."""
+        window = self.peek()
+        if window is not None:
+            self._again.popleft()
+            if window.number not in self._failures:
+                self._failures[window.number] = 0
+                if self._on_dispatch is not None:
+                    self._on_dispatch(window)
+        return window
+
+    def put_first(self, windows: Iterable[Window]) -> None:
+        """Put windows back at the front; their order stays."""
+        self._again.extendleft(reversed(list(windows)))
+
+    def put_last(self, windows: Iterable[Window]) -> None:
+        """Put windows back at the end."""
+        self._again.extend(windows)
+
+    def retry(self, window: Window | None, outcome: Outcome | Lost, *, workers: int) -> None:
+        """Put back a window whose worker failed, if it had begun one, and report that; `workers` are left."""
+        attempt = 1
+        if window is not None:
+            attempt = self._failures[window.number] = self._failures[window.number] + 1
+            self._again.append(window)
+        if self._on_retry is not None:
+            why = describe_outcome(outcome)
+            self._on_retry(Retry(window=window, attempt=attempt, why=why, workers=workers))
+
+    def finish(self, window: Window, answer: Message) -> WindowResult:
+        """Return the result of a window from a worker's answer, and report its tiles.
+
+        Raises:
+            EmbedError: As for `window_result`.
+        """
+        self._failures.pop(window.number, None)
+        result = window_result(window, answer, self._dimensions)
+        if self._on_progress is not None:
+            self._on_progress(len(result.tiles))
+        return result
 
 
 class LocalDescriptorBatcher:
@@ -166,72 +232,42 @@ class LocalDescriptorBatcher:
         *,
         engine: EngineSpec,
         preprocessing: Preprocessing,
-        on_dispatch: OnDispatch | None = None,
-        on_progress: OnTiles | None = None,
-        on_retry: OnRetry | None = None,
+        **callbacks: Unpack[EmbedCallbacks],
     ) -> Generator[WindowResult, None, None]:
         """Embed windows; see `DescriptorBatcher.embed`."""
-        run = _Run(
-            windows=iter(windows),
-            setup=worker_setup(engine, preprocessing),
-            dimensions=engine.dimensions,
-            workers=self._workers,
-            timeout_s=self._timeout_s,
-            on_dispatch=on_dispatch,
-            on_progress=on_progress,
-            on_retry=on_retry,
-        )
-        return run.results()
+        queue = WindowQueue(windows, engine, callbacks)
+        setup = worker_setup(engine, preprocessing)
+        return _LocalRun(queue, setup, workers=self._workers, timeout_s=self._timeout_s).results()
 
 
-class _Run:
+class _LocalRun:
     """One call of `embed`: pools of workers, each smaller than the one before, until the work is done."""
 
-    def __init__(
-        self,
-        *,
-        windows: Iterator[Window],
-        setup: Payload,
-        dimensions: int,
-        workers: int,
-        timeout_s: float | None,
-        on_dispatch: OnDispatch | None,
-        on_progress: OnTiles | None,
-        on_retry: OnRetry | None,
-    ) -> None:
-        self._windows = windows
+    def __init__(self, queue: WindowQueue, setup: Payload, *, workers: int, timeout_s: float | None) -> None:
+        self._queue = queue
         self._setup = setup
-        self._dimensions = dimensions
         self._workers = workers
         self._timeout_s = timeout_s
-        self._on_dispatch = on_dispatch
-        self._on_progress = on_progress
-        self._on_retry = on_retry
-        self._under_way: dict[int, Window] = {}
-        self._again: deque[Window] = deque()
-        self._attempts: dict[int, int] = {}
-        self._alone: dict[int | None, int] = {}
+        self._in_progress: dict[Hashable, Window] = {}
+        self._failures_alone: Counter[int | None] = Counter()
 
     def results(self) -> Generator[WindowResult, None, None]:
-        window = self._next()
-        while window is not None:
-            self._again.appendleft(window)
+        while self._queue.peek() is not None:
             with WorkerPool(WORKER, self._workers, self._setup, timeout_s=self._timeout_s) as pool:
-                yield from self._drive(pool)
-            self._again.extendleft(reversed(self._under_way.values()))
-            self._under_way.clear()
-            window = self._next()
+                yield from self._use_pool(pool)
+            self._queue.put_first(self._in_progress.values())
+            self._in_progress.clear()
 
-    def _drive(self, pool: WorkerPool) -> Iterator[WindowResult]:
-        """Work with one pool until all is done or a worker failed; then let the others finish what they hold."""
-        self._fill(pool)
+    def _use_pool(self, pool: WorkerPool) -> Iterator[WindowResult]:
+        """Use one pool until all is done or a worker fails; then let the others finish their windows."""
+        self._submit_windows(pool)
         failed = False
         try:
             for number, outcome in pool.results():
-                window = self._under_way.pop(_integer(number))
+                window = self._in_progress.pop(number)
                 match outcome:
-                    case Finished(value=value):
-                        yield self._result(window, value)
+                    case Finished(value=answer):
+                        yield self._queue.finish(window, answer)
                     case Failed():
                         raise embed_error(window, outcome)
                     case Died() | OutOfMemory() | TimedOut():
@@ -241,54 +277,36 @@ class _Run:
                     case _:
                         assert_never(outcome)
                 if not failed:
-                    self._fill(pool)
+                    self._submit_windows(pool)
         except WorkerStartError as error:
             if isinstance(error.outcome, Failed):
                 raise embed_error(None, error.outcome) from error
             self._retry(None, error.outcome)
 
-    def _next(self) -> Window | None:
-        if self._again:
-            return self._again.popleft()
-        return next(self._windows, None)
-
-    def _fill(self, pool: WorkerPool) -> None:
-        while len(self._under_way) < QUEUE_DEPTH * pool.alive and (window := self._next()) is not None:
-            self._under_way[window.number] = window
-            if window.number not in self._attempts:
-                self._attempts[window.number] = 0
-                if self._on_dispatch is not None:
-                    self._on_dispatch(window)
+    def _submit_windows(self, pool: WorkerPool) -> None:
+        while (
+            len(self._in_progress) < QUEUE_DEPTH * pool.alive and (window := self._queue.take()) is not None
+        ):
+            self._in_progress[window.number] = window
             pool.submit(window.number, worker_request(window.tiles))
 
     def _retry(self, window: Window | None, outcome: Outcome) -> None:
-        """Count a failure, and shrink; or give up when even a lone worker cannot do it."""
+        """Try again with fewer workers; raise `EmbedError` when a lone worker failed too often."""
         number = None if window is None else window.number
         if self._workers == 1:
-            self._alone[number] = self._alone.get(number, 0) + 1
-            if self._alone[number] >= ATTEMPTS_ALONE:
+            self._failures_alone[number] += 1
+            if self._failures_alone[number] >= ATTEMPTS_ALONE:
                 raise embed_error(window, outcome)
         self._workers = max(1, self._workers // 2)
-        attempt = 1
-        if window is not None:
-            attempt = self._attempts[window.number] = self._attempts[window.number] + 1
-            self._again.append(window)
-        if self._on_retry is not None:
-            self._on_retry(Retry(window=window, attempt=attempt, why=told(outcome), workers=self._workers))
-
-    def _result(self, window: Window, value: Message) -> WindowResult:
-        self._attempts.pop(window.number, None)
-        result = window_result(window, value, self._dimensions)
-        if self._on_progress is not None:
-            self._on_progress(len(result.tiles))
-        return result
+        self._queue.retry(window, outcome, workers=self._workers)
 
 
 def window_result(window: Window, value: Message, dimensions: int) -> WindowResult:
     """Return a window's result from a worker's answer.
 
     Raises:
-        EmbedError: The answer has other rows than there are good tiles, or rows of another length.
+        EmbedError: BAD_VECTORS, the number of rows is not that of the good tiles, or a row has another
+            length.
     """
     bad = {
         index: BadTile(tile=window.tiles[index], kind=kind, message=message)
@@ -312,19 +330,9 @@ def window_result(window: Window, value: Message, dimensions: int) -> WindowResu
     )
 
 
-def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> Payload:
-    """Return the first message of a worker: the engine to load, and the image contract."""
-    return {
-        "engine": engine.path,
-        "sha256": engine.sha256,
-        "backend": engine.backend,
-        "version": engine.version,
-        "input": engine.input,
-        "output": engine.output,
-        "batch": engine.batch,
-        "precision": engine.precision,
-        "preprocessing": preprocessing.to_document(),
-    }
+def worker_setup(engine: EngineSpec, preprocessing: Preprocessing) -> dict[str, Payload]:
+    """Return the first message to a worker: the engine to load, and the preprocessing."""
+    return {"engine": asdict(engine), "preprocessing": preprocessing.to_document()}
 
 
 def worker_request(tiles: Iterable[SourceTile]) -> Payload:
@@ -332,14 +340,8 @@ def worker_request(tiles: Iterable[SourceTile]) -> Payload:
     return [[tile.sha256, list(tile.locator)] for tile in tiles]
 
 
-def _integer(number: object) -> int:
-    if not isinstance(number, int):
-        raise TypeError(f"expected a window's number, found {number!r}")
-    return number
-
-
 def window_name(window: Window | None) -> str:
-    """Name a window by its number and its first and last cell."""
+    """Return a window's name for messages; None stands for the start of a worker."""
     if window is None:
         return "a worker's start"
     first, last = window.subjects[0], window.subjects[-1]
@@ -347,8 +349,8 @@ def window_name(window: Window | None) -> str:
     return f"window {window.number} (cells {cells}, {len(window.tiles)} tiles)"
 
 
-def told(outcome: Outcome | Lost) -> str:
-    """Say how a worker's work on a window ended."""
+def describe_outcome(outcome: Outcome | Lost) -> str:
+    """Return how a worker's task ended, in a few words."""
     match outcome:
         case Finished():
             return "finished"
@@ -367,18 +369,18 @@ def told(outcome: Outcome | Lost) -> str:
 
 
 def embed_error(window: Window | None, outcome: Outcome | Lost) -> EmbedError:
-    """Return the error that says that a window, or a worker's start, was given up."""
+    """Return the error for a window, or for a worker's start (None), that will not be tried again."""
     log = "" if isinstance(outcome, Finished) else outcome.log.strip()[-_LOG_TAIL:]
     died = not isinstance(outcome, Failed)
     match outcome:
         case Failed():
             hint = "check the engine with `c10 engines`, then build again"
         case Lost():
-            hint = "see to the network, the memory and the disks of the cluster's nodes, then build again"
+            hint = "check the network, the memory and the disks of the cluster's nodes, then build again"
         case _:
             hint = "use fewer workers or a smaller engine.batch; `c10 replay` shows the window's tiles"
     return EmbedError(
-        f"expected descriptors for {window_name(window)}, found: {told(outcome)}"
+        f"expected descriptors for {window_name(window)}, found: {describe_outcome(outcome)}"
         + (f"; its log ends: {log}" if log else ""),
         hint=hint,
         kind=ErrorKind.WORKER_DIED if died else ErrorKind.EMBED_FAILED,

@@ -1,11 +1,11 @@
-"""Which tiles are embedded together, and how their descriptors become blocks again. Pure.
+"""Plan which tiles are embedded together, and assemble their descriptors into blocks. Pure.
 
-Work goes out in *windows*: the tiles of some cells that are new, each digest once. Descriptors come back window by
-window, in any order. In between stands the `CellAssembler`, which knows what each cell still misses.
+Workers get *windows*: the new tiles of some cells, each digest once. Descriptors come back window by window,
+in any order. The `CellAssembler` knows what each cell still lacks.
 
-A tile digest that several cells use (water, no data) is embedded once. Counting its users beforehand
-(`shared_digests`) is what lets its descriptor be dropped after the last of them, so that memory holds the cells that
-are under way and nothing else.
+A tile digest that several cells use (water, no data) is embedded once. `shared_digests` counts its cells
+beforehand, so that its descriptor is dropped after the last of them and memory holds only the cells in
+progress.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -22,13 +22,13 @@ from store.base.identity import CELL_SHIFT
 from store.formats.descriptor_block import Block
 
 WINDOW_TILES: Final = 512
-"""Tiles in a window, about: a few seconds of work for the embedded descriptor's worker, one journal record."""
+"""About how many tiles a window has: a few seconds of work with the built-in network, one journal record."""
 
 Vectors = NDArray[np.float32]
 
 
 class CellKey(NamedTuple):
-    """A cell: zoom, and tile column and row divided by 16. Sorted as the blocks of an index are."""
+    """A cell: zoom, and tile column and row divided by 16. Keys sort as the blocks of an index do."""
 
     zoom: int
     x: int
@@ -40,7 +40,7 @@ class CellKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """The tiles of one cell, in ascending order of (x, y), which is that of their descriptor ids."""
+    """The tiles of one cell, in ascending order of (x, y), the order of their descriptor ids."""
 
     key: CellKey
     tiles: TileColumns
@@ -48,12 +48,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """One portion of work.
+    """Tiles that are embedded together.
 
     Attributes:
-        number: Its place in the plan, from 0.
-        cells: The cells that need these tiles, besides others that share one.
-        tiles: Tiles to embed, no digest twice.
+        number: Its index in the plan.
+        cells: The cells that need these tiles; cells that only share one are left out.
+        tiles: The tiles, no digest twice.
     """
 
     number: int
@@ -67,7 +67,7 @@ class Window:
 
 
 class Row(NamedTuple):
-    """What is known of one tile digest: its descriptor, float32 [d], and its texture score."""
+    """The descriptor of a tile digest, float32 [d], and its texture score."""
 
     vector: Vectors
     texture: float
@@ -75,13 +75,13 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembledCell:
-    """A cell that is complete.
+    """A complete cell.
 
     Attributes:
         tiles: Its tiles.
-        block: Its rows; tiles that were dropped as bad are not among them.
+        block: Its rows, without those of bad tiles.
         embedded: Digests that went through the network for this cell.
-        copied: Rows that did not: known before, or embedded for another row or cell.
+        copied: Other rows: known before, or embedded for another row or cell.
     """
 
     tiles: TileColumns
@@ -108,8 +108,8 @@ def group_cells(tiles: Iterable[SourceTile]) -> list[Cell]:
 
 def shared_digests(cells: Iterable[Cell]) -> dict[str, int]:
     """Return how many cells use each digest, for digests that more than one cell uses."""
-    # Digests of one cell count once; as whole values of 32 bytes, since a million names would fill the memory.
-    distinct = [np.unique(_values(cell.tiles.digests)) for cell in cells]
+    # A digest counts once per cell. As values of 32 bytes: a million strings would fill the memory.
+    distinct = [np.unique(_as_values(cell.tiles.digests)) for cell in cells]
     if not distinct:
         return {}
     values, counts = np.unique(np.concatenate(distinct), return_counts=True)
@@ -117,8 +117,8 @@ def shared_digests(cells: Iterable[Cell]) -> dict[str, int]:
     return dict(zip(map(bytes.hex, values[shared].tolist()), counts[shared].tolist(), strict=True))
 
 
-def _values(digests: NDArray[np.uint8]) -> NDArray[np.void]:
-    """Each digest as one value that can be sorted and compared."""
+def _as_values(digests: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Return each digest as one value that can be sorted and compared."""
     values: NDArray[np.void] = np.ascontiguousarray(digests).view("V32").reshape(-1)
     return values
 
@@ -130,14 +130,14 @@ def plan_windows(
     shared: Mapping[str, int],
     size: int = WINDOW_TILES,
 ) -> Iterator[Window]:
-    """Yield the windows for all digests that are not known, lazily and in the order of the cells.
+    """Yield the windows of all digests that are not known, lazily and in the order of the cells.
 
-    A cell is never divided, so that a window has fewer than ``size`` tiles and those of one cell together. Cells
-    without a new digest appear in no window: they need none, or wait for a digest that another cell brings.
+    A cell is never divided, so a window may have up to one cell's tiles more than `size`. Cells without a new
+    digest are in no window.
 
     Args:
-        cells: All cells to be assembled.
-        known: Digests whose descriptor exists already.
+        cells: All cells to assemble.
+        known: Digests that have a descriptor already.
         shared: From `shared_digests` of the same cells.
         size: Tiles after which a window is closed.
     """
@@ -146,14 +146,14 @@ def plan_windows(
     keys: list[CellKey] = []
     planned: set[str] = set()
     for cell in cells:
-        fresh: dict[str, SourceTile] = {}
+        new: dict[str, SourceTile] = {}
         for number_in_cell, name in enumerate(cell.tiles.hex_digests):
-            if name not in known and name not in planned and name not in fresh:
-                fresh[name] = cell.tiles[number_in_cell]
-        if not fresh:
+            if name not in known and name not in planned and name not in new:
+                new[name] = cell.tiles[number_in_cell]
+        if not new:
             continue
-        planned.update(digest for digest in fresh if digest in shared)
-        tiles.extend(fresh.values())
+        planned.update(digest for digest in new if digest in shared)
+        tiles.extend(new.values())
         keys.append(cell.key)
         if len(tiles) >= size:
             yield Window(number=number, cells=tuple(keys), tiles=tuple(tiles))
@@ -164,17 +164,17 @@ def plan_windows(
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
+class _IncompleteCell:
     cell: Cell
     missing: set[str]
     first: frozenset[str]
 
 
 class CellAssembler:
-    """Puts cells together from descriptors that come in any order.
+    """Assembles cells from descriptors that come in any order.
 
-    Every cell that `shared_digests` counted must be added once; until the last of them is, and is complete, the rows
-    of its shared digests are kept. Everything else is dropped with the cell that it belongs to.
+    Every cell that `shared_digests` counted must be added once. The row of a shared digest is kept until the
+    last of its cells is complete, any other row until its own cell is.
     """
 
     def __init__(self, *, dimensions: int, shared: Mapping[str, int]) -> None:
@@ -187,34 +187,34 @@ class CellAssembler:
         self._dimensions = dimensions
         self._users = dict(shared)
         self._rows: dict[str, Row | None] = {}
-        self._asked: set[str] = set()
-        self._waiting: dict[str, list[_Pending]] = {}
+        self._expected: set[str] = set()
+        self._waiting: dict[str, list[_IncompleteCell]] = {}
         self._pending = 0
 
     @property
     def pending(self) -> int:
-        """Cells that were added and are not complete."""
+        """How many of the added cells are not complete."""
         return self._pending
 
     @property
     def held(self) -> int:
-        """Rows kept in memory."""
+        """How many rows are in memory."""
         return len(self._rows)
 
     def add(self, cell: Cell, known: Mapping[str, Row]) -> AssembledCell | None:
-        """Take in a cell, and return it when nothing is missing.
+        """Add a cell; return it assembled if nothing is missing.
 
         Args:
             cell: The cell, not added before.
-            known: Rows by digest that exist already; those of other digests are ignored.
+            known: Existing rows by digest; those of other cells are ignored.
         """
         digests = set(cell.tiles.hex_digests)
         for digest in digests & known.keys():
             self._rows.setdefault(digest, known[digest])
         missing = {digest for digest in digests if digest not in self._rows}
-        first = missing - self._asked
-        self._asked.update(digest for digest in first if digest in self._users)
-        pending = _Pending(cell=cell, missing=missing, first=frozenset(first))
+        first = missing - self._expected
+        self._expected.update(digest for digest in first if digest in self._users)
+        pending = _IncompleteCell(cell=cell, missing=missing, first=frozenset(first))
         self._pending += 1
         if not missing:
             return self._complete(pending)
@@ -223,17 +223,17 @@ class CellAssembler:
         return None
 
     def supply(self, digest: str, row: Row) -> list[AssembledCell]:
-        """Take in the row of a digest, and return the cells that it completes. One that nobody needs is ignored."""
+        """Add the row of a digest, unless no cell needs it; return the cells that it completes."""
         if digest in self._users:
-            # It may be kept for long, and a view would keep its whole window with it.
+            # It may be kept for long, and a view would keep the array of its whole window.
             row = Row(row.vector.copy(), row.texture)
-        return self._arrive(digest, row)
+        return self._resolve(digest, row)
 
     def drop(self, digest: str) -> list[AssembledCell]:
-        """Give a digest up: its tiles get no row. Return the cells that this completes."""
-        return self._arrive(digest, None)
+        """Leave a digest without a row; return the cells that this completes."""
+        return self._resolve(digest, None)
 
-    def _arrive(self, digest: str, row: Row | None) -> list[AssembledCell]:
+    def _resolve(self, digest: str, row: Row | None) -> list[AssembledCell]:
         if digest not in self._waiting and digest not in self._users:
             return []
         self._rows[digest] = row
@@ -244,7 +244,7 @@ class CellAssembler:
                 complete.append(self._complete(pending))
         return complete
 
-    def _complete(self, pending: _Pending) -> AssembledCell:
+    def _complete(self, pending: _IncompleteCell) -> AssembledCell:
         cell = pending.cell
         rows = [self._rows[name] for name in cell.tiles.hex_digests]
         tiles = cell.tiles.take(np.array([row is not None for row in rows], np.bool_))
@@ -269,7 +269,7 @@ class CellAssembler:
                 self._users[digest] = left
             else:
                 self._users.pop(digest, None)
-                self._asked.discard(digest)
+                self._expected.discard(digest)
                 del self._rows[digest]
         self._pending -= 1
         return AssembledCell(tiles=cell.tiles, block=block, embedded=embedded, copied=len(found) - embedded)

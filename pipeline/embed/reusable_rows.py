@@ -1,8 +1,7 @@
-"""Descriptors that exist already: the rows of a vector space's blocks, found by tile digest.
+"""Find existing descriptors by tile digest: the rows of a vector space's blocks.
 
-Of every block only the key columns are read at first. A block's vectors are read, whole and checked against
-its digest, when a row of it is asked for; a block that turns out to be damaged is forgotten, and its tiles are
-embedded again.
+At first only the key columns of each block are read. A whole block is read, and checked against its digest,
+when one of its rows is needed. Rows of a damaged block are dropped, so that their tiles are embedded again.
 """
 
 import os
@@ -21,36 +20,39 @@ from store.formats.descriptor_block import Block, BlockError
 _OPEN_BLOCKS = 16
 
 
-class KnownRows:
-    """Rows by tile digest; `in` tells whether a digest's descriptor exists."""
+class ReusableRows:
+    """Rows by tile digest; `in` tells whether a digest has one."""
 
     def __init__(self, artifacts: Artifacts, cells: Sequence[CellEmbedded]) -> None:
         self._artifacts = artifacts
         self._refs = [cell.block for cell in cells]
-        self._where: dict[bytes, tuple[int, int]] = {}
+        self._locations: dict[bytes, tuple[int, int]] = {}
         self._open: OrderedDict[int, Block] = OrderedDict()
         for number, ref in enumerate(self._refs):
-            for row, digest in enumerate(_digests(artifacts, ref)):
-                self._where[digest] = number, row
+            for row, digest in enumerate(_read_digests(artifacts, ref)):
+                self._locations[digest] = number, row
 
     def __len__(self) -> int:
-        """Number of distinct digests."""
-        return len(self._where)
+        """Return the number of distinct digests."""
+        return len(self._locations)
 
     def __contains__(self, digest: object) -> bool:
-        """Whether the descriptor of a tile digest, as hexadecimal digits, exists."""
-        return isinstance(digest, str) and bytes.fromhex(digest) in self._where
+        """Tell whether a tile digest, in hexadecimal, has a row."""
+        return isinstance(digest, str) and bytes.fromhex(digest) in self._locations
 
     def rows(self, digests: Iterable[str]) -> dict[str, Row]:
-        """Return the rows of those digests that exist."""
+        """Return the existing rows of some digests."""
         found: dict[str, Row] = {}
         for digest in digests:
-            place = self._where.get(bytes.fromhex(digest))
-            block = None if place is None else self._block(place[0])
-            if block is None or place is None:
-                self._where.pop(bytes.fromhex(digest), None)
+            key = bytes.fromhex(digest)
+            if key not in self._locations:
                 continue
-            found[digest] = Row(block.vectors[place[1]].copy(), float(block.texture[place[1]]))
+            number, row = self._locations[key]
+            block = self._block(number)
+            if block is None:
+                del self._locations[key]
+            else:
+                found[digest] = Row(block.vectors[row].copy(), float(block.texture[row]))
         return found
 
     def _block(self, number: int) -> Block | None:
@@ -71,8 +73,8 @@ class KnownRows:
         return block
 
 
-def _digests(artifacts: Artifacts, ref: ArtifactRef) -> list[bytes]:
-    """Read the key columns alone; nothing if the file is no block."""
+def _read_digests(artifacts: Artifacts, ref: ArtifactRef) -> list[bytes]:
+    """Return the digests of a block from its key columns; none if the file is no block."""
     try:
         with os.fdopen(open_regular(artifacts.layout.artifact(ref.sha256)), "rb", buffering=0) as file:
             header = descriptor_block.decode_header(file.read(descriptor_block.HEADER_SIZE))

@@ -1,7 +1,7 @@
 """The worker process that embeds tiles: read, hash, decode, prepare, run.
 
-The bytes that are hashed are the bytes that are decoded, so that a source that changes under a build cannot slip
-another picture under a known digest. A tile that is bad costs only itself: the rest of its window is embedded.
+The bytes that are hashed are the bytes that are decoded, so that no other image gets a known digest when a
+source changes during a build. A bad tile does not affect the rest of its window.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from store.base.preprocessing import Preprocessing
 from store.runtime.load import Engine, load_engine
 
 _THREADS: Final = 1
-_LEAST_SIDE: Final = 4
-"""Pixels that the texture score needs each way."""
+_MIN_TEXTURE_SIDE: Final = 4
+"""Least width and height in pixels for the texture score."""
 
 
 class Embedder:
@@ -42,8 +42,9 @@ class Embedder:
             progress: Not used: a window is short.
 
         Returns:
-            A map of `vectors`, float32 [n, d], and `texture`, float32 [n], of the good tiles in order, and `bad`: for
-            each other tile its place in the request, an `ErrorKind` and a message.
+            A map of `vectors`, float32 [n, d], and `texture`, float32 [n], of the good tiles in order, and
+                `bad`: for
+            each other tile its index in the request, an `ErrorKind` and a message.
         """
         del progress
         bad: dict[int, tuple[str, str]] = {}
@@ -53,7 +54,7 @@ class Embedder:
         filled = 0
         for number, (sha256, source) in enumerate(request):
             try:
-                image = picture(sha256, source)
+                image = read_image(sha256, source)
                 self._samples[filled] = self._preprocessing.apply(image)
             except TileError as error:
                 bad[number] = (error.kind, error.message)
@@ -71,33 +72,33 @@ class Embedder:
 
 
 def start(first: Message) -> Handler:
-    """Load the engine whose bytes have the expected digest.
+    """Load the engine from its file; see `load_embedder`."""
+    return load_embedder(Path(first["engine"]["path"]).read_bytes(), first)
+
+
+def load_embedder(data: bytes, first: Message) -> Handler:
+    """Load an engine from its bytes; `first` is `pipeline.embed.batcher.worker_setup`.
 
     Raises:
-        EmbedError: The bytes are others, or the engine takes samples of another shape.
+        EmbedError: The bytes have another digest, or the engine takes samples of another shape.
         ExecutionError: The engine cannot run here.
     """
-    return serve_engine(Path(first["engine"]).read_bytes(), first)
-
-
-def serve_engine(data: bytes, first: Message) -> Handler:
-    """Load an engine from its bytes; see `start`."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != first["sha256"]:
+    spec, found = first["engine"], hashlib.sha256(data).hexdigest()
+    if found != spec["sha256"]:
         raise EmbedError(
-            f"expected the engine with SHA-256 {first['sha256']}, found {found}",
+            f"expected the engine with SHA-256 {spec['sha256']}, found {found}",
             hint="c10 verify --full",
             kind=ErrorKind.EMBED_FAILED,
         )
     engine = load_engine(
         data,
-        backend=first["backend"],
-        version=first["version"],
-        input=first["input"],
-        output=first["output"],
-        batch=first["batch"],
+        backend=spec["backend"],
+        version=spec["version"],
+        input=spec["input"],
+        output=spec["output"],
+        batch=spec["batch"],
         threads=_THREADS,
-        precision=first["precision"],
+        precision=spec["precision"],
     )
     preprocessing = Preprocessing.from_document(first["preprocessing"])
     if preprocessing.shape != engine.sample_shape:
@@ -109,15 +110,15 @@ def serve_engine(data: bytes, first: Message) -> Handler:
     return Embedder(engine, preprocessing).embed
 
 
-def picture(sha256: str, source: list[str | int] | bytes) -> NDArray[np.uint8]:
+def read_image(sha256: str, source: list[str | int] | bytes) -> NDArray[np.uint8]:
     """Return a tile's pixels, uint8 [h, w, 3].
 
     Args:
-        sha256: What its encoded bytes are expected to hash to, in hexadecimal.
-        source: Its locator, or these bytes where the process that asks has read them.
+        sha256: Expected SHA-256 of its encoded bytes, in hexadecimal.
+        source: Its locator, or its encoded bytes.
 
     Raises:
-        TileError: Unreadable, undecodable, or other bytes than expected.
+        TileError: It cannot be read or decoded, or its bytes have another digest.
     """
     data = source if isinstance(source, bytes) else read_tile(tuple(source))
     found = hashlib.sha256(data).hexdigest()
@@ -131,8 +132,8 @@ def picture(sha256: str, source: list[str | int] | bytes) -> NDArray[np.uint8]:
 
 
 def _texture(image: NDArray[np.uint8]) -> float:
-    """Score a tile; one of a few pixels, such as a placeholder for "no data", has nothing to recognise."""
-    return texture_energy(image) if min(image.shape[:2]) >= _LEAST_SIDE else 0.0
+    """Return the texture score; 0 for an image of a few pixels, such as a placeholder for "no data"."""
+    return texture_energy(image) if min(image.shape[:2]) >= _MIN_TEXTURE_SIDE else 0.0
 
 
 def _answer(
@@ -141,7 +142,7 @@ def _answer(
     good: Iterable[int],
     bad: dict[int, tuple[str, str]],
 ) -> Payload:
-    """Move tiles whose descriptor is not finite to the bad ones."""
+    """Return the answer; a tile whose descriptor is not finite becomes a bad one."""
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(rows).all(axis=1))
     for number, fine in zip(good, finite, strict=True):
         if not fine:

@@ -1,5 +1,5 @@
 """Networks and the engines that they compile to.
 
 `port` says what a compiler is; `onnx`, `precision` and `models` read and prepare networks; `backends` compile
-them. They import `pipeline.request` and below, and never write into a cache.
+them. They import `pipeline.tiles` and below, and never write events or artifacts into a cache.
 """

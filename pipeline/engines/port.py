@@ -1,4 +1,4 @@
-"""The EngineCompiler port: what the build asks of a backend, and what it gets back."""
+"""The port `EngineCompiler`, with the job that it takes and the engine that it returns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from store.base.preprocessing import Preprocessing
 DEFAULT_BATCH = 8
 """Fixed batch of an engine unless the request names one.
 
-On a CPU it hardly matters: the embedded descriptor takes 1.38 to 1.41 ms per sample at every batch from 1 to 32, large
-networks differ by a tenth. On a GPU a single sample leaves most of it idle. Against large batches speaks that a single
-query on board costs a whole one; where only that counts, ask for 1.
+On a CPU it hardly matters: the built-in network takes 1.38 to 1.41 ms per sample at every batch from 1 to 32, and
+large networks differ by a tenth. On a GPU a single sample leaves most of it idle. But a single query on board costs
+a whole batch; where only that counts, ask for 1.
 """
 
 Role = Literal["descriptor", "auxiliary"]
@@ -35,8 +35,8 @@ class EngineJob:
     Attributes:
         model: Name of the network, unique in a build.
         role: "descriptor" networks take images and give one vector each; "auxiliary" ones are only compiled.
-        onnx: The network's file. External weights lie beside it.
-        onnx_sha256: What `onnx_digest` said of it; a file that has changed since is refused.
+        onnx: The network's file; external weights are beside it.
+        onnx_sha256: Its `onnx_digest`; a file that has changed since is refused.
         input: Name of the image input.
         output: Name of the descriptor output.
         sample_shape: Shape of one preprocessed sample, without batch; empty for an auxiliary network.
@@ -45,15 +45,13 @@ class EngineJob:
         target: What `EngineCompiler.target` returned.
         workspace_mb: Limit on the compiler's scratch memory in MiB, None for the backend's own.
         timeout_s: Longest time for this compile in seconds.
-        tf32: Whether 19-bit matrix arithmetic may stand in for fp32.
+        tf32: Whether matrix products in fp32 may use 19-bit arithmetic.
         profile: Optimisation profile, for backends that know them.
-        plugins: Libraries with operators of their own, each with the SHA-256 of its bytes, for backends that take them.
-        timing_cache: What an earlier compile learnt about kernels, for backends that keep it. It saves time and
-            belongs to no key.
-        preprocessing: The image contract, by which golden images become samples when a conversion is measured; it
-            changes no engine.
-        least_cosine: What a converted graph must agree to with the one given, None for the usual of its precision; it
-            changes no engine.
+        plugins: Libraries with further operators, each with its SHA-256, for backends that take them.
+        timing_cache: Kernel timings of an earlier compile, for backends that use them; in no key.
+        preprocessing: Turns golden images into samples when a conversion is measured; changes no engine.
+        least_cosine: Least agreement of a converted graph with the original, None for the usual one of its
+            precision; changes no engine.
     """
 
     model: str
@@ -105,9 +103,9 @@ class CompiledEngine:
     Attributes:
         path: The engine, in the scratch folder that was given.
         seconds: How long it took.
-        log: What the compiler said, last 64 KiB.
+        log: The last 64 KiB of the compiler's output.
         signature: Its tensors.
-        timing_cache: What the compiler learnt about kernels, if the backend keeps it.
+        timing_cache: The compiler's kernel timings, if the backend keeps them.
     """
 
     path: Path
@@ -147,10 +145,7 @@ class EngineCompiler(Protocol):
         ...
 
     def runs_here(self, target: str) -> bool:
-        """Tell whether this machine executes engines that were compiled for a target.
-
-        Where it does not, tiles are embedded by a stand-in: an engine of the same network for this machine.
-        """
+        """Tell whether this machine runs engines for a target; if not, a stand-in embeds the tiles."""
         ...
 
     def key_components(self, job: EngineJob) -> Document:

@@ -119,7 +119,6 @@ class FaissIndexBuilder:
 
 
 def _empty_index(faiss: Untyped, dimensions: int, plan: IndexPlan) -> Untyped:
-    """Return an empty index."""
     ip, fp16 = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_fp16
     match plan.kind, plan.storage:
         case IndexKind.FLAT, Storage.FP32:
@@ -145,7 +144,6 @@ def _empty_index(faiss: Untyped, dimensions: int, plan: IndexPlan) -> Untyped:
 
 
 def _fix_seeds(index: Untyped, plan: IndexPlan) -> None:
-    """Fix the random seeds of training."""
     if plan.kind is IndexKind.IVF_PQ:
         for clustering in (index.cp, index.pq.cp):
             clustering.seed = _SEED
@@ -155,7 +153,6 @@ def _fix_seeds(index: Untyped, plan: IndexPlan) -> None:
 def _add_rows(
     index: Untyped, blocks: Iterable[Block], count: int, dimensions: int, on_progress: OnRows | None
 ) -> NDArray[np.int64]:
-    """Add the rows of all blocks to an index, and return their ids."""
     row_ids = np.empty(count, np.int64)
     done = 0
     for ids, vectors in row_chunks(blocks, dimensions):
@@ -225,7 +222,7 @@ def _installed_faiss() -> FaissDistribution:
 
 def _import_faiss() -> ModuleType:
     _installed_faiss()
-    import faiss  # noqa: PLC0415 - heavy, and not needed by a warm run
+    import faiss  # noqa: PLC0415 - slow to import, and not needed by an up-to-date build
 
     module: ModuleType = faiss
     return module

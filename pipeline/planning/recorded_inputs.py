@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from pipeline.embed.cells import Cell, CellKey, group_cells
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import look_at_models
+from pipeline.engines.models.network import inspect_models
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import PipelineError
 from pipeline.planning.resolve_inputs import read_calibration
@@ -167,7 +167,7 @@ class RecordedInputs:
         request, precision = self.request_and_precision
         self.refuse_plugins()
         try:
-            return look_at_models(
+            return inspect_models(
                 request, self.ports.compiler_for(request), precision, stand_in=self.ports.stand_in
             )
         except PipelineError as error:

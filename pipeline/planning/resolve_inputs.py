@@ -9,8 +9,8 @@ from datetime import date
 from hashlib import sha256
 
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import look_at_models
-from pipeline.engines.models.network_cache import NetworkMemory
+from pipeline.engines.models.network import inspect_models
+from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.engines.port import EngineCompiler
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import RequestError
@@ -62,7 +62,7 @@ def resolve_inputs(
     today: date,
     precision: str | None = None,
     stand_in: EngineCompiler | None = None,
-    networks: NetworkMemory | None = None,
+    networks: NetworkCache | None = None,
 ) -> Inputs:
     """Read everything a request names.
 
@@ -73,14 +73,14 @@ def resolve_inputs(
         index: Builds the index.
         today: The day for the age of tiles, unless the request names one.
         precision: Replaces the request's precision, if given.
-        stand_in: As for `look_at_models`.
-        networks: As for `look_at_models`.
+        stand_in: As for `inspect_models`.
+        networks: As for `inspect_models`.
 
     Raises:
         PipelineError: Something it names is missing, damaged or unusable.
     """
     calibration = read_calibration(request)
-    models = look_at_models(request, compiler, precision, stand_in=stand_in, networks=networks)
+    models = inspect_models(request, compiler, precision, stand_in=stand_in, networks=networks)
     selection = select_tiles(request, source, today=today)
     descriptor = _descriptor(models)
     embedder = descriptor.stand_in or descriptor

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
 from pipeline.embed.cells import Cell, CellKey
-from pipeline.embed.reusable_rows import KnownRows
+from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.planning.recorded_inputs import RecordedInputs, UnavailableError, last_event
 from pipeline.stages.compile import compile_network
 from pipeline.stages.compile_progress import CompileProgress
@@ -190,7 +190,7 @@ def _embed_again(
         preprocessing=context.inputs.preprocessing,
         on_progress=progress.advance,
     )
-    known = KnownRows(context.artifacts, others)
+    known = ReusableRows(context.artifacts, others)
     answered = embed_cells(cells, embed, space=like.space, engine=engine, known=known, progress=progress)
     with closing(answered):
         return [made for completed in answered for made in completed]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import look_at_models
+from pipeline.engines.models.network import inspect_models
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineCompiler
 from pipeline.errors import CompileError, ErrorKind, PipelineError
@@ -211,7 +211,7 @@ class RerunInputs:
             models += (ModelSpec(name=_PLACEHOLDER, role=ModelRole.DESCRIPTOR, onnx="builtin:place"),)
         alone = replace(request, models=models)
         try:
-            looked = look_at_models(
+            looked = inspect_models(
                 alone, self.ports.compiler_for(request), precision, stand_in=self.ports.stand_in
             )
         except CompileError as error:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.models.network import look_at_models
+from pipeline.engines.models.network import inspect_models
 from pipeline.errors import ErrorKind, PipelineError, RequestError
 from pipeline.planning.recorded_inputs import UnavailableError
 from pipeline.planning.resolve_inputs import read_calibration
@@ -127,7 +127,7 @@ def _rerun_input_resolution(inputs: RerunInputs) -> StepFailure | None:
     ports, networks = inputs.ports, ", ".join(model.onnx for model in request.models)
 
     def inspect() -> object:
-        return look_at_models(request, ports.compiler_for(request), precision, stand_in=ports.stand_in)
+        return inspect_models(request, ports.compiler_for(request), precision, stand_in=ports.stand_in)
 
     def select() -> object:
         return select_tiles(request, ports.source_for(request), today=inputs.recorded_inputs.day)

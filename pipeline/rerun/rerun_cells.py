@@ -56,7 +56,7 @@ class _WorkerEndedError(Exception):
     """A worker did not answer; `outcome` says how it ended."""
 
     def __init__(self, outcome: Outcome) -> None:
-        super().__init__(batcher.told(outcome))
+        super().__init__(batcher.describe_outcome(outcome))
         self.outcome = outcome
 
 

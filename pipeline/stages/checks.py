@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.builtin_model.place import FEATURELESS_BELOW
-from pipeline.embed.reusable_rows import KnownRows
+from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import located
+from pipeline.engines.models.network import job_with_file
 from pipeline.engines.precision.float16 import least_cosine
 from pipeline.errors import CheckError, ErrorKind, TileError
 from pipeline.planning.inputs import Inputs
@@ -101,7 +101,7 @@ def check_engine(model: Model, event: EngineCompiled, data: bytes, *, scratch: P
     try:
         engine = load(event, data)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            cosine = parity(engine.run, reference_run(located(model, Path(folder))), samples)
+            cosine = parity(engine.run, reference_run(job_with_file(model, Path(folder))), samples)
         spread = batch_invariance(engine.run, samples)
     except RuntimeUnavailableError:
         raise
@@ -148,7 +148,7 @@ def check_vectors(
     others = [cell for cell in steps.blocks_in(space) if cell.engine != event.artifact.sha256]
     if not others or steps.has_passed(VECTORS_CHECK, space, event.artifact.sha256):
         return None
-    known = KnownRows(artifacts, others)
+    known = ReusableRows(artifacts, others)
     tiles = [tile for tile in inputs.selection.tiles if tile.sha256 in known]
     tiles = tiles[:: max(1, len(tiles) // _RECALCULATED)][:_RECALCULATED]
     rows = known.rows(tile.sha256 for tile in tiles)

@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network import located
+from pipeline.engines.models.network import job_with_file
 from pipeline.engines.port import EngineCompiler, EngineSignature, OnProgress
 from pipeline.planning.plan import BuildPlan, Decision
 from pipeline.stages.checks import check_engine, check_vectors, require_passed
@@ -59,7 +59,7 @@ def compile_network(
     """
     began = monotonic()
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        job = replace(located(model, Path(folder)), timing_cache=timing_cache)
+        job = replace(job_with_file(model, Path(folder)), timing_cache=timing_cache)
         compiled = compiler.compile(job, scratch=Path(folder), on_progress=on_progress)
         elapsed_ms = round((monotonic() - began) * 1000)
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.embed import batcher
 from pipeline.embed.batcher import BadTile, DescriptorBatcher, EngineSpec, WindowResult
 from pipeline.embed.cells import AssembledCell, Cell, CellAssembler, Row, Window, plan_windows, shared_digests
-from pipeline.embed.reusable_rows import KnownRows
+from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.errors import EmbedError, ErrorKind, TileError
 from pipeline.planning.plan import BuildPlan, CellPlan, Decision
 from pipeline.progress import Progress
@@ -111,7 +111,7 @@ def _require_unit_vectors(result: WindowResult) -> None:
 class _Assembly:
     """Assembles the blocks of cells from known rows and from the answers of workers."""
 
-    def __init__(self, cells: Sequence[Cell], known: KnownRows, dimensions: int) -> None:
+    def __init__(self, cells: Sequence[Cell], known: ReusableRows, dimensions: int) -> None:
         self._cells, self._known, self._shared = cells, known, shared_digests(cells)
         self._assembler = CellAssembler(dimensions=dimensions, shared=self._shared)
         self._complete = deque[AssembledCell]()
@@ -151,7 +151,7 @@ def embed_cells(
     *,
     space: str,
     engine: EngineSpec,
-    known: KnownRows,
+    known: ReusableRows,
     progress: Progress,
 ) -> Generator[Iterator[EmbeddedCell], None, None]:
     """Embed cells, and yield for each answered window the cells that it completed.
@@ -242,7 +242,7 @@ def _embed_stale(run: BuildContext, plans: Sequence[CellPlan]) -> list[BlockRow]
         embed,
         space=space,
         engine=engine,
-        known=KnownRows(run.store.artifacts, run.store.state.step_cache.blocks_in(space)),
+        known=ReusableRows(run.store.artifacts, run.store.state.step_cache.blocks_in(space)),
         progress=run.ports.progress,
     )
     rows: list[BlockRow] = []

@@ -24,7 +24,7 @@ def reference_run(job: EngineJob) -> Run:
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    network = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).model.SerializeToString()
+    network = read_onnx(job.onnx, expected_sha256=job.onnx_sha256).SerializeToString()
     try:
         session = runtime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library raises a private class per status code

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 ImageFormat = Literal["jpeg", "png", "webp"]
-FORMAT_OF_EXTENSION: dict[str, ImageFormat] = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "webp": "webp"}
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Frame headers of all JPEG processes; C4, C8 and CC are other segments.

@@ -108,7 +108,6 @@ def _no_tiles(request: BuildRequest, source: TileMetadataStore, wanted: int) -> 
 
 
 def _with_capture_dates(request: BuildRequest, found: TileColumns) -> TileColumns:
-    """Return the tiles with the request's capture dates."""
     captured = request.tiles.captured
     if captured is None:
         return found
@@ -182,7 +181,6 @@ def _examples(tiles: TileColumns) -> str:
 
 
 def _find_holes(ranges: Iterable[TileRange], places: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Return the places of some rectangles that are not among the places found."""
     parts = [np.zeros((0, 3), dtype=np.int32)]
     for part in ranges:
         absent = np.ones((part.x1 - part.x0 + 1, part.y1 - part.y0 + 1), dtype=np.bool_)

@@ -82,11 +82,6 @@ class TileMetadataStore(Protocol):
         """The source's name in messages."""
         ...
 
-    @property
-    def tile_format(self) -> str:
-        """Encoding of the tiles: "jpeg", "png" or "webp"."""
-        ...
-
     def query_by_bbox(self, bbox_e7: BoxE7, zoom: ZoomRange) -> Sequence[SourceTile]:
         """Return every tile that the source holds in a box, for every zoom of a range.
 

@@ -1,4 +1,4 @@
-"""The commands that mend a cache, as they are to be typed."""
+"""The commands that repair a cache, as a person types them."""
 
 from store.disk.layout import Layout
 

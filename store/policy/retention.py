@@ -106,8 +106,8 @@ class CollectionPlan:
     Attributes:
         policy: What it follows.
         origins: Kept origins, and why.
-        retired: Generations whose files are removed; a rollback to them becomes impossible.
-        doomed: Artifacts to remove, by digest.
+        collected_generations: Generations whose files are removed; a rollback to them becomes impossible.
+        removals: Artifacts to remove, by digest.
         kept: Per reason, the number of kept artifacts and their size in bytes.
     """
 

@@ -1,9 +1,13 @@
-"""Tests see nothing of the caller's environment: neither settings of C10 nor a careless umask."""
+"""What a run of the tests selects and what it sees of its caller, tried with runs of their own."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = {
@@ -14,40 +18,57 @@ FOREIGN = {
     "C10_TRUSTED_KEYS": "/nonexistent/keys",
     "C10_WORKERS": "many",
 }
+THREE_TESTS = """
+import pytest
+
+@pytest.mark.deep
+@pytest.mark.parametrize("number", [1, 2])
+def test_slow(number): pass
+
+def test_quick(): pass
+"""
 
 
-def test_settings_and_umask_of_the_caller_change_nothing():
-    files = ["tests/tools/test_cli.py", "tests/tools/commands/test_trust.py", "tests/store/disk"]
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={folder}/scratch"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *files],
-        cwd=ROOT,
-        env={**os.environ, **FOREIGN},
+        [*command, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **FOREIGN},
         umask=0,
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    return done.stdout
 
 
-def test_deep_tests_are_left_out_and_counted_unless_their_file_is_named():
-    def collected(*words):
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-n0",
-            "--collect-only",
-            "-p",
-            "no:cacheprovider",
-            *words,
-        ]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+@pytest.mark.parametrize(
+    ("arguments", "passed", "left_out"),
+    [
+        (["rigs", "-n2"], 1, 2),
+        (["rigs", "-n0"], 1, 2),
+        (["rigs", "-m", "deep"], 2, 0),
+        (["rigs/test_three.py", "-n2"], 3, 0),
+    ],
+)
+def test_deep_tests_are_left_out_and_counted_unless_they_are_asked_for(tmp_path, arguments, passed, left_out):
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    shutil.copyfile(ROOT / "tests/conftest.py", tmp_path / "conftest.py")
+    (tmp_path / "rigs").mkdir()
+    (tmp_path / "rigs/test_three.py").write_text(THREE_TESTS)
+    output = run(tmp_path, *arguments)
+    assert f"{passed} passed" in output
+    found = re.findall(r"(\d+) deep tests were left out; run them with: python -m pytest -m deep", output)
+    assert found == ([str(left_out)] if left_out else [])
 
-    everything = collected("tests/journal")
-    assert "test_damage.py" not in everything
-    assert "deep tests were left out; run them with: python -m pytest -m deep" in everything
-    assert "test_damage.py" in collected("tests/journal/test_damage.py")
-    assert "test_damage.py" in collected("-m", "deep", "tests/journal")
+
+def test_settings_and_permissions_of_the_caller_are_not_seen(tmp_path):
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "pyproject.toml", copy / "pyproject.toml")
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o777)
+    files = ["tests/golden/test_store_v1.py", "tests/tools/commands/test_collect_garbage.py"]
+    run(copy, "-n0", *files)

@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 from pipeline.builtin_model.place import place_model
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.backends.openvino import OpenVinoCompiler
-from pipeline.engines.onnx.file import inspect_onnx, onnx_digest
+from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import EngineCompiler, EngineJob
 from pipeline.engines.precision.float16 import LEAST_COSINE
 from pipeline.errors import CompileError
@@ -105,7 +105,7 @@ def compiled(
 ) -> tuple[Engine, float, int]:
     """Compile and load one engine; return it, the seconds it took and its size in bytes."""
     batch, *sample = samples.shape
-    signature = inspect_onnx(path.read_bytes())
+    signature = parse_declaration(path.read_bytes()).signature()
     job = EngineJob(
         model="network",
         role="descriptor",

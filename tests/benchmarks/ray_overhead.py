@@ -31,7 +31,7 @@ from pipeline.embed.cells import Window, group_cells, plan_windows, shared_diges
 from pipeline.embed.ray.batcher import RayDescriptorBatcher
 from pipeline.embed.ray.cluster import connected
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
-from pipeline.engines.onnx.file import inspect_onnx, onnx_digest
+from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import EngineJob
 from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
@@ -92,7 +92,7 @@ def engine_in(folder: Path, name: str) -> tuple[EngineSpec, Preprocessing]:
     make, preprocessing = NETWORKS[name]
     path, compiler = folder / f"{name}.onnx", OnnxRuntimeCompiler()
     path.write_bytes(make())
-    signature = inspect_onnx(path.read_bytes())
+    signature = parse_declaration(path.read_bytes()).signature()
     job = EngineJob(
         model=name,
         role="descriptor",

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.embed.batcher import worker_setup
-from pipeline.embed.worker import serve_engine
+from pipeline.embed.worker import load_embedder
 from pipeline.index.faiss_builder import BuiltIndex, FaissIndexBuilder, OnRows
 from pipeline.index.plan import IndexPlan, plan_index
 from pipeline.request.options import IndexKind, IndexOptions
@@ -233,7 +233,7 @@ def one_embedding(count: int, dimensions: int) -> Mapping[str, Any]:
         for network in ("none", "place", "resnet50"):
             spec, preprocessing = engine_in(Path(name), network)
             setup: Any = worker_setup(spec, preprocessing)
-            handler = serve_engine(Path(spec.path).read_bytes(), setup)
+            handler = load_embedder(Path(spec.path).read_bytes(), setup)
             request = [list(each) for each in contents]
             found[f"{network}_ms"] = _per_tile(lambda: handler(request, lambda _: None), count)  # noqa: B023
     return found

@@ -1,7 +1,8 @@
-"""Replay to every event of a real journal gives, at each committed build, the very body that its manifest holds.
+"""Folding a real journal gives, at each committed build, exactly the body that its manifest contains.
 
-One history is of real builds, and short. The other is as long as one of years if `C10_HISTORY_EVENTS=100000` says so: its
-events are written through the store, in its transactions, and only the work and the artifacts are left out.
+One history is of real builds, and short. The other is as long as one of years if `C10_HISTORY_EVENTS=100000`
+says so: its events are written through the store, in its transactions, and only the work and the artifacts
+are left out.
 """
 
 import json

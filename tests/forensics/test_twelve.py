@@ -1,4 +1,4 @@
-"""Twelve planted failures: each is looked into, and run again, on another machine that has nothing but the bundle."""
+"""Twelve planted failures: each is investigated and run again on another machine that has only the bundle."""
 
 import json
 import shutil
@@ -21,16 +21,11 @@ from tools.cli import cli
 class Row:
     """A failure, and what must be told of it.
 
-    Attributes:
-        plant: Makes it.
-        status: How the build ended.
-        failed: Step, kind and subject.
-        cause: Words of the cause.
-        inputs: Role and name of the inputs that must be among the named ones; the name may be a part.
-        again: What running the step again on the other machine gives; None where the failure depends on no input.
-        finding: Kind of a finding that must be there.
-        worker: Text of the worker module, where another one is needed.
-        tile: The tile at fault.
+    Attributes: plant: Makes it. status: How the build ended. failed: Step, kind and subject. cause: Words of
+    the cause. inputs: Role and name of the inputs that must be among the named ones; the name may be a part.
+    again: What running the step again on the other machine gives; None where the failure depends on no input.
+    finding: Kind of a finding that must be there. worker: Text of the worker module, where another one is
+    needed. tile: The tile at fault.
     """
 
     plant: object

@@ -29,7 +29,7 @@ def generator():
 
 @pytest.fixture
 def path(tmp_path):
-    return Path(shutil.copy(FOLDER / "journal.mdb", tmp_path))
+    return shutil.copyfile(FOLDER / "journal.mdb", tmp_path / "journal.mdb")
 
 
 @pytest.fixture(scope="module")

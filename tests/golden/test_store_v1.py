@@ -65,7 +65,8 @@ def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
     layout.create()
     for kind in ("segments", "manifests"):
-        shutil.copytree(FOLDER / kind, layout.root / kind, dirs_exist_ok=True)
+        for path in (FOLDER / kind).iterdir():
+            shutil.copyfile(path, layout.root / kind / path.name)
     return layout
 
 

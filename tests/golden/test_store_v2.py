@@ -58,7 +58,8 @@ def test_the_journal_is_made_again(tmp_path):
     layout = Layout(tmp_path / "cache")
     layout.create()
     for kind in ("segments", "manifests"):
-        shutil.copytree(FOLDER / kind, layout.root / kind, dirs_exist_ok=True)
+        for path in (FOLDER / kind).iterdir():
+            shutil.copyfile(path, layout.root / kind / path.name)
     assert rebuild(layout).state == fold(to_recorded_events(entries()))
 
 

@@ -13,7 +13,7 @@ from tools.cli import cli
 
 CAMERA_TILE = f"{ZOOM}/{LEFT}/{TOP}"
 LOCAL = {"doctor": ("packages", "machine.gpus[]"), "replay": ("findings[]",)}
-"""Objects that only some machines have anything to say in: their keys are names of packages, or they tell of slowness."""
+"""Objects whose keys depend on the machine: names of packages, or findings about slowness."""
 
 
 class Play:

@@ -51,7 +51,7 @@ def test_kinds_of_errors_are_called_what_they_were_called(golden):
 
 
 def test_errors_end_a_command_with_the_code_that_they_had(golden):
-    """Each class without its arguments, since the code follows from the class; what nobody foresees is left out."""
+    """Each class without arguments, because the code follows from the class; internal errors are left out."""
     codes = {cls.__name__: code_of(cls.__new__(cls)) for cls in error_classes()}
     found = {
         f"{code:d}": {"errors": sorted(name for name, own in codes.items() if own is code)}

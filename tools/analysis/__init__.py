@@ -1,5 +1,5 @@
-"""Questions to the flight recorder: replay, diff, why, provenance, rerun.
+"""The answers of `c10 show`, `replay`, `diff` and `why`, each as a document and as text.
 
-Pure but for `rerun`, which runs steps again. It imports `tools.forensics` and answers with a document and
-with text. It never writes into a cache.
+Pure but for `rerun`, which runs a failed step again. It may import `tools.forensics`, `tools.output` and
+below. It never writes into a cache.
 """

@@ -1,4 +1,4 @@
-"""Two builds side by side: inputs, artifacts, checks, timings, host facts and tiles. Pure."""
+"""Compare two builds: inputs, artifacts, checks, timings, host facts and tiles. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ _NOT_HOST = ("request", "pid")
 def compare_builds(
     a: tuple[BuildTimeline, Build], b: tuple[BuildTimeline, Build], artifacts: ArtifactReader
 ) -> dict[str, Any]:
-    """Return the differences between two builds; `a` is the one that is held to be known."""
+    """Return the differences between two builds; changes are from `a` to `b`."""
     one, other = a[1], b[1]
     costs = {name: cost_of(timeline) for name, (timeline, _) in (("a", a), ("b", b))}
     return {
@@ -36,8 +36,8 @@ def compare_builds(
         "a": _head(*a),
         "b": _head(*b),
         "same_identity": one.identity is not None and one.identity == other.identity,
-        "inputs": _changed(*_known(one, other, one.inputs, other.inputs)),
-        "host": _changed(*_known(one, other, _host(one), _host(other))),
+        "inputs": _changed(*_comparable(one, other, one.inputs, other.inputs)),
+        "host": _changed(*_comparable(one, other, _host(one), _host(other))),
         "artifacts": list(_artifacts(one, other)),
         "checks": list(_checks(a[0], b[0])),
         "steps": list(_steps(a[0], b[0])),
@@ -59,10 +59,10 @@ def _head(timeline: BuildTimeline, build: Build) -> dict[str, Any]:
     }
 
 
-def _known(
+def _comparable(
     one: Build, other: Build, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Two documents; where a build failed while its inputs were read, what both have: the rest is not known to differ."""
+    """Return two documents, or only their common members if the inputs of a build were not all read."""
     if one.identity is not None and other.identity is not None:
         return old, new
     names = old.keys() & new.keys()
@@ -111,7 +111,7 @@ def _refs(build: Build) -> Iterator[tuple[str, ArtifactRef]]:
 
 
 def _checks(one: BuildTimeline, other: BuildTimeline) -> Iterator[dict[str, Any]]:
-    left, right = _verdicts(one), _verdicts(other)
+    left, right = _check_results(one), _check_results(other)
     for check, subject in sorted({*left, *right}):
         yield {
             "check": safe_text(check, 64),
@@ -121,7 +121,7 @@ def _checks(one: BuildTimeline, other: BuildTimeline) -> Iterator[dict[str, Any]
         }
 
 
-def _verdicts(timeline: BuildTimeline) -> dict[tuple[str, str], dict[str, Any]]:
+def _check_results(timeline: BuildTimeline) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (record.event.check, record.event.subject): {
             "passed": isinstance(record.event, CheckPassed),
@@ -133,7 +133,7 @@ def _verdicts(timeline: BuildTimeline) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def _steps(one: BuildTimeline, other: BuildTimeline) -> Iterator[dict[str, Any]]:
-    left, right = _timed(one), _timed(other)
+    left, right = _step_times(one), _step_times(other)
     for name in dict.fromkeys((*left, *right)):
         a, b = left.get(name, (None, None)), right.get(name, (None, None))
         yield {
@@ -146,7 +146,7 @@ def _steps(one: BuildTimeline, other: BuildTimeline) -> Iterator[dict[str, Any]]
         }
 
 
-def _timed(timeline: BuildTimeline) -> dict[tuple[str, str], tuple[int | None, str]]:
+def _step_times(timeline: BuildTimeline) -> dict[tuple[str, str], tuple[int | None, str]]:
     return {(step.kind, step.subject): (duration(timeline, step), step.outcome) for step in timeline.steps}
 
 
@@ -165,7 +165,7 @@ def _tiles(one: Build, other: Build, artifacts: ArtifactReader) -> dict[str, Any
         return found
     added = np.setdiff1d(right.ids, left.ids, assume_unique=True)
     removed = np.setdiff1d(left.ids, right.ids, assume_unique=True)
-    changed, same = _common(left, right)
+    changed, same = _changed_tiles(left, right)
     groups = {"added": added, "removed": removed, "changed": changed}
     found.update({name: len(ids) for name, ids in groups.items()})
     found["same"] = same
@@ -176,8 +176,8 @@ def _tiles(one: Build, other: Build, artifacts: ArtifactReader) -> dict[str, Any
     return found
 
 
-def _common(left: Tiles, right: Tiles) -> tuple[NDArray[np.uint64], int]:
-    """The ids that both have with other digests, and how many they have with the same."""
+def _changed_tiles(left: Tiles, right: Tiles) -> tuple[NDArray[np.uint64], int]:
+    """Return the ids with different digests in the two tables, and the number of ids with the same digest."""
     ids, a, b = np.intersect1d(left.ids, right.ids, assume_unique=True, return_indices=True)
     differ = (left.table.digests[a] != right.table.digests[b]).any(axis=1)
     return ids[differ], int((~differ).sum())

@@ -1,21 +1,22 @@
-"""Where an artifact or one descriptor comes from: from index row to tile, engine, network and calibration. Pure."""
+"""Trace an artifact to its step, or a descriptor to its tile, engine, network and calibration. Pure."""
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 from store.base.identity import descriptor_id, tile_of
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure
-from store.domain.index_files import delta_of, refs_of, whole_of
+from store.domain.index_files import delta_of, whole_of
 from store.domain.state import Build
 from store.errors import ArtifactError, StoreError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import BlockError
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.roles import DELTA
+from store.policy.retention import refs_of_build
 from tools.forensics.area import Tiles, read_tiles
 from tools.forensics.failure import ArtifactReader
 from tools.forensics.history import BuildHistory
@@ -24,12 +25,12 @@ from tools.output.sanitize import is_number, safe_data, safe_text
 
 _CELL = 4
 _FAR = 365_000
-"""Days; what lies farther off, as the mark of an unknown date does, is none."""
+"""Days from 1970; a date farther away is the mark of an unknown date."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedArtifact:
-    """An artifact as a record names it."""
+    """An artifact, and the record that names it."""
 
     role: str
     ref: ArtifactRef
@@ -39,35 +40,29 @@ class NamedArtifact:
 
 
 def named_artifacts(records: Sequence[DecodedRecord]) -> Iterator[NamedArtifact]:
-    """Yield every artifact that any record names, in their order."""
+    """Yield every artifact that a record names, in the order of the records."""
     for record in records:
-        made = record.event
-        if isinstance(made, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.IndexExtended):
-            for role, ref in _results(made):
-                yield NamedArtifact(
-                    role=role, ref=ref, record=record, key=made.key, components=made.components
-                )
-            continue
-        for role, ref in _others(made):
-            yield NamedArtifact(role=role, ref=ref, record=record)
+        event = record.event
+        key, components = "", None
+        if isinstance(event, e.EngineCompiled | e.CellEmbedded | e.IndexBuilt | e.IndexExtended):
+            key, components = event.key, event.components
+        for role, ref in _artifacts_in(event):
+            yield NamedArtifact(role=role, ref=ref, record=record, key=key, components=components)
 
 
-def _results(made: e.EngineCompiled | e.CellEmbedded | e.Index) -> tuple[tuple[str, ArtifactRef], ...]:
-    match made:
-        case e.EngineCompiled():
-            return ((f"engine {made.model}", made.artifact),)
-        case e.CellEmbedded():
-            return ((f"block {made.zoom}/{made.cell_x}/{made.cell_y}", made.block),)
-        case e.IndexBuilt():
-            return ("index", made.artifact), ("block table", made.blocks)
-        case e.IndexExtended():
-            return (DELTA, made.artifact), ("index", made.base), ("block table", made.blocks)
-        case _:
-            assert_never(made)
-
-
-def _others(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
+def _artifacts_in(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
     match event:
+        case e.EngineCompiled():
+            yield f"engine {event.model}", event.artifact
+        case e.CellEmbedded():
+            yield f"block {event.zoom}/{event.cell_x}/{event.cell_y}", event.block
+        case e.IndexBuilt():
+            yield "index", event.artifact
+            yield "block table", event.blocks
+        case e.IndexExtended():
+            yield DELTA, event.artifact
+            yield "index", event.base
+            yield "block table", event.blocks
         case e.BuildStarted(calibration=ref) if ref is not None:
             yield "calibration", ref
         case e.TilesSelected(table=ref):
@@ -82,10 +77,12 @@ def _others(event: e.Event | None) -> Iterator[tuple[str, ArtifactRef]]:
 
 
 def artifact(found: NamedArtifact, builds: BuildHistory) -> dict[str, Any]:
-    """Return where an artifact comes from and who shows it."""
+    """Return which step made an artifact, and which builds and generations name it."""
     state, digest = builds.state, found.ref.sha256
     naming = sorted(
-        number for number, build in state.builds.items() if digest in _digests(build, builds.source.artifacts)
+        number
+        for number, build in state.builds.items()
+        if any(digest == ref.sha256 for ref in _artifacts_of(build, builds.source.artifacts))
     )
     shown = [each.number for each in state.generations.values() if each.origin in naming]
     collected = any(
@@ -109,7 +106,7 @@ def artifact(found: NamedArtifact, builds: BuildHistory) -> dict[str, Any]:
 
 
 def parse_descriptor_id(word: str) -> int | None:
-    """The descriptor id that a word names, as zoom/x/y or as the number itself."""
+    """Return the descriptor id that a word names, as zoom/x/y or as a number; None if it names none."""
     parts = word.split("/")
     if len(parts) in {3, 4} and all(is_number(part, 9) for part in parts):
         zoom, x, y = (int(part) for part in parts[:3])
@@ -123,14 +120,14 @@ def parse_descriptor_id(word: str) -> int | None:
 
 
 def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict[str, Any]]:
-    """Return the links from the index row of a descriptor to the calibration; none if the build has no such tile."""
+    """Return the links from the index row of a descriptor to the calibration; none for no such tile."""
     zoom, x, y, view = tile_of(identifier)
     tiles = read_tiles(build.tiles.table if build.tiles else None, builds.source.artifacts)
     digest = tiles.table.digest(identifier) if tiles is not None else None
     if tiles is not None and digest is None:
         return []
-    cell = _cell(build, builds, (zoom, x >> _CELL, y >> _CELL))
-    links = [_index(build, identifier)]
+    cell = _cell_record(build, builds, (zoom, x >> _CELL, y >> _CELL))
+    links = [_index_link(build, identifier)]
     engine_sha = ""
     if cell is not None and isinstance(cell.event, e.CellEmbedded):
         made = cell.event
@@ -145,12 +142,12 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
                     "rows": made.rows,
                     "space": made.space,
                     "embedded": made.embedded,
-                    **_row(made, identifier, builds),
+                    **_block_row(made, identifier, builds),
                 },
             )
         )
-    links.append(_tile(build, identifier, digest, tiles, view))
-    links.extend(_engine(build, builds, engine_sha))
+    links.append(_tile_link(build, identifier, digest, tiles, view))
+    links.extend(_engine_links(build, builds, engine_sha))
     if build.calibration is not None:
         links.append(
             _link("calibration", "camera", build.calibration.sha256, None, {"size": build.calibration.size})
@@ -158,7 +155,7 @@ def descriptor(identifier: int, build: Build, builds: BuildHistory) -> list[dict
     return links
 
 
-def _index(build: Build, identifier: int) -> dict[str, Any]:
+def _index_link(build: Build, identifier: int) -> dict[str, Any]:
     if build.index is None:
         return _link("index", "none was built", None, None, {"row_id": str(identifier)})
     made = build.index
@@ -177,8 +174,8 @@ def _index(build: Build, identifier: int) -> dict[str, Any]:
     return _link("index", made.kind, whole_of(made).sha256, None, facts)
 
 
-def _cell(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> DecodedRecord | None:
-    """The record that made the block of a cell which a build shows."""
+def _cell_record(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> DecodedRecord | None:
+    """Return the record of the block that a build has for a cell."""
     block = _block_digest(build, builds.source.artifacts, place)
     found = None
     for record in builds.source.history.records[: build.ended_seq]:
@@ -191,13 +188,13 @@ def _cell(build: Build, builds: BuildHistory, place: tuple[int, int, int]) -> De
 
 
 def _block_digest(build: Build, artifacts: ArtifactReader, place: tuple[int, int, int]) -> str | None:
-    for row in _rows(build, artifacts):
+    for row in _block_rows(build, artifacts):
         if (row.zoom, row.cell_x, row.cell_y) == place:
             return row.ref.sha256
     return None
 
 
-def _rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
+def _block_rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
     data = artifacts.read(build.index.blocks) if build.index is not None else None
     try:
         return decode_blocks(data) if data is not None else ()
@@ -205,8 +202,8 @@ def _rows(build: Build, artifacts: ArtifactReader) -> tuple[BlockRow, ...]:
         return ()
 
 
-def _row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> dict[str, Any]:
-    """What the block itself says of a row."""
+def _block_row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> dict[str, Any]:
+    """Return what a block says of a row."""
     data = builds.source.artifacts.read(made.block)
     if data is None:
         return {}
@@ -226,7 +223,7 @@ def _row(made: e.CellEmbedded, identifier: int, builds: BuildHistory) -> dict[st
     }
 
 
-def _tile(
+def _tile_link(
     build: Build, identifier: int, digest: str | None, tiles: Tiles | None, view: int
 ) -> dict[str, Any]:
     zoom, x, y, _ = tile_of(identifier)
@@ -238,7 +235,7 @@ def _tile(
     return _link("tile", f"{zoom}/{x}/{y}", digest, None, facts)
 
 
-def _engine(build: Build, builds: BuildHistory, digest: str) -> Iterator[dict[str, Any]]:
+def _engine_links(build: Build, builds: BuildHistory, digest: str) -> Iterator[dict[str, Any]]:
     made = next(
         (
             record
@@ -260,23 +257,9 @@ def _engine(build: Build, builds: BuildHistory, digest: str) -> Iterator[dict[st
     yield _link("network", event.model, onnx if isinstance(onnx, str) else None, made, {})
 
 
-def _digests(build: Build, artifacts: ArtifactReader) -> set[str]:
-    found = {event.artifact.sha256 for _, event in build.engines}
-    found.update(
-        ref.sha256
-        for ref in (
-            build.calibration,
-            build.tiles.table if build.tiles else None,
-            build.coverage.geography if build.coverage else None,
-            *(refs_of(build.index) if build.index else ()),
-            build.stand_in.artifact if build.stand_in else None,
-        )
-        if ref is not None
-    )
-    if build.failure is not None:
-        found.update(ref.sha256 for ref in attached_to_failure(build.failure).values())
-    found.update(row.ref.sha256 for row in _rows(build, artifacts))
-    return found
+def _artifacts_of(build: Build, artifacts: ArtifactReader) -> Iterator[ArtifactRef]:
+    yield from refs_of_build(build)
+    yield from (row.ref for row in _block_rows(build, artifacts))
 
 
 def _link(

@@ -1,7 +1,7 @@
-"""Replay: from the records of a journal to everything that can be told of one build. Pure.
+"""The document of `c10 replay`: everything that the records say of one build. Pure.
 
-The document is described in `docs/replay.md`; the page that people look at is drawn from it and from nothing else. Nothing
-recorded is executed, and every text in it was made harmless.
+`docs/replay.md` describes it, and the page of `c10 report` is drawn from it alone. Nothing recorded is
+executed, and every text in it is safe to print.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,12 +28,10 @@ MAX_PARTS: Final = 2_000
 
 
 def replay(source: Source, *, word: str | None = None, at: int | None = None) -> dict[str, Any]:
-    """Return everything that can be told of one build; the form is that of `docs/replay.md`.
+    """Return everything that the records say of one build, as `docs/replay.md` describes it.
 
-    Args:
-        source: The records.
-        word: The number of a build, `@` and that of a record, or nothing for the newest that was not committed.
-        at: The last record to look at.
+    Args: source: The records. word: The number of a build, or `@` and the number of a record; default: the
+    newest that was not committed. at: The last record to look at; default: all.
 
     Raises:
         RequestRefusedError: There is no such build or record.
@@ -110,7 +108,7 @@ def _build_document(builds: BuildHistory, number: int) -> dict[str, Any]:
 
 
 def _denied_document(builds: BuildHistory, record: DecodedRecord, event: e.BuildDenied) -> dict[str, Any]:
-    """The document of a run that found the build lock held."""
+    """Return the document of a run that found the build lock held."""
     cause = cause_of_denial(event)
     inputs = safe_data(event.inputs)
     when = {"seq": record.seq, "time": render.iso(record.wall_ns)}
@@ -166,7 +164,7 @@ def state_document(builds: BuildHistory) -> dict[str, Any]:
 
 
 def _head(builds: BuildHistory, number: int | None) -> dict[str, Any]:
-    """The members that every replay begins with, in their order; a run that was denied fills few of them."""
+    """Return the first members of every replay, in their order; a denied run fills few of them."""
     return {
         "format": FORMAT,
         "source": builds.source.to_document(),
@@ -201,7 +199,7 @@ def _request_lines(facts: BuildFacts) -> list[str]:
 
 
 def _vector_space(facts: BuildFacts) -> str:
-    """The vector space: as a record names it, or as it follows from the inputs."""
+    """Return the vector space that a record names, or that follows from the inputs."""
     for record in facts.records:
         match record.event:
             case e.StepStarted(kind="cells", key=key) | e.CellEmbedded(space=key):
@@ -225,7 +223,7 @@ def _step(found: BuildTimeline, step: Step, rates: Rates) -> dict[str, Any]:
         "unit": step.unit,
         "bytes": step.size,
         "key": safe_text(step.key, 64) or None,
-        "why": _why(found, step),
+        "why": _planned_reasons(found, step),
         "normal_ms": normal_ms(step, rates),
         "parts": [
             {
@@ -244,8 +242,8 @@ def _step(found: BuildTimeline, step: Step, rates: Rates) -> dict[str, Any]:
     }
 
 
-def _why(found: BuildTimeline, step: Step) -> str:
-    """Why the plan said so; of cells the reasons of those that were decided alike."""
+def _planned_reasons(found: BuildTimeline, step: Step) -> str:
+    """Return the reasons of the plan for a step; for cells, those of all cells with the same decision."""
     decision = "reuse" if step.outcome == "reused" else "run"
     for record in found.own:
         if isinstance(record.event, e.BuildPlanned):

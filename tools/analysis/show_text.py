@@ -54,7 +54,7 @@ def show_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def _area_lines(report: Mapping[str, Any] | None) -> list[str]:
-    """Return the tiles by which a camera cannot be located, as runs along a row; the first few of each kind."""
+    """Return the tiles by which a camera cannot be located, as runs; the first few of each kind."""
     lines: list[str] = []
     for name in ("holes", "excluded", "skipped", "featureless"):
         runs = (report or {}).get(name)

@@ -1,4 +1,4 @@
-"""Why: which component of which key changed, where an artifact comes from, and what a descriptor is made of. Pure."""
+"""Explain why a step ran, which step made an artifact, and what a descriptor was made from. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -29,18 +29,18 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
 
     Args:
         source: The records.
-        subject: What to explain; the forms are listed in `docs/replay.md`.
-        number: Of which build; by default the one that is shown, or else the newest.
+        subject: What to explain; `docs/replay.md` lists the forms.
+        number: The build; by default the one that the head shows, or else the newest.
 
     Raises:
         RequestRefusedError: There is no such build, or nothing of that name.
     """
     builds = BuildHistory(source=source).fold()
-    digests = _digest_named(builds, subject)
-    if digests is not None:
-        found = artifact(digests, builds)
+    named = _find_artifact(builds, subject)
+    if named is not None:
+        found = artifact(named, builds)
         return _answer(
-            builds, subject, found["build"], {"artifact": found, "text": list(_of_artifact(found))}
+            builds, subject, found["build"], {"artifact": found, "text": list(_artifact_lines(found))}
         )
     build = _build(builds, number)
     head, *rest = subject.split("/")
@@ -48,7 +48,7 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
         return _step(builds, build, head, "/".join(rest), subject)
     identifier = parse_descriptor_id(subject)
     if identifier is None:
-        identifier = _tile_with(build, builds, subject)
+        identifier = _find_tile(build, builds, subject)
     links = descriptor(identifier, build, builds) if identifier is not None else []
     if not links:
         raise RequestRefusedError(
@@ -57,7 +57,7 @@ def why(source: Source, subject: str, *, number: int | None = None) -> dict[str,
             kind=ErrorKind.UNKNOWN_GENERATION,
             hint="c10 why --help",
         )
-    return _answer(builds, subject, build.number, {"chain": links, "text": list(_of_chain(links))})
+    return _answer(builds, subject, build.number, {"chain": links, "text": list(_chain_lines(links))})
 
 
 def _answer(
@@ -99,7 +99,7 @@ def _step(builds: BuildHistory, build: Build, kind: str, name: str, subject: str
         and (not name or kind == "cells" or key["subject"] == name)
     ]
     if kind == "tiles":
-        keys = [_only(key, "tiles") for key in keys]
+        keys = [_narrow_to(key, "tiles") for key in keys]
     decisions = [
         {
             "kind": safe_data(step.get("kind")),
@@ -111,26 +111,26 @@ def _step(builds: BuildHistory, build: Build, kind: str, name: str, subject: str
         for step in build.plan
         if step.get("kind") == kind and (not name or kind == "cells" or step.get("subject") == name)
     ]
-    told = [*_of_keys(keys), *_of_decisions(decisions)]
+    lines = [*_key_lines(keys), *_decision_lines(decisions)]
     if kind == "cells" and name:
-        told = [*_of_cell(builds, build, name), *told]
-    if not told:
-        told = [f"build {build.number} did not come as far as {subject}"]
+        lines = [*_cell_lines(builds, build, name), *lines]
+    if not lines:
+        lines = [f"build {build.number} did not come as far as {subject}"]
     return _answer(
         builds,
         subject,
         build.number,
-        {"keys": keys, "decisions": decisions, "text": [safe_text(line) for line in told]},
+        {"keys": keys, "decisions": decisions, "text": [safe_text(line) for line in lines]},
     )
 
 
-def _only(key: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The part of a key that one component is."""
+def _narrow_to(key: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return a key narrowed to one of its components."""
     changed = [change for change in key["changed"] if change["path"].split(".")[0] == part]
     return {**key, "kind": part, "components": key["components"].get(part), "changed": changed}
 
 
-def _of_keys(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _key_lines(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for key in keys:
         name = f"{key['kind']} {key['subject']}".strip()
         yield f"{name}: key {key['key'][:16]}, first in build {key['since']}"
@@ -140,20 +140,20 @@ def _of_keys(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             continue
         yield f"{name}: build {before['build']} had key {before['key'][:16]}; what changed:"
         for change in key["changed"][:_SHOWN]:
-            yield f"  {change['path']}: {_short(change['old'])} -> {_short(change['new'])}"
+            yield f"  {change['path']}: {_short_text(change['old'])} -> {_short_text(change['new'])}"
         if not key["changed"]:
             yield "  nothing: another build of the same"
 
 
-def _of_decisions(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _decision_lines(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for each in decisions:
         count = f" ({each['count']})" if isinstance(each["count"], int) and each["count"] > 1 else ""
         what = f"{each['kind']} {each['subject'] or ''}".rstrip()
         yield f"planned: {each['decision']} {what}{count}: {each['why']}"
 
 
-def _of_cell(builds: BuildHistory, build: Build, name: str) -> Iterator[str]:
-    """When the block of a cell was made, for every time that it was, up to the end of the build."""
+def _cell_lines(builds: BuildHistory, build: Build, name: str) -> Iterator[str]:
+    """Yield a line for every time that the block of a cell was made, up to the end of the build."""
     previous: e.CellEmbedded | None = None
     for record in builds.source.history.records[: build.ended_seq]:
         made = record.event
@@ -173,7 +173,7 @@ def _of_cell(builds: BuildHistory, build: Build, name: str) -> Iterator[str]:
             previous = made
 
 
-def _of_artifact(found: Mapping[str, Any]) -> Iterator[str]:
+def _artifact_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{found['role']}, {found['size']:,} bytes, SHA-256 {found['sha256']}"
     yield f"made by build {found['build'] or '- (outside of builds)'}, record {found['seq']}"
     if found["key"]:
@@ -183,20 +183,20 @@ def _of_artifact(found: Mapping[str, Any]) -> Iterator[str]:
     yield "present" if found["present"] else "collected" if found["collected"] else "not to be read here"
 
 
-def _of_chain(links: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _chain_lines(links: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for link in links:
         digest = f" {link['sha256']}" if link["sha256"] else ""
         where = f" (record {link['seq']}, build {link['build']})" if link["seq"] else ""
         yield f"{link['what']} {link['name']}{digest}{where}"
         facts = ", ".join(
-            f"{name} {_short(value)}" for name, value in link["facts"].items() if value is not None
+            f"{name} {_short_text(value)}" for name, value in link["facts"].items() if value is not None
         )
         if facts:
             yield f"  {facts}"
 
 
-def _digest_named(builds: BuildHistory, word: str) -> NamedArtifact | None:
-    """The newest record of the artifact whose digest begins like that.
+def _find_artifact(builds: BuildHistory, word: str) -> NamedArtifact | None:
+    """Return the newest record of the artifact whose digest begins with a word; None if there is none.
 
     Raises:
         RequestRefusedError: Several do.
@@ -216,8 +216,8 @@ def _digest_named(builds: BuildHistory, word: str) -> NamedArtifact | None:
     return found[-1] if found else None
 
 
-def _tile_with(build: Build, builds: BuildHistory, word: str) -> int | None:
-    """The first tile of a build whose encoded bytes have a digest that begins like that."""
+def _find_tile(build: Build, builds: BuildHistory, word: str) -> int | None:
+    """Return the first tile of a build whose digest begins with a word; None if there is none."""
     if len(word) < _LEAST_DIGITS or not set(word) <= _HEX:
         return None
     tiles = read_tiles(build.tiles.table if build.tiles else None, builds.source.artifacts)
@@ -228,5 +228,5 @@ def _tile_with(build: Build, builds: BuildHistory, word: str) -> int | None:
     return None if row is None else int(tiles.ids[row])
 
 
-def _short(value: object) -> str:
+def _short_text(value: object) -> str:
     return safe_text(value if value is not None else "none", 80)

@@ -31,7 +31,8 @@ from tools.provisioner import provisioner
 def gc(call: Call, *, keep: int, yes: bool, unfinished: bool) -> Answer:
     """List what no kept generation needs, and remove it with --yes.
 
-    Kept are the last N builds that were shown, accepted generations, and the build that a rollback would show.
+    Kept are the last N builds that were shown, accepted generations, and the build that a rollback would
+    show.
     """
     policy = KeepPolicy(keep=keep, unfinished=not unfinished)
     found = provisioner(call).collect(policy, dry_run=not yes)

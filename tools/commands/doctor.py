@@ -226,7 +226,7 @@ def _check_history(found: _Findings, view: View, facts: dict[str, Any]) -> None:
         )
     if state.open_build is not None and facts["lock"] is None:
         found.add_problem(
-            f"expected no build under way, found build {state.open_build}, whose process is gone",
+            f"expected no running build, found build {state.open_build}, whose process is gone",
             f"c10 build REQUEST --cache {root} (marks it as abandoned and reuses what it finished)",
         )
     unpublished = [

@@ -17,7 +17,7 @@ from tools.provisioner import REQUEST, provisioner
 @REQUEST
 @shared_options()
 def engines(call: Call, *, request_file: Path) -> Answer:
-    """Compile the networks of REQUEST for this device; the next build reuses them. Does not wait for a running build."""
+    """Compile the networks of REQUEST for this device, for the next build. Does not wait for a build."""
     request = BuildRequest.load(request_file)
     with shown_progress() as progress:
         report = provisioner(call, progress=progress).compile_engines_for_corpus(request)

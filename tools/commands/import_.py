@@ -31,8 +31,8 @@ def import_(
 ) -> Answer:
     """Create a cache from a bundle, or update a cache that has the bundle's first records.
 
-    Exit code 5: the bundle is damaged, lacks a trusted signature, or lacks a file that its newest generation shows. The
-    journal is then unchanged.
+    Exit code 5: the bundle is damaged, lacks a trusted signature, or lacks a file that its newest generation
+    shows. The journal is then unchanged.
     """
     config = C10ProvisionerConfig.from_settings(call.settings(), cache_root=call.root)
     layout = call.layout()

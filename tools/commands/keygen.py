@@ -21,7 +21,7 @@ from tools.output import render
 @click.option("--comment", default="", metavar="TEXT", help="Comment in NAME.pub, after the key.")
 @shared_options(cache=False)
 def keygen(call: Call, *, output: Path, comment: str) -> Answer:  # noqa: ARG001 - every command gets a call
-    """Create a key pair (Ed25519): NAME signs caches, NAME.pub is for those who trust them. Overwrites nothing."""
+    """Create a key pair (Ed25519): NAME signs caches, NAME.pub says whom to trust. Overwrites nothing."""
     pair = write_key_pair(output, comment=comment)
     document = {
         "key_id": pair.key_id,

@@ -1,14 +1,13 @@
 """`log`: every build and rollback, newest first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import click
 
 from journal.lock import lock_holder
 from store.cache.view import HistoryView, read_history
-from store.domain.events import BuildDenied
-from store.domain.state import Build, BuildStatus, Generation, State
+from store.domain.state import BuildStatus, State
 from tools.command import Answer, Call, shared_options
 from tools.forensics.build_facts import wall_seconds
 from tools.forensics.cost import NO_COST, costs_of_builds, draw_trend
@@ -16,6 +15,13 @@ from tools.output import render
 
 _TREND_BUILDS: Final = 60
 _LEAST_TREND: Final = 3
+_EMPTY: Final[dict[str, Any]] = {
+    **dict.fromkeys(("type", "build", "generation", "status", "time", "seconds", "identity")),
+    **dict.fromkeys(("tiles", "tiles_embedded", "error", "note")),
+    "collected": False,
+    "accepted": False,
+}
+"""The keys of every entry, in their order."""
 
 
 @click.command()
@@ -89,97 +95,86 @@ def _trend(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _entries(view: HistoryView) -> list[dict[str, Any]]:
+    """Return an entry for every build, rollback and denied run, newest first."""
+    entries = {seq: entry for found in (_builds, _rollbacks, _denied_runs) for seq, entry in found(view)}
+    return [entries[seq] for seq in sorted(entries, reverse=True)]
+
+
+def _builds(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
     state = view.state
     generation_of = {
         generation.origin: generation.number
         for generation in state.generations.values()
         if generation.rolled_back is None
     }
-    collected, accepted = state.collected, {state.generations[number].origin for number in state.accepted}
-    placed = [
-        (
+    collected, accepted = state.collected, _accepted_builds(state)
+    for build in state.builds.values():
+        error, note = None, build.ending
+        if build.failure is not None:
+            error = {name: getattr(build.failure, name) for name in ("kind", "step", "message")}
+            note = f"{build.failure.step}: {build.failure.message}"
+        yield (
             build.started_seq,
-            _build_entry(build, generation_of.get(build.number))
-            | {"collected": build.number in collected, "accepted": build.number in accepted},
-        )
-        for build in state.builds.values()
-    ]
-    placed += [
-        (
-            generation.seq,
-            _rollback_entry(generation, state)
+            _EMPTY
             | {
-                "collected": generation.number in state.collected_generations,
+                "type": "build",
+                "build": build.number,
+                "generation": generation_of.get(build.number),
+                "status": str(build.status),
+                "time": render.iso(build.started_ns),
+                "seconds": wall_seconds(build),
+                "identity": build.identity,
+                "tiles": build.tiles.count if build.tiles else None,
+                "tiles_embedded": build.tiles_embedded if build.tiles else None,
+                "error": error,
+                "note": note,
+                "collected": build.number in collected,
+                "accepted": build.number in accepted,
+            },
+        )
+
+
+def _rollbacks(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
+    accepted = _accepted_builds(view.state)
+    for generation in view.state.generations.values():
+        rollback = generation.rolled_back
+        if rollback is None:
+            continue
+        yield (
+            generation.seq,
+            _EMPTY
+            | {
+                "type": "rollback",
+                "build": generation.origin,
+                "generation": generation.number,
+                "status": "rolled back",
+                "time": render.iso(generation.wall_ns),
+                "identity": view.state.builds[generation.origin].identity,
+                "note": f"left build {rollback.left}" + (f": {rollback.why}" if rollback.why else ""),
+                "collected": generation.number in view.state.collected_generations,
                 "accepted": generation.origin in accepted,
             },
         )
-        for generation in state.generations.values()
-        if generation.rolled_back is not None
-    ]
-    placed += [
-        (seq, _denied_entry(view.facts[seq - 1].wall_ns, seq, event)) for seq, event in state.denied.items()
-    ]
-    return [entry for _, entry in sorted(placed, key=lambda item: item[0], reverse=True)]
 
 
-def _build_entry(build: Build, generation: int | None) -> dict[str, Any]:
-    error = None
-    if build.failure is not None:
-        error = {"kind": build.failure.kind, "step": build.failure.step, "message": build.failure.message}
-    note = f"{error['step']}: {error['message']}" if error else build.ending
-    return {
-        "type": "build",
-        "build": build.number,
-        "generation": generation,
-        "status": str(build.status),
-        "time": render.iso(build.started_ns),
-        "seconds": wall_seconds(build),
-        "identity": build.identity,
-        "tiles": build.tiles.count if build.tiles else None,
-        "tiles_embedded": build.tiles_embedded if build.tiles else None,
-        "error": error,
-        "note": note,
-    }
+def _denied_runs(view: HistoryView) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the runs that never became a build, because the build lock was held."""
+    for seq, event in view.state.denied.items():
+        build, pid = event.holder.get("build"), event.holder.get("pid")
+        holder = f"build {build}" if build else f"process {pid}" if pid else "another process"
+        yield (
+            seq,
+            _EMPTY
+            | {
+                "type": "denied",
+                "status": "denied",
+                "time": render.iso(view.facts[seq - 1].wall_ns),
+                "seconds": event.waited_ms / 1000,
+                "identity": event.identity or None,
+                "note": f"{holder} held the build lock; c10 replay @{seq}",
+            },
+        )
 
 
-def _denied_entry(wall_ns: int, seq: int, event: BuildDenied) -> dict[str, Any]:
-    """Return the entry of a run that never became a build, because the build lock was held."""
-    return {
-        "type": "denied",
-        "build": None,
-        "generation": None,
-        "status": "denied",
-        "time": render.iso(wall_ns),
-        "seconds": event.waited_ms / 1000,
-        "identity": event.identity or None,
-        "tiles": None,
-        "tiles_embedded": None,
-        "error": None,
-        "note": f"{_holder(event)} held the build lock; c10 replay @{seq}",
-        "collected": False,
-        "accepted": False,
-    }
-
-
-def _holder(event: BuildDenied) -> str:
-    """Return who held the build lock."""
-    build, pid = event.holder.get("build"), event.holder.get("pid")
-    return f"build {build}" if build else f"process {pid}" if pid else "another process"
-
-
-def _rollback_entry(generation: Generation, state: State) -> dict[str, Any]:
-    left = generation.rolled_back.left if generation.rolled_back else None
-    why = generation.rolled_back.why if generation.rolled_back else ""
-    return {
-        "type": "rollback",
-        "build": generation.origin,
-        "generation": generation.number,
-        "status": "rolled back",
-        "time": render.iso(generation.wall_ns),
-        "seconds": None,
-        "identity": state.builds[generation.origin].identity,
-        "tiles": None,
-        "tiles_embedded": None,
-        "error": None,
-        "note": f"left build {left}" + (f": {why}" if why else ""),
-    }
+def _accepted_builds(state: State) -> set[int]:
+    return {state.generations[number].origin for number in state.accepted}

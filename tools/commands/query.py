@@ -74,7 +74,8 @@ def search(
 ) -> list[dict[str, Any]]:
     """Return the best places for a picture, uint8 [h, w, 3], best first: tile, its centre, score, digest.
 
-    If the engine is for another device, its stand-in computes the descriptor: it computed those of the tiles too.
+    If the engine is for another device, its stand-in computes the descriptor: it computed those of the tiles
+    too.
 
     Raises:
         NoGoError: The cache must not be used.
@@ -128,7 +129,7 @@ def centre_of(z: int, x: int, y: int) -> tuple[float, float]:
 
 
 def distance_m(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Return the great-circle distance of two places (longitude, latitude in degrees), metres; haversine formula."""
+    """Return the great-circle distance of two places (longitude, latitude, degrees), metres; haversine."""
     (lon1, lat1), (lon2, lat2) = ((math.radians(lon), math.radians(lat)) for lon, lat in (one, other))
     across = math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
     return 2 * _EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(math.sin((lat2 - lat1) / 2) ** 2 + across)))

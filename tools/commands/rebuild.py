@@ -18,9 +18,9 @@ from tools.provisioner import provisioner
 def rebuild(call: Call, *, trusted_key: tuple[str, ...], unsigned: bool) -> Answer:
     """Rebuild the journal from its segments and from the readable part of the damaged file.
 
-    Signatures that were added after the newest commit are recorded again if a trusted key confirms them. The damaged
-    file is kept in quarantine. Exit code 0: the head now verifies in full; 5: run c10 repair next; 7: records are
-    missing and nothing was changed.
+    Signatures that were added after the newest commit are recorded again if a trusted key confirms them. The
+    damaged file is kept in quarantine. Exit code 0: the head now verifies in full; 5: run c10 repair next; 7:
+    records are missing and nothing was changed.
     """
     with shown_progress() as progress:
         trusted_keys = call.trusted_keys_setting(trusted_key, unsigned=unsigned)

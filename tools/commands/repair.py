@@ -32,8 +32,9 @@ def repair(
 ) -> Answer:
     """Repair manifests, signatures, segments and artifacts. Damaged bytes are kept in quarantine.
 
-    A step with a damaged result runs again from its recorded inputs. Exit code 0: the head now verifies in full; 5: it
-    does not. Damage that is left in earlier generations is listed with what to do. A damaged journal needs c10 rebuild.
+    A step with a damaged result runs again from its recorded inputs. Exit code 0: the head now verifies in
+    full; 5: it does not. Damage that is left in earlier generations is listed with what to do. A damaged
+    journal needs c10 rebuild.
     """
     with shown_progress() as progress:
         trusted_keys = call.trusted_keys_setting(trusted_key, unsigned=unsigned)

@@ -1,4 +1,4 @@
-"""`status`: the generation that the cache shows now. It is run most often, so it imports as little as possible."""
+"""`status`: the current generation of the cache. It runs most often, so it imports as little as possible."""
 
 import click
 
@@ -85,7 +85,7 @@ def _journal_lines(view: View) -> list[str]:
         )
         status = str(last.status)
         if last.status is BuildStatus.OPEN:
-            from journal.lock import lock_holder  # noqa: PLC0415 - most caches have no open build, and it is heavy
+            from journal.lock import lock_holder  # noqa: PLC0415 - slow, and rarely needed
 
             status = "died" if lock_holder(view.layout.build_lock) is None else status
         lately = f"build {last.number} {status}{doing}; c10 show {last.number}"

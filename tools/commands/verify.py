@@ -139,7 +139,7 @@ def _lines(result: VerifyReport) -> list[str]:
     left = None
     if result.unreferenced:
         count = render.plural(result.unreferenced, "file")
-        left = f"{count} that nothing names, {render.size(result.unreferenced_size)}; harmless"
+        left = f"{count} that no record names, {render.size(result.unreferenced_size)}; harmless"
     lines = [
         f"{'GO' if result.go else 'NO-GO'}  generation {result.generation} (build {result.origin})",
         "",

@@ -18,7 +18,7 @@ Place = tuple[int, int, int]
 ZOOM: Final = (16, 18)
 TILE: Final = 256
 _CORNER: Final = (27_304, 23_596)
-"""The north-west tile at the lowest zoom: open sea north of the Azores, so that it is not mistaken for a real place."""
+"""The north-west tile at the lowest zoom: open sea north of the Azores, so that it is no real place."""
 _ACROSS: Final = 4
 _SEED: Final = 7
 _QUALITY: Final = 88
@@ -94,7 +94,7 @@ class DemoRegion:
         return ZOOM[1], left + int(x // TILE), top + int(y // TILE)
 
     def photograph(self, x: float, y: float, *, heading_deg: float) -> Pixels:
-        """Return what a camera over a point of the mosaic sees late in the day: turned, darker, softer, a little lower."""
+        """Return what a camera over a point of the mosaic sees at dusk: turned, darker, softer, lower."""
         rng = np.random.default_rng(_SEED)
         return view(
             self.mosaic,
@@ -152,7 +152,7 @@ def jpeg(pixels: Pixels) -> bytes:
 
 
 def metres_per_pixel(latitude: float) -> float:
-    """Return the ground length of a pixel at the highest zoom: the equator of EPSG 3857 times the cosine of the latitude."""
+    """Return the ground length of a pixel at the highest zoom: that on the equator times the cosine."""
     return 40_075_016.686 / (TILE << ZOOM[1]) * float(np.cos(np.radians(latitude)))
 
 

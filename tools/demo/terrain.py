@@ -1,16 +1,18 @@
 """A procedural landscape seen from above, and pictures that a camera over it would take.
 
-The demonstration builds its map from it. The whitening of the built-in network was trained on it, and the recall
-benchmark measures on it, so that none of them needs a download.
+The demonstration builds its map from it. The whitening of the built-in network was trained on it, and the
+recall benchmark measures on it, so that none of them needs a download.
 
-1. Smooth fields (height, moisture, roughness) are power-law noise at a quarter of the resolution; farmland is a
+1. Smooth fields (height, moisture, roughness) are power-law noise at a quarter of the resolution; farmland is
+a
    distorted cell diagram at half of it.
-2. The ground is painted in strips, so that a large mosaic needs little memory beyond its own pixels: ground colour and
+2. The ground is painted in strips, so that a large mosaic needs little memory beyond its own pixels: ground
+colour and
    relief, farmland, woodland, grain, streams and lakes.
 3. Roads, houses, towns and single trees are drawn over it.
 
-The same size and seed give the same pixels as long as NumPy and Pillow stay the same. Lakes have no texture on
-purpose, because a real map has tiles that nobody can tell apart. This module needs NumPy and Pillow only.
+The same size and seed give the same pixels as long as NumPy and Pillow stay the same. Lakes have no texture
+on purpose, because a real map has tiles that nobody can tell apart. This module needs NumPy and Pillow only.
 """
 
 import io
@@ -32,8 +34,8 @@ _LEAST_SIZE: Final = 64
 def terrain(size: int, seed: int) -> Pixels:
     """Paint a square landscape.
 
-    At the highest zoom of the demonstration one pixel stands for roughly half a metre, so that houses are 8 to
-    34 pixels long and fields 100 to 500.
+    At the highest zoom of the demonstration one pixel stands for roughly half a metre, so that houses are 8
+    to 34 pixels long and fields 100 to 500.
 
     Args:
         size: edge length in pixels, at least 64.
@@ -136,7 +138,7 @@ def _warp(
 
 
 def _mirrored(start: int, stop: int, length: int) -> npt.NDArray[np.intp]:
-    """Indices start..stop folded back into 0..length, without repeating the border."""
+    """Return the indices start..stop folded back into 0..length, without repeating the border."""
     period = max(1, 2 * (length - 1))
     folded = np.arange(start, stop) % period
     return np.where(folded < length, folded, period - folded).astype(np.intp)

@@ -1,7 +1,8 @@
-"""The ground of a procedural landscape: relief, woods, fields and water, without anything built on it.
+"""The ground of a procedural landscape: relief, woods, fields and water, without buildings.
 
-Smooth fields are power-law noise at a quarter of the resolution; farmland is a cell diagram at half of it. They are
-enlarged and painted strip by strip, so that a large mosaic needs little memory beyond its own pixels.
+Smooth fields are power-law noise at a quarter of the resolution; farmland is a cell diagram at half of it.
+They are enlarged and painted strip by strip, so that a large mosaic needs little memory beyond its own
+pixels.
 """
 
 import math
@@ -71,7 +72,7 @@ class Layers:
 
 
 def _power_noise(size: int, exponent: float, rng: np.random.Generator) -> Plane:
-    """Gaussian noise whose power falls with frequency to this exponent; zero mean, unit deviation."""
+    """Return Gaussian noise whose power falls with frequency to this exponent; zero mean, unit deviation."""
     across = np.fft.rfftfreq(size)[None, :] ** 2
     power = across + np.fft.fftfreq(size)[:, None] ** 2
     power[0, 0] = 1.0
@@ -83,13 +84,13 @@ def _power_noise(size: int, exponent: float, rng: np.random.Generator) -> Plane:
 
 
 def _grain(size: int, softness: float, rng: np.random.Generator) -> Image.Image:
-    """White noise, softened; 8 bits are plenty for a texture, and Pillow filters them fastest."""
+    """Return softened white noise. 8 bits are enough for a texture, and Pillow filters them fastest."""
     noise = Image.fromarray(rng.integers(0, 256, (size, size), dtype=np.uint8))
     return noise.filter(ImageFilter.GaussianBlur(softness))
 
 
 def layers_of(size: int, rng: np.random.Generator) -> Layers:
-    """Draw everything that the ground of a mosaic with this edge follows from."""
+    """Draw the random layers that the ground of a mosaic of this size is painted from."""
     quarter, half = -(-size // 4) + 1, -(-size // 2) + 1
     height = _power_noise(quarter, 3.0, rng)
     roughness = _power_noise(quarter, 2.0, rng)
@@ -109,7 +110,7 @@ def layers_of(size: int, rng: np.random.Generator) -> Layers:
 
 
 def _farmland(half: int, roughness: Plane, rng: np.random.Generator) -> _Farmland:
-    """Cells around scattered sites; a district shares one direction, along which its fields are long."""
+    """Return cells around scattered sites. The fields of a district are long in one shared direction."""
     cell_px = _CELL_PX // 2
     count = half // cell_px + 4
     jitter = rng.uniform(0.08, 0.92, (count, count, 2))
@@ -177,7 +178,7 @@ def _nearest_site(first: int, stop: int, warp: Plane, field: tuple[Points, Point
 
 
 def _enlarged(layer: Image.Image, factor: int, size: int, first: int, stop: int) -> Plane:
-    """Rows first..stop of a layer, enlarged by the factor to the mosaic's width; float32 [rows, size]."""
+    """Return rows first..stop of a layer, enlarged to the mosaic's width; float32 [rows, size]."""
     box = (0, first / factor, size / factor, stop / factor)
     return np.asarray(layer.resize((size, stop - first), Image.Resampling.BICUBIC, box=box), dtype=np.float32)
 
@@ -214,7 +215,7 @@ def _painted_strip(layers: Layers, table: Plane, rows: tuple[int, int], rng: np.
 
 
 def _ground_table() -> Plane:
-    """Ground colours, smoothly between the listed ones: 64 heights times 32 moistures, [2048, 3]."""
+    """Return ground colours, interpolated between those listed: 64 heights times 32 moistures, [2048, 3]."""
     steps = _GROUND.shape[0] - 1
     level = np.linspace(0, steps, 64, dtype=np.float32)
     low = np.minimum(level.astype(np.int32), steps - 1)
@@ -250,7 +251,7 @@ def _paint_fields(
 
 
 def _paint_water(paint: Plane, height: Plane, stream: Plane) -> None:
-    """Lakes are perfectly calm; streams are thin lines in low ground with darker banks. In place."""
+    """Paint lakes without texture, and streams as thin lines in low ground with darker banks. In place."""
     width = np.clip(np.float32(0.010) - np.float32(0.006) * height, 0, np.float32(0.02))
     low = height < 0.8
     paint[(stream < width * 2) & low] *= np.float32(0.78)
@@ -261,7 +262,7 @@ def _paint_water(paint: Plane, height: Plane, stream: Plane) -> None:
 
 
 def lakes(layers: Layers) -> Image.Image:
-    """Where the lakes are, as an 8-bit mask of the mosaic's size: nobody builds on water."""
+    """Return the lakes as an 8-bit mask of the mosaic's size: nothing is built on water."""
     lake = (np.asarray(layers.height) < _LAKE_LEVEL + 0.03).astype(np.uint8) * np.uint8(255)
     size = layers.size
     return Image.fromarray(lake).resize(

@@ -1,4 +1,4 @@
-"""What people put on a procedural landscape: roads, houses, towns; and trees that stand alone."""
+"""What is drawn on a procedural landscape: roads, single trees, houses and towns."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _ROOFS: Final = ((72, 74, 80), (132, 84, 68), (182, 176, 168), (214, 210, 204), 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """One thing drawn over the ground: a stroke with a width, or a filled outline without one."""
+    """A stroke with a width, or a filled outline without one."""
 
     points: tuple[tuple[float, float], ...]
     colour: tuple[int, int, int]
@@ -24,7 +24,7 @@ class Shape:
 
 
 def scenery(size: int, rng: np.random.Generator) -> list[Shape]:
-    """Everything to draw on a mosaic of this size, in drawing order."""
+    """Return everything to draw on a mosaic of this size, in drawing order."""
     return [
         *_road_strokes(size, rng),
         *_tree_shapes(size, rng),
@@ -34,7 +34,7 @@ def scenery(size: int, rng: np.random.Generator) -> list[Shape]:
 
 
 def draw_softly(canvas: Image.Image, shapes: list[Shape], *, spared: Image.Image) -> None:
-    """Draw on the canvas with softened edges, since Pillow's own are jagged; not where the mask is set."""
+    """Draw on the canvas with softened edges, because Pillow's are jagged; not where the mask is set."""
     painted = canvas.copy()
     mask = Image.new("L", canvas.size)
     on_paint, on_mask = ImageDraw.Draw(painted), ImageDraw.Draw(mask)
@@ -50,7 +50,7 @@ def draw_softly(canvas: Image.Image, shapes: list[Shape], *, spared: Image.Image
 
 
 def _road_strokes(size: int, rng: np.random.Generator) -> list[Shape]:
-    """Wandering tracks and roads."""
+    """Return winding tracks and roads."""
     strokes = []
     for _ in range(max(1, size // 90)):
         turns = rng.normal(0, 0.25, int(rng.integers(6, 40)))
@@ -71,7 +71,7 @@ def _rounded(path: Points) -> Points:
 
 
 def _tree_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
-    """Single trees and bushes with their shadows."""
+    """Return single trees and bushes with their shadows."""
     shapes = []
     for _ in range(size * size // 12_000):
         centre, radius = rng.uniform(0, size, 2), rng.uniform(2.5, 7)
@@ -82,7 +82,7 @@ def _tree_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
 
 
 def _village_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
-    """Loose clusters of houses that share a direction."""
+    """Return loose clusters of houses that share a direction."""
     shapes = []
     for _ in range(max(1, size // 60)):
         middle, turn = rng.uniform(0, size, 2), rng.uniform(0, math.pi / 2)
@@ -92,7 +92,7 @@ def _village_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
 
 
 def _town_shapes(size: int, rng: np.random.Generator) -> list[Shape]:
-    """Street grids with houses along them, thinning out from the middle."""
+    """Return street grids with houses along them, fewer away from the middle."""
     streets: list[Shape] = []
     houses: list[Shape] = []
     for _ in range(size // 1100):

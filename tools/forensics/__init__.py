@@ -1,5 +1,5 @@
-"""The flight recorder: history, timeline, steps, state at a record, failures and their root cause.
+"""What the records of a cache say of its builds: facts, timeline, steps, state, failures, root cause.
 
-Pure but for `sources`, which opens a journal, a bundle or segments for the others. It imports `store.domain`
-and below, and never writes.
+Pure but for `sources`, which opens a cache, a journal or a bundle for the others. It imports `store`, and the
+area and grid of `pipeline`. It never writes, and never runs anything that was recorded.
 """

@@ -1,8 +1,8 @@
-"""The area of a build, cell by cell: what was reused, embedded, failing, under way or never reached. Pure.
+"""The area of a build, cell by cell: reused, embedded, failing, dispatched or waiting. Pure.
 
-Which cells there are is told by the tile table, where it can be read; otherwise by the records alone, which name the cells
-that workers were given and those that were done. What was reused is not named by any record: it follows from the state
-before it and the tiles, as it did for the build.
+The tile table says which cells there are. If it cannot be read, the records name the cells that were
+dispatched or done. No record names the reused cells: they follow from the tiles and the step cache, as they
+did for the build.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,20 +46,20 @@ class _Cell:
 
 @dataclass(slots=True)
 class Tiles:
-    """The tiles of a build from its tile table: id to digest, both in rising id."""
+    """The tiles of a build from its tile table, in rising id."""
 
     ids: NDArray[np.uint64]
     table: TileTable
     places: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Unpack the ids into rows of zoom, x, y."""
+        """Unpack the ids into rows of (zoom, x, y)."""
         ids = self.ids.astype(np.int64)
         axis = (1 << 25) - 1
         self.places = np.stack([ids >> 58 & 31, ids >> 25 & axis, ids & axis], axis=1)
 
     def cells(self) -> Mapping[CellPlace, NDArray[np.int64]]:
-        """Cell to the rows of its tiles, sorted."""
+        """Return the rows of the tiles of each cell, sorted."""
         if not len(self.places):
             return {}
         keys = np.stack([self.places[:, 0], self.places[:, 1] >> 4, self.places[:, 2] >> 4], axis=1)
@@ -72,13 +72,13 @@ class Tiles:
         }
 
     def rows(self, members: NDArray[np.int64]) -> Iterator[tuple[int, str]]:
-        """The tiles of some rows as (descriptor id, digest)."""
+        """Yield some rows as (descriptor id, digest)."""
         for row in members.tolist():
             yield int(self.ids[row]), bytes(self.table.digests[row]).hex()
 
 
 def read_tiles(ref: ArtifactRef | None, artifacts: ArtifactReader) -> Tiles | None:
-    """Return a tile table, or nothing if it cannot be read here."""
+    """Return the tiles of a tile table; None if it cannot be read."""
     data = artifacts.read(ref) if ref is not None else None
     if data is None:
         return None
@@ -97,14 +97,14 @@ def area_document(
     space: str,
     before: StepCache | None,
 ) -> dict[str, Any] | None:
-    """Return the area of a build.
+    """Return the area of a build; None if nothing is known of it.
 
     Args:
         timeline: The build.
-        inputs: What it is defined by.
-        artifacts: Where artifacts may be read.
-        space: Its vector space, or nothing if it is not known.
-        before: What could be reused when it began with its cells, if that is known.
+        inputs: The inputs that define it.
+        artifacts: Reads artifacts.
+        space: Its vector space; empty if it is not known.
+        before: The step cache when it reused its cells, if that is known.
     """
     selected = next((m.event for m in timeline.own if isinstance(m.event, e.TilesSelected)), None)
     box, zoom = _integers(inputs.get("bbox_e7"), 4), _integers(inputs.get("zoom"), 2)
@@ -112,7 +112,7 @@ def area_document(
     cells = _cells(timeline, tiles, space, before)
     if not cells and box is None:
         return None
-    report = _report(timeline, artifacts)
+    report = _geographic_report(timeline, artifacts)
     return {
         "bbox_e7": box,
         "zoom": zoom,
@@ -125,7 +125,7 @@ def area_document(
             [*place, cell.tiles, cell.status, cell.dispatched, cell.done]
             for place, cell in sorted(cells.items())[:MAX_CELLS]
         ],
-        "tiles": _tiles(timeline, tiles, report, box, zoom),
+        "tiles": _tile_runs(timeline, tiles, report, box, zoom),
     }
 
 
@@ -163,7 +163,7 @@ def _reused(
     space: str,
     before: StepCache | None,
 ) -> Iterator[CellPlace]:
-    """The cells whose very tiles had a block; with no memo to ask, those that nobody touched."""
+    """Yield the cells with a block of their tiles; without a step cache, those that no record names."""
     for place, cell in found.items():
         if cell.status != "waiting":
             continue
@@ -175,8 +175,8 @@ def _reused(
             yield place
 
 
-def _report(timeline: BuildTimeline, artifacts: ArtifactReader) -> Mapping[str, Any] | None:
-    """The geographic report: of a finished walk, or attached to the failure that it led to."""
+def _geographic_report(timeline: BuildTimeline, artifacts: ArtifactReader) -> Mapping[str, Any] | None:
+    """Return the geographic report of the coverage walk, or the one attached to a failure."""
     for record in reversed(timeline.own):
         ref: ArtifactRef | None = None
         match record.event:
@@ -198,7 +198,7 @@ def _report(timeline: BuildTimeline, artifacts: ArtifactReader) -> Mapping[str, 
     return None
 
 
-def _tiles(
+def _tile_runs(
     timeline: BuildTimeline,
     tiles: Tiles | None,
     report: Mapping[str, Any] | None,
@@ -218,10 +218,10 @@ def _tiles(
 
 
 def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[TileRun]:
-    """Wanted tiles that the table lacks, from the box alone."""
+    """Return the wanted tiles that the table lacks, from the box alone."""
     west, south, east, north = box
     lowest, highest = zoom
-    # No request has another area; records from elsewhere may.
+    # A request cannot have another area, but foreign records can.
     if not (
         0 <= lowest <= highest <= MAX_ZOOM
         and max(abs(west), abs(east)) <= HALF_TURN_E7
@@ -245,21 +245,22 @@ def _holes(tiles: Tiles, box: Sequence[int], zoom: Sequence[int]) -> list[TileRu
         there[places[inside, 2] - part.y0, places[inside, 1] - part.x0] = True
         for row in np.flatnonzero(~there.all(axis=1)).tolist():
             found.extend(
-                [part.z, part.y0 + row, part.x0 + first, part.x0 + last] for first, last in _gaps(~there[row])
+                [part.z, part.y0 + row, part.x0 + first, part.x0 + last]
+                for first, last in _absent_runs(~there[row])
             )
             if len(found) > MAX_RUNS:
                 return found[:MAX_RUNS]
     return found
 
 
-def _gaps(absent: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+def _absent_runs(absent: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], absent, [False]]).astype(np.int8)))
     for first, after in edges.reshape(-1, 2).tolist():
         yield first, after - 1
 
 
 def _runs_in(value: object) -> list[TileRun]:
-    """The runs of a report, of which those that are none are left out."""
+    """Return the valid runs of a report."""
     found = (_integers(run, 4) for run in value) if isinstance(value, Sequence) else ()
     return [run for run in found if run is not None][:MAX_RUNS]
 

@@ -1,7 +1,7 @@
 """What the records and the folded state say of one build. Pure.
 
-`c10 show` and `c10 replay` both render these facts, so that they cannot disagree. Texts and documents are as recorded:
-what comes from elsewhere is made safe where it is rendered.
+`c10 show` and `c10 replay` both render these facts, so that they cannot disagree. Texts and documents are as
+recorded: what comes from elsewhere is made safe where it is rendered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a build cost, as a projection of its records: seconds, bytes and how much was reused. Pure."""
+"""What a build cost: time, bytes and how much was reused. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
@@ -16,33 +16,33 @@ _WORTH_A_WORD_MS = 1_000
 _COUNTED = frozenset({"cells", "index", "coverage"})
 
 NO_COST: dict[str, int | None] = {"ms": None, "bytes": None, "reuse_ppm": None}
-"""What `c10 log` says of something that is no build."""
+"""What `c10 log` prints for an entry that is no build."""
 
 
 class Pace(NamedTuple):
-    """How fast a step was in earlier builds: the usual milliseconds per unit of its work, and the least for any."""
+    """The pace of a step in earlier builds: median milliseconds per unit of work, and the least for any."""
 
     per_unit: float
     least: int
 
 
 Rates = Mapping[tuple[str, str], Pace]
-"""Kind and subject of a step to its pace."""
+"""The pace of each kind and subject of step."""
 
 
 def duration(timeline: BuildTimeline, step: Step) -> int | None:
-    """Milliseconds of a step; nothing if its end was not recorded."""
+    """Return the milliseconds that a step took; None if its end was not recorded."""
     return None if step.end is None else max(0, timeline.between(step.begin, step.end))
 
 
 def normal_ms(step: Step, rates: Rates) -> int | None:
-    """What as much work took in earlier builds, in milliseconds."""
+    """Return the milliseconds that the same amount of work took in earlier builds."""
     pace = rates.get((step.kind, step.subject))
     if pace is None or step.outcome == "reused":
         return None
     if step.outcome != "done" and step.kind in _COUNTED and not step.count:
-        return None  # it came to nothing that could be counted: there is no telling how long that takes
-    # Little work takes no less than what it takes to begin: starting workers, loading an engine.
+        return None  # nothing was counted, so that the usual time is not known
+    # A little work takes at least as long as the start: starting workers, loading an engine.
     return max(round(pace.per_unit * _work(step)), pace.least)
 
 
@@ -61,7 +61,7 @@ def rates_of(tracks: Iterable[BuildTimeline]) -> Rates:
 
 
 def is_slow(took_ms: int, usual_ms: int) -> bool:
-    """Whether a step took so much longer than usual that somebody should know."""
+    """Return whether a step took much longer than usual."""
     return took_ms > 2 * usual_ms and took_ms - usual_ms > _WORTH_A_WORD_MS
 
 
@@ -71,7 +71,7 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
     embedded = sum(m.event.embedded for m in timeline.own if isinstance(m.event, e.CellEmbedded))
     end = timeline.own[-1]
     walked = any(isinstance(m.event, (e.IndexBuilt, e.IndexExtended, e.CoverageWalked)) for m in timeline.own)
-    # Only once all cells are there, what was not embedded is known to have been reused.
+    # Only when all cells are done is it known that what was not embedded was reused.
     reused = selected - embedded if selected is not None and walked else None
     return {
         "ms": max(0, timeline.ms(end)),
@@ -95,7 +95,7 @@ def cost_of(timeline: BuildTimeline) -> dict[str, Any]:
 
 
 def _ppm(part: int, whole: int) -> int:
-    """A part in millionths: all of them only for the whole, and none only for nothing."""
+    """Return parts per million: a million only for the whole, and 0 only for nothing."""
     found = round(_MILLION * part / whole)
     return found if part in {0, whole} else min(max(found, 1), _MILLION - 1)
 
@@ -111,7 +111,7 @@ def costs_of_builds(facts: Sequence[RecordedEvent]) -> dict[int, dict[str, int |
 
 
 def draw_trend(values: Iterable[int | None]) -> str:
-    """A row of numbers as a row of bars, the greatest as the highest; a gap where there is none."""
+    """Return numbers as a row of bars, the greatest as the highest; a gap for None."""
     bars = "▁▂▃▄▅▆▇█"
     numbers = list(values)
     top = max((number for number in numbers if number), default=0)
@@ -122,5 +122,5 @@ def draw_trend(values: Iterable[int | None]) -> str:
 
 
 def _work(step: Step) -> int:
-    """How much work a step had: tiles, rows or files, or one."""
+    """Return how much work a step had: tiles, rows or files, or one."""
     return max(1, step.count) if step.kind in _COUNTED else 1

@@ -1,4 +1,4 @@
-"""One line about an event, for people. Pure."""
+"""Describe an event in one line. Pure."""
 
 from typing import assert_never
 
@@ -12,33 +12,33 @@ _SHORT = 12
 
 
 def describe(record: DecodedRecord) -> str:
-    """What a record says, or that it cannot be understood."""
+    """Return what a record says, or why it is not understood."""
     if record.event is None:
         if record.problem:
             return f"cannot be read: {safe_text(record.problem, 300)}"
         return f"written by a later version: {safe_text(record.payload, 300)}"
-    return safe_text(_told(record.event), 600)
+    return safe_text(_describe_event(record.event), 600)
 
 
-def _told(event: Event) -> str:
+def _describe_event(event: Event) -> str:
     match event:
         case e.BuildCommitted() | e.BuildFailed() | e.BuildAbandoned() | e.BuildRefused() | e.BuildDenied():
-            return _ending(event)
+            return _describe_ending(event)
         case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
-            return _work(event)
+            return _describe_work(event)
         case e.StepStarted() | e.StepRetried():
-            return _work(event)
+            return _describe_work(event)
         case e.BuildStarted() | e.BuildPlanned() | e.TilesSelected() | e.StepReused() | e.CoverageWalked():
-            return _frame(event)
+            return _describe_plan(event)
         case e.CheckPassed():
             return f"check {event.check} of {event.subject} passed{_measured(event)}"
         case e.CheckFailed():
             return f"check {event.check} of {event.subject} FAILED: {event.why}"
         case _:
-            return _upkeep(event)
+            return _describe_upkeep(event)
 
 
-def _ending(
+def _describe_ending(
     event: e.BuildCommitted | e.BuildFailed | e.BuildAbandoned | e.BuildRefused | e.BuildDenied,
 ) -> str:
     match event:
@@ -57,7 +57,7 @@ def _ending(
             assert_never(event)
 
 
-def _work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e.StepRetried) -> str:
+def _describe_work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e.StepRetried) -> str:
     match event:
         case e.EngineCompiled():
             what = "" if event.purpose == "flight" else f" as {event.purpose}"
@@ -87,7 +87,7 @@ def _work(event: e.EngineCompiled | e.CellEmbedded | e.Index | e.StepStarted | e
             assert_never(event)
 
 
-def _frame(
+def _describe_plan(
     event: e.BuildStarted | e.BuildPlanned | e.TilesSelected | e.StepReused | e.CoverageWalked,
 ) -> str:
     match event:
@@ -115,7 +115,7 @@ def _frame(
             assert_never(event)
 
 
-def _upkeep(
+def _describe_upkeep(
     event: e.CacheCreated
     | e.RolledBack
     | e.GenerationAccepted

@@ -1,4 +1,4 @@
-"""The step that failed: what it was given, what went wrong, and the very bytes where they were kept. Pure."""
+"""The failed step of a build: its inputs, what went wrong, and the failing bytes if they were kept. Pure."""
 
 import base64
 import re
@@ -35,27 +35,27 @@ Place = tuple[int, int, int]
 
 
 class ArtifactReader(Protocol):
-    """The artifacts that can be read beside a journal, if any."""
+    """Reads the artifacts that come with a history."""
 
     def read(self, ref: ArtifactRef) -> bytes | None:
-        """Return the bytes of an artifact after checking them, or nothing."""
+        """Return the checked bytes of an artifact, or None."""
         ...
 
     def holds(self, ref: ArtifactRef) -> bool:
-        """Whether an artifact is there with its size."""
+        """Return whether an artifact is there, with its size."""
         ...
 
 
 def failure_document(
     timeline: BuildTimeline, build: Build | None, artifacts: ArtifactReader, *, dead: bool
 ) -> dict[str, Any] | None:
-    """Return what is known of the end of a build that was not committed.
+    """Return what is known of the failure of a build; None if it was committed or is running.
 
     Args:
         timeline: The build.
-        build: What it folds to, if that is known.
-        artifacts: Where artifacts may be read.
-        dead: Whether an open build is known to be dead.
+        build: The folded build, if it is known.
+        artifacts: Reads artifacts.
+        dead: Whether the process of an open build is known to be dead.
     """
     match timeline.own[-1].event:
         case e.BuildFailed() as event:
@@ -64,8 +64,13 @@ def failure_document(
             return _died(timeline, build, artifacts, event)
         case e.BuildRefused() as event:
             return {
-                **_plain(
-                    timeline, "start", "rolled-back", "", event.reason, "c10 build --again (if it is meant)"
+                **_failure_fields(
+                    timeline.own[-1].seq,
+                    "start",
+                    "rolled-back",
+                    "",
+                    event.reason,
+                    "c10 build --again (if it is meant)",
                 ),
                 "cause": "this very request was rolled back from, and not asked for again with --again",
                 "inputs": [],
@@ -80,25 +85,17 @@ def failure_document(
 def denial_document(event: e.BuildDenied, seq: int, cause: str) -> dict[str, Any]:
     """Return the failure of a run that never became a build."""
     holder = safe_data(event.holder)
+    hint = "wait for the other build, or end it, then build again"
     return {
-        "step": "lock",
-        "kind": "build-lock-held",
-        "subject": "build.lock",
-        "message": cause,
-        "hint": "wait for the other build, or end it, then build again",
-        "traceback": [],
-        "seq": seq,
+        **_failure_fields(seq, "lock", "build-lock-held", "build.lock", cause, hint),
         "cause": cause,
         "inputs": [_input("lock", "build.lock", found=holder)],
         "recorded": {**safe_data(event.inputs), "holder": holder, "waited_ms": event.waited_ms},
-        "pictures": [],
-        "cells": [],
-        "tiles": [],
     }
 
 
 def tiles_at_fault(timeline: BuildTimeline) -> list[Place]:
-    """Return the tiles that the failure of a build names: one at fault, or those of a window in question."""
+    """Return the tiles that the failure of a build names: the failing tile, or those of its window."""
     event = timeline.own[-1].event
     if not isinstance(event, e.BuildFailed):
         return []
@@ -115,7 +112,7 @@ def tiles_at_fault(timeline: BuildTimeline) -> list[Place]:
 
 
 def cells_at_fault(timeline: BuildTimeline) -> set[Place]:
-    """Return the cells that a failure concerns: those of its tiles, or else those of its window."""
+    """Return the cells of the failing tiles, or else those of the failing window."""
     places = tiles_at_fault(timeline)
     if places:
         return {(zoom, x >> 4, y >> 4) for zoom, x, y in places}
@@ -126,7 +123,7 @@ def cells_at_fault(timeline: BuildTimeline) -> set[Place]:
 
 
 def media_of(data: bytes) -> str:
-    """What kind of picture some bytes begin as; nobody's word is taken for it."""
+    """Return the media type of a picture by its first bytes."""
     for magic, media in _MEDIA:
         if data.startswith(magic):
             return media
@@ -137,7 +134,9 @@ def _failed(
     timeline: BuildTimeline, build: Build | None, artifacts: ArtifactReader, event: e.BuildFailed
 ) -> dict[str, Any]:
     return {
-        **_plain(timeline, event.step, event.kind, event.subject, event.message, event.hint),
+        **_failure_fields(
+            timeline.own[-1].seq, event.step, event.kind, event.subject, event.message, event.hint
+        ),
         "traceback": safe_lines(event.traceback),
         "cause": cause_of_failure(event, timeline),
         "inputs": list(_inputs(build, artifacts, event.step, event)),
@@ -159,7 +158,14 @@ def _died(
         subject = ", ".join(sorted(name for part in waiting for name in part.left)[:8])
     reason = event.reason if event else "its process ended without a word"
     return {
-        **_plain(timeline, kind, "died", subject, reason, "c10 build REQUEST (takes up what was finished)"),
+        **_failure_fields(
+            timeline.own[-1].seq,
+            kind,
+            "died",
+            subject,
+            reason,
+            "c10 build REQUEST (takes up what was finished)",
+        ),
         "cause": cause_of_death(timeline, event),
         "inputs": list(_inputs(build, artifacts, kind, None)),
         "recorded": {
@@ -171,8 +177,8 @@ def _died(
     }
 
 
-def _plain(  # noqa: PLR0917 - the words of a failure, in their order
-    timeline: BuildTimeline, step: str, kind: str, subject: str, message: str, hint: str
+def _failure_fields(  # noqa: PLR0917 - the fields of a failure, in their order
+    seq: int, step: str, kind: str, subject: str, message: str, hint: str
 ) -> dict[str, Any]:
     return {
         "step": safe_text(step, 64),
@@ -181,7 +187,7 @@ def _plain(  # noqa: PLR0917 - the words of a failure, in their order
         "message": safe_text(message),
         "hint": safe_text(hint),
         "traceback": [],
-        "seq": timeline.own[-1].seq,
+        "seq": seq,
         "cause": "",
         "inputs": [],
         "recorded": {},
@@ -194,7 +200,7 @@ def _plain(  # noqa: PLR0917 - the words of a failure, in their order
 def _inputs(
     build: Build | None, artifacts: ArtifactReader, step: str, event: e.BuildFailed | None
 ) -> Iterator[dict[str, Any]]:
-    """What the step was given, as the journal knows it: what was recorded for it, and what earlier steps made."""
+    """Yield the inputs of the failed step: those recorded with it, and the results of earlier steps."""
     recorded: Mapping[str, Any] = {} if event is None else event.inputs
     refs = {} if event is None else attached_to_failure(event)
     kept = {name: artifacts.holds(ref) for name, ref in refs.items()}
@@ -215,9 +221,9 @@ def _inputs(
         yield _input(
             "cells", name, ref.sha256 if ref else None, ref.size if ref else None, None, kept.get("window")
         )
-    yield from _made_before(build, artifacts, step, event.subject if event else "")
+    yield from _earlier_results(build, artifacts, step, event.subject if event else "")
     if build is not None and step == "inputs":
-        yield from _requested(build, event.subject if event else "")
+        yield from _requested_files(build, event.subject if event else "")
     if build is not None and step in {"cells", "tiles", "inputs"}:
         yield _input("source", build.host.get("source") or build.inputs.get("source"))
     problems = recorded.get("problems")
@@ -227,8 +233,8 @@ def _inputs(
             yield _input("artifact", name, found=wrong)
 
 
-def _requested(build: Build, subject: str) -> Iterator[dict[str, Any]]:
-    """The files that the recorded request names beside the source, of which the subject may be one."""
+def _requested_files(build: Build, subject: str) -> Iterator[dict[str, Any]]:
+    """Yield the networks and the calibration that the recorded request names, or only the failed network."""
     request = _map(build.host.get("request"))
     try:
         document = tomllib.loads(str(request.get("text", "")))
@@ -243,15 +249,15 @@ def _requested(build: Build, subject: str) -> Iterator[dict[str, Any]]:
         yield _input("calibration", document["calibration"])
 
 
-def _of_index(index: Index, artifacts: ArtifactReader) -> Iterator[dict[str, Any]]:
-    yield _of_ref("index", index.kind, whole_of(index), artifacts)
+def _index_inputs(index: Index, artifacts: ArtifactReader) -> Iterator[dict[str, Any]]:
+    yield _artifact_input("index", index.kind, whole_of(index), artifacts)
     delta = delta_of(index)
     if delta is not None:
-        yield _of_ref(DELTA, index.kind, delta, artifacts)
-    yield _of_ref("block table", f"{index.rows} rows", index.blocks, artifacts)
+        yield _artifact_input(DELTA, index.kind, delta, artifacts)
+    yield _artifact_input("block table", f"{index.rows} rows", index.blocks, artifacts)
 
 
-def _made_before(
+def _earlier_results(
     build: Build | None, artifacts: ArtifactReader, step: str, subject: str
 ) -> Iterator[dict[str, Any]]:
     if build is None:
@@ -259,20 +265,20 @@ def _made_before(
     if step in {"cells", "check"} and subject != "index":
         for name, engine in build.engines:
             if step == "cells" or name == subject:
-                yield _of_ref("engine", name, engine.artifact, artifacts)
+                yield _artifact_input("engine", name, engine.artifact, artifacts)
     if build.tiles is not None and step in {"cells", "coverage", "tiles"}:
-        yield _of_ref("tile table", f"{build.tiles.count} tiles", build.tiles.table, artifacts)
+        yield _artifact_input("tile table", f"{build.tiles.count} tiles", build.tiles.table, artifacts)
     if build.index is not None and (step in {"index", "coverage", "commit"} or subject == "index"):
-        yield from _of_index(build.index, artifacts)
+        yield from _index_inputs(build.index, artifacts)
     if build.failure is not None and step == "coverage":
         geography = attached_to_failure(build.failure).get("geography")
         if geography is not None:
-            yield _of_ref("geographic report", "area", geography, artifacts)
+            yield _artifact_input("geographic report", "area", geography, artifacts)
     if build.calibration is not None and step == "start":
-        yield _of_ref("calibration", "camera", build.calibration, artifacts)
+        yield _artifact_input("calibration", "camera", build.calibration, artifacts)
 
 
-def _of_ref(role: str, name: str, ref: ArtifactRef, artifacts: ArtifactReader) -> dict[str, Any]:
+def _artifact_input(role: str, name: str, ref: ArtifactRef, artifacts: ArtifactReader) -> dict[str, Any]:
     return _input(role, name, ref.sha256, ref.size, None, artifacts.holds(ref))
 
 

@@ -1,4 +1,4 @@
-"""What somebody who looks into a build should see first: from clocks, gaps, retries and comparison. Pure."""
+"""What to look at first in a build: damage, clock jumps, gaps, retries, slow steps and more. Pure."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -13,11 +13,11 @@ from tools.output import render
 from tools.output.sanitize import join_first, safe_text
 
 GAP_MS: Final = 60_000
-"""Silence in a build that is worth a word, unless one step accounts for it."""
+"""A gap between two records that is reported, unless one step explains it."""
 
 JUMP_MS: Final = 1_000
 _JUMP_SHARE: Final = 1_000
-"""Clocks may drift apart by a part in so many, as they do when one of them is being disciplined."""
+"""The two clocks may drift apart by one part in this many, as they do when one of them is being adjusted."""
 
 _EXPLAINED: Final = 0.8
 _RANKS: Final = {"error": 0, "warning": 1, "note": 2}
@@ -27,7 +27,7 @@ _MAX_EACH: Final = 50
 def findings_of(
     timeline: BuildTimeline, history: RecordHistory, folded: FoldedState, rates: Rates
 ) -> list[dict[str, Any]]:
-    """Return everything worth a word, worst first, in the order of the records among equals."""
+    """Return the findings, worst first, then in the order of the records."""
     found = [
         *_damage(history, folded),
         *_unknown(timeline.records),
@@ -36,46 +36,52 @@ def findings_of(
         *_retries(timeline),
         *_slow(timeline, rates),
         *_checks(timeline),
-        *_others(timeline),
+        *_other_records(timeline),
     ]
     return sorted(found, key=lambda each: (_RANKS[each["severity"]], each["seq"] or 0))
 
 
-def make_finding(kind: str, severity: str, seq: int | None, told: str, mend: str = "") -> dict[str, Any]:
-    """One row of the findings."""
-    return {"kind": kind, "severity": severity, "seq": seq, "text": safe_text(told), "mend": safe_text(mend)}
+def make_finding(kind: str, severity: str, seq: int | None, message: str, fix: str = "") -> dict[str, Any]:
+    """Return one finding."""
+    return {
+        "kind": kind,
+        "severity": severity,
+        "seq": seq,
+        "text": safe_text(message),
+        "mend": safe_text(fix),
+    }
 
 
 def _damage(history: RecordHistory, folded: FoldedState) -> Iterator[dict[str, Any]]:
     if history.problem:
-        told = f"reading ends after record {history.head[0]}: {history.problem}"
-        yield make_finding("damaged-journal", "error", history.head[0], told, "c10 rebuild")
+        message = f"reading ends after record {history.head[0]}: {history.problem}"
+        yield make_finding("damaged-journal", "error", history.head[0], message, "c10 rebuild")
     if folded.problem:
         seq = folded.state.position.seq
-        told = f"the state is known up to record {seq} only: {folded.problem}"
-        yield make_finding("impossible-history", "error", seq, told, "c10 verify --full")
+        message = f"the state is known up to record {seq} only: {folded.problem}"
+        yield make_finding("impossible-history", "error", seq, message, "c10 verify --full")
     for each in folded.commits:
         if not each.matches:
-            told = f"generation {each.generation} does not project to the body that was committed"
+            message = f"generation {each.generation} does not project to the body that was committed"
             yield make_finding(
-                "projection", "error", each.seq, told, "use the C10 that wrote it, or c10 verify --full"
+                "projection", "error", each.seq, message, "use the C10 that wrote it, or c10 verify --full"
             )
 
 
 def _unknown(records: Sequence[DecodedRecord]) -> Iterator[dict[str, Any]]:
     for record in [each for each in records if each.event is None][:_MAX_EACH]:
         if record.problem:
-            told = f"record {record.seq} ({record.tag}) cannot be read: {record.problem}"
-            yield make_finding("damaged-record", "error", record.seq, told, "c10 verify --full")
+            message = f"record {record.seq} ({record.tag}) cannot be read: {record.problem}"
+            yield make_finding("damaged-record", "error", record.seq, message, "c10 verify --full")
         else:
-            told = f"record {record.seq} is a {record.tag!r} of version {record.version}, which is not known here"
+            message = f"record {record.seq} is a {record.tag!r} of version {record.version}, which is not known here"
             yield make_finding(
-                "unknown-event", "warning", record.seq, told, "use the newer C10 that wrote it"
+                "unknown-event", "warning", record.seq, message, "use the newer C10 that wrote it"
             )
 
 
 def _clocks(timeline: BuildTimeline, history: RecordHistory) -> Iterator[dict[str, Any]]:
-    """The wall clock against the one that never steps back, from record to record of one process or one boot."""
+    """Compare the wall clock with the monotonic one, between the records of one process or one boot."""
     own = [record for record in timeline.own if not isinstance(record.event, e.BuildAbandoned)]
     own = [*_earlier(timeline, history), *own]
     jumps = 0
@@ -83,28 +89,28 @@ def _clocks(timeline: BuildTimeline, history: RecordHistory) -> Iterator[dict[st
         wall = (later.wall_ns - earlier.wall_ns) // 1_000_000
         mono = (later.mono_ns - earlier.mono_ns) // 1_000_000
         if mono < 0:
-            told = f"the steady clock went back between records {earlier.seq} and {later.seq}: another boot or machine"
-            yield make_finding("boot-change", "error", later.seq, told)
+            message = f"the steady clock went back between records {earlier.seq} and {later.seq}: another boot or machine"
+            yield make_finding("boot-change", "error", later.seq, message)
             continue
         off = wall - mono
         if abs(off) > max(JUMP_MS, mono // _JUMP_SHARE) and jumps < _MAX_EACH:
             jumps += 1
             way = "forward" if off > 0 else "back"
-            told = (
+            message = (
                 f"the wall clock jumped {way} by {render.milliseconds(abs(off))} between records {earlier.seq} and"
                 f" {later.seq}: it was set" + (", or the machine slept" if off > 0 else "")
             )
-            mend = "check the clock (chronyc tracking, timedatectl); ages of tiles were judged by it"
-            yield make_finding("clock-jump", "warning", later.seq, told, mend)
+            fix = "check the clock (chronyc tracking, timedatectl); ages of tiles were judged by it"
+            yield make_finding("clock-jump", "warning", later.seq, message, fix)
     ending = timeline.own[-1]
     restarted = timeline.boot and boot_of(ending) and boot_of(ending) != timeline.boot
     if isinstance(ending.event, e.BuildAbandoned) and restarted:
-        told = "the machine was restarted, or the cache moved to another, before the end of this build was recorded"
-        yield make_finding("boot-change", "warning", ending.seq, told)
+        message = "the machine was restarted, or the cache moved to another, before the end of this build was recorded"
+        yield make_finding("boot-change", "warning", ending.seq, message)
 
 
 def _earlier(timeline: BuildTimeline, history: RecordHistory) -> list[DecodedRecord]:
-    """The record before a build, if it is known to have been written in the same boot."""
+    """Return the record before a build, if it is known to be of the same boot."""
     before = history.records[: timeline.start.seq - 1]
     for record in reversed(before):
         boot = boot_of(record)
@@ -127,42 +133,42 @@ def _gaps(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
             if place is not None
             else ""
         )
-        told = f"nothing was recorded for {render.milliseconds(gap)} before record {later.seq}{doing}"
-        yield make_finding("gap", "warning", later.seq, told)
+        message = f"nothing was recorded for {render.milliseconds(gap)} before record {later.seq}{doing}"
+        yield make_finding("gap", "warning", later.seq, message)
 
 
 def _retries(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
     retries = [(m.seq, m.event) for m in timeline.own if isinstance(m.event, e.StepRetried)]
     for seq, event in retries[:_MAX_EACH]:
-        told = " ".join(
+        message = " ".join(
             filter(None, (event.kind, join_first(event.subjects), f"was tried again: {event.why}"))
         )
-        yield make_finding("retry", "warning", seq, told, "fewer workers, or a smaller engine.batch")
+        yield make_finding("retry", "warning", seq, message, "fewer workers, or a smaller engine.batch")
 
 
 def _slow(timeline: BuildTimeline, rates: Rates) -> Iterator[dict[str, Any]]:
     for step in timeline.steps:
         took, usual = duration(timeline, step), normal_ms(step, rates)
         if took is not None and usual is not None and is_slow(took, usual):
-            told = (
+            message = (
                 f"{step.kind} {step.subject}".rstrip()
                 + f" took {render.milliseconds(took)}; as much work took {render.milliseconds(usual)} in earlier builds"
             )
-            yield make_finding("slow-step", "warning", step.begin.seq, told)
+            yield make_finding("slow-step", "warning", step.begin.seq, message)
 
 
 def _checks(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
     for record in timeline.own:
         match record.event:
             case e.CheckFailed() as event:
-                told = f"check {event.check} of {event.subject} failed: {event.why}"
-                yield make_finding("check-failed", "error", record.seq, told)
+                message = f"check {event.check} of {event.subject} failed: {event.why}"
+                yield make_finding("check-failed", "error", record.seq, message)
             case e.Repaired() as event:
-                told = f"{event.subject} {event.sha256[:12]} was damaged: {event.action}"
-                yield make_finding("repaired", "warning", record.seq, told)
+                message = f"{event.subject} {event.sha256[:12]} was damaged: {event.action}"
+                yield make_finding("repaired", "warning", record.seq, message)
             case e.CoverageWalked(problems=problems) if problems:
-                told = f"{render.plural(len(problems), 'stranger')} in the cache: {join_first(problems)}"
-                yield make_finding("strangers", "warning", record.seq, told)
+                message = f"{render.plural(len(problems), 'stranger')} in the cache: {join_first(problems)}"
+                yield make_finding("strangers", "warning", record.seq, message)
             case e.TilesSelected(warnings=warnings):
                 for warning in warnings[:_MAX_EACH]:
                     yield make_finding("warning", "note", record.seq, warning)
@@ -170,15 +176,15 @@ def _checks(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def _others(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
-    """What happened beside the build."""
+def _other_records(timeline: BuildTimeline) -> Iterator[dict[str, Any]]:
+    """Report records that do not belong to the build."""
     for record in timeline.records:
         if isinstance(record.event, e.BuildDenied):
-            told = f"another run waited for the build lock in vain (record {record.seq}: c10 replay @{record.seq})"
-            yield make_finding("denied", "note", record.seq, told)
+            message = f"another run waited for the build lock in vain (record {record.seq}: c10 replay @{record.seq})"
+            yield make_finding("denied", "note", record.seq, message)
     beside = [
         m for m in timeline.records if m.build != timeline.number and not isinstance(m.event, e.BuildDenied)
     ]
     if beside:
-        told = f"{render.plural(len(beside), 'record')} of no build between: {join_first(sorted({m.tag for m in beside}))}"
-        yield make_finding("beside", "note", beside[0].seq, told)
+        message = f"{render.plural(len(beside), 'record')} of no build between: {join_first(sorted({m.tag for m in beside}))}"
+        yield make_finding("beside", "note", beside[0].seq, message)

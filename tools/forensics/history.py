@@ -1,4 +1,4 @@
-"""One look at a history: folded as far as is wanted, and asked for its builds. Pure."""
+"""The history of a cache, folded up to a record, and the builds in it. Pure."""
 
 import shlex
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from tools.forensics.timeline import BuildTimeline, build_timeline, builds_in
 from tools.output.sanitize import is_number, safe_text
 
 _EARLIER: Final = 20
-"""Of how many earlier builds the pace is taken."""
+"""The usual pace of a step is computed from this many earlier builds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where records come from.
+    """Where records were read from.
 
     Attributes:
         kind: "cache", "journal", "bundle" or "segments".
-        path: What a person called it.
+        path: The path as the user gave it.
         history: The records.
         artifacts: The artifacts that can be read beside them.
-        lock_held: Whether somebody holds the build lock; None where that cannot be asked.
-        has_artifacts: Whether there may be any artifacts.
+        lock_held: Whether a process holds the build lock; None if that is not known.
+        has_artifacts: Whether the source has any artifacts.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Source:
 
     @property
     def option(self) -> str:
-        """What a command takes to read the same records, after a blank; nothing for a cache."""
+        """The option that makes a command read the same source, after a space; empty for a cache."""
         match self.kind:
             case "bundle" | "journal":
                 return f" --{self.kind} {shlex.quote(safe_text(self.path))}"
@@ -51,11 +51,11 @@ class Source:
 
     @property
     def listing(self) -> str:
-        """The command that shows which builds there are: `log` needs the journal of a cache."""
+        """The command that lists the builds; `c10 log` needs the journal of a cache."""
         return "c10 log" if self.kind == "cache" else f"c10 replay{self.option}"
 
     def to_document(self) -> dict[str, Any]:
-        """Return what an answer says of it."""
+        """Return the description of the source in answers."""
         seq, chain = self.history.head
         first = self.history.records[0].event if self.history.records else None
         return {
@@ -72,7 +72,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class DeniedRun:
-    """A run that never became a build: its record, and what that says."""
+    """A run that never became a build: its record and its event."""
 
     record: DecodedRecord
     event: e.BuildDenied
@@ -80,22 +80,22 @@ class DeniedRun:
 
 @dataclass(slots=True, kw_only=True)
 class BuildHistory:
-    """One look at a history: folded once, up to a record, and asked for builds.
+    """The builds of a cache, as they were after a record.
 
     Attributes:
-        source: Where it comes from.
-        at: The last record that is folded; None for all.
+        source: Where the records were read from.
+        at: The last record to look at; None for all.
     """
 
     source: Source
     at: int | None = None
     folded: FoldedState = field(default_factory=FoldedState)
-    _moments: Sequence[DecodedRecord] = ()
+    _records: Sequence[DecodedRecord] = ()
     _spans: dict[int, tuple[int, int]] = field(default_factory=dict)
-    _memos: dict[int, StepCache] = field(default_factory=dict)
+    _step_caches: dict[int, StepCache] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Fold, and keep what could be reused when each build came to its cells."""
+        """Find the records and the builds up to `at`."""
         history = self.source.history
         if self.at is not None and not 1 <= self.at <= history.head[0]:
             raise RequestRefusedError(
@@ -103,8 +103,8 @@ class BuildHistory:
                 kind=ErrorKind.UNKNOWN_GENERATION,
                 hint=f"c10 replay{self.source.option} (its first column)",
             )
-        self._moments = history.records if self.at is None else history.until(self.at).records
-        self._spans = builds_in(self._moments)
+        self._records = history.records if self.at is None else history.until(self.at).records
+        self._spans = builds_in(self._records)
 
     @property
     def state(self) -> State:
@@ -112,17 +112,17 @@ class BuildHistory:
         return self.folded.state
 
     def fold(self, wanted: int | None = None) -> "BuildHistory":
-        """Fold the records; keep the memo of `wanted` as it was when that build came to its cells."""
-        for record in fold_stepwise(self._moments, self.folded):
+        """Fold the records. Keep the step cache as it was when the build `wanted` reused its cells."""
+        for record in fold_stepwise(self._records, self.folded):
             match record.event:
                 case e.StepReused(kind="cells") if wanted is not None and record.build == wanted:
-                    self._memos[wanted] = self.state.step_cache.copy()
+                    self._step_caches[wanted] = self.state.step_cache.copy()
                 case _:
                     pass
         return self
 
     def choose(self, word: str | None) -> int | DeniedRun:
-        """Return the build that a word names, or the run that never became one.
+        """Return the build that a word names, or the run that was denied the lock.
 
         Raises:
             RequestRefusedError: There is no such build or record, or the word is neither.
@@ -145,19 +145,19 @@ class BuildHistory:
         """
         if number not in self._spans:
             raise self._no_build(number)
-        return build_timeline(self._moments, number, self._spans[number])
+        return build_timeline(self._records, number, self._spans[number])
 
     def build(self, number: int) -> Build | None:
-        """Return what a build folds to, if folding came so far."""
+        """Return the folded build, if folding reached it."""
         return self.state.builds.get(number)
 
     def rates(self, before: int) -> Rates:
-        """Return the pace of the steps of builds before one."""
+        """Return the usual pace of steps in the builds before a build."""
         numbers = [number for number in sorted(self._spans) if number < before][-_EARLIER:]
         return rates_of(self.timeline(number) for number in numbers)
 
     def last_good(self, before: int) -> int | None:
-        """Return the newest committed build before one."""
+        """Return the newest committed build before a build."""
         good = (
             number
             for number, build in self.state.builds.items()
@@ -166,11 +166,11 @@ class BuildHistory:
         return max(good, default=None)
 
     def step_cache(self, number: int) -> StepCache | None:
-        """Return what could be reused when a build came to its cells, if it was asked for when folding."""
-        return self._memos.get(number)
+        """Return the step cache from when a build reused its cells, if `fold` was asked to keep it."""
+        return self._step_caches.get(number)
 
     def unknown(self, expected: str, found: str) -> RequestRefusedError:
-        """Return the error of a name that means nothing here."""
+        """Return the error of a word that names nothing here."""
         return RequestRefusedError(
             f"expected {expected}, found {safe_text(found, 200)}",
             kind=ErrorKind.UNKNOWN_GENERATION,
@@ -178,12 +178,12 @@ class BuildHistory:
         )
 
     def _newest(self) -> int | DeniedRun:
-        """The newest build or run that did not end in a commit; else the newest."""
-        for record in reversed(self._moments):
+        """Return the newest build or run that was not committed, or else the newest build."""
+        for record in reversed(self._records):
             if isinstance(record.event, e.BuildDenied):
                 return DeniedRun(record, record.event)
             if record.build is not None:
-                last = self._moments[self._spans[record.build][1]]
+                last = self._records[self._spans[record.build][1]]
                 if not isinstance(last.event, e.BuildCommitted):
                     return record.build
         if not self._spans:
@@ -195,7 +195,7 @@ class BuildHistory:
         return max(self._spans)
 
     def _no_build(self, number: int) -> RequestRefusedError:
-        """The error of a build that there is not, or not yet at the record that is looked at."""
+        """Return the error of a build that does not exist, or not yet at the record `at`."""
         later = builds_in(self.source.history.records).get(number) if self.at is not None else None
         if later is None:
             return self.unknown(f"a build from 1 to {max(self._spans, default=0)}", str(number))
@@ -207,9 +207,9 @@ class BuildHistory:
         )
 
     def _of_record(self, seq: int) -> int | DeniedRun:
-        if not 1 <= seq <= len(self._moments):
-            raise self.unknown(f"a record from 1 to {len(self._moments)}", f"@{seq}")
-        record = self._moments[seq - 1]
+        if not 1 <= seq <= len(self._records):
+            raise self.unknown(f"a record from 1 to {len(self._records)}", f"@{seq}")
+        record = self._records[seq - 1]
         if isinstance(record.event, e.BuildDenied):
             return DeniedRun(record, record.event)
         if record.build is None:

@@ -1,8 +1,8 @@
-"""A journal as forensics reads it: every record in its place, understood or not. Pure.
+"""Decode all records of a history, whether this version understands them or not. Pure.
 
-Where the records come from does not matter: a cache, a copied journal, the segments of a mirror, a bundle. The chain is
-checked here once more. What cannot be decoded, and events of a later version, keep their place; reading ends only where
-the chain breaks, since nothing after that can be believed.
+The records may come from a cache, a copied journal, the segments of a mirror, or a bundle. Their chain is
+checked again here. Records that cannot be decoded, and events of a later version, keep their place. Reading
+ends only where the chain breaks, since nothing after that can be trusted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -72,24 +72,24 @@ class DecodedRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordHistory:
-    """All records that can be believed, in order; `problem` says why there are no more, if something is wrong."""
+    """All records that can be trusted, in order. `problem` says why reading ended early, if it did."""
 
     records: Sequence[DecodedRecord]
     problem: str = ""
 
     @property
     def head(self) -> tuple[int, str]:
-        """Place and chain digest of the last one."""
+        """Sequence number and chain digest of the last record."""
         last = self.records[-1] if self.records else None
         return (last.seq, last.chain) if last else (0, EMPTY.chain.hex())
 
     def until(self, seq: int) -> "RecordHistory":
-        """The history as it was after a record."""
+        """Return the history as it was after a record."""
         return RecordHistory(records=self.records[:seq], problem=self.problem)
 
 
 def read(values: Iterable[tuple[int, bytes, bytes]], *, problem: str = "") -> RecordHistory:
-    """Read records given as (seq, chain digest, record bytes), from the first on.
+    """Decode records, given as (seq, chain digest, record bytes) from the first on.
 
     Args:
         values: The records.
@@ -98,7 +98,7 @@ def read(values: Iterable[tuple[int, bytes, bytes]], *, problem: str = "") -> Re
     records: list[DecodedRecord] = []
     try:
         for entry in verify_chain(EMPTY, ((seq, chain + raw) for seq, chain, raw in values)):
-            records.append(_decode_record(entry.seq, entry.chain, entry.raw))  # noqa: PERF401 - what came before a break stays
+            records.append(_decode_record(entry.seq, entry.chain, entry.raw))  # noqa: PERF401 - keeps those before a break
     except JournalDamagedError as error:
         problem = problem or error.message
     return RecordHistory(records=tuple(records), problem=problem)

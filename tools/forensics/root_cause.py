@@ -1,4 +1,4 @@
-"""Why a build ended as it did, in one sentence, from its kind, its events and its clocks. Pure."""
+"""Say in one sentence why a build failed, died or was denied. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -59,7 +59,7 @@ def cause_of_failure(event: e.BuildFailed, timeline: BuildTimeline) -> str:
 
 
 def cause_of_death(timeline: BuildTimeline, ending: e.BuildAbandoned | None) -> str:
-    """Say why a build ended without a word, as far as the clocks tell."""
+    """Say why a build ended without a record of its end, as far as the clocks show."""
     last = (
         timeline.own[-1]
         if ending is None

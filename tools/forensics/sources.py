@@ -1,7 +1,7 @@
-"""Where forensics gets its records: a cache, a copied journal, a bundle, or the segments of a mirror. Never writes.
+"""Read records from a cache, a copied journal, a bundle, or the segments of a mirror. Never writes.
 
-A cache is read as the other commands do, guarded, beside a running build. A journal that is damaged gives what still
-reads of it, from its beginning; where not even that is left, the segments beside it are read.
+A cache is read with the safe reader, also during a build. Of a damaged journal, the readable records from its
+beginning are used; if there are none, the segments beside it are read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ from tools.forensics.history import Source
 from tools.forensics.records import RecordHistory, read
 
 MAX_ARTIFACT_BYTES = 1 << 30
-"""Longer artifacts are not read into memory to be looked at."""
+"""Larger artifacts are not read into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class CacheArtifacts:
 
 @dataclass(frozen=True, slots=True)
 class NoArtifacts:
-    """No artifacts at all."""
+    """A source without artifacts."""
 
     def read(self, ref: ArtifactRef) -> bytes | None:  # noqa: ARG002 - the port's signature
         """Return nothing."""
         return None
 
     def holds(self, ref: ArtifactRef) -> bool:  # noqa: ARG002 - as above
-        """Tell that it is not there."""
+        """Return false."""
         return False
 
 
@@ -70,29 +70,32 @@ def from_cache(layout: Layout) -> Source:
     """
     artifacts, shown = CacheArtifacts(Artifacts(layout)), str(layout.root)
     if layout.journal.exists():
-        history, locked = _journal(layout.journal, foreign=False), lock_holder(layout.build_lock) is not None
+        history, locked = (
+            _read_journal(layout.journal, foreign=False),
+            lock_holder(layout.build_lock) is not None,
+        )
         if history.records or not layout.segment_files():
             return Source(kind="cache", path=shown, history=history, artifacts=artifacts, lock_held=locked)
     elif not layout.segment_files():
         require_cache(layout)
-    return Source(kind="segments", path=shown, history=_segments(layout), artifacts=artifacts)
+    return Source(kind="segments", path=shown, history=_read_segments(layout), artifacts=artifacts)
 
 
 def from_journal(path: Path) -> Source:
-    """Read a journal that was copied from somewhere; nothing but its bytes is trusted.
+    """Read a copied journal; only its bytes are trusted.
 
     Raises:
         journal.JournalError: There is none, this user may not read it, or nothing of it can be read.
     """
     try:
-        history = _journal(path, foreign=True)
+        history = _read_journal(path, foreign=True)
     except JournalDamagedError as error:
         if not is_lmdb(path):
             raise JournalMissingError(
                 f"expected a copied journal.mdb, found no journal: {error.message}",
                 hint="name the journal.mdb of a cache; --bundle FILE takes a bundle, --cache DIR a cache or mirror",
             ) from error
-        # A copy has no segments beside it from which it could be made again.
+        # The journal in a cache could be rebuilt from segments; a copy has none.
         error.hint = "copy it once more, or look into its cache: c10 replay --cache DIR"
         raise
     return Source(
@@ -105,7 +108,7 @@ def from_journal(path: Path) -> Source:
 
 
 def from_bundle(path: Path) -> Source:
-    """Read a bundle; its artifacts are read one by one, when they are asked for.
+    """Read a bundle; its artifacts are read when they are needed.
 
     Raises:
         BundleError: It is no bundle, or not whole.
@@ -121,7 +124,7 @@ def from_bundle(path: Path) -> Source:
     )
 
 
-def _journal(path: Path, *, foreign: bool) -> RecordHistory:
+def _read_journal(path: Path, *, foreign: bool) -> RecordHistory:
     try:
         return read(_values(safe_reader.snapshot(path, foreign=foreign).entries))
     except JournalDamagedError as error:
@@ -131,8 +134,8 @@ def _journal(path: Path, *, foreign: bool) -> RecordHistory:
         return read(_values(entries), problem=f"the journal is damaged: {error.message}")
 
 
-def _segments(layout: Layout) -> RecordHistory:
-    """The records of all segments that follow each other."""
+def _read_segments(layout: Layout) -> RecordHistory:
+    """Read all segments that follow each other."""
     entries, head, problem = (
         list[Entry](),
         EMPTY,

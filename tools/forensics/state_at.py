@@ -1,7 +1,8 @@
-"""The state after any record, and whether every commit shows what it committed. Pure.
+"""The state after any record, and whether every commit projects to the manifest that it committed. Pure.
 
-Unlike a writer, forensics does not stop at the first thing that could not have happened: it says so, and keeps the state
-from before. The body of every generation is projected at its own commit, from the records up to it and no others.
+A record that no writer would have written does not raise an error, as it does for a writer: folding stops,
+says why, and keeps the state before it. Every generation is projected at its own commit, from the records up
+to it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from tools.forensics.records import DecodedRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitCheck:
-    """A commit: its record, and whether what was folded up to it gives the very manifest and body it committed."""
+    """A commit, and whether the state at it projects to the manifest and body that it committed."""
 
     generation: int
     seq: int
@@ -28,7 +29,7 @@ class CommitCheck:
 
 @dataclass(slots=True, kw_only=True)
 class FoldedState:
-    """A state, the commits on the way to it, and why folding ended before the last record, if it did."""
+    """A state, the commits up to it, and why folding stopped before the last record, if it did."""
 
     state: State = field(default_factory=State)
     commits: list[CommitCheck] = field(default_factory=list)
@@ -36,23 +37,23 @@ class FoldedState:
 
 
 def fold_stepwise(records: Iterable[DecodedRecord], folded: FoldedState) -> Iterator[DecodedRecord]:
-    """Fold records one by one into `folded`, which may be looked at after each; stops where folding must end."""
+    """Fold records one by one into `folded`, yield each, and stop at a record that cannot be folded."""
     state = folded.state
     for record in records:
         committed = len(state.generations)
         try:
             fold_into(state, (record.recorded_event,))
         except (StoreError, LookupError, TypeError, ValueError, AttributeError) as error:
-            # A hostile journal may hold what no writer would; the state stays where it was understood.
+            # A hostile journal may hold what no writer would write.
             folded.problem = getattr(error, "message", "") or f"record {record.seq}: {error!r}"
             return
         head = state.head
         if head is not None and head.number > committed:
-            folded.commits.append(_projected(state, head))
+            folded.commits.append(_check_commit(state, head))
         yield record
 
 
-def _projected(state: State, head: Generation) -> CommitCheck:
+def _check_commit(state: State, head: Generation) -> CommitCheck:
     try:
         body = manifest.body_digest(body_of(state, state.builds[head.origin]))
         whole = sha256(project(state, head))

@@ -1,7 +1,7 @@
-"""Which component of which key changed, and since which build. Pure.
+"""The step keys of a build: which component changed, and since which build. Pure.
 
-A key is the digest of a document of named components, and the document travels with it in the journal. So the question why
-a step ran again has an answer: the components in which its key differs from that of the build before.
+A step key is the digest of a document of named components, and the journal holds both. A step ran again
+because of the components in which its key differs from that of the build before.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ MAX_CHANGES = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepKey:
-    """One key of a build: the kind of step, what it is about, the digest and what it is the digest of."""
+    """One key of a build: kind and subject of the step, the digest and its components."""
 
     kind: str
     subject: str
@@ -27,7 +27,7 @@ class StepKey:
 
 
 def step_keys_of(build: Build) -> list[StepKey]:
-    """Return the keys of a build, as far as it came."""
+    """Return the keys of the steps that a build reached."""
     found = [
         StepKey(kind="engine", subject=name, key=event.key, components=event.components)
         for name, event in build.engines
@@ -37,7 +37,7 @@ def step_keys_of(build: Build) -> list[StepKey]:
         found.append(
             StepKey(kind="stand-in", subject=stand_in.model, key=stand_in.key, components=stand_in.components)
         )
-    space = _space(build)
+    space = _vector_space(build)
     if space is not None:
         found.append(space)
     if build.index is not None:
@@ -50,28 +50,28 @@ def step_keys_of(build: Build) -> list[StepKey]:
 
 
 def space_of(build: Build) -> str:
-    """Return the vector space of a build, or nothing if it did not come to know it."""
-    space = _space(build)
+    """Return the vector space of a build; empty if it did not get that far."""
+    space = _vector_space(build)
     return space.key if space is not None else ""
 
 
 def explain_keys(state: State, number: int) -> list[dict[str, Any]]:
-    """Return the keys of a build, each with the build that first had it and what changed before."""
-    return [_explained(state, number, key) for key in step_keys_of(state.builds[number])]
+    """Return the keys of a build, each with the build that first had it and what changed then."""
+    return [_explain_key(state, number, key) for key in step_keys_of(state.builds[number])]
 
 
 def component_changes(old: Value, new: Value, path: str = "") -> Iterator[dict[str, Any]]:
-    """Yield the components in which two documents differ, as {path, old, new}; members of lists by their names."""
-    before, after = _named(old), _named(new)
+    """Yield the differences of two documents as {path, old, new}; members of lists by their names."""
+    before, after = _by_name(old), _by_name(new)
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted({*map(str, before), *map(str, after)}):
             here = f"{path}.{name}" if path else name
             yield from component_changes(before.get(name), after.get(name), here)
-    elif encode(old) != encode(new):  # in which true is not 1, also inside of lists
+    elif encode(old) != encode(new):  # unlike ==, this tells true from 1, also inside of lists
         yield {"path": safe_text(path, 500), "old": safe_data(old), "new": safe_data(new)}
 
 
-def _explained(state: State, number: int, key: StepKey) -> dict[str, Any]:
+def _explain_key(state: State, number: int, key: StepKey) -> dict[str, Any]:
     since, before = number, None
     for earlier in sorted((each for each in state.builds if each < number), reverse=True):
         same = [
@@ -95,8 +95,8 @@ def _explained(state: State, number: int, key: StepKey) -> dict[str, Any]:
     }
 
 
-def _space(build: Build) -> StepKey | None:
-    """The vector space, put together as the build did, from its own inputs and engines."""
+def _vector_space(build: Build) -> StepKey | None:
+    """Compute the vector space as the build did, from its inputs and engines."""
     models = build.inputs.get("models")
     documents = [each for each in models if isinstance(each, Mapping)] if isinstance(models, Sequence) else []
     descriptor = next((each for each in documents if each.get("role") == "descriptor"), None)
@@ -124,8 +124,8 @@ def _space(build: Build) -> StepKey | None:
     return StepKey(kind="cells", subject="", key=key, components=components)
 
 
-def _named(value: Value) -> Value:
-    """A list of documents that have names, by name; anything else as it is."""
+def _by_name(value: Value) -> Value:
+    """Return a list of named documents as a map by name, and anything else as it is."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and value:
         names = [each.get("name") if isinstance(each, Mapping) else None for each in value]
         if all(isinstance(name, str) for name in names) and len({*names}) == len(names):

@@ -1,7 +1,7 @@
-"""The steps of one build, found in its events. Pure.
+"""Reconstruct the steps of one build from its events. Pure.
 
-Some steps say when they begin; of the others it is known that they began after the record before. A step that was under
-way when the records end is *cut*: its process died, or is still at work.
+Some steps record when they begin; the others began after the record before. A step that is not finished when
+the records end is *cut*: its process died, or is still running.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from tools.forensics.records import DecodedRecord
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """A window of cells that workers were given."""
+    """A window of cells that was dispatched to workers."""
 
     begin: DecodedRecord
     cells: tuple[str, ...]
@@ -26,7 +26,7 @@ class Part:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """A step under way or done; `begin` is the record after which its work began."""
+    """A step, running or done; `begin` is the record after which its work began."""
 
     kind: str
     subject: str
@@ -38,122 +38,118 @@ class Step:
     size: int = 0
     key: str = ""
     parts: list[Part] = field(default_factory=list)
-    artifacts: list[ArtifactRef] = field(default_factory=list)
 
 
 class StepReconstructor:
-    """Finds the steps in the events of one build."""
+    """Builds the steps from the records of one build, one record at a time."""
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
         self._open: dict[tuple[str, str], Step] = {}
         self._parts: dict[str, Part] = {}
-        self._of: dict[int, Step] = {}
+        self._step_of: dict[int, Step] = {}
 
     def finish(self, last: DecodedRecord | None = None) -> tuple[tuple[Step, ...], dict[int, int]]:
-        """Return the steps, and record to index of its step; `last` is the last record of a build without an end."""
-        if last is not None and self._idle():
-            self._new(self._next(last), "", last)
+        """Return the steps, and the index of the step of each record.
+
+        `last` is the last record of a build that has no end.
+        """
+        if last is not None and self._is_idle():
+            self._new_step(self._next_kind(last), "", last)
         cells = self._open.get(("cells", ""))
         if cells is not None and cells.outcome == "done" and any(part.left for part in cells.parts):
             cells.outcome, cells.end = "cut", None
         ordered = sorted(self._steps, key=lambda step: step.begin.seq)
         index = {id(step): place for place, step in enumerate(ordered)}
-        return tuple(ordered), {seq: index[id(step)] for seq, step in self._of.items()}
+        return tuple(ordered), {seq: index[id(step)] for seq, step in self._step_of.items()}
 
     def add(self, before: DecodedRecord, record: DecodedRecord) -> None:
-        """Take the next record; `before` is the build's record before it."""
+        """Add the next record; `before` is the record of the build before it."""
         event = record.event
         match event:
             case e.BuildStarted():
-                self._begin("plan", "", record)
+                self._begin_step("plan", "", record)
             case e.TilesSelected():
-                plan = self._open.get(("plan", "")) or self._begin("plan", "", before)
+                plan = self._open.get(("plan", "")) or self._begin_step("plan", "", before)
                 plan.count, plan.unit = event.count, "tiles"
-                self._artifact(plan, record, event.table)
+                self._add_size(plan, record, event.table)
             case e.BuildPlanned():
-                self._close("plan", "", record)
+                self._finish_step("plan", "", record)
             case e.StepStarted():
-                self._started(record, event)
+                self._add_start(record, event)
             case e.StepRetried():
-                self._retried(record, event)
+                self._add_retry(record, event)
             case e.StepReused():
                 subject = next(iter(event.keys)) if event.kind != "index" and len(event.keys) == 1 else ""
-                step = self._new(event.kind, subject, before)
-                step.count, step.unit, step.outcome, step.end = event.count, "steps", "reused", record
-                self._of[record.seq] = step
+                step = self._add_whole_step(event.kind, subject, before, record, outcome="reused")
+                step.count, step.unit = event.count, "steps"
             case e.EngineCompiled() | e.CellEmbedded() | e.IndexBuilt() | e.IndexExtended():
-                self._made(before, record, event)
+                self._add_result(before, record, event)
             case e.CheckPassed() | e.CheckFailed():
-                passed = isinstance(event, e.CheckPassed)
-                step = self._new("check", event.subject, before)
-                step.key, step.outcome, step.end = event.key, "done" if passed else "failed", record
-                self._of[record.seq] = step
+                outcome = "done" if isinstance(event, e.CheckPassed) else "failed"
+                step = self._add_whole_step("check", event.subject, before, record, outcome=outcome)
+                step.key = event.key
             case _:
-                self._ended(before, record)
+                self._add_end(before, record)
 
-    def _ended(self, before: DecodedRecord, record: DecodedRecord) -> None:
+    def _add_end(self, before: DecodedRecord, record: DecodedRecord) -> None:
         match record.event:
             case e.CoverageWalked() as event:
-                step = self._new("coverage", "", before)
-                step.count, step.unit, step.outcome, step.end = event.files, "files", "done", record
-                step.artifacts.append(event.geography)
-                step.size += event.geography.size
-                self._of[record.seq] = step
+                step = self._add_whole_step("coverage", "", before, record)
+                step.count, step.unit = event.files, "files"
+                self._add_size(step, record, event.geography)
             case e.BuildCommitted():
-                step = self._new("commit", "", before)
-                step.outcome, step.end = "done", record
-                self._of[record.seq] = step
+                self._add_whole_step("commit", "", before, record)
             case e.BuildFailed() as event:
-                self._failed(before, record, event)
+                self._add_failure(before, record, event)
             case e.BuildAbandoned():
-                # Whatever was under way stays cut; the record itself was written by somebody else.
-                if self._idle():
-                    self._new(self._next(before), "", before)
+                # Running steps stay cut: a later process wrote this record.
+                if self._is_idle():
+                    self._new_step(self._next_kind(before), "", before)
             case _:
                 pass
 
-    def _started(self, record: DecodedRecord, event: e.StepStarted) -> None:
+    def _add_start(self, record: DecodedRecord, event: e.StepStarted) -> None:
         if event.kind != "cells":
-            step = self._begin(event.kind, " ".join(event.subjects[:1]), record)
+            step = self._begin_step(event.kind, " ".join(event.subjects[:1]), record)
             step.key = event.key
             return
-        step = self._open.get(("cells", "")) or self._begin("cells", "", record)
+        step = self._open.get(("cells", "")) or self._begin_step("cells", "", record)
         step.key, step.unit = event.key, "tiles"
         part = Part(begin=record, cells=event.subjects, left=set(event.subjects))
         step.parts.append(part)
         self._parts.update(dict.fromkeys(event.subjects, part))
-        self._of[record.seq] = step
+        self._step_of[record.seq] = step
 
-    def _retried(self, record: DecodedRecord, event: e.StepRetried) -> None:
+    def _add_retry(self, record: DecodedRecord, event: e.StepRetried) -> None:
         for part in {
             id(found): found for name in event.subjects if (found := self._parts.get(name))
         }.values():
             part.attempts += 1
         step = self._open.get((event.kind, ""))
         if step is not None:
-            self._of[record.seq] = step
+            self._step_of[record.seq] = step
 
-    def _made(
+    def _add_result(
         self, before: DecodedRecord, record: DecodedRecord, event: e.EngineCompiled | e.CellEmbedded | e.Index
     ) -> None:
         match event:
             case e.EngineCompiled():
                 kind = "engine" if event.purpose != STAND_IN else STAND_IN
-                step = self._open.get((kind, event.model)) or self._new(kind, event.model, before)
+                step = self._open.get((kind, event.model)) or self._new_step(kind, event.model, before)
                 step.key = event.key
-                self._artifact(step, record, event.artifact)
-                self._close(kind, event.model, record, step)
+                self._add_size(step, record, event.artifact)
+                self._finish_step(kind, event.model, record, step)
             case e.IndexBuilt() | e.IndexExtended():
-                step = self._open.get(("index", "")) or self._new("index", "", before)
+                step = self._open.get(("index", "")) or self._new_step("index", "", before)
                 step.key, step.count, step.unit = event.key, event.rows, "rows"
                 for ref in (event.artifact, event.blocks):
-                    self._artifact(step, record, ref)
-                self._close("index", "", record, step)
+                    self._add_size(step, record, ref)
+                self._finish_step("index", "", record, step)
             case e.CellEmbedded():
-                step = self._open.get(("cells", "")) or self._begin("cells", "", before)
+                step = self._open.get(("cells", "")) or self._begin_step("cells", "", before)
                 step.unit, step.count = "tiles", step.count + event.embedded
-                self._artifact(step, record, event.block)
+                self._add_size(step, record, event.block)
                 step.end, step.outcome = record, "done"
                 name = f"{event.zoom}/{event.cell_x}/{event.cell_y}"
                 part = self._parts.get(name)
@@ -163,7 +159,7 @@ class StepReconstructor:
             case _:
                 assert_never(event)
 
-    def _failed(self, before: DecodedRecord, record: DecodedRecord, event: e.BuildFailed) -> None:
+    def _add_failure(self, before: DecodedRecord, record: DecodedRecord, event: e.BuildFailed) -> None:
         kinds = [step for (kind, _), step in self._open.items() if kind == event.step]
         last = self._steps[-1] if self._steps else None
         if kinds:
@@ -173,19 +169,19 @@ class StepReconstructor:
         elif last is not None and (last.kind, last.outcome) == (event.step, "failed"):
             step = last
         else:
-            step = self._new(event.step, event.subject, before)
+            step = self._new_step(event.step, event.subject, before)
         step.outcome, step.end = "failed", record
-        self._of[record.seq] = step
+        self._step_of[record.seq] = step
 
-    def _idle(self) -> bool:
-        """Whether nothing is known to be under way; cells that are all done are not."""
+    def _is_idle(self) -> bool:
+        """Return whether no step is running. Cells of which none is left are not running."""
         return all(
             kind == "cells" and not any(part.left for part in step.parts)
             for (kind, _), step in self._open.items()
         )
 
-    def _next(self, before: DecodedRecord) -> str:
-        """What a process was at that died after a record between two steps."""
+    def _next_kind(self, before: DecodedRecord) -> str:
+        """Return the kind of step that a process was at when it died after `before`, between two steps."""
         match before.event:
             case e.CoverageWalked():
                 return "commit"
@@ -200,28 +196,42 @@ class StepReconstructor:
             case _:
                 return "plan"
 
-    def _begin(self, kind: str, subject: str, record: DecodedRecord) -> Step:
-        step = self._new(kind, subject, record)
+    def _begin_step(self, kind: str, subject: str, record: DecodedRecord) -> Step:
+        step = self._new_step(kind, subject, record)
         self._open[kind, subject] = step
-        self._of[record.seq] = step
+        self._step_of[record.seq] = step
         return step
 
-    def _new(self, kind: str, subject: str, record: DecodedRecord) -> Step:
+    def _new_step(self, kind: str, subject: str, record: DecodedRecord) -> Step:
         cells = self._open.get(("cells", ""))
         if cells is not None and kind != "cells" and not any(part.left for part in cells.parts):
-            # Nobody says that the last cell is done; what comes next does.
+            # No record says that the last cell is done; the next step does.
             del self._open["cells", ""]
         step = Step(kind=kind, subject=subject, begin=record)
         self._steps.append(step)
         return step
 
-    def _close(self, kind: str, subject: str, record: DecodedRecord, step: Step | None = None) -> None:
+    def _add_whole_step(
+        self,
+        kind: str,
+        subject: str,
+        before: DecodedRecord,
+        record: DecodedRecord,
+        *,
+        outcome: str = "done",
+    ) -> Step:
+        """Add a step that is recorded only at its end."""
+        step = self._new_step(kind, subject, before)
+        step.outcome, step.end = outcome, record
+        self._step_of[record.seq] = step
+        return step
+
+    def _finish_step(self, kind: str, subject: str, record: DecodedRecord, step: Step | None = None) -> None:
         found = self._open.pop((kind, subject), None) or step
         if found is not None:
             found.outcome, found.end = "done", record
-            self._of[record.seq] = found
+            self._step_of[record.seq] = found
 
-    def _artifact(self, step: Step, record: DecodedRecord, ref: ArtifactRef) -> None:
+    def _add_size(self, step: Step, record: DecodedRecord, ref: ArtifactRef) -> None:
         step.size += ref.size
-        step.artifacts.append(ref)
-        self._of[record.seq] = step
+        self._step_of[record.seq] = step

@@ -1,8 +1,8 @@
-"""One build as a row of moments and of steps with their durations. Pure.
+"""The records and the steps of one build, with their durations. Pure.
 
-Durations come from the clock that never steps back, which is comparable within one boot. All records of a build were
-written by one process, except that a build whose process died is abandoned by another one, maybe after a restart: where
-the boots differ, or one of them is not known, the wall clock has to do.
+Durations come from the monotonic clock, which can be compared within one boot. One process writes all records
+of a build, except that another process, maybe after a restart, abandons a build whose process died. If the
+boots differ, or one of them is not known, the wall clock is used.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ _MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildTimeline:
-    """The records of one build from its start to its end, and of no build between them.
+    """The records of one build from its start to its end, and the records of no build between them.
 
     Attributes:
         number: The build.
-        records: All of them, in order.
+        records: All these records, in order.
         own: Those of the build.
-        steps: In the order of their begin.
-        step_of: Record to index of its step.
+        steps: The steps, in the order in which they began.
+        step_of: The index of the step of each record.
     """
 
     number: int
@@ -46,7 +46,7 @@ class BuildTimeline:
 
     @property
     def boot(self) -> str:
-        """The boot during which the build ran, as far as it is known."""
+        """The boot in which the build ran; empty if it is not known."""
         return boot_of(self.start)
 
     @property
@@ -56,17 +56,17 @@ class BuildTimeline:
         return last if isinstance(last.event, ENDINGS) else None
 
     def ms(self, record: DecodedRecord) -> int:
-        """Milliseconds from the start of the build to a moment."""
+        """Return the milliseconds from the start of the build to a record."""
         return self.between(self.start, record)
 
     def between(self, earlier: DecodedRecord, later: DecodedRecord) -> int:
-        """Milliseconds between two moments, by the better clock that can be believed for both."""
+        """Return the milliseconds between two records, by the monotonic clock if the boot is the same."""
         if self.same_boot(earlier) and self.same_boot(later):
             return (later.mono_ns - earlier.mono_ns) // _MILLION
         return (later.wall_ns - earlier.wall_ns) // _MILLION
 
     def same_boot(self, record: DecodedRecord) -> bool:
-        """Whether the monotonic clock of a record can be held against that of the build's."""
+        """Return whether the monotonic clock of a record can be compared with the build's."""
         if record.build == self.number and not isinstance(record.event, e.BuildAbandoned):
             return True
         return bool(self.boot) and boot_of(record) == self.boot
@@ -76,14 +76,14 @@ ENDINGS = (e.BuildCommitted, e.BuildFailed, e.BuildAbandoned, e.BuildRefused)
 
 
 def boot_of(record: DecodedRecord) -> str:
-    """The boot that a record says it was written in, or nothing."""
+    """Return the boot that a record was written in; empty if it does not say."""
     host = getattr(record.event, "host", None)
     found = host.get("boot") if isinstance(host, Mapping) else None
     return found if isinstance(found, str) else ""
 
 
 def builds_in(records: Sequence[DecodedRecord]) -> dict[int, tuple[int, int]]:
-    """Number of each build to its first and last record, from its start to its end: places in `records`."""
+    """Return the first and last record of each build, start and end, as indexes into `records`."""
     found: dict[int, tuple[int, int]] = {}
     ended: set[int] = set()
     for place, record in enumerate(records):
@@ -99,7 +99,7 @@ def builds_in(records: Sequence[DecodedRecord]) -> dict[int, tuple[int, int]]:
 def build_timeline(
     records: Sequence[DecodedRecord], number: int, span: tuple[int, int] | None = None
 ) -> BuildTimeline:
-    """Put the records of one build together.
+    """Return the timeline of one build.
 
     Args:
         records: All records, from the first on.

@@ -1,4 +1,4 @@
-"""What a terminal shows: tables, progress, views of a build, and text made safe to print.
+"""Text for terminals: tables, wrapped text, progress, and recorded text made safe to print.
 
-It imports `store` and `pipeline` values to render them. It never opens a cache.
+It may import values of `pipeline` and below to render them. It never opens a cache.
 """

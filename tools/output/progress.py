@@ -1,4 +1,4 @@
-"""Progress on standard error: bars where a person watches, plain lines where a log collects them."""
+"""Progress on standard error: bars on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -25,9 +25,9 @@ _PHASE_WIDTH: Final = 34
 
 @contextmanager
 def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
-    """Show progress in the way that fits a stream, by default standard error.
+    """Show progress on a stream, by default standard error, in the way that fits it.
 
-    However the work ends, nothing stays behind that draws: a bar that is left alone hides the cursor.
+    Stop drawing however the work ends: a bar that is left alone hides the cursor.
     """
     stream = sys.stderr if stream is None else stream
     progress = Bars() if stream.isatty() else Lines(stream=stream)
@@ -38,13 +38,13 @@ def shown_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
 
 def byte_progress(progress: Progress, step: str) -> tuple[Callable[[int], None], Callable[[int], None]]:
-    """Return the two functions that a copy reports to: how many bytes there are, and how many more are done."""
+    """Return the functions that a copy reports to: the number of bytes, and how many more are done."""
     return (lambda total: progress.start(step, total=total, unit=_BYTES)), progress.advance
 
 
 @dataclass(slots=True, kw_only=True)
 class _Step:
-    """A step under way: its name, how much there is to do if that is known, how much is done, since when."""
+    """A running step."""
 
     name: str
     total: int | None
@@ -52,19 +52,19 @@ class _Step:
     since: float
     done: int = 0
     phase: str = ""
-    told_at: float = 0.0
-    told_part: int = 0
+    printed_at: float = 0.0
+    printed_part: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
 class Lines:
-    """A line when a step starts, one when it is done, and in between one per tenth, at most one a second.
+    """Print a line when a step starts and ends, and in between one per tenth, at most one a second.
 
-    Where a step only tells that it is alive, a line every ten seconds says so.
+    A step that only reports that it is alive gets a line every ten seconds.
 
     Attributes:
-        stream: Where the lines go.
-        clock: Seconds that never run backwards.
+        stream: Where to write the lines.
+        clock: A monotonic clock, seconds.
     """
 
     stream: TextIO
@@ -72,14 +72,14 @@ class Lines:
     _step: _Step | None = field(default=None, init=False)
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
-        """A step began; `total` units of work are ahead, if known."""
+        """Start a step with `total` units of work, if that is known."""
         now = self.clock()
-        self._step = _Step(name=step, total=total, unit=unit, since=now, told_at=now)
+        self._step = _Step(name=step, total=total, unit=unit, since=now, printed_at=now)
         amount = _amount(total, unit)
         self._write(f"{step}: {amount}" if amount else f"{step} ...")
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
-        """So many more units are done; `phase` tells what is being done."""
+        """Report more units of work as done; `phase` says what is being done now."""
         step = self._step
         if step is None:
             return
@@ -87,26 +87,26 @@ class Lines:
         step.phase = phase
         now = self.clock()
         part = _LINE_EVERY_PART * step.done // step.total if step.total else 0
-        due = part > step.told_part or now - step.told_at >= _LIFE_EVERY_S if step.total else True
-        if due and now - step.told_at >= _LINE_EVERY_S and step.done != step.total:
-            step.told_at, step.told_part = now, part
+        due = part > step.printed_part or now - step.printed_at >= _LIFE_EVERY_S if step.total else True
+        if due and now - step.printed_at >= _LINE_EVERY_S and step.done != step.total:
+            step.printed_at, step.printed_part = now, part
             self._write(f"{step.name}: {_state(step, now)}")
 
     def finish(self, note: str = "") -> None:
-        """The step is done."""
+        """Finish the step."""
         step, self._step = self._step, None
         if step is None:
             return
         elapsed = self.clock() - step.since
-        parts = [each for each in (*_sums(step, elapsed), note) if each]
+        parts = [each for each in (*_totals(step, elapsed), note) if each]
         self._write(f"{step.name}: done in {', '.join([seconds(elapsed), *parts])}")
 
     def say(self, text: str) -> None:
-        """A person should know this."""
+        """Print a message."""
         self._write(plain(text))
 
     def close(self) -> None:
-        """There will be no more; a step that was not finished gets no last line."""
+        """Stop; an unfinished step gets no last line."""
         self._step = None
 
     def _write(self, text: str) -> None:
@@ -115,14 +115,14 @@ class Lines:
 
 
 class Bars:
-    """A bar per step, with rate and time left, drawn by rich on standard error."""
+    """Draw a bar per step with rate and time left, with rich on standard error."""
 
     def __init__(self) -> None:
         self._drawn: RichProgress | None = None
         self._step: _Step | None = None
 
     def start(self, step: str, *, total: int | None, unit: str) -> None:
-        """A step began; `total` units of work are ahead, if known."""
+        """Start a step with `total` units of work, if that is known."""
         self._end()
         self._step = _Step(name=step, total=total, unit=unit, since=time.monotonic())
         self._drawn = _bar(unit, counted=total is not None)
@@ -130,29 +130,29 @@ class Bars:
         self._drawn.start()
 
     def advance(self, amount: int = 1, *, phase: str = "") -> None:
-        """So many more units are done; `phase` tells what is being done."""
+        """Report more units of work as done; `phase` says what is being done now."""
         if self._drawn is not None and self._step is not None:
             self._step.done += amount
             self._drawn.update(self._drawn.task_ids[0], advance=amount, phase=phase[:_PHASE_WIDTH])
 
     def finish(self, note: str = "") -> None:
-        """The step is done."""
+        """Finish the step."""
         step = self._step
         self._end()
         if step is not None:
             elapsed = time.monotonic() - step.since
-            parts = "  ".join(each for each in (*_sums(step, elapsed), note) if each)
+            parts = "  ".join(each for each in (*_totals(step, elapsed), note) if each)
             sys.stderr.write(f"{_INDENT}{step.name:<13}{seconds(elapsed):>8}  {parts}".rstrip() + "\n")
 
     def say(self, text: str) -> None:
-        """A person should know this."""
+        """Print a message."""
         if self._drawn is not None:
             self._drawn.console.print(plain(text), markup=False, highlight=False)
         else:
             sys.stderr.write(plain(text) + "\n")
 
     def close(self) -> None:
-        """Stop drawing; a step that was not finished gets no last line."""
+        """Stop drawing; an unfinished step gets no last line."""
         self._end()
 
     def _end(self) -> None:
@@ -175,15 +175,15 @@ def _bar(unit: str, *, counted: bool) -> "RichProgress":
         columns += [drawn.TaskProgressColumn(), drawn.TextColumn("{task.fields[phase]}")]
     elif counted:
         columns += [drawn.MofNCompleteColumn(), drawn.TextColumn(unit)]
-    # A compiler's steps are too uneven to tell how much time is left.
-    foreseen = counted and unit != PERCENT
-    columns += [drawn.TimeRemainingColumn() if foreseen else drawn.TimeElapsedColumn()]
-    # Transient: the bar gives way to the line that says how it went.
+    # The steps of a compiler are too uneven to estimate the time left.
+    can_estimate = counted and unit != PERCENT
+    columns += [drawn.TimeRemainingColumn() if can_estimate else drawn.TimeElapsedColumn()]
+    # Transient: the last line replaces the bar.
     return drawn.Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _sums(step: _Step, elapsed: float) -> tuple[str, str]:
-    """How much was done and how fast, where that was counted against a total."""
+def _totals(step: _Step, elapsed: float) -> tuple[str, str]:
+    """Return how much was done and how fast, if there is a total."""
     if not step.total or not step.done or step.unit == PERCENT:
         return "", ""
     rate = _rate(step.done / elapsed, step.unit) if step.done > 1 and elapsed > 0 else ""

@@ -92,7 +92,7 @@ def fields(*pairs: tuple[str, object], indent: int = 0) -> list[str]:
 
 
 def plain(line: str) -> str:
-    """Return a line that is safe to print and bounded in length: it may come from a cache that somebody else wrote."""
+    """Return a line that is safe to print and of bounded length: it may come from a foreign cache."""
     return escape(_cut(line))
 
 

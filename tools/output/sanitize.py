@@ -1,7 +1,7 @@
-"""Recorded text made fit to be shown: nothing in it acts on a terminal or a page, and its length is bounded. Pure.
+"""Make recorded text and data safe to show: it prints as it is, and its length is bounded. Pure.
 
-A journal may come from elsewhere, so that everything it holds is foreign: names, messages, whole documents. What does
-not print stands as a backslash escape, and what is too long is cut and says so.
+A journal may come from elsewhere, so that nothing in it is trusted: names, messages, whole documents.
+Characters that do not print become backslash escapes. What is too long is cut, and says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,10 @@ _SAFE_INTEGER: Final = 1 << 53
 
 
 def escape(value: str) -> str:
-    """A text without anything that a terminal acts on: what does not print stands as a backslash escape.
+    """Return a text with every character that does not print as a backslash escape.
 
-    Such are control sequences that move the cursor or change colours, marks that turn the order of letters, and line
-    ends that fake another line.
+    Such are control sequences that move the cursor or change colours, marks that reverse the order of
+    letters, and line ends that fake another line.
     """
     if value.isprintable():
         return value
@@ -31,14 +31,14 @@ def escape(value: str) -> str:
 
 
 def safe_text(value: object, limit: int = MAX_TEXT) -> str:
-    """A text of one line without anything that does not print."""
+    """Return a text as one line that prints, cut to a length."""
     whole = value if isinstance(value, str) else str(value)
     cut, more = escape(whole[:limit]), len(whole) - limit
     return cut if more <= 0 else f"{cut}{_CUT} ({more:,} more characters)"
 
 
 def safe_lines(value: str) -> list[str]:
-    """A long text, line by line; its end, where failures say what they are, is what stays."""
+    """Return the last lines of a long text: the end of a traceback says what failed."""
     found = value.split("\n")
     while found and not found[-1]:
         found.pop()
@@ -48,8 +48,8 @@ def safe_lines(value: str) -> list[str]:
     )
 
 
-def safe_data(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - a tree of whatever was recorded
-    """Recorded data as JSON can hold it: texts made harmless, lists, maps and depth bounded."""
+def safe_data(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any recorded data
+    """Return recorded data as JSON can hold it, with safe texts and bounded lists, maps and depth."""
     match value:
         case None | bool():
             return value
@@ -85,12 +85,12 @@ def _more(count: int) -> str:
 
 
 def join_first(parts: Iterable[str], limit: int = 3) -> str:
-    """The first few of some names, and how many more there are."""
+    """Return the first few of some names, and how many more there are."""
     names = list(parts)
     shown = ", ".join(safe_text(name, 100) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
 def is_number(word: str, digits: int = 18) -> bool:
-    """Whether a word is a number in plain digits, not too many of them to be one that is meant."""
+    """Return whether a word is a number of at most so many digits."""
     return word.isascii() and word.isdecimal() and len(word) <= digits

@@ -1,8 +1,8 @@
-"""One self-contained page from the document that `c10 replay --json` prints.
+"""Write one self-contained page from the document of `c10 replay --json`.
 
-The page holds its own style, scripts and data, and its content security policy allows nothing else: no network, no script
-but these very bytes, pictures from the data alone. Recorded text reaches the page as JSON in which no `<` stands, and
-becomes text nodes there, so that nothing in a journal from elsewhere can act as markup.
+The page contains its style, scripts and data, and its content security policy allows nothing else: no
+network, no other script, no pictures but those in the data. Recorded text is in the page as JSON without any
+`<`, and becomes text nodes, so that nothing in a foreign journal can act as markup.
 """
 
 import base64
@@ -14,14 +14,14 @@ from importlib import resources
 from typing import Any, Final
 
 MARK: Final = b"<!-- C10 flight recorder -->"
-"""Stands near the beginning of every page, by which one is told from any other file."""
+"""Near the beginning of every page; tells a page from any other file."""
 
 _SCRIPTS: Final = ("words.js", "map.js", "replay.js", "panels.js", "start.js")
-_PLACES: Final = ("CSP", "CSS", "SUMMARY", "DATA", "SCRIPT")
+_PLACEHOLDERS: Final = ("CSP", "CSS", "SUMMARY", "DATA", "SCRIPT")
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """Return the page of a document in the form of `docs/replay.md`: HTML, in ASCII but for what the page says itself."""
+    """Return the HTML page of a document as `docs/replay.md` describes it."""
     style = _part("page.css")
     script = "".join(('"use strict";\n(() => {\n', *map(_part, _SCRIPTS), "})();\n"))
     parts = {
@@ -35,18 +35,18 @@ def page(document: Mapping[str, Any]) -> str:
 
 
 def embedded(document: Mapping[str, Any]) -> str:
-    """Return JSON that can stand in a page: no end of a script and no comment begins in it."""
+    """Return JSON that is safe in a page: it can neither end a script nor begin a comment."""
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _filled(template: str, parts: Mapping[str, str]) -> Iterator[str]:
-    """Put parts into the template in one pass, so that a place named in the data is no place."""
+    """Fill the template in one pass, so that a placeholder in the data is not replaced."""
     rest = template
-    for name in _PLACES:
+    for name in _PLACEHOLDERS:
         before, found, rest = rest.partition(f"@{name}@")
         if not found:
-            raise AssertionError(f"expected a place for {name} in the page")
+            raise AssertionError(f"expected a placeholder for {name} in the page")
         yield before
         yield parts[name]
     yield rest

@@ -1,5 +1,5 @@
-"""Embed on a Ray cluster: actors hold the engine, the pool replaces those that die.
+"""Embed on a Ray cluster: actors hold the engine, a pool replaces those that die.
 
-It imports `pipeline.embed` and below, and `ray` only when the request asks for it. Its vectors are those of
-the local workers, byte for byte.
+It imports `pipeline.embed` and below, and `ray` only when the request asks for it. Its vectors are the same
+bytes as those of local workers.
 """

@@ -1,8 +1,8 @@
-"""What runs on a node of a Ray cluster: one actor, one engine, one thread.
+"""The actor on a node of a Ray cluster: one engine, one thread.
 
-Ray carries nothing but bytes for us: frames of `pipeline.processes.framing`, so that what crosses the network is the same plain
-data as what crosses a pipe. The class is found by its name in the node's own installation; `software` is how a node
-shows that this installation makes the same descriptors as the one that asks.
+Ray carries only bytes: frames of `pipeline.processes.framing`, the same plain data that local workers get
+through a pipe. A node imports this class from its own installation; `software` proves that this installation
+gives the same descriptors as that of the build.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from typing import Any, Final
 import numpy as np
 import PIL
 
-from pipeline.embed.worker import serve_engine
+from pipeline.embed.worker import load_embedder
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.processes.framing import FrameReader, Message, Payload, encode
 from pipeline.processes.serve import FAILED, FINISHED, Handler, Progress, describe_error
 from pipeline.tiles import decode
 from store.runtime.backends.registry import BACKENDS
 
-_DECIDING: Final = (
+_DESCRIPTOR_MODULES: Final = (
     "pipeline.tiles.decode",
     "pipeline.tiles.image_header",
     "pipeline.builtin_model.place",
@@ -31,17 +31,17 @@ _DECIDING: Final = (
     "store.base.preprocessing",
     "store.runtime",
 )
-"""Modules whose text decides over the bytes of a descriptor, beside those that execute engines."""
+"""Modules whose source decides the bytes of a descriptor, besides those that execute engines."""
 
 
 class TileEmbedder:
-    """An actor that holds an engine. No method raises for a reason of ours: failures are answers."""
+    """An actor that holds an engine. Its methods return failures as answers and do not raise."""
 
     def __init__(self) -> None:
-        self._handler: Handler = _unloaded
+        self._handler: Handler = _refuse_unloaded
 
     def node(self) -> bytes:
-        """Return a frame: `FINISHED` and the id of the node that this runs on."""
+        """Return a frame: `FINISHED` and the id of this actor's node."""
         ray: Any = importlib.import_module("ray")
         return encode([FINISHED, ray.get_runtime_context().get_node_id()])
 
@@ -49,16 +49,17 @@ class TileEmbedder:
         """Load the engine.
 
         Args:
-            engine: Its bytes; those with another digest than the setup's are refused.
-            setup: A frame: `pipeline.embed.batcher.worker_setup`, and under `software` what the asking side runs.
+            engine: Its bytes; refused if their digest is not the setup's.
+            setup: A frame: `pipeline.embed.batcher.worker_setup`, and under `software` that of the build.
 
         Returns:
-            A frame: `FINISHED` and None, or `FAILED` and what `pipeline.processes.serve.describe_error` tells.
+            A frame: `FINISHED` and None, or `FAILED` and the error as
+                `pipeline.processes.serve.describe_error` returns it.
         """
         try:
-            first = decoded(setup)
+            first = decode_frame(setup)
             _check_software(first["software"])
-            self._handler = serve_engine(engine, first)
+            self._handler = load_embedder(engine, first)
         except Exception as error:  # noqa: BLE001 - every failure must reach the other side
             return encode([FAILED, describe_error(error)])
         return encode([FINISHED, None])
@@ -70,22 +71,22 @@ class TileEmbedder:
             request: A frame: for each tile its expected SHA-256 in hexadecimal and its encoded bytes.
 
         Returns:
-            A frame: `FINISHED` and a pair, the seconds that it took here and the answer of
+            A frame: `FINISHED` with the seconds that it took here and the answer of
             `pipeline.embed.worker.Embedder.embed`; or `FAILED` as above.
         """
         began = time.monotonic()
         try:
-            answer = self._handler(decoded(request), _silent)
+            answer = self._handler(decode_frame(request), lambda _: None)
             return encode([FINISHED, [time.monotonic() - began, answer]])
         except Exception as error:  # noqa: BLE001 - as above
             return encode([FAILED, describe_error(error)])
 
 
 def software() -> Mapping[str, str]:
-    """Return what decides over a descriptor besides the engine: versions, and a digest of this project's own part."""
+    """Return what decides a descriptor besides the engine: library versions, and a digest of our own code."""
     digest = hashlib.sha256()
     executing = (row.runtime.partition(":")[0] for row in BACKENDS.values())
-    for name in (*_DECIDING, *executing):
+    for name in (*_DESCRIPTOR_MODULES, *executing):
         digest.update(Path(importlib.import_module(name).__file__ or "").read_bytes())
     return {
         "c10": digest.hexdigest(),
@@ -95,7 +96,7 @@ def software() -> Mapping[str, str]:
     }
 
 
-def decoded(frame: bytes) -> Message:
+def decode_frame(frame: bytes) -> Message:
     """Return the message in one whole frame.
 
     Raises:
@@ -116,9 +117,5 @@ def _check_software(wanted: Mapping[str, str]) -> None:
             )
 
 
-def _unloaded(_request: Message, _progress: Progress) -> Payload:
+def _refuse_unloaded(_request: Message, _progress: Progress) -> Payload:
     raise RuntimeError("expected an engine to be loaded first, found none")
-
-
-def _silent(_value: Payload) -> None:
-    """Tell nobody: a window is short."""

@@ -1,5 +1,5 @@
-"""One module per engine backend: compile a network in a child process, and the registry that names them.
+"""Engine backends: each compiles networks in a child process, and the registry names them.
 
-It imports `pipeline.engines`, `pipeline.processes` and `store.runtime`. A compiler that crashes is an
-outcome, never the end of the build.
+It imports `pipeline.engines`, `pipeline.processes` and `store.runtime`. A compiler that crashes raises an
+error and never ends the build's own process.
 """

@@ -1,55 +1,49 @@
-"""What every backend does alike around its compiling child: the request, the wait, and what comes back."""
+"""Steps that all backends share: collect what an engine depends on, and compile in a child process."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import assert_never
 
-from pipeline.engines.port import CompiledEngine, EngineJob, EngineSignature, OnProgress
+from pipeline.engines.backends.compile_request import CompileRequest
+from pipeline.engines.port import CompiledEngine, EngineCompiler, EngineJob, EngineSignature, OnProgress
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.processes.framing import Message, Payload
+from pipeline.processes.framing import Message
 from pipeline.processes.outcome import Died, Failed, Finished, Outcome, OutOfMemory, TimedOut
 from store.base.canonical_json import Document
+from store.base.identity import engine_components
+
+_LOG_TAIL = 2_000
+"""Characters of a log that go into a message; the journal keeps all of it."""
 
 
 def compile_in_child(
     module: str,
     job: EngineJob,
+    compiler: EngineCompiler,
     *,
     engine: Path,
-    settings: Mapping[str, Payload],
     on_progress: OnProgress | None,
     grace_s: float = 0.0,
 ) -> CompiledEngine:
     """Compile a network in a child process of its own.
 
     Args:
-        module: The child; it gets `settings` beside what the job says and writes the engine.
+        module: The child's module; it takes a `CompileRequest` and writes the engine.
         job: What to compile.
+        compiler: The backend that asks.
         engine: Where the engine goes.
-        settings: What this backend adds: its version, target, precision and the like.
         on_progress: Called as the compiler reports.
         grace_s: Seconds that a cancelled child gets to end by itself.
 
     Raises:
         CompileError: Its kind tells a failure from a crash, a lack of memory and a time-out.
     """
-    from pipeline.engines.backends.compile_process import compiled  # noqa: PLC0415 - as above
     from pipeline.processes.pool import run_once  # noqa: PLC0415 - step keys need no child
 
-    request: dict[str, Payload] = {
-        "model": job.model,
-        "role": job.role,
-        "onnx": str(job.onnx.absolute()),
-        "sha256": job.onnx_sha256,
-        "input": job.input,
-        "output": job.output,
-        "sample_shape": list(job.sample_shape),
-        "batch": job.batch,
-        "engine": str(engine.absolute()),
-        **settings,
-    }
-    outcome = run_once(module, request, timeout_s=job.timeout_s, on_progress=on_progress, grace_s=grace_s)
-    finished = compiled(outcome, model=job.model)
+    request = CompileRequest(job=job, backend=compiler.backend, version=compiler.version, engine=engine)
+    outcome = run_once(
+        module, request.to_message(), timeout_s=job.timeout_s, on_progress=on_progress, grace_s=grace_s
+    )
+    finished = _require_finished(outcome, job.model)
     answer: Message = finished.value
     return CompiledEngine(
         path=engine,
@@ -65,7 +59,20 @@ def compile_in_child(
     )
 
 
-def tensors(job: EngineJob) -> Document:
+def job_components(job: EngineJob, compiler: EngineCompiler, *, options: Document) -> Document:
+    """Return everything that the engine of a job depends on; `options` are what its backend adds."""
+    return engine_components(
+        onnx_sha256=job.onnx_sha256,
+        backend=compiler.backend,
+        version=compiler.version,
+        target=job.target,
+        precision=job.precision,
+        batch=job.batch,
+        options=options,
+    )
+
+
+def tensor_options(job: EngineJob) -> Document:
     """Return the part of a step key's options that says which tensors the engine has."""
     return {
         "role": job.role,
@@ -76,11 +83,7 @@ def tensors(job: EngineJob) -> Document:
 
 
 def refuse_plugins(job: EngineJob, backend: str) -> None:
-    """Raise if a job names plug-ins.
-
-    Raises:
-        CompileError: It does.
-    """
+    """Raise `CompileError` if a job names plug-ins, which this backend does not take."""
     if job.plugins:
         raise CompileError(
             f"expected no plug-ins for the backend {backend}, found {len(job.plugins)}",
@@ -89,52 +92,31 @@ def refuse_plugins(job: EngineJob, backend: str) -> None:
         )
 
 
-_TAIL = 2_000
-"""Characters of a log that go into a message; the journal keeps all of it."""
-
-
-def compiled(outcome: Outcome, *, model: str) -> Finished:
-    """Return the outcome of a child that answered.
-
-    Raises:
-        CompileError: With the kind that the outcome stands for.
-    """
+def _require_finished(outcome: Outcome, model: str) -> Finished:
+    """Return the outcome of a child that answered; raise the `CompileError` of any other."""
     match outcome:
         case Finished():
             return outcome
-        case Failed(kind="CompileError", fields=(str(message), str(hint), str(kind), _, subject)):
-            raise CompileError(message, hint=hint, kind=ErrorKind(kind), subject=subject or model)
-        case Failed(kind=kind, message=message, log=log):
-            raise CompileError(
-                f"expected an engine, found that the compiler failed: {kind}: {message}{_tail(log)}",
-                hint="usual causes: an operator that the backend lacks, or a full disk",
-                kind=ErrorKind.COMPILE_FAILED,
-                subject=model,
-            )
-        case Died(signal=signal, log=log):
-            raise CompileError(
-                f"expected an engine, found that {signal} ended the compiler{_tail(log)}",
-                hint="try another backend or library version",
-                kind=ErrorKind.COMPILE_CRASHED,
-                subject=model,
-            )
-        case OutOfMemory(message=message, log=log):
-            raise CompileError(
-                f"expected an engine, found that memory ran out: {message}{_tail(log)}",
-                hint="free memory, or lower engine.workspace_mb or engine.batch",
-                kind=ErrorKind.COMPILE_OUT_OF_MEMORY,
-                subject=model,
-            )
-        case TimedOut(seconds=seconds, log=log):
-            raise CompileError(
-                f"expected an engine within {seconds:g} s, found none{_tail(log)}",
-                hint="raise engine.timeout_s",
-                kind=ErrorKind.COMPILE_TIMEOUT,
-                subject=model,
-            )
+        case Failed(kind="CompileError", fields=(str(message), str(hint), str(error_kind), _, subject)):
+            raise CompileError(message, hint=hint, kind=ErrorKind(error_kind), subject=subject or model)
+        case Failed():
+            found = f", found that the compiler failed: {outcome.kind}: {outcome.message}"
+            hint = "usual causes: an operator that the backend lacks, or a full disk"
+            kind = ErrorKind.COMPILE_FAILED
+        case Died():
+            found = f", found that {outcome.signal} ended the compiler"
+            hint = "try another backend or library version"
+            kind = ErrorKind.COMPILE_CRASHED
+        case OutOfMemory():
+            found = f", found that memory ran out: {outcome.message}"
+            hint = "free memory, or lower engine.workspace_mb or engine.batch"
+            kind = ErrorKind.COMPILE_OUT_OF_MEMORY
+        case TimedOut():
+            found = f" within {outcome.seconds:g} s, found none"
+            hint = "raise engine.timeout_s"
+            kind = ErrorKind.COMPILE_TIMEOUT
         case _:
             assert_never(outcome)
-
-
-def _tail(log: str) -> str:
-    return f"; its log ends: {log[-_TAIL:].strip()}" if log.strip() else ""
+    log = outcome.log[-_LOG_TAIL:].strip()
+    tail = f"; its log ends: {log}" if log else ""
+    raise CompileError(f"expected an engine{found}{tail}", hint=hint, kind=kind, subject=model)

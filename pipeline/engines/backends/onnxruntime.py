@@ -1,26 +1,28 @@
 """ONNX Runtime as an engine backend: an ONNX graph optimised ahead of time for the CPU.
 
-The optimisation level is EXTENDED: it gives the same bytes every time and nothing in them depends on the processor.
-The level above inserts layouts for one processor family and was seen to give different bytes for one network.
+The optimisation level is EXTENDED: it always gives the same bytes, and they do not depend on the processor.
+The level above inserts layouts for one processor family and gave different bytes for one network.
 """
 
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.backends.compile_process import compile_in_child, refuse_plugins, tensors
+from pipeline.engines.backends.compile_process import (
+    compile_in_child,
+    job_components,
+    refuse_plugins,
+    tensor_options,
+)
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
-from store.base.identity import engine_components
-from store.runtime.backends.registry import BACKENDS
+from store.runtime.backends.onnxruntime import OnnxRuntime
 
 _CHILD: Final = "pipeline.engines.backends.onnxruntime_child"
 _ENGINE_NAME: Final = "engine.onnx"
-_DISTRIBUTIONS: Final = BACKENDS["onnxruntime"].packages
 _GPU: Final = '"tensorrt" or "tensorrt-rtx"'
-_OTHERS: Final = {"bf16": f'"openvino", {_GPU}'}
-"""Backends that offer a precision which those for GPUs do not offer alone."""
+_BACKENDS_BY_PRECISION: Final = {"bf16": f'"openvino", {_GPU}'}
+"""Backends of precisions that others than those for GPUs offer too."""
 
 
 class OnnxRuntimeCompiler:
@@ -33,28 +35,18 @@ class OnnxRuntimeCompiler:
 
     @property
     def version(self) -> str:
-        """Version of the installed ONNX Runtime, without importing it.
-
-        Raises:
-            CompileError: BACKEND_UNAVAILABLE, it is not installed.
-        """
-        for name in _DISTRIBUTIONS:
-            try:
-                return metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
-        raise CompileError(
-            "expected the Python package 'onnxruntime', found none",
-            hint="pip install 'c10[cpu]'",
-            kind=ErrorKind.BACKEND_UNAVAILABLE,
-        )
+        """Version of the installed ONNX Runtime, without importing it."""
+        version = OnnxRuntime().version()
+        if version is None:
+            raise CompileError(
+                "expected the Python package 'onnxruntime', found none",
+                hint="pip install 'c10[cpu]'",
+                kind=ErrorKind.BACKEND_UNAVAILABLE,
+            )
+        return version
 
     def target(self, requested: str | None) -> str:
-        """Return "cpu", the only device of this backend.
-
-        Raises:
-            CompileError: Another device was requested.
-        """
+        """Return "cpu", the only device of this backend; refuse another."""
         if requested is not None and requested != "cpu":
             raise CompileError(
                 f"expected the target 'cpu' for the backend onnxruntime, found {requested!r}",
@@ -67,42 +59,21 @@ class OnnxRuntimeCompiler:
         return target == "cpu"
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend.
-
-        Raises:
-            CompileError: A precision other than fp32.
-        """
+        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend."""
         _check(job)
-        return engine_components(
-            onnx_sha256=job.onnx_sha256,
-            backend=self.backend,
-            version=self.version,
-            target=job.target,
-            precision=job.precision,
-            batch=job.batch,
-            options={
-                "level": "extended",
-                **tensors(job),
-            },
-        )
+        return job_components(job, self, options={"level": "extended", **tensor_options(job)})
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None
     ) -> CompiledEngine:
         """Optimise the network in a child process; see `EngineCompiler.compile`."""
         _check(job)
-        return compile_in_child(
-            _CHILD,
-            job,
-            engine=scratch / _ENGINE_NAME,
-            settings={"version": self.version},
-            on_progress=on_progress,
-        )
+        return compile_in_child(_CHILD, job, self, engine=scratch / _ENGINE_NAME, on_progress=on_progress)
 
 
 def _backend_of(target: str) -> str:
-    """The backend whose targets have this form; both of those for GPUs know a plain capability."""
-    from store.runtime.backends.gpu import PORTABLE  # noqa: PLC0415 - for an error; no build on a CPU needs it
+    """Return the backend, quoted, whose targets look like this; those for GPUs share plain capabilities."""
+    from store.runtime.backends.gpu import PORTABLE  # noqa: PLC0415 - for an error alone
 
     if target.startswith("cpu:"):
         return '"openvino"'
@@ -116,6 +87,6 @@ def _check(job: EngineJob) -> None:
     if job.precision != "fp32":
         raise CompileError(
             f"expected the precision fp32 for the backend onnxruntime, found {job.precision!r}",
-            hint=f'set engine.precision = "fp32", or choose engine.backend = {_OTHERS.get(job.precision, _GPU)}',
+            hint=f'set engine.precision = "fp32", or choose engine.backend = {_BACKENDS_BY_PRECISION.get(job.precision, _GPU)}',
             subject=job.model,
         )

@@ -1,18 +1,22 @@
 """OpenVINO as an engine backend: networks compiled for this machine's CPU and exported, to be imported later.
 
-The library's own choice of precision is bfloat16 wherever the processor has it, which is several times as fast and gives
-other numbers. So it is always told: fp32 unless bf16 is asked for. Exported engines are tied to the version of the
-library and to the processor's instruction set; both are in the key.
+By itself the library computes in bfloat16 wherever the processor has it, which is several times as fast and
+gives other numbers. So it is always given the precision: fp32 unless the request asks for bf16. Exported
+engines are tied to the library's version and the processor's instruction set; both are in the key.
 """
 
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.backends.compile_process import compile_in_child, refuse_plugins, tensors
+from pipeline.engines.backends.compile_process import (
+    compile_in_child,
+    job_components,
+    refuse_plugins,
+    tensor_options,
+)
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
-from store.base.identity import engine_components
 from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError
 from store.runtime.backends.openvino_library import (
     BACKEND,
@@ -39,22 +43,14 @@ class OpenVinoCompiler:
 
     @property
     def version(self) -> str:
-        """Version of the installed OpenVINO, without importing it.
-
-        Raises:
-            CompileError: BACKEND_UNAVAILABLE, it is not installed.
-        """
+        """Version of the installed OpenVINO, without importing it."""
         try:
             return library_version()
         except RuntimeUnavailableError as error:
             raise _unavailable(error) from error
 
     def target(self, requested: str | None) -> str:
-        """Return this processor's instruction set as a target, such as "cpu:Intel AVX2"; "cpu" asks for it too.
-
-        Raises:
-            CompileError: Another device was requested; BACKEND_UNAVAILABLE, OpenVINO is not installed.
-        """
+        """Return this processor's instruction set, such as "cpu:Intel AVX2"; "cpu" asks for it too."""
         try:
             here = cpu_target()
         except (RuntimeUnavailableError, EngineLoadError) as error:
@@ -72,37 +68,16 @@ class OpenVinoCompiler:
         return target == self.target(None)
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend.
-
-        Raises:
-            CompileError: A precision or plug-ins that it does not offer.
-        """
+        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend."""
         _check(job)
-        return engine_components(
-            onnx_sha256=job.onnx_sha256,
-            backend=self.backend,
-            version=self.version,
-            target=job.target,
-            precision=job.precision,
-            batch=job.batch,
-            options={
-                "settings": numerics(job.precision),
-                **tensors(job),
-            },
-        )
+        return job_components(job, self, options={"settings": numerics(job.precision), **tensor_options(job)})
 
     def compile(
         self, job: EngineJob, *, scratch: Path, on_progress: OnProgress | None = None
     ) -> CompiledEngine:
         """Compile and export in a child process; see `EngineCompiler.compile`."""
         _check(job)
-        return compile_in_child(
-            _CHILD,
-            job,
-            engine=scratch / _ENGINE_NAME,
-            settings={"version": self.version, "target": job.target, "precision": job.precision},
-            on_progress=on_progress,
-        )
+        return compile_in_child(_CHILD, job, self, engine=scratch / _ENGINE_NAME, on_progress=on_progress)
 
 
 def _check(job: EngineJob) -> None:

@@ -1,43 +1,40 @@
 """TensorRT and TensorRT for RTX as engine backends.
 
-TensorRT compiles for the GPU of this machine and no other. TensorRT for RTX compiles ahead of time for any GPU that it
-lists, on machines without one too. Everything else is the same, so one class serves both; the work is done by a child
-process, which imports the library.
+TensorRT compiles for the GPU of this machine only. TensorRT for RTX compiles ahead of time for any GPU that
+it lists, also on machines without one. The rest is the same, so one class serves both. A child process
+imports the library and does the work.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pipeline.engines.backends.compile_process import compile_in_child, tensors
+from pipeline.engines.backends.compile_process import compile_in_child, job_components, tensor_options
 from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.engines.precision.convert import conversion_document
 from pipeline.errors import CompileError, ErrorKind
-from pipeline.processes.framing import Payload
 from store.base.canonical_json import Document
-from store.base.identity import engine_components
 from store.runtime.backends.gpu import PORTABLE, exact_target, gpu_runs, gpus
 from store.runtime.backends.tensorrt_library import LibraryMissingError, cuda_major, library, library_version
 
 _CHILD: Final = "pipeline.engines.backends.tensorrt_child"
 _ENGINE_NAME: Final = "engine.plan"
-_FAREWELL_S: Final = 10.0
-"""Seconds that a build gets to end by itself when it is cancelled: a single step of it may take that long."""
+_GRACE_S: Final = 10.0
+"""Seconds that a cancelled build gets to end by itself: one step of it may take that long."""
 _ORIN: Final = "sm87"
 _NO_CAPABILITY: Final = frozenset({"none", "current"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flavour:
+class TensorRtProduct:
     """One of the two libraries.
 
     Attributes:
         backend: Name of the backend.
-        title: What its maker calls it.
-        extra: Which extra of C10 brings it.
-        keeps_timings: Whether it honours timing caches.
+        title: Its maker's name for it.
+        extra: The extra of C10 that installs it.
+        keeps_timings: Whether it uses timing caches.
     """
 
     backend: str
@@ -46,8 +43,8 @@ class Flavour:
     keeps_timings: bool
 
 
-TENSORRT: Final = Flavour(backend="tensorrt", title="TensorRT", extra="gpu", keeps_timings=True)
-TENSORRT_RTX: Final = Flavour(
+TENSORRT: Final = TensorRtProduct(backend="tensorrt", title="TensorRT", extra="gpu", keeps_timings=True)
+TENSORRT_RTX: Final = TensorRtProduct(
     backend="tensorrt-rtx", title="TensorRT for RTX", extra="rtx", keeps_timings=False
 )
 
@@ -55,22 +52,18 @@ TENSORRT_RTX: Final = Flavour(
 class TensorRtCompiler:
     """A backend whose engines run on NVIDIA GPUs, in the precision that the graph is given."""
 
-    def __init__(self, flavour: Flavour) -> None:
-        """Serve one of the two libraries, which is not looked for before it is needed."""
-        self._flavour = flavour
+    def __init__(self, product: TensorRtProduct) -> None:
+        """Choose the library; it is loaded when it is first needed."""
+        self._product = product
 
     @property
     def backend(self) -> str:
         """The name "tensorrt" or "tensorrt-rtx"."""
-        return self._flavour.backend
+        return self._product.backend
 
     @property
     def version(self) -> str:
-        """Version of the installed library in four parts.
-
-        Raises:
-            CompileError: BACKEND_UNAVAILABLE, it is not installed.
-        """
+        """Version of the installed library in four parts."""
         try:
             return library_version(self.backend)
         except LibraryMissingError as error:
@@ -79,39 +72,29 @@ class TensorRtCompiler:
     def target(self, requested: str | None) -> str:
         """Return the device to compile for.
 
-        Of TensorRT for RTX "portable", or capabilities such as "sm86+sm89"; by default the one of this machine's GPU,
-        or "portable" where the library knows none. Of TensorRT this machine's GPU, such as "sm87:Orin".
-
-        Raises:
-            CompileError: The backend does not compile for that device here; BACKEND_UNAVAILABLE, there is no GPU.
+        For TensorRT it is this machine's GPU, such as "sm87:Orin". For TensorRT for RTX it is "portable" or
+        some capabilities, such as "sm86+sm89"; by default that of this machine's GPU if the library knows it,
+        else "portable".
         """
-        return self._exact(requested) if self.backend == "tensorrt" else self._listed(requested)
+        return self._own_gpu(requested) if self.backend == "tensorrt" else self._capabilities(requested)
 
     def runs_here(self, target: str) -> bool:
-        """Tell whether the first GPU of this machine runs engines for a target, and is all that the target means.
+        """Tell whether a target names one kind of GPU, and this machine's first GPU is of that kind.
 
-        An engine for several capabilities may fly on a GPU that is not here, so that it is treated as one for a
-        device elsewhere: a stand-in embeds, and golden answers go with it.
+        An engine for several capabilities may fly on a GPU that is not here. So it counts as one for a device
+        elsewhere: a stand-in embeds, and golden vectors are stored with it.
         """
-        wide = target == PORTABLE or "+" in target
-        return not wide and any(gpu_runs(self.backend, target, gpu) for gpu in gpus()[:1])
+        several = target == PORTABLE or "+" in target
+        return not several and any(gpu_runs(self.backend, target, gpu) for gpu in gpus()[:1])
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on.
-
-        Raises:
-            CompileError: An unknown precision, or the library is not installed.
-        """
+        """Return everything the engine depends on."""
         profile = job.profile
-        return engine_components(
-            onnx_sha256=job.onnx_sha256,
-            backend=self.backend,
-            version=self.version,
-            target=job.target,
-            precision=job.precision,
-            batch=job.batch,
+        return job_components(
+            job,
+            self,
             options={
-                **tensors(job),
+                **tensor_options(job),
                 "profile": None
                 if profile is None
                 else {"min": list(profile.min), "opt": list(profile.opt), "max": list(profile.max)},
@@ -129,34 +112,20 @@ class TensorRtCompiler:
     ) -> CompiledEngine:
         """Compile in a child process; see `EngineCompiler.compile`.
 
-        When `on_progress` raises, or on an interrupt, the library is asked to cancel before the child is killed.
+        When `on_progress` raises, or on an interrupt, the library is asked to cancel before the child is
+        killed.
         """
+        timing_cache = (job.timing_cache or b"") if self._product.keeps_timings else None
         return compile_in_child(
             _CHILD,
-            job,
+            replace(job, timing_cache=timing_cache),
+            self,
             engine=scratch / _ENGINE_NAME,
-            settings=self._settings(job),
             on_progress=on_progress,
-            grace_s=_FAREWELL_S,
+            grace_s=_GRACE_S,
         )
 
-    def _settings(self, job: EngineJob) -> Mapping[str, Payload]:
-        profile = job.profile
-        return {
-            "backend": self.backend,
-            "version": self.version,
-            "precision": job.precision,
-            "target": job.target,
-            "workspace_mb": job.workspace_mb,
-            "tf32": job.tf32,
-            "profile": None if profile is None else [profile.min, profile.opt, profile.max],
-            "plugins": [[str(path.absolute()), digest] for path, digest in job.plugins],
-            "timing_cache": (job.timing_cache or b"") if self._flavour.keeps_timings else None,
-            "preprocessing": job.preprocessing.to_document() if job.preprocessing else None,
-            "least_cosine": job.least_cosine,
-        }
-
-    def _exact(self, requested: str | None) -> str:
+    def _own_gpu(self, requested: str | None) -> str:
         here = next(iter(gpus()), None)
         if here is None:
             raise CompileError(
@@ -173,17 +142,17 @@ class TensorRtCompiler:
             )
         return own
 
-    def _listed(self, requested: str | None) -> str:
-        known = self._capabilities()
+    def _capabilities(self, requested: str | None) -> str:
+        known = self._known_capabilities()
         if requested is None:
             here = next(iter(gpus()), None)
             return here.capability if here is not None and here.capability in known else PORTABLE
-        wanted = sorted(set(requested.lower().split("+")), key=_by_number)
+        wanted = sorted(set(requested.lower().split("+")), key=_sort_key)
         if wanted == [PORTABLE]:
             return PORTABLE
         if _ORIN in wanted:
             raise CompileError(
-                f"expected a target of {self._flavour.title}, found {requested!r}: engines for Orin are built on an Orin",
+                f"expected a target of {self._product.title}, found {requested!r}: engines for Orin are built on an Orin",
                 hint='run this build there with engine.backend = "tensorrt"',
             )
         unknown = [name for name in wanted if name not in known]
@@ -194,19 +163,19 @@ class TensorRtCompiler:
             )
         return "+".join(wanted)
 
-    def _capabilities(self) -> list[str]:
+    def _known_capabilities(self) -> list[str]:
         """Return the compute capabilities that the library compiles for, in rising order."""
         try:
             members = library(self.backend).ComputeCapability.__members__
         except LibraryMissingError as error:
             raise self._missing(error) from error
         names = (name.lower() for name in members)
-        return sorted((name for name in names if name not in _NO_CAPABILITY), key=_by_number)
+        return sorted((name for name in names if name not in _NO_CAPABILITY), key=_sort_key)
 
     def _missing(self, error: LibraryMissingError) -> CompileError:
         return CompileError(
-            f"expected {self._flavour.title}, found none that works: {error}",
-            hint=f"pip install 'c10[{self._flavour.extra}]', or set engine.backend = \"onnxruntime\"",
+            f"expected {self._product.title}, found none that works: {error}",
+            hint=f"pip install 'c10[{self._product.extra}]', or set engine.backend = \"onnxruntime\"",
             kind=ErrorKind.BACKEND_UNAVAILABLE,
         )
 
@@ -215,6 +184,6 @@ tensorrt_compiler: Final = partial(TensorRtCompiler, TENSORRT)
 tensorrt_rtx_compiler: Final = partial(TensorRtCompiler, TENSORRT_RTX)
 
 
-def _by_number(capability: str) -> tuple[int, str]:
+def _sort_key(capability: str) -> tuple[int, str]:
     digits = capability.removeprefix("sm")
     return int(digits) if digits.isdecimal() else 0, capability

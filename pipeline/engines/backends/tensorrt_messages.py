@@ -1,7 +1,7 @@
-"""Turns what TensorRT says into what a person needs: which operator of which node, and why. Pure.
+"""Turn TensorRT's error reports into messages that name operator, node and reason. Pure.
 
-The library's own words for a node that it cannot take are at times just "false". So a message is made of operator, node
-and code first, and of the library's words last.
+The library's own text about a node that it cannot take is at times just "false". So a message has operator,
+node and code first and the library's text last.
 """
 
 import re
@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.errors import CompileError, ErrorKind
 
-_MOST: Final = 12
+_MAX_NODES: Final = 12
 """Nodes that a message names; the log has all of them."""
-_LINE_LIMIT: Final = 300
+_MAX_LINE: Final = 300
 _MEMORY_SIGNS: Final = (
     "out of memory",
     "outofmemory",
@@ -22,20 +23,20 @@ _MEMORY_SIGNS: Final = (
     "std::bad_alloc",
     "failed to allocate",
 )
-_UNTOLD: Final = frozenset({"", "false", "true"})
+_NO_REASON: Final = frozenset({"", "false", "true"})
 _NAME_CHARACTERS: Final = r"[\w./:#-]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParseError:
-    """One complaint of the parser.
+    """One error that the parser reports.
 
     Attributes:
         code: Its code, such as "UNSUPPORTED_NODE".
-        operator: Operator of the node, empty when the complaint is about no node.
+        operator: Operator of the node, empty when the error is about no node.
         node: Name of the node.
-        text: What the library says.
-        within: Functions of the model that the node lies in, outermost first.
+        text: The library's text.
+        within: Functions of the model that contain the node, outermost first.
     """
 
     code: str
@@ -45,7 +46,7 @@ class ParseError:
     within: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        reason = "" if self.text.strip() in _UNTOLD else f" ({_one_line(self.text)})"
+        reason = "" if self.text.strip() in _NO_REASON else f" ({_one_line(self.text)})"
         where = f" in {' > '.join(self.within)}" if self.within else ""
         if not self.operator:
             return f"{self.code}{reason}"
@@ -53,43 +54,44 @@ class ParseError:
 
 
 def parse_failure(errors: Sequence[ParseError], *, library: str, model: str) -> CompileError:
-    """Return the failure of a network that the parser refused, with every complaint."""
-    shown = "; ".join(str(error) for error in errors[:_MOST]) or "no reason told"
-    more = f"; and {len(errors) - _MOST} more" if len(errors) > _MOST else ""
+    """Return the error for a network that the parser refused, with what it reported."""
+    shown = "; ".join(str(error) for error in errors[:_MAX_NODES]) or "no reason"
+    more = f"; and {len(errors) - _MAX_NODES} more" if len(errors) > _MAX_NODES else ""
     operators = sorted({error.operator for error in errors if error.operator})
     hint = (
-        f"export the network without {', '.join(operators[:_MOST])}, name a library that has it as engine.plugins, or "
+        f"export the network without {', '.join(operators[:_MAX_NODES])}, name a library that has it as engine.plugins, or "
         'set engine.backend = "onnxruntime"'
         if operators
         else "export the network again; it must be ONNX that the library reads"
     )
-    return CompileError(
+    return bad_model(
         f"expected a network that {library} can compile, found {shown}{more}",
-        hint=hint,
-        kind=ErrorKind.BAD_MODEL,
-        subject=model,
+        hint,
+        model,
     )
 
 
-def build_failure(said: Sequence[str], nodes: Mapping[str, str], *, library: str, model: str) -> CompileError:
-    """Return the failure of a build that gave nothing.
+def build_failure(
+    errors: Sequence[str], nodes: Mapping[str, str], *, library: str, model: str
+) -> CompileError:
+    """Return the error for a build that gave no engine.
 
     Args:
-        said: What the library logged as errors, oldest first.
-        nodes: Operator of each node of the network, by name; those that the log names are blamed.
+        errors: The errors that the library logged, oldest first.
+        nodes: Operator of each node of the network, by name; the message names those that the log names.
         library: Its name and version.
         model: The network.
     """
-    text = "; ".join(_one_line(line) for line in said[-3:]) or "it gave no reason"
-    if is_out_of_memory(said):
+    text = "; ".join(_one_line(line) for line in errors[-3:]) or "it gave no reason"
+    if _is_out_of_memory(errors):
         return CompileError(
             f"expected an engine, found that the memory of the device or of this machine ran out: {text}",
             hint="free memory, or lower engine.workspace_mb or engine.batch",
             kind=ErrorKind.COMPILE_OUT_OF_MEMORY,
             subject=model,
         )
-    blamed = named_nodes(said, nodes)
-    where = "".join(f"operator {nodes[name]} at node {name!r}; " for name in blamed[:_MOST])
+    named = named_nodes(errors, nodes)
+    where = "".join(f"operator {nodes[name]} at node {name!r}; " for name in named[:_MAX_NODES])
     return CompileError(
         f"expected an engine, found that {library} could not build one: {where}{text}",
         hint='try another precision or a newer library, or set engine.backend = "onnxruntime"',
@@ -98,18 +100,18 @@ def build_failure(said: Sequence[str], nodes: Mapping[str, str], *, library: str
     )
 
 
-def is_out_of_memory(said: Iterable[str]) -> bool:
-    """Tell whether the library logged a want of memory, which it may then call a missing implementation."""
-    return any(sign in line.lower() for line in said for sign in _MEMORY_SIGNS)
+def _is_out_of_memory(errors: Iterable[str]) -> bool:
+    """Tell whether the library logged that memory ran out; it may then report a missing implementation."""
+    return any(sign in line.lower() for line in errors for sign in _MEMORY_SIGNS)
 
 
-def named_nodes(said: Iterable[str], nodes: Mapping[str, str]) -> list[str]:
+def named_nodes(lines: Iterable[str], nodes: Mapping[str, str]) -> list[str]:
     """Return the names of nodes that occur in lines as whole words, in the order of the network."""
-    text = "\n".join(said).replace("...", " ")  # "{ForeignNode[first...last]}"
+    text = "\n".join(lines).replace("...", " ")  # "{ForeignNode[first...last]}"
     words = set(re.findall(f"{_NAME_CHARACTERS}+", text))
     return [name for name in nodes if name in words or (" " in name and name in text)]
 
 
 def _one_line(text: str) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= _LINE_LIMIT else flat[: _LINE_LIMIT - 3] + "..."
+    return flat if len(flat) <= _MAX_LINE else flat[: _MAX_LINE - 3] + "..."

@@ -1,4 +1,5 @@
-"""The networks of a request: find, check and digest them, and keep what was learned of their files.
+"""The networks of a request: read, check and digest them, and cache what their files declare.
 
-It imports `pipeline.engines.onnx`, `pipeline.request` and `pipeline.builtin_model`. It never compiles.
+It imports `pipeline.engines.onnx`, `pipeline.request`, `pipeline.tiles` and `pipeline.builtin_model`. It
+never compiles.
 """

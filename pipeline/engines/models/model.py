@@ -1,4 +1,4 @@
-"""A network as a build needs it: what the request says of it, its digest, and how its pictures are prepared. Pure."""
+"""A network as a build needs it: its request, its digest, its engine's key and its preprocessing. Pure."""
 
 from dataclasses import dataclass
 
@@ -10,19 +10,19 @@ from store.base.preprocessing import Preprocessing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One network, looked at but not compiled.
+    """One network, inspected but not compiled.
 
     Attributes:
         spec: As requested.
-        job: What the compiler is given; an embedded network has no file yet.
+        job: What to compile; the built-in network has no file yet.
         components: Everything its engine depends on.
         key: Step key of the engine.
         preprocessing: The image contract; none for an auxiliary network.
         size: Bytes of the network with its weights.
         dimensions: Length of its descriptors, if its file says so.
         runs_here: Whether this machine executes the engine.
-        stand_in: The same network, to be compiled for this machine as well, where it must embed tiles on behalf of an
-            engine that does not run here.
+        stand_in: Where the engine does not run here: the same network, compiled for this machine to embed the
+            tiles.
     """
 
     spec: ModelSpec
@@ -37,12 +37,12 @@ class Model:
 
     @property
     def document(self) -> Document:
-        """What enters the build identity."""
+        """The network's part of the build identity."""
         document = {
             "name": self.spec.name,
             "role": str(self.spec.role),
             "engine": self.components,
             "preprocessing": self.preprocessing.to_document() if self.preprocessing else {},
         }
-        # Named only where there is one: a machine that runs the engine itself has another identity, and no place for it.
+        # The key exists only with a stand-in: identities of builds without one stay as they are.
         return document if self.stand_in is None else {**document, "stand_in": self.stand_in.components}

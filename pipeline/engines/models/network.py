@@ -1,24 +1,16 @@
-"""The networks of a request: what their files say, held against what is asked of them, and the keys of their engines.
+"""Inspect the networks of a request: compare their files with the request, and compute their engines' keys.
 
-Nothing is compiled here, and what was read of a file once is not read again (`pipeline.engines.models.network_cache`).
+Nothing is compiled here. A file that is in the network cache is not read.
 """
 
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from pipeline.builtin_model.place import (
-    PLACE_BYTES,
-    PLACE_DIMENSIONS,
-    PLACE_INPUT,
-    PLACE_MODEL_SHA256,
-    PLACE_OUTPUT,
-    PLACE_SIZE,
-    place_model,
-)
+from pipeline.builtin_model import place
 from pipeline.engines.models.model import Model
-from pipeline.engines.models.network_cache import Network, NetworkMemory
-from pipeline.engines.onnx.file import declared_by, onnx_digest
+from pipeline.engines.models.network_cache import NetworkCache, NetworkFile
+from pipeline.engines.onnx.file import onnx_digest, parse_declaration
 from pipeline.engines.port import DEFAULT_BATCH, EngineCompiler, EngineJob, ShapeRange
 from pipeline.errors import CompileError, RequestError
 from pipeline.request.files import read_named_file
@@ -31,74 +23,74 @@ _MAX_ONNX = 1 << 31
 _MAX_PLUGIN = 1 << 30
 
 
-def look_at_models(
+def inspect_models(
     request: BuildRequest,
     compiler: EngineCompiler,
     precision: str | None,
     *,
     stand_in: EngineCompiler | None = None,
-    networks: NetworkMemory | None = None,
+    networks: NetworkCache | None = None,
 ) -> tuple[Model, ...]:
     """Read and check the networks of a request.
 
     Args:
-        request: As asked for.
+        request: The request.
         compiler: The backend that will compile them.
         precision: Replaces the request's precision, if given.
-        stand_in: The backend that compiles for this machine what the other one does not compile for it; nothing where
-            no tiles are to be embedded.
-        networks: Remembers what their files say; by default nothing does.
+        stand_in: The backend that compiles stand-ins for this machine; None where no tiles will be embedded.
+        networks: The cache of network files; by default there is none.
 
     Raises:
         RequestError: A network does not exist, or its options do not fit it.
-        CompileError: It is no usable ONNX file, or the backend does not offer what is asked.
+        CompileError: It is no usable ONNX file, or the backend does not offer what the request needs.
     """
     target = compiler.target(request.engine.target)
-    chosen, memory = precision or str(request.engine.precision), networks or NetworkMemory(None)
+    chosen, cache = precision or str(request.engine.precision), networks or NetworkCache(None)
     models = tuple(
-        _look_at(request, spec, memory, compiler=compiler, target=target, precision=chosen)
+        _inspect_model(request, spec, cache, compiler=compiler, target=target, precision=chosen)
         for spec in sorted(request.models, key=lambda spec: spec.name)
     )
     if stand_in is None or compiler.runs_here(target):
         return models
     return tuple(
-        replace(model, stand_in=_stand_in_of(model, stand_in)) if model.preprocessing else model
+        replace(model, stand_in=_stand_in(model, stand_in)) if model.preprocessing else model
         for model in models
     )
 
 
-def located(model: Model, scratch: Path) -> EngineJob:
-    """Return a network's job with a file to compile, writing an embedded network to `scratch`."""
+def job_with_file(model: Model, scratch: Path) -> EngineJob:
+    """Return a network's job with a file to compile; the built-in network is written to `scratch`."""
     if model.spec.builtin is None:
         return model.job
     path = scratch / f"{model.spec.builtin}.onnx"
-    path.write_bytes(place_model())
+    path.write_bytes(place.place_model())
     return replace(model.job, onnx=path)
 
 
-def _look_at(
+def _inspect_model(
     request: BuildRequest,
     spec: ModelSpec,
-    networks: NetworkMemory,
+    networks: NetworkCache,
     *,
     compiler: EngineCompiler,
     target: str,
     precision: str,
 ) -> Model:
-    look = (
-        _builtin(spec) if spec.builtin is not None else _inspect(request.resolve(spec.onnx), spec, networks)
-    )
+    if spec.builtin is not None:
+        facts = _builtin_facts(spec)
+    else:
+        facts = _file_facts(request.resolve(spec.onnx), spec, networks)
     descriptor = spec.role is ModelRole.DESCRIPTOR
-    preprocessing = _preprocessing(spec, look.size) if descriptor else None
+    preprocessing = _preprocessing(spec, facts.size) if descriptor else None
     job = EngineJob(
         model=spec.name,
         role="descriptor" if descriptor else "auxiliary",
-        onnx=look.path,
-        onnx_sha256=look.digest,
-        input=look.names[0],
-        output=look.names[1],
+        onnx=facts.path,
+        onnx_sha256=facts.sha256,
+        input=facts.names[0],
+        output=facts.names[1],
         sample_shape=preprocessing.shape if preprocessing else (),
-        batch=request.engine.batch or look.batch or DEFAULT_BATCH,
+        batch=request.engine.batch or facts.batch or DEFAULT_BATCH,
         precision=precision,
         target=target,
         workspace_mb=request.engine.workspace_mb,
@@ -116,17 +108,17 @@ def _look_at(
         components=components,
         key=engine_key(components),
         preprocessing=preprocessing,
-        size=look.weight,
-        dimensions=look.dimensions,
+        size=facts.file_bytes,
+        dimensions=facts.dimensions,
         runs_here=compiler.runs_here(target),
     )
 
 
-def _stand_in_of(model: Model, compiler: EngineCompiler) -> Model:
-    """Return the same network, to be compiled for this machine in the precision it was given in.
+def _stand_in(model: Model, compiler: EngineCompiler) -> Model:
+    """Return the same network, to be compiled for this machine in float32.
 
     Raises:
-        CompileError: Nothing is here that could run it.
+        CompileError: This machine cannot run it.
     """
     target = model.job.target
     try:
@@ -152,31 +144,28 @@ def _stand_in_of(model: Model, compiler: EngineCompiler) -> Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """What a network's file says: digest, tensor names, height and width if fixed, batch size if fixed.
-
-    `weight` is its size in bytes with external weights, `dimensions` the length of its output if fixed.
-    """
+class _NetworkFacts:
+    """What a job needs to know of a network; open sizes are None, and `size` is that of its images."""
 
     path: Path
-    digest: str
+    sha256: str
     names: tuple[str, str]
     size: tuple[int, int] | None
     batch: int | None
-    weight: int
+    file_bytes: int
     dimensions: int | None
 
 
-def _builtin(spec: ModelSpec) -> _Look:
+def _builtin_facts(spec: ModelSpec) -> _NetworkFacts:
     if spec.builtin != "place":
         raise RequestError(
             f"models.{spec.name}.onnx: expected builtin:place or a path, found {spec.onnx!r}",
             hint='write onnx = "builtin:place"',
         )
     for name, given, own in (
-        ("size", spec.size, PLACE_SIZE),
-        ("input", spec.input, PLACE_INPUT),
-        ("output", spec.output, PLACE_OUTPUT),
+        ("size", spec.size, place.PLACE_SIZE),
+        ("input", spec.input, place.PLACE_INPUT),
+        ("output", spec.output, place.PLACE_OUTPUT),
         ("mean", spec.mean, None),
         ("std", spec.std, None),
         ("colour", spec.colour.value, Colour.RGB.value),
@@ -187,19 +176,19 @@ def _builtin(spec: ModelSpec) -> _Look:
                 f"models.{spec.name}.{name}: expected nothing, since builtin:place brings its own, found {given!r}",
                 hint=f"remove {name}",
             )
-    return _Look(
+    return _NetworkFacts(
         path=Path(spec.onnx),
-        digest=PLACE_MODEL_SHA256,
-        names=(PLACE_INPUT, PLACE_OUTPUT),
-        size=PLACE_SIZE,
+        sha256=place.PLACE_MODEL_SHA256,
+        names=(place.PLACE_INPUT, place.PLACE_OUTPUT),
+        size=place.PLACE_SIZE,
         batch=None,
-        weight=PLACE_BYTES,
-        dimensions=PLACE_DIMENSIONS,
+        file_bytes=place.PLACE_BYTES,
+        dimensions=place.PLACE_DIMENSIONS,
     )
 
 
-def _inspect(path: Path, spec: ModelSpec, networks: NetworkMemory) -> "_Look":
-    network = networks.of(path, lambda: _network(path, spec))
+def _file_facts(path: Path, spec: ModelSpec, networks: NetworkCache) -> _NetworkFacts:
+    network = networks.get_or_read(path, lambda: _read_network(path, spec))
     signature = network.declared.signature(
         role="descriptor" if spec.role is ModelRole.DESCRIPTOR else "auxiliary",
         input=spec.input,
@@ -210,29 +199,29 @@ def _inspect(path: Path, spec: ModelSpec, networks: NetworkMemory) -> "_Look":
     spatial = shape[2:4] if spec.layout == "nchw" else shape[1:3]
     match tuple(spatial):
         case (int(height), int(width)):
-            own: tuple[int, int] | None = (height, width)
+            fixed: tuple[int, int] | None = (height, width)
         case _:
-            own = None
-    if own is not None and spec.size is not None and spec.size != own:
+            fixed = None
+    if fixed is not None and spec.size is not None and spec.size != fixed:
         raise RequestError(
-            f"models.{spec.name}.size: expected {list(own)}, which the network fixes, found {list(spec.size)}",
+            f"models.{spec.name}.size: expected {list(fixed)}, which the network fixes, found {list(spec.size)}",
             hint="remove size",
         )
-    return _Look(
+    return _NetworkFacts(
         path=path,
-        digest=network.sha256,
+        sha256=network.sha256,
         names=(signature.input.name, signature.output.name),
-        size=own or spec.size,
+        size=fixed or spec.size,
         batch=signature.fixed_batch(),
-        weight=network.size,
+        file_bytes=network.size,
         dimensions=signature.fixed_dimensions(),
     )
 
 
-def _network(path: Path, spec: ModelSpec) -> Network:
+def _read_network(path: Path, spec: ModelSpec) -> NetworkFile:
     data = read_named_file(path, f"models.{spec.name}.onnx", _MAX_ONNX)
-    declared = declared_by(data, subject=spec.name)
-    return Network(
+    declared = parse_declaration(data, subject=spec.name)
+    return NetworkFile(
         declared=declared,
         sha256=onnx_digest(path),
         size=len(data) + sum((path.parent / name).stat().st_size for name in declared.external),
@@ -255,7 +244,7 @@ def _preprocessing(spec: ModelSpec, size: tuple[int, int] | None) -> Preprocessi
 
 
 def _plugins(request: BuildRequest) -> tuple[tuple[Path, str], ...]:
-    """Return the libraries with operators of their own that the request names, each with its digest."""
+    """Return the plug-ins that the request names, each with its digest."""
     paths = [request.resolve(name) for name in request.engine.plugins]
     return tuple(
         (path, sha256(read_named_file(path, "engine.plugins", _MAX_PLUGIN)).hexdigest()) for path in paths

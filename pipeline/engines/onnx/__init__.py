@@ -1,4 +1,5 @@
-"""Read ONNX files: the file and its external data, its graph, the inputs that it declares.
+"""Read ONNX files: the file and its external weights, its graph, the inputs and outputs that it declares.
 
-It imports `pipeline.errors`. It never runs a network and never trusts a size that a file states.
+It imports `pipeline.engines.port`, `pipeline.errors` and `store.files`. It never runs a network and never
+trusts what a file states.
 """

@@ -1,6 +1,6 @@
-"""What a network says of itself: its inputs, outputs and files of weights, and whether an engine can be made of it. Pure.
+"""What a network declares: its inputs, outputs and weight files, and whether it can become an engine. Pure.
 
-A declaration is a value, so that what was read from a file once can be judged again without the file.
+A declaration is a value, so that it can be checked again without reading the file again.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
 
 _CHANNELS: Final = 3
-_EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
+EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
 
 Size = int | str | None
 """A dimension: fixed, named, or unknown."""
@@ -23,7 +23,7 @@ class TensorInfo:
     Attributes:
         name: Its name.
         dtype: ONNX element type in lower case, such as "float" or "int64".
-        shape: Its sizes; None as a whole when the model declares no rank.
+        shape: Its sizes; None when the model declares no rank.
     """
 
     name: str
@@ -37,21 +37,10 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSignature:
-    """What an ONNX model takes and gives.
-
-    Attributes:
-        input: The input that the engine will have.
-        output: The output that the engine will have.
-        inputs: All inputs, without those that are weights.
-        outputs: All outputs.
-        external: Base names of the files that hold its external weights, sorted.
-    """
+    """The input and the output that the engine of a model will have."""
 
     input: TensorInfo
     output: TensorInfo
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    external: tuple[str, ...]
 
     def fixed_batch(self) -> int | None:
         """Return the batch size that the model fixes, None when it takes any."""
@@ -69,7 +58,7 @@ class Declaration:
     """What a model's file declares.
 
     Attributes:
-        inputs: All inputs, without those that are weights.
+        inputs: All inputs that are not weights.
         outputs: All outputs.
         external: Base names of the files that hold its external weights, sorted.
     """
@@ -86,7 +75,7 @@ class Declaration:
         output: str | None = None,
         subject: str = "",
     ) -> ModelSignature:
-        """Return what the engine takes and gives, after checking that one of its role can be made.
+        """Return the engine's input and output, after checking that an engine of this role can be made.
 
         Args:
             role: A "descriptor" must take float32 images of rank 4 with 3 channels and give float32 [N, D].
@@ -100,9 +89,6 @@ class Declaration:
         signature = ModelSignature(
             input=_choose("input", self.inputs, input, role, subject),
             output=_choose("output", self.outputs, output, role, subject),
-            inputs=self.inputs,
-            outputs=self.outputs,
-            external=self.external,
         )
         if role == "descriptor":
             _check_descriptor(signature, subject)
@@ -112,34 +98,35 @@ class Declaration:
 def _check_descriptor(signature: ModelSignature, subject: str) -> None:
     image, vector = signature.input, signature.output
     if image.dtype != "float" or image.shape is None or len(image.shape) != 4:
-        raise _bad(
-            f"expected an image input of float [N,3,H,W] or [N,H,W,3], found {image}", _EXPORT_HINT, subject
+        raise bad_model(
+            f"expected an image input of float [N,3,H,W] or [N,H,W,3], found {image}", EXPORT_HINT, subject
         )
     channels = (image.shape[1], image.shape[3])
     if _CHANNELS not in channels and all(isinstance(size, int) for size in channels):
-        raise _bad(f"expected an image input with 3 channels, found {image}", _EXPORT_HINT, subject)
+        raise bad_model(f"expected an image input with 3 channels, found {image}", EXPORT_HINT, subject)
     # A model may leave its output's rank undeclared; then the compiled engine is checked instead.
     if vector.dtype != "float" or (vector.shape is not None and len(vector.shape) != 2):
-        raise _bad(f"expected a descriptor output of float [N,D], found {vector}", _EXPORT_HINT, subject)
+        raise bad_model(f"expected a descriptor output of float [N,D], found {vector}", EXPORT_HINT, subject)
 
 
 def _choose(
-    role: str, found: tuple[TensorInfo, ...], name: str | None, kind: Role, subject: str
+    what: str, tensors: tuple[TensorInfo, ...], name: str | None, role: Role, subject: str
 ) -> TensorInfo:
-    listed = ", ".join(str(each) for each in found) or "none"
+    listed = ", ".join(str(each) for each in tensors) or "none"
     if name is not None:
-        for each in found:
+        for each in tensors:
             if each.name == name:
                 return each
-        raise _bad(
-            f"expected an {role} called {name!r}, found {listed}", f"name one of them as `{role}`", subject
+        raise bad_model(
+            f"expected an {what} called {name!r}, found {listed}", f"name one of them as `{what}`", subject
         )
-    if not found or (len(found) > 1 and kind == "descriptor"):
-        raise _bad(
-            f"expected one {role}, found {listed}", f"name the one to use as `{role}` of the model", subject
+    if not tensors or (len(tensors) > 1 and role == "descriptor"):
+        raise bad_model(
+            f"expected one {what}, found {listed}", f"name the one to use as `{what}` of the model", subject
         )
-    return found[0]
+    return tensors[0]
 
 
-def _bad(message: str, hint: str, subject: str) -> CompileError:
+def bad_model(message: str, hint: str, subject: str = "") -> CompileError:
+    """Return the error of a network that cannot become an engine."""
     return CompileError(message, hint=hint, kind=ErrorKind.BAD_MODEL, subject=subject or None)

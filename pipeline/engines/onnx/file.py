@@ -1,21 +1,26 @@
-"""Reads an ONNX file: what it is, what it weighs, and whether it can become an engine.
+"""Read an ONNX file with its weights, digest it, say what it declares, fix its input's sizes.
 
-The bytes come from a person's disk, so nothing here trusts them. Weights may lie in other files beside the model
-("external data"); those are named by plain base names, never through links or folders, and they count into the
-digest. Files are read once, and what was hashed is what is compiled.
+Nothing here trusts the bytes. Weights may be in other files beside the model ("external data"): those have
+plain base names, are never reached through links or folders, and enter the digest. Each file is read once, so
+that the bytes that are hashed are the bytes that are compiled.
 """
 
 import hashlib
 import importlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from pipeline.engines.onnx.declaration import Declaration, ModelSignature, Size, TensorInfo
-from pipeline.engines.port import Role
+from pipeline.engines.onnx.declaration import (
+    EXPORT_HINT,
+    Declaration,
+    ModelSignature,
+    Size,
+    TensorInfo,
+    bad_model,
+)
 from pipeline.errors import CompileError, ErrorKind
 from store.files.regular_file import NotRegularError, open_regular
 
@@ -23,108 +28,86 @@ Proto = Any
 """A protocol buffer message: onnx carries no types."""
 
 MAX_MODEL_BYTES: Final = (1 << 31) - 1
-"""Protocol buffers end at 2 GiB, and external weights are put into one."""
+"""Protocol buffers end at 2 GiB, and a model is compiled as one with its external weights inside."""
 
 _EXTERNAL_DOMAIN: Final = b"c10/onnx-with-external-data/1\0"
-_EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
 
-_FREE_WEIGHTS: Final = 4
+_WEIGHTS_NEED_NO_INPUT: Final = 4
 """First version of the format in which weights need not be inputs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxFile:
-    """A model that was read, with its weights inlined.
-
-    Attributes:
-        model: The `onnx.ModelProto`.
-        sha256: Digest of the file, and of its external files if it has any.
-    """
-
-    model: Proto
-    sha256: str
 
 
 def onnx_digest(path: Path) -> str:
     """Return the SHA-256 of a model, in hexadecimal.
 
-    A model in one file has that file's SHA-256. With external data it is the SHA-256 of a domain string, the digest of
-    the model file, and for each external file in order of name: the length of its name (uint32, little-endian), its
-    name and its digest.
+    A model in one file has that file's SHA-256. With external data it is the SHA-256 of a domain string, the
+    digest of the model file, and for each external file in order of name: the length of its name (uint32,
+    little-endian), its name and its digest.
 
     Raises:
-        CompileError: BAD_MODEL, the file is unreadable, no ONNX, or names external data outside its own folder.
+        CompileError: BAD_MODEL, the file is unreadable, no ONNX, or names external data outside its own
+            folder.
     """
     data = _read(path)
-    names = external_files(_parse(data, path.name))
+    names = _external_files(_parse(data, path.name))
     parts = ((name, hashlib.sha256(weights).digest()) for name, weights in _read_external(path, names))
     return _digest(data, parts)
 
 
-def read_onnx(path: Path, *, expected_sha256: str) -> OnnxFile:
-    """Read a model and its external weights, each file once, and refuse any that is not the one expected.
+def read_onnx(path: Path, *, expected_sha256: str) -> Proto:
+    """Return a model with its external weights inlined, each file read once; refuse another one than expected.
 
-    Weights that the file lists among its inputs, as early versions of the format demand, are inputs no more.
+    Weights that the file lists among its inputs, as early versions of the format demand, are removed from
+    them.
 
     Raises:
-        CompileError: BAD_MODEL as for `onnx_digest`, an external tensor lies outside its file, or another digest.
+        CompileError: BAD_MODEL as for `onnx_digest`, an external tensor lies outside its file, or another
+            digest.
     """
     data = _read(path)
     model = _parse(data, path.name)
-    files = dict(_read_external(path, external_files(model)))
+    files = dict(_read_external(path, _external_files(model)))
     found = _digest(data, ((name, hashlib.sha256(files[name]).digest()) for name in sorted(files)))
     if found != expected_sha256:
-        raise _bad(
+        raise bad_model(
             f"expected the network with SHA-256 {expected_sha256}, found {found}: it changed after it was read",
             "keep the file still and run the build again",
             path.name,
         )
     for tensor in _tensors(model):
-        _inline(tensor, files, path.name)
-    _fix_weights(model)
-    return OnnxFile(model=model, sha256=found)
+        _inline_weights(tensor, files, path.name)
+    _remove_weights_from_inputs(model)
+    return model
 
 
-def inspect_onnx(
-    data: bytes,
-    *,
-    role: Role = "descriptor",
-    input: str | None = None,  # noqa: A002 - the word of the request
-    output: str | None = None,
-    subject: str = "",
-) -> ModelSignature:
-    """Return what a model takes and gives, after checking that an engine of its role can be made of it.
-
-    Args:
-        data: The bytes of the ONNX file.
-        role: A "descriptor" must take float32 images of rank 4 with 3 channels and give float32 [N, D].
-        input: Which input takes the image; needed only when there are several.
-        output: Which output is the descriptor; needed only when there are several.
-        subject: Name of the model, for messages.
-
-    Raises:
-        CompileError: BAD_MODEL, with what was expected and found.
-    """
-    declared = declared_by(data, subject=subject)
-    return declared.signature(role=role, input=input, output=output, subject=subject)
-
-
-def declared_by(data: bytes, *, subject: str = "") -> Declaration:
-    """Return what a model's bytes declare.
+def parse_declaration(data: bytes, *, subject: str = "") -> Declaration:
+    """Return what a model's bytes declare; `subject` names the model in messages.
 
     Raises:
         CompileError: BAD_MODEL, they are no ONNX model, or it names external data outside its own folder.
     """
-    model = _parse(data, subject)
-    weights = {tensor.name for tensor in model.graph.initializer}
+    return declaration_of(_parse(data, subject))
+
+
+def declaration_of(model: Proto) -> Declaration:
+    """Return what a model declares.
+
+    Raises:
+        CompileError: BAD_MODEL, it names external data outside its own folder.
+    """
     return Declaration(
-        inputs=tuple(_info(value) for value in model.graph.input if value.name not in weights),
-        outputs=tuple(_info(value) for value in model.graph.output),
-        external=external_files(model),
+        inputs=tuple(_tensor_info(value) for value in inputs_of(model)),
+        outputs=tuple(_tensor_info(value) for value in model.graph.output),
+        external=_external_files(model),
     )
 
 
-def external_files(model: Proto) -> tuple[str, ...]:
+def inputs_of(model: Proto) -> list[Proto]:
+    """Return the inputs of a model that are not weights."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def _external_files(model: Proto) -> tuple[str, ...]:
     """Return the base names of a model's external weight files, sorted.
 
     Raises:
@@ -135,7 +118,7 @@ def external_files(model: Proto) -> tuple[str, ...]:
         if tensor.data_location == tensor.EXTERNAL:
             location = _external_entries(tensor).get("location", "")
             if not location or location in {".", ".."} or any(mark in location for mark in "/\\\0"):
-                raise _bad(
+                raise bad_model(
                     f"expected external weights as a file name in the model's own folder, found {location!r}",
                     "save the network again with its weights beside it or inside",
                     tensor.name,
@@ -147,10 +130,10 @@ def external_files(model: Proto) -> tuple[str, ...]:
 def fix_sizes(
     model: Proto, signature: ModelSignature, *, batch: int, sample_shape: tuple[int, ...], model_name: str
 ) -> None:
-    """Give a descriptor model's input fixed sizes in place: batch and sample shape; keep only the wanted output.
+    """Fix the sizes of a descriptor model's input, in place; keep only the output that is wanted.
 
-    What the model said of the sizes of other tensors is dropped where it was not a number: the compiler infers it
-    again from the fixed input.
+    Declared shapes of other tensors are dropped where a size was open: the compiler infers them again from
+    the fixed input.
 
     Raises:
         CompileError: BAD_MODEL, the model fixes another size already.
@@ -159,13 +142,12 @@ def fix_sizes(
     declared = signature.input.shape or ()
     for axis, (have, want) in enumerate(zip(declared, wanted, strict=True)):
         if isinstance(have, int) and have != want:
-            what = "batch" if axis == 0 else f"size of axis {axis}"
-            hint = (
-                f"set engine.batch = {have}"
-                if axis == 0
-                else "set the model's size to what the network takes"
+            what, hint = f"size of axis {axis}", "set the model's size to what the network takes"
+            if axis == 0:
+                what, hint = "batch", f"set engine.batch = {have}"
+            raise bad_model(
+                f"expected a {what} of {want}, found {have} fixed in the network", hint, model_name
             )
-            raise _bad(f"expected a {what} of {want}, found {have} fixed in the network", hint, model_name)
     graph = model.graph
     for value in graph.input:
         if value.name == signature.input.name:
@@ -174,12 +156,17 @@ def fix_sizes(
     keep = [value for value in graph.output if value.name == signature.output.name]
     del graph.output[:]
     graph.output.extend(keep)
-    for value in (*graph.output, *graph.value_info):
+    drop_open_shapes(model)
+
+
+def drop_open_shapes(model: Proto) -> None:
+    """Drop the declared shapes of outputs and inner tensors that leave a size open, in place."""
+    for value in (*model.graph.output, *model.graph.value_info):
         if any(size.WhichOneof("value") != "dim_value" for size in value.type.tensor_type.shape.dim):
             value.type.tensor_type.ClearField("shape")
 
 
-def _info(value: Proto) -> TensorInfo:
+def _tensor_info(value: Proto) -> TensorInfo:
     onnx = _onnx()
     kind = value.type.tensor_type
     shape: tuple[Size, ...] | None = None
@@ -196,16 +183,17 @@ def _info(value: Proto) -> TensorInfo:
 
 
 def is_repeated(field: Proto) -> bool:
-    """Tell whether a field of a protocol buffer message is a list; older libraries know it under another name."""
+    """Tell whether a field of a protocol buffer message is a list."""
+    # Older versions of the library have `label` only.
     found: bool = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
     return found
 
 
 def _tensors(message: Proto) -> Iterator[Proto]:
-    """Yield every tensor in a message, wherever the format has room for one.
+    """Yield every tensor in a message, wherever the format allows one.
 
-    A list of places would be wrong for the one that it lacks: the libraries look up external weights that they find
-    there by themselves, in the folder that the process happens to run in, and no digest would know of them.
+    Not from a list of known places: if it missed one, a library would find external weights there and load
+    them from its working directory, and no digest would cover them.
     """
     for field, value in message.ListFields():
         if field.message_type is None:
@@ -217,21 +205,20 @@ def _tensors(message: Proto) -> Iterator[Proto]:
                 yield from _tensors(each)
 
 
-def _fix_weights(model: Proto) -> None:
-    """Take weights off the list of inputs: nobody replaces them, and a compiler may count on what they say."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    kept = [value for value in model.graph.input if value.name not in weights]
+def _remove_weights_from_inputs(model: Proto) -> None:
+    """Make weights constants, so that a compiler can rely on their values."""
+    kept = inputs_of(model)
     if len(kept) < len(model.graph.input):
         del model.graph.input[:]
         model.graph.input.extend(kept)
-        model.ir_version = max(model.ir_version, _FREE_WEIGHTS)
+        model.ir_version = max(model.ir_version, _WEIGHTS_NEED_NO_INPUT)
 
 
 def _external_entries(tensor: Proto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _inline(tensor: Proto, files: dict[str, bytes], subject: str) -> None:
+def _inline_weights(tensor: Proto, files: dict[str, bytes], subject: str) -> None:
     if tensor.data_location != tensor.EXTERNAL:
         return
     entries = _external_entries(tensor)
@@ -240,11 +227,11 @@ def _inline(tensor: Proto, files: dict[str, bytes], subject: str) -> None:
         offset = int(entries.get("offset", "0"))
         length = int(entries.get("length", str(len(data) - offset)))
     except ValueError as error:
-        raise _bad(
-            f"expected whole numbers for the place of weights, found {entries}", _EXPORT_HINT, subject
+        raise bad_model(
+            f"expected whole numbers for the place of weights, found {entries}", EXPORT_HINT, subject
         ) from error
     if not (offset >= 0 and length >= 0 and offset + length <= len(data)):
-        raise _bad(
+        raise bad_model(
             f"expected the weights {tensor.name!r} within the {len(data)} bytes of {entries['location']!r}, found "
             f"{length} bytes at {offset}",
             "copy the external data file again",
@@ -276,13 +263,13 @@ def _parse(data: bytes, subject: str) -> Proto:
     except decode_error as error:
         if "alloc" in str(error):
             raise MemoryError(f"no room for a network of {len(data)} bytes: {error}") from error
-        raise _bad(
+        raise bad_model(
             f"expected an ONNX model, found {len(data)} bytes that are none: truncated or another format",
             "copy or export the network again",
             subject,
         ) from error
     if not model.graph.node or not model.opset_import:
-        raise _bad(
+        raise bad_model(
             "expected an ONNX model with nodes and an operator set, found none: truncated or another format",
             "copy or export the network again",
             subject,
@@ -291,7 +278,7 @@ def _parse(data: bytes, subject: str) -> Proto:
 
 
 def _read_external(model: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Read the weights beside a model, one file after the other; together they must fit into one model."""
+    """Yield name and bytes of each file of weights beside a model; together they must fit into one model."""
     left = MAX_MODEL_BYTES
     for name in names:
         data = _read(model.parent / name, limit=left, only_name=True)
@@ -300,19 +287,19 @@ def _read_external(model: Path, names: Iterable[str]) -> Iterator[tuple[str, byt
 
 
 def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) -> bytes:
-    """Read a regular file without following a link at its last step.
+    """Read a regular file; the path itself must be no link.
 
-    `only_name` refuses a file that has other names too: a model from elsewhere could bring a name for a file that
-    is none of its own.
+    `only_name` refuses a file with other hard links: a model from elsewhere could name a file that is not its
+    own.
     """
     try:
         descriptor = open_regular(path)
     except NotRegularError as error:
-        raise _bad(
+        raise bad_model(
             "expected a regular file, found something else", "name the ONNX file itself", str(path)
         ) from error
     except OSError as error:
-        raise _bad(
+        raise bad_model(
             f"expected a readable network file, found: {error.strerror}",
             "check the path; links are not followed",
             str(path),
@@ -320,28 +307,24 @@ def _read(path: Path, *, limit: int = MAX_MODEL_BYTES, only_name: bool = False) 
     status = os.fstat(descriptor)
     with os.fdopen(descriptor, "rb") as file:
         if status.st_size > limit:
-            raise _bad(
+            raise bad_model(
                 f"expected a network below 2 GiB, weights included, found {status.st_size} bytes in one file",
                 "export a smaller network",
                 str(path),
             )
         if only_name and status.st_nlink != 1:
-            raise _bad(
+            raise bad_model(
                 f"expected external weights with one name, found a file with {status.st_nlink} (hard links)",
                 "copy the file, so that it belongs to this network alone",
                 str(path),
             )
-        # Not `limit`: a reader may set aside as much memory as it is asked for.
+        # Not `limit`: `read` may allocate as many bytes as it is asked for.
         return file.read(status.st_size + 1)
-
-
-def _bad(message: str, hint: str, subject: str) -> CompileError:
-    return CompileError(message, hint=hint, kind=ErrorKind.BAD_MODEL, subject=subject or None)
 
 
 def _onnx() -> ModuleType:
     try:
-        import onnx  # noqa: PLC0415 - heavy, and not needed by a warm run
+        import onnx  # noqa: PLC0415 - heavy, and not needed by an up-to-date build
     except ImportError as error:
         raise CompileError(
             f"expected the Python package 'onnx' to read networks, found none: {error}",

@@ -1,16 +1,19 @@
-"""Questions about an ONNX graph that several rewritings ask. Pure."""
+"""Read an ONNX graph: its constants, its names, its nodes and the graphs nested in it. Pure."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.onnx.file import Proto
-from pipeline.errors import CompileError, ErrorKind
 
 FLOAT: Final = 1
 """Number of float32 among the element types of ONNX."""
+
+EXPORT_AGAIN: Final = "export the network again"
+"""The hint for a graph that contradicts itself."""
 
 _OWN_DOMAINS: Final = frozenset({"", "ai.onnx"})
 
@@ -52,18 +55,16 @@ def weight_values(tensor: Proto) -> NDArray[np.float32]:
     try:
         values: NDArray[np.float32] = np.asarray(numpy_helper.to_array(tensor), np.float32)
     except (ValueError, TypeError) as error:
-        raise bad_graph(
-            f"expected the weights {tensor.name!r} as {list(tensor.dims)}, found: {error}"
+        raise bad_model(
+            f"expected the weights {tensor.name!r} as {list(tensor.dims)}, found: {error}", EXPORT_AGAIN
         ) from error
     return values
 
 
-def captured(graph: Proto) -> Iterator[str]:
+def nested_names(graph: Proto) -> Iterator[str]:
     """Yield the names that nested graphs use, which may be tensors of the graph around them."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for nested in _graphs(attribute):
-                yield from _nested_names(nested)
+    for nested in _nested_graphs(graph.node):
+        yield from _names_within(nested)
 
 
 def names_in_use(graph: Proto) -> Iterator[str]:
@@ -72,7 +73,7 @@ def names_in_use(graph: Proto) -> Iterator[str]:
     yield from (value.name for value in graph.output)
     yield from (tensor.name for tensor in graph.initializer)
     yield from (tensor.values.name for tensor in graph.sparse_initializer)
-    yield from captured(graph)
+    yield from nested_names(graph)
     for node in graph.node:
         yield node.name
         yield from node.input
@@ -89,51 +90,49 @@ def fresh_name(wanted: str, names: set[str]) -> str:
     return candidate
 
 
-def nodes_of(model: Proto, operator: str, domain: str = "") -> list[str]:
-    """Return what the nodes of an operator are called; one without a name by its first output."""
+def node_names(model: Proto, operator: str, domain: str = "") -> list[str]:
+    """Return the names of an operator's nodes; one without a name has that of its first output."""
     return [
-        _called(node) for node in _all_nodes(model) if (node.op_type, node.domain or "") == (operator, domain)
+        _node_name(node)
+        for node in _all_nodes(model)
+        if (node.op_type, node.domain or "") == (operator, domain)
     ]
 
 
-def nodes_given(model: Proto, tensor: str) -> list[str]:
-    """Return operator and name of the nodes that take a tensor."""
-    return [f"{node.op_type} {_called(node)!r}" for node in _all_nodes(model) if tensor in node.input]
+def consumers(model: Proto, tensor: str) -> list[str]:
+    """Return operator and name of each node that takes a tensor."""
+    return [f"{node.op_type} {_node_name(node)!r}" for node in _all_nodes(model) if tensor in node.input]
 
 
-def bad_graph(message: str) -> CompileError:
-    """Return the error for a network whose graph contradicts itself."""
-    return CompileError(message, hint="export the network again", kind=ErrorKind.BAD_MODEL)
-
-
-def _called(node: Proto) -> str:
+def _node_name(node: Proto) -> str:
     return str(node.name or next(iter(node.output), ""))
 
 
 def _all_nodes(model: Proto) -> Iterator[Proto]:
-    yield from _within(model.graph.node)
+    yield from _with_nested(model.graph.node)
     for function in model.functions:
-        yield from _within(function.node)
+        yield from _with_nested(function.node)
 
 
-def _within(nodes: Iterable[Proto]) -> Iterator[Proto]:
+def _with_nested(nodes: Iterable[Proto]) -> Iterator[Proto]:
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for nested in _graphs(attribute):
-                yield from _within(nested.node)
+        for nested in _nested_graphs([node]):
+            yield from _with_nested(nested.node)
 
 
-def _nested_names(graph: Proto) -> Iterator[str]:
+def _names_within(graph: Proto) -> Iterator[str]:
     for node in graph.node:
         yield from node.input
         yield from node.output
     yield from (value.name for value in graph.output)
     yield from (tensor.name for tensor in graph.initializer)
-    yield from captured(graph)
+    yield from nested_names(graph)
 
 
-def _graphs(attribute: Any) -> Iterator[Proto]:  # noqa: ANN401 - onnx carries no types
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
+def _nested_graphs(nodes: Iterable[Proto]) -> Iterator[Proto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs

@@ -1,4 +1,4 @@
-"""Narrow a network to float16 or bfloat16: what can be narrowed, what must stay, the rewritten graph.
+"""Convert a network to float16 or bfloat16: choose the nodes, rewrite the graph, measure the loss.
 
-It imports `pipeline.engines.onnx`. Graphs in, graphs out: it never compiles.
+It imports `pipeline.engines.onnx` and below. It takes graphs and returns graphs; it never compiles.
 """

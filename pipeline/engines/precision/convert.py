@@ -1,30 +1,29 @@
-"""Precision of a network: 16-bit arithmetic is written into the graph, and what it costs is measured there.
+"""Convert a network to 16-bit arithmetic in its graph, and measure the loss.
 
-Strongly typed compilers take the types of a graph as they are, so a precision is a conversion of the graph and no flag
-of the compiler. The rules, each of which keeps an answer close to the one in float32:
+Strongly typed compilers keep the types of a graph, so a precision is a conversion of the graph and not a
+compiler flag. The rules keep the answers close to those in float32 ("narrow" means computed in 16 bits):
 
-- Inputs and outputs of the graph stay float32; casts stand at the borders.
-- Convolutions and matrix products are narrow: they are what a GPU is fast at, and they accumulate wide.
-- Operators that round at most once per number, or only move numbers, are narrow where their data already is.
-- All others stay float32: norms, softmax, reductions, square roots, powers, exponentials, interpolation, operators that
-  nobody here knows.
-- Weights that the type cannot hold keep their operator in float32. Nested graphs stay float32 as a whole.
-- Explicitly quantised operators stay as they are, so that a compiler still finds them.
+- Inputs and outputs of the graph stay float32, with casts beside them. - Convolutions and matrix products are
+narrow: GPUs are fast at them, and they accumulate in float32. - Operators that round each number at most
+once, or only move numbers, are narrow where their input is. - All others stay float32: norms, softmax,
+reductions, square roots, powers, exponentials, interpolation, unknown ones. - An operator with weights that
+the type cannot hold stays float32. Nested graphs stay float32 as a whole. - Explicitly quantised operators
+stay as they are, so that a compiler recognises them.
 
-The same plan also gives a graph in float32 that rounds at the same places, so that any machine can tell what the
-conversion costs before a compiler sees it.
+The same plan also gives a graph in float32 that rounds at the same places. With it any machine can measure
+the loss before anything is compiled.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
-from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.onnx.file import Proto
+from pipeline.engines.onnx.declaration import bad_model
+from pipeline.engines.onnx.file import Proto, inputs_of
 from pipeline.engines.precision.float16 import NARROW
 from pipeline.engines.precision.plan import FOLLOWERS, SEEDS, narrow_nodes
 from pipeline.engines.precision.rewrite import rewrite
@@ -42,12 +41,12 @@ Feeds = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLoss:
-    """Where a conversion loses most.
+    """The node at which a conversion loses most.
 
     Attributes:
         name: The node's name, or the name of its first output when it has none.
         operator: Its operator.
-        cosine: Between its output as converted and in float32; -1 when a number is not finite.
+        cosine: The one between its converted output and that in float32; -1 when a number is not finite.
     """
 
     name: str
@@ -66,34 +65,34 @@ def conversion_document(precision: str) -> Document:
     """
     if not _is_narrow(precision):
         return {}
-    lacking = NARROW[precision].lacking
+    unsupported = NARROW[precision].unsupported
     return {
         "recipe": RECIPE,
-        # Its inference of types decides which nodes have data that can become narrow.
+        # Its type inference decides which nodes can become narrow.
         "onnx": metadata.version("onnx"),
-        "narrow": sorted(SEEDS - lacking),
-        "narrow_where_data_is": sorted(FOLLOWERS - lacking),
+        "narrow": sorted(SEEDS - unsupported),
+        "narrow_where_data_is": sorted(FOLLOWERS - unsupported),
     }
 
 
 def convert(model: Proto, precision: str) -> Proto:
-    """Return a network with the types of a precision; the given one is left as it is.
+    """Return a network converted to a precision; the given one is not changed.
 
     Args:
         model: An `onnx.ModelProto` with its weights inlined.
         precision: "fp32" returns the very same model; "fp16" and "bf16" a converted copy.
 
     Raises:
-        CompileError: An unknown precision, or BAD_MODEL, its types cannot be told.
+        CompileError: An unknown precision, or BAD_MODEL, its types cannot be inferred.
     """
     return _rewritten(model, precision, emulate=False)
 
 
-def emulated(model: Proto, precision: str) -> Proto:
-    """Return a network of the same inputs and outputs that computes in float32 and rounds where `convert` rounds.
+def emulate(model: Proto, precision: str) -> Proto:
+    """Return the network in float32, rounded wherever `convert` would round.
 
-    ONNX Runtime runs it on any CPU, also where it has no kernels for the type itself. What it cannot show is the order
-    in which a device sums up.
+    ONNX Runtime runs it on any CPU, even without kernels for the 16-bit type. It cannot show the order in
+    which a device adds numbers.
 
     Raises:
         CompileError: As for `convert`.
@@ -102,10 +101,10 @@ def emulated(model: Proto, precision: str) -> Proto:
 
 
 def conversion_parity(model: Proto, precision: str, feeds: Feeds) -> float:
-    """Return the least cosine between the answers of the emulated and of the given network.
+    """Return the least cosine between the outputs of the emulated network and of the given one.
 
-    Every output of floating point counts, each row along its first axis on its own. A number that is not finite in one
-    of the two gives -1, and fp32 gives 1 without running anything.
+    It compares each row (first axis) of every floating-point output. A number that is not finite gives -1;
+    fp32 gives 1 without running anything.
 
     Args:
         model: A network with its weights inlined.
@@ -113,19 +112,19 @@ def conversion_parity(model: Proto, precision: str, feeds: Feeds) -> float:
         feeds: For a descriptor network {input: golden samples, float32 [batch, ...]}; see `sample_feeds`.
 
     Raises:
-        CompileError: As for `convert`; BACKEND_UNAVAILABLE, ONNX Runtime is not installed; BAD_MODEL, it cannot run
-            the network.
+        CompileError: As for `convert`; BACKEND_UNAVAILABLE, ONNX Runtime is not installed; BAD_MODEL, it
+            cannot run the network.
     """
     if not _is_narrow(precision):
         return 1.0
-    expected, found = _run(model, feeds), _run(emulated(model, precision), feeds)
+    expected, found = _run(model, feeds), _run(emulate(model, precision), feeds)
     return min((cosine(found[name], expected[name]) for name in expected), default=1.0)
 
 
 def worst_node(model: Proto, precision: str, feeds: Feeds) -> NodeLoss | None:
-    """Return the narrow node that loses most of what it was given, None where no node is narrow.
+    """Return the narrow node at which the cosine falls most, None if no node is narrow.
 
-    It keeps the result of every narrow node, so it is meant for one small batch, after `conversion_parity` failed.
+    It keeps the output of every narrow node, so use one small batch, after `conversion_parity` failed.
 
     Raises:
         CompileError: As for `conversion_parity`.
@@ -135,41 +134,39 @@ def worst_node(model: Proto, precision: str, feeds: Feeds) -> NodeLoss | None:
     plan = narrow_nodes(model, NARROW[precision])
     nodes = [node for number, node in enumerate(plan.model.graph.node) if number in plan.nodes]
     names = [node.output[0] for node in nodes]
-    watched = replace(plan, model=_watched(plan.model, names))
-    expected = _run(watched.model, feeds)
-    found = _run(rewrite(watched, NARROW[precision], emulate=True), feeds)
-    agreement = {name: cosine(found[name], expected[name]) for name in names}
+    exposed = replace(plan, model=_with_outputs(plan.model, names))
+    expected = _run(exposed.model, feeds)
+    found = _run(rewrite(exposed, NARROW[precision], emulate=True), feeds)
+    cosines = {name: cosine(found[name], expected[name]) for name in names}
     worst: NodeLoss | None = None
     worst_drop = -np.inf
     for node in nodes:
-        mine = agreement[node.output[0]]
-        drop = min((agreement[name] for name in node.input if name in agreement), default=1.0) - mine
+        own = cosines[node.output[0]]
+        drop = min((cosines[name] for name in node.input if name in cosines), default=1.0) - own
         if drop > worst_drop:
             worst_drop = drop
-            worst = NodeLoss(name=node.name or node.output[0], operator=node.op_type, cosine=mine)
+            worst = NodeLoss(name=node.name or node.output[0], operator=node.op_type, cosine=own)
     return worst
 
 
 def sample_feeds(model: Proto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, NDArray[Any]]:
-    """Return values for every input of a network that declares no image contract.
+    """Return values for every input of a network without preprocessing.
 
     Args:
         model: A network.
-        sizes: Shapes of inputs that leave some size open, by name, such as an optimisation profile's usual ones.
+        sizes: Shapes of inputs with open sizes, by name, such as an optimisation profile's usual ones.
 
     Returns:
-        For each input an array of its type: hashed values of 0 ... 255 for floating point, zeros for the rest, which
-        may be places in a table. Open sizes that nobody named are 1.
+        For each input an array of its type: hashed values of 0 ... 255 for floating point; zeros for other
+            types, which
+        may be indexes into a table. Open sizes that are not in `sizes` are 1.
     """
     import onnx  # noqa: PLC0415 - heavy
 
     from store.runtime.golden_vectors import golden_inputs  # noqa: PLC0415 - only here
 
-    weights = {tensor.name for tensor in model.graph.initializer}
     feeds: dict[str, NDArray[Any]] = {}
-    for value in model.graph.input:
-        if value.name in weights:
-            continue
+    for value in inputs_of(model):
         kind = value.type.tensor_type
         shape = (sizes or {}).get(value.name) or tuple(size.dim_value or 1 for size in kind.shape.dim)
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
@@ -179,7 +176,7 @@ def sample_feeds(model: Proto, sizes: Mapping[str, tuple[int, ...]] | None = Non
 
 
 def cosine(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the least cosine over rows along the first axis; -1 for other shapes or numbers that are not finite."""
+    """Return the least cosine over rows (first axis); -1 for other shapes or numbers that are not finite."""
     if found.shape != expected.shape:
         return -1.0
     rows = len(expected) if expected.ndim > 1 else 1
@@ -213,21 +210,24 @@ def _rewritten(model: Proto, precision: str, *, emulate: bool) -> Proto:
     return rewrite(narrow_nodes(model, NARROW[precision]), NARROW[precision], emulate=emulate)
 
 
-def _watched(model: Proto, names: list[str]) -> Proto:
+def _with_outputs(model: Proto, names: list[str]) -> Proto:
     """Return a copy whose outputs are the named tensors."""
-    watched = type(model)()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
+    copy = type(model)()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
     for name in names:
-        watched.graph.output.add().name = name
-    return watched
+        copy.graph.output.add().name = name
+    return copy
 
 
 def _run(model: Proto, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """Run a network with ONNX Runtime as it stands; return its outputs of floating point."""
-    runtime = _onnxruntime()
+    """Run a network with ONNX Runtime, without optimisation; return its floating-point outputs."""
+    try:
+        runtime = onnxruntime("what a conversion costs")
+    except RuntimeUnavailableError as error:
+        raise CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error
     options = runtime.SessionOptions()
-    # An optimiser could take a cast and its way back for nothing.
+    # An optimiser could remove a cast and the cast back.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -238,20 +238,12 @@ def _run(model: Proto, feeds: Feeds) -> dict[str, NDArray[Any]]:
         names = [output.name for output in session.get_outputs()]
         values = session.run(names, dict(feeds))
     except Exception as error:  # the library raises a private class per status code
-        raise CompileError(
+        raise bad_model(
             f"expected a network that ONNX Runtime can run, found: {error}",
-            hint='set engine.precision = "fp32", which needs no comparison',
-            kind=ErrorKind.BAD_MODEL,
+            'set engine.precision = "fp32", which needs no comparison',
         ) from error
     return {
         name: value
         for name, value in zip(names, values, strict=True)
         if isinstance(value, np.ndarray) and value.dtype.kind == "f"
     }
-
-
-def _onnxruntime() -> ModuleType:
-    try:
-        return onnxruntime("what a conversion costs")
-    except RuntimeUnavailableError as error:
-        raise CompileError(error.message, hint=error.hint, kind=ErrorKind.BACKEND_UNAVAILABLE) from error

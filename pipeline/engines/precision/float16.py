@@ -1,4 +1,4 @@
-"""Floating-point types of 16 bits: what they can hold, how float32 is rounded to them, what that may cost. Pure."""
+"""The 16-bit floating-point types: rounding to them, what they can hold, the loss that is allowed. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ LEAST_COSINE: Final[Mapping[str, float]] = {"fp32": 0.999, "fp16": 0.999, "bf16"
 
 _ONNX_FLOAT16: Final = 10
 _ONNX_BFLOAT16: Final = 16
-_LOST: Final = 1 / 128
-"""Largest share of a weight tensor's Euclidean norm that rounding may take.
+_MAX_LOSS: Final = 1 / 128
+"""Largest share of a weight tensor's Euclidean norm that rounding may change.
 
-Rounding to bfloat16 alone takes about 1/600 of it; more is lost only where values vanish below the smallest ones.
+Rounding to bfloat16 alone changes about 1/600 of it; more is lost only where values become zero.
 """
 
 
@@ -29,51 +29,51 @@ class NarrowType:
         precision: Its name in a request.
         onnx: Its number among the element types of ONNX.
         since_opset: First operator set of ONNX that knows it.
-        lacking: Operators that a compiler does not have in this type; they stay in float32.
+        unsupported: Operators that a compiler does not have in this type; they stay in float32.
     """
 
     precision: str
     onnx: int
     since_opset: int
-    lacking: frozenset[str] = frozenset()
+    unsupported: frozenset[str] = frozenset()
 
     def encode(self, values: Floats) -> bytes:
-        """Return the values in this type, little-endian, rounded to nearest and to even."""
+        """Return the values in this type, little-endian, rounded to the nearest, ties to even."""
         if self.onnx == _ONNX_FLOAT16:
             with np.errstate(over="ignore"):
                 return values.astype("<f2").tobytes()
         return (_bfloat16_bits(values) >> np.uint32(16)).astype("<u2").tobytes()
 
     def rounded(self, values: Floats) -> Floats:
-        """Return float32 of the same shape with the values that `encode` would store."""
+        """Return the values that `encode` would store, as float32 of the same shape."""
         if self.onnx == _ONNX_FLOAT16:
             with np.errstate(over="ignore"):
                 return values.astype(np.float16).astype(np.float32)
         return _bfloat16_bits(values).view(np.float32).reshape(values.shape)
 
     def holds(self, values: Floats) -> bool:
-        """Tell whether a tensor survives: no finite value becomes infinite, and not much vanishes towards zero."""
+        """Tell whether the type holds a tensor: no finite value becomes infinite, and few become zero."""
         finite = np.isfinite(values)
         if not finite.all():
-            # An infinity stays one, as the masks of attention and the borders of a maximum need it.
+            # An infinity stays one, as attention masks and the padding of a maximum need it.
             return not np.isnan(values).any() and self.holds(values[finite])
         rounded = self.rounded(values)
         if not np.isfinite(rounded).all():
             return False
-        # The scale keeps the squares of very small and very large numbers within float64.
+        # Scaled, so that the squares of very small and very large numbers stay within float64.
         scale = float(np.abs(values).max(initial=0.0)) or 1.0
         kept = np.linalg.norm(values.ravel().astype(np.float64) / scale)
-        lost = np.linalg.norm((rounded.astype(np.float64) - values.astype(np.float64)).ravel() / scale)
-        return bool(lost <= _LOST * kept)
+        loss = np.linalg.norm((rounded.astype(np.float64) - values.astype(np.float64)).ravel() / scale)
+        return bool(loss <= _MAX_LOSS * kept)
 
 
 def least_cosine(precision: str, asked: float | None = None) -> float:
-    """Return the threshold of a precision, or the one that a request asks for."""
+    """Return the threshold that a request asks for, or the usual one of the precision."""
     return LEAST_COSINE[precision] if asked is None else asked
 
 
 def _bfloat16_bits(values: Floats) -> NDArray[np.uint32]:
-    """Return the bits of float32 with the lower half rounded away; not-a-number stays one."""
+    """Return the bits of float32 rounded to their upper half; not-a-number stays not-a-number."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     odd = bits >> np.uint32(16) & np.uint32(1)
     with np.errstate(over="ignore"):
@@ -87,7 +87,7 @@ NARROW: Final = {
         precision="bf16",
         onnx=_ONNX_BFLOAT16,
         since_opset=13,
-        # TensorRT for RTX 1.7 refuses the one when it reads the network and the other when it builds it.
-        lacking=frozenset({"ConvTranspose", "HardSwish"}),
+        # TensorRT for RTX 1.7 refuses the first when it reads a network and the second when it builds it.
+        unsupported=frozenset({"ConvTranspose", "HardSwish"}),
     ),
 }

@@ -1,8 +1,8 @@
-"""Folds batch normalisation into the convolution before it. Pure.
+"""Fold batch normalisation into the convolution before it. Pure.
 
-At inference a batch normalisation is one multiplication and one addition per channel, with constants, so that the
-weights of the convolution can carry both. In 16 bits that saves a rounding, and it keeps the normalisation, which has
-to stay wide, from standing between operators that are narrow.
+At inference a batch normalisation multiplies each channel by a constant and adds another, so the weights of
+the convolution can include both. In 16 bits that saves a rounding, and the normalisation, which would stay in
+float32, no longer separates operators in 16 bits.
 """
 
 from collections import Counter
@@ -13,34 +13,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.onnx.file import Proto
-from pipeline.engines.onnx.graph import captured, fresh_name, is_standard, names_in_use, weight_values
+from pipeline.engines.onnx.graph import (
+    FLOAT,
+    fresh_name,
+    is_standard,
+    names_in_use,
+    nested_names,
+    weight_values,
+)
 
 _EPSILON: Final = 1e-5
-_FLOAT: Final = 1
 
 
 def fold_norms(model: Proto, weights: Mapping[str, Proto]) -> Proto:
-    """Return the network with foldable normalisations written into new weights; the same one when there are none.
+    """Return the network with its normalisations folded into new weights; the same network if there are none.
 
-    A normalisation can be folded when its parameters and the convolution's are constants, and nobody else sees the
-    convolution's own result.
+    A normalisation can be folded when its parameters and the convolution's are constants, and nothing else
+    uses the convolution's output.
 
     Args:
         model: A network.
         weights: Its constant tensors of float32, by name.
 
     Raises:
-        CompileError: BAD_MODEL, a weight is shorter than it says.
+        CompileError: BAD_MODEL, a weight has another length than its shape.
     """
     graph = model.graph
     uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(captured(graph))
+    uses.update(nested_names(graph))
     uses.update(value.name for value in graph.output)
-    makers = {node.output[0]: number for number, node in enumerate(graph.node) if node.op_type == "Conv"}
+    convolutions = {
+        node.output[0]: number for number, node in enumerate(graph.node) if node.op_type == "Conv"
+    }
     pairs = {
-        makers[node.input[0]]: number
+        convolutions[node.input[0]]: number
         for number, node in enumerate(graph.node)
-        if _is_affine(node, weights) and uses[node.input[0]] == 1 and node.input[0] in makers
+        if _is_foldable(node, weights) and uses[node.input[0]] == 1 and node.input[0] in convolutions
     }
     pairs = {
         conv: norm
@@ -57,14 +65,14 @@ def _folded(model: Proto, weights: Mapping[str, Proto], pairs: Mapping[int, int]
     graph = folded.graph
     names = set(names_in_use(graph))
     for conv, norm in pairs.items():
-        node, affine = graph.node[conv], graph.node[norm]
-        arrays = [weight_values(weights[name]).astype(np.float64) for name in affine.input[1:]]
-        epsilon = next((each.f for each in affine.attribute if each.name == "epsilon"), _EPSILON)
+        node, norm_node = graph.node[conv], graph.node[norm]
+        arrays = [weight_values(weights[name]).astype(np.float64) for name in norm_node.input[1:]]
+        epsilon = next((each.f for each in norm_node.attribute if each.name == "epsilon"), _EPSILON)
         scale = arrays[0] / np.sqrt(arrays[3] + epsilon)
         kernel = weight_values(weights[node.input[1]]).astype(np.float64)
         has_bias = len(node.input) > 2 and node.input[2]
         bias = weight_values(weights[node.input[2]]).astype(np.float64) if has_bias else np.zeros_like(scale)
-        result = affine.output[0]
+        result = norm_node.output[0]
         parts = {
             "kernel": kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1)),
             "bias": (bias - arrays[2]) * scale + arrays[1],
@@ -84,12 +92,12 @@ def _folded(model: Proto, weights: Mapping[str, Proto], pairs: Mapping[int, int]
 def _append(graph: Proto, name: str, values: NDArray[np.float64]) -> None:
     tensor = graph.initializer.add()
     tensor.name = name
-    tensor.data_type = _FLOAT
+    tensor.data_type = FLOAT
     tensor.dims.extend(values.shape)
     tensor.raw_data = values.astype("<f4").tobytes()
 
 
-def _is_affine(node: Proto, weights: Mapping[str, Proto]) -> bool:
+def _is_foldable(node: Proto, weights: Mapping[str, Proto]) -> bool:
     """Tell whether a node is a batch normalisation at inference with constant parameters of one length."""
     if node.op_type != "BatchNormalization" or not is_standard(node) or len(node.input) != 5:
         return False

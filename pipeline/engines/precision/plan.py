@@ -1,7 +1,7 @@
-"""Which nodes of a network may compute in 16 bits. Pure.
+"""Choose the nodes of a network that compute in 16 bits. Pure.
 
-A node is narrow when its operator is on one of two lists, all that it is given can be had in the narrow type, and no
-quantisation stands beside it. Everything that is not known to be harmless stays as it is.
+A "narrow" node is one that computes in the 16-bit type. Its operator is on one of two lists, all its float
+inputs can be in that type, and it has no quantised neighbour. All other nodes stay as they are.
 """
 
 import math
@@ -11,53 +11,41 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.engines.onnx.declaration import bad_model
 from pipeline.engines.onnx.file import Proto
-from pipeline.engines.onnx.graph import FLOAT, bad_graph, constants, is_standard, weight_values
+from pipeline.engines.onnx.graph import EXPORT_AGAIN, FLOAT, constants, is_standard, weight_values
 from pipeline.engines.precision.float16 import NarrowType
 from pipeline.engines.precision.fold_batchnorm import fold_norms
-from pipeline.errors import CompileError, ErrorKind
 
 SEEDS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators that are narrow wherever they stand, for they are where the time goes."""
+"""Operators that are narrow wherever they can be, because they take most of the time."""
 
 _MOVING: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators whose output has the values of their first input."""
 
 FOLLOWERS: Final = _MOVING | {
-    *(
-        "Abs",
-        "Add",
-        "Clip",
-        "Concat",
-        "DepthToSpace",
-        "Div",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Expand",
-        "Gather",
-        "Gelu",
-    ),
-    *("GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "MaxPool", "Min", "Mul", "Neg", "Pad"),
-    *("PRelu", "Relu", "Sigmoid", "Slice", "SpaceToDepth", "Split", "Sub", "Tanh", "Tile", "Where"),
+    *("Abs", "Add", "Clip", "Concat", "DepthToSpace", "Div", "Dropout", "Elu", "Erf", "Expand", "Gather"),
+    *("Gelu", "GlobalMaxPool", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "MaxPool", "Min", "Mul"),
+    *("Neg", "Pad", "PRelu", "Relu", "Sigmoid", "Slice", "SpaceToDepth", "Split", "Sub", "Tanh", "Tile"),
+    "Where",
 }
-"""Operators that are narrow where the data that they get is: each number is rounded once, or only moved."""
+"""Operators that are narrow where their input is: they round each number once, or only move it."""
 
 _QUANTISED: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _LARGE: Final = 4096
-"""Numbers in a tensor above which its values cannot matter to the types and shapes of others."""
+"""In a tensor of more numbers than this, the values cannot affect types and shapes."""
 _DIVISORS: Final = (2.0**-10, 2.0**10)
-"""A division by constants in this range is a multiplication that neither overflows nor vanishes."""
+"""Divisors in this range let a quotient neither overflow nor become zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NarrowPlan:
-    """What becomes narrow in a network.
+    """The narrow nodes of a network.
 
     Attributes:
-        model: The network, with the functions that it defines written out and normalisations folded into convolutions.
-        nodes: Places in `model.graph.node` of the nodes that compute in the narrow type.
-        types: Element type of every tensor of the main graph, where it is known.
+        model: The network, with its own functions inlined and normalisations folded into convolutions.
+        nodes: Indexes in `model.graph.node` of the narrow nodes.
+        types: Element types of the tensors of the main graph, where they are known.
         weights: Constant tensors of float32, by name.
     """
 
@@ -75,23 +63,22 @@ def narrow_nodes(model: Proto, narrow: NarrowType) -> NarrowPlan:
     """Choose the nodes of a network that become narrow.
 
     Raises:
-        CompileError: BAD_MODEL, the network's types cannot be told, a weight is shorter than it says, or the
-            operator set is older than the type.
+        CompileError: BAD_MODEL, the network's types cannot be inferred, a weight has another length than its
+            shape, or the operator set is older than the type.
     """
     opset = max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
     if opset < narrow.since_opset:
-        raise CompileError(
+        raise bad_model(
             f"expected a network of operator set {narrow.since_opset} or later for {narrow.precision}, found {opset}",
-            hint="export the network with a later operator set, or choose fp16",
-            kind=ErrorKind.BAD_MODEL,
+            "export the network with a later operator set, or choose fp16",
         )
-    whole = _without_functions(model)
-    folded = fold_norms(whole, constants(whole))
-    return _Chooser(folded, narrow).plan()
+    inlined = _inline_functions(model)
+    folded = fold_norms(inlined, constants(inlined))
+    return _Planner(folded, narrow).plan()
 
 
-class _Chooser:
-    """Walks the main graph once, in its order, which is a topological one."""
+class _Planner:
+    """Goes once through the main graph in its order, which is topological."""
 
     def __init__(self, model: Proto, narrow: NarrowType) -> None:
         self._model = model
@@ -99,7 +86,7 @@ class _Chooser:
         self._weights = constants(model)
         self._types = _element_types(model)
         self._origin = {name: name for name in self._weights}
-        self._held: dict[str, bool] = {}
+        self._fits: dict[str, bool] = {}
         self._is_narrow: set[str] = set()
         self._quantised: set[str] = set()
         self._to_quantise = {
@@ -114,33 +101,32 @@ class _Chooser:
                 self._origin[node.output[0]] = self._origin[node.input[0]]
             elif node.op_type in _QUANTISED or (moves and node.input[0] in self._quantised):
                 self._quantised.update(node.output)
-            elif self._chooses(node):
+            elif self._is_chosen(node):
                 chosen.add(number)
                 self._is_narrow.update(node.output)
         return NarrowPlan(
             model=self._model, nodes=frozenset(chosen), types=self._types, weights=self._weights
         )
 
-    def _chooses(self, node: Proto) -> bool:
-        """Tell whether one node becomes narrow."""
-        if not is_standard(node) or node.op_type not in (SEEDS | FOLLOWERS) - self._narrow.lacking:
+    def _is_chosen(self, node: Proto) -> bool:
+        if not is_standard(node) or node.op_type not in (SEEDS | FOLLOWERS) - self._narrow.unsupported:
             return False
         floats = [name for name in node.input if self._types.get(name) == FLOAT]
-        # Tensors of unknown type, and of float types that somebody chose already, are left alone.
+        # Tensors of unknown type, or already of another float type, stay as they are.
         if not floats or self._types.get(node.input[0] if node.op_type != "Where" else floats[0]) != FLOAT:
             return False
         if any(name in self._quantised for name in node.input) or node.output[0] in self._to_quantise:
             return False
         constant = [name for name in floats if name in self._origin]
-        if not all(self._holds(self._origin[name]) for name in constant):
+        if not all(self._weight_fits(self._origin[name]) for name in constant):
             return False
         if node.op_type in SEEDS:
             return len(constant) < len(floats)
         moving = [name for name in floats if name not in self._origin]
-        return bool(moving) and all(name in self._is_narrow for name in moving) and self._is_tame(node)
+        return bool(moving) and all(name in self._is_narrow for name in moving) and self._stays_in_range(node)
 
-    def _is_tame(self, node: Proto) -> bool:
-        """Tell whether a follower's numbers stay in range: no squares, no division by what is not constant."""
+    def _stays_in_range(self, node: Proto) -> bool:
+        """Tell whether a follower's numbers stay in range: no squares, no division by a variable."""
         if node.op_type == "Mul":
             return len(set(node.input)) == len(node.input)
         if node.op_type != "Div":
@@ -151,10 +137,10 @@ class _Chooser:
         size = np.abs(weight_values(self._weights[origin]))
         return bool(((size >= _DIVISORS[0]) & (size <= _DIVISORS[1])).all())
 
-    def _holds(self, name: str) -> bool:
-        if name not in self._held:
-            self._held[name] = self._narrow.holds(weight_values(self._weights[name]))
-        return self._held[name]
+    def _weight_fits(self, name: str) -> bool:
+        if name not in self._fits:
+            self._fits[name] = self._narrow.holds(weight_values(self._weights[name]))
+        return self._fits[name]
 
 
 def _element_types(model: Proto) -> dict[str, int]:
@@ -179,8 +165,10 @@ def _element_types(model: Proto) -> dict[str, int]:
             )
     try:
         known = shape_inference.infer_shapes(light).graph
-    except Exception as error:  # the library raises what its C++ half throws
-        raise bad_graph(f"expected a network whose types can be told, found: {error}") from error
+    except Exception as error:  # the library raises what its C++ code throws
+        raise bad_model(
+            f"expected a network whose types can be inferred, found: {error}", EXPORT_AGAIN
+        ) from error
     values = (*known.input, *known.value_info, *known.output)
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     types.update({value.name: value.type.tensor_type.elem_type for value in values if _is_tensor(value)})
@@ -191,13 +179,13 @@ def _is_tensor(value: Proto) -> bool:
     return bool(value.type.WhichOneof("value") == "tensor_type" and value.type.tensor_type.elem_type)
 
 
-def _without_functions(model: Proto) -> Proto:
-    """Write out the functions that a model defines, since only its main graph is converted."""
+def _inline_functions(model: Proto) -> Proto:
+    """Inline the functions that a model defines, since only its main graph is converted."""
     if not model.functions:
         return model
     from onnx import inliner  # noqa: PLC0415 - heavy
 
     try:
         return inliner.inline_local_functions(model)
-    except Exception as error:  # the library raises what its C++ half throws
-        raise bad_graph(f"expected functions that can be written out, found: {error}") from error
+    except Exception as error:  # the library raises what its C++ code throws
+        raise bad_model(f"expected functions that can be inlined, found: {error}", EXPORT_AGAIN) from error

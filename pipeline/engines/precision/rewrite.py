@@ -1,32 +1,33 @@
-"""Writes a network anew in which chosen nodes compute in 16 bits, for real or as an emulation in float32. Pure."""
+"""Rewrite a network so that chosen nodes compute in 16 bits, or emulate that in float32. Pure."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from pipeline.engines.onnx.file import Proto, is_repeated
-from pipeline.engines.onnx.graph import FLOAT, captured, fresh_name, names_in_use, weight_values
+from pipeline.engines.onnx.graph import FLOAT, fresh_name, names_in_use, nested_names, weight_values
 from pipeline.engines.precision.float16 import NarrowType
 from pipeline.engines.precision.plan import NarrowPlan
 
 _EVERY_OUTPUT: Final = frozenset({"Split"})
-"""Operators all of whose outputs have the type of the data; of others the first alone has."""
+"""Operators whose outputs all have the type of the data; others have it in their first output only."""
 
 
 def rewrite(plan: NarrowPlan, narrow: NarrowType, *, emulate: bool) -> Proto:
     """Return a copy of the planned network whose chosen nodes are narrow.
 
-    A tensor that is needed in both types has two names: its own, in float32, and a derived one, narrow. Casts between
-    the two are made once, where the first consumer stands.
+    A tensor that is needed in both types has two names: its own for float32 and a derived one for the narrow
+    type. A cast between them is inserted once, before the first consumer.
 
     Args:
-        plan: What becomes narrow.
+        plan: The nodes that become narrow.
         narrow: The type.
-        emulate: Keep every tensor in float32, and round it wherever the real graph would hold it narrow.
+        emulate: Keep every tensor in float32, and round it wherever the converted graph has it in the narrow
+            type.
     """
-    return _Writer(plan, narrow, emulate=emulate).write()
+    return _Rewriter(plan, narrow, emulate=emulate).write()
 
 
-class _Writer:
+class _Rewriter:
     def __init__(self, plan: NarrowPlan, narrow: NarrowType, *, emulate: bool) -> None:
         self._plan = plan
         self._narrow = narrow
@@ -39,16 +40,16 @@ class _Writer:
 
     def write(self) -> Proto:
         graph = self._plan.model.graph
-        outer = set(captured(graph))
+        used_inside = set(nested_names(graph))
         for number, node in enumerate(graph.node):
             if number in self._plan.nodes:
                 self._write_narrow(node)
-                self._widen(name for name in node.output if name in outer)
+                self._widen(name for name in node.output if name in used_inside)
             else:
                 self._widen(node.input)
                 self._nodes.append(node)
         self._widen(value.name for value in graph.output)
-        return self._assembled(outer)
+        return self._assemble(used_inside)
 
     def _write_narrow(self, node: Proto) -> None:
         written = type(node)()
@@ -75,10 +76,12 @@ class _Writer:
         for exact, name in rounded:
             self._round(exact, name)
 
-    def _assembled(self, outer: set[str]) -> Proto:
-        """Return the written nodes as a model, without the weights that nobody uses any more."""
+    def _assemble(self, used_inside: set[str]) -> Proto:
+        """Return the written nodes as a model, without unused weights; nested graphs use `used_inside`."""
         old = self._plan.model
-        used = outer.union(*(node.input for node in self._nodes), (value.name for value in old.graph.output))
+        used = used_inside.union(
+            *(node.input for node in self._nodes), (value.name for value in old.graph.output)
+        )
         nodes = [node for node in self._nodes if node.op_type != "Constant" or used.intersection(node.output)]
         unused = self._plan.weights.keys() - used
         present = {name for node in nodes for name in node.output}
@@ -99,15 +102,15 @@ class _Writer:
         return model
 
     def _narrow_name(self, name: str) -> str:
-        """Return the narrow twin of a tensor, which is made if nobody needed it before."""
+        """Return the name of a tensor in the narrow type; insert the cast if this is the first use."""
         if name not in self._narrowed:
-            self._narrowed[name] = twin = self._fresh(name, self._narrow.precision)
+            self._narrowed[name] = narrowed = self._fresh(name, self._narrow.precision)
             if name in self._plan.weights:
-                self._weights.append(self._narrow_weight(self._plan.weights[name], twin))
+                self._weights.append(self._narrow_weight(self._plan.weights[name], narrowed))
             elif self._emulate:
-                self._round(name, twin)
+                self._round(name, narrowed)
             else:
-                self._cast(name, twin, self._narrow.onnx)
+                self._cast(name, narrowed, self._narrow.onnx)
         return self._narrowed[name]
 
     def _narrow_weight(self, tensor: Proto, name: str) -> Proto:
@@ -129,7 +132,7 @@ class _Writer:
         self._cast(between, target, FLOAT)
 
     def _widen(self, names: Iterable[str]) -> None:
-        """Make the float32 twins of tensors that only exist narrow, because a consumer needs them."""
+        """Cast tensors that exist only in the narrow type to float32, before their first consumer."""
         for name in names:
             if name not in self._only_narrow:
                 continue
@@ -157,7 +160,7 @@ class _Writer:
         return fresh_name(f"{name}/{what}", self._names)
 
 
-def _copy(message: Proto, field: Proto, value: Any) -> None:  # noqa: ANN401 - onnx carries no types
+def _copy(message: Proto, field: Proto, value: Proto) -> None:
     """Copy one field of a protocol buffer message into an empty one."""
     if is_repeated(field):
         getattr(message, field.name).extend(value)

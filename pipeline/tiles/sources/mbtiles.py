@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.tiles.archive_cache import ArchiveCache, TileListing
 from pipeline.tiles.digest_cache import Fingerprint
 from pipeline.tiles.grid import TileRange, range_box_e7
-from pipeline.tiles.image_header import FORMAT_OF_EXTENSION, sniff
+from pipeline.tiles.image_header import IMAGE_EXTENSIONS, sniff
 from pipeline.tiles.sources.archive import TileArchive, bad_archive, unreadable_archive, unsupported_archive
 from pipeline.tiles.sources.read_tile import keep_open, source_changed
 from pipeline.tiles.tile import Extent, Locator, Place
@@ -44,7 +44,7 @@ class MBTilesArchive(TileArchive):
         super().__init__(spec, base=base, digest_cache_folder=digest_cache_folder, now_ns=now_ns)
         self._fingerprint = _require_at_rest(self._path)
         with self._open() as database:
-            self.tile_format = _tile_format(database, self._path)
+            _require_raster_tiles(database, self._path)
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`; bounds are those of the highest zoom."""
@@ -182,8 +182,7 @@ def _select(database: sqlite3.Connection, part: TileRange, columns: str) -> sqli
     )
 
 
-def _tile_format(database: sqlite3.Connection, path: Path) -> str:
-    """Return the encoding of the tiles, from the metadata or else from the first tile."""
+def _require_raster_tiles(database: sqlite3.Connection, path: Path) -> None:
     objects = {
         name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
     }
@@ -198,10 +197,10 @@ def _tile_format(database: sqlite3.Connection, path: Path) -> str:
         row = database.execute("SELECT value FROM metadata WHERE name = 'format'").fetchone()
     announced = None if row is None else str(row[0]).lower()
     if announced is not None:
-        tile_format = FORMAT_OF_EXTENSION.get(announced)
+        is_raster = announced in IMAGE_EXTENSIONS
     else:
-        tile_format = sniff(first[0]) if isinstance(first[0], bytes) else None
-    if tile_format is None:
+        is_raster = isinstance(first[0], bytes) and sniff(first[0]) is not None
+    if not is_raster:
         kind = {None: "none of them", "pbf": "vector tiles (pbf)"}.get(announced, f"format {announced!r}")
         raise unsupported_archive(
             path,
@@ -209,7 +208,6 @@ def _tile_format(database: sqlite3.Connection, path: Path) -> str:
             kind,
             "export the area as raster tiles, such as satellite imagery",
         )
-    return tile_format
 
 
 def _require_at_rest(path: Path) -> Fingerprint:
@@ -252,7 +250,6 @@ def _begins_with(path: str, magic: bytes) -> bool:
 
 @contextmanager
 def _sqlite_errors_as_ours(path: str | Path) -> Iterator[None]:
-    """Raise SQLite's errors as `TileError`."""
     try:
         yield
     except sqlite3.Error as error:

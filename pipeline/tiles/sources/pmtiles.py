@@ -35,7 +35,7 @@ MAX_FOUND = 40_000_000
 MAX_PACKED_DIRECTORY_BYTES = 16 << 20
 
 _MAGIC = b"PMTiles"
-_FORMATS = {TileType.JPEG: "jpeg", TileType.PNG: "png", TileType.WEBP: "webp"}
+_RASTER_TYPES = frozenset({TileType.JPEG, TileType.PNG, TileType.WEBP})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class PMTilesArchive(TileArchive):
             root = self._directory(file, self._header["root_offset"], self._header["root_length"])
             if not len(root.ids):
                 raise bad_archive(self._path, "at least one tile", "none", "export the archive again")
-            self.tile_format = self._tile_format(file)
+            self._require_raster_tiles(file)
 
     def extent(self) -> Extent:
         """See `TileMetadataStore.extent`; the header has it."""
@@ -106,24 +106,23 @@ class PMTilesArchive(TileArchive):
                 raise bad_archive(path, f"at least {end} bytes (end of {section})", f"{size}")
         return header
 
-    def _tile_format(self, file: int) -> str:
+    def _require_raster_tiles(self, file: int) -> None:
         header = self._header
         hint = "export the area as raster tiles, such as satellite imagery"
         expected = "raster tiles in jpg, png or webp, not compressed again"
         if header["tile_compression"] not in {Compression.NONE, Compression.UNKNOWN}:
             found = f"tiles in {header['tile_compression'].name.lower()}"
             raise unsupported_archive(self._path, expected, found, hint)
-        known = _FORMATS.get(header["tile_type"])
-        if known is None and header["tile_type"] is TileType.UNKNOWN:
-            known = sniff(read_at(file, header["tile_data_offset"], min(16, header["tile_data_length"])))
-        if known is None:
+        is_raster = header["tile_type"] in _RASTER_TYPES
+        if header["tile_type"] is TileType.UNKNOWN:
+            start = read_at(file, header["tile_data_offset"], min(16, header["tile_data_length"]))
+            is_raster = sniff(start) is not None
+        if not is_raster:
             vector = header["tile_type"] in {TileType.MVT, TileType.MLT}
             found = f"{'vector ' if vector else ''}tiles of type {header['tile_type'].name.lower()}"
             raise unsupported_archive(self._path, expected, found, hint)
-        return known
 
     def _directory(self, file: int, offset: int, length: int) -> Directory:
-        """Return the directory at an absolute offset."""
         if offset not in self._directories:
             name = f"a directory at offset {offset}"
             if length > MAX_PACKED_DIRECTORY_BYTES:

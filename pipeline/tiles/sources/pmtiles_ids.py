@@ -85,7 +85,6 @@ def _rotate(level: int, x: Numbers, y: Numbers, right: Numbers, lower: Numbers) 
 
 
 def _merge(starts: Numbers, ends: Numbers) -> tuple[Numbers, Numbers]:
-    """Sort disjoint intervals and join adjacent ones."""
     order = np.argsort(starts)
     starts, ends = starts[order], ends[order]
     if not len(starts):

@@ -20,7 +20,7 @@ from pipeline.errors import ErrorKind, RequestError
 from pipeline.request.geometry import BoxE7
 from pipeline.tiles.digest_cache import DigestCache, Fingerprint
 from pipeline.tiles.grid import TileRange, range_box_e7, tile_ranges
-from pipeline.tiles.image_header import FORMAT_OF_EXTENSION
+from pipeline.tiles.image_header import IMAGE_EXTENSIONS
 from pipeline.tiles.sources.archive import bad_archive
 from pipeline.tiles.sources.read_tile import read_tile_file, source_changed
 from pipeline.tiles.tile import Extent, Locator, ZoomRange
@@ -89,7 +89,7 @@ class XYZFolder:
         self, pattern: str, *, base: Path, digest_cache_folder: Path | None, now_ns: Callable[[], int]
     ) -> None:
         parts = _PATTERN.fullmatch(pattern)
-        if parts is None or parts["extension"].lower() not in FORMAT_OF_EXTENSION:
+        if parts is None or parts["extension"].lower() not in IMAGE_EXTENSIONS:
             raise RequestError(
                 f"tiles.source: expected DIR/{{z}}/{{x}}/{{y}}.EXT with jpg, png or webp, found {pattern!r}",
                 hint="write the three in this order, each once",
@@ -107,7 +107,6 @@ class XYZFolder:
                 subject=root,
             ) from error
         self.name = pattern
-        self.tile_format = FORMAT_OF_EXTENSION[parts["extension"].lower()]
         self._root = root
         self._suffix = "." + parts["extension"]
         self._row_of = _RowOfName(self._suffix)
@@ -143,7 +142,6 @@ class XYZFolder:
         return TileColumns.from_columns(places, digests=digests, sizes=keys[:, 2], locator_of=locator_of)
 
     def _path_of(self, z: int, x: int, y: int) -> str:
-        """Return the path of a tile's file."""
         return f"{self._root.rstrip('/')}/{z}/{x}/{y}{self._suffix}"
 
     def extent(self) -> Extent:
@@ -166,7 +164,6 @@ class XYZFolder:
         return Extent(zoom=None, box_e7=None)
 
     def _scan(self, wanted: TileRange, files: _FileColumns) -> None:
-        """Append the files of a rectangle."""
         for x in self._numbered_folders(f"{self._root}/{wanted.z}"):
             if wanted.x0 <= x <= wanted.x1:
                 self._scan_column(wanted, x, files)

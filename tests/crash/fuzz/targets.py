@@ -213,7 +213,7 @@ def archives(folder):
 
 
 def networks(folder):
-    from pipeline.engines.onnx.file import fix_sizes, inspect_onnx
+    from pipeline.engines.onnx.file import fix_sizes, parse_declaration
     from tests.small_builds import tiny_network
     from tests.toy_networks import toy_network
 
@@ -222,7 +222,7 @@ def networks(folder):
     def feed(data):
         import onnx
 
-        signature = inspect_onnx(data, subject="place")
+        signature = parse_declaration(data).signature()
         model = onnx.ModelProto()
         model.ParseFromString(data)
         fix_sizes(model, signature, batch=4, sample_shape=(3, 32, 32), model_name="place")

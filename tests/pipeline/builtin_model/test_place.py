@@ -236,18 +236,20 @@ class TestDataFile:
             lambda data: data[:-1] + bytes([data[-1] ^ 1]),
         ],
     )
-    def test_a_changed_file_is_refused_with_both_digests(self, tmp_path, damage):
+    def test_a_changed_file_is_refused_with_both_digests(self, tmp_path, monkeypatch, damage):
         file = tmp_path / "whitening.bin"
         changed = damage(place._WHITENING.read_bytes())
         file.write_bytes(changed)
+        monkeypatch.setattr(place, "_WHITENING", file)
         with pytest.raises(CompileError, match=place.PLACE_WHITENING_SHA256) as caught:
-            place.place_model(file)
+            place.place_model()
         assert hashlib.sha256(changed).hexdigest() in str(caught.value)
         assert caught.value.kind is ErrorKind.BAD_MODEL
 
-    def test_a_missing_file_is_named(self, tmp_path):
+    def test_a_missing_file_is_named(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(place, "_WHITENING", tmp_path / "absent.bin")
         with pytest.raises(CompileError, match=r"absent\.bin") as caught:
-            place.place_model(tmp_path / "absent.bin")
+            place.place_model()
         assert caught.value.kind is ErrorKind.BAD_MODEL
 
     @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from pipeline.embed.reusable_rows import KnownRows
+from pipeline.embed.reusable_rows import ReusableRows
 from pipeline.testing import TEXTURED, fake_vector
 from store.disk.artifacts import Artifacts
 from tests.small_builds import DIMENSIONS, ZOOM
@@ -18,7 +18,7 @@ def built(site):
 
 
 def known(site):
-    return KnownRows(Artifacts(site.layout), list(site.blocks().values()))
+    return ReusableRows(Artifacts(site.layout), list(site.blocks().values()))
 
 
 def digest(site, place):
@@ -45,7 +45,7 @@ def test_what_does_not_exist_is_left_out(built):
 
 
 def test_no_blocks_no_rows(built):
-    rows = KnownRows(Artifacts(built.layout), [])
+    rows = ReusableRows(Artifacts(built.layout), [])
     assert len(rows) == 0
     assert rows.rows([digest(built, (ZOOM, 0, 0))]) == {}
 

@@ -403,6 +403,7 @@ class TestBesideTheJournal:
         assert content(two) == before
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("after", [False, True])
 def test_a_repair_may_die_at_every_step(two, after, monkeypatch):
     """What was set aside is then missing; the next repair, or any writer, writes it again."""

@@ -100,7 +100,7 @@ def test_in_the_place_of_a_projection(site, place, shape):
     else:
         assert report.outcome is BuildOutcome.BUILT
     repaired = site.provisioner(trusted_keys=(site.key.public_bytes.hex(),)).repair()
-    assert place in {mend.what for mend in repaired.actions if mend.quarantine}
+    assert place in {action.what for action in repaired.actions if action.quarantine}
     assert repaired.go
     assert path.read_bytes() == before
     assert not path.is_symlink()

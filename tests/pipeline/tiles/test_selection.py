@@ -20,7 +20,6 @@ class FakeSource:
     """Tiles that exist only in a list."""
 
     name = "fake"
-    tile_format = "png"
 
     def __init__(self, places, box=(0, 0, 1, 1)):
         self.places = sorted(places)

@@ -192,7 +192,7 @@ def test_true_is_no_number_and_floats_are_nothing():
     for bad in (True, 1.0, "1", None, b"1"):
         with pytest.raises(DamagedHistoryError, match="generation"):
             event_codec.decode("generation.accepted", 1, {"generation": bad, "why": "", "host": {}})
-    for bad in (None, {}, "x", ("x",)):
+    for bad in (None, {}, "x", ("x",), [1]):
         with pytest.raises(DamagedHistoryError, match="digests"):
             event_codec.decode("collected", 1, {"digests": bad, "generations": [], "size": 0, "host": {}})
     for bad in (None, [], "x", 1):

@@ -380,6 +380,7 @@ class Death:
         return call
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("which", "after"), [("layout", False), ("fresh", True)])
 def test_a_rebuild_may_be_killed_at_every_step(pristine, which, after, request, tmp_path):
     """There is the old journal, or the new one, or none, which every command reports; never another."""

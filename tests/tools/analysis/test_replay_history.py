@@ -1,4 +1,4 @@
-"""Replay to every event of a long history gives, at each committed build, the very body that was committed."""
+"""Folding a long history gives, at each committed build, exactly the body that was committed."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def fold_all(records):
 
 
 class Writer:
-    """What a builder does, without disk and work: events judged and folded, manifests projected before each commit."""
+    """What a builder does, without disk and work: fold events, project a manifest before each commit."""
 
     def __init__(self):
         self.state = State()

@@ -56,7 +56,7 @@ def another(world, *, flight):
 
 
 def test_gc_says_first_and_removes_when_told(world):
-    """Builds 1 and 3 can go, with the three generations that show them, and what is left of the failed build 2."""
+    """Builds 1 and 3, the three generations that show them, and the failed build 2 can be collected."""
     for flight in ("a", "b"):
         assert world.json("build", another(world, flight=flight))["outcome"] == "built"
     told = world.json("gc", "--keep", "1")
@@ -114,7 +114,7 @@ def test_gc_beside_others(world):
 
 @pytest.mark.parametrize("commit", [True, False], ids=["committed since", "nothing committed since"])
 def test_a_journal_made_again_after_a_collection(world, commit):
-    """What was decided after the last commit is in the journal alone; the same collection decides it again."""
+    """A decision after the last commit is only in the journal; the same collection decides it again."""
     for flight in ("a", "b"):
         world.json("build", another(world, flight=flight))
     world.json("gc", "--keep", "1", "--yes")

@@ -1,4 +1,4 @@
-"""One area as two caches side by side, as `docs/scale.md` tells: they share no tile, and answer as the whole does."""
+"""One area as two caches side by side (`docs/scale.md`): they share no tile, and answer as one cache does."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A browser for all tests of the page, and real documents to draw: builds that were committed, failed and died."""
+"""A browser for all tests of the page, and documents of builds that were committed, failed or died."""
 
 import json
 import shutil

@@ -306,7 +306,7 @@ def test_words_stand_out_from_their_ground(theme):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_what_became_of_cells_differs_in_brightness_or_pattern_too(theme):
-    """Whoever sees no hues still tells apart what has no pattern: embedded and reused, and both from the ground."""
+    """Without hues, areas without a pattern still differ: embedded, reused and the ground."""
     colours = palette(theme)
     assert contrast(colours["embedded"], colours["reused"]) > 2.5
     assert contrast(colours["embedded"], colours["map"]) > 3

@@ -28,7 +28,7 @@ def strings(value, change):
 
 
 def spoiled(value, kinds=("status", "outcome", "severity", "kind", "tag")):
-    """A document with something hostile at the end of every text, also of those that are one of a few words."""
+    """A document with something hostile at the end of every text, also of those with few possible values."""
     return strings(value, lambda text: text + HOSTILE)
 
 
@@ -224,7 +224,7 @@ def test_a_build_that_was_found_dead_days_later_keeps_its_bars(draw, failed):
     widest = tab.js(
         "Math.max(...[...document.querySelectorAll('.did')].map((bar) => bar.getBoundingClientRect().width))"
     )
-    # Drawn over days, a step of seconds has less than a pixel; how wide it is else depends on how long each step took.
+    # Drawn over days, a step of seconds is narrower than a pixel.
     assert widest > 20
 
 

@@ -25,10 +25,17 @@ from pipeline.composition import build_cache_provisioner
 from pipeline.config import C10ProvisionerConfig
 from pipeline.embed.batcher import EngineSpec, LocalDescriptorBatcher, worker_setup
 from pipeline.embed.cells import group_cells, plan_windows, shared_digests
-from pipeline.embed.ray.actor import TileEmbedder, decoded, software
+from pipeline.embed.ray.actor import TileEmbedder, decode_frame, software
 from pipeline.embed.ray.batcher import ATTEMPTS, RayDescriptorBatcher
-from pipeline.embed.ray.cluster import Nodes, _own_signals, actor_options, connected, nodes_of, resource_of
-from pipeline.embed.ray.scaling import Patience
+from pipeline.embed.ray.cluster import (
+    ClusterNodes,
+    _keep_sigterm_handler,
+    actor_options,
+    connected,
+    living_nodes,
+    resource_of,
+)
+from pipeline.embed.ray.scaling import AdaptiveTimeout
 from pipeline.errors import EmbedError, ErrorKind, RequestError
 from pipeline.processes.framing import encode
 from pipeline.processes.serve import FAILED, FINISHED
@@ -65,6 +72,7 @@ onnx = "net.onnx"
 
 on_ray = [
     pytest.mark.ray,
+    pytest.mark.deep,  # a cluster takes seconds to start
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`"),
     # What Ray and its own children leave behind is not ours to close.
     pytest.mark.filterwarnings(
@@ -270,7 +278,7 @@ def test_a_node_that_vanishes_while_its_actor_lives_on_costs_its_windows(tiles, 
 
 @ray_test
 def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, engine, cluster, monkeypatch):
-    monkeypatch.setattr("pipeline.embed.ray.scaling.FLOOR_S", 2.0)
+    monkeypatch.setattr("pipeline.embed.ray.scaling.MIN_LIMIT_S", 2.0)
     stopped, retries, replaced = [], [], []
     (window,) = windows_of(tiles[:5], 5)
 
@@ -292,7 +300,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, en
 
 @ray_test
 def test_the_only_worker_hangs_and_another_takes_its_place(tiles, engine, monkeypatch):
-    monkeypatch.setattr("pipeline.embed.ray.scaling.FLOOR_S", 2.0)
+    monkeypatch.setattr("pipeline.embed.ray.scaling.MIN_LIMIT_S", 2.0)
     retries = []
     with cluster_of([{"num_cpus": 1}], monkeypatch):
 
@@ -451,19 +459,19 @@ def test_answers_of_one_window_that_are_lost_again_and_again_fail_the_build(
     with pytest.raises(EmbedError, match="found: lost: ObjectLostError") as told:
         embed(RayDescriptorBatcher(address="auto"), tiles, engine, size=60)
     assert told.value.kind is ErrorKind.WORKER_DIED
-    assert told.value.hint.startswith("see to the network")
+    assert told.value.hint.startswith("check the network")
 
 
 @ray_test
 def test_a_builder_that_was_kept_elsewhere_learns_nothing_from_it(tiles, engine, cluster, monkeypatch):
     learned, kept_s = [], 5.0
-    learn = Patience.learn
+    learn = AdaptiveTimeout.record
 
     def learning(self, tiles, seconds):
         learned.append(seconds)
         learn(self, tiles, seconds)
 
-    monkeypatch.setattr(Patience, "learn", learning)
+    monkeypatch.setattr(AdaptiveTimeout, "learn", learning)
     batcher = RayDescriptorBatcher(address="auto", workers=1)
     for result in batcher.embed(windows_of(tiles, 5), engine=engine, preprocessing=PREPROCESSING):
         if result.window.number == 3:
@@ -631,13 +639,13 @@ def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
     told = []
 
     def taken():
-        with _own_signals():
+        with _keep_sigterm_handler():
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
 
     def left():
-        with _own_signals():
+        with _keep_sigterm_handler():
             sys.exit(3)
 
     before = signal.signal(signal.SIGTERM, lambda *_: told.append("ours"))
@@ -751,18 +759,20 @@ def test_an_actor_refuses_another_engine_other_software_and_no_engine(engine):
     setup = {**worker_setup(engine, PREPROCESSING), "software": dict(software())}
     data = Path(engine.path).read_bytes()
     actor = TileEmbedder()
-    assert decoded(actor.embed(encode([])))[0] == FAILED
-    kind, said = decoded(actor.load(data + b"x", encode(setup)))
+    assert decode_frame(actor.embed(encode([])))[0] == FAILED
+    kind, said = decode_frame(actor.load(data + b"x", encode(setup)))
     assert kind == FAILED
     assert engine.sha256 in said["message"]
     assert set(software()) == {"c10", "numpy", "pillow", "simplejpeg"}
     for name in software():
-        kind, said = decoded(actor.load(data, encode({**setup, "software": {**software(), name: "0.1"}})))
+        kind, said = decode_frame(
+            actor.load(data, encode({**setup, "software": {**software(), name: "0.1"}}))
+        )
         assert kind == FAILED
         assert f"expected {name} 0.1" in said["message"]
-    assert decoded(actor.load(data, encode(setup))) == [FINISHED, None]
+    assert decode_frame(actor.load(data, encode(setup))) == [FINISHED, None]
     content = picture(1)
-    kind, (seconds, answer) = decoded(
+    kind, (seconds, answer) = decode_frame(
         actor.embed(encode([[hashlib.sha256(content).hexdigest(), content], ["00", content]]))
     )
     assert kind == FINISHED
@@ -805,8 +815,8 @@ def test_room_is_counted_on_nodes_that_live():
         {"NodeID": "c", "Alive": True, "Resources": {"CPU": 2.0}},
         {"NodeID": "d", "Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}},
     ]
-    assert nodes_of(listed, "CPU") == Nodes(alive=frozenset("abc"), room=6)
-    assert nodes_of(listed, "GPU") == Nodes(alive=frozenset("abc"), room=2)
+    assert living_nodes(listed, "CPU") == ClusterNodes(alive=frozenset("abc"), room=6)
+    assert living_nodes(listed, "GPU") == ClusterNodes(alive=frozenset("abc"), room=2)
 
 
 @pytest.fixture

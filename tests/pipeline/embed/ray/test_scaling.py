@@ -1,73 +1,80 @@
 """How long a window may take, and how many workers are wanted."""
 
-from pipeline.embed.ray.scaling import FACTOR, FLOOR_S, LEAST_TILES, UNKNOWN_S, Headcount, Patience
+from pipeline.embed.ray.scaling import (
+    FIRST_TILE_S,
+    MIN_LIMIT_S,
+    MIN_TILES,
+    SLOWDOWN,
+    AdaptiveTimeout,
+    WorkerScaling,
+)
 
 
 def test_until_a_window_is_done_each_tile_may_take_seconds():
-    assert Patience().limit_s(256) == 256 * UNKNOWN_S > FLOOR_S
-    assert Patience().limit_s(1) == LEAST_TILES * UNKNOWN_S
+    assert AdaptiveTimeout().limit_s(256) == 256 * FIRST_TILE_S > MIN_LIMIT_S
+    assert AdaptiveTimeout().limit_s(1) == MIN_TILES * FIRST_TILE_S
 
 
 def test_the_slowest_window_so_far_sets_the_limit_by_its_tiles():
-    patience = Patience()
-    patience.learn(256, 256.0)
-    patience.learn(256, 25.0)
-    assert patience.limit_s(256) == FACTOR * 256.0
-    assert patience.limit_s(512) == FACTOR * 512.0
+    patience = AdaptiveTimeout()
+    patience.record(256, 256.0)
+    patience.record(256, 25.0)
+    assert patience.limit_s(256) == SLOWDOWN * 256.0
+    assert patience.limit_s(512) == SLOWDOWN * 512.0
 
 
 def test_no_limit_is_below_the_floor():
-    patience = Patience()
-    patience.learn(256, 0.2)
-    assert patience.limit_s(256) == FLOOR_S
+    patience = AdaptiveTimeout()
+    patience.record(256, 0.2)
+    assert patience.limit_s(256) == MIN_LIMIT_S
 
 
 def test_a_small_window_that_was_slow_says_little_about_a_large_one():
-    patience = Patience()
-    patience.learn(1, 32.0)
-    assert patience.limit_s(256) == FACTOR * 256.0
+    patience = AdaptiveTimeout()
+    patience.record(1, 32.0)
+    assert patience.limit_s(256) == SLOWDOWN * 256.0
 
 
 def test_a_node_short_of_memory_goes_on_with_half_of_its_workers():
-    count = Headcount(16)
-    assert not count.lowered
-    assert count.shorten("a", 8) == 4
-    assert count.lowered
+    count = WorkerScaling(16)
+    assert not count.is_reduced
+    assert count.reduce_node("a", 8) == 4
+    assert count.is_reduced
     assert count.wanted(alive={"a", "b"}, room=16) == 12
-    assert count.shorten("a", 4) == 2
-    assert count.shorten("b", 3) == 1
+    assert count.reduce_node("a", 4) == 2
+    assert count.reduce_node("b", 3) == 1
     assert count.wanted(alive={"a", "b"}, room=16) == 8
 
 
 def test_a_lone_worker_of_a_node_is_not_taken_away():
-    count = Headcount(2)
-    assert count.shorten("a", 1) == 1
-    assert not count.lowered
+    count = WorkerScaling(2)
+    assert count.reduce_node("a", 1) == 1
+    assert not count.is_reduced
     assert count.wanted(alive={"a", "b"}, room=2) == 2
 
 
 def test_who_waits_for_room_does_not_take_the_place_that_memory_was_freed_in():
-    count = Headcount(10)
+    count = WorkerScaling(10)
     assert count.wanted(alive={"a"}, room=4) == 10
-    count.shorten("a", 4)
+    count.reduce_node("a", 4)
     assert count.wanted(alive={"a"}, room=4) == 2
 
 
 def test_a_node_that_is_gone_is_short_of_nothing():
-    count = Headcount(8)
-    count.shorten("a", 4)
+    count = WorkerScaling(8)
+    count.reduce_node("a", 4)
     assert count.wanted(alive={"b"}, room=4) == 8
-    assert not count.lowered
+    assert not count.is_reduced
     assert count.wanted(alive={"a", "b"}, room=8) == 8
 
 
 def test_at_least_one_worker_is_wanted():
-    count = Headcount(4)
-    count.shorten("a", 4)
+    count = WorkerScaling(4)
+    count.reduce_node("a", 4)
     assert count.wanted(alive={"a"}, room=1) == 1
 
 
 def test_memory_that_ran_out_who_knows_where_costs_one_worker_but_not_the_last():
-    count = Headcount(3)
-    assert [count.concede() for _ in range(3)] == [True, True, False]
+    count = WorkerScaling(3)
+    assert [count.reduce() for _ in range(3)] == [True, True, False]
     assert count.wanted(alive={"a"}, room=4) == 1

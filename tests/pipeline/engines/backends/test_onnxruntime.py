@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
-from pipeline.engines.onnx.file import inspect_onnx, onnx_digest, read_onnx
+from pipeline.engines.onnx.file import onnx_digest, parse_declaration, read_onnx
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import encode
@@ -259,20 +259,24 @@ def test_a_compile_that_takes_too_long_is_a_timeout(job, tmp_path):
     assert caught.value.kind is ErrorKind.COMPILE_TIMEOUT
 
 
+def signature_of(data, **options):
+    return parse_declaration(data).signature(**options)
+
+
 def refusal(model, **options):
     with pytest.raises(CompileError) as caught:
-        inspect_onnx(model if isinstance(model, bytes) else model.SerializeToString(), **options)
+        signature_of(model if isinstance(model, bytes) else model.SerializeToString(), **options)
     assert caught.value.kind is ErrorKind.BAD_MODEL
     assert caught.value.hint
     return caught.value.message
 
 
 def test_inspection_tells_what_a_network_takes_and_gives():
-    signature = inspect_onnx(toy_network().SerializeToString())
+    signature = signature_of(toy_network().SerializeToString())
     assert (signature.input.name, signature.input.shape) == ("input", ("N", 3, 64, 64))
     assert (signature.output.name, signature.output.shape) == ("descriptor", ("N", DIMENSIONS))
     assert signature.fixed_batch() is None
-    assert inspect_onnx(toy_network(batch=4).SerializeToString()).fixed_batch() == 4
+    assert signature_of(toy_network(batch=4).SerializeToString()).fixed_batch() == 4
 
 
 def test_networks_of_another_shape_are_refused_with_a_reason():
@@ -290,7 +294,7 @@ def test_several_outputs_need_a_choice():
     model = toy_network(extra_output=True)
     assert "expected one output" in refusal(model)
     assert "expected an output called 'vector'" in refusal(model, output="vector")
-    assert inspect_onnx(model.SerializeToString(), output="descriptor").output.name == "descriptor"
+    assert signature_of(model.SerializeToString(), output="descriptor").output.name == "descriptor"
 
 
 @pytest.mark.parametrize("length", [0, 1, 10, 200, 1500, -1])
@@ -311,7 +315,7 @@ def test_a_flipped_byte_is_refused_or_read(position, mask):
     data = bytearray(GOOD)
     data[position] ^= mask
     try:
-        signature = inspect_onnx(bytes(data))
+        signature = signature_of(bytes(data))
     except CompileError:
         return
     assert len(signature.input.shape) == 4
@@ -394,7 +398,7 @@ def test_external_weights_in_the_default_of_a_function_count_too(tmp_path, monke
         onnx_digest(path)
     (tmp_path / "weights.bin").write_bytes(content)
     before = onnx_digest(path)
-    model = read_onnx(path, expected_sha256=before).model
+    model = read_onnx(path, expected_sha256=before)
     assert b"weights.bin" not in model.SerializeToString()
     OnnxRuntimeCompiler().compile(job_of(path), scratch=tmp_path)
     (tmp_path / "weights.bin").write_bytes(bytes(len(content)))
@@ -428,7 +432,7 @@ def test_external_data_of_nested_graphs_is_found(tmp_path):
     inner = onnx.load(path, load_external_data=False).graph
     outer = toy_network()
     outer.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner, else_branch=inner))
-    assert inspect_onnx(outer.SerializeToString()).external == ("weights.bin",)
+    assert parse_declaration(outer.SerializeToString()).external == ("weights.bin",)
 
 
 def test_golden_images_never_change():

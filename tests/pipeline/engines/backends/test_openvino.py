@@ -236,20 +236,13 @@ def test_an_engine_for_another_processor_is_never_imported(made, untouchable):
         load(other)
 
 
-def test_a_beginning_is_never_imported(made, untouchable):
+@pytest.mark.parametrize("end", [0, 1, 8, 19, 20, 40, -1])
+def test_a_beginning_is_never_imported(made, end, untouchable):
     data = made["fp32"][1]
-
-    def is_header(length):
-        try:
-            return read_requirements(memoryview(data[:length])) is not None
-        except EngineLoadError:
-            return False
-
-    # The header names the instruction set, so that its length depends on the processor.
-    header = next(length for length in range(len(data)) if is_header(length))
-    for length in {0, 1, 8, 19, 20, 40, header - 1}:
-        with pytest.raises(EngineLoadError, match="OpenVINO exported"):
-            load(data[:length])
+    # The requirements name the instruction set, so that their length depends on the processor.
+    requirements_end = 20 + int.from_bytes(data[12:20], "little")
+    with pytest.raises(EngineLoadError, match="OpenVINO exported"):
+        load(data[:requirements_end][:end])
 
 
 @pytest.mark.parametrize("junk", [b"", bytes(200), b"RR_UPCVO" + b"\xff" * 200, b"\x7fELF" * 50])

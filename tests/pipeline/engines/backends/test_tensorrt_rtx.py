@@ -79,6 +79,7 @@ def test_the_embedded_descriptor_compiles(tmp_path):
     assert len(COMPILER.version.split(".")) == 4
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("make", "dimensions", "least_mb"),
     [(resnet50, 512, 90), (vit_b14, 768, 330), (mobilenet, 256, 2)],

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
 from pipeline.engines.models import network, network_cache
-from pipeline.engines.models.network import look_at_models
-from pipeline.engines.models.network_cache import NetworkMemory
+from pipeline.engines.models.network import inspect_models
+from pipeline.engines.models.network_cache import NetworkCache
 from pipeline.engines.onnx.file import onnx_digest
 from pipeline.errors import CompileError
 from pipeline.tiles.digest_cache import RACY_NS
@@ -34,9 +34,9 @@ class Desk:
         monkeypatch.setattr(network, "onnx_digest", counted)
 
     def look(self, *, folder=None, **model):
-        memory = NetworkMemory(folder or self.folder, now_ns=lambda: time.time_ns() + self.ahead_ns)
+        memory = NetworkCache(folder or self.folder, now_ns=lambda: time.time_ns() + self.ahead_ns)
         request = self.site.request(model=model)
-        return look_at_models(request, OnnxRuntimeCompiler(), None, networks=memory)
+        return inspect_models(request, OnnxRuntimeCompiler(), None, networks=memory)
 
     def kept(self):
         return sorted(self.folder.iterdir()) if self.folder.exists() else []

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline.engines.onnx.input_shapes import settle_sizes
+from pipeline.engines.onnx.input_shapes import set_input_sizes
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.errors import CompileError, ErrorKind
 from tests.networks import with_open_size
@@ -39,7 +39,7 @@ def sizes(model, name="input"):
 
 def refusal(model, job):
     with pytest.raises(CompileError) as caught:
-        settle_sizes(model, job)
+        set_input_sizes(model, job)
     assert caught.value.kind is ErrorKind.BAD_MODEL
     assert caught.value.hint
     return caught.value.message
@@ -47,17 +47,17 @@ def refusal(model, job):
 
 def test_a_descriptor_network_gets_its_batch():
     model = toy_network()
-    assert settle_sizes(model, job_of(batch=4)) == {}
+    assert set_input_sizes(model, job_of(batch=4)) == {}
     assert sizes(model) == [4, *SAMPLE]
 
 
 def test_a_profile_leaves_the_batch_open():
     model = toy_network()
     profile = around(1, 8, 32)
-    assert settle_sizes(model, job_of(profile=profile)) == {"input": profile}
+    assert set_input_sizes(model, job_of(profile=profile)) == {"input": profile}
     assert sizes(model) == ["batch", *SAMPLE]
     model = toy_network()
-    assert settle_sizes(model, job_of(profile=around(8, 8, 8))) == {}
+    assert set_input_sizes(model, job_of(profile=around(8, 8, 8))) == {}
     assert sizes(model) == [8, *SAMPLE]
 
 
@@ -81,7 +81,7 @@ def test_a_profile_for_a_fixed_batch_is_refused():
 
 def test_an_auxiliary_network_takes_the_batch_and_asks_for_the_rest():
     model = toy_network()
-    assert settle_sizes(model, job_of("auxiliary", batch=2)) == {}
+    assert set_input_sizes(model, job_of("auxiliary", batch=2)) == {}
     assert sizes(model) == [2, *SAMPLE]
     assert "axis 2 of the input 'input'" in refusal(with_open_size(), job_of("auxiliary"))
 
@@ -89,7 +89,7 @@ def test_an_auxiliary_network_takes_the_batch_and_asks_for_the_rest():
 def test_an_auxiliary_network_takes_a_profile():
     model = with_open_size()
     profile = ShapeRange(min=(1, 3, 32, 64), opt=(1, 3, 64, 64), max=(1, 3, 128, 64))
-    assert settle_sizes(model, job_of("auxiliary", profile=profile)) == {"input": profile}
+    assert set_input_sizes(model, job_of("auxiliary", profile=profile)) == {"input": profile}
     assert sizes(model) == [1, 3, "height", 64]
     wrong = ShapeRange(min=(1, 4, 32, 64), opt=(1, 4, 64, 64), max=(1, 4, 128, 64))
     assert "expected 3 along axis 1" in refusal(with_open_size(), job_of("auxiliary", profile=wrong))
@@ -118,9 +118,9 @@ def test_a_nameless_axis_is_not_the_batch():
 def test_other_inputs_share_named_sizes_and_the_batch():
     profile = ShapeRange(min=(1, 4), opt=(2, 8), max=(3, 16))
     model = two_inputs(["n", "length"], ["n", "length"])
-    assert settle_sizes(model, job_of("auxiliary", profile=profile)) == {"input": profile, "mask": profile}
+    assert set_input_sizes(model, job_of("auxiliary", profile=profile)) == {"input": profile, "mask": profile}
     model = two_inputs(["n", 8], ["m", 8])
-    assert settle_sizes(model, job_of("auxiliary", batch=2)) == {}
+    assert set_input_sizes(model, job_of("auxiliary", batch=2)) == {}
     assert sizes(model, "mask") == [2, 8]
     assert "'mask'" in refusal(
         two_inputs(["n", "length"], ["n", "other"]), job_of("auxiliary", profile=profile)

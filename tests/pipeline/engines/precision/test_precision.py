@@ -12,14 +12,14 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.builtin_model.place import place_model
-from pipeline.engines.onnx.file import fix_sizes, inspect_onnx
+from pipeline.engines.onnx.file import fix_sizes, parse_declaration
 from pipeline.engines.precision.convert import (
     RECIPE,
     conversion_document,
     conversion_parity,
     convert,
     cosine,
-    emulated,
+    emulate,
     sample_feeds,
     worst_node,
 )
@@ -98,7 +98,7 @@ def narrow_operators(model, precision="fp16"):
 def batch_of(model, batch, side):
     name = model.graph.input[0].name
     if model.graph.input[0].type.tensor_type.shape.dim[0].WhichOneof("value") != "dim_value":
-        signature = inspect_onnx(model.SerializeToString())
+        signature = parse_declaration(model.SerializeToString()).signature()
         fix_sizes(model, signature, batch=batch, sample_shape=(3, side, side), model_name="m")
     return model, {name: golden_inputs((batch, 3, side, side))}
 
@@ -119,7 +119,7 @@ def test_networks_agree_with_themselves_in_16_bits(name):
         assert LEAST_COSINE[precision] < measured < 1
     converted = convert(model, "fp16")
     # The real thing, which this runtime computes in float16 or wider, differs from the emulation by less than from fp32.
-    real, pretended = run(converted, feeds)[0], run(emulated(model, "fp16"), feeds)[0]
+    real, pretended = run(converted, feeds)[0], run(emulate(model, "fp16"), feeds)[0]
     assert cosine(real, pretended) > 0.99999
     assert {"Conv"} <= set(narrow_operators(model))
     assert len(converted.SerializeToString()) < 0.7 * len(model.SerializeToString())
@@ -128,13 +128,13 @@ def test_networks_agree_with_themselves_in_16_bits(name):
 def test_fp32_is_the_network_itself():
     model = toy_network()
     assert convert(model, "fp32") is model
-    assert emulated(model, "fp32") is model
+    assert emulate(model, "fp32") is model
     assert conversion_parity(model, "fp32", {}) == 1.0
     assert worst_node(model, "fp32", {}) is None
     assert conversion_document("fp32") == {}
 
 
-@pytest.mark.parametrize("call", [convert, emulated, lambda model, precision: conversion_document(precision)])
+@pytest.mark.parametrize("call", [convert, emulate, lambda model, precision: conversion_document(precision)])
 def test_an_unknown_precision_is_refused(call):
     with pytest.raises(CompileError, match=r"fp16 or bf16, found 'int8'.*QuantizeLinear"):
         call(toy_network(), "int8")
@@ -187,7 +187,7 @@ def test_the_emulation_rounds_input_weights_and_result(precision):
     model = graph([("MatMul", ["x", "w"], ["y"], {})], [("w", weights)])
     rounded = NARROW[precision].rounded
     expected = rounded(rounded(sample) @ rounded(weights))
-    np.testing.assert_array_equal(run(emulated(model, precision), {"x": sample})[0], expected)
+    np.testing.assert_array_equal(run(emulate(model, precision), {"x": sample})[0], expected)
 
 
 WIDE = [
@@ -609,7 +609,7 @@ def test_any_graph_stays_well_typed_and_the_emulation_agrees_with_it(model):
     sample = {"x": normal(4, 4, seed=5)}
     converted = convert(model, "fp16")
     types(converted)
-    real, pretended = run(converted, sample), run(emulated(model, "fp16"), sample)
+    real, pretended = run(converted, sample), run(emulate(model, "fp16"), sample)
     for found, expected in zip(real, pretended, strict=True):
         assert found.dtype == expected.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)

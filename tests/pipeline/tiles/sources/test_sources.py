@@ -50,7 +50,6 @@ class TestEverySource:
             assert tile.size == len(tiles[tile.place])
             carried = msgpack.unpackb(msgpack.packb(tile.locator))
             assert read_tile(carried) == tiles[tile.place]
-        assert source.tile_format == "png"
 
     def test_keeps_to_box_and_zoom(self, kind, write, archives, tmp_path):
         tiles = archives.block(13, 1400, 3196, columns=8, rows=8) | archives.block(
