@@ -1,7 +1,7 @@
 """Networks of well-known shapes with random weights, the same on every run, made without any download.
 
-They take images [batch, 3, side, side] as `input` and give unit vectors [batch, d] as `descriptor`, as C10's descriptor
-networks do. Weights are drawn so that activations neither die nor overflow, also in 16 bits.
+They take images [batch, 3, side, side] as `input` and give unit vectors [batch, d] as `descriptor`, as C10's
+descriptor networks do. Weights are drawn so that activations neither die nor overflow, also in 16 bits.
 """
 
 import math

@@ -1,10 +1,11 @@
 """Measure how fast the journal appends, against LMDB put and committed with the very same bytes.
 
-Run from the root of the repository: `python tests/benchmarks/append_rate.py [FOLDER]`. Both sides write the same keys
-and values into files of their own in one folder, opened with the same settings, one durable transaction for each
-append. They take turns append by append, so that whatever else the machine does meets both; a round gives the median
-time of either side, and what is told is the median of the rounds' ratios. The side of LMDB has its bytes ready:
-encoding, the chain and every question that the journal asks count against the journal.
+Run from the root of the repository: `python tests/benchmarks/append_rate.py [FOLDER]`. Both sides write the
+same keys and values into files of their own in one folder, opened with the same settings, one durable
+transaction for each append. They take turns append by append, so that whatever else the machine does meets
+both; a round gives the median time of either side, and what is told is the median of the rounds' ratios. The
+side of LMDB has its bytes ready: encoding, the chain and every question that the journal asks count against
+the journal.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """The phases of a build with nothing around them, in a process of its own: what the machine needs for them at least.
 
-Reads requests as JSON from standard input, one a line, and says on standard output when each is done; so that a process
-which stays has its libraries loaded from the second on. Knows nothing of C10 except for how a tile is decoded and resized.
+Reads requests as JSON from standard input, one a line, and says on standard output when each is done; so that
+a process which stays has its libraries loaded from the second on. Knows nothing of C10 except for how a tile
+is decoded and resized.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Caches, folders and archives to measure on: many tiles of few bytes, embedded by no network at all.
 
-What stands in for the network gives unit vectors made of the tiles' digests; selection, journal, blocks, index, walk
-and commit are the real ones.
+What stands in for the network gives unit vectors made of the tiles' digests; selection, journal, blocks,
+index, walk and commit are the real ones.
 """
 
 import sqlite3

@@ -1,10 +1,10 @@
 """Throughput of ONNX Runtime and OpenVINO on the same networks, and how well their answers agree.
 
-Run from the root of the repository: `python tests/benchmarks/engines_cpu.py`. Engines are compiled by C10's own
-compilers and run through its own runtime. They take turns, one batch each, so that whatever else the machine does falls
-on all of them alike; the ratios are medians over the rounds. Next to images per second stand images per second of
-processor time, which other programs disturb less. Agreement is the least cosine to ONNX Runtime on the network as it
-was given, over golden images that share no batch.
+Run from the root of the repository: `python tests/benchmarks/engines_cpu.py`. Engines are compiled by C10's
+own compilers and run through its own runtime. They take turns, one batch each, so that whatever else the
+machine does falls on all of them alike; the ratios are medians over the rounds. Next to images per second
+stand images per second of processor time, which other programs disturb less. Agreement is the least cosine to
+ONNX Runtime on the network as it was given, over golden images that share no batch.
 """
 
 import argparse

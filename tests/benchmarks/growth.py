@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.growth [--sizes N ...] [--folder DIR] [--json FILE] [--plot FILE.svg]
 
-Tiles come from an MBTiles archive and go through everything but a network: selection, journal, blocks, flat index, checks,
-coverage walk, commit. Every size has a process of its own, so that its peak of memory is its own. What grows is told
-in processor seconds, children included, since others may use the machine too; where time is short, it is the median of
-several runs. The exponent is the slope of a line through the logarithms (least squares), from ten thousand tiles on,
-where constant costs no longer hide it: 1 is linear, and n log n gives about 1.1 in this range.
+Tiles come from an MBTiles archive and go through everything but a network: selection, journal, blocks, flat
+index, checks, coverage walk, commit. Every size has a process of its own, so that its peak of memory is its
+own. What grows is told in processor seconds, children included, since others may use the machine too; where
+time is short, it is the median of several runs. The exponent is the slope of a line through the logarithms
+(least squares), from ten thousand tiles on, where constant costs no longer hide it: 1 is linear, and n log n
+gives about 1.1 in this range.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """A long journal without its tiles: a real cache goes on with a build that embeds so many cells and is never committed.
 
-Records, transactions and states are the real ones, in the order in which a build appends them: for each window its
-start, then its cells. Only the blocks are missing that the cells name, so that the cost of a journal of very many cells
-can be measured without their vectors.
+Records, transactions and states are the real ones, in the order in which a build appends them: for each
+window its start, then its cells. Only the blocks are missing that the cells name, so that the cost of a
+journal of very many cells can be measured without their vectors.
 """
 
 import time

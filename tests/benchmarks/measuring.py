@@ -1,7 +1,8 @@
 """How two sides are held against each other: in pairs, in turns, in one run.
 
-Both sides of a pair do the same work right after each other, and who goes first changes from pair to pair, so that
-whatever else the machine does falls on both. What is told is the median of the pairs' ratios, with its quartiles.
+Both sides of a pair do the same work right after each other, and who goes first changes from pair to pair, so
+that whatever else the machine does falls on both. What is told is the median of the pairs' ratios, with its
+quartiles.
 """
 
 import gc
@@ -40,7 +41,8 @@ class Target:
 class Row:
     """One line of the table. Times are medians in seconds; `low` and `high` are the quartiles of the ratio.
 
-    `unit` says what is held against each other where that is not time: "B" for bytes of memory. `missing` says why there is no figure.
+    `unit` says what is held against each other where that is not time: "B" for bytes of memory. `missing`
+    says why there is no figure.
     """
 
     name: str

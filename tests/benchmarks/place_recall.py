@@ -1,8 +1,8 @@
 """Measure the recall of `builtin:place` on landscapes that its whitening has never seen.
 
-Run from the root of the repository: `python tests/benchmarks/place_recall.py`. Every distinguishable tile is asked
-for once under each kind of condition among all tiles of all landscapes. Peers: the same features without whitening,
-and their absolute values alone, which is the classical rotation-invariant GIST.
+Run from the root of the repository: `python tests/benchmarks/place_recall.py`. Every distinguishable tile is
+asked for once under each kind of condition among all tiles of all landscapes. Peers: the same features
+without whitening, and their absolute values alone, which is the classical rotation-invariant GIST.
 """
 
 import argparse

@@ -1,11 +1,12 @@
 """What a cell costs more on Ray than with local processes, with networks of several costs.
 
-Run from the root of the repository: `python tests/benchmarks/ray_overhead.py [--network none place resnet50]`, with the
-extra `ray`. Both executors have as many workers and embed the same cells of JPEG tiles in turns, in one run, and who
-goes first changes from pair to pair. Time runs from the first result to the last, for each cell; starting is told
-apart. Told are medians over the pairs, and quartiles of what a pair differs by; and what the building process itself
-spent on a cell, which bounds how many workers it can feed. `none` is a network that costs almost
-nothing, so that what is left is the transport; `place` is `builtin:place`; `resnet50` has random weights.
+Run from the root of the repository: `python tests/benchmarks/ray_overhead.py [--network none place
+resnet50]`, with the extra `ray`. Both executors have as many workers and embed the same cells of JPEG tiles
+in turns, in one run, and who goes first changes from pair to pair. Time runs from the first result to the
+last, for each cell; starting is told apart. Told are medians over the pairs, and quartiles of what a pair
+differs by; and what the building process itself spent on a cell, which bounds how many workers it can feed.
+`none` is a network that costs almost nothing, so that what is left is the transport; `place` is
+`builtin:place`; `resnet50` has random weights.
 """
 
 import argparse

@@ -164,9 +164,9 @@ def verification(settings: Settings) -> Iterator[Row]:
 def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
     """Full verification against parallel SHA-256 of what the head names, and against the same checks in their simplest form.
 
-    The bare peer beside the hashes is there because hashes are a part of the work: the structure of the journal and its
-    every record, the tables, whatever else lies in the tree and whether the index loads are looked at as well, and cost
-    what they cost however small the artifacts are.
+    The bare peer beside the hashes is there because hashes are a part of the work: the structure of the
+    journal and its every record, the tables, whatever else lies in the tree and whether the index loads are
+    looked at as well, and cost what they cost however small the artifacts are.
     """
     state = open_view(site.layout).state
     if state.head is None or state.head_build is None or state.head_build.index is None:

@@ -23,9 +23,10 @@ _ROUND_S = 2.0
 def one_changed(settings: Settings) -> Iterator[Row]:
     """A build after one tile of an archive changed: beyond what it may cost, and as part of a full build.
 
-    What it may cost is a build that is up to date, a new index, whose seconds the journal of the full build tells, and two seconds more.
-    A full build with a network like ResNet-50 is the build with no network, and the network's seconds for every tile, as
-    measured in this run on a few batches with all processors. A graph is what a region of this size has by default.
+    What it may cost is a build that is up to date, a new index, whose seconds the journal of the full build
+    tells, and two seconds more. A full build with a network like ResNet-50 is the build with no network, and
+    the network's seconds for every tile, as measured in this run on a few batches with all processors. A
+    graph is what a region of this size has by default.
     """
     number = settings.size(100_000, 100_000)
     work = f"build after one of {number:,} tiles changed"
@@ -96,8 +97,8 @@ def _network_s() -> float:
 def memory(settings: Settings) -> Iterator[Row]:
     """Resident memory of a whole build at its greatest, against the size of the finished index and 1.5 GB.
 
-    Descriptors come from no network, so that no workers run beside the build: theirs is what their network takes, and
-    they have ended before the index is begun, which is where the peak lies.
+    Descriptors come from no network, so that no workers run beside the build: theirs is what their network
+    takes, and they have ended before the index is begun, which is where the peak lies.
     """
     from tests.benchmarks.watched import ARCHIVE, peak
 

@@ -124,9 +124,9 @@ def embedding(settings: Settings) -> Iterator[Row]:
 def cold_build(settings: Settings) -> Iterator[Row]:
     """A build from nothing against its bare phases, one after another.
 
-    In `cold` both sides run in processes that stay, so that the pair which is not counted has loaded the libraries of
-    either; children that compile and embed start anew on both. In `cold-command` both are commands, and each begins by
-    loading what it needs.
+    In `cold` both sides run in processes that stay, so that the pair which is not counted has loaded the
+    libraries of either; children that compile and embed start anew on both. In `cold-command` both are
+    commands, and each begins by loading what it needs.
     """
     number = settings.size(2_000, 10_000)
     site = _place_site(settings.place("cold"), number)
@@ -185,9 +185,9 @@ def cold_build(settings: Settings) -> Iterator[Row]:
 def index(settings: Settings) -> Iterator[Row]:
     """The index of stored blocks against the same calls on one array in memory, and on the same files.
 
-    A flat index is little more than a copy: an array in memory leaves out reading, hashing and checking what is copied,
-    which is nearly all of the work. Hence the second peer, which reads each block's file, hashes it and takes its
-    vectors, and asks nothing about them.
+    A flat index is little more than a copy: an array in memory leaves out reading, hashing and checking what
+    is copied, which is nearly all of the work. Hence the second peer, which reads each block's file, hashes
+    it and takes its vectors, and asks nothing about them.
     """
     import faiss
 

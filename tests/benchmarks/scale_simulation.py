@@ -1,13 +1,15 @@
 """What very many tiles cost, from what fewer cost: real builds of growing size, and the table of `docs/scale.md`.
 
-    python -m tests.benchmarks.scale_simulation --json FILE [--only builds journals indexes embedding] [--sizes N ...]
-    python -m tests.benchmarks.scale_simulation --json FILE --table [--network-ms MS] [--feed-ms MS]
+    python -m tests.benchmarks.scale_simulation --json FILE [--only builds journals indexes embedding]
+    [--sizes N ...] python -m tests.benchmarks.scale_simulation --json FILE --table [--network-ms MS]
+    [--feed-ms MS]
 
-Every size has a process of its own, so that its peak of memory is its own. `builds`: a cache is built from an archive
-by everything but a network (selection, journal, blocks, flat index, checks, walk, commit). `journals`: the records of
-so many cells without their blocks (`long_journals`), folded. `indexes`: an HNSW graph of so many random
-rows. `embedding`: milliseconds for a tile of 20 kB, decoding alone and with the embedded and a ResNet-50 network, one
-thread. What is measured is merged into FILE; `--table` prints what `tests.benchmarks.scale_table` makes of it.
+Every size has a process of its own, so that its peak of memory is its own. `builds`: a cache is built from an
+archive by everything but a network (selection, journal, blocks, flat index, checks, walk, commit).
+`journals`: the records of so many cells without their blocks (`long_journals`), folded. `indexes`: an HNSW
+graph of so many random rows. `embedding`: milliseconds for a tile of 20 kB, decoding alone and with the
+embedded and a ResNet-50 network, one thread. What is measured is merged into FILE; `--table` prints what
+`tests.benchmarks.scale_table` makes of it.
 """
 
 import argparse

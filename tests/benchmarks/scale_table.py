@@ -1,8 +1,9 @@
 """The table of `docs/scale.md`: constants fitted to what was measured, and what they make of very many tiles. Pure.
 
-What was measured at three sizes or more becomes a line, least squares: so much for each tile, beside what any cache
-costs. How far it is from a line is told as the exponent between the two greatest sizes. What grows faster than a line
-by more than times differ from run to run is carried on by that exponent from the greatest size, whatever it is.
+What was measured at three sizes or more becomes a line, least squares: so much for each tile, beside what any
+cache costs. How far it is from a line is told as the exponent between the two greatest sizes. What grows
+faster than a line by more than times differ from run to run is carried on by that exponent from the greatest
+size, whatever it is.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -100,7 +101,8 @@ def table(kept: Mapping[str, Measured], *, network_ms: float | None, feed_ms: fl
 
     Args:
         kept: What was measured, by part.
-        network_ms: What a large network costs for a tile, milliseconds, with decoding; by default as measured.
+        network_ms: What a large network costs for a tile, milliseconds, with decoding; by default as
+            measured.
         feed_ms: What a builder spends on a cell that it sends to a Ray cluster, milliseconds.
     """
     builds, journals, indexes = kept["builds"], kept["journals"], kept["indexes"]

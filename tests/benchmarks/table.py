@@ -2,10 +2,12 @@
 
 Run from the root of the repository, with the extras `cpu` and `bench` installed:
 
-    python -m tests.benchmarks.table [--rows NAME ...] [--quick] [--full] [--json FILE] [--baseline FILE --check]
+    python -m tests.benchmarks.table [--rows NAME ...] [--quick] [--full] [--json FILE] [--baseline FILE
+    --check]
 
-Both sides of a row do the same work in one run, in turns; a row tells the median of the pairs' ratios. Figures depend
-on the machine and on what else it does, ratios much less; so ratios are what a baseline holds, with a tolerance.
+Both sides of a row do the same work in one run, in turns; a row tells the median of the pairs' ratios.
+Figures depend on the machine and on what else it does, ratios much less; so ratios are what a baseline holds,
+with a tolerance.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Learn the whitening of `builtin:place` from pairs of a tile and a picture of it, on procedural landscapes.
 
-Run from the root of the repository: `python tests/benchmarks/train_place.py --out whitening.bin`. It prints the
-digests to pin in `pipeline/builtin_model/place.py`. Eigenvectors are not the same bits on every machine, which is why the result
-is a data file and never made again during a build.
+Run from the root of the repository: `python tests/benchmarks/train_place.py --out whitening.bin`. It prints
+the digests to pin in `pipeline/builtin_model/place.py`. Eigenvectors are not the same bits on every machine,
+which is why the result is a data file and never made again during a build.
 
-The noise covariance is that of the feature differences within pairs, shrunk towards a multiple of the unit matrix;
-the projection whitens it and keeps the directions in which tiles then differ most (linear discriminant analysis
-with one class per tile).
+The noise covariance is that of the feature differences within pairs, shrunk towards a multiple of the unit
+matrix; the projection whitens it and keeps the directions in which tiles then differ most (linear
+discriminant analysis with one class per tile).
 """
 
 import argparse

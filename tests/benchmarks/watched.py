@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.watched FOLDER NUMBER DIMENSIONS KIND
 
-builds that many tiles of an MBTiles archive in a folder, and prints the bytes of the index and the greatest resident
-memory of its own process. `peak` starts that, and watches it from outside.
+builds that many tiles of an MBTiles archive in a folder, and prints the bytes of the index and the greatest
+resident memory of its own process. `peak` starts that, and watches it from outside.
 """
 
 import json
@@ -25,8 +25,9 @@ ARCHIVE = "tiles.mbtiles"
 def peak(site: Path, number: int, dimensions: int, kind: IndexKind) -> tuple[int, int]:
     """Build in a process of its own; return the greatest memory of its whole tree, and the size of the index, in bytes.
 
-    What is summed is the proportional share of each process, so that a page which several map counts once. It is asked
-    for twenty times a second; a peak between two looks is caught for the building process alone, which tells its own.
+    What is summed is the proportional share of each process, so that a page which several map counts once. It
+    is asked for twenty times a second; a peak between two looks is caught for the building process alone,
+    which tells its own.
     """
     command = [sys.executable, "-m", __spec__.name, str(site), str(number), str(dimensions), str(kind)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as building:

@@ -1,4 +1,4 @@
-"""Embedding on a Ray cluster: the same blocks as here, lost workers and nodes, nodes that are not alike."""
+"""Embedding on a Ray cluster: the same blocks as local workers, lost workers and nodes, unequal nodes."""
 
 import contextlib
 import functools
@@ -277,7 +277,7 @@ def test_a_node_that_vanishes_while_its_actor_lives_on_costs_its_windows(tiles, 
 
 
 @ray_test
-def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, engine, cluster, monkeypatch):
+def test_a_worker_that_hangs_is_ended_and_its_window_embedded_elsewhere(tiles, engine, cluster, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.scaling.MIN_LIMIT_S", 2.0)
     stopped, retries, replaced = [], [], []
     (window,) = windows_of(tiles[:5], 5)
@@ -299,7 +299,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, en
 
 
 @ray_test
-def test_the_only_worker_hangs_and_another_takes_its_place(tiles, engine, monkeypatch):
+def test_the_only_worker_hangs_and_is_replaced(tiles, engine, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.scaling.MIN_LIMIT_S", 2.0)
     retries = []
     with cluster_of([{"num_cpus": 1}], monkeypatch):
@@ -316,7 +316,7 @@ def test_the_only_worker_hangs_and_another_takes_its_place(tiles, engine, monkey
 
 
 @ray_test
-def test_a_node_whose_actor_is_killed_goes_on_with_half_of_them(tiles, engine, monkeypatch):
+def test_a_node_whose_actor_is_killed_continues_with_half_of_them(tiles, engine, monkeypatch):
     retries, since = [], []
     (window,) = windows_of(tiles[:5], 5)
     with cluster_of([{"num_cpus": 4}], monkeypatch):
@@ -361,7 +361,9 @@ def test_memory_that_runs_out_in_an_actor_costs_a_worker_and_no_tile(tiles, engi
 
 
 @ray_test
-def test_a_cluster_without_memory_is_asked_for_fewer_workers_and_then_given_up(tiles, engine, monkeypatch):
+def test_on_a_cluster_without_memory_fewer_workers_are_tried_before_the_build_fails(
+    tiles, engine, monkeypatch
+):
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
     retries = []
@@ -435,9 +437,7 @@ def test_an_answer_that_cannot_be_fetched_costs_its_window_and_no_worker(tiles, 
 
 
 @ray_test
-def test_answers_of_one_window_that_are_lost_again_and_again_fail_the_build(
-    tiles, engine, cluster, monkeypatch
-):
+def test_a_window_whose_answers_are_lost_too_often_fails_the_build(tiles, engine, cluster, monkeypatch):
     import ray
 
     fetched, taken = ray.get, ray.actor.ActorHandle._actor_method_call
@@ -463,7 +463,7 @@ def test_answers_of_one_window_that_are_lost_again_and_again_fail_the_build(
 
 
 @ray_test
-def test_a_builder_that_was_kept_elsewhere_learns_nothing_from_it(tiles, engine, cluster, monkeypatch):
+def test_time_outside_of_the_batcher_does_not_count_for_the_timeout(tiles, engine, cluster, monkeypatch):
     learned, kept_s = [], 5.0
     learn = AdaptiveTimeout.record
 
@@ -520,7 +520,7 @@ def test_an_error_of_ray_itself_fails_the_build_and_says_what_to_do(
 
 
 @ray_test
-def test_a_window_that_ends_every_worker_is_given_up(tiles, engine, cluster, monkeypatch):
+def test_a_window_that_ends_every_worker_fails_the_build(tiles, engine, cluster, monkeypatch):
     retries = []
     results = RayDescriptorBatcher(address="auto", workers=1).embed(
         windows_of(tiles, 60), engine=engine, preprocessing=PREPROCESSING, on_retry=retries.append
@@ -543,14 +543,14 @@ def test_a_window_that_ends_every_worker_is_given_up(tiles, engine, cluster, mon
 
 
 @ray_test
-def test_a_cluster_without_room_is_said(tiles, engine, monkeypatch):
+def test_a_cluster_without_room_is_reported(tiles, engine, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.actor_pool.ROOM_LIMIT_S", 2.0)
     with cluster_of([], monkeypatch), pytest.raises(EmbedError, match="found 0 CPU free"):
         embed(RayDescriptorBatcher(address="auto"), tiles, engine)
 
 
 @ray_test
-def test_no_cluster_at_the_address_is_said(tiles, engine):
+def test_an_address_without_a_cluster_is_reported(tiles, engine):
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(EmbedError, match=r"expected a Ray cluster at '127\.0\.0\.1:1'") as told:
         embed(RayDescriptorBatcher(address="127.0.0.1:1"), tiles, engine)
@@ -560,7 +560,7 @@ def test_no_cluster_at_the_address_is_said(tiles, engine):
 
 @ray_test
 @pytest.mark.parametrize("after", [0.3, 1.0])
-def test_a_build_that_is_terminated_while_ray_starts_says_so_and_records_it(tmp_path, after):
+def test_a_build_that_is_terminated_while_ray_starts_records_it(tmp_path, after):
     site = Site(tmp_path)
     site.write_tiles(spread())
     site.write("request.toml", REQUEST.encode())
@@ -635,7 +635,7 @@ def test_a_cluster_whose_start_is_interrupted_is_ended(monkeypatch, step):
     assert ray_processes() == []
 
 
-def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
+def test_a_sigterm_that_a_library_turned_into_an_exit_reaches_our_handler():
     told = []
 
     def taken():
@@ -661,7 +661,7 @@ def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
 
 
 @ray_test
-def test_a_build_on_two_nodes_of_which_one_dies_is_the_build_of_a_local_one(tmp_path, cluster, monkeypatch):
+def test_a_build_on_two_nodes_where_one_dies_equals_a_local_build(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("pipeline.stages.embed.plan_windows", functools.partial(plan_windows, size=2))
     made, nodes = cluster
     far, near = Site(tmp_path / "far"), Site(tmp_path / "near")
@@ -698,7 +698,7 @@ def test_a_cluster_of_this_machine_is_started_and_ended(tmp_path):
 
 
 @ray_test
-def test_commands_build_plan_and_repair_on_the_cluster_that_they_are_told(tmp_path, cluster):
+def test_commands_build_plan_and_repair_on_the_named_cluster(tmp_path, cluster):
     made, _ = cluster
     site = Site(tmp_path)
     site.write_tiles(spread())
@@ -717,7 +717,7 @@ def test_commands_build_plan_and_repair_on_the_cluster_that_they_are_told(tmp_pa
 
 
 @ray_test
-def test_an_address_where_no_cluster_is_fails_the_build_and_says_so(tmp_path):
+def test_an_address_without_a_cluster_fails_the_build(tmp_path):
     site = Site(tmp_path)
     site.write_tiles(spread(2, 2))
     site.write("request.toml", REQUEST.encode())
@@ -808,7 +808,7 @@ def test_an_actor_asks_for_a_processor_and_for_a_gpu_where_its_engine_needs_one(
     assert actor_options("tensorrt")["max_restarts"] == actor_options("tensorrt")["max_task_retries"] == 0
 
 
-def test_room_is_counted_on_nodes_that_live():
+def test_room_is_counted_on_living_nodes():
     listed = [
         {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}},
         {"NodeID": "b", "Alive": True, "Resources": {"memory": 1.0}},
@@ -827,7 +827,7 @@ def without_ray(monkeypatch):
     )
 
 
-def test_without_ray_whatever_embeds_is_refused_before_anything_is_touched(without_ray, tmp_path):
+def test_without_ray_commands_that_embed_are_refused_before_they_change_anything(without_ray, tmp_path):
     site = FakeSite(tmp_path)
     site.build()
     before = tree(site.cache)
@@ -847,7 +847,7 @@ def test_without_ray_whatever_embeds_is_refused_before_anything_is_touched(witho
     assert tree(site.cache) == before
 
 
-def test_without_ray_what_embeds_nothing_works(without_ray, tmp_path):
+def test_without_ray_commands_that_embed_nothing_work(without_ray, tmp_path):
     site = FakeSite(tmp_path)
     site.build()
     config = C10ProvisionerConfig(cache_root=site.cache, executor="ray")
@@ -859,7 +859,7 @@ def test_without_ray_what_embeds_nothing_works(without_ray, tmp_path):
     assert report.go
 
 
-def test_an_executor_is_no_part_of_an_identity(tmp_path, monkeypatch):
+def test_the_executor_is_not_in_the_identity(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.batcher.require_ray", lambda: None)
     site = FakeSite(tmp_path)
     identities = {
@@ -901,7 +901,7 @@ def test_an_executor_is_no_part_of_an_identity(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(tmp_path, settings):
+def test_invalid_settings_are_refused(tmp_path, settings):
     with pytest.raises(RequestError, match=next(iter(settings))):
         C10ProvisionerConfig.from_settings(settings, cache_root=tmp_path)
 
@@ -911,7 +911,7 @@ def test_addresses_of_clusters(tmp_path, address):
     assert C10ProvisionerConfig(cache_root=tmp_path, ray_address=address).ray_address == address
 
 
-def test_no_work_asks_for_no_cluster(engine):
+def test_without_windows_no_cluster_is_needed(engine):
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs the extra `ray`")
     started = time.monotonic()
