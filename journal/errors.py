@@ -1,8 +1,7 @@
-"""What can go wrong with a journal, grouped by what a caller does about it.
+"""Errors of the journal, grouped by what a caller does about them.
 
-Every error has a `kind`, a short name that never changes once it was released; programs match on it, or on the
-class, and never on the text. `message` says what was expected and what was found, `hint` how to fix it. The message
-comes first, everything else is given by name.
+Every error has a `kind`, a short name that never changes once it was released. Programs match on it or on the class,
+never on the text. `message` says what was expected and what was found, `hint` how to fix it.
 """
 
 from collections.abc import Mapping
@@ -53,7 +52,7 @@ class JournalError(Exception):
 
 
 class JournalDamagedError(JournalError):
-    """The file is not a sound journal, or not the one it was. Keep it as evidence, then rebuild.
+    """The file is not a sound journal, or no longer the same journal. Keep it as evidence, then rebuild.
 
     Attributes:
         seq: Place of the first record that cannot be trusted; None if the damage is not in a record.
@@ -87,7 +86,7 @@ class JournalPermissionError(JournalError):
 
 
 class JournalFilesystemError(JournalError):
-    """The file system cannot keep the promises a journal needs: it is remote, unknown, or without hard links."""
+    """The file system cannot hold a journal: it is remote, unknown, or without hard links."""
 
     kind = ErrorKind.FILESYSTEM
     category = "refused"
@@ -115,10 +114,10 @@ class JournalExistsError(JournalError):
 
 
 class HeadMovedError(JournalError):
-    """The journal has another head than the caller decided upon. Read again, decide again.
+    """The journal has another head than the caller expected. Read again, decide again.
 
     Attributes:
-        expected: Seq and chain the caller had seen.
+        expected: Seq and chain that the caller expected.
         found: Seq and chain in the journal.
     """
 
@@ -160,13 +159,13 @@ class JournalClosedError(JournalMisuseError):
 
 
 class JournalIOError(JournalError):
-    """The operating system failed a read or write for a reason that has no class of its own."""
+    """The operating system failed a read or write for a reason without its own class."""
 
     kind = ErrorKind.IO
     category = "refused"
 
 
 class RecordError(JournalError):
-    """Bytes that are no canonical record, or a value that a record cannot hold."""
+    """The bytes are no canonical record, or a record cannot hold a value."""
 
     kind = ErrorKind.RECORD

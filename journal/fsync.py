@@ -1,8 +1,8 @@
-"""Make files and the names of files survive a power cut.
+"""Make files and file names survive a power cut.
 
-On POSIX, `fsync` of a file makes its bytes durable and says nothing about its name; the name belongs to the
-folder and needs an `fsync` of that. An error of `fsync` is reported once: after one, write the bytes again
-instead of syncing again. A device that acknowledges a flush it did not do cannot be noticed from here.
+On POSIX, `fsync` of a file makes its bytes durable, but not its name: that needs an `fsync` of the folder. The system
+reports an error of `fsync` once: after one, write the bytes again instead of syncing again. A device that acknowledges
+a flush without doing it cannot be noticed.
 """
 
 import os
@@ -15,7 +15,7 @@ def fsync_dir(folder: int | str | os.PathLike[str]) -> None:
     """Make the names in a folder durable.
 
     Args:
-        folder: Path of the folder, or an open descriptor of it (which stays open).
+        folder: Path of the folder, or its open descriptor, which stays open.
 
     Raises:
         OSError: The folder cannot be opened or synced.
@@ -31,10 +31,10 @@ def fsync_dir(folder: int | str | os.PathLike[str]) -> None:
 
 
 def fsync_file(path: str | os.PathLike[str]) -> None:
-    """Make the bytes of an existing file durable; its name is the business of `fsync_dir`.
+    """Make the bytes of an existing file durable; `fsync_dir` does so for its name.
 
     Args:
-        path: A file that this user may read. A symbolic link is refused.
+        path: A file that this user may read; a symbolic link is refused.
 
     Raises:
         OSError: The file cannot be opened or synced.
@@ -47,13 +47,13 @@ def fsync_file(path: str | os.PathLike[str]) -> None:
 
 
 def link_durably(source: Path, target: Path) -> None:
-    """Give a finished file its name: sync the file, link it, sync the folder of the new name.
+    """Sync a finished file, link it to its name, and sync the folder of that name.
 
-    The new name appears with the complete content or not at all, and an existing name is never replaced.
+    The name appears with the complete content or not at all; an existing file is never replaced.
 
     Args:
         source: The finished file, on the same file system.
-        target: The name it gets; its folder exists.
+        target: The new name; its folder exists.
 
     Raises:
         FileExistsError: The name is taken.

@@ -1,12 +1,12 @@
-"""The build lock: one build at a time for one cache, held by the kernel for as long as the process lives.
+"""The build lock: one build at a time for one cache.
 
 The lock is `flock` on a file that is never deleted: deleting it while it is held would let a second process lock a
-new file of the same name. The kernel frees it when the last descriptor is closed, however the process ended, so there
-is nothing to unlock by hand and no guess about stale locks. What is written inside the file is for people only.
+new file of the same name. The kernel frees the lock when the process ends, however it ends, so that no lock can be
+stale. What is written in the file is for people only.
 
-Beside the `flock`, the holder keeps a record lock (`F_OFD_SETLK`) on the first byte, with the same life time, whose one
-purpose is that others can ask for it (`F_OFD_GETLK`) without taking anything. A probe that took the `flock`, if only
-shared and for a moment, could make a real attempt fail.
+The holder also keeps a record lock (`F_OFD_SETLK`) on the first byte, so that others can ask who holds the lock
+(`F_OFD_GETLK`) without taking anything. Asking with `flock`, even shared and for a moment, could make a real attempt
+fail.
 """
 
 import errno
@@ -26,36 +26,29 @@ from typing import Final, Self, TypeAlias
 
 import portalocker
 
-from journal.errors import (
-    BuildLockHeldError,
-    JournalError,
-    JournalFilesystemError,
-    JournalFullError,
-    JournalIOError,
-    JournalMissingError,
-    JournalMisuseError,
-    JournalPermissionError,
-)
-from journal.regular_file import names_something_else, open_regular
+from journal import errors
+from journal.regular_file import is_wrong_file_type, open_regular
 
 Holder: TypeAlias = dict[str, object]
-"""What a holder says about itself: pid, host, boot_id, since (UTC, ISO 8601), build (or None), command."""
+"""What the holder writes about itself: pid, host, boot_id, since (UTC, ISO 8601), build (or None), command."""
 
 _MAX_DOCUMENT_BYTES: Final = 1 << 16
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
+_FLOCK_STRUCT: Final = struct.Struct(
+    "hhqqi4x"
+)  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
-_held: "weakref.WeakSet[BuildLock]" = weakref.WeakSet()
+_locks_held: "weakref.WeakSet[BuildLock]" = weakref.WeakSet()
 
 
 class BuildLock:
-    """Exclusive lock on a path, as a context manager; not reentrant, not for sharing between threads.
+    """An exclusive lock on a path, as a context manager. Not reentrant; do not share it between threads.
 
     Attributes:
-        path: The lock file. It is made if it is missing and never deleted.
+        path: The lock file, created if it is missing and never deleted.
         timeout_s: How long to try, in seconds; 0 tries once.
         check_interval: Pause between two attempts, in seconds.
-        command: What the holder is doing, for the message that others get.
+        command: What the holder is doing, for the message to others.
     """
 
     def __init__(
@@ -77,18 +70,18 @@ class BuildLock:
         """Take the lock, or give up after `timeout_s`.
 
         Raises:
-            BuildLockHeldError: Another process (or another object of this one) holds it; the message names it.
+            BuildLockHeldError: Another process, or another object of this process, holds it; the message names it.
             JournalMisuseError: This object holds it already.
             JournalPermissionError: The file cannot be opened for writing.
             JournalFilesystemError: The path is no regular file, or the file system has no locks.
         """
         if self._fd is not None:
-            raise JournalMisuseError(
+            raise errors.JournalMisuseError(
                 f"the build lock {self.path} is already held by this object", hint="release it first"
             )
         deadline = time.monotonic() + self.timeout_s
         while True:
-            fd = self._attempt()
+            fd = self._try_to_lock()
             if fd is not None:
                 break
             remaining = deadline - time.monotonic()
@@ -97,7 +90,7 @@ class BuildLock:
             time.sleep(min(self.check_interval, remaining))
         self._fd = fd
         try:
-            _held.add(self)
+            _locks_held.add(self)
             self._document = {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
@@ -106,7 +99,7 @@ class BuildLock:
                 "build": None,
                 "command": self.command,
             }
-            self._write()
+            self._write_document()
         except BaseException:
             # If entering fails, `__exit__` never runs: an interruption must not keep the lock.
             self.release()
@@ -119,17 +112,19 @@ class BuildLock:
             JournalMisuseError: The lock is not held.
         """
         if self._fd is None:
-            raise JournalMisuseError(f"the build lock {self.path} is not held", hint="acquire it first")
+            raise errors.JournalMisuseError(
+                f"the build lock {self.path} is not held", hint="acquire it first"
+            )
         self._document["build"] = build
-        self._write()
+        self._write_document()
 
     def release(self) -> None:
         """Free the lock; without effect if it is not held. The file stays."""
         fd, self._fd = self._fd, None
-        _held.discard(self)
+        _locks_held.discard(self)
         if fd is not None:
-            # Emptied first, so that the next holder does not read about this one. A disk that fails must
-            # neither keep the lock nor hide what the work under it came to; `close` frees it even where it fails.
+            # Empty the file first, so that it does not name this holder any longer. A disk error must neither keep
+            # the lock nor hide the result of the work done under it; `close` frees the lock even when it fails.
             with suppress(OSError):
                 os.ftruncate(fd, 0)
             with suppress(OSError):
@@ -144,37 +139,37 @@ class BuildLock:
     ) -> None:
         self.release()
 
-    def _attempt(self) -> int | None:
-        """An open descriptor that holds the lock on the file that has the path now; None if another holds it."""
+    def _try_to_lock(self) -> int | None:
+        """Return a descriptor that holds the lock on the file now at the path; None if another process holds it."""
         try:
             fd = _open(self.path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError as error:
-            raise JournalMissingError(
+            raise errors.JournalMissingError(
                 f"{self.path}: a folder for the lock file expected, there is none",
-                hint="make the cache first",
+                hint="create the cache first",
             ) from error
         taken = False
         try:
             portalocker.lock(fd, portalocker.LOCK_EX | portalocker.LOCK_NB)
-            # A file that was replaced between open and lock would be a lock that no other process sees.
-            if _has_path(fd, self.path):
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+            # If the file was replaced between open and lock, no other process would see this lock.
+            if _is_still_at(fd, self.path):
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK_STRUCT.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
                 taken = True
         except portalocker.AlreadyLocked:
             pass
         except portalocker.LockException as error:
-            raise JournalFilesystemError(
+            raise errors.JournalFilesystemError(
                 f"{self.path}: a lock was expected to be possible, the file system answered: {error}",
                 hint="keep the cache on a local ext4, xfs, btrfs, f2fs or tmpfs",
             ) from error
         finally:
-            # Also when interrupted: a leaked descriptor would keep the lock as long as the process lives.
+            # Also when interrupted: a leaked descriptor would hold the lock as long as the process lives.
             if not taken:
                 with suppress(OSError):
                     os.close(fd)
         return fd if taken else None
 
-    def _write(self) -> None:
+    def _write_document(self) -> None:
         if self._fd is None:
             return
         data = json.dumps(self._document).encode()
@@ -182,20 +177,20 @@ class BuildLock:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, data, 0)
         except OSError:
-            # The document helps people and protects nothing; a full disk must not keep `gc` from freeing space.
+            # The document only informs people; a full disk must not keep `c10 gc` from freeing space.
             return
 
-    def _held_error(self) -> BuildLockHeldError:
+    def _held_error(self) -> errors.BuildLockHeldError:
         holder = _read_document(self.path)
         if holder is None:
-            found = "by a process that has not said who it is"
+            found = "by a process that has not written who it is"
         else:
             found = f"by pid {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
             if holder.get("build") is not None:
                 found += f", build {holder.get('build')}"
             if holder.get("command"):
                 found += f" ({holder.get('command')})"
-        return BuildLockHeldError(
+        return errors.BuildLockHeldError(
             f"the build lock {self.path} was expected to be free within {self.timeout_s:g} s, it is held {found}",
             holder=holder,
             hint="wait for that process, or end it: the lock goes with it",
@@ -206,8 +201,8 @@ def lock_holder(path: Path) -> Holder | None:
     """Return who holds the build lock, without taking it and without waiting.
 
     Returns:
-        None if nobody holds it, else what the holder wrote about itself (empty if it has not written yet).
-        The answer may be out of date as soon as it is given.
+        None if nobody holds it, else what the holder wrote about itself (empty if nothing yet). The answer may be
+        out of date at once.
 
     Raises:
         JournalPermissionError: The lock file exists and cannot be read.
@@ -217,10 +212,10 @@ def lock_holder(path: Path) -> Holder | None:
     except FileNotFoundError:
         return None
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK_STRUCT.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
     finally:
         os.close(fd)
-    if _FLOCK.unpack(answer)[0] == fcntl.F_UNLCK:
+    if _FLOCK_STRUCT.unpack(answer)[0] == fcntl.F_UNLCK:
         return None
     return _read_document(path) or {}
 
@@ -234,25 +229,25 @@ def _open(path: Path, flags: int) -> int:
         raise _cannot_open(path, error) from error
 
 
-def _cannot_open(path: Path, error: OSError) -> JournalError:
-    if names_something_else(error):
-        return JournalFilesystemError(
+def _cannot_open(path: Path, error: OSError) -> errors.JournalError:
+    if is_wrong_file_type(error):
+        return errors.JournalFilesystemError(
             f"{path}: a regular file expected as lock file, found something else",
             hint=f"move {path} away, then run it again: it is created again",
         )
     match error.errno:
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return JournalPermissionError(
+            return errors.JournalPermissionError(
                 f"expected permission to open the lock file {path}, found: {error.strerror}",
                 hint="run as the owner of the cache, on a writable file system",
             )
         case errno.ENOSPC | errno.EDQUOT:
-            return JournalFullError(f"{path}: no space for the lock file", hint="free some space")
+            return errors.JournalFullError(f"{path}: no space for the lock file", hint="free some space")
         case _:
-            return JournalIOError(f"{path}: the lock file cannot be opened: {error.strerror}")
+            return errors.JournalIOError(f"{path}: the lock file cannot be opened: {error.strerror}")
 
 
-def _has_path(fd: int, path: Path) -> bool:
+def _is_still_at(fd: int, path: Path) -> bool:
     try:
         named = path.lstat()
     except FileNotFoundError:
@@ -275,21 +270,21 @@ def _read_document(path: Path) -> Holder | None:
 
 
 def boot_id() -> str:
-    """What the kernel calls its present run; monotonic times are comparable within one. Empty if it does not say."""
+    """Return the kernel's boot id, empty if there is none. Monotonic times are comparable within one boot."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return ""
 
 
-def _drop_in_child() -> None:
-    # A forked child shares the lock with its parent and would keep it alive after the parent died. Closing the
-    # child's descriptor leaves the parent's lock as it is.
-    for lock in list(_held):
+def _close_in_child() -> None:
+    # A forked child shares the lock with its parent and would keep it after the parent died. Closing the child's
+    # descriptor leaves the parent's lock as it is.
+    for lock in list(_locks_held):
         if lock._fd is not None:  # noqa: SLF001  (the hook is part of this module)
             os.close(lock._fd)  # noqa: SLF001
             lock._fd = None  # noqa: SLF001
-    _held.clear()
+    _locks_held.clear()
 
 
-os.register_at_fork(after_in_child=_drop_in_child)
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,7 +1,6 @@
-"""A record and its bytes: canonical MessagePack, and the digest chain over it.
+"""Encode and decode records as canonical MessagePack, and compute the digest chain over them. Pure.
 
-A value has exactly one encoding, and only that one decodes: two different byte strings never mean the same record,
-so a digest of the bytes is a digest of the meaning. Nothing in here reads a file, a clock or the environment.
+A record has exactly one encoding, and only that one decodes. So two different byte strings never mean the same record.
 """
 
 import math
@@ -17,7 +16,7 @@ import msgpack
 from journal.errors import JournalDamagedError, RecordError
 
 Payload: TypeAlias = "bool | int | float | str | bytes | list[Payload] | dict[str, Payload] | None"
-"""A tree that a record can hold. Integers from -2^63 to 2^64-1, finite floats, no tuples, maps with text keys."""
+"""What a record can hold: integers from -2^63 to 2^64-1, finite floats, no tuples, maps with text keys."""
 
 Chain = NewType("Chain", bytes)
 """32-byte digest of a record and all records before it."""
@@ -29,18 +28,18 @@ CHAIN_BYTES: Final = 32
 GENESIS: Final = Chain(bytes(CHAIN_BYTES))
 
 _DOMAIN: Final = b"c10/journal/chain/v1\0"
-_SEAL_DOMAIN: Final = b"c10/journal/projection/v1\0"
+_PROJECTION_DOMAIN: Final = b"c10/journal/projection/v1\0"
 _is_tag: Final = re.compile(r"[a-z0-9._-]{1,64}").fullmatch
 _FIELDS: Final = 6
 _FEW_KEYS: Final = 32
-_PLAIN: Final = frozenset({bool, bytes, type(None)})
+_ALWAYS_VALID: Final = frozenset({bool, bytes, type(None)})
 _LEAVES: Final = frozenset({str, int, bool, bytes, type(None)})
 _INT64_MIN, _INT64_MAX, _UINT64_MAX = -(1 << 63), (1 << 63) - 1, (1 << 64) - 1
 _VERSION_MAX: Final = (1 << 31) - 1
 
 
 class Head(NamedTuple):
-    """The newest record of a journal: its place, counted from 1, and its chain digest. Empty: `EMPTY`."""
+    """The newest record of a journal: its place, counted from 1, and its chain digest; `EMPTY` if there is none."""
 
     seq: int
     chain: Chain
@@ -51,15 +50,15 @@ EMPTY: Final = Head(0, GENESIS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A fact with its envelope.
+    """A payload with its envelope.
 
     Attributes:
-        tag: What kind of fact, 1 to 64 of `a-z 0-9 . _ -`; never changes once it was written.
-        version: Of the payload under this tag, from 1.
+        tag: Kind of the payload, 1 to 64 of `a-z 0-9 . _ -`; never changes once it was written.
+        version: Version of the payload under this tag, from 1.
         build: Number of the build it belongs to, from 0; None if it belongs to none.
         wall_ns: Nanoseconds since 1970-01-01 UTC, for people; clocks step, so it says nothing about order.
         mono_ns: Nanoseconds of a clock that never steps back, from 0; comparable within one boot only.
-        payload: The fact itself.
+        payload: The content.
     """
 
     tag: str
@@ -71,7 +70,7 @@ class Record:
 
 
 class Entry(NamedTuple):
-    """A record as the journal holds it, its chain link checked. A tuple, since there is one for every record read.
+    """A record as the journal holds it, its digest checked. A tuple, which is quick to create.
 
     Attributes:
         seq: Its place, from 1.
@@ -85,7 +84,7 @@ class Entry(NamedTuple):
 
     @property
     def record(self) -> Record:
-        """The decoded record; decoded again at every call.
+        """The decoded record; decoded at every call.
 
         Raises:
             RecordError: The bytes are no canonical record.
@@ -94,12 +93,12 @@ class Entry(NamedTuple):
 
     @property
     def head(self) -> Head:
-        """What the head was when this record was the newest."""
+        """The head when this record was the newest."""
         return Head(self.seq, self.chain)
 
 
-_entry: Final[Callable[[tuple[int, bytes, bytes]], Entry]] = partial(tuple.__new__, Entry)
-"""An entry of its fields, without a call of Python for each."""
+_make_entry: Final[Callable[[tuple[int, bytes, bytes]], Entry]] = partial(tuple.__new__, Entry)
+"""Makes an entry of its fields without a Python call, since there is one for every record read."""
 
 
 def encode(record: Record) -> bytes:
@@ -109,10 +108,10 @@ def encode(record: Record) -> bytes:
         Canonical MessagePack of `[tag, version, build, wall_ns, mono_ns, payload]`, at most 1 MiB.
 
     Raises:
-        RecordError: A field is out of its range, the payload holds something else than `Payload`, or it is too big.
+        RecordError: A field is out of range, the payload is no `Payload`, or the record is too big.
     """
     _check_envelope(record.tag, record.version, record.build, record.wall_ns, record.mono_ns)
-    payload = _ordered(record.payload, 1)
+    payload = _to_canonical(record.payload, 1)
     raw = _pack([record.tag, record.version, record.build, record.wall_ns, record.mono_ns, payload])
     if len(raw) > MAX_RECORD_BYTES:
         raise RecordError(
@@ -123,22 +122,22 @@ def encode(record: Record) -> bytes:
 
 
 def decode(raw: bytes) -> Record:
-    """Decode record bytes from anywhere; refuses everything that `encode` would not have written.
+    """Decode untrusted record bytes; refuse everything that `encode` would not have written.
 
     Raises:
-        RecordError: The only error that bytes can cause, whatever they are.
+        RecordError: The bytes are no canonical record. No bytes cause another error.
     """
     tag, version, build, wall_ns, mono_ns, payload = decode_fields(raw)
     return Record(tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload)
 
 
 def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int | None, int, int, Payload]:
-    """The fields of a record in their order; as `decode`, for who reads a million and keeps none of them.
+    """Return the fields of a record in their order, without creating a `Record`; otherwise like `decode`.
 
     Args:
         raw: The bytes.
-        canonical: Whether to refuse another form of the same values. Who reads what its own `encode` wrote, and has
-            checked the chain over it, may leave that out.
+        canonical: Whether to refuse another encoding of the same values. Not needed for bytes that this program's
+            `encode` wrote and whose chain was checked.
     """
     if len(raw) > MAX_RECORD_BYTES:
         raise RecordError(f"record bytes: at most {MAX_RECORD_BYTES} expected, {len(raw)} found")
@@ -157,11 +156,11 @@ def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int 
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise RecordError(f"record bytes are not MessagePack within the limits: {error!r}") from error
     if type(fields) is not list or len(fields) != _FIELDS:
-        raise RecordError(f"record bytes: an array of {_FIELDS} expected, found {_kind_of(fields)}")
+        raise RecordError(f"record bytes: an array of {_FIELDS} expected, found {_describe(fields)}")
     tag, version, build, wall_ns, mono_ns, payload = fields
     _check_envelope(tag, version, build, wall_ns, mono_ns)
-    if canonical and (not _is_in_order(payload, 1) or _pack(fields) != raw):
-        # Encode it again from the beginning: that names what is wrong.
+    if canonical and (not _is_surely_canonical(payload, 1) or _pack(fields) != raw):
+        # Encoding it from the beginning names what is wrong.
         record = Record(
             tag=tag, version=version, build=build, wall_ns=wall_ns, mono_ns=mono_ns, payload=payload
         )
@@ -172,38 +171,29 @@ def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int 
     return tag, version, build, wall_ns, mono_ns, payload
 
 
-def canonical(payload: Payload) -> bytes:
-    """The one encoding of a tree: equal trees give equal bytes, whatever the order of their maps.
-
-    Raises:
-        RecordError: The tree holds something else than `Payload`, or is nested or branched too far.
-    """
-    return _pack(_ordered(payload, 1))
-
-
 def link(prev: Chain, record_bytes: bytes) -> Chain:
-    """The chain digest of a record: SHA-256 over a domain string, the digest before it, and its bytes."""
+    """Return the chain digest of a record: SHA-256 over a domain string, the digest before it, and its bytes."""
     return Chain(sha256(b"".join((_DOMAIN, prev, record_bytes))).digest())
 
 
 def extend(head: Head, records: Iterable[bytes]) -> Head:
-    """The head after appending records, given as their bytes."""
+    """Return the head after appending records, given as their bytes."""
     seq, chain = head
     for raw in records:
         seq, chain = seq + 1, link(chain, raw)
     return Head(seq, chain)
 
 
-def stored(entry: Entry) -> bytes:
-    """The bytes under which a journal keeps an entry: chain, then record bytes."""
+def stored_bytes(entry: Entry) -> bytes:
+    """Return the bytes that a journal stores for an entry: chain, then record bytes."""
     return entry.chain + entry.raw
 
 
-def follow(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
-    """Check stored values link by link, beginning after a head that is trusted.
+def verify_chain(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
+    """Check the chain digests of stored values that follow a trusted head, and yield their entries.
 
     Args:
-        head: What precedes the first value; `EMPTY` at the beginning of a journal.
+        head: The head before the first value; `EMPTY` at the beginning of a journal.
         values: Seq and stored bytes, in order.
 
     Raises:
@@ -211,7 +201,7 @@ def follow(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
     """
     last: int = head.seq
     prev: bytes = head.chain
-    # Written out rather than through `link` and `Head`: this runs for every record whenever a journal is read.
+    # Inlined instead of calling `link` and `Head`: this runs for every record whenever a journal is read.
     for seq, value in values:
         if seq != last + 1:
             raise JournalDamagedError(
@@ -224,31 +214,31 @@ def follow(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
                 seq=seq,
             )
         last, prev = seq, chain
-        yield _entry((seq, prev, raw))
+        yield _make_entry((seq, prev, raw))
 
 
-def seal(name: bytes, value: bytes) -> bytes:
-    """The bytes under which a journal keeps a projection: a digest over name and value, then the value."""
-    return _seal_digest(name, value) + value
+def pack_projection(name: bytes, value: bytes) -> bytes:
+    """Return the bytes that a journal stores for a projection: a digest over name and value, then the value."""
+    return _projection_digest(name, value) + value
 
 
-def unseal(name: bytes, sealed: bytes) -> bytes:
-    """The value of a projection from its stored bytes.
+def unpack_projection(name: bytes, packed: bytes) -> bytes:
+    """Return the value of a projection from its stored bytes.
 
     Raises:
         JournalDamagedError: The bytes were changed, or belong to another name.
     """
-    value = sealed[CHAIN_BYTES:]
-    if sealed[:CHAIN_BYTES] != _seal_digest(name, value):
+    value = packed[CHAIN_BYTES:]
+    if packed[:CHAIN_BYTES] != _projection_digest(name, value):
         raise JournalDamagedError(
             f"projection {name!r} does not match its digest",
-            hint="drop it and project again from the records",
+            hint="delete it and compute it again from the records",
         )
     return value
 
 
-def _seal_digest(name: bytes, value: bytes) -> bytes:
-    return sha256(b"".join((_SEAL_DOMAIN, len(name).to_bytes(2, "big"), name, value))).digest()
+def _projection_digest(name: bytes, value: bytes) -> bytes:
+    return sha256(b"".join((_PROJECTION_DOMAIN, len(name).to_bytes(2, "big"), name, value))).digest()
 
 
 def _check_envelope(tag: str, version: int, build: int | None, wall_ns: int, mono_ns: int) -> None:
@@ -262,7 +252,7 @@ def _check_envelope(tag: str, version: int, build: int | None, wall_ns: int, mon
         and _INT64_MIN <= wall_ns <= _INT64_MAX
         and 0 <= mono_ns <= _INT64_MAX
     ):
-        # Asked again one by one, which says what is wrong.
+        # Checked one by one, to name what is wrong.
         _check_integer("version", version, 1, _VERSION_MAX)
         if build is not None:
             _check_integer("build", build, 0, _INT64_MAX)
@@ -275,17 +265,17 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
         raise RecordError(f"{name}: an integer from {low} to {high} expected, found {value!r:.80}")
 
 
-def _is_in_order(value: object, depth: int) -> bool:
-    """Whether an unpacked tree is for certain the one that `_ordered` would make of it; looks, and builds nothing.
+def _is_surely_canonical(value: object, depth: int) -> bool:
+    """Return True only if `_to_canonical` would return an unpacked tree as it is; does not copy the tree.
 
-    What MessagePack gives is text that UTF-8 holds and integers within 64 bits; what is left to look at are the kinds
-    of values, the keys and the depth. A float counts as doubtful, as it may be no number.
+    MessagePack guarantees valid UTF-8 and integers within 64 bits. This checks the types of values, the keys and the
+    depth. A float gives False, since it may be NaN.
     """
     kind = type(value)
     if kind is dict:
         members = cast("dict[object, object]", value)
         keys = tuple(members)
-        if not (_is_known_order(keys) if len(keys) <= _FEW_KEYS else _are_keys_in_order(keys)):
+        if not (_are_keys_in_order_cached(keys) if len(keys) <= _FEW_KEYS else _are_keys_in_order(keys)):
             return False
         values: Iterable[object] = members.values()
     elif kind is list:
@@ -294,24 +284,23 @@ def _is_in_order(value: object, depth: int) -> bool:
         return kind in _LEAVES
     if depth > MAX_DEPTH:
         return False
-    # Leaves are distinguished inline: a call for each would take longer than all the rest.
-    return all(_is_in_order(member, depth + 1) for member in values if type(member) not in _LEAVES)
+    # Leaves are skipped inline: a call for each would take longer than all the rest.
+    return all(_is_surely_canonical(member, depth + 1) for member in values if type(member) not in _LEAVES)
 
 
 def _are_keys_in_order(keys: tuple[object, ...]) -> bool:
-    """Whether these are the keys of a map in their order."""
     return all(type(key) is str for key in keys) and list(keys) == sorted(cast("tuple[str, ...]", keys))
 
 
-# A journal has few kinds of maps. Long ones are not kept, and no more than these: of a hostile journal, whose records may
-# have a megabyte of keys each, that is no more than 64 MiB.
-_is_known_order = lru_cache(maxsize=64)(_are_keys_in_order)
+# A journal has few kinds of maps. The cache is small and takes no long ones, because a hostile journal may have a
+# megabyte of keys in each record; so it takes 64 MiB at most.
+_are_keys_in_order_cached = lru_cache(maxsize=64)(_are_keys_in_order)
 
 
-def _ordered(value: object, depth: int) -> Payload:
-    """The same tree with its maps in key order; the check that it is a `Payload` at all.
+def _to_canonical(value: object, depth: int) -> Payload:
+    """Return the tree with its maps in key order; refuse a tree that is no `Payload`.
 
-    Exact types are required: an enumeration member or a NumPy scalar would come back as something else.
+    Exact types are required: an enumeration member or a NumPy scalar would decode as another type.
     """
     if type(value) is str:
         if not value.isascii():
@@ -323,7 +312,7 @@ def _ordered(value: object, depth: int) -> Payload:
                 f"payload: integers from -2^63 to 2^64-1 expected, found one of {value.bit_length()} bits"
             )
         return value
-    if type(value) in _PLAIN:
+    if type(value) in _ALWAYS_VALID:
         return cast("bool | bytes | None", value)
     if type(value) is float:
         if not math.isfinite(value):
@@ -331,23 +320,25 @@ def _ordered(value: object, depth: int) -> Payload:
         return value
     if type(value) is list:
         _check_members(value, depth)
-        return [member if type(member) in _PLAIN else _ordered(member, depth + 1) for member in value]
+        return [
+            member if type(member) in _ALWAYS_VALID else _to_canonical(member, depth + 1) for member in value
+        ]
     if type(value) is dict:
         _check_members(value, depth)
         return {
-            key: member if type(member := value[key]) in _PLAIN else _ordered(member, depth + 1)
-            for key in _in_order(value)
+            key: member if type(member := value[key]) in _ALWAYS_VALID else _to_canonical(member, depth + 1)
+            for key in _sorted_keys(value)
         }
     raise RecordError(
         "payload: null, bool, int, float, str, bytes, list or dict with text keys expected, "
         f"found {type(value).__qualname__}",
-        hint="turn it into one of these before it is recorded",
+        hint="convert it before recording it",
     )
 
 
-def _in_order(keys: Iterable[str]) -> list[str]:
+def _sorted_keys(keys: Iterable[str]) -> list[str]:
     for key in keys:
-        # Checking alone, and only what may fail: keys are looked at for each of a million records.
+        # Called only for keys that may fail: this runs for every key of every record.
         if type(key) is not str or not key.isascii():
             _require_utf8(key)
     # The order of UTF-8 bytes is the order of code points, which is how Python sorts text.
@@ -356,9 +347,7 @@ def _in_order(keys: Iterable[str]) -> list[str]:
 
 def _check_members(value: Sized, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise RecordError(
-            f"payload: at most {MAX_DEPTH} lists and dicts inside each other expected, found more"
-        )
+        raise RecordError(f"payload: at most {MAX_DEPTH} nested lists and dicts expected, found more")
     if len(value) > MAX_MEMBERS:
         raise RecordError(
             f"payload: at most {MAX_MEMBERS} members in a list or dict expected, found {len(value)}"
@@ -381,5 +370,5 @@ def _pack(tree: Payload) -> bytes:
     return packed
 
 
-def _kind_of(value: object) -> str:
+def _describe(value: object) -> str:
     return f"an array of {len(value)}" if isinstance(value, list) else type(value).__qualname__

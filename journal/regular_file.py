@@ -1,7 +1,7 @@
-"""Opens regular files only: never through a symbolic link, and never a folder, a device or a pipe without a writer.
+"""Open regular files only: never through a symbolic link, never a folder, device or pipe.
 
-`store.files.regular_file` is the same for everything above. The journal has its own because it imports nothing of the store,
-and because the aircraft's code, which opens files too, does without the journal.
+`store.files.regular_file` does the same for the other packages. There are two modules because the journal does not
+import the store, and the aircraft's code does not import the journal.
 """
 
 import errno
@@ -9,7 +9,7 @@ import os
 import stat
 from typing import Final
 
-_TAKEN: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+_WRONG_TYPE_ERRNOS: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
 class NotRegularError(OSError):
@@ -21,7 +21,7 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
 
     Raises:
         NotRegularError: It is a folder, a pipe or a device.
-        OSError: It cannot be opened; `names_something_else` tells which errors mean a link or a socket.
+        OSError: It cannot be opened; `is_wrong_file_type` recognises a link or a socket.
     """
     # Without O_NONBLOCK, opening a named pipe waits for the other side.
     fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -31,6 +31,6 @@ def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int:
     return fd
 
 
-def names_something_else(error: OSError) -> bool:
-    """Whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
-    return isinstance(error, NotRegularError) or error.errno in _TAKEN
+def is_wrong_file_type(error: OSError) -> bool:
+    """Return whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
+    return isinstance(error, NotRegularError) or error.errno in _WRONG_TYPE_ERRNOS

@@ -1,8 +1,8 @@
-"""The other side of `journal.safe_reader`: reads a journal in a process that may die, and writes what it finds to a pipe.
+"""The child process of `journal.safe_reader`: read a journal and write it to a pipe.
 
 Frames on standard output, integers big-endian: `R` seq (8) length (4) stored value; `P` length of name (2) length of
-value (4) name, stored value; `H` seq (8) chain (32), the last one. An error is one JSON object on standard error and
-exit status 3. Everything is read in one transaction, so that it belongs together.
+value (4) name, stored value; `H` seq (8) chain (32), the last frame. An error is one JSON object on standard error and
+exit status 3. One transaction reads everything, so the state is consistent.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from journal.errors import JournalDamagedError, JournalError
-from journal.record import EMPTY, Chain, Head, follow, stored
+from journal.record import EMPTY, Chain, Head, stored_bytes, verify_chain
 from journal.storage.environment import open_environment
 from journal.storage.open_environment import MAP_BYTES
 
@@ -32,21 +32,21 @@ def main(arguments: list[str]) -> int:
     """Read a journal.
 
     Args:
-        arguments: path; `live`, `foreign` or `salvage_records`; seq and hexadecimal chain of the head that is salvaged after;
+        arguments: Path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of the head after which to salvage;
             limit of processor time in seconds; pid of the parent.
 
     Returns:
         Exit status.
     """
     path, mode, seq, chain, seconds, parent = arguments
-    _limit(int(seconds), int(parent))
+    _limit_resources(int(seconds), int(parent))
     try:
         if mode == "salvage":
             _salvage(Path(path), Head(int(seq), Chain(bytes.fromhex(chain))))
         else:
             _read(Path(path), foreign=mode == "foreign")
     except JournalError as error:
-        import json  # noqa: PLC0415 - as in `_limit`
+        import json  # noqa: PLC0415 - as in `_limit_resources`
 
         place = error.seq if isinstance(error, JournalDamagedError) else None
         sys.stderr.write(
@@ -57,13 +57,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _limit(seconds: int, parent: int) -> None:
-    """Die with the parent, leave no core, and use neither more time nor more memory than an honest journal needs."""
-    import ctypes  # noqa: PLC0415 - the other side of this module, which the parent loads, needs none of it
+def _limit_resources(seconds: int, parent: int) -> None:
+    """End this process with its parent; write no core file; limit time and memory to what a sound journal needs."""
+    import ctypes  # noqa: PLC0415 - the parent imports this module too, and does not need it
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(STATUS_ERROR)  # it died before the line above
+        os._exit(STATUS_ERROR)  # the parent died before the line above
     for which, limit in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
@@ -82,34 +82,34 @@ def _read(path: Path, *, foreign: bool) -> None:
     environment = open_environment(path, readonly=True, lock=not foreign, map_bytes=map_bytes)
     with environment.read() as reader:
         head = EMPTY
-        for entry in follow(EMPTY, reader.records(1)):
+        for entry in verify_chain(EMPTY, reader.records(1)):
             head = entry.head
-            value = stored(entry)
+            value = stored_bytes(entry)
             out.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
         projections = 0
-        for name, sealed in reader.projections():
+        for name, packed in reader.projections():
             projections += 1
-            out.write(PROJECTION.pack(b"P", len(name), len(sealed)) + name + sealed)
-        _compare(head.seq, reader.count(), "records")
-        _compare(projections, reader.projection_count(), "projections")
+            out.write(PROJECTION.pack(b"P", len(name), len(packed)) + name + packed)
+        _require_count(head.seq, reader.count(), "records")
+        _require_count(projections, reader.projection_count(), "projections")
     out.write(HEAD.pack(b"H", head.seq, head.chain))
     environment.close()
 
 
 def _salvage(path: Path, after: Head) -> None:
-    """Write the records after a head, each at once: records written before the process dies are not lost."""
+    """Write the records after a head and flush each one, so that none is lost if this process dies."""
     environment = open_environment(
         path, readonly=True, lock=False, map_bytes=max(path.stat().st_size, 1 << 20)
     )
     with environment.read() as reader:
-        # The chain is followed here as well: a damaged tree can lead in circles, a chain cannot.
-        for entry in follow(after, reader.records(after.seq + 1)):
-            value = stored(entry)
+        # Check the chain here too: a damaged tree can have a cycle, a chain cannot.
+        for entry in verify_chain(after, reader.records(after.seq + 1)):
+            value = stored_bytes(entry)
             sys.stdout.buffer.write(RECORD.pack(b"R", entry.seq, len(value)) + value)
             sys.stdout.buffer.flush()
 
 
-def _compare(found: int, counted: int, what: str) -> None:
-    # A damaged page can hide entries; the chain notices that between records, and nothing does among projections.
+def _require_count(found: int, counted: int, what: str) -> None:
+    # A damaged page can hide entries. The chain reveals missing records, except the newest, but no projections.
     if found != counted:
         raise JournalDamagedError(f"{counted} {what} expected by the count that LMDB keeps, {found} found")

@@ -214,7 +214,7 @@ def category_of(error: BaseException) -> Category:
             return Category.REFUSED if lacks_threads(error) else Category.INTERNAL
 
 
-def unread(error: OSError) -> str:
+def describe_read_error(error: OSError) -> str:
     """Say why a file that is there was not read."""
     return f"{FAILING if error.errno == errno.EIO else UNREADABLE} ({error.strerror})"
 

@@ -110,7 +110,7 @@ class Scenario:
             zoom=[6, 6],
             origin={"lon_e7": 1, "lat_e7": 1, "altitude_mm": 0},
             calibration=_sha(b"{}"),
-            tiles={"digest": identity.tile_set(self.rows())},
+            tiles={"digest": identity.digest_tile_set(self.rows())},
             models=[
                 {
                     "name": "place",
@@ -173,7 +173,7 @@ def play(store: CacheWriter, scenario: Scenario) -> tuple[Generation | None, Wor
 def _steps(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> None:
     table = store.artifacts.put(encode_tiles((tile, sha, None) for tile, sha in scenario.rows()))
     selected = TilesSelected(
-        digest=identity.tile_set(scenario.rows()),
+        digest=identity.digest_tile_set(scenario.rows()),
         table=table,
         count=len(scenario.tiles),
         wanted=len(scenario.tiles),
@@ -364,7 +364,7 @@ def _sha(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def made(kind: type[Made], /, **fields: object) -> Made:
+def make(kind: type[Made], /, **fields: object) -> Made:
     """Make an event for a test that cares for a few of its fields: all others are empty, zero or absent."""
     values = {name: _empty(hint) for name, hint in get_type_hints(kind).items()} | fields
     return kind(**values)

@@ -1,6 +1,5 @@
-"""All that knows LMDB: create, open and check the environment that a journal lives in.
+"""Create, open and check the LMDB environment of a journal. No other part of the project imports `lmdb`.
 
-It knows pages, keys and values, not records and not events. It imports `journal.errors`, `journal.record` and
-`journal.fsync`, and is the one place in the project that imports `lmdb`. It never deletes or rewrites a
-record.
+It knows pages, keys and values, not records or events. It imports `journal.errors`, `journal.record`,
+`journal.fsync` and `journal.regular_file`. It never deletes or rewrites a record.
 """

@@ -1,7 +1,7 @@
-"""How a journal comes into being: complete under its name, or not at all.
+"""Create a journal file completely or not at all.
 
-LMDB writes the first pages of a new file in one step that a power cut can tear, and a torn one is never accepted
-again. So the file is made in a scratch folder, with its first records, synced and closed, and then linked to its name.
+LMDB writes the first pages of a new file in one step that a power cut can tear, and never accepts a torn page again.
+So the file is written in a scratch folder, with its first records, synced, closed, and then linked to its name.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import Final
 
 from journal.errors import JournalExistsError, JournalFilesystemError
 from journal.fsync import fsync_dir, link_durably
-from journal.record import EMPTY, Head, Record, encode, link, seal
+from journal.record import EMPTY, Head, Record, encode, link, pack_projection
 from journal.storage.environment import ENGINE, open_environment
 from journal.storage.error_mapping import translating_errors
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
@@ -33,22 +33,22 @@ def create_journal(
     allow_unknown_filesystem: bool,
     map_bytes: int = MAP_BYTES,
 ) -> Head:
-    """Make a journal with its first records; see `Journal.create`."""
+    """Create a journal with its first records; see `Journal.create`."""
     raws = [encode(record) for record in records]
     if os.path.lexists(path):
-        raise _exists(path)
+        raise _exists_error(path)
     with translating_errors(path, "creating a journal"):
         require_supported_filesystem(
             filesystem_type(path.parent), path, allow_unknown=allow_unknown_filesystem
         )
         scratch.mkdir(parents=True, exist_ok=True)
-        import tempfile  # noqa: PLC0415 - a journal is created once, and read by every command
+        import tempfile  # noqa: PLC0415 - most commands create no journal
 
         folder = Path(tempfile.mkdtemp(prefix="journal-", dir=scratch))
         try:
-            head = _build(folder / path.name, raws, projections, map_bytes)
-            _link(folder / path.name, path)
-            # The folder of the journal may be new itself, and its name belongs to the folder above it.
+            head = _write_journal(folder / path.name, raws, projections, map_bytes)
+            _link_durably(folder / path.name, path)
+            # The folder of the journal may be new, too; its name is made durable by syncing its parent.
             with suppress(PermissionError):
                 fsync_dir(path.parent.resolve().parent)
         finally:
@@ -58,7 +58,9 @@ def create_journal(
     return head
 
 
-def _build(path: Path, raws: Sequence[bytes], projections: Mapping[bytes, bytes], map_bytes: int) -> Head:
+def _write_journal(
+    path: Path, raws: Sequence[bytes], projections: Mapping[bytes, bytes], map_bytes: int
+) -> Head:
     environment = open_environment(path, readonly=False, create=True, map_bytes=map_bytes)
     try:
         seq, chain = EMPTY
@@ -69,18 +71,18 @@ def _build(path: Path, raws: Sequence[bytes], projections: Mapping[bytes, bytes]
                 seq, chain = seq + 1, link(chain, raw)
                 txn.put_record(seq, chain + raw)
             for name, value in projections.items():
-                txn.put_projection(name, seal(name, value))
+                txn.put_projection(name, pack_projection(name, value))
         environment.sync()
     finally:
         environment.close()
     return Head(seq, chain)
 
 
-def _link(source: Path, path: Path) -> None:
+def _link_durably(source: Path, path: Path) -> None:
     try:
         link_durably(source, path)
     except FileExistsError as error:
-        raise _exists(path) from error
+        raise _exists_error(path) from error
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
@@ -90,7 +92,7 @@ def _link(source: Path, path: Path) -> None:
         ) from error
 
 
-def _exists(path: Path) -> JournalExistsError:
+def _exists_error(path: Path) -> JournalExistsError:
     return JournalExistsError(
         f"{path}: no journal expected, another process created one before", hint="open that one"
     )

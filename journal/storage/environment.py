@@ -1,11 +1,11 @@
-"""An open journal file as LMDB sees it: its databases and transactions, once in a process.
+"""The LMDB environment of an open journal file, with its databases and transactions.
 
 LMDB trusts the pages it maps, so a damaged file can end this process with a signal. Callers check the raw bytes first
-(`journal.storage.integrity`) or open the file in a child process (`journal.safe_reader`). The settings of LMDB are in
-`journal.storage.open_environment`. This module knows transactions and keys; it does not know records or chains.
+(`journal.storage.integrity`) or open the file in a child process (`journal.safe_reader`). This module knows
+transactions and keys, not records or chains.
 
-Rules of LMDB that are kept here: one environment for a file in a process, never used across `fork`, never on a remote
-file system, no long transactions; an environment is closed after a disk error.
+It keeps these rules of LMDB: a process opens a file once, never uses it across `fork`, keeps transactions short, and
+closes it after a disk error.
 """
 
 import os
@@ -30,12 +30,12 @@ _KEY: Final = struct.Struct(">Q")
 
 
 class Environment:
-    """An open LMDB file with its three databases. Made by `open_environment`; not for sharing between threads."""
+    """An open LMDB file with its three databases, made by `open_environment`. Do not share it between threads."""
 
     def __init__(self, env: lmdb.Environment, path: Path, *, readonly: bool, create: bool) -> None:
         self.path = path
         self.readonly = readonly
-        self._file = _file_of(path)
+        self._file = _file_id(path)
         self._env: lmdb.Environment | None = env
         self._pid = os.getpid()
         self._why_closed = "it was closed"
@@ -44,53 +44,48 @@ class Environment:
         self._meta = env.open_db(_META, create=create)
 
     @contextmanager
-    def read(self) -> Iterator["Reader"]:
-        """A read transaction: one consistent state. Keep it short; a long one makes the file grow.
+    def read(self) -> Iterator["ReadTransaction"]:
+        """Open a read transaction: one consistent state. Keep it short; a long one makes the file grow.
 
         Raises:
             JournalError: See `translating_errors`.
         """
-        env = self._usable()
+        env = self._require_open()
         try:
             with env.begin() as txn:
-                yield Reader(txn, self._records, self._projections, self._meta)
+                yield ReadTransaction(txn, self._records, self._projections, self._meta)
         except (lmdb.Error, OSError) as error:
             raise self._fail(error, "reading") from error
 
     @contextmanager
-    def write(self) -> Iterator["Writer"]:
-        """The write transaction: committed and durable when the block ends, rolled back when it raises.
+    def write(self) -> Iterator["WriteTransaction"]:
+        """Open a write transaction: committed and durable when the block ends, rolled back when it raises.
 
-        Checks before and after the commit whether the file still has its name. A process that moves a journal out of the
-        way unlinks it first and reads it then, and so finds everything that was acknowledged.
+        Before and after the commit, check that the path still names this file. A process that rebuilds a journal first
+        unlinks the old one and then reads it, so it finds every acknowledged record.
 
         Raises:
             JournalMisuseError: The environment is read-only.
-            JournalDamagedError: Another file has taken the name, or none has it; it is unknown what became of the
-                transaction if that happened while it was committed.
+            JournalDamagedError: The path names another file or none. If this happened during the commit, the result of
+                the transaction is unknown.
             JournalError: See `translating_errors`.
         """
-        env = self._usable()
+        env = self._require_open()
         if self.readonly:
             raise JournalMisuseError(
                 f"{self.path}: open for reading only", hint="open it with readonly=False"
             )
         try:
             with env.begin(write=True) as txn:
-                self._require_named()
-                yield Writer(txn, self._records, self._projections, self._meta)
-            self._require_named()
+                self._require_same_file()
+                yield WriteTransaction(txn, self._records, self._projections, self._meta)
+            self._require_same_file()
         except (lmdb.Error, OSError) as error:
             raise self._fail(error, "writing") from error
 
-    def _require_named(self) -> None:
-        """Refuse to write to a file that lost its name: a journal made again has taken its place.
-
-        Raises:
-            JournalDamagedError: The path names another file now, or none.
-        """
+    def _require_same_file(self) -> None:
         try:
-            if _file_of(self.path) == self._file:
+            if _file_id(self.path) == self._file:
                 return
         except FileNotFoundError:
             found = "none"
@@ -101,21 +96,21 @@ class Environment:
         )
 
     def sync(self) -> None:
-        """Flush everything to the device; commits do that already."""
-        env = self._usable()
+        """Flush everything to the device; each commit does so, too."""
+        env = self._require_open()
         try:
             env.sync(force=True)
         except (lmdb.Error, OSError) as error:
             raise self._fail(error, "syncing") from error
 
     def abandon(self, why: str) -> None:
-        """Close for good, and keep the reason for later callers. Without effect in a forked child."""
+        """Close, and keep the reason for the errors of later calls. Do not touch the file in a forked child."""
         env, self._env = self._env, None
         if env is None:
             return
         self._why_closed = why
         if os.getpid() == self._pid:
-            _open.pop(self._file, None)
+            _open_environments.pop(self._file, None)
             env.close()
 
     def close(self) -> None:
@@ -123,13 +118,13 @@ class Environment:
         self.abandon("it was closed")
 
     def _fail(self, error: Exception, doing: str) -> JournalError:
-        """Our error for a foreign one; after one of the disk nothing here is used again."""
+        """Return the `JournalError` for an error of LMDB or the system; after a disk error, close the environment."""
         ours, disk = to_journal_error(error, self.path, doing)
         if disk:
             self.abandon(f"it was closed after an error: {ours.message}")
         return ours
 
-    def _usable(self) -> lmdb.Environment:
+    def _require_open(self) -> lmdb.Environment:
         if self._env is None:
             raise JournalClosedError(
                 f"{self.path}: an open journal expected, {self._why_closed}", hint="open it again"
@@ -142,8 +137,8 @@ class Environment:
         return self._env
 
 
-class Reader:
-    """What can be asked inside a transaction."""
+class ReadTransaction:
+    """Reads records and projections inside one transaction."""
 
     def __init__(
         self,
@@ -158,20 +153,20 @@ class Reader:
         self._meta = meta
 
     def last(self) -> tuple[int, bytes] | None:
-        """Seq and stored value of the newest record; None if there is none.
+        """Return seq and stored value of the newest record; None if there is none.
 
         Raises:
             JournalDamagedError: The key is not a seq.
         """
         with self._txn.cursor(self._records) as cursor:
-            return (_seq(cursor.key()), cursor.value()) if cursor.last() else None
+            return (_unpack_key(cursor.key()), cursor.value()) if cursor.last() else None
 
     def record(self, seq: int) -> bytes | None:
-        """Stored value under a seq; None if there is none."""
+        """Return the stored value under a seq; None if there is none."""
         return self._txn.get(_KEY.pack(seq), db=self._records)
 
     def records(self, start: int) -> Iterator[tuple[int, bytes]]:
-        """Seq and stored value of the records from `start` on, in order.
+        """Yield seq and stored value of the records from `start` on, in order.
 
         Raises:
             JournalDamagedError: A key is not a seq.
@@ -181,54 +176,54 @@ class Reader:
             if cursor.set_range(_KEY.pack(start)):
                 for key, value in cursor:
                     if len(key) != _KEY.size:
-                        raise _no_seq(key)
+                        raise _invalid_key(key)
                     yield unpack(key)[0], value
 
     def count(self) -> int:
-        """Number of records, as LMDB counts them."""
+        """Return the number of records that LMDB keeps."""
         return self._txn.stat(self._records)["entries"]
 
     def projection_count(self) -> int:
-        """Number of projections, as LMDB counts them."""
+        """Return the number of projections that LMDB keeps."""
         return self._txn.stat(self._projections)["entries"]
 
     def projection(self, name: bytes) -> bytes | None:
-        """Stored value of a projection, seal included; None if there is none."""
+        """Return the stored value of a projection, with its digest; None if there is none."""
         return self._txn.get(name, db=self._projections)
 
     def projections(self) -> Iterator[tuple[bytes, bytes]]:
-        """Names and stored values of all projections, by name."""
+        """Yield names and stored values of all projections, ordered by name."""
         with self._txn.cursor(self._projections) as cursor:
             yield from cursor
 
     def meta(self, name: bytes) -> bytes | None:
-        """A value of the `meta` database; None if there is none."""
+        """Return a value of the `meta` database; None if there is none."""
         return self._txn.get(name, db=self._meta)
 
 
-class Writer(Reader):
-    """What can be done inside the write transaction."""
+class WriteTransaction(ReadTransaction):
+    """Also writes records and projections."""
 
     def put_record(self, seq: int, value: bytes) -> None:
         """Append a record.
 
         Raises:
-            JournalDamagedError: The seq is not after all others.
+            JournalDamagedError: The seq is not the greatest.
         """
-        # append=True makes LMDB refuse a key that is not the greatest; overwrite=False one that exists.
+        # append=True makes LMDB refuse a key that is not the greatest; overwrite=False refuses one that exists.
         if not self._txn.put(_KEY.pack(seq), value, append=True, overwrite=False, db=self._records):
             raise JournalDamagedError(f"seq {seq} was expected to be free, it is taken", seq=seq)
 
     def put_projection(self, name: bytes, value: bytes) -> None:
         """Replace a projection; at most once for a name in a transaction.
 
-        Put twice in one transaction, a large value and then a smaller one, LMDB keeps a page count that the structural
-        check takes for damage.
+        If a large value and then a smaller one are put in one transaction, LMDB keeps a page count that the structural
+        check reports as damage.
         """
         self._txn.put(name, value, db=self._projections)
 
     def delete_projection(self, name: bytes) -> None:
-        """Drop a projection; without effect if there is none."""
+        """Delete a projection; without effect if there is none."""
         self._txn.delete(name, db=self._projections)
 
     def put_meta(self, name: bytes, value: bytes) -> None:
@@ -236,19 +231,21 @@ class Writer(Reader):
         self._txn.put(name, value, db=self._meta)
 
 
-_open: "weakref.WeakValueDictionary[tuple[int, int], Environment]" = weakref.WeakValueDictionary()
+_open_environments: "weakref.WeakValueDictionary[tuple[int, int], Environment]" = (
+    weakref.WeakValueDictionary()
+)
 
 
 def open_environment(
     path: Path, *, readonly: bool, create: bool = False, lock: bool = True, map_bytes: int = MAP_BYTES
 ) -> Environment:
-    """Map a journal file. The caller has checked it before; a damaged one can end the process.
+    """Map a journal file that the caller has checked; a damaged one can end the process.
 
     Args:
-        path: The file; its lock file is the same name with `-lock`.
+        path: The file; its lock file has the same name with `-lock`.
         readonly: Never write to the file.
-        create: Make a new file, which must not exist.
-        lock: Take part in LMDB's reader table. False only where no writer can be: a sealed copy.
+        create: Create the file, which must not exist.
+        lock: Use LMDB's reader table. False only for a file that nobody writes.
         map_bytes: Address space to reserve.
 
     Raises:
@@ -266,34 +263,34 @@ def open_environment(
         try:
             opened = Environment(env, path, readonly=readonly, create=create)
             if not readonly:
-                env.reader_check()  # a killed reader keeps its place, and with it every page freed since
+                env.reader_check()  # the slot of a killed reader would keep every page freed since from reuse
         except BaseException:
             env.close()
             raise
-    _open[_file_of(path)] = opened
+    _open_environments[_file_id(path)] = opened
     return opened
 
 
 def is_open(path: Path) -> bool:
-    """Whether this process has the file open; a second environment for one file would break its locks."""
+    """Return whether this process has the file open; opening it twice would break its locks."""
     try:
-        found = _open.get(_file_of(path))
+        found = _open_environments.get(_file_id(path))
     except FileNotFoundError:
         return False
     return found is not None and found._pid == os.getpid() and found._env is not None  # noqa: SLF001
 
 
-def _seq(key: bytes) -> int:
+def _unpack_key(key: bytes) -> int:
     if len(key) != _KEY.size:
-        raise _no_seq(key)
+        raise _invalid_key(key)
     seq: int = _KEY.unpack(key)[0]
     return seq
 
 
-def _no_seq(key: bytes) -> JournalDamagedError:
+def _invalid_key(key: bytes) -> JournalDamagedError:
     return JournalDamagedError(f"a key of {_KEY.size} bytes expected among the records, found {len(key)}")
 
 
-def _file_of(path: Path) -> tuple[int, int]:
+def _file_id(path: Path) -> tuple[int, int]:
     about = path.stat()
     return about.st_dev, about.st_ino

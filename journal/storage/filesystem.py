@@ -1,8 +1,7 @@
-"""Which file systems a journal may live on.
+"""Refuse file systems that cannot hold a journal.
 
-LMDB needs one coherent page cache and working locks, and the journal needs names that survive a power cut and hard
-links. Local file systems that are known to give these are allowed; remote ones never are; others need an explicit
-setting, because they were never tested.
+LMDB needs one coherent page cache and working locks; the journal needs durable file names and hard links. Local file
+systems known to have these are allowed. Remote ones are refused. Others were never tested and need an explicit setting.
 """
 
 import os
@@ -41,12 +40,12 @@ _TYPE_BYTES: Final = 8
 
 
 def filesystem_type(path: Path) -> int:
-    """The type number of the file system that holds an existing path: `f_type` of statfs(2).
+    """Return the type number of the file system of an existing path: `f_type` of statfs(2).
 
     Raises:
-        OSError: The path does not exist or cannot be asked.
+        OSError: The path does not exist or cannot be accessed.
     """
-    import ctypes  # noqa: PLC0415 - heavy, and reading does not need it
+    import ctypes  # noqa: PLC0415 - heavy, and not needed for reading
 
     libc = ctypes.CDLL(None, use_errno=True)
     buffer = ctypes.create_string_buffer(_STATFS_BYTES)
@@ -57,7 +56,7 @@ def filesystem_type(path: Path) -> int:
 
 
 def require_supported_filesystem(number: int, path: Path, *, allow_unknown: bool) -> None:
-    """Refuse a file system by its type number; see the module for the rule.
+    """Refuse a file system by its type number.
 
     Raises:
         JournalFilesystemError: It is remote, or unknown while `allow_unknown` is False.

@@ -1,7 +1,7 @@
-"""How an LMDB file is opened: with which settings, and with a lock file that is set up.
+"""Open an LMDB file with the right settings and an initialised lock file.
 
-The lock file holds LMDB's table of readers and the count of transactions. The first process to open a journal sets it
-up, and may die at it, or find no space for it; what that leaves is mended here before anybody reads or writes.
+The lock file holds LMDB's table of readers and the count of transactions. The first process that opens a journal
+initialises it, and may die meanwhile or find no space. This module repairs such a lock file before the journal is used.
 """
 
 import errno
@@ -14,7 +14,7 @@ from typing import Final
 import lmdb
 
 from journal.errors import JournalError, JournalFilesystemError
-from journal.regular_file import names_something_else, open_regular
+from journal.regular_file import is_wrong_file_type, open_regular
 from journal.storage.meta_pages import open_journal
 
 MAP_BYTES: Final = 64 << 30
@@ -26,27 +26,27 @@ _READERS: Final = 254
 _LOCK_BYTES: Final = 64 * (_READERS + 2)
 """Size of LMDB's lock file: two cache lines and one for each reader."""
 
-_LOCK_MARK: Final = struct.pack("=I", 0xBEEFC0DE)
-_SET_UP_S: Final = 10.0
-_SET_UP_TRIES: Final = 3
-_SET_UP_PAUSE_S: Final = 0.002
+_LOCK_MAGIC: Final = struct.pack("=I", 0xBEEFC0DE)
+_INIT_TIMEOUT_S: Final = 10.0
+_INIT_ATTEMPTS: Final = 3
+_INIT_PAUSE_S: Final = 0.002
 
 
 def allocate_lock_file(path: Path) -> None:
-    """Give the lock file its space on the disk before LMDB maps it: a page that does not fit ends the process.
+    """Allocate the lock file on the disk before LMDB maps it: a page without space would end the process.
 
     Not while this process has the journal open: closing a descriptor of the lock file would drop its locks.
 
     Raises:
-        JournalFilesystemError: Something that is no regular file has the name; LMDB would write through a link.
-        OSError: The file cannot be made.
+        JournalFilesystemError: The name is not that of a regular file; LMDB would write through a link.
+        OSError: The file cannot be created.
     """
     try:
         fd = open_regular(f"{os.fspath(path)}-lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         if error.errno == errno.EROFS:
             return  # LMDB reads without a lock file there
-        if names_something_else(error):
+        if is_wrong_file_type(error):
             raise JournalFilesystemError(
                 f"{path}-lock: a regular file expected as lock file, found something else",
                 hint=f"move {path}-lock away, then run it again: it is created again",
@@ -60,19 +60,19 @@ def allocate_lock_file(path: Path) -> None:
 
 
 def open_lmdb(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes: int) -> lmdb.Environment:
-    """Open a file whose lock file is set up, and again where the first to open it died while others waited.
+    """Open a file; retry until its lock file is initialised.
 
-    LMDB lets whoever waits go on with what the dead one left: without its mark, which is refused as if the journal were
-    no LMDB file, or with transactions counted from 0, so that the next commit would be older than the newest state and
-    be lost. Closing and opening again initialises the lock file, as soon as no other process holds it.
+    If the process that initialises the lock file dies, LMDB lets waiting processes use it as it is. Without its magic
+    number, LMDB refuses the journal as no LMDB file. With transactions counted from 0, the next commit would be older
+    than the newest state, and lost. Closing and opening again initialises the lock file once no other process holds it.
 
     Raises:
-        JournalFilesystemError: Somebody holds on to a lock file that is not set up.
+        JournalFilesystemError: Another process holds a lock file that is not initialised.
         lmdb.Error, OSError: Anything else.
     """
-    deadline, tries = time.monotonic() + _SET_UP_S, 0
+    deadline, attempts = time.monotonic() + _INIT_TIMEOUT_S, 0
     while True:
-        tries += 1
+        attempts += 1
         try:
             env = lmdb.open(
                 os.fsencode(path),
@@ -91,8 +91,8 @@ def open_lmdb(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes
                 lib_version=_LIB_0_9,
             )
         except (lmdb.InvalidError, lmdb.VersionMismatchError):
-            # With a mark it is the journal, unless somebody set the lock file up just now.
-            if not lock or (_lock_is_marked(path) and tries >= _SET_UP_TRIES):
+            # With a valid lock file the journal is at fault, unless another process initialised it just now.
+            if not lock or (_has_lock_magic(path) and attempts >= _INIT_ATTEMPTS):
                 raise
         else:
             if not lock or _is_initialised(env):
@@ -100,25 +100,24 @@ def open_lmdb(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes
             env.close()
         if time.monotonic() > deadline:
             raise JournalFilesystemError(
-                f"{path}-lock: a lock file expected that is set up, found one that its first user left half done and"
-                " that another process holds",
+                f"{path}-lock: an initialised lock file expected, found an incomplete one that another process holds",
                 hint="end the processes that have the journal open, then run it again",
             )
-        # By chance, lest several that found it so hold it for each other again and again.
-        time.sleep(_SET_UP_PAUSE_S * (1 + os.urandom(1)[0] / 64))
+        # A random pause, so that several processes do not keep the file open for each other for ever.
+        time.sleep(_INIT_PAUSE_S * (1 + os.urandom(1)[0] / 64))
 
 
-def _lock_is_marked(path: Path) -> bool:
-    """Whether the lock file has LMDB's mark. For a journal that this process does not have open: see above."""
+def _has_lock_magic(path: Path) -> bool:
+    """Return whether the lock file has LMDB's magic number. Not while this process has the journal open."""
     try:
         with open_journal(Path(f"{path}-lock")) as fd:
-            return os.pread(fd, len(_LOCK_MARK), 0) == _LOCK_MARK
+            return os.pread(fd, len(_LOCK_MAGIC), 0) == _LOCK_MAGIC
     except JournalError:
         return False
 
 
 def _is_initialised(env: lmdb.Environment) -> bool:
-    """Whether new transactions follow the newest one on disk; a killed writer leaves the count one behind, no more."""
+    # New transactions must follow the newest one on disk; a killed writer leaves the count at most one behind.
     newest = env.info()["last_txnid"]
     with env.begin() as txn:
         return newest - txn.id() <= 1

@@ -16,7 +16,7 @@ from pipeline.engines.precision.float16 import least_cosine
 from pipeline.planning.inputs import Inputs
 from pipeline.request.options import BadTilePolicy
 from store.base.canonical_json import Document
-from store.base.identity import cell_components, cell_key, difference, tile_set_of
+from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import CellEmbedded, EngineCompiled
@@ -274,7 +274,7 @@ def _plan_cell(
 
 
 def _components(space: str, cell: Cell) -> Document:
-    return cell_components(space=space, tiles=tile_set_of(cell.tiles.packed()))
+    return cell_components(space=space, tiles=digest_packed_tiles(cell.tiles.packed()))
 
 
 def _closest_block(state: State, space: str, cell: Cell, key: str) -> CellEmbedded | None:

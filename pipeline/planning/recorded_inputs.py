@@ -21,7 +21,7 @@ from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import parse_recorded_request
 from pipeline.tiles.selection import Selection, select_tiles
-from store.base.identity import cell_components, cell_key, descriptor_id, difference, tile_set
+from store.base.identity import cell_components, cell_key, descriptor_id, difference, digest_tile_set
 from store.base.preprocessing import Preprocessing
 from store.domain.events import EngineCompiled
 from store.domain.state import STAND_IN, Build, RecordedEvent
@@ -142,7 +142,7 @@ class RecordedInputs:
         """Return the selected tiles."""
         selection = self._selection
         pairs = ((descriptor_id(tile.z, tile.x, tile.y), tile.sha256) for tile in selection.tiles)
-        found, expected = tile_set(pairs), str(self.build.inputs["tiles"]["digest"])
+        found, expected = digest_tile_set(pairs), str(self.build.inputs["tiles"]["digest"])
         if found != expected:
             raise UnavailableError(
                 f"tiles: expected the set {expected[:12]}, found {found[:12]} with {len(selection.tiles)} tiles in"

@@ -22,7 +22,7 @@ from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection, select_tiles
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.canonical_json import Document
-from store.base.identity import build_identity, build_inputs, tile_set_of, vector_space
+from store.base.identity import build_identity, build_inputs, digest_packed_tiles, vector_space
 
 _MAX_CALIBRATION = 1 << 20
 _BILLION = 1_000_000_000
@@ -123,7 +123,7 @@ def _identity_document(
         },
         calibration=sha256(calibration).hexdigest(),
         tiles={
-            "digest": tile_set_of(selection.tiles.packed()),
+            "digest": digest_packed_tiles(selection.tiles.packed()),
             "on_bad": str(request.tiles.on_bad),
         },
         models=[model.document for model in models],

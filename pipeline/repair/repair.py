@@ -34,7 +34,7 @@ from store.disk.quarantine import move_to_quarantine
 from store.domain.manifest_projection import project
 from store.domain.state import Build, State
 from store.errors import ErrorKind, NoGoError, UnknownEventError, from_os_error
-from store.files.permissions import refuse_exposed
+from store.files.permissions import refuse_world_writable
 from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
 from store.trust.go_no_go import TrustedKeys
@@ -82,7 +82,7 @@ class Repair:
         if not self.layout.exists():
             require_cache(self.layout)
         with self.lock:
-            refuse_exposed(self.layout.root)
+            refuse_world_writable(self.layout.root)
             links = self._set_links_aside()
             rebuilt = rebuild(
                 self.layout,
@@ -122,7 +122,7 @@ class Repair:
                 changed.
             UnknownEventError: A newer version wrote this cache; nothing was changed.
         """
-        refuse_exposed(self.layout.root)
+        refuse_world_writable(self.layout.root)
         view = read_history(self.layout, strict=False)
         if view.state.unknown:
             raise UnknownEventError(

@@ -294,4 +294,4 @@ def _samples(
     vectors = np.array([vector for _, vector in chosen], np.float32).reshape(len(ids), dimensions)
     new = np.isin(ids, added)
     sample = Rows(ids, vectors)
-    return sample.only(~new), sample.only(new)
+    return sample.select(~new), sample.select(new)

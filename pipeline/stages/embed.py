@@ -23,7 +23,7 @@ from pipeline.progress import Progress
 from pipeline.request.options import BadTilePolicy
 from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
-from store.base.identity import cell_components, cell_key, tile_set_of
+from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
 from store.disk.artifacts import ref_of
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepStarted
@@ -185,7 +185,7 @@ def embed_cells(
 
 
 def _embedded(assembled: AssembledCell, space: str, engine: EngineSpec) -> EmbeddedCell:
-    block, tiles = assembled.block, tile_set_of(assembled.tiles.packed())
+    block, tiles = assembled.block, digest_packed_tiles(assembled.tiles.packed())
     components, data = cell_components(space=space, tiles=tiles), descriptor_block.encode(block)
     event = CellEmbedded(
         space=space,

@@ -93,14 +93,14 @@ def _find_changes(
 ) -> Delta | None:
     before, now = _by_cell(decode_blocks(artifacts.read(index.blocks))), _by_cell(rows)
     earlier, changed = read_delta(artifacts, index), _changed_cells(before, now)
-    deltas = [earlier.outside(changed)]
+    deltas = [earlier.outside_cells(changed)]
     size, dropped = deltas[0].size, len(deltas[0].dropped)
     progress.start("index", total=len(changed), unit="cells")
     for cell in changed:
-        written = index_delta.undone(
-            _read_rows(artifacts, before.get(cell), index.dimensions), earlier.within(cell)
+        written = index_delta.undo_delta(
+            _read_rows(artifacts, before.get(cell), index.dimensions), earlier.in_cell(cell)
         )
-        delta = index_delta.difference(written, _read_rows(artifacts, now.get(cell), index.dimensions))
+        delta = index_delta.delta_between(written, _read_rows(artifacts, now.get(cell), index.dimensions))
         deltas.append(delta)
         size, dropped = size + delta.size, dropped + len(delta.dropped)
         progress.advance(1)
@@ -108,7 +108,7 @@ def _find_changes(
             progress.finish("too much changed for a delta")
             return None
     progress.finish(f"{index.kind}, {size:,} changes beside it")
-    return index_delta.joined(deltas, index.dimensions)
+    return index_delta.merge_deltas(deltas, index.dimensions)
 
 
 def extend_head_index(run: BuildContext, rows: Sequence[BlockRow], job: IndexJob) -> Index | None:
@@ -184,19 +184,19 @@ class EarlierBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         """Yield the blocks in ascending order of their cells."""
-        left = deque(self._delta.cells_left)
-        none = index_delta.nothing(self._delta.dimensions).added
+        left = deque(self._delta.cells_of_dropped)
+        none = index_delta.empty_delta(self._delta.dimensions).added
         for block in self._now:
             while left and left[0] < block.cell:
                 yield self._earlier(left.popleft(), none)
             if left and left[0] == block.cell:
                 left.popleft()
-            yield self._earlier(block.cell, index_delta.rows_of(block))
+            yield self._earlier(block.cell, index_delta.block_rows(block))
         for cell in left:
             yield self._earlier(cell, none)
 
     def _earlier(self, cell: CellName, now: Rows) -> Block:
-        rows = index_delta.undone(now, self._delta.within(cell))
+        rows = index_delta.undo_delta(now, self._delta.in_cell(cell))
         return Block(
             zoom=cell[0],
             cell_x=cell[1],
@@ -216,7 +216,9 @@ def read_delta(artifacts: Artifacts, index: Index) -> Delta:
         ArtifactError, DeltaError: It is missing or damaged.
     """
     ref = delta_of(index)
-    return index_delta.nothing(index.dimensions) if ref is None else index_delta.decode(artifacts.read(ref))
+    return (
+        index_delta.empty_delta(index.dimensions) if ref is None else index_delta.decode(artifacts.read(ref))
+    )
 
 
 def _by_cell(rows: Sequence[BlockRow]) -> dict[CellName, BlockRow]:
@@ -235,5 +237,5 @@ def _changed_cells(before: Mapping[CellName, BlockRow], now: Mapping[CellName, B
 def _read_rows(artifacts: Artifacts, row: BlockRow | None, dimensions: int) -> Rows:
     """Return the rows of a block; none if there is no block."""
     if row is None:
-        return index_delta.nothing(dimensions).added
-    return index_delta.rows_of(descriptor_block.decode(artifacts.read(row.ref)))
+        return index_delta.empty_delta(dimensions).added
+    return index_delta.block_rows(descriptor_block.decode(artifacts.read(row.ref)))

@@ -152,7 +152,7 @@ class TileColumns(Sequence[SourceTile]):
         return replace(self, days=days)
 
     def packed(self) -> bytes:
-        """Return id and digest of every tile by rising id, as `store.base.identity.tile_set_of` takes them.
+        """Return id and digest of every tile by rising id, as `store.base.identity.digest_packed_tiles` takes them.
 
         Raises:
             ValueError: A place is outside the grid, or occurs twice.

@@ -1,4 +1,4 @@
-"""Values and small rules that everything else stands on: canonical JSON, identities, preprocessing, validators.
+"""Values and rules that all other packages use: canonical JSON, identities, preprocessing, validators.
 
 Pure: values in, values out. It imports `store.errors` and NumPy and nothing else of the project. It never
 touches files, and only `clock` asks for the time.

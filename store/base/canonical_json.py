@@ -1,9 +1,8 @@
-"""Canonical JSON and domain-separated digests.
+"""Encode and decode canonical JSON, and compute domain-separated digests of it. Pure.
 
-One value has exactly one byte string: keys sorted by code point, no white space, ASCII escapes, integers
-only. Floating-point numbers are refused because two machines may print one number in two ways; callers use
-scaled integers or exact decimal strings. Everything that is signed, compared or hashed into an identity goes
-through here, on the ground and on board.
+A value has exactly one byte string: keys sorted by code point, no white space, ASCII escapes, integers only. Floats
+are refused, because two machines may print one number in two ways; callers use scaled integers or decimal strings.
+Everything that is signed, compared or hashed into an identity is encoded here, on the ground and on board.
 """
 
 import hashlib
@@ -11,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NewType, TypeAlias
 
 Digest = NewType("Digest", str)
-"""A SHA-256 as 64 lower-case hexadecimal digits."""
+"""A SHA-256 digest as 64 lower-case hexadecimal digits."""
 
 Value: TypeAlias = "bool | int | str | Sequence[Value] | Mapping[str, Value] | None"
-"""What has a canonical form."""
+"""A value that has a canonical form."""
 
 Document: TypeAlias = Mapping[str, Any]
-"""A map of string to `Value`; `encode` holds it to that, since a recursive type would burden every reader."""
+"""A map of string to `Value`. `encode` checks the values, because a recursive type would be awkward for callers."""
 
 _HEX = "0123456789abcdef"
 
@@ -33,7 +32,7 @@ def encode(value: Value) -> bytes:
         CanonicalError: The value holds a float, bytes, a key that is no string, or anything else JSON lacks.
     """
     _check(value)
-    import json  # noqa: PLC0415 - what only reads events needs no JSON
+    import json  # noqa: PLC0415 - reading events needs no JSON
 
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
@@ -48,10 +47,10 @@ def decode(data: bytes) -> Value:
 
     try:
         value: Value = json.loads(data, parse_float=_refuse_number, parse_constant=_refuse_number)
-        again = encode(value)
+        encoded = encode(value)
     except (ValueError, RecursionError) as error:
         raise CanonicalError(f"expected canonical JSON, found: {error}") from error
-    if again != data:
+    if encoded != data:
         raise CanonicalError("expected canonical JSON, found the same value in another form")
     return value
 
@@ -62,12 +61,12 @@ def sha256(data: bytes | memoryview) -> Digest:
 
 
 def digest(domain: str, value: Value) -> Digest:
-    """Return SHA-256(domain, zero byte, canonical JSON of `value`); no two domains share a digest."""
+    """Return SHA-256(domain, zero byte, canonical JSON of `value`); two domains never share a digest."""
     return sha256(domain.encode("ascii") + b"\0" + encode(value))
 
 
 def is_digest(text: object) -> bool:
-    """Tell whether `text` is 64 lower-case hexadecimal digits, hence safe as a file name."""
+    """Return whether `text` is 64 lower-case hexadecimal digits, hence safe as a file name."""
     return isinstance(text, str) and len(text) == 64 and not text.strip(_HEX)
 
 

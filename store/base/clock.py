@@ -1,11 +1,11 @@
-"""The clock that stamps records: wall time for people, monotonic time for durations."""
+"""The clock for the times of records: wall time for people, monotonic time for durations."""
 
 import time
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where times come from."""
+    """A source of times."""
 
     def wall_ns(self) -> int:
         """Nanoseconds since the Unix epoch; may jump."""

@@ -1,12 +1,11 @@
-"""Step keys, vector space and build identity: the one place that computes them.
+"""Compute step keys, vector spaces and the build identity. Pure.
 
-Builder, verifier and reader call these functions and nothing else, so that they cannot drift apart. A key is
-the digest of everything its step's result depends on, as a document of named components; the document travels
-with the key in the journal, so that two keys that differ can be explained. Paths, hosts, clocks and C10's own
-version never enter. Maps are sorted by the canonical form; lists whose order has no meaning are sorted here.
+Builder, verifier and reader all call these functions, so that they agree. A key is the digest of a document of named
+components: everything that the result of its step depends on. The journal keeps the document with the key, so that a
+difference between two keys can be explained. Paths, hosts, clocks and C10's own version are never part of a key.
 
-`RECIPES` holds one integer per step. It is raised by hand when the code of a step changes what the step
-produces from the same inputs; nothing else in C10's version may cause work to be done again.
+`RECIPES` holds one integer per step. A developer raises it when a change of the code changes what the step produces
+from the same inputs; no other change of C10 may cause work to be repeated.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ CELL_SHIFT = 4
 """A cell is 16 x 16 tiles of one zoom."""
 
 ZOOM_SHIFT, X_SHIFT = 58, 25
-"""Where zoom and column begin in a descriptor id."""
+"""First bits of zoom and column in a descriptor id."""
 
 _VIEW_SHIFT, _AXIS_MASK, _VIEW_MASK = 50, (1 << 25) - 1, (1 << 8) - 1
 
@@ -50,11 +49,11 @@ def tile_of(identifier: int) -> tuple[int, int, int, int]:
     )
 
 
-def tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
-    """Digest a set of tiles given as (descriptor id, SHA-256 of the encoded bytes).
+def digest_tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
+    """Return the digest of a set of tiles, given in any order as (descriptor id, SHA-256 of the encoded bytes).
 
-    Only the set matters, not the order. The hashed form is, for each tile in rising id, the id as 8 big-endian
-    bytes and the 32 bytes of its digest.
+    The packed form that is hashed is, for each tile in ascending order of id, the id as 8 big-endian bytes and the
+    32 bytes of its digest.
 
     Raises:
         ValueError: Two tiles share an id.
@@ -65,18 +64,18 @@ def tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
             raise ValueError(f"tile {tile_of(identifier)[:3]} occurs twice")
         previous = identifier
         packed += identifier.to_bytes(8, "big") + bytes.fromhex(sha256)
-    return tile_set_of(packed)
+    return digest_packed_tiles(packed)
 
 
-def tile_set_of(packed: bytes | bytearray) -> Digest:
-    """Digest a set of tiles that is in its hashed form already; the caller made sure that no id occurs twice."""
+def digest_packed_tiles(packed: bytes | bytearray) -> Digest:
+    """Return the digest of a set of tiles in packed form, in which no id occurs twice."""
     state = hashlib.sha256(b"c10/tile-set/1\0")
     state.update(packed)
     return Digest(state.hexdigest())
 
 
 def engine_key(components: Document) -> Digest:
-    """Key of compiling one network. Components: see `engine_components`."""
+    """Return the key of compiling one network."""
     return digest("c10/engine/1", components)
 
 
@@ -90,16 +89,16 @@ def engine_components(
     batch: int,
     options: Document,
 ) -> Document:
-    """Name everything a compiled engine depends on.
+    """Return the components of a compiled engine: everything that it depends on.
 
     Args:
         onnx_sha256: Digest of the network with its external weights.
         backend: Compiler family.
-        version: Its full library version.
+        version: Full version of the compiler library.
         target: Device the engine is for.
         precision: Arithmetic of the engine.
         batch: Fixed batch size.
-        options: What the backend adds (profiles, flags, limits).
+        options: Options of the backend (profiles, flags, limits).
     """
     return {
         "onnx": onnx_sha256,
@@ -114,9 +113,10 @@ def engine_components(
 
 
 def vector_space(*, engine: str, preprocessing: Document, precision: str, batch: int) -> Digest:
-    """Key of the space in which descriptors may be compared: engine *step key*, image contract, batch, recipe.
+    """Return the key of a vector space, in which descriptors may be compared.
 
-    The recipe of embedding belongs to the space and not to the cell, since rows are copied within a space.
+    It depends on the step key of the engine, the preprocessing, precision, batch and the recipe of embedding. The
+    recipe belongs to the space and not to the cell, because rows are copied within a space.
     """
     components: Document = {
         "engine": engine,
@@ -129,27 +129,22 @@ def vector_space(*, engine: str, preprocessing: Document, precision: str, batch:
 
 
 def cell_components(*, space: str, tiles: Iterable[tuple[int, str]] | Digest) -> Document:
-    """Name everything one cell's block depends on.
-
-    Args:
-        space: Its vector space.
-        tiles: The (descriptor id, digest) of its tiles, or the digest of that set.
-    """
-    return {"space": space, "tiles": tiles if isinstance(tiles, str) else tile_set(tiles)}
+    """Return the components of a cell's block: its vector space, and its tiles or the digest of that set."""
+    return {"space": space, "tiles": tiles if isinstance(tiles, str) else digest_tile_set(tiles)}
 
 
 def cell_key(components: Document) -> Digest:
-    """Key of embedding one cell."""
+    """Return the key of embedding one cell."""
     return digest("c10/cell/1", components)
 
 
 def index_components(*, space: str, blocks: str, options: Document, library: str) -> Document:
-    """Name everything the index depends on.
+    """Return the components of an index: everything that it depends on.
 
     Args:
         space: Vector space of the rows.
-        blocks: Digest of the block table, hence of the vectors themselves: the key hangs on what upstream
-            steps produced, not on how, so that equal vectors are never indexed twice.
+        blocks: Digest of the block table, hence of the vectors: the key depends on what earlier steps produced, not
+            on how, so that equal vectors are never indexed twice.
         options: Resolved index options.
         library: Index library and its version.
     """
@@ -163,17 +158,12 @@ def index_components(*, space: str, blocks: str, options: Document, library: str
 
 
 def extended_index_components(whole: Document, *, base: str) -> Document:
-    """Name everything an index depends on that was not written anew.
-
-    Args:
-        whole: Components of the index as it would be if it were.
-        base: Digest of the file that it extends.
-    """
+    """Return the components of an extended index: those of a whole one, and the digest of the file it extends."""
     return {**whole, "base": base}
 
 
 def index_key(components: Document) -> Digest:
-    """Key of building the descriptor index."""
+    """Return the key of building the descriptor index."""
     return digest("c10/index/1", components)
 
 
@@ -191,16 +181,16 @@ def build_inputs(
     index: Document,
     checks: Document,
 ) -> Document:
-    """Gather what a build is defined by; the digest of this document is the build identity.
+    """Return the inputs that define a build; the digest of this document is the build identity.
 
     Args:
         flight_id: Name of the sortie.
         sector: Sector class.
         bbox_e7: West, south, east, north in 1e-7 degree, WGS 84.
-        zoom: Least and greatest zoom, inclusive.
+        zoom: Lowest and highest zoom, inclusive.
         origin: Take-off point: `lon_e7`, `lat_e7` in 1e-7 degree and `altitude_mm` in millimetres.
         calibration: SHA-256 of the calibration file.
-        tiles: `digest` of the tile set and the options that decide what is done with bad tiles.
+        tiles: `digest` of the tile set, and the options for bad tiles.
         models: One document per network, with a unique `name`; their order does not matter.
         engine: Backend, full version, target, precision, batch.
         index: Index options and library.
@@ -229,7 +219,7 @@ def build_identity(inputs: Document) -> Digest:
 
 
 def difference(old: Value, new: Value, path: str = "") -> list[str]:
-    """Name the components in which two key documents differ, as dotted paths; equal documents give none."""
+    """Return the dotted paths of the components in which two key documents differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found: list[str] = []
         for name in sorted({*old, *new}):
@@ -239,5 +229,5 @@ def difference(old: Value, new: Value, path: str = "") -> list[str]:
             else:
                 found.extend(difference(old[name], new[name], here))
         return found
-    # By canonical form, in which true is not 1 and a tuple is a list, also inside of lists.
+    # Compare canonical forms, in which true is not 1 and a tuple is a list.
     return [] if encode(old) == encode(new) else [path]

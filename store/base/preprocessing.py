@@ -1,13 +1,13 @@
-"""The image contract: from the pixels of a tile or camera frame to the numbers that a network sees. Pure.
+"""Preprocess the pixels of a tile or camera frame into the input of a network. Pure.
 
-Ground station and aircraft run this very code with the parameters from the manifest; anything else would compare
-descriptors of different pictures. One sample is made as follows:
+Ground station and aircraft run the same code with the parameters from the manifest, so that their descriptors can be
+compared. The steps are:
 
-1. Alpha is composited over black: each channel becomes (c * a + 127) // 255. Palettes are expanded and grey is
-   repeated before; embedded colour profiles and orientation tags are ignored, since map tiles have none that count.
-2. The picture is resized to `size` by `RESAMPLER`, without keeping the aspect ratio; an equal size is left alone.
-3. Channels are put into `colour` order and axes into `layout` order.
-4. In float32, (p - mean) / std for p from 0 to 255; mean and std are in the network's channel order.
+1. Composite alpha over black: each channel becomes (c * a + 127) // 255. The decoder has expanded palettes and
+   repeated grey before. Embedded colour profiles and orientation tags are ignored.
+2. Resize to `size` by `RESAMPLER`, without keeping the aspect ratio; leave an equal size alone.
+3. Put channels into `colour` order and axes into `layout` order.
+4. Compute (p - mean) / std in float32, for p from 0 to 255; mean and std are in the network's channel order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Pixels = npt.NDArray[np.uint8]
 Sample = npt.NDArray[np.float32]
 
 RESAMPLER: Final = "pillow-bilinear-antialiased/1"
-"""Pillow's triangle filter, widened when it shrinks; 8-bit fixed-point arithmetic, hence the same on every machine."""
+"""Pillow's triangle filter, antialiased; 8-bit fixed-point arithmetic, hence the same on every machine."""
 ALPHA: Final = "over-black/1"
 
 MIN_SIDE: Final = 1
@@ -32,19 +32,19 @@ _Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """Parameters of the image contract.
+    """The parameters of preprocessing.
 
     Attributes:
         size: Height and width that the network sees, pixels.
         colour: Order of the colour channels.
         layout: "nchw" for [3, h, w] samples, "nhwc" for [h, w, 3].
         mean: Subtracted from each channel, on the scale 0 to 255, in `colour` order.
-        std: Divides each channel after that.
+        std: Then divides each channel.
         resampler: Name and version of the resampler; only `RESAMPLER` exists.
         alpha: Name and version of the rule for transparency; only `ALPHA` exists.
 
     Raises:
-        ValueError: at construction, when a parameter is out of range or names a rule that this version lacks.
+        ValueError: At construction: a parameter is out of range, or names a rule that this version lacks.
     """
 
     size: tuple[int, int]
@@ -56,7 +56,7 @@ class Preprocessing:
     alpha: str = ALPHA
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be carried out exactly."""
+        """Check and normalize the parameters."""
         sides: list[object] = list(self.size)
         if len(sides) != 2 or not all(type(side) is int and MIN_SIDE <= side <= MAX_SIDE for side in sides):
             raise ValueError(
@@ -71,8 +71,8 @@ class Preprocessing:
             if value not in known:
                 raise ValueError(f"expected {name} to be {' or '.join(known)}, found {value!r}")
         object.__setattr__(self, "size", tuple(self.size))
-        object.__setattr__(self, "mean", _triple("mean", self.mean))
-        object.__setattr__(self, "std", _triple("std", self.std))
+        object.__setattr__(self, "mean", _finite_triple("mean", self.mean))
+        object.__setattr__(self, "std", _finite_triple("std", self.std))
         if any(np.float32(value) <= 0 for value in self.std):
             raise ValueError(f"expected std greater than 0, found {self.std!r}")
 
@@ -83,7 +83,7 @@ class Preprocessing:
         return (3, height, width) if self.layout == "nchw" else (height, width, 3)
 
     def apply(self, image: Pixels) -> Sample:
-        """Make one sample.
+        """Return the sample of an image.
 
         Args:
             image: uint8 [height, width, 3], RGB.
@@ -92,7 +92,7 @@ class Preprocessing:
             float32 of `shape`, C-contiguous, new.
 
         Raises:
-            ValueError: when the image has another shape or type.
+            ValueError: The image has another shape or type.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"expected a picture uint8 [h, w, 3], found {image.dtype} {list(image.shape)}")
@@ -108,7 +108,7 @@ class Preprocessing:
         return sample
 
     def to_document(self) -> dict[str, object]:
-        """The parameters as whole numbers and strings only; a float is its shortest decimal that reads back equal."""
+        """Return the parameters as whole numbers and strings; a float is the shortest decimal that reads back equal."""
         return {
             "alpha": self.alpha,
             "colour": self.colour,
@@ -121,13 +121,13 @@ class Preprocessing:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Preprocessing":
-        """The parameters from what `to_document` gave; any other spelling of the same is refused.
+        """Return the parameters in a document of `to_document`; refuse any other form of them.
 
         Raises:
-            ValueError: when the document is not of that form.
+            ValueError: The document does not have that form.
         """
         try:
-            made = cls(
+            found = cls(
                 size=tuple(document["size"]),
                 colour=document["colour"],
                 layout=document["layout"],
@@ -138,13 +138,13 @@ class Preprocessing:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"expected a preprocessing document, found {error!r}") from None
-        if made.to_document() != dict(document):
+        if found.to_document() != dict(document):
             raise ValueError(f"expected a preprocessing document in canonical form, found {dict(document)!r}")
-        return made
+        return found
 
 
 def flatten_alpha(image: Pixels) -> Pixels:
-    """Composite a picture over black: (c * a + 127) // 255.
+    """Return a picture composited over black: (c * a + 127) // 255.
 
     Args:
         image: uint8 [height, width, 4], RGBA, alpha not premultiplied.
@@ -158,7 +158,7 @@ def flatten_alpha(image: Pixels) -> Pixels:
 
 
 def resample(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Resize by `RESAMPLER`.
+    """Return an image resized by `RESAMPLER`.
 
     Args:
         image: uint8 [height, width, 3].
@@ -170,7 +170,7 @@ def resample(image: Pixels, size: tuple[int, int]) -> Pixels:
     height, width = size
     if image.shape[:2] == size:
         return image
-    from PIL import Image  # noqa: PLC0415 - to tell what is done to an image needs no image
+    from PIL import Image  # noqa: PLC0415 - reading the parameters needs no images
 
     picture = Image.fromarray(np.ascontiguousarray(image))
     return np.asarray(picture.resize((width, height), resample=Image.Resampling.BILINEAR))
@@ -184,7 +184,7 @@ def _from_decimals(texts: Sequence[str]) -> _Triple:
     return first, second, third
 
 
-def _triple(name: str, values: Sequence[object]) -> _Triple:
+def _finite_triple(name: str, values: Sequence[object]) -> _Triple:
     numbers = [
         float(value) + 0.0 for value in values if isinstance(value, (int, float)) and np.isfinite(value)
     ]

@@ -1,11 +1,11 @@
-"""Fields of documents that nobody vouches for: each is what it must be, or an error that quotes it. Pure."""
+"""Validate fields of untrusted documents: return the value, or raise an error that quotes it. Pure."""
 
 from store.base.canonical_json import Document, is_digest
 from store.base.values import ArtifactRef
 
 
 def artifact_ref(document: Document) -> ArtifactRef:
-    """Return a reference of digest and size, and nothing beside them.
+    """Return a reference that has a digest and a size, and no other field.
 
     Raises:
         ValueError, TypeError, AttributeError: It is something else.

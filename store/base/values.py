@@ -16,7 +16,7 @@ GENESIS_CHAIN = "0" * 64
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the journal: how many records, and the chain digest up to there."""
+    """A position in the journal: the number of records, and the chain digest up to there."""
 
     seq: int = 0
     chain: str = GENESIS_CHAIN

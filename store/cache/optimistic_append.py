@@ -22,7 +22,7 @@ from store.disk.layout import Layout
 from store.domain.events import Event, GenerationAccepted
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
-from store.files.permissions import refuse_exposed
+from store.files.permissions import refuse_world_writable
 from store.policy import recovery
 
 Decide = Callable[[State], Sequence[Event]]
@@ -85,7 +85,7 @@ def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> It
         UnknownEventError: The journal holds events of a newer version.
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
-    refuse_exposed(layout.root)
+    refuse_world_writable(layout.root)
     refuse_symlinked_folders(layout)
     if create:
         ensure_cache(layout, clock=clock)

@@ -19,7 +19,7 @@ from store.domain.fold import fold_into
 from store.domain.state import RecordedEvent, State
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
 from store.files.regular_file import read_regular
-from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signed_manifest
+from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_signature_name
 from store.policy.recovery import CacheFiles
 from store.policy.recovery import check as check_history
 
@@ -80,7 +80,7 @@ def _signatures(
     """Return generation and place of the signature files of manifests, and generation and name of all others."""
     signed, loose = set[tuple[int, int]](), list[tuple[int, str]]()
     for name in sorted(names):
-        found = signed_manifest(name)
+        found = parse_signature_name(name)
         match = found and MANIFEST_NAME.fullmatch(found[0])
         if not found or not match:
             continue

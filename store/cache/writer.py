@@ -56,7 +56,7 @@ from store.errors import (
     UnprojectedError,
     from_os_error,
 )
-from store.files.permissions import refuse_exposed
+from store.files.permissions import refuse_world_writable
 from store.manifest import manifest
 from store.policy.recovery import Abandon, Action, ClearScratch, Project, SetAside, plan
 from store.policy.rollback import RollbackPlan
@@ -122,7 +122,7 @@ class CacheWriter:
             ArtifactsBusyError: Others write artifacts, and did not finish in time.
             StoreError, journal.JournalError: The folder or the journal cannot be used.
         """
-        refuse_exposed(layout.root)
+        refuse_world_writable(layout.root)
         refuse_symlinked_folders(layout)
         created = create and ensure_cache(layout, clock=clock)
         require_cache(layout)

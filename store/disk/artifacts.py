@@ -31,11 +31,11 @@ from store.errors import (
     ArtifactsBusyError,
     CacheUnusableError,
     ErrorKind,
+    describe_read_error,
     from_os_error,
     is_shortage,
-    unread,
 )
-from store.files.regular_file import names_something_else, open_regular, read_regular
+from store.files.regular_file import is_wrong_file_type, open_regular, read_regular
 
 _CHUNK = 1 << 20
 _CHECK_INTERVAL_S = 0.01
@@ -111,7 +111,7 @@ class Artifacts:
         try:
             return open_regular(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            if names_something_else(error):
+            if is_wrong_file_type(error):
                 raise CacheUnusableError(
                     f"expected a regular file as lock {path}, found something else",
                     kind=ErrorKind.FILE_SYSTEM,
@@ -210,7 +210,7 @@ class Artifacts:
         except OSError as error:
             if is_shortage(error):
                 raise from_os_error(error, f"artifact {ref.sha256}") from error
-            return unread(error)
+            return describe_read_error(error)
         finally:
             os.close(fd)
         return None if actual == ref.sha256 else f"expected SHA-256 {ref.sha256[:12]}, found {actual[:12]}"
@@ -223,9 +223,9 @@ class Artifacts:
         """
         if is_shortage(error):
             raise from_os_error(error, f"artifact {ref.sha256}") from error
-        if names_something_else(error):
+        if is_wrong_file_type(error):
             return "not a regular file"
-        return unread(error)
+        return describe_read_error(error)
 
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the bytes of an artifact after checking them.
@@ -242,7 +242,7 @@ class Artifacts:
             data = None
         except OSError as error:
             if error.errno == errno.EIO:
-                raise self._error(ref, unread(error)) from error
+                raise self._error(ref, describe_read_error(error)) from error
             raise from_os_error(error, f"artifact {ref.sha256}") from error
         if data is None:
             raise self._error(ref, "changed while it was read")
@@ -267,7 +267,7 @@ class Artifacts:
                 except OSError as error:
                     if is_shortage(error):
                         raise from_os_error(error, f"artifact {ref.sha256}") from error
-                    raise self._error(ref, unread(error)) from error
+                    raise self._error(ref, describe_read_error(error)) from error
                 if not piece:
                     break
                 state.update(piece)

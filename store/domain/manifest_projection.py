@@ -11,7 +11,7 @@ from store.domain.events import EngineCompiled, Index, IndexExtended
 from store.domain.index_files import whole_of
 from store.domain.state import Build, BuildStatus, Generation, State, checks_of
 from store.errors import DamagedHistoryError, ErrorKind
-from store.manifest.index_entry import EXTENDED, PLAIN, reference
+from store.manifest.index_entry import EXTENDED, PLAIN, artifact_document
 from store.manifest.manifest import FORMATS, Envelope
 
 
@@ -85,8 +85,8 @@ def _plain_body(state: State, build: Build) -> Document:
     return {
         "identity": build.identity,
         "inputs": build.inputs,
-        "tiles": {"count": tiles.count, "digest": tiles.digest, "table": reference(tiles.table)},
-        "calibration": reference(calibration),
+        "tiles": {"count": tiles.count, "digest": tiles.digest, "table": artifact_document(tiles.table)},
+        "calibration": artifact_document(calibration),
         "engines": [_engine(models[name], event) for name, event in build.engines],
         "vector_space": index.components["space"],
         "index": {
@@ -94,7 +94,7 @@ def _plain_body(state: State, build: Build) -> Document:
             "embedded_by": _embedded_by(embedder) | _golden(build.stand_in),
         },
         "geography": {
-            "report": reference(coverage.geography),
+            "report": artifact_document(coverage.geography),
             "wanted": coverage.wanted,
             "present": coverage.present,
             "featureless": coverage.featureless,
@@ -143,7 +143,7 @@ def _embedded_by(event: EngineCompiled | None) -> dict[str, Value]:
 def _golden(stand_in: EngineCompiled | None) -> dict[str, Value]:
     """What a stand-in answered: on board the engine that it stands in for is held against it."""
     found = None if stand_in is None else attached(stand_in).get(GOLDEN)
-    return {} if found is None else {"golden": reference(found)}
+    return {} if found is None else {"golden": artifact_document(found)}
 
 
 def _engine(model: Document, event: EngineCompiled) -> Document:
@@ -151,7 +151,7 @@ def _engine(model: Document, event: EngineCompiled) -> Document:
     return {
         "model": model["name"],
         "role": model["role"],
-        "artifact": reference(event.artifact),
+        "artifact": artifact_document(event.artifact),
         "step_key": event.key,
         "backend": components["backend"],
         "version": components["version"],
@@ -171,8 +171,8 @@ def index_format(index: Index | None) -> int:
 def index_document(index: Index) -> Document:
     """Return the entry as it stands in the body of a manifest."""
     plain = {
-        "artifact": reference(whole_of(index)),
-        "blocks": reference(index.blocks),
+        "artifact": artifact_document(whole_of(index)),
+        "blocks": artifact_document(index.blocks),
         "step_key": index.key,
         "kind": index.kind,
         "metric": index.metric,
@@ -181,5 +181,5 @@ def index_document(index: Index) -> Document:
     }
     if not isinstance(index, IndexExtended):
         return plain
-    delta = {"artifact": reference(index.artifact), "added": index.added, "dropped": index.dropped}
+    delta = {"artifact": artifact_document(index.artifact), "added": index.added, "dropped": index.dropped}
     return plain | {"delta": delta}

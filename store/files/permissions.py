@@ -1,8 +1,8 @@
-"""Folders that anybody may write to: what lies there says nothing about who put it there.
+"""Find folders of a cache that other users may write to, and refuse to write to such a cache.
 
-Signatures and digests keep foreign content out, but not foreign files: whoever may write can take a cache out of
-service, and can try races against those who build in it. Permissions on a medium that is mounted read-only mean
-nothing. A folder that a group may write to is its owner's decision; `c10 verify` mentions it.
+Signatures and digests keep foreign content out, but not foreign files: a user who may write can disable a cache and
+race against a build in it. Permissions on a medium that is mounted read-only mean nothing. A folder that a group may
+write to is its owner's decision; `c10 verify` mentions it.
 """
 
 import os
@@ -16,16 +16,16 @@ from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shorta
 _FOLDERS: Final = (".", "artifacts", "manifests")
 
 
-def exposed(folder: int, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
+def writable_folders(folder: int, *, permission: int = stat.S_IWOTH) -> tuple[str, ...]:
     """Return a reason for each folder of a cache that others may write to.
 
     Args:
         folder: Descriptor of the cache's folder.
-        to: The permission that is looked for: of all users, or of the group (`stat.S_IWGRP`).
+        permission: The mode bit to look for: all other users (`stat.S_IWOTH`) or the group (`stat.S_IWGRP`).
     """
     if os.fstatvfs(folder).f_flag & os.ST_RDONLY:
         return ()
-    found, who = [], "anybody" if to == stat.S_IWOTH else "its group"
+    found, who = [], "anybody" if permission == stat.S_IWOTH else "its group"
     for name in _FOLDERS:
         try:
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
@@ -33,7 +33,7 @@ def exposed(folder: int, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
             if is_shortage(error):
                 raise from_os_error(error, name) from error
             continue
-        if stat.S_ISDIR(mode) and mode & to:
+        if stat.S_ISDIR(mode) and mode & permission:
             subject = "cache folder" if name == "." else f"folder {name}"
             found.append(
                 f"{subject}: expected one that its owner alone writes to, found that {who} may write to it"
@@ -41,11 +41,11 @@ def exposed(folder: int, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
     return tuple(found)
 
 
-def exposed_path(root: Path, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
-    """As `exposed`, for a path; nothing where there is no such folder.
+def writable_folders_at(root: Path, *, permission: int = stat.S_IWOTH) -> tuple[str, ...]:
+    """Do the same as `writable_folders` for a path; return nothing if there is no such folder.
 
     Raises:
-        CacheUnusableError: This process lacks memory or open files, so that nobody knows.
+        CacheUnusableError: This process lacks memory or open files to find out.
     """
     try:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -54,18 +54,18 @@ def exposed_path(root: Path, *, to: int = stat.S_IWOTH) -> tuple[str, ...]:
             raise from_os_error(error, str(root)) from error
         return ()
     try:
-        return exposed(folder, to=to)
+        return writable_folders(folder, permission=permission)
     finally:
         os.close(folder)
 
 
-def refuse_exposed(root: Path) -> None:
+def refuse_world_writable(root: Path) -> None:
     """Refuse to write to a cache that anybody may write to.
 
     Raises:
-        CacheUnusableError: With the first of the folders, and what mends it.
+        CacheUnusableError: With the first such folder, and how to fix it.
     """
-    reasons = exposed_path(root)
+    reasons = writable_folders_at(root)
     if reasons:
         raise CacheUnusableError(
             f"{root}: {reasons[0]}", kind=ErrorKind.PERMISSION, hint=f"chmod -R o-w {shlex.quote(str(root))}"

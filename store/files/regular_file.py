@@ -9,7 +9,7 @@ import os
 import stat
 from typing import Final
 
-_TAKEN: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+_WRONG_TYPE_ERRNOS: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
 class NotRegularError(OSError):
@@ -35,7 +35,7 @@ def open_regular(
 
     Raises:
         NotRegularError: It is a folder, a pipe or a device.
-        OSError: It cannot be opened; `names_something_else` tells which errors mean a link or a socket.
+        OSError: It cannot be opened; `is_wrong_file_type` tells which errors mean a link or a socket.
     """
     # Without O_NONBLOCK, opening a named pipe waits for the other side.
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_symlinks else os.O_NOFOLLOW)
@@ -46,9 +46,9 @@ def open_regular(
     return fd
 
 
-def names_something_else(error: OSError) -> bool:
+def is_wrong_file_type(error: OSError) -> bool:
     """Whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
-    return isinstance(error, NotRegularError) or error.errno in _TAKEN
+    return isinstance(error, NotRegularError) or error.errno in _WRONG_TYPE_ERRNOS
 
 
 def open_folder(path: str | os.PathLike[str], *, folder: int | None = None) -> int:
@@ -89,7 +89,7 @@ def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes | None:
     try:
         fd = open_regular(path)
     except OSError as error:
-        if names_something_else(error):
+        if is_wrong_file_type(error):
             return None
         raise
     with os.fdopen(fd, "rb") as file:

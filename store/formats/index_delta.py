@@ -66,7 +66,7 @@ class Rows:
         """Number of rows."""
         return len(self.ids)
 
-    def only(self, mask: NDArray[np.bool_]) -> "Rows":
+    def select(self, mask: NDArray[np.bool_]) -> "Rows":
         """Return the rows that a mask, bool [n], marks."""
         return Rows(self.ids[mask], self.vectors[mask])
 
@@ -88,23 +88,23 @@ class Delta:
         """Length of a descriptor."""
         return int(self.added.vectors.shape[1])
 
-    def within(self, cell: CellName) -> "Delta":
+    def in_cell(self, cell: CellName) -> "Delta":
         """Return what concerns one cell."""
         number = np.uint64(_number(*cell))
         added, dropped = _cell_numbers(self.added.ids), _cell_numbers(self.dropped.ids)
-        return Delta(self.added.only(added == number), self.dropped.only(dropped == number))
+        return Delta(self.added.select(added == number), self.dropped.select(dropped == number))
 
-    def outside(self, cells: Iterable[CellName]) -> "Delta":
+    def outside_cells(self, cells: Iterable[CellName]) -> "Delta":
         """Return what concerns none of some cells."""
         numbers = np.array([_number(*cell) for cell in cells], np.uint64)
 
         def kept(rows: Rows) -> Rows:
-            return rows.only(~np.isin(_cell_numbers(rows.ids), numbers))
+            return rows.select(~np.isin(_cell_numbers(rows.ids), numbers))
 
         return Delta(kept(self.added), kept(self.dropped))
 
     @property
-    def cells_left(self) -> list[CellName]:
+    def cells_of_dropped(self) -> list[CellName]:
         """The cells that rows left, each once, in ascending order."""
         numbers = np.unique(_cell_numbers(self.dropped.ids)).tolist()
         return [
@@ -113,34 +113,34 @@ class Delta:
         ]
 
 
-def rows_of(block: Block) -> Rows:
+def block_rows(block: Block) -> Rows:
     """Return the rows of a block."""
     return Rows(block.ids, block.vectors)
 
 
-def nothing(dimensions: int) -> Delta:
+def empty_delta(dimensions: int) -> Delta:
     """Return the delta of an index in which nothing changed."""
     none = Rows(np.zeros(0, np.uint64), np.zeros((0, dimensions), np.float32))
     return Delta(none, none)
 
 
-def difference(before: Rows, now: Rows) -> Delta:
+def delta_between(before: Rows, now: Rows) -> Delta:
     """Return what changed between two sets of rows of the same dimensions; a row is its id and its vector's bits."""
     _, at, there = np.intersect1d(before.ids, now.ids, assume_unique=True, return_indices=True)
     same = (before.vectors[at].view(np.uint32) == now.vectors[there].view(np.uint32)).all(axis=1)
     came, left = np.ones(len(now), np.bool_), np.ones(len(before), np.bool_)
     came[there[same]] = False
     left[at[same]] = False
-    return Delta(now.only(came), before.only(left))
+    return Delta(now.select(came), before.select(left))
 
 
-def undone(now: Rows, delta: Delta) -> Rows:
+def undo_delta(now: Rows, delta: Delta) -> Rows:
     """Return the rows from before the change.
 
     Raises:
         DeltaError: A row that came is not among those of now, or one that was left out is.
     """
-    kept = now.only(~np.isin(now.ids, delta.added.ids))
+    kept = now.select(~np.isin(now.ids, delta.added.ids))
     if len(kept) + len(delta.added) != len(now):
         raise DeltaError("expected every row that came among the rows of now, found one that is not")
     if np.isin(delta.dropped.ids, kept.ids).any():
@@ -148,9 +148,9 @@ def undone(now: Rows, delta: Delta) -> Rows:
     return _sorted([kept, delta.dropped])
 
 
-def joined(deltas: Sequence[Delta], dimensions: int) -> Delta:
+def merge_deltas(deltas: Sequence[Delta], dimensions: int) -> Delta:
     """Return the changes of several cells as one delta."""
-    every = [nothing(dimensions), *deltas]
+    every = [empty_delta(dimensions), *deltas]
     return Delta(_sorted([each.added for each in every]), _sorted([each.dropped for each in every]))
 
 

@@ -54,7 +54,7 @@ class TileTable:
 
     @property
     def packed(self) -> bytes:
-        """Id and digest of every tile, as `store.base.identity.tile_set_of` wants them."""
+        """Id and digest of every tile, as `store.base.identity.digest_packed_tiles` wants them."""
         return pack_tiles(self.ids, self.digests)
 
     def digest(self, identifier: int) -> str | None:
@@ -116,7 +116,7 @@ def encode_tile_columns(
 
 
 def pack_tiles(ids: NDArray[Any], digests: NDArray[np.uint8]) -> bytes:
-    """Return id and digest of tiles, one after the other, as `store.base.identity.tile_set_of` wants them.
+    """Return id and digest of tiles, one after the other, as `store.base.identity.digest_packed_tiles` wants them.
 
     Args:
         ids: Descriptor ids, rising and none twice, [n].

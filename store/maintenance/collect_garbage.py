@@ -33,7 +33,7 @@ from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
 from store.errors import ArtifactError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
-from store.manifest.file_names import signed_manifest
+from store.manifest.file_names import parse_signature_name
 from store.policy.retention import (
     CollectionPlan,
     KeepPolicy,
@@ -191,7 +191,7 @@ def _projections(layout: Layout, state: State, decision: CollectionPlan) -> dict
     names = {name: number for number, name in layout.manifest_files().items() if number in removed}
     found = {number: list[Path]() for number in sorted(names.values())}
     for path in sorted(layout.manifests.iterdir()) if names else ():
-        signed = signed_manifest(path.name)
+        signed = parse_signature_name(path.name)
         if signed is not None and signed[0] in names:
             found[names[signed[0]]].append(path)
     for name, number in names.items():

@@ -20,15 +20,15 @@ from store.domain.manifest_projection import project
 from store.domain.state import Generation, State
 from store.errors import from_os_error, is_shortage
 from store.files.regular_file import read_regular
-from store.manifest.file_names import MANIFEST_NAME, MAX_SIGNATURES, signed_manifest
+from store.manifest.file_names import MANIFEST_NAME, MAX_SIGNATURES, parse_signature_name
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
 from store.trust.signatures import (
     Signature,
     TrustedKey,
     parse_signature,
-    reasons_against,
+    parse_trusted_keys,
     signature_file,
-    trusted,
+    signature_problems,
 )
 
 _ASIDE: Final = re.compile(r"(.+)\.[0-9]{1,18}")
@@ -72,7 +72,7 @@ def recover_signatures(
         CacheUnusableError: This process lacks memory or open files.
         ValueError: A trusted key is invalid.
     """
-    keys = () if trusted_keys is ALLOW_UNSIGNED else trusted(trusted_keys)
+    keys = () if trusted_keys is ALLOW_UNSIGNED else parse_trusted_keys(trusted_keys)
     signers = {
         number: list(signers_of(generation))
         for number, generation in state.generations.items()
@@ -103,7 +103,7 @@ def recover_signatures(
 
 def _holds(state: State, generation: Generation, signature: Signature, keys: tuple[TrustedKey, ...]) -> bool:
     raw = project(state, generation)
-    return bool(keys) and not reasons_against(
+    return bool(keys) and not signature_problems(
         raw, (signature_file(signature),), generation=generation.number, keys=keys
     )
 
@@ -114,7 +114,7 @@ def _signature_files(layout: Layout) -> Iterator[_Found]:
     for aside, folder in enumerate((layout.manifests, layout.quarantine)):
         for path in _entries(folder):
             name = match[1] if aside and (match := _ASIDE.fullmatch(path.name)) else path.name
-            found = signed_manifest(name)
+            found = parse_signature_name(name)
             numbered = found and MANIFEST_NAME.fullmatch(found[0])
             if found and numbered:
                 named.append((bool(aside), int(numbered[1]), found[1], path))

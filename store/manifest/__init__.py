@@ -1,5 +1,5 @@
-"""What a manifest says: parse its bytes into entries, and the names of the files that belong to it.
+"""Parse manifests, and the names of manifest and signature files.
 
-Pure, and part of the aircraft's code. It imports `store.base`. It trusts nothing in the bytes, and never
-makes a manifest: that is `store.domain.manifest_projection`.
+Pure, and part of the aircraft's code. It imports `store.base` and `store.errors`. It treats all bytes as untrusted,
+and never creates a manifest: `store.domain.manifest_projection` does.
 """

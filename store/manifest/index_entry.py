@@ -1,7 +1,7 @@
-"""The index as a manifest names it: what faiss wrote, what changed since, and the blocks of all rows. Pure.
+"""Parse the index entry of a manifest: the file of faiss, what changed since, and the blocks of all rows. Pure.
 
-Where nothing changed since, the manifest has format 1. An index with a delta is format 2: who knows only the first would
-search the file of faiss alone, and is to refuse the manifest instead.
+A manifest whose index has a delta has format 2, all others have format 1. A program that knows only format 1 would
+search the file of faiss alone, so it must refuse format 2.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from store.base.canonical_json import Document
 from store.base.values import ArtifactRef
 
 PLAIN = 1
-"""Format of a manifest whose index is one file."""
+"""Format of a manifest whose index is a single file."""
 
 EXTENDED = 2
-"""Format of one whose index has a delta."""
+"""Format of a manifest whose index has a delta."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaEntry:
-    """What changed since the index was written (`store.formats.index_delta`): how many rows came, and how many are to be left out."""
+    """The delta of an index (`store.formats.index_delta`), and how many rows it adds and drops."""
 
     artifact: ArtifactRef
     added: int
@@ -31,14 +31,14 @@ class IndexEntry:
     """The descriptor index and the block table of its rows.
 
     Attributes:
-        artifact: What faiss wrote.
-        delta: What changed since, or nothing.
+        artifact: The file that faiss wrote.
+        delta: What changed since, or None.
         blocks: The block table.
-        step_key: Key of the step that gave it.
-        kind: Structure of what faiss wrote.
+        step_key: Key of the step that built the index.
+        kind: Kind of the index in the file.
         metric: "ip", the inner product.
         dimensions: Length of a descriptor.
-        rows: Rows that are found: those of the file and of the delta, without those that are left out.
+        rows: Number of rows that can be found: those of the file and the added ones, without the dropped ones.
     """
 
     artifact: ArtifactRef
@@ -52,19 +52,19 @@ class IndexEntry:
 
     @property
     def whole_rows(self) -> int:
-        """Rows of the file that faiss wrote."""
+        """Number of rows in the file that faiss wrote."""
         return self.rows if self.delta is None else self.rows - self.delta.added + self.delta.dropped
 
 
 def parse(document: Document, *, number: int) -> IndexEntry:
-    """Read the entry, trusting nothing in it.
+    """Parse an untrusted entry.
 
     Args:
         document: `body.index` of a manifest.
-        number: The format that the manifest says it has.
+        number: The format of the manifest.
 
     Raises:
-        KeyError, TypeError, ValueError: It is not of that format, or says two different things.
+        KeyError, TypeError, ValueError: It does not have that format, or contradicts itself.
     """
     if ("delta" in document) != (number == EXTENDED):
         raise ValueError(
@@ -72,7 +72,7 @@ def parse(document: Document, *, number: int) -> IndexEntry:
         )
     entry = IndexEntry(
         artifact=validators.artifact_ref(document["artifact"]),
-        delta=_delta(document["delta"]) if number == EXTENDED else None,
+        delta=_parse_delta(document["delta"]) if number == EXTENDED else None,
         blocks=validators.artifact_ref(document["blocks"]),
         step_key=validators.digest(document["step_key"]),
         kind=validators.text(document["kind"]),
@@ -85,7 +85,7 @@ def parse(document: Document, *, number: int) -> IndexEntry:
     return entry
 
 
-def _delta(document: Document) -> DeltaEntry:
+def _parse_delta(document: Document) -> DeltaEntry:
     if document.keys() != {"artifact", "added", "dropped"}:
         raise ValueError(f"index delta holds {sorted(document)}")
     return DeltaEntry(
@@ -95,6 +95,6 @@ def _delta(document: Document) -> DeltaEntry:
     )
 
 
-def reference(ref: ArtifactRef) -> Document:
-    """Return how a manifest names an artifact."""
+def artifact_document(ref: ArtifactRef) -> Document:
+    """Return the document that names an artifact in a manifest."""
     return {"sha256": ref.sha256, "size": ref.size}

@@ -1,14 +1,14 @@
-"""The manifest: what a generation contains, as a projection of the journal.
+"""Parse manifests: each says what a generation contains, as a projection of the journal. Pure.
 
-A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`; the format is
-2 where the index has a delta (`store.manifest.index_entry`), and nothing else differs.
-The *body* says what the cache contains and what it was built from; generations of one origin have the same
-body, byte for byte. The *envelope* says which generation this is: cache id, generation, origin, the place in
-the journal just before its commit, and the time of the commit. `body_sha256` is the digest of the body's
-canonical form; the digest of the whole file is `manifest_sha256` and stands in the journal.
+A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`. The format
+is 2 if the index has a delta (`store.manifest.index_entry`). The *body* says what the cache contains and what it was
+built from; generations of one origin have the same body, byte for byte. The *envelope* says which generation this is:
+cache id, generation, origin, the position in the journal just before its commit, and the time of the commit.
+`body_sha256` is the digest of the body's canonical form. The journal keeps the digest of the whole file,
+`manifest_sha256`.
 
-The file names artifacts by digest alone, so that no name in it can lead anywhere else. It stays under
-`MAX_MANIFEST_BYTES` whatever the number of tiles: tile table, block table and geographic report are artifacts.
+A manifest names artifacts by digest alone, so it cannot name files elsewhere. It stays below `MAX_MANIFEST_BYTES` for
+any number of tiles, because tile table, block table and geographic report are artifacts.
 """
 
 import re
@@ -26,16 +26,16 @@ from store.manifest.index_entry import IndexEntry
 from store.manifest.roles import DELTA, TABLE, WHOLE
 
 FORMATS = (index_entry.PLAIN, index_entry.EXTENDED)
-"""Those that this version reads and writes."""
+"""The formats that this version reads and writes."""
 
 _BILLION = 1_000_000_000
-LABEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""What a model may be called; never used as a path."""
+_MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Valid names of models; never used as a path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """Which generation a manifest file is. `wall_ns` is the time of the commit, Unix epoch."""
+    """Which generation a manifest file is; `wall_ns` is the time of the commit in nanoseconds since 1970-01-01 UTC."""
 
     cache_id: str
     generation: int
@@ -46,7 +46,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
-    """A compiled network: where its bytes are and what may run them."""
+    """A compiled network: its artifact, and the backend and device that run it."""
 
     model: str
     role: str
@@ -63,16 +63,16 @@ class EngineEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandInEntry:
-    """The engine that made the descriptors on behalf of one for another device, and what that one must answer.
+    """The engine that computed the descriptors instead of the flown engine, which is for another device.
 
     Attributes:
-        step_key: Of the stand-in.
+        step_key: Step key of the stand-in.
         sha256: Digest of its bytes, which are not flown.
-        backend: What compiled it.
+        backend: Backend that compiled it.
         version: Version of that library.
-        target: The device that it ran on.
+        target: Device that it ran on.
         golden: Its answers to the golden images (`store.runtime.golden_vectors`).
-        least_cosine: What the answers of the engine that it stands in for must agree to with them.
+        least_cosine: Lowest cosine similarity required between these and the answers of the flown engine.
     """
 
     step_key: str
@@ -111,11 +111,11 @@ class Manifest:
 
     @property
     def descriptor_engine(self) -> EngineEntry:
-        """The one engine whose output is searched in the index."""
+        """The engine whose output is searched in the index."""
         return next(engine for engine in self.engines if engine.role == "descriptor")
 
     def artifacts(self) -> Iterator[tuple[str, ArtifactRef]]:
-        """Yield (role, reference) of every artifact the manifest names, blocks within the table aside."""
+        """Yield (role, reference) of every artifact that the manifest names, without the blocks in the table."""
         yield "calibration", self.calibration
         yield "tile table", self.tiles
         yield "geographic report", self.geography
@@ -130,15 +130,15 @@ class Manifest:
 
 
 def body_digest(body: Document) -> str:
-    """Return `body_sha256`."""
+    """Return `body_sha256` of a body."""
     return sha256(encode(body))
 
 
 def parse(raw: bytes) -> Manifest:
-    """Read a manifest file, trusting nothing in it.
+    """Parse an untrusted manifest file.
 
     Raises:
-        NoGoError: It is too long, not canonical, not of this format, or says two different things.
+        NoGoError: It is too long, not canonical, of an unknown format, or contradicts itself.
     """
     if len(raw) > MAX_MANIFEST_BYTES:
         raise _invalid(f"at most {MAX_MANIFEST_BYTES} bytes", f"{len(raw)}")
@@ -153,7 +153,7 @@ def parse(raw: bytes) -> Manifest:
             number is not True and number in FORMATS and not rest
         ):
             try:
-                return _manifest(raw, body, _envelope(envelope), number)
+                return _parse_body(raw, body, _parse_envelope(envelope), number)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 found = f"{type(error).__name__}: {error}"
                 raise _invalid(f"the fields of format {number}", found) from error
@@ -171,7 +171,7 @@ def _invalid(expected: str, found: str) -> NoGoError:
     )
 
 
-def _envelope(document: Document) -> Envelope:
+def _parse_envelope(document: Document) -> Envelope:
     before = document["prev_head"]
     if document.keys() != {"cache_id", "generation", "origin", "prev_head", "time_ns"}:
         raise ValueError(f"envelope holds {sorted(document)}")
@@ -184,14 +184,14 @@ def _envelope(document: Document) -> Envelope:
     )
 
 
-def _manifest(raw: bytes, body: Document, envelope: Envelope, number: int) -> Manifest:
+def _parse_body(raw: bytes, body: Document, envelope: Envelope, number: int) -> Manifest:
     inputs, index, tiles = body["inputs"], body["index"], body["tiles"]
     if body["identity"] != build_identity(inputs):
         raise ValueError("the identity is not that of the inputs")
     if inputs["tiles"]["digest"] != tiles["digest"] or inputs["calibration"] != body["calibration"]["sha256"]:
         raise ValueError("the inputs name another tile set or calibration")
     engines = tuple(_parse_engine(engine) for engine in body["engines"])
-    _consistent(inputs["models"], engines)
+    _require_requested_engines(inputs["models"], engines)
     stand_in = _parse_stand_in(index.get("embedded_by", {}), engines, inputs)
     return Manifest(
         raw=raw,
@@ -212,7 +212,7 @@ def _manifest(raw: bytes, body: Document, envelope: Envelope, number: int) -> Ma
     )
 
 
-def _consistent(models: Sequence[Document], engines: tuple[EngineEntry, ...]) -> None:
+def _require_requested_engines(models: Sequence[Document], engines: tuple[EngineEntry, ...]) -> None:
     asked = {model["name"]: (model["role"], model["preprocessing"]) for model in models}
     found = {engine.model: (engine.role, engine.preprocessing) for engine in engines}
     if asked != found or len(found) != len(engines):
@@ -223,7 +223,7 @@ def _consistent(models: Sequence[Document], engines: tuple[EngineEntry, ...]) ->
 
 def _parse_engine(document: Document) -> EngineEntry:
     model = validators.text(document["model"])
-    if not LABEL.fullmatch(model):
+    if not _MODEL_NAME.fullmatch(model):
         raise ValueError(f"model name {model!r}")
     return EngineEntry(
         model=model,

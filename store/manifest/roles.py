@@ -1,12 +1,10 @@
-"""Names of the files that make up a descriptor index, as a manifest and its findings call them. Pure."""
+"""Names of the files of a descriptor index, in manifests and findings. Pure."""
 
 WHOLE = "descriptor index"
-"""Role of the file that faiss wrote."""
-
+"""The file that faiss wrote."""
 
 DELTA = "index delta"
-"""Role of what changed since."""
-
+"""The rows that changed since."""
 
 TABLE = "block table"
-"""Role of the table of the blocks that hold all rows."""
+"""The table of the blocks that hold all rows."""

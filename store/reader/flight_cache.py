@@ -37,11 +37,11 @@ from store.manifest.manifest import EngineEntry, Manifest
 from store.manifest.roles import DELTA, TABLE, WHOLE
 from store.reader import table_checks
 from store.reader.engine_parity import parity_key, require_parity
-from store.reader.manifest_files import no_cache, read_manifest, refuse_exposed
+from store.reader.manifest_files import no_cache, read_manifest, refuse_world_writable
 from store.runtime import capabilities
 from store.runtime.golden_vectors import Vectors, decode_answers
 from store.runtime.load import DescriptorIndex, Engine, load_engine, load_index
-from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, elsewhere, judge
+from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, TrustedKeys, check_flightworthy, foreign_engines
 from store.trust.signatures import TrustedKey
 
 __all__ = ["ALLOW_UNSIGNED", "FlightCache", "NoGoError", "Tile", "TrustedKey", "Verification"]
@@ -120,22 +120,22 @@ class FlightCache:
                 raise from_os_error(error, f"cache {os.fspath(root)}") from error
             raise no_cache(f"expected the folder of a cache, found: {error.strerror}") from error
         try:
-            refuse_exposed(folder)
+            refuse_world_writable(folder)
             raw, signatures, number = read_manifest(folder, generation)
             policy = Policy(
                 trusted_keys=trusted_keys,
                 floor=floor,
                 libraries=capabilities.libraries(),
-                covered=capabilities.covered,
+                runs_here=capabilities.covered,
                 device=capabilities.device,
                 flown=flown,
             )
-            cache = cls(judge(raw, signatures, generation=number, policy=policy), folder)
+            cache = cls(check_flightworthy(raw, signatures, generation=number, policy=policy), folder)
         except BaseException:
             os.close(folder)
             raise
         cache._proofs = None if proofs is None else Path(proofs)
-        cache.elsewhere = elsewhere(cache.manifest, policy)
+        cache.elsewhere = foreign_engines(cache.manifest, policy)
         try:
             cache._open_artifacts()
         except BaseException:

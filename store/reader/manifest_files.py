@@ -3,21 +3,21 @@
 import os
 
 from store.errors import ErrorKind, NoGoError, from_os_error, is_shortage
-from store.files.permissions import exposed
+from store.files.permissions import writable_folders
 from store.files.regular_file import open_folder
 from store.files.sealed_memory import SealError, open_expected
-from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, signature_name, signed_manifest
+from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_signature_name, signature_name
 
 _MAX_SIGNATURE = 4096
 
 
-def refuse_exposed(folder: int) -> None:
+def refuse_world_writable(folder: int) -> None:
     """Refuse a cache that anybody may write to.
 
     Raises:
         NoGoError: With every such file or folder.
     """
-    if reasons := exposed(folder):
+    if reasons := writable_folders(folder):
         raise NoGoError(
             reasons, kind=ErrorKind.PERMISSION, hint="chmod -R o-w CACHE, or mount the medium read-only"
         )
@@ -46,7 +46,7 @@ def read_manifest(folder: int, wanted: int | None) -> tuple[bytes, tuple[bytes, 
     if raw is None:
         raise no_cache(f"expected a regular file of at most {MAX_MANIFEST_BYTES} bytes as {name}")
     places = sorted(
-        signed[1] for each in names if (signed := signed_manifest(each)) and signed[0] == found[number]
+        signed[1] for each in names if (signed := parse_signature_name(each)) and signed[0] == found[number]
     )
     files = (_read_file(folder, signature_name(name, place), _MAX_SIGNATURE) for place in places)
     return raw, tuple(file for file in files if file is not None), number

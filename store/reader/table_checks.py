@@ -3,7 +3,7 @@
 The caller has checked the digests of the bytes.
 """
 
-from store.base.identity import tile_set_of
+from store.base.identity import digest_packed_tiles
 from store.errors import ArtifactError, ErrorKind
 from store.formats.index_delta import Delta, DeltaError, decode
 from store.formats.tables import BlockRow, TileTable, decode_blocks, decode_tiles
@@ -19,7 +19,7 @@ def tiles_of(manifest: Manifest, data: bytes | memoryview) -> TileTable:
     tiles = decode_tiles(data)
     if len(tiles) != manifest.tile_count:
         raise _artifact_error(f"expected {manifest.tile_count} tiles in the tile table, found {len(tiles)}")
-    if tile_set_of(tiles.packed) != manifest.tile_set:
+    if digest_packed_tiles(tiles.packed) != manifest.tile_set:
         raise _artifact_error("expected the tile set of the build in the tile table, found another")
     return tiles
 

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Final
 
 from journal import Entry
-from journal.record import stored
+from journal.record import stored_bytes
 from store.base import canonical_json
 from store.base.canonical_json import is_digest
 from store.base.values import ArtifactRef
@@ -154,7 +154,7 @@ def write_bundle(
     write(MAGIC + LENGTH.pack(len(encoded)) + encoded)
     pending = bytearray()
     for entry in entries:
-        value = stored(entry)
+        value = stored_bytes(entry)
         pending += LENGTH.pack(len(value)) + value
         if len(pending) >= CHUNK:
             write(bytes(pending))

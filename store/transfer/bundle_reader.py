@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from journal import Entry, JournalDamagedError, RecordError
-from journal.record import CHAIN_BYTES, EMPTY, MAX_RECORD_BYTES, follow
+from journal.record import CHAIN_BYTES, EMPTY, MAX_RECORD_BYTES, verify_chain
 from store.base.values import ArtifactRef
 from store.errors import BundleError, ErrorKind, from_os_error
 from store.files.regular_file import NotRegularError, open_regular
@@ -60,7 +60,7 @@ class BundleReader:
         """Yield the records, each link of the chain checked."""
         header, last = self.header, EMPTY
         try:
-            for entry in follow(EMPTY, self._values(header.records)):
+            for entry in verify_chain(EMPTY, self._values(header.records)):
                 if entry.seq == 1:
                     self._require_created(entry, header)
                 last = entry.head

@@ -47,14 +47,14 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.files.permissions import refuse_exposed
+from store.files.permissions import refuse_world_writable
 from store.manifest import manifest
 from store.transfer.bundle_format import BundleHeader
 from store.transfer.bundle_reader import COPY_AGAIN, BundleReader, open_bundle
 from store.transfer.free_space import require_space
 from store.transfer.selection import artifacts_named
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
-from store.trust.signatures import reasons_against, trusted
+from store.trust.signatures import parse_trusted_keys, signature_problems
 from store.verify.coverage import missing_artifacts
 
 _EXPORT_AGAIN: Final = "make it again: c10 export"
@@ -122,7 +122,7 @@ def import_bundle(
         UnknownEventError: It holds events of a newer version.
         StoreError, journal.JournalError: The folder or the journal cannot be used.
     """
-    refuse_exposed(layout.root)
+    refuse_world_writable(layout.root)
     refuse_symlinked_folders(layout)
     with open_bundle(path) as reader:
         history = _check_history(layout, tuple(reader.entries()))
@@ -205,12 +205,12 @@ def _require_signed(state: State, trusted_keys: TrustedKeys) -> None:
     reasons: Sequence[str] = ("signature: expected a signed generation, found none at all",)
     if head is not None:
         try:
-            keys = trusted(trusted_keys)
+            keys = parse_trusted_keys(trusted_keys)
         except ValueError as error:
             reasons = str(error).splitlines()
         else:
             raw = project(state, head)
-            reasons = reasons_against(raw, signatures_of(head), generation=head.number, keys=keys)
+            reasons = signature_problems(raw, signatures_of(head), generation=head.number, keys=keys)
     if reasons:
         raise NoGoError(
             reasons,

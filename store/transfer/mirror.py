@@ -42,7 +42,7 @@ from store.errors import (
     UnknownEventError,
     from_os_error,
 )
-from store.files.permissions import refuse_exposed
+from store.files.permissions import refuse_world_writable
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MAX_MANIFEST_BYTES, signature_name
 from store.manifest.manifest import Manifest, parse
@@ -164,7 +164,7 @@ def _update_copy(
     layout = source.view.layout
     target = Layout(destination, layout.manifest_filename)
     _require_apart(layout, target)
-    refuse_exposed(destination)
+    refuse_world_writable(destination)
     refuse_symlinked_folders(target)
     previous = _require_same_history(target, source)
     if _find_missing(source, target, full=full).nothing:

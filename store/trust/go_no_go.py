@@ -1,9 +1,15 @@
-"""GO or NO-GO, decided without any input or output: the same rules on ground and aircraft.
+"""Decide GO or NO-GO for a manifest, by the same rules on the ground and on the aircraft. Pure.
 
-The rules, in their order. (1) The manifest is signed by a trusted key, one that may sign its generation, unless
-unsigned caches are allowed by name; before that holds, not a byte of it is parsed. (2) It is a manifest of this format that agrees with itself. (3) Its generation is the one its file name
-says. (4) Its cache is known and its generation not below the floor. (5) Its engines are for this device and for
-the library versions that are here. What its artifacts contain is checked by whoever can read them.
+The rules are checked in this order:
+
+1. A trusted key that may sign the generation signed the manifest, unless the caller allows unsigned caches. Not a byte
+   of the manifest is parsed before this holds.
+2. The manifest has a known format and does not contradict itself.
+3. Its generation is the one in its file name.
+4. Its cache is known, and its generation is not below the floor.
+5. Its engines are for this device and for the library versions that are installed here.
+
+The reader of the artifacts checks their content.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +19,10 @@ from typing import Final, Literal
 
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.manifest.manifest import EngineEntry, Manifest, parse
-from store.trust.signatures import TrustedKey, reasons_against, trusted
+from store.trust.signatures import TrustedKey, parse_trusted_keys, signature_problems
 
 UNCHECKED: Final = "signatures were not checked, since no trusted keys were given"
-"""What is said beside a verdict under `ALLOW_UNSIGNED`."""
+"""The note to show with a result under `ALLOW_UNSIGNED`."""
 
 
 class _Unsigned(Enum):
@@ -24,52 +30,46 @@ class _Unsigned(Enum):
 
 
 ALLOW_UNSIGNED: Final = _Unsigned.ALLOWED
-"""Given instead of keys by a caller who accepts a cache that nobody signed."""
+"""Passed instead of keys to accept a cache that nobody signed."""
 
 TrustedKeys = Sequence[TrustedKey | bytes] | Literal[_Unsigned.ALLOWED]
 
 
-def _none(_backend: str, _target: str) -> bool:
-    return False
-
-
-def _no_gpu(_backend: str) -> str:
-    return "no GPU"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What is accepted.
+    """What a cache must meet.
 
     Attributes:
-        trusted_keys: Keys, raw public ones of 32 bytes among them, or `ALLOW_UNSIGNED`.
-        floor: Least generation; or the least one per known cache id, where an unknown cache is refused.
-        libraries: Backend to the version that is installed here; a backend that is missing is judged on use.
-        covered: Tells, given a backend and a target, whether this device runs such engines.
-        device: What that device is for a backend, for messages.
-        flown: Whether engines for another device are a reason to refuse: not for a look from the ground.
+        trusted_keys: Keys, as `TrustedKey` or as 32 raw bytes; or `ALLOW_UNSIGNED`.
+        floor: The lowest generation; or the lowest one per known cache id, so that an unknown cache is refused.
+        libraries: Backend to the version installed here; a backend that is missing is checked on use.
+        runs_here: Given a backend and a target, returns whether this device runs such engines.
+        device: Given a backend, describes this device in messages.
+        flown: Whether engines for another device are a reason to refuse. False for a check on the ground.
     """
 
     trusted_keys: TrustedKeys
     floor: int | Mapping[str, int] | None = None
     libraries: Mapping[str, str]
-    covered: Callable[[str, str], bool] = _none
-    device: Callable[[str], str] = _no_gpu
+    runs_here: Callable[[str, str], bool] = lambda _backend, _target: False
+    device: Callable[[str], str] = lambda _backend: "no GPU"
     flown: bool = True
 
 
-def judge(raw: bytes, signatures: Sequence[bytes], *, generation: int, policy: Policy) -> Manifest:
-    """Return the manifest if it may be used.
+def check_flightworthy(
+    raw: bytes, signatures: Sequence[bytes], *, generation: int, policy: Policy
+) -> Manifest:
+    """Return the parsed manifest, or refuse it.
 
     Args:
         raw: The manifest file.
-        signatures: The signature files beside it, as many as there are; one that holds is enough.
-        generation: Which generation its name says.
-        policy: What is accepted.
+        signatures: All signature files beside it; one valid signature is enough.
+        generation: The generation in its file name.
+        policy: What it must meet.
 
     Raises:
-        NoGoError: It may not; carries every reason of the rule that failed first.
-        IncompatibleDeviceError: It is sound, but for another device or library version.
+        NoGoError: A rule failed; carries every reason of the first rule that failed.
+        IncompatibleDeviceError: It is valid, but for another device or library version.
     """
     _check_signature(raw, signatures, generation, policy)
     manifest = parse(raw)
@@ -80,29 +80,29 @@ def judge(raw: bytes, signatures: Sequence[bytes], *, generation: int, policy: P
             )
         )
     _check_floor(manifest, policy)
-    entries = [entry for entry in manifest.engines if policy.flown or not _is_elsewhere(entry, policy)]
-    reasons = [reason for entry in entries if (reason := _unfit(entry, policy))]
+    entries = [entry for entry in manifest.engines if policy.flown or not _is_foreign(entry, policy)]
+    reasons = [reason for entry in entries if (reason := _reason_against(entry, policy))]
     if reasons:
         raise IncompatibleDeviceError(reasons, hint="build a cache for this device: c10 build")
     return manifest
 
 
-def elsewhere(manifest: Manifest, policy: Policy) -> dict[str, str]:
-    """Return the models whose engines are for another device than this one, and in which words."""
-    found = (entry for entry in manifest.engines if _is_elsewhere(entry, policy))
-    return {entry.model: _unfit(entry, policy) or "" for entry in found}
+def foreign_engines(manifest: Manifest, policy: Policy) -> dict[str, str]:
+    """Return the models whose engines are for another device, each with a message."""
+    found = (entry for entry in manifest.engines if _is_foreign(entry, policy))
+    return {entry.model: _reason_against(entry, policy) or "" for entry in found}
 
 
 def _check_signature(raw: bytes, signatures: Sequence[bytes], generation: int, policy: Policy) -> None:
     if policy.trusted_keys is ALLOW_UNSIGNED:
         return
     try:
-        keys = trusted(policy.trusted_keys)
+        keys = parse_trusted_keys(policy.trusted_keys)
     except ValueError as error:
         reasons: Sequence[str] = str(error).splitlines()
-        hint = "mend the trusted keys"
+        hint = "fix the trusted keys"
     else:
-        reasons = reasons_against(raw, signatures, generation=generation, keys=keys)
+        reasons = signature_problems(raw, signatures, generation=generation, keys=keys)
         hint = "c10 sign, with a signing_key that is trusted; or allow unsigned caches by name"
     if reasons:
         raise NoGoError(reasons, kind=ErrorKind.SIGNATURE, hint=hint)
@@ -128,12 +128,12 @@ def _check_floor(manifest: Manifest, policy: Policy) -> None:
         )
 
 
-def _is_elsewhere(entry: EngineEntry, policy: Policy) -> bool:
-    return not policy.covered(entry.backend, entry.target)
+def _is_foreign(entry: EngineEntry, policy: Policy) -> bool:
+    return not policy.runs_here(entry.backend, entry.target)
 
 
-def _unfit(entry: EngineEntry, policy: Policy) -> str | None:
-    if _is_elsewhere(entry, policy):
+def _reason_against(entry: EngineEntry, policy: Policy) -> str | None:
+    if _is_foreign(entry, policy):
         made = f"made by {entry.backend} for {entry.target!r}"
         found = policy.device(entry.backend)
         return f"engine {entry.model}: expected a device for an engine {made}, found {found}"

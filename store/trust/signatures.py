@@ -139,7 +139,7 @@ def parse_signature(data: bytes) -> Signature | None:
     return None if match is None else Signature(key_id=match[1].decode(), signature=match[2].decode())
 
 
-def trusted(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, ...]:
+def parse_trusted_keys(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, ...]:
     """Take keys as callers give them, raw ones among them.
 
     Raises:
@@ -188,7 +188,7 @@ def parse_keys(text: str) -> tuple[TrustedKey, ...]:
     return tuple(found)
 
 
-def reasons_against(
+def signature_problems(
     raw: bytes, signatures: Sequence[bytes], *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:
     """Return every reason why these keys do not vouch for a manifest file; none if one signature of one of them holds.
@@ -206,14 +206,14 @@ def reasons_against(
         return (f"signature: expected {expected}, found no regular file beside the manifest",)
     found = dict[str, None]()
     for signature in signatures[:MAX_SIGNATURES]:
-        reasons = _reasons_against_one(raw, signature, expected, generation=generation, keys=keys)
+        reasons = _problems_of_one(raw, signature, expected, generation=generation, keys=keys)
         if not reasons:
             return ()
         found.update(dict.fromkeys(reasons))
     return tuple(found)
 
 
-def _reasons_against_one(
+def _problems_of_one(
     raw: bytes, signature: bytes, expected: str, *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:
     match = _FORM.fullmatch(signature)

@@ -20,7 +20,7 @@ from store.domain.index_files import refs_of
 from store.domain.state import State
 from store.errors import ArtifactError, ManifestCoverageError, from_os_error
 from store.formats.tables import BlockRow, decode_blocks
-from store.manifest.file_names import signed_manifest
+from store.manifest.file_names import parse_signature_name
 from store.manifest.manifest import Manifest
 from store.policy.retention import refs_of_build
 
@@ -263,6 +263,6 @@ def _foreign_files(artifacts: Artifacts) -> Iterator[str]:
         if folder.is_symlink() or not folder.is_dir():
             continue  # the files that it should hold are reported as missing
         for entry in sorted(os.scandir(folder), key=lambda found: found.name):
-            signed = signed_manifest(entry.name)
+            signed = parse_signature_name(entry.name)
             if entry.name not in names and (signed is None or signed[0] not in names):
                 yield f"{folder.name}/{entry.name}: expected nothing of this name"

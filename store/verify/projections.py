@@ -7,7 +7,7 @@ from store.base.canonical_json import sha256
 from store.cache.journal_consistency import segment_fits
 from store.cache.projections import signatures_of
 from store.cache.view import View
-from store.errors import from_os_error, is_shortage, unread
+from store.errors import describe_read_error, from_os_error, is_shortage
 from store.files.regular_file import read_regular
 from store.manifest.file_names import signature_name
 from store.verify.report import Finding, ProblemKind
@@ -88,7 +88,7 @@ def _content_problem(path: Path, is_right: Callable[[bytes], bool]) -> str:
     except OSError as error:
         if is_shortage(error):
             raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
-        return unread(error)
+        return describe_read_error(error)
     if data is None:
         return "expected a regular file, found something else"
     return "" if is_right(data) else "expected what the journal projects, found other bytes"

@@ -10,12 +10,12 @@ from store.cache.view import View
 from store.domain.manifest_projection import project
 from store.domain.state import Generation
 from store.errors import ErrorKind, NoGoError
-from store.files.permissions import exposed_path
+from store.files.permissions import writable_folders_at
 from store.manifest.manifest import Manifest
 from store.reader.flight_cache import FlightCache
 from store.runtime.load import ExecutionError, RuntimeUnavailableError
 from store.trust.go_no_go import ALLOW_UNSIGNED, UNCHECKED, TrustedKeys
-from store.trust.signatures import TrustedKey, reasons_against, trusted
+from store.trust.signatures import TrustedKey, parse_trusted_keys, signature_problems
 from store.verify.report import Finding, ProblemKind
 
 _KIND_OF_REFUSAL: Final = {
@@ -65,17 +65,17 @@ class ReaderCheck:
         """Note that signatures are not checked, or that a group may write to the cache."""
         if trusted_keys is ALLOW_UNSIGNED:
             self.notes.append(UNCHECKED)
-        self.notes.extend(exposed_path(self.view.layout.root, to=stat.S_IWGRP))
+        self.notes.extend(writable_folders_at(self.view.layout.root, permission=stat.S_IWGRP))
 
     def _trusted_signer(self, keys: Sequence[TrustedKey | bytes]) -> str | None:
         """Return the key of the first signature of the head that holds."""
         try:
-            known = trusted(keys)
+            known = parse_trusted_keys(keys)
         except ValueError:
             return None
         raw, number = project(self.view.state, self.head), self.head.number
         for key_id, signature in zip(signers_of(self.head), signatures_of(self.head), strict=True):
-            if not reasons_against(raw, (signature,), generation=number, keys=known):
+            if not signature_problems(raw, (signature,), generation=number, keys=known):
                 return key_id
         return None
 

@@ -26,7 +26,7 @@ import lmdb
 from journal import Journal, Record
 from journal.record import EMPTY, encode, link
 from journal.storage.open_environment import MAP_BYTES
-from journal.testing import made_up
+from journal.testing import sample_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def batches(rounds: int, appends: int, records: int, size: int) -> list[list[lis
     """Records by round and append, each its own."""
     numbers = iter(range(rounds * appends * records))
     return [
-        [[made_up(next(numbers), size=size) for _ in range(records)] for _ in range(appends)]
+        [[sample_record(next(numbers), size=size) for _ in range(records)] for _ in range(appends)]
         for _ in range(rounds)
     ]
 

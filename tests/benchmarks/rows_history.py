@@ -11,12 +11,12 @@ from pathlib import Path
 
 from journal import Journal, Record
 from journal.record import EMPTY, encode, link
-from journal.testing import made_up
+from journal.testing import sample_record
 from store.cache.event_mapper import to_record
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated, CellEmbedded
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tests.benchmarks.measuring import Row, Settings, Work, at_least, in_turns, row
 
 APPENDS = 100
@@ -171,7 +171,7 @@ def _appends(
 
 
 def _records() -> Iterator[Record]:
-    return (made_up(number, size=300) for number in count())
+    return (sample_record(number, size=300) for number in count())
 
 
 def _contents() -> Iterator[bytes]:
@@ -185,7 +185,7 @@ def _contents() -> Iterator[bytes]:
 
 def _cell(number: int) -> CellEmbedded:
     digest = sha256(str(number).encode()).hexdigest()
-    return made(
+    return make(
         CellEmbedded,
         space="5" * 64,
         zoom=20,
@@ -206,8 +206,8 @@ def _long_journal(folder: Path, number: int) -> Layout:
     layout = Layout(folder / "cache")
     layout.root.mkdir()
     stamp = partial(to_record, wall_ns=1, mono_ns=1)
-    started = made(BuildStarted, identity="1" * 64, calibration=ref_of(b"{}"))
-    genesis = [stamp(made(CacheCreated, cache_id="c" * 32), build=None), stamp(started, build=1)]
+    started = make(BuildStarted, identity="1" * 64, calibration=ref_of(b"{}"))
+    genesis = [stamp(make(CacheCreated, cache_id="c" * 32), build=None), stamp(started, build=1)]
     with Journal.open(layout.journal, allow_unknown_filesystem=True) as journal:
         journal.append(genesis)
         for first in range(0, number, 10_000):

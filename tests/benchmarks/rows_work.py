@@ -24,7 +24,7 @@ from pipeline.stages.embed import engine_spec
 from pipeline.stages.index import StoredBlocks
 from pipeline.tiles.sources.registry import open_source
 from store.base.canonical_json import encode as canonical_encode
-from store.base.identity import build_identity, tile_set, vector_space
+from store.base.identity import build_identity, digest_tile_set, vector_space
 from store.base.preprocessing import Preprocessing
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
@@ -35,7 +35,7 @@ from store.formats import descriptor_block
 from store.formats.tables import BlockRow, encode_tiles
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
-from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, made, ref_of
+from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, make, ref_of
 from store.verify.coverage import missing_artifacts
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
@@ -326,11 +326,11 @@ def _sparse_cache(folder: Path, size: int) -> Iterator[CacheWriter]:
 
 def _sparse_build(store: CacheWriter, scenario: Scenario, size: int) -> None:
     number, inputs, work = store.state.next_build, scenario.inputs(), Work()
-    started = made(
+    started = make(
         BuildStarted, identity=build_identity(inputs), inputs=inputs, calibration=store.artifacts.put(b"{}")
     )
     table = store.artifacts.put(encode_tiles((tile, sha, None) for tile, sha in scenario.rows()))
-    selected = made(TilesSelected, digest=tile_set(scenario.rows()), table=table, count=3, wanted=3)
+    selected = make(TilesSelected, digest=digest_tile_set(scenario.rows()), table=table, count=3, wanted=3)
     store.append(started, build=number)
     store.append(selected, build=number)
     space = vector_space(
@@ -345,5 +345,5 @@ def _sparse_build(store: CacheWriter, scenario: Scenario, size: int) -> None:
         rows.append(BlockRow(zoom=20, cell_x=place, cell_y=0, rows=1, ref=ref))
     _index(store, number, space, rows, work, rows=3, extend=False)
     geography = store.artifacts.put(canonical_encode({"holes": []}))
-    store.append(made(CoverageWalked, geography=geography, wanted=3, present=3), build=number)
+    store.append(make(CoverageWalked, geography=geography, wanted=3, present=3), build=number)
     store.commit(number)

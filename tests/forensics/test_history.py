@@ -19,7 +19,7 @@ from store.domain import events as e
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.policy import rollback
-from store.testing import PREPROCESSING, FakeClock, made, ref_of
+from store.testing import PREPROCESSING, FakeClock, make, ref_of
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.small_builds import FakeSite, tiny_network, words
 from tools.analysis.replay_document import replay
@@ -80,7 +80,7 @@ def write_build(store, cells):
         e.BuildStarted(
             identity=identified, inputs=inputs, calibration=ref_of(b"{}"), again=False, host={"boot": "b"}
         ),
-        made(e.TilesSelected, digest=f"{number:064x}", table=ref_of(b"t"), count=cells, wanted=cells),
+        make(e.TilesSelected, digest=f"{number:064x}", table=ref_of(b"t"), count=cells, wanted=cells),
         *engine(number),
         build=number,
     )
@@ -88,16 +88,16 @@ def write_build(store, cells):
         few = [cell(number, place) for place in range(first, min(first + 256, cells))]
         store.append(*few, build=number)
     if number % 7 == 5:
-        store.append(made(e.BuildFailed, step="index", kind="planted"), build=number)
+        store.append(make(e.BuildFailed, step="index", kind="planted"), build=number)
         return
-    index = made(
+    index = make(
         e.IndexBuilt,
         key=named(f"index {number}"),
         components={"space": named(f"space {number}")},
         artifact=ref_of(b"i%d" % number),
         blocks=ref_of(b"b%d" % number),
     )
-    walked = made(e.CoverageWalked, geography=ref_of(b"g%d" % number))
+    walked = make(e.CoverageWalked, geography=ref_of(b"g%d" % number))
     store.append(index, walked, build=number)
     store.commit(number)
 
@@ -113,7 +113,7 @@ def engine(number):
         options={},
     )
     key, artifact = identity.engine_key(components), ref_of(b"engine %d" % number)
-    compiled = made(
+    compiled = make(
         e.EngineCompiled,
         model="net",
         purpose=FLIGHT,
@@ -122,7 +122,7 @@ def engine(number):
         artifact=artifact,
         signature={"input": "i", "output": "o", "dimensions": 4},
     )
-    return compiled, made(e.CheckPassed, check="engine", subject="net", key=key, artifact=artifact.sha256)
+    return compiled, make(e.CheckPassed, check="engine", subject="net", key=key, artifact=artifact.sha256)
 
 
 def named(text):
@@ -130,7 +130,7 @@ def named(text):
 
 
 def cell(number, place):
-    return made(
+    return make(
         e.CellEmbedded,
         space=named(f"space {number}"),
         zoom=18,

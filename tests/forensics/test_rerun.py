@@ -13,7 +13,7 @@ from pipeline.request.options import IndexOptions, ModelSpec
 from pipeline.rerun.report import RerunVerdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported
-from store.testing import made
+from store.testing import make
 from store.transfer.bundle_format import Choice
 from store.transfer.export import export
 from tests.forensics import plants
@@ -228,7 +228,7 @@ def test_libraries_are_not_loaded_because_a_bundle_names_them(machine, tmp_path)
     rerun = run_again(foreign, 1)
     assert rerun["verdict"] == RerunVerdict.IMPOSSIBLE
     assert "not loaded on a record's word" in rerun["why"]
-    imported = changed(records[-1], seq=len(records) + 1, build=None, event=made(Imported))
+    imported = changed(records[-1], seq=len(records) + 1, build=None, event=make(Imported))
     brought = replace(source, history=RecordHistory(records=[*records, imported]))
     assert "not loaded on a record's word" in run_again(brought, 1)["why"]
     # A copy that follows bundle by bundle has no record of that: its own cache says no more than a bundle.

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from journal import Journal, Record
-from journal.testing import made_up
+from journal.testing import sample_record
 
 NOON = 1_767_268_800_000_000_000  # 2026-01-01 12:00 UTC
 
@@ -45,9 +45,9 @@ RECORDS = (
             "": {"z": 1, "a": {"ä": 1, "b": [[]]}, "\uffff": 1, "\U00010000": 2},
         },
     ),
-    made_up(4, size=5000),
-    made_up(5, tag="x" * 64, size=70_000),
-    made_up(6),
+    sample_record(4, size=5000),
+    sample_record(5, tag="x" * 64, size=70_000),
+    sample_record(6),
 )
 PROJECTIONS = {b"head": b"\x01", b"\xff" * 511: b"", b"large": bytes(9000)}
 

@@ -19,12 +19,12 @@ from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.state import State
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, StopDeadError, made, play, ref_of
+from store.testing import FakeClock, Scenario, StopDeadError, make, play, ref_of
 
 CACHE_ID = "c10" * 10 + "c1"
 
 
-def make(folder: Path) -> None:
+def make_store(folder: Path) -> None:
     """Write the folder, which does not exist yet."""
     with tempfile.TemporaryDirectory() as scratch:
         layout = Layout(Path(scratch, "cache"))
@@ -88,7 +88,7 @@ def _live(layout: Layout) -> State:
         _die(store, Scenario(flight="f4", die_at="tiles"))
     with CacheWriter.open(layout, clock=clock, reserve_bytes=0, host=host) as store:
         store.roll_back(rollback.plan(store.state, to=None, why="bad picture") or _never())
-        refused = made(
+        refused = make(
             e.BuildRefused, identity=store.state.builds[2].identity, reason="it was rolled back from"
         )
         store.append(refused, build=store.state.next_build)
@@ -111,23 +111,23 @@ def _die(store: CacheWriter, scenario: Scenario) -> None:
 
 def _append_what_needs_no_build(store: CacheWriter) -> None:
     ref = ref_of(b"gone")
-    withdrawn = made(
+    withdrawn = make(
         e.CheckFailed, check="parity", subject="place", key=ref.sha256, artifact=ref.sha256, why="off"
     )
     for event in (
         withdrawn,
-        made(e.GenerationAccepted, generation=1, why="flown"),
-        made(e.GenerationSigned, generation=1, signature="ab" * 64, key_id="key"),
-        made(e.CollectionPlanned, digests=(ref.sha256,), size=ref.size, policy={"keep": 3}),
-        made(e.Collected, digests=(ref.sha256,), size=ref.size),
-        made(
+        make(e.GenerationAccepted, generation=1, why="flown"),
+        make(e.GenerationSigned, generation=1, signature="ab" * 64, key_id="key"),
+        make(e.CollectionPlanned, digests=(ref.sha256,), size=ref.size, policy={"keep": 3}),
+        make(e.Collected, digests=(ref.sha256,), size=ref.size),
+        make(
             e.Repaired,
             subject="engine place",
             sha256=ref.sha256,
             action="replaced",
             quarantine="quarantine/x",
         ),
-        made(e.Imported, source="bundle", cache_id="other", bundle=ref, generations=(1,), artifacts=1),
+        make(e.Imported, source="bundle", cache_id="other", bundle=ref, generations=(1,), artifacts=1),
     ):
         store.append(event, build=None)
 
@@ -137,4 +137,4 @@ def _never() -> rollback.RollbackPlan:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make_store(Path(sys.argv[1]))

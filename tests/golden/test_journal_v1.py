@@ -11,7 +11,7 @@ import pytest
 from journal import Journal
 from journal.record import decode, encode
 from journal.safe_reader import snapshot
-from journal.testing import made_up
+from journal.testing import sample_record
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "journal_v1"
@@ -74,7 +74,7 @@ def test_golden_journal_reads_through_a_child(path, meaning):
 
 def test_golden_journal_can_be_continued(path, meaning):
     with Journal.open(path) as journal:
-        head = journal.append([made_up(7)])
+        head = journal.append([sample_record(7)])
     assert head.seq == len(meaning["entries"]) + 1
     assert snapshot(path).head == head
 

@@ -140,8 +140,8 @@ def test_projections_are_made_again(layout):
     with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         pass
     for kind in ("segments", "manifests"):
-        made = {path.name: path.read_bytes() for path in (layout.root / kind).iterdir()}
-        assert made == {path.name: path.read_bytes() for path in (FOLDER / kind).iterdir()}
+        make = {path.name: path.read_bytes() for path in (layout.root / kind).iterdir()}
+        assert make == {path.name: path.read_bytes() for path in (FOLDER / kind).iterdir()}
     with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         assert (store.recovered, store.writes) == ((), 0)
         shown, _ = play(store, Scenario(flight="new"))
@@ -149,7 +149,7 @@ def test_projections_are_made_again(layout):
 
 
 def test_generator_writes_the_same_bytes_again(generator, tmp_path):
-    generator.make(tmp_path / "again")
+    generator.make_store(tmp_path / "again")
     files = {path.relative_to(FOLDER) for path in FOLDER.rglob("*") if path.is_file()}
     again = {
         path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from journal import Journal, JournalDamagedError, JournalError
 from journal.safe_reader import snapshot
-from journal.testing import made_up
+from journal.testing import sample_record
 
 PAGE = 4096
 
@@ -34,7 +34,7 @@ def grow(path: Path) -> list[dict[bytes, bytes]]:
                 projections[name] = (
                     None if order.random() < 0.3 else order.randbytes(order.choice((10, 100, 2500)))
                 )
-            journal.append([made_up(number, size=order.choice((0, 100, 300, 2500)))], projections)
+            journal.append([sample_record(number, size=order.choice((0, 100, 300, 2500)))], projections)
             history.append(journal.projections())
     return history
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from journal import Journal
-from journal.testing import made_up
+from journal.testing import sample_record
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
             projections: dict[bytes, bytes | None] = {b"%d" % (number % 50): bytes(number * 37 % 6000)}
             if number % 7 == 0:
                 projections[b"%d" % (number * 3 % 50)] = None
-            journal.append([made_up(number, size=number * 13 % 300)], projections)
+            journal.append([sample_record(number, size=number * 13 % 300)], projections)
             if number % 16 == 0:
                 sys.stdout.write(f"{number}\n")
                 sys.stdout.flush()

@@ -27,15 +27,15 @@ def trials(*arguments):
 @pytest.mark.parametrize(
     "arguments", [["--trials", "400"], ["--trials", "48", "--guarded"]], ids=["here", "child"]
 )
-def test_damaged_journals_kill_nobody_and_deceive_nobody(arguments):
+def test_a_damaged_journal_neither_kills_the_reader_nor_gives_wrong_records(arguments):
     found = trials(*arguments)
     assert found["wrong"] == []
     total = collections.Counter()
     for outcome in found["outcomes"].values():
         total.update(outcome)
     assert total.total() == found["trials"]
-    # Only these: sound after all (the damage hit a free page), damage reported, or the newest commits lost, which no
-    # file can tell about itself. And the trials must have had an effect.
+    # Only these: sound (the damage hit a free page), damage reported, or the newest commits lost, which no file can
+    # show by itself. And the trials must have had an effect.
     assert set(total) <= {"same", "journal-damaged", "tail lost"}
     assert total["journal-damaged"] > found["trials"] // 3
     assert found["outcomes"]["truncate"]["journal-damaged"] > 0

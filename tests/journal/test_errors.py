@@ -20,7 +20,7 @@ TREE = {
 }
 
 
-def test_tree_and_kinds_stay_as_they_are():
+def test_classes_and_kinds_of_errors_do_not_change():
     found = {
         name: (kind.__bases__[0].__name__, str(kind.kind))
         for name, kind in inspect.getmembers(errors, inspect.isclass)
@@ -29,7 +29,7 @@ def test_tree_and_kinds_stay_as_they_are():
     assert found == TREE
 
 
-def test_every_kind_belongs_to_one_class():
+def test_every_kind_has_one_class():
     assert sorted(kind for _, kind in TREE.values()) == sorted(errors.ErrorKind)
 
 
@@ -44,7 +44,7 @@ def test_damage_always_has_a_hint():
     assert errors.JournalDamagedError("x", seq=4, problems=("a",)).seq == 4
 
 
-def test_package_exports_what_people_need_and_no_more():
+def test_exports_of_the_package():
     import journal
 
     assert {"Journal", "Record", "Head", "Entry"} <= set(journal.__all__)

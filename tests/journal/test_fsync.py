@@ -29,7 +29,7 @@ def test_file_is_no_link(tmp_path):
         fsync_file(tmp_path / "link")
 
 
-def test_link_never_replaces(tmp_path):
+def test_link_never_replaces_a_file(tmp_path):
     (tmp_path / "new").write_bytes(b"new")
     link_durably(tmp_path / "new", tmp_path / "name")
     assert (tmp_path / "name").read_bytes() == b"new"

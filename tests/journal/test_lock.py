@@ -19,7 +19,6 @@ from journal.errors import (
     JournalPermissionError,
 )
 from journal.lock import BuildLock, lock_holder
-from journal.testing import FakeBuildLock
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -50,7 +49,7 @@ def path(tmp_path):
     return tmp_path / "build.lock"
 
 
-def test_lock_is_free_again_afterwards_and_the_file_stays(path):
+def test_release_frees_the_lock_and_keeps_the_file(path):
     for _ in range(2):
         with BuildLock(path, timeout_s=0) as lock:
             assert lock.acquired
@@ -92,7 +91,7 @@ def test_waiting_ends_when_the_holder_ends(path):
             assert lock.acquired
 
 
-def test_probes_disturb_nobody(path):
+def test_asking_for_the_holder_does_not_disturb_locking(path):
     with BuildLock(path):
         pass
     script = "import sys\nfrom pathlib import Path\nfrom journal.lock import lock_holder\nprint(flush=True)\nwhile True: lock_holder(Path(sys.argv[1]))"
@@ -118,12 +117,12 @@ def test_not_reentrant(path):
         lock.acquire()
 
 
-def test_only_a_holder_describes(path):
+def test_only_the_holder_can_describe(path):
     with pytest.raises(JournalMisuseError):
         BuildLock(path).describe(build=1)
 
 
-def test_replaced_file_is_not_mistaken_for_the_lock(path):
+def test_a_replaced_lock_file_is_locked_anew(path):
     with BuildLock(path):
         path.unlink()
         # The name is free; whoever comes next locks the new file and not the old one.
@@ -154,7 +153,7 @@ def test_descriptor_is_not_inherited_by_programs(path):
         assert fcntl.fcntl(lock._fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 
 
-def test_fork_does_not_keep_the_lock_alive(path):
+def test_a_forked_child_does_not_keep_the_lock(path):
     script = """
 import os, sys, time
 from pathlib import Path
@@ -182,18 +181,18 @@ time.sleep(60)
         parent.stdout.close()
 
 
-def test_probe_of_a_file_nobody_locked(path):
+def test_an_unlocked_file_has_no_holder(path):
     assert lock_holder(path) is None
     path.write_text("not json")
     assert lock_holder(path) is None
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[1]", '{"pid": 1', "[" * 5000])
-def test_holder_that_has_not_said_who_it_is(path, text):
+def test_a_holder_without_a_valid_document(path, text):
     with BuildLock(path) as lock:
         path.write_text(text)
         assert lock_holder(path) == {}
-        with pytest.raises(BuildLockHeldError, match="not said") as caught:
+        with pytest.raises(BuildLockHeldError, match="not written who") as caught:
             BuildLock(path, timeout_s=0).acquire()
         assert caught.value.holder is None
         lock.describe(build=2)
@@ -226,7 +225,7 @@ def test_no_permission(path):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_what_cannot_be_opened_says_what_was_expected_and_found(path, monkeypatch, number):
+def test_error_of_a_lock_file_that_cannot_be_opened(path, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
@@ -243,19 +242,7 @@ def test_permission_error_has_its_kind():
     assert JournalPermissionError("x").kind == "journal-permission"
 
 
-def test_fake_keeps_the_same_promises():
-    with FakeBuildLock() as lock:
-        lock.describe(build=3)
-        with pytest.raises(JournalMisuseError):
-            lock.acquire()
-    assert (lock.acquired, lock.build, lock.acquisitions) == (False, 3, 1)
-    with pytest.raises(BuildLockHeldError):
-        FakeBuildLock({"pid": 1}).acquire()
-    with pytest.raises(JournalMisuseError):
-        FakeBuildLock().describe(build=1)
-
-
-def test_a_failing_disk_neither_keeps_the_lock_nor_hides_what_was_done(tmp_path, monkeypatch):
+def test_a_disk_error_neither_keeps_the_lock_nor_hides_the_result(tmp_path, monkeypatch):
     path = tmp_path / "build.lock"
 
     def fail(*_):

@@ -23,7 +23,7 @@ from journal.errors import JournalClosedError, JournalMisuseError
 from journal.record import EMPTY, Record, encode, extend
 from journal.storage.environment import open_environment
 from journal.storage.open_environment import MAP_BYTES
-from journal.testing import MemoryJournal, made_up
+from journal.testing import sample_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def path(tmp_path):
 
 
 def some(first, last):
-    return [made_up(number) for number in range(first, last + 1)]
+    return [sample_record(number) for number in range(first, last + 1)]
 
 
 def names(folder):
@@ -53,7 +53,7 @@ def in_child(script, *arguments):
     return done.stdout.strip()
 
 
-def test_missing_journal_is_born_empty(path):
+def test_a_missing_journal_is_created_empty(path):
     with Journal.open(path) as journal:
         assert journal.head == EMPTY
         assert list(journal.read()) == []
@@ -65,13 +65,13 @@ def test_missing_journal_is_born_empty(path):
     assert path.stat().st_nlink == 1
 
 
-def test_missing_journal_is_not_made_by_a_reader(path):
+def test_a_reader_does_not_create_a_journal(path):
     with pytest.raises(JournalMissingError):
         Journal.open(path, readonly=True)
     assert names(path.parent) == []
 
 
-def test_appended_records_come_back(path):
+def test_appended_records_are_read_back(path):
     with Journal.open(path) as journal:
         first = journal.append(some(1, 2))
         head = journal.append(some(3, 3), expect=first)
@@ -89,7 +89,7 @@ def test_appended_records_come_back(path):
             next(journal.read(0))
 
 
-def test_long_journal_is_read_in_pieces_while_it_grows(path):
+def test_a_long_journal_is_read_in_batches_while_it_grows(path):
     with Journal.open(path) as journal:
         journal.append(some(1, 2500))
         entries = journal.entries()
@@ -101,7 +101,7 @@ def test_long_journal_is_read_in_pieces_while_it_grows(path):
 
 
 def test_large_records(path):
-    record = made_up(1, size=(1 << 20) - 200)
+    record = sample_record(1, size=(1 << 20) - 200)
     with Journal.open(path) as journal:
         journal.append([record] * 9)
         assert list(journal.read()) == [record] * 9
@@ -123,12 +123,12 @@ def test_record_that_cannot_be_encoded_appends_nothing(path):
     bad = Record(tag="BAD", version=1, build=None, wall_ns=0, mono_ns=0, payload=None)
     with Journal.open(path) as journal:
         with pytest.raises(RecordError):
-            journal.append([made_up(1), bad], {b"name": b"value"})
+            journal.append([sample_record(1), bad], {b"name": b"value"})
         assert journal.head == EMPTY
         assert journal.projection(b"name") is None
 
 
-def test_projections_live_and_die_with_the_transaction(path):
+def test_projections_change_with_the_transaction(path):
     with Journal.open(path) as journal:
         journal.append(some(1, 1), {b"a": b"1", b"b": b""})
         assert journal.projections() == {b"a": b"1", b"b": b""}
@@ -152,7 +152,7 @@ def test_projections_out_of_range(path, projections):
 
 
 def test_large_values_overwritten_by_small_ones_leave_a_sound_structure(path):
-    # The value fills pages of its own first and fewer later; overwritten in place, lmdb.verify would cry damage.
+    # The value fills its own pages first and fewer later; overwritten in place, lmdb.verify would report damage.
     with Journal.open(path) as journal:
         for size in (9000, 3000, 5000, 10, 9000, 8000, 2100, 0, 20000):
             journal.append([], {b"name": bytes(size)})
@@ -163,9 +163,9 @@ def test_second_process_appends_in_between(path):
     script = """
 import sys
 from journal import Journal
-from journal.testing import made_up
+from journal.testing import sample_record
 with Journal.open(sys.argv[1]) as journal:
-    print(journal.append([made_up(2), made_up(3)]).seq)
+    print(journal.append([sample_record(2), sample_record(3)]).seq)
 """
     with Journal.open(path) as journal, Journal.open(path.with_name("other.mdb")):
         journal.append(some(1, 1))
@@ -176,7 +176,7 @@ with Journal.open(sys.argv[1]) as journal:
         assert list(journal.read()) == some(1, 4)
 
 
-def test_one_environment_for_a_file_in_a_process(path):
+def test_a_process_opens_a_journal_once(path):
     with Journal.open(path):
         for readonly in (True, False):
             with pytest.raises(JournalMisuseError, match="already open"):
@@ -184,7 +184,7 @@ def test_one_environment_for_a_file_in_a_process(path):
     Journal.open(path).close()
 
 
-def test_forgotten_journal_does_not_block_the_next(path):
+def test_a_journal_that_was_never_closed_does_not_block_the_next(path):
     journal = Journal.open(path)
     journal.append(some(1, 1))
     del journal
@@ -230,23 +230,23 @@ def test_fork_is_refused(path):
     script = """
 import os, sys
 from journal import Journal, JournalError
-from journal.testing import made_up
+from journal.testing import sample_record
 journal = Journal.open(sys.argv[1])
-journal.append([made_up(1)])
+journal.append([sample_record(1)])
 if os.fork() == 0:
     try:
-        journal.append([made_up(2)])
+        journal.append([sample_record(2)])
     except JournalError as error:
         print(error.kind, flush=True)
     journal.close()
     os._exit(0)
 os.wait()
-print(journal.append([made_up(2)]).seq)
+print(journal.append([sample_record(2)]).seq)
 """
     assert in_child(script, path).split() == ["journal-misuse", "2"]
 
 
-def test_birth_refuses_a_name_that_is_taken(path):
+def test_create_refuses_a_taken_name(path):
     head = Journal.create(path, some(1, 2), scratch=path.parent / "tmp", projections={b"a": b"b"})
     before = path.read_bytes()
     with pytest.raises(JournalExistsError):
@@ -257,7 +257,7 @@ def test_birth_refuses_a_name_that_is_taken(path):
         assert (journal.head, journal.projections()) == (head, {b"a": b"b"})
 
 
-def test_birth_loses_the_race_cleanly(path, monkeypatch):
+def test_create_leaves_nothing_when_another_process_is_faster(path, monkeypatch):
     monkeypatch.setattr(os.path, "lexists", lambda _: False)
     path.write_bytes(b"somebody was faster")
     with pytest.raises(JournalExistsError):
@@ -265,7 +265,7 @@ def test_birth_loses_the_race_cleanly(path, monkeypatch):
     assert names(path.parent / "tmp") == []
 
 
-def test_birth_of_nonsense_leaves_nothing(path):
+def test_create_with_an_invalid_record_leaves_nothing(path):
     with pytest.raises(RecordError):
         Journal.create(
             path,
@@ -278,7 +278,7 @@ def test_birth_of_nonsense_leaves_nothing(path):
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP])
-def test_birth_needs_hard_links(path, monkeypatch, code):
+def test_create_needs_hard_links(path, monkeypatch, code):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
@@ -315,7 +315,7 @@ def test_nonsense_format_is_damage(path, text):
 def test_changed_record_is_found_wherever_it_is(path):
     Journal.create(path, some(1, 20), scratch=path.parent / "tmp")
     data = path.read_bytes()
-    at = data.index(encode(made_up(7))) + 30
+    at = data.index(encode(sample_record(7))) + 30
     path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     with pytest.raises(JournalDamagedError) as caught:
         Journal.open(path)
@@ -336,7 +336,7 @@ def test_changed_projection_is_found(path):
 def test_sound_record_that_does_not_decode_is_named(path):
     Journal.create(path, some(1, 1), scratch=path.parent / "tmp")
     raw = b"\xc1 from the future"
-    head = extend(EMPTY, [encode(made_up(1)), raw])
+    head = extend(EMPTY, [encode(sample_record(1)), raw])
     rewrite(path, lambda writer: writer.put_record(2, head.chain + raw))
     with Journal.open(path, readonly=True) as journal:
         assert journal.head == head
@@ -354,16 +354,16 @@ def test_record_without_its_predecessor_is_named(path):
     assert caught.value.seq == 2
 
 
-def test_records_replaced_behind_our_back_are_not_continued(path):
+def test_replaced_or_missing_records_are_not_appended_to(path):
     other = path.with_name("other.mdb")
-    Journal.create(other, [made_up(9)], scratch=path.parent / "tmp")
+    Journal.create(other, [sample_record(9)], scratch=path.parent / "tmp")
     with Journal.open(path) as journal:
         journal.append(some(1, 1))
         journal._verified = Head(1, Journal.open(other).head.chain)
-        with pytest.raises(JournalDamagedError, match="another one"):
+        with pytest.raises(JournalDamagedError, match="has been replaced"):
             journal.append(some(2, 2))
         journal._verified = Head(7, journal._verified.chain)
-        with pytest.raises(JournalDamagedError, match="is gone"):
+        with pytest.raises(JournalDamagedError, match="is missing"):
             journal.append(some(2, 2))
 
 
@@ -372,35 +372,35 @@ def test_full_map_keeps_what_was_there(path):
     with Journal.open(path, map_bytes=1 << 20) as journal:
         head = journal.append(some(1, 10))
         with pytest.raises(JournalFullError, match="MAP_FULL"):
-            journal.append([made_up(number, size=100_000) for number in range(20)])
+            journal.append([sample_record(number, size=100_000) for number in range(20)])
         assert journal.head == head
         assert journal.append(some(11, 11)).seq == 11
         journal.verify()
 
 
-def test_full_disk_gives_the_environment_up_and_loses_nothing(path):
-    # A limit on the size of files stands in for the full disk: the write fails with EFBIG.
+def test_a_full_disk_closes_the_environment_and_loses_nothing(path):
+    # A limit on the size of files acts as a full disk: the write fails with EFBIG.
     script = """
 import os, resource, signal, sys
 from journal import Journal, JournalFullError
 from journal.errors import JournalClosedError
-from journal.testing import made_up
+from journal.testing import sample_record
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Journal.open(sys.argv[1]) as journal:
-    journal.append([made_up(number, size=500) for number in range(1, 41)])
+    journal.append([sample_record(number, size=500) for number in range(1, 41)])
     size = os.stat(sys.argv[1]).st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     try:
-        journal.append([made_up(number, size=5000) for number in range(41, 90)])
+        journal.append([sample_record(number, size=5000) for number in range(41, 90)])
     except JournalFullError as error:
         print("full")
     try:
-        journal.append([made_up(41)])
+        journal.append([sample_record(41)])
     except JournalClosedError as error:
         print("closed after" if "closed after an error" in str(error) else error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 with Journal.open(sys.argv[1]) as journal:
-    print(journal.append([made_up(41)]).seq)
+    print(journal.append([sample_record(41)]).seq)
 """
     assert in_child(script, path).split("\n") == ["full", "closed after", "41"]
 
@@ -430,20 +430,3 @@ for readonly in (True, False):
     assert in_child(script, path).split() == ["journal-permission"] * 2
     path.chmod(0)
     assert in_child(script, path).split() == ["journal-permission"] * 2
-
-
-def test_memory_journal_refuses_the_same():
-    journal = MemoryJournal()
-    head = journal.append(some(1, 3), {b"a": b"b"})
-    assert head == extend(EMPTY, map(encode, some(1, 3)))
-    assert list(journal.read(2, 3)) == some(2, 2)
-    with pytest.raises(HeadMovedError):
-        journal.append([], expect=EMPTY)
-    with pytest.raises(JournalMisuseError):
-        MemoryJournal(readonly=True).append([])
-    with pytest.raises(JournalMisuseError):
-        next(journal.read(0))
-    assert (journal.transactions, journal.projections(), journal.verify()) == (1, {b"a": b"b"}, head)
-    journal.close()
-    with pytest.raises(JournalClosedError):
-        journal.projection(b"a")

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from journal import Journal, JournalDamagedError, JournalMissingError
-from journal import safe_reader as guard_module
+from journal import Journal, JournalDamagedError, JournalMissingError, safe_reader
 from journal.record import EMPTY, encode, extend, link
 from journal.safe_reader import head_in_child, snapshot
 from journal.safe_reader_child import HEAD, RECORD
 from journal.storage.environment import open_environment
-from journal.storage.integrity import Quietness, check_structure_when_quiet
-from journal.testing import made_up
+from journal.storage.integrity import check_structure
+from journal.testing import sample_record
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +23,7 @@ def path(tmp_path):
     path = tmp_path / "journal.mdb"
     with Journal.open(path) as journal:
         journal.append(
-            [made_up(number, size=100) for number in range(1, 201)], {b"name": b"value", b"empty": b""}
+            [sample_record(number, size=100) for number in range(1, 201)], {b"name": b"value", b"empty": b""}
         )
     return path
 
@@ -49,18 +48,18 @@ def busy_writer(path):
 @pytest.mark.parametrize("foreign", [False, True])
 def test_snapshot_is_the_journal(path, foreign):
     found = snapshot(path, foreign=foreign)
-    assert found.head == extend(EMPTY, [encode(made_up(number, size=100)) for number in range(1, 201)])
+    assert found.head == extend(EMPTY, [encode(sample_record(number, size=100)) for number in range(1, 201)])
     assert [entry.record for entry in found.entries] == [
-        made_up(number, size=100) for number in range(1, 201)
+        sample_record(number, size=100) for number in range(1, 201)
     ]
     assert found.projections == {b"name": b"value", b"empty": b""}
 
 
 def test_journal_that_this_process_has_open(path):
     with Journal.open(path) as journal:
-        journal.append([made_up(201)])
+        journal.append([sample_record(201)])
         assert snapshot(path).head == journal.head
-        assert journal.append([made_up(202)]).seq == 202
+        assert journal.append([sample_record(202)]).seq == 202
 
 
 def test_foreign_file_is_left_as_it_is(path, tmp_path):
@@ -94,7 +93,7 @@ def test_truncated_foreign_file_kills_the_child_only(path):
 
 def test_changed_record_is_named_across_the_pipe(path):
     data = path.read_bytes()
-    at = data.index(encode(made_up(77, size=100))) + 50
+    at = data.index(encode(sample_record(77, size=100))) + 50
     path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
     for foreign in (False, True):
         with pytest.raises(JournalDamagedError) as caught:
@@ -133,19 +132,19 @@ def test_child_that_takes_too_long(path):
         ("raise MemoryError", "no complete answer"),
     ],
 )
-def test_whatever_becomes_of_the_child_is_an_answer(path, monkeypatch, script, says):
-    monkeypatch.setattr(guard_module, "_START_CHILD", script)
+def test_every_end_of_the_child_has_an_error(path, monkeypatch, script, says):
+    monkeypatch.setattr(safe_reader, "_START_CHILD", script)
     with pytest.raises(JournalDamagedError, match=says):
         snapshot(path, foreign=True)
 
 
-def test_child_is_not_believed(path, monkeypatch):
-    raw = encode(made_up(1))
+def test_output_of_the_child_is_checked(path, monkeypatch):
+    raw = encode(sample_record(1))
     good = link(EMPTY.chain, raw)
     for chain, head in ((bytes(32), bytes(32)), (good, bytes(32)), (bytes(32), good)):
         told = RECORD.pack(b"R", 1, 32 + len(raw)) + chain + raw + HEAD.pack(b"H", 1, head)
         monkeypatch.setattr(
-            guard_module,
+            safe_reader,
             "_START_CHILD",
             f"import sys; sys.stdout.buffer.write(bytes.fromhex('{told.hex()}'))",
         )
@@ -157,7 +156,7 @@ def test_child_dies_with_its_parent(path):
     script = """
 import os, sys
 from journal import safe_reader_child
-safe_reader_child._limit(60, os.getppid() + 1)
+safe_reader_child._limit_resources(60, os.getppid() + 1)
 """
     done = subprocess.run([sys.executable, "-c", script, path], cwd=ROOT, check=False)
     assert done.returncode == 3
@@ -175,7 +174,7 @@ def test_no_false_alarm_beside_a_fast_writer(path):
         for entry in found.entries:
             assert chains.setdefault(entry.seq, entry.chain) == entry.chain
         known = found.head
-        here += check_structure_when_quiet(path, attempts=1).outcome is Quietness.HEALTHY
+        here += check_structure(path, attempts=1) == ()
     assert known.seq > 1000
     assert here < 100
     assert sorted(chains) == list(range(1, known.seq + 1))
@@ -187,7 +186,7 @@ def test_journal_opens_and_appends_beside_a_fast_writer(path):
     for _ in range(10):
         with Journal.open(path) as journal:
             before = journal.head
-            assert journal.append([made_up(0, tag="guest")]).seq > before.seq
+            assert journal.append([sample_record(0, tag="guest")]).seq > before.seq
             time.sleep(0.01)
             assert journal.verify().seq > before.seq
 
@@ -196,9 +195,9 @@ def test_head_in_child(path):
     assert head_in_child(path) == snapshot(path).head
 
 
-def test_failure_beside_a_writer_is_tried_again(path, monkeypatch):
+def test_a_failure_while_another_process_writes_is_retried(path, monkeypatch):
     environment = open_environment(path, readonly=False)
-    real = guard_module._read_in_child
+    real = safe_reader._read_in_child
     calls = []
 
     def fail_first(*arguments, **options):
@@ -209,20 +208,20 @@ def test_failure_beside_a_writer_is_tried_again(path, monkeypatch):
             raise JournalDamagedError("a state that was overwritten meanwhile")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(guard_module, "_read_in_child", fail_first)
+    monkeypatch.setattr(safe_reader, "_read_in_child", fail_first)
     assert snapshot(path).head.seq == 200
     assert len(calls) == 3
     environment.close()
 
 
-def test_failure_of_a_quiet_file_is_believed_at_once(path, monkeypatch):
+def test_a_failure_while_nobody_writes_is_not_retried(path, monkeypatch):
     calls = []
 
     def fail(*arguments, **_):
         calls.append(arguments)
         raise JournalDamagedError("damage")
 
-    monkeypatch.setattr(guard_module, "_read_in_child", fail)
+    monkeypatch.setattr(safe_reader, "_read_in_child", fail)
     with pytest.raises(JournalDamagedError):
         head_in_child(path)
     assert len(calls) == 1

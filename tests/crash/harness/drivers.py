@@ -24,7 +24,7 @@ from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.testing import Scenario, StopDeadError, made, play
+from store.testing import Scenario, StopDeadError, make, play
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
@@ -163,7 +163,7 @@ def engine_beside(bench: Bench) -> None:
         found.artifacts.shared_lock(),
     ):
         artifact = found.artifacts.put(b"engine of another network")
-        event = made(
+        event = make(
             EngineCompiled, model="other", purpose=FLIGHT, key="e" * 64, artifact=artifact, elapsed_ms=1
         )
         found.append(lambda state: [] if event.key in state.step_cache.engines else [event])

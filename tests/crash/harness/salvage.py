@@ -9,12 +9,12 @@ from pathlib import Path
 from journal import safe_reader, safe_reader_child
 from journal.record import Head
 
-_spawned = safe_reader._child_process
+_spawned = safe_reader._run_child
 
 
 def salvage_in_forks() -> None:
     """From now on, for this process and its children."""
-    safe_reader._child_process = _child_process
+    safe_reader._run_child = _child_process
 
 
 def _child_process(

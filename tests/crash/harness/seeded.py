@@ -199,15 +199,15 @@ def retire_unplanned(_: Bench) -> None:
 
 def mirror_head_first(_: Bench) -> None:
     """Give a copy the manifest of the new head before the artifacts that it names."""
-    move = mirror._copy
+    copy = mirror._copy
 
-    def head_then_move(*args: Any) -> Any:
+    def head_then_copy(*args: Any) -> Any:
         _, target, _, lacking, _ = args
         file = lacking.files[-1]
         write_once.write_once(target.root / file.folder, file.name, file.data, scratch=target.scratch)
-        return move(*args)
+        return copy(*args)
 
-    mirror._copy = head_then_move
+    mirror._copy = head_then_copy
 
 
 def untidy_errors(_: Bench) -> None:

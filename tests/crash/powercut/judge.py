@@ -138,8 +138,8 @@ def _builds(layout, promise, seen, *, build):
         assert len(store.state.generations) == seen, "opening changed the head"
         if build:
             chosen = scenario("next", tiles={(9, 9): "z"})
-            made, _ = play(store, chosen)
-            assert made.number == seen + 1
+            make, _ = play(store, chosen)
+            assert make.number == seen + 1
     assert promise.generation <= seen
 
 

@@ -12,7 +12,7 @@ from journal.errors import JournalMisuseError, JournalPermissionError
 from journal.storage.environment import open_environment
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from journal.storage.meta_pages import read_meta_pages
-from journal.testing import made_up
+from journal.testing import sample_record
 
 ROOT = Path(__file__).parents[3]
 LAST_PAGE = 16 + 24 + 2 * 48
@@ -23,7 +23,7 @@ def path(tmp_path):
     path = tmp_path / "journal.mdb"
     with Journal.open(path) as journal:
         for number in range(1, 30):
-            journal.append([made_up(number, size=300)], {b"%d" % number: bytes(number * 100)})
+            journal.append([sample_record(number, size=300)], {b"%d" % number: bytes(number * 100)})
     return path
 
 
@@ -34,17 +34,15 @@ def patched(path, at, data):
 
 
 def test_sound_file_passes(path):
-    found = read_meta_pages(path)
-    assert found.page_bytes == os.sysconf("SC_PAGE_SIZE")
-    assert abs(found.transactions[0] - found.transactions[1]) == 1
-    assert found.inode == path.stat().st_ino
+    first, second = read_meta_pages(path)
+    assert abs(first - second) == 1
 
 
 def test_commits_change_the_transactions(path):
-    before = read_meta_pages(path).transactions
+    before = read_meta_pages(path)
     with Journal.open(path) as journal:
-        journal.append([made_up(1)])
-    assert read_meta_pages(path).transactions != before
+        journal.append([sample_record(1)])
+    assert read_meta_pages(path) != before
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 4095, 4096, 4216, 8191])
@@ -87,7 +85,7 @@ def test_damaged_meta_page_is_refused(path, at, data):
     ],
     ids=["folder", "pipe", "link", "device", "text"],
 )
-def test_what_is_no_journal_is_refused_at_once(tmp_path, make):
+def test_other_files_are_refused(tmp_path, make):
     Journal.create(tmp_path / "real.mdb", [], scratch=tmp_path / "tmp")
     path = tmp_path / "journal.mdb"
     make(path)
@@ -96,7 +94,7 @@ def test_what_is_no_journal_is_refused_at_once(tmp_path, make):
             Journal.open(path, readonly=readonly)
 
 
-def test_killed_reader_is_forgotten_when_a_writer_opens(path):
+def test_a_writer_removes_killed_readers(path):
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -164,7 +162,7 @@ print(*({*sys.modules} - before))
     ("take_away", "found"),
     [(lambda path: path.rename(path.with_name("other")), "none"), (replaced, "another one in its place")],
 )
-def test_a_file_that_lost_its_name_is_not_written_to(path, take_away, found):
+def test_a_replaced_or_removed_file_is_not_written(path, take_away, found):
     environment = open_environment(path, readonly=False)
     with environment.write() as txn:
         txn.put_meta(b"a", b"b")
@@ -194,7 +192,7 @@ def test_unknown_file_systems_need_a_setting(tmp_path):
     require_supported_filesystem(0xABC, tmp_path, allow_unknown=True)
 
 
-def test_file_system_is_asked_for(tmp_path):
+def test_type_of_the_file_system(tmp_path):
     assert filesystem_type(Path("/proc")) == 0x9FA0
     with pytest.raises(FileNotFoundError):
         filesystem_type(tmp_path / "none")

@@ -44,14 +44,14 @@ def coded(code):
         (OSError("without a number"), JournalIOError, True),
     ],
 )
-def test_foreign_errors_become_ours(path, foreign, expected, disk):
+def test_errors_of_lmdb_and_the_system_are_mapped(path, foreign, expected, disk):
     error, was_disk = to_journal_error(foreign, path, "testing")
     assert type(error) is expected
     assert was_disk is disk
     assert str(path) in error.message
 
 
-def test_every_error_of_lmdb_is_translated(path):
+def test_every_error_of_lmdb_is_mapped(path):
     for kind in lmdb.Error.__subclasses__():
         error, _ = to_journal_error(kind("x"), path, "testing")
         assert error.message
@@ -68,7 +68,7 @@ def test_without_its_folder_a_file_system_is_not_called_full(tmp_path):
     assert (type(error), was_disk) == (JournalIOError, True)
 
 
-def test_only_foreign_errors_are_translated(path):
+def test_other_errors_are_not_mapped(path):
     with (
         pytest.raises(JournalPermissionError, match="trying failed") as raised,
         translating_errors(path, "trying"),

@@ -15,7 +15,7 @@ import pytest
 from journal import Journal, JournalFilesystemError
 from journal.safe_reader import snapshot
 from journal.storage import open_environment
-from journal.testing import made_up
+from journal.testing import sample_record
 
 ROOT = Path(__file__).parents[3]
 RECORDS = 30
@@ -28,9 +28,9 @@ print(snapshot(sys.argv[1]).head.seq)
 APPEND = """
 import sys
 from journal import Journal
-from journal.testing import made_up
+from journal.testing import sample_record
 with Journal.open(sys.argv[1]) as journal:
-    print(journal.append([made_up(99)]).seq)
+    print(journal.append([sample_record(99)]).seq)
 """
 HOLD = """
 import fcntl, os, sys
@@ -61,7 +61,7 @@ def path(tmp_path):
     path = tmp_path / "journal.mdb"
     with Journal.open(path) as journal:
         for number in range(RECORDS):
-            journal.append([made_up(number)])
+            journal.append([sample_record(number)])
     return path
 
 
@@ -83,7 +83,7 @@ def wait_until_it_waits(process):
     ("script", "wanted"), [(READ, RECORDS), (APPEND, RECORDS + 1)], ids=["read", "append"]
 )
 @pytest.mark.parametrize("left", LEFT)
-def test_who_waited_sets_the_lock_file_up_anew(path, left, script, wanted):
+def test_a_waiting_process_initialises_the_lock_file_again(path, left, script, wanted):
     fd = os.open(lock_file(path), os.O_RDWR)
     fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0)
     os.pwrite(fd, left(lock_file(path).read_bytes()), 0)
@@ -104,8 +104,8 @@ def test_who_waited_sets_the_lock_file_up_anew(path, left, script, wanted):
 
 
 @pytest.mark.parametrize("left", LEFT)
-def test_a_lock_file_that_somebody_keeps_so_is_named(path, left, monkeypatch):
-    monkeypatch.setattr(open_environment, "_SET_UP_S", 0.05)
+def test_a_lock_file_held_uninitialised_is_an_error(path, left, monkeypatch):
+    monkeypatch.setattr(open_environment, "_INIT_TIMEOUT_S", 0.05)
     raw = lock_file(path).read_bytes()
     lock_file(path).write_bytes(left(raw))
     with subprocess.Popen(
@@ -115,7 +115,9 @@ def test_a_lock_file_that_somebody_keeps_so_is_named(path, left, monkeypatch):
         text=True,
     ) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(JournalFilesystemError, match=r"journal\.mdb-lock: a lock file expected"):
+        with pytest.raises(
+            JournalFilesystemError, match=r"journal\.mdb-lock: an initialised lock file expected"
+        ):
             Journal.open(path)
         holder.stdin.close()
     with Journal.open(path) as journal:

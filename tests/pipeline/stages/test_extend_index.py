@@ -364,7 +364,7 @@ def test_a_base_that_was_removed_is_forgotten_with_what_stands_on_it(site):
         (lambda data: data[:-4], "index delta"),
         (
             lambda data: encode(
-                replace(decode(data), dropped=decode(data).dropped.only(np.array([True, False])))
+                replace(decode(data), dropped=decode(data).dropped.select(np.array([True, False])))
             ),
             "found \\(2, 1, 16\\)",
         ),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.tiles.tile import SourceTile
 from pipeline.tiles.tile_columns import TileColumns
-from store.base.identity import descriptor_id, tile_set, tile_set_of
+from store.base.identity import descriptor_id, digest_packed_tiles, digest_tile_set
 
 days = st.none() | st.dates(date(1970, 1, 1), date(2100, 1, 1))
 
@@ -62,7 +62,7 @@ def test_some_of_the_columns_give_back_these_tiles(tiles, data):
 @given(lists)
 def test_the_packed_form_is_the_one_that_identity_hashes(tiles):
     pairs = [(descriptor_id(*tile.place), tile.sha256) for tile in tiles]
-    assert tile_set_of(TileColumns.of(tiles).packed()) == tile_set(pairs)
+    assert digest_packed_tiles(TileColumns.of(tiles).packed()) == digest_tile_set(pairs)
 
 
 def tile(z, x, y):
@@ -73,7 +73,7 @@ def test_a_tile_that_occurs_twice_is_no_set():
     pairs = [(descriptor_id(3, 1, 2), "ab" * 32)] * 2
     for make in (
         lambda: TileColumns.of([tile(3, 1, 2), tile(4, 0, 0), tile(3, 1, 2)]).packed(),
-        lambda: tile_set(pairs),
+        lambda: digest_tile_set(pairs),
     ):
         with pytest.raises(ValueError, match=r"tile \(3, 1, 2\) occurs twice"):
             make()
@@ -111,7 +111,7 @@ def test_a_million_tiles_are_no_million_objects():
         sizes=np.ones(number, np.int64),
         locator_of=lambda row: ("file", str(row)),
     )
-    tile_set_of(columns.packed())
+    digest_packed_tiles(columns.packed())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert columns[number - 1].locator == ("file", str(number - 1))

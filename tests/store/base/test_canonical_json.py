@@ -16,7 +16,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_what_is_encoded_decodes_to_itself(value):
+def test_encoded_records_decode_to_themselves(value):
     data = encode(value)
     assert decode(data) == value
     assert encode(decode(data)) == data

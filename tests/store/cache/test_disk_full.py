@@ -14,7 +14,7 @@ from store.errors import DiskFullError, StoreError, UnprojectedError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, made, play
+from store.testing import FakeClock, Scenario, make, play
 from tests.small_disk import free_bytes, small_disk
 
 VERSION = libraries().get("onnxruntime", "1")
@@ -39,7 +39,7 @@ def fill(folder, left):
 
 
 def failure():
-    return made(BuildFailed, step="cells", message="full")
+    return make(BuildFailed, step="cells", message="full")
 
 
 def build_until_full(store):

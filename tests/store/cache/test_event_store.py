@@ -20,7 +20,7 @@ from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
-from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.testing import FakeClock, Scenario, StopDeadError, make, play
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def test_a_journal_that_lost_its_tail_is_refused(layout, act):
     assert caught.value.kind is ErrorKind.JOURNAL_REPLACED
 
 
-CREATED = to_record(made(CacheCreated, cache_id="c" * 32), build=None, wall_ns=7, mono_ns=7)
-STARTED = to_record(made(BuildStarted, inputs={"b": 1, "a": [2]}), build=1, wall_ns=7, mono_ns=7)
+CREATED = to_record(make(CacheCreated, cache_id="c" * 32), build=None, wall_ns=7, mono_ns=7)
+STARTED = to_record(make(BuildStarted, inputs={"b": 1, "a": [2]}), build=1, wall_ns=7, mono_ns=7)
 
 
 def test_only_what_comes_from_elsewhere_is_held_to_its_form():

@@ -18,7 +18,7 @@ from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
-from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.testing import FakeClock, Scenario, StopDeadError, make, play
 from store.verify.coverage import walk
 from tests.small_builds import tree
 
@@ -90,7 +90,7 @@ def test_an_unknown_generation_is_refused(layout, number):
 
 def test_a_collected_generation_is_refused(layout):
     with opened(layout) as store:
-        store.append(made(CollectionPlanned, generations=(1,)), build=None)
+        store.append(make(CollectionPlanned, generations=(1,)), build=None)
     with pytest.raises(RequestRefusedError, match="generation 1 to be kept") as refused:
         say_good(layout, 1)
     assert refused.value.kind is ErrorKind.COLLECTED
@@ -150,7 +150,7 @@ def test_what_is_decided_is_decided_on_the_head_that_it_is_appended_to(layout):
         seen.append((state.position.seq, state.accepted))
         if len(seen) == 1:
             assert child(ACCEPT, layout.root, 2).wait() == 0
-        return [made(StepStarted)] if 2 not in state.accepted else []
+        return [make(StepStarted)] if 2 not in state.accepted else []
 
     with open_for_append(layout, clock=FakeClock()) as beside:
         assert beside.append(decide) is False

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.record import EMPTY, Entry, Head, encode, link
-from journal.testing import made_up, records
+from journal.testing import records, sample_record
 from store.cache import segment
 from store.errors import DamagedHistoryError, ErrorKind
 
@@ -19,7 +19,7 @@ def chained(made, before=EMPTY):
     return entries
 
 
-GOOD = segment.encode(7, EMPTY, chained([made_up(number) for number in range(4)]))
+GOOD = segment.encode(7, EMPTY, chained([sample_record(number) for number in range(4)]))
 
 
 @given(
@@ -38,7 +38,7 @@ def test_segments_come_back(earlier, later, generation):
 
 
 def test_bytes_of_a_segment():
-    (entry,) = chained([made_up(1)])
+    (entry,) = chained([sample_record(1)])
     assert segment.encode(2, EMPTY, [entry]) == (
         b"C10SEG\x00\x01"
         + struct.pack(">3Q", 2, 1, 1)
@@ -86,7 +86,7 @@ def test_lengths_that_no_record_has(length):
 
 
 def test_records_in_another_order_are_refused():
-    one, two = chained([made_up(1), made_up(2)])
+    one, two = chained([sample_record(1), sample_record(2)])
     refused(segment.encode(1, EMPTY, [two, one]))
     refused(segment.encode(1, EMPTY, [two]))
     refused(segment.encode(1, Head(0, one.chain), [one]))

@@ -43,7 +43,7 @@ from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
-from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.testing import FakeClock, Scenario, StopDeadError, make, play
 
 ROOT = Path(__file__).parents[3]
 
@@ -426,7 +426,7 @@ class TestCommit:
             play(store, Scenario())
 
             def append_beside():
-                event = made(GenerationAccepted, generation=1)
+                event = make(GenerationAccepted, generation=1)
                 store.journal.append([to_record(event, build=None, wall_ns=1, mono_ns=1)])
 
             clock.looks, clock.due = 1, append_beside
@@ -442,7 +442,7 @@ class TestCommit:
                 play(store, Scenario(die_at="commit"))
             build = store.state.builds[1]
             key = build.index.key if withdrawn == "index" else build.engines[0][1].key
-            store.append(made(CheckFailed, check="beside", key=key), build=None)
+            store.append(make(CheckFailed, check="beside", key=key), build=None)
             with pytest.raises(RequestRefusedError) as error:
                 store.commit(1)
             assert error.value.kind is ErrorKind.WITHDRAWN
@@ -452,11 +452,11 @@ class TestCommit:
         with opened() as store:
             play(store, Scenario())
             head = store.journal.head
-            for event, build in ((failed(), 1), (failed(), 2), (made(CacheCreated), None), (started(), 7)):
+            for event, build in ((failed(), 1), (failed(), 2), (make(CacheCreated), None), (started(), 7)):
                 with pytest.raises(DamagedHistoryError):
                     store.append(event, build=build)
             with pytest.raises(DamagedHistoryError):
-                store.append(made(BuildStarted, host={"a": 0.5}), build=2)
+                store.append(make(BuildStarted, host={"a": 0.5}), build=2)
             store.append_at_any_cost(failed(), build=1)
             assert store.journal.head == head
             assert store.state.position.seq == head.seq
@@ -588,8 +588,8 @@ class TestReserve:
 
 def started():
     inputs = Scenario().inputs()
-    return made(BuildStarted, identity=build_identity(inputs), inputs=inputs)
+    return make(BuildStarted, identity=build_identity(inputs), inputs=inputs)
 
 
 def failed():
-    return made(BuildFailed, step="cells", message="full")
+    return make(BuildFailed, step="cells", message="full")

@@ -16,7 +16,7 @@ from store.domain import event_codec
 from store.domain.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
 from store.domain.state import Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.testing import made
+from store.testing import make
 
 CLASSES = get_args(Event)
 SHA = "ab" * 32
@@ -182,7 +182,7 @@ def test_changed_payloads_are_refused_or_mean_what_they_say(event, data):
     ],
 )
 def test_references_that_are_none(ref):
-    payload = event_codec.encode(made(CellEmbedded))[2]
+    payload = event_codec.encode(make(CellEmbedded))[2]
     payload["block"] = ref
     with pytest.raises(DamagedHistoryError, match=r"cell\.embedded\.block"):
         event_codec.decode("cell.embedded", 1, payload)
@@ -220,7 +220,7 @@ def test_a_version_that_never_was():
 
 
 def accepted():
-    return made(GenerationAccepted, generation=1)
+    return make(GenerationAccepted, generation=1)
 
 
 def test_old_payloads_are_cast_up_step_by_step(monkeypatch):

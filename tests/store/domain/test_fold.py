@@ -12,7 +12,7 @@ from store.domain.state import FLIGHT, STAND_IN, BuildStatus, RecordedEvent, Sta
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.rollback import plan
-from store.testing import made
+from store.testing import make
 
 REF = ArtifactRef(sha256="ab" * 32, size=3)
 GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")
@@ -31,27 +31,27 @@ def facts(*pairs, start=1):
 
 
 def started(identity="i1"):
-    return made(e.BuildStarted, identity=identity, inputs={"models": []}, calibration=REF, host={"name": "h"})
+    return make(e.BuildStarted, identity=identity, inputs={"models": []}, calibration=REF, host={"name": "h"})
 
 
 def tiles():
-    return made(e.TilesSelected, digest="t", table=REF, count=1, wanted=2, excluded=1, warnings=("w",))
+    return make(e.TilesSelected, digest="t", table=REF, count=1, wanted=2, excluded=1, warnings=("w",))
 
 
 def engine(key="k1", model="place", number=1, purpose=FLIGHT):
-    return made(e.EngineCompiled, model=model, key=key, artifact=ref(number), purpose=purpose)
+    return make(e.EngineCompiled, model=model, key=key, artifact=ref(number), purpose=purpose)
 
 
 def passed(key="k1", check="parity", subject="place", number=1):
-    return made(e.CheckPassed, check=check, subject=subject, key=key, artifact=ref(number).sha256)
+    return make(e.CheckPassed, check=check, subject=subject, key=key, artifact=ref(number).sha256)
 
 
 def failed_check(key="k1", check="parity"):
-    return made(e.CheckFailed, check=check, subject="place", key=key, why="differs")
+    return make(e.CheckFailed, check=check, subject="place", key=key, why="differs")
 
 
 def cell(space="k1", x=0, number=2):
-    return made(
+    return make(
         e.CellEmbedded,
         space=space,
         zoom=6,
@@ -64,7 +64,7 @@ def cell(space="k1", x=0, number=2):
 
 
 def index(key="x1", number=3):
-    return made(e.IndexBuilt, key=key, artifact=ref(number), blocks=ref(number + 100), kind="flat", rows=3)
+    return make(e.IndexBuilt, key=key, artifact=ref(number), blocks=ref(number + 100), kind="flat", rows=3)
 
 
 def reused(kind="engine", **keys):
@@ -72,7 +72,7 @@ def reused(kind="engine", **keys):
 
 
 def walked():
-    return made(e.CoverageWalked, files=1, geography=REF)
+    return make(e.CoverageWalked, files=1, geography=REF)
 
 
 def committed(generation, origin, parent=None, **changes):
@@ -84,15 +84,15 @@ def committed(generation, origin, parent=None, **changes):
         "manifest_sha256": f"{generation:064x}",
         "body_sha256": f"{origin:064x}",
     }
-    return made(e.BuildCommitted, **(fields | changes))
+    return make(e.BuildCommitted, **(fields | changes))
 
 
 def failed():
-    return made(e.BuildFailed, step="tiles", message="m")
+    return make(e.BuildFailed, step="tiles", message="m")
 
 
 def rolled_back(left, target, requested=None):
-    return made(e.RolledBack, left=left, target=target, requested=requested, why="test")
+    return make(e.RolledBack, left=left, target=target, requested=requested, why="test")
 
 
 def whole(number, generation, parent, identity="i1"):
@@ -116,11 +116,11 @@ def whole(number, generation, parent, identity="i1"):
 
 
 def signature(generation, number=0):
-    return made(e.GenerationSigned, generation=generation, signature="ab", key_id=f"k{number}")
+    return make(e.GenerationSigned, generation=generation, signature="ab", key_id=f"k{number}")
 
 
 def collecting(*generations):
-    return (None, made(e.CollectionPlanned, digests=(), generations=generations))
+    return (None, make(e.CollectionPlanned, digests=(), generations=generations))
 
 
 THREE = [
@@ -173,7 +173,7 @@ def test_how_builds_end():
             (1, started()),
             (1, failed()),
             (2, started(None)),
-            (2, made(e.BuildAbandoned, reason="died", step="cells")),
+            (2, make(e.BuildAbandoned, reason="died", step="cells")),
             (3, e.BuildRefused(identity="i9", reason="rolled back")),
         )
     )
@@ -349,7 +349,7 @@ CHECKS = (("parity", "k1"), ("retrieval", "x1"))
     ("number", "left"), [(1, (0, 1, 1)), (2, (1, 1, 0)), (3, (1, 0, 1)), (103, (1, 0, 1)), (9, (1, 1, 1))]
 )
 def test_what_was_collected_is_not_reused(number, left):
-    collected = made(e.Collected, digests=(ref(number).sha256,), generations=(1,))
+    collected = make(e.Collected, digests=(ref(number).sha256,), generations=(1,))
     state = fold(facts(*THREE, (None, collected)))
     assert (
         len(state.step_cache.engines),
@@ -371,10 +371,10 @@ def test_every_block_of_a_cell_stays_usable():
     again = fold(facts((None, cell(number=5)), start=6), state)
     assert again.step_cache.blocks_of(name) == (cell(number=2), cell(number=6), cell(number=5))
     for number, left in ((2, (5, 6)), (6, (2, 5)), (5, (2, 6))):
-        collected = made(e.Collected, digests=(ref(number).sha256,))
+        collected = make(e.Collected, digests=(ref(number).sha256,))
         gone = fold(facts((None, collected), start=6), state).step_cache
         assert gone.blocks_of(name) == tuple(cell(number=number) for number in left)
-    collected = made(e.Collected, digests=tuple(ref(number).sha256 for number in (2, 5, 6)))
+    collected = make(e.Collected, digests=tuple(ref(number).sha256 for number in (2, 5, 6)))
     gone = fold(facts((None, collected), start=6), state).step_cache
     assert (gone.blocks, gone.earlier) == ({}, {})
     refused = fold(facts((None, failed_check("k1", "reproduces")), start=6), state).step_cache
@@ -385,9 +385,9 @@ def test_every_block_of_a_cell_stays_usable():
 def test_facts_that_change_nothing():
     quiet = [
         e.StepStarted(kind="engine", subjects=(), key="k"),
-        made(e.CollectionPlanned),
+        make(e.CollectionPlanned),
         e.Repaired(subject="", sha256="", action="", quarantine=""),
-        made(e.Imported),
+        make(e.Imported),
     ]
     before = fold(facts(*THREE))
     after = fold(facts(*((None, event) for event in quiet), start=len(THREE) + 1), before)
@@ -395,7 +395,7 @@ def test_facts_that_change_nothing():
 
 
 def test_acceptance_is_kept():
-    accepted = [(None, made(e.GenerationAccepted, generation=number)) for number in (1, 2, 1)]
+    accepted = [(None, make(e.GenerationAccepted, generation=number)) for number in (1, 2, 1)]
     assert fold(facts(*THREE, *accepted)).accepted == {1, 2}
 
 
@@ -403,17 +403,17 @@ def test_what_is_planned_to_go_is_gone_before_it_is_removed():
     state = fold(facts(*THREE, collecting(1)))
     assert (state.collected_generations, state.collected) == ({1}, {1})
     assert fold(
-        facts(*THREE, collecting(1), (None, made(e.Collected, digests=(), generations=(1,))))
+        facts(*THREE, collecting(1), (None, make(e.Collected, digests=(), generations=(1,))))
     ).collected_generations == {1}
 
 
 def test_builds_that_were_denied_the_lock_are_kept_by_their_record():
-    denied = made(e.BuildDenied)
+    denied = make(e.BuildDenied)
     assert fold(facts(*THREE, (None, denied))).denied == {len(THREE) + 1: denied}
 
 
 def test_signatures_are_added():
-    signed = made(e.GenerationSigned, generation=2, signature="ab", key_id="k")
+    signed = make(e.GenerationSigned, generation=2, signature="ab", key_id="k")
     state = fold(facts(*THREE, (None, signed), (None, replace(signed, key_id="l"))))
     assert [generation.signatures for generation in state.generations.values()] == [
         (),
@@ -479,15 +479,15 @@ def impossible(history, text=""):
         ([*THREE, (None, rolled_back(4, 3)), (3, committed(4, 3, 2))], "never committed"),
         ([*THREE, (None, rolled_back(4, 2)), (1, committed(4, 1))], "never committed"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 2))], "expected parent 1"),
-        ([*THREE, (None, made(e.GenerationAccepted, generation=4))], "no generation 4"),
-        ([*THREE, (None, made(e.GenerationSigned, generation=0))], "no generation 0"),
+        ([*THREE, (None, make(e.GenerationAccepted, generation=4))], "no generation 4"),
+        ([*THREE, (None, make(e.GenerationSigned, generation=0))], "no generation 0"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, body_sha256="x"))], "another body"),
         ([*THREE, (None, rolled_back(4, 2)), (2, committed(4, 2, 1, format=2))], "another body"),
         ([*THREE, (None, rolled_back(77, 2)), (2, committed(4, 2, 1))], "after build 4"),
         ([*THREE, collecting(4)], "no generation 4"),
         ([*THREE, collecting(3)], "shown or accepted"),
-        ([*THREE, (None, made(e.GenerationAccepted, generation=1)), collecting(1)], "shown or accepted"),
-        ([*THREE, collecting(1), (None, made(e.GenerationAccepted, generation=1))], "had been collected"),
+        ([*THREE, (None, make(e.GenerationAccepted, generation=1)), collecting(1)], "shown or accepted"),
+        ([*THREE, collecting(1), (None, make(e.GenerationAccepted, generation=1))], "had been collected"),
         ([*THREE, collecting(1), (None, signature(1))], "no more signatures"),
         ([*THREE, *((None, signature(2, n)) for n in range(MAX_SIGNATURES + 1))], "no more signatures"),
         (
@@ -504,7 +504,7 @@ def test_histories_that_nothing_could_have_written(history, text):
 def test_a_fact_out_of_its_place(seq):
     state = fold(facts(*THREE))
     with pytest.raises(DamagedHistoryError, match="expected seq"):
-        evolve(state, replace(facts((None, made(e.Imported)))[0], seq=seq))
+        evolve(state, replace(facts((None, make(e.Imported)))[0], seq=seq))
 
 
 EVENTS = [
@@ -525,8 +525,8 @@ EVENTS = [
     (5, reused("index", index="x1")),
     (5, failed_check()),
     (5, cell(x=7)),
-    (None, made(e.Collected, digests=(ref(1).sha256, ref(2).sha256))),
-    (None, made(e.GenerationAccepted, generation=1)),
+    (None, make(e.Collected, digests=(ref(1).sha256, ref(2).sha256))),
+    (None, make(e.GenerationAccepted, generation=1)),
     (6, Unknown(tag="new", version=1)),
 ]
 

@@ -6,13 +6,13 @@ from store.domain import index_files
 from store.domain.events import IndexBuilt, IndexExtended
 from store.domain.manifest_projection import index_document, index_format
 from store.manifest import index_entry
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 
 WHOLE, DELTA, TABLE = ref_of(b"whole"), ref_of(b"delta"), ref_of(b"table")
-BUILT = made(
+BUILT = make(
     IndexBuilt, key="1" * 64, artifact=WHOLE, blocks=TABLE, kind="hnsw", metric="ip", dimensions=4, rows=100
 )
-EXTENDED = made(
+EXTENDED = make(
     IndexExtended,
     key="2" * 64,
     artifact=DELTA,

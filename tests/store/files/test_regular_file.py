@@ -57,7 +57,7 @@ def test_what_is_no_regular_file_is_refused_at_once(path, home, shape, flags):
     before = descriptors()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - what kind it is, the next line asks
         home.open_regular(path, flags)
-    assert home.names_something_else(caught.value)
+    assert home.is_wrong_file_type(caught.value)
     assert descriptors() == before
     assert not Path("nowhere").exists()
 
@@ -66,7 +66,7 @@ def test_what_is_no_regular_file_is_refused_at_once(path, home, shape, flags):
 def test_a_regular_file_is_opened_as_asked_and_not_inherited(path, home):
     with pytest.raises(FileNotFoundError) as caught:
         home.open_regular(path)
-    assert not home.names_something_else(caught.value)
+    assert not home.is_wrong_file_type(caught.value)
     fd = home.open_regular(path, os.O_RDWR | os.O_CREAT)
     assert os.write(fd, b"data") == 4
     assert not os.get_inheritable(fd)

@@ -44,10 +44,10 @@ maps = st.dictionaries(places, vectors, max_size=12)
 
 @given(maps, maps)
 def test_a_delta_leads_from_one_to_the_other_and_back(before, now):
-    found = d.difference(rows_in(before), rows_in(now))
+    found = d.delta_between(rows_in(before), rows_in(now))
     kept = {key: value for key, value in map_of(rows_in(before)).items() if key not in map_of(found.dropped)}
     assert kept | map_of(found.added) == map_of(rows_in(now))
-    assert map_of(d.undone(rows_in(now), found)) == map_of(rows_in(before))
+    assert map_of(d.undo_delta(rows_in(now), found)) == map_of(rows_in(before))
     unchanged = {
         key for key in before.keys() & now.keys() if map_of(rows_in(before))[key] == map_of(rows_in(now))[key]
     }
@@ -56,7 +56,7 @@ def test_a_delta_leads_from_one_to_the_other_and_back(before, now):
 
 @given(maps, maps)
 def test_bytes_there_and_back(before, now):
-    found = d.difference(rows_in(before), rows_in(now))
+    found = d.delta_between(rows_in(before), rows_in(now))
     data = d.encode(found)
     again = d.decode(data)
     assert d.encode(again) == data
@@ -67,21 +67,21 @@ def test_bytes_there_and_back(before, now):
 
 @given(maps, maps)
 def test_cells_apart_are_the_whole(before, now):
-    whole = d.difference(rows_in(before), rows_in(now))
+    whole = d.delta_between(rows_in(before), rows_in(now))
     cells = {(7, x, y) for x in range(3) for y in range(3)}
-    parts = [whole.within(cell) for cell in cells]
-    assert d.encode(d.joined(parts, DIMENSIONS)) == d.encode(whole)
+    parts = [whole.in_cell(cell) for cell in cells]
+    assert d.encode(d.merge_deltas(parts, DIMENSIONS)) == d.encode(whole)
     assert sum(part.size for part in parts) == whole.size
-    assert whole.within((6, 0, 0)).size == 0
-    assert whole.outside(cells).size == 0
-    assert d.encode(whole.outside([])) == d.encode(whole)
-    assert {cell for cell in cells if len(whole.within(cell).dropped)} == {*whole.cells_left}
+    assert whole.in_cell((6, 0, 0)).size == 0
+    assert whole.outside_cells(cells).size == 0
+    assert d.encode(whole.outside_cells([])) == d.encode(whole)
+    assert {cell for cell in cells if len(whole.in_cell(cell).dropped)} == {*whole.cells_of_dropped}
 
 
 def test_zero_and_minus_zero_are_two_vectors():
     one, other = rows_in({1: (0.0, 1.0, 2.0)}), rows_in({1: (-0.0, 1.0, 2.0)})
-    assert d.difference(one, other).size == 2
-    assert d.difference(one, one).size == 0
+    assert d.delta_between(one, other).size == 2
+    assert d.delta_between(one, one).size == 0
 
 
 def golden():
@@ -152,13 +152,13 @@ def test_hostile_bytes_are_refused_or_read(tail, offset):
 )
 def test_rows_that_do_not_belong_together_are_refused(added, reason):
     with pytest.raises(d.DeltaError, match=reason):
-        d.encode(d.Delta(added, d.nothing(2).dropped))
+        d.encode(d.Delta(added, d.empty_delta(2).dropped))
 
 
 def test_a_delta_that_does_not_fit_cannot_be_taken_back():
     before, now = rows_in({1: (1, 2, 3), 2: (1, 2, 3)}), rows_in({2: (1, 2, 3), 3: (1, 2, 3)})
-    found = d.difference(before, now)
+    found = d.delta_between(before, now)
     with pytest.raises(d.DeltaError, match="one that is not"):
-        d.undone(before, found)
+        d.undo_delta(before, found)
     with pytest.raises(d.DeltaError, match="one that is as it was"):
-        d.undone(rows_in({1: (1, 2, 3), 3: (1, 2, 3)}), found)
+        d.undo_delta(rows_in({1: (1, 2, 3), 3: (1, 2, 3)}), found)

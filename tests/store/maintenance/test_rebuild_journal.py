@@ -32,7 +32,7 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.maintenance.rebuild_journal import rebuild
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.testing import FakeClock, Scenario, StopDeadError, make, play
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 
@@ -316,8 +316,8 @@ class TestSegmentsThatAreMissingOrBroken:
         wrong = {"manifest_sha256": "00" * 32, "body_sha256": "00" * 32}
         events = [
             (CacheCreated(cache_id=secrets.token_hex(16), format=1, writer="x"), None),
-            (made(BuildStarted, identity=build_identity(inputs), inputs=inputs), 1),
-            (made(BuildCommitted, format=1, generation=1, origin=1, **wrong), 1),
+            (make(BuildStarted, identity=build_identity(inputs), inputs=inputs), 1),
+            (make(BuildCommitted, format=1, generation=1, origin=1, **wrong), 1),
         ]
         entries, chain = [], EMPTY.chain
         for seq, (event, build) in enumerate(events, 1):

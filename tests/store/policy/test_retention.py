@@ -19,7 +19,7 @@ from store.maintenance.collect_garbage import _decide
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy, KeepReason, OriginReason, RemovalReason, kept_origins
-from store.testing import FakeClock, Scenario, StopDeadError, made, play
+from store.testing import FakeClock, Scenario, StopDeadError, make, play
 from store.verify.coverage import named_by
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -69,7 +69,7 @@ def named(store, generation):
 
 
 def accept(store, number):
-    store.append(made(GenerationAccepted, generation=number), build=None)
+    store.append(make(GenerationAccepted, generation=number), build=None)
 
 
 def test_nothing_was_committed_and_nothing_is_kept_for_it(store):
@@ -126,7 +126,7 @@ def test_origins_are_counted_and_not_generations(store):
 def test_the_work_of_a_build_that_died_waits_for_the_next(store):
     built(store, 1)
     interrupted(store, 2, die_at="index")
-    mine = {sha for sha, made_by in store.state.step_cache.made.items() if made_by.build == 2}
+    mine = {sha for sha, made_by in store.state.step_cache.make.items() if made_by.build == 2}
     assert len(mine) == 2, "a block and an index"
     assert mine.isdisjoint(gone(decided(store)))
     assert decided(store).kept[KeepReason.UNFINISHED][0] >= 2
@@ -142,9 +142,9 @@ def test_the_work_of_a_build_that_failed_goes_unless_it_was_interrupted(store, k
     built(store, 1)
     with pytest.raises(StopDeadError):
         built(store, 2, die_at="index")
-    store.append(made(BuildFailed, kind=kind), build=2)
+    store.append(make(BuildFailed, kind=kind), build=2)
     build = store.state.builds[2]
-    mine = {sha for sha, made_by in store.state.step_cache.made.items() if made_by.build == 2}
+    mine = {sha for sha, made_by in store.state.step_cache.make.items() if made_by.build == 2}
     assert mine.isdisjoint(gone(decided(store))) is stays
     inputs = {build.calibration.sha256, build.tiles.table.sha256}
     assert inputs.isdisjoint(gone(decided(store))), "they may be looked into for a while"
@@ -195,9 +195,9 @@ def test_an_open_build_is_treated_as_the_dead_one_it_would_be_under_the_lock(lay
 def test_a_build_whose_inputs_could_not_be_read_names_nothing(store):
     built(store, 1)
     before = decided(store)
-    store.append(made(BuildStarted, identity=None, calibration=None), build=2)
+    store.append(make(BuildStarted, identity=None, calibration=None), build=2)
     assert decided(store) == before
-    store.append(made(BuildFailed, kind="bad-archive"), build=2)
+    store.append(make(BuildFailed, kind="bad-archive"), build=2)
     assert decided(store) == before
 
 
@@ -205,7 +205,7 @@ def test_a_stand_in_waits_with_the_work_of_its_build(store):
     built(store, 1)
     engine = next(iter(store.state.step_cache.engines.values()))
     stand_in = replace(engine, key="here", purpose=STAND_IN, artifact=store.artifacts.put(b"stand-in"))
-    store.append(made(BuildStarted, calibration=None), stand_in, build=2)
+    store.append(make(BuildStarted, calibration=None), stand_in, build=2)
     assert store.state.builds[2].stand_in == stand_in
     assert stand_in.artifact.sha256 not in gone(decided(store))
     assert stand_in.artifact.sha256 in gone(decided(store, unfinished=False), RemovalReason.SUPERSEDED)
@@ -282,7 +282,7 @@ def happen(store, what, number):
 
 def plan_event(decision):
     digests = tuple(sorted(gone(decision)))
-    return made(CollectionPlanned, digests=digests, generations=decision.collected_generations)
+    return make(CollectionPlanned, digests=digests, generations=decision.collected_generations)
 
 
 def planned(state, decision):

@@ -30,7 +30,7 @@ from store.runtime.golden_vectors import (
     golden_inputs,
     golden_samples,
 )
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from store.verify.coverage import referenced_by
 
 CONTRACT = Preprocessing(
@@ -102,7 +102,7 @@ def test_raw_samples_of_another_shape_are_bytes_that_depend_on_the_seed():
 
 
 def compiled(**refs):
-    return made(
+    return make(
         EngineCompiled,
         key="k",
         artifact=ref_of(b"engine"),
@@ -136,7 +136,7 @@ def test_what_is_attached_to_an_engine():
     ],
 )
 def test_an_attachment_that_is_no_reference_is_no_history(found):
-    event = made(EngineCompiled, signature={"attached": found})
+    event = make(EngineCompiled, signature={"attached": found})
     with pytest.raises(DamagedHistoryError, match="attachments of engine"):
         attached(event)
 
@@ -145,13 +145,13 @@ def test_an_attachment_that_is_no_reference_is_no_history(found):
     "inputs", [{}, {"attached": []}, {"attached": {"tile": {"sha256": "x", "size": 1}, "window": 3}}]
 )
 def test_a_failure_with_strange_attachments_is_history(inputs):
-    assert attached_to_failure(made(BuildFailed, inputs=inputs)) == {}
+    assert attached_to_failure(make(BuildFailed, inputs=inputs)) == {}
 
 
 def test_attached_references_are_returned_beside_attachments_that_are_none():
     tile = ref_of(b"tile")
     whole = {"sha256": tile.sha256, "size": tile.size}
-    event = made(BuildFailed, inputs={"attached": {"tile": whole, "window": {**whole, "more": 1}}})
+    event = make(BuildFailed, inputs={"attached": {"tile": whole, "window": {**whole, "more": 1}}})
     assert attached_to_failure(event) == {"tile": tile}
 
 

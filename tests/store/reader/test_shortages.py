@@ -16,7 +16,7 @@ from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.manifest_projection import project
 from store.errors import CacheUnusableError, ErrorKind, from_os_error, is_shortage
-from store.files.permissions import exposed_path
+from store.files.permissions import writable_folders_at
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
@@ -98,7 +98,7 @@ def test_a_shortage_while_reading_is_no_damage(layout, monkeypatch, number):
             missing_artifacts(manifest, found)
     monkeypatch.setattr(os, "open", fails)
     with pytest.raises(CacheUnusableError):
-        exposed_path(layout.root)
+        writable_folders_at(layout.root)
 
 
 def test_a_failing_disk_is_damage(layout, monkeypatch):

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from store.base.identity import tile_set
+from store.base.identity import digest_tile_set
 from store.errors import ArtifactError
-from store.formats.index_delta import Delta, Rows, encode, nothing
+from store.formats.index_delta import Delta, Rows, empty_delta, encode
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest.index_entry import DeltaEntry
 from store.reader import table_checks
@@ -16,7 +16,7 @@ from store.testing import ref_of
 
 TILES = [(5, "a" * 64, None), (9, "b" * 64, None)]
 BLOCKS = [BlockRow(zoom=3, cell_x=0, cell_y=0, rows=2, ref=ref_of(b"block"))]
-DELTA = Delta(Rows(np.array([5], np.uint64), np.ones((1, 4), np.float32)), nothing(4).dropped)
+DELTA = Delta(Rows(np.array([5], np.uint64), np.ones((1, 4), np.float32)), empty_delta(4).dropped)
 
 
 def manifest(**index):
@@ -27,7 +27,7 @@ def manifest(**index):
         "delta": DeltaEntry(artifact=ref_of(b""), added=1, dropped=0),
     } | index
     named = [(identifier, digest) for identifier, digest, _ in TILES]
-    return SimpleNamespace(tile_count=2, tile_set=tile_set(named), index=SimpleNamespace(**entry))
+    return SimpleNamespace(tile_count=2, tile_set=digest_tile_set(named), index=SimpleNamespace(**entry))
 
 
 def test_tables_that_fit_are_returned():
@@ -49,10 +49,10 @@ def test_tables_that_fit_are_returned():
         ),
         (table_checks.blocks_of, b"", "a header"),
         (table_checks.delta_of, b"", "a header"),
-        (table_checks.delta_of, encode(nothing(4)), r"of \(1, 0, 4\) rows added.* found \(0, 0, 4\)"),
+        (table_checks.delta_of, encode(empty_delta(4)), r"of \(1, 0, 4\) rows added.* found \(0, 0, 4\)"),
         (
             table_checks.delta_of,
-            encode(Delta(Rows(DELTA.added.ids, np.ones((1, 3), np.float32)), nothing(3).dropped)),
+            encode(Delta(Rows(DELTA.added.ids, np.ones((1, 3), np.float32)), empty_delta(3).dropped)),
             "3",
         ),
     ],

@@ -14,7 +14,7 @@ from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.tensorrt_library import LibraryMissingError
 from store.testing import FakeClock, Scenario, play
-from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere
+from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, foreign_engines
 
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")
@@ -36,10 +36,10 @@ def judged(manifest, monkeypatch, *, gpus, backend, target, version="10.13.3.9")
     policy = Policy(
         trusted_keys=ALLOW_UNSIGNED,
         libraries={},
-        covered=capabilities.covered,
+        runs_here=capabilities.covered,
         device=capabilities.device,
     )
-    return elsewhere(replace(manifest, engines=(entry,)), policy).get("place")
+    return foreign_engines(replace(manifest, engines=(entry,)), policy).get("place")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.formats.index_delta import Delta, Rows, difference, nothing
+from store.formats.index_delta import Delta, Rows, delta_between, empty_delta
 from store.runtime.backends.base import IndexLoadError
 from store.runtime.delta_search import IndexWithDelta
 from store.runtime.load import load_index
@@ -83,7 +83,7 @@ def histories(seed, *, before, gone, changed, new):
 @settings(max_examples=25, deadline=None)
 def test_an_extended_index_answers_as_one_written_anew(kind, seed, before, gone, changed, new, k):
     was, now = histories(seed, before=before, gone=gone, changed=changed, new=new)
-    extended = loaded(kind, was, difference(was, now))
+    extended = loaded(kind, was, delta_between(was, now))
     assert extended.ntotal == len(now)
     queries = np.concatenate([unit(np.random.default_rng(seed + 1), 5), now.vectors[:5]])
     scores, ids = extended.search(queries, k)
@@ -109,7 +109,7 @@ def crowded(seed, *, terrains, tiles, gone, noise):
         return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
     rows = Rows(np.arange(len(labels), dtype=np.uint64), near(labels))
-    return rows, rows.only(labels >= gone), near(generator.integers(0, gone, 100))
+    return rows, rows.select(labels >= gone), near(generator.integers(0, gone, 100))
 
 
 def test_a_graph_is_searched_past_what_was_left_out(monkeypatch):
@@ -132,10 +132,10 @@ def test_a_graph_is_searched_past_what_was_left_out(monkeypatch):
         return np.mean([len({*one} & {*other}) / 5 for one, other in zip(found, best, strict=True)])
 
     anew = recall(narrow("hnsw", now))
-    assert recall(narrow("hnsw", was, difference(was, now))) >= anew - 0.02
+    assert recall(narrow("hnsw", was, delta_between(was, now))) >= anew - 0.02
     # Without the greater breadth this fails: the crowd that is gone takes every place among the candidates.
     monkeypatch.setattr(IndexWithDelta, "_parameters", narrow_parameters)
-    assert recall(narrow("hnsw", was, difference(was, now))) < anew - 0.2
+    assert recall(narrow("hnsw", was, delta_between(was, now))) < anew - 0.2
 
 
 def narrow_parameters(self):
@@ -145,10 +145,10 @@ def narrow_parameters(self):
 THREADS = """
 import threading
 import numpy as np
-from store.formats.index_delta import difference
+from store.formats.index_delta import delta_between
 from tests.store.runtime.test_delta_search import histories, loaded
 was, now = histories(5, before=3000, gone=300, changed=20, new=20)
-index = loaded("{kind}", was, difference(was, now))
+index = loaded("{kind}", was, delta_between(was, now))
 queries, wrong = was.vectors[:64], []
 expected = index.search(queries, 5)[1]
 def work():
@@ -174,7 +174,7 @@ def test_threads_may_search_at_once(kind):
 def test_a_delta_without_changes_changes_nothing():
     was, _ = histories(1, before=50, gone=0, changed=0, new=0)
     queries = was.vectors[:7]
-    plain, extended = loaded("flat", was), loaded("flat", was, nothing(DIMENSIONS))
+    plain, extended = loaded("flat", was), loaded("flat", was, empty_delta(DIMENSIONS))
     for one, other in zip(plain.search(queries, 3), extended.search(queries, 3), strict=True):
         assert (one == other).all()
 
@@ -182,15 +182,15 @@ def test_a_delta_without_changes_changes_nothing():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda was, _: nothing(DIMENSIONS + 1), "a delta of 8 dimensions, found one of 9"),
+        (lambda was, _: empty_delta(DIMENSIONS + 1), "a delta of 8 dimensions, found one of 9"),
         (
             lambda was, now: Delta(
-                nothing(DIMENSIONS).added, Rows(now.ids[:1] + np.uint64(1 << 40), now.vectors[:1])
+                empty_delta(DIMENSIONS).added, Rows(now.ids[:1] + np.uint64(1 << 40), now.vectors[:1])
             ),
             "fits",
         ),
         (
-            lambda was, _: Delta(Rows(was.ids[:1], was.vectors[:1]), nothing(DIMENSIONS).dropped),
+            lambda was, _: Delta(Rows(was.ids[:1], was.vectors[:1]), empty_delta(DIMENSIONS).dropped),
             "fits the index",
         ),
     ],
@@ -215,5 +215,5 @@ def test_scores_of_a_quantiser_are_not_compared_with_true_ones():
             kind="ivf-pq",
             dimensions=DIMENSIONS,
             ntotal=300,
-            delta=nothing(DIMENSIONS),
+            delta=empty_delta(DIMENSIONS),
         )

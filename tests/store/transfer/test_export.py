@@ -31,7 +31,7 @@ from store.errors import (
 )
 from store.maintenance.collect_garbage import collect
 from store.policy.retention import KeepPolicy
-from store.testing import FakeClock, Scenario, made, play, ref_of
+from store.testing import FakeClock, Scenario, make, play, ref_of
 from store.transfer import export as export_module
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import MAGIC, MAX_HEADER, BundleHeader, Choice, write_bundle
@@ -58,8 +58,8 @@ def pristine(tmp_path_factory):
         play(store, Scenario(flight="f2", tiles=OTHER))
         tile = store.artifacts.put(TILE)
         attached = {"tile": {"sha256": tile.sha256, "size": tile.size}}
-        store.append(made(BuildStarted, identity="4" * 64, inputs={"models": []}), build=4)
-        failed = made(BuildFailed, step="cells", subject="6/1/0", inputs={"attached": attached})
+        store.append(make(BuildStarted, identity="4" * 64, inputs={"models": []}), build=4)
+        failed = make(BuildFailed, step="cells", subject="6/1/0", inputs={"attached": attached})
         store.append(failed, build=4)
     return layout
 
@@ -470,9 +470,9 @@ def test_events_name_every_stored_artifact(layout):
 
 def test_a_bundle_is_no_artifact_of_the_cache():
     facts = [
-        fact_of(made(Imported, bundle=ref_of(b"a bundle"))),
-        fact_of(made(GenerationAccepted)),
-        fact_of(made(EngineCompiled, artifact=ref_of(b"an engine"))),
+        fact_of(make(Imported, bundle=ref_of(b"a bundle"))),
+        fact_of(make(GenerationAccepted)),
+        fact_of(make(EngineCompiled, artifact=ref_of(b"an engine"))),
     ]
     assert set(artifacts_named(facts)) == {ref_of(b"an engine").sha256}
 

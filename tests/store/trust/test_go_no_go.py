@@ -6,12 +6,12 @@ from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.testing import FakeClock, Scenario, play
-from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, elsewhere, judge
+from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, check_flightworthy, foreign_engines
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,
     libraries={"onnxruntime": "1"},
-    covered=lambda backend, target: (backend, target) == ("onnxruntime", "cpu"),
+    runs_here=lambda backend, target: (backend, target) == ("onnxruntime", "cpu"),
 )
 
 
@@ -29,14 +29,14 @@ def cache(tmp_path_factory):
 def no_go(raw, *, signature=None, generation=2, error=NoGoError, **policy):
     files = () if signature is None else (signature,)
     with pytest.raises(error) as found:
-        judge(raw, files, generation=generation, policy=replace(HERE, **policy))
+        check_flightworthy(raw, files, generation=generation, policy=replace(HERE, **policy))
     return found.value
 
 
 def test_go(cache):
     raw, cache_id = cache
     for floor in (None, 0, 1, 2, {cache_id: 2}, {cache_id: 0, "other": 9}):
-        found = judge(raw, (), generation=2, policy=replace(HERE, floor=floor))
+        found = check_flightworthy(raw, (), generation=2, policy=replace(HERE, floor=floor))
         assert (found.raw, found.envelope.generation) == (raw, 2)
 
 
@@ -51,18 +51,18 @@ def test_no_keys_are_no_permission(cache):
 
 
 def test_a_look_from_the_ground_leaves_the_device_out_and_nothing_else(cache):
-    ground = replace(HERE, covered=lambda *_: False, libraries={"onnxruntime": "2"}, flown=False)
-    found = judge(cache[0], (), generation=2, policy=ground)
-    assert elsewhere(found, ground).keys() == {"place"}
-    assert elsewhere(found, HERE) == {}
+    ground = replace(HERE, runs_here=lambda *_: False, libraries={"onnxruntime": "2"}, flown=False)
+    found = check_flightworthy(cache[0], (), generation=2, policy=ground)
+    assert foreign_engines(found, ground).keys() == {"place"}
+    assert foreign_engines(found, HERE) == {}
     # An engine for this device that another version compiled runs nowhere here.
     error = no_go(cache[0], libraries={"onnxruntime": "2"}, flown=False, error=IncompatibleDeviceError)
     assert "made by onnxruntime 1" in error.reasons[0]
-    assert no_go(cache[0], covered=lambda *_: False, floor=3, flown=False).kind is ErrorKind.FLOOR
+    assert no_go(cache[0], runs_here=lambda *_: False, floor=3, flown=False).kind is ErrorKind.FLOOR
 
 
 def test_manifest_comes_before_floor_and_device():
-    assert no_go(b"hostile", floor=9, covered=lambda *_: False).kind is ErrorKind.MANIFEST_INVALID
+    assert no_go(b"hostile", floor=9, runs_here=lambda *_: False).kind is ErrorKind.MANIFEST_INVALID
 
 
 @pytest.mark.parametrize("generation", [0, 1, 3])
@@ -75,7 +75,7 @@ def test_a_generation_under_another_name(cache, generation):
 def test_floor(cache):
     raw, cache_id = cache
     for floor in (3, {cache_id: 3}):
-        error = no_go(raw, floor=floor, covered=lambda *_: False)
+        error = no_go(raw, floor=floor, runs_here=lambda *_: False)
         assert error.kind is ErrorKind.FLOOR
         assert "expected 3 or newer, found 2" in error.message
     error = no_go(raw, floor={"other": 0})
@@ -87,11 +87,11 @@ def test_floor(cache):
 def test_device(cache):
     raw, _ = cache
     for policy in (
-        {"covered": lambda *_: False},
-        {"covered": lambda _, target: target == "orin"},
+        {"runs_here": lambda *_: False},
+        {"runs_here": lambda _, target: target == "orin"},
         {"libraries": {"onnxruntime": "2"}},
     ):
         error = no_go(raw, error=IncompatibleDeviceError, **policy)
         assert error.kind is ErrorKind.DEVICE
         assert "engine place" in error.message
-    assert judge(raw, (), generation=2, policy=replace(HERE, libraries={}))
+    assert check_flightworthy(raw, (), generation=2, policy=replace(HERE, libraries={}))

@@ -13,7 +13,7 @@ from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
 from store.testing import FakeClock
 from store.trust.key_files import load_signer, read_trusted, write_key_pair
-from store.trust.signatures import TrustedKey, reasons_against, signature_file
+from store.trust.signatures import TrustedKey, signature_file, signature_problems
 
 ROOT = Path(__file__).parents[3]
 RAW = b'{"any": "bytes"}\n'
@@ -30,7 +30,7 @@ class TestKeyFiles:
         signer = load_signer(pair.private, cache=tmp_path / "cache")
         keys = read_trusted([str(pair.public)], cache=tmp_path / "cache")
         assert keys == (TrustedKey(signer.public),)
-        assert reasons_against(RAW, [signature_file(signer.sign(RAW))], generation=1, keys=keys) == ()
+        assert signature_problems(RAW, [signature_file(signer.sign(RAW))], generation=1, keys=keys) == ()
         assert read_trusted([pair.public_bytes.hex() + " not_after=4"]) == (TrustedKey(signer.public, 4),)
 
     @pytest.mark.parametrize("taken", ["key", "key.pub"])

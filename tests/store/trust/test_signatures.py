@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from store.errors import ErrorKind, NoGoError
 from store.runtime.capabilities import libraries
 from store.trust import signatures
-from store.trust.go_no_go import Policy, judge
+from store.trust.go_no_go import Policy, check_flightworthy
 from store.trust.signatures import (
     Signature,
     Signer,
     TrustedKey,
     is_key_line,
     parse_keys,
-    reasons_against,
     signature_file,
+    signature_problems,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ BY_ALICE = (TrustedKey(ALICE.public),)
 
 def reasons(signature=SIGNED, *, raw=RAW, generation=3, keys=BY_ALICE):
     files = () if signature is None else (signature,)
-    return reasons_against(raw, files, generation=generation, keys=keys)
+    return signature_problems(raw, files, generation=generation, keys=keys)
 
 
 class TestSignature:
@@ -171,11 +171,15 @@ class TestSignature:
             return Policy(trusted_keys=[key], libraries={})
 
         with pytest.raises(NoGoError) as signed:
-            judge(content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(ALICE.public))
+            check_flightworthy(
+                content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(ALICE.public)
+            )
         assert signed.value.kind is ErrorKind.MANIFEST_INVALID
         monkeypatch.setattr("store.trust.go_no_go.parse", lambda _: pytest.fail("it was parsed"))
         with pytest.raises(NoGoError) as refused:
-            judge(content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(BOB.public))
+            check_flightworthy(
+                content, [signature_file(ALICE.sign(content))], generation=1, policy=policy(BOB.public)
+            )
         assert refused.value.kind is ErrorKind.SIGNATURE
 
 
@@ -225,12 +229,12 @@ class TestKeys:
             TrustedKey(key)
         policy = Policy(trusted_keys=[ALICE.public, key], libraries={})
         with pytest.raises(NoGoError, match="trusted key 2: expected") as error:
-            judge(RAW, [SIGNED], generation=1, policy=policy)
+            check_flightworthy(RAW, [SIGNED], generation=1, policy=policy)
         assert error.value.kind is ErrorKind.SIGNATURE
 
     def test_one_key_is_no_list_of_keys(self):
         with pytest.raises(NoGoError) as error:
-            judge(
+            check_flightworthy(
                 RAW,
                 [SIGNED],
                 generation=1,

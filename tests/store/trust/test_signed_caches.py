@@ -17,7 +17,7 @@ from store.errors import ErrorKind, NoGoError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, made, play
+from store.testing import FakeClock, Scenario, make, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
@@ -90,7 +90,7 @@ class TestCommit:
                     return ALICE.sign(raw)
 
             play(store, FIRST)
-            accepted = made(GenerationAccepted, generation=1)
+            accepted = make(GenerationAccepted, generation=1)
             store.signer = Slow()
             play(store, SECOND)
             assert store.signer.count == 2

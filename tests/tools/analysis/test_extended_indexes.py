@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from store.domain import events as e
 from store.manifest.roles import DELTA
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tests.golden.outward import cache_structure, keys
 from tests.pipeline.stages.test_extend_index import build, change
 from tests.small_builds import FakeSite
@@ -74,8 +74,8 @@ def test_status_and_steps_tell_of_it(site):
 
 def test_a_failure_after_it_names_both():
     story = Story().genesis()
-    story.add(made(e.BuildStarted, calibration=ref_of(b"camera")))
-    extended = made(
+    story.add(make(e.BuildStarted, calibration=ref_of(b"camera")))
+    extended = make(
         e.IndexExtended,
         kind="hnsw",
         rows=9,
@@ -84,7 +84,7 @@ def test_a_failure_after_it_names_both():
         blocks=ref_of(b"table"),
     )
     story.add(extended)
-    story.add(made(e.BuildFailed, step="commit", kind="unexpected"))
+    story.add(make(e.BuildFailed, step="commit", kind="unexpected"))
     inputs = failure_document(story.timeline(), story.builds().build(1), Shelf(b"whole"), dead=False)[
         "inputs"
     ]

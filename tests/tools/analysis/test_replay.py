@@ -12,18 +12,10 @@ from journal import Journal, Record
 from journal.lock import BuildLock
 from store.cache.view import open_view
 from store.disk.layout import Layout
-from tests.tools.conftest import LEFT, TOP, ZOOM, picture
+from tests.tools.conftest import LEFT, TOP, ZOOM, fingerprint, picture
 
 PLACE = f"{ZOOM}/{LEFT}/{TOP}"
 CELL = [ZOOM, LEFT >> 4, TOP >> 4]
-
-
-def fingerprint(root):
-    return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_ino)
-        for path in root.rglob("*")
-        if path.name != "journal.mdb-lock"
-    }
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from store.domain.fold import fold, fold_into
 from store.domain.manifest_projection import body_of, render
 from store.domain.state import FLIGHT, State
 from store.manifest import manifest
-from store.testing import PREPROCESSING, made, ref_of
+from store.testing import PREPROCESSING, make, ref_of
 from tools.forensics.records import DecodedRecord
 from tools.forensics.state_at import FoldedState, fold_stepwise
 
@@ -72,14 +72,14 @@ class Writer:
             ),
             number,
         )
-        selected = made(
+        selected = make(
             e.TilesSelected, digest=f"{number:064x}", table=ref_of(b"table"), count=cells, wanted=cells
         )
         self.append(selected, number)
         self.append(e.BuildPlanned(steps=()), number)
         key = self.engine(number)
         for place in range(cells):
-            cell = made(
+            cell = make(
                 e.CellEmbedded,
                 space="s" * 64,
                 zoom=18,
@@ -91,7 +91,7 @@ class Writer:
                 embedded=1,
             )
             self.append(cell, number)
-        index = made(
+        index = make(
             e.IndexBuilt,
             key=f"i{number}",
             components={"space": "s" * 64},
@@ -99,7 +99,7 @@ class Writer:
             blocks=ref_of(b"b%d" % number),
         )
         self.append(index, number)
-        self.append(made(e.CoverageWalked, geography=ref_of(b"g%d" % number)), number)
+        self.append(make(e.CoverageWalked, geography=ref_of(b"g%d" % number)), number)
         self.commit(number)
         return key
 
@@ -120,7 +120,7 @@ class Writer:
             self.append(e.StepReused(kind="engine", count=1, keys={"net": key}), number)
             return key
         artifact = ref_of(b"engine %d" % number)
-        compiled = made(
+        compiled = make(
             e.EngineCompiled,
             model="net",
             purpose=FLIGHT,
@@ -130,7 +130,7 @@ class Writer:
             signature={"input": "i", "output": "o", "dimensions": 4},
         )
         self.append(compiled, number)
-        passed = made(e.CheckPassed, check="engine", subject="net", key=key, artifact=artifact.sha256)
+        passed = make(e.CheckPassed, check="engine", subject="net", key=key, artifact=artifact.sha256)
         self.append(passed, number)
         return key
 
@@ -148,7 +148,7 @@ class Writer:
             ),
         )
         head = self.state.head
-        committed = made(
+        committed = make(
             e.BuildCommitted,
             format=1,
             generation=generation,
@@ -196,7 +196,7 @@ def test_a_body_that_is_another_is_found():
     writer.append(e.CacheCreated(cache_id="ab" * 16, format=1, writer="test"))
     writer.build(1, 3)
     last = writer.records[-1]
-    other = made(
+    other = make(
         e.BuildCommitted,
         format=1,
         generation=1,

@@ -13,7 +13,7 @@ from store.errors import RequestRefusedError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tests.tools.stories import Story
 from tools.analysis.provenance import parse_descriptor_id
 from tools.analysis.replay_document import replay
@@ -51,24 +51,24 @@ ALL = (ENGINE, CAMERA, TABLE, BLOCK, BLOCKS)
 def compiled(**more):
     components = {"backend": "onnxruntime", "onnx": "d" * 64}
     fields = {"model": "net", "key": "k", "components": components, "artifact": ref_of(ENGINE)}
-    return made(e.EngineCompiled, **(fields | more))
+    return make(e.EngineCompiled, **(fields | more))
 
 
 def cell(block=BLOCK, space="s", tiles="t", **more):
     components = {"space": space, "tiles": tiles}
     fields = {"zoom": 6, "cell_x": 1, "cell_y": 0, "rows": 1, "embedded": 1, "engine": ref_of(ENGINE).sha256}
-    return made(e.CellEmbedded, block=ref_of(block), components=components, **(fields | more))
+    return make(e.CellEmbedded, block=ref_of(block), components=components, **(fields | more))
 
 
 def index(table=BLOCKS):
-    return made(e.IndexBuilt, kind="flat", rows=1, artifact=ref_of(b"index"), blocks=ref_of(table))
+    return make(e.IndexBuilt, kind="flat", rows=1, artifact=ref_of(b"index"), blocks=ref_of(table))
 
 
 def history(*events, table=TABLE, calibration=CAMERA_REF):
     """A build of some events after its start and the selection of tiles."""
-    story = Story().genesis().add(made(e.BuildStarted, calibration=calibration, host={"source": "tiles"}))
+    story = Story().genesis().add(make(e.BuildStarted, calibration=calibration, host={"source": "tiles"}))
     if table is not None:
-        story.add(made(e.TilesSelected, count=2, table=ref_of(table)))
+        story.add(make(e.TilesSelected, count=2, table=ref_of(table)))
     for event in events:
         story.add(event)
     return story
@@ -205,7 +205,7 @@ def test_why_a_cell_was_embedded_each_time():
 
 
 def planned(*steps):
-    return made(e.BuildPlanned, steps=steps)
+    return make(e.BuildPlanned, steps=steps)
 
 
 def test_what_was_planned_is_told():
@@ -226,8 +226,8 @@ def test_what_was_planned_is_told():
 
 def test_a_key_that_changed_in_nothing_that_can_be_seen():
     story = history(compiled())
-    story.add(made(e.BuildFailed, step="cells"))
-    story.add(made(e.BuildStarted), build=2).add(compiled(key="other"), build=2)
+    story.add(make(e.BuildFailed, step="cells"))
+    story.add(make(e.BuildStarted), build=2).add(compiled(key="other"), build=2)
     assert why(story.source(), "engine/net", number=2)["text"] == [
         "engine net: key other, first in build 2",
         "engine net: build 1 had key k; what changed:",
@@ -246,8 +246,8 @@ def test_an_artifact_is_told_with_its_fate():
         "present",
     ]
     assert why(story.source(), ref_of(ENGINE).sha256)["text"][-1] == "not to be read here"
-    story.add(made(e.BuildFailed, step="cells")).add(
-        made(e.Collected, digests=(ref_of(ENGINE).sha256,)), build=None
+    story.add(make(e.BuildFailed, step="cells")).add(
+        make(e.Collected, digests=(ref_of(ENGINE).sha256,)), build=None
     )
     assert why(story.source(), ref_of(ENGINE).sha256)["text"][-1] == "collected"
 
@@ -255,13 +255,13 @@ def test_an_artifact_is_told_with_its_fate():
 @pytest.mark.parametrize(
     ("event", "role"),
     [
-        (made(e.BuildStarted, calibration=ref_of(b"x")), "calibration"),
-        (made(e.TilesSelected, table=ref_of(b"x")), "tile table"),
-        (made(e.CoverageWalked, geography=ref_of(b"x")), "geographic report"),
+        (make(e.BuildStarted, calibration=ref_of(b"x")), "calibration"),
+        (make(e.TilesSelected, table=ref_of(b"x")), "tile table"),
+        (make(e.CoverageWalked, geography=ref_of(b"x")), "geographic report"),
         (cell(block=b"x"), "block 6/1/0"),
         (index(table=b"x"), "block table"),
         (
-            made(e.BuildFailed, inputs={"attached": {"tile": {"sha256": ref_of(b"x").sha256, "size": 1}}}),
+            make(e.BuildFailed, inputs={"attached": {"tile": {"sha256": ref_of(b"x").sha256, "size": 1}}}),
             "tile of a failure",
         ),
     ],
@@ -269,7 +269,7 @@ def test_an_artifact_is_told_with_its_fate():
 def test_every_record_that_names_an_artifact_is_known(event, role):
     story = Story().genesis()
     if not isinstance(event, e.BuildStarted):
-        story.add(made(e.BuildStarted))
+        story.add(make(e.BuildStarted))
     document = why(story.add(event).source(), ref_of(b"x").sha256)
     assert document["artifact"]["role"] == role
     assert document["artifact"]["seq"] == story.records[-1].seq
@@ -304,8 +304,8 @@ def test_lines_fit_a_terminal_and_hold_whole_names():
 def refused(**more):
     """A replay of a build that could not read its inputs, after a good one."""
     story = Story().genesis().build(1)
-    story.add(made(e.BuildStarted, identity=None, inputs={"source": "x"}, host={"source": "s" * 50}), build=2)
-    story.add(made(e.BuildFailed, step="inputs", traceback="one\ntwo", **more), build=2)
+    story.add(make(e.BuildStarted, identity=None, inputs={"source": "x"}, host={"source": "s" * 50}), build=2)
+    story.add(make(e.BuildFailed, step="inputs", traceback="one\ntwo", **more), build=2)
     return replay(story.source(), word="2")
 
 
@@ -329,7 +329,7 @@ def test_only_of_an_error_that_nobody_foresaw_the_traceback_is_shown_at_once():
 
 
 def test_a_long_timeline_is_cut_unless_all_is_wanted():
-    story = history(*(made(e.StepStarted, kind="cells", subjects=("6/0/0",)) for _ in range(60)))
+    story = history(*(make(e.StepStarted, kind="cells", subjects=("6/0/0",)) for _ in range(60)))
     document = replay(story.source())
     short, whole = replay_lines(document), replay_lines(document, whole=True)
     assert [line for line in short if "records (--all shows them)" in line] == [

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.conftest import fingerprint
+
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("numpy", "faiss", "onnxruntime", "onnx", "rich", "PIL", "mercantile", "pipeline", "simplejpeg")
-
-
-def fingerprint(root):
-    return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_ino)
-        for path in root.rglob("*")
-        if path.name != "journal.mdb-lock"
-    }
 
 
 @pytest.mark.parametrize("command", [("status",), ("log",), ("show", "1"), ("manifest",), ("doctor",)])

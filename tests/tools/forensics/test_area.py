@@ -13,7 +13,7 @@ from store.base.identity import cell_components, cell_key, descriptor_id
 from store.domain import events as e
 from store.domain.step_cache import RecordedBy, StepCache
 from store.formats.tables import encode_tiles
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tests.tools.stories import Shelf, Story
 from tools.forensics import area as areas
 from tools.forensics.area import area_document
@@ -44,7 +44,7 @@ def told(story, *artifacts, space=SPACE, before=None, **inputs):
 
 
 def selecting(data, **more):
-    return Story().add(made(e.BuildStarted)).add(made(e.TilesSelected, table=ref_of(data), **more))
+    return Story().add(make(e.BuildStarted)).add(make(e.TilesSelected, table=ref_of(data), **more))
 
 
 def statuses(document):
@@ -52,14 +52,14 @@ def statuses(document):
 
 
 def test_a_build_that_names_no_area_has_none():
-    assert told(Story().add(made(e.BuildStarted))) is None
-    assert told(Story().add(made(e.BuildStarted)), bbox_e7="west", zoom=[1]) is None
-    assert told(Story().add(made(e.BuildStarted)), bbox_e7=[1, 2, 3, True]) is None
+    assert told(Story().add(make(e.BuildStarted))) is None
+    assert told(Story().add(make(e.BuildStarted)), bbox_e7="west", zoom=[1]) is None
+    assert told(Story().add(make(e.BuildStarted)), bbox_e7=[1, 2, 3, True]) is None
 
 
 def test_before_tiles_are_selected_there_is_the_box_alone():
     document = told(
-        Story().add(made(e.BuildStarted)), bbox_e7=[0, 0, 9, 9], zoom=[6, 7], origin={"lat_e7": 1}
+        Story().add(make(e.BuildStarted)), bbox_e7=[0, 0, 9, 9], zoom=[6, 7], origin={"lat_e7": 1}
     )
     assert (document["bbox_e7"], document["zoom"], document["origin"]) == (
         [0, 0, 9, 9],
@@ -114,20 +114,20 @@ def test_many_holes_are_cut(monkeypatch):
 
 def test_a_table_that_is_none_is_not_believed():
     data = b"no table at all"
-    story = selecting(data).add(made(e.StepStarted, kind="cells", subjects=("6/0/1",)))
+    story = selecting(data).add(make(e.StepStarted, kind="cells", subjects=("6/0/1",)))
     document = told(story, data)
     assert (document["known"], document["cells"]) == ("cells", [[6, 0, 1, None, "dispatched", 3, None]])
     assert document["tiles"]["present"] == []
 
 
 def test_without_a_table_the_records_tell_which_cells_were_worked_on():
-    story = Story().add(made(e.BuildStarted))
-    story.add(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1", "6/0", "x/y/z", "6/0/-1")))
-    story.add(made(e.StepStarted, kind="cells", subjects=("6/0/1",)))
-    story.add(made(e.StepReused, kind="cells", count=9))
-    story.add(made(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0, rows=7))
-    story.add(made(e.CellEmbedded, zoom=6, cell_x=5, cell_y=0, rows=8))
-    story.add(made(e.BuildFailed, step="cells", inputs={"window": {"cells": ["6/9/9", 7]}}))
+    story = Story().add(make(e.BuildStarted))
+    story.add(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1", "6/0", "x/y/z", "6/0/-1")))
+    story.add(make(e.StepStarted, kind="cells", subjects=("6/0/1",)))
+    story.add(make(e.StepReused, kind="cells", count=9))
+    story.add(make(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0, rows=7))
+    story.add(make(e.CellEmbedded, zoom=6, cell_x=5, cell_y=0, rows=8))
+    story.add(make(e.BuildFailed, step="cells", inputs={"window": {"cells": ["6/9/9", 7]}}))
     assert told(story)["cells"] == [
         [6, 0, 0, None, "embedded", 2, 5],
         [6, 0, 1, None, "dispatched", 2, None],
@@ -141,7 +141,7 @@ def block(place, space=SPACE):
     zoom, x, y = place
     tiles = [(descriptor_id(*place), ref_of(repr(place).encode()).sha256)]
     key = cell_key(cell_components(space=space, tiles=tiles))
-    return made(e.CellEmbedded, space=space, zoom=zoom, cell_x=x >> 4, cell_y=y >> 4, key=key)
+    return make(e.CellEmbedded, space=space, zoom=zoom, cell_x=x >> 4, cell_y=y >> 4, key=key)
 
 
 def test_cells_were_reused_whose_very_tiles_had_a_block():
@@ -149,9 +149,9 @@ def test_cells_were_reused_whose_very_tiles_had_a_block():
     before = StepCache()
     before.record_result(block((6, 0, 0)), RecordedBy(1, 1))
     before.record_result(block((6, 16, 1)), RecordedBy(2, 1))
-    story = selecting(data).add(made(e.StepReused, kind="cells", count=1))
-    story.add(made(e.StepReused, kind="engine", count=1))
-    story.add(made(e.StepStarted, kind="cells", subjects=("6/1/0",)))
+    story = selecting(data).add(make(e.StepReused, kind="cells", count=1))
+    story.add(make(e.StepReused, kind="engine", count=1))
+    story.add(make(e.StepStarted, kind="cells", subjects=("6/1/0",)))
     document = told(story, data, before=before)
     assert statuses(document) == {(6, 0, 0): "reused", (6, 1, 0): "dispatched", (6, 2, 0): "waiting"}
     assert document["cells"][0][6] == 3
@@ -160,8 +160,8 @@ def test_cells_were_reused_whose_very_tiles_had_a_block():
 @pytest.mark.parametrize(("before", "space"), [(None, SPACE), (StepCache(), "")])
 def test_where_nobody_knows_what_could_be_reused_untouched_cells_were(before, space):
     data = table((6, 0, 0), (6, 16, 0))
-    story = selecting(data).add(made(e.StepReused, kind="cells", count=1))
-    story.add(made(e.CellEmbedded, zoom=6, cell_x=1, cell_y=0))
+    story = selecting(data).add(make(e.StepReused, kind="cells", count=1))
+    story.add(make(e.CellEmbedded, zoom=6, cell_x=1, cell_y=0))
     assert statuses(told(story, data, before=before, space=space)) == {
         (6, 0, 0): "reused",
         (6, 1, 0): "embedded",
@@ -175,7 +175,7 @@ REPORT = canonical_json.encode(
 
 def test_the_report_of_a_walk_is_believed_rather_than_the_table():
     data = table((6, 0, 0))
-    story = selecting(data).add(made(e.CoverageWalked, geography=ref_of(REPORT)))
+    story = selecting(data).add(make(e.CoverageWalked, geography=ref_of(REPORT)))
     document = told(story, data, REPORT, bbox_e7=WORLD, zoom=[6, 6])
     assert document["report"] is True
     assert {name: found for name, found in document["tiles"].items() if found} == {
@@ -187,16 +187,16 @@ def test_the_report_of_a_walk_is_believed_rather_than_the_table():
 
 def failing(data):
     attached = {"geography": {"sha256": ref_of(data).sha256, "size": len(data)}}
-    return made(e.BuildFailed, step="coverage", inputs={"attached": attached})
+    return make(e.BuildFailed, step="coverage", inputs={"attached": attached})
 
 
 @pytest.mark.parametrize("other", [b"\xff no document", b"[1]", None])
 def test_a_report_that_is_none_is_passed_over(other):
-    story = Story().add(made(e.BuildStarted)).add(made(e.CoverageWalked, geography=ref_of(REPORT)))
+    story = Story().add(make(e.BuildStarted)).add(make(e.CoverageWalked, geography=ref_of(REPORT)))
     story.add(failing(b"lost" if other is None else other))
     document = told(story, REPORT, *([] if other is None else [other]), bbox_e7=WORLD)
     assert document["tiles"]["holes"] == [[6, 0, 1, 2]]
-    story = Story().add(made(e.BuildStarted)).add(failing(REPORT))
+    story = Story().add(make(e.BuildStarted)).add(failing(REPORT))
     assert told(story, REPORT, bbox_e7=WORLD)["report"] is True
     assert told(story, bbox_e7=WORLD)["report"] is False
 
@@ -211,7 +211,7 @@ def test_a_table_without_tiles_has_no_cells():
 def test_failing_tiles_are_shown_as_runs():
     window = {"tiles": [["6/1/2", "aa"], ["6/2/2", "bb"], [], "6/3/2", ["x"]]}
     story = (
-        Story().add(made(e.BuildStarted)).add(made(e.BuildFailed, step="cells", inputs={"window": window}))
+        Story().add(make(e.BuildStarted)).add(make(e.BuildFailed, step="cells", inputs={"window": window}))
     )
     document = told(story, bbox_e7=WORLD)
     assert document["tiles"]["failing"] == [[6, 2, 1, 2]]

@@ -7,7 +7,7 @@ import pytest
 from store.base.identity import descriptor_id
 from store.domain import events as e
 from store.formats import tile_pack
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tests.tools.stories import Shelf, Story
 from tools.forensics.failure import MAX_PICTURE_BYTES, failure_document, media_of
 
@@ -19,11 +19,11 @@ PNG = b"\x89PNG\r\n\x1a\n and so on"
 def begun():
     """A build that came as far as its index."""
     story = Story().genesis()
-    story.add(made(e.BuildStarted, calibration=ref_of(CAMERA), host={"source": "tiles/{z}/{x}/{y}.png"}))
-    story.add(made(e.TilesSelected, count=9, table=ref_of(TABLE)))
-    story.add(made(e.EngineCompiled, model="net", key="k", artifact=ref_of(ENGINE)))
-    story.add(made(e.EngineCompiled, model="other", key="l", artifact=ref_of(b"other")))
-    return story.add(made(e.IndexBuilt, kind="flat", rows=9, artifact=ref_of(INDEX), blocks=ref_of(BLOCKS)))
+    story.add(make(e.BuildStarted, calibration=ref_of(CAMERA), host={"source": "tiles/{z}/{x}/{y}.png"}))
+    story.add(make(e.TilesSelected, count=9, table=ref_of(TABLE)))
+    story.add(make(e.EngineCompiled, model="net", key="k", artifact=ref_of(ENGINE)))
+    story.add(make(e.EngineCompiled, model="other", key="l", artifact=ref_of(b"other")))
+    return story.add(make(e.IndexBuilt, kind="flat", rows=9, artifact=ref_of(INDEX), blocks=ref_of(BLOCKS)))
 
 
 def told(story, *artifacts, dead=False):
@@ -31,7 +31,7 @@ def told(story, *artifacts, dead=False):
 
 
 def failed(step, kind="unexpected", subject="", **inputs):
-    return begun().add(made(e.BuildFailed, step=step, kind=kind, subject=subject, inputs=inputs))
+    return begun().add(make(e.BuildFailed, step=step, kind=kind, subject=subject, inputs=inputs))
 
 
 def attached(**artifacts):
@@ -88,8 +88,8 @@ onnx = "other.onnx"
 )
 def test_inputs_that_could_not_be_read_are_named_by_the_request(subject, text, names):
     story = Story().genesis()
-    story.add(made(e.BuildStarted, identity=None, host={"source": "a.pmtiles", "request": {"text": text}}))
-    story.add(made(e.BuildFailed, step="inputs", kind="bad-model", subject=subject))
+    story.add(make(e.BuildStarted, identity=None, host={"source": "a.pmtiles", "request": {"text": text}}))
+    story.add(make(e.BuildFailed, step="inputs", kind="bad-model", subject=subject))
     assert [row["name"] for row in told(story)["inputs"]] == [*names, "a.pmtiles"]
 
 
@@ -214,8 +214,8 @@ def test_causes(kind, inputs, cause):
 def test_a_worker_that_was_killed_is_told_with_its_attempts():
     story = begun()
     for attempt in (1, 2):
-        story.add(made(e.StepRetried, kind="cells", attempt=attempt, why="died by SIGKILL"))
-    story.add(made(e.BuildFailed, step="cells", kind="worker-died", inputs={"window": {"number": 0}}))
+        story.add(make(e.StepRetried, kind="cells", attempt=attempt, why="died by SIGKILL"))
+    story.add(make(e.BuildFailed, step="cells", kind="worker-died", inputs={"window": {"number": 0}}))
     assert told(story)["cause"] == (
         "a worker process died again and again on the same tiles; 2 earlier attempts, the last one: died by SIGKILL"
         " (SIGKILL is what the kernel sends when memory runs out)"
@@ -231,14 +231,14 @@ def test_a_worker_that_was_killed_is_told_with_its_attempts():
     ],
 )
 def test_a_check_that_said_no_is_the_cause(check, measured, cause):
-    story = begun().add(made(e.CheckFailed, check=check, subject="net", why="off", measured=measured))
-    story.add(made(e.BuildFailed, step="check", kind="check-failed", subject="net"))
+    story = begun().add(make(e.CheckFailed, check=check, subject="net", why="off", measured=measured))
+    story.add(make(e.BuildFailed, step="check", kind="check-failed", subject="net"))
     assert told(story)["cause"] == f"a check said no; {cause}"
     assert told(failed("check", "check-failed"))["cause"] == "a check said no"
 
 
 def test_a_refused_build_says_how_it_is_meant_to_be_asked_for():
-    story = Story().genesis().add(made(e.BuildRefused, identity="ab" * 32, reason="rolled back from"))
+    story = Story().genesis().add(make(e.BuildRefused, identity="ab" * 32, reason="rolled back from"))
     document = told(story)
     assert (document["step"], document["kind"], document["message"]) == (
         "start",
@@ -255,7 +255,7 @@ def test_a_committed_build_and_one_at_work_have_no_failure():
 
 
 def test_a_death_names_the_cells_that_were_not_done():
-    story = begun().add(made(e.StepStarted, kind="cells", subjects=("6/0/1", "6/0/0")))
+    story = begun().add(make(e.StepStarted, kind="cells", subjects=("6/0/1", "6/0/0")))
     document = told(story, dead=True)
     assert (document["step"], document["kind"], document["subject"]) == ("cells", "died", "6/0/0, 6/0/1")
     assert document["recorded"]["windows"] == [{"seq": 7, "cells": ["6/0/0", "6/0/1"], "attempts": 1}]
@@ -272,15 +272,15 @@ def test_a_death_names_the_cells_that_were_not_done():
     ],
 )
 def test_a_death_that_was_found_later_is_told_by_the_boots(before, after, words):
-    story = Story().genesis().add(made(e.BuildStarted, host={"boot": before}))
-    story.add(made(e.BuildAbandoned, reason="gone", host={"boot": after}), after=5)
+    story = Story().genesis().add(make(e.BuildStarted, host={"boot": before}))
+    story.add(make(e.BuildAbandoned, reason="gone", host={"boot": after}), after=5)
     document = told(story)
     assert document["message"] == "gone"
     assert words in document["cause"]
 
 
 def test_an_end_without_a_beginning_is_told_as_well():
-    story = Story().genesis().add(made(e.BuildAbandoned, reason="gone", step="cells 6/0/0"))
+    story = Story().genesis().add(make(e.BuildAbandoned, reason="gone", step="cells 6/0/0"))
     document = failure_document(story.timeline(), None, Shelf(), dead=False)
     assert (document["step"], document["inputs"]) == ("plan", [])
     assert "after record 2" in document["cause"]

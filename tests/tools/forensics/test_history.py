@@ -10,7 +10,7 @@ from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.state import STAND_IN
 from store.errors import RequestRefusedError
-from store.testing import PREPROCESSING, made, ref_of
+from store.testing import PREPROCESSING, make, ref_of
 from tests.tools.stories import Story
 from tools.analysis.replay_document import diff_document, replay
 from tools.analysis.replay_text import diff_lines
@@ -28,7 +28,7 @@ def committed(count):
 
 
 def failed():
-    return made(e.BuildFailed, step="cells", kind="bad-tile", subject="6/1/2")
+    return make(e.BuildFailed, step="cells", kind="bad-tile", subject="6/1/2")
 
 
 def chosen(story, word=None):
@@ -44,13 +44,13 @@ def refusal(call, *args, **more):
 def test_without_a_word_what_went_wrong_last_is_meant():
     story = committed(2)
     assert chosen(story) == 2
-    story.add(made(e.BuildStarted), build=3).add(failed(), build=3)
+    story.add(make(e.BuildStarted), build=3).add(failed(), build=3)
     assert chosen(story) == 3
     story.build(4, parent=2, generation=3)
     assert chosen(story) == 3
-    story.add(made(e.BuildDenied), build=None)
+    story.add(make(e.BuildDenied), build=None)
     assert chosen(story) == DeniedRun(story.records[-1], story.records[-1].event)
-    story.add(made(e.BuildStarted), build=5)
+    story.add(make(e.BuildStarted), build=5)
     assert chosen(story) == 5
 
 
@@ -77,7 +77,7 @@ def test_a_failure_of_no_build_is_no_build():
     ],
 )
 def test_words_that_name_a_build(word, found):
-    story = committed(2).add(made(e.BuildDenied), build=None)
+    story = committed(2).add(make(e.BuildDenied), build=None)
     if isinstance(found, int):
         assert chosen(story, word) == found
     else:
@@ -115,10 +115,10 @@ def test_only_records_that_there_are_can_be_looked_at(at):
 
 
 def test_what_could_be_reused_is_known_as_it_was_when_the_build_came_to_its_cells():
-    story = Story().genesis().add(made(e.BuildStarted))
-    story.add(made(e.CellEmbedded, space="s", key="old"))
-    story.add(made(e.StepReused, kind="index")).add(made(e.StepReused, kind="cells"))
-    story.add(made(e.CellEmbedded, space="s", key="new"))
+    story = Story().genesis().add(make(e.BuildStarted))
+    story.add(make(e.CellEmbedded, space="s", key="old"))
+    story.add(make(e.StepReused, kind="index")).add(make(e.StepReused, kind="cells"))
+    story.add(make(e.CellEmbedded, space="s", key="new"))
     memo = story.builds(wanted=1).step_cache(1)
     assert [event.key for event in memo.blocks_of(("s", 0, 0, 0))] == ["old"]
     assert story.builds().step_cache(1) is None
@@ -126,7 +126,7 @@ def test_what_could_be_reused_is_known_as_it_was_when_the_build_came_to_its_cell
 
 
 def test_a_refused_build_can_be_replayed():
-    story = committed(1).add(made(e.BuildRefused, identity="ab" * 32, reason="rolled back from"), build=2)
+    story = committed(1).add(make(e.BuildRefused, identity="ab" * 32, reason="rolled back from"), build=2)
     document = replay(story.source())
     assert (document["build"], document["status"], document["started"]) == (2, "refused", document["ended"])
     assert document["summary"] == (
@@ -136,7 +136,7 @@ def test_a_refused_build_can_be_replayed():
 
 
 def test_records_that_make_no_sense_are_told_as_far_as_they_do():
-    story = committed(1).add(made(e.BuildStarted, inputs={"flight_id": "x"}), build=7)
+    story = committed(1).add(make(e.BuildStarted, inputs={"flight_id": "x"}), build=7)
     document = replay(story.source(), word="7")
     assert (document["status"], document["identity"], document["keys"]) == ("open", None, [])
     assert document["inputs"] == {"flight_id": "x"}
@@ -201,11 +201,11 @@ MODELS = [
 
 def engine(**components):
     fields = {"model": "net", "purpose": "flight", "key": "k", "artifact": ref_of(b"e")}
-    return made(e.EngineCompiled, **fields, components={"precision": "fp32", "batch": 4} | components)
+    return make(e.EngineCompiled, **fields, components={"precision": "fp32", "batch": 4} | components)
 
 
 def building(*compiled, models=MODELS):
-    story = Story().genesis().add(made(e.BuildStarted, inputs={"models": models}))
+    story = Story().genesis().add(make(e.BuildStarted, inputs={"models": models}))
     for event in compiled:
         story.add(event)
     return story.builds().build(1)
@@ -231,7 +231,7 @@ def test_a_space_hangs_on_the_engine_that_embeds():
     here, there = engine(), engine(precision="fp16")
     spaces = {space_of(building(here)), space_of(building(there)), space_of(building(engine(batch=None)))}
     assert len(spaces) == 3
-    stand_in = made(
+    stand_in = make(
         e.EngineCompiled,
         **{name: getattr(here, name) for name in ("key", "components", "model")},
         purpose=STAND_IN,
@@ -243,7 +243,7 @@ def keyed(*builds):
     """Failed builds, each given by the engines that it compiled."""
     story = Story().genesis()
     for number, compiled in enumerate(builds, 1):
-        story.add(made(e.BuildStarted), build=number)
+        story.add(make(e.BuildStarted), build=number)
         for event in compiled:
             story.add(event, build=number)
         story.add(failed(), build=number)
@@ -252,7 +252,7 @@ def keyed(*builds):
 
 def test_a_key_is_told_with_the_build_that_first_had_it_and_what_changed():
     old = engine(onnx="a", options={"level": 3, "flags": ["x"]})
-    new = made(
+    new = make(
         e.EngineCompiled,
         model="net",
         key="n",
@@ -269,7 +269,7 @@ def test_a_key_is_told_with_the_build_that_first_had_it_and_what_changed():
 
 
 def test_a_stand_in_has_a_key_of_its_own():
-    stand_in = made(e.EngineCompiled, model="net", key="s", purpose=STAND_IN)
+    stand_in = make(e.EngineCompiled, model="net", key="s", purpose=STAND_IN)
     kinds = {
         (key["kind"], key["subject"], key["key"]) for key in explain_keys(keyed([engine(), stand_in]), 1)
     }
@@ -298,13 +298,13 @@ def test_artifacts_of_both_sides_are_compared():
     story = Story().genesis()
     for number, digit in ((1, "a"), (2, "b")):
         ref = ArtifactRef(sha256=digit * 64, size=number)
-        story.add(made(e.BuildStarted, calibration=ref_of(b"c")), build=number)
+        story.add(make(e.BuildStarted, calibration=ref_of(b"c")), build=number)
         if number == 2:
             story.add(
-                made(e.EngineCompiled, model="net", key=digit, artifact=ref, purpose=STAND_IN), build=number
+                make(e.EngineCompiled, model="net", key=digit, artifact=ref, purpose=STAND_IN), build=number
             )
-        story.add(made(e.EngineCompiled, model="net", key=digit, artifact=ref), build=number)
-        story.add(made(e.CheckFailed, check="engine", subject="net", why="off"), build=number)
+        story.add(make(e.EngineCompiled, model="net", key=digit, artifact=ref), build=number)
+        story.add(make(e.CheckFailed, check="engine", subject="net", why="off"), build=number)
         story.add(failed(), build=number)
     document = diff_document(BuildHistory(source=story.source()), 1, 2)
     rows = [(row["role"], row["same"], row["a_bytes"], row["b_bytes"]) for row in document["artifacts"]]
@@ -320,8 +320,8 @@ def test_artifacts_of_both_sides_are_compared():
 def test_what_checks_measured_otherwise_is_told():
     story = Story().genesis()
     for number, measured in ((1, {"cosine_ppb": 7, "images": 3}), (2, {"cosine_ppb": 8, "images": 3})):
-        story.add(made(e.BuildStarted, calibration=ref_of(b"c")), build=number)
-        story.add(made(e.CheckPassed, check="engine", subject="net", measured=measured), build=number)
+        story.add(make(e.BuildStarted, calibration=ref_of(b"c")), build=number)
+        story.add(make(e.CheckPassed, check="engine", subject="net", measured=measured), build=number)
         story.add(failed(), build=number)
     lines = diff_lines(diff_document(BuildHistory(source=story.source()), 1, 2))
     assert any("engine net, cosine_ppb: 7 -> 8" in line for line in lines)

@@ -3,7 +3,7 @@
 import pytest
 
 from store.domain import events as e
-from store.testing import made, ref_of
+from store.testing import make, ref_of
 from tests.tools.stories import SECOND, Story
 from tools.forensics.cost import Pace, cost_of, normal_ms
 from tools.forensics.steps import Step
@@ -11,7 +11,7 @@ from tools.forensics.timeline import builds_in, timeline_rows
 
 
 def started(**host):
-    return made(e.BuildStarted, host=host)
+    return make(e.BuildStarted, host=host)
 
 
 def test_steps_of_a_whole_build():
@@ -36,15 +36,15 @@ def test_steps_of_a_whole_build():
     ("embedded", "ppm"), [(0, 1_000_000), (1, 999_999), (3_999_999, 1), (4_000_000, 0), (5_000_000, 0)]
 )
 def test_reuse_is_all_or_nothing_only_if_it_was(embedded, ppm):
-    story = Story().add(started()).add(made(e.TilesSelected, count=4_000_000))
-    story.add(made(e.CellEmbedded, embedded=embedded)).add(made(e.IndexBuilt))
+    story = Story().add(started()).add(make(e.TilesSelected, count=4_000_000))
+    story.add(make(e.CellEmbedded, embedded=embedded)).add(make(e.IndexBuilt))
     assert cost_of(story.timeline())["reuse_ppm"] == ppm
 
 
 def test_a_clock_that_jumps_is_found_and_does_not_change_durations():
-    story = Story().add(started(boot="b")).add(made(e.TilesSelected), after=1, jump=-3600)
-    story.add(made(e.BuildPlanned), after=1).add(
-        made(e.StepStarted, kind="engine", subjects=("n",)), jump=0.5
+    story = Story().add(started(boot="b")).add(make(e.TilesSelected), after=1, jump=-3600)
+    story.add(make(e.BuildPlanned), after=1).add(
+        make(e.StepStarted, kind="engine", subjects=("n",)), jump=0.5
     )
     (jump,) = story.findings()
     assert (jump["kind"], jump["severity"], jump["seq"]) == ("clock-jump", "warning", 2)
@@ -56,20 +56,20 @@ def test_a_clock_that_jumps_is_found_and_does_not_change_durations():
     ("after", "jump", "kinds"), [(100_000, 50, ["gap"]), (100_000, 200, ["clock-jump", "gap"])]
 )
 def test_clocks_may_drift_apart_slowly(after, jump, kinds):
-    story = Story().add(started()).add(made(e.BuildPlanned), after=after, jump=jump)
+    story = Story().add(started()).add(make(e.BuildPlanned), after=after, jump=jump)
     assert sorted(story.kinds()) == kinds
 
 
 def test_a_steady_clock_that_goes_back_is_another_boot():
-    story = Story().add(started()).add(made(e.BuildPlanned), after=-5)
+    story = Story().add(started()).add(make(e.BuildPlanned), after=-5)
     assert story.kinds() == ["boot-change"]
 
 
 def test_silence_is_found_unless_a_step_accounts_for_it():
-    story = Story().add(started()).add(made(e.StepStarted, kind="engine", subjects=("n",)))
-    story.add(made(e.EngineCompiled, model="n", elapsed_ms=119_000), after=120)
+    story = Story().add(started()).add(make(e.StepStarted, kind="engine", subjects=("n",)))
+    story.add(make(e.EngineCompiled, model="n", elapsed_ms=119_000), after=120)
     assert story.kinds() == []
-    story.add(made(e.CheckPassed, subject="n"), after=61)
+    story.add(make(e.CheckPassed, subject="n"), after=61)
     (gap,) = story.findings()
     assert (gap["kind"], gap["seq"]) == ("gap", 4)
 
@@ -93,9 +93,9 @@ def test_little_work_takes_what_it_takes_to_begin():
 
 
 def test_retries_are_found_and_counted():
-    story = Story().add(started()).add(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story = Story().add(started()).add(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
     story.add(
-        made(e.StepRetried, kind="cells", subjects=("6/0/0", "6/0/1"), attempt=1, why="died by SIGKILL")
+        make(e.StepRetried, kind="cells", subjects=("6/0/0", "6/0/1"), attempt=1, why="died by SIGKILL")
     )
     assert story.kinds() == ["retry"]
     (part,) = story.timeline().steps[1].parts
@@ -103,8 +103,8 @@ def test_retries_are_found_and_counted():
 
 
 def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
-    story = Story().add(started()).add(made(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
-    story.add(made(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
+    story = Story().add(started()).add(make(e.StepStarted, kind="cells", subjects=("6/0/0", "6/0/1")))
+    story.add(make(e.CellEmbedded, zoom=6, cell_x=0, cell_y=0), after=1)
     assert [(step.kind, step.outcome) for step in story.timeline().steps] == [
         ("plan", "cut"),
         ("cells", "cut"),
@@ -114,50 +114,50 @@ def test_a_build_that_ends_without_a_word_leaves_its_steps_cut():
 @pytest.mark.parametrize(
     ("last", "step"),
     [
-        (made(e.CoverageWalked), "commit"),
-        (made(e.IndexBuilt), "check"),
-        (made(e.CheckPassed, subject="index"), "coverage"),
-        (made(e.StepReused, kind="cells", count=3), "index"),
-        (made(e.BuildPlanned), "plan"),
-        (made(e.CheckPassed, subject="net"), "cells"),
-        (made(e.CellEmbedded), "index"),
+        (make(e.CoverageWalked), "commit"),
+        (make(e.IndexBuilt), "check"),
+        (make(e.CheckPassed, subject="index"), "coverage"),
+        (make(e.StepReused, kind="cells", count=3), "index"),
+        (make(e.BuildPlanned), "plan"),
+        (make(e.CheckPassed, subject="net"), "cells"),
+        (make(e.CellEmbedded), "index"),
     ],
 )
 def test_a_death_between_two_steps(last, step):
-    story = Story().add(started(boot="b")).add(made(e.BuildPlanned)).add(last)
+    story = Story().add(started(boot="b")).add(make(e.BuildPlanned)).add(last)
     assert (story.timeline().steps[-1].kind, story.timeline().steps[-1].outcome) == (step, "cut")
-    story.add(made(e.BuildAbandoned, host={"boot": "b"}), after=60)
+    story.add(make(e.BuildAbandoned, host={"boot": "b"}), after=60)
     found = story.timeline()
     assert (found.steps[-1].kind, found.steps[-1].outcome) == (step, "cut")
     assert timeline_rows(found)[0][-1]["ms"] == 60_000
 
 
 def test_inputs_that_cannot_be_read_cut_no_step_short():
-    story = Story().add(started(boot="b")).add(made(e.BuildFailed, step="inputs", kind="bad-model"))
+    story = Story().add(started(boot="b")).add(make(e.BuildFailed, step="inputs", kind="bad-model"))
     assert [(step.kind, step.outcome) for step in story.timeline().steps] == [("plan", "failed")]
 
 
 def test_after_a_restart_the_wall_clock_has_to_do():
-    story = Story().add(started(boot="b")).add(made(e.BuildPlanned), after=1)
+    story = Story().add(started(boot="b")).add(make(e.BuildPlanned), after=1)
     story.mono = 5
     story.wall += 3600 * SECOND
-    story.add(made(e.BuildAbandoned, host={"boot": "c"}))
+    story.add(make(e.BuildAbandoned, host={"boot": "c"}))
     assert timeline_rows(story.timeline())[0][-1]["ms"] == 3_601_000
     assert "boot-change" in story.kinds()
 
 
 def test_a_later_rollback_to_a_build_is_not_part_of_it():
-    story = Story().build(1).build(2).add(made(e.RolledBack), build=None)
-    story.add(made(e.BuildCommitted, generation=3, origin=1), build=1)
+    story = Story().build(1).build(2).add(make(e.RolledBack), build=None)
+    story.add(make(e.BuildCommitted, generation=3, origin=1), build=1)
     assert builds_in(story.records) == {1: (0, 11), 2: (12, 23)}
     assert len(story.timeline().own) == 12
 
 
 def test_what_happens_beside_a_build_is_in_its_timeline():
     story = (
-        Story().add(started(boot="b")).add(made(e.GenerationAccepted), build=None, tag="generation.accepted")
+        Story().add(started(boot="b")).add(make(e.GenerationAccepted), build=None, tag="generation.accepted")
     )
-    story.add(made(e.BuildDenied, host={"boot": "b"}), build=None, after=1).add(made(e.BuildPlanned), after=1)
+    story.add(make(e.BuildDenied, host={"boot": "b"}), build=None, after=1).add(make(e.BuildPlanned), after=1)
     shown, cut = timeline_rows(story.timeline())
     assert [row["build"] for row in shown] == [1, None, None, 1]
     assert cut == 0
@@ -165,8 +165,8 @@ def test_what_happens_beside_a_build_is_in_its_timeline():
 
 
 def test_a_failed_check_before_the_failure_is_the_failed_step():
-    story = Story().add(started()).add(made(e.CheckFailed, check="engine", subject="n", why="off"))
-    story.add(made(e.BuildFailed, step="check", subject="n"), after=1)
+    story = Story().add(started()).add(make(e.CheckFailed, check="engine", subject="n", why="off"))
+    story.add(make(e.BuildFailed, step="check", subject="n"), after=1)
     assert [(step.kind, step.outcome) for step in story.timeline().steps] == [
         ("plan", "cut"),
         ("check", "failed"),
@@ -179,7 +179,7 @@ def test_a_failed_check_before_the_failure_is_the_failed_step():
 def test_long_timelines_are_cut_in_the_middle():
     story = Story().add(started())
     for _ in range(20_010):
-        story.add(made(e.BuildPlanned), after=0.001)
+        story.add(make(e.BuildPlanned), after=0.001)
     shown, cut = timeline_rows(story.timeline())
     assert (len(shown), cut, shown[9_999]["seq"], shown[10_000]["seq"]) == (20_000, 11, 10_000, 10_012)
 
@@ -188,10 +188,10 @@ def test_what_was_found_in_the_cache_is_worth_a_word():
     story = (
         Story()
         .add(started())
-        .add(made(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
+        .add(make(e.Repaired, subject="engine net", sha256="ab" * 32, action="built anew"))
     )
-    story.add(made(e.TilesSelected, warnings=("3 tiles are missing",)))
-    story.add(made(e.CoverageWalked, problems=("ab/cd: nobody's",)))
+    story.add(make(e.TilesSelected, warnings=("3 tiles are missing",)))
+    story.add(make(e.CoverageWalked, problems=("ab/cd: nobody's",)))
     assert [(each["kind"], each["severity"], each["text"]) for each in story.findings()] == [
         ("repaired", "warning", "engine net abababababab was damaged: built anew"),
         ("strangers", "warning", "1 stranger in the cache: ab/cd: nobody's"),
@@ -215,21 +215,21 @@ def test_records_that_are_not_understood_are_worth_a_word():
 
 @pytest.mark.parametrize("step", ["tiles", "plan", "start"])
 def test_a_failure_before_the_plan_is_done_is_one_of_planning(step):
-    story = Story().add(started()).add(made(e.BuildFailed, step=step), after=1)
+    story = Story().add(started()).add(make(e.BuildFailed, step=step), after=1)
     (found,) = story.timeline().steps
     assert (found.kind, found.outcome, found.end.seq) == ("plan", "failed", 2)
 
 
 def test_a_retry_of_what_nobody_began_is_a_finding_and_no_step():
-    story = Story().add(started()).add(made(e.StepRetried, kind="engine", why="it crashed"))
+    story = Story().add(started()).add(make(e.StepRetried, kind="engine", why="it crashed"))
     assert [step.kind for step in story.timeline().steps] == ["plan"]
     assert [each["text"] for each in story.findings()] == ["engine was tried again: it crashed"]
 
 
 def test_cells_and_tiles_that_nobody_began_are_steps():
-    story = Story().add(made(e.TilesSelected, count=3)).add(made(e.BuildPlanned))
-    story.add(made(e.CellEmbedded, zoom=6, embedded=3, block=ref_of(b"123")), after=1)
-    story.add(made(e.IndexBuilt, rows=3), after=1)
+    story = Story().add(make(e.TilesSelected, count=3)).add(make(e.BuildPlanned))
+    story.add(make(e.CellEmbedded, zoom=6, embedded=3, block=ref_of(b"123")), after=1)
+    story.add(make(e.IndexBuilt, rows=3), after=1)
     found = story.timeline().steps
     assert [(step.kind, step.outcome, step.count) for step in found[:2]] == [
         ("plan", "done", 3),

@@ -8,16 +8,8 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from tests.tools.conftest import only_line
+from tests.tools.conftest import fingerprint, only_line
 from tools.cli import cli
-
-
-def fingerprint(root):
-    return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_ino)
-        for path in root.rglob("*")
-        if path.name != "journal.mdb-lock"
-    }
 
 
 def told_by(path):
