@@ -86,7 +86,7 @@ def test_a_block_with_damaged_vectors_is_dropped_when_it_is_read(built):
     path.write_bytes(data)
     rows = known(built)
     each = digest(built, place)
-    assert each in rows, "only the keys were looked at"
+    assert each in rows, "only the keys were read"
     assert rows.rows([each]) == {}
     assert each not in rows
 

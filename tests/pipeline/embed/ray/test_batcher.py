@@ -74,7 +74,7 @@ on_ray = [
     pytest.mark.ray,
     pytest.mark.deep,  # a cluster takes seconds to start
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`"),
-    # What Ray and its own children leave behind is not ours to close.
+    # Ray and its children leave resources open that C10 cannot close.
     pytest.mark.filterwarnings(
         "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
     ),
@@ -128,7 +128,7 @@ def tiles(tmp_path):
 
 @contextlib.contextmanager
 def cluster_of(nodes, monkeypatch):
-    """A cluster of nodes that have what they are told besides the head, which has nothing; this process is connected."""
+    """A cluster of nodes with the given resources and a head with none; this process is connected."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -155,7 +155,7 @@ def cluster(monkeypatch):
 
 
 def actor_pids(node=None):
-    """The actors of clusters that this process started, or those on one node."""
+    """Return the actors of clusters that this process started, or those on one node."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -247,7 +247,7 @@ def all_up(count):
 
 
 def until(done, window, at, *, limit_s=60.0):
-    """The same window under new numbers until `done`; `at` maps numbers to what happens when they are asked for."""
+    """Yield the same window under new numbers until `done`; `at` has an action for some numbers."""
     ends = time.monotonic() + limit_s
     for number in itertools.count():
         if done() or time.monotonic() > ends:
@@ -287,7 +287,7 @@ def test_a_worker_that_hangs_is_ended_and_its_window_embedded_elsewhere(tiles, e
         os.kill(stopped[0], signal.SIGSTOP)
 
     def over():
-        # The stopped process is gone, and another works in its place.
+        # The stopped process is gone, and another replaces it.
         if retries and len(actor_pids()) == 2 and stopped[0] not in actor_pids():
             replaced.append(True)
         return replaced
@@ -326,7 +326,7 @@ def test_a_node_whose_actor_is_killed_continues_with_half_of_them(tiles, engine,
             os.kill(actor_pids()[0], signal.SIGKILL)
 
         def over():
-            # Long enough for a replacement to have come, had one been asked for.
+            # Long enough for a replacement to appear if one were wanted.
             return since and time.monotonic() - since[0] > 6 and left.append(len(actor_pids())) is None
 
         left = []
@@ -369,11 +369,11 @@ def test_on_a_cluster_without_memory_fewer_workers_are_tried_before_the_build_fa
     retries = []
     with (
         cluster_of([{"num_cpus": 3}], monkeypatch),
-        pytest.raises(EmbedError, match="out of memory: OutOfMemoryError") as told,
+        pytest.raises(EmbedError, match="out of memory: OutOfMemoryError") as caught,
     ):
         embed(RayDescriptorBatcher(address="auto"), tiles, engine, on_retry=retries.append)
-    assert told.value.kind is ErrorKind.WORKER_DIED
-    # Twice with one fewer, then as often as one may be lost.
+    assert caught.value.kind is ErrorKind.WORKER_DIED
+    # Twice with one worker fewer, then as often as one worker may fail.
     assert 2 <= len(retries) <= 2 + ATTEMPTS
 
 
@@ -381,7 +381,7 @@ def test_on_a_cluster_without_memory_fewer_workers_are_tried_before_the_build_fa
 def test_engines_of_a_gpu_go_to_nodes_that_have_one(tiles, engine, monkeypatch):
     spec = replace(engine, backend="tensorrt")
     nodes = [{"num_cpus": 2}, {"num_cpus": 2, "num_gpus": 2}]
-    # It is placed and then refused for want of a library, not of room.
+    # It is placed, and then refused because a library is missing, not room.
     refused = pytest.raises(EmbedError, match="RuntimeUnavailableError: an engine of tensorrt")
     with cluster_of(nodes, monkeypatch), refused:
         embed(RayDescriptorBatcher(address="auto"), tiles, spec)
@@ -456,10 +456,10 @@ def test_a_window_whose_answers_are_lost_too_often_fails_the_build(tiles, engine
 
     monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", sent)
     monkeypatch.setattr("ray.get", get)
-    with pytest.raises(EmbedError, match="found: lost: ObjectLostError") as told:
+    with pytest.raises(EmbedError, match="found: lost: ObjectLostError") as caught:
         embed(RayDescriptorBatcher(address="auto"), tiles, engine, size=60)
-    assert told.value.kind is ErrorKind.WORKER_DIED
-    assert told.value.hint.startswith("check the network")
+    assert caught.value.kind is ErrorKind.WORKER_DIED
+    assert caught.value.hint.startswith("check the network")
 
 
 @ray_test
@@ -536,9 +536,9 @@ def test_a_window_that_ends_every_worker_fails_the_build(tiles, engine, cluster,
         return ref
 
     monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", fatal)
-    with pytest.raises(EmbedError) as told:
+    with pytest.raises(EmbedError) as caught:
         list(results)
-    assert told.value.kind is ErrorKind.WORKER_DIED
+    assert caught.value.kind is ErrorKind.WORKER_DIED
     assert len(retries) == ATTEMPTS - 1
 
 
@@ -552,9 +552,9 @@ def test_a_cluster_without_room_is_reported(tiles, engine, monkeypatch):
 @ray_test
 def test_an_address_without_a_cluster_is_reported(tiles, engine):
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(EmbedError, match=r"expected a Ray cluster at '127\.0\.0\.1:1'") as told:
+    with pytest.raises(EmbedError, match=r"expected a Ray cluster at '127\.0\.0\.1:1'") as caught:
         embed(RayDescriptorBatcher(address="127.0.0.1:1"), tiles, engine)
-    assert told.value.kind is ErrorKind.BACKEND_UNAVAILABLE
+    assert caught.value.kind is ErrorKind.BACKEND_UNAVAILABLE
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
@@ -578,11 +578,11 @@ def test_a_build_that_is_terminated_while_ray_starts_records_it(tmp_path, after)
 
 
 class InterruptedStart(KeyboardInterrupt):
-    """What a handler raises."""
+    """Raised by a signal handler."""
 
 
 def ray_processes():
-    """What this process has started of Ray and not taken in."""
+    """Return the commands of Ray's child processes of this process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -636,7 +636,7 @@ def test_a_cluster_whose_start_is_interrupted_is_ended(monkeypatch, step):
 
 
 def test_a_sigterm_that_a_library_turned_into_an_exit_reaches_our_handler():
-    told = []
+    received = []
 
     def taken():
         with _keep_sigterm_handler():
@@ -648,14 +648,14 @@ def test_a_sigterm_that_a_library_turned_into_an_exit_reaches_our_handler():
         with _keep_sigterm_handler():
             sys.exit(3)
 
-    before = signal.signal(signal.SIGTERM, lambda *_: told.append("ours"))
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("ours"))
     try:
         with pytest.raises(SystemExit):
             taken()
-        assert told == ["ours"]
+        assert received == ["ours"]
         with pytest.raises(SystemExit):
             left()
-        assert told == ["ours"]
+        assert received == ["ours"]
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -671,7 +671,7 @@ def test_a_build_on_two_nodes_where_one_dies_equals_a_local_build(tmp_path, clus
     report = far.provisioner(descriptor_batcher=batcher).build_cache_artifacts(far.request())
     assert report.outcome is BuildOutcome.BUILT, report.error
     local = near.build()
-    # The node held two windows, which it had not begun to answer: one was under way, one waited behind it.
+    # The node had two windows without an answer: it worked on one, the other waited.
     (retried,) = far.events(StepRetried)
     assert retried.subjects
     assert not near.events(StepRetried)
@@ -729,7 +729,7 @@ def test_an_address_without_a_cluster_fails_the_build(tmp_path):
 
 
 class LosesANode(RayDescriptorBatcher):
-    """An actor on each of two nodes; one of them stops, gets windows, and is lost with its node."""
+    """Uses an actor on each of two nodes; one of them stops, gets windows, and is lost with its node."""
 
     def __init__(self, made, nodes):
         super().__init__(address="auto")
@@ -741,7 +741,7 @@ class LosesANode(RayDescriptorBatcher):
         def dispatched(window):
             on_dispatch(window)
             if window.number == 0:
-                # The other loads its engine meanwhile, and is ready when the next windows are given out.
+                # The other actor loads its engine meanwhile and is ready for the next windows.
                 all_up(2)
             elif window.number == 6:
                 self._doomed = self._nodes[1]
@@ -804,7 +804,7 @@ def test_an_actor_asks_for_a_processor_and_for_a_gpu_where_its_engine_needs_one(
         "tensorrt": ("GPU", 1, 1),
         "tensorrt-rtx": ("GPU", 1, 1),
     }
-    # What is tried again, and whether, is recorded by the build: Ray does neither by itself.
+    # The build decides and records what is tried again; Ray does not retry.
     assert actor_options("tensorrt")["max_restarts"] == actor_options("tensorrt")["max_task_retries"] == 0
 
 
@@ -841,9 +841,9 @@ def test_without_ray_commands_that_embed_are_refused_before_they_change_anything
         lambda: asked.repair(dry_run=True),
         asked.repair,
     ):
-        with pytest.raises(RequestError, match="expected the package ray for 'ray', found none") as told:
+        with pytest.raises(RequestError, match="expected the package ray for 'ray', found none") as caught:
             embeds()
-        assert told.value.hint == "pip install 'c10[ray]', or choose the executor 'local'"
+        assert caught.value.hint == "pip install 'c10[ray]', or choose the executor 'local'"
     assert tree(site.cache) == before
 
 
@@ -931,7 +931,7 @@ UNEQUAL = {"elapsed_ms", "cache_id", "host", "manifest_sha256", "version"}
 
 
 def what_happened(site):
-    """Every event of a site but retries, as plain data, in an order that does not depend on who was done first."""
+    """Return every event of a site but retries, as plain data, sorted."""
     found = []
     for fact in read_history(site.layout).facts:
         if isinstance(fact.event, StepRetried):
@@ -956,6 +956,6 @@ def started(site, name, *rest):
 def command(site, name, *rest, code=0):
     """Run a command and return its line of JSON."""
     with started(site, name, *rest) as running:
-        told, complaints = running.communicate()
-    assert running.returncode == code, complaints
-    return json.loads(told)
+        output, errors = running.communicate()
+    assert running.returncode == code, errors
+    return json.loads(output)

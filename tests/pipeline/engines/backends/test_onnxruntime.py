@@ -357,7 +357,7 @@ def test_external_weights_elsewhere_are_refused(tmp_path, location):
 
 
 def with_external_default(folder):
-    """A network whose function has a default for an attribute, and keeps that in another file."""
+    """Return a network whose function has an attribute with a default in another file."""
     values = np.full((2, 3, 1, 1), 0.5, np.float32)
     tensor = helper.make_tensor("kernel", TensorProto.FLOAT, values.shape, values.tobytes(), raw=True)
     set_external_data(tensor, "weights.bin", offset=0, length=values.nbytes)
@@ -391,7 +391,7 @@ def with_external_default(folder):
 
 
 def test_external_weights_in_the_default_of_a_function_count_too(tmp_path, monkeypatch):
-    # Libraries that are given such a network as bytes take the file from the folder that the process runs in.
+    # Libraries that get such a network as bytes read the file from the working directory.
     monkeypatch.chdir(tmp_path)
     path, content = with_external_default(tmp_path)
     with pytest.raises(CompileError, match="No such file"):

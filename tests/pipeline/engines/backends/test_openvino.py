@@ -98,7 +98,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def untouchable(monkeypatch):
-    """Whoever hands bytes to the importer fails the test."""
+    """Fail the test if bytes reach the importer."""
 
     def touched(*_):
         pytest.fail("the importer was given bytes")
@@ -129,10 +129,10 @@ def test_it_is_the_backend_of_its_name():
 
 def test_telemetry_is_off(tmp_path):
     code = (
-        "import sys; told = []\n"
-        "sys.addaudithook(lambda name, _: told.append(name) if name.startswith('socket.') else None)\n"
+        "import sys; events = []\n"
+        "sys.addaudithook(lambda name, _: events.append(name) if name.startswith('socket.') else None)\n"
         "from store.runtime.backends.openvino_library import cpu_target; cpu_target()\n"
-        "print(told, [name for name in sys.modules if 'openvino_telemetry' in name])"
+        "print(events, [name for name in sys.modules if 'openvino_telemetry' in name])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -430,7 +430,7 @@ def test_explicit_quantisation_passes_unchanged(tmp_path):
         answers.append(engine.run(inputs))
         assert parity(engine.run, reference(job), inputs) > 0.999
     assert parity(lambda _: answers[0], lambda _: answers[1], inputs) > 0.999
-    # Were the steps of 8 bits dropped, the answers would be those of the network without them.
+    # Without the 8-bit steps the answers would be those of the network without them.
     exact = without_quantisation(model)
     exact_job = job_of(tmp_path, exact, sample_shape=sample)
     distance = np.abs(reference(exact_job)(inputs) - answers[1]).max()

@@ -32,7 +32,7 @@ def forget():
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch, tmp_path):
-    """The stand-in on the path of this process and of its children, and an Orin to compile for."""
+    """Put the fake library on the path of this process and its children, with an Orin as the GPU."""
     inherited = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), *([inherited] if inherited else [])]))
     monkeypatch.syspath_prepend(str(FAKE))
@@ -91,17 +91,17 @@ def test_an_engine_is_compiled_with_the_options_of_its_job(compiler, job, tmp_pa
     seen = []
     engine = compiler.compile(job, scratch=tmp_path, on_progress=seen.append)
     assert (engine.signature.input_shape, engine.signature.output_shape) == ((8, *SAMPLE), (8, DIMENSIONS))
-    told = asked(engine)
-    assert (told["tf32"], told["profiles"], told.get("workspace")) == (False, [], None)
+    options = asked(engine)
+    assert (options["tf32"], options["profiles"], options.get("workspace")) == (False, [], None)
     assert "tensorrt 10.16.1.11; " in engine.log
     done = [report["done"] for report in seen]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 1000)
     profile = ShapeRange(min=(1, *SAMPLE), opt=(8, *SAMPLE), max=(16, *SAMPLE))
     engine = compiler.compile(replace(job, tf32=True, workspace_mb=3, profile=profile), scratch=tmp_path)
-    told = asked(engine)
-    assert (told["tf32"], told["workspace"]) == (True, 3 << 20)
-    assert told["profiles"] == [{"input": [[1, *SAMPLE], [8, *SAMPLE], [16, *SAMPLE]]}]
+    options = asked(engine)
+    assert (options["tf32"], options["workspace"]) == (True, 3 << 20)
+    assert options["profiles"] == [{"input": [[1, *SAMPLE], [8, *SAMPLE], [16, *SAMPLE]]}]
     assert engine.signature.input_shape == (8, *SAMPLE)
 
 

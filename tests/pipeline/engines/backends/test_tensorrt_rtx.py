@@ -61,7 +61,7 @@ def refused(folder, model, **fields):
 
 
 def capabilities(engine):
-    """The bits of the header that tell where an engine runs."""
+    """The bits of the header that say where an engine runs."""
     return CAPABILITIES.unpack_from(engine.path.read_bytes(), 32)[0]
 
 

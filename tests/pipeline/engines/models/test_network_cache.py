@@ -18,7 +18,7 @@ LATER_NS = 3600 * 10**9
 
 
 class Desk:
-    """A site, a memory whose clock can be moved, and the count of networks that were read."""
+    """A site, a network cache with an adjustable clock, and the number of networks that were read."""
 
     def __init__(self, root, monkeypatch):
         self.site = Site(root)
@@ -99,7 +99,7 @@ def test_a_network_that_changes_while_it_is_read_is_not_cached(desk, monkeypatch
 
 
 def test_weights_that_change_during_a_long_read_are_not_cached(desk, monkeypatch):
-    """At the end of the read their change is long past; what counts is that it came after the beginning."""
+    """The change is long past when the read ends, but it came after the read began."""
     with_weights_beside(desk.site)
     weights = desk.site.root / "weights.bin"
 
@@ -115,7 +115,7 @@ def test_weights_that_change_during_a_long_read_are_not_cached(desk, monkeypatch
     monkeypatch.setattr(network, "onnx_digest", lambda path: read_long(path, change=True))
     desk.look()
     assert desk.kept() == []
-    # It is the change that keeps it out, not the length of the read.
+    # The change prevents the entry, not the length of the read.
     desk.ahead_ns += LATER_NS
     monkeypatch.setattr(network, "onnx_digest", lambda path: read_long(path, change=False))
     desk.look()

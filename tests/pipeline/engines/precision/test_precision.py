@@ -37,7 +37,7 @@ NARROW_CODE = {"fp16": HALF, "bf16": BFLOAT}
 
 
 def graph(nodes, weights=(), *, inputs=(("x", (2, 4)),), outputs=("y",), opset=17, functions=(), ir=9):
-    """A model of nodes given as (operator, inputs, outputs, attributes); weights as (name, array)."""
+    """Return a model of nodes as (operator, inputs, outputs, attributes) and weights as (name, array)."""
     made = [
         each
         if isinstance(each, onnx.NodeProto)
@@ -75,7 +75,7 @@ def run(model, feeds):
 
 
 def types(model):
-    """Element type of every tensor, after inference that objects to operators whose inputs do not fit."""
+    """Return the element type of every tensor, after strict inference."""
     check = not any(NARROW_CODE["bf16"] == tensor.data_type for tensor in model.graph.initializer)
     known = onnx.shape_inference.infer_shapes(model, check_type=check, strict_mode=True).graph
     found = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -85,7 +85,7 @@ def types(model):
 
 
 def narrow_operators(model, precision="fp16"):
-    """Operators that compute narrow in the converted graph, in order, without the casts."""
+    """Return the operators of the converted graph that compute in 16 bits, in order, without casts."""
     converted = convert(model, precision)
     known = types(converted)
     return [
@@ -118,7 +118,7 @@ def test_networks_agree_with_themselves_in_16_bits(name):
         measured = conversion_parity(model, precision, feeds)
         assert LEAST_COSINE[precision] < measured < 1
     converted = convert(model, "fp16")
-    # The real thing, which this runtime computes in float16 or wider, differs from the emulation by less than from fp32.
+    # This runtime computes the converted graph in float16 or wider; it is closer to the emulation than to fp32.
     real, pretended = run(converted, feeds)[0], run(emulate(model, "fp16"), feeds)[0]
     assert cosine(real, pretended) > 0.99999
     assert {"Conv"} <= set(narrow_operators(model))
@@ -431,7 +431,7 @@ def test_unknown_operators_stay_float32():
     )
     model.opset_import.append(helper.make_opsetid("own", 1))
     by_output = {name: node for node in convert(model, "fp16").graph.node for name in node.output}
-    # The type of the mystery's result is unknown, so nothing is done to it.
+    # The output type of an unknown operator is unknown, so it is not converted.
     assert list(by_output["c"].input) == ["b", "w"]
     assert list(by_output["b"].input) == ["a"]
     assert list(by_output["y/fp16"].input) == ["a/fp16", "w/fp16"]
@@ -581,7 +581,7 @@ BINARY = ["Add", "Sub", "Mul", "Max", "MatMul", "Concat"]
 
 @st.composite
 def random_graphs(draw):
-    """Any order of operators on [4, 4] matrices, of which each may use any result before it, or a weight."""
+    """Draw operators on [4, 4] matrices; each may use any earlier result, or a weight."""
     known, nodes, weights = (
         ["x"],
         [],
