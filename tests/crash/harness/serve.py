@@ -65,10 +65,10 @@ def prepare(kind: str) -> None:
     pauses = [
         each
         for name, each in sys.modules.items()
-        if name.startswith("journal.") and hasattr(each, "_GLANCE_S")
+        if name.startswith("journal.") and hasattr(each, "_IDLE_S")
     ]
     for module in pauses:
-        module._GLANCE_S = 0.0  # type: ignore[attr-defined]
+        module._IDLE_S = 0.0  # type: ignore[attr-defined]
     if not pauses:
         raise AssertionError("the pause of the journal's check has another name")
     # Children then copy fewer pages.
