@@ -1,7 +1,7 @@
-"""Networks of well-known shapes with random weights, the same on every run, made without any download.
+"""Networks of well-known shapes with random weights, the same on every run, without any download.
 
-They take images [batch, 3, side, side] as `input` and give unit vectors [batch, d] as `descriptor`, as C10's descriptor
-networks do. Weights are drawn so that activations neither die nor overflow, also in 16 bits.
+They take images [batch, 3, side, side] as `input` and give unit vectors [batch, d] as `descriptor`, as C10's
+descriptor networks do. Weights are scaled so that activations neither vanish nor overflow, also in 16 bits.
 """
 
 import math
@@ -14,7 +14,7 @@ OPSET = 17
 
 
 class Drawing:
-    """A graph in the making: each call adds a node and returns the name of its result."""
+    """A graph under construction: each call adds a node and returns the name of its output."""
 
     def __init__(self, seed):
         self.rng = np.random.default_rng(seed)
@@ -153,7 +153,7 @@ def mobilenet(*, batch="N", side=224, dimensions=256, seed=2):
 
 
 def unsupported(*, batch="N", side=32):
-    """Two operators that no compiler for GPUs takes: a determinant, and one that nobody has ever heard of."""
+    """Return a network with two operators that no GPU compiler takes: a determinant and an unknown one."""
     draw = Drawing(0)
     data = draw.node("AveragePool", "input", kernel_shape=[8, 8], strides=[8, 8])
     determinant = draw.node("Det", data)
@@ -164,7 +164,7 @@ def unsupported(*, batch="N", side=32):
 
 
 def quantised(*, batch="N", side=32, dimensions=16):
-    """Explicit quantisation to 8 bits around a convolution and a matrix product."""
+    """Return a network with explicit 8-bit quantisation around a convolution and a matrix product."""
     draw = Drawing(8)
 
     def rounded(data, scale):
@@ -183,7 +183,7 @@ def quantised(*, batch="N", side=32, dimensions=16):
 
 
 def scaled(draw):
-    """Pixels of 0 to 255 become numbers around zero."""
+    """Scale pixels of 0 to 255 to numbers around zero."""
     return draw.node(
         "Mul", draw.node("Sub", "input", draw.constant(np.float32(127.5))), draw.constant(np.float32(1 / 64))
     )
@@ -200,7 +200,7 @@ def clipped(draw, data):
 
 
 def with_open_size():
-    """An auxiliary network whose picture may have any size."""
+    """Return an auxiliary network whose image may have any size."""
     draw = Drawing(1)
     data = draw.node("Relu", draw.convolution("input", 3, 8, 3))
     model = draw.finished(draw.node("GlobalAveragePool", data), batch="N", side=32, dimensions=8)
@@ -212,6 +212,6 @@ def with_open_size():
 
 
 def checked(model):
-    """Return the model after the ONNX checker has had no objection."""
+    """Return the model after the ONNX checker has accepted it."""
     onnx.checker.check_model(model)
     return model

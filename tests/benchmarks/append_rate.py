@@ -1,10 +1,10 @@
-"""Measure how fast the journal appends, against LMDB put and committed with the very same bytes.
+"""Measure how fast the journal appends, in comparison with LMDB that commits the same bytes.
 
-Run from the root of the repository: `python tests/benchmarks/append_rate.py [FOLDER]`. Both sides write the same keys
-and values into files of their own in one folder, opened with the same settings, one durable transaction for each
-append. They take turns append by append, so that whatever else the machine does meets both; a round gives the median
-time of either side, and what is told is the median of the rounds' ratios. The side of LMDB has its bytes ready:
-encoding, the chain and every question that the journal asks count against the journal.
+Run from the root of the repository: `python tests/benchmarks/append_rate.py [FOLDER]`. Both sides write the
+same keys and values into files of their own in one folder, opened with the same settings, with one durable
+transaction for each append. They take turns append by append, so that other load affects both. A round gives
+the median time of each side; the result is the median of the rounds' ratios. The bytes for LMDB are prepared;
+encoding, the chain and all checks count as time of the journal.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from journal.testing import sample_record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """Appends per second of one round, by the median append, and what the journal reached of LMDB's."""
+    """Appends per second in one round, from the median append, of the journal and of LMDB."""
 
     journal: float
     raw: float
@@ -42,7 +42,7 @@ class Round:
 
 
 def batches(rounds: int, appends: int, records: int, size: int) -> list[list[list[Record]]]:
-    """Records by round and append, each its own."""
+    """Return distinct records by round and append."""
     numbers = iter(range(rounds * appends * records))
     return [
         [[sample_record(next(numbers), size=size) for _ in range(records)] for _ in range(appends)]
@@ -51,7 +51,7 @@ def batches(rounds: int, appends: int, records: int, size: int) -> list[list[lis
 
 
 def stored(work: list[list[list[Record]]]) -> list[list[list[tuple[bytes, bytes]]]]:
-    """The keys and values that a journal stores for `work`."""
+    """Return the keys and values that a journal stores for `work`."""
     seq, chain = EMPTY
     found = []
     for turn in work:
@@ -67,7 +67,7 @@ def stored(work: list[list[list[Record]]]) -> list[list[list[tuple[bytes, bytes]
 
 
 def open_raw(path: Path) -> tuple[lmdb.Environment, "lmdb._Database"]:
-    """An LMDB file with the settings of a journal."""
+    """Open an LMDB file with the settings of a journal."""
     env = lmdb.open(
         os.fsencode(path),
         map_size=MAP_BYTES,
@@ -81,7 +81,7 @@ def open_raw(path: Path) -> tuple[lmdb.Environment, "lmdb._Database"]:
 
 
 def clocked(work: Callable[[], object]) -> float:
-    """Seconds that it took."""
+    """Return the seconds that it took."""
     began = perf_counter()
     work()
     return perf_counter() - began

@@ -1,7 +1,8 @@
-"""The phases of a build with nothing around them, in a process of its own: what the machine needs for them at least.
+"""The phases of a build and nothing else, in a process of its own: the least that the machine needs for them.
 
-Reads requests as JSON from standard input, one a line, and says on standard output when each is done; so that a process
-which stays has its libraries loaded from the second on. Knows nothing of C10 except for how a tile is decoded and resized.
+It reads requests as JSON from standard input, one a line, and reports each on standard output when it is
+done. The process stays, so that its libraries are loaded from the second request on. Of C10 it uses only
+decoding and resizing.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ _SIDE = 256
 
 
 def session(engine: str, *, optimised: str = "") -> ort.InferenceSession:
-    """Load a network with one thread; save it as optimised, if told to."""
+    """Load a network with one thread; save the optimised network if a path is given."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -52,7 +53,7 @@ def embed(work: tuple[str, int, list[str]]) -> np.ndarray:
 
 
 def shared(engine: str, batch: int, files: list[str], workers: int) -> np.ndarray:
-    """The same with several processes, or in this one."""
+    """Embed with several processes, or in this one."""
     if workers == 1:
         return embed((engine, batch, files))
     portions = [(engine, batch, files[first::workers]) for first in range(workers)]
@@ -82,12 +83,12 @@ def build(request: dict[str, object]) -> None:
 
 
 def listed(request: dict[str, object]) -> list[str]:
-    """All tiles below a folder."""
+    """Return all tiles below a folder."""
     return sorted(map(str, Path(str(request["files"])).rglob("*.jpg")))
 
 
 def main() -> None:
-    """Do what standard input asks for."""
+    """Serve the requests on standard input."""
     for line in sys.stdin:
         request = json.loads(line)
         if request["phase"] == "build":

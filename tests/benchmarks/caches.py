@@ -1,7 +1,7 @@
-"""Caches, folders and archives to measure on: many tiles of few bytes, embedded by no network at all.
+"""Create caches, folders and archives for measurements: many tiles of few bytes, embedded without a network.
 
-What stands in for the network gives unit vectors made of the tiles' digests; selection, journal, blocks, index, walk
-and commit are the real ones.
+A fake batcher gives unit vectors made of the tiles' digests. Selection, journal, blocks, index, walk and
+commit are the real ones.
 """
 
 import sqlite3
@@ -81,12 +81,12 @@ class BigSite(Site):
     """Signs its generations, if given."""
 
     def request(self, **fields: object) -> BuildRequest:
-        """A request for exactly the square of tiles."""
+        """Return a request for exactly the square of tiles."""
         asked = super().request(**({"zoom": (ZOOM, ZOOM), "bbox": around(self.number)} | fields))
         return replace(asked, index=replace(asked.index, kind=self.kind))
 
     def provisioner(self, **ports: object) -> CacheProvisioner:
-        """A provisioner that remembers digests, and embeds with no network."""
+        """Return a provisioner that caches digests and embeds without a network."""
         config = C10ProvisionerConfig(
             cache_root=self.cache,
             digest_cache_folder=self.root / "memory",
@@ -102,40 +102,40 @@ class BigSite(Site):
         return build_cache_provisioner(config, **(synthetic | ports))
 
     def built(self, **fields: object) -> BuildReport:
-        """Build, and insist that it worked."""
+        """Build; raise unless it worked."""
         report = self.provisioner().build_cache_artifacts(self.request(**fields))
         if report.outcome is not BuildOutcome.BUILT:
             raise SystemExit(f"expected a build, found {report.outcome}: {report.error}")
         return report
 
     def warm(self, **fields: object) -> None:
-        """Build again, and insist that nothing was to do."""
+        """Build again; raise unless nothing was to do."""
         report = self.provisioner().build_cache_artifacts(self.request(**fields))
         if report.outcome is not BuildOutcome.REUSED or report.writes:
             raise SystemExit(f"expected nothing to do, found {report.outcome} with {report.writes} writes")
 
 
 def side_of(number: int) -> int:
-    """How many tiles the square has each way; the last column may be shorter."""
+    """Return how many tiles the square has each way; the last column may be shorter."""
     return next(side for side in range(1, 1025) if side * side >= number)
 
 
 def places(number: int) -> Iterator[tuple[int, int, int]]:
-    """Places of one zoom, column by column of a square; at most a million of them."""
+    """Yield places of one zoom, column by column of a square; at most a million."""
     side = side_of(number)
     for place in range(number):
         yield ZOOM, place // side, _NORTH + place % side
 
 
 def around(number: int) -> tuple[float, float, float, float]:
-    """The box of such a square, a little smaller than its tiles."""
+    """Return a box a little smaller than such a square of tiles."""
     side = side_of(number)
     first, last = mercantile.bounds(0, _NORTH, ZOOM), mercantile.bounds(side - 1, _NORTH + side - 1, ZOOM)
     return first.west + 1e-3, last.south + 1e-3, last.east - 1e-3, first.north - 1e-3
 
 
 def content(place: tuple[int, int, int]) -> bytes:
-    """The bytes of a tile that nobody decodes."""
+    """Return the bytes of a tile, which nobody decodes."""
     return b"\x89PNG\r\n\x1a\n" + repr(place).encode() * 16
 
 

@@ -1,10 +1,10 @@
-"""Throughput of ONNX Runtime and OpenVINO on the same networks, and how well their answers agree.
+"""Measure ONNX Runtime and OpenVINO on the same networks: their throughput, and how well their answers agree.
 
-Run from the root of the repository: `python tests/benchmarks/engines_cpu.py`. Engines are compiled by C10's own
-compilers and run through its own runtime. They take turns, one batch each, so that whatever else the machine does falls
-on all of them alike; the ratios are medians over the rounds. Next to images per second stand images per second of
-processor time, which other programs disturb less. Agreement is the least cosine to ONNX Runtime on the network as it
-was given, over golden images that share no batch.
+Run from the root of the repository: `python tests/benchmarks/engines_cpu.py`. C10's own compilers compile the
+engines, and its own runtime runs them. The engines take turns, one batch each, so that other load affects all
+of them; the ratios are medians over the rounds. Images per second of processor time are given too, because
+other load affects them less. Agreement is the least cosine to ONNX Runtime on the given network, over golden
+images in different batches.
 """
 
 import argparse
@@ -69,7 +69,7 @@ class Row:
 
 
 def measured(name: str, *, batch: int, threads: int, seconds: float, work: pathlib.Path) -> Iterator[Row]:
-    """Compile a network for every backend and let the engines take turns for a while."""
+    """Compile a network with every backend and let the engines take turns for a while."""
     make, side = NETWORKS[name]
     path = work / "network.onnx"
     path.write_bytes(make())
@@ -157,7 +157,7 @@ def rounds(
 
 
 def reference(path: pathlib.Path, samples: Samples) -> Samples:
-    """Answers of ONNX Runtime on the network as it is, one image at a time."""
+    """Return the answers of ONNX Runtime on the given network, one image at a time."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

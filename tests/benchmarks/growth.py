@@ -1,12 +1,13 @@
-"""How cost grows with the area: one cache after another, from a thousand tiles to a million, and exponents fitted to it.
+"""Measure how cost grows with the area: caches of a thousand to a million tiles, and exponents fitted to
+them.
 
     python -m tests.benchmarks.growth [--sizes N ...] [--folder DIR] [--json FILE] [--plot FILE.svg]
 
-Tiles come from an MBTiles archive and go through everything but a network: selection, journal, blocks, flat index, checks,
-coverage walk, commit. Every size has a process of its own, so that its peak of memory is its own. What grows is told
-in processor seconds, children included, since others may use the machine too; where time is short, it is the median of
-several runs. The exponent is the slope of a line through the logarithms (least squares), from ten thousand tiles on,
-where constant costs no longer hide it: 1 is linear, and n log n gives about 1.1 in this range.
+Tiles come from an MBTiles archive and go through everything but a network: selection, journal, blocks, flat
+index, checks, coverage walk, commit. Each size has a process of its own and so its own peak of memory. Costs
+are processor seconds, children included, since others may use the machine too; for short ones the median of
+several runs. The exponent is the slope of a line through the logarithms (least squares) from ten thousand
+tiles on, where constant costs no longer hide it: 1 is linear, and n log n gives about 1.1 in this range.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def _apart(size: int, dimensions: int, folder: str) -> Mapping[str, Any]:
 
 
 def one(size: int, dimensions: int, folder: Path) -> Mapping[str, Any]:
-    """Measure one size: seconds of the wall and of processors by name, and the peak of memory."""
+    """Measure one size: wall and processor seconds by name, and the peak of memory."""
     site = BigSite(folder / "site")
     site.number, site.dimensions = size, dimensions
     archive = site.root / "tiles.mbtiles"
@@ -118,7 +119,7 @@ def one(size: int, dimensions: int, folder: Path) -> Mapping[str, Any]:
 
 
 def fitted(found: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Yield what was measured and its exponent."""
+    """Yield each name and its exponent."""
     sizes = [size for size in found if size >= 10_000]
     if len(sizes) < 2:
         return
@@ -142,7 +143,7 @@ def _processor() -> float:
 
 
 def _peak() -> int:
-    """Greatest resident memory of this process and of the largest child, bytes."""
+    """Return the greatest resident memory of this process and of the largest child, bytes."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024
 

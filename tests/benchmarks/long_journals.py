@@ -1,8 +1,8 @@
-"""A long journal without its tiles: a real cache goes on with a build that embeds so many cells and is never committed.
+"""Create a long journal without tiles: a real cache, then a build that embeds many cells and never commits.
 
-Records, transactions and states are the real ones, in the order in which a build appends them: for each window its
-start, then its cells. Only the blocks are missing that the cells name, so that the cost of a journal of very many cells
-can be measured without their vectors.
+Records, transactions and states are real, in the order in which a build appends them: for each window its
+start, then its cells. Only the blocks that the cells name are missing, so that the cost of a journal of very
+many cells can be measured without their vectors.
 """
 
 import time
@@ -31,7 +31,7 @@ _ROWS = 1 << 2 * CELL_SHIFT
 
 
 def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
-    """Append so many cells to a cache of one; measure the file, the fold, and the state."""
+    """Append so many cells to a cache of one cell; measure the file, the fold and the state."""
     site = BigSite(folder / "site")
     site.number, site.dimensions = _ROWS, dimensions
     write_mbtiles(site.root / "tiles.mbtiles", _ROWS)
@@ -58,7 +58,7 @@ def one_journal(folder: Path, count: int, dimensions: int) -> Mapping[str, Any]:
 
 
 def _append(store: CacheWriter, number: int, like: CellEmbedded, first: int) -> None:
-    """What a build appends for one window."""
+    """Append what a build appends for one window."""
     cells = [_cell(like, each) for each in range(first, first + _CELLS)]
     subjects = tuple(f"{cell.zoom}/{cell.cell_x}/{cell.cell_y}" for cell in cells)
     store.append(StepStarted(kind="cells", subjects=subjects, key=like.space), build=number)

@@ -1,7 +1,7 @@
-"""How two sides are held against each other: in pairs, in turns, in one run.
+"""Compare two sides: in pairs, in turns, in one run.
 
-Both sides of a pair do the same work right after each other, and who goes first changes from pair to pair, so that
-whatever else the machine does falls on both. What is told is the median of the pairs' ratios, with its quartiles.
+Both sides of a pair do the same work right after each other, and the side that goes first changes from pair
+to pair, so that other load affects both. The result is the median of the pairs' ratios, with its quartiles.
 """
 
 import gc
@@ -40,7 +40,8 @@ class Target:
 class Row:
     """One line of the table. Times are medians in seconds; `low` and `high` are the quartiles of the ratio.
 
-    `unit` says what is held against each other where that is not time: "B" for bytes of memory. `missing` says why there is no figure.
+    `unit` is the unit of what is compared: "s" for time, "B" for bytes of memory. `missing` says why there is
+    no figure.
     """
 
     name: str
@@ -71,32 +72,32 @@ class Settings:
     folder: Path
 
     def size(self, small: int, full: int) -> int:
-        """The size of some work."""
+        """Return the small or the full size of some work."""
         return full if self.full else small
 
     def place(self, name: str) -> Path:
-        """A new folder."""
+        """Create and return a folder."""
         path = self.folder / name
         path.mkdir(parents=True, exist_ok=True)
         return path
 
 
 def wall(work: Work) -> float:
-    """Seconds that it took."""
+    """Return the seconds that some work took."""
     began = perf_counter()
     work()
     return perf_counter() - began
 
 
 def processor(work: Work) -> float:
-    """Seconds of processor time that this process spent on it."""
+    """Return the seconds of processor time that this process spent on some work."""
     began = process_time()
     work()
     return process_time() - began
 
 
 def retained(work: Callable[[], Made]) -> tuple[int, Made]:
-    """Bytes that the result of some work keeps, and the result."""
+    """Return the bytes that the result of some work keeps, and the result."""
     tracemalloc.start()
     try:
         made = work()
@@ -108,7 +109,7 @@ def retained(work: Callable[[], Made]) -> tuple[int, Made]:
 def in_turns(
     ours: Work, theirs: Work, *, pairs: int, clock: Callable[[Work], float] = wall, tidy: bool = True
 ) -> list[tuple[float, float]]:
-    """Let both sides do their work, in turns; one pair before that is not counted."""
+    """Let both sides do their work in turns; the first pair does not count."""
     found = []
     for number in range(pairs + 1):
         if tidy:
@@ -133,15 +134,15 @@ def row(
     rate: bool,
     unit: str = "s",
 ) -> Row:
-    """Make a line from the seconds of both sides, or from whatever `unit` says.
+    """Return a line from the figures of both sides.
 
     Args:
-        name: Of the row.
+        name: Name of the row.
         work: What was done.
-        peer: Who else did it.
-        target: For the ratio.
-        found: Seconds of ours and of theirs, pair by pair.
-        unit: Of what was found.
+        peer: What it is compared with.
+        target: What the ratio should be.
+        found: Our figure and the peer's, pair by pair.
+        unit: Unit of the figures.
         rate: Whether the ratio is of rates, ours over theirs (more is better), or of times (less is better).
     """
     ratios = [theirs / ours if rate else ours / theirs for ours, theirs in found]
@@ -162,17 +163,17 @@ def row(
 
 
 def at_least(value: float) -> Target:
-    """A target from below."""
+    """Return a target from below."""
     return Target(value=value, at_least=True)
 
 
 def at_most(value: float) -> Target:
-    """A target from above."""
+    """Return a target from above."""
     return Target(value=value, at_least=False)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, and how busy it was."""
+    """Return what the machine is, and how busy it was."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -190,7 +191,7 @@ def machine() -> dict[str, Any]:
 
 
 def apart(module: str, arguments: Sequence[str], *, what: str) -> Any:
-    """Return what a module prints as JSON on its last line, run in a process of its own, whose memory is its own."""
+    """Run a module in a process of its own; return the JSON that it prints on its last line."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

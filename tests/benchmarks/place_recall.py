@@ -1,8 +1,8 @@
-"""Measure the recall of `builtin:place` on landscapes that its whitening has never seen.
+"""Measure the recall of `builtin:place` on landscapes that are not in the training data of its whitening.
 
-Run from the root of the repository: `python tests/benchmarks/place_recall.py`. Every distinguishable tile is asked
-for once under each kind of condition among all tiles of all landscapes. Peers: the same features without whitening,
-and their absolute values alone, which is the classical rotation-invariant GIST.
+Run from the root of the repository: `python tests/benchmarks/place_recall.py`. Every distinguishable tile is
+searched once under each kind of condition among all tiles of all landscapes. Peers: the same features without
+whitening, and their absolute values alone, which is the classical rotation-invariant GIST.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def unit(rows: Rows) -> Rows:
 
 
 def recall(tiles: Rows, queries: Rows) -> Recall:
-    """Query i belongs to tile i; all rows of unit length."""
+    """Return the recall; query i belongs to tile i, and all rows have unit length."""
     scores = queries @ tiles.T
     own = scores[np.arange(len(queries)), np.arange(len(queries))]
     better = (scores > own[:, None]).sum(1)
@@ -50,7 +50,7 @@ def recall(tiles: Rows, queries: Rows) -> Recall:
 
 
 def pictures(seeds: Sequence[int]) -> tuple[list[Pixels], dict[str, list[Pixels]]]:
-    """All distinguishable tiles of the landscapes, and one picture of each under each kind of condition."""
+    """Return all distinguishable tiles of the landscapes, and one image of each under each condition."""
     tiles: list[Pixels] = []
     queries: dict[str, list[Pixels]] = {kind: [] for kind in CONDITIONS}
     half = SIZE // 2
@@ -65,7 +65,7 @@ def pictures(seeds: Sequence[int]) -> tuple[list[Pixels], dict[str, list[Pixels]
 
 
 def methods() -> dict[str, tuple[bytes, Callable[[Rows], Rows]]]:
-    """What is compared: a network, and what is done with its output."""
+    """Return what is compared: a network, and what is done with its output."""
     features = feature_model()
     return {
         "builtin:place": (place_model(), lambda rows: rows),

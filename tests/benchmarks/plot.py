@@ -1,4 +1,4 @@
-"""Draws how seconds grow with tiles: both axes logarithmic, one line for each command, as SVG that needs no library."""
+"""Draw how seconds grow with tiles as SVG, without a library: logarithmic axes, one line for each command."""
 
 from collections.abc import Iterator, Mapping
 from math import ceil, floor, log10

@@ -1,11 +1,12 @@
-"""What a cell costs more on Ray than with local processes, with networks of several costs.
+"""Measure how much more a cell costs on Ray than with local processes, for networks of different costs.
 
-Run from the root of the repository: `python tests/benchmarks/ray_overhead.py [--network none place resnet50]`, with the
-extra `ray`. Both executors have as many workers and embed the same cells of JPEG tiles in turns, in one run, and who
-goes first changes from pair to pair. Time runs from the first result to the last, for each cell; starting is told
-apart. Told are medians over the pairs, and quartiles of what a pair differs by; and what the building process itself
-spent on a cell, which bounds how many workers it can feed. `none` is a network that costs almost
-nothing, so that what is left is the transport; `place` is `builtin:place`; `resnet50` has random weights.
+Run from the root of the repository: `python tests/benchmarks/ray_overhead.py [--network none place
+resnet50]`, with the extra `ray`. Both executors have as many workers and embed the same cells of JPEG tiles
+in turns, in one run; the one that goes first changes from pair to pair. Time runs from the first result to
+the last, for each cell; the start is reported separately. The results are medians over the pairs, the
+quartiles of the difference in a pair, and the time that the building process itself spent on a cell, which
+bounds how many workers it can feed. `none` is a network that costs almost nothing, so that only the transport
+is left; `place` is `builtin:place`; `resnet50` has random weights.
 """
 
 import argparse
@@ -88,7 +89,7 @@ NETWORKS: Mapping[str, tuple[Callable[[], bytes], Preprocessing]] = {
 
 
 def engine_in(folder: Path, name: str) -> tuple[EngineSpec, Preprocessing]:
-    """A network, compiled as a build does, and what its images look like."""
+    """Compile a network as a build does; return the engine and the preprocessing."""
     make, preprocessing = NETWORKS[name]
     path, compiler = folder / f"{name}.onnx", OnnxRuntimeCompiler()
     path.write_bytes(make())
@@ -125,7 +126,7 @@ def engine_in(folder: Path, name: str) -> tuple[EngineSpec, Preprocessing]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Took:
-    """Seconds to the first result, for each later cell, and of this process's processor for each cell."""
+    """Seconds to the first result and for each later cell, and processor seconds of this process for each cell."""
 
     start: float
     cell: float
@@ -155,7 +156,7 @@ def timed(
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """The quartiles, rounded."""
+    """Return the quartiles, rounded."""
     return [round(each, 3) for each in statistics.quantiles(values, n=4)]
 
 

@@ -1,8 +1,8 @@
-"""The table of docs/benchmarks.md, from what `tests.benchmarks.table --json` kept.
+"""Print the table of docs/benchmarks.md from files that `tests.benchmarks.table --json` wrote.
 
     python -m tests.benchmarks.rendered FILE.json [FILE.json ...]
 
-Of a row that several files have, the last one counts.
+Where several files have a row, the last file counts.
 """
 
 import json
@@ -15,7 +15,7 @@ from tests.benchmarks.table import amount
 
 
 def rendered(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Lines of Markdown: a line for each row, in the order that they were measured in."""
+    """Return lines of Markdown, one for each row, in the order of measurement."""
     yield "| row | work / peer | ours | theirs | ratio | target | reached |"
     yield "|---|---|---|---|---|---|---|"
     for name, each in rows.items():

@@ -52,9 +52,9 @@ def warm_command(settings: Settings) -> Iterator[Row]:
             raise SystemExit(f"expected a build that is up to date, found {outcome}")
 
     def theirs() -> None:
-        told = _run([*_command("dvc"), "status"], site.root, environ)
-        if b"up to date" not in told:
-            raise SystemExit(f"expected nothing to have changed, found {told!r}")
+        output = _run([*_command("dvc"), "status"], site.root, environ)
+        if b"up to date" not in output:
+            raise SystemExit(f"expected nothing to have changed, found {output!r}")
 
     pairs = in_turns(ours, theirs, pairs=settings.pairs)
     yield row(
@@ -68,7 +68,7 @@ def warm_command(settings: Settings) -> Iterator[Row]:
 
 
 def startup(settings: Settings) -> Iterator[Row]:
-    """`c10 status` against the import of three libraries that it cannot do without."""
+    """`c10 status` against the import of three libraries that it needs."""
     site = Site(settings.place("startup"))
     for place in range(16):
         site.write(f"tiles/6/{place}/0.png", picture(place))
@@ -88,12 +88,12 @@ def startup(settings: Settings) -> Iterator[Row]:
 
 
 def _environ() -> dict[str, str]:
-    """This environment, but modules are kept compiled, as they are wherever nobody asked for the contrary."""
+    """Return this environment, with compiled modules kept, as is the default of Python."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _command(name: str) -> list[str]:
-    """A console script of this very environment."""
+    """Return the path of a console script of this environment."""
     return [str(Path(sys.executable).with_name(name))]
 
 

@@ -24,7 +24,7 @@ APPENDS = 100
 
 
 def append_lmdb(settings: Settings) -> Iterator[Row]:
-    """The journal against LMDB with the very same bytes; they take turns append by append."""
+    """The journal against LMDB with the same bytes; they take turns append by append."""
     from tests.benchmarks.append_rate import measure
 
     found = measure(settings.place("lmdb"), rounds=settings.pairs, appends=4 * APPENDS, records=1, size=300)
@@ -40,7 +40,7 @@ def append_lmdb(settings: Settings) -> Iterator[Row]:
 
 
 def append_sqlite(settings: Settings) -> Iterator[Row]:
-    """The journal against a table of SQLite that is as durable."""
+    """The journal against a SQLite table that is as durable."""
     folder = settings.place("sqlite")
     with closing(sqlite3.connect(folder / "events.db", isolation_level=None)) as database:
         database.execute("PRAGMA journal_mode=WAL")
@@ -99,7 +99,7 @@ def append_delta(settings: Settings) -> Iterator[Row]:
 
 
 def fold(settings: Settings) -> Iterator[Row]:
-    """A look at a whole journal, chain verified, against the replay of an aggregate of as many events."""
+    """A view of a whole journal, chain verified, against the replay of an aggregate of as many events."""
     from eventsourcing.application import Application
     from eventsourcing.domain import Aggregate, event
 

@@ -1,4 +1,4 @@
-"""Rows about caches that are there already: opening, the build that is up to date, rollback, verification."""
+"""Rows about existing caches: opening, the build that is up to date, rollback, verification."""
 
 import os
 import sqlite3
@@ -162,11 +162,12 @@ def verification(settings: Settings) -> Iterator[Row]:
 
 
 def _verified(site: BigSite, name: str, work: str, pairs: int) -> Iterator[Row]:
-    """Full verification against parallel SHA-256 of what the head names, and against the same checks in their simplest form.
+    """Full verification against parallel SHA-256 of what the head names, and against the same checks in their
+    simplest form.
 
-    The bare peer beside the hashes is there because hashes are a part of the work: the structure of the journal and its
-    every record, the tables, whatever else lies in the tree and whether the index loads are looked at as well, and cost
-    what they cost however small the artifacts are.
+    The second peer exists because hashing is only a part of the work. Verification also checks the journal's
+    structure and each of its records, the tables, foreign files in the tree and whether the index loads. That
+    has its cost however small the artifacts are.
     """
     state = open_view(site.layout).state
     if state.head is None or state.head_build is None or state.head_build.index is None:
@@ -223,7 +224,7 @@ def _sha256(path: Path) -> str:
 
 
 def _settle(site: BigSite, number: int, **fields: object) -> None:
-    """Wait until the source is old enough to be remembered, and let a run remember it."""
+    """Wait until the source is old enough to be cached, and let a run cache it."""
     import time
 
     time.sleep(2.1)

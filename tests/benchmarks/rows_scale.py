@@ -1,4 +1,4 @@
-"""Rows about many tiles: one of them changed, the memory that they take; and about networks of the size that people fly."""
+"""Rows about many tiles, their changes and their memory; and about networks of a realistic size."""
 
 import os
 import shutil
@@ -21,11 +21,12 @@ _ROUND_S = 2.0
 
 
 def one_changed(settings: Settings) -> Iterator[Row]:
-    """A build after one tile of an archive changed: beyond what it may cost, and as part of a full build.
+    """A build after one tile of an archive changed: beyond its allowed cost, and as part of a full build.
 
-    What it may cost is a build that is up to date, a new index, whose seconds the journal of the full build tells, and two seconds more.
-    A full build with a network like ResNet-50 is the build with no network, and the network's seconds for every tile, as
-    measured in this run on a few batches with all processors. A graph is what a region of this size has by default.
+    The allowed cost is that of a build that is up to date, that of a new index, whose seconds are in the
+    journal of the full build, and two seconds more. The full build with a network like ResNet-50 is computed:
+    the build without a network, and the network's seconds for every tile, as measured in this run on a few
+    batches with all processors. A graph is the default index of a region of this size.
     """
     number = settings.size(100_000, 100_000)
     work = f"build after one of {number:,} tiles changed"
@@ -60,7 +61,7 @@ def _index_s(site: BigSite) -> float:
 
 
 def _changed(site: BigSite, archive: Path, *, pairs: int) -> Iterator[tuple[float, float]]:
-    """Seconds of a build after a tile changed, and of the build before it that was up to date."""
+    """Return the seconds of a build after a tile changed, and of the up-to-date build before it."""
     for place in range(pairs):
         # What was just written is not remembered: it could change once more without showing it.
         time.sleep(2.1)
@@ -78,7 +79,7 @@ def _changed(site: BigSite, archive: Path, *, pairs: int) -> Iterator[tuple[floa
 
 
 def _network_s() -> float:
-    """Seconds that a network like ResNet-50 takes for a tile on this machine, with all processors."""
+    """Return the seconds that a network like ResNet-50 takes for a tile here, with all processors."""
     from pipeline.engines.backends.onnxruntime import OnnxRuntimeCompiler
     from tests.benchmarks.engines_cpu import NETWORKS, compiled, golden_inputs, rounds
 
@@ -94,10 +95,10 @@ def _network_s() -> float:
 
 
 def memory(settings: Settings) -> Iterator[Row]:
-    """Resident memory of a whole build at its greatest, against the size of the finished index and 1.5 GB.
+    """Greatest resident memory of a whole build, against the size of the finished index and 1.5 GB.
 
-    Descriptors come from no network, so that no workers run beside the build: theirs is what their network takes, and
-    they have ended before the index is begun, which is where the peak lies.
+    Descriptors come from no network, so that no workers run beside the build. The memory of real workers is
+    that of their network, and they have ended before the index is built, where the peak is.
     """
     from tests.benchmarks.watched import ARCHIVE, peak
 

@@ -65,7 +65,7 @@ _BARE = Path(__file__).with_name("bare.py")
 
 
 def rollback(settings: Settings) -> Iterator[Row]:
-    """Going back in a cache of 50 GB against one of 1 GB; their blocks are files with holes, as many in both."""
+    """Rollback in a cache of 50 GB against one of 1 GB; both have as many blocks, which are sparse files."""
     with (
         _sparse_cache(settings.place("great"), 50 << 30) as great,
         _sparse_cache(settings.place("small"), 1 << 30) as small,
@@ -86,7 +86,7 @@ def rollback(settings: Settings) -> Iterator[Row]:
 
 
 def embedding(settings: Settings) -> Iterator[Row]:
-    """Processor seconds per tile, workers and all, against a bare loop in one process of its own."""
+    """Processor seconds per tile, workers included, against a bare loop in one process of its own."""
     number = settings.size(2_000, 10_000)
     site = _place_site(settings.place("embed"), number)
     report = site.build(**_REQUEST, bbox=around(number))
@@ -122,11 +122,11 @@ def embedding(settings: Settings) -> Iterator[Row]:
 
 
 def cold_build(settings: Settings) -> Iterator[Row]:
-    """A build from nothing against its bare phases, one after another.
+    """A first build against its bare phases, one after another.
 
-    In `cold` both sides run in processes that stay, so that the pair which is not counted has loaded the libraries of
-    either; children that compile and embed start anew on both. In `cold-command` both are commands, and each begins by
-    loading what it needs.
+    In `cold` both sides run in processes that stay, so that the pair that does not count has loaded the
+    libraries of both; children that compile and embed start anew on both. In `cold-command` both are commands
+    and begin with loading their libraries.
     """
     number = settings.size(2_000, 10_000)
     site = _place_site(settings.place("cold"), number)
@@ -185,9 +185,9 @@ def cold_build(settings: Settings) -> Iterator[Row]:
 def index(settings: Settings) -> Iterator[Row]:
     """The index of stored blocks against the same calls on one array in memory, and on the same files.
 
-    A flat index is little more than a copy: an array in memory leaves out reading, hashing and checking what is copied,
-    which is nearly all of the work. Hence the second peer, which reads each block's file, hashes it and takes its
-    vectors, and asks nothing about them.
+    A flat index is little more than a copy. With an array in memory there is no reading, hashing and
+    checking, which is nearly all of the work. So the second peer reads each block's file, hashes it and takes
+    its vectors, without any checks.
     """
     import faiss
 
@@ -284,7 +284,7 @@ def _bare(phase: str, request: dict[str, object]) -> None:
 
 
 def _processor_with_children(work: Doing) -> float:
-    """Seconds of processor time of this process and of the children that ended meanwhile."""
+    """Return the processor seconds of this process and of the children that ended meanwhile."""
 
     def spent() -> float:
         usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -316,7 +316,9 @@ def _block(cell: int, rows: int, dimensions: int) -> descriptor_block.Block:
 
 @contextmanager
 def _sparse_cache(folder: Path, size: int) -> Iterator[CacheWriter]:
-    """A cache of two builds whose blocks are empty files of `size` bytes together, open for writing."""
+    """Create a cache of two builds whose blocks are empty files of `size` bytes in all; return it open for
+    writing.
+    """
     layout = Layout(folder / "cache", allow_unknown_filesystem=True)
     with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, host={}) as store:
         for flight in ("f1", "f2"):

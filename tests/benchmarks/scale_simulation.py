@@ -1,13 +1,14 @@
-"""What very many tiles cost, from what fewer cost: real builds of growing size, and the table of `docs/scale.md`.
+"""Measure real builds of growing size, and print the table of `docs/scale.md` about very many tiles.
 
-    python -m tests.benchmarks.scale_simulation --json FILE [--only builds journals indexes embedding] [--sizes N ...]
+    python -m tests.benchmarks.scale_simulation --json FILE [--only PART ...] [--sizes N ...]
     python -m tests.benchmarks.scale_simulation --json FILE --table [--network-ms MS] [--feed-ms MS]
 
-Every size has a process of its own, so that its peak of memory is its own. `builds`: a cache is built from an archive
-by everything but a network (selection, journal, blocks, flat index, checks, walk, commit). `journals`: the records of
-so many cells without their blocks (`long_journals`), folded. `indexes`: an HNSW graph of so many random
-rows. `embedding`: milliseconds for a tile of 20 kB, decoding alone and with the embedded and a ResNet-50 network, one
-thread. What is measured is merged into FILE; `--table` prints what `tests.benchmarks.scale_table` makes of it.
+Each size has a process of its own and so its own peak of memory. The parts: `builds` builds a cache from an
+archive with everything but a network (selection, journal, blocks, flat index, checks, walk, commit).
+`journals` folds the records of so many cells without their blocks (`long_journals`). `indexes` builds an HNSW
+graph of random rows. `embedding` measures milliseconds for a tile of 20 kB on one thread: decoding alone,
+with the built-in network, and with a ResNet-50. The results are merged into FILE; `--table` prints the table
+that `tests.benchmarks.scale_table` makes of it.
 """
 
 import argparse
@@ -97,7 +98,7 @@ def _apart(part: str, count: int, asked: argparse.Namespace) -> Mapping[str, Any
 
 
 class _Watched(FaissIndexBuilder):
-    """Tells how much memory the build had needed before its index."""
+    """Records how much memory the build had used before its index."""
 
     peak = 0
 
@@ -117,7 +118,7 @@ class _Watched(FaissIndexBuilder):
 
 
 def one_build(count: int, dimensions: int) -> Mapping[str, Any]:
-    """Build a cache of so many tiles, and look at what it left."""
+    """Build a cache of so many tiles, and measure the result."""
     with tempfile.TemporaryDirectory(prefix=f"c10-scale-{count}-") as folder:
         site = BigSite(Path(folder) / "site")
         site.number, site.dimensions = count, dimensions
@@ -156,14 +157,14 @@ def one_build(count: int, dimensions: int) -> Mapping[str, Any]:
 
 
 def _gathering(site: BigSite, archive: Path) -> float:
-    """Seconds in which a build's inputs are gathered: an archive that was just written is read and hashed whole."""
+    """Return the seconds for resolving a build's inputs; an archive that was just written is hashed whole."""
     archive.touch()
     provisioner, request = site.provisioner(), site.request(source=archive.name)
     return wall(lambda: provisioner._resolve(request))
 
 
 def _journal(layout: Layout) -> dict[str, Any]:
-    """What the journal holds: records and their bytes by kind, and the seconds between them."""
+    """Return what the journal holds: records and their bytes by kind, and the seconds between them."""
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     began = ended = first = last = 0
@@ -204,7 +205,7 @@ def one_index(count: int, dimensions: int) -> Mapping[str, Any]:
 
 
 def _blocks(count: int, dimensions: int) -> Iterator[Block]:
-    """Blocks of random unit vectors, one at a time."""
+    """Yield blocks of random unit vectors."""
     places = np.arange(256)
     for cell in range(count // 256):
         vectors = np.random.default_rng(cell).standard_normal((256, dimensions), np.float32)
@@ -221,7 +222,7 @@ def _blocks(count: int, dimensions: int) -> Iterator[Block]:
 
 
 def one_embedding(count: int, dimensions: int) -> Mapping[str, Any]:
-    """Milliseconds for a tile on one thread: decoding, and all that a worker does with a network."""
+    """Measure milliseconds for a tile on one thread: decoding, and all work of a worker with a network."""
     del dimensions
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -257,7 +258,7 @@ def _per_tile(work: Callable[[], object], count: int) -> float:
 
 
 def _peak() -> int:
-    """Greatest resident memory of this process so far, bytes."""
+    """Return the greatest resident memory of this process so far, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,8 +1,9 @@
-"""The table of `docs/scale.md`: constants fitted to what was measured, and what they make of very many tiles. Pure.
+"""Compute the table of `docs/scale.md`: constants fitted to measurements, extrapolated to very many tiles.
+Pure.
 
-What was measured at three sizes or more becomes a line, least squares: so much for each tile, beside what any cache
-costs. How far it is from a line is told as the exponent between the two greatest sizes. What grows faster than a line
-by more than times differ from run to run is carried on by that exponent from the greatest size, whatever it is.
+Measurements at three sizes or more give a line by least squares: a cost for each tile, and one for any cache.
+The exponent between the two greatest sizes says how far growth is from linear. Growth that exceeds a line by
+more than times differ between runs is extrapolated by that exponent from the greatest size.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,12 +37,12 @@ class Line:
     """How something grows with the number of tiles.
 
     Attributes:
-        each: For each tile.
-        base: Beside them.
+        each: Cost for each tile.
+        base: Constant cost.
         exponent: Growth between the two greatest sizes; 1 is linear.
         last: The greatest size.
-        value: What was measured there.
-        shown: What was measured, divided by the tiles, from the smallest size to the greatest.
+        value: The measurement at that size.
+        shown: The measurements divided by the tiles, from the smallest size to the greatest.
     """
 
     each: float
@@ -53,21 +54,21 @@ class Line:
 
     @property
     def steep(self) -> bool:
-        """Whether it grows so much faster than a line that it is carried on by its exponent."""
+        """Whether growth exceeds a line so much that it is extrapolated by the exponent."""
         return self.exponent > STEEP
 
     def at(self, tiles: int) -> float:
-        """Carry it on to so many tiles; what is steep never below its line."""
+        """Extrapolate to so many tiles; a steep one never below its line."""
         if self.steep:
             return max(self.straight(tiles), float(self.value * (tiles / self.last) ** self.exponent))
         return self.straight(tiles)
 
     def straight(self, tiles: int) -> float:
-        """Carry it on as a line, whatever its exponent."""
+        """Extrapolate as a line, whatever the exponent."""
         return self.base + self.each * tiles
 
     def reaching(self, value: float) -> float:
-        """Return at how many tiles it comes to a value; the inverse of `at`."""
+        """Return the number of tiles at which it reaches a value; the inverse of `at`."""
         straight = (value - self.base) / self.each
         if self.steep:
             return min(straight, float(self.last * (value / self.value) ** (1 / self.exponent)))
@@ -75,11 +76,11 @@ class Line:
 
 
 def fitted(measured: Measured, name: str, *, tiles: int = 1) -> Line:
-    """Fit a line to what was measured.
+    """Fit a line to measurements.
 
     Args:
-        measured: From the size to what was found there.
-        name: Which figure.
+        measured: Figures by size.
+        name: Name of the figure to fit.
         tiles: Tiles of one unit of size.
 
     Raises:
@@ -99,9 +100,9 @@ def table(kept: Mapping[str, Measured], *, network_ms: float | None, feed_ms: fl
     """Yield the lines of the document's tables.
 
     Args:
-        kept: What was measured, by part.
-        network_ms: What a large network costs for a tile, milliseconds, with decoding; by default as measured.
-        feed_ms: What a builder spends on a cell that it sends to a Ray cluster, milliseconds.
+        kept: Measurements by part.
+        network_ms: Milliseconds of a large network for a tile, with decoding; by default as measured.
+        feed_ms: Milliseconds that a builder spends on a cell that it sends to a Ray cluster.
     """
     builds, journals, indexes = kept["builds"], kept["journals"], kept["indexes"]
     (embedding,) = kept["embedding"].values()
@@ -176,7 +177,7 @@ def _constants(lines: Mapping[str, Line], embedding: Mapping[str, float]) -> Ite
 
 
 def _steep(lines: Mapping[str, Line]) -> Iterator[str]:
-    """Say what the exponents above `STEEP` make of the greatest target."""
+    """Return the text about exponents above `STEEP` at the greatest target."""
     greatest = TARGETS[-1]
     yield f"| exponent above {STEEP} | by a line, {_tiles(greatest)} | by its exponent |"
     yield "|---|---|---|"

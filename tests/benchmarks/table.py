@@ -1,11 +1,13 @@
-"""C10 beside what a user would otherwise pick, and beside the machine's limits: a table of ratios.
+"""Compare C10 with usual alternatives and with the machine's limits: a table of ratios.
 
 Run from the root of the repository, with the extras `cpu` and `bench` installed:
 
-    python -m tests.benchmarks.table [--rows NAME ...] [--quick] [--full] [--json FILE] [--baseline FILE --check]
+    python -m tests.benchmarks.table [--rows NAME ...] [--quick] [--full] [--json FILE] [--baseline FILE
+    --check]
 
-Both sides of a row do the same work in one run, in turns; a row tells the median of the pairs' ratios. Figures depend
-on the machine and on what else it does, ratios much less; so ratios are what a baseline holds, with a tolerance.
+Both sides of a row do the same work in one run, in turns; a row gives the median of the pairs' ratios.
+Figures depend on the machine and on other load, ratios much less. So a baseline contains ratios, with a
+tolerance.
 """
 
 import argparse
@@ -49,7 +51,7 @@ TOLERANCE: Final = 0.25
 
 
 def lines(rows: Sequence[Row]) -> Iterator[str]:
-    """The table, one line for each row."""
+    """Yield the lines of the table, one for each row."""
     yield f"{'row':24} {'ours':>10} {'theirs':>10} {'ratio':>8}  {'quartiles':17} {'target':>8}  reached  work / peer"
     for found in rows:
         if found.missing:
@@ -64,7 +66,7 @@ def lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def worse(rows: Sequence[Row], baseline: Mapping[str, Any]) -> Iterator[str]:
-    """Rows whose ratio is worse than the baseline's by more than the tolerance."""
+    """Return the rows whose ratio is worse than the baseline's by more than the tolerance."""
     for found in rows:
         known = baseline.get(found.name)
         if known is None or found.missing:
@@ -121,7 +123,7 @@ def main() -> None:
 
 
 def _measured(name: str, settings: Settings) -> Iterator[Row]:
-    """The rows of a group; one that says why, where a peer is not installed."""
+    """Yield the rows of a group, or one that says why where a peer is not installed."""
     try:
         yield from GROUPS[name](settings)
     except ModuleNotFoundError as error:
@@ -132,12 +134,12 @@ def _measured(name: str, settings: Settings) -> Iterator[Row]:
 
 
 def amount(value: float, unit: str) -> str:
-    """A length of time or a size, to three digits."""
+    """Return a time or a size as text, to three digits."""
     return f"{value / 1e9:.3g} GB" if unit == "B" else seconds(value)
 
 
 def seconds(value: float) -> str:
-    """A length of time with a fitting unit, to three digits."""
+    """Return a time as text with a fitting unit, to three digits."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if value >= scale:
             return f"{value / scale:.3g} {unit}"

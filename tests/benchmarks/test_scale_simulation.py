@@ -1,4 +1,4 @@
-"""The study of scale: its constants are what was measured, and its parts run."""
+"""The study of scale: its constants equal the measurements, and its parts run."""
 
 import json
 import subprocess
@@ -84,8 +84,8 @@ def test_every_part_runs_and_fills_the_table(tmp_path):
         *("--sizes", "256", "512", "1024", "--cells", "512", "1024", "2048"),
         *("--graphs", "256", "512", "1024", "--dimensions", "16"),
     )
-    told = run("--json", file, "--only", "builds", "journals", "indexes", *small)
-    assert len(told.splitlines()) == 9
+    output = run("--json", file, "--only", "builds", "journals", "indexes", *small)
+    assert len(output.splitlines()) == 9
     kept = json.loads(file.read_text())
     build = kept["builds"]["1024"]
     assert build["records"]["cell.embedded"] == build["cells"] == 4

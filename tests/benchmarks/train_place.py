@@ -1,12 +1,10 @@
-"""Learn the whitening of `builtin:place` from pairs of a tile and a picture of it, on procedural landscapes.
+"""Learn the whitening of `builtin:place` from pairs of a tile and an image of it, on procedural landscapes.
 
-Run from the root of the repository: `python tests/benchmarks/train_place.py --out whitening.bin`. It prints the
-digests to pin in `pipeline/builtin_model/place.py`. Eigenvectors are not the same bits on every machine, which is why the result
-is a data file and never made again during a build.
-
-The noise covariance is that of the feature differences within pairs, shrunk towards a multiple of the unit matrix;
-the projection whitens it and keeps the directions in which tiles then differ most (linear discriminant analysis
-with one class per tile).
+Run from the root of the repository: `python tests/benchmarks/train_place.py --out whitening.bin`. It prints
+the digests to pin in `pipeline/builtin_model/place.py`. Eigenvectors differ in their last bits between
+machines, so the result is a data file and a build never computes it. The noise covariance is that of the
+feature differences within pairs, shrunk towards a multiple of the unit matrix; the projection whitens it and
+keeps the directions in which tiles then differ most (linear discriminant analysis with one class per tile).
 """
 
 import argparse
@@ -55,14 +53,14 @@ class Pairs:
 
 
 def session(model: bytes) -> onnxruntime.InferenceSession:
-    """One thread: what is measured is then the same on every machine."""
+    """Load a network with one thread, so that results are the same on every machine."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def embed(network: onnxruntime.InferenceSession, pictures: Sequence[Pixels]) -> Features:
-    """Run pictures through a network that takes RGB from 0 to 255; [n, dimensions]."""
+    """Run images through a network that takes RGB from 0 to 255; return [n, dimensions]."""
     rows = []
     for first in range(0, len(pictures), BATCH):
         batch = np.stack(pictures[first : first + BATCH]).transpose(0, 3, 1, 2)
@@ -71,14 +69,14 @@ def embed(network: onnxruntime.InferenceSession, pictures: Sequence[Pixels]) -> 
 
 
 def zooms(seed: int) -> Iterator[Pixels]:
-    """A landscape, and the same one zoom level above, where a pixel covers four."""
+    """Return a landscape, and the same one zoom level above, where a pixel covers four."""
     full = terrain(MOSAIC, seed)
     yield full
     yield np.asarray(Image.fromarray(full).reduce(2))
 
 
 def centres(mosaic: Pixels) -> Iterator[tuple[int, int]]:
-    """Centres x, y of the tiles that have room around them and something to recognise in them."""
+    """Return the centres x, y of the tiles with enough room around them and a recognisable texture."""
     across = mosaic.shape[0] // SIZE
     for row in range(1, across - 1):
         for column in range(1, across - 1):
@@ -88,7 +86,7 @@ def centres(mosaic: Pixels) -> Iterator[tuple[int, int]]:
 
 
 def collect(seeds: Sequence[int], views: int) -> Pairs:
-    """Embed every distinguishable tile of the landscapes and some pictures of each."""
+    """Embed every distinguishable tile of the landscapes and some images of each."""
     network = session(feature_model())
     tiles: list[Features] = []
     pictures: dict[str, list[Features]] = {kind: [] for kind in KINDS}

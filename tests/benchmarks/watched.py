@@ -1,9 +1,9 @@
-"""How much memory a build takes at most, with every process that it starts.
+"""Measure the peak memory of a build with every process that it starts.
 
     python -m tests.benchmarks.watched FOLDER NUMBER DIMENSIONS KIND
 
-builds that many tiles of an MBTiles archive in a folder, and prints the bytes of the index and the greatest resident
-memory of its own process. `peak` starts that, and watches it from outside.
+builds that many tiles of an MBTiles archive in a folder, and prints the bytes of the index and the greatest
+resident memory of its own process. `peak` starts that and watches it from outside.
 """
 
 import json
@@ -23,10 +23,11 @@ ARCHIVE = "tiles.mbtiles"
 
 
 def peak(site: Path, number: int, dimensions: int, kind: IndexKind) -> tuple[int, int]:
-    """Build in a process of its own; return the greatest memory of its whole tree, and the size of the index, in bytes.
+    """Build in a process of its own; return the peak memory of its whole process tree, and the index size, in
+    bytes.
 
-    What is summed is the proportional share of each process, so that a page which several map counts once. It is asked
-    for twenty times a second; a peak between two looks is caught for the building process alone, which tells its own.
+    It adds the proportional share of each process, so that a page that several map counts once. It samples
+    twenty times a second; only the building process reports its own peak, so that none of it is missed.
     """
     command = [sys.executable, "-m", __spec__.name, str(site), str(number), str(dimensions), str(kind)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as building:
@@ -34,15 +35,15 @@ def peak(site: Path, number: int, dimensions: int, kind: IndexKind) -> tuple[int
         while building.poll() is None:
             greatest = max(greatest, sum(map(_share, _tree(building.pid))))
             sleep(_EVERY_S)
-        told = building.stdout.read() if building.stdout else b""
+        output = building.stdout.read() if building.stdout else b""
     if building.returncode:
         raise SystemExit(f"expected a build of {number:,} tiles, found exit code {building.returncode}")
-    answer = json.loads(told)
+    answer = json.loads(output)
     return max(greatest, answer["own"]), answer["index"]
 
 
 def _tree(root: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     found, left = [], [root]
     while left:
         pid = left.pop()
@@ -56,7 +57,7 @@ def _tree(root: int) -> list[int]:
 
 
 def _share(pid: int) -> int:
-    """Bytes of memory that a process has for itself, and its part of what it shares; 0 once it has ended."""
+    """Return the proportional share of memory of a process, bytes; 0 once it has ended."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

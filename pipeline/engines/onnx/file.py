@@ -60,7 +60,7 @@ def read_onnx(path: Path, *, expected_sha256: str) -> Proto:
     them.
 
     Raises:
-        CompileError: BAD_MODEL as for `onnx_digest`, an external tensor lies outside its file, or another
+        CompileError: BAD_MODEL as for `onnx_digest`, an external tensor is outside its file, or another
             digest.
     """
     data = _read(path)

@@ -1,4 +1,4 @@
-"""Embedding with real worker processes: right rows, bad tiles told apart, and workers that die."""
+"""Embedding with real worker processes: right rows, bad tiles, and workers that die."""
 
 import hashlib
 import io
@@ -153,7 +153,7 @@ def test_every_tile_gets_the_row_of_its_own_pixels(tiles, engine):
             assert found[tile.sha256][1] == texture
 
 
-def test_progress_and_dispatch_are_told(tiles, engine):
+def test_progress_and_dispatch_are_reported(tiles, engine):
     dispatched, done = [], []
     results = embed(tiles, engine, on_dispatch=dispatched.append, on_progress=done.append)
     assert sum(done) == 30
@@ -163,7 +163,7 @@ def test_progress_and_dispatch_are_told(tiles, engine):
     assert len(set(dispatched)) == 6
 
 
-def test_windows_are_taken_only_as_there_is_room(tiles, engine):
+def test_windows_are_taken_only_when_there_is_room(tiles, engine):
     taken = []
 
     def lazily():
@@ -184,7 +184,7 @@ def test_no_windows_start_no_worker(engine):
     assert embed([], missing) == []
 
 
-def test_bad_tiles_cost_only_themselves(tiles, engine, tmp_path):
+def test_bad_tiles_do_not_affect_their_window(tiles, engine, tmp_path):
     (tmp_path / "3.tile").write_bytes(picture(99))
     (tmp_path / "11.tile").unlink()
     junk = b"not an image at all"
@@ -256,7 +256,7 @@ def test_a_worker_that_dies_once_costs_a_retry_with_fewer_workers(tiles, engine,
 
 
 @pytest.mark.usefixtures("mortal")
-def test_a_window_that_always_kills_is_named(tiles, engine):
+def test_a_window_that_always_kills_its_worker_is_named(tiles, engine):
     tiles[12] = removals(tiles[12], "always", "SIGSEGV")
     retries = []
     with pytest.raises(EmbedError, match=r"window 2 \(cells 12/2/0, 5 tiles\).*SIGSEGV") as caught:
@@ -316,6 +316,6 @@ def test_preprocessing_of_another_size_fails_with_the_reason(tiles, engine):
         list(batcher.embed(windows_of(tiles), engine=engine, preprocessing=Preprocessing(size=(16, 16))))
 
 
-def test_no_workers_are_refused():
+def test_zero_workers_are_refused():
     with pytest.raises(ValueError, match="at least 1 worker"):
         LocalDescriptorBatcher(workers=0)

@@ -73,7 +73,7 @@ def test_windows_hold_each_new_digest_once(tiles, known, size):
 
 
 @given(tile_sets, some_digests, some_digests, st.randoms(use_true_random=False), st.integers(1, 30))
-def test_cells_come_out_whole_whatever_the_order_of_results(tiles, known, bad, random, size):
+def test_cells_are_complete_in_any_order_of_results(tiles, known, bad, random, size):
     bad -= known
     cells = group_cells(tiles)
     by_key = {cell.key: cell for cell in cells}
@@ -124,7 +124,7 @@ def test_cells_come_out_whole_whatever_the_order_of_results(tiles, known, bad, r
     assert sum(done.embedded for done in out) == len({each.sha256 for each in tiles} - known - bad)
 
 
-def test_memory_holds_only_what_is_under_way():
+def test_memory_holds_only_cells_in_progress():
     cells = group_cells(
         [tile(10, 16 * cell, y, f"{cell}/{y}" if y else "water") for cell in range(50) for y in range(9)]
     )
@@ -138,7 +138,7 @@ def test_memory_holds_only_what_is_under_way():
         assert assembler.held == (1 if cell is not cells[-1] else 0)
 
 
-def test_a_shared_row_does_not_keep_its_window():
+def test_a_shared_row_does_not_keep_the_array_of_its_window():
     cells = group_cells([tile(10, 0, 0, "water"), tile(10, 16, 0, "water")])
     assembler = CellAssembler(dimensions=DIMENSIONS, shared=shared_digests(cells))
     window = np.ones((1000, DIMENSIONS), np.float32)
@@ -149,7 +149,7 @@ def test_a_shared_row_does_not_keep_its_window():
     assert first.block.vectors.tolist() == second.block.vectors.tolist() == [[1, 1, 1]]
 
 
-def test_rows_that_nobody_waits_for_are_ignored():
+def test_rows_that_no_cell_needs_are_ignored():
     assembler = CellAssembler(dimensions=DIMENSIONS, shared={})
     assert assembler.supply(digest_of("stray"), row_of(digest_of("stray"))) == []
     assert assembler.drop(digest_of("stray")) == []

@@ -1,4 +1,4 @@
-"""Descriptors that exist already, found in blocks by tile digest."""
+"""Existing descriptors are found in blocks by tile digest."""
 
 from hashlib import sha256
 
@@ -37,7 +37,7 @@ def test_every_row_is_found_by_its_digest(built):
         assert row.texture == TEXTURED
 
 
-def test_what_does_not_exist_is_left_out(built):
+def test_digests_without_a_row_are_left_out(built):
     rows = known(built)
     assert "00" * 32 not in rows
     assert None not in rows
@@ -77,7 +77,7 @@ def test_a_block_without_keys_holds_nothing(built, harm):
     assert digest(built, (ZOOM, 56, 48)) in rows
 
 
-def test_a_block_whose_vectors_are_damaged_is_forgotten_when_it_is_read(built):
+def test_a_block_with_damaged_vectors_is_dropped_when_it_is_read(built):
     place = (ZOOM, 0, 0)
     path = built.artifact(block_of(built, place))
     path.chmod(0o644)
@@ -86,7 +86,7 @@ def test_a_block_whose_vectors_are_damaged_is_forgotten_when_it_is_read(built):
     path.write_bytes(data)
     rows = known(built)
     each = digest(built, place)
-    assert each in rows, "only the keys were looked at"
+    assert each in rows, "only the keys were read"
     assert rows.rows([each]) == {}
     assert each not in rows
 
@@ -97,7 +97,7 @@ def test_rows_do_not_keep_their_block_in_memory(built):
     assert row.vector.base is None
 
 
-def test_more_blocks_than_are_kept_open(built):
+def test_more_blocks_than_are_kept_in_memory(built):
     rows = known(built)
     digests = [digest(built, place) for place in built.tiles]
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Embedding on a Ray cluster: the same blocks as here, lost workers and nodes, nodes that are not alike."""
+"""Embedding on a Ray cluster: the same blocks as local workers, lost workers and nodes, unequal nodes."""
 
 import contextlib
 import functools
@@ -74,7 +74,7 @@ on_ray = [
     pytest.mark.ray,
     pytest.mark.deep,  # a cluster takes seconds to start
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra `ray`"),
-    # What Ray and its own children leave behind is not ours to close.
+    # Ray and its children leave resources open that C10 cannot close.
     pytest.mark.filterwarnings(
         "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
     ),
@@ -128,7 +128,7 @@ def tiles(tmp_path):
 
 @contextlib.contextmanager
 def cluster_of(nodes, monkeypatch):
-    """A cluster of nodes that have what they are told besides the head, which has nothing; this process is connected."""
+    """A cluster of nodes with the given resources and a head with none; this process is connected."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -155,7 +155,7 @@ def cluster(monkeypatch):
 
 
 def actor_pids(node=None):
-    """The actors of clusters that this process started, or those on one node."""
+    """Return the actors of clusters that this process started, or those on one node."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -247,7 +247,7 @@ def all_up(count):
 
 
 def until(done, window, at, *, limit_s=60.0):
-    """The same window under new numbers until `done`; `at` maps numbers to what happens when they are asked for."""
+    """Yield the same window under new numbers until `done`; `at` has an action for some numbers."""
     ends = time.monotonic() + limit_s
     for number in itertools.count():
         if done() or time.monotonic() > ends:
@@ -277,7 +277,7 @@ def test_a_node_that_vanishes_while_its_actor_lives_on_costs_its_windows(tiles, 
 
 
 @ray_test
-def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, engine, cluster, monkeypatch):
+def test_a_worker_that_hangs_is_ended_and_its_window_embedded_elsewhere(tiles, engine, cluster, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.scaling.MIN_LIMIT_S", 2.0)
     stopped, retries, replaced = [], [], []
     (window,) = windows_of(tiles[:5], 5)
@@ -287,7 +287,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, en
         os.kill(stopped[0], signal.SIGSTOP)
 
     def over():
-        # The stopped process is gone, and another works in its place.
+        # The stopped process is gone, and another replaces it.
         if retries and len(actor_pids()) == 2 and stopped[0] not in actor_pids():
             replaced.append(True)
         return replaced
@@ -299,7 +299,7 @@ def test_a_worker_that_hangs_is_given_up_and_its_window_done_elsewhere(tiles, en
 
 
 @ray_test
-def test_the_only_worker_hangs_and_another_takes_its_place(tiles, engine, monkeypatch):
+def test_the_only_worker_hangs_and_is_replaced(tiles, engine, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.scaling.MIN_LIMIT_S", 2.0)
     retries = []
     with cluster_of([{"num_cpus": 1}], monkeypatch):
@@ -316,7 +316,7 @@ def test_the_only_worker_hangs_and_another_takes_its_place(tiles, engine, monkey
 
 
 @ray_test
-def test_a_node_whose_actor_is_killed_goes_on_with_half_of_them(tiles, engine, monkeypatch):
+def test_a_node_whose_actor_is_killed_continues_with_half_of_them(tiles, engine, monkeypatch):
     retries, since = [], []
     (window,) = windows_of(tiles[:5], 5)
     with cluster_of([{"num_cpus": 4}], monkeypatch):
@@ -326,7 +326,7 @@ def test_a_node_whose_actor_is_killed_goes_on_with_half_of_them(tiles, engine, m
             os.kill(actor_pids()[0], signal.SIGKILL)
 
         def over():
-            # Long enough for a replacement to have come, had one been asked for.
+            # Long enough for a replacement to appear if one were wanted.
             return since and time.monotonic() - since[0] > 6 and left.append(len(actor_pids())) is None
 
         left = []
@@ -361,17 +361,19 @@ def test_memory_that_runs_out_in_an_actor_costs_a_worker_and_no_tile(tiles, engi
 
 
 @ray_test
-def test_a_cluster_without_memory_is_asked_for_fewer_workers_and_then_given_up(tiles, engine, monkeypatch):
+def test_on_a_cluster_without_memory_fewer_workers_are_tried_before_the_build_fails(
+    tiles, engine, monkeypatch
+):
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
     retries = []
     with (
         cluster_of([{"num_cpus": 3}], monkeypatch),
-        pytest.raises(EmbedError, match="out of memory: OutOfMemoryError") as told,
+        pytest.raises(EmbedError, match="out of memory: OutOfMemoryError") as caught,
     ):
         embed(RayDescriptorBatcher(address="auto"), tiles, engine, on_retry=retries.append)
-    assert told.value.kind is ErrorKind.WORKER_DIED
-    # Twice with one fewer, then as often as one may be lost.
+    assert caught.value.kind is ErrorKind.WORKER_DIED
+    # Twice with one worker fewer, then as often as one worker may fail.
     assert 2 <= len(retries) <= 2 + ATTEMPTS
 
 
@@ -379,7 +381,7 @@ def test_a_cluster_without_memory_is_asked_for_fewer_workers_and_then_given_up(t
 def test_engines_of_a_gpu_go_to_nodes_that_have_one(tiles, engine, monkeypatch):
     spec = replace(engine, backend="tensorrt")
     nodes = [{"num_cpus": 2}, {"num_cpus": 2, "num_gpus": 2}]
-    # It is placed and then refused for want of a library, not of room.
+    # It is placed, and then refused because a library is missing, not room.
     refused = pytest.raises(EmbedError, match="RuntimeUnavailableError: an engine of tensorrt")
     with cluster_of(nodes, monkeypatch), refused:
         embed(RayDescriptorBatcher(address="auto"), tiles, spec)
@@ -435,9 +437,7 @@ def test_an_answer_that_cannot_be_fetched_costs_its_window_and_no_worker(tiles, 
 
 
 @ray_test
-def test_answers_of_one_window_that_are_lost_again_and_again_fail_the_build(
-    tiles, engine, cluster, monkeypatch
-):
+def test_a_window_whose_answers_are_lost_too_often_fails_the_build(tiles, engine, cluster, monkeypatch):
     import ray
 
     fetched, taken = ray.get, ray.actor.ActorHandle._actor_method_call
@@ -456,14 +456,14 @@ def test_answers_of_one_window_that_are_lost_again_and_again_fail_the_build(
 
     monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", sent)
     monkeypatch.setattr("ray.get", get)
-    with pytest.raises(EmbedError, match="found: lost: ObjectLostError") as told:
+    with pytest.raises(EmbedError, match="found: lost: ObjectLostError") as caught:
         embed(RayDescriptorBatcher(address="auto"), tiles, engine, size=60)
-    assert told.value.kind is ErrorKind.WORKER_DIED
-    assert told.value.hint.startswith("check the network")
+    assert caught.value.kind is ErrorKind.WORKER_DIED
+    assert caught.value.hint.startswith("check the network")
 
 
 @ray_test
-def test_a_builder_that_was_kept_elsewhere_learns_nothing_from_it(tiles, engine, cluster, monkeypatch):
+def test_time_outside_of_the_batcher_does_not_count_for_the_timeout(tiles, engine, cluster, monkeypatch):
     learned, kept_s = [], 5.0
     learn = AdaptiveTimeout.record
 
@@ -520,7 +520,7 @@ def test_an_error_of_ray_itself_fails_the_build_and_says_what_to_do(
 
 
 @ray_test
-def test_a_window_that_ends_every_worker_is_given_up(tiles, engine, cluster, monkeypatch):
+def test_a_window_that_ends_every_worker_fails_the_build(tiles, engine, cluster, monkeypatch):
     retries = []
     results = RayDescriptorBatcher(address="auto", workers=1).embed(
         windows_of(tiles, 60), engine=engine, preprocessing=PREPROCESSING, on_retry=retries.append
@@ -536,31 +536,31 @@ def test_a_window_that_ends_every_worker_is_given_up(tiles, engine, cluster, mon
         return ref
 
     monkeypatch.setattr(ray.actor.ActorHandle, "_actor_method_call", fatal)
-    with pytest.raises(EmbedError) as told:
+    with pytest.raises(EmbedError) as caught:
         list(results)
-    assert told.value.kind is ErrorKind.WORKER_DIED
+    assert caught.value.kind is ErrorKind.WORKER_DIED
     assert len(retries) == ATTEMPTS - 1
 
 
 @ray_test
-def test_a_cluster_without_room_is_said(tiles, engine, monkeypatch):
+def test_a_cluster_without_room_is_reported(tiles, engine, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.actor_pool.ROOM_LIMIT_S", 2.0)
     with cluster_of([], monkeypatch), pytest.raises(EmbedError, match="found 0 CPU free"):
         embed(RayDescriptorBatcher(address="auto"), tiles, engine)
 
 
 @ray_test
-def test_no_cluster_at_the_address_is_said(tiles, engine):
+def test_an_address_without_a_cluster_is_reported(tiles, engine):
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(EmbedError, match=r"expected a Ray cluster at '127\.0\.0\.1:1'") as told:
+    with pytest.raises(EmbedError, match=r"expected a Ray cluster at '127\.0\.0\.1:1'") as caught:
         embed(RayDescriptorBatcher(address="127.0.0.1:1"), tiles, engine)
-    assert told.value.kind is ErrorKind.BACKEND_UNAVAILABLE
+    assert caught.value.kind is ErrorKind.BACKEND_UNAVAILABLE
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
 @ray_test
 @pytest.mark.parametrize("after", [0.3, 1.0])
-def test_a_build_that_is_terminated_while_ray_starts_says_so_and_records_it(tmp_path, after):
+def test_a_build_that_is_terminated_while_ray_starts_records_it(tmp_path, after):
     site = Site(tmp_path)
     site.write_tiles(spread())
     site.write("request.toml", REQUEST.encode())
@@ -578,11 +578,11 @@ def test_a_build_that_is_terminated_while_ray_starts_says_so_and_records_it(tmp_
 
 
 class InterruptedStart(KeyboardInterrupt):
-    """What a handler raises."""
+    """Raised by a signal handler."""
 
 
 def ray_processes():
-    """What this process has started of Ray and not taken in."""
+    """Return the commands of Ray's child processes of this process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -635,8 +635,8 @@ def test_a_cluster_whose_start_is_interrupted_is_ended(monkeypatch, step):
     assert ray_processes() == []
 
 
-def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
-    told = []
+def test_a_sigterm_that_a_library_turned_into_an_exit_reaches_our_handler():
+    received = []
 
     def taken():
         with _keep_sigterm_handler():
@@ -648,20 +648,20 @@ def test_a_termination_that_a_library_took_for_an_exit_is_told_to_our_handler():
         with _keep_sigterm_handler():
             sys.exit(3)
 
-    before = signal.signal(signal.SIGTERM, lambda *_: told.append("ours"))
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("ours"))
     try:
         with pytest.raises(SystemExit):
             taken()
-        assert told == ["ours"]
+        assert received == ["ours"]
         with pytest.raises(SystemExit):
             left()
-        assert told == ["ours"]
+        assert received == ["ours"]
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 @ray_test
-def test_a_build_on_two_nodes_of_which_one_dies_is_the_build_of_a_local_one(tmp_path, cluster, monkeypatch):
+def test_a_build_on_two_nodes_where_one_dies_equals_a_local_build(tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("pipeline.stages.embed.plan_windows", functools.partial(plan_windows, size=2))
     made, nodes = cluster
     far, near = Site(tmp_path / "far"), Site(tmp_path / "near")
@@ -671,7 +671,7 @@ def test_a_build_on_two_nodes_of_which_one_dies_is_the_build_of_a_local_one(tmp_
     report = far.provisioner(descriptor_batcher=batcher).build_cache_artifacts(far.request())
     assert report.outcome is BuildOutcome.BUILT, report.error
     local = near.build()
-    # The node held two windows, which it had not begun to answer: one was under way, one waited behind it.
+    # The node had two windows without an answer: it worked on one, the other waited.
     (retried,) = far.events(StepRetried)
     assert retried.subjects
     assert not near.events(StepRetried)
@@ -698,7 +698,7 @@ def test_a_cluster_of_this_machine_is_started_and_ended(tmp_path):
 
 
 @ray_test
-def test_commands_build_plan_and_repair_on_the_cluster_that_they_are_told(tmp_path, cluster):
+def test_commands_build_plan_and_repair_on_the_named_cluster(tmp_path, cluster):
     made, _ = cluster
     site = Site(tmp_path)
     site.write_tiles(spread())
@@ -717,7 +717,7 @@ def test_commands_build_plan_and_repair_on_the_cluster_that_they_are_told(tmp_pa
 
 
 @ray_test
-def test_an_address_where_no_cluster_is_fails_the_build_and_says_so(tmp_path):
+def test_an_address_without_a_cluster_fails_the_build(tmp_path):
     site = Site(tmp_path)
     site.write_tiles(spread(2, 2))
     site.write("request.toml", REQUEST.encode())
@@ -729,7 +729,7 @@ def test_an_address_where_no_cluster_is_fails_the_build_and_says_so(tmp_path):
 
 
 class LosesANode(RayDescriptorBatcher):
-    """An actor on each of two nodes; one of them stops, gets windows, and is lost with its node."""
+    """Uses an actor on each of two nodes; one of them stops, gets windows, and is lost with its node."""
 
     def __init__(self, made, nodes):
         super().__init__(address="auto")
@@ -741,7 +741,7 @@ class LosesANode(RayDescriptorBatcher):
         def dispatched(window):
             on_dispatch(window)
             if window.number == 0:
-                # The other loads its engine meanwhile, and is ready when the next windows are given out.
+                # The other actor loads its engine meanwhile and is ready for the next windows.
                 all_up(2)
             elif window.number == 6:
                 self._doomed = self._nodes[1]
@@ -804,11 +804,11 @@ def test_an_actor_asks_for_a_processor_and_for_a_gpu_where_its_engine_needs_one(
         "tensorrt": ("GPU", 1, 1),
         "tensorrt-rtx": ("GPU", 1, 1),
     }
-    # What is tried again, and whether, is recorded by the build: Ray does neither by itself.
+    # The build decides and records what is tried again; Ray does not retry.
     assert actor_options("tensorrt")["max_restarts"] == actor_options("tensorrt")["max_task_retries"] == 0
 
 
-def test_room_is_counted_on_nodes_that_live():
+def test_room_is_counted_on_living_nodes():
     listed = [
         {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}},
         {"NodeID": "b", "Alive": True, "Resources": {"memory": 1.0}},
@@ -827,7 +827,7 @@ def without_ray(monkeypatch):
     )
 
 
-def test_without_ray_whatever_embeds_is_refused_before_anything_is_touched(without_ray, tmp_path):
+def test_without_ray_commands_that_embed_are_refused_before_they_change_anything(without_ray, tmp_path):
     site = FakeSite(tmp_path)
     site.build()
     before = tree(site.cache)
@@ -841,13 +841,13 @@ def test_without_ray_whatever_embeds_is_refused_before_anything_is_touched(witho
         lambda: asked.repair(dry_run=True),
         asked.repair,
     ):
-        with pytest.raises(RequestError, match="expected the package ray for 'ray', found none") as told:
+        with pytest.raises(RequestError, match="expected the package ray for 'ray', found none") as caught:
             embeds()
-        assert told.value.hint == "pip install 'c10[ray]', or choose the executor 'local'"
+        assert caught.value.hint == "pip install 'c10[ray]', or choose the executor 'local'"
     assert tree(site.cache) == before
 
 
-def test_without_ray_what_embeds_nothing_works(without_ray, tmp_path):
+def test_without_ray_commands_that_embed_nothing_work(without_ray, tmp_path):
     site = FakeSite(tmp_path)
     site.build()
     config = C10ProvisionerConfig(cache_root=site.cache, executor="ray")
@@ -859,7 +859,7 @@ def test_without_ray_what_embeds_nothing_works(without_ray, tmp_path):
     assert report.go
 
 
-def test_an_executor_is_no_part_of_an_identity(tmp_path, monkeypatch):
+def test_the_executor_is_not_in_the_identity(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.embed.ray.batcher.require_ray", lambda: None)
     site = FakeSite(tmp_path)
     identities = {
@@ -901,7 +901,7 @@ def test_an_executor_is_no_part_of_an_identity(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(tmp_path, settings):
+def test_invalid_settings_are_refused(tmp_path, settings):
     with pytest.raises(RequestError, match=next(iter(settings))):
         C10ProvisionerConfig.from_settings(settings, cache_root=tmp_path)
 
@@ -911,7 +911,7 @@ def test_addresses_of_clusters(tmp_path, address):
     assert C10ProvisionerConfig(cache_root=tmp_path, ray_address=address).ray_address == address
 
 
-def test_no_work_asks_for_no_cluster(engine):
+def test_without_windows_no_cluster_is_needed(engine):
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs the extra `ray`")
     started = time.monotonic()
@@ -931,7 +931,7 @@ UNEQUAL = {"elapsed_ms", "cache_id", "host", "manifest_sha256", "version"}
 
 
 def what_happened(site):
-    """Every event of a site but retries, as plain data, in an order that does not depend on who was done first."""
+    """Return every event of a site but retries, as plain data, sorted."""
     found = []
     for fact in read_history(site.layout).facts:
         if isinstance(fact.event, StepRetried):
@@ -956,6 +956,6 @@ def started(site, name, *rest):
 def command(site, name, *rest, code=0):
     """Run a command and return its line of JSON."""
     with started(site, name, *rest) as running:
-        told, complaints = running.communicate()
-    assert running.returncode == code, complaints
-    return json.loads(told)
+        output, errors = running.communicate()
+    assert running.returncode == code, errors
+    return json.loads(output)

@@ -188,7 +188,7 @@ def test_a_network_that_changed_after_it_was_hashed_is_refused(job, tmp_path):
         OnnxRuntimeCompiler().compile(job, scratch=tmp_path)
 
 
-def test_an_operator_that_nobody_knows_is_a_failed_compile(tmp_path):
+def test_an_unknown_operator_fails_the_compile(tmp_path):
     model = toy_network()
     model.graph.node[1].op_type = "NetVLAD"
     path = tmp_path / "unknown.onnx"
@@ -199,7 +199,7 @@ def test_an_operator_that_nobody_knows_is_a_failed_compile(tmp_path):
 
 
 @pytest.mark.parametrize("domain", ["my.operators", ""])
-def test_an_operator_that_nobody_knows_is_named_with_its_node(tmp_path, domain):
+def test_an_unknown_operator_is_named_with_its_node(tmp_path, domain):
     model = toy_network()
     node = model.graph.node[1]
     node.op_type, node.name, node.domain = "NetVLAD", "pool/1", domain
@@ -271,7 +271,7 @@ def refusal(model, **options):
     return caught.value.message
 
 
-def test_inspection_tells_what_a_network_takes_and_gives():
+def test_a_signature_names_input_and_output_of_a_network():
     signature = signature_of(toy_network().SerializeToString())
     assert (signature.input.name, signature.input.shape) == ("input", ("N", 3, 64, 64))
     assert (signature.output.name, signature.output.shape) == ("descriptor", ("N", DIMENSIONS))
@@ -332,7 +332,7 @@ def with_external(folder, location="weights.bin", *, offset=0, length=None):
     return path, content
 
 
-def test_external_weights_count_into_the_digest_and_are_compiled(job, tmp_path):
+def test_external_weights_enter_the_digest_and_are_compiled(job, tmp_path):
     path, content = with_external(tmp_path, offset=64)
     (tmp_path / "weights.bin").write_bytes(bytes(64) + content)
     before = onnx_digest(path)
@@ -357,7 +357,7 @@ def test_external_weights_elsewhere_are_refused(tmp_path, location):
 
 
 def with_external_default(folder):
-    """A network whose function has a default for an attribute, and keeps that in another file."""
+    """Return a network whose function has an attribute with a default in another file."""
     values = np.full((2, 3, 1, 1), 0.5, np.float32)
     tensor = helper.make_tensor("kernel", TensorProto.FLOAT, values.shape, values.tobytes(), raw=True)
     set_external_data(tensor, "weights.bin", offset=0, length=values.nbytes)
@@ -391,7 +391,7 @@ def with_external_default(folder):
 
 
 def test_external_weights_in_the_default_of_a_function_count_too(tmp_path, monkeypatch):
-    # Libraries that are given such a network as bytes take the file from the folder that the process runs in.
+    # Libraries that get such a network as bytes read the file from the working directory.
     monkeypatch.chdir(tmp_path)
     path, content = with_external_default(tmp_path)
     with pytest.raises(CompileError, match="No such file"):
@@ -466,7 +466,7 @@ def test_parity_is_the_worst_cosine():
     assert parity(rows([1, 0]), rows([1, 0], [1, 0]), ones) == -1.0
 
 
-def test_a_network_that_minds_its_neighbours_is_found_out(tmp_path):
+def test_a_network_whose_rows_depend_on_each_other_is_detected(tmp_path):
     path = tmp_path / "coupled.onnx"
     path.write_bytes(batch_coupled_network().SerializeToString())
     inputs = golden_inputs((3, *SAMPLE))

@@ -1,11 +1,11 @@
-"""The OpenVINO backend on real networks: what it computes in, what it refuses, and what never reaches its importer."""
+"""The OpenVINO backend on real networks: its precision, what it refuses, and what never reaches its importer."""
 
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from pipeline.engines.onnx.file import onnx_digest
 from pipeline.engines.port import EngineJob
 from pipeline.errors import CompileError, EmbedError, ErrorKind
 from pipeline.request.options import EngineOptions
+from pipeline.stages.embed import engine_spec
 from store.base.canonical_json import encode
 from store.base.identity import difference
 from store.disk.artifacts import Artifacts
@@ -97,7 +98,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def untouchable(monkeypatch):
-    """Whoever hands bytes to the importer fails the test."""
+    """Fail the test if bytes reach the importer."""
 
     def touched(*_):
         pytest.fail("the importer was given bytes")
@@ -126,12 +127,12 @@ def test_it_is_the_backend_of_its_name():
     assert openvino.__version__.startswith(compiler.version)
 
 
-def test_nothing_is_reported_to_anybody(tmp_path):
+def test_telemetry_is_off(tmp_path):
     code = (
-        "import sys; told = []\n"
-        "sys.addaudithook(lambda name, _: told.append(name) if name.startswith('socket.') else None)\n"
+        "import sys; events = []\n"
+        "sys.addaudithook(lambda name, _: events.append(name) if name.startswith('socket.') else None)\n"
         "from store.runtime.backends.openvino_library import cpu_target; cpu_target()\n"
-        "print(told, [name for name in sys.modules if 'openvino_telemetry' in name])"
+        "print(events, [name for name in sys.modules if 'openvino_telemetry' in name])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -237,7 +238,7 @@ def test_an_engine_for_another_processor_is_never_imported(made, untouchable):
 
 
 @pytest.mark.parametrize("end", [0, 1, 8, 19, 20, 40, -1])
-def test_a_beginning_is_never_imported(made, end, untouchable):
+def test_a_truncated_engine_is_never_imported(made, end, untouchable):
     data = made["fp32"][1]
     # The requirements name the instruction set, so that their length depends on the processor.
     requirements_end = 20 + int.from_bytes(data[12:20], "little")
@@ -273,7 +274,7 @@ def test_tensors_of_other_names_or_sizes_are_refused(made):
         load("/nowhere/engine.blob")
 
 
-def test_another_process_with_a_lesser_processor_refuses_the_engine(made, tmp_path):
+def test_another_process_on_an_older_processor_refuses_the_engine(made, tmp_path):
     if platform.machine() != "x86_64" or "SSE4.1" in cpu_target():
         pytest.skip("needs a processor that can be asked to be a lesser one")
     path = tmp_path / "engine.blob"
@@ -345,7 +346,7 @@ def test_targets_are_this_processor():
         ({"plugins": ((Path("a.so"), "00"),)}, "no plug-ins"),
     ],
 )
-def test_what_it_does_not_offer_is_refused(tmp_path, change, complaint):
+def test_options_that_it_does_not_offer_are_refused(tmp_path, change, complaint):
     job = job_of(tmp_path, toy_network(), **change)
     for call in (
         OpenVinoCompiler().key_components,
@@ -429,7 +430,7 @@ def test_explicit_quantisation_passes_unchanged(tmp_path):
         answers.append(engine.run(inputs))
         assert parity(engine.run, reference(job), inputs) > 0.999
     assert parity(lambda _: answers[0], lambda _: answers[1], inputs) > 0.999
-    # Were the steps of 8 bits dropped, the answers would be those of the network without them.
+    # Without the 8-bit steps the answers would be those of the network without them.
     exact = without_quantisation(model)
     exact_job = job_of(tmp_path, exact, sample_shape=sample)
     distance = np.abs(reference(exact_job)(inputs) - answers[1]).max()
@@ -481,7 +482,7 @@ def test_a_whole_build_flies_and_a_second_compiles_nothing(built):
 
 
 @narrow_only
-def test_another_precision_recompiles_the_engine_and_embeds_anew(built):
+def test_another_precision_recompiles_the_engine_and_embeds_again(built):
     report = built.build(engine=engine_options("bf16"))
     assert (report.outcome, report.engines_compiled, report.tiles_embedded) == (BuildOutcome.BUILT, 1, 4)
     with FlightCache.open(built.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
@@ -504,19 +505,7 @@ def test_a_damaged_engine_never_reaches_the_importer(built, damage, request):
     with pytest.raises(NoGoError), FlightCache.open(built.cache, trusted_keys=ALLOW_UNSIGNED) as cache:
         cache.engine("place")
     with pytest.raises(EmbedError, match=f"SHA-256 {event.artifact.sha256}"):
-        worker.start(
-            {
-                "engine": str(path),
-                "sha256": event.artifact.sha256,
-                "backend": "openvino",
-                "version": event.components["version"],
-                "input": "input",
-                "output": "descriptor",
-                "batch": BATCH,
-                "precision": "fp32",
-                "preprocessing": contract,
-            }
-        )
+        worker.start({"engine": asdict(engine_spec(path, event)), "preprocessing": contract})
     with pytest.raises(ArtifactError):
         Artifacts(built.layout).read(event.artifact)
 

@@ -1,4 +1,4 @@
-"""The TensorRT backend against a stand-in for its library: what is asked of it, and every way in which it can fail."""
+"""The TensorRT backend with a fake of its library: what it is asked for, and every way in which it can fail."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def forget():
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch, tmp_path):
-    """The stand-in on the path of this process and of its children, and an Orin to compile for."""
+    """Put the fake library on the path of this process and its children, with an Orin as the GPU."""
     inherited = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE), *([inherited] if inherited else [])]))
     monkeypatch.syspath_prepend(str(FAKE))
@@ -86,26 +86,26 @@ def test_each_backend_has_its_compiler():
     ]
 
 
-def test_an_engine_is_compiled_with_what_was_asked_for(compiler, job, tmp_path):
+def test_an_engine_is_compiled_with_the_options_of_its_job(compiler, job, tmp_path):
     assert compiler.version == "10.16.1.11"
     seen = []
     engine = compiler.compile(job, scratch=tmp_path, on_progress=seen.append)
     assert (engine.signature.input_shape, engine.signature.output_shape) == ((8, *SAMPLE), (8, DIMENSIONS))
-    told = asked(engine)
-    assert (told["tf32"], told["profiles"], told.get("workspace")) == (False, [], None)
+    options = asked(engine)
+    assert (options["tf32"], options["profiles"], options.get("workspace")) == (False, [], None)
     assert "tensorrt 10.16.1.11; " in engine.log
     done = [report["done"] for report in seen]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 1000)
     profile = ShapeRange(min=(1, *SAMPLE), opt=(8, *SAMPLE), max=(16, *SAMPLE))
     engine = compiler.compile(replace(job, tf32=True, workspace_mb=3, profile=profile), scratch=tmp_path)
-    told = asked(engine)
-    assert (told["tf32"], told["workspace"]) == (True, 3 << 20)
-    assert told["profiles"] == [{"input": [[1, *SAMPLE], [8, *SAMPLE], [16, *SAMPLE]]}]
+    options = asked(engine)
+    assert (options["tf32"], options["workspace"]) == (True, 3 << 20)
+    assert options["profiles"] == [{"input": [[1, *SAMPLE], [8, *SAMPLE], [16, *SAMPLE]]}]
     assert engine.signature.input_shape == (8, *SAMPLE)
 
 
-def test_what_was_learnt_is_given_to_the_next_compile(compiler, job, tmp_path):
+def test_a_timing_cache_is_given_to_the_next_compile(compiler, job, tmp_path):
     first = compiler.compile(job, scratch=tmp_path)
     assert (asked(first)["cache"], first.timing_cache) == ("", b"+learnt")
     second = compiler.compile(replace(job, timing_cache=first.timing_cache), scratch=tmp_path)
@@ -127,7 +127,7 @@ def test_what_was_learnt_is_given_to_the_next_compile(compiler, job, tmp_path):
         ("stamp", ErrorKind.BACKEND_UNAVAILABLE, "header says 10.13.3.9"),
     ],
 )
-def test_every_failure_is_told_for_what_it_is(fake, compiler, job, tmp_path, fault, kind, words):
+def test_every_failure_has_its_own_kind(fake, compiler, job, tmp_path, fault, kind, words):
     fake.setenv("C10_FAKE_TENSORRT", fault)
     error = failure(compiler, job, tmp_path)
     assert error.kind is kind
@@ -135,7 +135,7 @@ def test_every_failure_is_told_for_what_it_is(fake, compiler, job, tmp_path, fau
     assert not (tmp_path / "engine.plan").exists()
 
 
-def test_a_profile_that_the_library_refuses_is_a_failure(fake, compiler, job, tmp_path):
+def test_a_profile_that_the_library_refuses_fails_the_compile(fake, compiler, job, tmp_path):
     fake.setenv("C10_FAKE_TENSORRT", "profile")
     profile = ShapeRange(min=(1, *SAMPLE), opt=(8, *SAMPLE), max=(16, *SAMPLE))
     assert "optimisation profile" in failure(compiler, replace(job, profile=profile), tmp_path).message
@@ -170,7 +170,7 @@ def test_a_library_of_another_version_than_its_package_is_refused(fake, compiler
     )
 
 
-def test_a_version_of_three_parts_is_none(fake, compiler):
+def test_a_version_of_three_parts_is_refused(fake, compiler):
     fake.setenv("C10_FAKE_TENSORRT_VERSION", "10.3.0")
     with pytest.raises(CompileError, match=r"version in four parts, found '10\.3\.0'"):
         _ = compiler.version
@@ -216,7 +216,7 @@ def test_whatever_changes_an_engine_changes_its_key_and_is_named(compiler, job, 
     assert all(each == name or each.startswith("options.conversion") for each in named)
 
 
-def test_where_files_lie_and_how_long_it_may_take_changes_nothing(compiler, job, tmp_path):
+def test_paths_and_time_limits_are_not_in_the_key(compiler, job, tmp_path):
     other = replace(job, onnx=tmp_path / "elsewhere.onnx", timeout_s=1.0, least_cosine=0.5)
     assert compiler.key_components(other) == compiler.key_components(job)
 
@@ -235,7 +235,7 @@ def test_tensorrt_compiles_for_this_gpu_alone(fake, compiler):
     assert "tensorrt-rtx" in caught.value.hint
 
 
-def test_a_library_that_is_missing_is_told(fake):
+def test_a_missing_library_is_reported(fake):
     fake.setattr(tensorrt_library, "MODULES", {"tensorrt-rtx": "no_such_module"})
     compiler = TensorRtCompiler(TENSORRT_RTX)
     for ask in (lambda: compiler.version, lambda: compiler.target("sm89")):
@@ -245,7 +245,7 @@ def test_a_library_that_is_missing_is_told(fake):
         assert "c10[rtx]" in caught.value.hint
 
 
-def test_rtx_takes_the_gpu_that_is_here_if_it_knows_it(fake):
+def test_rtx_compiles_for_the_gpu_of_this_machine_if_it_knows_it(fake):
     class Library:
         class ComputeCapability:
             __members__ = dict.fromkeys(("NONE", "CURRENT", "SM75", "SM89", "SM120"))

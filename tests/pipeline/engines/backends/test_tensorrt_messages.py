@@ -1,4 +1,4 @@
-"""What is made of what TensorRT says."""
+"""Messages that are made of TensorRT's error reports."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_every_refused_node_is_named_with_operator_and_code():
     assert error.subject == "place"
 
 
-def test_a_complaint_about_no_node_is_told_too():
+def test_an_error_about_no_node_is_reported_too():
     error = parse_failure(
         [complaint(operator="", node="", code="MODEL_DESERIALIZE_FAILED", text="truncated")],
         library="x",
@@ -39,7 +39,7 @@ def test_a_complaint_about_no_node_is_told_too():
     assert "no reason" in parse_failure([], library="x", model="m").message
 
 
-def test_many_complaints_are_cut():
+def test_long_lists_of_errors_are_cut():
     error = parse_failure([complaint(node=str(n)) for n in range(40)], library="x", model="m")
     assert "and 28 more" in error.message
     assert len(parse_failure([complaint(text="w " * 5000)], library="x", model="m").message) < 600
@@ -53,13 +53,13 @@ def test_many_complaints_are_cut():
         "CUDA: out of memory",
     ],
 )
-def test_a_want_of_memory_is_told_from_a_want_of_kernels(line):
+def test_missing_memory_is_distinguished_from_missing_kernels(line):
     error = build_failure(["first", line], NODES, library="x", model="m")
     assert error.kind is ErrorKind.COMPILE_OUT_OF_MEMORY
     assert "workspace_mb" in error.hint
 
 
-def test_a_failed_build_blames_the_nodes_that_the_log_names():
+def test_a_failed_build_names_the_nodes_that_the_log_names():
     line = "Error Code 10: Could not find any implementation for node {ForeignNode[stem/conv...my norm]}."
     error = build_failure([line], NODES, library="x", model="m")
     assert error.kind is ErrorKind.COMPILE_FAILED

@@ -1,4 +1,4 @@
-"""How phases within phases become one number."""
+"""Phases within phases become one progress number."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ def test_steps_of_an_inner_phase_count_within_the_step_of_the_outer_one():
     assert phases.part >= 0.99
 
 
-def test_a_name_may_come_again_and_a_stranger_is_no_trouble():
+def test_a_name_may_be_used_again_and_an_unknown_one_is_ignored():
     phases = BuildPhases()
     phases.start("build", None, 2)
     for _ in range(3):

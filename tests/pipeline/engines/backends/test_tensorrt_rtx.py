@@ -61,7 +61,7 @@ def refused(folder, model, **fields):
 
 
 def capabilities(engine):
-    """The bits of the header that tell where an engine runs."""
+    """The bits of the header that say where an engine runs."""
     return CAPABILITIES.unpack_from(engine.path.read_bytes(), 32)[0]
 
 
@@ -98,7 +98,7 @@ def test_sixteen_bits_are_written_into_the_graph(tmp_path, precision):
     assert narrow < wide
 
 
-def test_a_conversion_that_costs_too_much_is_refused(tmp_path):
+def test_a_conversion_that_loses_too_much_is_refused(tmp_path):
     error = refused(tmp_path, toy_network(), precision="bf16", least_cosine=1.0)
     assert error.kind is ErrorKind.CHECK_FAILED
     assert "expected bf16 to agree with fp32 to a cosine of 1, found 0.99" in error.message
@@ -116,7 +116,7 @@ def test_an_unsupported_network_fails_with_every_node_and_operator(tmp_path):
     assert "operator NetVLAD at node 'netvlad_2': INVALID_NODE (" in error.message
 
 
-def test_a_node_without_a_name_is_told_by_its_place(tmp_path):
+def test_a_node_without_a_name_is_named_by_its_index(tmp_path):
     model = toy_network()
     model.graph.node[1].op_type = "NetVLAD"
     assert "operator NetVLAD at node 'NetVLAD#1'" in refused(tmp_path, model).message
@@ -156,7 +156,7 @@ def test_an_input_that_decides_a_shape_is_named_with_its_node(tmp_path):
     assert caught.value.kind is ErrorKind.BAD_MODEL
 
 
-def test_what_a_target_lacks_is_told_with_the_operator(tmp_path):
+def test_an_operator_that_a_target_lacks_is_named(tmp_path):
     error = refused(tmp_path, toy_network(), precision="bf16", target="sm75")
     assert error.kind is ErrorKind.COMPILE_FAILED
     assert "sm75" in error.message
@@ -308,7 +308,7 @@ def test_a_change_recompiles_exactly_that_engine(site):
     assert outcomes(aux, target="sm89") == neither
 
 
-def test_an_engine_alone_is_taken_up_by_the_next_build(site):
+def test_an_engine_compiled_alone_is_reused_by_the_next_build(site):
     report = site.provisioner().compile_engines_for_corpus(site.request())
     assert [str(each.outcome) for each in report.engines] == ["compiled"]
     built = site.build()

@@ -1,4 +1,4 @@
-"""What is remembered of a network's file: never more than what `stat` vouches for, and never whether it will do."""
+"""The network cache: an entry is valid while `stat` shows unchanged files, and a network's fitness is never cached."""
 
 import os
 import time
@@ -18,7 +18,7 @@ LATER_NS = 3600 * 10**9
 
 
 class Desk:
-    """A site, a memory whose clock can be moved, and the count of networks that were read."""
+    """A site, a network cache with an adjustable clock, and the number of networks that were read."""
 
     def __init__(self, root, monkeypatch):
         self.site = Site(root)
@@ -78,7 +78,7 @@ def test_another_content_of_the_same_length_and_time_is_read(desk):
     assert desk.read == 2
 
 
-def test_a_network_that_was_just_written_is_not_remembered(desk):
+def test_a_network_that_was_just_written_is_not_cached(desk):
     desk.ahead_ns = 0
     desk.look()
     desk.look()
@@ -86,7 +86,7 @@ def test_a_network_that_was_just_written_is_not_remembered(desk):
     assert desk.kept() == []
 
 
-def test_a_network_that_changes_while_it_is_read_is_not_remembered(desk, monkeypatch):
+def test_a_network_that_changes_while_it_is_read_is_not_cached(desk, monkeypatch):
     def replaced(path):
         found = onnx_digest(path)
         path.unlink()
@@ -98,8 +98,8 @@ def test_a_network_that_changes_while_it_is_read_is_not_remembered(desk, monkeyp
     assert desk.kept() == []
 
 
-def test_weights_that_change_while_a_long_read_runs_are_not_remembered(desk, monkeypatch):
-    """At the end of the read their change is long past; what counts is that it came after the beginning."""
+def test_weights_that_change_during_a_long_read_are_not_cached(desk, monkeypatch):
+    """The change is long past when the read ends, but it came after the read began."""
     with_weights_beside(desk.site)
     weights = desk.site.root / "weights.bin"
 
@@ -115,7 +115,7 @@ def test_weights_that_change_while_a_long_read_runs_are_not_remembered(desk, mon
     monkeypatch.setattr(network, "onnx_digest", lambda path: read_long(path, change=True))
     desk.look()
     assert desk.kept() == []
-    # It is the change that keeps it out, not the length of the read.
+    # The change prevents the entry, not the length of the read.
     desk.ahead_ns += LATER_NS
     monkeypatch.setattr(network, "onnx_digest", lambda path: read_long(path, change=False))
     desk.look()
@@ -137,7 +137,7 @@ def test_weights_beside_it_count(desk):
         desk.look()
 
 
-def test_weights_that_got_another_name_are_refused_as_before(desk):
+def test_weights_that_got_another_hard_link_are_refused(desk):
     with_weights_beside(desk.site)
     desk.look()
     os.link(desk.site.root / "weights.bin", desk.site.root / "other.bin")
@@ -145,7 +145,7 @@ def test_weights_that_got_another_name_are_refused_as_before(desk):
         desk.look()
 
 
-def test_a_link_in_its_place_is_refused_as_before(desk):
+def test_a_link_in_place_of_the_network_is_refused(desk):
     desk.look()
     real = desk.site.root / "real.onnx"
     os.link(desk.path, real)
@@ -155,7 +155,7 @@ def test_a_link_in_its_place_is_refused_as_before(desk):
         desk.look()
 
 
-def test_whether_it_will_do_is_judged_each_time(desk):
+def test_whether_a_network_fits_is_checked_each_time(desk):
     desk.look()
     with pytest.raises(CompileError, match="expected an output called 'other'"):
         desk.look(output="other")
@@ -163,7 +163,7 @@ def test_whether_it_will_do_is_judged_each_time(desk):
 
 
 @pytest.mark.parametrize("content", ["", "torn", "flipped", "foreign"])
-def test_a_memory_that_is_not_whole_is_made_again(desk, content):
+def test_a_damaged_entry_is_replaced(desk, content):
     first = desk.look()
     (path,) = desk.kept()
     data = path.read_bytes()
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(desk):
     assert desk.read == 2
 
 
-def test_a_memory_that_is_a_folder_is_none(desk):
+def test_a_folder_in_place_of_an_entry_is_ignored(desk):
     desk.look()
     (path,) = desk.kept()
     path.unlink()

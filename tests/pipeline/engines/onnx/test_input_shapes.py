@@ -1,4 +1,4 @@
-"""Sizes that a network leaves open: fixed by the job, told by a profile, or refused."""
+"""Sizes that a network leaves open: fixed by the job, given by a profile, or refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The conversion to 16 bits: what becomes narrow, what stays wide, and that the emulation rounds as the real graph does."""
+"""Conversion to 16 bits: which nodes convert, which stay float32, and the emulation rounds as the converted graph."""
 
 import hashlib
 import itertools
@@ -37,7 +37,7 @@ NARROW_CODE = {"fp16": HALF, "bf16": BFLOAT}
 
 
 def graph(nodes, weights=(), *, inputs=(("x", (2, 4)),), outputs=("y",), opset=17, functions=(), ir=9):
-    """A model of nodes given as (operator, inputs, outputs, attributes); weights as (name, array)."""
+    """Return a model of nodes as (operator, inputs, outputs, attributes) and weights as (name, array)."""
     made = [
         each
         if isinstance(each, onnx.NodeProto)
@@ -75,7 +75,7 @@ def run(model, feeds):
 
 
 def types(model):
-    """Element type of every tensor, after inference that objects to operators whose inputs do not fit."""
+    """Return the element type of every tensor, after strict inference."""
     check = not any(NARROW_CODE["bf16"] == tensor.data_type for tensor in model.graph.initializer)
     known = onnx.shape_inference.infer_shapes(model, check_type=check, strict_mode=True).graph
     found = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -85,7 +85,7 @@ def types(model):
 
 
 def narrow_operators(model, precision="fp16"):
-    """Operators that compute narrow in the converted graph, in order, without the casts."""
+    """Return the operators of the converted graph that compute in 16 bits, in order, without casts."""
     converted = convert(model, precision)
     known = types(converted)
     return [
@@ -118,7 +118,7 @@ def test_networks_agree_with_themselves_in_16_bits(name):
         measured = conversion_parity(model, precision, feeds)
         assert LEAST_COSINE[precision] < measured < 1
     converted = convert(model, "fp16")
-    # The real thing, which this runtime computes in float16 or wider, differs from the emulation by less than from fp32.
+    # This runtime computes the converted graph in float16 or wider; it is closer to the emulation than to fp32.
     real, pretended = run(converted, feeds)[0], run(emulate(model, "fp16"), feeds)[0]
     assert cosine(real, pretended) > 0.99999
     assert {"Conv"} <= set(narrow_operators(model))
@@ -140,7 +140,7 @@ def test_an_unknown_precision_is_refused(call):
         call(toy_network(), "int8")
 
 
-def test_the_key_tells_how_networks_are_converted():
+def test_the_key_says_how_networks_are_converted():
     document = conversion_document("fp16")
     encode(document)
     assert document["recipe"] == RECIPE
@@ -154,7 +154,7 @@ def test_a_threshold_of_the_request_wins():
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_the_given_model_is_left_alone_and_its_ends_stay_float32(precision):
+def test_the_given_model_is_not_changed_and_inputs_and_outputs_stay_float32(precision):
     model, _ = NETWORKS["mobilenet"]()
     before = model.SerializeToString(deterministic=True)
     converted = convert(model, precision)
@@ -166,7 +166,7 @@ def test_the_given_model_is_left_alone_and_its_ends_stay_float32(precision):
     assert again.SerializeToString(deterministic=True) == converted.SerializeToString(deterministic=True)
 
 
-def test_what_a_recipe_makes_does_not_change():
+def test_a_recipe_always_gives_the_same_graph():
     """Another digest is another graph for the same key: raise RECIPE, then pin the new one."""
     state = hashlib.sha256()
     for model, precision in itertools.product((normalised(), toy_network()), ("fp16", "bf16")):
@@ -204,7 +204,7 @@ WIDE = [
 
 
 @pytest.mark.parametrize(("operator", "attributes"), WIDE, ids=[name for name, _ in WIDE])
-def test_what_loses_accuracy_stays_wide(operator, attributes):
+def test_operators_that_lose_accuracy_stay_float32(operator, attributes):
     weights = [("w", normal(4, 4)), ("axis", np.array(1, np.int64))]
     extra = ["axis"] if operator == "CumSum" else []
     model = graph(
@@ -220,7 +220,7 @@ def test_what_loses_accuracy_stays_wide(operator, attributes):
     assert narrow_operators(model) == ["MatMul", "Relu", "MatMul"]
 
 
-def test_squares_and_divisions_by_data_stay_wide():
+def test_squares_and_divisions_by_data_stay_float32():
     weights = [("w", normal(4, 4)), ("c", np.float32(3)), ("tiny", np.float32(1e-6))]
     model = graph(
         [
@@ -237,7 +237,7 @@ def test_squares_and_divisions_by_data_stay_wide():
 
 
 @pytest.mark.parametrize(("precision", "scale"), [("fp16", 1e6), ("fp16", 1e-9)])
-def test_weights_out_of_range_keep_their_operator_wide(precision, scale):
+def test_weights_out_of_range_keep_their_operator_in_float32(precision, scale):
     model = graph(
         [("MatMul", ["x", "w"], ["a"], {}), ("MatMul", ["a", "v"], ["y"], {})],
         [("w", normal(4, 4, scale=scale)), ("v", normal(4, 4))],
@@ -246,7 +246,7 @@ def test_weights_out_of_range_keep_their_operator_wide(precision, scale):
     assert narrow_operators(model, "bf16") == ["MatMul", "MatMul"]
 
 
-def test_weights_that_pass_through_other_operators_are_looked_at_too():
+def test_weights_that_pass_through_other_operators_are_checked_too():
     model = graph(
         [
             ("Identity", ["w"], ["same"], {}),
@@ -260,7 +260,7 @@ def test_weights_that_pass_through_other_operators_are_looked_at_too():
     assert "MatMul" in narrow_operators(model)
 
 
-def test_masks_of_infinity_survive_and_greatest_numbers_keep_their_operator_wide():
+def test_masks_of_infinity_survive_and_greatest_numbers_keep_their_operator_in_float32():
     for fill, expected in ((-np.inf, ["MatMul", "Add"]), (np.finfo(np.float32).min, ["MatMul"])):
         mask = np.array([[0, fill, 0, fill]], np.float32)
         model = graph(
@@ -288,7 +288,7 @@ def test_several_outputs_of_a_split_are_all_narrow():
         assert cosine(found, expected) > 0.99999
 
 
-def test_the_places_of_a_pooling_keep_their_type():
+def test_the_indexes_of_a_pooling_keep_their_type():
     model = graph(
         [
             ("Conv", ["x", "w"], ["a"], {}),
@@ -334,7 +334,7 @@ def test_beside_quantised_operators_others_become_narrow():
     assert list(quantised_product.input) == ["d", "wt"]
 
 
-def test_nested_graphs_stay_wide_and_see_wide_tensors():
+def test_nested_graphs_stay_float32_and_see_float32_tensors():
     body = helper.make_graph(
         [helper.make_node("Mul", ["a", "w_inner"], ["inner"])],
         "body",
@@ -389,7 +389,7 @@ def test_a_tensor_that_is_needed_twice_is_cast_once():
     types(converted)
 
 
-def test_names_that_are_taken_are_not_taken_again():
+def test_names_in_use_are_not_used_again():
     model = graph(
         [
             ("Relu", ["x"], ["w/fp16"], {}),
@@ -417,7 +417,7 @@ def test_functions_that_a_model_defines_are_converted_with_it():
     assert "MatMul" in narrow_operators(model)
 
 
-def test_operators_that_nobody_knows_stay_wide():
+def test_unknown_operators_stay_float32():
     node = helper.make_node("Mystery", ["a"], ["b"], domain="own")
     model = graph(
         [
@@ -431,7 +431,7 @@ def test_operators_that_nobody_knows_stay_wide():
     )
     model.opset_import.append(helper.make_opsetid("own", 1))
     by_output = {name: node for node in convert(model, "fp16").graph.node for name in node.output}
-    # The type of the mystery's result is unknown, so nothing is done to it.
+    # The output type of an unknown operator is unknown, so it is not converted.
     assert list(by_output["c"].input) == ["b", "w"]
     assert list(by_output["b"].input) == ["a"]
     assert list(by_output["y/fp16"].input) == ["a/fp16", "w/fp16"]
@@ -458,7 +458,7 @@ def test_old_operator_sets_have_no_bfloat16():
     assert caught.value.kind is ErrorKind.BAD_MODEL
 
 
-def test_weights_shorter_than_they_say_are_refused():
+def test_weights_shorter_than_their_shape_are_refused():
     model = graph([("MatMul", ["x", "w"], ["y"], {})], [("w", normal(4, 4))])
     model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
     with pytest.raises(CompileError, match="weights 'w'") as caught:
@@ -499,7 +499,7 @@ def test_a_normalisation_is_folded_into_the_convolution_before_it(bias):
 
 
 @pytest.mark.parametrize("options", [{"twice": True}, {"training": 1}])
-def test_a_normalisation_that_cannot_be_folded_stays_wide(options):
+def test_a_normalisation_that_cannot_be_folded_stays_float32(options):
     model = normalised(**options)
     assert narrow_operators(model) == ["Conv", "Conv"]
     kept = [node for node in convert(model, "fp16").graph.node if node.op_type == "BatchNormalization"]
@@ -545,7 +545,7 @@ def test_auxiliary_networks_get_values_for_every_input():
     assert run(model, feeds)[0].shape == (1, 4)
 
 
-def test_cosines_of_odd_things():
+def test_cosines_of_unusual_values():
     one = np.ones((2, 3), np.float32)
     assert cosine(one, one[:1]) == -1.0
     assert cosine(one * np.nan, one) == -1.0
@@ -581,7 +581,7 @@ BINARY = ["Add", "Sub", "Mul", "Max", "MatMul", "Concat"]
 
 @st.composite
 def random_graphs(draw):
-    """Any order of operators on [4, 4] matrices, of which each may use any result before it, or a weight."""
+    """Draw operators on [4, 4] matrices; each may use any earlier result, or a weight."""
     known, nodes, weights = (
         ["x"],
         [],
