@@ -140,8 +140,8 @@ def test_projections_are_made_again(layout):
     with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         pass
     for kind in ("segments", "manifests"):
-        make = {path.name: path.read_bytes() for path in (layout.root / kind).iterdir()}
-        assert make == {path.name: path.read_bytes() for path in (FOLDER / kind).iterdir()}
+        written = {path.name: path.read_bytes() for path in (layout.root / kind).iterdir()}
+        assert written == {path.name: path.read_bytes() for path in (FOLDER / kind).iterdir()}
     with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
         assert (store.recovered, store.writes) == ((), 0)
         shown, _ = play(store, Scenario(flight="new"))

@@ -125,7 +125,7 @@ def test_only_the_holder_can_describe(path):
 def test_a_replaced_lock_file_is_locked_anew(path):
     with BuildLock(path):
         path.unlink()
-        # The name is free; whoever comes next locks the new file and not the old one.
+        # The name is free; the next process locks the new file and not the old one.
         with BuildLock(path, timeout_s=0.5) as second:
             assert os.path.samestat(os.fstat(second._fd), path.stat())
 

@@ -142,11 +142,11 @@ def test_output_of_the_child_is_checked(path, monkeypatch):
     raw = encode(sample_record(1))
     good = link(EMPTY.chain, raw)
     for chain, head in ((bytes(32), bytes(32)), (good, bytes(32)), (bytes(32), good)):
-        told = RECORD.pack(b"R", 1, 32 + len(raw)) + chain + raw + HEAD.pack(b"H", 1, head)
+        output = RECORD.pack(b"R", 1, 32 + len(raw)) + chain + raw + HEAD.pack(b"H", 1, head)
         monkeypatch.setattr(
             safe_reader,
             "_START_CHILD",
-            f"import sys; sys.stdout.buffer.write(bytes.fromhex('{told.hex()}'))",
+            f"import sys; sys.stdout.buffer.write(bytes.fromhex('{output.hex()}'))",
         )
         with pytest.raises(JournalDamagedError):
             snapshot(path, foreign=True)

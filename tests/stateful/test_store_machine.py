@@ -1,6 +1,6 @@
-"""The store against a plain model: builds, failures, deaths, rollbacks, lost projections and lost journals.
+"""Compare the store with a plain model: builds, failures, deaths, rollbacks, lost projections and lost journals.
 
-`SOAK` is how many histories are tried. Twelve keep the file quick; for a longer soak set the environment variable
+`SOAK` is the number of histories. Twelve keep the file quick; for a longer run set the environment variable
 `C10_STORE_MACHINE` to a larger number of histories.
 """
 
@@ -56,7 +56,7 @@ steps = st.sampled_from(STEPS)
 
 
 class BesideClock(FakeClock):
-    """A clock that lets something happen, once, when it is looked at for the n-th time."""
+    """A clock that calls a function once, when it is read for the n-th time."""
 
     due: Callable[[], None] | None = None
     looks: int = 0
@@ -71,7 +71,7 @@ class BesideClock(FakeClock):
 
 
 class DyingProjections(Projections):
-    """Projections whose process dies just before it writes one for the n-th time."""
+    """Projections whose process dies just before the n-th one is written."""
 
     def _put(self, folder, name, data):
         if DyingStore.lives == 0:
@@ -81,7 +81,7 @@ class DyingProjections(Projections):
 
 
 class DyingStore(CacheWriter):
-    """A store that dies while it projects."""
+    """A writer that dies while it projects."""
 
     lives = -1
 
@@ -99,7 +99,7 @@ class ModelBuild:
 
 @dataclass
 class Model:
-    """What the journal holds, as plain lists and maps."""
+    """The content of the journal, as plain lists and maps."""
 
     builds: list[ModelBuild] = field(default_factory=list)
     generations: list[tuple[int, int | None]] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Model:
         return self.generations[-1] if self.generations else None
 
     def cost(self, scenario, until=""):
-        """Play the build: what it costs, and what is known afterwards. `until` is where it ends early."""
+        """Play the build and return its cost. `until` is where it ends early."""
         reached = STEPS.index(until) if until else len(STEPS)
         compiled = embedded = indexed = 0
         if scenario.engine not in self.engines:
@@ -143,7 +143,7 @@ class Model:
         return found
 
     def ends_early(self, scenario, step):
-        """Whether a build that is told to end at this step gets there: a reused engine is not compiled."""
+        """Return whether a build that is to end at this step gets there: a reused engine is not compiled."""
         return step if step != "engine" or scenario.engine not in self.engines else ""
 
 
@@ -157,7 +157,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.durable = (
             Model()
         )  # what the segments hold: the model at the last commit whose segment is on disk
-        self.healed = Model()  # what they will hold after the next opening
+        self.recovered = Model()  # what they will hold after the next opening
         self.manifests = {}  # generation -> bytes of every manifest that was ever visible
         self.bodies = {}  # origin -> body digest as committed first
         self.scenarios = {}
@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def opened(self, cls=CacheWriter, lives=-1):
         DyingStore.lives = lives
-        self.durable = self.healed  # opening writes the segments that are missing
+        self.durable = self.recovered  # opening writes the missing segments
         for build in self.model.builds:  # what opening does to a build whose process died
             if build.status == "open":
                 build.status = "abandoned"
@@ -182,9 +182,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def committed(self, origin, parent, *, segment=True):
         self.model.generations.append((origin, parent))
-        self.healed = copy.deepcopy(self.model)
+        self.recovered = copy.deepcopy(self.model)
         if segment:
-            self.durable = self.healed
+            self.durable = self.recovered
 
     def started(self, scenario):
         identity = build_identity(scenario.inputs())
@@ -193,7 +193,7 @@ class StoreMachine(RuleBasedStateMachine):
         return len(self.model.builds), self.model.builds[-1]
 
     def build(self, store, scenario):
-        """Build without trouble."""
+        """Run a build that succeeds."""
         number, build = self.started(scenario)
         expected = self.model.cost(scenario)
         build.parent = self.model.head[0] if self.model.head else None
@@ -231,7 +231,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.generations)
     @rule()
     def builds_what_is_shown(self):
-        """Whatever was done for the build that is shown is not done again, however it came to be shown."""
+        """Building what is shown repeats no work, however it came to be shown."""
         identity = self.model.builds[self.model.head[0] - 1].identity
         assert copy.deepcopy(self.model).cost(self.scenarios[identity]) == (0, 0, 0)
         with self.opened() as store:
@@ -242,7 +242,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.scenarios)
     @rule(data=st.data())
     def builds_what_was_built_before(self, data):
-        """The very identity of an earlier build: one that was left, that failed, or that is shown."""
+        """Repeat the identity of an earlier build: one that was left, that failed, or that is shown."""
         identity = data.draw(st.sampled_from(sorted(self.scenarios)))
         with self.opened() as store:
             number, build = self.build(store, self.scenarios[identity])
@@ -307,7 +307,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(scenario=scenarios, lives=st.integers(0, 1))
     def dies_after_the_commit(self, scenario, lives):
-        """The generation is committed, and nothing of it, or its segment alone, is on disk."""
+        """Commit a generation of which nothing, or only its segment, is on disk."""
         number, build = len(self.model.builds) + 1, None
         with self.opened(DyingStore) as store:
             DyingStore.lives = lives
@@ -369,9 +369,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.generations)
     @rule(data=st.data())
     def loses_projections(self, data):
-        """Everything that is projected may go, and comes back byte for byte."""
+        """Delete all projections; they are written again byte for byte."""
         with self.opened():
-            pass  # heals what earlier deaths left open
+            pass  # recovers what earlier deaths left open
         files = sorted((*self.layout.manifests.iterdir(), *self.layout.segments.iterdir()))
         gone = data.draw(st.sets(st.sampled_from(files), min_size=1) | st.just(set(files)))
         before = {path: path.read_bytes() for path in files}
@@ -407,7 +407,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(damage=st.sampled_from(["unlink", "truncate"]))
     def loses_the_journal(self, damage):
-        """The LMDB file is made again from the segments; what came after the last commit is gone with it."""
+        """Rebuild the LMDB file from the segments, which loses what came after the last commit."""
         self.layout.journal.unlink()
         self.layout.journal.with_name("journal.mdb-lock").unlink(missing_ok=True)
         if damage == "truncate":
@@ -416,7 +416,7 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(DamagedHistoryError):
                 rebuild(self.layout)
             self.layout.journal.unlink(missing_ok=True)
-            self.model, self.durable, self.healed, self.state = Model(), Model(), Model(), None
+            self.model, self.durable, self.recovered, self.state = Model(), Model(), Model(), None
             self.birth()
             return
         if damage == "unlink":
@@ -424,9 +424,9 @@ class StoreMachine(RuleBasedStateMachine):
                 pytest.raises(DamagedHistoryError),
                 CacheWriter.open(self.layout, clock=self.clock, create=True),
             ):
-                pytest.fail("a journal was born beside generations")
+                pytest.fail("a journal was created although there are generations")
         state = rebuild(self.layout).state
-        self.healed = self.durable
+        self.recovered = self.durable
         self.model = copy.deepcopy(self.durable)
         assert len(self.model.generations) >= max(self.manifests, default=0)
         assert open_view(self.layout).state == state

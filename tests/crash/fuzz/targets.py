@@ -264,7 +264,7 @@ def tables(folder):
 def vectors(folder):
     import numpy as np
 
-    make = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
+    rows = np.random.default_rng(1).standard_normal((6, 8)).astype(np.float32)
     block = descriptor_block.Block(
         zoom=6,
         cell_x=0,
@@ -273,7 +273,7 @@ def vectors(folder):
         ids=descriptor_block.descriptor_ids(np.full(6, 6), np.arange(6), np.zeros(6, int)),
         digests=np.frombuffer(bytes(range(192)), np.uint8).reshape(6, 32),
         texture=np.ones(6, np.float32),
-        vectors=make / np.linalg.norm(make, axis=1, keepdims=True),
+        vectors=rows / np.linalg.norm(rows, axis=1, keepdims=True),
     )
     return Target([descriptor_block.encode(block)], descriptor_block.decode, (descriptor_block.BlockError,))
 

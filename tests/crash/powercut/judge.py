@@ -138,8 +138,8 @@ def _builds(layout, promise, seen, *, build):
         assert len(store.state.generations) == seen, "opening changed the head"
         if build:
             chosen = scenario("next", tiles={(9, 9): "z"})
-            make, _ = play(store, chosen)
-            assert make.number == seen + 1
+            generation, _ = play(store, chosen)
+            assert generation.number == seen + 1
     assert promise.generation <= seen
 
 
