@@ -165,7 +165,7 @@ def work(options):
             raise HungError
 
         signal.signal(signal.SIGALRM, hung)
-        integrity._GLANCE_S = 0.0
+        integrity._IDLE_S = 0.0
         with tempfile.TemporaryDirectory(dir=MEMORY, prefix="c10-damage-") as folder:
             known = Known(Path(folder) / "site")
             strata = sorted(known.cache.strata)

@@ -50,7 +50,7 @@ def recorded(history, folder, bug=""):
 def explore(history, cuts, past, folder, number, done, workers, *, states, every):
     """Check different states until there are enough of them or no new ones come; yields one value for each."""
     # Nobody writes while a state is judged, so that nothing is gained by looking twice.
-    integrity._GLANCE_S = 0.0
+    integrity._IDLE_S = 0.0
     seen, begun, quiet, drawn = set(), 0, 0, 0
     points = range(cuts.recording.points + 1)
     while begun < states and quiet < ROUNDS_WITHOUT_NEWS:
