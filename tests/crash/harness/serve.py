@@ -63,9 +63,7 @@ def prepare(kind: str) -> None:
     salvage_in_forks()
     # A look at a quiet journal needs no pause for writers.
     pauses = [
-        each
-        for name, each in sys.modules.items()
-        if name.startswith("journal.") and hasattr(each, "_IDLE_S")
+        each for name, each in sys.modules.items() if name.startswith("journal.") and hasattr(each, "_IDLE_S")
     ]
     for module in pauses:
         module._IDLE_S = 0.0  # type: ignore[attr-defined]

@@ -244,3 +244,15 @@ def test_system_clock_moves():
     clock = SystemClock()
     assert 0 < clock.mono_ns() <= clock.mono_ns()
     assert clock.wall_ns() > 1_600_000_000_000_000_000
+
+
+def test_documents_nest_only_so_deep():
+    deep = {"a": 1}
+    for _ in range(40):
+        deep = {"a": deep}
+    with pytest.raises(DamagedHistoryError, match="inside each other"):
+        event_codec.decode(
+            "build.started",
+            1,
+            {"identity": None, "inputs": deep, "calibration": None, "again": False, "host": {}},
+        )
