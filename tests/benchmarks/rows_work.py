@@ -35,7 +35,17 @@ from store.formats import descriptor_block
 from store.formats.tables import BlockRow, encode_tiles
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
-from store.testing import PREPROCESSING, FakeClock, Scenario, Work, _cells, _engine, _index, make, ref_of
+from store.testing import (
+    PREPROCESSING,
+    FakeClock,
+    Scenario,
+    Work,
+    _play_cells,
+    _play_engine,
+    _play_index,
+    make,
+    ref_of,
+)
 from store.verify.coverage import missing_artifacts
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
@@ -336,16 +346,19 @@ def _sparse_build(store: CacheWriter, scenario: Scenario, size: int) -> None:
     store.append(started, build=number)
     store.append(selected, build=number)
     space = vector_space(
-        engine=_engine(store, scenario, number, work), preprocessing=PREPROCESSING, precision="fp32", batch=1
+        engine=_play_engine(store, scenario, number, work),
+        preprocessing=PREPROCESSING,
+        precision="fp32",
+        batch=1,
     )
-    rows = _cells(store, scenario, number, space, work)
+    rows = _play_cells(store, scenario, number, space, work)
     for place in range(_SPARSE_FILES):
         ref = replace(ref_of(f"{scenario.flight} {place}".encode()), size=size)
         path = store.layout.artifact(ref.sha256)
         path.touch()
         os.truncate(path, size)
         rows.append(BlockRow(zoom=20, cell_x=place, cell_y=0, rows=1, ref=ref))
-    _index(store, number, space, rows, work, rows=3, extend=False)
+    _play_index(store, number, space, rows, work, rows=3, extend=False)
     geography = store.artifacts.put(canonical_encode({"holes": []}))
     store.append(make(CoverageWalked, geography=geography, wanted=3, present=3), build=number)
     store.commit(number)

@@ -131,7 +131,7 @@ def plain_birth(_: Bench) -> None:
 
     def create_journal(path: Path, records: Any, *, projections: Any, **_: Any) -> Any:
         raws = [create.encode(record) for record in records]
-        return create._build(path, raws, projections, create.MAP_BYTES) if raws else EMPTY
+        return create._write_journal(path, raws, projections, create.MAP_BYTES) if raws else EMPTY
 
     create.create_journal = log.create_journal = create_journal  # type: ignore[attr-defined, assignment]
 

@@ -65,7 +65,9 @@ def plain_birth():
     """The journal is made under its own name."""
 
     def build_in_place(path, records, *, scratch, projections, map_bytes=create.MAP_BYTES, **_):
-        return create._build(path, [create.encode(record) for record in records], projections, map_bytes)
+        return create._write_journal(
+            path, [create.encode(record) for record in records], projections, map_bytes
+        )
 
     log.create_journal = build_in_place
 

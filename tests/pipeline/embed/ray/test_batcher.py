@@ -471,7 +471,7 @@ def test_time_outside_of_the_batcher_does_not_count_for_the_timeout(tiles, engin
         learned.append(seconds)
         learn(self, tiles, seconds)
 
-    monkeypatch.setattr(AdaptiveTimeout, "learn", learning)
+    monkeypatch.setattr(AdaptiveTimeout, "record", learning)
     batcher = RayDescriptorBatcher(address="auto", workers=1)
     for result in batcher.embed(windows_of(tiles, 5), engine=engine, preprocessing=PREPROCESSING):
         if result.window.number == 3:
