@@ -1,7 +1,7 @@
-"""An append-only, hash-chained log of records in one LMDB file, and the lock that lets one build write it.
+"""An append-only, hash-chained log of records in one LMDB file, and the build lock.
 
-The journal knows bytes: what a record means, which records belong together and what a build is, is known above.
-`FORMAT.md` in this folder describes every byte on disk.
+The journal knows bytes. The packages above it know what a record means and what a build is; it imports none
+of them. `FORMAT.md` in this folder describes every byte on disk.
 """
 
 from journal.errors import (

@@ -1,7 +1,7 @@
 """Errors of the journal, grouped by what a caller does about them.
 
-Every error has a `kind`, a short name that never changes once it was released. Programs match on it or on the class,
-never on the text. `message` says what was expected and what was found, `hint` how to fix it.
+Every error has a `kind`, a short name that never changes once it was released. Programs match on it or on the
+class, never on the text. `message` says what was expected and what was found, `hint` how to fix it.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,8 @@ class JournalError(Exception):
 
     Attributes:
         kind: Stable name of the class of errors.
-        category: What a handler does about it, which decides the exit code: the value of a `store.errors.Category`.
-            It is text, because the journal imports nothing of the packages above it.
+        category: What a handler does about it, which decides the exit code: the value of a
+            `store.errors.Category`. It is text, because the journal imports nothing of the packages above it.
         message: What was expected and what was found.
         hint: How to fix it; empty if nothing can be said in general.
     """
@@ -134,7 +134,8 @@ class BuildLockHeldError(JournalError):
     """Another process holds the build lock and did not release it in time.
 
     Attributes:
-        holder: The document the holder wrote (pid, host, boot_id, since, build, command); None if it wrote none yet.
+        holder: The document the holder wrote (pid, host, boot_id, since, build, command); None if it wrote
+            none yet.
     """
 
     kind = ErrorKind.LOCK_HELD

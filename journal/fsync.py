@@ -1,8 +1,8 @@
 """Make files and file names survive a power cut.
 
-On POSIX, `fsync` of a file makes its bytes durable, but not its name: that needs an `fsync` of the folder. The system
-reports an error of `fsync` once: after one, write the bytes again instead of syncing again. A device that acknowledges
-a flush without doing it cannot be noticed.
+On POSIX, `fsync` of a file makes its bytes durable, but not its name: that needs an `fsync` of the folder.
+The system reports an error of `fsync` once: after one, write the bytes again instead of syncing again. A
+device that acknowledges a flush without doing it cannot be noticed.
 """
 
 import os
@@ -57,7 +57,8 @@ def link_durably(source: Path, target: Path) -> None:
 
     Raises:
         FileExistsError: The name is taken.
-        OSError: The link or a sync failed; `EPERM`, `EXDEV` and `EOPNOTSUPP` mean that hard links do not work here.
+        OSError: The link or a sync failed; `EPERM`, `EXDEV` and `EOPNOTSUPP` mean that hard links do not work
+            here.
     """
     fsync_file(source)
     os.link(source, target, follow_symlinks=False)

@@ -1,12 +1,12 @@
 """The build lock: one build at a time for one cache.
 
-The lock is `flock` on a file that is never deleted: deleting it while it is held would let a second process lock a
-new file of the same name. The kernel frees the lock when the process ends, however it ends, so that no lock can be
-stale. What is written in the file is for people only.
+The lock is `flock` on a file that is never deleted: deleting it while it is held would let a second process
+lock a new file of the same name. The kernel frees the lock when the process ends, however it ends, so that no
+lock can be stale. What is written in the file is for people only.
 
-The holder also keeps a record lock (`F_OFD_SETLK`) on the first byte, so that others can ask who holds the lock
-(`F_OFD_GETLK`) without taking anything. Asking with `flock`, even shared and for a moment, could make a real attempt
-fail.
+The holder also keeps a record lock (`F_OFD_SETLK`) on the first byte, so that others can ask who holds the
+lock (`F_OFD_GETLK`) without taking anything. Asking with `flock`, even shared and for a moment, could make a
+real attempt fail.
 """
 
 import errno
@@ -30,7 +30,7 @@ from journal import errors
 from journal.regular_file import is_wrong_file_type, open_regular
 
 Holder: TypeAlias = dict[str, object]
-"""What the holder writes about itself: pid, host, boot_id, since (UTC, ISO 8601), build (or None), command."""
+"""What the holder writes: pid, host, boot_id, since (UTC, ISO 8601), build (or None), command."""
 
 _MAX_DOCUMENT_BYTES: Final = 1 << 16
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -70,7 +70,8 @@ class BuildLock:
         """Take the lock, or give up after `timeout_s`.
 
         Raises:
-            BuildLockHeldError: Another process, or another object of this process, holds it; the message names it.
+            BuildLockHeldError: Another process, or another object of this process, holds it; the message
+                names it.
             JournalMisuseError: This object holds it already.
             JournalPermissionError: The file cannot be opened for writing.
             JournalFilesystemError: The path is no regular file, or the file system has no locks.
@@ -123,8 +124,9 @@ class BuildLock:
         fd, self._fd = self._fd, None
         _locks_held.discard(self)
         if fd is not None:
-            # Empty the file first, so that it does not name this holder any longer. A disk error must neither keep
-            # the lock nor hide the result of the work done under it; `close` frees the lock even when it fails.
+            # Empty the file first, so that it does not name this holder any longer. A disk error must neither
+            # keep the lock nor hide the result of the work done under it; `close` frees the lock even when it
+            # fails.
             with suppress(OSError):
                 os.ftruncate(fd, 0)
             with suppress(OSError):
@@ -140,7 +142,7 @@ class BuildLock:
         self.release()
 
     def _try_to_lock(self) -> int | None:
-        """Return a descriptor that holds the lock on the file now at the path; None if another process holds it."""
+        """Return a descriptor that holds the lock on the file at the path; None if another holds it."""
         try:
             fd = _open(self.path, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError as error:
@@ -201,7 +203,8 @@ def lock_holder(path: Path) -> Holder | None:
     """Return who holds the build lock, without taking it and without waiting.
 
     Returns:
-        None if nobody holds it, else what the holder wrote about itself (empty if nothing yet). The answer may be
+        None if nobody holds it, else what the holder wrote about itself (empty if nothing yet). The answer
+        may be
         out of date at once.
 
     Raises:
@@ -278,8 +281,8 @@ def boot_id() -> str:
 
 
 def _close_in_child() -> None:
-    # A forked child shares the lock with its parent and would keep it after the parent died. Closing the child's
-    # descriptor leaves the parent's lock as it is.
+    # A forked child shares the lock with its parent and would keep it after the parent died. Closing the
+    # child's descriptor leaves the parent's lock as it is.
     for lock in list(_locks_held):
         if lock._fd is not None:  # noqa: SLF001  (the hook is part of this module)
             os.close(lock._fd)  # noqa: SLF001

@@ -1,7 +1,7 @@
 """Append records to the journal and read them back; every record is checked against the hash chain.
 
-An append is one durable transaction, acknowledged after its commit. Head, seq and previous digest are read inside that
-transaction, because a read transaction may lag behind after a writer was killed.
+An append is one durable transaction, acknowledged after its commit. Head, seq and previous digest are read
+inside that transaction, because a read transaction may lag behind after a writer was killed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ _NO_CHANGES: Final[Mapping[bytes, bytes | None]] = MappingProxyType({})
 
 
 class Journal:
-    """An open journal and context manager, made by `Journal.open`. Do not share it between threads or across forks.
+    """An open journal, as a context manager. Do not share it between threads or across forks.
 
     Attributes:
         path: The file.
@@ -68,7 +68,8 @@ class Journal:
         Args:
             path: The file, usually `journal.mdb`. LMDB keeps a lock file beside it.
             readonly: Never write to the file (LMDB's lock file is still written).
-            scratch: Folder on the same file system where a new journal is created; by default `tmp` beside it.
+            scratch: Folder on the same file system where a new journal is created; by default `tmp` beside
+                it.
             allow_unknown_filesystem: Accept a local file system that was never tested.
             map_bytes: Address space to reserve.
 
@@ -165,8 +166,8 @@ class Journal:
 
         Args:
             records: In order; may be empty.
-            projections: Named values to set, or to delete where the value is None. A name has 1 to 511 bytes, a value
-                at most 16 MiB.
+            projections: Named values to set, or to delete where the value is None. A name has 1 to 511 bytes,
+                a value at most 16 MiB.
             expect: The head that the caller based its decision on.
 
         Returns:
@@ -223,10 +224,10 @@ class Journal:
             yield record
 
     def entries(self, start: int = 1, stop: int | None = None) -> Iterator[Entry]:
-        """Yield the entries from `start` up to, not including, `stop`, or up to the newest when reading began.
+        """Yield the entries from `start` up to, not including, `stop`, or to the newest when reading began.
 
-        Entries are read in batches, each in its own transaction, which is closed before the batch is yielded. So the
-        caller may append, or take long, in between.
+        Entries are read in batches, each in its own transaction, which is closed before the batch is yielded.
+        So the caller may append, or take long, in between.
 
         Raises:
             JournalDamagedError: A record does not continue the chain; `seq` says which.

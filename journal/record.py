@@ -1,6 +1,7 @@
 """Encode and decode records as canonical MessagePack, and compute the digest chain over them. Pure.
 
-A record has exactly one encoding, and only that one decodes. So two different byte strings never mean the same record.
+A record has exactly one encoding, and only that one decodes. So two different byte strings never mean the
+same record.
 """
 
 import math
@@ -39,7 +40,7 @@ _VERSION_MAX: Final = (1 << 31) - 1
 
 
 class Head(NamedTuple):
-    """The newest record of a journal: its place, counted from 1, and its chain digest; `EMPTY` if there is none."""
+    """The place of the newest record, counted from 1, and its chain digest; `EMPTY` if there is none."""
 
     seq: int
     chain: Chain
@@ -136,8 +137,8 @@ def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int 
 
     Args:
         raw: The bytes.
-        canonical: Whether to refuse another encoding of the same values. Not needed for bytes that this program's
-            `encode` wrote and whose chain was checked.
+        canonical: Whether to refuse another encoding of the same values. Not needed for bytes that this
+            program's `encode` wrote and whose chain was checked.
     """
     if len(raw) > MAX_RECORD_BYTES:
         raise RecordError(f"record bytes: at most {MAX_RECORD_BYTES} expected, {len(raw)} found")
@@ -172,7 +173,7 @@ def decode_fields(raw: bytes, *, canonical: bool = True) -> tuple[str, int, int 
 
 
 def link(prev: Chain, record_bytes: bytes) -> Chain:
-    """Return the chain digest of a record: SHA-256 over a domain string, the digest before it, and its bytes."""
+    """Return the chain digest of a record: SHA-256 of a domain string, the previous digest and its bytes."""
     return Chain(sha256(b"".join((_DOMAIN, prev, record_bytes))).digest())
 
 
@@ -197,7 +198,8 @@ def verify_chain(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[En
         values: Seq and stored bytes, in order.
 
     Raises:
-        JournalDamagedError: A record is missing, cut short or changed; `seq` is the first that cannot be trusted.
+        JournalDamagedError: A record is missing, cut short or changed; `seq` is the first that cannot be
+            trusted.
     """
     last: int = head.seq
     prev: bytes = head.chain
@@ -218,7 +220,7 @@ def verify_chain(head: Head, values: Iterable[tuple[int, bytes]]) -> Iterator[En
 
 
 def pack_projection(name: bytes, value: bytes) -> bytes:
-    """Return the bytes that a journal stores for a projection: a digest over name and value, then the value."""
+    """Return the bytes that a journal stores for a projection: a digest of name and value, then the value."""
     return _projection_digest(name, value) + value
 
 
@@ -268,8 +270,8 @@ def _check_integer(name: str, value: object, low: int, high: int) -> None:
 def _is_surely_canonical(value: object, depth: int) -> bool:
     """Return True only if `_to_canonical` would return an unpacked tree as it is; does not copy the tree.
 
-    MessagePack guarantees valid UTF-8 and integers within 64 bits. This checks the types of values, the keys and the
-    depth. A float gives False, since it may be NaN.
+    MessagePack guarantees valid UTF-8 and integers within 64 bits. This checks the types of values, the keys
+    and the depth. A float gives False, since it may be NaN.
     """
     kind = type(value)
     if kind is dict:
@@ -292,8 +294,8 @@ def _are_keys_in_order(keys: tuple[object, ...]) -> bool:
     return all(type(key) is str for key in keys) and list(keys) == sorted(cast("tuple[str, ...]", keys))
 
 
-# A journal has few kinds of maps. The cache is small and takes no long ones, because a hostile journal may have a
-# megabyte of keys in each record; so it takes 64 MiB at most.
+# A journal has few kinds of maps. The cache is small and takes no long ones, because a hostile journal may
+# have a megabyte of keys in each record; so it takes 64 MiB at most.
 _are_keys_in_order_cached = lru_cache(maxsize=64)(_are_keys_in_order)
 
 

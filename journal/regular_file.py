@@ -1,7 +1,7 @@
 """Open regular files only: never through a symbolic link, never a folder, device or pipe.
 
-`store.files.regular_file` does the same for the other packages. There are two modules because the journal does not
-import the store, and the aircraft's code does not import the journal.
+`store.files.regular_file` does the same for the other packages. There are two modules because the journal
+does not import the store, and the aircraft's code does not import the journal.
 """
 
 import errno

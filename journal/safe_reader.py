@@ -1,8 +1,8 @@
 """Read a journal that may be busy, damaged or hostile, without risk to the calling process.
 
-LMDB ends a process that reads a damaged file, and the structural check is not reliable while another process commits.
-So a file that passes the check is read here, and every other file in a child process, which may die. The output of the
-child is trusted only as far as the digest chain holds, which is checked again here.
+LMDB ends a process that reads a damaged file, and the structural check is not reliable while another process
+commits. So a file that passes the check is read here, and every other file in a child process, which may die.
+The output of the child is trusted only as far as the digest chain holds, which is checked again here.
 """
 
 import math
@@ -67,15 +67,15 @@ def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIME
 
     Args:
         path: The file.
-        foreign: The file comes from elsewhere and nobody writes it: its lock file is not trusted, and it is never
-            mapped into this process.
+        foreign: The file comes from elsewhere and nobody writes it: its lock file is not trusted, and it is
+            never mapped into this process.
         timeout_s: Limit for a child process, in seconds of wall time and of processor time.
 
     Raises:
         JournalMissingError: There is no such file.
         JournalPermissionError: This user may not read it.
-        JournalDamagedError: The structure or the chain is damaged, or reading killed the child or took too long. The
-            loss of the newest records cannot be noticed; compare `head` with one kept elsewhere.
+        JournalDamagedError: The structure or the chain is damaged, or reading killed the child or took too
+            long. The loss of the newest records cannot be noticed; compare `head` with one kept elsewhere.
     """
     path = Path(path)
     if foreign:
@@ -84,8 +84,8 @@ def snapshot(path: Path | str, *, foreign: bool = False, timeout_s: float = TIME
         try:
             return _read_here(path)
         except (errors.JournalPermissionError, errors.JournalFullError):
-            # On a read-only or full file system, or without permission to write, LMDB cannot create its lock file.
-            # Without it a writer is not noticed, so the child reads, and only the chain is trusted.
+            # On a read-only or full file system, or without permission to write, LMDB cannot create its lock
+            # file. Without it a writer is not noticed, so the child reads, and only the chain is trusted.
             foreign = True
     return _read_with_retry(path, foreign=foreign, timeout_s=timeout_s)
 
@@ -110,7 +110,8 @@ def salvage_records(
         timeout_s: Limit for the child process, in seconds of wall time and of processor time.
 
     Returns:
-        The entries after `after`, as far as they can be read and the chain holds; none if nothing can be read.
+        The entries after `after`, as far as they can be read and the chain holds; none if nothing can be
+        read.
 
     Raises:
         JournalPermissionError: This user may not read it.

@@ -1,8 +1,8 @@
 """The child process of `journal.safe_reader`: read a journal and write it to a pipe.
 
-Frames on standard output, integers big-endian: `R` seq (8) length (4) stored value; `P` length of name (2) length of
-value (4) name, stored value; `H` seq (8) chain (32), the last frame. An error is one JSON object on standard error and
-exit status 3. One transaction reads everything, so the state is consistent.
+Frames on standard output, integers big-endian: `R` seq (8) length (4) stored value; `P` length of name (2)
+length of value (4) name, stored value; `H` seq (8) chain (32), the last frame. An error is one JSON object on
+standard error and exit status 3. One transaction reads everything, so the state is consistent.
 """
 
 import os
@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> int:
     """Read a journal.
 
     Args:
-        arguments: Path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of the head after which to salvage;
-            limit of processor time in seconds; pid of the parent.
+        arguments: Path; `live`, `foreign` or `salvage`; seq and hexadecimal chain of the head after which to
+            salvage; limit of processor time in seconds; pid of the parent.
 
     Returns:
         Exit status.
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _limit_resources(seconds: int, parent: int) -> None:
-    """End this process with its parent; write no core file; limit time and memory to what a sound journal needs."""
+    """End this process with its parent, write no core file, and limit processor time and memory."""
     import ctypes  # noqa: PLC0415 - the parent imports this module too, and does not need it
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -110,6 +110,7 @@ def _salvage(path: Path, after: Head) -> None:
 
 
 def _require_count(found: int, counted: int, what: str) -> None:
-    # A damaged page can hide entries. The chain reveals missing records, except the newest, but no projections.
+    # A damaged page can hide entries. The chain reveals missing records, except the newest, but no
+    # projections.
     if found != counted:
         raise JournalDamagedError(f"{counted} {what} expected by the count that LMDB keeps, {found} found")

@@ -1,8 +1,7 @@
-"""Errors of the store, grouped by what a handler would do.
+"""Errors of the store, grouped by what a handler does about them.
 
-Every error carries a stable `kind`, one sentence that says what was expected and what was found, and a hint:
-the one command or action that mends it. Kinds are append-only, because scripts match on them. The message comes first,
-everything else is given by name; an error whose message is made of findings takes these in its place.
+Every error has a stable `kind`, a message that says what was expected and found, and a hint: the command or
+action that fixes it. Kinds are added, never changed, because scripts match on them.
 """
 
 import errno
@@ -11,10 +10,9 @@ from enum import StrEnum
 
 
 class Category(StrEnum):
-    """What a handler does about an error. Every error class names its own; `tools.exit_codes` has a code for each.
+    """What a handler does about an error. `tools.exit_codes` has an exit code for each.
 
-    The one enum is here because the aircraft's code, which needs it, must not import the journal, and the journal
-    must not import the store: errors of the journal give the value of a category as text.
+    Errors of the journal give the value of a category as text, because the journal must not import the store.
     """
 
     INTERNAL = "internal"
@@ -67,7 +65,7 @@ class ErrorKind(StrEnum):
 
 
 class StoreError(Exception):
-    """Base of the tree."""
+    """The base class of all errors of the store."""
 
     category = Category.NO_GO
 
@@ -79,13 +77,13 @@ class StoreError(Exception):
 
 
 class RequestRefusedError(StoreError):
-    """The caller asked for something this cache cannot do; nothing was changed. Ask for something else."""
+    """The cache cannot do what the caller asked for; nothing was changed. Ask for something else."""
 
     category = Category.REFUSED
 
 
 class CacheUnusableError(StoreError):
-    """The folder, file system or permissions do not allow it. Mend the machine, not the cache."""
+    """The folder, file system or permissions do not allow it. Fix the machine, not the cache."""
 
     category = Category.REFUSED
 
@@ -97,23 +95,23 @@ class DiskFullError(StoreError):
 
 
 class DamagedHistoryError(StoreError):
-    """The journal does not fit the files beside it, or cannot be understood. Never write to it."""
+    """The journal contradicts the files of the cache, or cannot be understood. Never write to it."""
 
     category = Category.DAMAGED
 
 
 class ArtifactsBusyError(StoreError):
-    """Somebody writes artifacts beside us and does not finish. Nothing was changed; try again."""
+    """Another process is writing artifacts and does not finish. Nothing was changed; try again."""
 
     category = Category.LOCK_HELD
 
 
 class UnprojectedError(StoreError):
-    """A generation is committed, but its files could not be written; the next command that writes does it.
+    """A generation is committed, but its files could not be written; the next writer writes them.
 
     Attributes:
         generation: The generation, which readers cannot see yet.
-        reason: What kept its files from being written; its category is that of this error, too.
+        reason: Why its files could not be written; this error has the same category.
     """
 
     category = Category.REFUSED
@@ -124,7 +122,7 @@ class UnprojectedError(StoreError):
             kind=reason.kind,
             hint=reason.hint
             if reason.kind is ErrorKind.JOURNAL_REPLACED
-            else "mend that, then run the same command again: it writes them first",
+            else "fix that, then run the same command again: it writes them first",
         )
         self.category = reason.category
         self.generation = generation
@@ -132,21 +130,21 @@ class UnprojectedError(StoreError):
 
 
 class UnknownEventError(StoreError):
-    """The journal holds events of a newer version. Reading goes on without them; writing is refused."""
+    """The journal has events of a newer version. Reading ignores them; writing is refused."""
 
     category = Category.REFUSED
 
 
 class ArtifactError(StoreError):
-    """An artifact is missing or its bytes are not the ones named. Run its step again."""
+    """An artifact is missing, or its content does not match its digest. Run its step again."""
 
 
 class BundleError(StoreError):
-    """A file is no bundle, or not a whole one. Get it again; nothing was taken from it."""
+    """A file is no bundle, or an incomplete one. Get it again; nothing was imported."""
 
 
 class ManifestCoverageError(StoreError):
-    """What the manifest would name is not what lies in the tree; lists every problem of one pass."""
+    """The artifacts do not match what the manifest would name; lists every problem."""
 
     category = Category.BUILD_FAILED
 
@@ -159,7 +157,7 @@ class ManifestCoverageError(StoreError):
 
 
 class NoGoError(StoreError):
-    """The cache must not be flown; carries every reason."""
+    """The cache must not be flown; lists every reason."""
 
     def __init__(
         self, reasons: Sequence[str], *, kind: ErrorKind = ErrorKind.VERIFICATION, hint: str = ""
@@ -169,7 +167,7 @@ class NoGoError(StoreError):
 
 
 class IncompatibleDeviceError(NoGoError):
-    """The cache is sound but made for another device or library version."""
+    """The cache is sound, but was built for another device or library version."""
 
     category = Category.INCOMPATIBLE
 
@@ -178,27 +176,27 @@ class IncompatibleDeviceError(NoGoError):
 
 
 UNREADABLE = "unreadable"
-"""How it is said that the operating system refused to read: nothing is known of the content."""
+"""Says that the operating system refused to read a file: its content is unknown."""
 
 FAILING = "cannot be read"
-"""How it is said that the disk failed: whatever it holds there is lost, and is made again."""
+"""Says that the disk failed: the content is lost and must be rebuilt."""
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 
 
 def is_shortage(error: OSError) -> bool:
-    """Whether this process lacks memory or open files, or was interrupted: that says nothing about what it looked at."""
+    """Return whether this process lacks memory or open files, or was interrupted."""
     return error.errno in _SHORTAGES
 
 
 def lacks_threads(error: BaseException) -> bool:
-    """Whether the system gave this process no further thread, for which Python has no class of its own."""
+    """Return whether the system refused a thread, for which Python has no error class of its own."""
     return isinstance(error, RuntimeError) and str(error).startswith("can't start new thread")
 
 
 def category_of(error: BaseException) -> Category:
-    """Return the category of any error: its own, or the one of an error of Python or of the operating system."""
+    """Return the category of any error, also of errors of Python and the operating system."""
     own = getattr(error, "category", None)
     for category in Category:
         if own == category:
@@ -215,12 +213,12 @@ def category_of(error: BaseException) -> Category:
 
 
 def describe_read_error(error: OSError) -> str:
-    """Say why a file that is there was not read."""
+    """Return why an existing file could not be read."""
     return f"{FAILING if error.errno == errno.EIO else UNREADABLE} ({error.strerror})"
 
 
 def from_os_error(error: OSError, what: str) -> StoreError:
-    """Translate an error of the operating system once, at the boundary."""
+    """Return the store's error for an error of the operating system; `what` names the file or action."""
     found = f"{what}: {error.strerror or error}"
     if is_shortage(error):
         return CacheUnusableError(
@@ -236,7 +234,7 @@ def from_os_error(error: OSError, what: str) -> StoreError:
         return CacheUnusableError(
             f"expected a writable cache, found {found}",
             kind=ErrorKind.PERMISSION,
-            hint="mend the permissions or mount",
+            hint="fix the permissions or mount",
         )
     return CacheUnusableError(
         f"expected the disk to answer, found {found}", kind=ErrorKind.INPUT_OUTPUT, hint="c10 doctor"

@@ -1,7 +1,7 @@
-"""Fakes for tests of the store and of what stands on it.
+"""Builds with tiny artifacts, events and a clock, for tests of the store and the packages above it.
 
-`play` runs one build through every kind of event with tiny artifacts, and can be told to raise, or to stop
-dead, at any step; it is what the pipeline does, without the work.
+`play` appends all events of a build, as the pipeline does, but with tiny artifacts. It can raise or die at
+any step.
 """
 
 import hashlib
@@ -15,20 +15,7 @@ import numpy as np
 from store.base import canonical_json, identity
 from store.base.values import ArtifactRef, Position
 from store.cache.writer import CacheWriter
-from store.domain.events import (
-    BuildFailed,
-    BuildPlanned,
-    BuildStarted,
-    CellEmbedded,
-    CheckPassed,
-    CoverageWalked,
-    EngineCompiled,
-    IndexBuilt,
-    IndexExtended,
-    StepReused,
-    StepStarted,
-    TilesSelected,
-)
+from store.domain import events
 from store.domain.index_files import whole_of, whole_rows
 from store.domain.manifest_projection import body_of, render
 from store.domain.state import FLIGHT, Generation
@@ -38,10 +25,10 @@ from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest.manifest import Envelope, parse
 from store.verify.coverage import named_by, referenced_by, walk
 
-Made = TypeVar("Made")
+Event = TypeVar("Event")
 
 STEPS = ("start", "tiles", "engine", "check", "cells", "index", "coverage", "commit")
-"""Where `play` can be made to fail or to stop."""
+"""Where `play` can fail or die."""
 
 PREPROCESSING: Mapping[str, object] = {
     "size": [8, 8],
@@ -55,7 +42,7 @@ PREPROCESSING: Mapping[str, object] = {
 
 @dataclass(slots=True)
 class FakeClock:
-    """A clock that moves by one millisecond per look, and jumps when told to."""
+    """A clock that advances by one millisecond per call; tests set `now_ns` to make it jump."""
 
     now_ns: int = 1_700_000_000_000_000_000
     ticks: int = 0
@@ -72,22 +59,22 @@ class FakeClock:
 
 
 class StopDeadError(BaseException):
-    """Stands for the death of the process: nothing after it runs, not even the recording of a failure."""
+    """Acts as the death of the process: nothing after it runs, not even the recording of a failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A build to play: its inputs in miniature.
+    """The inputs of a build to play.
 
     Attributes:
-        flight: Flight id, part of the identity alone.
-        engine: Content of the network, hence of the engine key.
+        flight: Flight id; changes the identity only.
+        engine: Content of the network; changes the engine key.
         tiles: Tile position (column, row at zoom 6) to content.
-        version: Version of the compiler; the reader wants the installed one.
+        version: Version of the compiler; the reader requires the installed one.
         target: Device the engine is for.
-        extend: Whether its index extends that of the head.
-        fail_at: Step at which it raises, or nothing.
-        die_at: Step at which it stops dead, or nothing.
+        extend: Whether its index extends the index of the head.
+        fail_at: Step at which it raises; empty for none.
+        die_at: Step at which it dies; empty for none.
     """
 
     flight: str = "f1"
@@ -102,7 +89,7 @@ class Scenario:
     die_at: str = ""
 
     def inputs(self) -> Mapping[str, object]:
-        """The document of the build identity."""
+        """Return the inputs that define the build identity."""
         return identity.build_inputs(
             flight_id=self.flight,
             sector="stable_rear",
@@ -125,13 +112,13 @@ class Scenario:
         )
 
     def rows(self) -> list[tuple[int, str]]:
-        """The tiles as (descriptor id, digest)."""
+        """Return the tiles as (descriptor id, digest)."""
         return [(identity.descriptor_id(6, x, y), _sha(text)) for (x, y), text in sorted(self.tiles.items())]
 
 
 @dataclass(slots=True)
 class Work:
-    """What a played build would have cost: compiles, digests embedded, index builds."""
+    """The work that a played build did not reuse: engines compiled, tiles embedded, indexes built."""
 
     compiled: int = 0
     embedded: int = 0
@@ -139,7 +126,7 @@ class Work:
 
 
 def play(store: CacheWriter, scenario: Scenario) -> tuple[Generation | None, Work]:
-    """Run a build; returns its generation, or nothing if it failed as told to, and the work it did.
+    """Play a build; return its generation, or None if it failed as requested, and the work it did.
 
     Raises:
         StopDeadError: The scenario dies; the build stays open in the journal.
@@ -147,16 +134,16 @@ def play(store: CacheWriter, scenario: Scenario) -> tuple[Generation | None, Wor
     work, number = Work(), store.state.next_build
     calibration = store.artifacts.put(b"{}")
     inputs = scenario.inputs()
-    started = BuildStarted(
+    started = events.BuildStarted(
         identity=identity.build_identity(inputs), inputs=inputs, calibration=calibration, again=False, host={}
     )
     store.append(started, build=number)
     try:
-        _reach(scenario, "start")
-        _steps(store, scenario, number, work)
-        _reach(scenario, "commit")
+        _fail_or_die_at(scenario, "start")
+        _play_steps(store, scenario, number, work)
+        _fail_or_die_at(scenario, "commit")
     except RuntimeError as error:
-        failed = BuildFailed(
+        failed = events.BuildFailed(
             step=scenario.fail_at,
             kind="test",
             subject="",
@@ -170,9 +157,9 @@ def play(store: CacheWriter, scenario: Scenario) -> tuple[Generation | None, Wor
     return store.commit(number), work
 
 
-def _steps(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> None:
+def _play_steps(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> None:
     table = store.artifacts.put(encode_tiles((tile, sha, None) for tile, sha in scenario.rows()))
-    selected = TilesSelected(
+    selected = events.TilesSelected(
         digest=identity.digest_tile_set(scenario.rows()),
         table=table,
         count=len(scenario.tiles),
@@ -180,20 +167,20 @@ def _steps(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> N
         excluded=0,
         warnings=(),
     )
-    store.append(selected, BuildPlanned(steps=({"kind": "engine", "why": "test"},)), build=number)
-    _reach(scenario, "tiles")
-    key = _engine(store, scenario, number, work)
-    _reach(scenario, "check")
+    store.append(selected, events.BuildPlanned(steps=({"kind": "engine", "why": "test"},)), build=number)
+    _fail_or_die_at(scenario, "tiles")
+    key = _play_engine(store, scenario, number, work)
+    _fail_or_die_at(scenario, "check")
     space = identity.vector_space(engine=key, preprocessing=PREPROCESSING, precision="fp32", batch=1)
-    blocks = _cells(store, scenario, number, space, work)
-    _reach(scenario, "cells")
-    _index(store, number, space, blocks, work, rows=len(scenario.tiles), extend=scenario.extend)
-    _reach(scenario, "index")
-    _walk(store, number)
-    _reach(scenario, "coverage")
+    blocks = _play_cells(store, scenario, number, space, work)
+    _fail_or_die_at(scenario, "cells")
+    _play_index(store, number, space, blocks, work, rows=len(scenario.tiles), extend=scenario.extend)
+    _fail_or_die_at(scenario, "index")
+    _play_coverage(store, number)
+    _fail_or_die_at(scenario, "coverage")
 
 
-def _engine(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> str:
+def _play_engine(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> str:
     components = identity.engine_components(
         onnx_sha256=_sha(scenario.engine),
         backend="onnxruntime",
@@ -210,13 +197,13 @@ def _engine(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> 
         and store.artifacts.present(known.artifact)
         and ("parity", key) in store.state.step_cache.passed
     ):
-        store.append(StepReused(kind="engine", count=1, keys={"place": key}), build=number)
+        store.append(events.StepReused(kind="engine", count=1, keys={"place": key}), build=number)
         return key
-    store.append(StepStarted(kind="engine", subjects=("place",), key=key), build=number)
-    _reach(scenario, "engine")
+    store.append(events.StepStarted(kind="engine", subjects=("place",), key=key), build=number)
+    _fail_or_die_at(scenario, "engine")
     work.compiled += 1
     artifact = store.artifacts.put(f"engine of {scenario.engine}".encode())
-    compiled = EngineCompiled(
+    compiled = events.EngineCompiled(
         model="place",
         purpose=FLIGHT,
         key=key,
@@ -228,14 +215,16 @@ def _engine(store: CacheWriter, scenario: Scenario, number: int, work: Work) -> 
         host={},
     )
     measured = {"cosine_ppm": 1_000_000}
-    passed = CheckPassed(
+    passed = events.CheckPassed(
         check="parity", subject="place", key=key, artifact=artifact.sha256, measured=measured
     )
     store.append(compiled, passed, build=number)
     return key
 
 
-def _cells(store: CacheWriter, scenario: Scenario, number: int, space: str, work: Work) -> list[BlockRow]:
+def _play_cells(
+    store: CacheWriter, scenario: Scenario, number: int, space: str, work: Work
+) -> list[BlockRow]:
     cells: dict[tuple[int, int], list[tuple[int, str]]] = {}
     for (x, y), text in sorted(scenario.tiles.items()):
         cells.setdefault((x >> 4, y >> 4), []).append((identity.descriptor_id(6, x, y), _sha(text)))
@@ -250,10 +239,12 @@ def _cells(store: CacheWriter, scenario: Scenario, number: int, space: str, work
         ]
         known = fitting[-1] if fitting else None
         if known is None:
-            store.append(StepStarted(kind="cells", subjects=(f"6/{cell_x}/{cell_y}",), key=key), build=number)
+            store.append(
+                events.StepStarted(kind="cells", subjects=(f"6/{cell_x}/{cell_y}",), key=key), build=number
+            )
             work.embedded += len(tiles)
             block = store.artifacts.put(canonical_json.encode([space, [list(tile) for tile in tiles]]))
-            known = CellEmbedded(
+            known = events.CellEmbedded(
                 space=space,
                 zoom=6,
                 cell_x=cell_x,
@@ -271,7 +262,7 @@ def _cells(store: CacheWriter, scenario: Scenario, number: int, space: str, work
     return rows
 
 
-def _index(
+def _play_index(
     store: CacheWriter,
     number: int,
     space: str,
@@ -285,33 +276,33 @@ def _index(
     components = identity.index_components(
         space=space, blocks=table.sha256, options={"kind": "flat"}, library="none"
     )
-    shown = store.state.head_build.index if extend and store.state.head_build else None
-    if shown is not None:
-        components = identity.extended_index_components(components, base=whole_of(shown).sha256)
+    head = store.state.head_build.index if extend and store.state.head_build else None
+    if head is not None:
+        components = identity.extended_index_components(components, base=whole_of(head).sha256)
     key = identity.index_key(components)
     known = store.state.step_cache.indexes.get(key)
     if known is not None and store.artifacts.present(known.artifact):
-        store.append(StepReused(kind="index", count=1, keys={"index": key}), build=number)
+        store.append(events.StepReused(kind="index", count=1, keys={"index": key}), build=number)
         return
     work.indexed += 1
-    if shown is not None:
-        extended = IndexExtended(
+    if head is not None:
+        extended = events.IndexExtended(
             key=key,
             components=components,
-            artifact=store.artifacts.put(_delta(table.sha256, added=1 + rows - whole_rows(shown))),
-            base=whole_of(shown),
+            artifact=store.artifacts.put(_encode_delta(table.sha256, added=1 + rows - whole_rows(head))),
+            base=whole_of(head),
             blocks=table,
-            kind=shown.kind,
-            metric=shown.metric,
-            dimensions=shown.dimensions,
+            kind=head.kind,
+            metric=head.metric,
+            dimensions=head.dimensions,
             rows=rows,
-            added=1 + rows - whole_rows(shown),
+            added=1 + rows - whole_rows(head),
             dropped=1,
             elapsed_ms=1,
         )
         store.append(extended, build=number)
         return
-    built = IndexBuilt(
+    built = events.IndexBuilt(
         key=key,
         components=components,
         artifact=store.artifacts.put(b"index of " + table.sha256.encode()),
@@ -325,16 +316,16 @@ def _index(
     store.append(built, build=number)
 
 
-def _delta(seed: str, *, added: int) -> bytes:
-    """A delta that leaves one row out."""
+def _encode_delta(seed: str, *, added: int) -> bytes:
+    """Return a delta that drops one row."""
     row = np.array([int(seed[i : i + 2], 16) for i in range(0, 8, 2)], np.float32)
-    came = Rows(np.arange(added, dtype=np.uint64), np.tile(row, (added, 1)))
-    return index_delta.encode(index_delta.Delta(came, Rows(np.zeros(1, np.uint64), row[None])))
+    new = Rows(np.arange(added, dtype=np.uint64), np.tile(row, (added, 1)))
+    return index_delta.encode(index_delta.Delta(new, Rows(np.zeros(1, np.uint64), row[None])))
 
 
-def _walk(store: CacheWriter, number: int) -> None:
+def _play_coverage(store: CacheWriter, number: int) -> None:
     geography = store.artifacts.put(canonical_json.encode({"holes": []}))
-    tentative = CoverageWalked(
+    walked = events.CoverageWalked(
         files=0,
         size=0,
         unreferenced=0,
@@ -345,7 +336,7 @@ def _walk(store: CacheWriter, number: int) -> None:
         featureless=0,
         skipped=0,
     )
-    store.append(tentative, build=number)
+    store.append(walked, build=number)
     envelope = Envelope(cache_id="", generation=1, origin=number, before=Position(), wall_ns=0)
     manifest = parse(render(body_of(store.state, store.state.builds[number]), envelope))
     named = named_by(manifest, store.artifacts)
@@ -353,7 +344,7 @@ def _walk(store: CacheWriter, number: int) -> None:
     walk(store.artifacts, named, referenced=referenced, full=True).require(strict=True, hint="c10 build")
 
 
-def _reach(scenario: Scenario, step: str) -> None:
+def _fail_or_die_at(scenario: Scenario, step: str) -> None:
     if scenario.die_at == step:
         raise StopDeadError(step)
     if scenario.fail_at == step:
@@ -364,13 +355,13 @@ def _sha(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
-def make(kind: type[Made], /, **fields: object) -> Made:
-    """Make an event for a test that cares for a few of its fields: all others are empty, zero or absent."""
-    values = {name: _empty(hint) for name, hint in get_type_hints(kind).items()} | fields
+def make(kind: type[Event], /, **fields: object) -> Event:
+    """Return an event with some fields given and all others empty, zero or None."""
+    values = {name: _empty_value(hint) for name, hint in get_type_hints(kind).items()} | fields
     return kind(**values)
 
 
-def _empty(hint: Any) -> object:  # noqa: ANN401 - a type as `get_type_hints` gives it
+def _empty_value(hint: Any) -> object:  # noqa: ANN401 - a type as `get_type_hints` gives it
     if get_origin(hint) is UnionType:
         return None
     if get_origin(hint) is tuple:
@@ -380,5 +371,5 @@ def _empty(hint: Any) -> object:  # noqa: ANN401 - a type as `get_type_hints` gi
 
 
 def ref_of(data: bytes) -> ArtifactRef:
-    """The reference that `data` gets as an artifact."""
+    """Return the reference of `data` as an artifact."""
     return ArtifactRef(sha256=_sha(data), size=len(data))

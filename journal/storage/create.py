@@ -1,7 +1,8 @@
 """Create a journal file completely or not at all.
 
-LMDB writes the first pages of a new file in one step that a power cut can tear, and never accepts a torn page again.
-So the file is written in a scratch folder, with its first records, synced, closed, and then linked to its name.
+LMDB writes the first pages of a new file in one step that a power cut can tear, and never accepts a torn page
+again. So the file is written in a scratch folder, with its first records, synced, closed, and then linked to
+its name.
 """
 
 import errno

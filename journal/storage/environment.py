@@ -1,11 +1,11 @@
 """The LMDB environment of an open journal file, with its databases and transactions.
 
-LMDB trusts the pages it maps, so a damaged file can end this process with a signal. Callers check the raw bytes first
-(`journal.storage.integrity`) or open the file in a child process (`journal.safe_reader`). This module knows
-transactions and keys, not records or chains.
+LMDB trusts the pages it maps, so a damaged file can end this process with a signal. Callers check the raw
+bytes first (`journal.storage.integrity`) or open the file in a child process (`journal.safe_reader`). This
+module knows transactions and keys, not records or chains.
 
-It keeps these rules of LMDB: a process opens a file once, never uses it across `fork`, keeps transactions short, and
-closes it after a disk error.
+It keeps these rules of LMDB: a process opens a file once, never uses it across `fork`, keeps transactions
+short, and closes it after a disk error.
 """
 
 import os
@@ -30,7 +30,7 @@ _KEY: Final = struct.Struct(">Q")
 
 
 class Environment:
-    """An open LMDB file with its three databases, made by `open_environment`. Do not share it between threads."""
+    """An open LMDB file with its three databases. Do not share it between threads."""
 
     def __init__(self, env: lmdb.Environment, path: Path, *, readonly: bool, create: bool) -> None:
         self.path = path
@@ -61,13 +61,13 @@ class Environment:
     def write(self) -> Iterator["WriteTransaction"]:
         """Open a write transaction: committed and durable when the block ends, rolled back when it raises.
 
-        Before and after the commit, check that the path still names this file. A process that rebuilds a journal first
-        unlinks the old one and then reads it, so it finds every acknowledged record.
+        Before and after the commit, check that the path still names this file. A process that rebuilds a
+        journal first unlinks the old one and then reads it, so it finds every acknowledged record.
 
         Raises:
             JournalMisuseError: The environment is read-only.
-            JournalDamagedError: The path names another file or none. If this happened during the commit, the result of
-                the transaction is unknown.
+            JournalDamagedError: The path names another file or none. If this happened during the commit, the
+                result of the transaction is unknown.
             JournalError: See `translating_errors`.
         """
         env = self._require_open()
@@ -104,7 +104,7 @@ class Environment:
             raise self._fail(error, "syncing") from error
 
     def abandon(self, why: str) -> None:
-        """Close, and keep the reason for the errors of later calls. Do not touch the file in a forked child."""
+        """Close, and keep the reason for the errors of later calls. A forked child leaves the file alone."""
         env, self._env = self._env, None
         if env is None:
             return
@@ -118,7 +118,7 @@ class Environment:
         self.abandon("it was closed")
 
     def _fail(self, error: Exception, doing: str) -> JournalError:
-        """Return the `JournalError` for an error of LMDB or the system; after a disk error, close the environment."""
+        """Return the journal's error for an error of LMDB or the system; close after a disk error."""
         ours, disk = to_journal_error(error, self.path, doing)
         if disk:
             self.abandon(f"it was closed after an error: {ours.message}")
@@ -210,15 +210,16 @@ class WriteTransaction(ReadTransaction):
         Raises:
             JournalDamagedError: The seq is not the greatest.
         """
-        # append=True makes LMDB refuse a key that is not the greatest; overwrite=False refuses one that exists.
+        # append=True makes LMDB refuse a key that is not the greatest; overwrite=False refuses one that
+        # exists.
         if not self._txn.put(_KEY.pack(seq), value, append=True, overwrite=False, db=self._records):
             raise JournalDamagedError(f"seq {seq} was expected to be free, it is taken", seq=seq)
 
     def put_projection(self, name: bytes, value: bytes) -> None:
         """Replace a projection; at most once for a name in a transaction.
 
-        If a large value and then a smaller one are put in one transaction, LMDB keeps a page count that the structural
-        check reports as damage.
+        If a large value and then a smaller one are put in one transaction, LMDB keeps a page count that the
+        structural check reports as damage.
         """
         self._txn.put(name, value, db=self._projections)
 

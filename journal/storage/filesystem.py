@@ -1,7 +1,8 @@
 """Refuse file systems that cannot hold a journal.
 
-LMDB needs one coherent page cache and working locks; the journal needs durable file names and hard links. Local file
-systems known to have these are allowed. Remote ones are refused. Others were never tested and need an explicit setting.
+LMDB needs one coherent page cache and working locks; the journal needs durable file names and hard links.
+Local file systems known to have these are allowed. Remote ones are refused. Others were never tested and need
+an explicit setting.
 """
 
 import os

@@ -1,8 +1,9 @@
 """Check the structure of a journal file at rest, on its raw bytes.
 
-LMDB trusts the pages it maps: reading a damaged file can end this process with a signal, which no `except` catches.
-So nothing is mapped before `read_meta_pages` and `check_structure` have checked the raw bytes. A file that they cannot
-check is read in another process (`journal.safe_reader`). This module knows pages, not records or chains.
+LMDB trusts the pages it maps: reading a damaged file can end this process with a signal, which no `except`
+catches. So nothing is mapped before `read_meta_pages` and `check_structure` have checked the raw bytes. A
+file that they cannot check is read in another process (`journal.safe_reader`). This module knows pages, not
+records or chains.
 """
 
 import time
@@ -20,7 +21,7 @@ _IDLE_S: Final = 0.002
 
 
 def check_structure(path: Path, *, attempts: int = _ATTEMPTS) -> tuple[str, ...] | None:
-    """Return the structural problems of a journal file; None if other processes kept committing during the check.
+    """Return the structural problems of a journal file; None if other processes kept committing.
 
     Safe on any file: nothing is mapped. A commit during the check would make a sound file look damaged.
 
@@ -53,7 +54,7 @@ def check_structure(path: Path, *, attempts: int = _ATTEMPTS) -> tuple[str, ...]
 
 
 def require_sound(path: Path) -> bool:
-    """Refuse a damaged file; return False if other processes kept committing, so that it could not be checked.
+    """Refuse a damaged file; return False if it could not be checked because others kept committing.
 
     Raises:
         JournalDamagedError: The structure or the meta pages are damaged.

@@ -1,11 +1,11 @@
 """Read and check the LMDB meta pages of a journal file, before anything maps the file into memory.
 
-The checks are cheap. They refuse files that would harm the process that opens them: no regular file, a missing meta
-page, another format. The structural check, the chain and the safe reader find other damage.
+The checks are cheap. They refuse files that would harm the process that opens them: no regular file, a
+missing meta page, another format. The structural check, the chain and the safe reader find other damage.
 
 Meta pages of LMDB 0.9 (mdb.c, `MDB_page` and `MDB_meta`, 64 bit): a page header of 16 bytes, then magic (4),
-version (4), address (8), map size (8), two database records of 48 bytes of which the first begins with the page
-size (4), last page number (8), transaction number (8); all in the byte order of the machine.
+version (4), address (8), map size (8), two database records of 48 bytes of which the first begins with the
+page size (4), last page number (8), transaction number (8); all in the byte order of the machine.
 """
 
 import errno
@@ -26,8 +26,9 @@ _MAGICS: Final = (_MAGIC.to_bytes(4, "little"), _MAGIC.to_bytes(4, "big"))
 _MAGIC_AT: Final = 16
 _VERSION: Final = 1
 _PAGE_SIZES: Final = frozenset(1 << shift for shift in range(9, 16))
-# Free pages at the end need not be written, so a last page somewhat beyond the end is no damage; the structural check
-# decides. A number that would make the check, or LMDB, reserve unlimited memory is refused here.
+# Free pages at the end need not be written, so a last page somewhat beyond the end is no damage; the
+# structural check decides. A number that would make the check, or LMDB, reserve unlimited memory is refused
+# here.
 _SLACK_PAGES: Final = 1 << 20
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.001
@@ -42,7 +43,8 @@ def read_meta_pages(path: Path) -> Transactions:
     Raises:
         JournalMissingError: There is no such file.
         JournalPermissionError: It cannot be read.
-        JournalDamagedError: It is no regular file, or no LMDB 0.9 file of this architecture with both meta pages.
+        JournalDamagedError: It is no regular file, or no LMDB 0.9 file of this architecture with both meta
+            pages.
     """
     with open_journal(path) as fd:
         return read_open_meta_pages(fd, path)
@@ -61,7 +63,7 @@ def read_open_meta_pages(fd: int, path: Path) -> Transactions:
 
 
 def is_lmdb(path: Path) -> bool:
-    """Return whether a file has LMDB's magic number in a meta page, in either byte order: it is or was a journal.
+    """Return whether a file has LMDB's magic number, in either byte order: it is or was a journal.
 
     False for a file that is not regular or cannot be read.
     """

@@ -1,7 +1,8 @@
 """Open an LMDB file with the right settings and an initialised lock file.
 
-The lock file holds LMDB's table of readers and the count of transactions. The first process that opens a journal
-initialises it, and may die meanwhile or find no space. This module repairs such a lock file before the journal is used.
+The lock file holds LMDB's table of readers and the count of transactions. The first process that opens a
+journal initialises it, and may die meanwhile or find no space. This module repairs such a lock file before
+the journal is used.
 """
 
 import errno
@@ -18,7 +19,7 @@ from journal.regular_file import is_wrong_file_type, open_regular
 from journal.storage.meta_pages import open_journal
 
 MAP_BYTES: Final = 64 << 30
-"""Address space reserved for the file, not disk space. Never resized: that is unsafe while others use the file."""
+"""Address space reserved for the file, not disk space. Resizing is unsafe while others use the file."""
 
 _LIB_0_9: Final = 0
 _READERS: Final = 254
@@ -62,9 +63,10 @@ def allocate_lock_file(path: Path) -> None:
 def open_lmdb(path: Path, *, readonly: bool, create: bool, lock: bool, map_bytes: int) -> lmdb.Environment:
     """Open a file; retry until its lock file is initialised.
 
-    If the process that initialises the lock file dies, LMDB lets waiting processes use it as it is. Without its magic
-    number, LMDB refuses the journal as no LMDB file. With transactions counted from 0, the next commit would be older
-    than the newest state, and lost. Closing and opening again initialises the lock file once no other process holds it.
+    If the process that initialises the lock file dies, LMDB lets waiting processes use it as it is. Without
+    its magic number, LMDB refuses the journal as no LMDB file. With transactions counted from 0, the next
+    commit would be older than the newest state, and lost. Closing and opening again initialises the lock file
+    once no other process holds it.
 
     Raises:
         JournalFilesystemError: Another process holds a lock file that is not initialised.
@@ -117,7 +119,8 @@ def _has_lock_magic(path: Path) -> bool:
 
 
 def _is_initialised(env: lmdb.Environment) -> bool:
-    # New transactions must follow the newest one on disk; a killed writer leaves the count at most one behind.
+    # New transactions must follow the newest one on disk; a killed writer leaves the count at most one
+    # behind.
     newest = env.info()["last_txnid"]
     with env.begin() as txn:
         return newest - txn.id() <= 1

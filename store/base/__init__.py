@@ -1,5 +1,5 @@
 """Values and rules that all other packages use: canonical JSON, identities, preprocessing, validators.
 
-Pure: values in, values out. It imports `store.errors` and NumPy and nothing else of the project. It never
+Pure: values in, values out. It imports NumPy, Pillow and nothing of the project. It never
 touches files, and only `clock` asks for the time.
 """

@@ -1,8 +1,9 @@
 """Encode and decode canonical JSON, and compute domain-separated digests of it. Pure.
 
-A value has exactly one byte string: keys sorted by code point, no white space, ASCII escapes, integers only. Floats
-are refused, because two machines may print one number in two ways; callers use scaled integers or decimal strings.
-Everything that is signed, compared or hashed into an identity is encoded here, on the ground and on board.
+A value has exactly one byte string: keys sorted by code point, no white space, ASCII escapes, integers only.
+Floats are refused, because two machines may print one number in two ways; callers use scaled integers or
+decimal strings. Everything that is signed, compared or hashed into an identity is encoded here, on the ground
+and on board.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ Value: TypeAlias = "bool | int | str | Sequence[Value] | Mapping[str, Value] | N
 """A value that has a canonical form."""
 
 Document: TypeAlias = Mapping[str, Any]
-"""A map of string to `Value`. `encode` checks the values, because a recursive type would be awkward for callers."""
+"""A map of string to `Value`; `encode` checks the values, as a recursive type is awkward for callers."""
 
 _HEX = "0123456789abcdef"
 

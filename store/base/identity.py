@@ -1,11 +1,12 @@
 """Compute step keys, vector spaces and the build identity. Pure.
 
-Builder, verifier and reader all call these functions, so that they agree. A key is the digest of a document of named
-components: everything that the result of its step depends on. The journal keeps the document with the key, so that a
-difference between two keys can be explained. Paths, hosts, clocks and C10's own version are never part of a key.
+Builder, verifier and reader all call these functions, so that they agree. A key is the digest of a document
+of named components: everything that the result of its step depends on. The journal keeps the document with
+the key, so that a difference between two keys can be explained. Paths, hosts, clocks and C10's own version
+are never part of a key.
 
-`RECIPES` holds one integer per step. A developer raises it when a change of the code changes what the step produces
-from the same inputs; no other change of C10 may cause work to be repeated.
+`RECIPES` holds one integer per step. A developer raises it when a change of the code changes what the step
+produces from the same inputs; no other change of C10 may cause work to be repeated.
 """
 
 import hashlib
@@ -50,10 +51,10 @@ def tile_of(identifier: int) -> tuple[int, int, int, int]:
 
 
 def digest_tile_set(tiles: Iterable[tuple[int, str]]) -> Digest:
-    """Return the digest of a set of tiles, given in any order as (descriptor id, SHA-256 of the encoded bytes).
+    """Return the digest of a set of tiles, given as (descriptor id, SHA-256 of the encoded bytes).
 
-    The packed form that is hashed is, for each tile in ascending order of id, the id as 8 big-endian bytes and the
-    32 bytes of its digest.
+    The packed form that is hashed is, for each tile in ascending order of id, the id as 8 big-endian bytes
+    and the 32 bytes of its digest.
 
     Raises:
         ValueError: Two tiles share an id.
@@ -115,8 +116,8 @@ def engine_components(
 def vector_space(*, engine: str, preprocessing: Document, precision: str, batch: int) -> Digest:
     """Return the key of a vector space, in which descriptors may be compared.
 
-    It depends on the step key of the engine, the preprocessing, precision, batch and the recipe of embedding. The
-    recipe belongs to the space and not to the cell, because rows are copied within a space.
+    It depends on the step key of the engine, the preprocessing, precision, batch and the recipe of embedding.
+    The recipe belongs to the space and not to the cell, because rows are copied within a space.
     """
     components: Document = {
         "engine": engine,
@@ -143,8 +144,8 @@ def index_components(*, space: str, blocks: str, options: Document, library: str
 
     Args:
         space: Vector space of the rows.
-        blocks: Digest of the block table, hence of the vectors: the key depends on what earlier steps produced, not
-            on how, so that equal vectors are never indexed twice.
+        blocks: Digest of the block table, hence of the vectors: the key depends on what earlier steps
+            produced, not on how, so that equal vectors are never indexed twice.
         options: Resolved index options.
         library: Index library and its version.
     """
@@ -158,7 +159,7 @@ def index_components(*, space: str, blocks: str, options: Document, library: str
 
 
 def extended_index_components(whole: Document, *, base: str) -> Document:
-    """Return the components of an extended index: those of a whole one, and the digest of the file it extends."""
+    """Return the components of an extended index: a whole one's, and the digest of the file it extends."""
     return {**whole, "base": base}
 
 

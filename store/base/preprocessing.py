@@ -1,10 +1,10 @@
 """Preprocess the pixels of a tile or camera frame into the input of a network. Pure.
 
-Ground station and aircraft run the same code with the parameters from the manifest, so that their descriptors can be
-compared. The steps are:
+Ground station and aircraft run the same code with the parameters from the manifest, so that their descriptors
+can be compared. The steps are:
 
-1. Composite alpha over black: each channel becomes (c * a + 127) // 255. The decoder has expanded palettes and
-   repeated grey before. Embedded colour profiles and orientation tags are ignored.
+1. Composite alpha over black: each channel becomes (c * a + 127) // 255. The decoder has expanded palettes
+   and repeated grey before. Embedded colour profiles and orientation tags are ignored.
 2. Resize to `size` by `RESAMPLER`, without keeping the aspect ratio; leave an equal size alone.
 3. Put channels into `colour` order and axes into `layout` order.
 4. Compute (p - mean) / std in float32, for p from 0 to 255; mean and std are in the network's channel order.
@@ -108,7 +108,7 @@ class Preprocessing:
         return sample
 
     def to_document(self) -> dict[str, object]:
-        """Return the parameters as whole numbers and strings; a float is the shortest decimal that reads back equal."""
+        """Return the parameters as whole numbers and strings; a float is its shortest exact decimal."""
         return {
             "alpha": self.alpha,
             "colour": self.colour,

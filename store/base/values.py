@@ -1,4 +1,4 @@
-"""Values that events, state and manifest share: a reference to an artifact and a position in the journal. Pure."""
+"""Values that events, state and manifests share: artifact references and journal positions. Pure."""
 
 from dataclasses import dataclass
 

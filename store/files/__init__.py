@@ -1,5 +1,5 @@
-"""Read files that cannot be swapped afterwards: regular files, sealed memory, permissions.
+"""Open and read regular files, copy files into sealed memory, and check the permissions of folders.
 
-Part of the aircraft's code. It imports `store.base` and `store.errors`. It never follows a symbolic link and
-never writes into a cache.
+Part of the aircraft's code. It imports `store.base` and `store.errors`. It follows symbolic links only on
+request, and never writes into a cache.
 """

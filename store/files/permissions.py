@@ -1,8 +1,8 @@
 """Find folders of a cache that other users may write to, and refuse to write to such a cache.
 
-Signatures and digests keep foreign content out, but not foreign files: a user who may write can disable a cache and
-race against a build in it. Permissions on a medium that is mounted read-only mean nothing. A folder that a group may
-write to is its owner's decision; `c10 verify` mentions it.
+Signatures and digests keep foreign content out, but not foreign files: a user who may write can disable a
+cache and race against a build in it. Permissions on a medium that is mounted read-only mean nothing. A folder
+that a group may write to is its owner's decision; `c10 verify` mentions it.
 """
 
 import os

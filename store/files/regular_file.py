@@ -1,6 +1,6 @@
-"""Opens regular files only: no symbolic link unless asked for, no folder, no device, and no pipe without a writer.
+"""Open regular files only: no symbolic link unless asked for, no folder, device or pipe.
 
-Part of the aircraft's code. `journal.regular_file` is the same for the journal's own files, since neither of the two
+Part of the aircraft's code. `journal.regular_file` does the same for the journal, because neither of the two
 may import the other.
 """
 
@@ -13,7 +13,7 @@ _WRONG_TYPE_ERRNOS: Final = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
 class NotRegularError(OSError):
-    """What was opened is not a regular file, or not one of this user."""
+    """The file is not regular, or belongs to another user."""
 
 
 def open_regular(
@@ -27,15 +27,15 @@ def open_regular(
     """Open a regular file and return its descriptor, which the caller closes.
 
     Args:
-        path: Where it is. Its last part alone is held against links; `open_below` does so for every part.
+        path: Where it is. Only its last part is checked for links; `open_below` checks every part.
         flags: How to open it; `O_CLOEXEC`, `O_NONBLOCK` and `O_NOFOLLOW` are added.
         mode: Permissions of a file that this creates.
-        folder: Descriptor of an open folder that a relative path starts from.
-        follow_symlinks: Whether a link to the file will do, as for paths that a person gave.
+        folder: Descriptor of the open folder where a relative path starts.
+        follow_symlinks: Whether to accept a link to the file, as for paths that a person gave.
 
     Raises:
         NotRegularError: It is a folder, a pipe or a device.
-        OSError: It cannot be opened; `is_wrong_file_type` tells which errors mean a link or a socket.
+        OSError: It cannot be opened; `is_wrong_file_type` recognises a link or a socket.
     """
     # Without O_NONBLOCK, opening a named pipe waits for the other side.
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow_symlinks else os.O_NOFOLLOW)
@@ -47,7 +47,7 @@ def open_regular(
 
 
 def is_wrong_file_type(error: OSError) -> bool:
-    """Whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
+    """Return whether `open_regular` failed because a link, folder, pipe, socket or device has the name."""
     return isinstance(error, NotRegularError) or error.errno in _WRONG_TYPE_ERRNOS
 
 
@@ -55,9 +55,22 @@ def open_folder(path: str | os.PathLike[str], *, folder: int | None = None) -> i
     """Open a folder that is no symbolic link, and return its descriptor, which the caller closes.
 
     Raises:
-        OSError: There is none, or something else has the name.
+        OSError: There is no such folder, or something else has the name.
     """
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a folder durable.
+
+    Raises:
+        OSError: The folder cannot be opened or synced.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def open_below(name: str, folder: int) -> int:
@@ -66,24 +79,24 @@ def open_below(name: str, folder: int) -> int:
     Raises:
         NotRegularError, OSError: As for `open_regular`.
     """
-    # Step by step, since O_NOFOLLOW holds for the last part of a path alone.
+    # Open folder by folder, because O_NOFOLLOW applies to the last part of a path only.
     *parents, last = name.split("/")
-    at = os.dup(folder)
+    current = os.dup(folder)
     try:
         for part in parents:
-            below = open_folder(part, folder=at)
-            os.close(at)
-            at = below
-        return open_regular(last, folder=at)
+            below = open_folder(part, folder=current)
+            os.close(current)
+            current = below
+        return open_regular(last, folder=current)
     finally:
-        os.close(at)
+        os.close(current)
 
 
 def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes | None:
-    """Return the bytes of a regular file, or nothing if it is something else or longer than `limit`.
+    """Return the bytes of a regular file; None if it is something else or longer than `limit`.
 
     Raises:
-        FileNotFoundError: There is nothing under this name.
+        FileNotFoundError: Nothing has this name.
         OSError: It cannot be read.
     """
     try:
@@ -97,7 +110,7 @@ def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes | None:
 
 
 def read_own(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes:
-    """Return the bytes of a regular file of this user, up to a limit; what others wrote is not believed.
+    """Return the bytes of a regular file of this user, at most `limit`; refuse a file of another user.
 
     Raises:
         NotRegularError, OSError: As for `open_regular`, and for a file of another user.
@@ -113,7 +126,7 @@ def read_own(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes
 
 
 def read_start(path: str | os.PathLike[str], length: int, *, follow_symlinks: bool = False) -> bytes:
-    """Return the first bytes of a regular file, at most so many.
+    """Return the first bytes of a regular file, at most `length`.
 
     Raises:
         NotRegularError, OSError: As for `open_regular`.
@@ -126,7 +139,7 @@ def read_start(path: str | os.PathLike[str], length: int, *, follow_symlinks: bo
 
 
 def read_at(fd: int, offset: int, length: int) -> bytes:
-    """Read `length` bytes at an offset; fewer only at the end of the file."""
+    """Return `length` bytes at an offset; fewer only at the end of the file."""
     content = os.pread(fd, length, offset)
     while len(content) < length:
         more = os.pread(fd, length - len(content), offset + len(content))

@@ -1,8 +1,8 @@
-"""Verified bytes that cannot change afterwards: sealed memory files.
+"""Copy verified bytes into sealed memory files, so that they cannot change afterwards.
 
-Hashing a file and opening or mapping it again later is a race that whoever can write to the card wins. Here a
-file is read once, into a memory file, while it is hashed; the memory file is then sealed against writing,
-growing and shrinking. What a parser gets is that very memory, under a path of this process.
+Hashing a file and opening it again later is a race that anyone who can write to the card can win. So a file
+is read once, hashed while it is copied into a memory file, and the memory file is sealed against writing,
+growing and shrinking. Parsers get that memory, under a path of this process.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 
 class SealError(Exception):
-    """The file is not the one named; the text says what was expected and found."""
+    """The file is not the expected one; the message says what was expected and found."""
 
     category = Category.NO_GO
 
@@ -33,11 +33,11 @@ class SealedMemory:
 
     @property
     def path(self) -> str:
-        """A path that leads to these bytes within this process."""
+        """A path of these bytes, valid in this process."""
         return f"/proc/self/fd/{self.fd}"
 
     def view(self) -> memoryview:
-        """Return all bytes, mapped and not copied; the mapping lives as long as the view.
+        """Return all bytes, mapped and not copied; the mapping lasts as long as the view.
 
         Raises:
             CacheUnusableError: This process lacks memory or open files.
@@ -51,31 +51,31 @@ class SealedMemory:
             raise from_os_error(error, "sealed memory") from error
 
     def close(self) -> None:
-        """Give the memory back, once nothing maps it any more."""
+        """Free the memory, as soon as nothing maps it any more."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def open_expected(name: str, *, folder: int, size: int | None = None, limit: int | None = None) -> int:
-    """Open a regular file of the size expected for reading, below a folder, never through a symbolic link.
+    """Open a regular file of the expected size for reading, below a folder, never through a symbolic link.
 
     Args:
-        name: Where it is below the folder, parts separated by slashes; no part may be a link.
+        name: Path below the folder; no part may be a link.
         folder: Descriptor of an open folder.
         size: Its exact size in bytes, if known.
         limit: Its greatest size in bytes, if bounded.
 
     Raises:
-        SealError: There is none, it is something else, or not of the size expected.
-        CacheUnusableError: This process lacks memory or open files, so that nobody knows.
+        SealError: There is no such file, it is something else, or it has another size.
+        CacheUnusableError: This process lacks memory or open files to find out.
     """
     try:
         fd = open_below(name, folder)
     except NotRegularError as error:
         raise SealError("expected a regular file, found something else") from error
     except OSError as error:
-        _refuse_shortage(error, name)
+        _raise_if_shortage(error, name)
         raise SealError(f"expected a regular file, found: {error.strerror}") from error
     found, wrong = os.fstat(fd).st_size, ""
     if size is not None and found != size:
@@ -88,31 +88,31 @@ def open_expected(name: str, *, folder: int, size: int | None = None, limit: int
     return fd
 
 
-def digest(fd: int, ref: ArtifactRef) -> None:
-    """Hash an open file and hold it against its name.
+def check_digest(fd: int, ref: ArtifactRef) -> None:
+    """Hash an open file and compare it with a reference.
 
     Raises:
-        SealError: Other bytes, more of them, or the disk fails.
+        SealError: It has other content, or the disk fails.
         CacheUnusableError: This process lacks memory.
     """
-    _copy(fd, ref, None)
+    _hash_and_copy(fd, ref, None)
 
 
-def seal(fd: int, ref: ArtifactRef) -> SealedMemory:
+def seal_file(fd: int, ref: ArtifactRef) -> SealedMemory:
     """Copy an open file into sealed memory while hashing it.
 
     Raises:
-        SealError: Other bytes, more of them, or the disk fails.
+        SealError: It has other content, or the disk fails.
         CacheUnusableError: This process lacks memory or open files.
     """
     try:
         memory = os.memfd_create(ref.sha256[:16], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
-        _refuse_shortage(error, "a memory file")
+        _raise_if_shortage(error, "a memory file")
         raise SealError(f"expected a memory file, found: {error.strerror}") from error
     sealed = SealedMemory(memory)
     try:
-        _copy(fd, ref, memory)
+        _hash_and_copy(fd, ref, memory)
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         sealed.close()
@@ -120,19 +120,19 @@ def seal(fd: int, ref: ArtifactRef) -> SealedMemory:
     return sealed
 
 
-def _copy(fd: int, ref: ArtifactRef, memory: int | None) -> None:
+def _hash_and_copy(fd: int, ref: ArtifactRef, memory: int | None) -> None:
     state, done = hashlib.sha256(), 0
     try:
-        # One byte more than expected is asked for, so that a file that grew is noticed and endless data ends.
+        # Read up to one byte more than expected, to notice a file that grew without reading it all.
         while chunk := os.pread(fd, min(_CHUNK, ref.size + 1 - done), done):
             state.update(chunk)
             done += len(chunk)
             if done > ref.size:
                 break
             if memory is not None:
-                _write(memory, chunk)
+                _write_all(memory, chunk)
     except OSError as error:
-        _refuse_shortage(error, f"artifact {ref.sha256}")
+        _raise_if_shortage(error, f"artifact {ref.sha256}")
         raise SealError(f"expected the disk and memory to suffice, found: {error.strerror}") from error
     if done != ref.size or state.hexdigest() != ref.sha256:
         raise SealError(
@@ -140,12 +140,12 @@ def _copy(fd: int, ref: ArtifactRef, memory: int | None) -> None:
         )
 
 
-def _refuse_shortage(error: OSError, what: str) -> None:
+def _raise_if_shortage(error: OSError, what: str) -> None:
     if is_shortage(error):
         raise from_os_error(error, what) from error
 
 
-def _write(memory: int, chunk: bytes) -> None:
+def _write_all(memory: int, chunk: bytes) -> None:
     view = memoryview(chunk)
     while view:
         view = view[os.write(memory, view) :]

@@ -1,11 +1,12 @@
-"""Blocks: the descriptors of one cell as one write-once binary file. Pure: no I/O, clock or environment.
+"""Encode and decode descriptor blocks: the descriptors of one cell as one write-once binary file. Pure.
 
-A *cell* is the set of tiles of one zoom that share ``(x >> 4, y >> 4)``. Its *block* holds, row by row, the
-descriptor id, the SHA-256 of the encoded tile, a texture score and the descriptor. Blocks are the source of truth
-from which an index is built; nothing in them depends on the order in which the tiles were embedded.
+A *cell* is the set of tiles of one zoom that share ``(x >> 4, y >> 4)``. Its *block* holds for each row the
+descriptor id, the SHA-256 of the encoded tile, a texture score and the descriptor. Indexes are built from
+blocks. A block does not depend on the order in which the tiles were embedded.
 
-Format, version 1. All numbers are little-endian, every column starts at a multiple of 64 bytes and all bytes between
-columns are zero, so that equal content means equal bytes and each column can be used in place as an array::
+Format, version 1. All numbers are little-endian, every column starts at a multiple of 64 bytes and all bytes
+between columns are zero, so that equal content means equal bytes and each column can be used in place as an
+array::
 
     offset            size     content
     0                 8        magic, the ASCII bytes "C10BLOCK"
@@ -21,9 +22,9 @@ columns are zero, so that equal content means equal bytes and each column can be
     align64(...)      4 n      texture, float32, finite
     align64(...)      4 n d    vectors, float32, finite, row after row
 
-A descriptor id is ``zoom << 58 | view << 50 | x << 25 | y``. The keys (ids and digests) come first, so that a reader
-that wants to know only *which* tiles a block holds reads ``key_size(n)`` bytes and stops. The size of the whole file
-follows from n and d alone (``block_size``).
+A descriptor id is ``zoom << 58 | view << 50 | x << 25 | y``. The keys (ids and digests) come first: the first
+``key_size(n)`` bytes say which tiles a block holds. The size of the file follows from n and d
+(``block_size``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from store.base.identity import CELL_SHIFT, MAX_ZOOM
+from store.base.identity import CELL_SHIFT, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT
 from store.errors import Category
 
 Bytes = bytes | bytearray | memoryview
@@ -48,21 +49,19 @@ MAX_ROWS: Final = 65_536
 
 _HEADER: Final = struct.Struct("<8s6I32x")
 _ALIGNMENT: Final = 64
-_COORDINATE_BITS: Final = 25
-_COORDINATE_MASK: Final = (1 << _COORDINATE_BITS) - 1
-_ZOOM_SHIFT: Final = 58
+_AXIS_MASK: Final = (1 << X_SHIFT) - 1
 _DIGEST_SIZE: Final = 32
 
 
 class BlockError(ValueError):
-    """A block, or the bytes of one, break a rule of the format; the message says which, expected and found."""
+    """A block or its bytes break a rule of the format; the message says what was expected and found."""
 
     category = Category.NO_GO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockHeader:
-    """The first 64 bytes of a block: which cell it describes and how large it is."""
+    """The content of the first 64 bytes of a block: its cell and its size."""
 
     zoom: int
     cell_x: int
@@ -102,7 +101,7 @@ class Block:
 
     @property
     def cell(self) -> tuple[int, int, int]:
-        """The cell's key: zoom, cell x, cell y. Blocks of an index are ordered by it."""
+        """The key of the cell: zoom, cell x, cell y. Blocks of an index are ordered by it."""
         return self.zoom, self.cell_x, self.cell_y
 
     @property
@@ -125,7 +124,7 @@ def encode(block: Block) -> bytes:
     """Return the bytes of a block.
 
     Raises:
-        BlockError: An array has another shape or dtype, ids are unsorted, repeated or foreign to the cell, or a
+        BlockError: An array has another shape or dtype, ids are unsorted, repeated or outside the cell, or a
             number is not finite.
     """
     _check_arrays(block)
@@ -157,11 +156,11 @@ def encode(block: Block) -> bytes:
 
 
 def decode(data: Bytes) -> Block:
-    """Return the block in ``data``; its arrays are read-only views of ``data``, nothing is copied.
+    """Return the block in ``data``; its arrays are read-only views of ``data``.
 
     Raises:
-        BlockError: Wrong magic, version, size or padding; ids unsorted, repeated or foreign to the cell; a vector or
-            texture that is not finite.
+        BlockError: Wrong magic, version, size or padding; ids unsorted, repeated or outside the cell; a
+            vector or texture that is not finite.
     """
     view = memoryview(data).cast("B").toreadonly()
     header = decode_header(view)
@@ -170,7 +169,7 @@ def decode(data: Bytes) -> Block:
             f"expected {header.size} bytes for {header.rows} rows of {header.dimensions} numbers, found {len(view)}: "
             "the block is truncated or has a tail"
         )
-    ids, digests = _keys(view, header)
+    ids, digests = _decode_keys(view, header)
     _, _, texture_at, vectors_at = _offsets(header.rows)
     if any(view[texture_at + 4 * header.rows : vectors_at]):
         raise BlockError("expected zero bytes between texture and vectors, found others")
@@ -215,34 +214,35 @@ def decode_keys(data: Bytes) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     """Return the key columns of a block: ids, uint64 [n], and digests, uint8 [n, 32].
 
     Args:
-        data: A whole block, or at least its first ``key_size(n)`` bytes; the vectors are neither needed nor read.
+        data: A whole block, or at least its first ``key_size(n)`` bytes.
 
     Raises:
         BlockError: The header or the keys break a rule, or ``data`` ends before they do.
     """
     view = memoryview(data).cast("B").toreadonly()
-    return _keys(view, decode_header(view))
+    return _decode_keys(view, decode_header(view))
 
 
 def descriptor_ids(zoom: NDArray[np.int64], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return the descriptor ids, uint64 [n], of view 0 of tiles given by zoom, column and row, int64 [n] each."""
-    packed = (zoom << _ZOOM_SHIFT) | (x << _COORDINATE_BITS) | y
+    """Return the ids, uint64 [n], of view 0 of tiles given by zoom, column and row, int64 [n] each."""
+    packed = (zoom << ZOOM_SHIFT) | (x << X_SHIFT) | y
     return packed.astype(np.uint64)
 
 
-def _align(offset: int) -> int:
+def align(offset: int) -> int:
+    """Return the first multiple of 64 that is not below an offset."""
     return -(-offset // _ALIGNMENT) * _ALIGNMENT
 
 
 def _offsets(rows: int) -> tuple[int, int, int, int]:
     """Return where ids, digests, texture and vectors begin."""
     ids = HEADER_SIZE
-    digests = _align(ids + 8 * rows)
-    texture = _align(digests + _DIGEST_SIZE * rows)
-    return ids, digests, texture, _align(texture + 4 * rows)
+    digests = align(ids + 8 * rows)
+    texture = align(digests + _DIGEST_SIZE * rows)
+    return ids, digests, texture, align(texture + 4 * rows)
 
 
-def _keys(view: memoryview, header: BlockHeader) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
+def _decode_keys(view: memoryview, header: BlockHeader) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     rows = header.rows
     if len(view) < key_size(rows):
         raise BlockError(f"expected {key_size(rows)} bytes of keys for {rows} rows, found {len(view)}")
@@ -287,11 +287,11 @@ def _check_header(header: BlockHeader) -> None:
 def _check_ids(header: BlockHeader, ids: NDArray[np.uint64]) -> None:
     if np.any(ids[1:] <= ids[:-1]):
         raise BlockError("expected ids in ascending order without repetition, found others")
-    # View bits are free; everything else of an id must point into the cell and into the world at this zoom.
-    x = (ids >> np.uint64(_COORDINATE_BITS)) & np.uint64(_COORDINATE_MASK)
-    y = ids & np.uint64(_COORDINATE_MASK)
+    # Any view is allowed; zoom, column and row must be inside the cell and the world at this zoom.
+    x = (ids >> np.uint64(X_SHIFT)) & np.uint64(_AXIS_MASK)
+    y = ids & np.uint64(_AXIS_MASK)
     inside = (
-        (ids >> np.uint64(_ZOOM_SHIFT) == header.zoom)
+        (ids >> np.uint64(ZOOM_SHIFT) == header.zoom)
         & (x >> np.uint64(CELL_SHIFT) == header.cell_x)
         & (y >> np.uint64(CELL_SHIFT) == header.cell_y)
         & (np.maximum(x, y) < (1 << header.zoom))
@@ -300,7 +300,7 @@ def _check_ids(header: BlockHeader, ids: NDArray[np.uint64]) -> None:
         stray = int(ids[int(np.argmin(inside))])
         raise BlockError(
             f"expected only ids of cell {header.zoom}/{header.cell_x}/{header.cell_y}, found id {stray} (zoom "
-            f"{stray >> _ZOOM_SHIFT}, x {stray >> _COORDINATE_BITS & _COORDINATE_MASK}, y {stray & _COORDINATE_MASK})"
+            f"{stray >> ZOOM_SHIFT}, x {stray >> X_SHIFT & _AXIS_MASK}, y {stray & _AXIS_MASK})"
         )
 
 

@@ -1,12 +1,12 @@
-"""Tile table and block table: the two artifacts that list a generation's content.
+"""Encode and decode the tile table and the block table, which list the content of a generation. Pure.
 
-Both are flat little-endian files of fixed-width columns, so that a reader may look up one row without parsing
-the rest, and so that equal content has equal bytes. Rows are in rising order of their key, without duplicates.
+Both are flat little-endian files of fixed-width columns: a reader can look up one row without parsing the
+rest, and equal content has equal bytes. Rows are in ascending order of their key, without duplicates.
 
 Tile table, magic `C10TILE1`: count (8 bytes), then the columns
     id        u64   descriptor id, see `store.base.identity.descriptor_id`
     digest    32 B  SHA-256 of the encoded tile
-    captured  i32   days since 1970-01-01, or the least value where the age is unknown
+    captured  i32   days since 1970-01-01, or the least int32 if the date is unknown
 
 Block table, magic `C10BLCK1`: count (8 bytes), then the columns
     zoom, cell_x, cell_y, rows   u32 each
@@ -30,7 +30,7 @@ from store.errors import ArtifactError, ErrorKind
 _TILE_MAGIC, _BLOCK_MAGIC = b"C10TILE1", b"C10BLCK1"
 _HEADER = struct.Struct("<8sQ")
 _TILE_ROW, _BLOCK_ROW = 8 + 32 + 4, 16 + 32 + 8
-_UNKNOWN_AGE = -(1 << 31)
+_UNKNOWN_DATE = -(1 << 31)
 _EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
@@ -39,9 +39,9 @@ class TileTable:
     """The tiles of a generation.
 
     Attributes:
-        ids: Descriptor ids, uint64 [n], rising.
+        ids: Descriptor ids, uint64 [n], ascending.
         digests: SHA-256 of the encoded tiles, uint8 [n, 32].
-        captured: Days since 1970-01-01, int32 [n]; the least int32 means unknown.
+        captured: Days since 1970-01-01, int32 [n]; the least int32 if unknown.
     """
 
     ids: NDArray[np.uint64]
@@ -54,11 +54,11 @@ class TileTable:
 
     @property
     def packed(self) -> bytes:
-        """Id and digest of every tile, as `store.base.identity.digest_packed_tiles` wants them."""
+        """Id and digest of every tile, in the form that `store.base.identity.digest_packed_tiles` takes."""
         return pack_tiles(self.ids, self.digests)
 
     def digest(self, identifier: int) -> str | None:
-        """Return the SHA-256 (hexadecimal) of a tile, or nothing if it is not in the table."""
+        """Return the SHA-256 (hexadecimal) of a tile; None if it is not in the table."""
         if not 0 <= identifier < 1 << 64:
             return None
         row = int(np.searchsorted(self.ids, np.uint64(identifier)))
@@ -69,7 +69,7 @@ class TileTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockRow:
-    """One block: its cell, its number of rows and where its bytes are."""
+    """One block: its cell, its number of rows and its artifact."""
 
     zoom: int
     cell_x: int
@@ -79,7 +79,7 @@ class BlockRow:
 
 
 def encode_tiles(tiles: Iterable[tuple[int, str, dt.date | None]]) -> bytes:
-    """Return the tile table of (descriptor id, SHA-256, date captured) in any order.
+    """Return the tile table of (descriptor id, SHA-256, date captured), given in any order.
 
     Raises:
         ValueError: Two tiles share an id.
@@ -99,27 +99,27 @@ def encode_tile_columns(
     """Return the tile table of columns.
 
     Args:
-        ids: Descriptor ids, rising, [n].
+        ids: Descriptor ids, ascending, [n].
         digests: SHA-256 of the encoded tiles, [n, 32].
-        days: Dates captured, counted as `date.toordinal` does, [n]; 0 where the age is unknown.
+        days: Dates captured as of `date.toordinal`, [n]; 0 if unknown.
 
     Raises:
-        ValueError: Two tiles share an id, or they do not rise.
+        ValueError: Two tiles share an id, or ids do not ascend.
     """
     if (ids[1:] == ids[:-1]).any():
         raise ValueError("a tile occurs twice")
     if (ids[1:] < ids[:-1]).any():
-        raise ValueError("expected tiles in rising order of their ids, found another")
-    captured = np.where(days == 0, _UNKNOWN_AGE, days.astype(np.int64) - _EPOCH).astype("<i4")
+        raise ValueError("expected tiles in ascending order of their ids, found another")
+    captured = np.where(days == 0, _UNKNOWN_DATE, days.astype(np.int64) - _EPOCH).astype("<i4")
     header = _HEADER.pack(_TILE_MAGIC, len(ids))
     return b"".join((header, ids.astype("<u8").tobytes(), digests.tobytes(), captured.tobytes()))
 
 
 def pack_tiles(ids: NDArray[Any], digests: NDArray[np.uint8]) -> bytes:
-    """Return id and digest of tiles, one after the other, as `store.base.identity.digest_packed_tiles` wants them.
+    """Return id and digest of tiles in the form that `store.base.identity.digest_packed_tiles` takes.
 
     Args:
-        ids: Descriptor ids, rising and none twice, [n].
+        ids: Descriptor ids, ascending without repetition, [n].
         digests: SHA-256 of the encoded tiles, [n, 32].
     """
     packed = np.empty((len(ids), 40), np.uint8)
@@ -132,19 +132,19 @@ def decode_tiles(data: bytes | memoryview) -> TileTable:
     """Return the tile table as views of `data`.
 
     Raises:
-        ArtifactError: `data` is no whole tile table.
+        ArtifactError: `data` is no complete tile table.
     """
-    count = _count(data, _TILE_MAGIC, _TILE_ROW)
+    count = _row_count(data, _TILE_MAGIC, _TILE_ROW)
     ids = np.frombuffer(data, "<u8", count, _HEADER.size)
     digests = np.frombuffer(data, np.uint8, count * 32, _HEADER.size + 8 * count).reshape(count, 32)
     captured = np.frombuffer(data, "<i4", count, _HEADER.size + 40 * count)
     if (ids[1:] <= ids[:-1]).any():
-        raise _broken("rising tile ids", "another order")
+        raise _damaged("ascending tile ids", "another order")
     return TileTable(ids, digests, captured)
 
 
 def encode_blocks(rows: Iterable[BlockRow]) -> bytes:
-    """Return the block table of blocks in any order."""
+    """Return the block table of blocks, given in any order."""
     ordered = sorted(rows, key=lambda row: (row.zoom, row.cell_x, row.cell_y))
     columns = [_column(ordered, name) for name in ("zoom", "cell_x", "cell_y", "rows")]
     digests = b"".join(bytes.fromhex(row.ref.sha256) for row in ordered)
@@ -156,9 +156,9 @@ def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
     """Return the rows of a block table, by zoom, cell x, cell y.
 
     Raises:
-        ArtifactError: `data` is no whole block table.
+        ArtifactError: `data` is no complete block table.
     """
-    count = _count(data, _BLOCK_MAGIC, _BLOCK_ROW)
+    count = _row_count(data, _BLOCK_MAGIC, _BLOCK_ROW)
     start = _HEADER.size
     columns = np.frombuffer(data, "<u4", 4 * count, start).reshape(4, count).tolist()
     digests = np.frombuffer(data, np.uint8, 32 * count, start + 16 * count).reshape(count, 32)
@@ -175,7 +175,7 @@ def decode_blocks(data: bytes | memoryview) -> tuple[BlockRow, ...]:
     )
     keys = [(row.zoom, row.cell_x, row.cell_y) for row in rows]
     if any(later <= earlier for earlier, later in pairwise(keys)):
-        raise _broken("rising cells", "another order")
+        raise _damaged("ascending cells", "another order")
     return rows
 
 
@@ -184,18 +184,18 @@ def _column(rows: Sequence[BlockRow], name: str) -> bytes:
     return np.array(values, "<u4").tobytes()
 
 
-def _count(data: bytes | memoryview, magic: bytes, row: int) -> int:
+def _row_count(data: bytes | memoryview, magic: bytes, row: int) -> int:
     if len(data) < _HEADER.size:
-        raise _broken(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
+        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
     found, count = _HEADER.unpack_from(data)
     if found != magic:
-        raise _broken(f"the magic {magic!r}", repr(found))
+        raise _damaged(f"the magic {magic!r}", repr(found))
     if len(data) != _HEADER.size + count * row:
-        raise _broken(f"{_HEADER.size + count * row} bytes for {count} rows", str(len(data)))
+        raise _damaged(f"{_HEADER.size + count * row} bytes for {count} rows", str(len(data)))
     return int(count)
 
 
-def _broken(expected: str, found: str) -> ArtifactError:
+def _damaged(expected: str, found: str) -> ArtifactError:
     return ArtifactError(
         f"table: expected {expected}, found {found}",
         kind=ErrorKind.ARTIFACT_DAMAGED,

@@ -1,7 +1,8 @@
-"""Some tiles in one file: what the window held in which a worker died. Pure.
+"""Encode and decode a pack of tiles: the window of tiles in which a worker died, kept as one file. Pure.
 
-Integers are big-endian. The magic `C10TILEP` and the number of tiles (4 bytes); then, for each tile in the order in
-which it was given to the worker, its descriptor id (8 bytes), the length of its encoded image (4 bytes), and the image.
+Integers are big-endian. The magic `C10TILEP` and the number of tiles (4 bytes). Then for each tile, in the
+order in which the worker got it: its descriptor id (8 bytes), the length of its encoded image (4 bytes), and
+the image.
 """
 
 import struct
@@ -18,7 +19,7 @@ _ROW: Final = struct.Struct(">QI")
 
 
 def encode(tiles: Iterable[tuple[int, bytes]]) -> bytes:
-    """Return the file of tiles, given as (descriptor id, encoded image)."""
+    """Return the pack of tiles, given as (descriptor id, encoded image)."""
     rows = list(tiles)
     parts = [_HEADER.pack(MAGIC, len(rows))]
     for identifier, image in rows:
@@ -30,30 +31,30 @@ def decode(data: bytes) -> tuple[tuple[int, bytes], ...]:
     """Return the tiles as (descriptor id, encoded image), in their order.
 
     Raises:
-        ArtifactError: The bytes are no whole file of tiles.
+        ArtifactError: The bytes are no complete pack.
     """
     if len(data) < _HEADER.size:
-        raise _broken(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
+        raise _damaged(f"a header of {_HEADER.size} bytes", f"{len(data)} bytes")
     magic, count = _HEADER.unpack_from(data)
     if magic != MAGIC or count > MAX_TILES:
-        raise _broken(f"the magic {MAGIC!r} and at most {MAX_TILES} tiles", f"{magic!r} and {count}")
+        raise _damaged(f"the magic {MAGIC!r} and at most {MAX_TILES} tiles", f"{magic!r} and {count}")
     rows: list[tuple[int, bytes]] = []
     at = _HEADER.size
     for _ in range(count):
         if at + _ROW.size > len(data):
-            raise _broken(f"{count} tiles", f"the end of the file after {len(rows)}")
+            raise _damaged(f"{count} tiles", f"the end of the file after {len(rows)}")
         identifier, length = _ROW.unpack_from(data, at)
         at += _ROW.size
         if at + length > len(data):
-            raise _broken(f"a tile of {length} bytes", f"{len(data) - at} bytes")
+            raise _damaged(f"a tile of {length} bytes", f"{len(data) - at} bytes")
         rows.append((identifier, data[at : at + length]))
         at += length
     if at != len(data):
-        raise _broken("nothing after the last tile", f"{len(data) - at} bytes")
+        raise _damaged("nothing after the last tile", f"{len(data) - at} bytes")
     return tuple(rows)
 
 
-def _broken(expected: str, found: str) -> ArtifactError:
+def _damaged(expected: str, found: str) -> ArtifactError:
     return ArtifactError(
         f"tiles of a window: expected {expected}, found {found}",
         kind=ErrorKind.ARTIFACT_DAMAGED,

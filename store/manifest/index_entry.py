@@ -1,7 +1,7 @@
-"""Parse the index entry of a manifest: the file of faiss, what changed since, and the blocks of all rows. Pure.
+"""Parse the index entry of a manifest: the file of faiss, its delta, and the blocks of all rows. Pure.
 
-A manifest whose index has a delta has format 2, all others have format 1. A program that knows only format 1 would
-search the file of faiss alone, so it must refuse format 2.
+A manifest whose index has a delta has format 2, all others have format 1. A program that knows only format 1
+would search the file of faiss alone, so it must refuse format 2.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,8 @@ class IndexEntry:
         kind: Kind of the index in the file.
         metric: "ip", the inner product.
         dimensions: Length of a descriptor.
-        rows: Number of rows that can be found: those of the file and the added ones, without the dropped ones.
+        rows: Number of rows that can be found: those of the file and the added ones, without the dropped
+            ones.
     """
 
     artifact: ArtifactRef

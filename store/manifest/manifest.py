@@ -1,14 +1,15 @@
 """Parse manifests: each says what a generation contains, as a projection of the journal. Pure.
 
-A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`. The format
-is 2 if the index has a delta (`store.manifest.index_entry`). The *body* says what the cache contains and what it was
-built from; generations of one origin have the same body, byte for byte. The *envelope* says which generation this is:
-cache id, generation, origin, the position in the journal just before its commit, and the time of the commit.
-`body_sha256` is the digest of the body's canonical form. The journal keeps the digest of the whole file,
-`manifest_sha256`.
+A manifest file is one line of canonical JSON and a newline, `{"body": ..., "envelope": ..., "format": 1}`.
+The format is 2 if the index has a delta (`store.manifest.index_entry`). The *body* says what the cache
+contains and what it was built from; generations of one origin have the same body, byte for byte. The
+*envelope* says which generation this is: cache id, generation, origin, the position in the journal just
+before its commit, and the time of the commit. `body_sha256` is the digest of the body's canonical form. The
+journal keeps the digest of the whole file, `manifest_sha256`.
 
-A manifest names artifacts by digest alone, so it cannot name files elsewhere. It stays below `MAX_MANIFEST_BYTES` for
-any number of tiles, because tile table, block table and geographic report are artifacts.
+A manifest names artifacts by digest alone, so it cannot name files elsewhere. It stays below
+`MAX_MANIFEST_BYTES` for any number of tiles, because tile table, block table and geographic report are
+artifacts.
 """
 
 import re
@@ -35,7 +36,7 @@ _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """Which generation a manifest file is; `wall_ns` is the time of the commit in nanoseconds since 1970-01-01 UTC."""
+    """Which generation a manifest is; `wall_ns` is the commit time, nanoseconds since 1970-01-01 UTC."""
 
     cache_id: str
     generation: int
@@ -115,7 +116,7 @@ class Manifest:
         return next(engine for engine in self.engines if engine.role == "descriptor")
 
     def artifacts(self) -> Iterator[tuple[str, ArtifactRef]]:
-        """Yield (role, reference) of every artifact that the manifest names, without the blocks in the table."""
+        """Yield (role, reference) of every artifact that the manifest names, except blocks in the table."""
         yield "calibration", self.calibration
         yield "tile table", self.tiles
         yield "geographic report", self.geography

@@ -30,7 +30,7 @@ from store.errors import (
     from_os_error,
     is_shortage,
 )
-from store.files.sealed_memory import SealedMemory, SealError, digest, open_expected, seal
+from store.files.sealed_memory import SealedMemory, SealError, check_digest, open_expected, seal_file
 from store.formats.index_delta import Delta
 from store.formats.tables import BlockRow, TileTable, decode_tiles
 from store.manifest.manifest import EngineEntry, Manifest
@@ -184,7 +184,7 @@ class FlightCache:
         for role, ref in self.manifest.artifacts():
             files, size = files + 1, size + ref.size
             with _collect_problem(problems, role):
-                digest(self._files[ref.sha256], ref)
+                check_digest(self._files[ref.sha256], ref)
         if "tile table" not in problems:
             with _collect_problem(problems, "tile table"):
                 table_checks.tiles_of(self.manifest, self._view("tile table", self.manifest.tiles))
@@ -253,7 +253,7 @@ class FlightCache:
             store.runtime.ExecutionError: faiss is missing, or the index is not what the manifest says.
         """
         index = self.manifest.index
-        sealed = self._seal(WHOLE, index.artifact)
+        sealed = self._seal_file(WHOLE, index.artifact)
         return load_index(
             sealed.path,
             kind=index.kind,
@@ -344,16 +344,16 @@ class FlightCache:
         if problems:
             raise _damaged(problems)
 
-    def _seal(self, role: str, ref: ArtifactRef) -> SealedMemory:
+    def _seal_file(self, role: str, ref: ArtifactRef) -> SealedMemory:
         if ref.sha256 not in self._sealed:
             try:
-                self._sealed[ref.sha256] = seal(self._files[ref.sha256], ref)
+                self._sealed[ref.sha256] = seal_file(self._files[ref.sha256], ref)
             except SealError as error:
                 raise _damaged([f"{role}: {error}"]) from error
         return self._sealed[ref.sha256]
 
     def _view(self, role: str, ref: ArtifactRef) -> memoryview:
-        return self._seal(role, ref).view()
+        return self._seal_file(role, ref).view()
 
     def _delta(self) -> Delta | None:
         entry = self.manifest.index.delta
@@ -367,7 +367,7 @@ class FlightCache:
     def _hash_block(self, ref: ArtifactRef) -> None:
         fd = open_expected(_artifact_path(ref), folder=self._folder, size=ref.size)
         try:
-            digest(fd, ref)
+            check_digest(fd, ref)
         finally:
             os.close(fd)
 

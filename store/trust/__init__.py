@@ -1,5 +1,5 @@
-"""Who may be believed, and what may fly: signatures, key files, rollback protection, the GO/NO-GO policy.
+"""Decide which caches may fly: signatures, key files, rollback protection, the GO/NO-GO policy.
 
-Part of the aircraft's code. It imports `store.base` and `store.manifest`. It never reads a cache by itself:
-callers hand it bytes and keys. Key files and floor files are the only files that it touches.
+Part of the aircraft's code. It imports `store.base`, `store.manifest`, `store.files` and `store.errors`. It
+never reads a cache: callers pass bytes and keys. It reads and writes only key files and floor files.
 """

@@ -2,8 +2,8 @@
 
 The rules are checked in this order:
 
-1. A trusted key that may sign the generation signed the manifest, unless the caller allows unsigned caches. Not a byte
-   of the manifest is parsed before this holds.
+1. A trusted key that may sign the generation signed the manifest, unless the caller allows unsigned caches.
+   Not a byte of the manifest is parsed before this holds.
 2. The manifest has a known format and does not contradict itself.
 3. Its generation is the one in its file name.
 4. Its cache is known, and its generation is not below the floor.
@@ -41,7 +41,8 @@ class Policy:
 
     Attributes:
         trusted_keys: Keys, as `TrustedKey` or as 32 raw bytes; or `ALLOW_UNSIGNED`.
-        floor: The lowest generation; or the lowest one per known cache id, so that an unknown cache is refused.
+        floor: The lowest generation; or the lowest one per known cache id, so that an unknown cache is
+            refused.
         libraries: Backend to the version installed here; a backend that is missing is checked on use.
         runs_here: Given a backend and a target, returns whether this device runs such engines.
         device: Given a backend, describes this device in messages.

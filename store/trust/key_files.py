@@ -1,8 +1,8 @@
-"""Keys on disk: the private one of a ground station, and the public ones that are trusted.
+"""Read and write key files: the private key of a ground station, and the trusted public keys.
 
-A private key is used only if it is the caller's secret: a regular file that nobody else may read, outside of the
-cache it signs for, Ed25519 and not encrypted. Trusted keys must not lie in the cache that they judge, and not where
-anybody could add one. Nothing here is needed on board, where keys may come from anywhere.
+A private key must be a regular file that nobody else may read, outside of the cache it signs, Ed25519 and not
+encrypted. Trusted keys must be outside of the cache that they verify, in a file that not everybody may write
+to. The aircraft does not need this module: its keys may come from anywhere.
 """
 
 import contextlib
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
-from store.files.regular_file import NotRegularError, open_regular
+from store.files.regular_file import NotRegularError, open_regular, sync_folder
 from store.trust.signatures import Signer, TrustedKey, is_key_line, key_id, parse_keys
 
 _MAX_PRIVATE: Final = 16 << 10
 _MAX_TRUSTED: Final = 1 << 20
-_MAKE: Final = "c10 keygen -o NAME (makes one)"
+_KEYGEN_HINT: Final = "c10 keygen -o NAME (makes one)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPair:
-    """A key pair that was written: where, and what the public half is."""
+    """A new key pair: its two files, and the public key."""
 
     private: Path
     public: Path
@@ -33,22 +33,22 @@ class KeyPair:
 
     @property
     def key_id(self) -> str:
-        """What names the key in signature files."""
+        """The id of the key in signature files."""
         return key_id(self.public_bytes)
 
 
 def load_signer(path: Path, *, cache: Path) -> Signer:
-    """Read the private key that signs for a cache. From then on this process leaves no core file.
+    """Read the private key that signs for a cache. From then on this process writes no core file.
 
     Raises:
-        RequestRefusedError: It is missing, not secret, inside the cache, or no usable key; nothing was begun.
+        RequestRefusedError: It is missing, not secret, inside the cache, or no usable key.
     """
     _require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - only where a key is used
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - as above
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - as above
 
-    data, status, where = _read(path, "signing_key", limit=_MAX_PRIVATE)
+    data, status, where = _read_key_file(path, "signing_key", limit=_MAX_PRIVATE)
     if status.st_mode & 0o077:
         raise _refused(
             f"signing_key: expected {path} to be its owner's alone, found mode {stat.S_IMODE(status.st_mode):04o}",
@@ -61,12 +61,13 @@ def load_signer(path: Path, *, cache: Path) -> Signer:
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         found = "an encrypted one" if isinstance(error, TypeError) else "something else"
         raise _refused(
-            f"signing_key: expected a PKCS8 PEM file with a private key in {path}, found {found}", _MAKE
+            f"signing_key: expected a PKCS8 PEM file with a private key in {path}, found {found}",
+            _KEYGEN_HINT,
         ) from None
     if not isinstance(private, Ed25519PrivateKey):
         raise _refused(
             f"signing_key: expected an Ed25519 key in {path}, found {type(private).__name__.strip('_')}",
-            _MAKE,
+            _KEYGEN_HINT,
         )
     return Signer.of(private)
 
@@ -76,22 +77,22 @@ def read_trusted(entries: Sequence[str], *, cache: Path | None = None) -> tuple[
 
     Args:
         entries: Each a line of a key file (`HEX [not_after=N]`), or the path of such a file.
-        cache: The cache they will judge, in which they must not lie.
+        cache: The cache that they verify; their files must be outside of it.
 
     Raises:
-        RequestRefusedError: One of them is no key, or cannot be read, or is not to be trusted.
+        RequestRefusedError: An entry is no key, cannot be read, or may have been written by anybody.
     """
     keys = list[TrustedKey]()
     for entry in entries:
         text, name = (
-            (entry, "trusted key") if is_key_line(entry) else (_read_trusted(Path(entry), cache), entry)
+            (entry, "trusted key")
+            if is_key_line(entry)
+            else (_read_trusted_keys_file(Path(entry), cache), entry)
         )
         try:
             found = parse_keys(text)
         except ValueError as error:
-            raise _refused(
-                f"{name}: {'; '.join(str(error).splitlines()[:5])}", "mend the key file"
-            ) from error
+            raise _refused(f"{name}: {'; '.join(str(error).splitlines()[:5])}", "fix the key file") from error
         if not found:
             raise _refused(
                 f"{name}: expected at least one key, found none", "put the line of NAME.pub into it"
@@ -101,12 +102,12 @@ def read_trusted(entries: Sequence[str], *, cache: Path | None = None) -> tuple[
 
 
 def write_key_pair(path: Path, *, comment: str = "") -> KeyPair:
-    """Make a new key: `path` for the private half, mode 0600, and `path`.pub for the public one.
+    """Create a key pair: `path` for the private key, mode 0600, and `path`.pub for the public one.
 
-    The public file is a line that files of trusted keys take as it is.
+    The public file holds one line in the format of trusted key files.
 
     Raises:
-        RequestRefusedError: One of the names is taken, or lies in a cache; nothing was written.
+        RequestRefusedError: One of the names is taken, or is in a cache; nothing was written.
         CacheUnusableError: The folder cannot be written.
     """
     _require_cryptography()
@@ -123,30 +124,26 @@ def write_key_pair(path: Path, *, comment: str = "") -> KeyPair:
     secret = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    told = " ".join("".join(letter for letter in comment if letter.isprintable()).split())
-    line = f"{public.hex()}  # c10 key {key_id(public)}{', ' + told if told else ''}\n"
+    printable = " ".join("".join(letter for letter in comment if letter.isprintable()).split())
+    line = f"{public.hex()}  # c10 key {key_id(public)}{', ' + printable if printable else ''}\n"
     pair = KeyPair(private=path, public=path.with_name(path.name + ".pub"), public_bytes=public)
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as cleanup:
         for target, data, mode in ((pair.private, secret, 0o600), (pair.public, line.encode(), 0o644)):
-            _create(target, data, mode, undo)
-        undo.pop_all()
+            _create_file(target, data, mode, cleanup)
+        cleanup.pop_all()
     return pair
 
 
-def _create(path: Path, data: bytes, mode: int, undo: contextlib.ExitStack) -> None:
+def _create_file(path: Path, data: bytes, mode: int, cleanup: contextlib.ExitStack) -> None:
     try:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        undo.callback(path.unlink)
+        cleanup.callback(path.unlink)
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, mode)
             file.write(data)
             file.flush()
             os.fsync(fd)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except FileExistsError as error:
         raise _refused(
             f"expected {path} to be free, found a file: keys are never overwritten", "choose another NAME"
@@ -155,8 +152,8 @@ def _create(path: Path, data: bytes, mode: int, undo: contextlib.ExitStack) -> N
         raise from_os_error(error, f"key file {path}") from error
 
 
-def _read_trusted(path: Path, cache: Path | None) -> str:
-    data, status, where = _read(path, "trusted_keys", limit=_MAX_TRUSTED)
+def _read_trusted_keys_file(path: Path, cache: Path | None) -> str:
+    data, status, where = _read_key_file(path, "trusted_keys", limit=_MAX_TRUSTED)
     if status.st_mode & stat.S_IWOTH:
         raise _refused(
             f"trusted_keys: expected {path} to be safe, found that anybody may write to it",
@@ -172,8 +169,8 @@ def _read_trusted(path: Path, cache: Path | None) -> str:
         ) from error
 
 
-def _read(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, Path]:
-    """Return what a regular file holds, what it is, and where it really lies, links resolved."""
+def _read_key_file(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, Path]:
+    """Return the content of a regular file, its status, and its path with all links resolved."""
     try:
         fd = open_regular(path, follow_symlinks=True)
     except NotRegularError as error:
@@ -181,7 +178,7 @@ def _read(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, 
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise _refused(
-            f"{what}: expected a readable file, found {path}: {reason}", "mend its path or permissions"
+            f"{what}: expected a readable file, found {path}: {reason}", "fix its path or permissions"
         ) from error
     try:
         status = os.fstat(fd)
@@ -190,7 +187,7 @@ def _read(path: Path, what: str, *, limit: int) -> tuple[bytes, os.stat_result, 
         return os.pread(fd, limit + 1, 0), status, Path(f"/proc/self/fd/{fd}").readlink()
     except OSError as error:
         raise _refused(
-            f"{what}: expected a readable file, found {path}: {error.strerror}", "mend it"
+            f"{what}: expected a readable file, found {path}: {error.strerror}", "check the disk"
         ) from error
     finally:
         os.close(fd)
@@ -204,7 +201,7 @@ def _no_key_file(path: Path, what: str, limit: int) -> RequestRefusedError:
 def _refuse_within(what: str, path: Path, where: Path, cache: Path) -> None:
     if where.is_relative_to(os.path.realpath(cache)):
         raise _refused(
-            f"{what}: expected a file outside of the cache, found {path} in it: whoever gets the cache would get it too",
+            f"{what}: expected a file outside of the cache, found {path} in it: a copy of the cache would contain it",
             "move it out of the cache",
         )
 

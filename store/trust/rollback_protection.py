@@ -1,15 +1,18 @@
-"""Rollback protection: the floor, the lowest generation that may fly, per cache, kept on board and outside of the cache.
+"""Rollback protection: keep a floor for each cache, the lowest generation that may fly, on board.
 
-A card that is put in place may hold an old cache that was signed in its day. So the aircraft remembers the highest
-generation it used of each cache, in storage of its own, and refuses anything older; and it refuses a cache it was
-never told of. The file only grows. A line is 64 bytes of text, so that none crosses a sector of the disk: cache id,
-generation, check digits. The highest line of a cache counts. What a power cut left of a last line was never
-promised, and is written over by the next one; any other line that does not fit is damage, and nothing flies until a
-person has looked at it.
+Someone may insert a card with an old cache that was validly signed. So the aircraft records the highest
+generation that it used of each cache, in its own storage outside of the cache, and refuses older ones. It
+also refuses a cache that it never adopted.
 
-Deleting the file forgets all floors: every cache is then unknown, and refused until it is adopted.
+The file only grows. A line is 64 bytes of text, so that none crosses a disk sector: cache id, generation,
+check digits. The highest line of a cache counts. A last line that a power cut tore was never acknowledged,
+and the next line overwrites it. Any other invalid line is damage, and nothing flies until a person has looked
+at the file.
+
+Deleting the file deletes all floors: every cache is then unknown, and refused until it is adopted.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -21,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from store.errors import ErrorKind, NoGoError, StoreError, from_os_error
-from store.files.regular_file import NotRegularError, open_regular
+from store.files.regular_file import NotRegularError, open_regular, sync_folder
 
 LINE_BYTES: Final = 64
 MAX_BYTES: Final = 64 << 20
@@ -31,12 +34,12 @@ _CACHE_ID: Final = re.compile(r"[0-9a-f]{32}")
 _DOMAIN: Final = b"c10/floor/1\0"
 _EXPECTED: Final = "a regular file of at most 64 MiB, found something else"
 _EMPTY: Final = bytes(LINE_BYTES)
-"""What some file systems show in place of a line whose bytes did not arrive before a power cut."""
+"""A line that a power cut left as zeros on some file systems."""
 
 
 @dataclass(slots=True)
 class RollbackProtection(Mapping[str, int]):
-    """The floors in one file: cache id to the least generation that may fly. Give it to the reader as `floor`."""
+    """The floors in one file: cache id to lowest generation that may fly. The `floor` of a reader."""
 
     path: Path
     _floors: dict[str, int] = field(default_factory=dict)
@@ -57,7 +60,7 @@ class RollbackProtection(Mapping[str, int]):
         except OSError as error:
             raise from_os_error(error, f"floors {floors.path}") from error
         try:
-            floors._read(fd)
+            floors._load_floors(fd)
         finally:
             os.close(fd)
         return floors
@@ -71,25 +74,25 @@ class RollbackProtection(Mapping[str, int]):
         return iter(self._floors)
 
     def __len__(self) -> int:
-        """How many caches were adopted."""
+        """The number of caches that were adopted."""
         return len(self._floors)
 
     def adopt(self, cache_id: str, generation: int) -> None:
-        """Let a cache fly here from a generation on; a floor that it has already is never lowered.
+        """Allow a cache to fly here from a generation on; never lower its floor.
 
         Raises:
-            ValueError: That is no cache id or no generation.
-            NoGoError, StoreError: As for `load`, or the file cannot be written; nothing is promised then.
+            ValueError: The cache id or generation is not valid.
+            NoGoError, StoreError: As for `load`, or the file cannot be written; the floor may then be lost.
         """
-        self._raise(cache_id, generation)
+        self._raise_floor(cache_id, generation)
 
     def advance(self, cache_id: str, generation: int) -> None:
-        """Say that a generation flew; nothing older of its cache will. Never lowers a floor.
+        """Record that a generation flew, so that no older one of its cache will; never lower its floor.
 
         Raises:
             NoGoError: The cache was never adopted, or as for `load`.
-            ValueError: That is no generation.
-            StoreError: The file cannot be written; nothing is promised then.
+            ValueError: The generation is not valid.
+            StoreError: The file cannot be written; the floor may then be lost.
         """
         if cache_id not in self._floors:
             raise NoGoError(
@@ -97,30 +100,32 @@ class RollbackProtection(Mapping[str, int]):
                 kind=ErrorKind.FLOOR,
                 hint="adopt the cache once, if it is meant to fly here: RollbackProtection.adopt(cache_id, generation)",
             )
-        self._raise(cache_id, generation)
+        self._raise_floor(cache_id, generation)
 
-    def _raise(self, cache_id: str, generation: int) -> None:
-        line = _line(cache_id, generation)
+    def _raise_floor(self, cache_id: str, generation: int) -> None:
+        line = _encode_line(cache_id, generation)
         if generation <= self._floors.get(cache_id, -1):
             return
-        with self._writing() as fd:
-            # Another process may have raised it meanwhile.
-            end = self._read(fd)
+        with self._open_locked() as fd:
+            # Another process may have raised the floor meanwhile.
+            end = self._load_floors(fd)
             if generation > self._floors.get(cache_id, -1):
                 written = os.pwrite(fd, line, end)
                 if written != LINE_BYTES:
-                    raise from_os_error(OSError(28, os.strerror(28)), f"floors {self.path}")
+                    raise from_os_error(
+                        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), f"floors {self.path}"
+                    )
                 os.fsync(fd)
                 self._floors[cache_id] = generation
 
     @contextmanager
-    def _writing(self) -> Iterator[int]:
-        """Open the file, made durably if it does not exist, with everybody else kept out."""
+    def _open_locked(self) -> Iterator[int]:
+        """Open and lock the file; create it durably if it does not exist."""
         try:
             fd = self._open(os.O_CREAT | os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
                 yield fd
             finally:
                 os.close(fd)
@@ -133,8 +138,8 @@ class RollbackProtection(Mapping[str, int]):
         except NotRegularError as error:
             raise self._damaged(_EXPECTED) from error
 
-    def _read(self, fd: int) -> int:
-        """Take in what the file says; returns where the next line goes."""
+    def _load_floors(self, fd: int) -> int:
+        """Load the floors; return where to write the next line."""
         if os.fstat(fd).st_size > MAX_BYTES:
             raise self._damaged(_EXPECTED)
         try:
@@ -160,11 +165,11 @@ class RollbackProtection(Mapping[str, int]):
         return NoGoError(
             (f"floors: expected {expected} in {self.path}",),
             kind=ErrorKind.FLOOR,
-            hint="look at the file; to forget all floors, delete it and adopt each cache again",
+            hint="inspect the file; to reset all floors, delete it and adopt each cache again",
         )
 
 
-def _line(cache_id: str, generation: int) -> bytes:
+def _encode_line(cache_id: str, generation: int) -> bytes:
     if not _CACHE_ID.fullmatch(str(cache_id)):
         raise ValueError(f"expected a cache id of 32 hexadecimal digits, found {cache_id!r:.80}")
     if type(generation) is not int or not 0 <= generation < 10**18:
@@ -175,11 +180,3 @@ def _line(cache_id: str, generation: int) -> bytes:
 
 def _check_digits(name: bytes, number: bytes) -> bytes:
     return sha256(_DOMAIN + name + b" " + number).hexdigest()[:11].encode("ascii")
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,11 +1,12 @@
-"""Who may have made a cache: Ed25519 signatures over manifest files, and the keys that are trusted. Pure.
+"""Make and check Ed25519 signatures over manifest files, and parse trusted keys. Pure.
 
-What is signed is a domain string and the SHA-256 of the manifest file, so that one signature covers everything a
-generation names, and no signature of another purpose can be taken for one. The signature file has exactly one form,
-which a pattern recognises: nothing that an attacker wrote is parsed before its signature has held. A trusted key may
-be bounded by a generation, a counter, because an aircraft has no clock that it could trust.
+The signed message is a domain string and the SHA-256 of the manifest file. So one signature covers everything
+that a generation names, and a signature for another purpose is never valid here. A regular expression
+recognises the only valid form of a signature file: no untrusted bytes are parsed before the signature is
+checked. A trusted key may be limited to generations up to a number, because an aircraft has no clock that it
+could trust.
 
-`cryptography` is imported where a signature is made or checked, and nowhere else.
+`cryptography` is imported only when a signature is made or checked.
 """
 
 import re
@@ -25,9 +26,11 @@ FORMAT: Final = 1
 KEY_BYTES: Final = 32
 """Size of a raw public key."""
 
-_FORM: Final = re.compile(rb'\{"format":1,"key_id":"([0-9a-f]{16})","signature":"([0-9a-f]{128})"\}\n')
+_SIGNATURE_FILE: Final = re.compile(
+    rb'\{"format":1,"key_id":"([0-9a-f]{16})","signature":"([0-9a-f]{128})"\}\n'
+)
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
-_BOUND: Final = re.compile(r"not_after=([0-9]{1,18})")
+_NOT_AFTER: Final = re.compile(r"not_after=([0-9]{1,18})")
 
 _PRIME: Final = 2**255 - 19
 _SMALL_ORDER: Final = frozenset(
@@ -43,26 +46,26 @@ _SMALL_ORDER: Final = frozenset(
         ),
     }
 )
-"""The y of all points whose order divides 8 (curve of RFC 8032). Under such a key, zeros among them, anybody can sign."""
+"""The y of all points whose order divides 8 (curve of RFC 8032); with such a public key, anybody can sign."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """A public key, and how far it is trusted.
+    """A trusted public key.
 
     Attributes:
         public: The raw Ed25519 key, 32 bytes.
-        not_after: The last generation it may sign; nothing for no bound.
+        not_after: The last generation that it may sign; None for no limit.
     """
 
     public: bytes
     not_after: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no key, and keys under which anybody can sign.
+        """Refuse an invalid key, and a key with which anybody can sign.
 
         Raises:
-            ValueError: With what was expected and found.
+            ValueError: The key or its limit is not valid.
         """
         _require_bytes(self.public)
         y = int.from_bytes(self.public, "little") & ((1 << 255) - 1)
@@ -75,13 +78,13 @@ class TrustedKey:
 
     @property
     def key_id(self) -> str:
-        """What names it in signature files: the first 16 hexadecimal digits of its SHA-256."""
+        """Its id in signature files: the first 16 hexadecimal digits of its SHA-256."""
         return key_id(self.public)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """A signature as events hold it: 128 hexadecimal digits, and whose it is; both empty for none."""
+    """A signature as events hold it: 128 hexadecimal digits, and the key id; both empty for none."""
 
     key_id: str = ""
     signature: str = ""
@@ -96,35 +99,35 @@ class Signer:
 
     @classmethod
     def of(cls, private: "Ed25519PrivateKey") -> "Signer":
-        """Make a signer of a private key."""
+        """Return a signer with a private key."""
         return cls(private.public_key().public_bytes_raw(), private)
 
     @property
     def key_id(self) -> str:
-        """Whose signatures these are."""
+        """The id of the key in signature files."""
         return key_id(self.public)
 
     def sign(self, raw: bytes) -> Signature:
         """Sign the bytes of a manifest file; the same bytes get the same signature (RFC 8032).
 
         Raises:
-            RuntimeError: The signature does not hold: the memory or processor of this machine fails.
+            RuntimeError: The signature is not valid: the memory or processor of this machine is faulty.
         """
         signature = self._private.sign(signed_bytes(raw))
-        if not _holds(self.public, raw, signature):
+        if not _is_valid(self.public, raw, signature):
             raise RuntimeError(
-                "expected a signature that holds, found one that does not: this machine is not sound"
+                "expected a valid signature, found an invalid one: the memory or processor of this machine is faulty"
             )
         return Signature(key_id=self.key_id, signature=signature.hex())
 
 
 def key_id(public: bytes) -> str:
-    """Return what names a public key in signature files."""
+    """Return the id of a public key in signature files."""
     return sha256(public).hexdigest()[:16]
 
 
 def signed_bytes(raw: bytes) -> bytes:
-    """Return what is signed of a manifest file."""
+    """Return the message that is signed for a manifest file."""
     return DOMAIN + sha256(raw).digest()
 
 
@@ -134,70 +137,70 @@ def signature_file(signature: Signature) -> bytes:
 
 
 def parse_signature(data: bytes) -> Signature | None:
-    """Return what a signature file holds; nothing if it does not have the one form. Whether it holds is not looked at."""
-    match = _FORM.fullmatch(data)
+    """Return the signature in a signature file, unchecked; None if the form of the file is not valid."""
+    match = _SIGNATURE_FILE.fullmatch(data)
     return None if match is None else Signature(key_id=match[1].decode(), signature=match[2].decode())
 
 
 def parse_trusted_keys(keys: Sequence[TrustedKey | bytes]) -> tuple[TrustedKey, ...]:
-    """Take keys as callers give them, raw ones among them.
+    """Return keys as `TrustedKey`, some of which may be given as raw bytes.
 
     Raises:
-        ValueError: With everything that is no key, one line each.
+        ValueError: Some are no keys; the message has one line for each.
     """
-    found, wrong = list[TrustedKey](), list[str]()
+    found, problems = list[TrustedKey](), list[str]()
     for number, key in enumerate(keys, start=1):
         try:
             found.append(key if isinstance(key, TrustedKey) else TrustedKey(key))
         except ValueError as error:
-            wrong.append(f"trusted key {number}: {error}")
-    if wrong:
-        raise ValueError("\n".join(wrong))
+            problems.append(f"trusted key {number}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
     return tuple(found)
 
 
 def is_key_line(text: str) -> bool:
-    """Tell whether a text begins as a line of a key file does, and is hence no path."""
+    """Return whether a text begins like a line of a key file, and is hence no path."""
     first = text.split(maxsplit=1)[:1]
     return bool(first) and _KEY.fullmatch(first[0]) is not None
 
 
 def parse_keys(text: str) -> tuple[TrustedKey, ...]:
-    """Read a file of trusted keys: per line 64 hexadecimal digits, then `not_after=N` if bounded; `#` begins a comment.
+    """Parse a file of trusted keys: 64 hexadecimal digits a line, maybe `not_after=N`; `#` is a comment.
 
     Raises:
-        ValueError: With everything that is wrong, one line each.
+        ValueError: Some lines are not valid; the message has one line for each.
     """
-    found, wrong = list[TrustedKey](), list[str]()
+    found, problems = list[TrustedKey](), list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
-        bound = _BOUND.fullmatch(words[1]) if len(words) == 2 else None
-        if not _KEY.fullmatch(words[0]) or (len(words) > 1 and bound is None):
-            wrong.append(
+        not_after = _NOT_AFTER.fullmatch(words[1]) if len(words) == 2 else None
+        if not _KEY.fullmatch(words[0]) or (len(words) > 1 and not_after is None):
+            problems.append(
                 f"line {number}: expected 64 hexadecimal digits and perhaps not_after=GENERATION, found {line!r:.100}"
             )
             continue
         try:
-            found.append(TrustedKey(bytes.fromhex(words[0]), int(bound[1]) if bound else None))
+            found.append(TrustedKey(bytes.fromhex(words[0]), int(not_after[1]) if not_after else None))
         except ValueError as error:
-            wrong.append(f"line {number}: {error}")
-    if wrong:
-        raise ValueError("\n".join(wrong))
+            problems.append(f"line {number}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
     return tuple(found)
 
 
 def signature_problems(
     raw: bytes, signatures: Sequence[bytes], *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:
-    """Return every reason why these keys do not vouch for a manifest file; none if one signature of one of them holds.
+    """Return why no signature of a manifest file is valid; nothing if one by a trusted key is valid.
 
     Args:
-        raw: The manifest file, of which not a byte was looked at yet.
-        signatures: The signature files, as many as there are.
-        generation: Which generation the file is taken for; the caller holds the content to it afterwards.
-        keys: Whose signatures count.
+        raw: The manifest file, not parsed yet.
+        signatures: All its signature files.
+        generation: The generation that the file claims; the caller compares the content with it afterwards.
+        keys: The trusted keys.
     """
     expected = "one by " + (
         " or ".join(key.key_id for key in keys) or "a trusted key, of which there is none"
@@ -206,17 +209,17 @@ def signature_problems(
         return (f"signature: expected {expected}, found no regular file beside the manifest",)
     found = dict[str, None]()
     for signature in signatures[:MAX_SIGNATURES]:
-        reasons = _problems_of_one(raw, signature, expected, generation=generation, keys=keys)
+        reasons = _problems_of_signature(raw, signature, expected, generation=generation, keys=keys)
         if not reasons:
             return ()
         found.update(dict.fromkeys(reasons))
     return tuple(found)
 
 
-def _problems_of_one(
+def _problems_of_signature(
     raw: bytes, signature: bytes, expected: str, *, generation: int, keys: Sequence[TrustedKey]
 ) -> tuple[str, ...]:
-    match = _FORM.fullmatch(signature)
+    match = _SIGNATURE_FILE.fullmatch(signature)
     if match is None:
         return (
             f"signature: expected a signature file of format {FORMAT}, found {len(signature)} other bytes",
@@ -232,7 +235,7 @@ def _problems_of_one(
             f"signature: expected key {named} to sign up to generation {last} (not_after), found generation {generation}"
         )
     try:
-        holds = any(_holds(key.public, raw, bytes.fromhex(match[2].decode("ascii"))) for key in fitting)
+        holds = any(_is_valid(key.public, raw, bytes.fromhex(match[2].decode("ascii"))) for key in fitting)
     except ImportError as error:
         reasons.append(f"signature: expected the package cryptography to check it, found none: {error}")
     else:
@@ -243,7 +246,7 @@ def _problems_of_one(
     return tuple(reasons)
 
 
-def _holds(public: bytes, raw: bytes, signature: bytes) -> bool:
+def _is_valid(public: bytes, raw: bytes, signature: bytes) -> bool:
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - only where keys are given
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - as above
 

@@ -18,7 +18,7 @@ from store.errors import (
 )
 
 
-def test_kinds_that_scripts_know_are_all_there():
+def test_kinds_of_errors_do_not_change():
     """Kinds are only ever added."""
     assert {kind.value for kind in ErrorKind} >= {
         *(
@@ -53,7 +53,7 @@ def test_kinds_that_scripts_know_are_all_there():
         ArtifactError,
     ],
 )
-def test_errors_say_what_where_and_how(cls):
+def test_errors_have_kind_message_and_hint(cls):
     error = cls("expected a, found b", kind=ErrorKind.NO_CACHE, hint="do c")
     assert (error.kind, error.message, error.hint, str(error)) == (
         ErrorKind.NO_CACHE,

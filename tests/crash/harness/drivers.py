@@ -252,14 +252,14 @@ def build_with_company(bench: Bench) -> int:
     """A build beside which another process compiles an engine and accepts the head, just before the commit."""
     from store import testing
 
-    reach = testing._reach
+    reach = testing._fail_or_die_at
 
     def reach_with_company(told: Scenario, step: str) -> None:
         reach(told, step)
         if step == "commit" and bench.helper is not None:
             bench.helper()
 
-    with replaced(testing, "_reach", reach_with_company):
+    with replaced(testing, "_fail_or_die_at", reach_with_company):
         return play_build(bench, flight="f2", tiles=CHANGED)
 
 

@@ -139,7 +139,7 @@ def test_an_artifact_is_made_again_by_its_own_step(two, role, how):
     assert report.go
     assert is_go(two)
     assert content(two) == before
-    assert two.calls.make == WORK.get(role, [])
+    assert two.calls.made == WORK.get(role, [])
     repaired = two.events(Repaired)[-1]
     assert (repaired.subject, repaired.sha256) == (NAMES.get(role, role), ref.sha256)
     assert (two.events(Repaired)[0].quarantine == "") is (how == "missing")
@@ -237,7 +237,7 @@ class TestWhatCannotBeRepaired:
         found = {action.what: action for action in report.actions}
         assert "found onnx changed" in found["engine place"].action
         assert found["descriptor index"].ok
-        assert two.calls.make == ["index"]
+        assert two.calls.made == ["index"]
 
     def test_libraries_are_not_loaded_because_a_record_names_them(self, tmp_path):
         site = FakeSite(tmp_path / "site")
@@ -245,18 +245,18 @@ class TestWhatCannotBeRepaired:
         site.write("ops.so", b"\x7fELF that nobody may load")
         assert site.build(engine=EngineOptions(plugins=("ops.so",))).error is None
         flip(site.artifact(ref_of(site, "engine")))
-        del site.calls.make[:]
+        del site.calls.made[:]
         (action,) = site.provisioner().repair().actions
         assert not action.ok
         assert "not loaded on a record's word; --trust-plugins loads them" in action.action
-        assert site.calls.make == []
+        assert site.calls.made == []
         site.write("ops.so", b"\x7fELF that came later")
         (action,) = site.provisioner().repair(trust_plugins=True).actions
         assert "found options.plugins changed" in action.action
-        assert site.calls.make == []
+        assert site.calls.made == []
         site.write("ops.so", b"\x7fELF that nobody may load")
         assert site.provisioner().repair(trust_plugins=True).go
-        assert site.calls.make == ["compile place"]
+        assert site.calls.made == ["compile place"]
 
     def test_tiles_that_changed_are_named_and_other_cells_are_repaired(self, two):
         table = decode_blocks(two.artifact(ref_of(two, "block table")).read_bytes())
@@ -313,7 +313,7 @@ class TestBesideTheJournal:
         assert report.go
         assert is_go(two)
         assert content(two) == before
-        assert two.calls.make == []
+        assert two.calls.made == []
         if evidence is not None:
             (repaired,) = two.events(Repaired)
             assert (two.cache / repaired.quarantine).read_bytes() == evidence

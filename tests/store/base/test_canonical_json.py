@@ -16,7 +16,7 @@ values = st.recursive(
 
 
 @given(values)
-def test_encoded_records_decode_to_themselves(value):
+def test_encoded_values_decode_to_themselves(value):
     data = encode(value)
     assert decode(data) == value
     assert encode(decode(data)) == data
@@ -122,5 +122,5 @@ def test_digests():
         (b"a" * 64, False),
     ],
 )
-def test_digest_is_told_from_other_text(text, good):
+def test_is_digest(text, good):
     assert is_digest(text) is good

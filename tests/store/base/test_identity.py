@@ -82,7 +82,7 @@ def test_descriptor_ids_sort_by_zoom_view_x_y(one, other):
         (1 << 40, 0, 0),
     ],
 )
-def test_places_that_do_not_exist(place):
+def test_tiles_outside_the_world_are_refused(place):
     with pytest.raises(ValueError, match="no tile"):
         descriptor_id(*place)
 
@@ -171,7 +171,7 @@ def test_order_of_models_never_matters(arguments, order):
     assert build_identity(build_inputs(**shuffled)) == build_identity(build_inputs(**arguments))
 
 
-def test_every_argument_of_an_identity_is_tried():
+def test_every_argument_of_an_identity_is_tested():
     """A component that is added later must not escape the tests above."""
     with_build = {"recipes", *inspect.signature(build_inputs).parameters}
     assert {*build_inputs(**an_example(build_arguments()))} == with_build
@@ -192,7 +192,7 @@ def an_example(strategy):
 
 
 @pytest.mark.parametrize("step", sorted(identity.RECIPES))
-def test_a_recipe_changes_what_hangs_on_it(step, monkeypatch):
+def test_a_recipe_changes_the_keys_that_depend_on_it(step, monkeypatch):
     def keys():
         space = vector_space(engine="e", preprocessing={}, precision="fp32", batch=1)
         return {
@@ -237,7 +237,7 @@ def test_step_keys_depend_on_each_of_their_parts():
     assert len(cells) == 3
 
 
-def test_kinds_of_keys_never_share_a_value():
+def test_keys_of_two_kinds_never_agree():
     document = {"a": 1}
     assert len({engine_key(document), cell_key(document), index_key(document), build_identity(document)}) == 4
 

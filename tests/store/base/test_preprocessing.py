@@ -14,7 +14,7 @@ def gradient(height, width):
     return np.stack([rows * 7 % 256, columns * 5 % 256, (rows * columns) % 256], axis=2).astype(np.uint8)
 
 
-def test_the_plain_case_is_the_pixels_themselves():
+def test_default_parameters_keep_the_pixels():
     image = gradient(8, 6)
     sample = Preprocessing(size=(8, 6)).apply(image)
     assert sample.shape == (3, 8, 6)
@@ -48,7 +48,7 @@ def test_the_image_is_left_alone():
     Preprocessing(size=(8, 8)).apply(image)
 
 
-def test_samples_are_the_same_for_ever():
+def test_samples_do_not_change_between_versions():
     made = Preprocessing(
         size=(17, 23), colour="bgr", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
     )
@@ -99,7 +99,7 @@ floats = st.floats(-1e6, 1e6, allow_nan=False)
     st.tuples(floats, floats, floats),
     st.tuples(*[st.floats(1e-6, 1e6)] * 3),
 )
-def test_documents_come_back(size, colour, layout, mean, std):
+def test_documents_are_read_back(size, colour, layout, mean, std):
     made = Preprocessing(size=size, colour=colour, layout=layout, mean=mean, std=std)
     document = made.to_document()
     carried = json.loads(json.dumps(document))
@@ -108,7 +108,7 @@ def test_documents_come_back(size, colour, layout, mean, std):
     assert Preprocessing.from_document(carried).to_document() == document
 
 
-def test_a_document_is_plain_and_pinned():
+def test_form_of_a_document():
     assert Preprocessing(size=(224, 320), mean=(1, -0.0, 0.1), std=(58.395, 1, 1)).to_document() == {
         "alpha": ALPHA,
         "colour": "rgb",
@@ -163,7 +163,7 @@ def test_other_documents_are_refused(change):
         {"mean": (1, 2)},
     ],
 )
-def test_parameters_that_cannot_be_carried_out(change):
+def test_invalid_parameters_are_refused(change):
     with pytest.raises(ValueError, match="expected"):
         Preprocessing(**({"size": (4, 4)} | change))
 

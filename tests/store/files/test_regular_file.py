@@ -52,7 +52,7 @@ def descriptors():
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR | os.O_CREAT])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("home", HOMES)
-def test_what_is_no_regular_file_is_refused_at_once(path, home, shape, flags):
+def test_other_files_are_refused_without_waiting(path, home, shape, flags):
     make(path, shape)
     before = descriptors()
     with pytest.raises(OSError) as caught:  # noqa: PT011 - what kind it is, the next line asks
@@ -63,7 +63,7 @@ def test_what_is_no_regular_file_is_refused_at_once(path, home, shape, flags):
 
 
 @pytest.mark.parametrize("home", HOMES)
-def test_a_regular_file_is_opened_as_asked_and_not_inherited(path, home):
+def test_a_regular_file_is_opened_and_not_inherited(path, home):
     with pytest.raises(FileNotFoundError) as caught:
         home.open_regular(path)
     assert not home.is_wrong_file_type(caught.value)
@@ -77,7 +77,7 @@ def test_a_regular_file_is_opened_as_asked_and_not_inherited(path, home):
     os.close(fd)
 
 
-def test_a_link_that_a_person_names_is_followed_to_a_regular_file(path):
+def test_a_link_is_followed_only_on_request(path):
     make(path, "link")
     fd = open_regular(path, follow_symlinks=True)
     assert os.read(fd, 10) == b"data"
@@ -103,7 +103,7 @@ def test_no_part_of_a_name_below_a_folder_is_a_link(path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user as root")
-def test_the_file_of_another_user_is_not_believed(path):
+def test_the_file_of_another_user_is_refused(path):
     path.write_bytes(b"12345")
     assert (read_own(path), read_own(path, limit=2)) == (b"12345", b"12")
     os.chown(path, 1, -1)
@@ -112,7 +112,7 @@ def test_the_file_of_another_user_is_not_believed(path):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_reading_waits_for_nothing_and_follows_nothing(path, shape):
+def test_reading_neither_waits_nor_follows_links(path, shape):
     make(path, shape)
     before = descriptors()
     assert read_regular(path, limit=100) is None

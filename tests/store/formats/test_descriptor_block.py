@@ -111,7 +111,7 @@ def test_columns_are_aligned_views_that_cannot_be_written():
         assert (column.ctypes.data - data.ctypes.data) % 64 == 0
 
 
-def test_an_empty_block_has_a_form():
+def test_an_empty_block():
     block = make([])
     assert decode(encode(block)).rows == 0
     assert block_size(0, 3) == 64
@@ -146,7 +146,7 @@ def test_an_empty_block_has_a_form():
         ({"zoom": -1}, "zoom of 0 to 25"),
     ],
 )
-def test_a_block_that_breaks_a_rule_has_no_bytes(fields, complaint):
+def test_a_block_that_breaks_a_rule_is_not_encoded(fields, complaint):
     block = changed(make([(1, 17, 0), (2, 17, 0)]), **fields)
     with pytest.raises(BlockError, match=complaint):
         encode(block)
@@ -213,7 +213,7 @@ def test_keys_are_read_without_the_vectors():
         decode_keys(GOOD[: key_size(3) - 1])
 
 
-def test_vectorised_ids_are_those_of_the_identity_module():
+def test_vectorised_ids_agree_with_descriptor_id():
     zoom, x, y = np.array([0, 5, 25]), np.array([0, 31, 2**25 - 1]), np.array([0, 7, 2**25 - 1])
     expected = [descriptor_id(*map(int, place)) for place in zip(zoom, x, y, strict=True)]
     assert descriptor_block.descriptor_ids(zoom, x, y).tolist() == expected

@@ -43,7 +43,7 @@ maps = st.dictionaries(places, vectors, max_size=12)
 
 
 @given(maps, maps)
-def test_a_delta_leads_from_one_to_the_other_and_back(before, now):
+def test_a_delta_is_applied_and_undone(before, now):
     found = d.delta_between(rows_in(before), rows_in(now))
     kept = {key: value for key, value in map_of(rows_in(before)).items() if key not in map_of(found.dropped)}
     assert kept | map_of(found.added) == map_of(rows_in(now))
@@ -55,7 +55,7 @@ def test_a_delta_leads_from_one_to_the_other_and_back(before, now):
 
 
 @given(maps, maps)
-def test_bytes_there_and_back(before, now):
+def test_a_delta_is_encoded_and_decoded(before, now):
     found = d.delta_between(rows_in(before), rows_in(now))
     data = d.encode(found)
     again = d.decode(data)
@@ -66,7 +66,7 @@ def test_bytes_there_and_back(before, now):
 
 
 @given(maps, maps)
-def test_cells_apart_are_the_whole(before, now):
+def test_the_deltas_of_all_cells_are_the_whole_delta(before, now):
     whole = d.delta_between(rows_in(before), rows_in(now))
     cells = {(7, x, y) for x in range(3) for y in range(3)}
     parts = [whole.in_cell(cell) for cell in cells]
@@ -118,8 +118,8 @@ def changed(offset, value):
         (changed(192 + 16, b"\1"), "zero bytes"),
         (changed(64, struct.pack("<Q", 7)), "ascending order"),
         (changed(64 + 8, struct.pack("<Q", 1 << 63)), "ascending order"),
-        (changed(192, struct.pack("<f", float("nan"))), "rows that came"),
-        (changed(256, struct.pack("<f", float("inf"))), "rows that are left out"),
+        (changed(192, struct.pack("<f", float("nan"))), "of added rows"),
+        (changed(256, struct.pack("<f", float("inf"))), "of dropped rows"),
     ],
 )
 def test_other_bytes_are_refused(data, reason):
@@ -144,9 +144,12 @@ def test_hostile_bytes_are_refused_or_read(tail, offset):
         (d.Rows(np.array([1], np.uint64), np.ones((1, 2), np.float64)), "uint64"),
         (
             d.Rows(np.array([1], np.uint64), np.ones((2, 2), np.float32)),
-            r"a vector for each row that came, found \[2, 2\]",
+            r"a vector for each of the added rows, found \[2, 2\]",
         ),
-        (d.Rows(np.array([1], np.uint64), np.ones((1, 0), np.float32)), "a vector for each row"),
+        (
+            d.Rows(np.array([1], np.uint64), np.ones((1, 0), np.float32)),
+            "a vector for each of the added rows",
+        ),
         (d.Rows(np.array([1], np.uint64), np.ones(2, np.float32)), "float32 \\[n, d\\]"),
     ],
 )
@@ -155,10 +158,10 @@ def test_rows_that_do_not_belong_together_are_refused(added, reason):
         d.encode(d.Delta(added, d.empty_delta(2).dropped))
 
 
-def test_a_delta_that_does_not_fit_cannot_be_taken_back():
+def test_a_delta_of_other_rows_cannot_be_undone():
     before, now = rows_in({1: (1, 2, 3), 2: (1, 2, 3)}), rows_in({2: (1, 2, 3), 3: (1, 2, 3)})
     found = d.delta_between(before, now)
-    with pytest.raises(d.DeltaError, match="one that is not"):
+    with pytest.raises(d.DeltaError, match="one that is missing"):
         d.undo_delta(before, found)
-    with pytest.raises(d.DeltaError, match="one that is as it was"):
+    with pytest.raises(d.DeltaError, match="one that is unchanged"):
         d.undo_delta(rows_in({1: (1, 2, 3), 3: (1, 2, 3)}), found)

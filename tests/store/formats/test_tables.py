@@ -48,7 +48,7 @@ def damaged(decode, data):
 
 
 @given(tiles, st.randoms(use_true_random=False))
-def test_tiles_come_back_in_rising_order(rows, order):
+def test_tiles_are_decoded_in_ascending_order(rows, order):
     data = encode_tiles(rows)
     shuffled = list(rows)
     order.shuffle(shuffled)
@@ -66,7 +66,7 @@ def test_tiles_come_back_in_rising_order(rows, order):
 
 
 @given(tiles, st.integers(-(1 << 70), 1 << 70))
-def test_tiles_that_are_not_there(rows, identifier):
+def test_a_tile_that_is_not_in_the_table(rows, identifier):
     known = {row[0]: row[1] for row in rows}
     assert decode_tiles(encode_tiles(rows)).digest(identifier) == known.get(identifier)
 
@@ -90,7 +90,7 @@ def test_a_tile_that_occurs_twice_is_refused():
 
 
 @given(blocks, st.randoms(use_true_random=False))
-def test_blocks_come_back_in_rising_order(rows, order):
+def test_blocks_are_decoded_in_ascending_order(rows, order):
     data = encode_blocks(rows)
     shuffled = list(rows)
     order.shuffle(shuffled)
@@ -138,7 +138,7 @@ def test_rows_out_of_order_are_refused():
 
 
 @given(st.sampled_from([(decode_tiles, TILES), (decode_blocks, BLOCKS)]), st.data())
-def test_flipped_bits_give_a_table_or_our_error(case, data):
+def test_flipped_bits_give_a_table_or_an_artifact_error(case, data):
     decode, good = case
     at = data.draw(st.integers(0, 8 * len(good) - 1))
     bad = bytearray(good)
@@ -150,7 +150,7 @@ def test_flipped_bits_give_a_table_or_our_error(case, data):
     assert at >= 8 * 16, "a flip in the header went unnoticed"
 
 
-def test_columns_of_tiles_rise():
+def test_tiles_in_another_order_are_refused():
     ids, digests = np.array([9, 5], np.uint64), np.zeros((2, 32), np.uint8)
-    with pytest.raises(ValueError, match="rising order"):
+    with pytest.raises(ValueError, match="ascending order"):
         encode_tile_columns(ids, digests, np.zeros(2, np.int32))

@@ -9,12 +9,12 @@ TILES = st.lists(st.tuples(st.integers(0, (1 << 63) - 1), st.binary(max_size=50)
 
 
 @given(TILES)
-def test_what_goes_in_comes_out(tiles):
+def test_a_pack_is_encoded_and_decoded(tiles):
     assert tile_pack.decode(tile_pack.encode(tiles)) == tuple(tiles)
 
 
 @given(TILES, st.data())
-def test_a_file_that_is_cut_or_grown_is_none(tiles, data):
+def test_a_truncated_or_extended_pack_is_refused(tiles, data):
     whole = tile_pack.encode(tiles)
     with pytest.raises(ArtifactError):
         tile_pack.decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
@@ -23,7 +23,7 @@ def test_a_file_that_is_cut_or_grown_is_none(tiles, data):
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_file_or_an_error(data):
+def test_any_bytes_are_a_pack_or_an_error(data):
     for candidate in (data, tile_pack.MAGIC + data):
         try:
             tiles = tile_pack.decode(candidate)

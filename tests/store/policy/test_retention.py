@@ -126,7 +126,7 @@ def test_origins_are_counted_and_not_generations(store):
 def test_the_work_of_a_build_that_died_waits_for_the_next(store):
     built(store, 1)
     interrupted(store, 2, die_at="index")
-    mine = {sha for sha, made_by in store.state.step_cache.make.items() if made_by.build == 2}
+    mine = {sha for sha, made_by in store.state.step_cache.made.items() if made_by.build == 2}
     assert len(mine) == 2, "a block and an index"
     assert mine.isdisjoint(gone(decided(store)))
     assert decided(store).kept[KeepReason.UNFINISHED][0] >= 2
@@ -144,7 +144,7 @@ def test_the_work_of_a_build_that_failed_goes_unless_it_was_interrupted(store, k
         built(store, 2, die_at="index")
     store.append(make(BuildFailed, kind=kind), build=2)
     build = store.state.builds[2]
-    mine = {sha for sha, made_by in store.state.step_cache.make.items() if made_by.build == 2}
+    mine = {sha for sha, made_by in store.state.step_cache.made.items() if made_by.build == 2}
     assert mine.isdisjoint(gone(decided(store))) is stays
     inputs = {build.calibration.sha256, build.tiles.table.sha256}
     assert inputs.isdisjoint(gone(decided(store))), "they may be looked into for a while"

@@ -13,7 +13,7 @@ from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
-from store.files.sealed_memory import SealError, digest, open_expected, seal
+from store.files.sealed_memory import SealError, check_digest, open_expected, seal_file
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
@@ -424,8 +424,8 @@ class TestSealed:
         data = os.urandom((1 << 20) + 5)
         (tmp_path / "x").write_bytes(data)
         fd = open_expected("x", folder=folder, size=len(data))
-        sealed = seal(fd, ref_of(data))
-        digest(fd, ref_of(data))
+        sealed = seal_file(fd, ref_of(data))
+        check_digest(fd, ref_of(data))
         os.close(fd)
         view = sealed.view()
         assert view == Path(sealed.path).read_bytes() == data
@@ -444,7 +444,7 @@ class TestSealed:
     def test_an_empty_file_can_be_sealed(self, tmp_path, folder):
         (tmp_path / "x").touch()
         fd = open_expected("x", folder=folder, size=0)
-        sealed = seal(fd, ref_of(b""))
+        sealed = seal_file(fd, ref_of(b""))
         os.close(fd)
         assert sealed.view() == b""
         sealed.close()
@@ -462,7 +462,7 @@ class TestSealed:
         path.write_bytes(b"12345")
         fd = open_expected("x", folder=folder, size=5)
         path.write_bytes(data)
-        for check in (seal, digest):
+        for check in (seal_file, check_digest):
             with pytest.raises(SealError, match="expected 5 bytes"):
                 check(fd, ref_of(b"12345"))
         os.close(fd)
@@ -470,9 +470,9 @@ class TestSealed:
     def test_descriptors_that_cannot_be_read(self, tmp_path, folder):
         (tmp_path / "x").write_bytes(b"12345")
         fd = os.open(tmp_path / "x", os.O_WRONLY)
-        for check in (seal, digest):
+        for check in (seal_file, check_digest):
             with pytest.raises(SealError):
                 check(fd, ref_of(b"12345"))
         os.close(fd)
         with pytest.raises(SealError):
-            digest(folder, ref_of(b"12345"))
+            check_digest(folder, ref_of(b"12345"))

@@ -46,11 +46,11 @@ def test_signature_comes_first(signature):
     assert error.kind is ErrorKind.SIGNATURE
 
 
-def test_no_keys_are_no_permission(cache):
+def test_an_empty_list_of_keys_refuses_everything(cache):
     assert no_go(cache[0], trusted_keys=()).kind is ErrorKind.SIGNATURE
 
 
-def test_a_look_from_the_ground_leaves_the_device_out_and_nothing_else(cache):
+def test_a_check_on_the_ground_skips_only_the_device(cache):
     ground = replace(HERE, runs_here=lambda *_: False, libraries={"onnxruntime": "2"}, flown=False)
     found = check_flightworthy(cache[0], (), generation=2, policy=ground)
     assert foreign_engines(found, ground).keys() == {"place"}

@@ -31,7 +31,7 @@ def damaged(path):
     return error.value
 
 
-def test_floors_are_remembered(path):
+def test_floors_are_kept(path):
     floors = RollbackProtection.load(path)
     assert dict(floors) == {}
     assert not path.exists(), "looking makes no file"
@@ -67,14 +67,14 @@ def test_an_unknown_cache_has_to_be_adopted(path):
 @pytest.mark.parametrize(
     "cache_id", ["", "A" * 32, "a" * 31, "a" * 33, "a" * 31 + "\n", "../" + "a" * 29, None, 7]
 )
-def test_what_is_no_cache_id(path, cache_id):
+def test_an_invalid_cache_id_is_refused(path, cache_id):
     with pytest.raises(ValueError, match="cache id"):
         RollbackProtection.load(path).adopt(cache_id, 1)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("generation", [-1, 10**18, 1.5, True, "3", None])
-def test_what_is_no_generation(path, generation):
+def test_an_invalid_generation_is_refused(path, generation):
     with pytest.raises(ValueError, match="generation"):
         RollbackProtection.load(path).adopt(A, generation)
     assert not path.exists()
@@ -90,7 +90,7 @@ def test_the_highest_line_counts(path):
 
 
 @pytest.mark.parametrize("length", range(LINE_BYTES))
-def test_a_torn_last_line_was_never_promised(path, length):
+def test_a_torn_last_line_is_ignored(path, length):
     floors = RollbackProtection.load(path)
     floors.adopt(A, 3)
     floors.adopt(A, 123)
@@ -134,7 +134,7 @@ def test_foreign_files_are_damage(path, content):
 
 
 @pytest.mark.parametrize("what", ["folder", "fifo", "huge", "device"])
-def test_what_is_no_file(path, what):
+def test_a_path_that_is_no_file(path, what):
     match what:
         case "folder":
             path.mkdir()
@@ -150,7 +150,7 @@ def test_what_is_no_file(path, what):
         RollbackProtection(path).adopt(A, 1)
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
     floors = RollbackProtection.load(tmp_path / "nowhere" / "floors")
     with pytest.raises(StoreError, match="floors"):
         floors.adopt(A, 1)
@@ -158,7 +158,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize("written", [0, 10, 63])
-def test_a_full_disk_promises_nothing(path, monkeypatch, written):
+def test_a_full_disk_raises_no_floor(path, monkeypatch, written):
     floors = RollbackProtection.load(path)
     floors.adopt(A, 1)
     real = os.pwrite
@@ -172,7 +172,7 @@ def test_a_full_disk_promises_nothing(path, monkeypatch, written):
     assert RollbackProtection.load(path)[A] == 5
 
 
-def test_two_that_raise_one_file(path):
+def test_two_objects_raise_floors_in_one_file(path):
     one, other = RollbackProtection.load(path), RollbackProtection.load(path)
     one.adopt(A, 5)
     other.adopt(A, 3)
@@ -183,7 +183,7 @@ def test_two_that_raise_one_file(path):
     assert path.stat().st_size == 3 * LINE_BYTES
 
 
-def test_who_writes_keeps_others_out(path, monkeypatch):
+def test_a_writer_locks_the_file(path, monkeypatch):
     real, tried = os.pwrite, []
 
     def pwrite(fd, data, at):
@@ -201,7 +201,7 @@ def test_who_writes_keeps_others_out(path, monkeypatch):
     assert tried == [0, LINE_BYTES]
 
 
-def test_processes_that_raise_one_file_at_once(path):
+def test_processes_raise_floors_in_one_file(path):
     code = (
         "import sys; from store.trust.rollback_protection import RollbackProtection\n"
         "for generation in range(40): RollbackProtection.load(sys.argv[1]).adopt(sys.argv[2] * 32, generation)"

@@ -64,7 +64,7 @@ class TestSignature:
         assert ALICE.sign(RAW) == ALICE.sign(RAW)
 
     def test_a_signature_that_does_not_hold_is_not_given(self):
-        with pytest.raises(RuntimeError, match="not sound"):
+        with pytest.raises(RuntimeError, match="is faulty"):
             Signer(BOB.public, ALICE._private).sign(RAW)
 
     def test_the_private_key_is_not_shown(self):

@@ -199,7 +199,7 @@ def python(code, *arguments):
     return done.stdout.strip()
 
 
-def test_cryptography_is_imported_where_keys_are_given_alone(layout):
+def test_cryptography_is_imported_only_if_keys_are_given(layout):
     with opened(layout, ALICE) as store:
         play(store, FIRST)
     code = (
