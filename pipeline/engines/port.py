@@ -11,9 +11,9 @@ from store.base.preprocessing import Preprocessing
 DEFAULT_BATCH = 8
 """Fixed batch of an engine unless the request names one.
 
-On a CPU it hardly matters: the built-in network takes 1.38 to 1.41 ms per sample at every batch from 1 to 32, and
-large networks differ by a tenth. On a GPU a single sample leaves most of it idle. But a single query on board costs
-a whole batch; where only that counts, ask for 1.
+On a CPU it hardly matters: the built-in network takes 1.38 to 1.41 ms per sample at every batch from 1 to 32,
+and large networks differ by a tenth. On a GPU a single sample leaves most of it idle. But a single query on
+board costs a whole batch; where only that counts, ask for 1.
 """
 
 Role = Literal["descriptor", "auxiliary"]
@@ -120,7 +120,7 @@ OnProgress = Callable[[Mapping[str, Any]], None]
 
 
 class EngineCompiler(Protocol):
-    """Turns a network into an engine for one device. Implementations may be called for several models in turn."""
+    """Turns networks into engines for one device, one after the other."""
 
     @property
     def backend(self) -> str:
@@ -167,6 +167,6 @@ class EngineCompiler(Protocol):
             on_progress: Called as the compiler reports.
 
         Raises:
-            CompileError: Its kind tells a failure from a crash, a lack of memory and a time-out.
+            CompileError: Its kind distinguishes a failure, a crash, a lack of memory and a time-out.
         """
         ...

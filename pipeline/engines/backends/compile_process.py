@@ -35,7 +35,7 @@ def compile_in_child(
         grace_s: Seconds that a cancelled child gets to end by itself.
 
     Raises:
-        CompileError: Its kind tells a failure from a crash, a lack of memory and a time-out.
+        CompileError: Its kind distinguishes a failure, a crash, a lack of memory and a time-out.
     """
     from pipeline.processes.pool import run_once  # noqa: PLC0415 - step keys need no child
 

@@ -54,9 +54,5 @@ class CompileRequest:
             "plugins": tuple((Path(path), digest) for path, digest in job["plugins"]),
             "preprocessing": preprocessing and Preprocessing.from_document(preprocessing),
         }
-        return cls(
-            job=EngineJob(**{**job, **changed}),
-            backend=message["backend"],
-            version=message["version"],
-            engine=Path(message["engine"]),
-        )
+        engine = Path(message["engine"])
+        return cls(**{**message, "job": EngineJob(**{**job, **changed}), "engine": engine})

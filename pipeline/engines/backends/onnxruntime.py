@@ -59,7 +59,7 @@ class OnnxRuntimeCompiler:
         return target == "cpu"
 
     def key_components(self, job: EngineJob) -> Document:
-        """Return everything the engine depends on. Workspace, TF32 and profile mean nothing to this backend."""
+        """Return everything the engine depends on. This backend ignores workspace, TF32 and profile."""
         _check(job)
         return job_components(job, self, options={"level": "extended", **tensor_options(job)})
 

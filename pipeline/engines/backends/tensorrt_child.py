@@ -58,7 +58,7 @@ def _wait_for_sigterm() -> None:
 
 
 def compile_network(message: Message, progress: Progress) -> Payload:
-    """Read, fix the sizes, convert, parse, compare the conversion with the original, build, and write the engine."""
+    """Read, fix the sizes, convert, parse, compare with the original, build, and write the engine."""
     began = time.monotonic()
     request = CompileRequest.from_message(message)
     job, backend, version = request.job, request.backend, request.version
@@ -177,7 +177,7 @@ def _shapes(session: TensorRtSession, job: EngineJob) -> Shapes:
 
 
 def _require_parity(model: Proto, job: EngineJob, ranges: Mapping[str, ShapeRange]) -> None:
-    """Compare a network in 16 bits with the one in float32 on golden inputs; name the node that loses most."""
+    """Compare a network in 16 bits with the original on golden inputs; name the node that loses most."""
     feeds = (
         {job.input: _samples(job)}
         if job.role == "descriptor"

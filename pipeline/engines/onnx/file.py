@@ -54,7 +54,7 @@ def onnx_digest(path: Path) -> str:
 
 
 def read_onnx(path: Path, *, expected_sha256: str) -> Proto:
-    """Return a model with its external weights inlined, each file read once; refuse another one than expected.
+    """Return a model with its external weights inlined; each file is read once.
 
     Weights that the file lists among its inputs, as early versions of the format demand, are removed from
     them.

@@ -464,20 +464,20 @@ def test_a_window_whose_answers_are_lost_too_often_fails_the_build(tiles, engine
 
 @ray_test
 def test_time_outside_of_the_batcher_does_not_count_for_the_timeout(tiles, engine, cluster, monkeypatch):
-    learned, kept_s = [], 5.0
-    learn = AdaptiveTimeout.record
+    recorded, kept_s = [], 5.0
+    record = AdaptiveTimeout.record
 
-    def learning(self, tiles, seconds):
-        learned.append(seconds)
-        learn(self, tiles, seconds)
+    def recording(self, tiles, seconds):
+        recorded.append(seconds)
+        record(self, tiles, seconds)
 
-    monkeypatch.setattr(AdaptiveTimeout, "record", learning)
+    monkeypatch.setattr(AdaptiveTimeout, "record", recording)
     batcher = RayDescriptorBatcher(address="auto", workers=1)
     for result in batcher.embed(windows_of(tiles, 5), engine=engine, preprocessing=PREPROCESSING):
         if result.window.number == 3:
             time.sleep(kept_s)
-    assert len(learned) == 12
-    assert 0 < max(learned) < kept_s
+    assert len(recorded) == 12
+    assert 0 < max(recorded) < kept_s
 
 
 @ray_test
@@ -486,7 +486,7 @@ def test_time_outside_of_the_batcher_does_not_count_for_the_timeout(tiles, engin
     ("error", "kind", "said"),
     [
         ("ObjectStoreFullError", "embed-failed", "expected room in the object store"),
-        ("OutOfDiskError", "disk-full", "expected space on disk"),
+        ("OutOfDiskError", "disk-full", "expected disk space"),
         ("RaySystemError", "backend-unavailable", "expected a Ray cluster that works"),
     ],
 )
