@@ -1,0 +1,18 @@
+from types import SimpleNamespace
+
+from store.domain.events import StepRetried
+from tools.analysis import show_document
+from tools.analysis.show_text import show_lines
+
+
+def test_a_retry_is_a_step_of_its_own():
+    retried = StepRetried(kind="cells", subjects=("18/1/2",), attempt=2, why="killed")
+    record = SimpleNamespace(event=retried, seq=3, wall_ns=0, mono_ns=0, build=1)
+    (step,) = show_document._steps([record])
+    assert "attempt 2: killed" in step.values()
+
+
+def test_a_build_that_failed_before_it_selected_tiles_has_no_tiles(built):
+    document = built.json("show", "1")
+    assert any("wanted" in line for line in show_lines(document))
+    assert not any("wanted" in line for line in show_lines(document | {"tiles": None}))
