@@ -162,8 +162,7 @@ def forget_changed_vectors(run: BuildContext) -> bool:
 
     Returns:
         Whether its vectors differ. Then the recorded check makes the journal forget the old blocks, and the
-            cells must
-        be planned again.
+        cells must be planned again.
     """
     run.enter("check", run.inputs.descriptor.spec.name)
     verdict = check_vectors(run.store.artifacts, run.store.state.step_cache, run.inputs, run.embedder)
