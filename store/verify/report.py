@@ -138,14 +138,25 @@ class VerifyReport:
         """Whether the only problems are that this is another device, or has other libraries."""
         return not self.go and all(problem.kind is ProblemKind.DEVICE for problem in self.problems)
 
-    def without(self, collected: Collection[int]) -> Self:
-        """Return the report without the problems of generations that were collected meanwhile.
+    @property
+    def foreign_files(self) -> frozenset[str]:
+        """The files that C10 did not put there."""
+        return frozenset(each.subject for each in self.problems if each.kind is ProblemKind.STRANGER)
+
+    def without(self, collected: Collection[int], passing: Collection[str] = ()) -> Self:
+        """Return the report without the problems that a concurrent writer caused.
 
         An absent block that no generation is known to name was listed in a block table that was collected,
         too.
+
+        Args:
+            collected: Generations that were collected meanwhile.
+            passing: Foreign files that an earlier look did not find: a writer was about to project them.
         """
 
         def lasts(problem: CacheProblem) -> bool:
+            if problem.kind is ProblemKind.STRANGER:
+                return problem.subject not in passing
             if not problem.generations:
                 return problem.kind is not ProblemKind.ABSENT
             return not set(problem.generations) <= set(collected)

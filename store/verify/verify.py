@@ -70,7 +70,7 @@ def verify(
         DamagedHistoryError, journal.JournalError: The journal cannot be trusted.
     """
     options = _Options(depth, budget_s, seed, trusted_keys, monotonic, on_total, on_bytes)
-    attempt = 1
+    attempt, seen_before = 1, frozenset[str]()
     while True:
         view = stable_view(layout, whole=depth is Depth.FULL)
         report = _verify(view, options)
@@ -80,7 +80,8 @@ def verify(
         if now.head == view.head:
             return report
         if attempt == _ATTEMPTS:
-            return report.without(now.state.collected_generations)
+            return report.without(now.state.collected_generations, report.foreign_files - seen_before)
+        seen_before = report.foreign_files
         options = replace(options, on_total=None, on_bytes=None)
         attempt += 1
 

@@ -234,8 +234,9 @@ class Sweep:
         if kind != "-":
             self.result.errors[kind] += 1
         of_ours = kind == "-" or kind.startswith(OWN)
-        # Python itself turns some failed allocations into other errors, a TypeError of `stat` among them.
-        memory = action is None and kind.startswith("builtins.")
+        # Python itself turns some failed allocations into other errors, a TypeError of `stat` among them, and numpy
+        # has a MemoryError of its own.
+        memory = action is None and kind.startswith(("builtins.", "numpy."))
         wrong = not of_ours or code not in range(9) or code == ExitCode.INTERNAL
         # Whatever the disk refuses, the journal is sound: to call it damaged would send people to rebuild it.
         alarm = code == ExitCode.DAMAGED and not self.driver.mends

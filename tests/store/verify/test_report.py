@@ -53,6 +53,12 @@ def test_what_concerns_only_collected_generations_does_not_last(found, lasts):
     assert verification(found, other).without((1, 2)).problems == ((found, other) if lasts else (other,))
 
 
+def test_a_foreign_file_that_was_seen_before_lasts():
+    found = problem(ProblemKind.STRANGER)
+    assert verification(found).without((), passing=()).foreign_files == {found.subject}
+    assert not verification(found).without((), passing={found.subject}).problems
+
+
 def test_the_head_is_sound_if_only_older_generations_are_damaged():
     assert verification().go
     older = verification(problem(ProblemKind.ABSENT, 1))

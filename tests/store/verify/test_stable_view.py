@@ -76,6 +76,25 @@ def test_a_cache_that_changed_meanwhile_is_verified_again(layout, monkeypatch):
     assert ProblemKind.STRANGER not in {problem.kind for problem in found.problems}
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_cache_that_never_rests_shows_only_foreign_files_that_stay(layout, monkeypatch, stays):
+    """A signature is written before its manifest: for a moment it belongs to no file."""
+    project(layout)
+    names = iter(["one", "two", "three"])
+
+    def walking(*args, **options):
+        path = layout.root / ("stays" if stays else next(names))
+        path.touch()
+        found = walk(*args, **options)
+        path.unlink()  # a build refuses it
+        with CacheWriter.open(layout, clock=FakeClock(), reserve_bytes=0) as store:
+            play(store, Scenario(flight=f"g{store.state.head.number}", version=VERSION))
+        return found
+
+    monkeypatch.setattr("store.verify.verify.walk", walking)
+    assert verify(layout, depth=Depth.FULL).foreign_files == ({"stays"} if stays else frozenset())
+
+
 def test_a_foreign_file_that_stays_is_reported(layout):
     project(layout)
     (layout.root / "stranger").touch()
