@@ -239,3 +239,17 @@ def from_os_error(error: OSError, what: str) -> StoreError:
     return CacheUnusableError(
         f"expected the disk to answer, found {found}", kind=ErrorKind.INPUT_OUTPUT, hint="c10 doctor"
     )
+
+
+class TranslateOSErrors:
+    """Raise errors of the operating system inside of a `with` block as the store's; `what` as in `from_os_error`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise from_os_error(error, self._what) from error

@@ -23,7 +23,7 @@ from store.disk.layout import Layout
 from store.domain.events import IndexExtended
 from store.domain.index_files import refs_of, whole_of
 from store.domain.state import State
-from store.errors import DiskFullError, ErrorKind, from_os_error
+from store.errors import DiskFullError, ErrorKind, TranslateOSErrors
 from store.verify.coverage import sizes
 
 PER_FILE = 8192
@@ -172,10 +172,8 @@ def free_bytes(folder: Path) -> int:
     """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    try:
+    with TranslateOSErrors(f"file system of {folder}"):
         found = os.statvfs(folder)
-    except OSError as error:
-        raise from_os_error(error, f"file system of {folder}") from error
     return found.f_bavail * found.f_frsize
 
 

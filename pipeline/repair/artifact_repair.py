@@ -29,7 +29,7 @@ from store.domain.events import (
 )
 from store.domain.index_files import whole_of
 from store.domain.step_cache import StepCache
-from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, from_os_error
+from store.errors import ArtifactError, DiskFullError, ErrorKind, StoreError, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.manifest import Manifest
 from store.manifest.roles import DELTA, WHOLE
@@ -189,10 +189,8 @@ class ArtifactRepair:
         layout, artifacts = self.context.store.layout, self.context.artifacts
         path, kept = layout.artifact(ref.sha256), ""
         if os.path.lexists(path):
-            try:
+            with TranslateOSErrors(f"artifact {ref.sha256}"):
                 kept = move_to_quarantine(layout, path)
-            except OSError as error:
-                raise from_os_error(error, f"artifact {ref.sha256}") from error
         artifacts.put(made.data)
         action = RepairAction(
             what=what,

@@ -33,7 +33,7 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.domain.manifest_projection import project
 from store.domain.state import Build, State
-from store.errors import ErrorKind, NoGoError, UnknownEventError, from_os_error
+from store.errors import ErrorKind, NoGoError, TranslateOSErrors
 from store.files.permissions import refuse_world_writable
 from store.maintenance.rebuild_journal import RebuildResult, rebuild
 from store.manifest.manifest import Manifest, parse
@@ -124,21 +124,14 @@ class Repair:
         """
         refuse_world_writable(self.layout.root)
         view = read_history(self.layout, strict=False)
-        if view.state.unknown:
-            raise UnknownEventError(
-                f"expected events this version knows, found {view.state.unknown[0]}; nothing was changed",
-                kind=ErrorKind.UNKNOWN_EVENT,
-                hint="use the newer C10 that wrote this cache",
-            )
+        view.state.require_known("nothing was changed")
         links = self._set_links_aside()
         if links:
             view = read_history(self.layout, strict=False)
         require_consistent_journal(self.layout, view.state, view.chains)
-        try:
+        with TranslateOSErrors(f"cache {self.layout.root}"):
             for name in FOLDERS:
                 (self.layout.root / name).mkdir(exist_ok=True, mode=0o755)
-        except OSError as error:
-            raise from_os_error(error, f"cache {self.layout.root}") from error
         actions = [self._set_aside(what, was, kind) for what, was, kind in _wrong_files(self.layout, view)]
         self.layout.create()
         return [*links, *actions]

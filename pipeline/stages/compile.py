@@ -18,7 +18,7 @@ from store.disk.artifacts import Artifacts, ref_of
 from store.domain.attachments import TIMING_CACHE, attached, with_attached
 from store.domain.events import CheckFailed, EngineCompiled, StepStarted
 from store.domain.state import FLIGHT, State
-from store.errors import StoreError, from_os_error
+from store.errors import StoreError, TranslateOSErrors
 
 _LOG_LIMIT = 16_384
 _SAME_KERNELS = ("backend", "version", "target")
@@ -62,10 +62,8 @@ def compile_network(
         job = replace(job_with_file(model, Path(folder)), timing_cache=timing_cache)
         compiled = compiler.compile(job, scratch=Path(folder), on_progress=on_progress)
         elapsed_ms = round((monotonic() - began) * 1000)
-        try:
+        with TranslateOSErrors(f"engine of {model.spec.name}"):
             engine = compiled.path.read_bytes()
-        except OSError as error:
-            raise from_os_error(error, f"engine of {model.spec.name}") from error
     timing_cache = compiled.timing_cache
     event = EngineCompiled(
         model=model.spec.name,

@@ -21,7 +21,7 @@ from store.disk.folder_integrity import refuse_symlinked_folders
 from store.disk.layout import Layout
 from store.domain.events import Event, GenerationAccepted
 from store.domain.state import State
-from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.files.permissions import refuse_world_writable
 from store.policy import recovery
 
@@ -96,13 +96,7 @@ def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> It
     try:
         # As in recovery: after the death of a writer only a write transaction shows what it made durable.
         event_store.journal.append([])
-        if event_store.state.unknown:
-            raise UnknownEventError(
-                f"expected events this version knows, found {event_store.state.unknown[0]}; the cache may be read, not"
-                " written",
-                kind=ErrorKind.UNKNOWN_EVENT,
-                hint="use the newer C10 that wrote this cache",
-            )
+        event_store.state.require_known("the cache may be read, not written")
         try:
             recovery.check(event_store.state, observed)
         except DamagedHistoryError as error:

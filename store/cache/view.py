@@ -17,7 +17,7 @@ from store.disk.repair_commands import rebuilding, replaying
 from store.disk.scratch import holds_leftovers
 from store.domain.fold import fold_into
 from store.domain.state import RecordedEvent, State
-from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, from_os_error
+from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import read_regular
 from store.manifest.file_names import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_signature_name
 from store.policy.recovery import CacheFiles
@@ -53,7 +53,7 @@ def list_cache_files(layout: Layout) -> CacheFiles:
     Raises:
         CacheUnusableError: A folder cannot be read.
     """
-    try:
+    with TranslateOSErrors(f"cache {layout.root}"):
         manifests, highest = layout.manifest_files(), None
         if manifests:
             raw = read_regular(layout.manifests / manifests[max(manifests)], limit=MAX_MANIFEST_BYTES)
@@ -62,8 +62,6 @@ def list_cache_files(layout: Layout) -> CacheFiles:
         signed, loose = _signatures(names, manifests)
         scratch = holds_leftovers(layout)
         segments = layout.segment_files()
-    except OSError as error:
-        raise from_os_error(error, f"cache {layout.root}") from error
     return CacheFiles(
         manifests=manifests,
         segments=segments,

@@ -53,8 +53,8 @@ from store.errors import (
     ErrorKind,
     RequestRefusedError,
     StoreError,
+    TranslateOSErrors,
     UnprojectedError,
-    from_os_error,
 )
 from store.files.permissions import refuse_world_writable
 from store.manifest import manifest
@@ -342,10 +342,8 @@ class CacheWriter:
         if not os.path.lexists(path):
             return
         subject = str(path.relative_to(self.layout.root))
-        try:
+        with TranslateOSErrors(subject):
             kept = move_to_quarantine(self.layout, path)
-        except OSError as error:
-            raise from_os_error(error, subject) from error
         self.made += 1
         self.append(Repaired(subject=subject, sha256="", action="set aside", quarantine=kept), build=None)
 
@@ -353,10 +351,8 @@ class CacheWriter:
         """Remove what a dead process left, unless another process is writing artifacts."""
         with self.artifacts.try_exclusive_lock() as alone:
             if alone:
-                try:
+                with TranslateOSErrors(f"scratch folder {self.layout.scratch}"):
                     clear_scratch(self.layout)
-                except OSError as error:
-                    raise from_os_error(error, f"scratch folder {self.layout.scratch}") from error
 
 
 def _open_event_store(layout: Layout, clock: Clock) -> EventStore:

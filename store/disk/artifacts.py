@@ -31,6 +31,7 @@ from store.errors import (
     ArtifactsBusyError,
     CacheUnusableError,
     ErrorKind,
+    TranslateOSErrors,
     describe_read_error,
     from_os_error,
     is_shortage,
@@ -122,11 +123,8 @@ class Artifacts:
     @contextmanager
     def draft(self) -> Iterator[Draft]:
         """Open a nameless file on the file system of the cache, for `publish`."""
-        try:
-            with draft(self.layout.scratch) as new:
-                yield new
-        except OSError as error:
-            raise from_os_error(error, f"artifact in {self.layout.artifacts}") from error
+        with TranslateOSErrors(f"artifact in {self.layout.artifacts}"), draft(self.layout.scratch) as new:
+            yield new
 
     def put(self, data: bytes | memoryview) -> ArtifactRef:
         """Store bytes durably.
@@ -283,10 +281,8 @@ class Artifacts:
         Raises:
             CacheUnusableError: It cannot be opened.
         """
-        try:
+        with TranslateOSErrors(f"artifact {ref.sha256}"):
             fd = open_regular(self.layout.artifact(ref.sha256))
-        except OSError as error:
-            raise from_os_error(error, f"artifact {ref.sha256}") from error
         try:
             yield f"/proc/self/fd/{fd}"
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from store.disk.layout import FOLDERS, Layout
 from store.disk.quarantine import move_to_quarantine
 from store.disk.repair_commands import repairing
-from store.errors import CacheUnusableError, ErrorKind, from_os_error
+from store.errors import CacheUnusableError, ErrorKind, TranslateOSErrors
 
 
 def misplaced_folders(layout: Layout) -> tuple[Path, ...]:
@@ -45,15 +45,13 @@ def free_displaced(layout: Layout) -> tuple[tuple[str, str], ...]:
         StoreError: It cannot be moved; the rest is as it was.
     """
     found, kept = misplaced_folders(layout), list[tuple[str, str]]()
-    try:
+    with TranslateOSErrors(f"cache {layout.root}"):
         beside = _beside(layout) if layout.quarantine in found else None
         if found:
             layout.quarantine.mkdir(exist_ok=True, mode=0o755)
         for path in found:
             at = beside if beside is not None and path == layout.quarantine else path
             kept.append((path.name, move_to_quarantine(layout, at)))
-    except OSError as error:
-        raise from_os_error(error, f"cache {layout.root}") from error
     return tuple(kept)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from journal.fsync import fsync_dir
 from journal.storage.filesystem import filesystem_type
-from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
+from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, TranslateOSErrors, from_os_error
 from store.manifest.file_names import MANIFEST_NAME
 
 _SEGMENT_NAME = re.compile(r"([0-9]{8,18})\.events")
@@ -166,7 +166,7 @@ class Layout:
             DiskFullError: No space.
         """
         self.make_root()
-        try:
+        with TranslateOSErrors(f"cache folder {self.root}"):
             for name in FOLDERS:
                 (self.root / name).mkdir(exist_ok=True, mode=0o755)
             with os.scandir(self.artifacts) as entries:
@@ -176,8 +176,6 @@ class Layout:
                     (self.artifacts / name).mkdir(exist_ok=True, mode=0o755)
             for folder in (self.artifacts, self.root):
                 fsync_dir(folder)
-        except OSError as error:
-            raise from_os_error(error, f"cache folder {self.root}") from error
 
     def make_root(self) -> None:
         """Make the cache's own folder, and those above it, and make their names durable.

@@ -11,6 +11,7 @@ from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.events import Event
 from store.domain.step_cache import StepCache
+from store.errors import ErrorKind, UnknownEventError
 
 FLIGHT = "flight"
 STAND_IN = "stand-in"
@@ -142,6 +143,19 @@ class State:
     def next_build(self) -> int:
         """Number of the build to come."""
         return max(self.builds, default=0) + 1
+
+    def require_known(self, so: str, hint: str = "use the newer C10 that wrote this cache") -> None:
+        """Refuse a journal with events of a newer version; `so` says what follows from them.
+
+        Raises:
+            UnknownEventError: There are such events.
+        """
+        if self.unknown:
+            raise UnknownEventError(
+                f"expected events this version knows, found {self.unknown[0]}; {so}",
+                kind=ErrorKind.UNKNOWN_EVENT,
+                hint=hint,
+            )
 
     def copy(self) -> "State":
         """Return a state that shares nothing mutable with this one."""

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 
 from store.base.values import ArtifactRef
-from store.errors import Category, from_os_error, is_shortage
+from store.errors import Category, TranslateOSErrors, from_os_error, is_shortage
 from store.files.regular_file import NotRegularError, open_below
 
 _CHUNK = 1 << 20
@@ -45,10 +45,8 @@ class SealedMemory:
         size = os.fstat(self.fd).st_size
         if size == 0:
             return memoryview(b"")
-        try:
+        with TranslateOSErrors("sealed memory"):
             return memoryview(mmap.mmap(self.fd, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
-        except OSError as error:
-            raise from_os_error(error, "sealed memory") from error
 
     def close(self) -> None:
         """Free the memory, as soon as nothing maps it any more."""

@@ -31,7 +31,7 @@ from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME, release_reserve
 from store.domain.events import MAX_COLLECTED, Collected, CollectionPlanned
 from store.domain.state import State
-from store.errors import ArtifactError, from_os_error
+from store.errors import ArtifactError, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.file_names import parse_signature_name
 from store.policy.retention import (
@@ -175,14 +175,12 @@ def _read_tables(
 
 
 def _artifact_sizes(artifacts: Artifacts) -> dict[str, int]:
-    try:
+    with TranslateOSErrors(f"artifacts in {artifacts.layout.artifacts}"):
         return {
             digest: found.st_size
             for digest, found, _ in artifacts.names()
             if digest and stat.S_ISREG(found.st_mode)
         }
-    except OSError as error:
-        raise from_os_error(error, f"artifacts in {artifacts.layout.artifacts}") from error
 
 
 def _projections(layout: Layout, state: State, decision: CollectionPlan) -> dict[int, tuple[Path, ...]]:
@@ -213,7 +211,7 @@ def _batches(removals: Sequence[Removal]) -> Iterator[tuple[bool, Sequence[Remov
 
 
 def _remove(layout: Layout, projections: Mapping[int, Sequence[Path]], removals: Sequence[Removal]) -> None:
-    try:
+    with TranslateOSErrors(f"collecting from {layout.root}"):
         for some in (slice(-1), slice(-1, None)):
             for path in (path for paths in projections.values() for path in paths[some]):
                 path.unlink(missing_ok=True)
@@ -223,5 +221,3 @@ def _remove(layout: Layout, projections: Mapping[int, Sequence[Path]], removals:
             layout.artifact(each.sha256).unlink(missing_ok=True)
         for folder in sorted({layout.artifact_folder(each.sha256) for each in removals}):
             fsync_dir(folder)
-    except OSError as error:
-        raise from_os_error(error, f"collecting from {layout.root}") from error

@@ -34,7 +34,7 @@ from store.domain.events import GenerationSigned
 from store.domain.fold import fold_into
 from store.domain.manifest_projection import head_projections, project
 from store.domain.state import Generation, State
-from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError, from_os_error
+from store.errors import DamagedHistoryError, ErrorKind, TranslateOSErrors, from_os_error
 from store.files.regular_file import read_regular
 from store.maintenance.recover_signatures import RecoveredSignatures, recover_signatures
 from store.trust.go_no_go import ALLOW_UNSIGNED, TrustedKeys
@@ -145,7 +145,7 @@ class _RebuiltHistory:
 
     def check(self, layout: Layout) -> None:
         """Compare the records with each other and with the manifests."""
-        _require_known(self.state)
+        self.state.require_known("nothing was changed")
         for generation in self.state.generations.values():
             _require_projection(self.state, generation)
         chains = [entry.chain.hex() for entry in self.entries]
@@ -169,7 +169,7 @@ def _read_history(layout: Layout) -> _RebuiltHistory:
         history.add(found)
         if len(history.state.generations) != number:
             raise _incomplete(f"segment {number} to end with the commit of generation {number}")
-    _require_known(history.state)
+    history.state.require_known("nothing was changed")
     tail = _valid_beginning(history.state, _salvage(layout, history.head))
     history.add(tail)
     history.salvaged += len(tail)
@@ -233,7 +233,7 @@ def _valid_beginning(state: State, entries: Sequence[Entry]) -> list[Entry]:
                 _require_projection(trial, head)
         except (DamagedHistoryError, RecordError):
             break
-        _require_known(trial)
+        trial.require_known("nothing was changed")
         # A rollback and its commit are one transaction.
         if trial.pending_rollback is None:
             valid = count
@@ -247,34 +247,21 @@ def _require_projection(state: State, generation: Generation) -> None:
         )
 
 
-def _require_known(state: State) -> None:
-    if state.unknown:
-        raise UnknownEventError(
-            f"expected events this version knows, found {state.unknown[0]}; nothing was changed",
-            kind=ErrorKind.UNKNOWN_EVENT,
-            hint="use the newer C10 that wrote this cache",
-        )
-
-
 def _move_journal_away(layout: Layout) -> str:
     """Move the damaged file to quarantine; return where it is."""
     if not os.path.lexists(layout.journal):
         return ""
-    try:
+    with TranslateOSErrors(f"journal {layout.journal}"):
         return move_to_quarantine(layout, layout.journal)
-    except OSError as error:
-        raise from_os_error(error, f"journal {layout.journal}") from error
 
 
 def _create_journal(layout: Layout, history: _RebuiltHistory) -> None:
     head = history.state.head
     projections = {} if head is None else head_projections(head.number, project(history.state, head))
-    try:
+    with TranslateOSErrors(f"journal {layout.journal}"):
         # The old lock file lists transactions of the old file, which would mislead readers of the new one.
         layout.journal.with_name(layout.journal.name + "-lock").unlink(missing_ok=True)
         fsync_dir(layout.root)
-    except OSError as error:
-        raise from_os_error(error, f"journal {layout.journal}") from error
     Journal.create(
         layout.journal,
         [entry.record for entry in history.entries],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from store.domain.state import State
-from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
+from store.errors import DamagedHistoryError, ErrorKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +109,7 @@ def plan(state: State, observed: CacheFiles) -> tuple[Action, ...]:
         DamagedHistoryError: See `check`.
         UnknownEventError: The journal holds events of a newer version.
     """
-    if state.unknown:
-        raise UnknownEventError(
-            f"expected events this version knows, found {state.unknown[0]}; the cache may be read, not written",
-            kind=ErrorKind.UNKNOWN_EVENT,
-            hint="use the newer C10 that wrote this cache",
-        )
+    state.require_known("the cache may be read, not written")
     check(state, observed)
     actions: list[Action] = [ClearScratch()] if observed.scratch else []
     actions.extend(SetAside(name) for number, name in observed.loose if number > len(state.generations))

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 from journal import Entry, JournalDamagedError, RecordError
 from journal.record import CHAIN_BYTES, EMPTY, MAX_RECORD_BYTES, verify_chain
 from store.base.values import ArtifactRef
-from store.errors import BundleError, ErrorKind, from_os_error
+from store.errors import BundleError, ErrorKind, TranslateOSErrors
 from store.files.regular_file import NotRegularError, open_regular
 from store.transfer.bundle_format import (
     ARTIFACT,
@@ -150,10 +150,8 @@ class BundleReader:
     def _read(self, count: int, what: str) -> bytes:
         if count > self._left:
             raise self.error(f"{what} whole", "the end of the file: it was cut short")
-        try:
+        with TranslateOSErrors(f"bundle {self.path}"):
             data = self._file.read(count)
-        except OSError as error:
-            raise from_os_error(error, f"bundle {self.path}") from error
         if len(data) != count:
             raise self.error("a file that nobody writes", "one that shrank while it was read")
         self._left -= count

@@ -28,7 +28,6 @@ from store.errors import (
     ErrorKind,
     RequestRefusedError,
     StoreError,
-    UnknownEventError,
     from_os_error,
 )
 from store.formats.tables import BlockRow, decode_blocks
@@ -212,12 +211,9 @@ def _newest_failed(state: State) -> int:
 
 def _require_all_artifacts(view: HistoryView, state: State) -> None:
     """Make sure that all artifacts are known and not collected; exports of fewer artifacts need less."""
-    if state.unknown:
-        raise UnknownEventError(
-            f"expected events this version knows, found {state.unknown[0]}: which artifacts it names is not known",
-            kind=ErrorKind.UNKNOWN_EVENT,
-            hint="use the newer C10 that wrote this cache, or c10 export --artifacts none",
-        )
+    state.require_known(
+        "which artifacts it names is not known", "use the newer C10, or c10 export --artifacts none"
+    )
     check_history(view.state, view.observed)
     if state.head is not None and state.head.origin in view.state.collected:
         raise RequestRefusedError(

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from store.errors import DiskFullError, ErrorKind, from_os_error
+from store.errors import DiskFullError, ErrorKind, TranslateOSErrors
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -13,10 +13,8 @@ def require_space(folder: Path, needed: int) -> None:
         DiskFullError: It has not.
         CacheUnusableError: It cannot be asked.
     """
-    try:
+    with TranslateOSErrors(f"folder {folder}"):
         free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise from_os_error(error, f"folder {folder}") from error
     if needed > free:
         raise DiskFullError(
             f"expected {needed} bytes of free space in {folder}, found {free}",

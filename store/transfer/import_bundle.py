@@ -44,8 +44,7 @@ from store.errors import (
     ErrorKind,
     NoGoError,
     RequestRefusedError,
-    UnknownEventError,
-    from_os_error,
+    TranslateOSErrors,
 )
 from store.files.permissions import refuse_world_writable
 from store.manifest import manifest
@@ -128,11 +127,9 @@ def import_bundle(
         history = _check_history(layout, tuple(reader.entries()))
         _require_signed(history.state, trusted_keys)
         layout.create()
-        try:
+        with TranslateOSErrors(f"cache {layout.root}"):
             allow = layout.allow_unknown_filesystem
             require_supported_filesystem(filesystem_type(layout.root), layout.journal, allow_unknown=allow)
-        except OSError as error:
-            raise from_os_error(error, f"cache {layout.root}") from error
         artifacts = Artifacts(layout)
         with artifacts.shared_lock():
             if on_total is not None:
@@ -159,12 +156,9 @@ def _check_history(layout: Layout, entries: Sequence[Entry]) -> _BundleHistory:
         raise BundleError(f"bundle: {error.message}", kind=ErrorKind.BUNDLE, hint=_EXPORT_AGAIN) from error
     except DamagedHistoryError as error:
         raise DamagedHistoryError(f"bundle: {error.message}", kind=error.kind, hint=_REPLAY) from error
-    if state.unknown:
-        raise UnknownEventError(
-            f"expected events this version knows, found {state.unknown[0]}; nothing was changed",
-            kind=ErrorKind.UNKNOWN_EVENT,
-            hint="use the newer C10 that wrote it; c10 replay --bundle FILE reads it",
-        )
+    state.require_known(
+        "nothing was changed", "use the newer C10 that wrote it; c10 replay --bundle FILE reads it"
+    )
     for number, generation in state.generations.items():
         if sha256(project(state, generation)) != generation.manifest_sha256:
             raise _impossible(f"generation {number} to project to the manifest that it committed")

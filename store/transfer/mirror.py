@@ -39,7 +39,7 @@ from store.errors import (
     ErrorKind,
     NoGoError,
     RequestRefusedError,
-    UnknownEventError,
+    TranslateOSErrors,
     from_os_error,
 )
 from store.files.permissions import refuse_world_writable
@@ -173,10 +173,8 @@ def _update_copy(
     with BuildLock(target.build_lock, timeout_s=lock_timeout_s, command="c10 mirror"):
         previous = _require_same_history(target, source)
         target.create()
-        try:
+        with TranslateOSErrors(f"scratch folder {target.scratch}"):
             clear_scratch(target)
-        except OSError as error:
-            raise from_os_error(error, f"scratch folder {target.scratch}") from error
         _require_hard_links(target)
         lacking = _find_missing(source, target, full=full)
         require_space(target.root, lacking.size)
@@ -194,12 +192,7 @@ def _update_copy(
 
 def _read_source(layout: Layout) -> _Source:
     view = read_history(layout)
-    if view.state.unknown:
-        raise UnknownEventError(
-            f"expected events this version knows, found {view.state.unknown[0]}",
-            kind=ErrorKind.UNKNOWN_EVENT,
-            hint="use the newer C10 that wrote this cache",
-        )
+    view.state.require_known("nothing was mirrored")
     head = view.state.head
     if head is None:
         raise RequestRefusedError(
@@ -263,10 +256,8 @@ def _require_same_history(target: Layout, source: _Source) -> int | None:
 
 
 def _read_file(path: Path, limit: int) -> bytes | None:
-    try:
+    with TranslateOSErrors(f"{path.parent.name}/{path.name}"):
         return read_regular(path, limit=limit)
-    except OSError as error:
-        raise from_os_error(error, f"{path.parent.name}/{path.name}") from error
 
 
 def _foreign_file_error(target: Layout, name: str) -> RequestRefusedError:
@@ -359,10 +350,8 @@ def _copy(
     if problems:
         raise NoGoError(problems, kind=ErrorKind.ARTIFACT_DAMAGED, hint="c10 mirror DEST --full")
     for file in lacking.files:
-        try:
+        with TranslateOSErrors(f"{file.folder}/{file.name} in {target.root}"):
             write_once(target.root / file.folder, file.name, file.data, scratch=target.scratch)
-        except OSError as error:
-            raise from_os_error(error, f"{file.folder}/{file.name} in {target.root}") from error
         if on_bytes is not None:
             on_bytes(len(file.data))
     return tuple(digest for digest, _ in theirs.replaced)

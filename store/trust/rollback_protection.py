@@ -23,7 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from store.errors import ErrorKind, NoGoError, StoreError, from_os_error
+from store.errors import ErrorKind, NoGoError, StoreError, TranslateOSErrors, from_os_error
 from store.files.regular_file import NotRegularError, open_regular, sync_folder
 
 LINE_BYTES: Final = 64
@@ -121,7 +121,7 @@ class RollbackProtection(Mapping[str, int]):
     @contextmanager
     def _open_locked(self) -> Iterator[int]:
         """Open and lock the file; create it durably if it does not exist."""
-        try:
+        with TranslateOSErrors(f"floors {self.path}"):
             fd = self._open(os.O_CREAT | os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -129,8 +129,6 @@ class RollbackProtection(Mapping[str, int]):
                 yield fd
             finally:
                 os.close(fd)
-        except OSError as error:
-            raise from_os_error(error, f"floors {self.path}") from error
 
     def _open(self, flags: int) -> int:
         try:
@@ -142,10 +140,8 @@ class RollbackProtection(Mapping[str, int]):
         """Load the floors; return where to write the next line."""
         if os.fstat(fd).st_size > MAX_BYTES:
             raise self._damaged(_EXPECTED)
-        try:
+        with TranslateOSErrors(f"floors {self.path}"):
             data = os.pread(fd, MAX_BYTES, 0)
-        except OSError as error:
-            raise from_os_error(error, f"floors {self.path}") from error
         end = len(data) - len(data) % LINE_BYTES
         while end and data[end - LINE_BYTES : end] == _EMPTY:
             end -= LINE_BYTES

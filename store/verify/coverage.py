@@ -18,7 +18,7 @@ from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
 from store.domain.attachments import artifacts_of
 from store.domain.index_files import refs_of
 from store.domain.state import State
-from store.errors import ArtifactError, ManifestCoverageError, from_os_error
+from store.errors import ArtifactError, ManifestCoverageError, TranslateOSErrors
 from store.formats.tables import BlockRow, decode_blocks
 from store.manifest.file_names import parse_signature_name
 from store.manifest.manifest import Manifest
@@ -116,10 +116,8 @@ def walk(
         threads: How many threads hash; one per processor by default. Hashing runs outside of Python's lock.
         on_progress: Called with the bytes of each artifact that was hashed.
     """
-    try:
+    with TranslateOSErrors(f"walking {artifacts.layout.root}"):
         foreign, entries = list(_foreign_files(artifacts)), list(artifacts.names())
-    except OSError as error:
-        raise from_os_error(error, f"walking {artifacts.layout.root}") from error
     unreferenced, unreferenced_size = list[str](), 0
     for digest, found, path in entries:
         if not digest:
@@ -198,10 +196,8 @@ def find_foreign_files(artifacts: Artifacts) -> tuple[str, ...]:
     Raises:
         CacheUnusableError: A folder cannot be read.
     """
-    try:
+    with TranslateOSErrors(f"walking {artifacts.layout.root}"):
         return tuple(_foreign_files(artifacts))
-    except OSError as error:
-        raise from_os_error(error, f"walking {artifacts.layout.root}") from error
 
 
 def refuse_foreign_files(found: Sequence[str]) -> None:

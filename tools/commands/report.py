@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from store.errors import ErrorKind, RequestRefusedError, from_os_error
+from store.errors import ErrorKind, RequestRefusedError, TranslateOSErrors
 from store.files.regular_file import open_regular
 from tools.analysis.replay_document import replay
 from tools.command import PATH, Answer, Call, shared_options
@@ -82,18 +82,16 @@ def _check_target(target: Path, cache: Path | None) -> None:
 
 
 def _is_page(target: Path) -> bool:
-    try:
+    with TranslateOSErrors(f"page {target}"):
         if not stat.S_ISREG(target.lstat().st_mode):
             return False
         with target.open("rb") as file:
             return MARK in file.read(_HEAD)
-    except OSError as error:
-        raise from_os_error(error, f"page {target}") from error
 
 
 def _write(target: Path, data: bytes) -> None:
     """Write the page, never through a link; remove it again if an error cuts it short."""
-    try:
+    with TranslateOSErrors(f"page {target}"):
         fd = open_regular(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             with os.fdopen(fd, "wb") as file:
@@ -102,8 +100,6 @@ def _write(target: Path, data: bytes) -> None:
             with suppress(OSError):
                 target.unlink()
             raise
-    except OSError as error:
-        raise from_os_error(error, f"page {target}") from error
 
 
 def _refused(target: Path, found: str) -> RequestRefusedError:
