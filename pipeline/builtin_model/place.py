@@ -45,8 +45,6 @@ PLACE_OUTPUT: Final = graph.OUTPUT
 PLACE_FEATURES: Final = graph.FEATURES
 """Numbers per tile before whitening: absolute values first, then real and imaginary parts of the products."""
 PLACE_MAGNITUDES: Final = graph.MAGNITUDES
-PLACE_MEAN: Final = (0.0, 0.0, 0.0)
-PLACE_STD: Final = (1.0, 1.0, 1.0)
 
 PLACE_WHITENING_SHA256: Final = "b087122d09db4943243fb29d4810f202f5f9aff6b5740e507968ddc12a78e4fa"
 PLACE_MODEL_SHA256: Final = "44637ed5434a7675fd979aca72dc4225d363cbbf52e5bf51645e0c7ffd2b405a"

@@ -62,11 +62,6 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 _TAG_OF: Mapping[type[Event], str] = {cls: tag for tag, (_, cls) in TABLE.items()}
 
 
-def tag_of(event: Event) -> str:
-    """Return the stable name of the event's kind."""
-    return _TAG_OF[type(event)]
-
-
 def encode(event: Event) -> tuple[str, int, dict[str, Any]]:
     """Return (tag, version, payload) of the event."""
     tag = _TAG_OF[type(event)]

@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pipeline.builtin_model.place import PLACE_MEAN, PLACE_SIZE, PLACE_STD, place_model
+from pipeline.builtin_model.place import PLACE_SIZE, place_model
 from pipeline.embed.batcher import DescriptorBatcher, EngineSpec, LocalDescriptorBatcher
 from pipeline.embed.cells import Window, group_cells, plan_windows, shared_digests
 from pipeline.embed.ray.batcher import RayDescriptorBatcher
@@ -80,7 +80,7 @@ def _resnet50() -> bytes:
 
 NETWORKS: Mapping[str, tuple[Callable[[], bytes], Preprocessing]] = {
     "none": (_toy, Preprocessing(size=(32, 32), mean=(100.0, 110.0, 120.0), std=(50.0, 51.0, 52.0))),
-    "place": (place_model, Preprocessing(size=PLACE_SIZE, mean=PLACE_MEAN, std=PLACE_STD)),
+    "place": (place_model, Preprocessing(size=PLACE_SIZE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))),
     "resnet50": (
         _resnet50,
         Preprocessing(size=(224, 224), mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4)),

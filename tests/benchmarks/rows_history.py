@@ -16,8 +16,8 @@ from store.cache.event_mapper import to_record
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated, CellEmbedded
-from store.testing import make, ref_of
 from tests.benchmarks.measuring import Row, Settings, Work, at_least, in_turns, row
+from tests.played_builds import make, ref_of
 
 APPENDS = 100
 """Appends of either side in one pair."""

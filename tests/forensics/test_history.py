@@ -19,8 +19,9 @@ from store.domain import events as e
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.policy import rollback
-from store.testing import PREPROCESSING, FakeClock, make, ref_of
+from store.testing import FakeClock
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
+from tests.played_builds import PREPROCESSING, make, ref_of
 from tests.small_builds import FakeSite, tiny_network, words
 from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache, from_journal

@@ -13,11 +13,11 @@ from pipeline.request.options import IndexOptions, ModelSpec
 from pipeline.rerun.report import RerunVerdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported
-from store.testing import make
 from store.transfer.bundle_format import Choice
 from store.transfer.export import export
 from tests.forensics import plants
 from tests.forensics.plants import CULPRIT, CULPRIT_NAME, MORTAL_WORKER, Machine
+from tests.played_builds import make
 from tests.small_builds import DIMENSIONS, ZOOM, picture
 from tools.analysis.rerun import run_again
 from tools.cli import cli

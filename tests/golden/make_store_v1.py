@@ -19,7 +19,8 @@ from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.state import State
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, StopDeadError, make, play, ref_of
+from store.testing import FakeClock
+from tests.played_builds import Scenario, StopDeadError, make, play, ref_of
 
 CACHE_ID = "c10" * 10 + "c1"
 

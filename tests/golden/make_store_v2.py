@@ -15,8 +15,9 @@ from unittest import mock
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from tests.golden.make_store_v1 import CACHE_ID, expected
+from tests.played_builds import Scenario, play
 
 
 def make(folder: Path) -> None:

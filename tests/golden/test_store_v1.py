@@ -20,7 +20,8 @@ from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, play
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "store_v1"

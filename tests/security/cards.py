@@ -18,8 +18,9 @@ from store.errors import NoGoError
 from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play, ref_of
+from store.testing import FakeClock
 from store.trust.signatures import Signer, signature_file
+from tests.played_builds import Scenario, play, ref_of
 from tests.small_builds import tiny_network
 
 VERSION = libraries().get("onnxruntime", "1")

@@ -30,11 +30,12 @@ from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
-from store.testing import FakeClock, make, play
+from store.testing import FakeClock
 from store.trust.rollback_protection import RollbackProtection
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.played_builds import make, play
 from tests.security.cards import (
     ALICE,
     FIRST,

@@ -10,8 +10,9 @@ from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.trust.key_files import load_signer, write_key_pair
+from tests.played_builds import Scenario, play
 
 DOC = Path(__file__).parents[2] / "docs" / "trust.md"
 VERSION = libraries().get("onnxruntime", "1")

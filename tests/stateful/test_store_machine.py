@@ -36,8 +36,9 @@ from store.policy import rollback
 from store.policy.recovery import Project
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import STEPS, FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
 from store.verify.coverage import named_by
+from tests.played_builds import STEPS, Scenario, StopDeadError, make, play
 
 SOAK = int(os.environ.get("C10_STORE_MACHINE", "12"))
 HISTORY_STEPS = 20

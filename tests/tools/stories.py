@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from store.domain import events as e
-from store.testing import make, ref_of
+from tests.played_builds import make, ref_of
 from tools.forensics.cost import rates_of
 from tools.forensics.findings import findings_of
 from tools.forensics.history import BuildHistory, Source

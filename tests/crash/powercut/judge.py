@@ -8,10 +8,11 @@ from store.cache.view import read_history
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.reader import FlightCache
-from store.testing import FakeClock, play
+from store.testing import FakeClock
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, CacheWriter, scenario
+from tests.played_builds import play
 
 FAKE = {"engine place", "descriptor index"}
 """What `play` makes is no engine and no index; that they cannot be loaded is no finding."""

@@ -22,9 +22,10 @@ from store.maintenance.collect_garbage import collect
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.trust.signatures import Signer
 from tests.crash.powercut.model import Promise
+from tests.played_builds import Scenario, StopDeadError, play
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 TRUSTED = (SIGNER.public,)

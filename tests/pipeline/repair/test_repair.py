@@ -27,9 +27,9 @@ from store.domain.manifest_projection import project
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.formats.tables import decode_blocks
 from store.manifest.manifest import parse
-from store.testing import StopDeadError
 from store.verify.report import Depth
 from store.verify.verify import verify
+from tests.played_builds import StopDeadError
 from tests.small_builds import DIMENSIONS, FakeSite, picture, spread, tiny_network, tree, words
 
 MEMORY_DISK = Path("/dev/shm")

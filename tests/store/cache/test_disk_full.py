@@ -14,7 +14,8 @@ from store.errors import DiskFullError, StoreError, UnprojectedError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, make, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, make, play
 from tests.small_disk import free_bytes, small_disk
 
 VERSION = libraries().get("onnxruntime", "1")

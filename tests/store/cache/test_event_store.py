@@ -20,7 +20,8 @@ from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
-from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
-from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
 from store.verify.coverage import walk
+from tests.played_builds import Scenario, StopDeadError, make, play
 from tests.small_builds import tree
 
 ROOT = Path(__file__).parents[3]

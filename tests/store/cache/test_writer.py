@@ -43,7 +43,8 @@ from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
-from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 ROOT = Path(__file__).parents[3]
 

@@ -20,7 +20,7 @@ from store.errors import (
     RequestRefusedError,
 )
 from store.manifest.manifest import parse
-from store.testing import FakeClock, Scenario, play, ref_of
+from store.testing import FakeClock
 from store.verify.coverage import (
     Coverage,
     intact_artifacts,
@@ -30,6 +30,7 @@ from store.verify.coverage import (
     sizes,
     walk,
 )
+from tests.played_builds import Scenario, play, ref_of
 
 SHA = hashlib.sha256(b"data").hexdigest()
 REF = ref_of(b"data")

@@ -14,10 +14,11 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.scratch import clear_scratch
 from store.errors import CacheUnusableError, ErrorKind, StoreError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.played_builds import Scenario, play
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from store.domain.state import FLIGHT, STAND_IN, BuildStatus, RecordedEvent, Sta
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.rollback import plan
-from store.testing import make
+from tests.played_builds import make
 
 REF = ArtifactRef(sha256="ab" * 32, size=3)
 GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")

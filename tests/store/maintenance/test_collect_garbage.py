@@ -21,10 +21,11 @@ from store.policy import rollback
 from store.policy.retention import KeepPolicy, RemovalReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.played_builds import Scenario, StopDeadError, play
 from tests.small_builds import tree
 from tests.small_disk import free_bytes, small_disk
 

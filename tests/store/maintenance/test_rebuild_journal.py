@@ -32,9 +32,10 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.maintenance.rebuild_journal import rebuild
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 LATER = Scenario(flight="f3", engine="other", fail_at="coverage")
 """A build that fails after the last commit: its records are in the journal alone."""

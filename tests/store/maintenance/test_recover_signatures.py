@@ -15,8 +15,9 @@ from store.maintenance.collect_garbage import collect
 from store.maintenance.rebuild_journal import rebuild
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.retention import KeepPolicy, keep_without
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.trust.signatures import Signer, TrustedKey, parse_signature, signature_file
+from tests.played_builds import Scenario, play
 
 ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))
 

@@ -27,11 +27,12 @@ from store.policy.recovery import Project, SetAside
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.coverage import find_foreign_files
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.played_builds import Scenario, StopDeadError, play
 
 FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
 SECOND = replace(FIRST, flight="f2")

@@ -16,7 +16,8 @@ from store.domain.manifest_projection import body_of, head_projections, project,
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, play
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ from store.maintenance.collect_garbage import _decide
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy, KeepReason, OriginReason, RemovalReason, kept_origins
-from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
 from store.verify.coverage import named_by
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 

@@ -30,8 +30,8 @@ from store.runtime.golden_vectors import (
     golden_inputs,
     golden_samples,
 )
-from store.testing import make, ref_of
 from store.verify.coverage import referenced_by
+from tests.played_builds import make, ref_of
 
 CONTRACT = Preprocessing(
     size=(16, 24), colour="bgr", layout="nhwc", mean=(1.0, 2.0, 3.0), std=(255.0, 255.0, 255.0)

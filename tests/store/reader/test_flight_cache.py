@@ -20,7 +20,8 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play, ref_of
+from store.testing import FakeClock
+from tests.played_builds import Scenario, play, ref_of
 
 VERSION = libraries().get("onnxruntime", "1")
 

@@ -20,10 +20,11 @@ from store.files.permissions import writable_folders_at
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.verify.coverage import intact_artifacts, missing_artifacts, walk
 from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
+from tests.played_builds import Scenario, play
 
 ROOT = Path(__file__).parents[3]
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)

@@ -12,7 +12,7 @@ from store.formats.index_delta import Delta, Rows, empty_delta, encode
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest.index_entry import DeltaEntry
 from store.reader import table_checks
-from store.testing import ref_of
+from tests.played_builds import ref_of
 
 TILES = [(5, "a" * 64, None), (9, "b" * 64, None)]
 BLOCKS = [BlockRow(zoom=3, cell_x=0, cell_y=0, rows=2, ref=ref_of(b"block"))]

@@ -13,8 +13,9 @@ from store.runtime.backends import gpu, onnxruntime, openvino, tensorrt
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.tensorrt_library import LibraryMissingError
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, foreign_engines
+from tests.played_builds import Scenario, play
 
 ORIN = Gpu(index=0, name="Orin", capability="sm87", memory=1 << 34, driver="12.6")
 L4 = Gpu(index=0, name="NVIDIA L4", capability="sm89", memory=1 << 34, driver="12.9")

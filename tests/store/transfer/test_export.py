@@ -31,7 +31,7 @@ from store.errors import (
 )
 from store.maintenance.collect_garbage import collect
 from store.policy.retention import KeepPolicy
-from store.testing import FakeClock, Scenario, make, play, ref_of
+from store.testing import FakeClock
 from store.transfer import export as export_module
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import MAGIC, MAX_HEADER, BundleHeader, Choice, write_bundle
@@ -39,6 +39,7 @@ from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
 from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
+from tests.played_builds import Scenario, make, play, ref_of
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"

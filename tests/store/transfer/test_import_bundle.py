@@ -27,7 +27,7 @@ from store.errors import (
     UnknownEventError,
 )
 from store.reader import ALLOW_UNSIGNED
-from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
+from store.testing import FakeClock
 from store.transfer import import_bundle as import_bundle_module
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import BundleHeader, Choice, write_bundle
@@ -38,6 +38,7 @@ from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.played_builds import Scenario, StopDeadError, play, ref_of
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))

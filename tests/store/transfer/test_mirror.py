@@ -35,13 +35,14 @@ from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache, NoGoError
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.transfer import mirror as module
 from store.transfer.export import export
 from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by
+from tests.played_builds import Scenario, play
 from tests.small_builds import tree
 
 SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

@@ -5,8 +5,9 @@ import pytest
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, check_flightworthy, foreign_engines
+from tests.played_builds import Scenario, play
 
 HERE = Policy(
     trusted_keys=ALLOW_UNSIGNED,

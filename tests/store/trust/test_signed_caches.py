@@ -17,10 +17,11 @@ from store.errors import ErrorKind, NoGoError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, make, play
+from store.testing import FakeClock
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.played_builds import Scenario, make, play
 
 ROOT = Path(__file__).parents[3]
 VERSION = libraries().get("onnxruntime", "1")

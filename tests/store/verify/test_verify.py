@@ -15,9 +15,10 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError, RequestRefusedError
 from store.manifest.manifest import parse
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
+from tests.played_builds import Scenario, StopDeadError, play
 
 FIRST = Scenario()
 SECOND = Scenario(tiles={(0, 0): "a", (1, 0): "B", (20, 3): "c"})

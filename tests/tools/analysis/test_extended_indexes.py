@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from store.domain import events as e
 from store.manifest.roles import DELTA
-from store.testing import make, ref_of
 from tests.golden.outward import cache_structure, keys
 from tests.pipeline.stages.test_extend_index import build, change
+from tests.played_builds import make, ref_of
 from tests.small_builds import FakeSite
 from tests.tools.stories import Shelf, Story
 from tools.cli import cli

@@ -9,7 +9,7 @@ from store.domain.fold import fold, fold_into
 from store.domain.manifest_projection import body_of, render
 from store.domain.state import FLIGHT, State
 from store.manifest import manifest
-from store.testing import PREPROCESSING, make, ref_of
+from tests.played_builds import PREPROCESSING, make, ref_of
 from tools.forensics.records import DecodedRecord
 from tools.forensics.state_at import FoldedState, fold_stepwise
 

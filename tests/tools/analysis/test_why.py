@@ -13,7 +13,7 @@ from store.errors import RequestRefusedError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
-from store.testing import make, ref_of
+from tests.played_builds import make, ref_of
 from tests.tools.stories import Story
 from tools.analysis.provenance import parse_descriptor_id
 from tools.analysis.replay_document import replay

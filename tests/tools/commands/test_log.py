@@ -4,7 +4,8 @@ import numpy as np
 
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, play
 from tests.tools.conftest import World, picture
 
 

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from store.domain import events as e
-from store.testing import make, ref_of
+from tests.played_builds import make, ref_of
 from tools.forensics.event_text import describe
 from tools.forensics.records import DecodedRecord
 
