@@ -517,7 +517,8 @@ from pathlib import Path
 from journal import JournalError
 from store.errors import StoreError
 from store.disk.layout import Layout
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, play
 from store.cache.writer import CacheWriter
 from store.cache.view import list_cache_files
 
