@@ -35,12 +35,21 @@ from store.formats import descriptor_block
 from store.formats.tables import BlockRow, encode_tiles
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
-from store.testing import FakeClock, _play_cells, _play_engine, _play_index
+from store.testing import FakeClock
 from store.verify.coverage import missing_artifacts
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row
 from tests.benchmarks.measuring import Work as Doing
-from tests.played_builds import PREPROCESSING, Scenario, Work, make, ref_of
+from tests.played_builds import (
+    PREPROCESSING,
+    Scenario,
+    Work,
+    _play_cells,
+    _play_engine,
+    _play_index,
+    make,
+    ref_of,
+)
 from tests.small_builds import Site, encoded
 from tests.tile_archives import WORLD as WORLD_E7
 
