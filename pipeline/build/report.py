@@ -1,10 +1,11 @@
 """Reports of a build, a plan and a rollback."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 from typing import Any
 
+from store.base.valueclass import valueclass
 from store.errors import Category
 
 
@@ -16,7 +17,7 @@ class BuildOutcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why a build failed: a stable kind, step and subject, what was expected and found, and how to fix it.
 
@@ -35,7 +36,7 @@ class Failure:
         return {"kind": self.kind, "step": self.step, "message": self.message, "hint": self.hint}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
     """The result of one build.
 
@@ -85,7 +86,7 @@ class BuildReport:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
     """What a build would do. `steps` are maps of kind, subject, decision, why and count."""
 
@@ -103,7 +104,7 @@ class PlanReport:
         return {**document, "steps": [dict(step) for step in self.steps], "warnings": list(self.warnings)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
     """The result of a rollback; `changed` is false if the target was shown already."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.events import Event
@@ -18,7 +19,7 @@ STAND_IN = "stand-in"
 """Purposes of an engine: to fly, or to embed on this machine in place of an engine for another device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
     """An event of a newer version: it keeps its place, and this version cannot read it."""
 
@@ -26,7 +27,7 @@ class Unknown:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvent:
     """An event as it is recorded: `seq` from 1, `chain` the digest up to and including it, times in nanoseconds."""
 
@@ -48,7 +49,7 @@ class BuildStatus(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """One build attempt and what it has produced so far."""
 
@@ -81,7 +82,7 @@ class Build:
     parent: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One commit. `origin` is the build that it shows, `parent` the build that a rollback goes back to.
 
