@@ -3,18 +3,17 @@
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RequestError
-from store.base.valueclass import valueclass
 
 _MAX_WORKERS = 256
 _EXECUTORS = ("local", "ray")
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class C10ProvisionerConfig:
     """Operator settings.
 

@@ -1,11 +1,10 @@
 """Reports of a build, a plan and a rollback."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from store.base.valueclass import valueclass
 from store.errors import Category
 
 
@@ -17,7 +16,7 @@ class BuildOutcome(StrEnum):
     FAILED = "failed"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why a build failed: a stable kind, step and subject, what was expected and found, and how to fix it.
 
@@ -36,7 +35,7 @@ class Failure:
         return {"kind": self.kind, "step": self.step, "message": self.message, "hint": self.hint}
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
     """The result of one build.
 
@@ -86,7 +85,7 @@ class BuildReport:
         }
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReport:
     """What a build would do. `steps` are maps of kind, subject, decision, why and count."""
 
@@ -104,7 +103,7 @@ class PlanReport:
         return {**document, "steps": [dict(step) for step in self.steps], "warnings": list(self.warnings)}
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
     """The result of a rollback; `changed` is false if the target was shown already."""
 

@@ -1,6 +1,7 @@
 """The tables of a request as checked, immutable records, and the words that their fields may hold. Pure."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, ClassVar, assert_never
@@ -8,7 +9,6 @@ from typing import Annotated, ClassVar, assert_never
 from pipeline.errors import Problem, RequestError
 from pipeline.request import rules
 from pipeline.request.validation import CheckedRecord, InvalidValueError, format_value, record_from
-from store.base.valueclass import valueclass
 from store.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
 
 BUILTIN = "builtin:"
@@ -99,7 +99,7 @@ class Storage(StrEnum):
     FP16 = "fp16"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TileOptions(CheckedRecord):
     """Where the tiles come from and how old they may be.
 
@@ -125,7 +125,7 @@ class TileOptions(CheckedRecord):
     unknown_age: Annotated[UnknownAgePolicy, rules.one_of(UnknownAgePolicy)] = UnknownAgePolicy.WARN
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions(CheckedRecord):
     """How networks become engines.
 
@@ -163,7 +163,7 @@ class EngineOptions(CheckedRecord):
             yield f"engine.{name}: it means nothing to the backend {self.backend}; remove it"
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeProfile(CheckedRecord):
     """Shapes of a model's dynamic input, batch first: smallest, the one to tune for, greatest."""
 
@@ -207,7 +207,7 @@ _MEAN = rules.sequence_of(rules.number(-1e6, 1e6), 3, _CHANNELS)
 _STD = rules.sequence_of(rules.number(1e-6, 1e6), 3, _CHANNELS)
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(CheckedRecord):
     """One network.
 
@@ -261,7 +261,7 @@ class ModelSpec(CheckedRecord):
             )
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexOptions(CheckedRecord):
     """How descriptors are indexed; what is absent is the index builder's choice.
 
@@ -285,7 +285,7 @@ class IndexOptions(CheckedRecord):
     delta: Annotated[bool, rules.boolean] = True
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageOptions(CheckedRecord):
     """How much of the wanted area must be present.
 
@@ -298,7 +298,7 @@ class CoverageOptions(CheckedRecord):
     min_fraction: Annotated[float, rules.number(0, 1)] = 0.0
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions(CheckedRecord):
     """Thresholds of the checks before a commit.
 

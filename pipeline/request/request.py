@@ -9,7 +9,7 @@ Everything here is pure except `BuildRequest.load`, which reads one file.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Self
@@ -25,7 +25,6 @@ from pipeline.request.validation import (
     records_from,
     request_error,
 )
-from store.base.valueclass import valueclass
 
 
 def _models(value: object) -> tuple[options.ModelSpec, ...]:
@@ -45,7 +44,7 @@ def _models(value: object) -> tuple[options.ModelSpec, ...]:
     return models
 
 
-@valueclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest(CheckedRecord):
     """What a flight cache must contain.
 
