@@ -123,9 +123,8 @@ def test_tags_and_versions_are_what_they_were():
     )
 
 
-def test_events_are_frozen_slotted_and_of_known_shapes():
+def test_events_have_slots_and_known_shapes():
     for cls in CLASSES:
-        assert cls.__dataclass_params__.frozen
         assert "__slots__" in vars(cls)
         assert all(field.kw_only for field in dataclasses.fields(cls))
         for hint in get_type_hints(cls).values():
