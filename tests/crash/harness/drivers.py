@@ -250,16 +250,16 @@ def mirror_again(bench: Bench, _: str) -> None:
 
 def build_with_company(bench: Bench) -> int:
     """A build beside which another process compiles an engine and accepts the head, just before the commit."""
-    from store import testing
+    from tests import played_builds
 
-    reach = testing._fail_or_die_at
+    reach = played_builds._fail_or_die_at
 
     def reach_with_company(told: Scenario, step: str) -> None:
         reach(told, step)
         if step == "commit" and bench.helper is not None:
             bench.helper()
 
-    with replaced(testing, "_fail_or_die_at", reach_with_company):
+    with replaced(played_builds, "_fail_or_die_at", reach_with_company):
         return play_build(bench, flight="f2", tiles=CHANGED)
 
 
