@@ -13,16 +13,16 @@ import pytest
 from pipeline.testing import raising
 from store.base import canonical_json, identity
 from store.cache.view import open_view
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.fold import fold
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.policy import rollback
-from store.testing import PREPROCESSING, FakeClock, make, ref_of
+from store.testing import PREPROCESSING, make, ref_of
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.small_builds import FakeSite, tiny_network, words
+from tests.store_caches import open_writer
 from tools.analysis.replay_document import replay
 from tools.forensics.sources import from_cache, from_journal
 from tools.forensics.state_at import FoldedState, fold_stepwise
@@ -63,7 +63,7 @@ def long(quick_path):  # noqa: F811 - as above
 
 def write_builds(folder, builds, cells):
     layout = Layout(folder / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         for number in range(1, builds + 1):
             write_build(store, cells)
             if number % 10 == 9:

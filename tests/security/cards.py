@@ -12,15 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import NoGoError
 from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play, ref_of
+from store.testing import Scenario, play, ref_of
 from store.trust.signatures import Signer, signature_file
 from tests.small_builds import tiny_network
+from tests.store_caches import open_writer
 
 VERSION = libraries().get("onnxruntime", "1")
 ALICE, MALLORY = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"m"))
@@ -82,7 +82,7 @@ def flip(path, at):
 
 def built(root, *scenarios, signer=ALICE):
     layout = Layout(root)
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer) as store:
+    with open_writer(layout, signer=signer) as store:
         for scenario in scenarios:
             play(store, scenario)
     return layout

@@ -24,13 +24,12 @@ from journal.record import decode as decode_record
 from pipeline.engines.onnx.file import onnx_digest, read_onnx
 from pipeline.errors import CompileError
 from pipeline.tiles.decode import MAX_PIXELS
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
-from store.testing import FakeClock, make, play
+from store.testing import make, play
 from store.trust.rollback_protection import RollbackProtection
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
@@ -48,6 +47,7 @@ from tests.security.cards import (
     with_external,
     write,
 )
+from tests.store_caches import open_writer
 from tools.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -503,9 +503,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mGO\x9b1m\r\nGO  generation 9\x00\u202e
 def test_15_what_a_journal_says_is_shown_as_text(folder):
     layout = Layout(folder / "cache")
     long = HOSTILE + "x" * 60_000
-    with CacheWriter.open(
-        layout, clock=FakeClock(), create=True, reserve_bytes=0, host={"name": HOSTILE}
-    ) as store:
+    with open_writer(layout, host={"name": HOSTILE}) as store:
         store.append(
             make(BuildStarted, inputs={"flight_id": HOSTILE, "source": long}, host={"name": HOSTILE}),
             make(

@@ -44,6 +44,7 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
 from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from tests.store_caches import open_writer
 
 ROOT = Path(__file__).parents[3]
 
@@ -185,7 +186,7 @@ class TestLostHistory:
     @pytest.mark.parametrize("generations", [1, 2, 3])
     def test_a_journal_of_another_cache(self, layout, opened, tmp_path, generations):
         other = Layout(tmp_path / "other")
-        with CacheWriter.open(other, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+        with open_writer(other) as store:
             for number in range(generations):
                 play(store, Scenario(flight=f"f{number}"))
         put_journal(layout, other.journal)

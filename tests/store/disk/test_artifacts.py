@@ -30,6 +30,7 @@ from store.verify.coverage import (
     sizes,
     walk,
 )
+from tests.store_caches import open_writer
 
 SHA = hashlib.sha256(b"data").hexdigest()
 REF = ref_of(b"data")
@@ -364,7 +365,7 @@ class TestLayout:
 @pytest.fixture
 def built(layout):
     """A cache with one generation; what its manifest names."""
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         play(store, Scenario())
         state = store.state.copy()
     manifest = parse((layout.manifests / layout.manifest_name(1)).read_bytes())

@@ -14,17 +14,17 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.scratch import clear_scratch
 from store.errors import CacheUnusableError, ErrorKind, StoreError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock, Scenario
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.store_caches import record_builds
 
 
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, Scenario(version=libraries().get("onnxruntime", "1")))
+    record_builds(layout, Scenario(version=libraries().get("onnxruntime", "1")))
     return layout
 
 

@@ -10,7 +10,6 @@ import pytest
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
 from store.base.values import ArtifactRef
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.files.sealed_memory import SealError, check_digest, open_expected, seal_file
@@ -20,14 +19,15 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play, ref_of
+from store.testing import Scenario, play, ref_of
+from tests.store_caches import open_writer
 
 VERSION = libraries().get("onnxruntime", "1")
 
 
 def build(root, *scenarios):
     layout = Layout(root)
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
+    with open_writer(layout) as store:
         for scenario in scenarios:
             play(store, scenario)
     return layout

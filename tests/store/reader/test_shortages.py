@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from store.cache.view import open_view
-from store.cache.writer import CacheWriter
 from store.disk import artifacts as artifacts_module
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
@@ -20,10 +19,11 @@ from store.files.permissions import writable_folders_at
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, play
+from store.testing import Scenario
 from store.verify.coverage import intact_artifacts, missing_artifacts, walk
 from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
+from tests.store_caches import record_builds
 
 ROOT = Path(__file__).parents[3]
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
@@ -32,8 +32,7 @@ SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 @pytest.fixture
 def layout(tmp_path):
     layout = Layout(tmp_path / "cache")
-    with CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0) as store:
-        play(store, Scenario(version=libraries().get("onnxruntime", "1")))
+    record_builds(layout, Scenario(version=libraries().get("onnxruntime", "1")))
     return layout
 
 

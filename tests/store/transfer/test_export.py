@@ -11,7 +11,6 @@ import pytest
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import (
@@ -39,20 +38,17 @@ from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
 from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
+from tests.store_caches import open_writer, record_builds
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 TILE = b"the tile that nobody could decode"
-
-
-def open_cache(layout, **options):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, **options)
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     """Builds 1 and 3 are generations 1 and 2; 2 and 4 failed, 4 with the tile it failed on. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with open_cache(layout) as store:
+    with open_writer(layout) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -152,8 +148,7 @@ def test_a_bundle_for_a_build_ends_with_it(layout, tmp_path, build, records, cho
     assert facts[header.records - 1].build == build
     assert all(fact.build != build for fact in facts[header.records :] if build != 1)
     # Later builds change nothing.
-    with open_cache(layout) as store:
-        play(store, Scenario(flight="f9"))
+    record_builds(layout, Scenario(flight="f9"))
     assert export(layout, tmp_path / "later", build=build).path.read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -212,7 +207,7 @@ def test_damaged_artifacts_are_left_out_and_reported(layout, tmp_path, how):
 
 
 def test_collected_artifacts_are_not_missing(layout, tmp_path):
-    with open_cache(layout, exclusive_within_s=1.0) as store:
+    with open_writer(layout, exclusive_within_s=1.0) as store:
         play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
         done = collect(store, KeepPolicy(keep=1, unfinished=False))
     assert done.done
@@ -493,7 +488,7 @@ def test_a_collection_during_an_export_is_noticed(layout, tmp_path, monkeypatch,
     def collected():
         if not calls:
             calls.append(when)
-            with open_cache(layout, exclusive_within_s=1.0) as store:
+            with open_writer(layout, exclusive_within_s=1.0) as store:
                 play(store, Scenario(flight="f5", engine="e5", tiles={(0, 0): "x"}))
                 assert collect(store, KeepPolicy(keep=1, unfinished=False)).done
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.errors import ErrorKind, RequestRefusedError
-from store.testing import FakeClock
 from store.trust.key_files import load_signer, read_trusted, write_key_pair
 from store.trust.signatures import TrustedKey, signature_file, signature_problems
+from tests.store_caches import open_writer
 
 ROOT = Path(__file__).parents[3]
 RAW = b'{"any": "bytes"}\n'
@@ -42,7 +41,7 @@ class TestKeyFiles:
         assert (tmp_path / taken).read_text() == "mine"
 
     def test_no_key_is_made_in_a_cache(self, tmp_path):
-        with CacheWriter.open(Layout(tmp_path / "cache"), clock=FakeClock(), create=True, reserve_bytes=0):
+        with open_writer(Layout(tmp_path / "cache")):
             pass
         (tmp_path / "way").symlink_to(tmp_path / "cache" / "manifests")
         for folder in (tmp_path / "cache", tmp_path / "cache" / "tmp", tmp_path / "way"):

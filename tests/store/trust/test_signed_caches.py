@@ -10,17 +10,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from store.cache.view import open_view, read_history
-from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildCommitted, GenerationAccepted
 from store.errors import ErrorKind, NoGoError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, make, play
+from store.testing import Scenario, make, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.store_caches import open_writer
 
 ROOT = Path(__file__).parents[3]
 VERSION = libraries().get("onnxruntime", "1")
@@ -33,7 +33,7 @@ def layout(tmp_path):
 
 
 def opened(layout, signer=None):
-    return CacheWriter.open(layout, clock=FakeClock(), create=True, reserve_bytes=0, signer=signer)
+    return open_writer(layout, signer=signer)
 
 
 def fly(layout, *keys, **changes):
