@@ -1,11 +1,9 @@
 """A card with a cache that an attacker can write to."""
 
 import os
-import socket
 import struct
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +17,7 @@ from store.reader import FlightCache
 from store.runtime.capabilities import libraries
 from store.testing import Scenario, play, ref_of
 from store.trust.signatures import Signer, signature_file
+from tests.damaging import overwrite
 from tests.small_builds import tiny_network
 from tests.store_caches import open_writer
 
@@ -56,7 +55,7 @@ class Card:
 
     def put(self, data):
         ref = ref_of(data)
-        write(self.layout.artifact(ref.sha256), data)
+        overwrite(self.layout.artifact(ref.sha256), data)
         return {"sha256": ref.sha256, "size": ref.size}
 
     def forge(self, change=lambda _: None, *, signer=None, render=lambda document: encode(document) + b"\n"):
@@ -64,20 +63,15 @@ class Card:
         document = decode(self.file().read_bytes()[:-1])
         change(document["body"])
         document["body"]["identity"] = build_identity(document["body"]["inputs"])
-        write(self.file(), render(document))
+        overwrite(self.file(), render(document))
         if signer is not None:
-            write(self.file(suffix="sig"), signature_file(signer.sign(self.file().read_bytes())))
-
-
-def write(path, data):
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
+            overwrite(self.file(suffix="sig"), signature_file(signer.sign(self.file().read_bytes())))
 
 
 def flip(path, at):
     data = bytearray(path.read_bytes())
     data[at] ^= 0x10
-    write(path, bytes(data))
+    overwrite(path, bytes(data))
 
 
 def built(root, *scenarios, signer=ALICE):
@@ -99,35 +93,6 @@ def with_external(folder, location):
     tensor.ClearField("raw_data")
     (folder / "net.onnx").write_bytes(model.SerializeToString())
     return content
-
-
-def occupy(path, what):
-    """Put something that is no regular file of the right size in the place of a file."""
-    data = path.read_bytes()
-    path.unlink()
-    match what:
-        case "link":
-            path.with_name("elsewhere").write_bytes(data)
-            path.symlink_to("elsewhere")
-        case "dangling":
-            path.symlink_to("nowhere")
-        case "fifo":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case "sparse":
-            path.touch()
-            os.truncate(path, 1 << 40)
-        case "socket":
-            with socket.socket(socket.AF_UNIX) as made_here:
-                here = Path.cwd()
-                os.chdir(path.parent)
-                try:
-                    made_here.bind(path.name)
-                finally:
-                    os.chdir(here)
-        case "device":
-            path.symlink_to("/dev/zero")
 
 
 def png(width, height, data, kind=0):

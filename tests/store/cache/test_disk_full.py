@@ -108,7 +108,7 @@ def test_a_full_disk_without_room_for_a_lock_file_can_still_be_collected(small):
         assert store.state.head.number == 1
 
 
-def test_a_cache_is_not_born_on_a_full_disk(small):
+def test_no_cache_is_created_on_a_full_disk(small):
     layout = Layout(small / "cache")
     ballast = fill(small, 8192)
     with (

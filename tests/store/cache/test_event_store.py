@@ -41,7 +41,7 @@ def entries_of(*raws):
     return found
 
 
-def open_ledger(layout):
+def open_event_store(layout):
     EventStore.open(layout, FakeClock()).close()
 
 
@@ -70,7 +70,7 @@ def test_no_segment_is_made_of_records_that_the_head_does_not_stand_on(layout):
     assert not segment.exists()
 
 
-def test_a_segment_of_a_sound_journal_is_made_again(layout):
+def test_a_segment_of_a_sound_journal_is_written_again(layout):
     segment = layout.segments / layout.segment_name(1)
     before = segment.read_bytes()
     segment.unlink()
@@ -79,7 +79,7 @@ def test_a_segment_of_a_sound_journal_is_made_again(layout):
     assert segment.read_bytes() == before
 
 
-def test_a_look_a_read_and_a_writer_fold_the_same(layout):
+def test_a_view_a_history_and_a_writer_fold_the_same(layout):
     looked, whole = open_view(layout), read_history(layout)
     with open_writer(layout) as store:
         assert store.state == looked.state == whole.state
@@ -89,7 +89,7 @@ def test_a_look_a_read_and_a_writer_fold_the_same(layout):
         assert store.state == whole.state
 
 
-@pytest.mark.parametrize("act", [open_view, read_history, open_ledger])
+@pytest.mark.parametrize("act", [open_view, read_history, open_event_store])
 @pytest.mark.parametrize("since_the_commit", [False, True])
 def test_damage_is_found_wherever_it_is(layout, act, since_the_commit):
     with pytest.raises(StopDeadError), open_writer(layout) as store:

@@ -106,7 +106,7 @@ def test_a_cache_without_generations_has_nothing_to_accept(tmp_path):
         say_good(layout, 1)
 
 
-def test_nothing_is_recovered_beside_a_build(layout):
+def test_nothing_is_recovered_during_a_build(layout):
     """An open build may be alive: only who holds the build lock may say that it is not."""
     with open_writer(layout) as store:
         with pytest.raises(StopDeadError):
@@ -164,7 +164,7 @@ def test_many_that_accept_at_once_lose_nothing(layout):
     assert state.head.number == 9
 
 
-def test_a_cache_is_born_once_however_many_are_first(tmp_path):
+def test_a_cache_is_created_once_however_many_are_first(tmp_path):
     roots = [tmp_path / f"cache-{number}" for number in range(12)]
     children = [child(START, *roots, stdin=subprocess.PIPE) for _ in range(4)]
     for each in children:

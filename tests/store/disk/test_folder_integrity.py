@@ -154,7 +154,7 @@ def test_the_lock_of_the_journal_is_no_way_out(layout, elsewhere, what):
     assert target.read_text() == "x"
 
 
-def test_a_build_lock_that_is_no_file_is_named_with_what_mends_it(layout):
+def test_a_build_lock_that_is_no_file_is_named_with_its_fix(layout):
     layout.build_lock.unlink(missing_ok=True)
     os.mkfifo(layout.build_lock)
     (problem,) = [each for each in verify(layout, depth=Depth.FULL).problems if each.path == "build.lock"]

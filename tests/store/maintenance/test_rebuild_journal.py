@@ -34,7 +34,8 @@ from store.policy import rollback
 from store.testing import Scenario, StopDeadError, make, play
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
-from tests.store_caches import open_writer, record_builds
+from tests.damaging import overwrite
+from tests.store_caches import open_writer, record_builds, tree
 
 LATER = Scenario(flight="f3", engine="other", fail_at="coverage")
 """A build that fails after the last commit: its records are in the journal alone."""
@@ -71,26 +72,12 @@ def committed(layout):
     return segment.decode(max(layout.segments.iterdir()).read_bytes()).entries[-1].seq
 
 
-def tree(layout):
-    quiet = {layout.journal.with_name("journal.mdb-lock"), layout.artifacts_lock}
-    return {
-        path.relative_to(layout.root): path.read_bytes() if path.is_file() and not path.is_symlink() else None
-        for path in layout.root.rglob("*")
-        if path not in quiet
-    }
-
-
 def other_cache(path, builds=2):
     layout = Layout(path)
     with open_writer(layout) as store:
         for number in range(builds):
             play(store, Scenario(flight=f"o{number}"))
     return layout
-
-
-def overwrite(path, data):
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
 
 
 def spoil(layout, entry):

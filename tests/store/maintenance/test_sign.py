@@ -31,6 +31,7 @@ from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.coverage import find_foreign_files
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
+from tests.damaging import replace_by
 from tests.store_caches import open_writer, record_builds
 
 FIRST = Scenario(version=libraries().get("onnxruntime", "1"))
@@ -244,20 +245,13 @@ def test_a_collection_removes_all_signatures_and_forbids_new_ones(layout):
 class TestInTheWay:
     """A signature file of a generation that is not committed yet."""
 
-    @pytest.mark.parametrize("shape", ["file", "link", "pipe", "folder"])
+    @pytest.mark.parametrize("shape", ["file", "dangling", "pipe", "full folder"])
     @pytest.mark.parametrize("name", ["00000003.sig", "00000003.sig2", "flight-00000007.sig"])
     def test_it_is_moved_to_quarantine_and_the_build_continues(self, layout, name, shape):
         path = layout.manifests / name
-        match shape:
-            case "file":
-                path.write_bytes(b"planted")
-            case "link":
-                path.symlink_to("/etc/passwd")
-            case "pipe":
-                os.mkfifo(path)
-            case "folder":
-                path.mkdir()
-                (path / "within").write_bytes(b"planted")
+        path.write_bytes(b"x")
+        if shape != "file":
+            replace_by(path, shape)
         with open_writer(layout, signer=ALICE) as store:
             assert store.recovered == (SetAside(name),)
             generation, _ = play(store, replace(FIRST, flight="f3"))
@@ -265,8 +259,8 @@ class TestInTheWay:
         assert flies(layout, ALICE.public)
         kept = layout.quarantine / f"{name}.0"
         assert os.path.lexists(kept)
-        if shape in {"file", "folder"}:
-            assert (kept / "within" if shape == "folder" else kept).read_bytes() == b"planted"
+        if shape in {"file", "full folder"}:
+            assert (kept / "within" if shape == "full folder" else kept).read_bytes() == b"x"
         (event,) = [fact.event for fact in read_history(layout).facts if isinstance(fact.event, Repaired)]
         assert (event.subject, event.quarantine) == (f"manifests/{name}", f"quarantine/{name}.0")
         assert wrong(layout, ALICE.public) == []

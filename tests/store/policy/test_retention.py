@@ -45,11 +45,6 @@ def interrupted(store, number, **changes):
 
 
 @pytest.fixture
-def layout(tmp_path):
-    return Layout(tmp_path / "cache")
-
-
-@pytest.fixture
 def store(layout):
     with opened(layout) as store:
         yield store

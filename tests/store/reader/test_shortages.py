@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from store.testing import Scenario
 from store.verify.coverage import intact_artifacts, missing_artifacts, walk
 from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify
+from tests.child_python import run_python
 from tests.store_caches import record_builds
 
 ROOT = Path(__file__).parents[3]
@@ -152,15 +151,7 @@ for act in (verified, read, opened):
 
 
 def test_any_limit_of_open_files_is_enough_or_reported(layout):
-    done = subprocess.run(
-        [sys.executable, "-c", STARVED, str(layout.root)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_python(STARVED, layout.root, timeout=300)
     seen = {tuple(map(str, json.loads(line))) for line in done.stdout.splitlines()}
     assert seen >= {(name, said) for name in ("verified", "read", "opened") for said in ("[]", "resources")}
     assert {said for _, said in seen} <= {"[]", "resources", "journal-io"}

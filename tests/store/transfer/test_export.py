@@ -38,6 +38,7 @@ from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import import_bundle
 from store.transfer.selection import artifacts_named, artifacts_of_failing_step, digests_collected
+from tests.damaging import replace_by
 from tests.store_caches import open_writer, record_builds
 
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
@@ -84,9 +85,6 @@ def pass_through(path):
 def sealed(body):
     """Return the bytes of a file with a correct trailer."""
     return body + hashlib.sha256(body).digest()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_bundle_holds_the_records_and_the_artifacts(layout, file):
@@ -192,14 +190,10 @@ def test_events_of_a_newer_version_are_exported_but_not_all_artifacts(layout, tm
     export(layout, tmp_path / "c", build=4)
 
 
-@pytest.mark.parametrize("how", ["missing", "torn", "flipped"])
+@pytest.mark.parametrize("how", ["missing", "shorter", "flipped"])
 def test_damaged_artifacts_are_left_out_and_reported(layout, tmp_path, how):
     index = open_view(layout).state.head_build.index.artifact
-    path = layout.artifact(index.sha256)
-    data = path.read_bytes()
-    path.unlink()
-    if how != "missing":
-        path.write_bytes(data[:-1] if how == "torn" else data[:-1] + bytes([data[-1] ^ 1]))
+    replace_by(layout.artifact(index.sha256), how)
     exported = export(layout, tmp_path / "b")
     assert exported.missing == (index.sha256,)
     assert not read_bundle(exported.path).holds(index)
@@ -271,7 +265,6 @@ def test_a_cache_that_lost_its_newest_records_is_not_exported_with_all_artifacts
     export(layout, tmp_path / "b", choice=Choice.NONE)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Hostile files.
 
 

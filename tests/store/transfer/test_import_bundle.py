@@ -4,7 +4,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
@@ -34,13 +33,10 @@ from store.transfer.bundle_reader import open_bundle
 from store.transfer.export import export
 from store.transfer.import_bundle import ImportOutcome, import_bundle
 from store.transfer.mirror import mirror
-from store.trust.signatures import Signer
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
-from tests.store_caches import open_writer, record_builds
+from tests.store_caches import ALICE, BOB, open_writer, record_builds
 
-SIGNER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-STRANGER = Signer.of(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 
 
@@ -48,7 +44,7 @@ OTHER = {(0, 0): "a", (1, 0): "b2", (20, 3): "c"}
 def pristine(tmp_path_factory):
     """Two signed generations, with a failed build between them and an open one after. Never change it."""
     layout = Layout(tmp_path_factory.mktemp("pristine") / "cache")
-    with open_writer(layout, signer=SIGNER) as store:
+    with open_writer(layout, signer=ALICE) as store:
         play(store, Scenario())
         play(store, Scenario(flight="f2", tiles=OTHER, fail_at="index"))
         play(store, Scenario(flight="f2", tiles=OTHER))
@@ -79,7 +75,7 @@ def take(layout, file, **options):
 
 def whole(layout):
     """Return all problems of a cache but the contents of played engines and indexes."""
-    found = verify(layout, depth=Depth.FULL, trusted_keys=[SIGNER.public]).problems
+    found = verify(layout, depth=Depth.FULL, trusted_keys=[ALICE.public]).problems
     return [problem for problem in found if problem.kind not in {ProblemKind.DEVICE, ProblemKind.CONTENT}]
 
 
@@ -87,11 +83,8 @@ def chains(layout):
     return [entry.chain for entry in read_history(layout).entries]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def test_an_import_to_a_new_folder(source, new, file):
-    done = take(new, file, trusted_keys=[SIGNER.public])
+    done = take(new, file, trusted_keys=[ALICE.public])
     assert (done.outcome, done.header.records) == (ImportOutcome.IMPORTED, len(chains(source)))
     view = read_history(new)
     assert chains(new)[:-1] == chains(source)
@@ -124,7 +117,7 @@ def test_a_copy_that_follows(source, new, tmp_path):
     assert chains(new) == chains(source)[: len(chains(new))]
     assert open_view(new).state.head.number == 1
     inode = new.journal.stat().st_ino
-    done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[SIGNER.public])
+    done = take(new, export(source, tmp_path / "2").path, follows=True, trusted_keys=[ALICE.public])
     assert (done.outcome, done.state.head.number) == (ImportOutcome.ADVANCED, 2)
     assert chains(new) == chains(source)
     assert new.journal.stat().st_ino == inode
@@ -215,29 +208,27 @@ def test_folders_that_are_no_cache_are_refused(new, file, there):
     assert not new.journal.exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Whose word counts.
 
 
 def test_signatures(source, new, file, tmp_path):
     with pytest.raises(NoGoError) as caught:
-        take(new, file, trusted_keys=[STRANGER.public])
+        take(new, file, trusted_keys=[BOB.public])
     assert caught.value.kind == ErrorKind.SIGNATURE
     with pytest.raises(NoGoError):
         take(new, file, trusted_keys=[b"short"])
     assert not new.root.exists()
-    take(new, file, trusted_keys=[STRANGER.public, SIGNER.public])
+    take(new, file, trusted_keys=[BOB.public, ALICE.public])
     unsigned = tmp_path / "unsigned"
     record_builds(Layout(unsigned), Scenario(fail_at="index"))
     for fail in (True, False):
         path = export(Layout(unsigned), tmp_path / f"unsigned {fail}").path
         with pytest.raises(NoGoError):
-            take(Layout(tmp_path / "other"), path, trusted_keys=[SIGNER.public])
+            take(Layout(tmp_path / "other"), path, trusted_keys=[ALICE.public])
         record_builds(Layout(unsigned), Scenario())
     take(Layout(tmp_path / "other"), path, trusted_keys=ALLOW_UNSIGNED)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is not whole.
 
 
@@ -256,7 +247,7 @@ def test_a_bundle_for_forensics_is_no_cache(source, new, tmp_path, choice):
 
 def test_a_bundle_need_not_hold_artifacts_that_the_cache_has(source, new, tmp_path):
     take(new, export(source, tmp_path / "1").path, follows=True)
-    record_builds(source, Scenario(flight="f9"), signer=SIGNER)
+    record_builds(source, Scenario(flight="f9"), signer=ALICE)
     done = take(new, export(source, tmp_path / "records", choice=Choice.NONE).path, follows=True)
     assert (done.outcome, done.stored, done.state.head.number) == (ImportOutcome.ADVANCED, (), 3)
     assert not whole(new)
@@ -277,7 +268,6 @@ def test_a_damaged_bundle_leaves_no_journal(new, file, tmp_path):
     assert not whole(new)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Hostile records: the chain is right, and so is the trailer.
 
 
@@ -396,7 +386,6 @@ def test_an_artifact_of_other_bytes(source, file, new, tmp_path):
     assert not new.artifact(index.sha256).exists()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Cut short.
 
 

@@ -1,4 +1,3 @@
-import os
 import shutil
 
 import pytest
@@ -18,6 +17,7 @@ from store.policy import rollback
 from store.testing import FakeClock, Scenario, StopDeadError, play
 from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
+from tests.damaging import replace_by
 from tests.store_caches import open_writer, record_builds
 
 FIRST = Scenario()
@@ -158,16 +158,8 @@ def test_the_blocks_of_a_broken_block_table_are_not_checked_and_a_note_says_so(l
 
 
 @pytest.mark.parametrize("replacement", ["folder", "link", "pipe"])
-def test_an_artifact_that_is_no_regular_file_is_damaged(layout, tmp_path, replacement):
-    path = layout.artifact(manifest_of(layout, 2).calibration.sha256)
-    copy = tmp_path / "elsewhere"
-    copy.write_bytes(path.read_bytes())
-    path.unlink()
-    {
-        "folder": path.mkdir,
-        "link": lambda: path.symlink_to(copy),
-        "pipe": lambda: os.mkfifo(path),
-    }[replacement]()
+def test_an_artifact_that_is_no_regular_file_is_damaged(layout, replacement):
+    replace_by(layout.artifact(manifest_of(layout, 2).calibration.sha256), replacement)
     (problem,) = problems_of(verify(layout))
     assert problem.subject == "calibration"
 

@@ -3,8 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from store.runtime.backends.base import EngineLoadError, EngineRunError, Runtime
 from store.runtime.backends.openvino_library import cpu_target, has_bfloat16, library, read_requirements
 from store.runtime.golden_vectors import batch_invariance, golden_inputs, parity
 from tests import engine_jobs
+from tests.child_python import run_python
 from tests.engine_jobs import SAMPLE, load_compiled, reference
 from tests.networks import quantised, unsupported
 from tests.small_builds import Site, spread
@@ -89,12 +88,8 @@ def test_telemetry_is_off(tmp_path):
         "from store.runtime.backends.openvino_library import cpu_target; cpu_target()\n"
         "print(events, [name for name in sys.modules if 'openvino_telemetry' in name])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(worker.__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=True,
+    done = run_python(
+        code, env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(worker.__file__).parents[2])}
     )
     assert done.stdout.strip() == "[] []"
     assert list(tmp_path.iterdir()) == []
@@ -240,15 +235,16 @@ def test_another_process_on_an_older_processor_refuses_the_engine(made, tmp_path
         "load_engine(sys.argv[1], backend='openvino', version=sys.argv[2], precision='fp32', input='input', "
         "output='descriptor', batch=4)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, path, OpenVinoCompiler().version, cpu_target()],
+    done = run_python(
+        code,
+        path,
+        OpenVinoCompiler().version,
+        cpu_target(),
         env={
             **os.environ,
             "ONEDNN_MAX_CPU_ISA": "SSE41",
             "PYTHONPATH": str(Path(worker.__file__).parents[2]),
         },
-        capture_output=True,
-        text=True,
         check=False,
     )
     assert done.stdout.strip() == "cpu:Intel SSE4.1 False"
