@@ -1,7 +1,6 @@
 """The ports: the parts that do the work, chosen once in the composition root."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engines.port import EngineCompiler
@@ -10,12 +9,13 @@ from pipeline.progress import Progress
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.tile import TileMetadataStore
 from store.base.clock import Clock
+from store.base.valueclass import valueclass
 
 FreeBytes = Callable[[Path], int]
 """How many bytes this user may still write to the file system of a folder."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """The parts that do the work.
 

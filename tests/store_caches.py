@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.played_builds import play
 
 from store.cache.writer import CacheWriter
-from store.testing import FakeClock, play
+from store.testing import FakeClock
 from store.trust.signatures import Signer
 
 ALICE, BOB = (Signer.of(Ed25519PrivateKey.from_private_bytes(name * 32)) for name in (b"a", b"b"))

@@ -10,16 +10,17 @@ import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, NoReturn
 
 import click
 
+from store.base.valueclass import valueclass
 from tools import command
 from tools.exit_codes import MEANINGS, ExitCode
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class _Entry:
     """A command as the help and the errors know it, without importing it.
 

@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
+from store.base.valueclass import valueclass
 from store.disk.layout import Layout
 from store.errors import is_shortage, lacks_threads
 from tools.exit_codes import ExitCode, TerminatedError, code_of
@@ -36,7 +37,7 @@ _MAKE_ROOM: Final = (
 _NO_SETTINGS: Final = frozenset({"C10_CACHE", "C10_CONFIG"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The result of a command.
 
@@ -53,7 +54,7 @@ class Answer:
     code: ExitCode = ExitCode.DONE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """The options that all commands share, and the environment.
 

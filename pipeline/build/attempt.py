@@ -9,7 +9,7 @@ traceback, and the head does not move. `pipeline.build.steps` runs the steps of 
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from journal import JournalError
@@ -27,6 +27,7 @@ from pipeline.ports import Ports
 from pipeline.request.request import BuildRequest
 from pipeline.request.to_toml import request_record
 from pipeline.stages.context import BuildContext
+from store.base.valueclass import valueclass
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain.events import BuildRefused, BuildStarted
@@ -34,7 +35,7 @@ from store.domain.state import Generation, State
 from store.errors import DiskFullError, ErrorKind, RequestRefusedError, UnprojectedError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildAttempt:
     """One attempt at a build; the caller holds the lock.
 

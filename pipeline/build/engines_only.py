@@ -27,6 +27,7 @@ from pipeline.ports import Ports
 from pipeline.stages.checks import CheckResult, check_engine, require_passed
 from pipeline.stages.compile import compile_network, last_timing_cache
 from pipeline.stages.compile_progress import CompileProgress
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.optimistic_append import OptimisticAppender, open_for_append
 from store.cache.view import open_view
@@ -44,7 +45,7 @@ class EngineOutcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
     """One network: its engine, if there is one, and the time that it took in seconds."""
 
@@ -54,7 +55,7 @@ class EngineReport:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EnginesReport:
     """All networks of a request; `error` is the first failure."""
 

@@ -3,12 +3,12 @@
 This is the most frequent run, so this module imports nothing that only work needs.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.build.report import BuildOutcome, BuildReport
 from pipeline.planning.area_report import localisation_warnings
 from pipeline.planning.inputs import Inputs
+from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.cache.view import list_cache_files, open_view
 from store.disk.artifacts import Artifacts
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from store.cache.writer import CacheWriter
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class UpToDate:
     """The head that shows what is requested; the numbers of files checked and steps reused; its area."""
 

@@ -21,6 +21,7 @@ from pipeline.processes.outcome import Died, Failed, Finished, Lost, Outcome, Ou
 from pipeline.processes.pool import QUEUE_DEPTH, WorkerPool, WorkerStartError
 from pipeline.tiles.tile import SourceTile
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 ATTEMPTS_ALONE: Final = 2
 """How often a window may end a worker that is the only one."""
@@ -31,7 +32,7 @@ WORKER: Final = "pipeline.embed.worker"
 _LOG_TAIL: Final = 2_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """An engine for workers to load.
 
@@ -58,7 +59,7 @@ class EngineSpec:
     precision: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BadTile:
     """A tile that got no descriptor; `kind` is the value of an `ErrorKind`, such as "bad-tile"."""
 
@@ -86,7 +87,7 @@ class WindowResult:
     bad: tuple[BadTile, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """A window that will be tried again because its worker failed.
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.tiles.tile import SourceTile
 from pipeline.tiles.tile_columns import TileColumns
 from store.base.identity import CELL_SHIFT
+from store.base.valueclass import valueclass
 from store.formats.descriptor_block import Block
 
 WINDOW_TILES: Final = 512
@@ -38,7 +39,7 @@ class CellKey(NamedTuple):
         return f"{self.zoom}/{self.x}/{self.y}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """The tiles of one cell, in ascending order of (x, y), the order of their descriptor ids."""
 
@@ -46,7 +47,7 @@ class Cell:
     tiles: TileColumns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """Tiles that are embedded together.
 
@@ -73,7 +74,7 @@ class Row(NamedTuple):
     texture: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class AssembledCell:
     """A complete cell.
 

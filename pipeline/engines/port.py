@@ -1,12 +1,12 @@
 """The port `EngineCompiler`, with the job that it takes and the engine that it returns."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 DEFAULT_BATCH = 8
 """Fixed batch of an engine unless the request names one.
@@ -19,7 +19,7 @@ board costs a whole batch; where only that counts, ask for 1.
 Role = Literal["descriptor", "auxiliary"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ShapeRange:
     """Optimisation profile of an input with variable sizes, each shape with its batch dimension."""
 
@@ -28,7 +28,7 @@ class ShapeRange:
     max: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineJob:
     """One network to be compiled.
 
@@ -74,7 +74,7 @@ class EngineJob:
     least_cosine: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineSignature:
     """Tensors of a compiled engine.
 
@@ -96,7 +96,7 @@ class EngineSignature:
         return self.output_shape[-1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CompiledEngine:
     """A compile that succeeded.
 

@@ -8,7 +8,6 @@ same answers, but have other bytes.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -21,6 +20,7 @@ from pipeline.index.gpu import CPU_HINT, GpuIndex, gpu_can_build
 from pipeline.index.plan import EF_CONSTRUCTION, METRIC, PQ_BITS, IndexPlan, index_error
 from pipeline.index.row_order import checked_blocks, row_chunks, training_rows
 from pipeline.request.options import IndexKind, Storage
+from store.base.valueclass import valueclass
 from store.formats.descriptor_block import Block
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import gpus
@@ -33,7 +33,7 @@ Untyped = Any
 """An object of faiss, which carries no types."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuiltIndex:
     """What is known of an index that was built.
 

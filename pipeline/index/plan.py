@@ -1,11 +1,11 @@
 """Choose the index of a build: every option that the request leaves open. Pure."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from pipeline.errors import EmbedError, ErrorKind
 from pipeline.request.options import IndexKind, IndexOptions, Storage
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 
 FLAT_BELOW: Final = 20_000
@@ -37,7 +37,7 @@ _MOST_LISTS: Final = 4_096
 _ROWS_PER_LIST: Final = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexPlan:
     """Index options, all of them chosen.
 
@@ -71,7 +71,7 @@ class IndexPlan:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexJob:
     """An index to write.
 

@@ -5,10 +5,10 @@ little space. A *featureless* tile (water, cloud, no data) is present, but looks
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from store.base import canonical_json
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 
 Place = tuple[int, int, int]
 """(zoom, x, y)."""
@@ -17,7 +17,7 @@ TileRun = list[int]
 """[zoom, y, first x, last x]."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class AreaReport:
     """The tiles of an area by their state; `wanted` and `present` are numbers of tiles."""
 

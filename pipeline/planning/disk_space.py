@@ -9,7 +9,6 @@ system.
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.engines.models.model import Model
@@ -18,6 +17,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.planning.plan import BuildPlan, Decision, make_plan, reusable_artifacts
 from pipeline.request.options import IndexKind, Storage
 from store.base.identity import RECIPES
+from store.base.valueclass import valueclass
 from store.disk.artifacts import Artifacts
 from store.disk.layout import Layout
 from store.domain.events import IndexExtended
@@ -46,7 +46,7 @@ _NEW_CACHE = 2 << 20
 """A new cache: its folders and the first pages of its journal."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """Bytes to write, by kind of content."""
 

@@ -1,15 +1,14 @@
 """Everything a build is defined by, as values. Pure."""
 
-from dataclasses import dataclass
-
 from pipeline.engines.models.model import Model
 from pipeline.request.options import ModelRole
 from pipeline.request.request import BuildRequest
 from pipeline.tiles.selection import Selection
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """Everything a build is defined by.
 

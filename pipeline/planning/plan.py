@@ -7,7 +7,7 @@ tiles changed keeps the rows of the tiles that did not.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from pipeline.embed.cells import Cell, group_cells
@@ -17,6 +17,7 @@ from pipeline.planning.inputs import Inputs
 from pipeline.request.options import BadTilePolicy
 from store.base.canonical_json import Document
 from store.base.identity import cell_components, cell_key, difference, digest_packed_tiles
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import GOLDEN, attached
 from store.domain.events import CellEmbedded, EngineCompiled
@@ -39,7 +40,7 @@ class Decision(StrEnum):
     RUN = "run"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
     """One network: compiled, or its `known` engine reused.
 
@@ -57,7 +58,7 @@ class EnginePlan:
     answered: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CellPlan:
     """One cell: its `known` block reused, or a new one assembled.
 
@@ -74,7 +75,7 @@ class CellPlan:
     known: CellEmbedded | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlan:
     """The plan before work starts; the index follows from the blocks and is decided after them.
 

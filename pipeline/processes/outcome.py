@@ -3,12 +3,11 @@
 The `log` of each is what the child wrote to standard error.
 """
 
-from dataclasses import dataclass
-
 from pipeline.processes.framing import Message
+from store.base.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """The child returned the answer `value`."""
 
@@ -16,7 +15,7 @@ class Finished:
     log: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """The child raised an exception, or exited without an answer.
 
@@ -35,7 +34,7 @@ class Failed:
     fields: tuple[str | None, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Died:
     """A signal such as "SIGSEGV" ended the child."""
 
@@ -43,7 +42,7 @@ class Died:
     log: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class OutOfMemory:
     """Memory ran out: the kernel killed the child, or an allocation in it failed, as `message` says."""
 
@@ -51,7 +50,7 @@ class OutOfMemory:
     log: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TimedOut:
     """The child was killed when it passed its limit in seconds."""
 
@@ -59,7 +58,7 @@ class TimedOut:
     log: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Lost:
     """The answer of a remote worker did not arrive, as `message` says; the worker may still run."""
 

@@ -8,7 +8,7 @@ if its digest is the committed one.
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pipeline.stages.embed import EmbeddedCell, block_row, embed_cells, embed_wi
 from pipeline.stages.index import survey_selection
 from pipeline.stages.stand_in import golden_answers
 from store.base.identity import CELL_SHIFT, cell_components, cell_key, tile_of
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
 from store.disk.artifacts import Artifacts
@@ -38,7 +39,7 @@ from store.domain.state import RecordedEvent
 from store.formats.tables import BlockRow, decode_tiles, encode_blocks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RebuildContext:
     """What all functions that rebuild an artifact need.
 
@@ -61,7 +62,7 @@ class RebuildContext:
         self.store.append(StepStarted(kind=kind, subjects=subjects, key=key), build=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RebuiltArtifact:
     """The result of a step that ran again.
 

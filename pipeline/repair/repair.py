@@ -13,7 +13,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.embed.batcher import DescriptorBatcher
@@ -23,6 +22,7 @@ from pipeline.ports import Ports
 from pipeline.repair.artifact_repair import ArtifactRepair, record_repair
 from pipeline.repair.rebuild_artifacts import RebuildContext
 from pipeline.repair.report import RepairAction, RepairReport, preview_repair
+from store.base.valueclass import valueclass
 from store.cache.event_mapper import to_recorded_events
 from store.cache.journal_consistency import require_consistent_journal
 from store.cache.view import HistoryView, read_history, require_cache
@@ -44,7 +44,7 @@ from store.verify.report import Depth, ProblemKind, VerifyReport
 from store.verify.verify import verify
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Repair:
     """Repairs a cache; `CacheProvisioner` creates it.
 

@@ -1,15 +1,15 @@
 """The report of a repair: what it did, or would do. Pure."""
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.verify.report import CacheProblem, ProblemKind, VerifyReport
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RepairAction:
     """One damaged file, and what was done about it.
 
@@ -40,7 +40,7 @@ class RepairAction:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RepairReport:
     """What was repaired, and the result of a full verification afterwards; None if there is no generation."""
 

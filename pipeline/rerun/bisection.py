@@ -6,13 +6,14 @@ happens by chance.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from store.base.valueclass import valueclass
 
 Member = TypeVar("Member")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Bisection(Generic[Member]):
     """The result of a bisection.
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from pipeline.tiles.tile import Place
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.state import Build, RecordedEvent, State
 
@@ -18,7 +19,7 @@ class ArtifactReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildRecord:
     """What the records say of a build.
 
@@ -66,7 +67,7 @@ class InputStatus(StrEnum):
     GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepInput:
     """An input of the step.
 
@@ -86,7 +87,7 @@ class StepInput:
     found: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepFailure:
     """How a step failed: kind, subject and message, as a failed build records them."""
 
@@ -95,7 +96,7 @@ class StepFailure:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """A digest or measured value, as recorded and as found now."""
 
@@ -104,7 +105,7 @@ class Comparison:
     found: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """A tried part of a window: number of tiles, the first and last, and how the worker ended."""
 
@@ -114,7 +115,7 @@ class Trial:
     ended: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TileIdentity:
     """A tile: its place and its digest as selected."""
 
@@ -151,7 +152,7 @@ class Findings:
             self.compared.append(Comparison(what=f"{what} {name}", recorded=next(sides), found=next(sides)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Rerun:
     """A step that ran again.
 

@@ -6,7 +6,6 @@ Each try is a worker process of its own, the same as in a build, so that a crash
 import hashlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from pipeline.embed import batcher
@@ -24,6 +23,7 @@ from pipeline.stages.embed import embed_windows, engine_spec
 from pipeline.tiles.tile import Place, SourceTile
 from store.base.identity import CELL_SHIFT, descriptor_id
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 from store.domain.events import BuildFailed, CellEmbedded, StepStarted
 from store.errors import ArtifactError
 from store.formats import tile_pack
@@ -60,7 +60,7 @@ class _WorkerEndedError(Exception):
         self.outcome = outcome
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class _Embedder:
     """Embeds with the engine of the build; every window goes once to a worker of its own."""
 

@@ -8,7 +8,7 @@ values.
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from pipeline.tiles.decode import decode
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT, read_tile
 from pipeline.tiles.tile import SourceTile
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.disk.artifacts import Artifacts
 from store.domain.events import CheckFailed, CheckPassed, EngineCompiled, Index
 from store.domain.index_files import delta_of, whole_of, whole_rows
@@ -60,7 +61,7 @@ Vectors = NDArray[np.float32]
 CheckResult = CheckPassed | CheckFailed
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class CheckSubject:
     """What is checked: name of the check, what it concerns, step key, and digest of the bytes."""
 

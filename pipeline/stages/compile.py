@@ -2,7 +2,7 @@
 
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -14,6 +14,7 @@ from pipeline.stages.checks import check_engine, check_vectors, require_passed
 from pipeline.stages.compile_progress import CompileProgress
 from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.disk.artifacts import Artifacts, ref_of
 from store.domain.attachments import TIMING_CACHE, attached, with_attached
 from store.domain.events import CheckFailed, EngineCompiled, StepStarted
@@ -24,7 +25,7 @@ _LOG_LIMIT = 16_384
 _SAME_KERNELS = ("backend", "version", "target")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CompiledNetwork:
     """The event that records a compiled network, the engine, and the timing cache, if there is one."""
 

@@ -7,7 +7,6 @@ space has, and from tiles that go through the network, each new digest once.
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pipeline.stages.context import BuildContext
 from pipeline.tiles.sources.read_tile import SOURCE_CHANGED_HINT
 from store.base.identity import cell_components, cell_key, digest_packed_tiles
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 from store.disk.artifacts import ref_of
 from store.domain.events import CellEmbedded, EngineCompiled, StepRetried, StepStarted
 from store.formats import descriptor_block
@@ -34,7 +34,7 @@ _NORM_TOLERANCE = 1e-3
 """How far a descriptor's length may be from 1."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedCell:
     """The event that records an embedded cell, and its block."""
 

@@ -6,7 +6,6 @@ the file that faiss wrote, never to another delta. Where too much has changed, a
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.progress import Progress
 from pipeline.stages.context import BuildContext
 from store.base.canonical_json import Document
 from store.base.identity import extended_index_components, index_key
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of
 from store.domain.events import Index, IndexExtended, StepStarted
@@ -27,7 +27,7 @@ from store.formats.index_delta import CellName, Delta, DeltaError, Rows
 from store.formats.tables import BlockRow, decode_blocks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ExtendedIndex:
     """The event that records an extended index, and its delta."""
 

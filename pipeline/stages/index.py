@@ -1,7 +1,6 @@
 """The index stage and the checks after it: index, report of the area, coverage walk."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
@@ -18,6 +17,7 @@ from pipeline.stages.context import BuildContext
 from pipeline.stages.extend_index import extend_head_index
 from pipeline.tiles.selection import Selection
 from store.base.identity import index_components, index_key, tile_of
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts, ref_of_draft
 from store.disk.write_once import Draft
@@ -34,7 +34,7 @@ from store.verify.coverage import Coverage, block_role, referenced_by, walk
 _MILLION = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class WrittenIndex:
     """The event that records a written index file, and the library's remark on how it was built."""
 

@@ -6,7 +6,7 @@ of the archive, with the precaution against racy writes that `pipeline.tiles.dig
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.tiles.digest_cache import RACY_NS, CacheContent, CacheFile, Finger
 from pipeline.tiles.grid import TileRange
 from pipeline.tiles.tile_columns import Digests, Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
+from store.base.valueclass import valueclass
 
 MAX_ROWS = 20_000_000
 MAX_RECTANGLES = 64
@@ -26,7 +27,7 @@ _RECTANGLE = 5
 _AXIS_MASK = (1 << X_SHIFT) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TileListing:
     """Tiles that an archive holds, in rising order of (z, x, y).
 

@@ -19,7 +19,6 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.tiles.tile_columns import Digests
+from store.base.valueclass import valueclass
 from store.files.regular_file import read_own
 
 Keys = npt.NDArray[np.int64]
@@ -62,7 +62,7 @@ class Fingerprint(NamedTuple):
         return cls(device, inode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CacheContent:
     """What a cache file holds.
 

@@ -6,7 +6,6 @@ that tile and not its eight neighbours. A box across the antimeridian is the uni
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import mercantile
 
@@ -19,9 +18,10 @@ from pipeline.request.geometry import (
     split_at_antimeridian,
 )
 from pipeline.tiles.tile import Place, ZoomRange
+from store.base.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TileRange:
     """A rectangle of tiles of one zoom; all bounds inclusive.
 

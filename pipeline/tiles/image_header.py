@@ -4,8 +4,9 @@ Sources: PNG (third edition, 11.2.1 IHDR), JPEG (ITU T.81, B.2.2 frame header), 
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Literal
+
+from store.base.valueclass import valueclass
 
 ImageFormat = Literal["jpeg", "png", "webp"]
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -17,7 +18,7 @@ _BARE_MARKERS = frozenset(range(0xD0, 0xD8)) | {0x01}
 _ANIMATION_FLAG = 0x02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
     """The header of an encoded image.
 

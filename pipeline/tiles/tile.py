@@ -5,11 +5,11 @@ edge.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import NamedTuple, Protocol
 
 from pipeline.request.geometry import BoxE7
+from store.base.valueclass import valueclass
 
 ZoomRange = tuple[int, int]
 """Lowest and highest zoom, inclusive."""
@@ -33,7 +33,7 @@ class Place(NamedTuple):
         return f"{self.z}/{self.x}/{self.y}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class SourceTile:
     """One tile that a source holds.
 
@@ -61,7 +61,7 @@ class SourceTile:
         return Place(self.z, self.x, self.y)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """Zooms and bounds of a whole source.
 

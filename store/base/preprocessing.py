@@ -11,11 +11,12 @@ can be compared. The steps are:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from store.base.valueclass import valueclass
 
 Pixels = npt.NDArray[np.uint8]
 Sample = npt.NDArray[np.float32]
@@ -30,7 +31,7 @@ MAX_SIDE: Final = 16_384
 _Triple = tuple[float, float, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
     """The parameters of preprocessing.
 

@@ -1,9 +1,9 @@
 """Values that events, state and manifests share: artifact references and journal positions. Pure."""
 
-from dataclasses import dataclass
+from store.base.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ArtifactRef:
     """A write-once file: its SHA-256 (hexadecimal, also its name) and its size in bytes."""
 
@@ -14,7 +14,7 @@ class ArtifactRef:
 GENESIS_CHAIN = "0" * 64
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Position:
     """A position in the journal: the number of records, and the chain digest up to there."""
 

@@ -8,11 +8,11 @@ records which the journal no longer holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from store.base.canonical_json import sha256
+from store.base.valueclass import valueclass
 from store.base.values import GENESIS_CHAIN
 from store.cache import segment
 from store.disk.layout import Layout
@@ -33,7 +33,7 @@ class Match(StrEnum):
     CONTRADICTS = "contradicts"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class FileStatus:
     """A manifest or segment: its path, the generation in its name, how it compares with the journal, what was found."""
 
@@ -43,7 +43,7 @@ class FileStatus:
     found: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class JournalConsistency:
     """How all manifests and segments of a cache compare with its journal."""
 

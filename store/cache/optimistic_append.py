@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from journal import HeadMovedError
 from store.base.canonical_json import Document
 from store.base.clock import Clock
+from store.base.valueclass import valueclass
 from store.cache import journal_consistency
 from store.cache.create import ensure_cache
 from store.cache.event_store import EventStore
@@ -115,7 +116,7 @@ def open_for_append(layout: Layout, *, clock: Clock, create: bool = False) -> It
         event_store.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
     """An accepted generation. `changed` is off if it was accepted before; `accepted` are all accepted generations."""
 

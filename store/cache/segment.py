@@ -13,9 +13,9 @@ The chain makes a segment self-checking, and connects it to its neighbours.
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from journal.record import CHAIN_BYTES, MAX_RECORD_BYTES, Chain, Entry, Head, link
+from store.base.valueclass import valueclass
 from store.errors import DamagedHistoryError, ErrorKind
 
 MAGIC = b"C10SEG\x00\x01"
@@ -23,7 +23,7 @@ _HEADER = struct.Struct(">8sQQQ32s")
 _LENGTH = struct.Struct(">I")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """The records of one generation."""
 

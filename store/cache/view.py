@@ -5,12 +5,12 @@ state at one moment, compared with the files beside the journal.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from journal import JournalDamagedError, safe_reader
 from journal.record import Entry, Head
 from journal.safe_reader import Snapshot
 from store.base.canonical_json import sha256
+from store.base.valueclass import valueclass
 from store.cache.event_mapper import fold_entries, to_recorded_events, without_collector
 from store.disk.layout import Layout
 from store.disk.repair_commands import rebuilding, replaying
@@ -24,7 +24,7 @@ from store.policy.recovery import CacheFiles
 from store.policy.recovery import check as check_history
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class View:
     """The state that the journal folds to at one moment, and the files beside it."""
 
@@ -34,7 +34,7 @@ class View:
     observed: CacheFiles
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class HistoryView(View):
     """A view with all records from the first: as stored, and as the events that they record."""
 

@@ -8,11 +8,11 @@ ever becomes a path.
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from journal.fsync import fsync_dir
 from journal.storage.filesystem import filesystem_type
+from store.base.valueclass import valueclass
 from store.errors import CacheUnusableError, ErrorKind, RequestRefusedError, from_os_error
 from store.manifest.file_names import MANIFEST_NAME
 
@@ -34,7 +34,7 @@ KNOWN_ENTRIES = frozenset({*FOLDERS, *LOCKS, "journal.mdb", "lost+found"})
 """What may lie in the root; a cache may be the root of its own file system."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Layout:
     """The paths of one cache.
 

@@ -7,17 +7,17 @@ needs a new version in `store.domain.event_codec`. Lengths of time are integers 
 million, so that everything projected from an event has one canonical form.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 
 MAX_COLLECTED = 4096
 """How many digests one collection event holds, so that it stays far below the size of a record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CacheCreated:
     """The first event: a cache with a random id was created."""
 
@@ -26,7 +26,7 @@ class CacheCreated:
     writer: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildStarted:
     """A build began; `identity` is absent when its inputs could not be read. `host` holds facts only."""
 
@@ -37,14 +37,14 @@ class BuildStarted:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildPlanned:
     """The plan of the build: per step its kind, subject, key, decision and reason."""
 
     steps: tuple[Document, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TilesSelected:
     """The tiles of the area were chosen; `table` is the tile table, `wanted` counts the area's tiles."""
 
@@ -56,7 +56,7 @@ class TilesSelected:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
     """Work on a step began; for cells, one window of them was dispatched (`subjects` as zoom/x/y of cells)."""
 
@@ -65,7 +65,7 @@ class StepStarted:
     key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepRetried:
     """A worker failed and its work is tried again."""
 
@@ -75,7 +75,7 @@ class StepRetried:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineCompiled:
     """A network was compiled. `signature` holds input and output names and shapes.
 
@@ -94,7 +94,7 @@ class EngineCompiled:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CellEmbedded:
     """One cell's block was made: `rows` tiles, of which `embedded` digests went through the network.
 
@@ -115,7 +115,7 @@ class CellEmbedded:
     copied: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexBuilt:
     """The descriptor index was built from the blocks that `blocks` (the block table) lists."""
 
@@ -130,7 +130,7 @@ class IndexBuilt:
     elapsed_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexExtended:
     """An index was extended by a delta: rows to search as well, and ids to leave out.
 
@@ -153,7 +153,7 @@ class IndexExtended:
     elapsed_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepReused:
     """Steps of one kind were not run, since the journal holds their results; `keys` maps subject to step key."""
 
@@ -162,7 +162,7 @@ class StepReused:
     keys: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CheckPassed:
     """A check on `subject` (a model, the index) with step key `key` passed, for the bytes of `artifact` alone."""
 
@@ -173,7 +173,7 @@ class CheckPassed:
     measured: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CheckFailed:
     """A check failed; the step result with this key must never be used again."""
 
@@ -185,7 +185,7 @@ class CheckFailed:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CoverageWalked:
     """Everything the manifest will name was found whole; `geography` is the geographic report."""
 
@@ -200,7 +200,7 @@ class CoverageWalked:
     skipped: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildCommitted:
     """A generation was committed: the only commit point, for builds and for rollbacks.
 
@@ -217,7 +217,7 @@ class BuildCommitted:
     key_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildFailed:
     """A build ended without a commit; holds everything needed to investigate."""
 
@@ -230,7 +230,7 @@ class BuildFailed:
     inputs: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildAbandoned:
     """A build's process died; appended by the next holder of the build lock. `step` is what the build was doing."""
 
@@ -239,7 +239,7 @@ class BuildAbandoned:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildRefused:
     """A build was refused, because its identity was rolled back from."""
 
@@ -247,7 +247,7 @@ class BuildRefused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildDenied:
     """A run did not start a build, because another process held the build lock; belongs to no build.
 
@@ -262,7 +262,7 @@ class BuildDenied:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RolledBack:
     """The next commit, in the same transaction, shows an earlier build: `left` and `target` are origins."""
 
@@ -273,7 +273,7 @@ class RolledBack:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class GenerationAccepted:
     """A person marked a generation as good."""
 
@@ -282,7 +282,7 @@ class GenerationAccepted:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class GenerationSigned:
     """A generation got one more signature after its commit."""
 
@@ -292,7 +292,7 @@ class GenerationSigned:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CollectionPlanned:
     """These artifacts are about to be removed under a policy, and these generations' files.
 
@@ -306,7 +306,7 @@ class CollectionPlanned:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Collected:
     """These artifacts and generations' files were removed; steps that made them count as not done."""
 
@@ -316,7 +316,7 @@ class Collected:
     host: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
     """A damaged file was replaced; the damaged bytes were kept under the path `quarantine`."""
 
@@ -326,7 +326,7 @@ class Repaired:
     quarantine: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """Records before this one, or artifacts, were imported from a bundle: this copy of the cache diverges from here.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
 from store.domain.events import Event
@@ -17,7 +18,7 @@ STAND_IN = "stand-in"
 """Purposes of an engine: to fly, or to embed on this machine in place of an engine for another device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Unknown:
     """An event of a newer version: it keeps its place, and this version cannot read it."""
 
@@ -25,7 +26,7 @@ class Unknown:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvent:
     """An event as it is recorded: `seq` from 1, `chain` the digest up to and including it, times in nanoseconds."""
 
@@ -47,7 +48,7 @@ class BuildStatus(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """One build attempt and what it has produced so far."""
 
@@ -80,7 +81,7 @@ class Build:
     parent: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One commit. `origin` is the build that it shows, `parent` the build that a rollback goes back to.
 

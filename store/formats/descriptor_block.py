@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.base.identity import CELL_SHIFT, MAX_ZOOM, X_SHIFT, ZOOM_SHIFT
+from store.base.valueclass import valueclass
 from store.errors import Category
 
 Bytes = bytes | bytearray | memoryview
@@ -59,7 +60,7 @@ class BlockError(ValueError):
     category = Category.NO_GO
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BlockHeader:
     """The content of the first 64 bytes of a block: its cell and its size."""
 

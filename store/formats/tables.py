@@ -17,13 +17,13 @@ Block table, magic `C10BLCK1`: count (8 bytes), then the columns
 import datetime as dt
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.errors import ArtifactError, ErrorKind
 
@@ -34,7 +34,7 @@ _UNKNOWN_DATE = -(1 << 31)
 _EPOCH = dt.date(1970, 1, 1).toordinal()
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class TileTable:
     """The tiles of a generation.
 
@@ -67,7 +67,7 @@ class TileTable:
         return bytes(self.digests[row]).hex()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BlockRow:
     """One block: its cell, its number of rows and its artifact."""
 

@@ -17,11 +17,11 @@ accepted generations are never touched; of the latter two the journal itself wou
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from journal import HeadMovedError
 from journal.fsync import fsync_dir
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.event_store import RETRYABLE
 from store.cache.view import open_view
@@ -45,7 +45,7 @@ from store.policy.retention import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CollectionResult:
     """What a collection removes or, if `done`, has removed.
 

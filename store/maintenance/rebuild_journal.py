@@ -26,6 +26,7 @@ from journal.fsync import fsync_dir
 from journal.record import EMPTY, encode, extend
 from store.base import canonical_json
 from store.base.clock import Clock, SystemClock
+from store.base.valueclass import valueclass
 from store.cache import journal_consistency, segment
 from store.cache.event_mapper import to_record, to_recorded_event
 from store.disk.layout import Layout
@@ -44,7 +45,7 @@ _SOURCES = 4
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RebuildResult:
     """The new journal.
 

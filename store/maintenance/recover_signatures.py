@@ -8,11 +8,11 @@ are tried as well: an earlier rebuild without keys, or a repair, may have moved 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.disk.layout import Layout
 from store.domain.events import GenerationSigned
@@ -35,7 +35,7 @@ _ASIDE: Final = re.compile(r"(.+)\.[0-9]{1,18}")
 _MAX_BYTES: Final = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RecoveredSignatures:
     """The signatures that no record holds.
 
@@ -48,7 +48,7 @@ class RecoveredSignatures:
     left: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     """A signature file, and the generation in its name."""
 

@@ -5,8 +5,8 @@ after a kill in between, the next writer writes the file from the journal, witho
 """
 
 import os
-from dataclasses import dataclass
 
+from store.base.valueclass import valueclass
 from store.cache.projections import signers_of
 from store.cache.writer import CacheWriter
 from store.disk.repair_commands import repairing
@@ -19,7 +19,7 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES, MAX_SIGNATURES, signat
 from store.trust.signatures import Signer, signature_file
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class SignResult:
     """A signed generation, the build that it shows, and whether the signature is new (`changed`).
 

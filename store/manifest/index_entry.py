@@ -4,10 +4,9 @@ A manifest whose index has a delta has format 2, all others have format 1. A pro
 would search the file of faiss alone, so it must refuse format 2.
 """
 
-from dataclasses import dataclass
-
 from store.base import validators
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 
 PLAIN = 1
@@ -17,7 +16,7 @@ EXTENDED = 2
 """Format of a manifest whose index has a delta."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class DeltaEntry:
     """The delta of an index (`store.formats.index_delta`), and how many rows it adds and drops."""
 
@@ -26,7 +25,7 @@ class DeltaEntry:
     dropped: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class IndexEntry:
     """The descriptor index and the block table of its rows.
 

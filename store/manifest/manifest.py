@@ -14,11 +14,11 @@ artifacts.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from store.base import validators
 from store.base.canonical_json import CanonicalError, Document, decode, encode, sha256
 from store.base.identity import build_identity
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef, Position
 from store.errors import ErrorKind, NoGoError
 from store.manifest import index_entry
@@ -34,7 +34,7 @@ _MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Valid names of models; never used as a path."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """Which generation a manifest is; `wall_ns` is the commit time, nanoseconds since 1970-01-01 UTC."""
 
@@ -45,7 +45,7 @@ class Envelope:
     wall_ns: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineEntry:
     """A compiled network: its artifact, and the backend and device that run it."""
 
@@ -62,7 +62,7 @@ class EngineEntry:
     preprocessing: Document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StandInEntry:
     """The engine that computed the descriptors instead of the flown engine, which is for another device.
 
@@ -85,7 +85,7 @@ class StandInEntry:
     least_cosine: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A parsed manifest file; `raw` are its exact bytes."""
 

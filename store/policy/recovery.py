@@ -10,14 +10,14 @@ one that the journal committed. If not, the journal lost its tail or belongs to 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from store.base.valueclass import valueclass
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CacheFiles:
     """The files beside the journal.
 
@@ -38,7 +38,7 @@ class CacheFiles:
     scratch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Abandon:
     """Append `BuildAbandoned` for this build."""
 
@@ -46,19 +46,19 @@ class Abandon:
     step: str
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Project:
     """Write what is missing of this generation: segment, signature, manifest, in this order."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class ClearScratch:
     """Remove what a dead process left in the scratch folder."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class SetAside:
     """Move this file of the manifest folder to quarantine: a signature of a generation that the journal does not hold.
 

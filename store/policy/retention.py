@@ -16,11 +16,11 @@ runs again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain.attachments import artifacts_of, attached_to_failure
 from store.domain.index_files import refs_of
@@ -37,7 +37,7 @@ Tables = Mapping[int, Sequence[BlockRow]]
 """Build to the rows of its block table."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class KeepPolicy:
     """The settings of the retention policy.
 
@@ -90,7 +90,7 @@ class RemovalReason(StrEnum):
     UNREFERENCED = "nothing names them"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Removal:
     """An artifact to remove, its size in bytes, and why."""
 
@@ -99,7 +99,7 @@ class Removal:
     why: RemovalReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CollectionPlan:
     """What a collection keeps and removes.
 

@@ -5,13 +5,12 @@ that two rollbacks in a row go two builds back and never forward onto the one th
 as target stands for its origin; the build shown already is no change.
 """
 
-from dataclasses import dataclass
-
+from store.base.valueclass import valueclass
 from store.domain.state import State
 from store.errors import ErrorKind, RequestRefusedError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RollbackPlan:
     """What a rollback will do; `left`, `target` and `parent` are builds, `requested` a generation."""
 

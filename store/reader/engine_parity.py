@@ -17,7 +17,7 @@ import os
 import platform
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from store.base.canonical_json import CanonicalError, Value, decode, digest, encode
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.files.sealed_memory import SealError, open_expected
 from store.runtime.backends.gpu import exact_target, gpus
@@ -38,7 +39,7 @@ _measured: dict[str, int] = {}
 """Name of a key to the cosine that this process measured or read, in parts per billion."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ParityKey:
     """Everything that can change the answers.
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 
 from store.base.identity import tile_of
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.errors import (
     ArtifactError,
@@ -56,7 +57,7 @@ class Tile(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """How much was hashed and is not damaged. Size in bytes."""
 

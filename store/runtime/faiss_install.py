@@ -7,19 +7,19 @@ board.
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from store.base.valueclass import valueclass
 from store.runtime.backends.base import RuntimeUnavailableError
 
 _PREFIX: Final = "faiss"
 _GPU: Final = "gpu"
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class FaissDistribution:
     """An installed distribution of faiss."""
 

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
 from journal import Entry
 from journal.record import Head
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.transfer.bundle_format import BundleHeader
 from store.transfer.bundle_reader import open_bundle
@@ -16,7 +17,7 @@ MAX_READ: Final = 1 << 30
 """Longer artifacts are not read into memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
     """The records of a bundle, their chain checked, and the places of its artifacts.
 

@@ -15,7 +15,6 @@ The records hold the signatures; manifests and signature files are projections o
 import hashlib
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -23,6 +22,7 @@ from journal import Entry
 from journal.record import stored_bytes
 from store.base import canonical_json
 from store.base.canonical_json import is_digest
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 
 FORMAT: Final = 1
@@ -46,7 +46,7 @@ class Choice(StrEnum):
     ALL = "all"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BundleHeader:
     """The header of a bundle. A reader checks all of it but choice and build against the content.
 

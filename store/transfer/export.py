@@ -9,12 +9,12 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from journal import Entry
 from journal.fsync import fsync_dir
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.view import HistoryView, read_history
 from store.disk.artifacts import Artifacts, counted
@@ -44,7 +44,7 @@ _RETRIES = 10
 _BUILD_ENDS = (BuildCommitted, BuildFailed, BuildAbandoned, BuildRefused)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
     """The bundle that was written.
 
@@ -57,7 +57,7 @@ class ExportResult:
     missing: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Content:
     header: BundleHeader
     entries: Sequence[Entry]

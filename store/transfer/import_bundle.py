@@ -15,7 +15,6 @@ source, bundle by bundle, gets no such event, and nothing else may be appended t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,7 @@ from journal.record import Head
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from store.base.canonical_json import Document, sha256
 from store.base.clock import Clock
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.event_mapper import to_record, to_recorded_events
 from store.cache.event_store import EventStore
@@ -69,7 +69,7 @@ class ImportOutcome(StrEnum):
     UNCHANGED = "unchanged"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
     """What an import did to the journal, the bundle, the folded journal, and the stored artifacts."""
 
@@ -80,7 +80,7 @@ class ImportResult:
     stored: tuple[ArtifactRef, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _BundleHistory:
     """The records of a bundle; `known` is how many of them the cache has, -1 if there is no cache."""
 

@@ -14,12 +14,12 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from journal.lock import BuildLock
 from journal.record import EMPTY
 from store.base import canonical_json
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache import segment
 from store.cache.projections import signatures_of
@@ -52,7 +52,7 @@ from store.verify.coverage import intact_artifacts, missing_artifacts, named_by
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class MirrorResult:
     """The generation that the copy shows now and the previous one, and number and bytes of the copied files.
 
@@ -71,7 +71,7 @@ class MirrorResult:
         return self.files > 0
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class _File:
     """A small file of the copy: its folder, name and bytes."""
 
@@ -80,7 +80,7 @@ class _File:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Source:
     """What a copy must have: artifacts of the head by rising digest, segments of all generations."""
 
@@ -91,7 +91,7 @@ class _Source:
     segments: tuple[_File, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Missing:
     """The files that the copy lacks, and whether an earlier run left scratch files in it."""
 

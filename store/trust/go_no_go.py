@@ -13,10 +13,10 @@ The reader of the artifacts checks their content.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
+from store.base.valueclass import valueclass
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
 from store.manifest.manifest import EngineEntry, Manifest, parse
 from store.trust.signatures import TrustedKey, parse_trusted_keys, signature_problems
@@ -35,7 +35,7 @@ ALLOW_UNSIGNED: Final = _Unsigned.ALLOWED
 TrustedKeys = Sequence[TrustedKey | bytes] | Literal[_Unsigned.ALLOWED]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What a cache must meet.
 

@@ -10,10 +10,10 @@ import os
 import resource
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from store.base.valueclass import valueclass
 from store.errors import ErrorKind, RequestRefusedError, from_os_error
 from store.files.regular_file import NotRegularError, open_regular, sync_folder
 from store.trust.signatures import Signer, TrustedKey, is_key_line, key_id, parse_keys
@@ -23,7 +23,7 @@ _MAX_TRUSTED: Final = 1 << 20
 _KEYGEN_HINT: Final = "c10 keygen -o NAME (makes one)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class KeyPair:
     """A new key pair: its two files, and the public key."""
 

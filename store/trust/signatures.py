@@ -11,11 +11,12 @@ could trust.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from store.base.canonical_json import encode
+from store.base.valueclass import valueclass
 from store.manifest.file_names import MAX_SIGNATURES
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _SMALL_ORDER: Final = frozenset(
 """The y of all points whose order divides 8 (curve of RFC 8032); with such a public key, anybody can sign."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class TrustedKey:
     """A trusted public key.
 
@@ -82,7 +83,7 @@ class TrustedKey:
         return key_id(self.public)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """A signature as events hold it: 128 hexadecimal digits, and the key id; both empty for none."""
 
@@ -90,7 +91,7 @@ class Signature:
     signature: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class Signer:
     """Signs manifests with one private key. Its text form does not show the key."""
 

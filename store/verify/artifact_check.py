@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.errors import ArtifactError
@@ -18,7 +19,7 @@ _AT_ONCE = 8
 """How many files are hashed before the clock is read again; more threads than this wait for the disk."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class NamedArtifact:
     """An artifact that a manifest names."""
 

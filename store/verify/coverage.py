@@ -9,9 +9,9 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.disk.artifacts import Artifacts
 from store.disk.layout import FOLDERS, KNOWN_ENTRIES, LOCKS
@@ -34,7 +34,7 @@ CHANGED = "changed while it was looked at"
 """Said of an artifact that was wrong, and a moment later was not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
     """The result of a walk. Sizes in bytes; `unreferenced` holds the digests that nothing names."""
 

@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
 
+from store.base.valueclass import valueclass
 from store.errors import UNREADABLE, IncompatibleDeviceError, NoGoError
 
 _NEEDED_BY_REPAIR: Final = frozenset({"build.lock", "journal.mdb-lock"})
@@ -46,7 +47,7 @@ _FIXES: Final = {
 """How to fix problems that `c10 repair` does not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """One thing that is wrong: either an artifact, with its digest, or something of one generation.
 
@@ -64,7 +65,7 @@ class Finding:
     generation: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CacheProblem:
     """A finding with the generations that it concerns and the command that fixes it.
 
@@ -85,7 +86,7 @@ class CacheProblem:
         return f"{self.subject}: {self.found}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class HashedAmount:
     """How much was hashed, of how much the head names (in a full run: any generation). Sizes in bytes."""
 
@@ -95,7 +96,7 @@ class HashedAmount:
     size_total: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
     """The result of one verification of a cache, whose head is `generation` and shows the build `origin`.
 

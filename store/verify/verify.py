@@ -13,10 +13,11 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache.view import HistoryView, View, open_view
 from store.disk.artifacts import Artifacts
@@ -85,7 +86,7 @@ def verify(
         attempt += 1
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class _Options:
     """The arguments of `verify`."""
 

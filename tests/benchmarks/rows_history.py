@@ -9,6 +9,8 @@ from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
+from tests.played_builds import make, ref_of
+
 from journal import Journal, Record
 from journal.record import EMPTY, encode, link
 from journal.testing import sample_record
@@ -16,7 +18,6 @@ from store.cache.event_mapper import to_record
 from store.cache.view import open_view
 from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated, CellEmbedded
-from store.testing import make, ref_of
 from tests.benchmarks.measuring import Row, Settings, Work, at_least, in_turns, row
 
 APPENDS = 100

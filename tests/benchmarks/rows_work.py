@@ -13,6 +13,16 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from tests.played_builds import (
+    PREPROCESSING,
+    Scenario,
+    Work,
+    _play_cells,
+    _play_engine,
+    _play_index,
+    make,
+    ref_of,
+)
 
 from pipeline.builtin_model.place import place_model
 from pipeline.embed.batcher import LocalDescriptorBatcher
@@ -35,17 +45,7 @@ from store.formats import descriptor_block
 from store.formats.tables import BlockRow, encode_tiles
 from store.manifest.manifest import parse
 from store.policy import rollback as deciding
-from store.testing import (
-    PREPROCESSING,
-    FakeClock,
-    Scenario,
-    Work,
-    _play_cells,
-    _play_engine,
-    _play_index,
-    make,
-    ref_of,
-)
+from store.testing import FakeClock
 from store.verify.coverage import missing_artifacts
 from tests.benchmarks.caches import ZOOM, around, places
 from tests.benchmarks.measuring import Row, Settings, at_least, at_most, in_turns, row

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from tests.played_builds import PREPROCESSING, make, ref_of
 
 from pipeline.testing import raising
 from store.base import canonical_json, identity
@@ -19,7 +20,6 @@ from store.domain.fold import fold
 from store.domain.manifest_projection import body_of
 from store.domain.state import FLIGHT
 from store.policy import rollback
-from store.testing import PREPROCESSING, make, ref_of
 from tests.pipeline.conftest import quick_path  # noqa: F401 - a fixture
 from tests.small_builds import FakeSite, tiny_network, words
 from tests.store_caches import open_writer

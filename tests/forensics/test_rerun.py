@@ -7,13 +7,13 @@ from dataclasses import replace
 import onnx
 import pytest
 from click.testing import CliRunner
+from tests.played_builds import make
 
 from pipeline.errors import CompileError, ErrorKind
 from pipeline.request.options import IndexOptions, ModelSpec
 from pipeline.rerun.report import RerunVerdict
 from pipeline.testing import Calls, FakeCompiler, FakeIndexBuilder, raising
 from store.domain.events import CellEmbedded, Imported
-from store.testing import make
 from store.transfer.bundle_format import Choice
 from store.transfer.export import export
 from tests.forensics import plants

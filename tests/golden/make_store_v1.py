@@ -13,13 +13,15 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+from tests.played_builds import Scenario, StopDeadError, make, play, ref_of
+
 from store.base.canonical_json import sha256
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.domain import events as e
 from store.domain.state import State
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, StopDeadError, make, play, ref_of
+from store.testing import FakeClock
 
 CACHE_ID = "c10" * 10 + "c1"
 

@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+from tests.played_builds import Scenario, play
+
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from tests.golden.make_store_v1 import CACHE_ID, expected
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, play
 
 from journal import Journal
 from journal.record import decode
@@ -20,7 +21,7 @@ from store.domain.fold import fold
 from store.domain.manifest_projection import project
 from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "store_v1"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.played_builds import Scenario, play, ref_of
 
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity
@@ -15,7 +16,6 @@ from store.errors import NoGoError
 from store.manifest import manifest as m
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import Scenario, play, ref_of
 from store.trust.signatures import Signer, signature_file
 from tests.damaging import overwrite
 from tests.small_builds import tiny_network

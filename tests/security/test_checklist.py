@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.played_builds import make, play
 
 from journal import safe_reader
 from journal.errors import JournalDamagedError, RecordError
@@ -27,7 +28,6 @@ from store.domain.events import BuildFailed, BuildStarted
 from store.errors import CacheUnusableError, ErrorKind, NoGoError
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime import ExecutionError
-from store.testing import make, play
 from store.trust.rollback_protection import RollbackProtection
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind

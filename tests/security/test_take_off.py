@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario
 
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.runtime.capabilities import libraries
-from store.testing import Scenario
 from store.trust.key_files import load_signer, write_key_pair
 from tests.store_caches import record_builds
 

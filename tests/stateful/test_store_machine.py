@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.played_builds import STEPS, Scenario, StopDeadError, make, play
 
 from journal import Journal
 from store.base.identity import build_identity
@@ -35,7 +36,6 @@ from store.policy import rollback
 from store.policy.recovery import Project
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import STEPS, Scenario, StopDeadError, make, play
 from store.verify.coverage import named_by
 from tests.store_caches import InterruptingClock
 

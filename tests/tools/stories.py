@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from tests.played_builds import make, ref_of
+
 from store.domain import events as e
-from store.testing import make, ref_of
 from tools.forensics.cost import rates_of
 from tools.forensics.findings import findings_of
 from tools.forensics.history import BuildHistory, Source

@@ -2,10 +2,10 @@
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from store.base.identity import descriptor_id, tile_of
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.attachments import attached_to_failure
@@ -28,7 +28,7 @@ _FAR = 365_000
 """Days from 1970; a date farther away is the mark of an unknown date."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class NamedArtifact:
     """An artifact, and the record that names it."""
 

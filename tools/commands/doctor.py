@@ -20,6 +20,7 @@ from journal.errors import JournalError
 from journal.lock import lock_holder
 from journal.storage.filesystem import filesystem_type, require_supported_filesystem
 from pipeline.tiles.sources.registry import SOURCES
+from store.base.valueclass import valueclass
 from store.cache.view import View, open_view
 from store.disk.layout import Layout
 from store.disk.scratch import RESERVE_NAME
@@ -49,7 +50,7 @@ _LEAST_FREE: Final = 256 << 20
 _OLDEST_PYTHON: Final = (3, 11)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Problem:
     """Something that is wrong, how to fix it, and its exit code."""
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from store.base.preprocessing import Pixels
+from store.base.valueclass import valueclass
 from tools.demo.terrain import terrain, view
 
 Place = tuple[int, int, int]
@@ -50,7 +50,7 @@ kind = "auto"
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class DemoRegion:
     """The region on disk and in memory.
 

@@ -7,12 +7,13 @@ pixels.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
+
+from store.base.valueclass import valueclass
 
 Pixels = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]
@@ -44,7 +45,7 @@ _CROPS: Final = np.array(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Farmland:
     """The cell diagram at half resolution, and what grows in each cell."""
 
@@ -56,7 +57,7 @@ class _Farmland:
     furrow_depth: Plane
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Layers:
     """Fields of unit deviation at a quarter of the resolution, textures at half of it; all square."""
 

@@ -1,12 +1,13 @@
 """What is drawn on a procedural landscape: roads, single trees, houses and towns."""
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
+
+from store.base.valueclass import valueclass
 
 Points = npt.NDArray[np.float64]
 
@@ -14,7 +15,7 @@ _ROAD_GREYS: Final = (96, 124, 162, 190)
 _ROOFS: Final = ((72, 74, 80), (132, 84, 68), (182, 176, 168), (214, 210, 204), (150, 120, 96))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """A stroke with a width, or a filled outline without one."""
 

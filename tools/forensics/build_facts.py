@@ -5,15 +5,15 @@ recorded: what comes from elsewhere is made safe where it is rendered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from store.base.valueclass import valueclass
 from store.domain import events as e
 from store.domain.state import Build, BuildStatus, State
 from tools.forensics.records import DecodedRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
     """What one check of a build found."""
 
@@ -31,7 +31,7 @@ class CheckResult:
         return self.event.why if isinstance(self.event, e.CheckFailed) else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildFacts:
     """The facts about one build.
 

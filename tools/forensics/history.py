@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from store.base.valueclass import valueclass
 from store.domain import events as e
 from store.domain.state import Build, BuildStatus, State
 from store.domain.step_cache import StepCache
@@ -20,7 +21,7 @@ _EARLIER: Final = 20
 """The usual pace of a step is computed from this many earlier builds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where records were read from.
 
@@ -70,7 +71,7 @@ class Source:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class DeniedRun:
     """A run that never became a build: its record and its event."""
 

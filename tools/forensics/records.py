@@ -6,18 +6,18 @@ ends only where the chain breaks, since nothing after that can be trusted.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from journal.errors import JournalDamagedError, RecordError
 from journal.record import EMPTY, decode, verify_chain
+from store.base.valueclass import valueclass
 from store.domain import event_codec
 from store.domain.events import Event
 from store.domain.state import RecordedEvent, Unknown
 from store.errors import DamagedHistoryError, UnknownEventError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class DecodedRecord:
     """One record: its place, its envelope, and its event if that is understood.
 
@@ -70,7 +70,7 @@ class DecodedRecord:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class RecordHistory:
     """All records that can be trusted, in order. `problem` says why reading ended early, if it did."""
 

@@ -5,13 +5,13 @@ beginning are used; if there are none, the segments beside it are read.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from journal import Entry, JournalDamagedError, JournalMissingError, safe_reader
 from journal.lock import lock_holder
 from journal.record import EMPTY
 from journal.storage.meta_pages import is_lmdb
+from store.base.valueclass import valueclass
 from store.base.values import ArtifactRef
 from store.cache import segment
 from store.cache.view import require_cache
@@ -27,7 +27,7 @@ MAX_ARTIFACT_BYTES = 1 << 30
 """Larger artifacts are not read into memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class CacheArtifacts:
     """The artifacts of a cache."""
 
@@ -47,7 +47,7 @@ class CacheArtifacts:
         return self.artifacts.present(ref)
 
 
-@dataclass(frozen=True, slots=True)
+@valueclass(frozen=True, slots=True)
 class NoArtifacts:
     """A source without artifacts."""
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from store.base.canonical_json import CanonicalError, sha256
+from store.base.valueclass import valueclass
 from store.domain.fold import fold_into
 from store.domain.manifest_projection import body_of, project
 from store.domain.state import Generation, State
@@ -17,7 +18,7 @@ from store.manifest import manifest
 from tools.forensics.records import DecodedRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CommitCheck:
     """A commit, and whether the state at it projects to the manifest and body that it committed."""
 

@@ -5,18 +5,18 @@ because of the components in which its key differs from that of the build before
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from store.base import identity
 from store.base.canonical_json import CanonicalError, Document, Value, encode
+from store.base.valueclass import valueclass
 from store.domain.state import Build, State
 from tools.output.sanitize import safe_data, safe_text
 
 MAX_CHANGES = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class StepKey:
     """One key of a build: kind and subject of the step, the digest and its components."""
 

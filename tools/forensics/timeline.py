@@ -6,10 +6,10 @@ boots differ, or one of them is not known, the wall clock is used.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from store.base.valueclass import valueclass
 from store.domain import events as e
 from tools.forensics.event_text import describe
 from tools.forensics.records import DecodedRecord
@@ -21,7 +21,7 @@ MAX_ROWS = 20_000
 _MILLION = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class BuildTimeline:
     """The records of one build from its start to its end, and the records of no build between them.
 

@@ -10,11 +10,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import EmbedError, ErrorKind, RequestError
+from store.base.valueclass import valueclass
 from store.errors import DiskFullError
 from store.errors import ErrorKind as StoreKind
 from store.runtime.backends.base import Untyped
@@ -65,7 +65,7 @@ def actor_options(backend: str) -> dict[str, object]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ClusterNodes:
     """The living nodes of a cluster.
 

@@ -1,16 +1,16 @@
 """What the child process that compiles a network is asked for, as a message."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from pipeline.engines.port import EngineJob, ShapeRange
 from pipeline.processes.framing import Message, Payload
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class CompileRequest:
     """One network to be compiled by a child process.
 

@@ -5,7 +5,7 @@ it lists, also on machines without one. The rest is the same, so one class serve
 imports the library and does the work.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from pipeline.engines.port import CompiledEngine, EngineJob, OnProgress
 from pipeline.engines.precision.convert import conversion_document
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.runtime.backends.gpu import PORTABLE, exact_target, gpu_runs, gpus
 from store.runtime.backends.tensorrt_library import LibraryMissingError, cuda_major, library, library_version
 
@@ -26,7 +27,7 @@ _ORIN: Final = "sm87"
 _NO_CAPABILITY: Final = frozenset({"none", "current"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TensorRtProduct:
     """One of the two libraries.
 

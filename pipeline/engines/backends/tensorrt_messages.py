@@ -6,11 +6,11 @@ node and code first and the library's text last.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pipeline.engines.onnx.declaration import bad_model
 from pipeline.errors import CompileError, ErrorKind
+from store.base.valueclass import valueclass
 
 _MAX_NODES: Final = 12
 """Nodes that a message names; the log has all of them."""
@@ -27,7 +27,7 @@ _NO_REASON: Final = frozenset({"", "false", "true"})
 _NAME_CHARACTERS: Final = r"[\w./:#-]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ParseError:
     """One error that the parser reports.
 

@@ -1,14 +1,13 @@
 """A network as a build needs it: its request, its digest, its engine's key and its preprocessing. Pure."""
 
-from dataclasses import dataclass
-
 from pipeline.engines.port import EngineJob
 from pipeline.request.options import ModelSpec
 from store.base.canonical_json import Document
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One network, inspected but not compiled.
 

@@ -3,7 +3,7 @@
 Nothing is compiled here. A file that is in the network cache is not read.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pipeline.request.options import AxisOrder, Colour, ModelRole, ModelSpec
 from pipeline.request.request import BuildRequest
 from store.base.identity import engine_key
 from store.base.preprocessing import Preprocessing
+from store.base.valueclass import valueclass
 
 _MAX_ONNX = 1 << 31
 _MAX_PLUGIN = 1 << 30
@@ -143,7 +144,7 @@ def _stand_in(model: Model, compiler: EngineCompiler) -> Model:
     return replace(model, job=job, components=components, key=engine_key(components), runs_here=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _NetworkFacts:
     """What a job needs to know of a network; open sizes are None, and `size` is that of its images."""
 

@@ -14,7 +14,6 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ import msgpack
 
 from pipeline.engines.onnx.declaration import Declaration, TensorInfo
 from pipeline.tiles.digest_cache import RACY_NS, Fingerprint
+from store.base.valueclass import valueclass
 from store.files.regular_file import read_own
 
 _MAGIC: Final = b"C10NET\x00\x01"
@@ -32,7 +32,7 @@ Fingerprints = tuple[Fingerprint, ...]
 """Those of the network's own file, and of its weight files in order of name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class NetworkFile:
     """What is known of a network's file after reading it.
 

@@ -3,11 +3,11 @@
 A declaration is a value, so that it can be checked again without reading the file again.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 from pipeline.engines.port import Role
 from pipeline.errors import CompileError, ErrorKind
+from store.base.valueclass import valueclass
 
 _CHANNELS: Final = 3
 EXPORT_HINT: Final = "export the network with one float32 image input [N,3,H,W] and one output [N,D]"
@@ -16,7 +16,7 @@ Size = int | str | None
 """A dimension: fixed, named, or unknown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
     """An input or output as the model declares it.
 
@@ -35,7 +35,7 @@ class TensorInfo:
         return f"{self.name!r} {self.dtype} {sizes}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class ModelSignature:
     """The input and the output that the engine of a model will have."""
 
@@ -53,7 +53,7 @@ class ModelSignature:
         return size if isinstance(size, int) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
     """What a model's file declares.
 

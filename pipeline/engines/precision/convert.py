@@ -15,7 +15,7 @@ the loss before anything is compiled.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from pipeline.engines.precision.plan import FOLLOWERS, SEEDS, narrow_nodes
 from pipeline.engines.precision.rewrite import rewrite
 from pipeline.errors import CompileError, ErrorKind
 from store.base.canonical_json import Document
+from store.base.valueclass import valueclass
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.onnxruntime import onnxruntime
 
@@ -39,7 +40,7 @@ Feeds = Mapping[str, NDArray[Any]]
 """Values for the inputs of a graph, by name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class NodeLoss:
     """The node at which a conversion loses most.
 

@@ -1,11 +1,12 @@
 """The 16-bit floating-point types: rounding to them, what they can hold, the loss that is allowed. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from store.base.valueclass import valueclass
 
 Floats = NDArray[np.float32]
 
@@ -21,7 +22,7 @@ Rounding to bfloat16 alone changes about 1/600 of it; more is lost only where va
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class NarrowType:
     """One type of 16 bits.
 

@@ -6,7 +6,6 @@ inputs can be in that type, and it has no quantised neighbour. All other nodes s
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.engines.onnx.file import Proto
 from pipeline.engines.onnx.graph import EXPORT_AGAIN, FLOAT, constants, is_standard, weight_values
 from pipeline.engines.precision.float16 import NarrowType
 from pipeline.engines.precision.fold_batchnorm import fold_norms
+from store.base.valueclass import valueclass
 
 SEEDS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that are narrow wherever they can be, because they take most of the time."""
@@ -38,7 +38,7 @@ _DIVISORS: Final = (2.0**-10, 2.0**10)
 """Divisors in this range let a quotient neither overflow nor become zero."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class NarrowPlan:
     """The narrow nodes of a network.
 

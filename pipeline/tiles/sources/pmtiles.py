@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from pipeline.tiles.sources.read_tile import MAX_TILE_BYTES
 from pipeline.tiles.tile import Extent, Locator
 from pipeline.tiles.tile_columns import Numbers
 from store.base.identity import X_SHIFT, ZOOM_SHIFT
+from store.base.valueclass import valueclass
 from store.files.regular_file import open_regular, read_at
 
 HEADER_BYTES = 127
@@ -38,7 +38,7 @@ _MAGIC = b"PMTiles"
 _RASTER_TYPES = frozenset({TileType.JPEG, TileType.PNG, TileType.WEBP})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _StoredTiles:
     """Tiles of the archive as int64 columns: PMTiles id, absolute offset, length."""
 

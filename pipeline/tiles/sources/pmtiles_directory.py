@@ -6,12 +6,12 @@ its section is refused.
 """
 
 import zlib
-from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.tiles.sources.pmtiles_ids import MAX_PMTILES_ZOOM, first_id
 from pipeline.tiles.tile_columns import Numbers
+from store.base.valueclass import valueclass
 
 MAX_DIRECTORY_BYTES = 64 << 20
 
@@ -23,7 +23,7 @@ class DirectoryError(Exception):
     """A directory is damaged; the text says what was found."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Directory:
     """Entries of one directory, as int64 columns of equal length, sorted by id.
 

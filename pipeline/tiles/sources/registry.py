@@ -6,15 +6,15 @@ The request's `tiles.source`, messages, `c10 doctor` and `pipeline.tiles.sources
 import importlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 from pipeline.errors import RequestError
 from pipeline.tiles.tile import Locator, TileMetadataStore
+from store.base.valueclass import valueclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
     """One kind of tile source.
 

@@ -6,13 +6,13 @@ library is imported only when it is needed, because no single machine has all of
 
 import importlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.base.valueclass import valueclass
 from store.errors import Category
 
 Vectors = NDArray[np.float32]
@@ -97,7 +97,7 @@ class PipelinedExecutor(LoadedEngine, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineExpectation:
     """What the manifest says of an engine, and how to run it here: see `store.runtime.load.load_engine`."""
 
@@ -135,7 +135,7 @@ class BackendRuntime(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
     """An input or output of a loaded engine, with the library's names of types and of open sizes."""
 

@@ -7,8 +7,9 @@ untouched.
 import functools
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from store.base.valueclass import valueclass
 
 PORTABLE: Final = "portable"
 """Target of an engine of TensorRT for RTX that runs on many GPUs."""
@@ -19,7 +20,7 @@ PORTABLE_CAPABILITIES: Final = frozenset({"sm80", "sm86", "sm89", "sm120", "sm12
 _SUCCESS: Final = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One GPU, such as the model "Orin" with the compute capability "sm87"; memory in bytes.
 

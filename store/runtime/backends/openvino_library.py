@@ -12,12 +12,12 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 
+from store.base.valueclass import valueclass
 from store.runtime.backends.base import EngineLoadError, RuntimeUnavailableError, import_library
 
 BACKEND: Final = "openvino"
@@ -36,7 +36,7 @@ _TELEMETRY: Final = "openvino_telemetry"
 _REQUIREMENTS: Final = "RUNTIME_REQUIREMENTS"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
     """What an exported engine needs.
 

@@ -6,11 +6,12 @@ the aircraft has no compiler.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from store.base.valueclass import valueclass
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@valueclass(frozen=True, slots=True, kw_only=True)
 class EngineBackend:
     """One backend.
 

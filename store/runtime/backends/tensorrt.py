@@ -18,12 +18,12 @@ import math
 import mmap
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from store.base.valueclass import valueclass
 from store.runtime.backends import base
 from store.runtime.backends.cuda import Cuda, CudaError
 from store.runtime.backends.gpu import Gpu, first_gpu, gpu_runs, gpus
@@ -180,7 +180,7 @@ class TensorRtExecutor:
         rows[...] = buffers.vectors[: len(rows)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@valueclass(frozen=True, slots=True, kw_only=True)
 class _Buffers:
     """One set of buffers: page-locked arrays, device memory of the same sizes, events of its batch."""
 

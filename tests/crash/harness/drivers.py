@@ -1,6 +1,6 @@
 """Writers to be killed and hindered: each prepares a cache, changes it, and says what builds it again.
 
-The light ones work through the store with `store.testing.play`, the heavy ones through the provisioner with the fakes
+The light ones work through the store with `tests.played_builds.play`, the heavy ones through the provisioner with the fakes
 of `pipeline.testing`; both write to the cache exactly as the product does, from one process.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 from journal.lock import BuildLock
 from store.cache import optimistic_append as beside
@@ -24,7 +25,6 @@ from store.maintenance.rebuild_journal import rebuild
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
-from store.testing import Scenario, StopDeadError, make, play
 from store.transfer.mirror import mirror
 from store.trust.signatures import Signer
 from store.verify.coverage import named_by

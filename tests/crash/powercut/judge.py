@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from tests.played_builds import play
+
 from journal import JournalError
 from store.base.canonical_json import sha256
 from store.cache.view import read_history
 from store.disk.layout import Layout
 from store.errors import ErrorKind, NoGoError, StoreError
 from store.reader import FlightCache
-from store.testing import FakeClock, play
+from store.testing import FakeClock
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.crash.powercut.writer import RESERVE, SIGNER, TRUSTED, CacheWriter, scenario

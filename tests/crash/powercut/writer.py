@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.played_builds import Scenario, StopDeadError, play
 
 from store.cache.event_store import EventStore
 from store.cache.optimistic_append import accept
@@ -22,7 +23,7 @@ from store.maintenance.collect_garbage import collect
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.trust.signatures import Signer
 from tests.crash.powercut.model import Promise
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.played_builds import StopDeadError
 
 from pipeline.request.options import (
     CheckOptions,
@@ -25,7 +26,6 @@ from store.disk.layout import FOLDERS
 from store.domain.events import CellEmbedded, EngineCompiled, IndexBuilt, Repaired
 from store.errors import DamagedHistoryError, RequestRefusedError
 from store.formats.tables import decode_blocks
-from store.testing import StopDeadError
 from store.verify.report import Depth
 from store.verify.verify import verify
 from tests.damaging import flip, replace_by

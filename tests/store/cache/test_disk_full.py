@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from tests.played_builds import Scenario, make, play
 
 from journal import JournalError, JournalFullError
 from store.cache.view import open_view
@@ -14,7 +15,7 @@ from store.errors import DiskFullError, StoreError, UnprojectedError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, make, play
+from store.testing import FakeClock
 from tests.small_disk import free_bytes, small_disk
 from tests.store_caches import open_writer, record_builds
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import lmdb
 import pytest
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 from journal import JournalDamagedError
 from journal.errors import RecordError
@@ -19,7 +20,7 @@ from store.disk.layout import Layout
 from store.domain.events import BuildStarted, CacheCreated
 from store.domain.state import State
 from store.errors import DamagedHistoryError, ErrorKind, StoreError
-from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
 from tests.store_caches import open_writer, record_builds
 
 

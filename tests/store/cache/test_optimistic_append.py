@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 from journal import Journal
 from journal.record import Record
@@ -17,7 +18,7 @@ from store.disk.layout import Layout
 from store.domain.events import CollectionPlanned, GenerationAccepted, StepStarted
 from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError, UnknownEventError
-from store.testing import FakeClock, Scenario, StopDeadError, make, play
+from store.testing import FakeClock
 from store.verify.coverage import walk
 from tests.small_builds import tree
 from tests.store_caches import open_writer, record_builds

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 from journal import Journal
 from journal.record import Record
@@ -40,7 +41,6 @@ from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.policy import rollback
 from store.policy.recovery import Abandon, ClearScratch, Project
-from store.testing import Scenario, StopDeadError, make, play
 from tests.child_python import run_python
 from tests.damaging import overwrite, replace_by
 from tests.store_caches import InterruptingClock, open_writer, tree
@@ -464,7 +464,8 @@ from pathlib import Path
 from journal import JournalError
 from store.errors import StoreError
 from store.disk.layout import Layout
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
+from tests.played_builds import Scenario, play
 from store.cache.writer import CacheWriter
 from store.cache.view import list_cache_files
 

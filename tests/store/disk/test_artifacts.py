@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, play, ref_of
 
 from store.base.values import ArtifactRef
 from store.cache.writer import CacheWriter
@@ -20,7 +21,7 @@ from store.errors import (
     RequestRefusedError,
 )
 from store.manifest.manifest import parse
-from store.testing import FakeClock, Scenario, play, ref_of
+from store.testing import FakeClock
 from store.verify.coverage import (
     Coverage,
     intact_artifacts,

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario
 
 from journal import JournalFilesystemError
 from store.cache.optimistic_append import open_for_append
@@ -14,7 +15,7 @@ from store.disk.layout import FOLDERS, Layout
 from store.disk.scratch import clear_scratch
 from store.errors import CacheUnusableError, ErrorKind, StoreError
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario
+from store.testing import FakeClock
 from store.transfer.mirror import mirror
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify

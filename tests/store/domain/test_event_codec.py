@@ -6,6 +6,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.played_builds import make
 
 from journal.record import GENESIS, Entry, encode, link
 from journal.testing import payloads
@@ -16,7 +17,6 @@ from store.domain import event_codec
 from store.domain.events import CacheCreated, CellEmbedded, Event, GenerationAccepted
 from store.domain.state import Unknown
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
-from store.testing import make
 
 CLASSES = get_args(Event)
 SHA = "ab" * 32

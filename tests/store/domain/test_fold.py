@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.played_builds import make
 
 from store.base.values import ArtifactRef, Position
 from store.domain import events as e
@@ -12,7 +13,6 @@ from store.domain.state import FLIGHT, STAND_IN, BuildStatus, RecordedEvent, Sta
 from store.errors import DamagedHistoryError, ErrorKind, RequestRefusedError
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.rollback import plan
-from store.testing import make
 
 REF = ArtifactRef(sha256="ab" * 32, size=3)
 GENESIS = e.CacheCreated(cache_id="c1", format=1, writer="test")

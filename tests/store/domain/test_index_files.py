@@ -1,12 +1,12 @@
 """What an index is made of, in the journal, in a manifest, and what refuses to be read as one."""
 
 import pytest
+from tests.played_builds import make, ref_of
 
 from store.domain import index_files
 from store.domain.events import IndexBuilt, IndexExtended
 from store.domain.manifest_projection import index_document, index_format
 from store.manifest import index_entry
-from store.testing import make, ref_of
 
 WHOLE, DELTA, TABLE = ref_of(b"whole"), ref_of(b"delta"), ref_of(b"table")
 BUILT = make(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, StopDeadError, play
 
 from store.cache.view import open_view, read_history
 from store.cache.writer import CacheWriter
@@ -19,7 +20,7 @@ from store.policy import rollback
 from store.policy.retention import KeepPolicy, RemovalReason
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 import pytest
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 from journal import Journal, JournalDamagedError, JournalFullError, safe_reader
 from journal.errors import JournalIOError
@@ -31,7 +32,6 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, ErrorKind, UnknownEventError
 from store.maintenance.rebuild_journal import rebuild
 from store.policy import rollback
-from store.testing import Scenario, StopDeadError, make, play
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify
 from tests.damaging import overwrite

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.played_builds import Scenario, play
 
 from store.cache.view import open_view, read_history
 from store.disk.layout import Layout
@@ -13,7 +14,7 @@ from store.maintenance.collect_garbage import collect
 from store.maintenance.rebuild_journal import rebuild
 from store.manifest.file_names import MAX_SIGNATURES
 from store.policy.retention import KeepPolicy, keep_without
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.trust.signatures import Signer, TrustedKey, parse_signature, signature_file
 from tests.damaging import replace_by
 from tests.store_caches import ALICE, BOB, open_writer

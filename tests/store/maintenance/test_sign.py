@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tests.played_builds import Scenario, StopDeadError, play
 
 from store.cache.projections import Projections
 from store.cache.view import open_view, read_history
@@ -26,7 +27,6 @@ from store.policy.recovery import Project, SetAside
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import Scenario, StopDeadError, play
 from store.trust.signatures import Signer, TrustedKey, signature_file
 from store.verify.coverage import find_foreign_files
 from store.verify.report import Depth, ProblemKind

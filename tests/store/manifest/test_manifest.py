@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.played_builds import Scenario
 
 from store.base.canonical_json import decode, encode, sha256
 from store.base.identity import build_identity
@@ -15,7 +16,6 @@ from store.domain.manifest_projection import body_of, head_projections, project,
 from store.errors import DamagedHistoryError, ErrorKind, NoGoError
 from store.manifest import manifest as m
 from store.manifest.file_names import MAX_MANIFEST_BYTES
-from store.testing import Scenario
 from tests.store_caches import record_builds
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.played_builds import Scenario, StopDeadError, make, play
 
 from store.disk.layout import Layout
 from store.domain.events import BuildFailed, BuildStarted, CollectionPlanned, GenerationAccepted
@@ -18,7 +19,6 @@ from store.maintenance.collect_garbage import _decide
 from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy, KeepReason, OriginReason, RemovalReason, kept_origins
-from store.testing import Scenario, StopDeadError, make, play
 from store.verify.coverage import named_by
 from tests.store_caches import open_writer
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.played_builds import make, ref_of
 
 from store.base.preprocessing import Preprocessing
 from store.base.values import ArtifactRef
@@ -30,7 +31,6 @@ from store.runtime.golden_vectors import (
     golden_inputs,
     golden_samples,
 )
-from store.testing import make, ref_of
 from store.verify.coverage import referenced_by
 
 CONTRACT = Preprocessing(

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, play, ref_of
 
 from store.base.canonical_json import decode, encode
 from store.base.identity import build_identity, descriptor_id
@@ -19,7 +20,6 @@ from store.manifest.file_names import MAX_MANIFEST_BYTES
 from store.reader import ALLOW_UNSIGNED, FlightCache, Tile
 from store.runtime import ExecutionError
 from store.runtime.capabilities import libraries
-from store.testing import Scenario, play, ref_of
 from tests.damaging import flip, overwrite, replace_by
 from tests.store_caches import open_writer
 

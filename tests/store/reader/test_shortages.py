@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario
 
 from store.cache.view import open_view
 from store.disk import artifacts as artifacts_module
@@ -17,7 +18,6 @@ from store.files.permissions import writable_folders_at
 from store.manifest.manifest import parse
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import Scenario
 from store.verify.coverage import intact_artifacts, missing_artifacts, walk
 from store.verify.report import Finding, ProblemKind, diagnose
 from store.verify.verify import verify

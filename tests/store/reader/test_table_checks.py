@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.played_builds import ref_of
 
 from store.base.identity import digest_tile_set
 from store.errors import ArtifactError
@@ -12,7 +13,6 @@ from store.formats.index_delta import Delta, Rows, empty_delta, encode
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
 from store.manifest.index_entry import DeltaEntry
 from store.reader import table_checks
-from store.testing import ref_of
 
 TILES = [(5, "a" * 64, None), (9, "b" * 64, None)]
 BLOCKS = [BlockRow(zoom=3, cell_x=0, cell_y=0, rows=2, ref=ref_of(b"block"))]

@@ -4,6 +4,7 @@ import importlib.metadata
 from dataclasses import replace
 
 import pytest
+from tests.played_builds import Scenario
 
 from store.disk.layout import Layout
 from store.manifest.manifest import parse
@@ -12,7 +13,6 @@ from store.runtime.backends import gpu, onnxruntime, openvino, tensorrt
 from store.runtime.backends.base import RuntimeUnavailableError
 from store.runtime.backends.gpu import Gpu
 from store.runtime.backends.tensorrt_library import LibraryMissingError
-from store.testing import Scenario
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, foreign_engines
 from tests.store_caches import record_builds
 

@@ -7,6 +7,7 @@ import shutil
 import struct
 
 import pytest
+from tests.played_builds import Scenario, make, play, ref_of
 
 from journal.record import EMPTY, GENESIS, MAX_RECORD_BYTES, Entry, Record, encode, link
 from store.cache.event_mapper import to_record
@@ -30,7 +31,7 @@ from store.errors import (
 )
 from store.maintenance.collect_garbage import collect
 from store.policy.retention import KeepPolicy
-from store.testing import FakeClock, Scenario, make, play, ref_of
+from store.testing import FakeClock
 from store.transfer import export as export_module
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import MAGIC, MAX_HEADER, BundleHeader, Choice, write_bundle

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from tests.played_builds import Scenario, StopDeadError, play, ref_of
 
 from journal import Journal, JournalFilesystemError
 from journal.record import GENESIS, Entry, Record, encode, link
@@ -25,7 +26,7 @@ from store.errors import (
     UnknownEventError,
 )
 from store.reader import ALLOW_UNSIGNED
-from store.testing import FakeClock, Scenario, StopDeadError, play, ref_of
+from store.testing import FakeClock
 from store.transfer import import_bundle as import_bundle_module
 from store.transfer.bundle import read_bundle
 from store.transfer.bundle_format import BundleHeader, Choice, write_bundle

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, play
 
 from journal import Journal
 from journal.errors import BuildLockHeldError
@@ -34,7 +35,7 @@ from store.manifest.manifest import parse
 from store.policy import rollback
 from store.policy.retention import KeepPolicy
 from store.reader import FlightCache, NoGoError
-from store.testing import FakeClock, Scenario, play
+from store.testing import FakeClock
 from store.transfer import mirror as module
 from store.transfer.export import export
 from store.transfer.import_bundle import ImportOutcome, import_bundle

@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import pytest
+from tests.played_builds import Scenario, play
 
 from store.disk.layout import Layout
 from store.errors import ErrorKind, IncompatibleDeviceError, NoGoError
-from store.testing import Scenario, play
 from store.trust.go_no_go import ALLOW_UNSIGNED, Policy, check_flightworthy, foreign_engines
 from tests.store_caches import open_writer
 

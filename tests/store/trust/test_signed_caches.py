@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.played_builds import Scenario, make, play
 
 from store.cache.view import open_view, read_history
 from store.domain.events import BuildCommitted, GenerationAccepted
@@ -12,7 +13,6 @@ from store.errors import ErrorKind, NoGoError
 from store.policy import rollback
 from store.reader import ALLOW_UNSIGNED, FlightCache
 from store.runtime.capabilities import libraries
-from store.testing import Scenario, make, play
 from store.trust.signatures import TrustedKey, signature_file
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify

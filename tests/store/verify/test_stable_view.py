@@ -3,13 +3,14 @@
 import threading
 
 import pytest
+from tests.played_builds import Scenario, StopDeadError, play
 
 from journal.lock import BuildLock
 from store.cache.projections import Projections
 from store.cache.writer import CacheWriter
 from store.disk.layout import Layout
 from store.runtime.capabilities import libraries
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.verify.coverage import walk
 from store.verify.report import Depth, ProblemKind
 from store.verify.verify import verify

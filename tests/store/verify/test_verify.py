@@ -3,6 +3,7 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.played_builds import Scenario, StopDeadError, play
 
 from journal.errors import JournalDamagedError
 from store.cache.view import open_view, read_history
@@ -14,7 +15,7 @@ from store.domain.state import BuildStatus
 from store.errors import DamagedHistoryError, IncompatibleDeviceError, NoGoError, RequestRefusedError
 from store.manifest.manifest import parse
 from store.policy import rollback
-from store.testing import FakeClock, Scenario, StopDeadError, play
+from store.testing import FakeClock
 from store.verify.report import Depth, Finding, HashedAmount, ProblemKind, VerifyReport, diagnose
 from store.verify.verify import verify
 from tests.damaging import replace_by

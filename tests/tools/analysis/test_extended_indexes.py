@@ -4,10 +4,10 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from tests.played_builds import make, ref_of
 
 from store.domain import events as e
 from store.manifest.roles import DELTA
-from store.testing import make, ref_of
 from tests.golden.outward import cache_structure, keys
 from tests.pipeline.stages.test_extend_index import build, change
 from tests.small_builds import FakeSite

@@ -4,6 +4,7 @@ import datetime as dt
 
 import numpy as np
 import pytest
+from tests.played_builds import make, ref_of
 
 from store.base.identity import descriptor_id
 from store.base.values import ArtifactRef
@@ -13,7 +14,6 @@ from store.errors import RequestRefusedError
 from store.formats import descriptor_block
 from store.formats.descriptor_block import Block
 from store.formats.tables import BlockRow, encode_blocks, encode_tiles
-from store.testing import make, ref_of
 from tests.tools.stories import Story
 from tools.analysis.provenance import parse_descriptor_id
 from tools.analysis.replay_document import replay

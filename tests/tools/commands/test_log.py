@@ -1,9 +1,9 @@
 """The log of real builds."""
 
 import numpy as np
+from tests.played_builds import Scenario
 
 from store.disk.layout import Layout
-from store.testing import Scenario
 from tests.store_caches import record_builds
 from tests.tools.conftest import World, picture
 

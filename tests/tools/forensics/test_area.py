@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.played_builds import make, ref_of
 
 from pipeline.planning.area_report import runs
 from pipeline.request.geometry import HALF_TURN_E7, MERCATOR_LIMIT_E7
@@ -13,7 +14,6 @@ from store.base.identity import cell_components, cell_key, descriptor_id
 from store.domain import events as e
 from store.domain.step_cache import RecordedBy, StepCache
 from store.formats.tables import encode_tiles
-from store.testing import make, ref_of
 from tests.tools.stories import Shelf, Story
 from tools.forensics import area as areas
 from tools.forensics.area import area_document

@@ -3,9 +3,9 @@
 from typing import get_args
 
 import pytest
+from tests.played_builds import make, ref_of
 
 from store.domain import events as e
-from store.testing import make, ref_of
 from tools.forensics.event_text import describe
 from tools.forensics.records import DecodedRecord
 

@@ -3,11 +3,11 @@
 import base64
 
 import pytest
+from tests.played_builds import make, ref_of
 
 from store.base.identity import descriptor_id
 from store.domain import events as e
 from store.formats import tile_pack
-from store.testing import make, ref_of
 from tests.tools.stories import Shelf, Story
 from tools.forensics.failure import MAX_PICTURE_BYTES, failure_document, media_of
 

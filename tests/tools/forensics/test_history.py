@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from tests.played_builds import PREPROCESSING, make, ref_of
 
 from journal import Record
 from journal.record import EMPTY, encode, extend, link
@@ -10,7 +11,6 @@ from store.base.values import ArtifactRef
 from store.domain import events as e
 from store.domain.state import STAND_IN
 from store.errors import RequestRefusedError
-from store.testing import PREPROCESSING, make, ref_of
 from tests.tools.stories import Story
 from tools.analysis.replay_document import diff_document, replay
 from tools.analysis.replay_text import diff_lines

@@ -1,9 +1,9 @@
 """Clocks, gaps, steps and findings, from records made by hand."""
 
 import pytest
+from tests.played_builds import make, ref_of
 
 from store.domain import events as e
-from store.testing import make, ref_of
 from tests.tools.stories import SECOND, Story
 from tools.forensics.cost import Pace, cost_of, normal_ms
 from tools.forensics.steps import Step
